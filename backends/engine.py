@@ -1,0 +1,79 @@
+"""The seam between a worker and an inference library: one small Protocol, and the error a bad job raises.
+
+An engine lives on the worker's main thread; only `prepare` is called from the reader thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.messages import ErrorCode, Event, Job, LoadModel, Ready, Step
+
+
+class JobError(Exception):
+    """A job that this model cannot run, with the code and the sentence its `Failed` event carries."""
+
+    def __init__(self, code: ErrorCode, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+        self.param = param
+
+
+class LoadError(Exception):
+    """A model that cannot be loaded. `out_of_memory` tells the scheduler that less might fit."""
+
+    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.out_of_memory = out_of_memory
+
+
+class Prepared(Protocol):
+    """A job made ready by the reader thread: rendered, tokenized, checked. Engines define what else it holds."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Engine(Protocol):
+    """One loaded model that runs many jobs at once."""
+
+    def ready(self) -> Ready:
+        """The effective run-time figures of the loaded model."""
+        ...
+
+    def prepare(self, job: Job) -> Prepared | list[Event]:
+        """Render, tokenize and check a job; the events themselves where the job needs no step (`Tokenize`, `Detokenize`).
+
+        Thread-safe against `step`. Raises JobError.
+        """
+        ...
+
+    def add(self, prepared: Prepared) -> list[Event]:
+        """Take a prepared job in. The server dispatches only what has room, so this never queues on behalf of others."""
+        ...
+
+    def cancel(self, job_id: str) -> list[Event]:
+        """Drop a job at once and free its sequences; nothing for an unknown id."""
+        ...
+
+    def step(self) -> Step:
+        """Advance every sequence once: one forward pass, one message."""
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """True when `step` would have nothing to do."""
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        ...
+
+
+EngineLoader = "Callable[[LoadModel, Callable[[float], None]], Engine]"
+"""What a backend exports as `load(spec, progress)`: builds the engine, reporting 0..1. Raises LoadError."""

@@ -1,0 +1,314 @@
+"""Every message that crosses the border between the server and a worker, as plain data.
+
+Owns the vocabulary (jobs, events, commands, reports) and nothing else: no transport, no HTTP types, no engine types.
+The encoding is msgpack of these tagged structs (see `backends.wire`); never pickle.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+FinishReason = Literal["stop", "length"]
+"""Why a choice ended: `stop` is the model's own end or a stop string, `length` is `max_tokens` or a full context."""
+
+ErrorCode = Literal[
+    "invalid_value",
+    "unsupported_parameter",
+    "context_length_exceeded",
+    "template_error",
+    "model_not_found",
+    "cannot_fit",
+    "memory_busy",
+    "queue_full",
+    "queue_timeout",
+    "request_timeout",
+    "load_failed",
+    "quarantined",
+    "worker_crashed",
+    "worker_hung",
+    "out_of_memory",
+    "draining",
+    "cancelled",
+    "internal_error",
+]
+"""The closed set of reasons a job can fail for. `server.errors` gives each its HTTP status, in one table."""
+
+
+class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the immutable messages."""
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------------
+
+
+class Sampling(_Plain):
+    """How the next token is chosen. The defaults are OpenAI's: temperature 1, everything else off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means off."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and output, as in vLLM and transformers; 1 means off."""
+    presence_penalty: float = 0.0
+    """Over the output alone, as OpenAI defines it."""
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = {}
+
+
+class ChatPrompt(_Plain, tag="chat"):
+    """A conversation, rendered by the worker with the model's own template.
+
+    `messages` are dicts with `role` and `content` (string or None) and, where present, `tool_calls`, `tool_call_id`, `name`,
+    `reasoning_content`; content parts are already joined to a string.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = []
+    template_kwargs: dict[str, bool | str | int] = {}
+
+
+class TextPrompt(_Plain, tag="text"):
+    """Raw text; special-token literals in it are special tokens, because a raw prompt has no template but itself."""
+
+    text: str
+
+
+class TokenPrompt(_Plain, tag="tokens"):
+    """Token ids of this model's own vocabulary."""
+
+    tokens: list[int]
+
+
+class InfillPrompt(_Plain, tag="infill"):
+    """Fill in the middle: the model continues `prefix` so that `suffix` fits behind it."""
+
+    prefix: str
+    suffix: str
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
+
+
+class Generate(_Plain, tag="generate"):
+    """Generate `n` continuations of one prompt."""
+
+    id: str
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    """Tokens per choice; None or more than the room left means the room left. 0 ends at once (`/v1/completions` with echo)."""
+    min_tokens: int = 0
+    stop: list[str] = []
+    n: int = 1
+    logprobs: int | None = None
+    """None: off; k: the chosen token's log-probability and the k best alternatives, of the model's raw distribution."""
+    ignore_eos: bool = False
+    echo: bool = False
+    """Deliver the prompt's own text as the start of every choice."""
+
+
+class Tokenize(_Plain, tag="tokenize"):
+    """Ask for the token ids of a prompt. Answered by `Tokenized`, then `Finished`."""
+
+    id: str
+    prompt: ChatPrompt | TextPrompt
+    add_special: bool = True
+    pieces: bool = False
+
+
+class Detokenize(_Plain, tag="detokenize"):
+    """Ask for the text of token ids. Answered by `Detokenized`, then `Finished`."""
+
+    id: str
+    tokens: list[int]
+
+
+Job = Generate | Tokenize | Detokenize
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+class TokenLogprob(_Plain):
+    """One token of the output with its log-probability; `bytes` is the exact piece, `token` its text with U+FFFD for half characters."""
+
+    token: str
+    logprob: float
+    bytes: bytes
+    top: list[TokenLogprob] = []
+
+
+class Started(_Plain, tag="started"):
+    """The prompt is valid and has a place in the engine."""
+
+    id: str
+    prompt_tokens: int
+    cached_tokens: int = 0
+    thinking: bool = False
+    """The rendered prompt ends inside an open reasoning block, so the output begins with reasoning."""
+
+
+class Delta(_Plain, tag="delta"):
+    """More text of one choice. Text never splits a character and never holds a stop string."""
+
+    id: str
+    index: int
+    text: str
+    n_tokens: int
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    """Set on the choice's last delta."""
+    stop: str | None = None
+    """The stop string that ended the choice, when one did."""
+
+
+class Tokenized(_Plain, tag="tokenized"):
+    """Answer to `Tokenize`; `pieces[i]` are the bytes of `tokens[i]` when asked for."""
+
+    id: str
+    tokens: list[int]
+    pieces: list[bytes] | None = None
+
+
+class Detokenized(_Plain, tag="detokenized"):
+    """Answer to `Detokenize`."""
+
+    id: str
+    text: str
+
+
+class Finished(_Plain, tag="finished"):
+    """Terminal: the job did what it was asked."""
+
+    id: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+
+
+class Failed(_Plain, tag="failed"):
+    """Terminal: the job ended otherwise. `message` is a sentence a user may read: no paths, addresses, prompts or keys."""
+
+    id: str
+    code: ErrorCode
+    message: str
+    param: str | None = None
+    """A field of the *job* (`prompt`, `logit_bias`, `max_tokens` ...) the failure is about; routes translate it to their own names."""
+    retry_after_s: float | None = None
+
+
+Event = Started | Delta | Tokenized | Detokenized | Finished | Failed
+Terminal = Finished | Failed
+
+
+# --- commands: server -> worker ------------------------------------------------------------------------------------
+
+
+class LoadModel(_Plain, tag="load"):
+    """The first frame a worker receives: which model, how."""
+
+    name: str
+    backend: str
+    path: str
+    context: int
+    """Tokens one request may use."""
+    parallel: int
+    """Sequences decoded at once."""
+    kv_type: KvType = "f16"
+    gpu_layers: int = -1
+    """Layers on the GPU; -1 means all. 0 on a machine without one."""
+    device: Literal["cuda", "cpu"] = "cpu"
+    threads: int = 0
+    """0 means as many as the machine has physical cores for us."""
+    options: dict[str, bool | int | float | str] = {}
+    """Backend-specific settings that only the engine's folder knows."""
+
+
+class Submit(_Plain, tag="submit"):
+    """Run a job."""
+
+    job: Job
+
+
+class Cancel(_Plain, tag="cancel"):
+    """Drop a job; its terminal event is `Failed(code="cancelled")` unless another one was already on its way."""
+
+    id: str
+
+
+class Ping(_Plain, tag="ping"):
+    """Are you alive? Answered by the reader thread."""
+
+
+class Shutdown(_Plain, tag="shutdown"):
+    """Close the engine and exit 0. Jobs still running are failed with `draining`."""
+
+
+Command = LoadModel | Submit | Cancel | Ping | Shutdown
+
+
+# --- reports: worker -> server -------------------------------------------------------------------------------------
+
+
+class Progress(_Plain, tag="progress"):
+    """A share of the load that is done, 0..1."""
+
+    fraction: float
+
+
+class Ready(_Plain, tag="ready"):
+    """The model is loaded: its effective run-time figures."""
+
+    context: int
+    parallel: int
+    n_ctx_train: int
+    n_vocab: int
+    gpu_layers: int
+    n_layers: int
+    measured_bytes: int
+    """Bytes this process took for the model, by the best instrument at hand (driver, allocator or resident set)."""
+    parts: dict[str, int] = {}
+    """Measured or reported bytes by component: weights, kv, compute, projector, runtime (those the engine knows)."""
+    capabilities: list[str] = []
+    """Among: chat, completion, infill, tools, thinking."""
+    tool_format: str | None = None
+    """`hermes` when the chat template speaks it, None when it has no tools."""
+    engine: str = ""
+    """Name and version of the inference library."""
+
+
+class LoadFailed(_Plain, tag="load_failed"):
+    """The model could not be loaded; the worker exits after this."""
+
+    code: Literal["load_failed", "out_of_memory"]
+    message: str
+
+
+class Step(_Plain, tag="step"):
+    """Everything one engine step (or one prepared job) produced, for all its jobs, with the figures of the step."""
+
+    events: list[Event] = []
+    n_decode: int = 0
+    """Sequences that got a decoded token in this step."""
+    n_prefill: int = 0
+    """Prompt tokens computed in this step."""
+    duration_us: int = 0
+    kv_used: int = 0
+    """Used cells of the KV pool after the step."""
+    kv_total: int = 0
+
+
+class Pong(_Plain, tag="pong"):
+    """Alive. `step_age_s` is how long the current engine step has been running (0 when between steps)."""
+
+    step_age_s: float = 0.0
+
+
+Report = Progress | Ready | LoadFailed | Step | Pong
