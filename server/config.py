@@ -1,0 +1,220 @@
+"""What can be configured: the settings as checked, immutable data with every default in its place.
+
+Owns the keys, their types and their bounds. `server.config_source` knows where values come from.
+All sizes are in bytes, all times in seconds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from backends.messages import KvType
+from server.sizes import Size
+
+MAX_NAME_CHARS = 200
+
+
+def _no_bool(value: object) -> object:
+    """TOML's `true` is no number, although Python's is."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    return value
+
+
+def _comma_list(value: object) -> object:
+    """Environment and flags write lists as `a,b`."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _key_is_sendable(key: str) -> str:
+    if not key or not all("!" <= char <= "~" for char in key):
+        raise ValueError("a key is one or more printable ASCII characters without spaces")
+    return key
+
+
+def check_name(name: str) -> str:
+    """A model's name or alias: 1..200 printable characters, `/` and `:` among them. Raises ValueError."""
+    if not name or len(name) > MAX_NAME_CHARS or name != name.strip():
+        raise ValueError(f"a model name has 1 to {MAX_NAME_CHARS} characters and no space at its ends")
+    if not name.isprintable():
+        raise ValueError("a model name holds printable characters only")
+    return name
+
+
+def _forever_or_seconds(value: float) -> float:
+    if value < 0 and value != -1:
+        raise ValueError("a keep-alive is a number of seconds, 0 for at once or -1 for never")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_no_bool)]
+Seconds = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
+KeepAlive = Annotated[
+    float, BeforeValidator(_no_bool), Field(le=86400 * 365, allow_inf_nan=False), AfterValidator(_forever_or_seconds)
+]
+ModelName = Annotated[str, AfterValidator(check_name)]
+Context = Literal["auto"] | Annotated[Integer, Field(ge=8, le=2**31 - 1)]
+GpuLayers = Literal["auto"] | Annotated[Integer, Field(ge=0, le=10_000)]
+Parallel = Annotated[Integer, Field(ge=1, le=256)]
+StrList = Annotated[list[str], BeforeValidator(_comma_list)]
+
+
+class Section(BaseModel):
+    """Base of every table: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ServerSection(Section):
+    """`[server]`: the listener and its limits."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[Integer, Field(ge=0, le=65535)] = 8080
+    """0 takes a free port and prints it."""
+    api_keys: Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(_comma_list)] = Field(
+        default=[], repr=False
+    )
+    """A request needs one of these when there is any."""
+    api_key_file: str | None = None
+    """A file with one key per line; `#` starts a comment line."""
+    allow_public: bool = False
+    """Bind an address that others can reach although there is no key."""
+    cors: StrList = ["localhost"]
+    """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
+    max_queue: Annotated[Integer, Field(ge=1, le=100_000)] = 64
+    request_timeout_s: Annotated[Seconds, Field(gt=0)] = 600
+    sse_keepalive_s: Annotated[Seconds, Field(gt=0)] = 5
+    max_body_bytes: Annotated[Size, Field(ge=1024)] = 16 * 2**20
+    drain_s: Seconds = 30
+    """How long running requests may finish after SIGTERM."""
+
+
+class MemorySection(Section):
+    """`[memory]`: the one budget all models share."""
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    budget: Literal["auto"] | Annotated[Size, Field(gt=0)] = "auto"
+    reserve: Size = 600 * 2**20
+    """Left free on the device for others."""
+    on_pressure: Literal["unload", "keep"] = "unload"
+    """What happens to idle models when other programs take the memory."""
+
+
+class SchedulerSection(Section):
+    """`[scheduler]`: when models come and go."""
+
+    keep_alive_s: KeepAlive = 600
+    max_wait_s: Seconds = 60
+    min_residency_s: Seconds = 15
+    preload: StrList = []
+
+
+class DefaultsSection(Section):
+    """`[defaults]`: what a model has that does not say otherwise."""
+
+    context: Context = "auto"
+    parallel: Parallel = 2
+    kv_type: KvType = "f16"
+    gpu_layers: GpuLayers = "auto"
+
+
+class ModelConfig(Section):
+    """`[models.NAME]`: a named model; what it leaves out is taken from `[defaults]` and `[scheduler]`."""
+
+    name: SkipJsonSchema[str] = ""
+    """The table's own name; set by `Settings`."""
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    """A `.gguf` file, a Hugging Face model folder, `hf:org/repo:QUANT` in the local cache, or `demo`."""
+    backend: Literal["auto", "gguf", "bnb"] = "auto"
+    aliases: Annotated[list[ModelName], BeforeValidator(_comma_list)] = []
+    context: Context = "auto"
+    """Tokens one request may use."""
+    parallel: Parallel = 2
+    """Requests decoded at once."""
+    kv_type: KvType = "f16"
+    kv_tokens: Literal["auto"] | Annotated[Integer, Field(ge=8, le=2**31 - 1)] = "auto"
+    """Cells of the model's KV pool; auto: context x parallel."""
+    gpu_layers: GpuLayers = "auto"
+    pinned: bool = False
+    priority: Annotated[Integer, Field(ge=-1000, le=1000)] = 0
+    keep_alive_s: KeepAlive = 600
+    preload: bool = False
+    quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"
+
+
+class MetricsSection(Section):
+    """`[metrics]`: the Prometheus page."""
+
+    enabled: bool = True
+    vllm_names: bool = False
+    """Emit every metric under vLLM's name too."""
+
+
+class LoggingSection(Section):
+    """`[logging]`: one line per event on stderr."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    prompts: bool = False
+    """Let prompts appear in the log."""
+
+
+class Settings(Section):
+    """Everything `onecard serve` was told, checked. Building one reads neither environment nor files."""
+
+    server: ServerSection = ServerSection()
+    memory: MemorySection = MemorySection()
+    scheduler: SchedulerSection = SchedulerSection()
+    defaults: DefaultsSection = DefaultsSection()
+    metrics: MetricsSection = MetricsSection()
+    logging: LoggingSection = LoggingSection()
+    models: dict[ModelName, ModelConfig] = {}
+
+    @field_validator("models")
+    @classmethod
+    def _fold_defaults(cls, models: dict[str, ModelConfig], info: ValidationInfo) -> dict[str, ModelConfig]:
+        """Names written into the models, defaults folded in, names and aliases checked against each other."""
+        check_names_differ(models)
+        defaults, scheduler = info.data.get("defaults"), info.data.get("scheduler")
+        if defaults is None or scheduler is None:
+            return models
+        folded = {}
+        for name, model in models.items():
+            inherited: dict[str, Any] = {**defaults.model_dump(), "keep_alive_s": scheduler.keep_alive_s}
+            update = {key: value for key, value in inherited.items() if key not in model.model_fields_set}
+            preload = model.preload or name in scheduler.preload
+            folded[name] = model.model_copy(update={**update, "name": name, "preload": preload})
+        return folded
+
+
+def check_names_differ(models: dict[str, ModelConfig]) -> None:
+    """Every name and alias means one model. Raises ValueError."""
+    owner = {name: name for name in models}
+    for name, model in models.items():
+        if model.name not in ("", name):
+            raise ValueError(f"the table [models.{name}] holds name = '{model.name}'; the table's own name is the name")
+        for alias in model.aliases:
+            if alias in owner:
+                other = "a model's name" if owner[alias] == alias else f"an alias of '{owner[alias]}'"
+                raise ValueError(f"alias '{alias}' of model '{name}' is already {other}")
+            owner[alias] = name
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    if host.lower() in ("localhost", "ip6-localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def public_without_key(settings: Settings) -> bool:
+    """Whether the listener would be open to the network with no key and without the operator's word."""
+    server = settings.server
+    return not (is_loopback(server.host) or server.api_keys or server.allow_public)

@@ -1,0 +1,175 @@
+"""From what an operator wrote as a model's path to the files it means.
+
+Reads the local file system and the local Hugging Face cache; never the network, and never with a client's string.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DEMO = "demo"
+_REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.ASCII)
+
+
+class LocateError(Exception):
+    """The files are not there or not what they should be; the text is a sentence without the model's name."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files of one model."""
+
+    path: Path
+    """The `.gguf` (first part of a split one) or the folder."""
+    backend: Literal["gguf", "bnb"]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """`hf:org/repo:QUANT@revision`."""
+
+    repo: str
+    quant: str | None
+    revision: str
+
+
+def parse_hub_reference(text: str) -> HubReference | None:
+    """A reference to a Hugging Face repository; None when the text is rather a path."""
+    explicit = text.startswith("hf:")
+    match = _REPO.fullmatch(text.removeprefix("hf:"))
+    if match is None or (not explicit and (text.lower().endswith(".gguf") or text.startswith((".", "~", "/")))):
+        return None
+    return HubReference(repo=match["repo"], quant=match["quant"], revision=match["revision"] or "main")
+
+
+def absolute(text: str, base: Path) -> str:
+    """A path made absolute against the folder it was written in; references and `demo` stay as they are."""
+    path = base / Path(text).expanduser()
+    if text.startswith("hf:") or (not path.exists() and (text == DEMO or parse_hub_reference(text))):
+        return text
+    return str(Path(os.path.abspath(path)))  # noqa: PTH100 - resolve() would follow the cache's links
+
+
+def locate(text: str) -> Located:
+    """The files behind a path or reference. Raises LocateError."""
+    path = Path(text).expanduser()
+    if not text.startswith("hf:") and path.exists():
+        return _at(path)
+    if text == DEMO:
+        return _demo()
+    if reference := parse_hub_reference(text):
+        return _in_cache(reference)
+    if text.startswith("hf:"):
+        raise LocateError(f"'{text}' is no reference. hint: write hf:org/repo:Q4_K_M")
+    raise LocateError(f"there is no file or folder {path}")
+
+
+def hub_cache() -> Path:
+    """The local Hugging Face cache, found as `huggingface_hub` finds it."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache_home).expanduser() / "huggingface" / "hub"
+
+
+def _demo() -> Located:
+    from demo import GGUF_PATH  # here, so that other models need none of the demo's files
+
+    if not Path(GGUF_PATH).is_file():
+        raise LocateError(f"the built-in demo model is missing at {GGUF_PATH}. hint: reinstall onecard")
+    return _at(Path(GGUF_PATH))
+
+
+def _at(path: Path) -> Located:
+    if path.is_dir():
+        return _folder(path)
+    # The hub's cache is made of links, so the target decides: a device or a pipe would block or never end.
+    if not path.is_file():
+        raise LocateError(f"{path} is neither a regular file nor a folder")
+    if path.suffix.lower() != ".gguf":
+        raise LocateError(f"{path} is no .gguf file. hint: give a .gguf file or a folder that holds config.json")
+    parts = split_parts(path)
+    return Located(path=path, backend="gguf", size_bytes=sum(part.stat().st_size for part in parts))
+
+
+def split_parts(path: Path) -> list[Path]:
+    """All files of a GGUF whose first part is `path`; the file alone when it is not split. Raises LocateError."""
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    names = [f"{match['stem']}-{number:05}-of-{match['count']}{path.suffix}" for number in range(1, count + 1)]
+    if int(match["number"]) != 1:
+        raise LocateError(f"{path.name} is not the first part of a split model. hint: name {names[0]}")
+    for name in names:
+        if not path.with_name(name).is_file():
+            raise LocateError(f"{name} is missing: the model is split into {count} files, which lie side by side")
+    return [path.with_name(name) for name in names]
+
+
+def _folder(path: Path) -> Located:
+    if not (path / "config.json").is_file():
+        ggufs = sorted(file.name for file in path.glob("*.gguf"))
+        hint = f"name the file: {', '.join(ggufs[:4])}" if ggufs else "a model folder holds config.json"
+        raise LocateError(f"{path} is a folder without config.json. hint: {hint}")
+    weights = sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())
+    return Located(path=path, backend="bnb", size_bytes=weights)
+
+
+def snapshot(reference: HubReference) -> Path | None:
+    """The folder of one revision of a repository in the local cache; None when it is not there."""
+    repo = hub_cache() / f"models--{reference.repo.replace('/', '--')}"
+    ref = repo / "refs" / reference.revision
+    commit = ref.read_text().strip() if ".." not in reference.revision and ref.is_file() else reference.revision
+    folder = repo / "snapshots" / commit
+    return folder if ".." not in commit and folder.is_dir() else None
+
+
+def _in_cache(reference: HubReference) -> Located:
+    folder = snapshot(reference)
+    if folder is None:
+        raise LocateError(f"{reference.repo} is not in the cache at {hub_cache()}. {_how_to_get(reference)}")
+    ggufs = first_parts(folder)
+    if reference.quant is None:
+        return _without_quant(reference, folder, ggufs)
+    wanted = re.compile(rf"(^|[-._]){re.escape(reference.quant)}($|[-._])", re.IGNORECASE)
+    found = [file for file in ggufs if wanted.search(re.sub(r"-\d{5}-of-\d{5}$", "", file.stem))]
+    if not found:
+        names = ", ".join(file.name for file in ggufs[:6]) or "no GGUF file"
+        raise LocateError(
+            f"{reference.repo} has no {reference.quant} in the cache (there is {names}). {_how_to_get(reference)}"
+        )
+    if len(found) > 1:
+        raise LocateError(
+            f"{reference.repo}:{reference.quant} is several files: {', '.join(file.name for file in found)}. "
+            "hint: give the path of one"
+        )
+    return _at(found[0])
+
+
+def _without_quant(reference: HubReference, folder: Path, ggufs: list[Path]) -> Located:
+    if not ggufs:
+        return _folder(folder)
+    if len(ggufs) > 1:
+        names = ", ".join(file.name for file in ggufs[:6])
+        raise LocateError(f"{reference.repo} holds {names}. hint: write hf:{reference.repo}:Q4_K_M for one of them")
+    return _at(ggufs[0])
+
+
+def first_parts(folder: Path) -> list[Path]:
+    """Every GGUF model under a folder: single files and first parts, without image projectors."""
+    files = sorted(file for file in folder.rglob("*.gguf") if not file.name.lower().startswith("mmproj"))
+    return [file for file in files if (match := _PART.fullmatch(file.name)) is None or int(match["number"]) == 1]
+
+
+def _how_to_get(reference: HubReference) -> str:
+    include = f' --include "*{reference.quant}*.gguf"' if reference.quant else ""
+    return f"hint: `onecard pull` is not in this version; `hf download {reference.repo}{include}` puts it there"
