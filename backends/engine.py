@@ -36,7 +36,9 @@ class Prepared(Protocol):
     """A job made ready by the reader thread: rendered, tokenized, checked. Engines define what else it holds."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The job's id."""
+        ...
 
 
 class Engine(Protocol):
@@ -47,14 +49,14 @@ class Engine(Protocol):
         ...
 
     def prepare(self, job: Job) -> Prepared | list[Event]:
-        """Render, tokenize and check a job; the events themselves where the job needs no step (`Tokenize`, `Detokenize`).
+        """Render, tokenize and check a job; the events themselves where it needs no step (`Tokenize`, `Detokenize`).
 
         Thread-safe against `step`. Raises JobError.
         """
         ...
 
     def add(self, prepared: Prepared) -> list[Event]:
-        """Take a prepared job in. The server dispatches only what has room, so this never queues on behalf of others."""
+        """Take a prepared job in. The server dispatches only what has room, so this never queues for others."""
         ...
 
     def cancel(self, job_id: str) -> list[Event]:
@@ -75,5 +77,9 @@ class Engine(Protocol):
         ...
 
 
-EngineLoader = "Callable[[LoadModel, Callable[[float], None]], Engine]"
-"""What a backend exports as `load(spec, progress)`: builds the engine, reporting 0..1. Raises LoadError."""
+class EngineLoader(Protocol):
+    """What a backend's module exports as `load`."""
+
+    def __call__(self, spec: LoadModel, progress: Callable[[float], None]) -> Engine:
+        """Build the engine, reporting a share of 0..1 while loading. Raises LoadError."""
+        ...

@@ -44,7 +44,7 @@ class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # --- jobs ----------------------------------------------------------------------------------------------------------
 
 
-class Sampling(_Plain):
+class Sampling(_Plain, frozen=True):
     """How the next token is chosen. The defaults are OpenAI's: temperature 1, everything else off."""
 
     temperature: float = 1.0
@@ -61,11 +61,11 @@ class Sampling(_Plain):
     logit_bias: dict[int, float] = {}
 
 
-class ChatPrompt(_Plain, tag="chat"):
+class ChatPrompt(_Plain, tag="chat", frozen=True):
     """A conversation, rendered by the worker with the model's own template.
 
-    `messages` are dicts with `role` and `content` (string or None) and, where present, `tool_calls`, `tool_call_id`, `name`,
-    `reasoning_content`; content parts are already joined to a string.
+    `messages` are dicts with `role` and `content` (string or None) and, where present, `tool_calls`, `tool_call_id`,
+    `name`, `reasoning_content`; content parts are already joined to a string.
     """
 
     messages: list[dict[str, Any]]
@@ -73,19 +73,19 @@ class ChatPrompt(_Plain, tag="chat"):
     template_kwargs: dict[str, bool | str | int] = {}
 
 
-class TextPrompt(_Plain, tag="text"):
+class TextPrompt(_Plain, tag="text", frozen=True):
     """Raw text; special-token literals in it are special tokens, because a raw prompt has no template but itself."""
 
     text: str
 
 
-class TokenPrompt(_Plain, tag="tokens"):
+class TokenPrompt(_Plain, tag="tokens", frozen=True):
     """Token ids of this model's own vocabulary."""
 
     tokens: list[int]
 
 
-class InfillPrompt(_Plain, tag="infill"):
+class InfillPrompt(_Plain, tag="infill", frozen=True):
     """Fill in the middle: the model continues `prefix` so that `suffix` fits behind it."""
 
     prefix: str
@@ -95,14 +95,14 @@ class InfillPrompt(_Plain, tag="infill"):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
 
 
-class Generate(_Plain, tag="generate"):
+class Generate(_Plain, tag="generate", frozen=True):
     """Generate `n` continuations of one prompt."""
 
     id: str
     prompt: Prompt
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
-    """Tokens per choice; None or more than the room left means the room left. 0 ends at once (`/v1/completions` with echo)."""
+    """Tokens per choice; None, or more than the room left, means the room left. 0 ends at once (echo alone)."""
     min_tokens: int = 0
     stop: list[str] = []
     n: int = 1
@@ -113,7 +113,7 @@ class Generate(_Plain, tag="generate"):
     """Deliver the prompt's own text as the start of every choice."""
 
 
-class Tokenize(_Plain, tag="tokenize"):
+class Tokenize(_Plain, tag="tokenize", frozen=True):
     """Ask for the token ids of a prompt. Answered by `Tokenized`, then `Finished`."""
 
     id: str
@@ -122,7 +122,7 @@ class Tokenize(_Plain, tag="tokenize"):
     pieces: bool = False
 
 
-class Detokenize(_Plain, tag="detokenize"):
+class Detokenize(_Plain, tag="detokenize", frozen=True):
     """Ask for the text of token ids. Answered by `Detokenized`, then `Finished`."""
 
     id: str
@@ -135,8 +135,11 @@ Job = Generate | Tokenize | Detokenize
 # --- events --------------------------------------------------------------------------------------------------------
 
 
-class TokenLogprob(_Plain):
-    """One token of the output with its log-probability; `bytes` is the exact piece, `token` its text with U+FFFD for half characters."""
+class TokenLogprob(_Plain, frozen=True):
+    """One token of the output with its log-probability.
+
+    `bytes` is the exact piece, `token` its text with U+FFFD for half characters.
+    """
 
     token: str
     logprob: float
@@ -144,7 +147,7 @@ class TokenLogprob(_Plain):
     top: list[TokenLogprob] = []
 
 
-class Started(_Plain, tag="started"):
+class Started(_Plain, tag="started", frozen=True):
     """The prompt is valid and has a place in the engine."""
 
     id: str
@@ -154,7 +157,7 @@ class Started(_Plain, tag="started"):
     """The rendered prompt ends inside an open reasoning block, so the output begins with reasoning."""
 
 
-class Delta(_Plain, tag="delta"):
+class Delta(_Plain, tag="delta", frozen=True):
     """More text of one choice. Text never splits a character and never holds a stop string."""
 
     id: str
@@ -168,7 +171,7 @@ class Delta(_Plain, tag="delta"):
     """The stop string that ended the choice, when one did."""
 
 
-class Tokenized(_Plain, tag="tokenized"):
+class Tokenized(_Plain, tag="tokenized", frozen=True):
     """Answer to `Tokenize`; `pieces[i]` are the bytes of `tokens[i]` when asked for."""
 
     id: str
@@ -176,14 +179,14 @@ class Tokenized(_Plain, tag="tokenized"):
     pieces: list[bytes] | None = None
 
 
-class Detokenized(_Plain, tag="detokenized"):
+class Detokenized(_Plain, tag="detokenized", frozen=True):
     """Answer to `Detokenize`."""
 
     id: str
     text: str
 
 
-class Finished(_Plain, tag="finished"):
+class Finished(_Plain, tag="finished", frozen=True):
     """Terminal: the job did what it was asked."""
 
     id: str
@@ -193,14 +196,17 @@ class Finished(_Plain, tag="finished"):
     preemptions: int = 0
 
 
-class Failed(_Plain, tag="failed"):
-    """Terminal: the job ended otherwise. `message` is a sentence a user may read: no paths, addresses, prompts or keys."""
+class Failed(_Plain, tag="failed", frozen=True):
+    """Terminal: the job ended otherwise.
+
+    `message` is a sentence a user may read: no paths, addresses, prompts or keys.
+    """
 
     id: str
     code: ErrorCode
     message: str
     param: str | None = None
-    """A field of the *job* (`prompt`, `logit_bias`, `max_tokens` ...) the failure is about; routes translate it to their own names."""
+    """The field of the job (`prompt`, `logit_bias` ...) it is about; routes translate it to their own names."""
     retry_after_s: float | None = None
 
 
@@ -211,7 +217,7 @@ Terminal = Finished | Failed
 # --- commands: server -> worker ------------------------------------------------------------------------------------
 
 
-class LoadModel(_Plain, tag="load"):
+class LoadModel(_Plain, tag="load", frozen=True):
     """The first frame a worker receives: which model, how."""
 
     name: str
@@ -231,23 +237,23 @@ class LoadModel(_Plain, tag="load"):
     """Backend-specific settings that only the engine's folder knows."""
 
 
-class Submit(_Plain, tag="submit"):
+class Submit(_Plain, tag="submit", frozen=True):
     """Run a job."""
 
     job: Job
 
 
-class Cancel(_Plain, tag="cancel"):
+class Cancel(_Plain, tag="cancel", frozen=True):
     """Drop a job; its terminal event is `Failed(code="cancelled")` unless another one was already on its way."""
 
     id: str
 
 
-class Ping(_Plain, tag="ping"):
+class Ping(_Plain, tag="ping", frozen=True):
     """Are you alive? Answered by the reader thread."""
 
 
-class Shutdown(_Plain, tag="shutdown"):
+class Shutdown(_Plain, tag="shutdown", frozen=True):
     """Close the engine and exit 0. Jobs still running are failed with `draining`."""
 
 
@@ -257,13 +263,13 @@ Command = LoadModel | Submit | Cancel | Ping | Shutdown
 # --- reports: worker -> server -------------------------------------------------------------------------------------
 
 
-class Progress(_Plain, tag="progress"):
+class Progress(_Plain, tag="progress", frozen=True):
     """A share of the load that is done, 0..1."""
 
     fraction: float
 
 
-class Ready(_Plain, tag="ready"):
+class Ready(_Plain, tag="ready", frozen=True):
     """The model is loaded: its effective run-time figures."""
 
     context: int
@@ -284,14 +290,14 @@ class Ready(_Plain, tag="ready"):
     """Name and version of the inference library."""
 
 
-class LoadFailed(_Plain, tag="load_failed"):
+class LoadFailed(_Plain, tag="load_failed", frozen=True):
     """The model could not be loaded; the worker exits after this."""
 
     code: Literal["load_failed", "out_of_memory"]
     message: str
 
 
-class Step(_Plain, tag="step"):
+class Step(_Plain, tag="step", frozen=True):
     """Everything one engine step (or one prepared job) produced, for all its jobs, with the figures of the step."""
 
     events: list[Event] = []
@@ -305,7 +311,7 @@ class Step(_Plain, tag="step"):
     kv_total: int = 0
 
 
-class Pong(_Plain, tag="pong"):
+class Pong(_Plain, tag="pong", frozen=True):
     """Alive. `step_age_s` is how long the current engine step has been running (0 when between steps)."""
 
     step_age_s: float = 0.0

@@ -1,0 +1,326 @@
+"""A loaded model and its llama.cpp context: the only door, with `sampling`, to the library's low-level functions.
+
+Owns pointers, the persistent batch and the numpy views over both. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import llama_cpp
+import numpy as np
+
+from backends.engine import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from backends.messages import KvType
+
+GGML_KV_TYPE: dict[KvType, int] = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "bf16": 30,
+}
+_WARNING, _ERROR, _CONTINUE = 3, 4, 5
+
+
+@dataclass(slots=True)
+class LibraryLog:
+    """What llama.cpp says while it loads, kept to explain failures and to read buffer sizes from."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _level: int = 0
+    _callback: object = None
+
+    def install(self) -> None:
+        """Take over llama.cpp's logging for this process."""
+
+        def write(level: int, text: bytes, _: object) -> None:
+            self._level = self._level if level == _CONTINUE else level
+            line = text.decode("utf-8", "replace").rstrip()
+            if line:
+                (self.problems if self._level in {_WARNING, _ERROR} else self.lines).append(line)
+                del self.lines[:-2000], self.problems[:-50]
+
+        self._callback = llama_cpp.llama_log_callback(write)
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def buffer_bytes(self, pattern: str) -> int:
+        """Sum of the `<pattern> buffer size = 12.34 MiB` lines, in bytes."""
+        found = (re.search(pattern + r" buffer size\s*=\s*([\d.]+) MiB", line) for line in self.lines)
+        return sum(int(float(match.group(1)) * (1 << 20)) for match in found if match)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A token that only a template or a raw prompt may write: its id, its literal, and the white space it swallows."""
+
+    token: int
+    literal: str
+    strips_left: bool
+    strips_right: bool
+
+
+class Model:
+    """Weights and vocabulary. Raises LoadError when llama.cpp refuses the file."""
+
+    def __init__(
+        self, path: Path, *, gpu_layers: int, log: LibraryLog, progress: Callable[[float], None] = lambda _: None
+    ) -> None:
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+
+        def report(fraction: float, _: object) -> bool:
+            progress(fraction)
+            return True
+
+        self._progress = llama_cpp.llama_progress_callback(report)
+        params.progress_callback = self._progress
+        pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not pointer:
+            raise LoadError(explain(log), out_of_memory=_is_out_of_memory(log))
+        self.pointer: int = pointer
+        self.vocab: int = llama_cpp.llama_model_get_vocab(pointer)
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        self.n_layers: int = llama_cpp.llama_model_n_layer(pointer)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(pointer)
+        self.n_bytes: int = llama_cpp.llama_model_size(pointer)
+        self._pieces: list[bytes | None] = [None] * self.n_vocab
+        self._buffer = ctypes.create_string_buffer(1024)
+
+    def close(self) -> None:
+        """Free the weights."""
+        llama_cpp.llama_model_free(self.pointer)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """False for files without a vocabulary."""
+        return bool(llama_cpp.llama_vocab_type(self.vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE)
+
+    @property
+    def generates(self) -> bool:
+        """True for decoders: encoders and diffusion models cannot continue a text token by token."""
+        return bool(
+            llama_cpp.llama_model_has_decoder(self.pointer)
+            and not llama_cpp.llama_model_has_encoder(self.pointer)
+            and not llama_cpp.llama_model_is_diffusion(self.pointer)
+            and self.metadata("general.architecture") not in _ENCODERS
+        )
+
+    def metadata(self, key: str) -> str | None:
+        """One value of the file's metadata as text; None when it is not there."""
+        size = 1 << 10
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            needed = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, size)
+            if needed < 0:
+                return None
+            if needed < size:
+                return buffer.value.decode("utf-8", "replace")
+            size = needed + 1
+
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The source of the model's chat template, or of its named variant."""
+        source = llama_cpp.llama_model_chat_template(self.pointer, name.encode() if name else None)
+        return source.decode("utf-8", "replace") if source else None
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
+        raw = text.encode("utf-8", "replace")
+        capacity = len(raw) + 16
+        while True:
+            tokens = (ctypes.c_int32 * capacity)()
+            count = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, False, parse_special)
+            if count >= 0:
+                return tokens[:count]
+            capacity = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; empty for control tokens."""
+        cached = self._pieces[token]
+        if cached is None:
+            cached = self._pieces[token] = self._render(token, special=False)
+        return cached
+
+    def literal(self, token: int) -> str:
+        """The text of one token, control tokens included."""
+        return self._render(token, special=True).decode("utf-8", "replace")
+
+    def _render(self, token: int, *, special: bool) -> bytes:
+        buffer, size = self._buffer, len(self._buffer)
+        length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -length, 0, special)
+        return buffer.raw[:length]
+
+    def controls(self) -> list[Control]:
+        """Every control token with a literal."""
+        found = []
+        for token in range(self.n_vocab):
+            attr = llama_cpp.llama_vocab_get_attr(self.vocab, token)
+            if attr & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL and (literal := self.literal(token)):
+                left, right = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+                found.append(Control(token, literal, bool(attr & left), bool(attr & right)))
+        return found
+
+    def ends(self) -> NDArray[np.int32]:
+        """`(n,) int32`: the tokens that end a generation."""
+        is_end = llama_cpp.llama_vocab_is_eog
+        return np.fromiter((t for t in range(self.n_vocab) if is_end(self.vocab, t)), dtype=np.int32)
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins every prompt, where the model wants one."""
+        token = llama_cpp.llama_vocab_bos(self.vocab)
+        return token if token >= 0 and llama_cpp.llama_vocab_get_add_bos(self.vocab) else None
+
+    def special_texts(self) -> dict[str, str]:
+        """`bos_token`, `eos_token` ... as chat templates expect them."""
+        ids = {
+            "bos_token": llama_cpp.llama_vocab_bos(self.vocab),
+            "eos_token": llama_cpp.llama_vocab_eos(self.vocab),
+            "pad_token": llama_cpp.llama_vocab_pad(self.vocab),
+        }
+        return {name: self.literal(token) if token >= 0 else "" for name, token in ids.items()}
+
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        """Ids of the prefix, suffix and middle tokens; None when the vocabulary has no fill-in-the-middle."""
+        ids = (
+            llama_cpp.llama_vocab_fim_pre(self.vocab),
+            llama_cpp.llama_vocab_fim_suf(self.vocab),
+            llama_cpp.llama_vocab_fim_mid(self.vocab),
+        )
+        return ids if min(ids) >= 0 else None
+
+
+_ENCODERS = frozenset(
+    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert"}
+)
+
+
+class Context:
+    """The KV cells and buffers of one model: `parallel` sequences of `context` tokens each, one stream per sequence.
+
+    Raises LoadError when the memory for it cannot be had.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        context: int,
+        parallel: int,
+        kv_type: KvType,
+        max_batch: int,
+        threads: int,
+        log: LibraryLog,
+    ) -> None:
+        self._model = model
+        self.max_batch = max(max_batch, parallel)
+        self.cells_per_sequence = -(-context // 256) * 256  # llama.cpp pads each stream to 256 cells
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = self.cells_per_sequence * parallel
+        params.n_batch = self.max_batch
+        params.n_ubatch = self.max_batch
+        params.n_seq_max = parallel
+        params.n_outputs_max = parallel
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
+        params.kv_unified = False
+        params.no_perf = True
+        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            raise LoadError(explain(log), out_of_memory=_is_out_of_memory(log))
+        self.pointer: int = pointer
+        self._memory = llama_cpp.llama_get_memory(pointer)
+        self._batch = llama_cpp.llama_batch_init(self.max_batch, 0, 1)
+        size = (self.max_batch,)
+        self.tokens: NDArray[np.int32] = np.ctypeslib.as_array(self._batch.token, size)
+        self.positions: NDArray[np.int32] = np.ctypeslib.as_array(self._batch.pos, size)
+        self.outputs: NDArray[np.int8] = np.ctypeslib.as_array(self._batch.logits, size)
+        np.ctypeslib.as_array(self._batch.n_seq_id, size)[:] = 1
+        self.sequences = self._one_block_of_sequence_ids()
+
+    def _one_block_of_sequence_ids(self) -> NDArray[np.int32]:
+        """`(max_batch,) int32` that every row's seq_id pointer points into, so that one numpy view fills them all."""
+        ids = np.zeros(self.max_batch, dtype=np.int32)
+        self._own_pointers = [self._batch.seq_id[row] for row in range(self.max_batch)]
+        for row in range(self.max_batch):
+            address = ids.ctypes.data + row * ids.itemsize
+            self._batch.seq_id[row] = ctypes.cast(address, ctypes.POINTER(ctypes.c_int32))
+        return ids
+
+    def close(self) -> None:
+        """Free the context and the batch."""
+        for row, pointer in enumerate(self._own_pointers):
+            self._batch.seq_id[row] = pointer
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self.pointer)
+
+    def decode(self, n_tokens: int) -> int:
+        """Compute the first `n_tokens` rows of the batch; llama.cpp's status (0 ok, 1 no room, < 0 fatal)."""
+        self._batch.n_tokens = n_tokens
+        status: int = llama_cpp.llama_decode(self.pointer, self._batch)
+        return status
+
+    def logits(self, n_outputs: int) -> NDArray[np.float32]:
+        """`(n_outputs, n_vocab) float32`: a writable view of the last decode's outputs, in batch order."""
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.pointer), (n_outputs, self._model.n_vocab))
+
+    def clear(self, slot: int) -> None:
+        """Drop everything a sequence holds."""
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def trim(self, slot: int, length: int) -> bool:
+        """Keep the first `length` positions of a sequence; False where the architecture cannot cut."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1))
+
+    def copy(self, source: int, target: int) -> None:
+        """Make `target` a copy of the whole of `source`."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """The state of one sequence, in host memory."""
+        size = llama_cpp.llama_state_seq_get_size(self.pointer, slot)
+        state = np.empty(size, dtype=np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(self.pointer, _bytes_pointer(state), size, slot)
+        return state[:written]
+
+    def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
+        """Put a saved state into a sequence; False when llama.cpp refuses it."""
+        return bool(llama_cpp.llama_state_seq_set_data(self.pointer, _bytes_pointer(state), state.size, slot))
+
+
+def _bytes_pointer(array: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+
+
+def explain(log: LibraryLog) -> str:
+    """The sentence of llama.cpp that says why, or a general one; paths are cut off by whoever shows it."""
+    causes: Iterable[str] = (re.sub(r"^[\w:]+: ", "", line) for line in log.problems)
+    told = [line for line in causes if "failed to load model" not in line]
+    return told[-1] if told else "llama.cpp could not load the file and did not say why"
+
+
+def _is_out_of_memory(log: LibraryLog) -> bool:
+    return any("out of memory" in line or "failed to allocate" in line for line in log.problems)
+
+
+def version() -> str:
+    """Name and version of the binding in use."""
+    return f"llama-cpp-python {llama_cpp.__version__}"

@@ -1,0 +1,125 @@
+"""Prompts to token ids for one GGUF model, and back.
+
+Owns the rule that special tokens are recognised only where the template put them, and that everything between two of them is
+tokenized whole, so that ordinary text keeps its canonical tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backends.chat_template import ChatTemplate, Guard
+from backends.engine import JobError
+from backends.messages import ChatPrompt, InfillPrompt, TextPrompt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backends.gguf.context import Control, Model
+    from backends.messages import Prompt
+
+
+class Tokenizer:
+    """Thread-safe: it only reads the vocabulary."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._controls: dict[str, Control] = {control.literal: control for control in model.controls()}
+        self._guard = Guard(self._controls)
+        self._infill = model.infill_tokens()
+        self.templates = _templates(model)
+
+    @property
+    def can_infill(self) -> bool:
+        """The vocabulary has the tokens for fill-in-the-middle."""
+        return self._infill is not None
+
+    def encode(self, prompt: Prompt) -> tuple[list[int], bool]:
+        """Token ids of a prompt, and whether it ends inside an open reasoning block. Raises JobError."""
+        if isinstance(prompt, ChatPrompt):
+            return self._encode_chat(prompt)
+        if isinstance(prompt, TextPrompt):
+            return self._with_bos(self._model.tokenize(prompt.text, parse_special=True)), False
+        if isinstance(prompt, InfillPrompt):
+            return self._encode_infill(prompt), False
+        return self._check_ids(prompt.tokens), False
+
+    def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], bool]:
+        template = self._template_for(prompt)
+        (messages, tools), sentinels = self._guard.protect([prompt.messages, prompt.tools])
+        rendered = template.render(messages, tools=tools, **prompt.template_kwargs)
+        tokens = self._encode_pieces(self._guard.split(rendered, sentinels))
+        return self._with_bos(tokens), rendered.rstrip().endswith("<think>")
+
+    def _template_for(self, prompt: ChatPrompt) -> ChatTemplate:
+        default = self.templates.get("default")
+        template = self.templates.get("tool_use", default) if prompt.tools else default
+        if template is None:
+            raise JobError(
+                "unsupported_parameter",
+                "this model has no chat template, so it cannot take messages. hint: use /v1/completions",
+                param="prompt",
+            )
+        return template
+
+    def _encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+        tokens: list[int] = []
+        for index, (text, is_control) in enumerate(pieces):
+            if is_control:
+                tokens.append(self._controls[text].token)
+                continue
+            before = pieces[index - 1] if index else ("", False)
+            after = pieces[index + 1] if index + 1 < len(pieces) else ("", False)
+            tokens += self._model.tokenize(self._strip(text, before, after), parse_special=False)
+        return tokens
+
+    def _strip(self, text: str, before: tuple[str, bool], after: tuple[str, bool]) -> str:
+        """Some control tokens swallow the white space beside them (Phi-3 and others mark them so)."""
+        if before[1] and self._controls[before[0]].strips_right:
+            text = text.lstrip()
+        if after[1] and self._controls[after[0]].strips_left:
+            text = text.rstrip()
+        return text
+
+    def _encode_infill(self, prompt: InfillPrompt) -> list[int]:
+        if self._infill is None:
+            raise JobError(
+                "unsupported_parameter",
+                "this model's vocabulary has no fill-in-the-middle tokens, so it cannot take a suffix",
+                param="suffix",
+            )
+        prefix_token, suffix_token, middle_token = self._infill
+        prefix = self._model.tokenize(prompt.prefix, parse_special=False)
+        suffix = self._model.tokenize(prompt.suffix, parse_special=False)
+        return self._with_bos([prefix_token, *prefix, suffix_token, *suffix, middle_token])
+
+    def _with_bos(self, tokens: list[int]) -> list[int]:
+        bos = self._model.bos
+        return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
+
+    def _check_ids(self, tokens: list[int]) -> list[int]:
+        limit = self._model.n_vocab
+        bad = next((token for token in tokens if not 0 <= token < limit), None)
+        if bad is not None:
+            raise JobError(
+                "invalid_value", f"token id {bad} is outside this model's vocabulary of {limit} tokens", param="prompt"
+            )
+        return tokens
+
+    def raw(self, text: str, *, add_special: bool) -> list[int]:
+        """Ids of plain text as `/tokenize` gives them."""
+        tokens = self._model.tokenize(text, parse_special=True)
+        return self._with_bos(tokens) if add_special else tokens
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of token ids, control tokens written as their literals. Raises JobError for ids outside the vocabulary."""
+        names = {control.token: control.literal.encode() for control in self._controls.values()}
+        pieces = (names.get(token) or self._model.piece(token) for token in self._check_ids(tokens))
+        return b"".join(pieces).decode("utf-8", "replace")
+
+
+def _templates(model: Model) -> dict[str, ChatTemplate]:
+    """The model's templates by name; a broken one counts as absent only where it is a named variant."""
+    texts = model.special_texts()
+    sources = {"default": model.chat_template(), "tool_use": model.chat_template("tool_use")}
+    return {name: ChatTemplate(source, special_tokens=texts) for name, source in sources.items() if source}

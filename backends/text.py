@@ -1,0 +1,94 @@
+"""From token pieces to text a client may see: whole UTF-8 characters, and nothing of a stop string.
+
+Pure. One `TextStream` per choice; it knows no tokens, only their bytes.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backends.messages import TokenLogprob
+
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Piece(NamedTuple):
+    """What one `push` or `flush` released."""
+
+    text: str
+    logprobs: list[TokenLogprob]
+    stopped_by: str | None
+
+
+@dataclass(slots=True)
+class TextStream:
+    """Turns pieces into text, holding back half characters and whatever may yet become a stop string.
+
+    Matching costs O(new text + longest stop) per push. Invalid bytes become U+FFFD.
+    """
+
+    stops: Sequence[str] = ()
+    keep_logprobs: bool = False
+    _decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _utf8_decoder("replace"))
+    _held: str = ""
+    _released: int = 0
+    _decoded: int = 0
+    _waiting: deque[tuple[int, TokenLogprob]] = field(default_factory=deque)
+
+    def push(self, piece: bytes, logprob: TokenLogprob | None = None) -> Piece:
+        """Add one token's bytes; returns the text, and the log-probabilities of its tokens, that may go out now."""
+        text = self._decoder.decode(piece)
+        if not self.stops and not self.keep_logprobs:
+            return Piece(text, [], None)
+        return self._advance(text, logprob, final=False)
+
+    def flush(self) -> Piece:
+        """Release what is held back, because no more tokens will come."""
+        return self._advance(self._decoder.decode(b"", final=True), None, final=True)
+
+    def _advance(self, text: str, logprob: TokenLogprob | None, *, final: bool) -> Piece:
+        self._decoded += len(text)
+        if logprob is not None:
+            self._waiting.append((self._decoded, logprob))
+        pending = self._held + text
+        stop, cut = find_stop(pending, self.stops)
+        if stop is not None:
+            out, self._held = pending[:cut], ""
+        else:
+            keep = 0 if final else held_back(pending, self.stops)
+            out, self._held = pending[: len(pending) - keep], pending[len(pending) - keep :]
+        self._released += len(out)
+        return Piece(out, self._release_logprobs(everything=final and stop is None), stop)
+
+    def _release_logprobs(self, *, everything: bool) -> list[TokenLogprob]:
+        ready: list[TokenLogprob] = []
+        while self._waiting and (everything or self._waiting[0][0] <= self._released):
+            ready.append(self._waiting.popleft()[1])
+        return ready
+
+
+def find_stop(text: str, stops: Sequence[str]) -> tuple[str | None, int]:
+    """The stop string that begins first in `text`, the longest of several, and where; (None, -1) without one."""
+    best: str | None = None
+    at = -1
+    for stop in stops:
+        found = text.find(stop)
+        if found >= 0 and (best is None or found < at or (found == at and len(stop) > len(best))):
+            best, at = stop, found
+    return best, at
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest suffix of `text` that is a proper prefix of a stop string."""
+    longest = max((len(stop) for stop in stops), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        tail = text[-length:]
+        if any(stop.startswith(tail) for stop in stops):
+            return length
+    return 0
