@@ -1,0 +1,1 @@
+"""What clients send: checked, bounded, turned into jobs."""
