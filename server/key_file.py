@@ -1,0 +1,42 @@
+"""API keys in a file: one per line, readable by its owner (and group) only."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_BYTES = 64 * 1024
+
+
+class KeyFileError(Exception):
+    """The key file cannot be used; the text is a sentence that shows no key."""
+
+
+def read_keys(file: Path) -> list[str]:
+    """The keys of a file; empty lines and lines that start with `#` are skipped. Raises KeyFileError."""
+    try:
+        info = file.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise KeyFileError(f"{file} is not a regular file")
+        # Group-readable is accepted: systemd hands credentials to a service that way.
+        if info.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+            mode = stat.S_IMODE(info.st_mode)
+            raise KeyFileError(f"{file} has mode {mode:04o}, so others could read or write it. hint: chmod 600 {file}")
+        if info.st_size > _MAX_BYTES:
+            raise KeyFileError(f"{file} has {info.st_size} bytes, a key file at most {_MAX_BYTES}")
+        lines = file.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        raise KeyFileError(f"{file} does not exist") from None
+    except UnicodeDecodeError:
+        raise KeyFileError(f"{file} holds a character that is not ASCII") from None
+    except OSError as problem:
+        raise KeyFileError(f"{file} cannot be read: {problem.strerror}") from None
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not keys:
+        raise KeyFileError(f"{file} holds no key")
+    if not all("!" <= char <= "~" for key in keys for char in key):
+        raise KeyFileError(f"{file} holds a key with a space or a control character in it")
+    return keys
