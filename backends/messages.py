@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
+Piece = bytes
+"""The exact bytes of a token; an alias, because a field of that name hides the type from msgspec."""
+
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 FinishReason = Literal["stop", "length"]
 """Why a choice ended: `stop` is the model's own end or a stop string, `length` is `max_tokens` or a full context."""
@@ -39,9 +42,6 @@ ErrorCode = Literal[
 
 class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the immutable messages."""
-
-
-# --- jobs ----------------------------------------------------------------------------------------------------------
 
 
 class Sampling(_Plain, frozen=True):
@@ -132,9 +132,6 @@ class Detokenize(_Plain, tag="detokenize", frozen=True):
 Job = Generate | Tokenize | Detokenize
 
 
-# --- events --------------------------------------------------------------------------------------------------------
-
-
 class TokenLogprob(_Plain, frozen=True):
     """One token of the output with its log-probability.
 
@@ -143,7 +140,7 @@ class TokenLogprob(_Plain, frozen=True):
 
     token: str
     logprob: float
-    bytes: bytes
+    bytes: Piece
     top: list[TokenLogprob] = []
 
 
@@ -214,9 +211,6 @@ Event = Started | Delta | Tokenized | Detokenized | Finished | Failed
 Terminal = Finished | Failed
 
 
-# --- commands: server -> worker ------------------------------------------------------------------------------------
-
-
 class LoadModel(_Plain, tag="load", frozen=True):
     """The first frame a worker receives: which model, how."""
 
@@ -258,9 +252,6 @@ class Shutdown(_Plain, tag="shutdown", frozen=True):
 
 
 Command = LoadModel | Submit | Cancel | Ping | Shutdown
-
-
-# --- reports: worker -> server -------------------------------------------------------------------------------------
 
 
 class Progress(_Plain, tag="progress", frozen=True):

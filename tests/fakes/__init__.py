@@ -1,0 +1,1 @@
+"""Fakes that keep the rules of what they stand for."""

@@ -1,0 +1,313 @@
+"""A stand-in for an inference engine, run in real worker processes: it is strict about room, and it fails on request.
+
+Use it with the environment variable ONECARD_TEST_ENGINE="tests.fakes.engine:load".
+One token of a prompt is one UTF-8 byte.
+
+The last user message (or the text prompt) directs the answer, one word per step:
+    hello world      -> "echo: hello world"
+    !say TEXT        -> TEXT as it stands
+    !long N          -> "0 1 2 ..." N words
+    !slow MS N       -> the same, MS milliseconds apart
+    !crash           -> two words, then abort()
+    !crash-early     -> abort() before the first word
+    !raise           -> an exception inside step
+    !hang            -> a step that never ends
+    !prepare MS      -> a preparation that takes MS milliseconds, then echo
+    !refuse TEXT     -> JobError("invalid_value", TEXT, param="prompt")
+The file `<model path>.fake`, or else the variable ONECARD_TEST_LOAD, directs the load:
+    slow S | fail TEXT | oom TEXT | crash | hang | raise | garbage | bytes N (what `measured_bytes` says)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends.engine import JobError, LoadError
+from backends.messages import (
+    ChatPrompt,
+    Delta,
+    Detokenize,
+    Detokenized,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Generate,
+    InfillPrompt,
+    Job,
+    LoadModel,
+    Prompt,
+    Ready,
+    Started,
+    Step,
+    TextPrompt,
+    Tokenize,
+    Tokenized,
+    TokenLogprob,
+    TokenPrompt,
+)
+
+FOREVER_S = 3600.0
+
+
+def load(spec: LoadModel, progress: Callable[[float], None]) -> FakeEngine:
+    """The loader that the registry finds."""
+    sidecar = Path(spec.path + ".fake")
+    directive = sidecar.read_text() if sidecar.exists() else os.environ.get("ONECARD_TEST_LOAD", "")
+    verb, _, rest = directive.strip().partition(" ")
+    measured_bytes = 1 << 20
+    match verb:
+        case "slow":
+            for tenth in range(10):
+                progress(tenth / 10)
+                time.sleep(float(rest) / 10)
+        case "fail":
+            raise LoadError(rest)
+        case "oom":
+            raise LoadError(rest, out_of_memory=True)
+        case "raise":
+            raise ValueError(f"a library stumbled over {spec.path}")
+        case "crash":
+            sys.stderr.write(f"{spec.path}.c:17: GGML_ASSERT(n_embd > 0) failed\n")
+            sys.stderr.flush()
+            os.abort()
+        case "hang":
+            time.sleep(FOREVER_S)
+        case "garbage":
+            for fd in range(3, 64):
+                try:
+                    os.write(fd, b"\x05\x00\x00\x00hello")
+                except OSError:
+                    continue
+        case "bytes":
+            measured_bytes = int(rest)
+    progress(1.0)
+    return FakeEngine(spec, measured_bytes)
+
+
+@dataclass
+class FakePrepared:
+    """A job with the words it will say."""
+
+    job: Generate
+    prompt_tokens: int
+    words: list[str]
+    delay_s: float = 0.0
+    trap: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+
+@dataclass
+class Running:
+    """A job inside the engine: its choices run as sequences, at most `parallel` of them at once."""
+
+    prepared: FakePrepared
+    sequences: int
+    choices: deque[tuple[int, Iterator[tuple[int, str]]]] = field(default_factory=deque)
+    started: bool = False
+    completion_tokens: int = 0
+
+
+class FakeEngine:
+    """Keeps the rules of a real engine: never more sequences than `parallel`, one terminal event per job."""
+
+    def __init__(self, spec: LoadModel, measured_bytes: int) -> None:
+        self._spec = spec
+        self._measured_bytes = measured_bytes
+        self._running: dict[str, Running] = {}
+
+    def ready(self) -> Ready:
+        return Ready(
+            context=self._spec.context,
+            parallel=self._spec.parallel,
+            n_ctx_train=8192,
+            n_vocab=256,
+            gpu_layers=0,
+            n_layers=4,
+            measured_bytes=self._measured_bytes,
+            parts={"weights": self._measured_bytes},
+            capabilities=["chat", "completion", "infill", "tools", "thinking"],
+            tool_format="hermes",
+            engine="fake 1",
+        )
+
+    def prepare(self, job: Job) -> FakePrepared | list[Event]:
+        if isinstance(job, Detokenize):
+            if any(not 0 <= token < 256 for token in job.tokens):
+                raise JobError("invalid_value", "a token id is outside 0..255", param="tokens")
+            text = bytes(job.tokens).decode(errors="replace")
+            return [Detokenized(id=job.id, text=text), Finished(id=job.id)]
+        tokens = _tokens(job.prompt)
+        if isinstance(job, Tokenize):
+            pieces = [bytes([token]) for token in tokens] if job.pieces else None
+            return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id)]
+        if len(tokens) >= self._spec.context:
+            message = f"the context is {self._spec.context} tokens, the prompt has {len(tokens)}"
+            raise JobError("context_length_exceeded", message, param="prompt")
+        return _script(job, len(tokens))
+
+    def add(self, prepared: FakePrepared) -> list[Event]:
+        sequences = min(prepared.job.n, self._spec.parallel)
+        taken = sum(running.sequences for running in self._running.values())
+        if taken + sequences > self._spec.parallel:
+            raise RuntimeError("more sequences than room: the server must not dispatch this")
+        if prepared.trap == "crash-early":
+            os.abort()
+        running = Running(prepared, sequences)
+        words = prepared.words
+        running.choices.extend((index, enumerate(words)) for index in range(prepared.job.n))
+        self._running[prepared.id] = running
+        return []
+
+    def cancel(self, job_id: str) -> list[Event]:
+        if self._running.pop(job_id, None) is None:
+            return []
+        return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
+
+    def step(self) -> Step:
+        begin = time.monotonic()
+        events: list[Event] = []
+        n_decode = n_prefill = 0
+        for running in list(self._running.values()):
+            if not running.started:
+                running.started = True
+                n_prefill += running.prepared.prompt_tokens
+                events.append(Started(id=running.prepared.id, prompt_tokens=running.prepared.prompt_tokens))
+            n_decode += self._advance(running, events)
+        duration_us = int((time.monotonic() - begin) * 1e6)
+        kv_used = sum(r.prepared.prompt_tokens + r.completion_tokens for r in self._running.values())
+        kv_total = self._spec.context * self._spec.parallel
+        return Step(
+            events=events,
+            n_decode=n_decode,
+            n_prefill=n_prefill,
+            duration_us=duration_us,
+            kv_used=min(kv_used, kv_total),
+            kv_total=kv_total,
+        )
+
+    def _advance(self, running: Running, events: list[Event]) -> int:
+        prepared = running.prepared
+        if prepared.delay_s:
+            time.sleep(prepared.delay_s)
+        active = [running.choices.popleft() for _ in range(min(running.sequences, len(running.choices)))]
+        unfinished: list[tuple[int, Iterator[tuple[int, str]]]] = []
+        for index, words in active:
+            position, word = next(words, (len(prepared.words), ""))
+            _spring(prepared.trap, position)
+            delta = _delta(prepared, index, position, word)
+            if word:
+                running.completion_tokens += 1
+            events.append(delta)
+            if delta.finish_reason is None:
+                unfinished.append((index, words))
+        running.choices.extendleft(reversed(unfinished))
+        if not running.choices:
+            del self._running[prepared.id]
+            events.append(
+                Finished(
+                    id=prepared.id,
+                    prompt_tokens=prepared.prompt_tokens,
+                    completion_tokens=running.completion_tokens,
+                )
+            )
+        return len(active)
+
+    @property
+    def idle(self) -> bool:
+        return not self._running
+
+    def close(self) -> None:
+        self._running.clear()
+
+
+def _delta(prepared: FakePrepared, index: int, position: int, word: str) -> Delta:
+    limit = prepared.job.max_tokens
+    last = position >= len(prepared.words) - 1
+    cut = limit is not None and position + 1 >= limit and not last
+    reason: FinishReason | None = "length" if cut else "stop" if last else None
+    logprobs = None
+    if prepared.job.logprobs is not None and word:
+        top = [TokenLogprob(word, -0.5, word.encode())] * min(prepared.job.logprobs, 1)
+        logprobs = [TokenLogprob(word, -0.5, word.encode(), top)]
+    return Delta(
+        id=prepared.id, index=index, text=word, n_tokens=1 if word else 0, logprobs=logprobs, finish_reason=reason
+    )
+
+
+def _spring(trap: str, position: int) -> None:
+    if trap == "crash" and position == 2:
+        os.abort()
+    if trap == "raise" and position == 2:
+        raise KeyError("a secret of the prompt")
+    if trap == "hang" and position == 1:
+        time.sleep(FOREVER_S)
+
+
+def _script(job: Generate, prompt_tokens: int) -> FakePrepared:
+    text = _last_text(job.prompt)
+    verb, _, rest = text.partition(" ")
+    arguments = rest.split()
+    prepared = FakePrepared(job, prompt_tokens, _words(f"echo: {text}"))
+    match verb:
+        case "!say":
+            prepared.words = _words(rest)
+        case "!long":
+            prepared.words = _words(" ".join(map(str, range(int(arguments[0])))))
+        case "!slow":
+            prepared.delay_s = float(arguments[0]) / 1000
+            prepared.words = _words(" ".join(map(str, range(int(arguments[1])))))
+        case "!crash" | "!raise" | "!hang":
+            prepared.trap = verb[1:]
+            prepared.words = _words("one two three four")
+        case "!crash-early":
+            prepared.trap = "crash-early"
+        case "!prepare":
+            time.sleep(float(arguments[0]) / 1000)
+        case "!refuse":
+            raise JobError("invalid_value", rest, param="prompt")
+    if job.max_tokens == 0:
+        prepared.words = []
+    return prepared
+
+
+def _words(text: str) -> list[str]:
+    """Cut text into words that keep the space before them: joining them gives the text back."""
+    head, *tail = text.split(" ")
+    return [word for word in [head, *(f" {word}" for word in tail)] if word]
+
+
+def _last_text(prompt: Prompt) -> str:
+    match prompt:
+        case ChatPrompt(messages=messages):
+            users = [m for m in messages if m.get("role") in ("user", "tool")]
+            return str((users or messages)[-1].get("content") or "")
+        case TextPrompt(text=text):
+            return text
+        case InfillPrompt(prefix=prefix, suffix=suffix):
+            return f"{prefix}|{suffix}"
+        case TokenPrompt(tokens=tokens):
+            return bytes(token % 256 for token in tokens).decode(errors="replace")
+
+
+def _tokens(prompt: Prompt) -> list[int]:
+    match prompt:
+        case ChatPrompt(messages=messages):
+            return list("\n".join(str(m.get("content") or "") for m in messages).encode())
+        case TextPrompt(text=text):
+            return list(text.encode())
+        case InfillPrompt(prefix=prefix, suffix=suffix):
+            return list((prefix + suffix).encode())
+        case TokenPrompt(tokens=tokens):
+            if any(not 0 <= token < 256 for token in tokens):
+                raise JobError("invalid_value", "a token id is outside 0..255", param="prompt")
+            return tokens
