@@ -5,7 +5,7 @@ An engine lives on the worker's main thread; only `prepare` is called from the r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +55,8 @@ class Engine(Protocol):
         """
         ...
 
-    def add(self, prepared: Prepared) -> list[Event]:
-        """Take a prepared job in. The server dispatches only what has room, so this never queues for others."""
+    def add(self, prepared: Any) -> list[Event]:
+        """Take in what this engine's `prepare` returned. The server dispatches only what has room, so this never queues for others."""
         ...
 
     def cancel(self, job_id: str) -> list[Event]:

@@ -49,8 +49,8 @@ class TextStream:
         return self._advance(text, logprob, final=False)
 
     def flush(self) -> Piece:
-        """Release what is held back, because no more tokens will come."""
-        return self._advance(self._decoder.decode(b"", final=True), None, final=True)
+        """Release what is held back, because no more tokens will come; bytes of an unfinished character are dropped."""
+        return self._advance("", None, final=True)
 
     def _advance(self, text: str, logprob: TokenLogprob | None, *, final: bool) -> Piece:
         self._decoded += len(text)

@@ -34,6 +34,7 @@ GGML_KV_TYPE: dict[KvType, int] = {
     "bf16": 30,
 }
 _WARNING, _ERROR, _CONTINUE = 3, 4, 5
+_INT32_P = ctypes.POINTER(ctypes.c_int32)
 
 
 @dataclass(slots=True)
@@ -100,7 +101,6 @@ class Model:
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(pointer)
         self.n_bytes: int = llama_cpp.llama_model_size(pointer)
         self._pieces: list[bytes | None] = [None] * self.n_vocab
-        self._buffer = ctypes.create_string_buffer(1024)
 
     def close(self) -> None:
         """Free the weights."""
@@ -161,8 +161,8 @@ class Model:
         return self._render(token, special=True).decode("utf-8", "replace")
 
     def _render(self, token: int, *, special: bool) -> bytes:
-        buffer, size = self._buffer, len(self._buffer)
-        length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+        buffer = ctypes.create_string_buffer(128)
+        length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 128, 0, special)
         if length < 0:
             buffer = ctypes.create_string_buffer(-length)
             length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -length, 0, special)
@@ -248,29 +248,41 @@ class Context:
             raise LoadError(explain(log), out_of_memory=_is_out_of_memory(log))
         self.pointer: int = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
-        self._batch = llama_cpp.llama_batch_init(self.max_batch, 0, 1)
-        size = (self.max_batch,)
-        self.tokens: NDArray[np.int32] = np.ctypeslib.as_array(self._batch.token, size)
-        self.positions: NDArray[np.int32] = np.ctypeslib.as_array(self._batch.pos, size)
-        self.outputs: NDArray[np.int8] = np.ctypeslib.as_array(self._batch.logits, size)
-        np.ctypeslib.as_array(self._batch.n_seq_id, size)[:] = 1
-        self.sequences = self._one_block_of_sequence_ids()
+        self._batch = self._own_batch()
 
-    def _one_block_of_sequence_ids(self) -> NDArray[np.int32]:
-        """`(max_batch,) int32` that every row's seq_id pointer points into, so that one numpy view fills them all."""
-        ids = np.zeros(self.max_batch, dtype=np.int32)
-        self._own_pointers = [self._batch.seq_id[row] for row in range(self.max_batch)]
-        for row in range(self.max_batch):
-            address = ids.ctypes.data + row * ids.itemsize
-            self._batch.seq_id[row] = ctypes.cast(address, ctypes.POINTER(ctypes.c_int32))
-        return ids
+    def _own_batch(self) -> llama_cpp.llama_batch:
+        """A batch whose arrays are numpy's, made once: filling it costs no ctypes call."""
+        rows = self.max_batch
+        self.tokens: NDArray[np.int32] = np.zeros(rows, dtype=np.int32)
+        self.positions: NDArray[np.int32] = np.zeros(rows, dtype=np.int32)
+        self.sequences: NDArray[np.int32] = np.zeros(rows, dtype=np.int32)
+        self.outputs: NDArray[np.int8] = np.zeros(rows, dtype=np.int8)
+        self._counts: NDArray[np.int32] = np.ones(rows, dtype=np.int32)
+        stride = self.sequences.itemsize
+        self._rows = (ctypes.POINTER(ctypes.c_int32) * rows)(
+            *(ctypes.cast(self.sequences.ctypes.data + row * stride, _INT32_P) for row in range(rows))
+        )
+        return llama_cpp.llama_batch(
+            n_tokens=0,
+            token=self.tokens.ctypes.data_as(_INT32_P),
+            embd=None,
+            pos=self.positions.ctypes.data_as(_INT32_P),
+            n_seq_id=self._counts.ctypes.data_as(_INT32_P),
+            seq_id=ctypes.cast(self._rows, ctypes.POINTER(_INT32_P)),
+            logits=self.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
 
     def close(self) -> None:
-        """Free the context and the batch."""
-        for row, pointer in enumerate(self._own_pointers):
-            self._batch.seq_id[row] = pointer
-        llama_cpp.llama_batch_free(self._batch)
+        """Free the context."""
         llama_cpp.llama_free(self.pointer)
+
+    def warm_up(self) -> None:
+        """Compute one token and forget it, so that weights are paged in and buffers exist before the first request."""
+        self.tokens[0] = self.positions[0] = self.sequences[0] = 0
+        self.outputs[0] = 1
+        if self.decode(1) != 0:
+            raise LoadError("the model loads, but its first forward pass fails")
+        self.clear(0)
 
     def decode(self, n_tokens: int) -> int:
         """Compute the first `n_tokens` rows of the batch; llama.cpp's status (0 ok, 1 no room, < 0 fatal)."""

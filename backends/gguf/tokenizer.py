@@ -1,7 +1,7 @@
 """Prompts to token ids for one GGUF model, and back.
 
-Owns the rule that special tokens are recognised only where the template put them, and that everything between two of them is
-tokenized whole, so that ordinary text keeps its canonical tokens.
+Owns the rule that special tokens are recognised only where the template put them, and that everything between two of
+them is tokenized whole, so that ordinary text keeps its canonical tokens.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ class Tokenizer:
         self._controls: dict[str, Control] = {control.literal: control for control in model.controls()}
         self._guard = Guard(self._controls)
         self._infill = model.infill_tokens()
-        self.templates = _templates(model)
+        self._templates = _templates(model)
 
     @property
     def can_infill(self) -> bool:
         """The vocabulary has the tokens for fill-in-the-middle."""
         return self._infill is not None
+
+    @property
+    def default_template(self) -> ChatTemplate | None:
+        """The chat template, when the model has one that compiles."""
+        template = self._templates.get("default")
+        return template if isinstance(template, ChatTemplate) else None
 
     def encode(self, prompt: Prompt) -> tuple[list[int], bool]:
         """Token ids of a prompt, and whether it ends inside an open reasoning block. Raises JobError."""
@@ -52,8 +58,10 @@ class Tokenizer:
         return self._with_bos(tokens), rendered.rstrip().endswith("<think>")
 
     def _template_for(self, prompt: ChatPrompt) -> ChatTemplate:
-        default = self.templates.get("default")
-        template = self.templates.get("tool_use", default) if prompt.tools else default
+        default = self._templates.get("default")
+        template = self._templates.get("tool_use", default) if prompt.tools else default
+        if isinstance(template, JobError):
+            raise template
         if template is None:
             raise JobError(
                 "unsupported_parameter",
@@ -101,9 +109,8 @@ class Tokenizer:
         limit = self._model.n_vocab
         bad = next((token for token in tokens if not 0 <= token < limit), None)
         if bad is not None:
-            raise JobError(
-                "invalid_value", f"token id {bad} is outside this model's vocabulary of {limit} tokens", param="prompt"
-            )
+            message = f"token id {bad} is outside this model's vocabulary of {limit} tokens"
+            raise JobError("invalid_value", message, param="prompt")
         return tokens
 
     def raw(self, text: str, *, add_special: bool) -> list[int]:
@@ -112,14 +119,20 @@ class Tokenizer:
         return self._with_bos(tokens) if add_special else tokens
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of token ids, control tokens written as their literals. Raises JobError for ids outside the vocabulary."""
+        """Text of token ids, control tokens as their literals. Raises JobError for ids outside the vocabulary."""
         names = {control.token: control.literal.encode() for control in self._controls.values()}
         pieces = (names.get(token) or self._model.piece(token) for token in self._check_ids(tokens))
         return b"".join(pieces).decode("utf-8", "replace")
 
 
-def _templates(model: Model) -> dict[str, ChatTemplate]:
-    """The model's templates by name; a broken one counts as absent only where it is a named variant."""
+def _templates(model: Model) -> dict[str, ChatTemplate | JobError]:
+    """The model's templates by name. A broken one is kept as its error: raw completions work without a template."""
     texts = model.special_texts()
-    sources = {"default": model.chat_template(), "tool_use": model.chat_template("tool_use")}
-    return {name: ChatTemplate(source, special_tokens=texts) for name, source in sources.items() if source}
+    found: dict[str, ChatTemplate | JobError] = {}
+    for name, source in (("default", model.chat_template()), ("tool_use", model.chat_template("tool_use"))):
+        if source:
+            try:
+                found[name] = ChatTemplate(source, special_tokens=texts)
+            except JobError as error:
+                found[name] = error
+    return found

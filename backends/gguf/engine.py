@@ -1,0 +1,383 @@
+"""The GGUF engine: continuous batching over llama.cpp.
+
+Owns the sequences of one model and what happens to them in a step. Pointers live in `context`, samplers in `sampling`,
+prompts in `tokenizer`, the plan of a step in `batching`.
+
+A sequence goes `prefill -> decode -> done`. Choices of one job share a prefill: the first computes the prompt, the
+others fork from it; choices for which no slot is free yet wait inside their job and start from the saved state.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backends.batching import Batcher, Demand, Share
+from backends.engine import JobError
+from backends.gguf import sampling
+from backends.messages import (
+    Delta,
+    Detokenize,
+    Detokenized,
+    Failed,
+    Finished,
+    Generate,
+    Ready,
+    Started,
+    Step,
+    TextPrompt,
+    Tokenize,
+    Tokenized,
+)
+from backends.text import TextStream
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from backends.constraints import TokenMask
+    from backends.gguf.context import Context, Model
+    from backends.gguf.tokenizer import Tokenizer
+    from backends.messages import Event, FinishReason, Job, TokenLogprob
+
+
+_NO_ROOM = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedGenerate:
+    """A `Generate` with its prompt as tokens and its length decided."""
+
+    job: Generate
+    prompt: NDArray[np.int32]
+    limit: int
+    """Tokens each choice may have."""
+    thinking: bool
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+
+@dataclass(slots=True)
+class Request:
+    """One running job: what its choices share."""
+
+    job: Generate
+    prompt: NDArray[np.int32]
+    limit: int
+    unstarted: list[int]
+    """Choices that have no sequence yet, in order."""
+    n_open: int
+    """Choices that have not finished."""
+    state: NDArray[np.uint8] | None = None
+    """The computed prompt, kept while choices wait for a slot."""
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One token stream in one slot of the context."""
+
+    request: Request
+    index: int
+    slot: int
+    sampler: sampling.Sampler
+    text: TextStream
+    n_past: int = 0
+    """Positions computed."""
+    token: int = -1
+    """The token to compute next; -1 while the prompt is not done."""
+    n_generated: int = 0
+    n_unsent: int = 0
+    """Tokens generated since the last delta."""
+    masks: list[TokenMask] = field(default_factory=list)
+
+    @property
+    def prefilling(self) -> bool:
+        """The prompt is not wholly computed."""
+        return self.token < 0
+
+
+class GgufEngine:
+    """See `backends.engine.Engine`."""
+
+    def __init__(self, model: Model, context: Context, tokenizer: Tokenizer, *, ready: Ready, batcher: Batcher) -> None:
+        self._model = model
+        self._context = context
+        self._tokenizer = tokenizer
+        self._ready = ready
+        self._batcher = batcher
+        self._free = list(range(ready.parallel - 1, -1, -1))
+        self._sequences: list[Sequence] = []
+        self._requests: dict[str, Request] = {}
+        self._end_ids = model.ends()
+        self._ends = frozenset(self._end_ids.tolist())
+
+    def ready(self) -> Ready:
+        """The effective run-time figures."""
+        return self._ready
+
+    @property
+    def idle(self) -> bool:
+        """True when no sequence runs."""
+        return not self._sequences
+
+    def close(self) -> None:
+        """Free everything."""
+        for job_id in list(self._requests):
+            self.cancel(job_id)
+        self._context.close()
+        self._model.close()
+
+    def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
+        """Tokenize and check; called from the reader thread."""
+        if isinstance(job, Tokenize):
+            return self._tokenize(job)
+        if isinstance(job, Detokenize):
+            return [Detokenized(id=job.id, text=self._tokenizer.decode(job.tokens)), Finished(id=job.id)]
+        bad = next((token for token in job.sampling.logit_bias if not 0 <= token < self._model.n_vocab), None)
+        if bad is not None:
+            message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
+            raise JobError("invalid_value", message, param="logit_bias")
+        tokens, thinking = self._tokenizer.encode(job.prompt)
+        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), self._limit(job, len(tokens)), thinking)
+
+    def _tokenize(self, job: Tokenize) -> list[Event]:
+        if isinstance(job.prompt, TextPrompt):
+            tokens = self._tokenizer.raw(job.prompt.text, add_special=job.add_special)
+        else:
+            tokens, _ = self._tokenizer.encode(job.prompt)
+        pieces = [self._model.literal(token).encode() for token in tokens] if job.pieces else None
+        return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
+
+    def _limit(self, job: Generate, n_prompt: int) -> int:
+        context = self._ready.context
+        if n_prompt == 0 and job.max_tokens != 0:
+            raise JobError("invalid_value", "the prompt is empty, and the model has no first token", param="prompt")
+        if n_prompt >= context and job.max_tokens != 0:
+            raise JobError(
+                "context_length_exceeded",
+                f"This model's maximum context length is {context} tokens. However, your prompt resulted in {n_prompt} "
+                "tokens. Please reduce the length of the prompt.",
+                param="prompt",
+            )
+        room = context - n_prompt
+        return room if job.max_tokens is None else min(job.max_tokens, room)
+
+    def add(self, prepared: PreparedGenerate) -> list[Event]:
+        """Start a job: its first choice takes a slot, the others follow once the prompt is computed."""
+        job = prepared.job
+        n_prompt = int(prepared.prompt.size)
+        events: list[Event] = [Started(id=job.id, prompt_tokens=n_prompt, thinking=prepared.thinking)]
+        echo = self._tokenizer.decode(prepared.prompt.tolist()) if job.echo else ""
+        ends_here = prepared.limit == 0
+        if echo or ends_here:
+            reason: FinishReason | None = "length" if ends_here else None
+            events += [Delta(id=job.id, index=i, text=echo, n_tokens=0, finish_reason=reason) for i in range(job.n)]
+        if ends_here:
+            return [*events, Finished(id=job.id, prompt_tokens=n_prompt)]
+        if not self._free:
+            return [Failed(id=job.id, code="internal_error", message="the job was dispatched to a full engine")]
+        request = Request(job, prepared.prompt, prepared.limit, unstarted=list(range(job.n)), n_open=job.n)
+        self._requests[job.id] = request
+        self._start(request)
+        return events
+
+    def _start(self, request: Request) -> Sequence:
+        """Give the next unstarted choice of a request a slot."""
+        job = request.job
+        index = request.unstarted.pop(0)
+        prompt = request.prompt.tolist() if job.sampling.repetition_penalty != 1.0 else ()
+        sampler = sampling.Sampler(job.sampling, model=self._model, prompt=prompt, choice=index, context=self._context)
+        text = TextStream(stops=tuple(job.stop), keep_logprobs=job.logprobs is not None)
+        sequence = Sequence(request, index, self._free.pop(), sampler, text)
+        self._sequences.append(sequence)
+        return sequence
+
+    def cancel(self, job_id: str) -> list[Event]:
+        """Drop a job and free its slots at once."""
+        request = self._requests.pop(job_id, None)
+        if request is None:
+            return []
+        for sequence in [s for s in self._sequences if s.request is request]:
+            self._release(sequence)
+        self._resume_waiting_choices()
+        return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
+
+    def step(self) -> Step:
+        """One forward pass over every sequence that has a share in it, and what came out of it."""
+        begin = time.perf_counter_ns()
+        shares = self._batcher.plan(self._demands())
+        outputs, n_tokens, n_prefill = self._fill(shares)
+        status = self._context.decode(n_tokens)
+        if status == _NO_ROOM:
+            return Step(events=self._shed())
+        if status != 0:
+            raise RuntimeError(f"llama_decode failed with status {status}")
+        for index, count in shares:
+            self._sequences[index].n_past += count
+        events: list[Event] = []
+        if outputs:
+            self._advance(outputs, events)
+            self._resume_waiting_choices()
+        return Step(
+            events=events,
+            n_decode=len(outputs),
+            n_prefill=n_prefill,
+            duration_us=(time.perf_counter_ns() - begin) // 1000,
+            kv_used=sum(sequence.n_past for sequence in self._sequences),
+            kv_total=self._ready.context * self._ready.parallel,
+        )
+
+    def _demands(self) -> list[Demand]:
+        return [
+            Demand(i, s.request.prompt.size - s.n_past, False) if s.token < 0 else Demand(i, 1, True)
+            for i, s in enumerate(self._sequences)
+        ]
+
+    def _fill(self, shares: list[Share]) -> tuple[list[tuple[Sequence, int]], int, int]:
+        """Write the batch; `(sequence, row)` of those that get an output, tokens in all, prompt tokens among them."""
+        context = self._context
+        outputs: list[tuple[Sequence, int]] = []
+        row = n_prefill = 0
+        for index, count in shares:
+            sequence = self._sequences[index]
+            past = sequence.n_past
+            end = row + count
+            if sequence.token >= 0:
+                context.tokens[row] = sequence.token
+                context.positions[row] = past
+                context.outputs[row] = 1
+                outputs.append((sequence, row))
+            else:
+                prompt = sequence.request.prompt
+                context.tokens[row:end] = prompt[past : past + count]
+                context.positions[row:end] = np.arange(past, past + count, dtype=np.int32)
+                context.outputs[row:end] = 0
+                n_prefill += count
+                if past + count == prompt.size:
+                    context.outputs[end - 1] = 1
+                    outputs.append((sequence, end - 1))
+            context.sequences[row:end] = sequence.slot
+            row = end
+        return outputs, row, n_prefill
+
+    def _advance(self, outputs: list[tuple[Sequence, int]], events: list[Event]) -> None:
+        """Choose each sequence's next token, turn it into events; `outputs` is in the order of the logits' rows."""
+        logits = self._context.logits(len(outputs))
+        for output, (sequence, row) in enumerate(outputs):
+            if sequence.token < 0 and sequence.request.unstarted:
+                self._fork(sequence, row, logits[output], events)
+            else:
+                self._choose(sequence, row, logits[output], events)
+
+    def _fork(self, source: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
+        """Let waiting choices begin from the prompt that `source` just computed, each from the same logits."""
+        request = source.request
+        if len(request.unstarted) > len(self._free) and request.state is None:
+            request.state = self._context.save(source.slot)
+        family = [source]
+        while request.unstarted and self._free:
+            sequence = self._start(request)
+            sequence.n_past = source.n_past
+            self._context.copy(source.slot, sequence.slot)
+            family.append(sequence)
+        untouched = logits.copy()
+        for sequence in family:
+            logits[:] = untouched
+            self._choose(sequence, row, logits, events)
+
+    def _choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
+        job = sequence.request.job
+        raw = sampling.logprobs(logits, job.logprobs) if job.logprobs is not None else None
+        if job.ignore_eos or sequence.n_generated < job.min_tokens:
+            sampling.forbid(logits, self._end_ids)
+        for mask in sequence.masks:
+            allowed = mask.allowed()
+            if allowed is not None:
+                sampling.allow_only(logits, allowed)
+        token = int(logits.argmax()) if sequence.sampler.greedy else sequence.sampler.sample(row)
+        for mask in sequence.masks:
+            mask.accept(token)
+        sequence.token = token
+        sequence.n_generated += 1
+        sequence.n_unsent += 1
+        if token in self._ends:
+            self._finish(sequence, "stop", events)
+            return
+        logprob = sampling.describe(token, *raw, self._model.piece) if raw is not None else None
+        self._emit(sequence, token, logprob, events)
+
+    def _emit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, events: list[Event]) -> None:
+        text, logprobs, stop = sequence.text.push(self._model.piece(token), logprob)
+        if stop is not None:
+            self._end(sequence, "stop", text, logprobs, events, stop=stop)
+        elif sequence.n_generated >= sequence.request.limit:
+            self._finish(sequence, "length", events, head=text, logprobs=logprobs)
+        elif text:
+            job = sequence.request.job
+            shown = logprobs if job.logprobs is not None else None
+            events.append(Delta(job.id, sequence.index, text, sequence.n_unsent, shown))
+            sequence.n_unsent = 0
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        events: list[Event],
+        *,
+        head: str = "",
+        logprobs: list[TokenLogprob] | None = None,
+    ) -> None:
+        """End a choice that no stop string ended: what its text still held back goes out."""
+        tail, tail_logprobs, stop = sequence.text.flush()
+        shown = (logprobs or []) + tail_logprobs
+        self._end(sequence, "stop" if stop else reason, head + tail, shown, events, stop=stop)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        text: str,
+        logprobs: list[TokenLogprob],
+        events: list[Event],
+        *,
+        stop: str | None,
+    ) -> None:
+        request = sequence.request
+        shown = logprobs if request.job.logprobs is not None else None
+        events.append(Delta(request.job.id, sequence.index, text, sequence.n_unsent, shown, reason, stop))
+        self._release(sequence)
+        request.completion_tokens += sequence.n_generated
+        request.n_open -= 1
+        if request.n_open == 0:
+            del self._requests[request.job.id]
+            n_prompt = int(request.prompt.size)
+            events.append(Finished(request.job.id, prompt_tokens=n_prompt, completion_tokens=request.completion_tokens))
+
+    def _release(self, sequence: Sequence) -> None:
+        self._context.clear(sequence.slot)
+        self._free.append(sequence.slot)
+        self._sequences.remove(sequence)
+        sequence.sampler.close()
+
+    def _resume_waiting_choices(self) -> None:
+        """Start choices whose prompt state is saved, as slots allow; only the last token is computed again."""
+        for request in self._requests.values():
+            while self._free and request.unstarted and request.state is not None:
+                sequence = self._start(request)
+                last = request.prompt.size - 1
+                if self._context.restore(sequence.slot, request.state) and self._context.trim(sequence.slot, last):
+                    sequence.n_past = last
+                else:  # an architecture that cannot cut its state computes the prompt again
+                    self._context.clear(sequence.slot)
+
+    def _shed(self) -> list[Event]:
+        """Fail the youngest job, because the pool has no room for this step, and leave the others running."""
+        youngest = self._sequences[-1].request.job.id
+        self.cancel(youngest)
+        return [Failed(id=youngest, code="out_of_memory", message="the model's KV pool is full; retry in a moment")]

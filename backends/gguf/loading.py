@@ -1,0 +1,100 @@
+"""From a `LoadModel` message to a running GGUF engine, with the figures that its `Ready` reports."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.batching import Batcher
+from backends.engine import LoadError
+from backends.gguf.context import Context, LibraryLog, Model, version
+from backends.gguf.engine import GgufEngine
+from backends.gguf.tokenizer import Tokenizer
+from backends.messages import Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.engine import Engine
+    from backends.messages import LoadModel
+
+MAX_BATCH_TOKENS = 512
+
+
+def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
+    """Load the model as `spec` says. Raises LoadError."""
+    log = LibraryLog()
+    log.install()
+    gpu_layers = spec.gpu_layers if spec.device == "cuda" else 0
+    model = Model(Path(spec.path), gpu_layers=_all_layers if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
+    _check_it_can_serve(model)
+    context = Context(
+        model,
+        context=spec.context,
+        parallel=spec.parallel,
+        kv_type=spec.kv_type,
+        max_batch=MAX_BATCH_TOKENS,
+        threads=spec.threads or len(os.sched_getaffinity(0)),
+        log=log,
+    )
+    context.warm_up()
+    tokenizer = Tokenizer(model)
+    ready = _describe(spec, model, tokenizer, log)
+    return GgufEngine(model, context, tokenizer, ready=ready, batcher=Batcher(max_tokens=context.max_batch))
+
+
+_all_layers = 1 << 30
+
+
+def _check_it_can_serve(model: Model) -> None:
+    if not model.has_tokenizer:
+        raise LoadError("the file has no tokenizer, so the model cannot read text")
+    if not model.generates:
+        raise LoadError(
+            f"a {model.metadata('general.architecture')} model does not generate text; onecard serves decoders"
+        )
+
+
+def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryLog) -> Ready:
+    template = tokenizer.default_template
+    capabilities = ["completion"]
+    if template is not None:
+        capabilities.append("chat")
+    if tokenizer.can_infill:
+        capabilities.append("infill")
+    if template is not None and template.tool_format:
+        capabilities.append("tools")
+    if template is not None and template.can_think:
+        capabilities.append("thinking")
+    parts = {
+        "weights": log.buffer_bytes("model"),
+        "kv": log.buffer_bytes("KV"),
+        "compute": log.buffer_bytes("compute") + log.buffer_bytes("output"),
+    }
+    measured = measured_bytes(mapped=model.n_bytes)
+    parts["runtime"] = max(0, measured - sum(parts.values()))
+    layers = model.n_layers + 1  # the output layer counts, as in llama.cpp's own reports
+    wanted = 0 if spec.device == "cpu" else spec.gpu_layers
+    return Ready(
+        context=spec.context,
+        parallel=spec.parallel,
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.n_vocab,
+        gpu_layers=layers if wanted < 0 else min(wanted, layers),
+        n_layers=layers,
+        measured_bytes=measured,
+        parts=parts,
+        capabilities=capabilities,
+        tool_format=template.tool_format if template else None,
+        engine=version(),
+    )
+
+
+def measured_bytes(*, mapped: int) -> int:
+    """Bytes this process holds: its anonymous memory, and the `mapped` weights, which stand in the page cache."""
+    with Path("/proc/self/status").open() as status:
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024 + mapped
+    raise LoadError("the kernel does not report this process's memory")
