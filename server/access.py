@@ -1,0 +1,146 @@
+"""Who may speak to the server: pure checks of Host, Origin, credentials and request ids over raw header bytes.
+
+`server.gate` applies them; nothing here knows ASGI.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from server.config import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Headers = "Sequence[tuple[bytes, bytes]]"
+
+_HOST = re.compile(rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
+_ORIGIN = re.compile(rb"https?://(?P<host>[^/?#@\\]+)")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Every value of one header, in order; `name` in lower case."""
+    return [value for key, value in headers if key == name]
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's own id when it is one short plain word, else a new one."""
+    given = header_values(headers, b"x-request-id")
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return given[0].decode("ascii")
+    return f"req_{secrets.token_hex(16)}"
+
+
+def _split_host(value: bytes) -> str | None:
+    """The host of `host[:port]`, brackets removed, lower case; None where it is malformed."""
+    match = _HOST.fullmatch(value)
+    if match is None or int(match["port"] or 0) > 65535:
+        return None
+    return match["name"].decode("ascii").lower().strip("[]")
+
+
+def _is_local(host: str) -> bool:
+    """A loopback address or a name that always means this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class HostRule:
+    """Which Host headers are right: on a loopback listener only names of this machine, so that a web page
+    whose name points at 127.0.0.1 gets nothing."""
+
+    bound_to: str
+
+    def refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+        """Status and sentence for a wrong Host; None when it is right."""
+        values = header_values(headers, b"host")
+        if len(values) != 1:
+            return 400, "A request needs exactly one Host header."
+        host = _split_host(values[0])
+        if host is None:
+            return 400, "The Host header is malformed."
+        if is_loopback(self.bound_to) and not _is_local(host) and host != self.bound_to.lower():
+            return 403, "This server answers only to names of this machine, such as localhost or 127.0.0.1."
+        return None
+
+
+@dataclass(frozen=True)
+class OriginRule:
+    """Which web pages may call: `localhost` means every port of this machine's loopback names, `*` every page."""
+
+    allowed: tuple[str, ...]
+
+    def allows(self, origin: bytes) -> bool:
+        """Whether a page of this origin may read answers."""
+        if "*" in self.allowed or origin.decode("latin-1") in self.allowed:
+            return True
+        match = _ORIGIN.fullmatch(origin)
+        if match is None or "localhost" not in self.allowed:
+            return False
+        host = _split_host(match["host"])
+        return host is not None and _is_local(host)
+
+
+class KeyRing:
+    """The API keys, kept as digests so that comparing takes the same time for every guess."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = tuple(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys)
+
+    @property
+    def required(self) -> bool:
+        """Whether a request needs a key at all."""
+        return bool(self._digests)
+
+    def refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+        """The sentence for a missing or wrong key; None when every credential presented is right."""
+        if not self._digests:
+            return None
+        presented = _credentials(headers)
+        if presented is None:
+            return "Send one API key: a single 'Authorization: Bearer KEY', 'x-api-key' or 'api-key' header."
+        if not presented:
+            return "You didn't provide an API key. Send it as 'Authorization: Bearer KEY', 'x-api-key' or 'api-key'."
+        wrong = [key for key in presented if not self._knows(key)]
+        return f"Incorrect API key provided: {masked(wrong[0])}." if wrong else None
+
+    def _knows(self, key: bytes) -> bool:
+        digest = hashlib.sha256(key).digest()
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
+def _credentials(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes] | None:
+    """The keys of a request; None where a header is repeated or no bearer token."""
+    found = []
+    for name in (b"authorization", b"x-api-key", b"api-key"):
+        values = header_values(headers, name)
+        if len(values) > 1:
+            return None
+        if values and name == b"authorization":
+            scheme, _, key = values[0].partition(b" ")
+            if scheme.lower() != b"bearer":
+                return None
+            found.append(key.strip())
+        elif values:
+            found.append(values[0])
+    return [key for key in found if key] if any(found) else []
+
+
+def masked(key: bytes) -> str:
+    """A key for an error message: its ends where it is long, nothing of it otherwise."""
+    if len(key) < 16 or not key.isascii():
+        return "****"
+    text = "".join(char if char.isprintable() else "?" for char in key.decode("ascii"))
+    return f"{text[:4]}****{text[-4:]}"

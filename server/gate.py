@@ -1,0 +1,242 @@
+"""The door of the server: pure ASGI around every route.
+
+Owns request ids, Host, keys, origins, content types, the size of bodies, the access log and the last catch of errors.
+Everything is decided on `scope["path"]` and raw headers; without a key only `/health` opens.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from server import errors
+from server.access import HostRule, KeyRing, OriginRule, header_values, request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from server.config import Settings
+
+access_log = logging.getLogger("onecard.access")
+
+OPEN_PATHS = frozenset({"/health"})
+CLIENT_CLOSED = 499
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_EXPOSED = (
+    b"x-request-id, x-onecard-model, x-onecard-queue-ms, x-onecard-load-ms, x-onecard-cached-tokens, "
+    b"x-onecard-gpu-layers, x-onecard-ignored, retry-after, x-should-retry"
+)
+_MAX_LOGGED_CHARS = 200
+_SWALLOW_FACTOR = 4
+"""A declared body up to this many times the limit is read and thrown away, so that the client sees its 413."""
+
+
+class _BodyTooLargeError(errors.ApiError):
+    def __init__(self, limit: int, *, close: bool) -> None:
+        super().__init__(
+            413,
+            f"The request body is larger than the limit of {limit} bytes.",
+            code="request_too_large",
+            headers={"connection": "close"} if close else {},
+        )
+
+
+@dataclass
+class _Exchange:
+    """What one request has come to so far."""
+
+    id: str
+    started: float
+    origin: bytes | None = None
+    status: int | None = None
+    sent_all: bool = False
+    gone: bool = False
+    received_bytes: int = 0
+    extra: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+class Gate:
+    """ASGI middleware; one per application."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, draining: Callable[[], bool]) -> None:
+        server = settings.server
+        self._app = app
+        self._hosts = HostRule(server.host)
+        self._origins = OriginRule(tuple(server.cors))
+        self._keys = KeyRing(server.api_keys)
+        self._max_body_bytes = server.max_body_bytes
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through to the routes, or answer it here."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(id=request_id(scope["headers"]), started=time.monotonic())
+        scope.setdefault("state", {})["request_id"] = exchange.id
+        guarded_receive, guarded_send = self._wrap(scope, exchange, receive, send)
+        try:
+            if scope["method"] == "OPTIONS" and self._is_preflight(scope):
+                await self._answer_preflight(scope, exchange, guarded_send)
+            else:
+                self._check(scope, exchange)
+                await self._app(scope, guarded_receive, guarded_send)
+        except errors.ApiError as problem:
+            await _answer(problem, exchange, guarded_send)
+        except Exception as problem:
+            await self._last_catch(problem, exchange, guarded_send)
+        finally:
+            _log(scope, exchange)
+
+    async def _last_catch(self, problem: Exception, exchange: _Exchange, send: Send) -> None:
+        """Our own fault: the client gets the request id, the log the place. A reader that stalled is not our fault."""
+        if isinstance(problem, TimeoutError) and exchange.status is not None:
+            exchange.gone = True
+            return
+        access_log.error("request_failed id=%s error=%s at=%s", exchange.id, type(problem).__name__, _place(problem))
+        if exchange.status is None:
+            await _answer(errors.internal_error(exchange.id), exchange, send)
+
+    def _check(self, scope: Scope, exchange: _Exchange) -> None:
+        """Everything that can be known from the head of a request. Raises ApiError."""
+        headers = scope["headers"]
+        if header_values(headers, b"content-length") and header_values(headers, b"transfer-encoding"):
+            raise errors.ApiError(
+                400, "A request has a Content-Length or a Transfer-Encoding, not both.", headers={"connection": "close"}
+            )
+        if (refusal := self._hosts.refusal(headers)) is not None:
+            raise errors.ApiError(refusal[0], refusal[1], code="invalid_host")
+        origins = header_values(headers, b"origin")
+        if len(origins) == 1 and self._origins.allows(origins[0]):
+            exchange.origin = origins[0]
+        if scope["path"] not in OPEN_PATHS and (sentence := self._keys.refusal(headers)) is not None:
+            raise errors.ApiError(401, sentence, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        if scope["method"] not in _SAFE_METHODS:
+            self._check_write(scope, exchange)
+
+    def _check_write(self, scope: Scope, exchange: _Exchange) -> None:
+        """What only requests that do something must hold. Raises ApiError."""
+        headers = scope["headers"]
+        if exchange.origin is None and b"cross-site" in header_values(headers, b"sec-fetch-site"):
+            raise errors.ApiError(403, "Web pages of this origin may not call this server.", code="origin_not_allowed")
+        if scope["method"] == "POST":
+            _check_content(headers)
+        self._check_length(headers)
+        if self._draining():
+            raise errors.draining()
+
+    def _check_length(self, headers: list[tuple[bytes, bytes]]) -> None:
+        declared = header_values(headers, b"content-length")
+        if declared and (n_bytes := int(declared[0])) > self._max_body_bytes:
+            close = n_bytes > _SWALLOW_FACTOR * self._max_body_bytes
+            raise _BodyTooLargeError(self._max_body_bytes, close=close)
+
+    def _is_preflight(self, scope: Scope) -> bool:
+        """A browser asking before a page's real request; it can carry no key."""
+        headers = scope["headers"]
+        return bool(header_values(headers, b"origin") and header_values(headers, b"access-control-request-method"))
+
+    async def _answer_preflight(self, scope: Scope, exchange: _Exchange, send: Send) -> None:
+        headers = scope["headers"]
+        if (refusal := self._hosts.refusal(headers)) is not None:
+            raise errors.ApiError(refusal[0], refusal[1], code="invalid_host")
+        origins = header_values(headers, b"origin")
+        if len(origins) != 1 or not self._origins.allows(origins[0]):
+            raise errors.ApiError(403, "Web pages of this origin may not call this server.", code="origin_not_allowed")
+        exchange.origin = origins[0]
+        asked = header_values(headers, b"access-control-request-headers")
+        allow = [
+            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-allow-headers", asked[0] if asked else b"authorization, content-type"),
+            (b"access-control-max-age", b"600"),
+        ]
+        await send({"type": "http.response.start", "status": 204, "headers": allow})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _wrap(self, scope: Scope, exchange: _Exchange, receive: Receive, send: Send) -> tuple[Receive, Send]:
+        """The request's channels, counted on the way in and labelled on the way out."""
+
+        async def counted_receive() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                exchange.gone = not exchange.sent_all
+            exchange.received_bytes += len(message.get("body", b""))
+            if exchange.received_bytes > self._max_body_bytes:
+                raise _BodyTooLargeError(self._max_body_bytes, close=True)
+            return message
+
+        async def labelled_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", []), *_labels(exchange)]}
+            elif not message.get("more_body", False):
+                exchange.sent_all = True
+            await send(message)
+
+        return counted_receive, labelled_send
+
+
+def _check_content(headers: list[tuple[bytes, bytes]]) -> None:
+    """JSON, plain and unpacked; asking for it keeps web pages from posting without a preflight. Raises ApiError."""
+    encodings = header_values(headers, b"content-encoding")
+    if encodings and encodings != [b"identity"]:
+        raise errors.ApiError(415, "A compressed body is not accepted: leave out Content-Encoding.")
+    types = header_values(headers, b"content-type")
+    media, _, parameters = (types[0] if len(types) == 1 else b"").lower().partition(b";")
+    charset = parameters.replace(b" ", b"").replace(b'"', b"")
+    if media.strip() != b"application/json" or charset not in (b"", b"charset=utf-8"):
+        raise errors.ApiError(415, "The body must be JSON in UTF-8, sent with 'Content-Type: application/json'.")
+
+
+def _labels(exchange: _Exchange) -> list[tuple[bytes, bytes]]:
+    """The headers every answer has."""
+    labels = [(b"x-request-id", exchange.id.encode("ascii")), (b"server", b"onecard")]
+    if exchange.origin is not None:
+        labels += [
+            (b"access-control-allow-origin", exchange.origin),
+            (b"access-control-expose-headers", _EXPOSED),
+            (b"vary", b"origin"),
+        ]
+    return labels
+
+
+async def _answer(problem: errors.ApiError, exchange: _Exchange, send: Send) -> None:
+    """Send an error, unless the answer has already begun or nobody is there."""
+    if exchange.status is not None:
+        return
+    if problem.status == CLIENT_CLOSED:
+        exchange.gone = True
+    body = problem.body()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode("ascii"))]
+    headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in problem.headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _place(problem: BaseException) -> str:
+    """Where an exception was raised, as `module:line`: no path, no values."""
+    trace = problem.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "unknown"
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+
+
+def _log(scope: Scope, exchange: _Exchange) -> None:
+    """One line per request; the path as it came over the wire (printable by then), without its query."""
+    path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:_MAX_LOGGED_CHARS]
+    status = CLIENT_CLOSED if exchange.gone or exchange.status is None else exchange.status
+    milliseconds = (time.monotonic() - exchange.started) * 1000
+    access_log.info(
+        "request id=%s method=%s path=%s status=%d ms=%.1f", exchange.id, scope["method"], path, status, milliseconds
+    )

@@ -1,0 +1,194 @@
+"""`POST /v1/completions`: every field OpenAI has, what is done with it, and the jobs it becomes (one per prompt)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from backends.messages import Generate, InfillPrompt, Prompt, TextPrompt, TokenPrompt
+from server.errors import ApiError, unsupported_parameter
+from server.schemas.fields import (
+    INT32_MAX,
+    MAX_CHOICES,
+    Bool,
+    SamplingFields,
+    TokensOrNone,
+    Use,
+    refuse_unsupported,
+    sampling,
+)
+from server.schemas.problems import check, problem, wrong_type
+
+DEFAULT_MAX_TOKENS = 16
+MAX_PROMPTS = 2048
+MAX_PROMPT_TOKENS = 2**20
+
+FIELDS: dict[str, Use] = {
+    "model": Use.HONOURED,
+    "prompt": Use.HONOURED,
+    "suffix": Use.HONOURED,
+    "echo": Use.HONOURED,
+    "stream": Use.HONOURED,
+    "stream_options": Use.HONOURED,
+    "n": Use.HONOURED,
+    "best_of": Use.NEUTRAL_ONLY,
+    "seed": Use.HONOURED,
+    "stop": Use.HONOURED,
+    "temperature": Use.HONOURED,
+    "top_p": Use.HONOURED,
+    "presence_penalty": Use.HONOURED,
+    "frequency_penalty": Use.HONOURED,
+    "logit_bias": Use.HONOURED,
+    "logprobs": Use.HONOURED,
+    "max_tokens": Use.HONOURED,
+    "user": Use.HARMLESS,
+    # Extensions of this and of other servers.
+    "top_k": Use.HONOURED,
+    "min_p": Use.HONOURED,
+    "repetition_penalty": Use.HONOURED,
+    "ignore_eos": Use.HONOURED,
+    "min_tokens": Use.HONOURED,
+    "priority": Use.HONOURED,
+    "cache_prompt": Use.HARMLESS,
+    "keep_alive": Use.NAMED,
+    "response_format": Use.NEUTRAL_ONLY,
+    "prompt_embeds": Use.NEUTRAL_ONLY,
+    "grammar": Use.NEUTRAL_ONLY,
+    "json_schema": Use.NEUTRAL_ONLY,
+    "structured_outputs": Use.NEUTRAL_ONLY,
+    "guided_json": Use.NEUTRAL_ONLY,
+    "guided_regex": Use.NEUTRAL_ONLY,
+    "guided_choice": Use.NEUTRAL_ONLY,
+    "guided_grammar": Use.NEUTRAL_ONLY,
+}
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"response_format": ({"type": "text"},)}
+
+
+def _prompts(value: Any) -> Any:
+    """Any of OpenAI's four shapes as a list of texts and lists of token ids."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise wrong_type("a string or an array", value)
+    if not value:
+        raise problem("empty_array", "Invalid '{param}': empty array. Expected at least one prompt.")
+    if isinstance(value[0], int):
+        return [_token_ids(value)]
+    if len(value) > MAX_PROMPTS:
+        raise problem(
+            "array_above_max_length",
+            "Invalid '{param}': array too long. Expected an array with maximum length {limit}, but got an array with "
+            "length {n} instead.",
+            limit=MAX_PROMPTS,
+            n=len(value),
+        )
+    return [prompt if isinstance(prompt, str) else _token_ids(prompt) for prompt in value]
+
+
+def _token_ids(value: Any) -> list[int]:
+    """Token ids as integers in range; whether the vocabulary has them is the engine's to say."""
+    if not isinstance(value, list):
+        raise wrong_type("an array of integers", value)
+    if not value:
+        raise problem("empty_array", "Invalid '{param}': empty array. Expected at least one token.")
+    if len(value) > MAX_PROMPT_TOKENS:
+        raise problem("array_above_max_length", "Invalid '{param}': too many tokens.")
+    for token in value:
+        if type(token) is not int:
+            raise wrong_type("an array of integers", token)
+        if not 0 <= token <= INT32_MAX:
+            raise problem("invalid_value", "Invalid '{param}': a token id is not in the model's vocabulary.")
+    return value
+
+
+class CompletionRequest(SamplingFields):
+    """The body of a text completion."""
+
+    prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
+    suffix: str | None = None
+    echo: Bool = None
+    best_of: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    max_tokens: TokensOrNone = None
+
+    @property
+    def choices_per_prompt(self) -> int:
+        """Continuations of each prompt."""
+        return self.n or 1
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of fields that have no effect."""
+        named = [name for name in ("keep_alive",) if getattr(self, name) is not None]
+        return [*named, *(name for name in self.model_extra or {} if name not in FIELDS)]
+
+    def jobs(self, job_id: str) -> list[Generate]:
+        """One job per prompt, their ids told apart by a number."""
+        return [
+            Generate(
+                id=f"{job_id}-{i}",
+                prompt=self._prompt(prompt),
+                sampling=sampling(self),
+                max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+                min_tokens=self.min_tokens or 0,
+                stop=list(self.stop),
+                n=self.choices_per_prompt,
+                logprobs=self.logprobs,
+                ignore_eos=bool(self.ignore_eos),
+                echo=bool(self.echo),
+            )
+            for i, prompt in enumerate(self.prompt)
+        ]
+
+    def _prompt(self, prompt: str | list[int]) -> Prompt:
+        if isinstance(prompt, list):
+            return TokenPrompt(tokens=prompt)
+        if self.suffix is not None:
+            return InfillPrompt(prefix=prompt, suffix=self.suffix)
+        return TextPrompt(text=prompt)
+
+
+def parse_completion(data: dict[str, Any]) -> CompletionRequest:
+    """The checked request. Raises ApiError 400."""
+    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY and name != "best_of"]
+    refuse_unsupported(data, refused, _NEUTRAL)
+    request = check(CompletionRequest, data)
+    request.check_together()
+    _check_counts(request)
+    _check_combinations(request)
+    return request
+
+
+def _check_counts(request: CompletionRequest) -> None:
+    """How much work one request may ask for. Raises ApiError 400."""
+    n = request.choices_per_prompt
+    if request.best_of is not None and request.best_of < n:
+        raise ApiError(
+            400,
+            f"Invalid 'best_of': it must be at least 'n', which is {n}, but got {request.best_of} instead.",
+            param="best_of",
+            code="invalid_value",
+        )
+    if request.best_of is not None and request.best_of > n:
+        raise unsupported_parameter("best_of", "larger than 'n' is not supported by this server.")
+    if len(request.prompt) * n > MAX_CHOICES:
+        raise ApiError(
+            400,
+            f"Invalid 'prompt': {len(request.prompt)} prompts with n={n} ask for more than {MAX_CHOICES} choices.",
+            param="prompt",
+            code="array_above_max_length",
+        )
+
+
+def _check_combinations(request: CompletionRequest) -> None:
+    """Fields that this server cannot honour together. Raises ApiError 400."""
+    if request.echo and request.logprobs is not None:
+        raise unsupported_parameter("logprobs", "together with 'echo' is not supported by this server.")
+    if request.suffix is None:
+        return
+    if request.echo:
+        raise unsupported_parameter("echo", "together with 'suffix' is not supported by this server.")
+    if any(isinstance(prompt, list) for prompt in request.prompt):
+        raise unsupported_parameter("suffix", "with a prompt of token ids is not supported by this server.")

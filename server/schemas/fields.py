@@ -1,0 +1,178 @@
+"""The types that request fields share: strict, bounded, and telling known fields from unknown ones.
+
+Owns the numeric bounds of OpenAI's API and of our extensions.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from backends.messages import Sampling
+from server.errors import ApiError, unsupported_parameter
+from server.schemas.problems import problem, wrong_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+MAX_CHOICES = 128
+"""Continuations one request may ask for, over all its prompts."""
+MAX_STOPS = 4
+MAX_STOP_CHARS = 1024
+MAX_BIASES = 1024
+_MAX_IGNORED_NAMES = 16
+_MAX_IGNORED_CHARS = 48
+
+
+class Use(enum.Enum):
+    """What this server does with a known request field."""
+
+    HONOURED = "honoured"
+    HARMLESS = "accepted; it does not change the output"
+    NEUTRAL_ONLY = "accepted where it asks for nothing, refused by name otherwise"
+    NAMED = "accepted and named in x-onecard-ignored"
+
+
+def _stops(value: Any) -> Any:
+    """One stop string or a list of up to four."""
+    if value is None or isinstance(value, str):
+        value = [] if value is None else [value]
+    if not isinstance(value, list):
+        raise wrong_type("a string or an array of strings", value)
+    return value
+
+
+def _biases(value: Any) -> Any:
+    """Token ids as strings to numbers in -100..100; the vocabulary's size is the engine's to check."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise wrong_type("an object", value)
+    if len(value) > MAX_BIASES:
+        raise problem(
+            "object_above_max_properties",
+            "Invalid '{param}': too many entries. Expected at most {limit}, but got {n} instead.",
+            limit=MAX_BIASES,
+            n=len(value),
+        )
+    return {_token_id(key): _bias(bias) for key, bias in value.items()}
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= INT32_MAX):
+        raise problem("invalid_value", "Invalid key in '{param}': a key is the number of a token, such as '50256'.")
+    return int(key)
+
+
+def _bias(bias: object) -> float:
+    if isinstance(bias, bool) or not isinstance(bias, (int, float)):
+        raise wrong_type("a number", bias)
+    if not -100 <= bias <= 100:
+        side = "decimal_above_max_value" if bias > 100 else "decimal_below_min_value"
+        raise problem(side, "Invalid value in '{param}': a bias is a number from -100 to 100.")
+    return float(bias)
+
+
+Bool = bool | None
+Tokens = Annotated[int, Field(ge=1, le=INT32_MAX)] | None
+TokensOrNone = Annotated[int, Field(ge=0, le=INT32_MAX)] | None
+Seed = Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | None
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None
+Repetition = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None
+TopK = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
+Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None
+Priority = Annotated[int, Field(ge=-1000, le=1000)] | None
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+    Field(max_length=MAX_STOPS, fail_fast=True),
+    BeforeValidator(_stops),
+]
+LogitBias = Annotated[dict[int, float], BeforeValidator(_biases)]
+
+
+class StreamOptions(BaseModel):
+    """How a stream reports; `include_obfuscation` pads OpenAI's chunks and asks nothing of ours."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    include_usage: Bool = None
+    include_obfuscation: Bool = None
+
+
+class SamplingFields(BaseModel):
+    """What chat and text completions have in common."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    model: str
+    stream: Bool = None
+    stream_options: StreamOptions | None = None
+    n: Choices = None
+    seed: Seed = None
+    stop: Stop = []
+    temperature: Temperature = None
+    top_p: Share = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
+    logit_bias: LogitBias = {}
+    user: str | None = None
+    top_k: TopK = None
+    min_p: Share = None
+    repetition_penalty: Repetition = None
+    ignore_eos: Bool = None
+    min_tokens: TokensOrNone = None
+    cache_prompt: Bool = None
+    priority: Priority = None
+    keep_alive: Any = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """A last chunk with the usage is asked for."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def check_together(self) -> None:
+        """Fields that contradict each other. Raises ApiError 400."""
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(
+                400,
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
+                param="stream_options",
+                code="invalid_value",
+            )
+
+
+def refuse_unsupported(data: Mapping[str, Any], names: Iterable[str], neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse by name every one of these fields that asks for something. Raises ApiError 400."""
+    for name in names:
+        value = data.get(name)
+        if value is not None and value not in neutral.get(name, ()):
+            raise unsupported_parameter(name)
+
+
+def sampling(request: SamplingFields) -> Sampling:
+    """How tokens are chosen; what the client leaves out has OpenAI's default."""
+    return Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(0, request.top_k or 0),
+        min_p=request.min_p or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        seed=request.seed,
+        logit_bias=request.logit_bias,
+    )
+
+
+def ignored_header(names: Iterable[str]) -> str | None:
+    """The value of `x-onecard-ignored`: names that fit a header, at most sixteen; None for no name."""
+    listed = [quote(name.encode("utf-8", "replace"), safe="[].")[:_MAX_IGNORED_CHARS] for name in names]
+    if len(listed) > _MAX_IGNORED_NAMES:
+        listed = [*listed[:_MAX_IGNORED_NAMES], f"+{len(listed) - _MAX_IGNORED_NAMES}"]
+    return ", ".join(listed) or None

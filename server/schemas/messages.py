@@ -1,0 +1,193 @@
+"""The messages of a conversation: what clients send, and the plain form that chat templates take.
+
+Owns leniency towards real clients: `developer` is `system`, a late system message joins the first, neighbours of one
+role become one message, tool results may be parts, an assistant's text may be missing beside its tool calls.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import jiter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from server.schemas.problems import problem, wrong_type
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+MAX_TOOL_CALLS = 128
+_JOINT = "\n\n"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class Part(_Strict):
+    """One piece of a message; only text is served."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> Part:
+        if self.type not in ("text", "refusal"):
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': parts of this type are not supported by this server; send parts of type "
+                "'text'.",
+                field=".type",
+            )
+        if (self.text if self.type == "text" else self.refusal) is None:
+            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{self.type}")
+        return self
+
+    @property
+    def plain(self) -> str:
+        """The words of this part."""
+        return (self.text if self.type == "text" else self.refusal) or ""
+
+
+def _string_or_parts(value: Any) -> Any:
+    if value is not None and not isinstance(value, (str, list)):
+        raise wrong_type("a string or an array of objects", value)
+    return value
+
+
+def _content_tag(value: Any) -> str:
+    return "<text>" if isinstance(value, str) else "<parts>" if isinstance(value, list) else "<none>"
+
+
+Content = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")]
+    | Annotated[None, Tag("<none>")],
+    Discriminator(_content_tag),
+    BeforeValidator(_string_or_parts),
+]
+
+
+class CalledFunction(_Strict):
+    """The function an assistant called, with its arguments as JSON text."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    arguments: str
+
+
+class ToolCall(_Strict):
+    """A call an assistant made in an earlier turn."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+    def plain(self) -> dict[str, Any]:
+        """The form templates take: arguments as an object where they are one."""
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.function.name, "arguments": self._arguments()},
+        }
+
+    def _arguments(self) -> Any:
+        try:
+            value = jiter.from_json(self.function.arguments.encode(), allow_inf_nan=False)
+        except ValueError:
+            return self.function.arguments
+        return value if isinstance(value, dict) else self.function.arguments
+
+
+class Message(_Strict):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content = None
+    name: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Message:
+        if self.content is None and not self._says_something():
+            given = "content" in self.model_fields_set
+            raise problem(
+                "invalid_type" if given else "missing_required_parameter",
+                "Invalid type for '{param}': expected a string or an array of objects, but got null instead."
+                if given
+                else "Missing required parameter: '{param}'.",
+                field=".content",
+            )
+        if self.role == "tool" and self.tool_call_id is None:
+            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=".tool_call_id")
+        if self.tool_calls and self.role != "assistant":
+            raise problem(
+                "invalid_value", "Invalid value for '{param}': only an assistant calls tools.", field=".tool_calls"
+            )
+        return self
+
+    def _says_something(self) -> bool:
+        """An assistant's turn may hold calls, reasoning or a refusal in place of text."""
+        return self.role == "assistant" and bool(self.tool_calls or self.reasoning_content or self.refusal)
+
+    @property
+    def text(self) -> str:
+        """The words, parts joined by line ends."""
+        if isinstance(self.content, list):
+            return "\n".join(part.plain for part in self.content)
+        return self.content or self.refusal or ""
+
+    def plain(self) -> dict[str, Any]:
+        """The form templates take."""
+        role = "system" if self.role == "developer" else self.role
+        message: dict[str, Any] = {"role": role, "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [call.plain() for call in self.tool_calls]
+        for key in ("tool_call_id", "name", "reasoning_content"):
+            if (value := getattr(self, key)) is not None:
+                message[key] = value
+        return message
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+
+
+def conversation(messages: list[Message]) -> list[dict[str, Any]]:
+    """The turns as strict templates want them: one system message in front, no two neighbours of one role."""
+    plain = [message.plain() for message in messages]
+    system = [message["content"] for message in plain if message["role"] == "system"]
+    turns: list[dict[str, Any]] = [{"role": "system", "content": _JOINT.join(filter(None, system))}] if system else []
+    for message in plain:
+        if message["role"] == "system":
+            continue
+        if turns and _may_merge(turns[-1], message):
+            turns[-1] = _merged(turns[-1], message)
+        else:
+            turns.append(message)
+    return turns
+
+
+def _may_merge(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
+    """Tool results answer one call each and stay apart; so do speakers with different names."""
+    return (
+        earlier["role"] == later["role"]
+        and later["role"] in ("user", "assistant")
+        and earlier.get("name") == later.get("name")
+    )
+
+
+def _merged(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    merged = {**earlier, "content": _JOINT.join(filter(None, (earlier["content"], later["content"])))}
+    if calls := [*earlier.get("tool_calls", []), *later.get("tool_calls", [])]:
+        merged["tool_calls"] = calls
+    if reasoning := [turn["reasoning_content"] for turn in (earlier, later) if turn.get("reasoning_content")]:
+        merged["reasoning_content"] = _JOINT.join(reasoning)
+    return merged
+
+
+def unknown_names(messages: list[Message]) -> list[str]:
+    """Fields of messages that nobody knows, as `messages[].name`, each once."""
+    names = {name for message in messages for name in message.model_extra or {} if name not in ("audio", "annotations")}
+    return [f"messages[].{name}" for name in sorted(names)]

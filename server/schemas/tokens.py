@@ -1,0 +1,96 @@
+"""`POST /tokenize` and `/detokenize`, in the shapes of llama.cpp (`content`) and of vLLM (`prompt` or `messages`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backends.messages import ChatPrompt, Detokenize, TextPrompt, Tokenize
+from server.errors import ApiError
+from server.schemas import tools as tool_schemas
+from server.schemas.completions import MAX_PROMPT_TOKENS
+from server.schemas.fields import INT32_MAX, Bool
+from server.schemas.messages import Messages, conversation
+from server.schemas.problems import check
+
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, le=INT32_MAX)]], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)
+]
+
+
+class TokenizeRequest(BaseModel):
+    """The body of `/tokenize`; exactly one of `content`, `prompt` and `messages`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    model: str | None = None
+    content: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    tools: tool_schemas.Tools = None
+    add_special: Bool = None
+    add_special_tokens: Bool = None
+    parse_special: Bool = None
+    with_pieces: Bool = None
+    return_token_strs: Bool = None
+
+    @property
+    def adds_special(self) -> bool:
+        """What the client says, else its dialect's default: off for `content`, on for `prompt`."""
+        said = self.add_special if self.add_special is not None else self.add_special_tokens
+        return self.content is None if said is None else said
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of fields that have no effect."""
+        return [*(["parse_special"] if self.parse_special is False else []), *(self.model_extra or {})]
+
+    def job(self, job_id: str) -> Tokenize:
+        """The job."""
+        prompt: ChatPrompt | TextPrompt
+        if self.messages is not None:
+            prompt = ChatPrompt(messages=conversation(self.messages), tools=tool_schemas.offered(self.tools))
+        else:
+            prompt = TextPrompt(text=(self.content if self.content is not None else self.prompt) or "")
+        pieces = bool(self.with_pieces or self.return_token_strs)
+        return Tokenize(id=job_id, prompt=prompt, add_special=self.adds_special, pieces=pieces)
+
+
+class DetokenizeRequest(BaseModel):
+    """The body of `/detokenize`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    model: str | None = None
+    tokens: TokenIds
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of fields that have no effect."""
+        return list(self.model_extra or {})
+
+    def job(self, job_id: str) -> Detokenize:
+        """The job."""
+        return Detokenize(id=job_id, tokens=self.tokens)
+
+
+def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:
+    """The checked request. Raises ApiError 400."""
+    request = check(TokenizeRequest, data)
+    given = [name for name in ("content", "prompt", "messages") if getattr(request, name) is not None]
+    if not given:
+        raise ApiError(
+            400, "Missing required parameter: 'content'.", param="content", code="missing_required_parameter"
+        )
+    if len(given) > 1:
+        raise ApiError(
+            400,
+            f"Send one of 'content', 'prompt' and 'messages', not {len(given)} of them.",
+            param=given[1],
+            code="invalid_parameter_combination",
+        )
+    return request
+
+
+def parse_detokenize(data: dict[str, Any]) -> DetokenizeRequest:
+    """The checked request. Raises ApiError 400."""
+    return check(DetokenizeRequest, data)
