@@ -40,6 +40,7 @@ class TextStream:
     _released: int = 0
     _decoded: int = 0
     _waiting: deque[tuple[int, TokenLogprob]] = field(default_factory=deque)
+    """Log-probabilities held back, each with the number of characters that must be out before it may go."""
 
     def push(self, piece: bytes, logprob: TokenLogprob | None = None) -> Piece:
         """Add one token's bytes; returns the text, and the log-probabilities of its tokens, that may go out now."""
@@ -55,7 +56,8 @@ class TextStream:
     def _advance(self, text: str, logprob: TokenLogprob | None, *, final: bool) -> Piece:
         self._decoded += len(text)
         if logprob is not None:
-            self._waiting.append((self._decoded, logprob))
+            unfinished = bool(self._decoder.getstate()[0])
+            self._waiting.append((self._decoded + unfinished, logprob))
         pending = self._held + text
         stop, cut = find_stop(pending, self.stops)
         if stop is not None:

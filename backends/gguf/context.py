@@ -81,6 +81,7 @@ class Model:
     def __init__(
         self, path: Path, *, gpu_layers: int, log: LibraryLog, progress: Callable[[float], None] = lambda _: None
     ) -> None:
+        self._log = log  # llama.cpp calls it as long as the process lives
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers

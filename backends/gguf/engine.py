@@ -318,7 +318,7 @@ class GgufEngine:
             self._end(sequence, "stop", text, logprobs, events, stop=stop)
         elif sequence.n_generated >= sequence.request.limit:
             self._finish(sequence, "length", events, head=text, logprobs=logprobs)
-        elif text:
+        elif text or logprobs:
             job = sequence.request.job
             shown = logprobs if job.logprobs is not None else None
             events.append(Delta(job.id, sequence.index, text, sequence.n_unsent, shown))
