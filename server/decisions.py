@@ -1,0 +1,71 @@
+"""What the scheduler decides: the states of a model and the actions it asks the pool to perform. Plain data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from backends.messages import ErrorCode
+
+
+class ModelState(Enum):
+    """Where a model is.
+
+    unloaded -> loading -> ready -> draining -> unloading -> unloaded. A failed load and a dead worker lead from
+    wherever it was to unloaded; a ready model without running jobs passes through draining at once.
+    """
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    UNLOADING = "unloading"
+
+
+UnloadReason = Literal["room", "ttl", "pressure", "manual", "crash", "shutdown"]
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Give a queued job to the model's ready worker, which has room for it."""
+
+    job_id: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """Start the model's worker; answer with `on_ready` or `on_gone`."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Stop the model's worker, which runs no job; answer with `on_gone`."""
+
+    model: str
+    reason: UnloadReason
+
+
+@dataclass(frozen=True)
+class Reject:
+    """End a job that no worker holds: this is its terminal event."""
+
+    job_id: str
+    code: ErrorCode
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Ask the worker to drop a running job and report its end as `code`; the terminal event frees the room."""
+
+    job_id: str
+    code: ErrorCode
+    message: str
+
+
+Action = Dispatch | Load | Unload | Reject | Abort

@@ -1,0 +1,47 @@
+"""When a model that keeps failing is left alone: three failures within a minute, then a pause that grows. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class QuarantineRules:
+    """How many failures in what time are too many, and how long the pauses are, in seconds."""
+
+    failures: int = 3
+    window_s: float = 60.0
+    first_pause_s: float = 15.0
+    longest_pause_s: float = 300.0
+
+
+@dataclass
+class Quarantine:
+    """The failures of one model.
+
+    After a pause the next request tries once. A failure within the window doubles the pause, a quiet window forgives.
+    """
+
+    rules: QuarantineRules
+    until: float = 0.0
+    """On the caller's clock; in the past when the model may be tried."""
+    _failed_at: list[float] = field(default_factory=list)
+    _n_pauses: int = 0
+
+    def active(self, now: float) -> bool:
+        """Whether the model is left alone now."""
+        return now < self.until
+
+    def strike(self, now: float) -> bool:
+        """Count a failure; True when it starts a pause."""
+        rules = self.rules
+        if self._n_pauses and now - self.until > rules.window_s:
+            self._n_pauses = 0
+        self._failed_at = [at for at in self._failed_at if now - at <= rules.window_s] + [now]
+        on_probation = self._n_pauses > 0
+        if not on_probation and len(self._failed_at) < rules.failures:
+            return False
+        self.until = now + min(rules.first_pause_s * 2**self._n_pauses, rules.longest_pause_s)
+        self._n_pauses += 1
+        self._failed_at.clear()
+        return True
