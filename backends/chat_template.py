@@ -1,8 +1,8 @@
 """Rendering a conversation with the model's own chat template.
 
 Templates are programs from strangers: they run in jinja2's immutable sandbox, with a time and a size limit.
-User text cannot become a control token: `Guard.protect` swaps the literals of control tokens in every string that
-a user gave for private-use characters before the template runs, so that the literals in the result are the template's own.
+User text cannot become a control token: `Guard.protect` swaps the literals of control tokens in every string that a
+user gave for private-use characters before the template runs, so that the literals in the result are its own.
 Knows no tokenizer.
 """
 
