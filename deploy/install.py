@@ -161,9 +161,7 @@ def install_llama(build: Build) -> None:
         return
     if shutil.which(os.environ.get("CC", "gcc")) is None:
         raise InstallError("no C compiler, which llama.cpp needs. hint: apt install gcc g++ make")
-    say(
-        f"llama.cpp for {build.name}: compiled once per machine, about 7 minutes on 2 cores; then it comes from the cache"
-    )
+    say(f"llama.cpp for {build.name}: compiled once per machine (7 minutes on 2 cores), then from the cache")
     if build.cmake_args is None:
         pip("install", "--verbose", requirement, log="llama-build.log")
     else:

@@ -51,18 +51,18 @@ def parse_hub_reference(text: str) -> HubReference | None:
 def absolute(text: str, base: Path) -> str:
     """A path made absolute against the folder it was written in; references and `demo` stay as they are."""
     path = base / Path(text).expanduser()
-    if text.startswith("hf:") or (not path.exists() and (text == DEMO or parse_hub_reference(text))):
+    if text == DEMO or text.startswith("hf:") or (not path.exists() and parse_hub_reference(text)):
         return text
     return str(Path(os.path.abspath(path)))  # noqa: PTH100 - resolve() would follow the cache's links
 
 
 def locate(text: str) -> Located:
     """The files behind a path or reference. Raises LocateError."""
+    if text == DEMO:
+        return _demo()
     path = Path(text).expanduser()
     if not text.startswith("hf:") and path.exists():
         return _at(path)
-    if text == DEMO:
-        return _demo()
     if reference := parse_hub_reference(text):
         return _in_cache(reference)
     if text.startswith("hf:"):

@@ -1,0 +1,22 @@
+"""The `onecard` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; every failure is a sentence and an exit code, never a traceback."""
+    from server.cli.app import app
+    from server.cli.console import CliError, say
+
+    try:
+        app()
+    except CliError as problem:
+        say(f"onecard: {problem.message}")
+        sys.exit(problem.code)
+    except BrokenPipeError:
+        # The reader of our output went away (`onecard list | head`); what is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,147 @@
+"""The commands with their flags and help; each does its work in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="onecard",
+    help="One card, every model: an OpenAI-compatible server for many models on one consumer GPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", envvar="ONECARD_URL", metavar="URL", help="Address of the server (its key: ONECARD_API_KEY)."
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"onecard {version('onecard')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="NAME=PATH", help="A model to serve; may be given more than once."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on [8080]; 0 takes a free one.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for all models: auto or 11.2GiB.")] = None,
+    reserve: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory left to others [600MiB].")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Requests that may wait [64].")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="A key clients must send; other users see it in `ps`.")
+    ] = None,
+    api_key_file: Annotated[str | None, typer.Option(metavar="FILE", help="Keys, one per line.")] = None,
+    allow_public: Annotated[
+        bool | None, typer.Option("--allow-public", help="Listen on a public address without a key.")
+    ] = None,
+    preload: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Load this model at start.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
+    exit_with_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
+) -> None:
+    """Serve models over HTTP; without a model named, the built-in `demo`."""
+    from server.cli.flags import Flags, model_flags
+    from server.cli.serve import run_server
+
+    flags = Flags()
+    flags.put("server", host=host, port=port, max_queue=max_queue, api_keys=api_key, api_key_file=api_key_file)
+    flags.put("server", allow_public=allow_public)
+    flags.put("memory", device=device, budget=budget, reserve=reserve)
+    flags.put("scheduler", preload=preload)
+    flags.put("logging", format=log_format)
+    flags.put("models", **model_flags(model or []))
+    run_server(config, flags=flags.values, exit_with_stdin=exit_with_stdin)
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(help="A model of the server, a path to a .gguf, or demo.")],
+    prompt: Annotated[str | None, typer.Argument(help="What to ask; without it a chat begins.")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="System message.")] = None,
+    url: Url = None,
+    config: ConfigFile = None,
+) -> None:
+    """Chat in the terminal; starts a server for the while when none answers."""
+    from server.cli.run import run_chat
+
+    run_chat(model, prompt, system=system, url=url, config=config)
+
+
+@app.command()
+def ps(url: Url = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show the server's models, what they hold of the budget, and the queue."""
+    from server.cli.ps import show_status
+
+    show_status(url=url, config=config, as_json=as_json)
+
+
+@app.command("list")
+def list_models(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List the configured models and those in the local Hugging Face cache."""
+    from server.cli.listing import show_models
+
+    show_models(config, as_json=as_json)
+
+
+@config_app.command("init")
+def config_init(
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented configuration file to start from."""
+    from server.cli.configuration import write_example
+
+    write_example(output, force=force)
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Check the configuration and the models it names; exit code 2 when something is wrong."""
+    from server.cli.configuration import check
+
+    check(config, as_json=as_json)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of the configuration."""
+    from server.cli.configuration import show_schema
+
+    show_schema()
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Print the effective configuration and where each value comes from; keys are hidden."""
+    from server.cli.configuration import show
+
+    show(config, as_json=as_json)

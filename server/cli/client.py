@@ -1,0 +1,115 @@
+"""The command line's own HTTP client: where the server is, and its answers as data or as one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from server.cli.console import CliError, ExitCode
+from server.config import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from server.config import Settings
+
+_CONNECT_S = 3
+_ANSWER_S = 10
+
+
+class Client:
+    """A connection to one onecard server."""
+
+    def __init__(self, base: str, *, key: str | None) -> None:
+        self.base = base
+        self.key = key
+        host = urlsplit(base).hostname or ""
+        self._http = httpx2.Client(
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
+            # A proxy for the outside must not be asked for this machine.
+            trust_env=not is_loopback(host),
+        )
+
+    def get(self, path: str) -> Any:
+        """The JSON document at a path. Raises CliError."""
+        return self._answered(self.response(path))
+
+    def response(self, path: str) -> httpx2.Response:
+        """The answer to a GET, whatever its status. Raises CliError when there is none."""
+        try:
+            return self._http.get(self.base + path)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
+            raise self._unreachable(problem) from None
+
+    @contextmanager
+    def stream(self, path: str, body: dict[str, Any]) -> Generator[Iterator[dict[str, Any]], None, None]:
+        """The `data:` documents of a streamed POST. Leaving the block closes the connection, which cancels the job."""
+        try:
+            # No read timeout: a large model may take minutes to load, and the server sends comments meanwhile.
+            timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, read=None)
+            with self._http.stream("POST", self.base + path, json=body, timeout=timeout) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self._answered(response)
+                yield _documents(response.iter_lines())
+        except httpx2.HTTPError as problem:
+            raise self._unreachable(problem) from None
+
+    def _answered(self, response: httpx2.Response) -> Any:
+        try:
+            document = response.json()
+        except ValueError:
+            raise CliError(f"{self.base} answered {response.status_code} with no JSON. hint: is it onecard?") from None
+        if response.status_code == 200:
+            return document
+        raise problem_of(document, f"{self.base} answered {response.status_code}")
+
+    def _unreachable(self, problem: Exception) -> CliError:
+        what = "took too long" if isinstance(problem, httpx2.TimeoutException) else "does not answer"
+        return CliError(f"{self.base} {what}. hint: `onecard serve` starts a server", ExitCode.UNREACHABLE)
+
+
+def problem_of(document: Any, fallback: str) -> CliError:
+    """An error body as the exception that ends a command."""
+    error = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(error, dict):
+        return CliError(fallback)
+    code = ExitCode.DOES_NOT_FIT if error.get("code") == "cannot_fit" else ExitCode.ERROR
+    return CliError(str(error.get("message") or fallback), code)
+
+
+def _documents(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """Every JSON document of an event stream up to `[DONE]`. Raises CliError for an error event or a bare end."""
+    for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        document = json.loads(data)
+        if "error" in document:
+            raise problem_of(document, "the server reported an error")
+        yield document
+    raise CliError("the answer broke off")
+
+
+def server_url(url: str | None, settings: Settings) -> str:
+    """The given address without a trailing `/v1`, else that of the configuration."""
+    from server.cli.serve import address
+
+    if url is None:
+        return address(settings.server.host, settings.server.port)
+    url = url if "://" in url else f"http://{url}"
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def client_for(url: str | None, settings: Settings) -> Client:
+    """A client with the key for that server: ONECARD_API_KEY, or the configuration's own for its own address."""
+    own = settings.server.api_keys[0] if url is None and settings.server.api_keys else None
+    return Client(server_url(url, settings), key=os.environ.get("ONECARD_API_KEY") or own)

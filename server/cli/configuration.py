@@ -1,0 +1,110 @@
+"""`onecard config`: write an example, check, print the schema, show what is in effect."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from server.catalog import Catalog, CatalogError
+from server.cli.console import CliError, ExitCode, say, write, write_json
+from server.config import Settings, public_without_key
+from server.config_source import ConfigError, Loaded, default_config_file, load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HIDDEN = "(hidden)"
+
+
+def loaded_or_exit(config: Path | None, *, flags: dict[str, Any] | None = None) -> Loaded:
+    """The settings; exit code 2 with the sentences when they are wrong."""
+    try:
+        return load_settings(config, flags=flags)
+    except ConfigError as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+
+
+def refuse_open_listener(settings: Settings) -> None:
+    """Exit code 2 where everybody on the network could use the server. A loopback address needs no key."""
+    if public_without_key(settings):
+        raise CliError(
+            f"server.host = '{settings.server.host}' is open to the network and there is no key. "
+            "hint: --api-key-file FILE, or --allow-public if everyone may use it",
+            ExitCode.USAGE,
+        )
+
+
+def write_example(output: Path | None, *, force: bool) -> None:
+    """`config init`."""
+    target = output or default_config_file()
+    if target.exists() and not force:
+        raise CliError(f"{target} is there already. hint: --force replaces it, --output FILE writes elsewhere")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((files("server") / "onecard.example.toml").read_text())
+    except OSError as problem:
+        raise CliError(f"{target} cannot be written: {problem.strerror}") from None
+    say(f"wrote {target}")
+
+
+def check(config: Path | None, *, as_json: bool) -> None:
+    """`config check`."""
+    loaded = loaded_or_exit(config)
+    refuse_open_listener(loaded.settings)
+    try:
+        catalog = Catalog(loaded.settings)
+    except CatalogError as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+    if as_json:
+        models = [entry.name for entry in catalog.entries]
+        write_json({"file": str(loaded.file) if loaded.file else None, "models": models, "warnings": loaded.warnings})
+        return
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    where = loaded.file or f"no file at {default_config_file()}, so defaults"
+    write(f"ok: {where}, models: {', '.join(entry.name for entry in catalog.entries)}")
+
+
+def show_schema() -> None:
+    """`config schema`."""
+    write_json(Settings.model_json_schema())
+
+
+def show(config: Path | None, *, as_json: bool) -> None:
+    """`config show`."""
+    loaded = loaded_or_exit(config)
+    values = _visible(loaded.settings)
+    if as_json:
+        write_json(values)
+        return
+    write(f"# {loaded.file or f'no file at {default_config_file()}'}")
+    for section, table in values.items():
+        if section == "models":
+            for name, model in table.items():
+                write(_table(f"models.{_toml(name)}", model, loaded, ("models", name)))
+        else:
+            write(_table(section, table, loaded, (section,)))
+
+
+def _visible(settings: Settings) -> dict[str, Any]:
+    """The settings as plain data without keys."""
+    values = settings.model_dump(mode="json")
+    values["server"]["api_keys"] = [HIDDEN] * len(settings.server.api_keys)
+    for model in values["models"].values():
+        del model["name"]
+    return values
+
+
+def _table(title: str, table: dict[str, Any], loaded: Loaded, keys: tuple[str, ...]) -> str:
+    lines = [f"\n[{title}]"]
+    for key, value in table.items():
+        origin = loaded.origin(*keys, key)
+        comment = "" if origin is None else f"  # {'file' if origin == str(loaded.file) else origin}"
+        lines.append(f"{key} = {_toml(value)}{comment}" if value is not None else f"# {key} is not set")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    # JSON's strings, numbers, booleans and flat lists are TOML's too.
+    return json.dumps(value, ensure_ascii=False)

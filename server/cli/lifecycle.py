@@ -1,0 +1,114 @@
+"""The life of the listener: up, draining at the first signal, gone at the second.
+
+uvicorn speaks HTTP; signals are ours, because its own handling would cut streams that still run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from server.cli.console import CliError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Generator
+
+    from fastapi import FastAPI
+
+log = logging.getLogger("onecard.serve")
+_FLUSH_S = 3
+"""How long answers that are complete may take to reach their readers."""
+
+
+class Listener(uvicorn.Server):
+    """uvicorn without its signals, and with a word when it is up."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then announce."""
+        await super().startup(sockets=sockets)
+        if self.started and not self.should_exit:
+            self._announce()
+
+
+class Drain:
+    """From the first signal to the end: no new work, running requests finish within the grace, then all closes."""
+
+    def __init__(self, listener: Listener, pool: Any, *, drain_s: float) -> None:
+        self._listener = listener
+        self._pool = pool
+        self._drain_s = drain_s
+        self._task: asyncio.Task[None] | None = None
+
+    def on_signal(self, reason: str, exit_code: int) -> None:
+        """Begin to drain; a second signal ends the process now, and workers end with it."""
+        if self._task is not None:
+            log.warning("exit_now reason=%s", reason)
+            logging.shutdown()
+            os._exit(exit_code)
+        log.info("draining reason=%s grace_s=%g", reason, self._drain_s)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._pool.close(self._drain_s)
+            await self._flushed()
+        except Exception:
+            log.exception("drain_failed")
+        finally:
+            self._listener.should_exit = True
+
+    async def _flushed(self) -> None:
+        """Wait until the last answers have left."""
+        if tasks := set(self._listener.server_state.tasks):
+            await asyncio.wait(tasks, timeout=_FLUSH_S)
+
+
+async def serve_until_told(
+    app: FastAPI, sock: socket.socket, *, drain_s: float, announce: Callable[[], None], until_stdin: bool
+) -> None:
+    """Serve on a listening socket until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_FLUSH_S,
+    )
+    listener = Listener(config, announce)
+    drain = Drain(listener, app.state.pool, drain_s=drain_s)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, drain.on_signal, number.name, 128 + number)
+    if until_stdin:
+        loop.add_reader(sys.stdin.fileno(), _at_end_of_stdin, loop, drain)
+    try:
+        await listener.serve(sockets=[sock])
+    except SystemExit:
+        raise CliError("the server did not start; the log above says why") from None
+
+
+def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, drain: Drain) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        loop.remove_reader(sys.stdin.fileno())
+        drain.on_signal("stdin", 1)

@@ -1,0 +1,90 @@
+"""`onecard list`: the models of the configuration and those that lie in the Hugging Face cache."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from server.catalog import Catalog, CatalogError
+from server.cli.configuration import loaded_or_exit
+from server.cli.console import CliError, ExitCode, stdout, write_json
+from server.references import LocateError, first_parts, hub_cache, locate
+from server.sizes import format_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+_QUANT = re.compile(r"[-._]((?:UD-)?(?:I?Q\d\w*|BF16|F16|F32|MXFP4))(?:-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A model in the cache."""
+
+    reference: str
+    """What may stand as a model's path."""
+    backend: str
+    path: str
+    size_bytes: int
+
+
+def show_models(config: Path | None, *, as_json: bool) -> None:
+    """Print both lists."""
+    try:
+        entries = Catalog(loaded_or_exit(config).settings).entries
+    except CatalogError as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+    cached = cached_models()
+    if as_json:
+        models = [
+            {
+                "name": entry.name,
+                "aliases": list(entry.aliases),
+                "backend": entry.backend,
+                "path": str(entry.path),
+                "size_bytes": entry.size_bytes,
+            }
+            for entry in entries
+        ]
+        write_json({"models": models, "cache": [asdict(model) for model in cached]})
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("NAME", "BACKEND", "SIZE", "PATH"):
+        table.add_column(title, justify="right" if title == "SIZE" else "left", overflow="fold")
+    for entry in entries:
+        name = ", ".join([entry.name, *entry.aliases])
+        table.add_row(Text(name), entry.backend, format_size(entry.size_bytes), Text(str(entry.path)))
+    for model in cached:
+        table.add_row(Text(model.reference), model.backend, format_size(model.size_bytes), Text("in the cache"))
+    stdout().print(table)
+
+
+def cached_models() -> list[Cached]:
+    """Every servable model of the local cache, main revision first; what is half there is left out."""
+    found: list[Cached] = []
+    for repo in sorted(hub_cache().glob("models--*--*")):
+        name = repo.name.removeprefix("models--").replace("--", "/", 1)
+        for snapshot in sorted((repo / "snapshots").glob("*")):
+            for path in first_parts(snapshot) or [snapshot]:
+                try:
+                    located = locate(str(path))
+                except LocateError:
+                    continue
+                reference = reference_to(name, path)
+                found.append(Cached(reference, located.backend, str(located.path), located.size_bytes))
+    return found
+
+
+def reference_to(repo: str, path: Path) -> str:
+    """The short `hf:` form where it means this very path, else the path."""
+    quant = _QUANT.search(path.name) if path.is_file() else None
+    short = f"hf:{repo}:{quant[1]}" if quant else f"hf:{repo}"
+    try:
+        return short if locate(short).path == path else str(path)
+    except LocateError:
+        return str(path)

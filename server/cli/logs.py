@@ -1,0 +1,84 @@
+"""The log: one line per event on stderr, as text or JSON, without tracebacks, prompts or keys."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.config import LoggingSection
+
+_FIELD = re.compile(r'(?:^|(?<=\s))([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|\S*)')
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def configure_logging(section: LoggingSection) -> None:
+    """Send everything this process logs to stderr in the chosen form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if section.format == "json" else TextLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    level = section.level.upper()
+    for name in ("onecard", "server", "backends"):
+        logging.getLogger(name).setLevel(level)
+
+
+def one_line(text: str) -> str:
+    """Text whose control characters, line ends and lone surrogates are escaped, so that nobody can forge a line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _place(record: logging.LogRecord) -> str:
+    """Type of the exception and where it was raised; its text may quote a prompt, so it stays out."""
+    if not record.exc_info or record.exc_info[0] is None:
+        return ""
+    kind, _, trace = record.exc_info
+    at = ""
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        name = str(file.relative_to(_ROOT)) if file.is_relative_to(_ROOT) else file.name
+        at, trace = f"{name}:{trace.tb_lineno}", trace.tb_next
+    return f" error={kind.__name__} at={at}"
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class TextLines(logging.Formatter):
+    """`2026-11-20T16:00:00.000Z info onecard.pool loaded model=demo load_s=0.4`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of text."""
+        line = f"{_time(record)} {record.levelname.lower()} {record.name} {record.getMessage()}{_place(record)}"
+        return one_line(line)
+
+
+class JsonLines(logging.Formatter):
+    """The same event as a JSON object; `key=value` pairs of the message become fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON."""
+        message = record.getMessage() + _place(record)
+        fields = {key: _value(value) for key, value in _FIELD.findall(message)}
+        event = one_line(" ".join(_FIELD.sub("", message).split()))
+        head = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name, "event": event}
+        return json.dumps({**fields, **head})
+
+
+def _value(text: str) -> str | int | float:
+    if text.startswith('"'):
+        return text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    for number in (int, float):
+        if re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII):
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text

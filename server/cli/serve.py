@@ -1,0 +1,89 @@
+"""`onecard serve`: settings, listener and application put together, and the words a user sees when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from typing import TYPE_CHECKING, Any
+
+from server.catalog import CatalogError
+from server.cli.configuration import loaded_or_exit, refuse_open_listener
+from server.cli.console import CliError, ExitCode, write
+from server.cli.greeting import greeting
+from server.cli.lifecycle import serve_until_told
+from server.cli.logs import configure_logging
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from server.config import ServerSection
+
+log = logging.getLogger("onecard.serve")
+
+
+def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: bool) -> None:
+    """Serve until a signal; returns after a drain."""
+    loaded = loaded_or_exit(config, flags=flags)
+    settings = loaded.settings
+    refuse_open_listener(settings)
+    configure_logging(settings.logging)
+    for warning in loaded.warnings:
+        log.warning("config %s", warning)
+    from server.app import create_app
+
+    try:
+        app = create_app(settings)
+    except CatalogError as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+    listener = bind(settings.server)
+    url = address(settings.server.host, listener.getsockname()[1])
+
+    def announce() -> None:
+        entries = app.state.catalog.entries
+        states = {entry.name: str(app.state.pool.info(entry.name).state.value) for entry in entries}
+        write(greeting(url, entries, states=states, keyed=bool(settings.server.api_keys)))
+        log.info("ready url=%s models=%d", url, len(entries))
+
+    asyncio.run(
+        serve_until_told(app, listener, drain_s=settings.server.drain_s, announce=announce, until_stdin=exit_with_stdin)
+    )
+
+
+def bind(server: ServerSection) -> socket.socket:
+    """A listening socket. Raises CliError with what to do about it."""
+    try:
+        found = socket.getaddrinfo(
+            server.host.strip("[]"), server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, UnicodeError):
+        raise CliError(f"server.host = '{server.host}' is no address of this machine", ExitCode.USAGE) from None
+    family, kind, protocol, _, target = min(found, key=lambda item: item[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(target)
+        listener.listen(2048)
+    except OSError as problem:
+        listener.close()
+        raise _bind_error(problem, server) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _bind_error(problem: OSError, server: ServerSection) -> CliError:
+    where = f"{server.host}:{server.port}"
+    if problem.errno == errno.EADDRINUSE:
+        hint = "is another onecard running? `onecard ps` asks it; --port 0 takes a free port"
+        return CliError(f"{where} is in use. hint: {hint}")
+    if problem.errno == errno.EACCES:
+        return CliError(f"{where} may not be opened by this user. hint: ports below 1024 need rights; try --port 8080")
+    return CliError(f"{where} cannot be opened: {problem.strerror}")
+
+
+def address(host: str, port: int) -> str:
+    """The URL a client on this machine uses."""
+    host = host.strip("[]")
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound here
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
