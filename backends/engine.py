@@ -56,7 +56,7 @@ class Engine(Protocol):
         ...
 
     def add(self, prepared: Any) -> list[Event]:
-        """Take in what this engine's `prepare` returned. The server dispatches only what has room, so this never queues."""
+        """Take in what this engine's `prepare` returned. The server dispatches only what has room, it never queues."""
         ...
 
     def cancel(self, job_id: str) -> list[Event]:
