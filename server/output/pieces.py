@@ -20,7 +20,7 @@ class Reasoning(NamedTuple):
 class Call(NamedTuple):
     """A whole, well-formed tool call; `arguments` is JSON text."""
 
-    index: int
+    number: int
     id: str
     name: str
     arguments: str

@@ -26,6 +26,8 @@ class ToolCallSplitter:
         self._held = ""
         self._inside = False
         self._searched = 0
+        self._gap = ""
+        self._after_call = False
         self.n_calls = 0
 
     def feed(self, text: str) -> list[Piece]:
@@ -40,15 +42,16 @@ class ToolCallSplitter:
         """The rest, at the end of the text; a whole call counts even where its closing tag is missing."""
         text, self._held = self._held, ""
         if not self._inside:
-            return [Content(text)] if text and not (self.n_calls and text.isspace()) else []
+            return [Content(text)] if text and not self._after_call else []
         self._inside = False
-        call = self._read(text)
-        return [call if call is not None else Content(OPEN + text)]
+        return [self._closed(text, OPEN + text)]
 
     def _outside_move(self, pieces: list[Piece]) -> bool:
         start = self._held.find(OPEN)
         if start >= 0:
-            self._emit(pieces, self._held[:start].rstrip())
+            before = self._held[:start]
+            self._emit(pieces, before.rstrip())
+            self._gap = before[len(before.rstrip()) :]
             self._held = self._held[start + len(OPEN) :]
             self._inside, self._searched = True, 0
             return True
@@ -63,21 +66,26 @@ class ToolCallSplitter:
             self._searched = max(self._searched, len(self._held) - len(CLOSE) + 1)
             return False
         body = self._held[:end]
-        call = self._read(body)
-        if call is None and _is_unfinished(body):
+        if _is_unfinished(body):
             # The closing tag stands inside a string of the call's own JSON.
             self._searched = end + len(CLOSE)
             return True
-        pieces.append(call if call is not None else Content(OPEN + body + CLOSE))
+        pieces.append(self._closed(body, OPEN + body + CLOSE))
         self._held = self._held[end + len(CLOSE) :]
         self._inside = False
         return True
 
     def _emit(self, pieces: list[Piece], text: str) -> None:
-        """Text outside calls; the space between two calls is layout."""
-        if not text:
-            return
-        pieces.append(Content(text.lstrip() if self.n_calls else text))
+        """Text outside calls; the space around a call is layout."""
+        if text:
+            pieces.append(Content(text.lstrip() if self._after_call else text))
+            self._after_call = False
+
+    def _closed(self, body: str, written: str) -> Piece:
+        """What stood between the tags: a call, or text as it was written."""
+        call = self._read(body)
+        self._after_call = call is not None
+        return call if call is not None else Content(self._gap + written)
 
     def _read(self, body: str) -> Call | None:
         """The call in `body`; None where it is malformed."""

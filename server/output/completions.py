@@ -1,0 +1,96 @@
+"""A text completion as clients read it: a stream of objects, or one object.
+
+Pure: deltas in, bytes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from server.output.frame import DONE, Framer, Head, Usage, logprob, to_json
+
+if TYPE_CHECKING:
+    from backends.messages import Delta, TokenLogprob
+
+
+def legacy_logprobs(tokens: list[TokenLogprob], offset: int) -> tuple[dict[str, Any], int]:
+    """Log-probabilities in the shape of text completions, and the offset in characters behind them."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.token)
+    return {
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [logprob(token.logprob) for token in tokens],
+        "top_logprobs": [_top(token) for token in tokens] if any(token.top for token in tokens) else None,
+        "text_offset": offsets,
+    }, offset
+
+
+def _top(token: TokenLogprob) -> dict[str, float]:
+    """The best alternatives; the chosen token is always among them."""
+    top = {other.token: logprob(other.logprob) for other in token.top}
+    top.setdefault(token.token, logprob(token.logprob))
+    return top
+
+
+class CompletionStream:
+    """The events of one streamed text completion."""
+
+    def __init__(self, head: Head, *, include_usage: bool) -> None:
+        self._framer = Framer(head, "text_completion", include_usage=include_usage)
+        self._include_usage = include_usage
+        self._offsets: dict[int, int] = {}
+
+    def delta(self, event: Delta, choice: int) -> bytes:
+        """The event of one delta; empty where it says nothing."""
+        if not event.text and event.finish_reason is None and not event.logprobs:
+            return b""
+        logprobs = b"null"
+        if event.logprobs is not None:
+            shaped, self._offsets[choice] = legacy_logprobs(event.logprobs, self._offsets.get(choice, 0))
+            logprobs = to_json(shaped)
+        finish = b"null" if event.finish_reason is None else to_json(event.finish_reason)
+        return self._framer.frame(
+            b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (choice, to_json(event.text), logprobs, finish)
+        )
+
+    def end(self, usage: Usage) -> bytes:
+        """The usage where it was asked for, and the end mark."""
+        return (self._framer.usage(usage) if self._include_usage else b"") + DONE
+
+
+@dataclass
+class _Choice:
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: str | None = None
+
+
+class CompletionWhole:
+    """One text completion collected from its deltas."""
+
+    def __init__(self, *, n: int) -> None:
+        self._choices = [_Choice() for _ in range(n)]
+
+    def add(self, event: Delta, choice: int) -> None:
+        """More of one choice."""
+        entry = self._choices[choice]
+        entry.texts.append(event.text)
+        if event.logprobs is not None:
+            entry.logprobs = [*(entry.logprobs or []), *event.logprobs]
+        entry.finish_reason = event.finish_reason or entry.finish_reason
+
+    def body(self, head: Head, usage: Usage) -> bytes:
+        """The whole answer."""
+        choices = [
+            {
+                "index": i,
+                "text": "".join(choice.texts),
+                "logprobs": None if choice.logprobs is None else legacy_logprobs(choice.logprobs, 0)[0],
+                "finish_reason": choice.finish_reason,
+            }
+            for i, choice in enumerate(self._choices)
+        ]
+        return to_json({**head.fields("text_completion"), "choices": choices, "usage": usage.as_dict()})

@@ -1,0 +1,117 @@
+"""What every answer has in common: who answers, what it cost, and the frames of a stream.
+
+Bytes that stay the same over a stream are made once; see `chat` and `completions` for the choices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from backends.messages import Finished, Ready, TokenLogprob
+    from server.errors import ApiError
+
+DONE = b"data: [DONE]\n\n"
+LOADING = b": loading\n\n"
+WAITING = b": waiting\n\n"
+LOWEST_LOGPROB = -9999.0
+"""Stands for "no chance at all": JSON has no infinity."""
+
+to_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Head:
+    """The fields that open every object of one answer."""
+
+    id: str
+    created: int
+    """Unix seconds."""
+    model: str
+    fingerprint: str
+
+    def fields(self, kind: str) -> dict[str, Any]:
+        """In OpenAI's order."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+def fingerprint(model: str, ready: Ready | None) -> str:
+    """Stays the same as long as the model and the way it is run do."""
+    run = "" if ready is None else f"{ready.engine}|{ready.context}|{ready.gpu_layers}/{ready.n_layers}"
+    return "fp_" + hashlib.sha256(f"{model}|{run}".encode()).hexdigest()[:12]
+
+
+@dataclass
+class Usage:
+    """Tokens of one answer, summed over its jobs."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def add(self, finished: Finished) -> None:
+        """One more job is done."""
+        self.prompt_tokens += finished.prompt_tokens
+        self.completion_tokens += finished.completion_tokens
+        self.cached_tokens += finished.cached_tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        """OpenAI's shape."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+class Framer:
+    """The frames of one stream: fixed bytes around each choice."""
+
+    def __init__(self, head: Head, kind: str, *, include_usage: bool) -> None:
+        self._open = b"data: " + to_json(head.fields(kind))[:-1] + b',"choices":['
+        self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def frame(self, choice: bytes) -> bytes:
+        """One event with one choice."""
+        return self._open + choice + self._close
+
+    def usage(self, usage: Usage) -> bytes:
+        """The event before the last: no choice, all tokens."""
+        return self._open + b'],"usage":' + to_json(usage.as_dict()) + b"}\n\n"
+
+
+def error_frame(problem: ApiError) -> bytes:
+    """A failure after the headers. No `[DONE]` follows it: a clean end would look like success."""
+    return b"data: " + problem.body() + b"\n\n"
+
+
+def logprob(value: float) -> float:
+    """A log-probability that JSON can hold."""
+    return max(LOWEST_LOGPROB, value)
+
+
+def chat_logprobs(tokens: list[TokenLogprob]) -> dict[str, Any]:
+    """Log-probabilities in the shape of chat completions."""
+    return {"content": [_token(token, with_top=True) for token in tokens], "refusal": None}
+
+
+def _token(token: TokenLogprob, *, with_top: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "token": token.token,
+        "logprob": logprob(token.logprob),
+        "bytes": list(token.bytes),
+    }
+    if with_top:
+        entry["top_logprobs"] = [_token(other, with_top=False) for other in token.top]
+    return entry

@@ -1,0 +1,128 @@
+"""Sorting a model's text gives one result however it is cut."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.output.pieces import Call, Content, Piece, Reasoning, held_back
+from server.output.splitter import Splitter, finish_reason
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+ARGS = '{"city":"Paris"}'
+
+
+def sort(chunks: list[str], *, reasons: bool = True, opened: bool = False, tools: bool = True) -> list[Piece]:
+    numbers = itertools.count()
+    splitter = Splitter(
+        reasons=reasons, opened=opened, new_call_id=(lambda: f"call_{next(numbers)}") if tools else None
+    )
+    return joined([piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush())
+
+
+def joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring text pieces of one kind as one."""
+    result: list[Piece] = []
+    for piece in pieces:
+        if result and not isinstance(piece, Call) and type(result[-1]) is type(piece):
+            result[-1] = type(piece)(result[-1].text + piece.text)
+        else:
+            result.append(piece)
+    return result
+
+
+CASES = [
+    ("plain text", {}, [Content("plain text")]),
+    ("a < b <thin <tool", {}, [Content("a < b <thin <tool")]),
+    ("  leading and trailing \n", {}, [Content("  leading and trailing \n")]),
+    ("<think>\nwhy not\n</think>\n\nyes", {}, [Reasoning("why not"), Content("yes")]),
+    ("\n<think>why</think>yes", {}, [Reasoning("why"), Content("yes")]),
+    ("<think>\n\n</think>\n\nyes", {}, [Content("yes")]),
+    ("<think>cut at the", {}, [Reasoning("cut at the")]),
+    ("<think>a\n\nb</th", {}, [Reasoning("a\n\nb</th")]),
+    ("why not\n</think>\nyes", {"opened": True}, [Reasoning("why not"), Content("yes")]),
+    ("yes <think>no</think>", {}, [Content("yes <think>no</think>")]),
+    ("<think>x</think>", {"reasons": False}, [Content("<think>x</think>")]),
+    (CALL, {}, [Call(0, "call_0", "weather", ARGS)]),
+    (f"Let me see. \n{CALL}", {}, [Content("Let me see."), Call(0, "call_0", "weather", ARGS)]),
+    (f"{CALL}\n{CALL}\n", {}, [Call(0, "call_0", "weather", ARGS), Call(1, "call_1", "weather", ARGS)]),
+    (f"{CALL}\nand then some  more", {}, [Call(0, "call_0", "weather", ARGS), Content("and then some  more")]),
+    (
+        f"<think>hm</think>\n{CALL}",
+        {},
+        [Reasoning("hm"), Call(0, "call_0", "weather", ARGS)],
+    ),
+    (CALL.removesuffix("</tool_call>"), {}, [Call(0, "call_0", "weather", ARGS)]),
+    (CALL, {"tools": False}, [Content(CALL)]),
+    ("<tool_call>{not json}</tool_call> after", {}, [Content("<tool_call>{not json}</tool_call> after")]),
+    ("see \n<tool_call>[1]</tool_call>", {}, [Content("see \n<tool_call>[1]</tool_call>")]),
+    ('<tool_call>{"name": 5}</tool_call>', {}, [Content('<tool_call>{"name": 5}</tool_call>')]),
+    ('<tool_call>{"name": "f", "arg', {}, [Content('<tool_call>{"name": "f", "arg')]),
+    ('<tool_call>{"name": "f"}</tool_call>', {}, [Call(0, "call_0", "f", "{}")]),
+    (
+        '<tool_call>{"name": "f", "arguments": {"x": "</tool_call>"}}</tool_call>.',
+        {},
+        [Call(0, "call_0", "f", '{"x":"</tool_call>"}'), Content(".")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "expected"), CASES, ids=[repr(case[0][:30]) for case in CASES])
+def test_text_is_sorted_the_same_at_every_cut(text, options, expected):
+    assert sort([text], **options) == expected
+    assert sort(list(text), **options) == expected
+    for i, j in itertools.combinations_with_replacement(range(len(text) + 1), 2):
+        assert sort([text[:i], text[i:j], text[j:]], **options) == expected
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "<think>",
+                "</think>",
+                "<tool_call>",
+                "</tool_call>",
+                '{"name":"f","arguments":{}}',
+                "\n",
+                " ",
+                "<",
+                "é",
+                "ab",
+            ]
+        ),
+        max_size=12,
+    )
+)
+def test_any_mixture_is_sorted_the_same_in_one_go_and_by_character(parts):
+    text = "".join(parts)
+    assert sort([text]) == sort(list(text)) == sort(parts)
+
+
+@given(st.text(alphabet="<>/think tool_cal{}é\n", max_size=40))
+def test_without_whole_tags_no_character_is_lost(text):
+    if "<think>" in text or "<tool_call>" in text:
+        return
+    assert sort(list(text)) == ([Content(text)] if text else [])
+
+
+def test_held_back_is_the_longest_beginning_of_the_tag():
+    assert held_back("ab</t", "</think>") == 3
+    assert held_back("</think>", "</think>") == 0
+    assert held_back("", "</think>") == 0
+
+
+def test_calls_turn_stop_into_tool_calls_and_leave_length_alone():
+    assert finish_reason("stop", has_calls=True) == "tool_calls"
+    assert finish_reason("stop", has_calls=False) == "stop"
+    assert finish_reason("length", has_calls=True) == "length"
+
+
+def test_arguments_are_json():
+    (call,) = sort(['<tool_call>{"name": "f", "arguments": {"a": [1, null, "ü"]}}</tool_call>'])
+    assert isinstance(call, Call)
+    assert json.loads(call.arguments) == {"a": [1, None, "ü"]}
