@@ -1,0 +1,103 @@
+"""`python -m bench`: without a command the whole comparison; each command is one of its measurements."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+
+from bench import bare, compare, engine, mix, model, report
+from bench.bare import Load
+from bench.figures import emit
+from bench.load import chat, run, summary
+from bench.serving import MODEL_NAME
+
+MAX_STREAMS = 256
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    for name, default, text in (
+        ("streams", 1, "streams at once"),
+        ("prompt", 32, "tokens of each prompt"),
+        ("generate", 256, "tokens generated per stream"),
+        ("context", 2048, "tokens one stream may use"),
+        ("threads", 0, "compute threads; 0: all cores"),
+    ):
+        shared.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+    shared.add_argument("--temperature", type=float, default=0.0, help="0 is greedy; else with top_p 0.95")
+    shared.add_argument("--rounds", type=int, default=0, help="repetitions; the best counts, in `all` each is a ratio")
+    shared.add_argument("--json", action="store_true", help="print one JSON line")
+    commands.add_parser("all", parents=[shared], help="the whole comparison (the default)")
+    commands.add_parser("bare", parents=[shared], help="llama_decode and sampling alone")
+    commands.add_parser("engine", parents=[shared], help="the engine without its server")
+    commands.add_parser("python", parents=[shared], help="the engine's own Python per step")
+    load = commands.add_parser("load", parents=[shared], help="streams against a running server")
+    load.add_argument("url", help="such as http://127.0.0.1:8080")
+    load.add_argument("--model", default=MODEL_NAME)
+    mixed = commands.add_parser(
+        "mix", parents=[shared], help="long prompts beside running streams, on a running server"
+    )
+    mixed.add_argument("url")
+    commands.add_parser("model", help="make the measured model and print its path")
+    return parser
+
+
+def _load(options: argparse.Namespace) -> Load:
+    if not 1 <= options.streams <= MAX_STREAMS:
+        raise SystemExit(f"--streams is 1 to {MAX_STREAMS}")
+    given = vars(options) | {"n_prompt": options.prompt, "n_generate": options.generate}
+    return Load(**{field.name: given[field.name] for field in fields(Load) if field.name in given})
+
+
+def _against_server(options: argparse.Namespace, load: Load) -> dict[str, float]:
+    """The best of the rounds, each with fresh prompts."""
+    runs = []
+    top_p = load.top_p if load.temperature else 1.0
+    for index in range(options.rounds or 1):
+        seeds = range(index * MAX_STREAMS, index * MAX_STREAMS + load.streams)
+        prompts = [model.digits(load.n_prompt, seed) for seed in seeds]
+        requests = [
+            chat(options.model, prompt, load.n_generate, temperature=load.temperature, top_p=top_p)
+            for prompt in prompts
+        ]
+        runs.append(summary(run(options.url, requests)))
+    return max(runs, key=lambda figures: figures["tokens_per_s"])
+
+
+def _all(options: argparse.Namespace, load: Load) -> int:
+    about = report.machine()
+    figures = compare.compare(load, rounds=options.rounds or 3, say=lambda line: print(line, file=sys.stderr))
+    _, table = report.write(model.OUT, figures, load, about)
+    print(table.read_text(), end="")
+    return 0 if all(figure.kept is not False for figure in figures) else 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; 1 when a target is missed."""
+    options = _parser().parse_args(arguments or ["all"])
+    if options.command == "model":
+        print(model.path())
+        return 0
+    load = _load(options)
+    if options.command == "all":
+        return _all(options, load)
+    rounds = options.rounds or 1
+    if options.command == "bare":
+        figures = bare.measure(model.path(), load, rounds=rounds)
+    elif options.command == "engine":
+        figures = engine.throughput(model.path(), load, rounds=rounds)
+    elif options.command == "python":
+        figures = engine.python_per_step(model.path(), load)
+    elif options.command == "mix":
+        figures = mix.measure(options.url)
+    else:
+        figures = _against_server(options, load)
+    emit(figures, as_json=options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

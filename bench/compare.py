@@ -1,0 +1,109 @@
+"""The whole comparison: every figure with its target, the two sides of a ratio taken alternately in one run.
+
+Owns the order of the measurements and the table. Each side runs in a process of its own, one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+from bench import mix, model, serving
+from bench.bare import Load
+from bench.figures import median
+from bench.load import chat, run, summary
+from bench.report import Figure, at_least, below
+
+STREAMS = (1, 8)
+SEQUENCES = (1, 32)
+N_COLD = 3
+
+
+def child(*arguments: str) -> dict[str, float]:
+    """Run one measurement as `python -m bench ... --json` and read its line. Raises RuntimeError with its error."""
+    command = [sys.executable, "-m", "bench", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def compare(load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+    """Everything, in the order of the report."""
+    config = serving.config_text(model.path(), context=load.context, parallel=max(STREAMS))
+    with serving.running(config) as server:
+        _warm(server.url, load)
+        figures = _ratios(server.url, load, rounds=rounds, say=say)
+        say("long prompts beside running streams")
+        beside = mix.measure(server.url)
+    figures += _python(load, say)
+    figures += _light(say)
+    figures += [Figure(f"mix: {name}", value, "ms") for name, value in beside.items() if name.endswith("_ms")]
+    return figures
+
+
+def _warm(url: str, load: Load) -> None:
+    """Load the model and touch every path once."""
+    summary(run(url, [chat(serving.MODEL_NAME, model.digits(load.n_prompt, 90 + i), 8) for i in range(max(STREAMS))]))
+
+
+def _ratios(url: str, load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+    figures = []
+    for streams in STREAMS:
+        flags = ["--streams", str(streams), "--generate", str(load.n_generate), "--prompt", str(load.n_prompt)]
+        flags += ["--temperature", str(load.temperature)]
+        sides: dict[str, list[dict[str, float]]] = {"bare": [], "engine": [], "server": []}
+        for index in range(rounds):
+            sides["bare"].append(child("bare", *flags))
+            sides["server"].append(child("load", url, *flags))
+            sides["engine"].append(child("engine", *flags))
+            rates = {name: f"{runs[-1]['tokens_per_s']:.1f}" for name, runs in sides.items()}
+            say(f"{streams} streams, round {index + 1}/{rounds}, tokens/s: {rates}")
+        rates_of = {name: [taken["tokens_per_s"] for taken in runs] for name, runs in sides.items()}
+        ratios = {
+            name: [rate / bare for rate, bare in zip(rates_of[name], rates_of["bare"], strict=True)]
+            for name in rates_of
+        }
+        figures.append(at_least(f"server / bare loop, {streams} streams", ratios["server"], 0.90))
+        figures.append(
+            Figure(f"engine / bare loop, {streams} streams", median(ratios["engine"]), "", runs=ratios["engine"])
+        )
+        for name, rates_taken in rates_of.items():
+            figures.append(Figure(f"{name}, {streams} streams", median(rates_taken), "tokens/s", runs=rates_taken))
+        first = [taken["first_text_p50_ms"] for taken in sides["server"]]
+        gaps = [taken["gap_p99_ms"] for taken in sides["server"]]
+        figures.append(Figure(f"server, {streams} streams: first text p50", median(first), "ms", runs=first))
+        figures.append(Figure(f"server, {streams} streams: gap p99", median(gaps), "ms", runs=gaps))
+    return figures
+
+
+def _python(load: Load, say: Callable[[str], None]) -> list[Figure]:
+    """The engine's own Python per step, by number of sequences."""
+    figures = []
+    for sequences, bound_us in zip(SEQUENCES, (150, 600), strict=True):
+        say(f"Python per step, {sequences} sequences")
+        taken = child("python", "--streams", str(sequences), "--generate", "128", "--prompt", str(load.n_prompt))
+        figures.append(below(f"engine Python per step, {sequences} sequences", taken["python_us"], "us", bound_us))
+        figures.append(Figure(f"message encoding per step, {sequences} sequences", taken["encode_us"], "us"))
+    return figures
+
+
+def _light(say: Callable[[str], None]) -> list[Figure]:
+    """What the server weighs without a model, and how fast the demo model answers from nothing."""
+    say("the server alone, and the demo model from cold")
+    first: list[float] = []
+    resident = 0
+    for _ in range(N_COLD):
+        with serving.running() as server:
+            resident = max(resident, server.resident_bytes())
+            answers = run(server.url, [chat("demo", "What is the capital of France?", 16)])
+            summary(answers)
+            first.append(answers[0].first_text_s)
+    return [
+        below("server resident without a model", resident / 1e6, "MB", 120),
+        below("import server.app", serving.import_seconds(), "s", 1.5),
+        Figure("demo: request to first text, cold worker", median(first), "s", "< 2", median(first) < 2, first),
+    ]

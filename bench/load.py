@@ -1,0 +1,201 @@
+"""The load generator: many streaming chat requests from one thread, cheap enough to share two cores with the server.
+
+While it runs it only stores what each `recv` returned and when. Chunks, events, text and usage are read from that
+afterwards, so that measuring costs the measured server almost nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import selectors
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.figures import median, percentile
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: its JSON body, and when it is sent, in seconds from the start of the run."""
+
+    body: dict[str, Any]
+    at_s: float = 0.0
+    path: str = "/v1/chat/completions"
+
+
+@dataclass
+class Answer:
+    """What one request got, in seconds from the start of the run."""
+
+    request: Request
+    sent_s: float = 0.0
+    text_at_s: list[float] = field(default_factory=list)
+    """When each event that carries text arrived."""
+    ended_s: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    text: str = ""
+    error: str | None = None
+
+    @property
+    def first_text_s(self) -> float:
+        """Time to the first text; NaN without any."""
+        return self.text_at_s[0] - self.sent_s if self.text_at_s else float("nan")
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Seconds between events that carry text."""
+        return [later - earlier for earlier, later in zip(self.text_at_s, self.text_at_s[1:], strict=False)]
+
+
+@dataclass
+class _Connection:
+    answer: Answer
+    socket: socket.socket
+    pieces: list[bytes] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+
+def run(url: str, requests: Sequence[Request], *, timeout_s: float = 300) -> list[Answer]:
+    """Send every request at its time and read all answers to their ends. Raises TimeoutError."""
+    target = urlsplit(url)
+    address = (target.hostname or "127.0.0.1", target.port or 80)
+    waiting = [(request.at_s, order, Answer(request)) for order, request in enumerate(requests)]
+    answers = [answer for _, _, answer in waiting]
+    wires = {id(answer): _encode(answer.request, f"{address[0]}:{address[1]}") for answer in answers}
+    heapq.heapify(waiting)
+    done: list[_Connection] = []
+    n_open = 0
+    started = time.perf_counter()
+    with selectors.DefaultSelector() as selector:
+        while waiting or n_open:
+            now = time.perf_counter() - started
+            while waiting and waiting[0][0] <= now:
+                answer = heapq.heappop(waiting)[2]
+                connection = socket.create_connection(address)
+                answer.sent_s = time.perf_counter() - started
+                connection.sendall(wires[id(answer)])
+                connection.setblocking(False)
+                selector.register(connection, selectors.EVENT_READ, _Connection(answer, connection))
+                n_open += 1
+            pause = waiting[0][0] - now if waiting else timeout_s - now
+            if now > timeout_s:
+                raise TimeoutError(f"{n_open} of {len(answers)} answers had not ended after {timeout_s} s")
+            for key, _ in selector.select(max(pause, 0)):
+                n_open -= _receive(key.data, started, selector, done)
+    for item in done:
+        _read(item)
+    return answers
+
+
+def _receive(item: _Connection, started: float, selector: selectors.BaseSelector, done: list[_Connection]) -> int:
+    """Store what arrived; 1 when it was the end."""
+    data = item.socket.recv(65536)
+    item.times.append(time.perf_counter() - started)
+    item.pieces.append(data)
+    if data:
+        return 0
+    selector.unregister(item.socket)
+    item.socket.close()
+    done.append(item)
+    return 1
+
+
+def _encode(request: Request, host: str) -> bytes:
+    body = json.dumps(request.body).encode()
+    head = (
+        f"POST {request.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _chunks(raw: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    """HTTP chunks of a body that begins at `start`: the offset of each one's end, and its content."""
+    while (line := raw.find(b"\r\n", start)) >= 0:
+        size = int(raw[start:line], 16)
+        if size == 0:
+            return
+        end = line + 2 + size
+        yield end, raw[line + 2 : end]
+        start = end + 2
+
+
+def _read(item: _Connection) -> None:
+    """Fill the answer from what was stored."""
+    answer, raw = item.answer, b"".join(item.pieces)
+    answer.ended_s = item.times[-1]
+    ends: list[int] = []
+    for piece in item.pieces:
+        ends.append((ends[-1] if ends else 0) + len(piece))
+    head, _, _ = raw.partition(b"\r\n\r\n")
+    status = head.split(b" ", 2)[1:2]
+    if status != [b"200"] or b"chunked" not in head.lower():
+        answer.error = raw[:500].decode(errors="replace") or "no answer"
+        return
+    rest = b""
+    for end, content in _chunks(raw, len(head) + 4):
+        *events, rest = (rest + content).split(b"\n\n")
+        at_s = item.times[bisect_left(ends, end)]
+        for event in events:
+            _read_event(answer, event, at_s)
+    if not raw.rstrip().endswith(b"0") or b"data: [DONE]" not in raw[-200:]:
+        answer.error = answer.error or "the stream ended without [DONE]"
+
+
+def _read_event(answer: Answer, event: bytes, at_s: float) -> None:
+    if not event.startswith(b"data: {"):
+        return
+    content = json.loads(event[6:])
+    if "error" in content:
+        answer.error = content["error"]["message"]
+    if usage := content.get("usage"):
+        answer.prompt_tokens, answer.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+    for choice in content.get("choices", ()):
+        if text := choice.get("delta", {}).get("content") or choice.get("text"):
+            answer.text_at_s.append(at_s)
+            answer.text += text
+
+
+def chat(
+    model: str, prompt: str, n_tokens: int, *, temperature: float = 0.0, top_p: float = 1.0, at_s: float = 0.0
+) -> Request:
+    """A streaming chat request of a fixed length."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": n_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+    }
+    return Request(body, at_s)
+
+
+def summary(answers: Sequence[Answer]) -> dict[str, float]:
+    """Throughput over the whole run, times to first text and gaps between texts. Raises RuntimeError for any error."""
+    errors = [answer.error for answer in answers if answer.error]
+    if errors:
+        raise RuntimeError(f"{len(errors)} of {len(answers)} requests failed, the first with: {errors[0]}")
+    n_tokens = sum(answer.completion_tokens for answer in answers)
+    began, ended = min(answer.sent_s for answer in answers), max(answer.ended_s for answer in answers)
+    first = [answer.first_text_s for answer in answers]
+    gaps = [gap for answer in answers for gap in answer.gaps_s]
+    return {
+        "tokens_per_s": n_tokens / (ended - began),
+        "completion_tokens": float(n_tokens),
+        "prompt_tokens": float(sum(answer.prompt_tokens for answer in answers)),
+        "first_text_p50_ms": median(first) * 1e3,
+        "first_text_p99_ms": percentile(first, 99) * 1e3,
+        "gap_p50_ms": median(gaps) * 1e3,
+        "gap_p99_ms": percentile(gaps, 99) * 1e3,
+        "gap_max_ms": max(gaps, default=float("nan")) * 1e3,
+    }
