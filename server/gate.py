@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect
+
 from server import errors
 from server.access import HostRule, KeyRing, OriginRule, header_values, request_id
 
@@ -98,8 +100,9 @@ class Gate:
             _log(scope, exchange)
 
     async def _last_catch(self, problem: Exception, exchange: _Exchange, send: Send) -> None:
-        """Our own fault: the client gets the request id, the log the place. A reader that stalled is not our fault."""
-        if isinstance(problem, TimeoutError) and exchange.status is not None:
+        """Our own fault: the client gets the request id, the log the place. A client that is gone is not our fault."""
+        stalled = isinstance(problem, TimeoutError) and exchange.status is not None
+        if stalled or isinstance(problem, ClientDisconnect):
             exchange.gone = True
             return
         access_log.error("request_failed id=%s error=%s at=%s", exchange.id, type(problem).__name__, _place(problem))

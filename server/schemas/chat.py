@@ -141,6 +141,11 @@ class ChatRequest(SamplingFields):
         unknown = [name for name in self.model_extra or {} if name not in FIELDS]
         return [*named, *unknown, *unknown_names(self.messages)]
 
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of what the messages say, without roles and template."""
+        return sum(len(message.text.encode()) for message in self.messages)
+
     def job(self, job_id: str) -> Generate:
         """The job; `max_tokens` above the room left is the engine's to clamp."""
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

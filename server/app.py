@@ -1,0 +1,102 @@
+"""Builds the one application: catalogue, metrics, pool, routes, and the gate around them. There are no globals."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from sse_starlette.sse import AppStatus
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from server.catalog import Catalog
+from server.errors import ApiError, clip
+from server.gate import Gate
+from server.metrics import Metrics
+from server.pool import Pool
+from server.routes.chat import chat_completions
+from server.routes.completions import completions
+from server.routes.health import health, metrics, ready, status
+from server.routes.models import get_model, list_models, load_model, unload_model
+from server.routes.services import Services
+from server.routes.tokens import detokenize, tokenize
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+    from server.config import Settings
+
+
+def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
+    """The application over its own pool, or over a given one. Raises CatalogError for models that cannot be found."""
+    # sse-starlette would cut every stream when uvicorn begins to exit; here streams end when the pool ends their jobs.
+    AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+    catalog = Catalog(settings)
+    counted = Metrics(
+        [entry.name for entry in catalog.entries],
+        backends=sorted({entry.backend for entry in catalog.entries}),
+        vllm_names=settings.metrics.vllm_names,
+    )
+    owned = pool if pool is not None else Pool(settings, catalog, counted)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await owned.start()
+        try:
+            yield
+        finally:
+            await owned.close(settings.server.drain_s)
+
+    app = FastAPI(
+        title="onecard",
+        routes=_routes(with_metrics=settings.metrics.enabled),
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error},
+    )
+    app.state.catalog, app.state.pool, app.state.metrics = catalog, owned, counted
+    app.state.services = Services(settings, catalog, owned, counted, started_unix=int(time.time()))
+    app.add_middleware(Gate, settings=settings, draining=lambda: owned.draining)
+    return app
+
+
+def _routes(*, with_metrics: bool) -> list[BaseRoute]:
+    """Every route there is; the more specific first."""
+    routes: list[BaseRoute] = [
+        Route("/health", health, methods=["GET"]),
+        Route("/ready", ready, methods=["GET"]),
+        Route("/v1/status", status, methods=["GET"]),
+        Route("/v1/models", list_models, methods=["GET"]),
+        Route("/v1/models/{id:path}/load", load_model, methods=["POST"]),
+        Route("/v1/models/{id:path}/unload", unload_model, methods=["POST"]),
+        Route("/v1/models/{id:path}", get_model, methods=["GET"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/detokenize", detokenize, methods=["POST"]),
+    ]
+    return [*routes, Route("/metrics", metrics, methods=["GET"])] if with_metrics else routes
+
+
+async def _api_error(_request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, ApiError)
+    return Response(problem.body(), status_code=problem.status, media_type="application/json", headers=problem.headers)
+
+
+async def _http_error(request: Request, problem: Exception) -> Response:
+    """The router's own refusals, in OpenAI's shape."""
+    assert isinstance(problem, HTTPException)
+    where = f"{clip(request.method)} {clip(request.scope['path'])}"
+    if problem.status_code == 405:
+        wrong = ApiError(405, f"Method not allowed: {where}.", code="method_not_allowed", headers=problem.headers)
+    elif problem.status_code == 404:
+        wrong = ApiError(404, f"Unknown request URL: {where}. Check the path.", code="unknown_url")
+    else:
+        wrong = ApiError(problem.status_code, "The request was refused.", headers=problem.headers)
+    return await _api_error(request, wrong)

@@ -1,0 +1,113 @@
+"""The walk that chat and text completions share: submit, wait for the start, answer as a stream or whole.
+
+A route fills in a `Plan`; this file knows no field of either surface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.responses import Response
+
+from server.routes.running import Collector, Encoder, Run, collect, sse_bytes, started_in_time, while_connected
+from server.routes.services import Services
+from server.routes.sse import StreamedAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from starlette.requests import Request
+
+    from backends.messages import Generate, Ready, Started
+    from server.catalog import CatalogEntry
+    from server.output.frame import Head, Usage
+
+
+class Whole(Collector, Protocol):
+    """A collector that can write its answer."""
+
+    def body(self, head: Head, usage: Usage) -> bytes:
+        """The whole answer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One request as its surface understands it."""
+
+    jobs: Sequence[Generate]
+    choices_per_job: int
+    priority: int
+    streamed: bool
+    params: Mapping[str, str]
+    headers: Mapping[str, str]
+    head: Callable[[Ready | None], Head]
+    require: Callable[[Ready], None]
+    """Refuses what the model cannot do. Raises ApiError."""
+    new_stream: Callable[[Head, Ready | None, Started | None], Encoder]
+    new_whole: Callable[[Ready | None, Started | None], Whole]
+
+
+async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
+    """Run the plan. Raises ApiError for every failure before the headers."""
+    if (ready := app.ready(entry)) is not None:
+        plan.require(ready)
+    streams = [app.pool.submit(entry, job, priority=plan.priority) for job in plan.jobs]
+    run = Run(streams, plan.choices_per_job, plan.params)
+    try:
+        if plan.streamed:
+            return await _streamed(request, app, entry, plan, run)
+        return await _whole(request, app, entry, plan, run)
+    except BaseException:
+        run.cancel()
+        raise
+
+
+def _able(app: Services, entry: CatalogEntry, plan: Plan) -> Ready | None:
+    """The model's figures once it runs, checked against what the request needs. Raises ApiError."""
+    ready = app.ready(entry)
+    if ready is not None:
+        plan.require(ready)
+    return ready
+
+
+async def _streamed(request: Request, app: Services, entry: CatalogEntry, plan: Plan, run: Run) -> Response:
+    keepalive_s = app.settings.server.sse_keepalive_s
+    started = await started_in_time(request, run, patience_s=keepalive_s)
+    if started is not None:
+        _able(app, entry, plan)
+
+    def make_encoder(first: Started | None) -> Encoder:
+        ready = _able(app, entry, plan)
+        return plan.new_stream(plan.head(ready), ready, first)
+
+    headers = {**plan.headers, **_run_headers(run, started)}
+    return StreamedAnswer(sse_bytes(run, make_encoder), run, headers=headers, keepalive_s=keepalive_s)
+
+
+async def _whole(request: Request, app: Services, entry: CatalogEntry, plan: Plan, run: Run) -> Response:
+    async def work() -> Response:
+        started = await run.started()
+        ready = _able(app, entry, plan)
+        whole = plan.new_whole(ready, started)
+        usage = await collect(run, whole)
+        headers = {**plan.headers, **_run_headers(run, started)}
+        return Response(whole.body(plan.head(ready), usage), media_type="application/json", headers=headers)
+
+    return await while_connected(request, work())
+
+
+def _run_headers(run: Run, started: Started | None) -> dict[str, str]:
+    """What is known about the run once it has started."""
+    stream = run.streams[0]
+    headers: dict[str, str] = {}
+    if stream.queue_ms is not None:
+        headers["x-onecard-queue-ms"] = f"{stream.queue_ms:.0f}"
+    if stream.load_ms is not None:
+        headers["x-onecard-load-ms"] = f"{stream.load_ms:.0f}"
+    if started is not None:
+        headers["x-onecard-cached-tokens"] = str(started.cached_tokens)
+    if stream.gpu_layers is not None and 0 < stream.gpu_layers[0] < stream.gpu_layers[1]:
+        headers["x-onecard-gpu-layers"] = f"{stream.gpu_layers[0]}/{stream.gpu_layers[1]}"
+    return headers

@@ -1,0 +1,72 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from server.output.chat import ChatStream, ChatWhole
+from server.output.frame import Head, fingerprint
+from server.output.splitter import Splitter
+from server.routes.answering import Plan, answer
+from server.routes.services import new_id, served_headers, services
+from server.schemas.body import read_as
+from server.schemas.chat import ChatRequest, parse_chat
+from server.schemas.tools import skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from backends.messages import Ready, Started
+
+log = logging.getLogger("onecard.chat")
+
+PARAMS = {"prompt": "messages", "n": "n", "template_kwargs": "chat_template_kwargs"}
+
+
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation, streamed or whole."""
+    app = services(request)
+    chat = await read_as(request, parse_chat)
+    entry = app.entry(chat.model)
+    if kinds := skipped(chat.tools):
+        log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(sorted(set(kinds))[:8]))
+    app.refuse_too_long(entry, chat.text_bytes, param="messages")
+    answer_id, created = new_id("chatcmpl-"), int(time.time())
+
+    def head(ready: Ready | None) -> Head:
+        return Head(answer_id, created, entry.name, fingerprint(entry.name, ready))
+
+    plan = Plan(
+        jobs=[chat.job(answer_id)],
+        choices_per_job=chat.n or 1,
+        priority=chat.priority or 0,
+        streamed=bool(chat.stream),
+        params=PARAMS,
+        headers=served_headers(entry, chat.ignored),
+        head=head,
+        require=lambda ready: chat.require(tool_format=ready.tool_format, capabilities=ready.capabilities),
+        new_stream=lambda head, ready, started: ChatStream(
+            head, include_usage=chat.wants_usage, new_splitter=_splitters(chat, ready, started)
+        ),
+        new_whole=lambda ready, started: ChatWhole(n=chat.n or 1, new_splitter=_splitters(chat, ready, started)),
+    )
+    return await answer(request, app, entry, plan)
+
+
+def _splitters(chat: ChatRequest, ready: Ready | None, started: Started | None) -> Callable[[], Splitter | None]:
+    """How the text of each choice is sorted; a model that neither reasons nor was given tools needs no sorting."""
+    opened = started is not None and started.thinking
+    reasons = opened or (ready is not None and "thinking" in ready.capabilities)
+    calls = bool(chat.functions)
+
+    def new_splitter() -> Splitter | None:
+        if not (reasons or calls):
+            return None
+        return Splitter(reasons=reasons, opened=opened, new_call_id=(lambda: new_id("call_")) if calls else None)
+
+    return new_splitter

@@ -1,0 +1,50 @@
+"""`POST /v1/completions`: several prompts run as several jobs; their choices follow in the prompts' order."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from server.output.completions import CompletionStream, CompletionWhole
+from server.output.frame import Head, fingerprint
+from server.routes.answering import Plan, answer
+from server.routes.services import new_id, served_headers, services
+from server.schemas.body import read_as
+from server.schemas.completions import parse_completion
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from backends.messages import Ready
+
+PARAMS = {"prompt": "prompt", "n": "n"}
+
+
+async def completions(request: Request) -> Response:
+    """Continue one or more prompts, streamed or whole."""
+    app = services(request)
+    asked = await read_as(request, parse_completion)
+    entry = app.entry(asked.model)
+    for prompt in asked.prompt:
+        if isinstance(prompt, str):
+            app.refuse_too_long(entry, len(prompt.encode()), param="prompt")
+    answer_id, created = new_id("cmpl-"), int(time.time())
+    jobs = asked.jobs(answer_id)
+
+    def head(ready: Ready | None) -> Head:
+        return Head(answer_id, created, entry.name, fingerprint(entry.name, ready))
+
+    plan = Plan(
+        jobs=jobs,
+        choices_per_job=asked.choices_per_prompt,
+        priority=asked.priority or 0,
+        streamed=bool(asked.stream),
+        params=PARAMS,
+        headers=served_headers(entry, asked.ignored),
+        head=head,
+        require=lambda ready: None,
+        new_stream=lambda head, ready, started: CompletionStream(head, include_usage=asked.wants_usage),
+        new_whole=lambda ready, started: CompletionWhole(n=len(jobs) * asked.choices_per_prompt),
+    )
+    return await answer(request, app, entry, plan)

@@ -1,0 +1,195 @@
+"""From submitted jobs to an HTTP answer: the first event before the headers, a stream or one object, and hang-ups.
+
+Owns waiting and cancelling; what the bytes look like is `server.output`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from backends.messages import Delta, Failed, Finished, Started
+from server.errors import ApiError, from_failed
+from server.output.frame import LOADING, WAITING, Usage, error_frame
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+
+    from starlette.requests import Request
+
+    from backends.messages import Event
+    from server.stream import Stream
+
+T = TypeVar("T")
+
+LOADING_PATIENCE_S = 2.0
+"""How long a streaming client waits for its headers while the model loads; comments follow from then on."""
+COMMENT_EVERY_S = 3.0
+_PUMP_EVENTS = 16
+
+
+class Encoder(Protocol):
+    """What makes bytes of a stream's events."""
+
+    def delta(self, event: Delta, choice: int) -> bytes:
+        """The events of one delta; empty where there is nothing to say yet."""
+        ...
+
+    def end(self, usage: Usage) -> bytes:
+        """The end of a stream that went well."""
+        ...
+
+
+class Collector(Protocol):
+    """What gathers a whole answer."""
+
+    def add(self, event: Delta, choice: int) -> None:
+        """More of one choice."""
+        ...
+
+
+@dataclass
+class Run:
+    """The jobs of one request; `choices_per_job` places their choices in the answer."""
+
+    streams: Sequence[Stream]
+    choices_per_job: int
+    params: Mapping[str, str]
+    """The job's field names as this route calls them."""
+
+    def cancel(self) -> None:
+        """Ask for the end of every job; harmless for those that ended."""
+        for stream in self.streams:
+            stream.cancel()
+
+    def choice(self, job: int, event: Delta) -> int:
+        """The place of a delta's choice in the answer."""
+        return job * self.choices_per_job + event.index
+
+    def problem(self, failed: Failed) -> ApiError:
+        """The failure in the words of this route."""
+        return from_failed(failed, params=self.params)
+
+    async def started(self) -> Started | None:
+        """The first job's first event, not consumed. Raises ApiError where it is a failure."""
+        event = await self.streams[0].first()
+        if isinstance(event, Failed):
+            raise self.problem(event)
+        return event if isinstance(event, Started) else None
+
+
+async def while_connected(request: Request, work: Coroutine[None, None, T], *, timeout_s: float | None = None) -> T:
+    """The result of `work`, unless the client hangs up first: then `work` is cancelled and ApiError 499 raised.
+
+    With a timeout, raises TimeoutError and leaves nothing running.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ApiError(499, "The client closed the connection.", code="cancelled")
+        raise TimeoutError
+    finally:
+        for future in (task, gone):
+            future.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def collect(run: Run, collector: Collector) -> Usage:
+    """Read every job to its end. Raises ApiError for the first that fails."""
+    usage = Usage()
+    for job, stream in enumerate(run.streams):
+        async for event in stream:
+            if isinstance(event, Delta):
+                collector.add(event, run.choice(job, event))
+            elif isinstance(event, Finished):
+                usage.add(event)
+            elif isinstance(event, Failed):
+                raise run.problem(event)
+    return usage
+
+
+async def started_in_time(request: Request, run: Run, *, patience_s: float) -> Started | None:
+    """The first job's start, or None once a streaming client has waited long enough for its headers.
+
+    Raises ApiError where the job fails or the client hangs up before.
+    """
+    with contextlib.suppress(TimeoutError):
+        return await while_connected(request, run.started(), timeout_s=LOADING_PATIENCE_S)
+    if run.streams[0].loading or patience_s <= LOADING_PATIENCE_S:
+        return None
+    with contextlib.suppress(TimeoutError):
+        return await while_connected(request, run.started(), timeout_s=patience_s - LOADING_PATIENCE_S)
+    return None
+
+
+async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder]) -> AsyncIterator[bytes]:
+    """The body of a streamed answer: comments until the first event, then events, then the end mark or an error."""
+    try:
+        async for comment in _until_started(run):
+            yield comment
+        encoder = make_encoder(await run.started())
+        usage = Usage()
+        async for job, event in _events(run.streams):
+            if isinstance(event, Delta):
+                if chunk := encoder.delta(event, run.choice(job, event)):
+                    yield chunk
+            elif isinstance(event, Finished):
+                usage.add(event)
+            elif isinstance(event, Failed):
+                raise run.problem(event)
+        yield encoder.end(usage)
+    except ApiError as problem:
+        yield error_frame(problem)
+    finally:
+        run.cancel()
+
+
+async def _until_started(run: Run) -> AsyncIterator[bytes]:
+    """A comment at once and every few seconds while nothing has happened yet."""
+    first = asyncio.ensure_future(run.streams[0].first())
+    try:
+        while not (await asyncio.wait({first}, timeout=0))[0]:
+            yield LOADING if run.streams[0].loading else WAITING
+            await asyncio.wait({first}, timeout=COMMENT_EVERY_S)
+    finally:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+async def _events(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Event]]:
+    """The events of all jobs as they come, each with the number of its job."""
+    if len(streams) == 1:
+        async for event in streams[0]:
+            yield 0, event
+        return
+    queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue(_PUMP_EVENTS)
+    pumps = [asyncio.create_task(_pump(job, stream, queue)) for job, stream in enumerate(streams)]
+    try:
+        running = len(pumps)
+        while running:
+            if (item := await queue.get()) is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _pump(job: int, stream: Stream, queue: asyncio.Queue[tuple[int, Event] | None]) -> None:
+    """Move one job's events into the common queue; None when it has ended."""
+    async for event in stream:
+        await queue.put((job, event))
+    await queue.put(None)

@@ -1,0 +1,44 @@
+"""The event-stream response: encoded bytes, a keep-alive comment, a limit on slow readers, no job left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from starlette.types import Message, Receive, Scope, Send
+
+    from server.routes.running import Run
+
+SEND_TIMEOUT_S = 30.0
+"""A reader that takes nothing for this long is cut off and its jobs are cancelled."""
+
+
+class StreamedAnswer(EventSourceResponse):
+    """One streamed answer; whatever ends it ends its jobs."""
+
+    def __init__(self, body: AsyncIterator[bytes], run: Run, *, headers: Mapping[str, str], keepalive_s: float) -> None:
+        super().__init__(
+            body,
+            headers=headers,
+            sep="\n",
+            ping=keepalive_s,
+            ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
+            send_timeout=SEND_TIMEOUT_S,
+            client_close_handler_callable=self._on_hang_up,
+        )
+        self._run = run
+
+    async def _on_hang_up(self, _message: Message) -> None:
+        self._run.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; the jobs are cancelled on every way out, also where the body never began."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._run.cancel()

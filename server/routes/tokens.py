@@ -1,0 +1,78 @@
+"""`POST /tokenize` and `/detokenize`, in shapes that clients of llama.cpp and of vLLM both read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.responses import Response
+
+from backends.messages import Detokenized, Failed, Tokenized
+from server.output.frame import to_json
+from server.routes.running import Run, while_connected
+from server.routes.services import new_id, served_headers, services
+from server.schemas.body import read_as
+from server.schemas.tokens import TokenizeRequest, parse_detokenize, parse_tokenize
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+PARAMS = {"prompt": "content"}
+T = TypeVar("T", Tokenized, Detokenized)
+
+
+async def tokenize(request: Request) -> Response:
+    """Token ids of a text or of a rendered conversation."""
+    app = services(request)
+    asked = await read_as(request, parse_tokenize)
+    entry = app.entry(asked.model)
+    run = Run([app.pool.submit(entry, asked.job(new_id("tok-")))], 1, PARAMS)
+    tokenized = await _answered(request, run, Tokenized)
+    body = {"count": len(tokenized.tokens), "max_model_len": app.context_limit(entry), **_tokens(asked, tokenized)}
+    return Response(to_json(body), media_type="application/json", headers=served_headers(entry, asked.ignored))
+
+
+async def detokenize(request: Request) -> Response:
+    """The text of token ids, under both dialects' names."""
+    app = services(request)
+    asked = await read_as(request, parse_detokenize)
+    entry = app.entry(asked.model)
+    run = Run([app.pool.submit(entry, asked.job(new_id("detok-")))], 1, PARAMS)
+    text = (await _answered(request, run, Detokenized)).text
+    body = to_json({"content": text, "prompt": text})
+    return Response(body, media_type="application/json", headers=served_headers(entry, asked.ignored))
+
+
+async def _answered(request: Request, run: Run, kind: type[T]) -> T:
+    """The one event of this kind that the job delivers. Raises ApiError."""
+
+    async def work() -> T:
+        async for event in run.streams[0]:
+            if isinstance(event, Failed):
+                raise run.problem(event)
+            if isinstance(event, kind):
+                return event
+        raise RuntimeError("a job ended without its answer")
+
+    try:
+        return await while_connected(request, work())
+    finally:
+        run.cancel()
+
+
+def _tokens(asked: TokenizeRequest, tokenized: Tokenized) -> dict[str, Any]:
+    """`tokens`, with pieces in the dialect they were asked for."""
+    if tokenized.pieces is None:
+        return {"tokens": tokenized.tokens}
+    texts = [_piece(piece) for piece in tokenized.pieces]
+    if asked.with_pieces:
+        return {"tokens": [{"id": token, "piece": piece} for token, piece in zip(tokenized.tokens, texts, strict=True)]}
+    strings = [piece.decode("utf-8", "replace") for piece in tokenized.pieces]
+    return {"tokens": tokenized.tokens, "token_strs": strings}
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    """A token's text, or its bytes where they are no whole characters."""
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(piece)
