@@ -135,8 +135,8 @@ class HeaderInfo:
         """An integer of the architecture, e.g. `block_count`; of a per-layer array its largest."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, list):
-            return max((int(v) for v in value if isinstance(v, int | float)), default=default)
-        return int(value) if isinstance(value, int | float) else default
+            return max((v for v in value if isinstance(v, int)), default=default)
+        return value if isinstance(value, int) else default
 
     @property
     def n_ctx_train(self) -> int:
