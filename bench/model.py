@@ -96,6 +96,7 @@ def quantise(source: Path, target: Path) -> None:
     quiet = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))  # `quiet` is about to be freed
     if status != 0:
         raise RuntimeError(f"llama_model_quantize returned {status}")
 

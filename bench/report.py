@@ -61,8 +61,9 @@ def _processor() -> str:
 def markdown(figures: Sequence[Figure], load: Load, about: dict[str, str | int | float]) -> str:
     """The table a reader looks at."""
     lines = [
-        f"{about['processor']}, {about['cores']} cores, Python {about['python']}, llama-cpp-python {about['llama_cpp']}; "
-        f"load average at the start {about['load_average_1min']:.2f}; {about['time']}. "
+        f"{about['processor']}, {about['cores']} cores, Python {about['python']}, "
+        f"llama-cpp-python {about['llama_cpp']}; {about['time']}; "
+        f"load average at the start {about['load_average_1min']:.2f}. "
         f"Prompts of {load.n_prompt} tokens, {load.n_generate} generated, temperature {load.temperature:g}.",
         "",
         "| figure | value | target | kept | runs |",
