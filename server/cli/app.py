@@ -56,6 +56,9 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
     budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for all models: auto or 11.2GiB.")] = None,
     reserve: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory left to others [600MiB].")] = None,
+    context: Annotated[str | None, typer.Option(metavar="N", help="Tokens one request may use, or auto.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Requests a model decodes at once [2].")] = None,
+    kv_type: Annotated[str | None, typer.Option(help="Type of the KV cache: f16, q8_0, q4_0, ...")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait [64].")] = None,
     api_key: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="A key clients must send; other users see it in `ps`.")
@@ -77,6 +80,7 @@ def serve(
     flags.put("server", allow_public=allow_public)
     flags.put("memory", device=device, budget=budget, reserve=reserve)
     flags.put("scheduler", preload=preload)
+    flags.put("defaults", context=context, parallel=parallel, kv_type=kv_type)
     flags.put("logging", format=log_format)
     flags.put("models", **model_flags(model or []))
     run_server(config, flags=flags.values, exit_with_stdin=exit_with_stdin)

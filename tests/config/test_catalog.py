@@ -1,0 +1,155 @@
+"""From configured paths to files."""
+
+import os
+
+import pytest
+
+from demo import GGUF_PATH
+from server.catalog import Catalog, CatalogError
+from server.config import Settings
+
+
+def catalog(**paths):
+    return Catalog(Settings.model_validate({"models": {name: {"path": str(path)} for name, path in paths.items()}}))
+
+
+@pytest.fixture
+def gguf(tmp_path):
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    return file
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache as the hub's own tools lay it out: names that link to blobs."""
+    root = tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(root))
+
+    def _add(repo, *names, commit="c0ffee", ref="main"):
+        folder = root / f"models--{repo.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / ref).write_text(commit)
+        for name in names:
+            blob = folder / "blobs" / name.replace("/", "_")
+            blob.parent.mkdir(exist_ok=True)
+            blob.write_bytes(b"x" * 10)
+            link = folder / "snapshots" / commit / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(blob)
+        return folder / "snapshots" / commit
+
+    return _add
+
+
+def test_without_models_there_is_the_demo():
+    settings = Settings.model_validate({"defaults": {"context": 512}})
+    (entry,) = Catalog(settings).entries
+    assert (entry.name, entry.backend, entry.path, entry.config.context) == ("demo", "gguf", GGUF_PATH, 512)
+
+
+def test_demo_is_the_built_in_model_even_beside_a_folder_of_that_name(tmp_path):
+    (tmp_path / "demo").mkdir()
+    assert catalog(mine="demo").resolve("mine").path == GGUF_PATH
+
+
+def test_names_and_aliases_resolve_and_nothing_else(gguf, tmp_path):
+    settings = Settings.model_validate({"models": {"org/a:q4": {"path": str(gguf), "aliases": ["gpt-4o-mini"]}}})
+    found = Catalog(settings)
+    entry = found.resolve("org/a:q4")
+    assert entry is found.resolve("gpt-4o-mini")
+    assert (entry.backend, entry.path, entry.size_bytes) == ("gguf", gguf, 4)
+    for name in ("", "a", "demo", str(gguf), "../a.gguf", "org/a", "ORG/A:Q4"):
+        assert found.resolve(name) is None
+
+
+def test_a_lookup_opens_no_file(gguf, monkeypatch):
+    found = catalog(a=gguf)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: pytest.fail("touched the file system"))
+    assert found.resolve("../../etc/passwd") is None
+    assert found.resolve("a") is not None
+
+
+def test_a_folder_with_config_json_is_for_bnb(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"123")
+    entry = catalog(m=tmp_path / "m").resolve("m")
+    assert (entry.backend, entry.size_bytes) == ("bnb", 3)
+
+
+def test_the_first_part_stands_for_a_split_model(tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / f"big-0000{number}-of-00003.gguf").write_bytes(b"12345")
+    assert catalog(big=tmp_path / "big-00001-of-00003.gguf").resolve("big").size_bytes == 15
+    with pytest.raises(CatalogError, match=r"hint: name big-00001-of-00003.gguf"):
+        catalog(big=tmp_path / "big-00002-of-00003.gguf")
+    (tmp_path / "big-00002-of-00003.gguf").unlink()
+    with pytest.raises(CatalogError, match=r"big-00002-of-00003.gguf is missing"):
+        catalog(big=tmp_path / "big-00001-of-00003.gguf")
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "zero.gguf").symlink_to("/dev/zero")
+    (tmp_path / "gone.gguf").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.bin").write_bytes(b"x")
+    for name in ("pipe.gguf", "zero.gguf", "gone.gguf", "empty", "model.bin", "none.gguf"):
+        with pytest.raises(CatalogError, match=r"^model 'a': "):
+            catalog(a=tmp_path / name)
+
+
+def test_a_backend_that_does_not_match_the_files_is_refused(gguf):
+    settings = Settings.model_validate({"models": {"a": {"path": str(gguf), "backend": "bnb"}}})
+    with pytest.raises(CatalogError, match=r"hint: leave backend out"):
+        Catalog(settings)
+
+
+def test_preload_names_a_model(gguf):
+    settings = Settings.model_validate({"scheduler": {"preload": ["b"]}, "models": {"a": {"path": str(gguf)}}})
+    with pytest.raises(CatalogError, match=r"scheduler.preload names 'b'"):
+        Catalog(settings)
+
+
+@pytest.mark.parametrize(
+    ("reference", "file"),
+    [
+        ("hf:org/repo:Q4_K_M", "repo-Q4_K_M.gguf"),
+        ("org/repo:q4_k_m", "repo-Q4_K_M.gguf"),
+        ("hf:org/repo:Q8_0@main", "Q8_0/repo-Q8_0-00001-of-00002.gguf"),
+    ],
+)
+def test_a_reference_finds_its_file_in_the_cache(hub, reference, file):
+    snapshot = hub(
+        "org/repo",
+        "repo-Q4_K_M.gguf",
+        "repo-Q4_K_S.gguf",
+        "mmproj-Q4_K_M.gguf",
+        "Q8_0/repo-Q8_0-00001-of-00002.gguf",
+        "Q8_0/repo-Q8_0-00002-of-00002.gguf",
+    )
+    assert catalog(a=reference).resolve("a").path == snapshot / file
+
+
+def test_a_repository_with_config_json_is_a_folder(hub):
+    snapshot = hub("microsoft/phi", "config.json", "model.safetensors")
+    entry = catalog(phi="microsoft/phi").resolve("phi")
+    assert (entry.backend, entry.path, entry.size_bytes) == ("bnb", snapshot, 10)
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("hf:org/absent:Q4_K_M", r'`hf download org/absent --include "\*Q4_K_M\*.gguf"` puts it there'),
+        ("hf:org/repo:Q2_K", "has no Q2_K in the cache"),
+        ("hf:org/repo", "hint: write hf:org/repo:Q4_K_M"),
+        ("hf:org/repo:Q4_K_M@v9", "is not in the cache"),
+        ("hf:org/repo:Q4_K_M@../../x", "is not in the cache"),
+        ("hf:../..:x", "is no reference|is not in the cache"),
+    ],
+)
+def test_a_reference_that_finds_nothing_says_how_to_get_it(hub, reference, sentence):
+    hub("org/repo", "repo-Q4_K_M.gguf", "repo-Q8_0.gguf")
+    with pytest.raises(CatalogError, match=sentence):
+        catalog(a=reference)

@@ -1,0 +1,117 @@
+"""What the settings accept, and how defaults reach the models."""
+
+import pytest
+from pydantic import ValidationError
+
+from server.config import Settings, is_loopback, public_without_key
+
+
+def test_a_model_inherits_what_it_leaves_out():
+    settings = Settings.model_validate(
+        {
+            "defaults": {"context": 4096, "parallel": 8, "kv_type": "q8_0"},
+            "scheduler": {"keep_alive_s": -1, "preload": ["a"]},
+            "models": {"a": {"path": "a.gguf", "parallel": 1}, "b": {"path": "b.gguf"}},
+        }
+    )
+    a, b = settings.models["a"], settings.models["b"]
+    assert (a.name, a.context, a.parallel, a.kv_type, a.keep_alive_s, a.preload) == ("a", 4096, 1, "q8_0", -1, True)
+    assert (b.name, b.parallel, b.preload) == ("b", 8, False)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        Settings().server.port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("qwen", True),
+        ("Qwen/Qwen3-8B:Q4_K_M", True),
+        ("модель", True),
+        ("two words", True),
+        ("", False),
+        (" x", False),
+        ("a\nb", False),
+        ("a\x00b", False),
+        ("a\x1b[31m", False),
+        ("a\u202eb", False),
+        ("x" * 201, False),
+    ],
+)
+def test_names_are_printable(name, good):
+    models = {"models": {name: {"path": "x.gguf"}}}
+    if good:
+        assert name in Settings.model_validate(models).models
+    else:
+        with pytest.raises(ValidationError):
+            Settings.model_validate(models)
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        {"a": {"path": "x", "aliases": ["b"]}, "b": {"path": "y"}},
+        {"a": {"path": "x", "aliases": ["c"]}, "b": {"path": "y", "aliases": ["c"]}},
+        {"a": {"path": "x", "aliases": ["a"]}},
+        {"a": {"path": "x", "aliases": ["c", "c"]}},
+        {"a": {"path": "x", "name": "other"}},
+    ],
+)
+def test_a_name_means_one_model(models):
+    with pytest.raises(ValidationError, match=r"already|own name"):
+        Settings.model_validate({"models": models})
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"server": {"port": 65536}},
+        {"server": {"port": True}},
+        {"server": {"max_queue": 0}},
+        {"server": {"request_timeout_s": float("nan")}},
+        {"server": {"request_timeout_s": 0}},
+        {"server": {"api_keys": [""]}},
+        {"server": {"api_keys": ["schlüssel"]}},
+        {"memory": {"budget": 0}},
+        {"memory": {"device": "tpu"}},
+        {"scheduler": {"keep_alive_s": -2}},
+        {"scheduler": {"keep_alive_s": float("inf")}},
+        {"defaults": {"context": "big"}},
+        {"defaults": {"parallel": 0}},
+        {"defaults": {"kv_type": "q9_9"}},
+        {"models": {"a": {}}},
+        {"models": {"a": {"path": ""}}},
+        {"nonsense": {}},
+    ],
+)
+def test_bad_values_are_refused(section):
+    with pytest.raises(ValidationError):
+        Settings.model_validate(section)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("localhost.evil.com", False),
+        ("", False),
+    ],
+)
+def test_only_loopback_needs_no_key(host, local):
+    assert is_loopback(host) is local
+    assert public_without_key(Settings.model_validate({"server": {"host": host}})) is not local
+    assert not public_without_key(Settings.model_validate({"server": {"host": host, "api_keys": ["k"]}}))
+    assert not public_without_key(Settings.model_validate({"server": {"host": host, "allow_public": True}}))
+
+
+def test_keys_are_not_in_the_repr():
+    assert "sesame" not in repr(Settings.model_validate({"server": {"api_keys": ["sesame"]}}))

@@ -1,0 +1,137 @@
+"""Who may import whom, read from the sources; and that the server stays light, seen in a child process."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OUR = {"server", "backends", "quantize", "demo", "bench", "tests"}
+HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "numpy", "jinja2", "gguf", "llguidance"}
+SERVER_MAY_USE = {
+    "backends.messages",
+    "backends.worker",
+    "backends.footprint",
+    "backends.wire",
+    "backends.gguf.header",
+    "demo",
+}
+MAY_IMPORT = {
+    "server": {"server", *SERVER_MAY_USE},
+    "backends": {"backends"},
+    "demo": {"demo"},
+}
+LOW_LEVEL = {"backends/gguf/context.py", "backends/gguf/sampling.py"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted(file for file in (ROOT / package).rglob("*.py") if "__pycache__" not in file.parts)
+
+
+def imported(file: Path) -> set[str]:
+    """Every module a file imports, wherever in it; `from a import b` counts as `a.b` where that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            assert node.module is not None
+            found |= {_module(node.module, alias.name) for alias in node.names}
+    return found
+
+
+def _module(parent: str, name: str) -> str:
+    path = ROOT.joinpath(*parent.split("."), name)
+    return f"{parent}.{name}" if path.is_dir() or path.with_suffix(".py").exists() else parent
+
+
+def allowed(module: str, prefixes: set[str]) -> bool:
+    top = module.split(".", maxsplit=1)[0]
+    return top not in OUR or module in prefixes or any(module.startswith(f"{p}.") for p in prefixes if p in OUR)
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_imports_only_what_it_may(package):
+    wrong = {
+        f"{file.relative_to(ROOT)}: {module}"
+        for file in modules(package)
+        for module in imported(file)
+        if not allowed(module, MAY_IMPORT[package])
+    }
+    assert wrong == set()
+
+
+def test_the_server_names_no_inference_library():
+    wrong = {
+        f"{file.relative_to(ROOT)}: {module}"
+        for file in modules("server")
+        for module in imported(file)
+        if module.split(".", maxsplit=1)[0] in HEAVY
+    }
+    assert wrong == set()
+
+
+def test_only_two_files_touch_llama_cpp():
+    users = {
+        str(file.relative_to(ROOT))
+        for package in ("server", "backends")
+        for file in modules(package)
+        if any(module.split(".", maxsplit=1)[0] == "llama_cpp" for module in imported(file))
+    }
+    assert users <= LOW_LEVEL
+
+
+def test_what_the_server_uses_of_the_backends_is_light_itself():
+    code = f"import sys; import {', '.join(sorted(SERVER_MAY_USE))}; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert HEAVY & set(loaded.stdout.split()) == set()
+
+
+def test_importing_the_application_loads_no_heavy_library():
+    code = """
+import json, re, sys, time
+began = time.process_time()
+import server.app
+seconds = time.process_time() - began
+peak_kib = int(re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1])
+print(json.dumps({"modules": sorted(sys.modules), "seconds": seconds, "peak_kib": peak_kib}))
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    report = json.loads(answer.stdout)
+    assert HEAVY & set(report["modules"]) == set()
+    assert report["peak_kib"] < 120 * 1024
+    assert report["seconds"] < 1.5
+
+
+def test_the_help_of_the_command_line_imports_next_to_nothing():
+    code = "import sys; import server.cli.app; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert {*HEAVY, "fastapi", "uvicorn", "pydantic", "httpx2"} & set(loaded.stdout.split()) == set()
+
+
+def test_a_room_stays_small():
+    too_long = {
+        f"{file.relative_to(ROOT)}: {count} lines"
+        for package in ("server", "backends")
+        for file in modules(package)
+        if (count := len(file.read_text().splitlines())) > 500
+    }
+    assert too_long == set()
+
+
+def test_every_package_is_packaged():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    there = {
+        ".".join(file.parent.relative_to(ROOT).parts)
+        for package in ("server", "backends", "demo")
+        for file in modules(package)
+        if file.name == "__init__.py"
+    }
+    assert listed == there
