@@ -68,9 +68,5 @@ def test_a_hostile_message_has_the_control_tokens_of_a_harmless_one(demo_engine:
         return sum(token in controls for token in tokens(demo_engine, ChatPrompt([message])))
 
     assert count(hostile) == count("hi")
-    assert (
-        reference.decode([t for t in tokens(demo_engine, ChatPrompt([{"role": "user", "content": hostile}]))]).count(
-            hostile
-        )
-        == 1
-    )
+    rendered = reference.decode(tokens(demo_engine, ChatPrompt([{"role": "user", "content": hostile}])))
+    assert rendered.count(hostile) == 1
