@@ -40,8 +40,10 @@ KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(
     }
 )
 """Elements per block, bytes per block."""
-_RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 96 * 2**20, "cuda": 400 * 2**20})
-"""The interpreter with its libraries; on a GPU the driver's context and cuBLAS instead. Measured, rounded up."""
+_RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 32 * 2**20, "cuda": 400 * 2**20})
+"""The interpreter with its libraries (measured); on a GPU the driver's context and cuBLAS instead (published figures)."""
+_VOCABULARY_BYTES: Final = 320
+"""Host memory per token of the vocabulary: its text, its score, and the tables that find it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ def inspect(backend: str, path: Path) -> HeaderInfo:
     """Read what a model's files say about it. Raises HeaderError; blocks on the disk."""
     if backend != "gguf":
         raise HeaderError(f"this version serves GGUF files; it has no '{backend}' backend for model folders")
-    return read_gguf(path)
+    header = read_gguf(path)
+    if header.n_layers > len(header.tensors):
+        raise HeaderError(f"the file announces {header.n_layers} layers, but holds {len(header.tensors)} tensors")
+    return header
 
 
 def predict(header: HeaderInfo, plan: Plan) -> Footprint:
@@ -97,7 +102,7 @@ def predict(header: HeaderInfo, plan: Plan) -> Footprint:
         weights=_weight_bytes(header, plan),
         kv=math.ceil(_kv_bytes(header, plan) * share),
         compute=_compute_bytes(header, plan),
-        runtime=_RUNTIME_BYTES[plan.device],
+        runtime=_RUNTIME_BYTES[plan.device] + (header.n_vocab * _VOCABULARY_BYTES if plan.device == "cpu" else 0),
     )
 
 
@@ -137,18 +142,21 @@ def _kv_bytes(header: HeaderInfo, plan: Plan) -> int:
     kv_heads = header.metadata.get(f"{header.architecture}.attention.head_count_kv", n_heads)
     n_layers = header.n_layers
     if isinstance(kv_heads, list):
-        heads = sum(int(h) for h in kv_heads if isinstance(h, int))
+        heads = sum(max(0, h) for h in kv_heads if isinstance(h, int))
     else:
-        heads = n_layers * (int(kv_heads) if isinstance(kv_heads, int) else n_heads)
+        heads = n_layers * (max(0, kv_heads) if isinstance(kv_heads, int) else n_heads)
     block, block_bytes = KV_BYTES[plan.kv_type]
     return heads * (key_size + value_size) * plan.cells // block * block_bytes
 
 
 def _compute_bytes(header: HeaderInfo, plan: Plan) -> int:
-    """Buffers of the largest graph: activations of one batch, the attention mask, logits. Fitted to measurements."""
+    """Buffers of the largest graph: activations of one batch, the attention mask (f16), logits.
+
+    The factors are fitted to what llama.cpp reports for llama models of 192 to 1024 dimensions, from above.
+    """
     embedding = header.number("embedding_length")
     feed_forward = header.number("feed_forward_length")
-    activations = BATCH_TOKENS * (6 * embedding + 2 * feed_forward) * 4
-    mask = BATCH_TOKENS * (plan.cells // plan.parallel) * 6
-    logits = plan.parallel * header.n_vocab * 4 * 2
+    activations = BATCH_TOKENS * (8 * embedding + 2 * feed_forward) * 4
+    mask = BATCH_TOKENS * (plan.cells // plan.parallel) * 2
+    logits = plan.parallel * header.n_vocab * 4
     return activations + mask + logits

@@ -19,7 +19,7 @@ from backends.worker import Exit, Timeouts, Worker
 from server.decisions import Abort, Action, Dispatch, Load, ModelState, Reject, Unload
 from server.loader import Loader, LoadRefusedError
 from server.memory import Memory, open_memory
-from server.metrics import RequestMeter
+from server.metrics import REJECTIONS, RequestMeter
 from server.scheduler import ModelRules, Rules, Scheduler
 from server.status import MemoryStatus, ModelInfo, Pace, QueueStatus, Status, model_status
 from server.stream import Stream
@@ -347,7 +347,12 @@ class Pool:
     def _reject(self, action: Reject) -> None:
         live = self._live[action.job_id]
         if action.code != "cancelled":
-            self._tell("rejected", model=live.model, code=action.code, reason=action.message)
+            self._tell(
+                "rejected" if action.code in REJECTIONS else "failed",
+                model=live.model,
+                code=action.code,
+                reason=action.message,
+            )
         failed = Failed(id=action.job_id, code=action.code, message=action.message, retry_after_s=action.retry_after_s)
         self._finish(live, failed)
 
@@ -370,7 +375,7 @@ class Pool:
         """Anything but a delta."""
         if isinstance(event, Finished | Failed):
             self._finish(live, event)
-            self._perform(self._scheduler.on_terminal(event.id, now))
+            self._perform(self._scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
         elif not isinstance(event, Started) or not live.meter.started:  # a second run starts silently
             live.answered = live.answered or not isinstance(event, Started)
             live.meter.other(event, now)
