@@ -41,7 +41,7 @@ KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(
 )
 """Elements per block, bytes per block."""
 _RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 32 * 2**20, "cuda": 400 * 2**20})
-"""The interpreter with its libraries (measured); on a GPU the driver's context and cuBLAS instead (published figures)."""
+"""The interpreter with its libraries, measured; on a GPU the driver's context and cuBLAS, as published."""
 _VOCABULARY_BYTES: Final = 320
 """Host memory per token of the vocabulary: its text, its score, and the tables that find it."""
 

@@ -19,8 +19,8 @@ class QuarantineRules:
 class Quarantine:
     """The failures of one model.
 
-    After a pause the next request tries once; a failure then doubles the pause. A finished job forgives everything, so that
-    one poisonous request among good ones does not take the model from everybody.
+    After a pause the next request tries once; a failure then doubles the pause. A finished job forgives everything,
+    so that one poisonous request among good ones does not take the model from everybody.
     """
 
     rules: QuarantineRules
