@@ -32,7 +32,7 @@ def show_status(*, url: str | None, config: Path | None, as_json: bool) -> None:
         table.add_row(*(Text(cell) for cell in row(model, on_card=status["memory"]["device"] != "cpu")))
     console = stdout()
     console.print(table)
-    console.print(Text(bar(status)))
+    console.print(Text(bar(status)), soft_wrap=True)
     if status["queue"]:
         console.print(
             Text("waiting: " + ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"]))
