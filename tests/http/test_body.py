@@ -7,7 +7,7 @@ import time
 import pytest
 
 from server.errors import ApiError
-from server.schemas.body import LARGE_BODY_BYTES, MAX_STRUCTURE, parse_object, structure_exceeds
+from server.schemas.body import LARGE_BODY_BYTES, MAX_STRUCTURE, overfull_field, parse_object
 
 BAD = {
     "empty": b"",
@@ -79,13 +79,20 @@ def test_text_full_of_brackets_is_no_structure():
     source = ("int f(int a[], char *s) { if (a[0] == '{') { g(a, s, \\\"x\\\"); } } " * 40_000).encode()
     body = b'{"messages": [{"role": "user", "content": "' + source + b'"}]}'
     assert body.count(b"{") + body.count(b"[") > MAX_STRUCTURE / 10
-    assert not structure_exceeds(body, MAX_STRUCTURE)
+    assert overfull_field(body, MAX_STRUCTURE) is None
     assert len(body) > LARGE_BODY_BYTES
     assert parse_object(body)["messages"][0]["role"] == "user"
 
 
 def test_structure_is_counted_outside_strings_only():
-    assert structure_exceeds(b"[" * 10, 99)
-    assert not structure_exceeds(b'"' + b"[" * 10 + b'"', 99)
-    assert not structure_exceeds(b'"\\"' + b"[" * 10 + b'"', 99)
-    assert structure_exceeds(b'"\\\\"' + b"[" * 10, 99)
+    assert overfull_field(b"[" * 10, 99) is not None
+    assert overfull_field(b'"' + b"[" * 10 + b'"', 99) is None
+    assert overfull_field(b'"\\"' + b"[" * 10 + b'"', 99) is None
+    assert overfull_field(b'"\\\\"' + b"[" * 10, 99) is not None
+
+
+def test_the_field_that_holds_too_much_is_named():
+    body = b'{"model": "m", "x": {"y": [1]}, "logit_bias": {' + b",".join(b'"%d":1' % i for i in range(200_000)) + b"}}"
+    with pytest.raises(ApiError) as caught:
+        parse_object(body)
+    assert caught.value.param == "logit_bias"
