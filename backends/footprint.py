@@ -110,7 +110,8 @@ def _layer_share(header: HeaderInfo, plan: Plan) -> float:
     """The part of the transformer blocks that lies on the budgeted device."""
     if plan.device == "cpu" or plan.gpu_layers == ALL_LAYERS or header.n_layers == 0:
         return 1.0
-    return min(plan.gpu_layers, header.n_layers) / header.n_layers
+    blocks = min(max(plan.gpu_layers - 1, 0), header.n_layers)  # the output layer is the first to go there
+    return blocks / header.n_layers
 
 
 def _weight_bytes(header: HeaderInfo, plan: Plan) -> int:
