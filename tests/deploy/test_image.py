@@ -111,6 +111,7 @@ def container(built: Path, tmp_path: Path) -> dict[str, str]:
     return {**outside, **image, **paths, "ONECARD_SERVER__PORT": "0"}
 
 
+@pytest.mark.install
 def test_the_built_image_refuses_to_serve_everyone_without_a_key(container, tmp_path):
     done = subprocess.run(
         ["onecard", "serve"], env=container, cwd=tmp_path, capture_output=True, text=True, check=False
@@ -119,6 +120,7 @@ def test_the_built_image_refuses_to_serve_everyone_without_a_key(container, tmp_
     assert "there is no key" in done.stderr
 
 
+@pytest.mark.install
 def test_the_built_image_serves_the_demo_and_its_health_check_passes(container, tmp_path):
     image = stages("cpu")["image"]
     log = tmp_path / "log"
