@@ -39,6 +39,7 @@ check: deps-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/install.py
 	@$(MAKE) --no-print-directory test
 
 bench: deps-test

@@ -136,10 +136,11 @@ class ModelConfig(Section):
     parallel: Parallel = 2
     """Requests decoded at once."""
     kv_type: KvType = "f16"
-    kv_tokens: Literal["auto"] | Annotated[Integer, Field(ge=8, le=2**31 - 1)] = "auto"
+    kv_tokens: Literal["auto"] = "auto"
     """Cells of the model's KV pool; auto: context x parallel."""
     gpu_layers: GpuLayers = "auto"
     pinned: bool = False
+    """Once loaded it stays, whatever its keep-alive says."""
     priority: Annotated[Integer, Field(ge=-1000, le=1000)] = 0
     keep_alive_s: KeepAlive = 600
     preload: bool = False
