@@ -49,6 +49,8 @@ _VLLM: Final = re.compile(
     r"|prompt_tokens|generation_tokens|request_success|time_to_first_token_seconds|inter_token_latency_seconds"
     r"|e2e_request_latency_seconds|request_queue_time_seconds)(_total|_created|_bucket|_sum|_count)?\b)"
 )
+_CREATED: Final = re.compile(rb"^(# (HELP|TYPE) )?onecard_\w+_created[ {].*\n", re.MULTILINE)
+"""When each series began: as many lines again, of use to nobody here."""
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Metrics:
         """The page in Prometheus' text format."""
         for update in self.on_render:
             update()
-        page = generate_latest(self._registry)
+        page = _CREATED.sub(b"", generate_latest(self._registry))
         return page + self._vllm(page.decode()).encode() if self._vllm_names else page
 
     def _vllm(self, page: str) -> str:

@@ -1,4 +1,4 @@
-"""The header reader on sound files: what it says, how fast, and what it will not open. Broken files are in tests/models."""
+"""The header reader on sound files: what it says, how fast, what it will not open. Broken ones are in tests/models."""
 
 from __future__ import annotations
 
