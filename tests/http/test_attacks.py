@@ -117,7 +117,7 @@ def test_wrong_values_are_refused_with_their_name(server, row):
         base = {"model": "fake", "messages": USER} if path == CHAT else {"model": "fake", "prompt": "x"}
         begin = time.monotonic()
         error = refused(server.post(path, {**base, **fields}))
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 5  # milliseconds, but for whoever else uses the machine
         assert param is None or error["param"] == param
         assert code is None or error["code"] == code
 
