@@ -245,7 +245,7 @@ class Worker:
             if self.ready is None:
                 loading_s += timeouts.ping_every_s
                 if loading_s > timeouts.load_s:
-                    self.condemn("load_failed", f"did not finish loading in {timeouts.load_s:g} s")
+                    self.condemn("worker_hung", f"did not finish loading in {timeouts.load_s:g} s")
 
     async def _collect_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

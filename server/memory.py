@@ -6,12 +6,14 @@ Owns the ledger and what is known about the device. What fits is decided in `ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
 from server import gpu, host
 from server.ledger import Ledger
 from server.sizes import format_size
+from server.status import MemoryStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,7 @@ CPU_SHARE: Final = 0.8
 """Of the available host memory, because other programs' needs change."""
 LEAST_AUTO_BYTES: Final = 512 * 2**20
 """An automatic budget is never smaller, so that a small model always runs."""
+LOOK_EVERY_S: Final = 10.0
 _POLL_S: Final = 0.1
 
 
@@ -47,13 +50,21 @@ class Memory:
         used = self._device_total_bytes - self._last_free_bytes
         return max(0, used - self.ledger.reserved_bytes)
 
-    async def look(self) -> None:
-        """Look at the device again; what cannot be asked keeps its last value."""
-        if self.device == "cuda":
-            try:
+    def status(self) -> MemoryStatus:
+        """The budget at this moment."""
+        return MemoryStatus(
+            device=self.device,
+            budget_bytes=self.ledger.budget_bytes,
+            reserved_bytes=self.ledger.reserved_bytes,
+            other_bytes=self.other_bytes,
+        )
+
+    async def keep_looking(self) -> None:
+        """Look at the card every now and then, until cancelled; while it does not answer, the last figure stands."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            with contextlib.suppress(gpu.GpuError):
                 self._last_free_bytes = (await gpu.memory()).free_bytes
-            except gpu.GpuError:
-                return
 
     async def wait_for_free(
         self, needed_bytes: int, *, within_s: float, clock: Callable[[], float] = time.monotonic

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from backends.messages import Delta, Failed, Finished, Started
@@ -20,8 +20,9 @@ from server.decisions import Abort, Action, Dispatch, Load, ModelState, Reject, 
 from server.loader import Loader, LoadRefusedError
 from server.memory import Memory, open_memory
 from server.metrics import REJECTIONS, RequestMeter
+from server.resident import PoolError, Resident
 from server.scheduler import ModelRules, Rules, Scheduler
-from server.status import MemoryStatus, ModelInfo, Pace, QueueStatus, Status, model_status
+from server.status import MemoryStatus, ModelInfo, QueueStatus, Status
 from server.stream import Stream
 
 if TYPE_CHECKING:
@@ -30,22 +31,13 @@ if TYPE_CHECKING:
     from backends.messages import ErrorCode, Event, Job, Ready, Step
     from server.catalog import Catalog, CatalogEntry
     from server.config import Settings
-    from server.metrics import Metrics, ModelMetrics
+    from server.metrics import Metrics
 
 __all__ = ["ModelInfo", "ModelState", "Pool", "PoolError", "Status", "Stream"]
 
 _LAST_STOP_S: Final = 1.0
 """For workers to exit by themselves when the whole server does."""
 _LOG = logging.getLogger("onecard.pool")
-
-
-class PoolError(Exception):
-    """A load or unload that the operator asked for and that did not come to be."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code: ErrorCode = code
-        self.message = message
 
 
 @dataclass
@@ -60,21 +52,6 @@ class _Live:
     answered: bool = False
     """It has got text or another answer: it cannot be run again."""
     abort: Abort | None = None
-
-
-@dataclass
-class _Resident:
-    """The pool's side of one model."""
-
-    entry: CatalogEntry
-    metrics: ModelMetrics
-    worker: Worker | None = None
-    ready: Ready | None = None
-    load_started_at: float = 0.0
-    ready_at: float | None = None
-    load_waiters: list[asyncio.Future[None]] = field(default_factory=list)
-    gone_waiters: list[asyncio.Future[None]] = field(default_factory=list)
-    pace: Pace = field(default_factory=Pace)
 
 
 class Pool:
@@ -94,7 +71,7 @@ class Pool:
         self._metrics = metrics
         self._clock = clock
         self._timeouts = timeouts
-        self._residents = {e.name: _Resident(e, metrics.model(e.name)) for e in catalog.entries}
+        self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
         self._scheduler = Scheduler([_rules(e) for e in catalog.entries], rules or _queue_rules(settings))
         self._loader: Loader | None = None
         self._live: dict[str, _Live] = {}
@@ -102,6 +79,7 @@ class Pool:
         self._quiet.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._lookout: asyncio.Task[None] | None = None
         self.on_change: list[Callable[[str, dict[str, object]], None]] = []
         """Called with the name and the figures of everything that is also logged."""
         metrics.on_render.append(self._publish)
@@ -117,6 +95,8 @@ class Pool:
         self._loader = Loader(memory, self._timeouts)
         self._tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
         self._spawn(self._inspect_all(self._loader))
+        if memory.device == "cuda":
+            self._lookout = asyncio.create_task(memory.keep_looking())
         for name, resident in self._residents.items():
             if resident.entry.config.preload:
                 self._perform(self._scheduler.load(name, self._clock()))
@@ -146,8 +126,9 @@ class Pool:
             await asyncio.wait_for(self._quiet.wait(), grace_s)
         except TimeoutError:
             self._expel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for regular in (self._timer, self._lookout):
+            if regular is not None:
+                regular.cancel()
         while self._tasks or any(r.worker for r in self._residents.values()):
             workers = [r.worker for r in self._residents.values() if r.worker is not None]
             await asyncio.gather(*(worker.stop(within_s=_LAST_STOP_S) for worker in workers))
@@ -183,16 +164,8 @@ class Pool:
         memory = self._memory_status()
         ledger = self._loader.memory.ledger if self._loader else None
         models = [
-            model_status(
-                r.entry,
-                self._scheduler.view(name, now),
-                r.ready if r.worker is not None else None,
-                ledger.booking(name) if ledger else None,
-                pid=r.worker.pid if r.worker is not None else None,
-                tokens_per_s=r.pace.per_s(now),
-                now=now,
-            )
-            for name, r in self._residents.items()
+            resident.status(self._scheduler.view(name, now), ledger.booking(name) if ledger else None, now)
+            for name, resident in self._residents.items()
         ]
         queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]
         return Status(memory=memory, models=models, queue=queue)
@@ -230,9 +203,10 @@ class Pool:
         resident = self._residents[name]
         resident.ready, resident.ready_at = ready, now
         load_s = now - resident.load_started_at
-        ratio = self._settle(resident, ready)
-        resident.metrics.loads["ok"].inc()
-        resident.metrics.load_seconds.observe(load_s)
+        booking = self._memory().ledger.settle(name, ready.measured_bytes, ready.parts)
+        ratio = booking.error_ratio or 0.0
+        self._metrics.prediction_error[resident.entry.backend].observe(ratio)
+        resident.count_ready(booking, load_s)
         self._tell(
             "loaded",
             model=name,
@@ -245,7 +219,7 @@ class Pool:
             pid=worker.pid,
         )
         self._perform(self._scheduler.on_ready(name, parallel=ready.parallel, now=now))
-        _settle_all(resident.load_waiters, None)
+        resident.tell_loaded()
 
     def on_step(self, worker: Worker, step: Step) -> None:
         """Hand out the events of one engine step."""
@@ -278,10 +252,14 @@ class Pool:
         for live, failed in orphans:
             if failed.id not in retry:
                 self._finish(live, failed)
-        self._count_exit(resident, how, was_ready=was_ready)
+        self._tell(
+            resident.count_exit(how, was_ready=was_ready),
+            model=name,
+            **({"code": how.code, "reason": how.message} if how.code else {}),
+        )
         error = None if how.code is None else (how.code, how.message)
         self._perform(self._scheduler.on_gone(name, now=now, error=error, retry=retry))
-        self._gone(resident, how.code or "cancelled", how.message)
+        resident.tell_gone(how.code or "cancelled", how.message)
 
     # How it acts
 
@@ -309,33 +287,32 @@ class Pool:
         stream = live.stream
         stream.queue_ms = (now - live.submitted_at) * 1000
         stream.gpu_layers = (resident.ready.gpu_layers, resident.ready.n_layers)
-        if resident.ready_at is not None and resident.ready_at > live.submitted_at:
-            waited_s = resident.ready_at - max(live.submitted_at, resident.load_started_at)
+        if (waited_s := resident.load_wait_s(live.submitted_at)) is not None:
             stream.load_ms = waited_s * 1000
             resident.metrics.swap_wait.observe(waited_s)
         resident.worker.submit(live.job)
 
-    def _begin_load(self, resident: _Resident) -> None:
+    def _begin_load(self, resident: Resident) -> None:
         resident.load_started_at = self._clock()
-        self._tell("loading", model=resident.entry.name)
+        self._tell("loading", model=resident.name)
         self._spawn(self._load(resident))
 
-    async def _load(self, resident: _Resident) -> None:
+    async def _load(self, resident: Resident) -> None:
         assert self._loader is not None
         try:
             resident.worker = await self._loader.start(resident.entry, self)
         except LoadRefusedError as refused:
-            resident.metrics.loads["oom" if refused.code in ("cannot_fit", "memory_busy") else "error"].inc()
             self._refused(resident, refused.code, refused.message, strike=refused.strike)
         except Exception as error:  # a fault of ours must not leave the model loading for ever
-            _LOG.exception("load_error model=%s", resident.entry.name)
+            _LOG.exception("load_error model=%s", resident.name)
             self._refused(resident, "internal_error", f"the load failed ({type(error).__name__})", strike=True)
 
-    def _refused(self, resident: _Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
-        name = resident.entry.name
+    def _refused(self, resident: Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
+        name = resident.name
+        resident.count_load_failure(code)
         self._tell("load_refused", model=name, code=code, reason=message)
         self._perform(self._scheduler.on_gone(name, now=self._clock(), error=(code, message), strike=strike))
-        self._gone(resident, code, message)
+        resident.tell_gone(code, message)
 
     def _begin_unload(self, action: Unload) -> None:
         resident = self._residents[action.model]
@@ -393,40 +370,6 @@ class Pool:
         if not self._live:
             self._quiet.set()
 
-    def _settle(self, resident: _Resident, ready: Ready) -> float:
-        """Enter the measurement into the books; measured / predicted."""
-        ledger = self._memory().ledger
-        booking = ledger.settle(resident.entry.name, ready.measured_bytes, ready.parts)
-        ratio = booking.error_ratio or 0.0
-        self._metrics.prediction_error[resident.entry.backend].observe(ratio)
-        resident.metrics.measured_bytes.set(ready.measured_bytes)
-        for part, n_bytes in booking.predicted.parts.items():
-            resident.metrics.predicted_bytes[part].set(n_bytes)
-        return ratio
-
-    def _count_exit(self, resident: _Resident, how: Exit, *, was_ready: bool) -> None:
-        name = resident.entry.name
-        metrics = resident.metrics
-        metrics.measured_bytes.set(0)
-        metrics.kv_usage.set(0)
-        for gauge in metrics.predicted_bytes.values():
-            gauge.set(0)
-        if how.code is None:
-            if not was_ready:
-                metrics.loads["cancelled"].inc()
-            self._tell("unloaded", model=name)
-        elif was_ready:
-            metrics.crashes.inc()
-            metrics.evictions["crash"].inc()
-            self._tell("crashed", model=name, code=how.code, reason=how.message)
-        else:
-            metrics.loads["oom" if how.code == "out_of_memory" else "error"].inc()
-            self._tell("load_failed", model=name, code=how.code, reason=how.message)
-
-    def _gone(self, resident: _Resident, code: ErrorCode, message: str) -> None:
-        _settle_all(resident.load_waiters, PoolError(code, message))
-        _settle_all(resident.gone_waiters, None)
-
     def _arm(self) -> None:
         """Set the timer to the scheduler's next deadline."""
         if self._timer is not None:
@@ -457,13 +400,7 @@ class Pool:
     def _memory_status(self) -> MemoryStatus:
         if self._loader is None:
             return MemoryStatus(device="", budget_bytes=0, reserved_bytes=0, other_bytes=0)
-        memory = self._loader.memory
-        return MemoryStatus(
-            device=memory.device,
-            budget_bytes=memory.ledger.budget_bytes,
-            reserved_bytes=memory.ledger.reserved_bytes,
-            other_bytes=memory.other_bytes,
-        )
+        return self._loader.memory.status()
 
     def _publish(self) -> None:
         """Set the gauges that mirror state, when somebody looks."""
@@ -502,13 +439,6 @@ def _queue_rules(settings: Settings) -> Rules:
         max_wait_s=settings.scheduler.max_wait_s,
         request_timeout_s=settings.server.request_timeout_s,
     )
-
-
-def _settle_all(waiters: list[asyncio.Future[None]], error: PoolError | None) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_exception(error) if error is not None else waiter.set_result(None)
-    waiters.clear()
 
 
 def _quoted(value: object) -> str:

@@ -243,7 +243,7 @@ async def test_load_without_an_end_is_cut(start: Starter) -> None:
     timeouts = Timeouts(load_s=0.5, ping_every_s=0.1, pong_s=10.0)
     _, ear = await start("hang", timeouts=timeouts, ready=False)
     how = await ear.until_exit()
-    assert how.code == "load_failed"
+    assert how.code == "worker_hung"
     assert "did not finish loading" in how.message
 
 
