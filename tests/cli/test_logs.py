@@ -29,6 +29,11 @@ def test_json_lines_carry_fields():
     assert line == {**expected, "level": "info", "logger": "onecard.pool"}
 
 
+def test_a_library_that_quotes_our_files_tells_no_absolute_path():
+    line = TextLines().format(record(f"Task exception was never retrieved coro=<f() at {__file__}:3>"))
+    assert "coro=<f() at tests/cli/test_logs.py:3>" in line
+
+
 def test_a_field_cannot_replace_the_level():
     line = json.loads(JsonLines().format(record("x level=debug time=0")))
     assert line["level"] == "info"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -70,6 +71,17 @@ def test_without_a_server_it_starts_its_own_and_ends_it(onecard, model):
     done = onecard("run", model, "hello there", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert (done.returncode, done.stdout) == (0, "echo: hello there\n")
     assert _servers() <= before
+
+
+def test_its_own_server_takes_the_configured_key_and_none_goes_elsewhere(onecard, server):
+    keyed = {"ONECARD_SERVER__API_KEYS": "sesame", "ONECARD_SERVER__PORT": _closed_port()}
+    assert onecard("run", "demo", "hello", env=keyed).stdout == "echo: hello\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with ThreadPoolExecutor(1) as pool:
+            request = pool.submit(_first_request, listener)
+            onecard("ps", "--url", url, env=keyed)
+            assert b"sesame" not in request.result()
 
 
 def test_its_own_server_that_does_not_start_says_why(onecard, tmp_path):
@@ -171,6 +183,12 @@ class Terminal:
             assert ready, f"no {text!r} in {self._seen!r}"
             self._seen += os.read(self._master, 4096).decode(errors="replace")
         self._seen = self._seen.split(text, 1)[1]
+
+
+def _first_request(listener: socket.socket) -> bytes:
+    connection, _ = listener.accept()
+    with connection:
+        return connection.recv(65536)
 
 
 def _closed_port() -> str:
