@@ -33,6 +33,11 @@ class Server:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         return int(found.group(1)) * 1024 if found else 0
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the server process so far, workers not included."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 def config_text(model: Path, *, context: int, parallel: int) -> str:
     """A configuration with the measured model alone."""
