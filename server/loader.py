@@ -107,7 +107,6 @@ class Loader:
             _wish(entry.config, self.memory),
             budget_bytes=ledger.budget_bytes,
             free_bytes=ledger.free_bytes,
-            residual_bytes=ledger.residual_bytes(entry.name),
         )
         if isinstance(placed, Refused):
             raise LoadRefusedError(placed.code, placed.message, strike=False)
