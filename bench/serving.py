@@ -53,8 +53,9 @@ def running(config: str = "") -> Iterator[Server]:
             file = Path(folder) / "onecard.toml"
             file.write_text(config)
             flags += ["--config", str(file)]
-        command = [sys.executable, "-m", "server.cli", "serve", *flags]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "NO_COLOR": "1"})
+        command = [sys.executable, "-m", "server.cli", "serve", "--exit-with-stdin", *flags]
+        environment = {**os.environ, "NO_COLOR": "1"}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
         try:
             yield Server(_wait(process, Path(log.name)), process.pid)
         finally:
