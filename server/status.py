@@ -47,6 +47,13 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     budget_bytes: int
     reserved_bytes: int
     other_bytes: int
+    spare_bytes: int = 0
+    """Host memory of the spare worker, which has no model: paid from the reserve, never from the budget."""
+
+    def beside(self, spare_bytes: int) -> MemoryStatus:
+        """The same, with the spare worker told apart from other programs."""
+        ours = spare_bytes if self.device == "cpu" else 0
+        return msgspec.structs.replace(self, spare_bytes=spare_bytes, other_bytes=max(0, self.other_bytes - ours))
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
