@@ -60,6 +60,13 @@ class Ledger:
         return sum(booking.booked_bytes for booking in self._bookings.values())
 
     @property
+    def measured_bytes(self) -> int | None:
+        """What all models take; None while one of them is not measured."""
+        measured = [booking.measured_bytes for booking in self._bookings.values()]
+        known = [n_bytes for n_bytes in measured if n_bytes is not None]
+        return sum(known) if len(known) == len(measured) else None
+
+    @property
     def free_bytes(self) -> int:
         """What is left; 0 while models hold more than the budget."""
         return max(0, self._left_bytes)
