@@ -292,3 +292,43 @@ def test_a_gpu_that_is_not_there_is_said_not_replaced(canary_path: Path) -> None
 
     with pytest.raises(LoadError, match="sees no GPU"):
         load(spec, lambda _: None)
+
+
+@pytest.mark.parametrize("fields", [{}, {"echo": True}])
+def test_a_prompt_longer_than_the_context_is_refused_even_where_nothing_is_generated(
+    engine: Engine, fields: dict[str, bool]
+) -> None:
+    with pytest.raises(JobError) as caught:
+        engine.prepare(text_job("a" * 513, max_tokens=0, **fields))
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_stop_string_counts_only_behind_the_least_number_of_tokens(engine: Engine) -> None:
+    golden = canary_p.expected_text("Q", 200)
+    early, late = golden[4:7], golden[30:33]
+    first = next(at for at in range(20, 200) if golden.startswith((early, late), at))
+
+    (outcome,) = run(engine, [text_job("Q", max_tokens=200, min_tokens=20, stop=[early, late])])
+
+    assert (outcome.text(), outcome.reason()) == (golden[:first], "stop")
+
+
+def test_an_echo_is_the_prompt_as_it_was_written(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(engine._model), "bos", 1)  # a model that begins every prompt with a token of its own
+
+    (outcome,) = run(engine, [text_job("hello", max_tokens=0, echo=True)])
+
+    assert outcome.text() == "hello"
+    assert outcome.started.prompt_tokens == 6
+
+
+def test_an_answer_too_large_for_a_frame_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.gguf.engine.MAX_ECHO_CHARS", 100)
+    monkeypatch.setattr("backends.gguf.tokenizer.MAX_TEXT_BYTES", 100)
+
+    with pytest.raises(JobError) as echo:
+        engine.prepare(text_job("a" * 40, n=3, echo=True))
+    with pytest.raises(JobError) as text:
+        engine.prepare(Detokenize(id="d", tokens=[ord("a")] * 101))
+
+    assert (echo.value.param, text.value.param) == ("echo", "tokens")
