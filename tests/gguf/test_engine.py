@@ -15,6 +15,7 @@ from backends.messages import (
     Delta,
     Detokenize,
     Detokenized,
+    Event,
     Failed,
     Finished,
     Generate,
@@ -100,6 +101,45 @@ def test_a_cancelled_job_frees_its_slots_at_once(engine: Engine) -> None:
 
 def test_cancelling_an_unknown_job_says_nothing(engine: Engine) -> None:
     assert engine.cancel("nobody") == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_jobs_that_come_and_go_at_random_get_their_own_text_and_one_end(engine: Engine, seed: int) -> None:
+    dice, parallel = random.Random(seed), engine.ready().parallel
+    jobs: dict[str, Generate] = {}
+    outcomes: dict[str, Outcome] = {}
+    running: set[str] = set()
+
+    def hand_out(events: list[Event]) -> None:
+        for event in events:
+            outcomes[event.id].events.append(event)
+            if isinstance(event, (Finished, Failed)):
+                running.discard(event.id)
+
+    for i in range(60):
+        job = text_job(
+            "y" * dice.choice([0, 3, 150, 300]) + dice.choice("abcQz"),
+            id=f"{seed}-{i}",
+            n=dice.choice([1, 1, 2, 5]),
+            max_tokens=dice.choice([1, 2, 9, 60]),
+        )
+        if sum(min(jobs[name].n, parallel) for name in running) + min(job.n, parallel) <= parallel:
+            jobs[job.id], outcomes[job.id] = job, Outcome()
+            running.add(job.id)
+            hand_out(engine.add(engine.prepare(job)))
+        for _ in range(dice.randrange(6)):
+            if running and dice.random() < 0.1:
+                hand_out(engine.cancel(dice.choice(sorted(running))))
+            if not engine.idle:
+                hand_out(engine.step().events)
+    step_until_idle(engine, outcomes)
+
+    for name, outcome in outcomes.items():
+        job, cancelled = jobs[name], isinstance(outcome.end, Failed)
+        assert isinstance(job.prompt, TextPrompt)
+        golden = canary_p.expected_text(job.prompt.text, job.max_tokens or 0)
+        for index in range(job.n):
+            assert golden.startswith(outcome.text(index)) if cancelled else outcome.text(index) == golden
 
 
 def test_a_stop_string_ends_the_text_before_it(engine: Engine) -> None:
