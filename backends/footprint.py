@@ -10,12 +10,27 @@ from typing import TYPE_CHECKING
 from backends.gguf import arithmetic
 from backends.gguf.header import HeaderError, HeaderInfo
 from backends.gguf.header import read as read_gguf
-from backends.plan import ALL_LAYERS, Device, Footprint, Plan
+from backends.plan import ALL_LAYERS, CELL_BLOCK, RUNTIME_BYTES, Device, Footprint, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ALL_LAYERS", "Device", "Footprint", "HeaderError", "HeaderInfo", "Plan", "inspect", "predict"]
+__all__ = [
+    "ALL_LAYERS",
+    "CELL_BLOCK",
+    "RUNTIME_BYTES",
+    "Device",
+    "Footprint",
+    "HeaderError",
+    "HeaderInfo",
+    "ModelHeader",
+    "Plan",
+    "inspect",
+    "layer_share",
+    "predict",
+]
+
+ModelHeader = HeaderInfo
 
 
 def inspect(backend: str, path: Path) -> HeaderInfo:
@@ -31,3 +46,8 @@ def inspect(backend: str, path: Path) -> HeaderInfo:
 def predict(header: HeaderInfo, plan: Plan) -> Footprint:
     """The price of a plan in bytes of the plan's device."""
     return arithmetic.predict(header, plan)
+
+
+def layer_share(header: HeaderInfo, plan: Plan) -> float:
+    """The part of a model's layers that lies on the budgeted device."""
+    return arithmetic.layer_share(header, plan)

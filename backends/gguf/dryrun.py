@@ -1,7 +1,7 @@
 """A short-lived process that tells what models would take, from loads that allocate nothing.
 
 Reads one JSON line per question from stdin and answers each with one JSON line, so that a file that brings llama.cpp
-down loses its own answer and those behind it, and nothing else. It is told its parent, and ends with it.
+down loses its own answer and those behind it, and nothing else. It ends with its parent.
 
 question: {"path": ..., "gpu_layers": ..., "plans": [{"context": ..., "parallel": ..., "kv_type": ...}]}
 answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...}
@@ -20,6 +20,7 @@ from typing import Any
 from backends.engine import LoadError
 from backends.gguf.context import LibraryLog, Model, dry_context
 from backends.gguf.loading import ALL_LAYERS, MAX_BATCH_TOKENS
+from backends.worker_main import die_with, limit_damage
 
 _NICENESS = 10
 
@@ -47,7 +48,10 @@ def _sizes(model: Model, plan: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer until stdin ends; the first argument is the parent's process id."""
+    if len(sys.argv) > 1:
+        die_with(int(sys.argv[1]))
+    limit_damage()
     with suppress(OSError):
         os.nice(_NICENESS)
     log = LibraryLog()
