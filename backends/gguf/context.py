@@ -285,6 +285,9 @@ class Context:
             raise LoadError(explain(log), out_of_memory=_is_out_of_memory(log))
         self.pointer: int = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
+        self._max_outputs = parallel
+        self._logits_address = 0
+        self._logits: NDArray[np.float32] = np.empty((0, model.n_vocab), dtype=np.float32)
         self._batch = self._own_batch()
 
     def _own_batch(self) -> llama_cpp.llama_batch:
@@ -329,7 +332,12 @@ class Context:
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
         """`(n_outputs, n_vocab) float32`: a writable view of the last decode's outputs, in batch order."""
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.pointer), (n_outputs, self._model.n_vocab))
+        pointer = llama_cpp.llama_get_logits(self.pointer)
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_address:  # a view costs 50 us to make, and the buffer seldom moves
+            self._logits_address = address
+            self._logits = np.ctypeslib.as_array(pointer, (self._max_outputs, self._model.n_vocab))
+        return self._logits[:n_outputs]
 
     def clear(self, slot: int) -> None:
         """Drop everything a sequence holds."""
