@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backends.bnb import arithmetic as folders
+from backends.bnb.header import FolderInfo
+from backends.bnb.header import read as read_folder
 from backends.gguf import arithmetic
 from backends.gguf.header import HeaderError, HeaderInfo
 from backends.gguf.header import read as read_gguf
@@ -20,6 +23,7 @@ __all__ = [
     "CELL_BLOCK",
     "RUNTIME_BYTES",
     "Device",
+    "FolderInfo",
     "Footprint",
     "HeaderError",
     "HeaderInfo",
@@ -30,24 +34,26 @@ __all__ = [
     "predict",
 ]
 
-ModelHeader = HeaderInfo
+ModelHeader = HeaderInfo | FolderInfo
 
 
-def inspect(backend: str, path: Path) -> HeaderInfo:
+def inspect(backend: str, path: Path, *, quantization: str = "none") -> ModelHeader:
     """Read what a model's files say about it. Raises HeaderError; blocks on the disk."""
-    if backend != "gguf":
-        raise HeaderError(f"this version serves GGUF files; it has no '{backend}' backend for model folders")
+    if backend == "bnb":
+        return read_folder(path, quantization)
     header = read_gguf(path)
     if header.n_layers > len(header.tensors):
         raise HeaderError(f"the file announces {header.n_layers} layers, but holds {len(header.tensors)} tensors")
     return header
 
 
-def predict(header: HeaderInfo, plan: Plan) -> Footprint:
+def predict(header: ModelHeader, plan: Plan) -> Footprint:
     """The price of a plan in bytes of the plan's device."""
+    if isinstance(header, FolderInfo):
+        return folders.predict(header, plan)
     return arithmetic.predict(header, plan)
 
 
-def layer_share(header: HeaderInfo, plan: Plan) -> float:
+def layer_share(header: ModelHeader, plan: Plan) -> float:
     """The part of a model's layers that lies on the budgeted device."""
-    return arithmetic.layer_share(header, plan)
+    return 1.0 if isinstance(header, FolderInfo) else arithmetic.layer_share(header, plan)

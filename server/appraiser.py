@@ -48,7 +48,9 @@ def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
     key = (status.st_size, status.st_mtime_ns, status.st_ino)
     if before is not None and before.key == key:
         return before
-    return Looked(entry.path, entry.backend, key, inspect(entry.backend, entry.path))
+    return Looked(
+        entry.path, entry.backend, key, inspect(entry.backend, entry.path, quantization=entry.config.quantization)
+    )
 
 
 def wish(config: ModelConfig, device: Device) -> Wish:

@@ -42,6 +42,8 @@ class PriceList:
         self.remembered = remembered or Remembered()
         self._engine = engine_version() if engine is None else engine
         self._memo: dict[tuple[FileKey, Plan], Quote] = {}
+        self.version = 0
+        """Counts up with every change of a price."""
 
     def quote(self, file: FileKey, header: ModelHeader, plan: Plan) -> Quote:
         """The price of a plan for a file."""
@@ -58,7 +60,7 @@ class PriceList:
         """Keep what a dry load told; None where llama.cpp refused."""
         told = sizes.on(plan.device) if sizes is not None else {}
         self.remembered.put("dry", self._key(file, plan), told)
-        self._memo.clear()
+        self._changed()
 
     def learn(self, file: FileKey, header: ModelHeader, plan: Plan, measured_bytes: int) -> int:
         """Keep what a loaded plan takes; by how many bytes it missed the price, signed."""
@@ -71,8 +73,12 @@ class PriceList:
         kept = _numbers(self.remembered.get(section, name))
         vocabulary = predict(header, plan).runtime - RUNTIME_BYTES[plan.device]
         self.remembered.put(section, name, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
-        self._memo.clear()
+        self._changed()
         return measured_bytes - before.total_bytes
+
+    def _changed(self) -> None:
+        self._memo.clear()
+        self.version += 1
 
     def _quote(self, file: FileKey, header: ModelHeader, plan: Plan) -> Quote:
         footprint, source = self._told(file, header, plan)
