@@ -100,11 +100,6 @@ class Sequence:
     """Tokens generated since the last delta."""
     masks: list[TokenMask] = field(default_factory=list)
 
-    @property
-    def prefilling(self) -> bool:
-        """The prompt is not wholly computed."""
-        return self.token < 0
-
 
 class GgufEngine:
     """See `backends.engine.Engine`."""
@@ -138,7 +133,7 @@ class GgufEngine:
         self._model.close()
 
     def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
-        """Tokenize and check; called from the reader thread."""
+        """Tokenize and check; called from the preparer's thread."""
         if isinstance(job, Tokenize):
             return self._tokenize(job)
         if isinstance(job, Detokenize):
