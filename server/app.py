@@ -18,6 +18,7 @@ from server.events import Events
 from server.gate import Gate
 from server.metrics import Metrics
 from server.pool import Pool
+from server.routes.capacity import capacity
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
 from server.routes.events import events
@@ -77,6 +78,7 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/ready", ready, methods=["GET"]),
         Route("/v1/status", status, methods=["GET"]),
         Route("/v1/events", events, methods=["GET"]),
+        Route("/v1/capacity", capacity, methods=["GET"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{id:path}/load", load_model, methods=["POST"]),
         Route("/v1/models/{id:path}/unload", unload_model, methods=["POST"]),
