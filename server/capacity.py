@@ -147,10 +147,9 @@ def _variants(header: ModelHeader, plan: Plan, price: Callable[[Plan], Footprint
     """Plans whose longest context is worth knowing, the cache that was asked for before a smaller one."""
     longest = replace(plan, context=max(header.n_ctx_train, plan.context))
     smaller = replace(longest, kv_type="q8_0")
-    kv_types: list[KvType] = [
-        plan.kv_type,
-        *(["q8_0"] if price(smaller).total_bytes < price(longest).total_bytes else []),
-    ]
+    kv_types: list[KvType] = [plan.kv_type]
+    if price(smaller).total_bytes < price(longest).total_bytes:
+        kv_types.append("q8_0")
     for kv_type in kv_types:
         for parallel in dict.fromkeys((2 * plan.parallel, plan.parallel, 1)):
             yield replace(longest, parallel=parallel, kv_type=kv_type)
