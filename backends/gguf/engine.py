@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
 
 _NO_ROOM = 1
-MAX_ECHO_CHARS = 8 << 20
-"""Far below what one frame holds: a report that is too large to send would end the worker."""
+MAX_ECHO_CHARS = 1 << 20
+"""Over all choices of a job. One frame holds the echoes of all jobs that start together, and one too large to send
+would end the worker."""
 
 
 @dataclass(frozen=True, slots=True)
