@@ -37,6 +37,7 @@ class Resident:
     ready: Ready | None = None
     """Of the last successful load."""
     load_started_at: float = 0.0
+    load_cancelled: bool = False
     ready_at: float | None = None
     pace: Pace = field(default_factory=Pace)
     load_waiters: list[asyncio.Future[None]] = field(default_factory=list)
