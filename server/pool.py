@@ -26,7 +26,7 @@ from server.resident import PoolError, Resident
 from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from server.spare import Spare
 from server.status import MemoryStatus, ModelInfo, QueueStatus, Status
-from server.stream import Stream
+from server.stream import Stream, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -155,7 +155,13 @@ class Pool:
     def submit(self, entry: CatalogEntry, job: Job, *, priority: int = 0, keep_alive_s: float | None = None) -> Stream:
         """Take a job; whatever is wrong with it comes as its `Failed` event. `keep_alive_s` lasts to the next job."""
         resident, now = self._residents[entry.name], self._clock()
-        stream = Stream(entry.name, job.id, cancel=self._cancel, loading=lambda: self._is_loading(entry.name))
+        stream = Stream(
+            entry.name,
+            job.id,
+            cancel=self._cancel,
+            loading=lambda: self._is_loading(entry.name),
+            outlook=lambda: self._outlook(resident, job.id),
+        )
         live = _Live(job, entry.name, stream, RequestMeter(resident.metrics, now), now)
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
@@ -224,6 +230,7 @@ class Pool:
 
     def on_progress(self, worker: Worker, fraction: float) -> None:
         """A share of a load is done."""
+        self._residents[worker.spec.name].loaded = fraction
 
     def on_ready(self, worker: Worker, ready: Ready) -> None:
         """A model is loaded."""
@@ -335,6 +342,7 @@ class Pool:
     def _begin_load(self, resident: Resident, setbacks: int) -> None:
         resident.load_started_at = self._clock()
         resident.load_cancelled = False
+        resident.loaded = 0.0
         need = self._prices.need_bytes(resident.name, setbacks=setbacks)
         figures = {"need_bytes": need} if isinstance(need, int) and need else {}
         again = {"setbacks": setbacks} if setbacks else {}
@@ -465,6 +473,15 @@ class Pool:
 
     def _is_loading(self, name: str) -> bool:
         return self._scheduler.view(name, self._clock()).state is ModelState.LOADING
+
+    def _outlook(self, resident: Resident, job_id: str) -> Waiting | None:
+        now = self._clock()
+        outlook = self._scheduler.outlook(job_id, now)
+        if outlook is None:
+            return None
+        if not self._is_loading(resident.name):
+            return Waiting(outlook.position + 1, outlook.wait_s, None)
+        return Waiting(outlook.position + 1, resident.load_left_s(now, outlook.wait_s), resident.loaded)
 
     def _memory_status(self) -> MemoryStatus:
         if self._loader is None:
