@@ -22,6 +22,7 @@ from server.loader import Loader, LoadRefusedError
 from server.memory import Memory, open_memory
 from server.metrics import REJECTIONS, RequestMeter
 from server.prices import Prices
+from server.read_ahead import ReadAhead
 from server.resident import PoolError, Resident
 from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from server.spare import Spare
@@ -92,7 +93,7 @@ class Pool:
         metrics.on_render.append(self._publish)
         with_gguf = any(entry.backend == "gguf" for entry in catalog.entries)
         self._spare = Spare("gguf", enabled=settings.scheduler.spare_worker and with_gguf)
-        self.on_change.append(self._spare.on_change)
+        self.on_change += [self._spare.on_change, ReadAhead({e.name: e.path for e in catalog.entries}).on_change]
 
     # Life
 
