@@ -242,8 +242,8 @@ class Pool:
         booking = self._memory().ledger.settle(name, ready.measured_bytes, ready.parts)
         if self._loader is not None:
             self._spawn(self._loader.learn(worker.spec, ready))
-        ratio = booking.error_ratio or 0.0
-        self._metrics.prediction_error[resident.entry.backend].observe(ratio)
+        if (ratio := booking.error_ratio) is not None:
+            self._metrics.prediction_error[resident.entry.backend].observe(ratio)
         resident.count_ready(booking, load_s)
         self._tell(
             "loaded",
@@ -253,7 +253,7 @@ class Pool:
             parallel=ready.parallel,
             gpu_layers=f"{ready.gpu_layers}/{ready.n_layers}",
             measured_bytes=ready.measured_bytes,
-            predicted_ratio=round(ratio, 3),
+            predicted_ratio="unknown" if ratio is None else round(ratio, 3),
             pid=worker.pid,
         )
         self._prices.forget(name)
