@@ -7,6 +7,7 @@ All sizes are in bytes, all times in seconds.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -55,12 +56,30 @@ def check_name(name: str) -> str:
     return name
 
 
+def _origin(text: str) -> str:
+    """An origin as browsers send it, which is never with a path, capitals or the scheme's own port."""
+    if text in ("localhost", "*", "null"):
+        return text
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "an origin looks like https://app.example.com or http://192.168.1.2:3000, without a path; "
+            "'localhost' is every page of this machine, '*' every page"
+        )
+    scheme, host, port = match["scheme"].lower(), match["host"].lower(), match["port"] or ""
+    return f"{scheme}://{host}" + ("" if port == _OWN_PORTS.get(scheme) else port)
+
+
 def _forever_or_seconds(value: float) -> float:
     if value < 0 and value != -1:
         raise ValueError("a keep-alive is a number of seconds, 0 for at once or -1 for never")
     return value
 
 
+_ORIGIN = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<port>:[0-9]{1,5})?/?"
+)
+_OWN_PORTS = {"http": ":80", "https": ":443"}
 NO_BOOL = BeforeValidator(_no_bool)
 _YEAR_S = 86400 * 365
 Seconds = Annotated[float, Field(ge=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL]
@@ -93,7 +112,7 @@ class ServerSection(Section):
     """A file with one key per line; `#` starts a comment line."""
     allow_public: bool = False
     """Bind an address that others can reach although there is no key."""
-    cors: StrList = ["localhost"]
+    cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(_comma_list)] = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
     max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64
     request_timeout_s: PositiveSeconds = 600

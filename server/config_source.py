@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from server.config import ModelConfig, Settings
+from server.config import Settings
+from server.config_problems import nearest, owner, sentences
 from server.key_file import KeyFileError, read_keys
 from server.references import absolute
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
-    from pydantic_core import ErrorDetails
 
 PREFIX = "ONECARD_"
+_NO_SETTINGS = frozenset({"ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "ONECARD_UID", "ONECARD_GID"})
+"""What the commands and the compose file read from the environment."""
+_TESTS = "ONECARD_TEST_"
+_NEIGHBOUR = re.compile(r"ONECARD_(?:\w+_)?(?:SERVICE_(?:HOST|PORT\w*)|PORT_\d+_(?:TCP|UDP)\w*)")
+"""What Kubernetes sets in every container beside a service named onecard, as it sets ONECARD_PORT=tcp://..."""
 _NOT_YET = {
     "quantization": "the bnb backend is not in this version",
 }
@@ -103,7 +109,7 @@ def load_settings(config: Path | None = None, *, flags: dict[str, Any] | None = 
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as problem:
-        raise ConfigError("\n".join(_sentences(problem, sources))) from None
+        raise ConfigError("\n".join(sentences(problem, sources))) from None
     loaded = Loaded(settings=_with_key_file(settings), file=file, sources=sources, warnings=[])
     loaded.warnings.extend(_warnings(loaded))
     return loaded
@@ -114,15 +120,22 @@ def _config_file(config: Path | None) -> Path | None:
         default = default_config_file()
         return default if default.is_file() else None
     config = config.expanduser()
-    if not config.is_file():
+    if config.is_dir():
+        raise ConfigError(f"{config}: this is a folder. hint: name the file in it, such as {config / 'onecard.toml'}")
+    if not config.exists():
         raise ConfigError(f"{config}: there is no such file. hint: `onecard config init --output {config}` writes one")
+    if not config.is_file():
+        raise ConfigError(f"{config}: this is no regular file")
     return config
 
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return TomlConfigSettingsSource(_Sources, toml_file=file).toml_data
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        # Editors of Windows begin a file with a byte order mark, which TOML does not know.
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as problem:
+        raise ConfigError(f"{file}: this is no UTF-8 text (at byte {problem.start})") from None
+    except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{file}: this is no TOML: {problem}") from None
     except OSError as problem:
         raise ConfigError(f"{file}: cannot be read: {problem.strerror}") from None
@@ -130,10 +143,39 @@ def _toml(file: Path) -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     for name in sorted(os.environ):
-        section, nested, _ = name.upper().removeprefix(PREFIX).partition("__")
-        if name.upper().startswith(PREFIX) and nested and section.lower() not in Settings.model_fields:
-            raise ConfigError(f"environment: {name} names no section{_nearest(section.lower(), Settings)}")
+        if name.upper().startswith(PREFIX) and not _is_no_setting(name.upper(), os.environ[name]):
+            _check_variable(name)
     return _Environment(_Sources)()
+
+
+def _is_no_setting(name: str, value: str) -> bool:
+    others = name in _NO_SETTINGS or name.startswith(_TESTS) or _NEIGHBOUR.fullmatch(name) is not None
+    return others or value.startswith(("tcp://", "udp://"))
+
+
+def _check_variable(name: str) -> None:
+    """Refuse a variable that would set nothing. Raises ConfigError."""
+    section, nested, _ = name.upper().removeprefix(PREFIX).partition("__")
+    if section.lower() in Settings.model_fields:
+        return
+    if nested:
+        raise ConfigError(f"environment: {name} names no section{nearest(section.lower(), Settings)}")
+    raise ConfigError(f"environment: {name} is no setting{_nearest_variable(section)}")
+
+
+def _nearest_variable(text: str) -> str:
+    """`ONECARD_PORT` and `ONECARD_SERVER_PORT` mean `ONECARD_SERVER__PORT`."""
+    variables = {
+        f"{section}__{key}".upper(): key.upper()
+        for section in Settings.model_fields
+        if section != "models"
+        for key in owner((section, "")).model_fields
+    }
+    spellings = {name.replace("__", "_"): name for name in variables}
+    spellings |= {key: name for name, key in reversed(variables.items()) if key not in spellings}
+    if near := difflib.get_close_matches(text, spellings, n=1, cutoff=0.6):
+        return f". hint: did you mean {PREFIX}{spellings[near[0]]}?"
+    return f". hint: a setting is {PREFIX}SECTION__KEY, such as {PREFIX}SERVER__PORT"
 
 
 def _rebased(values: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -167,58 +209,6 @@ def _with_key_file(settings: Settings) -> Settings:
     except KeyFileError as problem:
         raise ConfigError(f"server.api_key_file: {problem}") from None
     return settings.model_copy(update={"server": server.model_copy(update={"api_keys": [*server.api_keys, *keys]})})
-
-
-def _sentences(problem: ValidationError, sources: list[Source]) -> list[str]:
-    """One line per key that is wrong."""
-    by_key: dict[tuple[str, ...], list[ErrorDetails]] = {}
-    for detail in problem.errors(include_url=False, include_context=False):
-        by_key.setdefault(_key_of(detail["loc"]), []).append(detail)
-    return [_sentence(keys, details, sources) for keys, details in by_key.items()]
-
-
-def _key_of(loc: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The part of a location that is a key of the file: the rest tells alternatives of a union or places in a list."""
-    depth = 3 if loc and loc[0] == "models" else 2
-    return tuple(str(part) for part in loc[:depth])
-
-
-def _sentence(keys: tuple[str, ...], details: list[ErrorDetails], sources: list[Source]) -> str:
-    label = next((source.label for source in sources if source.holds(keys)), sources[-1].label)
-    where = f"flag {_flag(keys)}" if label == "flag" else f"{label}: {'.'.join(keys)}"
-    first = details[0]
-    if first["type"] == "extra_forbidden":
-        what = "section" if len(keys) == 1 else "key"
-        return f"{where} is an unknown {what}{_nearest(keys[-1], _owner(keys))}"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    reasons = [detail["msg"].removeprefix("Value error, ").removeprefix("Input ") for detail in details]
-    is_secret = keys[:2] == ("server", "api_keys")
-    shown = "" if is_secret or isinstance(first["input"], dict) else f" = {str(first['input'])[:80]!r}"
-    return f"{where}{shown}: {' or '.join(dict.fromkeys(reasons))}"
-
-
-def _flag(keys: tuple[str, ...]) -> str:
-    names = {"api_keys": "api-key", "models": "model"}
-    last = keys[0] if keys[0] == "models" else keys[-1]
-    return "--" + names.get(last, last.replace("_", "-"))
-
-
-def _owner(keys: tuple[str, ...]) -> type[BaseModel]:
-    """The class whose fields a key had to be one of."""
-    if len(keys) == 1:
-        return Settings
-    if keys[0] == "models":
-        return ModelConfig
-    section = Settings.model_fields[keys[0]].annotation
-    return section if isinstance(section, type) and issubclass(section, BaseModel) else Settings
-
-
-def _nearest(key: str, owner: type[BaseModel]) -> str:
-    known = [name for name in owner.model_fields if not (owner is ModelConfig and name == "name")]
-    if near := difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5):
-        return f". hint: did you mean '{near[0]}'?"
-    return f". hint: there are {', '.join(known)}"
 
 
 def _warnings(loaded: Loaded) -> list[str]:

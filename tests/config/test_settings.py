@@ -113,5 +113,28 @@ def test_only_loopback_needs_no_key(host, local):
     assert not public_without_key(Settings.model_validate({"server": {"host": host, "allow_public": True}}))
 
 
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("http://x.com/", "http://x.com"),
+        ("HTTPS://App.Example.com", "https://app.example.com"),
+        ("https://x.com:443", "https://x.com"),
+        ("http://x.com:443", "http://x.com:443"),
+        ("http://[::1]:3000/", "http://[::1]:3000"),
+        ("app://obsidian.md", "app://obsidian.md"),
+        ("localhost", "localhost"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_is_kept_as_browsers_send_it(written, sent):
+    assert Settings.model_validate({"server": {"cors": [written]}}).server.cors == [sent]
+
+
+@pytest.mark.parametrize("wrong", ["x.com", "http://x.com/app", "http://", "http://x.com?y", "http://u@x.com", ""])
+def test_what_no_browser_sends_is_no_origin(wrong):
+    with pytest.raises(ValidationError, match=r"an origin looks like"):
+        Settings.model_validate({"server": {"cors": [wrong]}})
+
+
 def test_keys_are_not_in_the_repr():
     assert "sesame" not in repr(Settings.model_validate({"server": {"api_keys": ["sesame"]}}))

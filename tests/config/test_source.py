@@ -84,10 +84,18 @@ def test_references_are_no_paths(write, reference):
         ("[models.a]\naliases = ['x']", "onecard.toml: models.a.path is missing"),
         ("[server]\nzzz = 1", "server.zzz is an unknown key. hint: there are host, port"),
         ("[memory]\nbudget = '12 XB'", "memory.budget = '12 XB': should be 'auto' or a size looks like 12GiB"),
-        ("[server]\nport = 'http'", "server.port = 'http': should be a valid integer"),
-        ("[server]\nport = true", "server.port = 'True': expected a number, not true or false"),
+        ("[server]\nport = 'http'", "server.port = 'http': should be a whole number"),
+        ("[server]\nport = true", "server.port = true: expected a number, not true or false"),
         ("[server", "onecard.toml: this is no TOML"),
-        ("server = 3", "onecard.toml: server = '3': should be"),
+        ("server = 3", "onecard.toml: server = 3: should be a table, [server]"),
+        ("[models.a]\npath = ''", "models.a.path is empty"),
+        ("[server]\napi_keys = ['']", "server.api_keys: a key is one or more"),
+        ("[models]\na = 'demo'", "models.a = 'demo': should be a table, [models.a] with path = ..."),
+        ("[models.' ']\npath = 'demo'", 'onecard.toml: models." ": a model name has 1 to 200 characters'),
+        ("[models.'a b']\npath = 3", 'models."a b".path = 3: should be a text in quotes'),
+        ("[server]\nallow_public = 'perhaps'", "server.allow_public = 'perhaps': should be true or false"),
+        ("[defaults]\ncontext = true", "defaults.context = true: should be 'auto' or a number, not true or false"),
+        ("[server]\ncors = ['http://x.com/a']", "server.cors = 'http://x.com/a': an origin looks like https://"),
     ],
 )
 def test_an_error_names_file_key_and_hint(write, text, sentence):
@@ -106,6 +114,54 @@ def test_an_error_names_the_flag_or_the_environment(monkeypatch):
     monkeypatch.setenv("ONECARD_SERVR__PORT", "1")
     with pytest.raises(ConfigError, match=r"ONECARD_SERVR__PORT names no section. hint: did you mean 'server'"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ONECARD_PORT", "ONECARD_SERVER__PORT"),
+        ("ONECARD_SERVER_PORT", "ONECARD_SERVER__PORT"),
+        ("onecard_server_port", "ONECARD_SERVER__PORT"),
+        ("ONECARD_API_KEYS", "ONECARD_SERVER__API_KEYS"),
+        ("ONECARD_BUDGET", "ONECARD_MEMORY__BUDGET"),
+        ("ONECARD_KEEP_ALIVE", "ONECARD_SCHEDULER__KEEP_ALIVE_S"),
+        ("ONECARD_NONSENSE", "ONECARD_SECTION__KEY"),
+    ],
+)
+def test_a_variable_that_would_set_nothing_names_the_nearest(monkeypatch, name, meant):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert str(caught.value).startswith(f"environment: {name} is no setting. hint: ")
+    assert meant in str(caught.value)
+
+
+def test_variables_of_others_are_left_alone(monkeypatch):
+    for name in ("ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "ONECARD_TEST_ENGINE", "ONECARD_SERVICE_HOST"):
+        monkeypatch.setenv(name, "x")
+    for name in ("ONECARD_PORT", "ONECARD_PORT_8080_TCP"):
+        monkeypatch.setenv(name, "tcp://192.0.2.1:8080")
+    monkeypatch.setenv("ONECARD_SERVER", '{"port": 5}')
+    assert load_settings().settings.server.port == 5
+
+
+def test_a_flag_is_named_as_it_is_written():
+    with pytest.raises(ConfigError, match=r"^flag --log-format = 'xml': should be 'text' or 'json'$"):
+        load_settings(flags={"logging": {"format": "xml"}})
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path):
+    file = tmp_path / "windows.toml"
+    file.write_bytes(b"\xef\xbb\xbf[server]\r\nport = 7\r\n")
+    assert load_settings(file).settings.server.port == 7
+    file.write_bytes("[server]".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"this is no UTF-8 text \(at byte 0\)"):
+        load_settings(file)
+
+
+def test_a_folder_is_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match=r"this is a folder. hint: name the file"):
+        load_settings(tmp_path)
 
 
 def test_every_wrong_key_is_named_at_once(write):
@@ -127,5 +183,7 @@ def test_a_wrong_key_is_never_shown(write):
 
 def test_a_key_that_has_no_effect_yet_is_said(write):
     loaded = load_settings(write("[models.a]\npath = 'demo'\nquantization = 'none'"))
-    assert [warning.split(" has no effect")[0].split(": ")[1] for warning in loaded.warnings] == ["models.a.quantization"]
+    assert [warning.split(" has no effect")[0].split(": ")[1] for warning in loaded.warnings] == [
+        "models.a.quantization"
+    ]
     assert load_settings().warnings == []
