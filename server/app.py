@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
-    """The application over its own pool, or over a given one. Raises CatalogError for models that cannot be found."""
+    """The application over its own pool, or over a given one. Raises CatalogError."""
     # sse-starlette would cut every stream when uvicorn begins to exit; here streams end when the pool ends their jobs.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
     catalog = Catalog(settings)

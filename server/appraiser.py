@@ -41,6 +41,8 @@ class Looked:
 
 def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
     """Read the header, unless nothing has changed. Raises HeaderError; blocks on the disk."""
+    if (missing := entry.still_missing()) is not None:
+        raise HeaderError(missing)
     try:
         status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     except OSError as error:

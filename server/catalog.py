@@ -1,24 +1,26 @@
 """Which models there are: names and aliases to resolved files, fixed at start.
 
-Lookups are dict lookups; a name from a client never reaches the file system.
+Lookups are dict lookups; a name from a client never reaches the file system. A model whose files are missing or broken
+stops nobody else: it is there, a request for it is answered with the sentence that says why, and once its files are in
+their place it is served. What contradicts itself in the configuration is a CatalogError. The commands decide more
+strictly: `--model` with a path that is not there and `config check` end with exit code 2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from server.config import ModelConfig
-from server.references import DEMO, Located, LocateError, locate
+from server.references import DEMO, Located, LocateError, locate, parse_hub_reference
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from server.config import Settings
 
 
 class CatalogError(Exception):
-    """A configured model that cannot be found or is not what it should be; the text is a sentence for the operator."""
+    """A configuration whose models contradict it; the text is a sentence for the operator."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,31 @@ class CatalogEntry:
     config: ModelConfig
     backend: Literal["gguf", "bnb"]
     path: Path
-    """The resolved `.gguf` file (the first part of a split one) or model folder."""
+    """The resolved `.gguf` file (the first part of a split one) or model folder; where it would be, if missing."""
     aliases: tuple[str, ...]
     size_bytes: int
-    """Bytes of the weights on disk."""
+    """Bytes of the weights on disk; 0 for a missing model."""
+    missing: str | None = None
+    """Why the files could not be used at start; None when they could."""
+
+    def still_missing(self) -> str | None:
+        """Why its files cannot be used now; None when they can. Blocks on the disk."""
+        if self.missing is None:
+            return None
+        try:
+            located = locate(self.config.path)
+        except LocateError as problem:
+            return str(problem)
+        if (located.path, located.backend) != (self.path, self.backend):
+            return f"its files came to {located.path} after the start. hint: restart onecard"
+        return None
 
 
 class Catalog:
     """The configured models, or the built-in `demo` where none is configured."""
 
     def __init__(self, settings: Settings) -> None:
-        """Resolve every model's files. Raises CatalogError."""
+        """Look for every model's files. Raises CatalogError."""
         models = settings.models or {DEMO: _demo_config(settings)}
         self._entries = {name: _entry(model) for name, model in models.items()}
         aliases = {alias: entry for entry in self._entries.values() for alias in entry.aliases}
@@ -72,7 +88,7 @@ def _entry(model: ModelConfig) -> CatalogEntry:
     try:
         located: Located = locate(model.path)
     except LocateError as problem:
-        raise CatalogError(f"model '{model.name}': {problem}") from None
+        return _missing(model, str(problem))
     if model.backend not in ("auto", located.backend):
         what = (
             "a GGUF file, which backend gguf serves"
@@ -89,4 +105,19 @@ def _entry(model: ModelConfig) -> CatalogEntry:
         path=located.path,
         aliases=tuple(model.aliases),
         size_bytes=located.size_bytes,
+    )
+
+
+def _missing(model: ModelConfig, problem: str) -> CatalogEntry:
+    reference = parse_hub_reference(model.path)
+    looks_gguf = model.path.lower().endswith(".gguf") or (reference is not None and reference.quant is not None)
+    backend: Literal["gguf", "bnb"] = "gguf" if looks_gguf else "bnb"
+    return CatalogEntry(
+        name=model.name,
+        config=model,
+        backend=backend if model.backend == "auto" else model.backend,
+        path=Path(model.path).expanduser(),
+        aliases=tuple(model.aliases),
+        size_bytes=0,
+        missing=problem,
     )

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from server.catalog import Catalog, CatalogError
+from server.cli.checkup import broken, without_engine
 from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.config import Settings, public_without_key
 from server.config_source import ConfigError, Loaded, default_config_file, load_settings
@@ -45,22 +46,27 @@ def write_example(output: Path | None, *, force: bool) -> None:
         target.write_text((files("server") / "onecard.example.toml").read_text())
     except OSError as problem:
         raise CliError(f"{target} cannot be written: {problem.strerror}") from None
-    say(f"wrote {target}")
+    how = "reads it" if output is None else f"reads it with --config {target}"
+    say(f"wrote {target}. `onecard serve` {how}")
 
 
 def check(config: Path | None, *, as_json: bool) -> None:
-    """`config check`."""
+    """`config check`: settings, keys and the header of every model's file; exit code 2 with all that is wrong."""
     loaded = loaded_or_exit(config)
     refuse_open_listener(loaded.settings)
     try:
         catalog = Catalog(loaded.settings)
     except CatalogError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
+    if found := broken(catalog.entries):
+        raise CliError("\n".join(f"model '{name}': {why}" for name, why in found.items()), ExitCode.USAGE)
+    lacking = [f"model '{name}': {why}" for name, why in without_engine(catalog.entries).items()]
+    warnings = [*loaded.warnings, *lacking]
     if as_json:
         models = [entry.name for entry in catalog.entries]
-        write_json({"file": str(loaded.file) if loaded.file else None, "models": models, "warnings": loaded.warnings})
+        write_json({"file": str(loaded.file) if loaded.file else None, "models": models, "warnings": warnings})
         return
-    for warning in loaded.warnings:
+    for warning in warnings:
         say(f"warning: {warning}")
     where = loaded.file or f"no file at {default_config_file()}, so defaults"
     write(f"ok: {where}, models: {', '.join(entry.name for entry in catalog.entries)}")

@@ -67,6 +67,8 @@ def _entries(names: list[str], flags: dict[str, Any], config: Path | None) -> tu
     found = [catalog.resolve(name) or catalog.resolve(name_for(name)) for name in names]
     if any(entry is None for entry in found):
         raise CliError(f"there is no model {names[found.index(None)]}", ExitCode.USAGE)
+    if absent := [entry for entry in found if entry is not None and entry.missing is not None]:
+        raise CliError(f"model '{absent[0].name}': {absent[0].missing}", ExitCode.USAGE)
     return settings, [entry for entry in found if entry is not None]
 
 

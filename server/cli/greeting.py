@@ -15,19 +15,24 @@ if TYPE_CHECKING:
 _QUESTION = "What is the capital of France?"
 
 
-def greeting(url: str, entries: list[CatalogEntry], *, states: dict[str, str], keyed: bool) -> str:
-    """The whole text; its first line ends with the URL."""
+def greeting(
+    url: str, entries: list[CatalogEntry], *, states: dict[str, str], keyed: bool, problems: dict[str, str]
+) -> str:
+    """The whole text; its first line ends with the URL. `problems` are the models that cannot be served."""
+    shown = next((entry.name for entry in entries if entry.name not in problems), entries[0].name)
     messages = [{"role": "user", "content": _QUESTION}]
-    body = json.dumps({"model": entries[0].name, "stream": True, "messages": messages}, ensure_ascii=False)
+    body = json.dumps({"model": shown, "stream": True, "messages": messages}, ensure_ascii=False)
     headers = "-H 'Content-Type: application/json'"
     if keyed:
         headers = '-H "Authorization: Bearer $ONECARD_API_KEY" ' + headers
     key = 'os.environ["ONECARD_API_KEY"]' if keyed else '"none"'
-    model = json.dumps(entries[0].name, ensure_ascii=False)
+    model = json.dumps(shown, ensure_ascii=False)
     imports = ("import os; " if keyed else "") + "from openai import OpenAI"
     lines = [
         f"onecard {version('onecard')} serves {url}/v1",
         *_table(entries, states),
+        *(f"  warning: {name}: {' '.join(why.split())}" for name, why in problems.items()),
+        *(["  warning: no model can be served"] if len(problems) == len(entries) else []),
         "",
         f"  curl -N {url}/v1/chat/completions {headers} -d {shlex.quote(body)}",
         "",

@@ -21,7 +21,7 @@ from server.http1 import StrictHttp
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
 
     from fastapi import FastAPI
 
@@ -38,7 +38,7 @@ _SAY_EVERY_S = 10
 class Listener(uvicorn.Server):
     """uvicorn without its signals, and with a word when it is up."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
         self._announce = announce
 
@@ -53,7 +53,7 @@ class Listener(uvicorn.Server):
         for sock in sockets or []:
             sock.listen(_BACKLOG)
         if self.started and not self.should_exit:
-            self._announce()
+            await self._announce()
 
 
 class Drain:
@@ -115,7 +115,7 @@ def raise_file_limit() -> None:
 
 
 async def serve_until_told(
-    app: FastAPI, sock: socket.socket, *, drain_s: float, announce: Callable[[], None], until_stdin: bool
+    app: FastAPI, sock: socket.socket, *, drain_s: float, announce: Callable[[], Awaitable[None]], until_stdin: bool
 ) -> None:
     """Serve on a listening socket until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
     raise_file_limit()

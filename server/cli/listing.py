@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from server.catalog import Catalog, CatalogError
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write_json
 from server.references import LocateError, first_parts, hub_cache, locate
 from server.sizes import format_size
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 _QUANT = re.compile(r"[-._]((?:UD-)?(?:I?Q\d\w*|BF16|F16|F32|MXFP4))(?:-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
 
@@ -45,6 +41,7 @@ def show_models(config: Path | None, *, as_json: bool) -> None:
                 "backend": entry.backend,
                 "path": str(entry.path),
                 "size_bytes": entry.size_bytes,
+                "missing": entry.missing,
             }
             for entry in entries
         ]
@@ -58,10 +55,17 @@ def show_models(config: Path | None, *, as_json: bool) -> None:
         table.add_column(title, justify="right" if title == "SIZE" else "left", overflow="fold")
     for entry in entries:
         name = ", ".join([entry.name, *entry.aliases])
-        table.add_row(Text(name), entry.backend, format_size(entry.size_bytes), Text(str(entry.path)))
+        size = format_size(entry.size_bytes) if entry.missing is None else "missing"
+        table.add_row(Text(name), entry.backend, size, Text(homely(entry.path)))
     for model in cached:
         table.add_row(Text(model.reference), model.backend, format_size(model.size_bytes), Text("in the cache"))
     stdout().print(table)
+
+
+def homely(path: Path) -> str:
+    """A path as people write it: `~` for the home folder."""
+    home = Path.home()
+    return str(Path("~") / path.relative_to(home)) if home != Path("/") and path.is_relative_to(home) else str(path)
 
 
 def cached_models() -> list[Cached]:

@@ -69,7 +69,15 @@ def page(status: dict[str, Any]) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
+    lines += [Text(line) for line in troubles(status)]
+    lines.append(Text("MEMORY is what was predicted / what was measured", style="dim"))
     return Group(*lines)
+
+
+def troubles(status: dict[str, Any]) -> list[str]:
+    """A line for every model with an error, which is gone after its next good load."""
+    failed = [(model["name"], model["last_error"]) for model in status["models"] if model.get("last_error")]
+    return [f"{name}: last error: {' '.join(error.split())}" for name, error in failed]
 
 
 def marks_of(status: dict[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import select
 import stat
@@ -19,7 +20,7 @@ from server.cli.spawn import own_server
 from server.references import DEMO, parse_hub_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
     from server.config import Settings
 
@@ -73,8 +74,8 @@ def _require(client: Client, model: str) -> None:
     if response.status_code == 200:
         return
     if response.status_code == 404:
-        names = ", ".join(item["id"] for item in client.get("/v1/models")["data"])
-        raise CliError(f"{client.base} has no model '{model}'. hint: it has {names}")
+        names = [name for item in client.get("/v1/models")["data"] for name in (item["id"], *item.get("aliases", []))]
+        raise CliError(f"{client.base} has no model '{model}'. hint: {nearest(model, names) or _it_has(names)}")
     try:
         document = response.json()
     except ValueError:
@@ -90,8 +91,20 @@ def _own_model(model: str, settings: Settings) -> tuple[str, list[str]]:
     if model == DEMO or Path(model).expanduser().exists() or parse_hub_reference(model):
         name = name_for(model)
         return name, [f"{name}={model}"]
-    known = ", ".join([*settings.models, DEMO])
-    raise CliError(f"'{model}' is neither a model ({known}) nor a file. hint: give the path of a .gguf")
+    known = [*settings.models, DEMO]
+    hint = nearest(model, [*known, *sorted(aliases)]) or "give the path of a .gguf"
+    raise CliError(f"'{model}' is neither a model ({', '.join(known)}) nor a file. hint: {hint}")
+
+
+def nearest(model: str, names: Iterable[str]) -> str | None:
+    """`did you mean chat?` where a name is like what was written; capitals don't count."""
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(model.lower(), lower, n=1)
+    return f"did you mean {lower[near[0]]}?" if near else None
+
+
+def _it_has(names: list[str]) -> str:
+    return f"it has {', '.join(names)}"
 
 
 def _question(prompt: str | None) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
 from server.catalog import CatalogError
+from server.cli.checkup import unusable
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, write
 from server.cli.greeting import greeting
@@ -18,9 +20,14 @@ from server.cli.logs import configure_logging
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from server.catalog import CatalogEntry
     from server.config import ServerSection
+    from server.config_source import Loaded
+    from server.pool import Pool
 
 log = logging.getLogger("onecard.serve")
+_GREETING_WAITS_S = 1.0
+"""For a look at the models' files; the server answers meanwhile."""
 
 
 def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: bool) -> None:
@@ -38,13 +45,15 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
         app = create_app(settings)
     except CatalogError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
+    _refuse_missing(loaded, app.state.catalog.entries)
     listener = bind(settings.server)
     url = address(settings.server.host, listener.getsockname()[1])
 
-    def announce() -> None:
+    async def announce() -> None:
         entries = app.state.catalog.entries
+        problems = await _problems_soon(app.state.pool, entries)
         states = {entry.name: str(app.state.pool.info(entry.name).state.value) for entry in entries}
-        write(greeting(url, entries, states=states, keyed=bool(settings.server.api_keys)))
+        write(greeting(url, entries, states=states, keyed=bool(settings.server.api_keys), problems=problems))
         log.info("ready url=%s models=%d", url, len(entries))
 
     drain_s = settings.server.drain_s
@@ -52,6 +61,31 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
         asyncio.run(serve_until_told(app, listener, drain_s=drain_s, announce=announce, until_stdin=exit_with_stdin))
     except DeviceError as problem:
         raise CliError(str(problem)) from None
+
+
+def _refuse_missing(loaded: Loaded, entries: list[CatalogEntry]) -> None:
+    """Exit code 2 for a missing model that was named by a flag just now; one of a file is a warning."""
+    for entry in entries:
+        if entry.missing is not None and loaded.origin("models", entry.name, "path") in ("flag", None):
+            raise CliError(f"model '{entry.name}': {entry.missing}", ExitCode.USAGE)
+
+
+async def _problems_soon(pool: Pool, entries: list[CatalogEntry]) -> dict[str, str]:
+    """What is wrong with the models, for the greeting; on a slow disk none, and the log has it later."""
+    looking = asyncio.create_task(unusable(pool, entries))
+    looking.add_done_callback(_log_problems)
+    done, _ = await asyncio.wait({looking}, timeout=_GREETING_WAITS_S)
+    return looking.result() if done and looking.exception() is None else {}
+
+
+def _log_problems(looking: asyncio.Task[dict[str, str]]) -> None:
+    if looking.cancelled():
+        return
+    if (error := looking.exception()) is not None:
+        log.error("checkup_failed", exc_info=error)
+        return
+    for name, why in looking.result().items():
+        log.warning("unusable model=%s reason=%s", json.dumps(name), json.dumps(why, ensure_ascii=False))
 
 
 def bind(server: ServerSection) -> socket.socket:

@@ -10,6 +10,7 @@ def test_init_writes_what_check_accepts(onecard, tmp_path):
     file = tmp_path / "config" / "onecard" / "config.toml"
     assert written.returncode == 0
     assert file.is_file()
+    assert written.stderr == f"wrote {file}. `onecard serve` reads it\n"
     assert onecard("config", "init").returncode == 1
     assert onecard("config", "init", "--force").returncode == 0
     checked = onecard("config", "check")
@@ -57,6 +58,24 @@ def test_a_missing_model_file_is_a_sentence_and_exit_code_2(onecard, tmp_path):
     done = onecard("serve", "--port", "0", "--model", "a=none.gguf")
     assert done.returncode == 2
     assert done.stderr == f"onecard: model 'a': there is no file or folder {tmp_path}/none.gguf\n"
+
+
+def test_check_reads_the_models_headers_and_names_all_that_are_broken(onecard, tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
+    (tmp_path / "c.toml").write_text(
+        "[models.a]\npath = 'demo'\n[models.b]\npath = 'broken.gguf'\n[models.c]\npath = 'none.gguf'"
+    )
+    done = onecard("config", "check", "--config", "c.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("onecard: model 'b': ")
+    assert second == f"model 'c': there is no file or folder {tmp_path}/none.gguf"
+
+
+def test_a_wrong_variable_is_exit_code_2(onecard):
+    done = onecard("config", "check", env={"ONECARD_PORT": "1"})
+    assert done.returncode == 2
+    assert done.stderr == "onecard: environment: ONECARD_PORT is no setting. hint: did you mean ONECARD_SERVER__PORT?\n"
 
 
 def test_an_unknown_flag_is_exit_code_2(onecard):

@@ -3,6 +3,8 @@
 import json
 
 from demo import GGUF_PATH
+from tests.cli.conftest import FAKE
+from tests.e2e.server import serving
 
 
 def test_list_shows_the_catalogue_and_the_cache(onecard, tmp_path):
@@ -33,6 +35,28 @@ def test_ps_shows_models_and_the_budget(onecard, server):
     assert "A demo  ready" in table
     assert " of " in table.splitlines()[2]
     assert "\x1b" not in table
+
+
+def test_ps_explains_its_memory_and_shows_the_last_error_under_the_table(onecard, tmp_path):
+    env = {"ONECARD_TEST_LOAD": "fail the disk is on fire"}
+    with serving(tmp_path, models={"demo": "demo"}, env={**FAKE, **env}) as server:
+        assert onecard("load", "--url", server.url, "demo").returncode == 1
+        lines = onecard("ps", "--url", server.url).stdout.splitlines()
+    assert lines[3].startswith("demo: last error: ")
+    assert "the disk is on fire" in lines[3]
+    assert lines[4] == "MEMORY is what was predicted / what was measured"
+
+
+def test_list_shows_paths_under_the_home_folder_as_people_write_them(onecard, tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    (tmp_path / "c.toml").write_text("[models.a]\npath = 'a.gguf'\n[models.b]\npath = 'b.gguf'")
+    env = {"HOME": str(tmp_path)}
+    table = onecard("list", "--config", "c.toml", env=env).stdout.splitlines()
+    assert table[1].split() == ["a", "gguf", "4", "B", "~/a.gguf"]
+    assert table[2].split() == ["b", "gguf", "missing", "~/b.gguf"]
+    a, b = json.loads(onecard("list", "--config", "c.toml", "--json", env=env).stdout)["models"]
+    assert (a["path"], a["missing"]) == (str(tmp_path / "a.gguf"), None)
+    assert "there is no file" in b["missing"]
 
 
 def test_ps_without_a_server_is_exit_code_4(onecard):

@@ -66,6 +66,8 @@ def test_errors_have_their_exit_codes(onecard, server):
         1,
         f"onecard: {server.url} has no model 'nonsense'. hint: it has demo\n",
     )
+    typo = onecard("run", "--url", server.url, "Dmo", "hi")
+    assert typo.stderr == f"onecard: {server.url} has no model 'Dmo'. hint: did you mean demo?\n"
     crashed = onecard("run", "--url", server.url, "demo", "!crash")
     assert crashed.returncode == 1
     assert crashed.stderr.startswith("onecard: ")
@@ -75,6 +77,8 @@ def test_errors_have_their_exit_codes(onecard, server):
     neither = onecard("run", "nonsense", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert neither.returncode == 1
     assert "is neither a model (demo) nor a file" in neither.stderr
+    typo = onecard("run", "dmeo", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
+    assert typo.stderr.endswith("hint: did you mean demo?\n")
 
 
 @pytest.mark.parametrize("model", ["demo", str(GGUF_PATH)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import resource
@@ -41,6 +42,62 @@ def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path
     process.terminate()
     assert process.wait(20) == 0
     process.stdout.close()
+
+
+def test_models_that_cannot_be_served_stop_no_other_and_are_named_at_start(environment, tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
+    (tmp_path / "c.toml").write_text(
+        "[models.broken]\npath = 'broken.gguf'\n[models.gone]\npath = 'gone.gguf'\n[models.good]\npath = 'demo'\n"
+    )
+    with _started(environment, tmp_path, "--config", "c.toml") as (process, url):
+        lines = [process.stdout.readline() for _ in range(7)]
+        assert lines[3].startswith("  warning: broken: ")
+        assert lines[4] == f"  warning: gone: there is no file or folder {tmp_path}/gone.gguf\n"
+        assert '"model": "good"' in lines[6]
+        assert _chat(url, "good") == (200, None)
+        for name in ("broken", "gone"):
+            status, error = _chat(url, name)
+            assert (status, error["code"]) == (503, "load_failed")
+        assert "there is no file or folder" in error["message"]
+    said = (tmp_path / "log").read_text()
+    assert 'unusable model="broken"' in said
+    assert 'unusable model="gone"' in said
+
+
+def test_a_budget_that_no_model_fits_is_said_at_start(environment, tmp_path):
+    with _started(environment, tmp_path, "--budget", "8MiB") as (process, _):
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert re.match(r"  warning: demo: .*8 MiB usable", lines[1])
+        assert lines[2] == "  warning: no model can be served\n"
+    assert 'unusable model="demo"' in (tmp_path / "log").read_text()
+
+
+@contextlib.contextmanager
+def _started(environment, folder, *flags):
+    command = [sys.executable, "-m", "server.cli", "serve", "--port", "0", *flags]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        try:
+            yield process, re.search(r"http://\S+/v1", process.stdout.readline())[0]
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+def _chat(url, model):
+    """Status and error of one question."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request = urllib.request.Request(f"{url}/chat/completions", data=body, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, None
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, json.loads(refused.read())["error"]
 
 
 def test_a_port_in_use_is_a_sentence_with_a_hint(onecard):

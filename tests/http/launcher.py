@@ -28,12 +28,16 @@ def main() -> None:
     listener.setblocking(False)
     port = listener.getsockname()[1]
     app = create_app(settings)
+
+    async def announce() -> None:
+        print(port, flush=True)
+
     asyncio.run(
         serve_until_told(
             app,
             listener,
             drain_s=settings.server.drain_s,
-            announce=lambda: print(port, flush=True),
+            announce=announce,
             until_stdin=False,
         )
     )

@@ -1,0 +1,49 @@
+"""Which configured models cannot be served, and why, before a client finds out.
+
+Owns no rule: files are judged by the header readers, room by the pool's own plan of a load.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backends.footprint import HeaderError
+from backends.registry import ENGINES
+from server.appraiser import look
+from server.capacity import Asked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.catalog import CatalogEntry
+    from server.pool import Pool
+
+
+def broken(entries: Iterable[CatalogEntry]) -> dict[str, str]:
+    """Models whose files are missing or are no model, with the sentence. Reads every header."""
+    found = {}
+    for entry in entries:
+        try:
+            look(entry)
+        except HeaderError as problem:
+            found[entry.name] = str(problem)
+    return found
+
+
+def without_engine(entries: Iterable[CatalogEntry]) -> dict[str, str]:
+    """Models this version has no engine for."""
+    return {e.name: f"this version has no '{e.backend}' backend" for e in entries if e.backend not in ENGINES}
+
+
+async def unusable(pool: Pool, entries: Iterable[CatalogEntry]) -> dict[str, str]:
+    """Models of a started pool that are broken or fit into no plan of its budget, with the sentence."""
+    found = without_engine(entries)
+    for entry in entries:
+        try:
+            plan = await pool.capacity(entry.name, Asked())
+        except HeaderError as problem:
+            found[entry.name] = str(problem)
+        else:
+            if not plan.fits:
+                found[entry.name] = plan.reason or "it does not fit into the budget"
+    return found
