@@ -103,11 +103,12 @@ def offered(tools: list[Tool] | None) -> list[dict[str, Any]]:
 
 
 def without_effect(tools: list[Tool] | None) -> list[str]:
-    """Fields of functions that the model is not shown, as `tools[].function.name`, each once."""
+    """What the model is not shown, each once: tools as `tools[kind]`, functions' fields as `tools[].function.name`."""
     functions = [tool.function for tool in tools or [] if tool.function is not None]
     strict = ["strict"] if any(function.strict for function in functions) else []
     unknown = sorted({name for function in functions for name in function.model_extra or {}})
-    return [f"tools[].function.{name}" for name in [*strict, *unknown]]
+    kinds = [f"tools[{kind}]" for kind in skipped(tools)]
+    return [*kinds, *(f"tools[].function.{name}" for name in [*strict, *unknown])]
 
 
 def skipped(tools: list[Tool] | None) -> list[str]:

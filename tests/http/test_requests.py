@@ -232,6 +232,8 @@ def test_unknown_kinds_of_tools_are_left_out_and_the_rest_offered():
     tools = [{"type": "web_search", "x": 1}, {"type": "function", "function": {"name": "f", "parameters": {}}}]
     assert chat(tools=tools).functions == [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     assert chat(tools=tools, tool_choice="none").job("j").prompt.tools == []
+    odd = [{"type": "web_search"}, {"type": "Ünknown kind\n"}]
+    assert chat(tools=[*tools, *odd]).ignored == ["tools[other]", "tools[web_search]"]
 
 
 def test_one_call_at_most_means_stopping_at_its_end():
