@@ -6,7 +6,10 @@ can be smuggled behind a proxy. Everything behind the parser is `server.gate`'s.
 
 from __future__ import annotations
 
+import json
+import logging
 import secrets
+import sys
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -18,6 +21,7 @@ from server.errors import ApiError
 if TYPE_CHECKING:
     from uvicorn.config import Config
 
+log = logging.getLogger("onecard.http")
 MAX_HEAD_BYTES = 32 * 1024
 _FOLDS = (b" ", b"\t")
 
@@ -50,7 +54,12 @@ class StrictHttp(H11Protocol):
         self.conn._receive_buffer = StrictBuffer()  # noqa: SLF001  (h11 has no other way; a test holds it to this)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, and close."""
+        """Refuse what is no HTTP, and close. The library calls it while it handles the parser's exception."""
+        problem = sys.exc_info()[1]
+        why = str(problem) if isinstance(problem, h11.RemoteProtocolError) else msg
+        # Behind a colon the parser quotes what it got, and that may be a key.
+        why = why.partition(":")[0]
+        log.warning("invalid_http peer=%s reason=%s", self.client[0] if self.client else "unknown", json.dumps(why))
         body = ApiError(400, "The request is not valid HTTP/1.1.", code="invalid_http").body()
         headers = [
             (b"content-type", b"application/json"),
@@ -60,7 +69,11 @@ class StrictHttp(H11Protocol):
             (b"connection", b"close"),
         ]
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            events = (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+            events = (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            )
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

@@ -27,6 +27,8 @@ def configure_logging(section: LoggingSection) -> None:
     level = section.level.upper()
     for name in ("onecard", "server", "backends"):
         logging.getLogger(name).setLevel(level)
+    # `server.http1` says the same with the reason.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Invalid HTTP request received.")
 
 
 def one_line(text: str) -> str:

@@ -241,6 +241,18 @@ def test_what_two_readers_could_take_differently_is_refused_and_closed(server, d
     assert server.chat().status == 200
 
 
+def test_a_refusal_of_the_parser_has_a_reason_and_a_log_line_without_what_was_sent(server):
+    for data, reason in (
+        (b"GET /health HTTP/1.1\nhost: localhost\n\n", "a line of the head does not end in CR LF"),
+        (b"GET /health HTTP/1.1\r\nx-api-key sk-in-a-broken-line\r\n\r\n", "illegal header line"),
+        (b"GET /health?sk-in-a-broken-line\r\n\r\n" + SECOND, "illegal request line"),
+    ):
+        assert server.raw(data).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert f'invalid_http peer=127.0.0.1 reason="{reason}"' in server.log
+    assert "sk-in-a-broken-line" not in server.log
+    assert "Invalid HTTP request received" not in server.log
+
+
 def test_right_requests_on_one_connection_are_all_answered(server):
     chunked = post(b"%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD), "transfer-encoding: chunked")
     received = server.raw(chunked + post(GOOD, f"content-length: {len(GOOD)}") + SECOND)
