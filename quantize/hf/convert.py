@@ -209,9 +209,17 @@ def _recognised(
         return pretokenizer.recognise(vocabulary, reference, file, wanted=pre)
 
 
+def _safe_name(plan: Plan) -> str | None:
+    """The folder's name, but not where it would send llama.cpp for tokens of Phi-3 that this vocabulary has not."""
+    name = plan.source.path.resolve().name
+    says_phi3 = any(sign in name.lower() for sign in ("phi-3", "phi3"))
+    return None if says_phi3 and not {"<unk>", "<s>", "<|endoftext|>"} <= set(plan.vocabulary.tokens) else name
+
+
 def _write_metadata(writer: Any, plan: Plan) -> None:
     writer.add_type("model")
-    writer.add_name(plan.source.path.resolve().name)
+    if (name := _safe_name(plan)) is not None:
+        writer.add_name(name)
     plan.family.write_parameters(writer, plan.config)
     writer.add_vocab_size(len(plan.vocabulary.tokens))
     writer.add_file_type(_FILE_TYPES[plan.dtype])

@@ -18,6 +18,25 @@ from tests.quantize.zoo import TEMPLATE, ZOO, build
 
 pytestmark = pytest.mark.engine
 DECODERS = [name for name in ZOO if name != "bert"]
+SHORT_CONTEXT = {"phi4-mini": 256}
+"""llama.cpp takes the long factors by the context's size, transformers by the text's: here both take the short ones."""
+
+
+class GgmlGelu(torch.nn.Module):
+    """GELU as ggml's CPU code has it: a table over F16. It is the whole difference between the two for such models."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
+        return torch.where(x <= -10, torch.zeros_like(x), torch.where(x >= 10, x, table))
+
+
+def reference_of(name: str, folder: Path) -> torch.nn.Module:
+    reference = ZOO[name].model.from_pretrained(folder, attn_implementation="eager").eval()
+    for module in reference.modules():
+        for attribute in ("act", "act_fn"):
+            if "gelu" in type(getattr(module, attribute, None)).__name__.lower():
+                setattr(module, attribute, GgmlGelu())
+    return reference
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +55,22 @@ def convert(folder: Path, dtype: Dtype = Dtype.F32) -> Path:
 @pytest.mark.parametrize("name", DECODERS)
 def test_logits_are_those_of_transformers(models: dict[str, Path], name: str) -> None:
     path = convert(models[name])
-    reference = ZOO[name].model.from_pretrained(models[name], attn_implementation="eager").eval()
+    reference = reference_of(name, models[name])
     n_vocab = reference.config.vocab_size
     tokens = np.random.default_rng(3).integers(3, 900, 60).tolist()
     with torch.no_grad():
         expected = reference(torch.tensor([tokens])).logits[0].numpy()
-    with engine.loaded(path) as (model, context):
+    with engine.loaded(path, n_ctx=SHORT_CONTEXT.get(name, 512)) as (model, context):
         found = engine.logits(model, context, tokens)
     assert found.shape == (60, n_vocab)
     assert expected.std() > 0.5, "the model says nothing; the comparison would prove nothing"
     assert np.abs(found - expected).max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["phi4-mini"])
-def test_long_context_factors_are_taken_where_transformers_takes_them(models: dict[str, Path], name: str) -> None:
-    path = convert(models[name])
-    reference = ZOO[name].model.from_pretrained(models[name], attn_implementation="eager").eval()
-    tokens = np.random.default_rng(4).integers(3, 900, 100).tolist()
+def test_long_context_factors_are_those_of_transformers(models: dict[str, Path]) -> None:
+    path = convert(models["phi4-mini"])
+    reference = reference_of("phi4-mini", models["phi4-mini"])
+    tokens = np.random.default_rng(4).integers(3, 900, 300).tolist()
     with torch.no_grad():
         expected = reference(torch.tensor([tokens])).logits[0].numpy()
     with engine.loaded(path) as (model, context):
@@ -69,7 +87,7 @@ def test_greedy_text_is_that_of_transformers(models: dict[str, Path], name: str)
         made = reference.generate(
             torch.tensor([tokens]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
         )[0].tolist()
-    with engine.loaded(path) as (model, context):
+    with engine.loaded(path, n_ctx=SHORT_CONTEXT.get(name, 512)) as (model, context):
         found = list(tokens)
         for _ in range(12):
             found.append(int(engine.logits(model, context, found)[-1].argmax()))

@@ -25,7 +25,7 @@ N_TOKENS = 1500
 
 def byte_level(split: str | None, *, specials: tuple[str, ...], bos: str | None = None) -> Tokenizer:
     """GPT-2's kind; `split` replaces GPT-2's own expression as Llama 3, Qwen and Mistral do."""
-    tokenizer = Tokenizer(models.BPE(ignore_merges=split == LLAMA3_SPLIT))
+    tokenizer = Tokenizer(models.BPE(ignore_merges=split in (LLAMA3_SPLIT, TEKKEN_SPLIT)))
     if split is None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     else:

@@ -59,7 +59,7 @@ def _llama2() -> Tokenizer:
 
 
 LONG_ROPE = {
-    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64,
+    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 256,
     "short_factor": [1.0 + 0.01 * i for i in range(6)], "long_factor": [1.0 + 0.5 * i for i in range(6)],
     "partial_rotary_factor": 0.75,
 }  # fmt: skip
@@ -67,6 +67,8 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
 }  # fmt: skip
+GELU = {"initializer_range": 0.07}
+"""ggml's table of GELU steps by an F16: models that use it are compared with smaller steps in their layers."""
 t = transformers
 
 ZOO: dict[str, Kind] = {
@@ -84,7 +86,7 @@ ZOO: dict[str, Kind] = {
     "mistral-nemo": Kind(
         t.MistralConfig, t.MistralForCausalLM, SMALL | {"sliding_window": None, "head_dim": 32},
         lambda: vocab.byte_level(vocab.TEKKEN_SPLIT, specials=("<s>", "</s>", "[INST]", "[/INST]"), bos="<s>"),
-        "<s>", "tekken",
+        "<s>", "tiny_aya",
     ),
     "qwen2": Kind(t.Qwen2Config, t.Qwen2ForCausalLM, SMALL, _qwen, None, "qwen2", "<|im_end|>"),
     "qwen2-tied-yarn": Kind(
@@ -103,22 +105,22 @@ ZOO: dict[str, Kind] = {
         t.Phi3Config, t.Phi3ForCausalLM,
         SMALL | {
             "pad_token_id": 0, "tie_word_embeddings": True, "rope_parameters": LONG_ROPE, "partial_rotary_factor": 0.75,
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 256,
         },
         _gpt2, None, "gpt-2", "<|endoftext|>",
     ),
     "gemma2": Kind(
         t.Gemma2Config, t.Gemma2ForCausalLM,
-        SMALL | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 4},
+        SMALL | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 4} | GELU,
         _gemma, "<bos>", eos="<end_of_turn>",
     ),
     "gemma3": Kind(
         t.Gemma3TextConfig, t.Gemma3ForCausalLM,
-        SMALL | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 7},
+        SMALL | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 7} | GELU,
         _gemma, "<bos>", eos="<end_of_turn>",
     ),
     "gpt2": Kind(
-        t.GPT2Config, t.GPT2LMHeadModel, {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}, _gpt2, None, "gpt-2",
+        t.GPT2Config, t.GPT2LMHeadModel, {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512} | GELU, _gpt2, None, "gpt-2",
         "<|endoftext|>",
     ),
     "bert": Kind(
