@@ -26,7 +26,7 @@ serve: deps-serve
 # Two runs: engines spin at their barriers, so tests with a real engine never run beside each other.
 # pytest's exit code 5 means that nothing was selected, which PYTEST="-k ..." may well do to one of the runs.
 test: deps-test
-	@$(BIN)/python -m pytest -n 2 -m "not engine and not gpu" $(PYTEST); pure=$$?; \
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine and not gpu" $(PYTEST); pure=$$?; \
 	$(BIN)/python -m pytest -m "engine and not gpu" $(PYTEST); engine=$$?; \
 	if [ $$pure -eq 5 ] && [ $$engine -eq 5 ]; then echo "no test was selected"; exit 5; fi; \
 	if [ $$pure -ne 0 ] && [ $$pure -ne 5 ]; then echo "tests without an engine: exit $$pure"; exit $$pure; fi; \
@@ -39,6 +39,7 @@ check: deps-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/install.py
 	@$(MAKE) --no-print-directory test
 
 bench: deps-test

@@ -1,6 +1,7 @@
 """The seam between a worker and an inference library: one small Protocol, and the error a bad job raises.
 
-An engine lives on the worker's main thread; only `prepare` is called from the reader thread.
+An engine lives on the worker's main thread; only `prepare` is called from another thread,
+always the same one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class LoadError(Exception):
 
 
 class Prepared(Protocol):
-    """A job made ready by the reader thread: rendered, tokenized, checked. Engines define what else it holds."""
+    """A job made ready beside the engine's thread: rendered, tokenized, checked. Engines define what else it holds."""
 
     @property
     def id(self) -> str:

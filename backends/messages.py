@@ -112,6 +112,11 @@ class Generate(_Plain, tag="generate", frozen=True):
     echo: bool = False
     """Deliver the prompt's own text as the start of every choice."""
 
+    @property
+    def sequences(self) -> int:
+        """How many token streams the job is; the scheduler counts room in them."""
+        return self.n
+
 
 class Tokenize(_Plain, tag="tokenize", frozen=True):
     """Ask for the token ids of a prompt. Answered by `Tokenized`, then `Finished`."""
@@ -121,12 +126,22 @@ class Tokenize(_Plain, tag="tokenize", frozen=True):
     add_special: bool = True
     pieces: bool = False
 
+    @property
+    def sequences(self) -> int:
+        """None: it takes no room in the engine."""
+        return 0
+
 
 class Detokenize(_Plain, tag="detokenize", frozen=True):
     """Ask for the text of token ids. Answered by `Detokenized`, then `Finished`."""
 
     id: str
     tokens: list[int]
+
+    @property
+    def sequences(self) -> int:
+        """None: it takes no room in the engine."""
+        return 0
 
 
 Job = Generate | Tokenize | Detokenize

@@ -14,7 +14,7 @@ import socket
 import sys
 import sysconfig
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -74,6 +74,8 @@ class Exit:
 
     code: ErrorCode | None
     message: str
+    failed: tuple[Failed, ...] = ()
+    """The terminal events of the jobs it left behind."""
 
 
 class Listener(Protocol):
@@ -86,10 +88,10 @@ class Listener(Protocol):
         """The model is loaded: jobs may be submitted."""
 
     def on_step(self, worker: Worker, step: Step) -> None:
-        """Events of live jobs; exactly one terminal event each, whoever dies."""
+        """Events of live jobs; exactly one terminal event each, here or in `Exit.failed`."""
 
     def on_exit(self, worker: Worker, how: Exit) -> None:
-        """The process is gone and reaped, its jobs have been failed. The last call."""
+        """The process is gone and reaped. The last call."""
 
 
 class Worker:
@@ -127,7 +129,10 @@ class Worker:
         return frozenset(self._live)
 
     async def start(self) -> None:
-        """Start the process and send it the model to load; `on_ready` or `on_exit` follows. Raises OSError."""
+        """Start the process and send it the model to load; `on_ready` or `on_exit` follows.
+
+        Raises OSError, and then nothing follows.
+        """
         ours, theirs = socket.socketpair()
         try:
             process = await _spawn(theirs.fileno())
@@ -164,15 +169,17 @@ class Worker:
         if job_id in self._live:
             self._send(Cancel(id=job_id))
 
-    async def stop(self) -> None:
+    async def stop(self, *, within_s: float | None = None) -> None:
         """Ask the worker to exit, kill it when it does not in time; the process is reaped on return."""
         if self._process is None:
             return
         if self._verdict is None:
             self._verdict = Exit(None, "stopped")
             self._send(Shutdown())
+        if self.ready is None:  # a load cannot be interrupted in any other way
+            self.kill()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._exited.wait(), self._timeouts.stop_s)
+            await asyncio.wait_for(self._exited.wait(), self._timeouts.stop_s if within_s is None else within_s)
         self.kill()
         await self._exited.wait()
 
@@ -238,7 +245,7 @@ class Worker:
             if self.ready is None:
                 loading_s += timeouts.ping_every_s
                 if loading_s > timeouts.load_s:
-                    self.condemn("load_failed", f"did not finish loading in {timeouts.load_s:g} s")
+                    self.condemn("worker_hung", f"did not finish loading in {timeouts.load_s:g} s")
 
     async def _collect_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
@@ -256,17 +263,17 @@ class Worker:
         how = self._how(status)
         code: ErrorCode = how.code or "draining"
         message = how.message if how.code else "the server is shutting this model down"
-        if self._live:
-            self._deliver(Step(events=[Failed(id=job_id, code=code, message=message) for job_id in sorted(self._live)]))
+        failed = tuple(Failed(id=job_id, code=code, message=message) for job_id in sorted(self._live))
+        self._live.clear()
         self._exited.set()
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        self._listener.on_exit(self, how)
+        self._listener.on_exit(self, replace(how, failed=failed))
 
     def _how(self, status: int) -> Exit:
         if self._load_failed is not None:
-            return Exit(self._load_failed.code, self._load_failed.message)
+            return Exit(self._load_failed.code, clean(self._load_failed.message))
         if self._verdict is not None:
             return self._verdict
         ended = signal.Signals(-status).name if status < 0 else f"exit code {status}"
@@ -358,6 +365,11 @@ def essence(lines: Iterable[str]) -> str:
     telling = [line for line in lines if _TELLING.search(line)]
     if not telling:
         return ""
-    line = _ADDRESSES.sub("", _PLACES.sub("", telling[-1]))
+    return clean(telling[-1])
+
+
+def clean(line: str) -> str:
+    """A library's sentence without folders, addresses and control characters, cut to a readable length."""
+    line = _ADDRESSES.sub("", _PLACES.sub("", line))
     printable = "".join(c if c.isprintable() else " " for c in line)
     return " ".join(printable.split())[:_ESSENCE_CHARS]

@@ -96,7 +96,10 @@ def run(url: str, requests: Sequence[Request], *, timeout_s: float = 300) -> lis
 
 def _receive(item: _Connection, started: float, selector: selectors.BaseSelector, done: list[_Connection]) -> int:
     """Store what arrived; 1 when it was the end."""
-    data = item.socket.recv(65536)
+    try:
+        data = item.socket.recv(65536)
+    except ConnectionResetError:
+        data = b""
     item.times.append(time.perf_counter() - started)
     item.pieces.append(data)
     if data:
@@ -117,12 +120,12 @@ def _encode(request: Request, host: str) -> bytes:
 
 
 def _chunks(raw: bytes, start: int) -> Iterator[tuple[int, bytes]]:
-    """HTTP chunks of a body that begins at `start`: the offset of each one's end, and its content."""
+    """Whole HTTP chunks of a body that begins at `start`: the offset of each one's end, and its content."""
     while (line := raw.find(b"\r\n", start)) >= 0:
         size = int(raw[start:line], 16)
-        if size == 0:
-            return
         end = line + 2 + size
+        if size == 0 or end > len(raw):
+            return
         yield end, raw[line + 2 : end]
         start = end + 2
 
@@ -145,7 +148,7 @@ def _read(item: _Connection) -> None:
         at_s = item.times[bisect_left(ends, end)]
         for event in events:
             _read_event(answer, event, at_s)
-    if not raw.rstrip().endswith(b"0") or b"data: [DONE]" not in raw[-200:]:
+    if b"data: [DONE]" not in raw[-200:]:
         answer.error = answer.error or "the stream ended without [DONE]"
 
 

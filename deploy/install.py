@@ -134,9 +134,13 @@ def pip(*args: str, constrained: bool = False, env: dict[str, str] | None = None
             errors="replace",
         ) as process,
     ):
-        for line in process.stdout or ():
-            sink.write(line)
-            progress.read(line)
+        try:
+            for line in process.stdout or ():
+                sink.write(line)
+                progress.read(line)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
     progress.end()
     if process.returncode != 0:
         tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-30:])

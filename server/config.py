@@ -51,29 +51,29 @@ def _forever_or_seconds(value: float) -> float:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_no_bool)]
-Seconds = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
-KeepAlive = Annotated[
-    float, BeforeValidator(_no_bool), Field(le=86400 * 365, allow_inf_nan=False), AfterValidator(_forever_or_seconds)
-]
+NO_BOOL = BeforeValidator(_no_bool)
+_YEAR_S = 86400 * 365
+Seconds = Annotated[float, Field(ge=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL]
+PositiveSeconds = Annotated[float, Field(gt=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL]
+KeepAlive = Annotated[float, Field(le=_YEAR_S, allow_inf_nan=False), AfterValidator(_forever_or_seconds), NO_BOOL]
 ModelName = Annotated[str, AfterValidator(check_name)]
-Context = Literal["auto"] | Annotated[Integer, Field(ge=8, le=2**31 - 1)]
-GpuLayers = Literal["auto"] | Annotated[Integer, Field(ge=0, le=10_000)]
-Parallel = Annotated[Integer, Field(ge=1, le=256)]
+Context = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
+GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
+Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
 StrList = Annotated[list[str], BeforeValidator(_comma_list)]
 
 
 class Section(BaseModel):
     """Base of every table: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
 class ServerSection(Section):
     """`[server]`: the listener and its limits."""
 
     host: str = "127.0.0.1"
-    port: Annotated[Integer, Field(ge=0, le=65535)] = 8080
+    port: Annotated[int, Field(ge=0, le=65535), NO_BOOL] = 8080
     """0 takes a free port and prints it."""
     api_keys: Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(_comma_list)] = Field(
         default=[], repr=False
@@ -85,9 +85,9 @@ class ServerSection(Section):
     """Bind an address that others can reach although there is no key."""
     cors: StrList = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
-    max_queue: Annotated[Integer, Field(ge=1, le=100_000)] = 64
-    request_timeout_s: Annotated[Seconds, Field(gt=0)] = 600
-    sse_keepalive_s: Annotated[Seconds, Field(gt=0)] = 5
+    max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64
+    request_timeout_s: PositiveSeconds = 600
+    sse_keepalive_s: PositiveSeconds = 5
     max_body_bytes: Annotated[Size, Field(ge=1024)] = 16 * 2**20
     drain_s: Seconds = 30
     """How long running requests may finish after SIGTERM."""
@@ -136,11 +136,12 @@ class ModelConfig(Section):
     parallel: Parallel = 2
     """Requests decoded at once."""
     kv_type: KvType = "f16"
-    kv_tokens: Literal["auto"] | Annotated[Integer, Field(ge=8, le=2**31 - 1)] = "auto"
+    kv_tokens: Literal["auto"] = "auto"
     """Cells of the model's KV pool; auto: context x parallel."""
     gpu_layers: GpuLayers = "auto"
     pinned: bool = False
-    priority: Annotated[Integer, Field(ge=-1000, le=1000)] = 0
+    """Once loaded it stays, whatever its keep-alive says."""
+    priority: Annotated[int, Field(ge=-1000, le=1000), NO_BOOL] = 0
     keep_alive_s: KeepAlive = 600
     preload: bool = False
     quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"

@@ -27,8 +27,6 @@ PREFIX = "ONECARD_"
 _NOT_YET = {
     "memory.on_pressure": "idle models stay until the server ends",
     "scheduler.min_residency_s": "a loaded model is never put out for another",
-    "pinned": "a loaded model is never put out for another",
-    "kv_tokens": "the pool holds context x parallel",
     "quantization": "the bnb backend is not in this version",
 }
 """Keys that are read and checked, but change nothing in this version; using one gives a warning."""

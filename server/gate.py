@@ -116,8 +116,7 @@ class Gate:
             raise errors.ApiError(
                 400, "A request has a Content-Length or a Transfer-Encoding, not both.", headers={"connection": "close"}
             )
-        if (refusal := self._hosts.refusal(headers)) is not None:
-            raise errors.ApiError(refusal[0], refusal[1], code="invalid_host")
+        self._check_host(headers)
         origins = header_values(headers, b"origin")
         if len(origins) == 1 and self._origins.allows(origins[0]):
             exchange.origin = origins[0]
@@ -125,6 +124,12 @@ class Gate:
             raise errors.ApiError(401, sentence, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         if scope["method"] not in _SAFE_METHODS:
             self._check_write(scope, exchange)
+
+    def _check_host(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Who was called. Raises ApiError."""
+        if (refusal := self._hosts.refusal(headers)) is not None:
+            status, sentence = refusal
+            raise errors.ApiError(status, sentence, code="invalid_host", headers={"connection": "close"})
 
     def _check_write(self, scope: Scope, exchange: _Exchange) -> None:
         """What only requests that do something must hold. Raises ApiError."""
@@ -150,8 +155,7 @@ class Gate:
 
     async def _answer_preflight(self, scope: Scope, exchange: _Exchange, send: Send) -> None:
         headers = scope["headers"]
-        if (refusal := self._hosts.refusal(headers)) is not None:
-            raise errors.ApiError(refusal[0], refusal[1], code="invalid_host")
+        self._check_host(headers)
         origins = header_values(headers, b"origin")
         if len(origins) != 1 or not self._origins.allows(origins[0]):
             raise errors.ApiError(403, "Web pages of this origin may not call this server.", code="origin_not_allowed")

@@ -32,6 +32,8 @@ class StrictBuffer(ReceiveBuffer):
         if lines is None:
             return None
         head = before[: len(before) - len(self._data)]
+        if len(head) > MAX_HEAD_BYTES:
+            raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
         if head.count(b"\n") != head.count(b"\r\n") or b"\r" in head.replace(b"\r\n", b""):
             raise h11.RemoteProtocolError("a line of the head does not end in CR LF")
         if any(line.startswith(_FOLDS) for line in lines):

@@ -1,4 +1,4 @@
-"""When a model that keeps failing is left alone: three failures within a minute, then a pause that grows. Pure."""
+"""When a model that keeps failing is left alone: after three failures in a minute with nothing good between. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class QuarantineRules:
 class Quarantine:
     """The failures of one model.
 
-    After a pause the next request tries once. A failure within the window doubles the pause, a quiet window forgives.
+    After a pause the next request tries once; a failure then doubles the pause. A finished job forgives everything,
+    so that one poisonous request among good ones does not take the model from everybody.
     """
 
     rules: QuarantineRules
@@ -32,11 +33,14 @@ class Quarantine:
         """Whether the model is left alone now."""
         return now < self.until
 
+    def forgive(self) -> None:
+        """The model has done its job: what was before does not count."""
+        self._failed_at.clear()
+        self._n_pauses = 0
+
     def strike(self, now: float) -> bool:
         """Count a failure; True when it starts a pause."""
         rules = self.rules
-        if self._n_pauses and now - self.until > rules.window_s:
-            self._n_pauses = 0
         self._failed_at = [at for at in self._failed_at if now - at <= rules.window_s] + [now]
         on_probation = self._n_pauses > 0
         if not on_probation and len(self._failed_at) < rules.failures:

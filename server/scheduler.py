@@ -197,14 +197,16 @@ class Scheduler:
         ticket.aborted = True
         return [Abort(job_id, "cancelled", "the request was cancelled")]
 
-    def on_terminal(self, job_id: str, now: float) -> list[Action]:
-        """A running job has ended: its room is free."""
+    def on_terminal(self, job_id: str, now: float, *, finished: bool) -> list[Action]:
+        """A running job has ended, `finished` when it went well: its room is free."""
         model, ticket = self._find(job_id)
         if model is None or ticket is None:
             return []
         del model.running[job_id], self._where[job_id]
         if ticket.sequences:
             model.seconds_per_job += _SMOOTHING * (now - ticket.started_at - model.seconds_per_job)
+        if finished:
+            model.quarantine.forgive()
         if not model.running:
             model.idle_since = now
         return self._decide(now)

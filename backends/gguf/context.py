@@ -157,9 +157,9 @@ class Model:
             cached = self._pieces[token] = self._render(token, special=False)
         return cached
 
-    def literal(self, token: int) -> str:
-        """The text of one token, control tokens included."""
-        return self._render(token, special=True).decode("utf-8", "replace")
+    def literal(self, token: int) -> bytes:
+        """The bytes of one token, control tokens included."""
+        return self._render(token, special=True)
 
     def _render(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(128)
@@ -174,7 +174,9 @@ class Model:
         found = []
         for token in range(self.n_vocab):
             attr = llama_cpp.llama_vocab_get_attr(self.vocab, token)
-            if attr & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL and (literal := self.literal(token)):
+            if attr & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL and (
+                literal := self.literal(token).decode("utf-8", "replace")
+            ):
                 left, right = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
                 found.append(Control(token, literal, bool(attr & left), bool(attr & right)))
         return found
@@ -190,6 +192,12 @@ class Model:
         token = llama_cpp.llama_vocab_bos(self.vocab)
         return token if token >= 0 and llama_cpp.llama_vocab_get_add_bos(self.vocab) else None
 
+    @property
+    def opening(self) -> int | None:
+        """What an empty prompt becomes: BOS, or else end-of-text, which models without BOS begin with."""
+        candidates = (llama_cpp.llama_vocab_bos(self.vocab), llama_cpp.llama_vocab_eos(self.vocab))
+        return next((token for token in candidates if token >= 0), None)
+
     def special_texts(self) -> dict[str, str]:
         """`bos_token`, `eos_token` ... as chat templates expect them."""
         ids = {
@@ -197,7 +205,7 @@ class Model:
             "eos_token": llama_cpp.llama_vocab_eos(self.vocab),
             "pad_token": llama_cpp.llama_vocab_pad(self.vocab),
         }
-        return {name: self.literal(token) if token >= 0 else "" for name, token in ids.items()}
+        return {n: self.literal(token).decode("utf-8", "replace") if token >= 0 else "" for n, token in ids.items()}
 
     def infill_tokens(self) -> tuple[int, int, int] | None:
         """Ids of the prefix, suffix and middle tokens; None when the vocabulary has no fill-in-the-middle."""

@@ -151,7 +151,7 @@ class GgufEngine:
             tokens = self._tokenizer.raw(job.prompt.text, add_special=job.add_special)
         else:
             tokens, _ = self._tokenizer.encode(job.prompt)
-        pieces = [self._model.literal(token).encode() for token in tokens] if job.pieces else None
+        pieces = [self._model.literal(token) for token in tokens] if job.pieces else None
         return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
 
     def _limit(self, job: Generate, n_prompt: int) -> int:

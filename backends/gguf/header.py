@@ -132,11 +132,10 @@ class HeaderInfo:
     tensors: tuple[Tensor, ...] = field(repr=False)
 
     def number(self, key: str, default: int = 0) -> int:
-        """An integer of the architecture, e.g. `block_count`; of a per-layer array its largest."""
+        """A count of the architecture, e.g. `block_count`, never below 0; of a per-layer array its largest."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, list):
-            return max((v for v in value if isinstance(v, int)), default=default)
-        return value if isinstance(value, int) else default
+        values = value if isinstance(value, list) else [value]
+        return max((max(0, v) for v in values if isinstance(v, int)), default=default)
 
     @property
     def n_ctx_train(self) -> int:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from backends.messages import LoadModel
 
 MAX_BATCH_TOKENS = 512
+_ALL_LAYERS = 1 << 30
+_TOY_BYTES = 32 << 20
 
 
 def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
@@ -27,7 +29,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     log = LibraryLog()
     log.install()
     gpu_layers = spec.gpu_layers if spec.device == "cuda" else 0
-    model = Model(Path(spec.path), gpu_layers=_all_layers if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
+    model = Model(Path(spec.path), gpu_layers=_ALL_LAYERS if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
     _check_it_can_serve(model)
     context = Context(
         model,
@@ -35,16 +37,13 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
         parallel=spec.parallel,
         kv_type=spec.kv_type,
         max_batch=MAX_BATCH_TOKENS,
-        threads=spec.threads or len(os.sched_getaffinity(0)),
+        threads=spec.threads or sensible_threads(model.n_bytes),
         log=log,
     )
     context.warm_up()
     tokenizer = Tokenizer(model)
     ready = _describe(spec, model, tokenizer, log)
     return GgufEngine(model, context, tokenizer, ready=ready, batcher=Batcher(max_tokens=context.max_batch))
-
-
-_all_layers = 1 << 30
 
 
 def _check_it_can_serve(model: Model) -> None:
@@ -89,6 +88,14 @@ def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryL
         tool_format=template.tool_format if template else None,
         engine=version(),
     )
+
+
+def sensible_threads(n_bytes: int) -> int:
+    """Every core for real models, one for toys, where threads waiting at barriers cost more than they compute.
+
+    Measured on two cores: a 3.5 MiB model steps in 0.8 ms with one thread, and in 20 ms with two beside a busy process.
+    """
+    return 1 if n_bytes < _TOY_BYTES else len(os.sched_getaffinity(0))
 
 
 def measured_bytes(*, mapped: int) -> int:

@@ -45,7 +45,8 @@ class Tokenizer:
         if isinstance(prompt, ChatPrompt):
             return self._encode_chat(prompt)
         if isinstance(prompt, TextPrompt):
-            return self._with_bos(self._model.tokenize(prompt.text, parse_special=True)), False
+            tokens = self._with_bos(self._model.tokenize(prompt.text, parse_special=True))
+            return tokens or self._opening(), False
         if isinstance(prompt, InfillPrompt):
             return self._encode_infill(prompt), False
         return self._check_ids(prompt.tokens), False
@@ -104,6 +105,9 @@ class Tokenizer:
     def _with_bos(self, tokens: list[int]) -> list[int]:
         bos = self._model.bos
         return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
+
+    def _opening(self) -> list[int]:
+        return [] if self._model.opening is None else [self._model.opening]
 
     def _check_ids(self, tokens: list[int]) -> list[int]:
         limit = self._model.n_vocab

@@ -27,7 +27,6 @@ class Client:
 
     def __init__(self, base: str, *, key: str | None) -> None:
         self.base = base
-        self.key = key
         host = urlsplit(base).hostname or ""
         self._http = httpx2.Client(
             headers={"authorization": f"Bearer {key}"} if key else {},

@@ -43,5 +43,5 @@ def name_for(path: str) -> str:
         return DEMO
     if not Path(path).expanduser().exists() and (reference := parse_hub_reference(path)):
         return reference.repo + (f":{reference.quant}" if reference.quant else "")
-    name = Path(path).expanduser().absolute().name
+    name = Path(path).expanduser().absolute().name.replace("=", "-")
     return name[: -len(".gguf")] if name.lower().endswith(".gguf") else name

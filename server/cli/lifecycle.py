@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from server.cli.console import CliError
+from server.http1 import StrictHttp
 
 if TYPE_CHECKING:
     import socket
@@ -86,10 +86,10 @@ async def serve_until_told(
     """Serve on a listening socket until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=StrictHttp,
         ws="none",
         loop="asyncio",
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -102,10 +102,9 @@ async def serve_until_told(
         loop.add_signal_handler(number, drain.on_signal, number.name, 128 + number)
     if until_stdin:
         loop.add_reader(sys.stdin.fileno(), _at_end_of_stdin, loop, drain)
-    try:
+    # The lifespan is run here and not by uvicorn, which would turn a failing start into a traceback.
+    async with app.router.lifespan_context(app):
         await listener.serve(sockets=[sock])
-    except SystemExit:
-        raise CliError("the server did not start; the log above says why") from None
 
 
 def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, drain: Drain) -> None:

@@ -47,6 +47,11 @@ def _place(record: logging.LogRecord) -> str:
     return f" error={kind.__name__} at={at}"
 
 
+def _message(record: logging.LogRecord) -> str:
+    """The event on one line; libraries quote where our files lie, which is nobody's business."""
+    return one_line(record.getMessage() + _place(record)).replace(f"{_ROOT}/", "")
+
+
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -56,8 +61,7 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of text."""
-        line = f"{_time(record)} {record.levelname.lower()} {record.name} {record.getMessage()}{_place(record)}"
-        return one_line(line)
+        return f"{_time(record)} {record.levelname.lower()} {record.name} {_message(record)}"
 
 
 class JsonLines(logging.Formatter):
@@ -65,9 +69,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
-        message = record.getMessage() + _place(record)
+        message = _message(record)
         fields = {key: _value(value) for key, value in _FIELD.findall(message)}
-        event = one_line(" ".join(_FIELD.sub("", message).split()))
+        event = " ".join(_FIELD.sub("", message).split())
         head = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name, "event": event}
         return json.dumps({**fields, **head})
 

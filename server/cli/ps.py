@@ -29,26 +29,30 @@ def show_status(*, url: str | None, config: Path | None, as_json: bool) -> None:
     for title in ("NAME", "STATE", "MEMORY", "CONTEXT", "BUSY", "TOK/S", "IDLE", "UNTIL"):
         table.add_column(title, justify="left" if title in ("NAME", "STATE") else "right", no_wrap=title != "NAME")
     for model in status["models"]:
-        table.add_row(*(Text(cell) for cell in row(model)))
+        table.add_row(*(Text(cell) for cell in row(model, on_card=status["memory"]["device"] != "cpu")))
     console = stdout()
     console.print(table)
-    console.print(Text(bar(status)))
+    console.print(Text(bar(status)), soft_wrap=True)
     if status["queue"]:
-        console.print(Text(f"{len(status['queue'])} waiting"))
+        console.print(
+            Text("waiting: " + ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"]))
+        )
 
 
-def row(model: dict[str, Any]) -> list[str]:
+def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
     """The cells of one model; `-` where the server knows nothing."""
     name = model["name"] + (" (pinned)" if model.get("pinned") else "")
+    layers, total = model.get("gpu_layers"), model.get("n_layers")
+    partly = f" {layers}/{total} layers" if on_card and layers is not None and total and layers < total else ""
     return [
         name,
-        str(model["state"]),
+        f"{model['state']}{partly}",
         f"{_size(model.get('predicted_bytes'))}/{_size(model.get('measured_bytes'))}",
         _plain(model.get("context")),
         f"{model.get('busy') or 0}/{_plain(model.get('parallel'))}",
         _plain(model.get("tokens_per_s"), digits=1),
         _duration(model.get("idle_s")),
-        _duration(model.get("until_s")),
+        _duration(model.get("unload_in_s")),
     ]
 
 

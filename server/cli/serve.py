@@ -32,6 +32,7 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
     for warning in loaded.warnings:
         log.warning("config %s", warning)
     from server.app import create_app
+    from server.memory import DeviceError
 
     try:
         app = create_app(settings)
@@ -46,9 +47,11 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
         write(greeting(url, entries, states=states, keyed=bool(settings.server.api_keys)))
         log.info("ready url=%s models=%d", url, len(entries))
 
-    asyncio.run(
-        serve_until_told(app, listener, drain_s=settings.server.drain_s, announce=announce, until_stdin=exit_with_stdin)
-    )
+    drain_s = settings.server.drain_s
+    try:
+        asyncio.run(serve_until_told(app, listener, drain_s=drain_s, announce=announce, until_stdin=exit_with_stdin))
+    except DeviceError as problem:
+        raise CliError(str(problem)) from None
 
 
 def bind(server: ServerSection) -> socket.socket:

@@ -5,11 +5,13 @@ A route fills in a `Plan`; this file knows no field of either surface.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.responses import Response
 
+from server.output.frame import to_json
 from server.routes.running import Collector, Encoder, Run, collect, sse_bytes, started_in_time, while_connected
 from server.routes.services import Services
 from server.routes.sse import StreamedAnswer
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from backends.messages import Generate, Ready, Started
     from server.catalog import CatalogEntry
     from server.output.frame import Head, Usage
+
+
+log = logging.getLogger("onecard.prompts")
+_MAX_LOGGED_BYTES = 4096
 
 
 class Whole(Collector, Protocol):
@@ -53,6 +59,8 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
     """Run the plan. Raises ApiError for every failure before the headers."""
     if (ready := app.ready(entry)) is not None:
         plan.require(ready)
+    if app.settings.logging.prompts:
+        _log_prompts(request, plan)
     streams = [app.pool.submit(entry, job, priority=plan.priority) for job in plan.jobs]
     run = Run(streams, plan.choices_per_job, plan.params)
     try:
@@ -62,6 +70,13 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
     except BaseException:
         run.cancel()
         raise
+
+
+def _log_prompts(request: Request, plan: Plan) -> None:
+    """For the operator who asked for it: what the jobs begin with."""
+    for job in plan.jobs:
+        text = to_json(job.prompt)[:_MAX_LOGGED_BYTES].decode("utf-8", "ignore")
+        log.info("prompt id=%s job=%s prompt=%s", request.state.request_id, job.id, text)
 
 
 def _able(app: Services, entry: CatalogEntry, plan: Plan) -> Ready | None:

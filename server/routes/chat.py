@@ -29,12 +29,12 @@ PARAMS = {"prompt": "messages", "n": "n", "template_kwargs": "chat_template_kwar
 
 
 async def chat_completions(request: Request) -> Response:
-    """Answer a conversation, streamed or whole."""
+    """Answer a conversation, streamed or whole; answers name the model itself, also where an alias was asked for."""
     app = services(request)
     chat = await read_as(request, parse_chat)
     entry = app.entry(chat.model)
     if kinds := skipped(chat.tools):
-        log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(sorted(set(kinds))[:8]))
+        log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
     app.refuse_too_long(entry, chat.text_bytes, param="messages")
     answer_id, created = new_id("chatcmpl-"), int(time.time())
 

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from backends.messages import Failed
+from server.errors import from_failed
 from server.output.frame import to_json
+from server.pool import PoolError
 from server.routes.running import while_connected
 from server.routes.services import Services, services
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from starlette.requests import Request
 
     from server.catalog import CatalogEntry
@@ -33,7 +38,7 @@ async def load_model(request: Request) -> Response:
     """Load a model and wait until it is ready."""
     app = services(request)
     entry = app.entry(request.path_params["id"])
-    await while_connected(request, app.pool.load(entry.name))
+    await while_connected(request, _performed(app.pool.load(entry.name)))
     return _json(_item(app, entry))
 
 
@@ -41,8 +46,16 @@ async def unload_model(request: Request) -> Response:
     """Let a model finish what it runs, then unload it."""
     app = services(request)
     entry = app.entry(request.path_params["id"])
-    await while_connected(request, app.pool.unload(entry.name))
+    await while_connected(request, _performed(app.pool.unload(entry.name)))
     return _json(_item(app, entry))
+
+
+async def _performed(work: Coroutine[None, None, None]) -> None:
+    """Wait for the pool. Raises ApiError where it could not."""
+    try:
+        await work
+    except PoolError as problem:
+        raise from_failed(Failed(id="", code=problem.code, message=problem.message)) from None
 
 
 def _item(app: Services, entry: CatalogEntry) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from server.errors import ApiError, model_not_found
+from server.placement import longest_context
 from server.schemas.fields import ignored_header
 
 if TYPE_CHECKING:
@@ -55,28 +56,33 @@ class Services:
         return self.pool.info(entry.name).ready
 
     def context_limit(self, entry: CatalogEntry) -> int | None:
-        """Tokens a request may use at most: effective where known, else configured, else what the file allows."""
+        """Tokens a request may use at most: effective where known, else configured, else what `auto` begins with."""
         info = self.pool.info(entry.name)
         if info.ready is not None:
             return info.ready.context
-        if isinstance(entry.config.context, int):
-            return entry.config.context
-        return self.trained_context(entry)
+        configured = entry.config.context
+        if configured == "auto" and info.header is None:
+            return None
+        return longest_context(info.header, None if configured == "auto" else configured)
 
     def trained_context(self, entry: CatalogEntry) -> int | None:
         """The context the model was made for."""
         info = self.pool.info(entry.name)
         if info.ready is not None:
             return info.ready.n_ctx_train
-        return (info.header.number("context_length") or None) if info.header is not None else None
+        return (info.header.n_ctx_train or None) if info.header is not None else None
 
     def refuse_too_long(self, entry: CatalogEntry, n_bytes: int, *, param: str) -> None:
         """Refuse a prompt whose bytes alone prove that it cannot fit, before any load. Raises ApiError 400."""
-        header, context = self.pool.info(entry.name).header, self.context_limit(entry)
-        if header is None or context is None or not header.longest_token_bytes:
+        info, configured = self.pool.info(entry.name), entry.config.context
+        if info.header is None or not info.header.longest_token_bytes:
             return
-        at_least = n_bytes // max(header.longest_token_bytes, _SHORTEST_BOUND_BYTES)
+        # The next load may give more than the last one did.
+        possible = longest_context(info.header, None if configured == "auto" else configured)
+        context = max(possible, info.ready.context if info.ready is not None else 0)
+        at_least = n_bytes // max(info.header.longest_token_bytes, _SHORTEST_BOUND_BYTES)
         if at_least > context:
+            self.metrics.model(entry.name).rejections["too_long"].inc()
             noun = "messages" if param == "messages" else "prompt"
             raise ApiError(
                 400,

@@ -21,14 +21,22 @@ SEND_TIMEOUT_S = 30.0
 class StreamedAnswer(EventSourceResponse):
     """One streamed answer; whatever ends it ends its jobs."""
 
-    def __init__(self, body: AsyncIterator[bytes], run: Run, *, headers: Mapping[str, str], keepalive_s: float) -> None:
+    def __init__(
+        self,
+        body: AsyncIterator[bytes],
+        run: Run,
+        *,
+        headers: Mapping[str, str],
+        keepalive_s: float,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+    ) -> None:
         super().__init__(
             body,
             headers=headers,
             sep="\n",
             ping=keepalive_s,
             ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
-            send_timeout=SEND_TIMEOUT_S,
+            send_timeout=send_timeout_s,
             client_close_handler_callable=self._on_hang_up,
         )
         self._run = run

@@ -5,6 +5,7 @@ Owns what `tools` and `tool_choice` may hold; the output side is `server.output`
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -13,6 +14,7 @@ from server.errors import ApiError, clip, unsupported_parameter
 from server.schemas.problems import problem, wrong_type
 
 MAX_TOOLS = 128
+_KIND = re.compile(r"[a-z_0-9]{1,32}")
 
 
 class Function(BaseModel):
@@ -101,8 +103,9 @@ def offered(tools: list[Tool] | None) -> list[dict[str, Any]]:
 
 
 def skipped(tools: list[Tool] | None) -> list[str]:
-    """The kinds of tools that were left out."""
-    return [clip(tool.type) for tool in tools or [] if tool.type != "function"]
+    """The kinds of tools that were left out, fit for the log: a kind that is no plain word is `other`."""
+    kinds = {tool.type for tool in tools or [] if tool.type != "function"}
+    return sorted({kind if _KIND.fullmatch(kind) else "other" for kind in kinds})
 
 
 def require_hermes(tool_format: str | None) -> None:

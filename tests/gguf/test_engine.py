@@ -144,9 +144,21 @@ def test_a_prompt_that_fills_the_context_is_refused_with_the_sums(engine: Engine
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_an_empty_prompt_without_a_first_token_is_refused(engine: Engine) -> None:
+def test_an_empty_prompt_begins_with_the_models_own_first_token(engine: Engine) -> None:
+    (outcome,) = run(engine, [text_job("", max_tokens=3)])
+
+    assert (outcome.started.prompt_tokens, outcome.finished.completion_tokens) == (1, 3)
+
+
+def test_pieces_of_half_characters_are_their_bytes(engine: Engine) -> None:
+    (outcome,) = run(engine, [Tokenize(id="t", prompt=TextPrompt("€"), pieces=True)])
+
+    assert [e.pieces for e in outcome.events if isinstance(e, Tokenized)] == [[bytes([b]) for b in "€".encode()]]
+
+
+def test_an_empty_list_of_tokens_is_refused(engine: Engine) -> None:
     with pytest.raises(JobError, match="prompt is empty"):
-        engine.prepare(text_job(""))
+        engine.prepare(Generate(id="t", prompt=TokenPrompt([])))
 
 
 def test_no_tokens_asked_is_the_echo_alone(engine: Engine) -> None:

@@ -1,0 +1,446 @@
+"""The asyncio shell around the scheduler: performs its actions, feeds back what happened, gives each job its stream.
+
+Owns the workers and the live jobs. Decides nothing: which model is loaded and which job is next comes from
+`server.scheduler`, how a model is loaded from `server.placement`. For the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from backends.messages import Delta, Failed, Finished, Started
+from backends.worker import Exit, Timeouts, Worker
+from server.decisions import Abort, Action, Dispatch, Load, ModelState, Reject, Unload
+from server.loader import Loader, LoadRefusedError
+from server.memory import Memory, open_memory
+from server.metrics import REJECTIONS, RequestMeter
+from server.resident import PoolError, Resident
+from server.scheduler import ModelRules, Rules, Scheduler
+from server.status import MemoryStatus, ModelInfo, QueueStatus, Status
+from server.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from backends.messages import ErrorCode, Event, Job, Ready, Step
+    from server.catalog import Catalog, CatalogEntry
+    from server.config import Settings
+    from server.metrics import Metrics
+
+__all__ = ["ModelInfo", "ModelState", "Pool", "PoolError", "Status", "Stream"]
+
+_LAST_STOP_S: Final = 1.0
+"""For workers to exit by themselves when the whole server does."""
+_LOG = logging.getLogger("onecard.pool")
+
+
+@dataclass
+class _Live:
+    """A job that has no terminal event yet."""
+
+    job: Job
+    model: str
+    stream: Stream
+    meter: RequestMeter
+    submitted_at: float
+    answered: bool = False
+    """It has got text or another answer: it cannot be run again."""
+    abort: Abort | None = None
+
+
+class Pool:
+    """All models, all jobs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        rules: Rules | None = None,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._timeouts = timeouts
+        self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
+        self._scheduler = Scheduler([_rules(e) for e in catalog.entries], rules or _queue_rules(settings))
+        self._loader: Loader | None = None
+        self._live: dict[str, _Live] = {}
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._lookout: asyncio.Task[None] | None = None
+        self.on_change: list[Callable[[str, dict[str, object]], None]] = []
+        """Called with the name and the figures of everything that is also logged."""
+        metrics.on_render.append(self._publish)
+
+    # Life
+
+    async def start(self) -> None:
+        """Choose the device and the budget, look at the models' files, begin with what is to be preloaded.
+
+        Raises DeviceError.
+        """
+        memory = await open_memory(self._settings.memory)
+        self._loader = Loader(memory, self._timeouts)
+        self._tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
+        self._spawn(self._inspect_all(self._loader))
+        if memory.device == "cuda":
+            self._lookout = asyncio.create_task(memory.keep_looking())
+        for name, resident in self._residents.items():
+            if resident.entry.config.preload:
+                self._perform(self._scheduler.load(name, self._clock()))
+
+    @property
+    def draining(self) -> bool:
+        """True once no new jobs are taken."""
+        return self._scheduler.draining
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request for at least one model has a chance."""
+        now = self._clock()
+        usable = any(self._scheduler.view(name, now).quarantined_until is None for name in self._residents)
+        return self._loader is not None and not self.draining and usable
+
+    def begin_drain(self) -> None:
+        """Refuse new jobs from now on; idempotent."""
+        if not self.draining:
+            self._tell("draining", running=self._scheduler.n_running, waiting=self._scheduler.n_waiting)
+            self._perform(self._scheduler.drain(self._clock()))
+
+    async def close(self, grace_s: float) -> None:
+        """Let what runs finish for a while, fail the rest, stop every worker; nothing is left when it returns."""
+        self.begin_drain()
+        try:
+            await asyncio.wait_for(self._quiet.wait(), grace_s)
+        except TimeoutError:
+            self._expel()
+        for regular in (self._timer, self._lookout):
+            if regular is not None:
+                regular.cancel()
+        while self._tasks or any(r.worker for r in self._residents.values()):
+            workers = [r.worker for r in self._residents.values() if r.worker is not None]
+            await asyncio.gather(*(worker.stop(within_s=_LAST_STOP_S) for worker in workers))
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # What the HTTP side asks
+
+    def submit(self, entry: CatalogEntry, job: Job, *, priority: int = 0) -> Stream:
+        """Take a job; whatever is wrong with it comes as its `Failed` event."""
+        resident, now = self._residents[entry.name], self._clock()
+        stream = Stream(entry.name, job.id, cancel=self._cancel, loading=lambda: self._is_loading(entry.name))
+        live = _Live(job, entry.name, stream, RequestMeter(resident.metrics, now), now)
+        if job.id in self._live:
+            stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
+            return stream
+        self._live[job.id] = live
+        self._quiet.clear()
+        total_priority = priority + entry.config.priority
+        actions = self._scheduler.submit(job.id, entry.name, sequences=job.sequences, priority=total_priority, now=now)
+        self._perform(actions)
+        return stream
+
+    def info(self, name: str) -> ModelInfo:
+        """What is known of a model; never loads it."""
+        resident = self._residents[name]
+        view = self._scheduler.view(name, self._clock())
+        header, problem = self._loader.known(name) if self._loader else (None, None)
+        return ModelInfo(view.state, resident.ready, header, view.last_error or problem)
+
+    def status(self) -> Status:
+        """Everything at this moment; never loads anything."""
+        now = self._clock()
+        memory = self._memory_status()
+        ledger = self._loader.memory.ledger if self._loader else None
+        models = [
+            resident.status(self._scheduler.view(name, now), ledger.booking(name) if ledger else None, now)
+            for name, resident in self._residents.items()
+        ]
+        queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]
+        return Status(memory=memory, models=models, queue=queue)
+
+    async def load(self, name: str) -> None:
+        """Make a model resident. Raises PoolError."""
+        view = self._scheduler.view(name, self._clock())
+        if view.state is ModelState.READY:
+            return
+        if self.draining or view.quarantined_until is not None:
+            code: ErrorCode = "draining" if self.draining else "quarantined"
+            raise PoolError(code, view.last_error or "the server is shutting down")
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._residents[name].load_waiters.append(waiter)
+        self._perform(self._scheduler.load(name, self._clock()))
+        await waiter
+
+    async def unload(self, name: str) -> None:
+        """Let a model finish what it runs and go."""
+        if self._scheduler.view(name, self._clock()).state is ModelState.UNLOADED:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._residents[name].gone_waiters.append(waiter)
+        self._perform(self._scheduler.unload(name, self._clock()))
+        await waiter
+
+    # What workers report
+
+    def on_progress(self, worker: Worker, fraction: float) -> None:
+        """A share of a load is done."""
+
+    def on_ready(self, worker: Worker, ready: Ready) -> None:
+        """A model is loaded."""
+        name, now = worker.spec.name, self._clock()
+        resident = self._residents[name]
+        resident.ready, resident.ready_at = ready, now
+        load_s = now - resident.load_started_at
+        booking = self._memory().ledger.settle(name, ready.measured_bytes, ready.parts)
+        ratio = booking.error_ratio or 0.0
+        self._metrics.prediction_error[resident.entry.backend].observe(ratio)
+        resident.count_ready(booking, load_s)
+        self._tell(
+            "loaded",
+            model=name,
+            seconds=round(load_s, 3),
+            context=ready.context,
+            parallel=ready.parallel,
+            gpu_layers=f"{ready.gpu_layers}/{ready.n_layers}",
+            measured_bytes=ready.measured_bytes,
+            predicted_ratio=round(ratio, 3),
+            pid=worker.pid,
+        )
+        self._perform(self._scheduler.on_ready(name, parallel=ready.parallel, now=now))
+        resident.tell_loaded()
+
+    def on_step(self, worker: Worker, step: Step) -> None:
+        """Hand out the events of one engine step."""
+        now = self._clock()
+        resident = self._residents[worker.spec.name]
+        resident.metrics.step(step)
+        resident.pace.count(step.n_decode, now)
+        for event in step.events:
+            live = self._live.get(event.id)
+            if live is None:
+                continue
+            if isinstance(event, Delta):
+                live.answered = True
+                live.meter.delta(event, now)
+                live.stream.push(event)
+            else:
+                self._hand_out(live, event, now)
+
+    def on_exit(self, worker: Worker, how: Exit) -> None:
+        """A worker is gone: its bytes are free, its jobs are answered, and the scheduler may start another."""
+        name, now = worker.spec.name, self._clock()
+        resident = self._residents[name]
+        was_ready = worker.ready is not None
+        resident.worker = None
+        self._memory().ledger.release(name)
+        orphans = [(live, failed) for failed in how.failed if (live := self._live.get(failed.id)) is not None]
+        retry = frozenset(
+            live.job.id for live, failed in orphans if failed.code == "worker_crashed" and not live.answered
+        )
+        for live, failed in orphans:
+            if failed.id not in retry:
+                self._finish(live, failed)
+        self._tell(
+            resident.count_exit(how, was_ready=was_ready),
+            model=name,
+            **({"code": how.code, "reason": how.message} if how.code else {}),
+        )
+        error = None if how.code is None else (how.code, how.message)
+        self._perform(self._scheduler.on_gone(name, now=now, error=error, retry=retry))
+        resident.tell_gone(how.code or "cancelled", how.message)
+
+    # How it acts
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Dispatch():
+                    self._dispatch(action)
+                case Load(model=name):
+                    self._begin_load(self._residents[name])
+                case Unload():
+                    self._begin_unload(action)
+                case Reject():
+                    self._reject(action)
+                case Abort():
+                    self._abort(self._live[action.job_id], action)
+        self._arm()
+
+    def _dispatch(self, action: Dispatch) -> None:
+        now = self._clock()
+        live, resident = self._live[action.job_id], self._residents[action.model]
+        assert resident.worker is not None
+        assert resident.ready is not None
+        live.meter.dispatched(now)
+        stream = live.stream
+        stream.queue_ms = (now - live.submitted_at) * 1000
+        stream.gpu_layers = (resident.ready.gpu_layers, resident.ready.n_layers)
+        if (waited_s := resident.load_wait_s(live.submitted_at)) is not None:
+            stream.load_ms = waited_s * 1000
+            resident.metrics.swap_wait.observe(waited_s)
+        resident.worker.submit(live.job)
+
+    def _begin_load(self, resident: Resident) -> None:
+        resident.load_started_at = self._clock()
+        self._tell("loading", model=resident.name)
+        self._spawn(self._load(resident))
+
+    async def _load(self, resident: Resident) -> None:
+        assert self._loader is not None
+        try:
+            resident.worker = await self._loader.start(resident.entry, self)
+        except LoadRefusedError as refused:
+            self._refused(resident, refused.code, refused.message, strike=refused.strike)
+        except Exception as error:  # a fault of ours must not leave the model loading for ever
+            _LOG.exception("load_error model=%s", resident.name)
+            self._refused(resident, "internal_error", f"the load failed ({type(error).__name__})", strike=True)
+
+    def _refused(self, resident: Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
+        name = resident.name
+        resident.count_load_failure(code)
+        self._tell("load_refused", model=name, code=code, reason=message)
+        self._perform(self._scheduler.on_gone(name, now=self._clock(), error=(code, message), strike=strike))
+        resident.tell_gone(code, message)
+
+    def _begin_unload(self, action: Unload) -> None:
+        resident = self._residents[action.model]
+        assert resident.worker is not None
+        resident.metrics.evictions[action.reason].inc()
+        self._tell("unloading", model=action.model, reason=action.reason)
+        self._spawn(resident.worker.stop())
+
+    def _reject(self, action: Reject) -> None:
+        live = self._live[action.job_id]
+        if action.code != "cancelled":
+            self._tell(
+                "rejected" if action.code in REJECTIONS else "failed",
+                model=live.model,
+                code=action.code,
+                reason=action.message,
+            )
+        failed = Failed(id=action.job_id, code=action.code, message=action.message, retry_after_s=action.retry_after_s)
+        self._finish(live, failed)
+
+    def _abort(self, live: _Live, action: Abort) -> None:
+        live.abort = live.abort or action
+        worker = self._residents[live.model].worker
+        if worker is not None:
+            worker.cancel(live.job.id)
+
+    def _expel(self) -> None:
+        """End every job that is left, as the server's doing and not the client's."""
+        for job_id, live in list(self._live.items()):
+            live.abort = live.abort or Abort(job_id, "draining", "the server is shutting down")
+            self._cancel(job_id)
+
+    def _cancel(self, job_id: str) -> None:
+        self._perform(self._scheduler.cancel(job_id, self._clock()))
+
+    def _hand_out(self, live: _Live, event: Event, now: float) -> None:
+        """Anything but a delta."""
+        if isinstance(event, Finished | Failed):
+            self._finish(live, event)
+            self._perform(self._scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
+        elif not isinstance(event, Started) or not live.meter.started:  # a second run starts silently
+            live.answered = live.answered or not isinstance(event, Started)
+            live.meter.other(event, now)
+            live.stream.push(event)
+
+    def _finish(self, live: _Live, event: Finished | Failed) -> None:
+        """The one place where a job ends."""
+        if live.abort is not None and isinstance(event, Failed):
+            event = Failed(id=event.id, code=live.abort.code, message=live.abort.message)
+        if live.stream.queue_ms is None:
+            live.stream.queue_ms = (self._clock() - live.submitted_at) * 1000
+        del self._live[event.id]
+        live.meter.other(event, self._clock())
+        live.stream.push(event)
+        if not self._live:
+            self._quiet.set()
+
+    def _arm(self) -> None:
+        """Set the timer to the scheduler's next deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._scheduler.next_deadline()
+        if deadline is not None:
+            delay_s = max(0.0, deadline - self._clock()) + 0.001
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._perform(self._scheduler.on_tick(self._clock()))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _inspect_all(self, loader: Loader) -> None:
+        for resident in self._residents.values():
+            with contextlib.suppress(LoadRefusedError):
+                await loader.inspect(resident.entry)
+
+    def _is_loading(self, name: str) -> bool:
+        return self._scheduler.view(name, self._clock()).state is ModelState.LOADING
+
+    def _memory_status(self) -> MemoryStatus:
+        if self._loader is None:
+            return MemoryStatus(device="", budget_bytes=0, reserved_bytes=0, other_bytes=0)
+        return self._loader.memory.status()
+
+    def _publish(self) -> None:
+        """Set the gauges that mirror state, when somebody looks."""
+        now = self._clock()
+        for name, resident in self._residents.items():
+            view = self._scheduler.view(name, now)
+            resident.metrics.running.set(view.running)
+            resident.metrics.waiting.set(view.waiting)
+            resident.metrics.state(view.state)
+        memory = self._memory_status()
+        if memory.device:
+            self._metrics.memory_budget.labels(memory.device).set(memory.budget_bytes)
+            self._metrics.memory_reserved.labels(memory.device).set(memory.reserved_bytes)
+            self._metrics.memory_other.labels(memory.device).set(memory.other_bytes)
+
+    def _memory(self) -> Memory:
+        assert self._loader is not None
+        return self._loader.memory
+
+    def _tell(self, what: str, **figures: object) -> None:
+        """The one place where happenings leave the pool: a log line, and whoever listens."""
+        level = logging.WARNING if what in ("crashed", "load_failed", "load_refused") else logging.INFO
+        _LOG.log(level, "%s %s", what, " ".join(f"{key}={_quoted(value)}" for key, value in figures.items()))
+        for listener in self.on_change:
+            listener(what, figures)
+
+
+def _rules(entry: CatalogEntry) -> ModelRules:
+    config = entry.config
+    return ModelRules(entry.name, parallel=config.parallel, keep_alive_s=config.keep_alive_s, pinned=config.pinned)
+
+
+def _queue_rules(settings: Settings) -> Rules:
+    return Rules(
+        max_queue=settings.server.max_queue,
+        max_wait_s=settings.scheduler.max_wait_s,
+        request_timeout_s=settings.server.request_timeout_s,
+    )
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return text if text and not set(text) & set(' "=\n') else json.dumps(text)

@@ -1,0 +1,117 @@
+"""The pool's side of one model: its worker, its last run-time figures, its series, and who waits for it by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from server.status import ModelStatus, Pace, model_status
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from backends.messages import ErrorCode, Ready
+    from backends.worker import Exit, Worker
+    from server.catalog import CatalogEntry
+    from server.ledger import Booking
+    from server.metrics import ModelMetrics
+    from server.scheduler import ModelView
+
+
+class PoolError(Exception):
+    """A load or unload that the operator asked for and that did not come to be."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+
+
+@dataclass
+class Resident:
+    """One model of the catalogue, loaded or not; its state is the scheduler's."""
+
+    entry: CatalogEntry
+    metrics: ModelMetrics
+    worker: Worker | None = None
+    ready: Ready | None = None
+    """Of the last successful load."""
+    load_started_at: float = 0.0
+    ready_at: float | None = None
+    pace: Pace = field(default_factory=Pace)
+    load_waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    gone_waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.entry.name
+
+    def load_wait_s(self, submitted_at: float) -> float | None:
+        """What a job waited for the load; None when the model was ready before it came."""
+        if self.ready_at is None or self.ready_at <= submitted_at:
+            return None
+        return self.ready_at - max(submitted_at, self.load_started_at)
+
+    def count_ready(self, booking: Booking, load_s: float) -> None:
+        """A load has succeeded, with this in the books."""
+        self.metrics.loads["ok"].inc()
+        self.metrics.load_seconds.observe(load_s)
+        self.metrics.measured_bytes.set(booking.measured_bytes or 0)
+        for part, n_bytes in booking.predicted.parts.items():
+            self.metrics.predicted_bytes[part].set(n_bytes)
+
+    def count_exit(self, how: Exit, *, was_ready: bool) -> str:
+        """A worker has ended; in one word, how."""
+        self.metrics.measured_bytes.set(0)
+        self.metrics.kv_usage.set(0)
+        for gauge in self.metrics.predicted_bytes.values():
+            gauge.set(0)
+        if how.code is None:
+            if not was_ready:
+                self.metrics.loads["cancelled"].inc()
+            return "unloaded"
+        if was_ready:
+            self.metrics.crashes.inc()
+            self.metrics.evictions["crash"].inc()
+            return "crashed"
+        self.count_load_failure(how.code)
+        return "load_failed"
+
+    def count_load_failure(self, code: ErrorCode) -> None:
+        """A load has failed, in a worker or before there was one."""
+        no_memory = code in ("cannot_fit", "memory_busy", "out_of_memory")
+        self.metrics.loads["oom" if no_memory else "timeout" if code == "worker_hung" else "error"].inc()
+
+    def tell_loaded(self) -> None:
+        """Wake those who asked for the load."""
+        _settle(self.load_waiters, None)
+
+    def tell_gone(self, code: ErrorCode, message: str) -> None:
+        """Wake everybody: there is no worker any more."""
+        _settle(self.load_waiters, PoolError(code, message))
+        _settle(self.gone_waiters, None)
+
+    def status(self, view: ModelView, booking: Booking | None, now: float) -> ModelStatus:
+        """The model's line."""
+        worker = self.worker
+        return model_status(
+            self.entry,
+            view,
+            self.ready if worker is not None and worker.ready is not None else None,
+            booking,
+            pid=worker.pid if worker is not None else None,
+            tokens_per_s=self.pace.per_s(now),
+            now=now,
+        )
+
+
+def _settle(waiters: list[asyncio.Future[None]], error: PoolError | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if error is not None:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(None)
+    waiters.clear()

@@ -1,0 +1,136 @@
+"""What the pool tells about itself: the JSON shape of `ps --json` and `/v1/status`, and what routes ask of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from backends.footprint import HeaderInfo
+from backends.messages import Ready
+from server.decisions import ModelState
+
+if TYPE_CHECKING:
+    from server.catalog import CatalogEntry
+    from server.ledger import Booking
+    from server.scheduler import ModelView
+
+_PACE_WINDOW_S: Final = 1.0
+
+
+@dataclass
+class Pace:
+    """Tokens per second, measured over about a second at a time."""
+
+    _since: float = 0.0
+    _n_tokens: int = 0
+    _per_s: float = 0.0
+
+    def count(self, n_tokens: int, now: float) -> None:
+        """Tokens of one step."""
+        self._n_tokens += n_tokens
+        if now - self._since >= _PACE_WINDOW_S:
+            fresh = now - self._since < 2 * _PACE_WINDOW_S
+            self._per_s = self._n_tokens / (now - self._since) if fresh else 0.0
+            self._since, self._n_tokens = now, 0
+
+    def per_s(self, now: float) -> float:
+        """The last full measurement; 0 when nothing has been computed lately."""
+        return self._per_s if now - self._since < 2 * _PACE_WINDOW_S else 0.0
+
+
+class MemoryStatus(msgspec.Struct, frozen=True):
+    """The budget, in bytes."""
+
+    device: str
+    budget_bytes: int
+    reserved_bytes: int
+    other_bytes: int
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One model of the catalogue."""
+
+    name: str
+    state: str
+    backend: str
+    predicted_bytes: int | None
+    measured_bytes: int | None
+    parts: dict[str, int]
+    context: int | None
+    parallel: int | None
+    busy: int
+    """Jobs in the worker."""
+    idle_s: float | None
+    pinned: bool
+    waiting: int = 0
+    tokens_per_s: float | None = None
+    unload_in_s: float | None = None
+    gpu_layers: int | None = None
+    n_layers: int | None = None
+    pid: int | None = None
+    last_error: str | None = None
+
+
+class QueueStatus(msgspec.Struct, frozen=True):
+    """Jobs waiting for one model."""
+
+    model: str
+    waiting: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Everything at one moment."""
+
+    memory: MemoryStatus
+    models: list[ModelStatus]
+    queue: list[QueueStatus]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without loading it."""
+
+    state: ModelState
+    ready: Ready | None
+    """Run-time figures of the last successful load."""
+    header: HeaderInfo | None
+    last_error: str | None
+
+
+def model_status(
+    entry: CatalogEntry,
+    view: ModelView,
+    ready: Ready | None,
+    booking: Booking | None,
+    *,
+    pid: int | None,
+    tokens_per_s: float,
+    now: float,
+) -> ModelStatus:
+    """One model's line, from what its owners know; `ready` and `booking` only while it is resident."""
+    config = entry.config
+    keeps = config.pinned or config.keep_alive_s < 0
+    idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
+    parts = (booking.measured_parts or booking.predicted.parts) if booking else {}
+    return ModelStatus(
+        name=entry.name,
+        state=view.state.value,
+        backend=entry.backend,
+        predicted_bytes=booking.predicted.total_bytes if booking else None,
+        measured_bytes=booking.measured_bytes if booking else None,
+        parts=dict(parts),
+        context=ready.context if ready else None,
+        parallel=ready.parallel if ready else None,
+        busy=view.running,
+        idle_s=idle_s,
+        pinned=config.pinned,
+        waiting=view.waiting,
+        tokens_per_s=round(tokens_per_s, 1) if ready else None,
+        unload_in_s=None if idle_s is None or keeps else max(0.0, config.keep_alive_s - idle_s),
+        gpu_layers=ready.gpu_layers if ready else None,
+        n_layers=ready.n_layers if ready else None,
+        pid=pid,
+        last_error=view.last_error,
+    )

@@ -1,0 +1,1 @@
+"""The measuring instruments are right about what they measure."""

@@ -1,0 +1,55 @@
+"""The real command line in child processes; answers come from the fake engine unless a test says otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import Server, serving
+
+FAKE = {"ONECARD_TEST_ENGINE": "tests.fakes.engine:load"}
+ROOT = Path(__file__).resolve().parents[2]
+Onecard = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def clean_environment(folder: Path) -> dict[str, str]:
+    """This process's environment without anything of ours, and with no configuration and no cache."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONECARD_", "HF_"))}
+    places = {"XDG_CONFIG_HOME": str(folder / "config"), "HF_HUB_CACHE": str(folder / "hub"), "PYTHONPATH": str(ROOT)}
+    return {**kept, **places, **FAKE}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return clean_environment(tmp_path)
+
+
+@pytest.fixture
+def onecard(environment: dict[str, str], tmp_path: Path) -> Onecard:
+    """Run one command to its end."""
+
+    def _run(*arguments: str, stdin: str | None = None, env: dict[str, str] | None = None):
+        given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        return subprocess.run(
+            [sys.executable, "-m", "server.cli", *arguments],
+            env={**environment, **(env or {})},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **given,
+        )
+
+    return _run
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), models={"demo": "demo"}, env=FAKE) as running:
+        yield running

@@ -1,0 +1,88 @@
+"""`onecard config`, and what every command says when the configuration is wrong."""
+
+import json
+
+import pytest
+
+
+def test_init_writes_what_check_accepts(onecard, tmp_path):
+    written = onecard("config", "init")
+    file = tmp_path / "config" / "onecard" / "config.toml"
+    assert written.returncode == 0
+    assert file.is_file()
+    assert onecard("config", "init").returncode == 1
+    assert onecard("config", "init", "--force").returncode == 0
+    checked = onecard("config", "check")
+    assert (checked.returncode, checked.stdout) == (0, f"ok: {file}, models: demo\n")
+
+
+def test_check_in_json(onecard):
+    assert json.loads(onecard("config", "check", "--json").stdout) == {"file": None, "models": ["demo"], "warnings": []}
+
+
+def test_schema_is_json_schema_of_every_section(onecard):
+    schema = json.loads(onecard("config", "schema").stdout)
+    assert {"server", "memory", "scheduler", "defaults", "models", "metrics", "logging"} == set(schema["properties"])
+    assert "name" not in schema["$defs"]["ModelConfig"]["properties"]
+
+
+def test_show_tells_where_values_come_from_and_hides_keys(onecard, tmp_path):
+    (tmp_path / "c.toml").write_text("[server]\nport = 99\n[models.'a b']\npath = 'demo'")
+    env = {"ONECARD_SERVER__API_KEYS": "sesame", "ONECARD_SERVER__MAX_QUEUE": "7"}
+    shown = onecard("config", "show", "-c", "c.toml", env=env)
+    for line in (
+        "port = 99  # file",
+        'api_keys = ["(hidden)"]  # environment',
+        "max_queue = 7  # environment",
+        '[models."a b"]',
+    ):
+        assert line in shown.stdout
+    values = json.loads(onecard("config", "show", "-c", "c.toml", "--json", env=env).stdout)
+    assert values["server"]["api_keys"] == ["(hidden)"]
+    assert "sesame" not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["ps"], ["list"], ["run", "demo", "hi"], ["config", "check"], ["config", "show"]]
+)
+def test_a_wrong_configuration_is_a_sentence_and_exit_code_2(onecard, tmp_path, command):
+    (tmp_path / "c.toml").write_text("[server]\nprot = 99")
+    done = onecard(*command, "--config", "c.toml")
+    assert done.returncode == 2
+    assert done.stderr == "onecard: c.toml: server.prot is an unknown key. hint: did you mean 'port'?\n"
+    assert done.stdout == ""
+
+
+def test_a_missing_model_file_is_a_sentence_and_exit_code_2(onecard, tmp_path):
+    done = onecard("serve", "--port", "0", "--model", "a=none.gguf")
+    assert done.returncode == 2
+    assert done.stderr == f"onecard: model 'a': there is no file or folder {tmp_path}/none.gguf\n"
+
+
+def test_an_unknown_flag_is_exit_code_2(onecard):
+    assert onecard("serve", "--nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--budget", "12 parsecs"], "flag --budget = '12 parsecs'"),
+        (["--device", "tpu"], "flag --device = 'tpu'"),
+        (["--model", "=x"], "write NAME=PATH"),
+        (["--model", "a=x", "--model", "a=y"], "names 'a' twice"),
+        (["--api-key", "two words"], "flag --api-key: a key is"),
+        (["--api-key-file", "none"], "does not exist"),
+    ],
+)
+def test_a_wrong_flag_is_named(onecard, flags, sentence):
+    done = onecard("serve", *flags)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "words" not in done.stderr
+
+
+def test_version_and_help(onecard):
+    assert onecard("--version").stdout.startswith("onecard 0.")
+    assert "serve" in onecard("--help").stdout
+    for command in ("serve", "run", "ps", "list", "config"):
+        assert onecard(command, "--help").returncode == 0

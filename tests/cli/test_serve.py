@@ -1,0 +1,179 @@
+"""`onecard serve`: what it prints, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tests.cli.conftest import FAKE
+from tests.e2e.server import serving, until
+
+
+def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server.cli", "serve", "--port", "0"],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    lines = [process.stdout.readline() for _ in range(7)]
+    url = re.fullmatch(r"onecard \S+ serves (http://127.0.0.1:\d+)/v1\n", lines[0])[1]
+    assert lines[1].split()[:2] == ["demo", "unloaded"]
+    answer = subprocess.run(lines[3], shell=True, capture_output=True, text=True, check=True)
+    assert "data: [DONE]" in answer.stdout
+    snippet = "\n".join(line.strip() for line in lines[5:7])
+    answer = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True)
+    assert answer.stdout == "echo: What is the capital of France?\n"
+    assert url in snippet
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def test_a_port_in_use_is_a_sentence_with_a_hint(onecard):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = onecard("serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert re.fullmatch(r"onecard: 127.0.0.1:\d+ is in use. hint: .*--port 0 takes a free port\n", done.stderr)
+
+
+def test_a_public_address_needs_a_key_or_the_operators_word(onecard, tmp_path):
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        done = onecard("serve", "--host", host, "--port", "0")
+        assert done.returncode == 2
+        assert "there is no key. hint: --api-key-file FILE, or --allow-public" in done.stderr
+    models = {"demo": "demo"}
+    with serving(tmp_path, models=models, flags=("--host", "0.0.0.0", "--allow-public"), env=FAKE) as server:
+        assert server.get("/health")
+
+
+def test_a_host_that_is_not_ours_is_a_sentence(onecard):
+    done = onecard("serve", "--host", "192.0.2.1", "--port", "0", "--allow-public")
+    assert done.returncode == 1
+    assert "192.0.2.1:0 cannot be opened: Cannot assign requested address" in done.stderr
+
+
+def test_a_device_that_is_not_there_is_a_sentence(onecard):
+    done = onecard("serve", "--port", "0", "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""})
+    if done.returncode == 0:
+        pytest.skip("this machine has a card")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("onecard: ")
+
+
+def test_keys_come_from_a_file_and_stay_out_of_every_output(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("sesame-open-4711\n")
+    file.chmod(0o600)
+    with serving(tmp_path, models={"demo": "demo"}, flags=("--api-key-file", str(file)), env=FAKE) as server:
+        request = urllib.request.Request(f"{server.url}/v1/models")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code == 401
+        refused.value.close()
+        request.add_header("Authorization", "Bearer sesame-open-4711")
+        with urllib.request.urlopen(request) as answer:
+            assert answer.status == 200
+        assert server.stop() == 0
+        assert "sesame" not in server.process.stdout.read() + server.log.read_text()
+
+
+def test_the_log_can_be_json(tmp_path):
+    with serving(tmp_path, models={"demo": "demo"}, flags=("--log-format", "json"), env=FAKE) as server:
+        server.get("/health")
+        server.get("/v1/models")
+        server.stop()
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {"time", "level", "logger", "event"} <= set.intersection(*(set(line) for line in lines))
+    assert any(line["event"] == "ready" and line["url"] == server.url for line in lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_a_running_stream_finish(tmp_path, number):
+    with serving(tmp_path, models={"demo": "demo"}, env=FAKE) as server:
+        stream = _stream(server, "!slow 20 40")
+        next(stream)
+        server.process.send_signal(number)
+        refused = _refused_while_draining(server)
+        texts = [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert "".join(texts).split()[-1] == "39"
+        assert refused == 503
+        assert server.process.wait(10) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_the_grace_ends_with_an_error_in_the_stream(tmp_path):
+    env = {**FAKE, "ONECARD_SERVER__DRAIN_S": "0.3"}
+    with serving(tmp_path, models={"demo": "demo"}, env=env) as server:
+        stream = _stream(server, "!slow 50 1000")
+        next(stream)
+        began = time.monotonic()
+        server.process.terminate()
+        with pytest.raises(Exception, match="shutting down"):
+            list(stream)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 8
+
+
+def test_a_second_signal_ends_it_now_and_its_workers_too(tmp_path):
+    with serving(tmp_path, models={"demo": "demo"}, env=FAKE) as server:
+        stream = _stream(server, "!slow 100 1000")
+        next(stream)
+        workers = server.workers()
+        assert workers
+        server.process.terminate()
+        until(lambda: "draining" in server.log.read_text(), within_s=5, what="the drain begins")
+        began = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(5) == 128 + signal.SIGTERM
+        assert time.monotonic() - began < 2
+        for worker in workers:
+            worker.wait(5)
+
+
+def test_it_ends_when_its_stdin_ends_where_asked_to(environment, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--exit-with-stdin"],
+        env=environment,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert "serves" in process.stdout.readline()
+    process.stdin.close()
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def _stream(server, prompt):
+    messages = [{"role": "user", "content": prompt}]
+    chunks = server.client().chat.completions.create(model="demo", messages=messages, stream=True)
+    return (chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content)
+
+
+def _refused_while_draining(server):
+    """Status of a new request once the drain has begun."""
+    until(lambda: "draining" in server.log.read_text(), within_s=5, what="the drain begins")
+    body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request = urllib.request.Request(
+        f"{server.url}/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    refused.value.close()
+    assert refused.value.headers["connection"] == "close"
+    return refused.value.code

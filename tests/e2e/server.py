@@ -1,0 +1,123 @@
+"""A real `onecard serve` as a child process, and what a test wants to know of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+KEY = "test-key"
+
+
+@dataclass
+class Server:
+    """One running server. `url` has no path."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """The real SDK, strict about what it receives, without retries so that every answer is seen."""
+        settings = {"max_retries": 0, "timeout": 60.0, **options}
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, _strict_response_validation=True, **settings)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key=KEY, _strict_response_validation=True, max_retries=0, timeout=60.0
+        )
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as response:
+            return json.loads(response.read())
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """All samples by name and labels, read with Prometheus' own parser."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
+            text = response.read().decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.metrics()[name, frozenset(labels.items())]
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes of this server."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "backends.worker_main" in " ".join(_command(child))]
+
+    def stop(self, number: int = signal.SIGTERM, *, timeout_s: float = 40) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout_s)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, *, models: Mapping[str, Path | str], flags: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """`onecard serve` with these models on a free port; killed at the end if it still runs."""
+    named = [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
+    log = folder / f"serve-{time.monotonic_ns()}.log"
+    command = [sys.executable, "-m", "server.cli", "serve", "--port", "0", *named, *flags]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **(env or {})}
+        )
+    try:
+        yield Server(process, _url(process, log), log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _url(process: subprocess.Popen[str], log: Path) -> str:
+    """The address the server prints when it is ready."""
+    assert process.stdout is not None
+    selector = selectors.DefaultSelector()
+    selector.register(process.stdout, selectors.EVENT_READ)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and selector.select(timeout=1.0) is not None:
+        line = process.stdout.readline()
+        if found := re.search(r"http://[\w.\[\]:]+:\d+", line):
+            return found.group()
+        if not line and process.poll() is not None:
+            break
+    raise AssertionError(f"the server did not come up:\n{log.read_text()}")
+
+
+def until(condition: Callable[[], bool], *, within_s: float, what: str) -> float:
+    """Poll a fact of another process until it holds; how long that took. Fails after `within_s`."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > within_s:
+            raise AssertionError(f"not within {within_s} s: {what}")
+        time.sleep(0.01)
+    return time.monotonic() - began

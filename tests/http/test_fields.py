@@ -1,0 +1,177 @@
+"""Every field of OpenAI's request schemas has a place in our tables, and what the tables say is what happens."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.errors import ApiError
+from server.schemas import chat, completions
+from server.schemas.fields import Use, ignored_header
+
+CHAT_NAMES = [
+    "messages",
+    "model",
+    "audio",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "metadata",
+    "modalities",
+    "moderation",
+    "n",
+    "parallel_tool_calls",
+    "prediction",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning_effort",
+    "response_format",
+    "safety_identifier",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "stream",
+    "stream_options",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "user",
+    "verbosity",
+    "web_search_options",
+]
+COMPLETION_NAMES = [
+    "best_of",
+    "echo",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "model",
+    "n",
+    "presence_penalty",
+    "prompt",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "suffix",
+    "temperature",
+    "top_p",
+    "user",
+]
+
+ASKING = {
+    "audio": {"voice": "alloy", "format": "wav"},
+    "modalities": ["text", "audio"],
+    "response_format": {"type": "json_object"},
+    "verbosity": "low",
+    "web_search_options": {},
+    "moderation": {"model": "omni"},
+    "functions": [{"name": "f"}],
+    "function_call": "auto",
+}
+HARMLESS = {
+    "user": "u",
+    "metadata": {"a": "b"},
+    "store": True,
+    "service_tier": "auto",
+    "safety_identifier": "x",
+    "prompt_cache_key": "k",
+    "prompt_cache_retention": "24h",
+    "prompt_cache_options": {"ttl": "30m"},
+    "prediction": {"type": "content", "content": "x"},
+    "cache_prompt": False,
+}
+
+
+def chat_body(**fields):
+    return {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+def test_every_chat_field_of_openai_is_classified():
+    assert set(CHAT_NAMES) <= set(chat.FIELDS)
+
+
+def test_every_completion_field_of_openai_is_classified():
+    assert set(COMPLETION_NAMES) <= set(completions.FIELDS)
+
+
+@pytest.mark.parametrize("name", [name for name, use in chat.FIELDS.items() if use is Use.HONOURED])
+def test_honoured_chat_fields_are_fields_of_the_request(name):
+    assert name in chat.ChatRequest.model_fields
+
+
+@pytest.mark.parametrize("name", [name for name, use in completions.FIELDS.items() if use is Use.HONOURED])
+def test_honoured_completion_fields_are_fields_of_the_request(name):
+    assert name in completions.CompletionRequest.model_fields
+
+
+@pytest.mark.parametrize("name", [name for name, use in chat.FIELDS.items() if use is Use.NEUTRAL_ONLY])
+def test_unsupported_chat_fields_are_refused_by_name(name):
+    with pytest.raises(ApiError) as caught:
+        chat.parse_chat(chat_body(**{name: ASKING.get(name, "x")}))
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("module", "parse", "base"),
+    [
+        (chat, chat.parse_chat, chat_body()),
+        (completions, completions.parse_completion, {"model": "m", "prompt": "x"}),
+    ],
+)
+def test_null_asks_for_nothing_in_any_optional_field(module, parse, base):
+    request = parse(base | {name: None for name in module.FIELDS if name not in base})
+    assert request.ignored == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("response_format", {"type": "text"}),
+        ("modalities", ["text"]),
+        ("verbosity", "medium"),
+        ("function_call", "none"),
+        *HARMLESS.items(),
+    ],
+)
+def test_fields_that_change_nothing_are_accepted_and_not_named(name, value):
+    assert chat.parse_chat(chat_body(**{name: value})).ignored == []
+
+
+def test_what_has_no_effect_is_named():
+    request = chat.parse_chat(
+        chat_body(
+            keep_alive="5m",
+            n_discard=-1,
+            tools=[{"type": "function", "function": {"name": "f", "strict": True}}],
+            messages=[{"role": "user", "content": "hi", "mood": "good"}],
+        )
+    )
+    assert request.ignored == ["keep_alive", "tools[].function.strict", "n_discard", "messages[].mood"]
+
+
+def test_ignored_names_cannot_break_a_header():
+    header = ignored_header(["a\r\nset-cookie: x", "ü", "x" * 5000, *(f"f{i}" for i in range(100))])
+    assert header is not None
+    assert header.isascii()
+    assert header.isprintable()
+    assert len(header) < 1000
+    assert header.endswith("+87")
+    assert ignored_header([]) is None
+
+
+@pytest.mark.parametrize("name", [name for name, use in completions.FIELDS.items() if use is Use.NEUTRAL_ONLY])
+def test_unsupported_completion_fields_are_refused_by_name(name):
+    value = 2 if name == "best_of" else "x"
+    with pytest.raises(ApiError) as caught:
+        completions.parse_completion({"model": "m", "prompt": "x", name: value})
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, name, "unsupported_parameter")

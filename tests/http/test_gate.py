@@ -1,0 +1,88 @@
+"""The last catch: whatever a route does, the client gets OpenAI's shape and an id, and the log no words of theirs."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from server.config import Settings
+from server.gate import Gate
+
+SCOPE = {
+    "type": "http",
+    "method": "GET",
+    "path": "/x",
+    "raw_path": b"/x",
+    "headers": [(b"host", b"localhost"), (b"x-request-id", b"mine")],
+}
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+async def run(app, scope=None, **settings) -> list[dict]:
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    gate = Gate(app, settings=Settings.model_validate({"server": settings}), draining=lambda: False)
+    await gate({**SCOPE, **(scope or {})}, receive, send)
+    return sent
+
+
+async def test_an_exception_before_the_headers_is_a_500_that_tells_nothing(caplog):
+    async def app(scope, receive, send):
+        raise RuntimeError("secret words of /a/path")
+
+    with caplog.at_level(logging.INFO, "onecard.access"):
+        start, body = await run(app)
+    assert start["status"] == 500
+    assert (b"x-request-id", b"mine") in start["headers"]
+    error = json.loads(body["body"])["error"]
+    assert error["code"] == "internal_error"
+    assert "mine" in error["message"]
+    assert "secret" not in caplog.text + error["message"]
+    assert "error=RuntimeError" in caplog.text
+    assert "status=500" in caplog.text
+
+
+async def test_an_exception_after_the_headers_ends_the_answer(caplog):
+    async def app(scope, receive, send):
+        await send(START)
+        raise RuntimeError
+
+    assert [message["type"] for message in await run(app)] == ["http.response.start"]
+
+
+@pytest.mark.parametrize("problem", [TimeoutError, ClientDisconnect])
+async def test_a_client_that_is_gone_is_logged_as_499(caplog, problem):
+    async def app(scope, receive, send):
+        await send(START)
+        raise problem
+
+    with caplog.at_level(logging.INFO, "onecard.access"):
+        await run(app)
+    assert "status=499" in caplog.text
+    assert "request_failed" not in caplog.text
+
+
+async def test_websockets_are_refused():
+    async def app(scope, receive, send):
+        raise AssertionError("unreachable")
+
+    assert await run(app, {"type": "websocket"}) == [{"type": "websocket.close", "code": 1008}]
+
+
+async def test_paths_are_logged_without_their_query(caplog):
+    async def app(scope, receive, send):
+        await send(START)
+
+    with caplog.at_level(logging.INFO, "onecard.access"):
+        await run(app, {"raw_path": b"/x" * 500, "query_string": b"api_key=secret"})
+    assert "secret" not in caplog.text
+    assert len(caplog.text) < 500

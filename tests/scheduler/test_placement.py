@@ -1,0 +1,130 @@
+"""Placement: the first plan that fits, and sums with a way out where none does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backends.footprint import ALL_LAYERS, HeaderInfo, Plan, predict
+from backends.gguf.header import Tensor
+from server.placement import Placed, Refused, Wish, place
+
+MIB = 2**20
+N_LAYERS = 16
+HEADER = HeaderInfo(
+    architecture="llama",
+    file_bytes=0,
+    metadata={
+        "llama.block_count": N_LAYERS,
+        "llama.context_length": 32768,
+        "llama.embedding_length": 2048,
+        "llama.feed_forward_length": 8192,
+        "llama.attention.head_count": 32,
+        "llama.attention.head_count_kv": 8,
+    },
+    array_lengths={"tokenizer.ggml.tokens": 1000},
+    longest_token_bytes=8,
+    tensors=(
+        Tensor("token_embd.weight", (2048, 1000), "F16", 4 * MIB),
+        Tensor("output.weight", (2048, 1000), "F16", 4 * MIB),
+        *(Tensor(f"blk.{i}.ffn_up.weight", (2048, 8192), "F16", 64 * MIB) for i in range(N_LAYERS)),
+    ),
+)
+WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cpu")
+HUGE = 2**50
+
+
+def price(wish: Wish = WISH, *, context: int, layers: int = 0) -> int:
+    return predict(HEADER, Plan(context, wish.parallel, wish.kv_type, layers, wish.device)).total_bytes
+
+
+def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = None, residual_bytes: int = 0):
+    budget = free_bytes if budget_bytes is None else budget_bytes
+    return place("m", HEADER, wish, budget_bytes=budget, free_bytes=free_bytes, residual_bytes=residual_bytes)
+
+
+def test_price_of_weights_and_kv_is_exact() -> None:
+    parts = predict(HEADER, Plan(8192, 2, "f16", 0, "cpu"))
+
+    assert parts.weights == (8 + 64 * N_LAYERS) * MIB
+    assert parts.kv == N_LAYERS * 8 * (64 + 64) * 2 * 8192 * 2
+
+
+def test_quantised_kv_costs_its_blocks() -> None:
+    f16 = predict(HEADER, Plan(8192, 2, "f16", 0, "cpu")).kv
+    assert predict(HEADER, Plan(8192, 2, "q8_0", 0, "cpu")).kv == f16 * 34 // 64
+
+
+def test_automatic_context_is_8192_at_most() -> None:
+    placed = place_in(HUGE)
+    assert isinstance(placed, Placed)
+    assert placed.plan == Plan(8192, 2, "f16", 0, "cpu")
+
+
+def test_automatic_context_is_no_longer_than_the_model_was_trained_for() -> None:
+    header = replace(HEADER, metadata={**HEADER.metadata, "llama.context_length": 1024})
+    placed = place("m", header, WISH, budget_bytes=HUGE, free_bytes=HUGE)
+    assert isinstance(placed, Placed)
+    assert placed.plan.context == 1024
+
+
+def test_automatic_context_is_halved_while_it_does_not_fit() -> None:
+    for context in (8192, 4096, 2048):
+        placed = place_in(price(context=context))
+        assert isinstance(placed, Placed)
+        assert placed.plan.context == context
+        assert placed.footprint.total_bytes == price(context=context)
+
+
+def test_one_byte_less_than_the_smallest_plan_never_fits() -> None:
+    refused = place_in(price(context=2048) - 1)
+
+    assert isinstance(refused, Refused)
+    assert refused.code == "cannot_fit"
+    assert "weights 1.0 GiB" in refused.message
+    assert "at context 2048" in refused.message
+    assert "hint: kv_type q8_0 or context 1024 fits" in refused.message
+
+
+def test_configured_context_is_kept_or_refused() -> None:
+    wish = replace(WISH, context=32768)
+    placed = place_in(price(wish, context=32768), wish)
+    assert isinstance(placed, Placed)
+    assert placed.plan.context == 32768
+
+    refused = place_in(price(wish, context=32768) - 1, wish)
+    assert isinstance(refused, Refused)
+    assert "context 16384" in refused.message
+
+
+def test_memory_that_others_hold_is_busy_and_not_impossible() -> None:
+    refused = place_in(100 * MIB, budget_bytes=HUGE)
+
+    assert isinstance(refused, Refused)
+    assert refused.code == "memory_busy"
+    assert "100 MiB of" in refused.message
+
+
+def test_what_the_last_prediction_missed_is_added() -> None:
+    free = price(context=2048)
+    assert isinstance(place_in(free), Placed)
+    assert isinstance(place_in(free, residual_bytes=1), Refused)
+
+
+def test_model_goes_partly_to_the_card_when_it_does_not_fit_wholly() -> None:
+    wish = replace(WISH, device="cuda")
+    full = place_in(HUGE, wish)
+    assert isinstance(full, Placed)
+    assert full.plan.gpu_layers == ALL_LAYERS
+
+    partly = place_in(price(wish, context=2048, layers=ALL_LAYERS) - 1, wish)
+    assert isinstance(partly, Placed)
+    assert 0 < partly.plan.gpu_layers <= N_LAYERS
+    assert partly.plan.context == 2048
+
+
+def test_layers_the_operator_fixed_are_kept() -> None:
+    wish = replace(WISH, device="cuda", gpu_layers=4)
+    placed = place_in(HUGE, wish)
+    assert isinstance(placed, Placed)
+    assert placed.plan.gpu_layers == 4
+    assert placed.footprint.weights == 3 * 64 * MIB + 4 * MIB  # three blocks and the output

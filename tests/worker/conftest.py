@@ -1,0 +1,113 @@
+"""Real worker processes around the fake engine, and a listener that remembers what it heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from backends.messages import Event, Failed, Finished, Generate, LoadModel, Ready, Step, TextPrompt
+from backends.worker import Exit, Timeouts, Worker
+
+QUICK = Timeouts(load_s=20.0, ping_every_s=0.1, pong_s=1.5, step_s=20.0, stop_s=2.0, linger_s=0.5)
+BOUND_S = 20.0
+
+
+class Ear:
+    """Remembers what a worker reported; every wait is bounded."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.progress: list[float] = []
+        self.ready: Ready | None = None
+        self.how: Exit | None = None
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def on_progress(self, worker: Worker, fraction: float) -> None:
+        self.progress.append(fraction)
+        self._tell()
+
+    def on_ready(self, worker: Worker, ready: Ready) -> None:
+        self.ready = ready
+        self._tell()
+
+    def on_step(self, worker: Worker, step: Step) -> None:
+        self.events += step.events
+        self._tell()
+
+    def on_exit(self, worker: Worker, how: Exit) -> None:
+        assert self.how is None, "two exits"
+        self.how = how
+        self.events += how.failed
+        self._tell()
+
+    def _tell(self) -> None:
+        async def tell() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        task = asyncio.ensure_future(tell())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(BOUND_S), self._changed:
+            await self._changed.wait_for(condition)
+
+    async def until_exit(self) -> Exit:
+        await self.until(lambda: self.how is not None)
+        assert self.how is not None
+        return self.how
+
+    async def until_text(self, job_id: str) -> None:
+        await self.until(lambda: bool(self.text(job_id)))
+
+    async def terminal(self, job_id: str) -> Finished | Failed:
+        await self.until(lambda: bool(self.terminals(job_id)))
+        (only,) = self.terminals(job_id)
+        return only
+
+    def terminals(self, job_id: str) -> list[Finished | Failed]:
+        return [e for e in self.events if isinstance(e, Finished | Failed) and e.id == job_id]
+
+    def text(self, job_id: str) -> str:
+        return "".join(e.text for e in self.events if hasattr(e, "text") and e.id == job_id)
+
+
+Starter = Callable[..., Awaitable[tuple[Worker, Ear]]]
+
+
+@pytest.fixture
+async def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Starter]:
+    """Start a worker; `directive` is what its fake engine does while loading."""
+    monkeypatch.setenv("ONECARD_TEST_ENGINE", "tests.fakes.engine:load")
+    workers: list[Worker] = []
+
+    async def starter(
+        directive: str = "", *, parallel: int = 4, timeouts: Timeouts = QUICK, ready: bool = True
+    ) -> tuple[Worker, Ear]:
+        path = tmp_path / f"model{len(workers)}.gguf"
+        _direct(path, directive)
+        ear = Ear()
+        worker = Worker(LoadModel("m", "gguf", str(path), 512, parallel), ear, timeouts)
+        workers.append(worker)
+        await worker.start()
+        if ready:
+            await ear.until(lambda: ear.ready is not None)
+        return worker, ear
+
+    yield starter
+    for worker in workers:
+        await worker.stop()
+        assert not worker.alive
+
+
+def _direct(path: Path, directive: str) -> None:
+    Path(f"{path}.fake").write_text(directive)
+
+
+def ask(job_id: str, text: str, **fields: object) -> Generate:
+    return Generate(job_id, TextPrompt(text), **fields)  # type: ignore[arg-type]

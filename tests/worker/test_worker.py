@@ -1,0 +1,388 @@
+"""One real child process and its handle: work, cancel, crash, hang, and never a job without its one terminal event."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from backends.messages import ChatPrompt, Detokenize, Failed, Finished, Generate, TextPrompt, Tokenize, Tokenized
+from backends.worker import Timeouts, clean, environment, essence
+from tests.worker.conftest import QUICK, Starter, ask
+
+
+async def test_worker_loads_answers_and_stops(start: Starter) -> None:
+    worker, ear = await start()
+
+    worker.submit(ask("a", "hello big world"))
+    ended = await ear.terminal("a")
+    await worker.stop()
+
+    assert ear.text("a") == "echo: hello big world"
+    assert ended == Finished(id="a", prompt_tokens=15, completion_tokens=4)
+    assert ear.how is not None
+    assert ear.how.code is None
+
+
+async def test_many_jobs_at_once_do_not_mix(start: Starter) -> None:
+    worker, ear = await start()
+    for i in range(4):
+        worker.submit(ask(f"j{i}", f"number {i} of four"))
+    for i in range(4):
+        await ear.terminal(f"j{i}")
+        assert ear.text(f"j{i}") == f"echo: number {i} of four"
+
+
+async def test_jobs_without_a_step_are_answered(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(Tokenize("t", TextPrompt("hi")))
+    worker.submit(Detokenize("d", [104, 105]))
+    await ear.terminal("t")
+    await ear.terminal("d")
+    assert Tokenized(id="t", tokens=[104, 105]) in ear.events
+    assert ear.text("d") == "hi"
+
+
+async def test_refused_job_fails_alone(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(ask("bad", "!refuse too odd"))
+    worker.submit(ask("good", "fine"))
+
+    assert await ear.terminal("bad") == Failed(id="bad", code="invalid_value", message="too odd", param="prompt")
+    assert isinstance(await ear.terminal("good"), Finished)
+
+
+async def test_job_that_cannot_be_encoded_fails_alone(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(Generate("bad", ChatPrompt(messages=[{"role": "user", "content": "\ud800"}])))
+    worker.submit(ask("good", "fine"))
+
+    bad = await ear.terminal("bad")
+    assert isinstance(bad, Failed)
+    assert bad.code == "invalid_value"
+    assert isinstance(await ear.terminal("good"), Finished)
+
+
+# Cancel
+
+
+async def test_cancel_takes_effect_between_steps(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(ask("a", "!slow 20 10000"))
+    await ear.until_text("a")
+
+    worker.cancel("a")
+    ended = await ear.terminal("a")
+
+    assert isinstance(ended, Failed)
+    assert ended.code == "cancelled"
+
+
+async def test_cancel_reaches_a_job_still_in_preparation_and_the_one_behind_it(start: Starter) -> None:
+    worker, ear = await start()
+    began = time.monotonic()
+    worker.submit(ask("slow", "!prepare 1500"))
+    worker.submit(ask("behind", "!prepare 1500"))
+
+    worker.cancel("behind")
+    worker.cancel("slow")
+    for job_id in ("behind", "slow"):
+        ended = await ear.terminal(job_id)
+        assert isinstance(ended, Failed)
+        assert ended.code == "cancelled"
+    assert time.monotonic() - began < 1.4
+
+    worker.submit(ask("next", "fine"))
+    assert isinstance(await ear.terminal("next"), Finished)
+    assert len(ear.terminals("slow")) == len(ear.terminals("behind")) == 1
+
+
+async def test_cancel_after_the_end_is_harmless(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(ask("a", "short"))
+    await ear.terminal("a")
+    worker.cancel("a")
+    worker.cancel("never seen")
+    worker.submit(ask("b", "next"))
+    await ear.terminal("b")
+    assert len(ear.terminals("a")) == 1
+
+
+# Dying
+
+
+async def test_abort_fails_every_job_with_the_signal(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(ask("by", "!slow 5 100000"))
+    await ear.until_text("by")
+    worker.submit(ask("bad", "!crash"))
+
+    how = await ear.until_exit()
+
+    assert how.code == "worker_crashed"
+    assert "SIGABRT" in how.message
+    assert worker.pid is not None
+    for job_id in ("by", "bad"):
+        (ended,) = ear.terminals(job_id)
+        assert isinstance(ended, Failed)
+        assert ended.code == "worker_crashed"
+    assert ear.text("bad") == "one two"
+
+
+async def test_exception_in_a_step_ends_the_worker_and_keeps_the_prompt_out(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(ask("a", "!raise canary-7351"))
+    how = await ear.until_exit()
+    assert how.code == "worker_crashed"
+    assert "KeyError" in how.message
+    assert "secret" not in how.message
+    assert "canary" not in how.message
+
+
+async def test_kill_from_outside_is_noticed_at_once(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(ask("a", "!slow 10 100000"))
+    await ear.until_text("a")
+    assert worker.pid is not None
+
+    began = time.monotonic()
+    os.kill(worker.pid, signal.SIGKILL)
+    ended = await ear.terminal("a")
+
+    assert time.monotonic() - began < 2
+    assert isinstance(ended, Failed)
+    assert "SIGKILL" in ended.message
+    assert not process_file(worker.pid).exists(), "the child is not reaped"
+
+
+async def test_stopped_process_counts_as_hung(start: Starter) -> None:
+    worker, ear = await start()
+    worker.submit(ask("a", "!slow 10 100000"))
+    await ear.until_text("a")
+    assert worker.pid is not None
+
+    began = time.monotonic()
+    os.kill(worker.pid, signal.SIGSTOP)
+    how = await ear.until_exit()
+
+    assert how.code == "worker_hung"
+    assert time.monotonic() - began < QUICK.pong_s + 2
+    assert [e.code for e in ear.terminals("a") if isinstance(e, Failed)] == ["worker_hung"]
+
+
+def test_a_silent_worker_is_noticed_within_ten_seconds_by_default() -> None:
+    defaults = Timeouts()
+    assert defaults.pong_s + 2 * defaults.ping_every_s <= 10
+
+
+async def test_endless_step_counts_as_hung_although_pings_are_answered(start: Starter) -> None:
+    timeouts = Timeouts(ping_every_s=0.05, pong_s=10.0, step_s=0.5, stop_s=1.0, linger_s=0.5)
+    worker, ear = await start(timeouts=timeouts)
+    worker.submit(ask("a", "!hang"))
+
+    how = await ear.until_exit()
+
+    assert how.code == "worker_hung"
+    assert "stuck in one step" in how.message
+
+
+async def test_long_load_answers_pings(start: Starter) -> None:
+    timeouts = Timeouts(load_s=20.0, ping_every_s=0.1, pong_s=1.5, stop_s=1.0)
+    _, ear = await start("slow 2", timeouts=timeouts)
+    assert ear.how is None
+    assert ear.progress[0] == 0.0
+    assert ear.progress[-1] == 1.0
+
+
+async def test_broken_frame_kills_the_worker_alone(start: Starter) -> None:
+    good, good_ear = await start()
+    _, ear = await start("garbage", ready=False)
+
+    how = await ear.until_exit()
+
+    assert how.code == "worker_crashed"
+    assert "broken message" in how.message
+    good.submit(ask("a", "still here"))
+    assert isinstance(await good_ear.terminal("a"), Finished)
+
+
+# Failing to load
+
+
+@pytest.mark.parametrize(
+    ("directive", "code", "words"),
+    [
+        ("fail the file /opt/models/x.gguf has no soul at 0x7f001122", "load_failed", "the file x.gguf has no soul"),
+        ("oom not enough", "out_of_memory", "not enough"),
+        ("raise", "load_failed", "ValueError"),
+        ("crash", "load_failed", "SIGABRT"),
+    ],
+)
+async def test_failed_load_is_a_sentence(start: Starter, tmp_path: Path, directive: str, code: str, words: str) -> None:
+    _, ear = await start(directive, ready=False)
+    how = await ear.until_exit()
+    assert how.code == code
+    assert words in how.message
+    assert str(tmp_path) not in how.message
+    assert "0x7f" not in how.message
+
+
+async def test_assertion_of_a_library_is_told_without_its_path(start: Starter, tmp_path: Path) -> None:
+    _, ear = await start("crash", ready=False)
+    how = await ear.until_exit()
+    assert "GGML_ASSERT(n_embd > 0) failed" in how.message
+    assert str(tmp_path) not in how.message
+
+
+async def test_load_without_an_end_is_cut(start: Starter) -> None:
+    timeouts = Timeouts(load_s=0.5, ping_every_s=0.1, pong_s=10.0)
+    _, ear = await start("hang", timeouts=timeouts, ready=False)
+    how = await ear.until_exit()
+    assert how.code == "worker_hung"
+    assert "did not finish loading" in how.message
+
+
+async def test_stop_does_not_wait_for_a_load(start: Starter) -> None:
+    worker, ear = await start("hang", ready=False)
+    began = time.monotonic()
+    await worker.stop()
+    assert time.monotonic() - began < 1.5
+    assert ear.how is not None
+    assert ear.how.code is None
+
+
+async def test_stop_kills_a_worker_that_does_not_listen(start: Starter) -> None:
+    worker, ear = await start(timeouts=Timeouts(stop_s=0.3, linger_s=0.3))
+    worker.submit(ask("a", "!hang"))
+    await ear.until_text("a")
+
+    began = time.monotonic()
+    await worker.stop()
+
+    assert time.monotonic() - began < 2
+    (ended,) = ear.terminals("a")
+    assert isinstance(ended, Failed)
+    assert ended.code == "draining"
+
+
+async def test_engine_is_told_only_what_has_room_or_the_worker_ends(start: Starter) -> None:
+    worker, ear = await start(parallel=1)
+    worker.submit(ask("a", "!slow 20 100000"))
+    await ear.until_text("a")
+    worker.submit(ask("b", "one too many"))
+    assert (await ear.until_exit()).code == "worker_crashed"
+
+
+def process_file(pid: int, name: str = "") -> Path:
+    return Path("/proc", str(pid), name)
+
+
+# Orphans
+
+PARENT = """
+import asyncio, os, sys
+from backends.messages import LoadModel
+from backends.worker import Worker
+
+class Ear:
+    def on_progress(self, worker, fraction): pass
+    def on_step(self, worker, step): pass
+    def on_exit(self, worker, how): pass
+    def on_ready(self, worker, ready):
+        print(worker.pid, flush=True)
+
+async def main():
+    workers = [Worker(LoadModel(f"m{i}", "gguf", sys.argv[1], 512, 1), Ear()) for i in range(2)]
+    for worker in workers:
+        await worker.start()
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"  # dead; its new parent is to reap it
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+async def test_workers_vanish_when_the_server_is_killed(tmp_path: Path, stopped: bool) -> None:
+    env = {**os.environ, "ONECARD_TEST_ENGINE": "tests.fakes.engine:load"}
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT, str(tmp_path / "x.gguf")), stdout=asyncio.subprocess.PIPE, env=env
+    )
+    assert parent.stdout is not None
+    pids = [int(await asyncio.wait_for(parent.stdout.readline(), 20)) for _ in range(2)]
+    if stopped:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    parent.kill()
+    await parent.wait()
+
+    deadline = time.monotonic() + 5
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "workers outlive the server"
+        await asyncio.sleep(0.02)
+
+
+# What it may see
+
+
+def test_environment_holds_no_secrets() -> None:
+    kept = environment(
+        {
+            "PATH": "/bin",
+            "HF_TOKEN": "hf_x",
+            "ONECARD_SERVER__API_KEYS": "k",
+            "OPENAI_API_KEY": "sk",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "CUDA_VISIBLE_DEVICES": "0",
+            "ONECARD_TEST_ENGINE": "e",
+            "LC_ALL": "C",
+            "PYTHONPATH": "relative:/absolute",
+            "PYTHONSTARTUP": "/evil.py",
+            "LD_PRELOAD": "/evil.so",
+        }
+    )
+    assert set(kept) == {"PATH", "CUDA_VISIBLE_DEVICES", "ONECARD_TEST_ENGINE", "LC_ALL", "PYTHONPATH"}
+    assert kept["PYTHONPATH"].split(":")[0] == "/absolute"
+    assert "relative" not in kept["PYTHONPATH"].split(":")
+
+
+async def test_folder_the_server_runs_in_is_not_imported_from(
+    start: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "here"
+    trap.mkdir()
+    for module in ("msgspec", "argparse", "backends"):
+        (trap / f"{module}.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(trap)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    _, ear = await start()
+    assert ear.ready is not None
+
+
+async def test_worker_has_its_own_session_and_leaves_no_core(start: Starter) -> None:
+    worker, _ = await start()
+    assert worker.pid is not None
+    assert os.getsid(worker.pid) == worker.pid
+    limits = process_file(worker.pid, "limits").read_text()
+    core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["0", "0"]
+
+
+def test_essence_is_the_last_telling_line_without_places() -> None:
+    lines = ["loading", "/home/u/llama.cpp/ggml.c:12: GGML_ASSERT(ok) failed", "[0x7f3a11] frame", "bye\x1b[0m"]
+    assert essence(lines) == "ggml.c:12: GGML_ASSERT(ok) failed"
+    assert essence(["all is well"]) == ""
+    assert len(clean("x" * 10_000)) < 300
