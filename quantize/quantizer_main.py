@@ -17,6 +17,7 @@ import llama_cpp
 import numpy as np
 
 from quantize import imatrix
+from quantize.orphan import die_with_parent
 
 _LINE = re.compile(
     r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+-\s+\[[^\]]*\],\s*type =\s*(\w+)(?:.*?(?:converting to (\w+)|\((\w+)\)\s*$))?"
@@ -51,6 +52,7 @@ class _Log:
 
 def main() -> None:
     """One request."""
+    die_with_parent()
     request = json.load(sys.stdin)
     log = _Log()
     callback = llama_cpp.llama_log_callback(log.take)
