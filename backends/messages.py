@@ -269,6 +269,13 @@ class Shutdown(_Plain, tag="shutdown", frozen=True):
 Command = LoadModel | Submit | Cancel | Ping | Shutdown
 
 
+class Warm(_Plain, tag="warm", frozen=True):
+    """A spare worker has done its imports and waits for its `LoadModel`."""
+
+    resident_bytes: int = 0
+    """Anonymous memory it holds."""
+
+
 class Progress(_Plain, tag="progress", frozen=True):
     """A share of the load that is done, 0..1."""
 
@@ -294,6 +301,8 @@ class Ready(_Plain, tag="ready", frozen=True):
     """`hermes` when the chat template speaks it, None when it has no tools."""
     engine: str = ""
     """Name and version of the inference library."""
+    load_s: float = 0.0
+    """Seconds the engine took for the load itself, without the start of the process and its imports."""
 
 
 class LoadFailed(_Plain, tag="load_failed", frozen=True):
@@ -323,4 +332,4 @@ class Pong(_Plain, tag="pong", frozen=True):
     step_age_s: float = 0.0
 
 
-Report = Progress | Ready | LoadFailed | Step | Pong
+Report = Warm | Progress | Ready | LoadFailed | Step | Pong

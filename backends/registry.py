@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from backends.engine import LoadError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from backends.engine import Engine
-    from backends.messages import LoadModel
+from backends.engine import Engine, LoadError
+from backends.messages import LoadModel
 
 ENGINES: Final[Mapping[str, str]] = MappingProxyType({"gguf": "backends.gguf.loading:load"})
 """Backend -> the `load` function of its engine. A new backend adds its line here."""
@@ -22,16 +18,19 @@ TEST_ENGINE: Final = "ONECARD_TEST_ENGINE"
 """Environment variable with which tests put their own `module:function` in place of every backend."""
 
 
-def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
-    """Import the backend's engine and load the model with it. Raises LoadError."""
-    target = os.environ.get(TEST_ENGINE) or ENGINES.get(spec.backend)
+Load = Callable[[LoadModel, Callable[[float], None]], Engine]
+
+
+def engine_of(backend: str) -> Load:
+    """Import the backend's engine: the function that loads a model with it. Raises LoadError."""
+    target = os.environ.get(TEST_ENGINE) or ENGINES.get(backend)
     if target is None:
-        raise LoadError(f"this version has no '{spec.backend}' backend; it serves: {', '.join(sorted(ENGINES))}")
+        raise LoadError(f"this version has no '{backend}' backend; it serves: {', '.join(sorted(ENGINES))}")
     module_name, _, function_name = target.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         missing = error.name or module_name
-        raise LoadError(f"the '{spec.backend}' backend is not installed (module {missing} is missing)") from error
-    engine: Engine = getattr(module, function_name)(spec, progress)
-    return engine
+        raise LoadError(f"the '{backend}' backend is not installed (module {missing} is missing)") from error
+    load: Load = getattr(module, function_name)
+    return load

@@ -1,6 +1,6 @@
 """Frames between the server and a worker: 4 bytes of length (little endian), then msgpack of one message.
 
-Owns the encoding and its limits. The vocabulary is in `backends.messages`, the sockets in `worker` and `worker_main`.
+Owns the encoding and its limits. The vocabulary is in `backends.messages`, the sockets in `child` and `link`.
 """
 
 from __future__ import annotations

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import re
 import signal
-import socket
-import sys
-import sysconfig
-from collections import deque
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Protocol
 
 import msgspec
 
+from backends.child import Child, start_child
+from backends.last_words import clean, essence
 from backends.messages import (
     Cancel,
     Command,
@@ -37,19 +32,9 @@ from backends.messages import (
     Shutdown,
     Step,
     Submit,
+    Warm,
 )
-from backends.wire import Decoder, Encoder, WireError, report_decoder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-_STDERR_LINES: Final = 20
-_ESSENCE_CHARS: Final = 240
-_KEPT_VARIABLES: Final = re.compile(
-    r"PATH|HOME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE"
-    r"|(CUDA|NVIDIA|OMP|OPENBLAS|MKL|GGML|PYTORCH)_\w+|COVERAGE_\w+|ONECARD_TEST_\w+"
-)
-"""What a worker may see of the environment: never a key or a token, because it parses files from strangers."""
+from backends.wire import WireError
 
 
 @dataclass(frozen=True)
@@ -103,10 +88,7 @@ class Worker:
         self._listener = listener
         self._timeouts = timeouts
         self._live: set[str] = set()
-        self._encoder = Encoder()
-        self._port: _Port | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._child: Child | None = None
         self._verdict: Exit | None = None
         self._load_failed: LoadFailed | None = None
         self._unanswered_pings = 0
@@ -116,42 +98,28 @@ class Worker:
     @property
     def pid(self) -> int | None:
         """The process id, None before the start."""
-        return self._process.pid if self._process else None
+        return self._child.pid if self._child else None
 
     @property
     def alive(self) -> bool:
         """True from the start until the process is reaped."""
-        return self._process is not None and not self._exited.is_set()
+        return self._child is not None and not self._exited.is_set()
 
     @property
     def live_jobs(self) -> frozenset[str]:
         """Ids of the jobs that have no terminal event yet."""
         return frozenset(self._live)
 
-    async def start(self) -> None:
-        """Start the process and send it the model to load; `on_ready` or `on_exit` follows.
+    async def start(self, spare: Child | None = None) -> None:
+        """Send the model to load to the spare process, or to a new one; `on_ready` or `on_exit` follows.
 
         Raises OSError, and then nothing follows.
         """
-        ours, theirs = socket.socketpair()
-        try:
-            process = await _spawn(theirs.fileno())
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._process = process
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, self._port = await loop.create_connection(lambda: _Port(self), sock=ours)
+        child = spare or await start_child(self)
+        child.owner = self
+        self._child = child
         self._send(self.spec)
-        stderr = asyncio.create_task(self._collect_stderr(process))
-        self._tasks = [
-            stderr,
-            asyncio.create_task(self._watch()),
-            asyncio.create_task(self._reap(process, self._port, stderr)),
-        ]
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._reap(child))]
 
     def submit(self, job: Job) -> None:
         """Run a job; its events come to `on_step`. The caller has checked that the worker is ready and has room."""
@@ -171,7 +139,7 @@ class Worker:
 
     async def stop(self, *, within_s: float | None = None) -> None:
         """Ask the worker to exit, kill it when it does not in time; the process is reaped on return."""
-        if self._process is None:
+        if self._child is None:
             return
         if self._verdict is None:
             self._verdict = Exit(None, "stopped")
@@ -185,9 +153,8 @@ class Worker:
 
     def kill(self) -> None:
         """Send SIGKILL; `on_exit` follows."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        if self._child is not None:
+            self._child.kill()
 
     def received(self, report: Report) -> None:
         """Take a report from the socket."""
@@ -206,6 +173,12 @@ class Worker:
                     self._listener.on_ready(self, report)
             case LoadFailed():
                 self._load_failed = report
+            case Warm():  # a spare that was taken in the middle of its imports
+                pass
+
+    def babbled(self) -> None:
+        """Bytes have come that are no report."""
+        self.condemn("worker_crashed", "sent a broken message")
 
     def condemn(self, code: ErrorCode, what: str) -> None:
         """Kill the worker for a reason that its jobs will be told."""
@@ -218,8 +191,8 @@ class Worker:
         asyncio.get_running_loop().call_later(self._timeouts.linger_s, self.kill)
 
     def _send(self, command: Command) -> None:
-        if self._port is not None:
-            self._port.write(self._encoder.frame(command))
+        if self._child is not None:
+            self._child.send(command)
 
     def _deliver(self, step: Step) -> None:
         live = self._live
@@ -247,19 +220,8 @@ class Worker:
                 if loading_s > timeouts.load_s:
                     self.condemn("worker_hung", f"did not finish loading in {timeouts.load_s:g} s")
 
-    async def _collect_stderr(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        rest = b""
-        while data := await process.stderr.read(65536):
-            *lines, rest = (rest + data).split(b"\n")
-            self._stderr.extend(line.decode(errors="replace") for line in lines)
-            rest = rest[-4096:]
-        self._stderr.append(rest.decode(errors="replace"))
-
-    async def _reap(self, process: asyncio.subprocess.Process, port: _Port, stderr: asyncio.Task[None]) -> None:
-        status = await process.wait()
-        await asyncio.wait([port.closed, stderr], timeout=self._timeouts.linger_s)  # its last frames and words
-        port.abort()
+    async def _reap(self, child: Child) -> None:
+        status = await child.wait(self._timeouts.linger_s)
         how = self._how(status)
         code: ErrorCode = how.code or "draining"
         message = how.message if how.code else "the server is shutting this model down"
@@ -277,99 +239,8 @@ class Worker:
         if self._verdict is not None:
             return self._verdict
         ended = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-        last_words = essence(self._stderr)
+        last_words = essence(self._child.stderr) if self._child is not None else ""
         what = f"the worker of model '{self.spec.name}' ended with {ended}" + (f": {last_words}" if last_words else "")
         if self.ready is None:
             return Exit("load_failed", what + ", while it loaded the model")
         return Exit("worker_crashed", what)
-
-
-class _Port(asyncio.Protocol):
-    """The server's end of the socket: bytes to reports."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._worker = worker
-        self._decoder: Decoder[Report] = report_decoder()
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport to write to."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Decode and hand over; nonsense condemns the worker and nobody else."""
-        try:
-            for report in self._decoder.feed(data):
-                self._worker.received(report)
-        except WireError:
-            self._worker.condemn("worker_crashed", "sent a broken message")
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The worker closed its end or died."""
-        if not self.closed.done():
-            self.closed.set_result(None)
-        self._worker.disconnected()
-
-    def write(self, frame: bytes) -> None:
-        """Send a frame; after the end it is dropped, because the exit answers for everything."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame)
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-
-async def _spawn(fd: int) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # the folder the server was started in is not a place to import from
-        "-m",
-        "backends.worker_main",
-        "--fd",
-        str(fd),
-        "--parent",
-        str(os.getpid()),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        pass_fds=(fd,),
-        start_new_session=True,
-        env=environment(os.environ),
-    )
-
-
-def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What a worker gets to see: an allow-list, and where the packages are when they are not installed."""
-    kept = {name: value for name, value in inherited.items() if _KEPT_VARIABLES.fullmatch(name)}
-    search = [entry for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]
-    checkout = str(Path(__file__).resolve().parent.parent)
-    if checkout not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *search}:
-        search.append(checkout)
-    if search:
-        kept["PYTHONPATH"] = os.pathsep.join(search)
-    return kept
-
-
-_TELLING: Final = re.compile(r"error|fail|assert|abort|out of memory|cannot|unknown|unsupported|invalid", re.IGNORECASE)
-_PLACES: Final = re.compile(r"(?:/[^\s/:'\"]+)+/")
-_ADDRESSES: Final = re.compile(r"\(?\b0x[0-9a-fA-F]{4,}\b\)?")
-
-
-def essence(lines: Iterable[str]) -> str:
-    """The last telling line of a worker's stderr, fit for a user: no folders, no addresses, no control characters."""
-    telling = [line for line in lines if _TELLING.search(line)]
-    if not telling:
-        return ""
-    return clean(telling[-1])
-
-
-def clean(line: str) -> str:
-    """A library's sentence without folders, addresses and control characters, cut to a readable length."""
-    line = _ADDRESSES.sub("", _PLACES.sub("", line))
-    printable = "".join(c if c.isprintable() else " " for c in line)
-    return " ".join(printable.split())[:_ESSENCE_CHARS]

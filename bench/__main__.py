@@ -77,7 +77,9 @@ def _all(options: argparse.Namespace, load: Load) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run one command; 1 when a target is missed."""
-    options = _parser().parse_args(arguments or ["all"])
+    if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
+        arguments = ["all", *arguments]
+    options = _parser().parse_args(arguments)
     if options.command == "model":
         print(model.path())
         return 0

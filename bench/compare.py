@@ -36,7 +36,7 @@ def compare(load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figu
     config = serving.config_text(model.path(), context=load.context, parallel=max(STREAMS))
     with serving.running(config) as server:
         _warm(server.url, load)
-        figures = _ratios(server.url, load, rounds=rounds, say=say)
+        figures = _ratios(server, load, rounds=rounds, say=say)
         say("long prompts beside running streams")
         beside = mix.measure(server.url)
     figures += _python(load, say)
@@ -50,33 +50,46 @@ def _warm(url: str, load: Load) -> None:
     summary(run(url, [chat(serving.MODEL_NAME, model.digits(load.n_prompt, 90 + i), 8) for i in range(max(STREAMS))]))
 
 
-def _ratios(url: str, load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+def _ratios(server: serving.Server, load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
     figures = []
     for streams in STREAMS:
-        flags = ["--streams", str(streams), "--generate", str(load.n_generate), "--prompt", str(load.n_prompt)]
-        flags += ["--temperature", str(load.temperature)]
-        sides: dict[str, list[dict[str, float]]] = {"bare": [], "engine": [], "server": []}
+        sides: dict[str, list[dict[str, float]]] = {"bare": [], "server": [], "engine": []}
         for index in range(rounds):
-            sides["bare"].append(child("bare", *flags))
-            sides["server"].append(child("load", url, *flags))
-            sides["engine"].append(child("engine", *flags))
+            for name, taken in _round(server, load, streams).items():
+                sides[name].append(taken)
             rates = {name: f"{runs[-1]['tokens_per_s']:.1f}" for name, runs in sides.items()}
             say(f"{streams} streams, round {index + 1}/{rounds}, tokens/s: {rates}")
-        rates_of = {name: [taken["tokens_per_s"] for taken in runs] for name, runs in sides.items()}
-        ratios = {
-            name: [rate / bare for rate, bare in zip(rates_of[name], rates_of["bare"], strict=True)]
-            for name in rates_of
-        }
-        figures.append(at_least(f"server / bare loop, {streams} streams", ratios["server"], 0.90))
-        figures.append(
-            Figure(f"engine / bare loop, {streams} streams", median(ratios["engine"]), "", runs=ratios["engine"])
-        )
-        for name, rates_taken in rates_of.items():
-            figures.append(Figure(f"{name}, {streams} streams", median(rates_taken), "tokens/s", runs=rates_taken))
-        first = [taken["first_text_p50_ms"] for taken in sides["server"]]
-        gaps = [taken["gap_p99_ms"] for taken in sides["server"]]
-        figures.append(Figure(f"server, {streams} streams: first text p50", median(first), "ms", runs=first))
-        figures.append(Figure(f"server, {streams} streams: gap p99", median(gaps), "ms", runs=gaps))
+        figures += _of_sides(sides, f"{streams} streams" if streams > 1 else "1 stream")
+    return figures
+
+
+def _round(server: serving.Server, load: Load, streams: int) -> dict[str, dict[str, float]]:
+    """One measurement of each side."""
+    flags = ["--streams", str(streams), "--generate", str(load.n_generate), "--prompt", str(load.n_prompt)]
+    flags += ["--temperature", str(load.temperature)]
+    bare = child("bare", *flags)
+    cpu_s = server.cpu_seconds()
+    served = child("load", server.url, *flags)
+    served["cpu_us"] = (server.cpu_seconds() - cpu_s) / served["completion_tokens"] * 1e6
+    return {"bare": bare, "server": served, "engine": child("engine", *flags)}
+
+
+def _of_sides(sides: dict[str, list[dict[str, float]]], name: str) -> list[Figure]:
+    """Ratios first, then what they were made of."""
+    rates = {side: [taken["tokens_per_s"] for taken in runs] for side, runs in sides.items()}
+    ratios = {side: [a / b for a, b in zip(taken, rates["bare"], strict=True)] for side, taken in rates.items()}
+    figures = [
+        at_least(f"server / bare loop, {name}", ratios["server"], 0.90),
+        Figure(f"engine / bare loop, {name}", median(ratios["engine"]), "", runs=ratios["engine"]),
+    ]
+    figures += [Figure(f"{side}, {name}", median(taken), "tokens/s", runs=taken) for side, taken in rates.items()]
+    for key, what, unit in (
+        ("first_text_p50_ms", "time to first text, p50", "ms"),
+        ("gap_p99_ms", "gap between texts, p99", "ms"),
+        ("cpu_us", "processor time of the server process", "us/token"),
+    ):
+        values = [taken[key] for taken in sides["server"]]
+        figures.append(Figure(f"server, {name}: {what}", median(values), unit, runs=values))
     return figures
 
 

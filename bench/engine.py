@@ -87,7 +87,7 @@ def open_engine(path: Path, load: Load) -> Engine:
         parallel=load.streams,
         threads=load.threads,
     )
-    engine = registry.load(spec, lambda _: None)
+    engine = registry.engine_of(spec.backend)(spec, lambda _: None)
     gc.collect()
     gc.freeze()
     gc.disable()

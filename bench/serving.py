@@ -33,6 +33,11 @@ class Server:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         return int(found.group(1)) * 1024 if found else 0
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the server process so far, workers not included."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 def config_text(model: Path, *, context: int, parallel: int) -> str:
     """A configuration with the measured model alone."""
@@ -48,8 +53,9 @@ def running(config: str = "") -> Iterator[Server]:
             file = Path(folder) / "onecard.toml"
             file.write_text(config)
             flags += ["--config", str(file)]
-        command = [sys.executable, "-m", "server.cli", "serve", *flags]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "NO_COLOR": "1"})
+        command = [sys.executable, "-m", "server.cli", "serve", "--exit-with-stdin", *flags]
+        environment = {**os.environ, "NO_COLOR": "1"}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
         try:
             yield Server(_wait(process, Path(log.name)), process.pid)
         finally:

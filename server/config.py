@@ -111,6 +111,8 @@ class SchedulerSection(Section):
     max_wait_s: Seconds = 60
     min_residency_s: Seconds = 15
     preload: StrList = []
+    spare_worker: bool = True
+    """Keep one worker process started, without a model, so that a load does not wait for Python's imports."""
 
 
 class DefaultsSection(Section):

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 _ROOT: Final = Path("/")
+TEST_FREE_FILE: Final = "ONECARD_TEST_FREE_FILE"
+"""Environment variable with which tests name a file that holds the free bytes, in place of the kernel's figures."""
 _CGROUPS: Final = (
-    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current", "sys/fs/cgroup/memory.stat", "inactive_file"),
+    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current", "sys/fs/cgroup/memory.stat", ""),
     (
         "sys/fs/cgroup/memory/memory.limit_in_bytes",
         "sys/fs/cgroup/memory/memory.usage_in_bytes",
         "sys/fs/cgroup/memory/memory.stat",
-        "total_inactive_file",
+        "total_",
     ),
 )
-"""Version 2, then version 1: limit, usage, and where the reclaimable page cache in the usage is told."""
+"""Version 2, then version 1: limit, usage, and where and under which prefix the page cache in the usage is told."""
 
 
 def available_bytes(root: Path = _ROOT) -> int:
     """Bytes that programs can still take: the smaller of the machine's and the container's."""
+    if simulated := os.environ.get(TEST_FREE_FILE):
+        return _number(Path(simulated)) or 0
     meminfo = _table(root / "proc/meminfo")
     available = meminfo.get("MemAvailable", meminfo.get("MemFree", 0)) * 1024
-    for limit, usage, stat, reclaimable in _CGROUPS:
+    for limit, usage, stat, prefix in _CGROUPS:
         limit_bytes, used_bytes = _number(root / limit), _number(root / usage)
         if limit_bytes is not None and used_bytes is not None:
-            cache_bytes = _table(root / stat).get(reclaimable, 0)
+            told = _table(root / stat)  # mapped weights are active pages, and as reclaimable as the inactive ones
+            cache_bytes = told.get(f"{prefix}inactive_file", 0) + told.get(f"{prefix}active_file", 0)
             available = min(available, limit_bytes - used_bytes + cache_bytes)
             break
     return max(available, 0)
@@ -36,6 +42,11 @@ def total_bytes(root: Path = _ROOT) -> int:
     total = _table(root / "proc/meminfo").get("MemTotal", 0) * 1024
     limits = [n for n in (_number(root / limit) for limit, *_ in _CGROUPS) if n is not None]
     return min([total, *limits])
+
+
+def anonymous_bytes(pid: int, root: Path = _ROOT) -> int:
+    """Bytes of memory a process has for itself alone; 0 when it is gone."""
+    return _table(root / f"proc/{pid}/status").get("RssAnon", 0) * 1024
 
 
 def _table(path: Path) -> dict[str, int]:

@@ -1,6 +1,7 @@
-"""The books in bytes: one budget, what each model has reserved of it, and how wrong the predictions were. Pure.
+"""The books in bytes: one budget, what each model has reserved of it, and what it was measured to take. Pure.
 
-The sum of all bookings never exceeds the budget by one byte: a reservation that would is refused.
+A reservation that would bring the sum of all bookings above the budget by one byte is refused. Two things can still go
+wrong, and `over_bytes` counts both: a budget that shrinks under its bookings, and a load that took more than was left.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Booking:
     predicted: Footprint
     booked_bytes: int
     measured_bytes: int | None = None
+    """What it takes once all its buffers are in use; None before the load, and where nobody could measure."""
     measured_parts: Mapping[str, int] | None = None
 
     @property
@@ -34,6 +36,11 @@ class Booking:
             return None
         return self.measured_bytes / self.predicted.total_bytes
 
+    @property
+    def unbooked_bytes(self) -> int:
+        """What the model took although the budget had no room for it."""
+        return max(0, (self.measured_bytes or 0) - self.booked_bytes)
+
 
 class Ledger:
     """See the module's text."""
@@ -41,7 +48,6 @@ class Ledger:
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
         self._bookings: dict[str, Booking] = {}
-        self._residual_bytes: dict[str, int] = {}
 
     @property
     def budget_bytes(self) -> int:
@@ -50,21 +56,38 @@ class Ledger:
 
     @property
     def reserved_bytes(self) -> int:
-        """What they hold now."""
+        """What they have booked."""
         return sum(booking.booked_bytes for booking in self._bookings.values())
 
     @property
+    def measured_bytes(self) -> int | None:
+        """What all models take; None while one of them is not measured."""
+        measured = [booking.measured_bytes for booking in self._bookings.values()]
+        known = [n_bytes for n_bytes in measured if n_bytes is not None]
+        return sum(known) if len(known) == len(measured) else None
+
+    @property
     def free_bytes(self) -> int:
-        """What is left."""
-        return self._budget_bytes - self.reserved_bytes
+        """What is left; 0 while models hold more than the budget."""
+        return max(0, self._left_bytes)
+
+    @property
+    def over_bytes(self) -> int:
+        """How much has to leave until what models hold is inside the budget again."""
+        return max(0, -self._left_bytes)
+
+    @property
+    def _left_bytes(self) -> int:
+        unbooked = sum(booking.unbooked_bytes for booking in self._bookings.values())
+        return self._budget_bytes - self.reserved_bytes - unbooked
+
+    def resize(self, budget_bytes: int) -> None:
+        """Set the budget anew; bookings stay, even above it."""
+        self._budget_bytes = max(0, budget_bytes)
 
     def booking(self, model: str) -> Booking | None:
         """What a model holds; None when nothing."""
         return self._bookings.get(model)
-
-    def residual_bytes(self, model: str) -> int:
-        """How much more than predicted the model took when it was last loaded; 0 when it took less or never was."""
-        return self._residual_bytes.get(model, 0)
 
     def reserve(self, model: str, footprint: Footprint) -> None:
         """Book a model before it is loaded. Raises LedgerError when the budget is too small or it is booked already."""
@@ -75,17 +98,21 @@ class Ledger:
         self._bookings[model] = Booking(footprint, footprint.total_bytes)
 
     def settle(self, model: str, measured_bytes: int, parts: Mapping[str, int]) -> Booking:
-        """Enter what a loaded model really took.
+        """Put what a loaded model takes with all its buffers in place of what was predicted; 0 means not measured.
 
-        The booking grows to it as far as the budget goes and never shrinks, because buffers fill up only in use.
+        The booking grows as far as the budget goes; what is beyond counts in `over_bytes`.
         """
         before = self._bookings[model]
+        if measured_bytes <= 0:
+            return before
         room = self.free_bytes + before.booked_bytes
-        booked = min(max(before.booked_bytes, measured_bytes), room)
-        after = replace(before, booked_bytes=booked, measured_bytes=measured_bytes, measured_parts=dict(parts))
+        after = replace(
+            before,
+            booked_bytes=min(measured_bytes, room),
+            measured_bytes=measured_bytes,
+            measured_parts=dict(parts),
+        )
         self._bookings[model] = after
-        unlearned = before.predicted.total_bytes - self.residual_bytes(model)
-        self._residual_bytes[model] = max(0, measured_bytes - unlearned)
         return after
 
     def release(self, model: str) -> None:

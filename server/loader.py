@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from server.catalog import CatalogEntry
     from server.config import ModelConfig
     from server.memory import Memory
+    from server.spare import Spare
 
 FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""
@@ -49,8 +50,9 @@ class _Known:
 class Loader:
     """See the module's text."""
 
-    def __init__(self, memory: Memory, timeouts: Timeouts) -> None:
+    def __init__(self, memory: Memory, timeouts: Timeouts, spare: Spare) -> None:
         self.memory = memory
+        self._spare = spare
         self._timeouts = timeouts
         self._known: dict[str, _Known] = {}
         self._problems: dict[str, str] = {}
@@ -89,7 +91,7 @@ class Loader:
         try:
             await self._wait_for_card(entry.name, placed)
             worker = Worker(_spec(entry, placed), listener, self._timeouts)
-            await worker.start()
+            await worker.start(self._spare.take(entry.backend))
         except OSError as error:
             self.memory.ledger.release(entry.name)
             message = f"no worker process could be started: {error.strerror}"
@@ -107,7 +109,6 @@ class Loader:
             _wish(entry.config, self.memory),
             budget_bytes=ledger.budget_bytes,
             free_bytes=ledger.free_bytes,
-            residual_bytes=ledger.residual_bytes(entry.name),
         )
         if isinstance(placed, Refused):
             raise LoadRefusedError(placed.code, placed.message, strike=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from server import gpu, host
@@ -16,8 +17,6 @@ from server.sizes import format_size
 from server.status import MemoryStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from backends.footprint import Device
     from server.config import MemorySection
 
@@ -25,7 +24,9 @@ CPU_SHARE: Final = 0.8
 """Of the available host memory, because other programs' needs change."""
 LEAST_AUTO_BYTES: Final = 512 * 2**20
 """An automatic budget is never smaller, so that a small model always runs."""
-LOOK_EVERY_S: Final = 10.0
+LOOK_EVERY_S: Final = 2.0
+LEAST_CHANGE: Final = 1 / 64
+"""An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing."""
 _POLL_S: Final = 0.1
 
 
@@ -34,13 +35,26 @@ class DeviceError(Exception):
 
 
 class Memory:
-    """One budget on one device."""
+    """One budget on one device. `auto` makes a budget of the bytes that models may have; None keeps it as it is."""
 
-    def __init__(self, device: Device, budget_bytes: int, *, device_total_bytes: int, free_bytes: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        budget_bytes: int,
+        *,
+        device_total_bytes: int,
+        free_bytes: int,
+        auto: Callable[[int], int] | None = None,
+    ) -> None:
         self.device: Device = device
         self.ledger = Ledger(budget_bytes)
+        self.on_budget_change: list[Callable[[], None]] = []
+        """Called after the budget has changed."""
+        self.pids: Callable[[], list[int]] = list
+        """The worker processes there are."""
         self._device_total_bytes = device_total_bytes
         self._last_free_bytes = free_bytes
+        self._auto = auto
 
     @property
     def other_bytes(self) -> int:
@@ -57,14 +71,35 @@ class Memory:
             budget_bytes=self.ledger.budget_bytes,
             reserved_bytes=self.ledger.reserved_bytes,
             other_bytes=self.other_bytes,
+            over_bytes=self.ledger.over_bytes,
         )
 
-    async def keep_looking(self) -> None:
-        """Look at the card every now and then, until cancelled; while it does not answer, the last figure stands."""
+    async def keep_looking(self, *, every_s: float = LOOK_EVERY_S) -> None:
+        """Look at the device every now and then, until cancelled; while it does not answer, the last figure stands."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(every_s)
             with contextlib.suppress(gpu.GpuError):
-                self._last_free_bytes = (await gpu.memory()).free_bytes
+                await self.look()
+
+    async def look(self) -> None:
+        """Read the free memory once, and let an automatic budget follow it. Raises gpu.GpuError."""
+        self._last_free_bytes = host.available_bytes() if self.device == "cpu" else (await gpu.memory()).free_bytes
+        if self._auto is None:
+            return
+        held_bytes = self._held_bytes()
+        if held_bytes is None:
+            return
+        budget_bytes = self._auto(self._last_free_bytes + held_bytes)  # what models hold is not free, and yet theirs
+        if abs(budget_bytes - self.ledger.budget_bytes) >= LEAST_CHANGE * self.ledger.budget_bytes:
+            self.ledger.resize(budget_bytes)
+            for tell in self.on_budget_change:
+                tell()
+
+    def _held_bytes(self) -> int | None:
+        """By how much models lessen what the device calls free; None while a load changes it from moment to moment."""
+        if self.device == "cpu":  # mapped weights are page cache, which the kernel calls available
+            return sum(host.anonymous_bytes(pid) for pid in self.pids())
+        return self.ledger.measured_bytes
 
     async def wait_for_free(
         self, needed_bytes: int, *, within_s: float, clock: Callable[[], float] = time.monotonic
@@ -98,13 +133,38 @@ async def open_memory(settings: MemorySection) -> Memory:
             if settings.device == "cuda":
                 raise DeviceError(f"device = 'cuda', but {error}. hint: device = 'cpu'") from None
     if card is not None:
-        auto = max(card.free_bytes - settings.reserve, 0)
-        budget = auto if settings.budget == "auto" else _at_most(settings.budget, card.total_bytes, card.name)
-        return Memory("cuda", budget, device_total_bytes=card.total_bytes, free_bytes=card.free_bytes)
-    available, total = host.available_bytes(), host.total_bytes()
-    auto = max(int(available * CPU_SHARE) - settings.reserve, min(LEAST_AUTO_BYTES, available))
-    budget = auto if settings.budget == "auto" else settings.budget
-    return Memory("cpu", budget, device_total_bytes=total, free_bytes=available)
+        return _on_card(settings, card)
+    available = host.available_bytes()
+    auto = _auto_on_host(settings.reserve)
+    return Memory(
+        "cpu",
+        auto(available) if settings.budget == "auto" else settings.budget,
+        device_total_bytes=host.total_bytes(),
+        free_bytes=available,
+        auto=auto if settings.budget == "auto" else None,
+    )
+
+
+def _on_card(settings: MemorySection, card: gpu.GpuMemory) -> Memory:
+    def auto(usable_bytes: int) -> int:
+        return max(usable_bytes - settings.reserve, 0)
+
+    automatic = settings.budget == "auto"
+    budget = auto(card.free_bytes) if settings.budget == "auto" else settings.budget
+    return Memory(
+        "cuda",
+        _at_most(budget, card.total_bytes, card.name),
+        device_total_bytes=card.total_bytes,
+        free_bytes=card.free_bytes,
+        auto=auto if automatic else None,
+    )
+
+
+def _auto_on_host(reserve_bytes: int) -> Callable[[int], int]:
+    def auto(usable_bytes: int) -> int:
+        return max(int(usable_bytes * CPU_SHARE) - reserve_bytes, min(LEAST_AUTO_BYTES, usable_bytes))
+
+    return auto
 
 
 def _at_most(budget_bytes: int, total_bytes: int, name: str) -> int:

@@ -13,7 +13,7 @@ from backends.messages import KvType
 from server.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 AUTO_CONTEXT: Final = 8192
 LEAST_AUTO_CONTEXT: Final = 2048
@@ -47,10 +47,17 @@ class Refused:
 
 
 def place(
-    name: str, header: HeaderInfo, wish: Wish, *, budget_bytes: int, free_bytes: int, residual_bytes: int = 0
+    name: str,
+    header: HeaderInfo,
+    wish: Wish,
+    *,
+    budget_bytes: int,
+    free_bytes: int,
+    price: Callable[[Plan], Footprint] | None = None,
 ) -> Placed | Refused:
-    """The first acceptable plan that fits into the free bytes; `residual_bytes` is what predictions missed before."""
-    priced = [_price(header, plan, residual_bytes) for plan in _plans(header, wish)]
+    """The first acceptable plan that fits into the free bytes, at the given prices or else at those of the header."""
+    ask = price or (lambda plan: predict(header, plan))
+    priced = [Placed(plan, ask(plan)) for plan in _plans(header, wish)]
     for placed in priced:
         if placed.footprint.total_bytes <= free_bytes:
             return placed
@@ -59,7 +66,7 @@ def place(
     if smallest.footprint.total_bytes <= budget_bytes:
         usable = f"{format_size(free_bytes)} of {format_size(budget_bytes)} are free"
         return Refused("memory_busy", f"{need}, {usable}: other models hold the rest")
-    hint = _hint(header, smallest.plan, budget_bytes, residual_bytes)
+    hint = _hint(smallest.plan, budget_bytes, ask)
     return Refused("cannot_fit", f"{need}, {format_size(budget_bytes)} usable.{hint}")
 
 
@@ -85,17 +92,12 @@ def _plans(header: HeaderInfo, wish: Wish) -> Iterator[Plan]:
             yield replace(best, context=contexts[-1], gpu_layers=n_layers)
 
 
-def _price(header: HeaderInfo, plan: Plan, residual_bytes: int) -> Placed:
-    footprint = predict(header, plan)
-    return Placed(plan, replace(footprint, runtime=footprint.runtime + residual_bytes))
-
-
 def _sums(placed: Placed) -> str:
     parts = " + ".join(f"{name} {format_size(n)}" for name, n in placed.footprint.parts.items() if n)
     return f"{format_size(placed.footprint.total_bytes)} ({parts}) at context {placed.plan.context}"
 
 
-def _hint(header: HeaderInfo, plan: Plan, budget_bytes: int, residual_bytes: int) -> str:
+def _hint(plan: Plan, budget_bytes: int, price: Callable[[Plan], Footprint]) -> str:
     """What would fit, in the order an operator would rather give things up."""
     options: list[tuple[str, Plan]] = [("kv_type q8_0", replace(plan, kv_type="q8_0"))]
     context = plan.context // 2
@@ -103,5 +105,5 @@ def _hint(header: HeaderInfo, plan: Plan, budget_bytes: int, residual_bytes: int
         options.append((f"context {context}", replace(plan, context=context)))
         context //= 2
     options.append(("parallel 1", replace(plan, parallel=1)))
-    fitting = [text for text, p in options if _price(header, p, residual_bytes).footprint.total_bytes <= budget_bytes]
+    fitting = [text for text, p in options if price(p).total_bytes <= budget_bytes]
     return f" hint: {' or '.join(fitting[:2])} fits" if fitting else ""

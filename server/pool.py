@@ -22,6 +22,7 @@ from server.memory import Memory, open_memory
 from server.metrics import REJECTIONS, RequestMeter
 from server.resident import PoolError, Resident
 from server.scheduler import ModelRules, Rules, Scheduler
+from server.spare import Spare
 from server.status import MemoryStatus, ModelInfo, QueueStatus, Status
 from server.stream import Stream
 
@@ -83,6 +84,9 @@ class Pool:
         self.on_change: list[Callable[[str, dict[str, object]], None]] = []
         """Called with the name and the figures of everything that is also logged."""
         metrics.on_render.append(self._publish)
+        with_gguf = any(entry.backend == "gguf" for entry in catalog.entries)
+        self._spare = Spare("gguf", enabled=settings.scheduler.spare_worker and with_gguf)
+        self.on_change.append(self._spare.on_change)
 
     # Life
 
@@ -92,7 +96,7 @@ class Pool:
         Raises DeviceError.
         """
         memory = await open_memory(self._settings.memory)
-        self._loader = Loader(memory, self._timeouts)
+        self._loader = Loader(memory, self._timeouts, self._spare)
         self._tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
         self._spawn(self._inspect_all(self._loader))
         if memory.device == "cuda":
@@ -100,6 +104,7 @@ class Pool:
         for name, resident in self._residents.items():
             if resident.entry.config.preload:
                 self._perform(self._scheduler.load(name, self._clock()))
+        self._spare.prepare()
 
     @property
     def draining(self) -> bool:
@@ -133,6 +138,7 @@ class Pool:
             workers = [r.worker for r in self._residents.values() if r.worker is not None]
             await asyncio.gather(*(worker.stop(within_s=_LAST_STOP_S) for worker in workers))
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._spare.close()
 
     # What the HTTP side asks
 
@@ -400,7 +406,7 @@ class Pool:
     def _memory_status(self) -> MemoryStatus:
         if self._loader is None:
             return MemoryStatus(device="", budget_bytes=0, reserved_bytes=0, other_bytes=0)
-        return self._loader.memory.status()
+        return self._loader.memory.status().beside(self._spare.resident_bytes)
 
     def _publish(self) -> None:
         """Set the gauges that mirror state, when somebody looks."""

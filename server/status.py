@@ -47,6 +47,15 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     budget_bytes: int
     reserved_bytes: int
     other_bytes: int
+    over_bytes: int = 0
+    """By how much models hold more than the budget."""
+    spare_bytes: int = 0
+    """Host memory of the spare worker, which has no model: paid from the reserve, never from the budget."""
+
+    def beside(self, spare_bytes: int) -> MemoryStatus:
+        """The same, with the spare worker told apart from other programs."""
+        ours = spare_bytes if self.device == "cpu" else 0
+        return msgspec.structs.replace(self, spare_bytes=spare_bytes, other_bytes=max(0, self.other_bytes - ours))
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -71,6 +80,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     n_layers: int | None = None
     pid: int | None = None
     last_error: str | None = None
+    prediction_error: float | None = None
+    """Measured / predicted - 1 of this load; None before the measurement."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
@@ -113,6 +124,7 @@ def model_status(
     config = entry.config
     keeps = config.pinned or config.keep_alive_s < 0
     idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
+    ratio = booking.error_ratio if booking else None
     parts = (booking.measured_parts or booking.predicted.parts) if booking else {}
     return ModelStatus(
         name=entry.name,
@@ -133,4 +145,5 @@ def model_status(
         n_layers=ready.n_layers if ready else None,
         pid=pid,
         last_error=view.last_error,
+        prediction_error=None if ratio is None else round(ratio - 1, 4),
     )

@@ -64,6 +64,16 @@ class LibraryLog:
         found = (re.search(pattern + r" buffer size\s*=\s*([\d.]+) MiB", line) for line in self.lines)
         return sum(int(float(match.group(1)) * (1 << 20)) for match in found if match)
 
+    def offloaded_layers(self) -> int:
+        """How many layers llama.cpp says it has put on a GPU."""
+        found = (re.search(r"offloaded (\d+)/\d+ layers to GPU", line) for line in self.lines)
+        return max((int(match.group(1)) for match in found if match), default=0)
+
+
+def supports_gpu() -> bool:
+    """Whether this build of llama.cpp can use a GPU that is there."""
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
 
 @dataclass(frozen=True, slots=True)
 class Control:

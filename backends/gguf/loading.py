@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backends.batching import Batcher
 from backends.engine import LoadError
-from backends.gguf.context import Context, LibraryLog, Model, version
+from backends.gguf.context import Context, LibraryLog, Model, supports_gpu, version
 from backends.gguf.engine import GgufEngine
 from backends.gguf.tokenizer import Tokenizer
 from backends.messages import Ready
@@ -29,6 +29,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     log = LibraryLog()
     log.install()
     gpu_layers = spec.gpu_layers if spec.device == "cuda" else 0
+    if gpu_layers != 0 and not supports_gpu():
+        raise LoadError("this build of llama-cpp-python sees no GPU. hint: build it with CUDA, or use device = 'cpu'")
     model = Model(Path(spec.path), gpu_layers=_ALL_LAYERS if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
     _check_it_can_serve(model)
     context = Context(
@@ -74,13 +76,12 @@ def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryL
     measured = measured_bytes(mapped=model.n_bytes)
     parts["runtime"] = max(0, measured - sum(parts.values()))
     layers = model.n_layers + 1  # the output layer counts, as in llama.cpp's own reports
-    wanted = 0 if spec.device == "cpu" else spec.gpu_layers
     return Ready(
         context=spec.context,
         parallel=spec.parallel,
         n_ctx_train=model.n_ctx_train,
         n_vocab=model.n_vocab,
-        gpu_layers=layers if wanted < 0 else min(wanted, layers),
+        gpu_layers=log.offloaded_layers(),
         n_layers=layers,
         measured_bytes=measured,
         parts=parts,

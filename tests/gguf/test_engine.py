@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
-from backends.engine import Engine, JobError
+from backends.engine import Engine, JobError, LoadError
+from backends.gguf import context
+from backends.gguf.loading import load
 from backends.messages import (
     ChatPrompt,
     Delta,
@@ -16,6 +19,7 @@ from backends.messages import (
     Finished,
     Generate,
     InfillPrompt,
+    LoadModel,
     Sampling,
     TextPrompt,
     Tokenize,
@@ -279,3 +283,12 @@ def test_a_long_prompt_does_not_stop_the_running_streams(engine: Engine) -> None
     assert all(step.n_prefill <= 128 for step in steps)
     for job_id in ("job-a-1", f"job-{'b' * 24}-500"):
         engine.cancel(job_id)
+
+
+def test_a_gpu_that_is_not_there_is_said_not_replaced(canary_path: Path) -> None:
+    if context.supports_gpu():
+        pytest.skip("this machine has a GPU")
+    spec = LoadModel(name="c", backend="gguf", path=str(canary_path), context=512, parallel=1, device="cuda")
+
+    with pytest.raises(LoadError, match="sees no GPU"):
+        load(spec, lambda _: None)

@@ -115,7 +115,8 @@ class Maker:
             (self.folder / f"{name}.gguf").write_bytes(broken.VALID.encode())
         configs = {n: ModelConfig(path=str(self.folder / f"{n}.gguf"), **{"context": 512, **config}) for n in names}
         memory = {"device": "cpu", **sections.pop("memory", {})}
-        settings = Settings(models=configs, memory=memory, **sections)  # type: ignore[arg-type]
+        scheduler = {"spare_worker": False, **sections.pop("scheduler", {})}
+        settings = Settings(models=configs, memory=memory, scheduler=scheduler, **sections)  # type: ignore[arg-type]
         catalog = Catalog(settings)
         metrics = Metrics([entry.name for entry in catalog.entries], vllm_names=vllm_names)
         rig = Rig(Pool(settings, catalog, metrics, timeouts=timeouts), catalog, metrics, self.folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from backends.footprint import Footprint
 from server import gpu, host
 from server.config import MemorySection
 from server.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
@@ -138,3 +140,58 @@ async def test_driver_that_fails_is_a_gpu_error() -> None:
     with pytest.raises(gpu.GpuError, match="OSError") as failed:
         await gpu.answer(fail, within_s=5.0)
     assert "/usr/lib" not in str(failed.value)
+
+
+async def test_automatic_budget_follows_what_the_kernel_says_is_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    free = tmp_path / "free"
+    free.write_text(str(10 * GIB))
+    monkeypatch.setenv(host.TEST_FREE_FILE, str(free))
+    memory = await open_memory(MemorySection(device="cpu", reserve=0))
+    budgets: list[int] = []
+    memory.on_budget_change.append(lambda: budgets.append(memory.ledger.budget_bytes))
+
+    for free_bytes in (5 * GIB, 5 * GIB - 4096, 10 * GIB):
+        free.write_text(str(free_bytes))
+        await memory.look()
+
+    assert budgets == [4 * GIB, 8 * GIB]
+
+
+async def test_budget_the_operator_wrote_does_not_follow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    free = tmp_path / "free"
+    free.write_text(str(10 * GIB))
+    monkeypatch.setenv(host.TEST_FREE_FILE, str(free))
+    memory = await open_memory(MemorySection(device="cpu", budget=GIB))
+    free.write_text("0")
+    await memory.look()
+    assert memory.ledger.budget_bytes == GIB
+
+
+async def test_memory_that_models_hold_themselves_does_not_shrink_their_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = Card(monkeypatch, free=11 * GIB)
+    memory = await open_memory(MemorySection(reserve=GIB))
+    memory.ledger.reserve("a", Footprint(weights=4 * GIB, kv=0, compute=0, runtime=0))
+    card.free = 8 * GIB
+    await memory.look()
+    assert memory.ledger.budget_bytes == 10 * GIB, "a load in progress tells nothing"
+
+    memory.ledger.settle("a", 5 * GIB, {})
+    card.free = 6 * GIB
+    await memory.look()
+    assert memory.ledger.budget_bytes == 10 * GIB
+
+    card.free = GIB
+    await memory.look()
+    assert (memory.ledger.budget_bytes, memory.ledger.over_bytes) == (5 * GIB, 0)
+    card.free = 0
+    await memory.look()
+    assert memory.ledger.over_bytes == GIB
+
+
+def test_process_that_is_gone_has_no_memory() -> None:
+    assert host.anonymous_bytes(2**22 + 1) == 0
+    assert host.anonymous_bytes(os.getpid()) > 2**20

@@ -38,36 +38,55 @@ def test_released_bytes_are_free_and_releasing_twice_is_harmless() -> None:
     assert ledger.free_bytes == 100
 
 
-def test_measurement_above_the_prediction_grows_the_booking_and_is_remembered() -> None:
+def test_measurement_takes_the_place_of_the_prediction_whether_above_or_below() -> None:
     ledger = Ledger(100)
     ledger.reserve("a", footprint(50))
+    ledger.reserve("b", footprint(20))
 
-    booking = ledger.settle("a", 65, {"weights": 65})
+    above, below = ledger.settle("a", 65, {"weights": 65}), ledger.settle("b", 15, {})
 
-    assert booking.error_ratio == 1.3
-    assert ledger.reserved_bytes == 65
-    assert ledger.residual_bytes("a") == 15
+    assert (above.error_ratio, below.error_ratio) == (1.3, 0.75)
+    assert (ledger.reserved_bytes, ledger.free_bytes) == (80, 20)
 
 
-def test_measurement_beyond_the_budget_does_not_break_the_books() -> None:
+def test_measurement_beyond_the_budget_is_pressure() -> None:
     ledger = Ledger(100)
     ledger.reserve("a", footprint(50))
     ledger.reserve("b", footprint(40))
 
-    ledger.settle("a", 500, {})
+    ledger.settle("a", 75, {})
 
     assert ledger.reserved_bytes == 100
-    assert ledger.residual_bytes("a") == 450
+    assert (ledger.free_bytes, ledger.over_bytes) == (0, 15)
+    ledger.release("b")
+    assert (ledger.free_bytes, ledger.over_bytes) == (25, 0)
 
 
-def test_measurement_below_the_prediction_keeps_the_booking_and_forgets_the_residual() -> None:
+def test_load_that_nobody_measured_keeps_its_prediction() -> None:
     ledger = Ledger(100)
     ledger.reserve("a", footprint(50))
-    ledger.settle("a", 60, {})
-    ledger.release("a")
 
-    ledger.reserve("a", footprint(50 + ledger.residual_bytes("a")))
-    ledger.settle("a", 45, {})
+    assert ledger.settle("a", 0, {}).error_ratio is None
+    assert ledger.reserved_bytes == 50
 
-    assert ledger.reserved_bytes == 60
-    assert ledger.residual_bytes("a") == 0
+
+def test_budget_that_shrinks_leaves_bookings_above_it_and_refuses_new_ones() -> None:
+    ledger = Ledger(100)
+    ledger.reserve("a", footprint(60))
+
+    ledger.resize(40)
+
+    assert (ledger.reserved_bytes, ledger.free_bytes, ledger.over_bytes) == (60, 0, 20)
+    with pytest.raises(LedgerError, match="0 are free"):
+        ledger.reserve("b", footprint(1))
+
+
+def test_budget_that_grows_back_can_be_used() -> None:
+    ledger = Ledger(100)
+    ledger.reserve("a", footprint(60))
+    ledger.resize(40)
+    ledger.resize(100)
+
+    ledger.reserve("b", footprint(40))
+
+    assert (ledger.free_bytes, ledger.over_bytes) == (0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.footprint import ALL_LAYERS, HeaderInfo, Plan, predict
+from backends.footprint import ALL_LAYERS, Footprint, HeaderInfo, Plan, predict
 from backends.gguf.header import Tensor
 from server.placement import Placed, Refused, Wish, place
 
@@ -37,9 +37,13 @@ def price(wish: Wish = WISH, *, context: int, layers: int = 0) -> int:
     return predict(HEADER, Plan(context, wish.parallel, wish.kv_type, layers, wish.device)).total_bytes
 
 
-def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = None, residual_bytes: int = 0):
+def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = None, more_bytes: int = 0):
+    def dearer(plan: Plan) -> Footprint:
+        footprint = predict(HEADER, plan)
+        return replace(footprint, runtime=footprint.runtime + more_bytes)
+
     budget = free_bytes if budget_bytes is None else budget_bytes
-    return place("m", HEADER, wish, budget_bytes=budget, free_bytes=free_bytes, residual_bytes=residual_bytes)
+    return place("m", HEADER, wish, budget_bytes=budget, free_bytes=free_bytes, price=dearer)
 
 
 def test_price_of_weights_and_kv_is_exact() -> None:
@@ -104,10 +108,10 @@ def test_memory_that_others_hold_is_busy_and_not_impossible() -> None:
     assert "100 MiB of" in refused.message
 
 
-def test_what_the_last_prediction_missed_is_added() -> None:
+def test_given_prices_count_and_not_the_headers() -> None:
     free = price(context=2048)
     assert isinstance(place_in(free), Placed)
-    assert isinstance(place_in(free, residual_bytes=1), Refused)
+    assert isinstance(place_in(free, more_bytes=1), Refused)
 
 
 def test_model_goes_partly_to_the_card_when_it_does_not_fit_wholly() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from backends.child import environment
+from backends.last_words import clean, essence
 from backends.messages import ChatPrompt, Detokenize, Failed, Finished, Generate, TextPrompt, Tokenize, Tokenized
-from backends.worker import Timeouts, clean, environment, essence
+from backends.worker import Timeouts
 from tests.worker.conftest import QUICK, Starter, ask
 
 

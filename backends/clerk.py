@@ -1,0 +1,107 @@
+"""Takes a worker's commands in and makes its jobs ready, so that the engine's thread only ever computes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from backends.engine import Engine, JobError
+from backends.link import Link, note, or_leave
+from backends.messages import Cancel, Command, Event, Failed, Job, LoadModel, Ping, Pong, Shutdown, Step, Submit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backends.engine import Prepared
+
+
+class Clerk:
+    """Two threads, and what passes between them and the engine's.
+
+    A job is known in `_unprepared` until it is prepared; whoever removes it from there answers for it, so a `Cancel`
+    and a finished preparation never both do.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.inbox: queue.SimpleQueue[Prepared | Cancel | Shutdown] = queue.SimpleQueue()
+        self.step_started: float | None = None
+        self._link = link
+        self._engine: Engine | None = None
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._unprepared: set[str] = set()
+        self._lock = threading.Lock()
+        self._prepare_started: float | None = None
+
+    def start(self, already_read: Sequence[Command] = ()) -> None:
+        """Read from now on, also while the model loads."""
+        for command in already_read:
+            self._take(command)
+        threading.Thread(target=or_leave, args=(self._read,), name="reader", daemon=True).start()
+
+    def serve(self, engine: Engine) -> None:
+        """Accept jobs from now on."""
+        self._engine = engine
+        threading.Thread(target=or_leave, args=(self._prepare_all,), name="preparer", daemon=True).start()
+
+    def _read(self) -> None:
+        while True:
+            for command in self._link.receive():
+                self._take(command)
+
+    def _take(self, command: Command) -> None:
+        match command:
+            case Ping():
+                self._link.send(Pong(step_age_s=self._age_s()))
+            case Submit(job=job):
+                with self._lock:
+                    self._unprepared.add(job.id)
+                self._jobs.put(job)
+            case Cancel(id=job_id):
+                with self._lock:
+                    waiting = job_id in self._unprepared
+                    self._unprepared.discard(job_id)
+                    if not waiting:
+                        self.inbox.put(command)
+                if waiting:
+                    self._answer([Failed(id=job_id, code="cancelled", message="the request was cancelled")])
+            case Shutdown():
+                self.inbox.put(command)
+            case LoadModel():
+                pass
+
+    def _prepare_all(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job.id in self._unprepared:
+                self._prepare_started = time.monotonic()
+                result = self._prepare(job)
+                self._prepare_started = None
+                self._deliver(job.id, result)
+
+    def _prepare(self, job: Job) -> Prepared | list[Event]:
+        assert self._engine is not None
+        try:
+            return self._engine.prepare(job)
+        except JobError as error:
+            return [Failed(id=job.id, code=error.code, message=error.message, param=error.param)]
+        except Exception as error:  # a fault of ours must not take the other jobs along
+            note(error)
+            return [Failed(id=job.id, code="internal_error", message="the request could not be prepared for the model")]
+
+    def _deliver(self, job_id: str, result: Prepared | list[Event]) -> None:
+        with self._lock:
+            wanted = job_id in self._unprepared
+            self._unprepared.discard(job_id)
+            if wanted and not isinstance(result, list):
+                self.inbox.put(result)  # under the lock, so that a later Cancel stands behind it
+        if wanted and isinstance(result, list):
+            self._answer(result)
+
+    def _answer(self, events: list[Event]) -> None:
+        self._link.send(Step(events=events))
+
+    def _age_s(self) -> float:
+        started = [t for t in (self.step_started, self._prepare_started) if t is not None]
+        return time.monotonic() - min(started) if started else 0.0

@@ -1,0 +1,29 @@
+"""What a dying worker said, made fit for a user: pure text."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ESSENCE_CHARS: Final = 240
+_TELLING: Final = re.compile(r"error|fail|assert|abort|out of memory|cannot|unknown|unsupported|invalid", re.IGNORECASE)
+_PLACES: Final = re.compile(r"(?:/[^\s/:'\"]+)+/")
+_ADDRESSES: Final = re.compile(r"\(?\b0x[0-9a-fA-F]{4,}\b\)?")
+
+
+def essence(lines: Iterable[str]) -> str:
+    """The last telling line of a worker's stderr, fit for a user: no folders, no addresses, no control characters."""
+    telling = [line for line in lines if _TELLING.search(line)]
+    if not telling:
+        return ""
+    return clean(telling[-1])
+
+
+def clean(line: str) -> str:
+    """A library's sentence without folders, addresses and control characters, cut to a readable length."""
+    line = _ADDRESSES.sub("", _PLACES.sub("", line))
+    printable = "".join(c if c.isprintable() else " " for c in line)
+    return " ".join(printable.split())[:_ESSENCE_CHARS]

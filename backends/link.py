@@ -1,0 +1,74 @@
+"""The worker's end of its socket, and the ways in which a worker ends itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from backends.messages import Command, Report
+from backends.wire import Decoder, Encoder, WireError, command_decoder, receive
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+EXIT_ORPHANED: Final = 0
+EXIT_LOAD_FAILED: Final = 3
+EXIT_ENGINE_ERROR: Final = 70
+
+
+class Link:
+    """The worker's end of the socket: whole frames, one sender at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._encoder = Encoder()
+        self._decoder: Decoder[Command] = command_decoder()
+
+    def send(self, report: Report) -> None:
+        """Send one report; a server that is gone ends this process."""
+        with self._lock:
+            frame = self._encoder.frame(report)
+            try:
+                self._sock.sendall(frame)
+            except OSError:
+                os._exit(EXIT_ORPHANED)
+
+    def receive(self) -> list[Command]:
+        """Block for the next commands; end-of-file or nonsense ends this process."""
+        try:
+            commands = receive(self._sock, self._decoder)
+        except WireError as error:
+            note(error)
+            os._exit(EXIT_ENGINE_ERROR)
+        if commands is None:
+            os._exit(EXIT_ORPHANED)
+        return commands
+
+
+def note(error: BaseException) -> None:
+    """Write type and place of an error to stderr; its text may hold a prompt, so that stays out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else "unknown place"
+    sys.stderr.write(f"worker error: {type(error).__name__} at {where}\n")
+    sys.stderr.flush()
+
+
+def or_leave(work: Callable[[], None]) -> None:
+    """Run a thread's work; a worker that lost one of its threads is no use to anybody."""
+    try:
+        work()
+    except BaseException as error:
+        note(error)
+        leave(EXIT_ENGINE_ERROR)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, its last words said."""
+    sys.stderr.flush()
+    os._exit(code)  # daemon threads sit in blocking calls; a normal interpreter exit could wait for them
