@@ -15,13 +15,30 @@ from quantize.hf.source import HfSource
 from quantize.hf.tensor import Dtype, Planned, chunks
 
 COPIED: Final = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+)
 """Taken over byte for byte."""
 _ABSMAX_BYTES: Final = 4 / 64
 """4-bit: one float32 scale per 64 weights."""
-_KEPT: Final = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings")
+_KEPT: Final = (
+    "embed_tokens",
+    "lm_head",
+    "wte",
+    "wpe",
+    "word_embeddings",
+    "position_embeddings",
+    "token_type_embeddings",
+)
 """Matrices that stay as they are: embeddings and the head."""
 
 

@@ -43,7 +43,9 @@ def check_text(text: Path) -> None:
     try:
         content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise QuantizeError(f"the text {text.name} cannot be read as UTF-8 ({type(error).__name__})", usage=True) from None
+        raise QuantizeError(
+            f"the text {text.name} cannot be read as UTF-8 ({type(error).__name__})", usage=True
+        ) from None
     if len(content) < MIN_CHARACTERS:
         raise QuantizeError(
             f"the text {text.name} has {len(content)} characters; at least {MIN_CHARACTERS} are needed", usage=True

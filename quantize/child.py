@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from quantize.errors import QuantizeError
@@ -68,10 +68,8 @@ def end(child: subprocess.Popen[bytes]) -> None:
             child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
 
 
 def _listen(child: subprocess.Popen[bytes], last_words: deque[str]) -> None:

@@ -26,7 +26,9 @@ def find(checkout: Path) -> tuple[Path, Path]:
 def run(checkout: Path, source: Path, target: Path) -> None:
     """Write the F16 file of a model folder to `target`. Raises QuantizeError with the script's last words."""
     python, script = find(checkout)
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
     command = [str(python), str(script), str(source), "--outfile", str(target), "--outtype", "f16"]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -36,7 +36,9 @@ def check_space(folder: Path, n_bytes: int) -> None:
     """Raise QuantizeError when the disk has no room for `n_bytes` more."""
     free = shutil.disk_usage(folder).free
     if n_bytes + SPARE_BYTES > free:
-        raise QuantizeError(f"the outputs need {size(n_bytes)}, {size(free)} are free where {folder.name or folder} lies")
+        raise QuantizeError(
+            f"the outputs need {size(n_bytes)}, {size(free)} are free where {folder.name or folder} lies"
+        )
 
 
 @contextmanager
@@ -54,14 +56,16 @@ def replacing(target: Path) -> Iterator[Path]:
         sync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise QuantizeError(f"the disk is full: {target.name} was not written, what was there is as it was") from None
+            raise QuantizeError(
+                f"the disk is full: {target.name} was not written, what was there is as it was"
+            ) from None
         raise
     finally:
         remove(temporary)
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    """Rename; a folder cannot replace a folder in one step, so the old one steps aside first and comes back on error."""
+    """Rename; a folder cannot replace a folder in one step, so the old one steps aside and comes back on error."""
     if not target.is_dir():
         temporary.replace(target)
         return

@@ -91,7 +91,9 @@ def read(path: Path) -> Imatrix:
     if not entries:
         raise QuantizeError(f"{path.name} holds no sums")
     chunks, size = info.metadata.get(_COUNT_KEY, 0), info.metadata.get(_SIZE_KEY, 0)
-    return Imatrix(entries, (), int(chunks) if isinstance(chunks, int) else 0, int(size) if isinstance(size, int) else 0)
+    return Imatrix(
+        entries, (), int(chunks) if isinstance(chunks, int) else 0, int(size) if isinstance(size, int) else 0
+    )
 
 
 def check_fits(matrix: Imatrix, model: header.HeaderInfo, name: str) -> None:

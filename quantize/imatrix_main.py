@@ -31,7 +31,7 @@ class Collector:
         self.counts: dict[str, npt.NDArray[np.float64]] = {}
         self.problem: str | None = None
 
-    def watch(self, pointer: Any, ask: bool, data: Any) -> bool:  # noqa: FBT001 - a C callback
+    def watch(self, pointer: Any, ask: bool, data: Any) -> bool:
         """Asked before a node is computed whether it is wanted, told after it was."""
         del data
         try:
@@ -45,7 +45,7 @@ class Collector:
                 return not ask
             if not ask:
                 self._add(name, op, node, weight)
-        except Exception:  # noqa: BLE001 - nothing may be raised into C
+        except Exception:
             self.problem = traceback.format_exc()
             return False
         return True

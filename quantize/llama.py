@@ -1,4 +1,4 @@
-"""A GGUF model in llama.cpp for the child processes of this package: tokens, logits of a window, and what matrices are fed.
+"""A GGUF model in llama.cpp for this package's children: tokens, logits of a window, and what matrices are fed.
 
 Owns the low-level calls. Nothing here serves requests; that is `backends.gguf`.
 """
@@ -51,19 +51,22 @@ class Model:
     @property
     def predicts_text(self) -> bool:
         """A decoder; an encoder has no next token."""
-        return bool(llama_cpp.llama_model_has_decoder(self._model)) and llama_cpp.llama_get_memory(self._context) is not None
+        return (
+            bool(llama_cpp.llama_model_has_decoder(self._model))
+            and llama_cpp.llama_get_memory(self._context) is not None
+        )
 
     def tokenize(self, text: str) -> list[int]:
         """No special tokens added; those the text spells are taken, as transformers does."""
         data = text.encode()
         buffer = (llama_cpp.llama_token * (len(data) + 16))()
-        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, len(buffer), False, True)  # noqa: FBT003
+        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, len(buffer), False, True)
         return list(buffer[: max(0, n)])
 
     def forget(self) -> None:
         """Empty the memory."""
         if (memory := llama_cpp.llama_get_memory(self._context)) is not None:
-            llama_cpp.llama_memory_clear(memory, False)  # noqa: FBT003 - a C function
+            llama_cpp.llama_memory_clear(memory, False)
 
     def decode(self, tokens: Sequence[int], *, at: int = 0, first_output: int = 0) -> npt.NDArray[np.float32]:
         """Logits from `first_output` on, `(len(tokens) - first_output, n_vocab)`: a view, valid until the next call."""
@@ -117,7 +120,10 @@ class Ggml:
         self.op_name = base.ggml_op_desc
         self.op_name.restype, self.op_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
         self._get = base.ggml_backend_tensor_get
-        self._get.restype, self._get.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+        self._get.restype, self._get.argtypes = (
+            None,
+            [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t],
+        )
         self._n_bytes = base.ggml_nbytes
         self._n_bytes.restype, self._n_bytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
 

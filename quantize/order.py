@@ -75,7 +75,9 @@ class Order:
         """The path of one output."""
         if self.out.suffix == ".gguf":
             if len(self.types) != 1 or is_bnb(type_name):
-                raise QuantizeError("--output names one GGUF file, but there is more to write. hint: name a folder", usage=True)
+                raise QuantizeError(
+                    "--output names one GGUF file, but there is more to write. hint: name a folder", usage=True
+                )
             return self.out
         return self.folder / f"{self.model_name}-{type_name}{'' if is_bnb(type_name) else '.gguf'}"
 

@@ -1,4 +1,4 @@
-"""GGUF to GGUF through llama.cpp's own quantiser, in a child process: what is asked, what it will make, and the making."""
+"""GGUF to GGUF through llama.cpp's quantiser, in a child process: what is asked, what it will make, the making."""
 
 from __future__ import annotations
 
@@ -114,8 +114,7 @@ def quantize(
                     "what was there is as it was"
                 ) from None
             raise
-        made = read_header(temporary)
-    return made
+        return read_header(temporary)
 
 
 def _retyped(tensor: Tensor, type_name: str) -> Tensor:

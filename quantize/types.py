@@ -13,13 +13,44 @@ FLOATS: Final = ("F32", "F16", "BF16")
 
 FILE_TYPES: Final[Mapping[str, int]] = MappingProxyType(
     {
-        "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12,
-        "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ2_XXS": 19, "IQ2_XS": 20,
-        "Q2_K_S": 21, "IQ3_XS": 22, "IQ3_XXS": 23, "IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26, "IQ3_M": 27, "IQ2_S": 28,
-        "IQ2_M": 29, "IQ4_XS": 30, "IQ1_M": 31, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "MXFP4_MOE": 38, "NVFP4": 39, "Q1_0": 40,
+        "F32": 0,
+        "F16": 1,
+        "Q4_0": 2,
+        "Q4_1": 3,
+        "Q8_0": 7,
+        "Q5_0": 8,
+        "Q5_1": 9,
+        "Q2_K": 10,
+        "Q3_K_S": 11,
+        "Q3_K_M": 12,
+        "Q3_K_L": 13,
+        "Q4_K_S": 14,
+        "Q4_K_M": 15,
+        "Q5_K_S": 16,
+        "Q5_K_M": 17,
+        "Q6_K": 18,
+        "IQ2_XXS": 19,
+        "IQ2_XS": 20,
+        "Q2_K_S": 21,
+        "IQ3_XS": 22,
+        "IQ3_XXS": 23,
+        "IQ1_S": 24,
+        "IQ4_NL": 25,
+        "IQ3_S": 26,
+        "IQ3_M": 27,
+        "IQ2_S": 28,
+        "IQ2_M": 29,
+        "IQ4_XS": 30,
+        "IQ1_M": 31,
+        "BF16": 32,
+        "TQ1_0": 36,
+        "TQ2_0": 37,
+        "MXFP4_MOE": 38,
+        "NVFP4": 39,
+        "Q1_0": 40,
         "Q2_0": 41,
     }
-)  # fmt: skip
+)
 """Name -> llama.cpp's `llama_ftype`."""
 
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(
@@ -33,8 +64,19 @@ NEED_IMATRIX: Final = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S",
 """Types that are noise without an importance matrix; llama.cpp's own tools refuse them too."""
 
 FIT_LADDER: Final = (
-    "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
-)  # fmt: skip
+    "F16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q4_K_M",
+    "Q4_K_S",
+    "IQ4_XS",
+    "Q3_K_L",
+    "Q3_K_M",
+    "Q3_K_S",
+    "Q2_K",
+)
 """What `--fit` tries, best first; types that need an importance matrix are not among them."""
 
 

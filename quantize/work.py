@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +75,8 @@ def _check_request(order: Order) -> None:
         raise QuantizeError(f"{order.source} does not exist", usage=True)
     if order.source.is_file() and any(is_bnb(name) for name in order.types):
         raise QuantizeError(
-            f"bitsandbytes quantises Hugging Face folders, and {order.source.name} is a file. hint: name the model's folder",
+            f"bitsandbytes quantises Hugging Face folders, and {order.source.name} is a file. "
+            "hint: name the model's folder",
             usage=True,
         )
     if not order.types and order.fit_bytes is None and not order.also:
@@ -102,7 +102,9 @@ def _read(order: Order, stack: ExitStack, tell: Teller) -> _Source:
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onecard-")))
     if order.converter is not None:
         order.folder.mkdir(parents=True, exist_ok=True)
-        made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".onecard-", dir=order.folder))) / "base.gguf"
+        made = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".onecard-", dir=order.folder))) / "base.gguf"
+        )
         tell.line(f"converting with {order.converter}")
         converter.run(order.converter, order.source, made)
         return _Source(hf, None, made, quantizer.read_header(made))
@@ -151,7 +153,11 @@ def _base(order: Order, source: _Source, prices: Sequence[Price], tell: Teller, 
     needs_base = order.report or order.calibrate or any(not is_bnb(n) and n not in FLOATS for n in names) or order.also
     for name in names:
         if name in FLOATS:
-            plan = source.plan if name == source.plan.dtype.value else make_plan(source.plan.source, Dtype(name), pre=source.plan.pre)
+            plan = (
+                source.plan
+                if name == source.plan.dtype.value
+                else make_plan(source.plan.source, Dtype(name), pre=source.plan.pre)
+            )
             _convert(order, plan, order.target(name), tell)
             done.written.append(order.target(name))
     if source.plan.dtype.value in names:
@@ -221,7 +227,9 @@ def _quantize(order: Order, base: Path | None, source: _Source, one: Price, matr
     )
 
 
-def _report(order: Order, source: _Source, base: Path | None, prices: Sequence[Price], tell: Teller, done: Done) -> None:
+def _report(
+    order: Order, source: _Source, base: Path | None, prices: Sequence[Price], tell: Teller, done: Done
+) -> None:
     if source.info is not None and source.info.architecture == "bert":
         raise QuantizeError("an encoder predicts no text: its report would be empty. hint: leave --report out")
     reference = base or order.source

@@ -92,7 +92,7 @@ def make_plan(source: HfSource, dtype: Dtype, *, pre: str | None = None) -> Plan
 
 
 def write_plan(plan: Plan, path: Path, *, progress: Progress | None = None, allow_nan: bool = False) -> None:
-    """Write the file. Raises QuantizeError for weights that are damaged or do not fit the type, OSError for the disk."""
+    """Write the file. Raises QuantizeError for damaged weights and such that do not fit the type, OSError for the disk."""
     total, done = plan.n_bytes, 0
     with _Head(plan, path) as out:
         for tensor in plan.tensors:
@@ -161,9 +161,7 @@ def _mapped(source: HfSource, family: Family, config: Config) -> list[tuple[Stor
     return taken
 
 
-def _planned(
-    family: Family, config: Config, dtype: Dtype, mapped: list[tuple[Stored, Mapped]]
-) -> tuple[Planned, ...]:
+def _planned(family: Family, config: Config, dtype: Dtype, mapped: list[tuple[Stored, Mapped]]) -> tuple[Planned, ...]:
     architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf_name)
     table = gguf.get_tensor_name_map(architecture, config.n_layers)
     tensors = [
@@ -195,9 +193,7 @@ def _check_complete(tensors: list[Planned], n_layers: int) -> None:
         raise QuantizeError("the folder holds no layers")
 
 
-def _recognised(
-    vocabulary: Vocabulary, reference: Reference, family: Family, pre: str | None
-) -> pretokenizer.Match:
+def _recognised(vocabulary: Vocabulary, reference: Reference, family: Family, pre: str | None) -> pretokenizer.Match:
     with tempfile.TemporaryDirectory(prefix="onecard-") as folder:
         file = Path(folder) / "vocabulary.gguf"
         writer = _new_writer(family.gguf_name)

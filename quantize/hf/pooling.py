@@ -29,7 +29,9 @@ def write_pooling(writer: Any, path: Path) -> None:
     chosen = [kind for key, kind in _KINDS.items() if settings.get(key)]
     named = _NAMED.get(str(settings.get("pooling_mode")))
     if len(chosen) != 1 and named is None:
-        raise QuantizeError(f"{folder}/config.json asks for a pooling that llama.cpp has not; it has mean, cls and last")
+        raise QuantizeError(
+            f"{folder}/config.json asks for a pooling that llama.cpp has not; it has mean, cls and last"
+        )
     writer.add_pooling_type(chosen[0] if len(chosen) == 1 else named)
 
 

@@ -60,7 +60,7 @@ def _tokens(vocab: Any, text: str) -> list[int]:
     data = text.encode()
     room = len(data) + 16
     buffer = (llama_cpp.llama_token * room)()
-    n = llama_cpp.llama_tokenize(vocab, data, len(data), buffer, room, False, True)  # noqa: FBT003 - a C function
+    n = llama_cpp.llama_tokenize(vocab, data, len(data), buffer, room, False, True)
     return list(buffer[: max(0, n)])
 
 

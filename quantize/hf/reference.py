@@ -37,7 +37,7 @@ def load_reference(file: Path) -> Reference:
     """Raises QuantizeError for a file the library cannot read."""
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+    except Exception as error:
         raise QuantizeError(f"{file.name} cannot be read: {str(error)[:200]}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()

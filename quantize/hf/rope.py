@@ -26,7 +26,7 @@ class Rope:
 
 
 def rope_of(config: Config, *, layer: str = "full_attention", theta_default: float = 10000.0) -> Rope:
-    """The rotation as config.json says it: `rope_parameters` (also per kind of layer), or `rope_theta` and `rope_scaling`."""
+    """The rotation as config.json says it, in `rope_parameters` (also per kind of layer) or in `rope_scaling`."""
     parameters = config.table("rope_parameters")
     nested = parameters.table(layer) if layer in parameters.values else None
     if nested is None and isinstance(parameters.values.get("full_attention"), dict):
@@ -88,9 +88,7 @@ def llama3_factors(rope: Rope, *, n_dims: int) -> npt.NDArray[np.float32]:
     return np.where(wavelengths < original / high, 1.0, stretched).astype(np.float32)
 
 
-def longrope_factors(
-    rope: Rope, *, n_dims: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def longrope_factors(rope: Rope, *, n_dims: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Long and short factors of Phi's long contexts, each `(n_dims / 2,)`."""
     long, short = (np.array(rope.values.numbers(key), np.float32) for key in ("long_factor", "short_factor"))
     if len(long) != n_dims // 2 or len(short) != n_dims // 2:

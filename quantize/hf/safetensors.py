@@ -101,7 +101,7 @@ class Shard:
 
     def _read(self, stored: Stored, start: int, n_bytes: int) -> npt.NDArray[Any]:
         values = np.empty(n_bytes // DTYPES[stored.dtype].itemsize, DTYPES[stored.dtype])
-        view = memoryview(values).cast("B") if n_bytes else memoryview(b"")
+        view = values.view(np.uint8).data
         done = 0
         while done < n_bytes:
             got = os.preadv(self._fd, [view[done:]], start + done)
@@ -121,7 +121,8 @@ def _read_header(fd: int, path: Path) -> dict[str, Stored]:
     length = int.from_bytes(raw_length, "little")
     if length > MAX_HEADER_BYTES or 8 + length > status.st_size:
         raise QuantizeError(
-            f"{path.name} announces a header of {length} bytes in a file of {status.st_size}: it is cut or no safetensors"
+            f"{path.name} announces a header of {length} bytes in a file of {status.st_size}: "
+            "it is cut or no safetensors"
         )
     raw = os.pread(fd, length, 8)
     try:
@@ -149,7 +150,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         seen: set[str] = set()
-        raise _DuplicateError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateError(key)
+            seen.add(key)
     return table
 
 

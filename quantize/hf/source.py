@@ -123,4 +123,6 @@ def _weight_map(path: Path) -> dict[str, Any]:
 def _check_index(path: Path, tensors: dict[str, Stored]) -> None:
     missing = sorted(name for name in _weight_map(path) if name not in tensors)
     if missing:
-        raise QuantizeError(f"the index names {len(missing)} tensors that no shard holds, the first {shown(missing[0])}")
+        raise QuantizeError(
+            f"the index names {len(missing)} tensors that no shard holds, the first {shown(missing[0])}"
+        )

@@ -105,7 +105,8 @@ def _cast(values: npt.NDArray[Any], planned: Planned, *, allow_nan: bool) -> npt
     if target is np.float16 and values.dtype != np.float16 and np.isinf(result).any() and np.isfinite(values).all():
         largest = float(np.abs(values).max())
         raise QuantizeError(
-            f"tensor {shown(planned.name)} holds {largest:.3g}, more than F16 can ({F16_MAX:.0f}). hint: --to BF16 or F32"
+            f"tensor {shown(planned.name)} holds {largest:.3g}, more than F16 can ({F16_MAX:.0f}). "
+            "hint: --to BF16 or F32"
         )
     return result
 
@@ -128,4 +129,5 @@ def _refuse(planned: Planned, values: npt.NDArray[Any]) -> None:
 
 def _bytes_of(values: npt.NDArray[Any]) -> memoryview:
     contiguous = np.ascontiguousarray(values)
-    return memoryview(contiguous.reshape(-1).view(np.uint8)) if contiguous.size else memoryview(b"")
+    view: memoryview = contiguous.reshape(-1).view(np.uint8).data
+    return view

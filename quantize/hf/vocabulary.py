@@ -96,7 +96,9 @@ def _from_tokenizer_json(tokenizer: dict[str, Any]) -> Vocabulary:
         return _sentencepiece_like(names, added, pairs, model)
     types = _types(names, added)
     merges = [" ".join(half.replace(" ", _SPELLED_SPACE) for half in pair) for pair in pairs]
-    return Vocabulary("gpt2", [_plain(name, kind) for name, kind in zip(names, types, strict=True)], types, merges=merges)
+    return Vocabulary(
+        "gpt2", [_plain(name, kind) for name, kind in zip(names, types, strict=True)], types, merges=merges
+    )
 
 
 def _by_id(vocab: dict[str, Any], added: list[Any]) -> list[str]:
@@ -146,7 +148,7 @@ def _merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
 def _sentencepiece_like(
     names: list[str], added: list[Any], pairs: list[tuple[str, str]], model: dict[str, Any]
 ) -> Vocabulary:
-    """SentencePiece BPE as tokenizer.json holds it: llama.cpp merges by score, so a score is the rank of its first merge."""
+    """SentencePiece BPE as tokenizer.json holds it: llama.cpp merges by score, here the rank of a first merge."""
     types = _types(names, added)
     for index, name in enumerate(names):
         if _BYTE_PIECE.fullmatch(name):

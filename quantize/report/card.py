@@ -39,8 +39,19 @@ class Card:
 
 
 _HEADINGS = (
-    "TYPE", "SIZE", "BITS/W", "MEMORY 4k", "16k", "32k", "PERPLEXITY", "KL MEAN", "KL 99.9%", "SAME TOP-1", "PREFILL/s", "DECODE/s",
-)  # fmt: skip
+    "TYPE",
+    "SIZE",
+    "BITS/W",
+    "MEMORY 4k",
+    "16k",
+    "32k",
+    "PERPLEXITY",
+    "KL MEAN",
+    "KL 99.9%",
+    "SAME TOP-1",
+    "PREFILL/s",
+    "DECODE/s",
+)
 
 
 def rows(card: Card) -> list[tuple[str, ...]]:
@@ -67,13 +78,17 @@ def _row(line: Line) -> tuple[str, ...]:
 
 def as_table(card: Card) -> str:
     """For a terminal."""
-    return _aligned(rows(card))
+    return aligned(rows(card))
 
 
-def _aligned(texts: Sequence[tuple[str, ...]]) -> str:
+def aligned(texts: Sequence[tuple[str, ...]]) -> str:
+    """Columns for a terminal: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in texts
     )
 
@@ -84,8 +99,8 @@ def as_markdown(card: Card, picture: str | None = None) -> str:
     lines = [
         f"# {card.model}: what each type costs",
         "",
-        f"Measured over {card.n_tokens} tokens of {card.text}, each with at least half a window before it. KL divergence (nats "
-        "per token) and top-1 agreement are against the first line; memory is predicted.",
+        f"Measured over {card.n_tokens} tokens of {card.text}, each with at least half a window before it. KL divergence "
+        "(nats per token) and top-1 agreement are against the first line; memory is predicted.",
         "",
         "| " + " | ".join(heading) + " |",
         "|---" + "|--:" * (len(heading) - 1) + "|",

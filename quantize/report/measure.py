@@ -34,7 +34,9 @@ class Subject:
     path: Path
 
 
-def measure(order: Order, reference: Subject, info: HeaderInfo | None, subjects: Sequence[Subject], tell: Teller) -> Card:
+def measure(
+    order: Order, reference: Subject, info: HeaderInfo | None, subjects: Sequence[Subject], tell: Teller
+) -> Card:
     """The report card; the reference is its first line."""
     with ExitStack() as stack:
         text = order.text or stack.enter_context(

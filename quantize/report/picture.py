@@ -59,14 +59,18 @@ def _axes(scale: _Scale) -> list[str]:
     for i in range(6):
         n_bytes = int(scale.max_bytes * i / 5)
         parts.append(
-            f'<text x="{scale.x(n_bytes):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" fill="#555">{size(n_bytes)}</text>'
+            f'<text x="{scale.x(n_bytes):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" '
+            f'fill="#555">{size(n_bytes)}</text>'
         )
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
         f'<text transform="rotate(-90 22 {middle:.0f})" x="22" y="{middle:.0f}" text-anchor="middle" fill="#555">'
         "mean KL divergence, nats (lower is better)</text>"
     )
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 14}" text-anchor="middle" fill="#555">size of the weights</text>')
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 14}" text-anchor="middle" '
+        'fill="#555">size of the weights</text>'
+    )
     return parts
 
 
@@ -84,5 +88,6 @@ def _point(scale: _Scale, line: Line, kl: float) -> str:
     anchor, shift = ("end", -9) if x > WIDTH - RIGHT - 90 else ("start", 9)
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
-        f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" fill="#1a1a1a">{escape(line.type_name)}</text>'
+        f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" '
+        f'fill="#1a1a1a">{escape(line.type_name)}</text>'
     )

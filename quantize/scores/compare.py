@@ -44,7 +44,9 @@ def compare(
             return Scores(_tally(base, None, parts, progress), *_speed(base, size))
         with reading(other, n_ctx=size) as model:
             if base.n_vocab != model.n_vocab:
-                raise QuantizeError(f"{other.name} has {model.n_vocab} tokens, the source {base.n_vocab}: another model")
+                raise QuantizeError(
+                    f"{other.name} has {model.n_vocab} tokens, the source {base.n_vocab}: another model"
+                )
             quality = _tally(base, model, parts, progress)
     with reading(other, n_ctx=size) as model:
         return Scores(quality, *_speed(model, size))

@@ -33,7 +33,9 @@ class Tally:
     divergences: list[float] = field(default_factory=list)
     n_agree: int = 0
 
-    def add(self, base: npt.NDArray[np.float32], other: npt.NDArray[np.float32], following: npt.NDArray[np.int64]) -> None:
+    def add(
+        self, base: npt.NDArray[np.float32], other: npt.NDArray[np.float32], following: npt.NDArray[np.int64]
+    ) -> None:
         """Rows of logits `(n, n_vocab)` of the source and of the model, and the tokens that follow, `(n,)`."""
         base_log, other_log = log_softmax(base), log_softmax(other)
         divergence = np.einsum("ij,ij->i", np.exp(base_log), base_log - other_log)

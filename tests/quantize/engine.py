@@ -50,7 +50,9 @@ def logits(model: Any, context: Any, tokens: list[int]) -> np.ndarray:
 def embedding(model: Any, context: Any, tokens: list[int]) -> np.ndarray:
     """The pooled vector."""
     _decode(context, tokens)
-    return np.ctypeslib.as_array(llama_cpp.llama_get_embeddings_seq(context, 0), (llama_cpp.llama_model_n_embd(model),)).copy()
+    return np.ctypeslib.as_array(
+        llama_cpp.llama_get_embeddings_seq(context, 0), (llama_cpp.llama_model_n_embd(model),)
+    ).copy()
 
 
 def _decode(context: Any, tokens: list[int]) -> None:

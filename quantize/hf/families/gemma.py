@@ -38,7 +38,8 @@ def _period(config: Config, *, default: int) -> int:
     kinds = config.values.get("layer_types")
     if not isinstance(kinds, list):
         return config.integer("sliding_window_pattern", "_sliding_window_pattern", default=default)
-    for period in (default, *range(2, len(kinds) + 2)):
+    periods: list[int] = [default, *range(2, len(kinds) + 2)]
+    for period in periods:
         if kinds == ["sliding_attention" if (i + 1) % period else "full_attention" for i in range(len(kinds))]:
             return period
     raise QuantizeError("layer_types in config.json repeat with no period, which llama.cpp cannot be told")
@@ -83,7 +84,9 @@ def _local_rope(config: Config) -> float:
     if "sliding_attention" in config.table("rope_parameters").values:
         rope = rope_of(config, layer="sliding_attention")
         if rope.kind != "default":
-            raise QuantizeError(f"layers with a window have the rope scaling {rope.kind}, which llama.cpp cannot be told")
+            raise QuantizeError(
+                f"layers with a window have the rope scaling {rope.kind}, which llama.cpp cannot be told"
+            )
         return rope.theta
     return config.number("rope_local_base_freq", default=10_000.0)
 

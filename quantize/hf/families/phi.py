@@ -14,7 +14,9 @@ from quantize.hf.rope import Rope, longrope_attention_factor, longrope_factors, 
 
 
 def _n_rot(config: Config) -> int:
-    share = rope_of(config).values.number("partial_rotary_factor", default=config.number("partial_rotary_factor", default=1.0))
+    share = rope_of(config).values.number(
+        "partial_rotary_factor", default=config.number("partial_rotary_factor", default=1.0)
+    )
     return int(config.head_dim * share)
 
 
