@@ -44,9 +44,9 @@ class Recipe:
     """Rows held at once."""
 
 
-def check(recipe: Recipe, source: HeaderInfo) -> None:
+def check(recipe: Recipe, source: HeaderInfo, *, matrix_comes: bool = False) -> None:
     """Refuse what would fail or be noise. Raises QuantizeError."""
-    if recipe.type_name in NEED_IMATRIX and recipe.imatrix is None:
+    if recipe.type_name in NEED_IMATRIX and recipe.imatrix is None and not matrix_comes:
         raise QuantizeError(
             f"{recipe.type_name} is noise without an importance matrix. hint: --calibrate TEXT computes one, "
             "--imatrix FILE takes one that is there",

@@ -46,7 +46,6 @@ FILE_TYPES: Final[Mapping[str, int]] = MappingProxyType(
         "TQ1_0": 36,
         "TQ2_0": 37,
         "MXFP4_MOE": 38,
-        "NVFP4": 39,
         "Q1_0": 40,
         "Q2_0": 41,
     }
@@ -60,7 +59,7 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
 BNB_TYPES: Final = ("bnb-4bit", "bnb-nf4", "bnb-fp4", "bnb-8bit")
 """`bnb-4bit` is NF4, the better of the two for weights that are spread normally."""
 
-NEED_IMATRIX: Final = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K_S"})
+NEED_IMATRIX: Final = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S"})
 """Types that are noise without an importance matrix; llama.cpp's own tools refuse them too."""
 
 FIT_LADDER: Final = (

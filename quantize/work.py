@@ -53,6 +53,7 @@ def run(order: Order, tell: Teller) -> Done:
     _check_request(order)
     with ExitStack() as stack:
         source = _read(order, stack, tell)
+        _check_recipes(order, source, order.types)
         prices = pricing.choose(order, source.base, source.info, source.hf)
         _check_recipes(order, source, [one.type_name for one in prices])
         done = Done(prices)
@@ -131,10 +132,9 @@ def _base_dtype(hf: HfSource) -> Dtype:
 def _check_recipes(order: Order, source: _Source, names: Sequence[str]) -> None:
     for name in names:
         if not is_bnb(name) and source.info is not None:
-            wanted = order.calibrate or order.imatrix
-            checked = pricing.recipe(order, name, imatrix=wanted)
-            if order.calibrate is None:
-                quantizer.check(checked, source.info)
+            matrix = None if order.calibrate else order.imatrix
+            wanted = pricing.recipe(order, name, imatrix=matrix)
+            quantizer.check(wanted, source.info, matrix_comes=order.calibrate is not None)
 
 
 def _bytes_needed(source: _Source, prices: Sequence[Price]) -> int:

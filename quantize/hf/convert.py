@@ -92,7 +92,7 @@ def make_plan(source: HfSource, dtype: Dtype, *, pre: str | None = None) -> Plan
 
 
 def write_plan(plan: Plan, path: Path, *, progress: Progress | None = None, allow_nan: bool = False) -> None:
-    """Write the file. Raises QuantizeError for damaged weights and such that do not fit the type, OSError for the disk."""
+    """Write the file. Raises QuantizeError for damaged weights or such that do not fit, OSError for the disk."""
     total, done = plan.n_bytes, 0
     with _Head(plan, path) as out:
         for tensor in plan.tensors:

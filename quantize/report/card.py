@@ -99,8 +99,8 @@ def as_markdown(card: Card, picture: str | None = None) -> str:
     lines = [
         f"# {card.model}: what each type costs",
         "",
-        f"Measured over {card.n_tokens} tokens of {card.text}, each with at least half a window before it. KL divergence "
-        "(nats per token) and top-1 agreement are against the first line; memory is predicted.",
+        f"Measured over {card.n_tokens} tokens of {card.text}, each with at least half a window before it. KL "
+        "divergence (nats per token) and top-1 agreement are against the first line; memory is predicted.",
         "",
         "| " + " | ".join(heading) + " |",
         "|---" + "|--:" * (len(heading) - 1) + "|",

@@ -29,7 +29,7 @@ def quantize(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="Folder, or the one .gguf file.")
     ] = Path(),
-    name: Annotated[str | None, typer.Option(help="How outputs are called [the source's name].")] = None,
+    name: Annotated[str | None, typer.Option(help="How outputs are called (the source's name).")] = None,
     fit: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Make the largest type that fits, e.g. 11GiB.")
     ] = None,
