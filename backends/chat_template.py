@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from backends.engine import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from jinja2.parser import Parser
@@ -176,26 +176,37 @@ class Guard:
     """Keeps control-token literals in user text apart from those the template writes.
 
     `protect` before rendering, `split` after it: the pieces between control tokens, the users' literals back in place.
+    A string that begins or ends with a part of a literal is guarded too: the template may put the rest beside it.
     """
 
     def __init__(self, literals: Iterable[str]) -> None:
         longest_first = sorted(literals, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._longest_part = max((len(literal) - 1 for literal in longest_first), default=0)
+        self._heads = frozenset(
+            part for whole in longest_first for i in range(1, len(whole)) if _is_mark(part := whole[:i])
+        )
+        self._tails = frozenset(
+            part for whole in longest_first for i in range(1, len(whole)) if _is_mark(part := whole[i:])
+        )
 
     def protect(self, value: Any) -> tuple[Any, dict[str, str]]:
         """A copy of `value` with every literal replaced, and the replacements (private character -> literal)."""
-        text = json.dumps(value, ensure_ascii=False)
-        if self._pattern is None or not self._pattern.search(text):
-            return value, {}
-        taken = {char for char in text if ord(char) in _PRIVATE_USE}
-        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in taken)
-        sentinels: dict[str, str] = {}
+        stand_ins = _StandIns(value)
+        guarded = _map_strings(value, lambda text: self._guard(text, stand_ins), lambda key: self._swap(key, stand_ins))
+        return guarded, {char: text for text, char in stand_ins.by_text.items()}
 
-        def swap(match: re.Match[str]) -> str:
-            return sentinels.setdefault(match.group(), next(free))
+    def _guard(self, text: str, stand_ins: _StandIns) -> str:
+        text = self._swap(text, stand_ins)
+        lengths = range(min(self._longest_part, len(text)), 0, -1)
+        if n := next((n for n in lengths if text[-n:] in self._heads), 0):
+            text = text[:-n] + stand_ins.of(text[-n:])
+        if n := next((n for n in lengths if text[:n] in self._tails), 0):
+            text = stand_ins.of(text[:n]) + text[n:]
+        return text
 
-        guarded = _map_strings(value, lambda string: self._pattern.sub(swap, string) if self._pattern else string)
-        return guarded, {sentinel: literal for literal, sentinel in sentinels.items()}
+    def _swap(self, text: str, stand_ins: _StandIns) -> str:
+        return self._pattern.sub(lambda match: stand_ins.of(match.group()), text) if self._pattern else text
 
     def split(self, rendered: str, sentinels: Mapping[str, str]) -> list[tuple[str, bool]]:
         """`(text, is_control)` pieces of a rendered prompt in order; control pieces are literals the template wrote."""
@@ -211,15 +222,56 @@ class Guard:
         return pieces
 
 
+class _StandIns:
+    """Private-use characters that a value does not hold, each for one text. Raises JobError when none is left."""
+
+    def __init__(self, value: Any) -> None:
+        self.by_text: dict[str, str] = {}
+        self._free = self._unused(value)
+
+    def of(self, text: str) -> str:
+        if text not in self.by_text:
+            char = next(self._free, None)
+            if char is None:
+                message = (
+                    "the messages hold every private-use character, so control tokens in them cannot be told apart"
+                )
+                raise JobError("invalid_value", message, param="prompt")
+            self.by_text[text] = char
+        return self.by_text[text]
+
+    @staticmethod
+    def _unused(value: Any) -> Iterator[str]:
+        taken = set().union(*_strings(value))
+        yield from (char for char in map(chr, _PRIVATE_USE) if char not in taken)
+
+
+def _is_mark(part: str) -> bool:
+    """Whether a part of a literal is no plain word or space, which templates compare and trim."""
+    return any(not char.isalnum() and not char.isspace() for char in part)
+
+
 def _restore(text: str, sentinels: Mapping[str, str]) -> str:
     return text.translate({ord(sentinel): literal for sentinel, literal in sentinels.items()}) if sentinels else text
 
 
-def _map_strings(value: Any, change: Any) -> Any:
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        return change(value)
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+
+
+def _map_strings(value: Any, on_text: Callable[[str], str], on_key: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return on_text(value)
     if isinstance(value, list):
-        return [_map_strings(item, change) for item in value]
+        return [_map_strings(item, on_text, on_key) for item in value]
     if isinstance(value, dict):
-        return {change(key): _map_strings(item, change) for key, item in value.items()}
+        return {on_key(key): _map_strings(item, on_text, on_key) for key, item in value.items()}
     return value

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from backends.engine import Engine, JobError
 from backends.link import Link, note, or_leave
 from backends.messages import Cancel, Command, Event, Failed, Job, LoadModel, Ping, Pong, Shutdown, Step, Submit
+from backends.wire import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +101,12 @@ class Clerk:
             self._answer(result)
 
     def _answer(self, events: list[Event]) -> None:
-        self._link.send(Step(events=events))
+        try:
+            self._link.send(Step(events=events))
+        except WireError as error:  # one client's enormous answer must not take the other jobs along
+            note(error)
+            message = "the answer is too large to be sent; ask for less at once"
+            self._link.send(Step(events=[Failed(id=events[-1].id, code="invalid_value", message=message)]))
 
     def _age_s(self) -> float:
         started = [t for t in (self.step_started, self._prepare_started) if t is not None]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from dataclasses import fields
 
-from bench import bare, compare, engine, mix, model, report
+from bench import bare, compare, engine, mix, model, report, swap
 from bench.bare import Load
 from bench.figures import emit
 from bench.load import chat, run, summary
@@ -41,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
         "mix", parents=[shared], help="long prompts beside running streams, on a running server"
     )
     mixed.add_argument("url")
+    swaps = commands.add_parser("swap", help="swapping tiny models: time to the first token, and the server's share")
+    swaps.add_argument("--rounds", type=int, default=20, help="swaps that are measured (default 20)")
+    swaps.add_argument("--pause", type=float, default=1.0, help="seconds between requests (default 1)")
+    swaps.add_argument("--no-spare", action="store_true", help="without the worker that stands ready")
+    swaps.add_argument("--json", action="store_true", help="print one JSON line")
     commands.add_parser("model", help="make the measured model and print its path")
     return parser
 
@@ -82,6 +87,10 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "model":
         print(model.path())
+        return 0
+    if options.command == "swap":
+        figures = swap.measure(rounds=options.rounds, spare=not options.no_spare, pause_s=options.pause)
+        emit(figures, as_json=options.json)
         return 0
     load = _load(options)
     if options.command == "all":

@@ -14,11 +14,14 @@ from starlette.routing import BaseRoute, Route
 
 from server.catalog import Catalog
 from server.errors import ApiError, clip
+from server.events import Events
 from server.gate import Gate
 from server.metrics import Metrics
 from server.pool import Pool
+from server.routes.capacity import capacity
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
+from server.routes.events import events
 from server.routes.health import health, metrics, ready, status
 from server.routes.models import get_model, list_models, load_model, unload_model
 from server.routes.services import Services
@@ -43,6 +46,8 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
         vllm_names=settings.metrics.vllm_names,
     )
     owned = pool if pool is not None else Pool(settings, catalog, counted)
+    told = Events()
+    owned.on_change.append(told.on_change)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +66,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
     )
     app.state.catalog, app.state.pool, app.state.metrics = catalog, owned, counted
-    app.state.services = Services(settings, catalog, owned, counted, started_unix=int(time.time()))
+    app.state.services = Services(settings, catalog, owned, counted, told, started_unix=int(time.time()))
     app.add_middleware(Gate, settings=settings, draining=lambda: owned.draining)
     return app
 
@@ -72,6 +77,8 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/health", health, methods=["GET"]),
         Route("/ready", ready, methods=["GET"]),
         Route("/v1/status", status, methods=["GET"]),
+        Route("/v1/events", events, methods=["GET"]),
+        Route("/v1/capacity", capacity, methods=["GET"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{id:path}/load", load_model, methods=["POST"]),
         Route("/v1/models/{id:path}/unload", unload_model, methods=["POST"]),

@@ -81,6 +81,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._lookout: asyncio.Task[None] | None = None
+        self._closed = False
         self.on_change: list[Callable[[str, dict[str, object]], None]] = []
         """Called with the name and the figures of everything that is also logged."""
         metrics.on_render.append(self._publish)
@@ -127,6 +128,7 @@ class Pool:
     async def close(self, grace_s: float) -> None:
         """Let what runs finish for a while, fail the rest, stop every worker; nothing is left when it returns."""
         self.begin_drain()
+        await self._spare.close()
         try:
             await asyncio.wait_for(self._quiet.wait(), grace_s)
         except TimeoutError:
@@ -138,7 +140,9 @@ class Pool:
             workers = [r.worker for r in self._residents.values() if r.worker is not None]
             await asyncio.gather(*(worker.stop(within_s=_LAST_STOP_S) for worker in workers))
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._spare.close()
+        if not self._closed:
+            self._closed = True
+            self._tell("stopped")
 
     # What the HTTP side asks
 

@@ -7,7 +7,6 @@ Owns that process from its start until a load takes it. It holds no device memor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Final
@@ -45,6 +44,7 @@ class Spare:
         self._n_deaths = 0
         self._loading: set[object] = set()
         self._closed = not enabled
+        self._timer: asyncio.TimerHandle | None = None
         self._starter: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -80,23 +80,28 @@ class Spare:
         model = figures.get("model")
         if what == "loading":
             self._loading.add(model)
-            self._cancel_start()
+            self._cancel_timer()
         elif what in _LOAD_ENDED:
             self._loading.discard(model)
             self.prepare(after_s=self._rules.settle_s)
 
     def prepare(self, *, after_s: float = 0.0) -> None:
         """See to it that there is a spare, when no load is under way."""
-        if self._child is None and not self._loading and not self._closed and self._starter is None:
-            self._starter = asyncio.create_task(self._start(max(after_s, self._back_off_s())))
+        if self.started or self._loading or self._closed:
+            return
+        self._timer = asyncio.get_running_loop().call_later(max(after_s, self._back_off_s()), self._begin)
+
+    @property
+    def started(self) -> bool:
+        """There is a process, or one is about to be."""
+        return self._child is not None or self._starter is not None or self._timer is not None
 
     async def close(self) -> None:
         """No spare any more; nothing of it is left on return."""
         self._closed = True
-        starter = self._starter
-        self._cancel_start()
-        if starter is not None:
-            await asyncio.wait({starter})
+        self._cancel_timer()
+        if self._starter is not None:
+            await asyncio.wait({self._starter})
         if self._child is not None:
             self._child.kill()
         if self._watchers:
@@ -122,16 +127,19 @@ class Spare:
 
     # How
 
-    async def _start(self, after_s: float) -> None:
+    def _begin(self) -> None:
+        self._timer = None
+        self._starter = asyncio.create_task(self._start())
+
+    async def _start(self) -> None:
+        """Never cancelled: a process that is half started could not be ended."""
         try:
-            await asyncio.sleep(after_s)
-            if host.available_bytes() < self._rules.least_available_bytes:
-                return
-            with contextlib.suppress(OSError):  # the load itself will tell
+            if host.available_bytes() >= self._rules.least_available_bytes:
                 self._keep(await start_child(self, warm=self._backend))
+        except OSError as error:  # the next load itself will tell
+            _LOG.warning("spare_refused reason=%s", error.strerror)
         finally:
-            if self._starter is asyncio.current_task():
-                self._starter = None
+            self._starter = None
 
     def _keep(self, child: Child) -> None:
         self._child = child
@@ -149,10 +157,10 @@ class Spare:
                 _LOG.warning("spare_ended status=%d deaths=%d", status, self._n_deaths)
                 self.prepare()
 
-    def _cancel_start(self) -> None:
-        if self._starter is not None:
-            self._starter.cancel()
-            self._starter = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _forget(self) -> None:
         self._child = None

@@ -79,6 +79,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     gpu_layers: int | None = None
     n_layers: int | None = None
     pid: int | None = None
+    load_s: float | None = None
+    """What the engine itself took for the load of the resident model, without its process's start."""
     last_error: str | None = None
     prediction_error: float | None = None
     """Measured / predicted - 1 of this load; None before the measurement."""
@@ -144,6 +146,7 @@ def model_status(
         gpu_layers=ready.gpu_layers if ready else None,
         n_layers=ready.n_layers if ready else None,
         pid=pid,
+        load_s=ready.load_s if ready else None,
         last_error=view.last_error,
         prediction_error=None if ratio is None else round(ratio - 1, 4),
     )

@@ -33,7 +33,9 @@ class _Pending:
         self.texts.append(more.text)
         self.n_tokens += more.n_tokens
         if more.logprobs is not None:
-            self.logprobs = [*(self.logprobs or []), *more.logprobs]
+            if self.logprobs is None or self.logprobs is self.first.logprobs:  # the event's own list stays as it is
+                self.logprobs = [*(self.logprobs or [])]
+            self.logprobs += more.logprobs
         self.finish_reason = more.finish_reason
         self.stop = more.stop
 

@@ -16,7 +16,9 @@ OUR = {"server", "backends", "quantize", "demo", "bench", "tests"}
 HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "numpy", "jinja2", "gguf", "llguidance"}
 SERVER_MAY_USE = {
     "backends.messages",
+    "backends.registry",
     "backends.worker",
+    "backends.dry",
     "backends.footprint",
     "backends.wire",
     "backends.gguf.header",

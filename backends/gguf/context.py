@@ -33,7 +33,9 @@ GGML_KV_TYPE: dict[KvType, int] = {
     "q8_0": 8,
     "bf16": 30,
 }
-_WARNING, _ERROR, _CONTINUE = 3, 4, 5
+CELL_BLOCK = 256
+"""llama.cpp pads each stream of cells to this."""
+_DEBUG, _WARNING, _ERROR, _CONTINUE = 1, 3, 4, 5
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 
 
@@ -44,30 +46,44 @@ class LibraryLog:
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _level: int = 0
-    _callback: object = None
 
     def install(self) -> None:
         """Take over llama.cpp's logging for this process."""
 
         def write(level: int, text: bytes, _: object) -> None:
             self._level = self._level if level == _CONTINUE else level
+            if self._level == _DEBUG:  # thousands of lines about graphs
+                return
             line = text.decode("utf-8", "replace").rstrip()
             if line:
                 (self.problems if self._level in {_WARNING, _ERROR} else self.lines).append(line)
                 del self.lines[:-2000], self.problems[:-50]
 
-        self._callback = llama_cpp.llama_log_callback(write)
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+        callback = llama_cpp.llama_log_callback(write)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))  # llama.cpp calls it as long as the process lives
+        llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
 
-    def buffer_bytes(self, pattern: str) -> int:
-        """Sum of the `<pattern> buffer size = 12.34 MiB` lines, in bytes."""
-        found = (re.search(pattern + r" buffer size\s*=\s*([\d.]+) MiB", line) for line in self.lines)
-        return sum(int(float(match.group(1)) * (1 << 20)) for match in found if match)
+    def buffers(self, kind: str) -> dict[str, int]:
+        """Bytes of the `CPU <kind> buffer size = 12.34 MiB` lines, by the device they name."""
+        found: dict[str, int] = {}
+        for line in self.lines:
+            if match := re.search(rf"(\S+)\s+{kind} buffer size\s*=\s*([\d.]+) MiB", line):
+                found[match[1]] = found.get(match[1], 0) + _mib(match[2])
+        return found
+
+    def cache_bytes(self) -> int:
+        """Bytes of all caches (attention's and recurrent states), from the lines that tell sizes and cells."""
+        found = (re.search(r"llama_\w+: size =\s*([\d.]+) MiB", line) for line in self.lines)
+        return sum(_mib(match[1]) for match in found if match)
 
     def offloaded_layers(self) -> int:
         """How many layers llama.cpp says it has put on a GPU."""
         found = (re.search(r"offloaded (\d+)/\d+ layers to GPU", line) for line in self.lines)
         return max((int(match.group(1)) for match in found if match), default=0)
+
+
+def _mib(text: str) -> int:
+    return int(float(text) * (1 << 20))
 
 
 def supports_gpu() -> bool:
@@ -89,12 +105,21 @@ class Model:
     """Weights and vocabulary. Raises LoadError when llama.cpp refuses the file."""
 
     def __init__(
-        self, path: Path, *, gpu_layers: int, log: LibraryLog, progress: Callable[[float], None] = lambda _: None
+        self,
+        path: Path,
+        *,
+        gpu_layers: int,
+        log: LibraryLog,
+        progress: Callable[[float], None] = lambda _: None,
+        dry: bool = False,
     ) -> None:
-        self._log = log  # llama.cpp calls it as long as the process lives
+        """With `dry` no weights are read and no memory is taken; contexts made on it only tell their sizes."""
+        self.log = log
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        if dry:
+            params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
 
         def report(fraction: float, _: object) -> bool:
             progress(fraction)
@@ -251,22 +276,18 @@ class Context:
     ) -> None:
         self._model = model
         self.max_batch = max(max_batch, parallel)
-        self.cells_per_sequence = -(-context // 256) * 256  # llama.cpp pads each stream to 256 cells
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self.cells_per_sequence * parallel
-        params.n_batch = self.max_batch
-        params.n_ubatch = self.max_batch
-        params.n_seq_max = parallel
-        params.n_outputs_max = parallel
-        params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
-        params.kv_unified = False
-        params.no_perf = True
+        self.cells_per_sequence = _padded(context)
+        params = _context_params(
+            context=context, parallel=parallel, kv_type=kv_type, max_batch=max_batch, threads=threads
+        )
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
             raise LoadError(explain(log), out_of_memory=_is_out_of_memory(log))
         self.pointer: int = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
+        self._max_outputs = parallel
+        self._logits_address = 0
+        self._logits: NDArray[np.float32] = np.empty((0, model.n_vocab), dtype=np.float32)
         self._batch = self._own_batch()
 
     def _own_batch(self) -> llama_cpp.llama_batch:
@@ -311,7 +332,12 @@ class Context:
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
         """`(n_outputs, n_vocab) float32`: a writable view of the last decode's outputs, in batch order."""
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.pointer), (n_outputs, self._model.n_vocab))
+        pointer = llama_cpp.llama_get_logits(self.pointer)
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_address:  # a view costs 50 us to make, and the buffer seldom moves
+            self._logits_address = address
+            self._logits = np.ctypeslib.as_array(pointer, (self._max_outputs, self._model.n_vocab))
+        return self._logits[:n_outputs]
 
     def clear(self, slot: int) -> None:
         """Drop everything a sequence holds."""
@@ -335,6 +361,49 @@ class Context:
     def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
         """Put a saved state into a sequence; False when llama.cpp refuses it."""
         return bool(llama_cpp.llama_state_seq_set_data(self.pointer, _bytes_pointer(state), state.size, slot))
+
+
+@dataclass(frozen=True, slots=True)
+class DrySizes:
+    """What a context would take, in bytes (llama.cpp tells them rounded to 0.01 MiB)."""
+
+    cache: int
+    compute: dict[str, int]
+    """By device."""
+    output: dict[str, int]
+
+
+def dry_context(model: Model, *, context: int, parallel: int, kv_type: KvType, max_batch: int) -> DrySizes:
+    """The sizes of a context on a dry model; the real one takes the same. Raises LoadError."""
+    log = model.log
+    log.lines.clear()
+    params = _context_params(context=context, parallel=parallel, kv_type=kv_type, max_batch=max_batch, threads=1)
+    pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+    if not pointer:
+        raise LoadError(explain(log))
+    llama_cpp.llama_free(pointer)
+    return DrySizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=log.buffers("output"))
+
+
+def _context_params(
+    *, context: int, parallel: int, kv_type: KvType, max_batch: int, threads: int
+) -> llama_cpp.llama_context_params:
+    """The one place where a context is configured, so that a dry one has the sizes of the real one."""
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = _padded(context) * parallel
+    params.n_batch = params.n_ubatch = max(max_batch, parallel)
+    params.n_seq_max = parallel
+    params.n_outputs_max = parallel
+    params.n_threads = params.n_threads_batch = threads
+    params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
+    params.kv_unified = False
+    params.swa_full = False  # layers with a sliding window keep the window's cells, not the whole context's
+    params.no_perf = True
+    return params
+
+
+def _padded(context: int) -> int:
+    return -(-context // CELL_BLOCK) * CELL_BLOCK
 
 
 def _bytes_pointer(array: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 
 _NO_ROOM = 1
+MAX_ECHO_CHARS = 1 << 20
+"""Over all choices of a job. One frame holds the echoes of all jobs that start together, and one too large to send
+would end the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class PreparedGenerate:
     limit: int
     """Tokens each choice may have."""
     thinking: bool
+    echo: str = ""
+    """What every choice begins with."""
 
     @property
     def id(self) -> str:
@@ -96,11 +101,6 @@ class Sequence:
     """Tokens generated since the last delta."""
     masks: list[TokenMask] = field(default_factory=list)
 
-    @property
-    def prefilling(self) -> bool:
-        """The prompt is not wholly computed."""
-        return self.token < 0
-
 
 class GgufEngine:
     """See `backends.engine.Engine`."""
@@ -134,7 +134,7 @@ class GgufEngine:
         self._model.close()
 
     def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
-        """Tokenize and check; called from the reader thread."""
+        """Tokenize and check; called from the preparer's thread."""
         if isinstance(job, Tokenize):
             return self._tokenize(job)
         if isinstance(job, Detokenize):
@@ -144,21 +144,32 @@ class GgufEngine:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
             raise JobError("invalid_value", message, param="logit_bias")
         tokens, thinking = self._tokenizer.encode(job.prompt)
-        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), self._limit(job, len(tokens)), thinking)
+        limit = self._limit(job, len(tokens))
+        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), limit, thinking, self._echo(job, tokens))
+
+    def _echo(self, job: Generate, tokens: list[int]) -> str:
+        """The prompt as the client wrote it; tokens would show a BOS and a space that nobody wrote."""
+        if not job.echo:
+            return ""
+        text = job.prompt.text if isinstance(job.prompt, TextPrompt) else self._tokenizer.decode(tokens)
+        if job.n * len(text) > MAX_ECHO_CHARS:
+            raise JobError("invalid_value", f"the prompt echoed {job.n} times is too much text", param="echo")
+        return text
 
     def _tokenize(self, job: Tokenize) -> list[Event]:
         if isinstance(job.prompt, TextPrompt):
             tokens = self._tokenizer.raw(job.prompt.text, add_special=job.add_special)
         else:
             tokens, _ = self._tokenizer.encode(job.prompt)
-        pieces = [self._model.literal(token) for token in tokens] if job.pieces else None
+        literals = {token: self._model.literal(token) for token in set(tokens)} if job.pieces else {}
+        pieces = [literals[token] for token in tokens] if job.pieces else None
         return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
 
     def _limit(self, job: Generate, n_prompt: int) -> int:
         context = self._ready.context
         if n_prompt == 0 and job.max_tokens != 0:
             raise JobError("invalid_value", "the prompt is empty, and the model has no first token", param="prompt")
-        if n_prompt >= context and job.max_tokens != 0:
+        if n_prompt > context or (n_prompt == context and job.max_tokens != 0):
             raise JobError(
                 "context_length_exceeded",
                 f"This model's maximum context length is {context} tokens. However, your prompt resulted in {n_prompt} "
@@ -173,11 +184,12 @@ class GgufEngine:
         job = prepared.job
         n_prompt = int(prepared.prompt.size)
         events: list[Event] = [Started(id=job.id, prompt_tokens=n_prompt, thinking=prepared.thinking)]
-        echo = self._tokenizer.decode(prepared.prompt.tolist()) if job.echo else ""
         ends_here = prepared.limit == 0
-        if echo or ends_here:
+        if prepared.echo or ends_here:
             reason: FinishReason | None = "length" if ends_here else None
-            events += [Delta(id=job.id, index=i, text=echo, n_tokens=0, finish_reason=reason) for i in range(job.n)]
+            events += [
+                Delta(id=job.id, index=i, text=prepared.echo, n_tokens=0, finish_reason=reason) for i in range(job.n)
+            ]
         if ends_here:
             return [*events, Finished(id=job.id, prompt_tokens=n_prompt)]
         if not self._free:
@@ -193,7 +205,8 @@ class GgufEngine:
         index = request.unstarted.pop(0)
         prompt = request.prompt.tolist() if job.sampling.repetition_penalty != 1.0 else ()
         sampler = sampling.Sampler(job.sampling, model=self._model, prompt=prompt, choice=index, context=self._context)
-        text = TextStream(stops=tuple(job.stop), keep_logprobs=job.logprobs is not None)
+        stops = () if job.min_tokens else tuple(job.stop)
+        text = TextStream(stops=stops, keep_logprobs=job.logprobs is not None)
         sequence = Sequence(request, index, self._free.pop(), sampler, text)
         self._sequences.append(sequence)
         return sequence
@@ -313,13 +326,15 @@ class GgufEngine:
         self._emit(sequence, token, logprob, events)
 
     def _emit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, events: list[Event]) -> None:
+        job = sequence.request.job
+        if sequence.n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string
+            sequence.text.stops = tuple(job.stop)
         text, logprobs, stop = sequence.text.push(self._model.piece(token), logprob)
         if stop is not None:
             self._end(sequence, "stop", text, logprobs, events, stop=stop)
         elif sequence.n_generated >= sequence.request.limit:
             self._finish(sequence, "length", events, head=text, logprobs=logprobs)
         elif text or logprobs:
-            job = sequence.request.job
             shown = logprobs if job.logprobs is not None else None
             events.append(Delta(job.id, sequence.index, text, sequence.n_unsent, shown))
             sequence.n_unsent = 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backends.messages import LoadModel
 
 MAX_BATCH_TOKENS = 512
-_ALL_LAYERS = 1 << 30
+ALL_LAYERS = 1 << 30
 _TOY_BYTES = 32 << 20
 
 
@@ -31,7 +31,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     gpu_layers = spec.gpu_layers if spec.device == "cuda" else 0
     if gpu_layers != 0 and not supports_gpu():
         raise LoadError("this build of llama-cpp-python sees no GPU. hint: build it with CUDA, or use device = 'cpu'")
-    model = Model(Path(spec.path), gpu_layers=_ALL_LAYERS if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
+    model = Model(Path(spec.path), gpu_layers=ALL_LAYERS if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
     _check_it_can_serve(model)
     context = Context(
         model,
@@ -42,9 +42,11 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
         threads=spec.threads or sensible_threads(model.n_bytes),
         log=log,
     )
+    before_bytes = anonymous_bytes()
     context.warm_up()
+    touched_bytes = anonymous_bytes() - before_bytes
     tokenizer = Tokenizer(model)
-    ready = _describe(spec, model, tokenizer, log)
+    ready = _describe(spec, model, tokenizer, log, touched_bytes=touched_bytes)
     return GgufEngine(model, context, tokenizer, ready=ready, batcher=Batcher(max_tokens=context.max_batch))
 
 
@@ -57,7 +59,7 @@ def _check_it_can_serve(model: Model) -> None:
         )
 
 
-def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryLog) -> Ready:
+def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryLog, *, touched_bytes: int) -> Ready:
     template = tokenizer.default_template
     capabilities = ["completion"]
     if template is not None:
@@ -68,13 +70,7 @@ def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryL
         capabilities.append("tools")
     if template is not None and template.can_think:
         capabilities.append("thinking")
-    parts = {
-        "weights": log.buffer_bytes("model"),
-        "kv": log.buffer_bytes("KV"),
-        "compute": log.buffer_bytes("compute") + log.buffer_bytes("output"),
-    }
-    measured = measured_bytes(mapped=model.n_bytes)
-    parts["runtime"] = max(0, measured - sum(parts.values()))
+    parts = measured_parts(model, log, touched_bytes=touched_bytes)
     layers = model.n_layers + 1  # the output layer counts, as in llama.cpp's own reports
     return Ready(
         context=spec.context,
@@ -83,7 +79,7 @@ def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryL
         n_vocab=model.n_vocab,
         gpu_layers=log.offloaded_layers(),
         n_layers=layers,
-        measured_bytes=measured,
+        measured_bytes=sum(parts.values()),
         parts=parts,
         capabilities=capabilities,
         tool_format=template.tool_format if template else None,
@@ -99,10 +95,26 @@ def sensible_threads(n_bytes: int) -> int:
     return 1 if n_bytes < _TOY_BYTES else len(os.sched_getaffinity(0))
 
 
-def measured_bytes(*, mapped: int) -> int:
-    """Bytes this process holds: its anonymous memory, and the `mapped` weights, which stand in the page cache."""
+def measured_parts(model: Model, log: LibraryLog, *, touched_bytes: int) -> dict[str, int]:
+    """What this process takes once all its buffers are in use, by component; their sum is the kernel's figure.
+
+    The sum is its anonymous memory, the weights that are mapped (they stand in the page cache), and the pages of the
+    compute buffers that the warm-up has not touched yet: a long prompt will. Repacked weights are anonymous, and their
+    originals in the file are never read again.
+    """
+    weights = model.n_bytes
+    repacked = sum(n_bytes for name, n_bytes in log.buffers("model").items() if "REPACK" in name)
+    compute = sum(log.buffers("compute").values()) + sum(log.buffers("output").values())
+    untouched = max(0, compute - max(0, touched_bytes))
+    total = anonymous_bytes() + max(0, weights - repacked) + untouched
+    parts = {"weights": weights, "kv": log.cache_bytes(), "compute": compute}
+    return {**parts, "runtime": max(0, total - sum(parts.values()))}
+
+
+def anonymous_bytes() -> int:
+    """Bytes of memory that this process has for itself alone. Raises LoadError."""
     with Path("/proc/self/status").open() as status:
         for line in status:
             if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024 + mapped
+                return int(line.split()[1]) * 1024
     raise LoadError("the kernel does not report this process's memory")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from backends.messages import Sampling
 
 _RANDOM_SEED_OF_LIBRARY = 0xFFFFFFFF
+_GREEDY_BELOW = 1e-5
+"""Temperatures under this are greedy, as in vLLM: logits divided by them overflow, and the draw is of noise."""
 
 
 class Sampler:
@@ -36,7 +38,7 @@ class Sampler:
         penalised = (
             sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
         )
-        self.greedy = sampling.temperature == 0.0 and not penalised and not sampling.logit_bias
+        self.greedy = sampling.temperature < _GREEDY_BELOW and not penalised and not sampling.logit_bias
         self._chain = None if self.greedy else self._build(sampling, model, prompt, choice)
 
     def _build(self, sampling: Sampling, model: Model, prompt: Sequence[int], choice: int) -> int:
@@ -71,7 +73,7 @@ def _parts(sampling: Sampling, model: Model, prompt: Sequence[int], choice: int)
         window = 1 << 17  # the whole output: presence and frequency have no window in OpenAI's definition
         presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
         parts.append(llama_cpp.llama_sampler_init_penalties(model.n_vocab, window, 1.0, frequency, presence))
-    if sampling.temperature == 0.0:
+    if sampling.temperature < _GREEDY_BELOW:
         return [*parts, llama_cpp.llama_sampler_init_greedy()]
     if sampling.top_k > 0:
         parts.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from backends.messages import Prompt
 
 
+MAX_TEXT_BYTES = 16 << 20
+"""Far below what one frame holds: a report that is too large to send would end the worker."""
+
+
 class Tokenizer:
     """Thread-safe: it only reads the vocabulary."""
 
@@ -125,8 +129,11 @@ class Tokenizer:
     def decode(self, tokens: list[int]) -> str:
         """Text of token ids, control tokens as their literals. Raises JobError for ids outside the vocabulary."""
         names = {control.token: control.literal.encode() for control in self._controls.values()}
-        pieces = (names.get(token) or self._model.piece(token) for token in self._check_ids(tokens))
-        return b"".join(pieces).decode("utf-8", "replace")
+        text = b"".join(names.get(token) or self._model.piece(token) for token in self._check_ids(tokens))
+        if len(text) > MAX_TEXT_BYTES:
+            message = f"the text of these tokens takes {len(text)} bytes, {MAX_TEXT_BYTES} are allowed"
+            raise JobError("invalid_value", message, param="tokens")
+        return text.decode("utf-8", "replace")
 
 
 def _templates(model: Model) -> dict[str, ChatTemplate | JobError]:

@@ -111,6 +111,30 @@ def ps(url: Url = None, config: ConfigFile = None, as_json: AsJson = False) -> N
     show_status(url=url, config=config, as_json=as_json)
 
 
+@app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or demo.")],
+    context: Annotated[int | None, typer.Option(min=8, metavar="N", help="Tokens one request may use.")] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, max=256, metavar="N", help="Requests decoded at once.")] = None,
+    kv_type: Annotated[str | None, typer.Option(metavar="T", help="Type of the KV cache: f16, q8_0, q4_0, ...")] = None,
+    other: Annotated[
+        list[str] | None, typer.Option("--with", metavar="OTHER", help="A model taken to be resident; may repeat.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for all models: auto or 11.2GiB.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the plan of a load in bytes, without loading anything; exit code 3 when no plan fits."""
+    from server.cli.fit import show_fit
+    from server.cli.flags import Flags
+
+    flags = Flags()
+    flags.put("memory", budget=budget, device=device)
+    asked = {"context": context, "parallel": parallel, "kv_type": kv_type}
+    show_fit(model, others=other or [], asked=asked, flags=flags.values, config=config, as_json=as_json)
+
+
 @app.command("list")
 def list_models(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the configured models and those in the local Hugging Face cache."""

@@ -27,7 +27,10 @@ class Client:
 
     def __init__(self, base: str, *, key: str | None) -> None:
         self.base = base
-        host = urlsplit(base).hostname or ""
+        try:
+            host = urlsplit(base).hostname or ""
+        except ValueError:
+            raise CliError(f"'{base}' is no address. hint: http://127.0.0.1:8080", ExitCode.USAGE) from None
         self._http = httpx2.Client(
             headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),

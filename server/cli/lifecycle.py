@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("onecard.serve")
 _FLUSH_S = 3
 """How long answers that are complete may take to reach their readers."""
+_BACKLOG = 2048
+_ACCEPTS_PER_STEP = 32
+"""asyncio goes on accepting so often although no file is left, and reports every failure."""
+_MOST_FILES = 65_536
+_SAY_EVERY_S = 10
 
 
 class Listener(uvicorn.Server):
@@ -43,6 +50,8 @@ class Listener(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then announce."""
         await super().startup(sockets=sockets)
+        for sock in sockets or []:
+            sock.listen(_BACKLOG)
         if self.started and not self.should_exit:
             self._announce()
 
@@ -80,13 +89,40 @@ class Drain:
             await asyncio.wait(tasks, timeout=_FLUSH_S)
 
 
+class Mishaps:
+    """asyncio's own failures: no file for another connection is one line now and then, the rest as ever."""
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take one failure. Accepting goes on after a second."""
+        if context.get("message") != "socket.accept() out of system resource":
+            loop.default_exception_handler(context)
+        elif time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _SAY_EVERY_S
+            reason = getattr(context.get("exception"), "strerror", None) or "out of resources"
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            log.warning("connections_wait reason=%r files=%d hint='raise ulimit -n'", reason, soft)
+
+
+def raise_file_limit() -> None:
+    """As many open files as this user may have: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 async def serve_until_told(
     app: FastAPI, sock: socket.socket, *, drain_s: float, announce: Callable[[], None], until_stdin: bool
 ) -> None:
     """Serve on a listening socket until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
+    raise_file_limit()
     config = uvicorn.Config(
         app,
         http=StrictHttp,
+        backlog=_ACCEPTS_PER_STEP,
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -98,6 +134,7 @@ async def serve_until_told(
     listener = Listener(config, announce)
     drain = Drain(listener, app.state.pool, drain_s=drain_s)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(Mishaps())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain.on_signal, number.name, 128 + number)
     if until_stdin:

@@ -30,6 +30,8 @@ def run_chat(model: str, prompt: str | None, *, system: str | None, url: str | N
     """Answer the prompt (argument, stdin or both) or chat until `/exit`."""
     settings = loaded_or_exit(config).settings
     question = _question(prompt)
+    if question is not None and not question.strip():
+        raise CliError("there is nothing to ask. hint: give a prompt as an argument or on stdin", ExitCode.USAGE)
     messages = [{"role": "system", "content": system}] if system else []
     with _server_for(model, url=url, config=config, settings=settings) as (client, name):
         if question is None:

@@ -93,7 +93,8 @@ class _Choice:
         else:
             self.pieces += self.splitter.feed(event.text)
         if event.logprobs is not None:
-            self.logprobs = [*(self.logprobs or []), *event.logprobs]
+            self.logprobs = self.logprobs or []
+            self.logprobs += event.logprobs
         if event.finish_reason is not None:
             self.pieces += [] if self.splitter is None else self.splitter.flush()
             self.finish_reason = finish_reason(

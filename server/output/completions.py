@@ -79,7 +79,8 @@ class CompletionWhole:
         entry = self._choices[choice]
         entry.texts.append(event.text)
         if event.logprobs is not None:
-            entry.logprobs = [*(entry.logprobs or []), *event.logprobs]
+            entry.logprobs = entry.logprobs or []
+            entry.logprobs += event.logprobs
         entry.finish_reason = event.finish_reason or entry.finish_reason
 
     def body(self, head: Head, usage: Usage) -> bytes:

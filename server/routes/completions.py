@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from server.errors import ApiError
 from server.output.completions import CompletionStream, CompletionWhole
 from server.output.frame import Head, fingerprint
 from server.routes.answering import Plan, answer
@@ -31,6 +32,15 @@ async def completions(request: Request) -> Response:
             app.refuse_too_long(entry, len(prompt.encode()), param="prompt")
     answer_id, created = new_id("cmpl-"), int(time.time())
     jobs = asked.jobs(answer_id)
+    most = app.settings.server.max_queue
+    if len(jobs) > most:
+        # Retrying would not help, so this is no 429.
+        raise ApiError(
+            400,
+            f"Invalid 'prompt': {len(jobs)} prompts are more than the {most} requests that may wait here at once.",
+            param="prompt",
+            code="array_above_max_length",
+        )
 
     def head(ready: Ready | None) -> Head:
         return Head(answer_id, created, entry.name, fingerprint(entry.name, ready))

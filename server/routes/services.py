@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from backends.messages import Ready
     from server.catalog import Catalog, CatalogEntry
     from server.config import Settings
+    from server.events import Events
     from server.metrics import Metrics
     from server.pool import Pool
 
@@ -36,6 +37,7 @@ class Services:
     catalog: Catalog
     pool: Pool
     metrics: Metrics
+    events: Events
     started_unix: int
 
     def entry(self, name: str | None) -> CatalogEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio._backends._asyncio  # noqa: F401 - else read at the first stream, when no file may be left to open it
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 

@@ -36,7 +36,7 @@ async def detokenize(request: Request) -> Response:
     app = services(request)
     asked = await read_as(request, parse_detokenize)
     entry = app.entry(asked.model)
-    run = Run([app.pool.submit(entry, asked.job(new_id("detok-")))], 1, PARAMS)
+    run = Run([app.pool.submit(entry, asked.job(new_id("detok-")))], 1, {"prompt": "tokens"})
     text = (await _answered(request, run, Detokenized)).text
     body = to_json({"content": text, "prompt": text})
     return Response(body, media_type="application/json", headers=served_headers(entry, asked.ignored))

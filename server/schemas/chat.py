@@ -135,11 +135,16 @@ class ChatRequest(SamplingFields):
     @property
     def ignored(self) -> list[str]:
         """Names of fields that have no effect."""
-        named = [name for name in ("keep_alive",) if getattr(self, name) is not None]
-        if any(tool.function and tool.function.strict for tool in self.tools or []):
-            named.append("tools[].function.strict")
-        unknown = [name for name in self.model_extra or {} if name not in FIELDS]
-        return [*named, *unknown, *unknown_names(self.messages)]
+        return [
+            *self.without_effect(FIELDS),
+            *tool_schemas.without_effect(self.tools),
+            *unknown_names(self.messages),
+        ]
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens each choice may have, under the newer name or the older."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def text_bytes(self) -> int:
@@ -148,14 +153,13 @@ class ChatRequest(SamplingFields):
 
     def job(self, job_id: str) -> Generate:
         """The job; `max_tokens` above the room left is the engine's to clamp."""
-        limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         # A call ends with its closing tag, so stopping there is what "one call" means.
         stop = [*self.stop, "</tool_call>"] if self.single_call else list(self.stop)
         return Generate(
             id=job_id,
             prompt=self.prompt(),
             sampling=sampling(self),
-            max_tokens=limit,
+            max_tokens=self.limit,
             min_tokens=self.min_tokens or 0,
             stop=stop,
             n=self.n or 1,
@@ -187,7 +191,7 @@ def parse_chat(data: dict[str, Any]) -> ChatRequest:
 
 def _check_together(request: ChatRequest) -> None:
     """Fields that contradict each other. Raises ApiError 400."""
-    request.check_together()
+    request.check_together(max_tokens=request.limit)
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(
             400, "Invalid 'top_logprobs': it needs 'logprobs' to be true.", param="top_logprobs", code="invalid_value"

@@ -119,10 +119,14 @@ class CompletionRequest(SamplingFields):
         return self.n or 1
 
     @property
+    def limit(self) -> int:
+        """Tokens each choice may have."""
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
     def ignored(self) -> list[str]:
         """Names of fields that have no effect."""
-        named = [name for name in ("keep_alive",) if getattr(self, name) is not None]
-        return [*named, *(name for name in self.model_extra or {} if name not in FIELDS)]
+        return self.without_effect(FIELDS)
 
     def jobs(self, job_id: str) -> list[Generate]:
         """One job per prompt, their ids told apart by a number."""
@@ -131,7 +135,7 @@ class CompletionRequest(SamplingFields):
                 id=f"{job_id}-{i}",
                 prompt=self._prompt(prompt),
                 sampling=sampling(self),
-                max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+                max_tokens=self.limit,
                 min_tokens=self.min_tokens or 0,
                 stop=list(self.stop),
                 n=self.choices_per_prompt,
@@ -155,7 +159,7 @@ def parse_completion(data: dict[str, Any]) -> CompletionRequest:
     refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY and name != "best_of"]
     refuse_unsupported(data, refused, _NEUTRAL)
     request = check(CompletionRequest, data)
-    request.check_together()
+    request.check_together(max_tokens=request.limit)
     _check_counts(request)
     _check_combinations(request)
     return request

@@ -85,7 +85,7 @@ Seed = Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | None
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None
-Repetition = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None
+Repetition = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None
 TopK = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None
 Priority = Annotated[int, Field(ge=-1000, le=1000)] | None
@@ -136,8 +136,23 @@ class SamplingFields(BaseModel):
         """A last chunk with the usage is asked for."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def check_together(self) -> None:
+    def without_effect(self, known: Mapping[str, Use]) -> list[str]:
+        """Names of fields that were accepted and change nothing."""
+        named = [name for name, use in known.items() if use is Use.NAMED and getattr(self, name) is not None]
+        unknown = [name for name in self.model_extra or {} if name not in known]
+        options = (self.stream_options and self.stream_options.model_extra) or {}
+        return [*named, *unknown, *(f"stream_options.{name}" for name in options)]
+
+    def check_together(self, *, max_tokens: int | None) -> None:
         """Fields that contradict each other. Raises ApiError 400."""
+        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
+            raise ApiError(
+                400,
+                f"Invalid 'min_tokens': it must be at most 'max_tokens', which is {max_tokens}, but got "
+                f"{self.min_tokens} instead.",
+                param="min_tokens",
+                code="invalid_parameter_combination",
+            )
         if self.stream_options is not None and not self.stream:
             raise ApiError(
                 400,

@@ -19,6 +19,10 @@ TokenIds = Annotated[
 ]
 
 
+MAX_TEXT_BYTES = 4 * 2**20
+"""More than any context holds. The answer is several times as large, and crosses the process border in one frame."""
+
+
 class TokenizeRequest(BaseModel):
     """The body of `/tokenize`; exactly one of `content`, `prompt` and `messages`."""
 
@@ -88,7 +92,21 @@ def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:
             param=given[1],
             code="invalid_parameter_combination",
         )
+    _check_size(request, given[0])
     return request
+
+
+def _check_size(request: TokenizeRequest, param: str) -> None:
+    """What one request may ask a tokenizer to read. Raises ApiError 400."""
+    texts = [message.text for message in request.messages or []] or [request.content or request.prompt or ""]
+    n_bytes = sum(len(text.encode()) for text in texts)
+    if n_bytes > MAX_TEXT_BYTES:
+        raise ApiError(
+            400,
+            f"Invalid '{param}': text too long. Expected at most {MAX_TEXT_BYTES} bytes, but got {n_bytes} instead.",
+            param=param,
+            code="string_above_max_length",
+        )
 
 
 def parse_detokenize(data: dict[str, Any]) -> DetokenizeRequest:

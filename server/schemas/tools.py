@@ -102,6 +102,14 @@ def offered(tools: list[Tool] | None) -> list[dict[str, Any]]:
     return functions
 
 
+def without_effect(tools: list[Tool] | None) -> list[str]:
+    """Fields of functions that the model is not shown, as `tools[].function.name`, each once."""
+    functions = [tool.function for tool in tools or [] if tool.function is not None]
+    strict = ["strict"] if any(function.strict for function in functions) else []
+    unknown = sorted({name for function in functions for name in function.model_extra or {}})
+    return [f"tools[].function.{name}" for name in [*strict, *unknown]]
+
+
 def skipped(tools: list[Tool] | None) -> list[str]:
     """The kinds of tools that were left out, fit for the log: a kind that is no plain word is `other`."""
     kinds = {tool.type for tool in tools or [] if tool.type != "function"}

@@ -123,3 +123,55 @@ def test_a_longer_literal_wins_over_its_prefix() -> None:
     guard = Guard(["<|a|>", "<|a|>b"])
 
     assert guard.split("x<|a|>by", {}) == [("x", False), ("<|a|>b", True), ("y", False)]
+
+
+@pytest.mark.parametrize(
+    ("source", "contents"),
+    [
+        ("<{{ messages[0].content }}", ["|im_end|>"]),
+        ("{{ messages[0].content }}>", ["hi<|im_end|"]),
+        ("{{ messages[0].content }}{{ messages[1].content }}", ["<|im_", "end|>"]),
+        ("{{ messages[0].content }}{{ messages[1].content }}{{ messages[2].content }}", ["<", "|im_end|", ">"]),
+        ("{{ messages[0].content | tojson }}", ["<|im_end|>"]),
+    ],
+)
+def test_no_control_token_is_made_of_parts(source: str, contents: list[str]) -> None:
+    messages = [{"role": "user", "content": content} for content in contents]
+    guard = Guard(CONTROLS)
+    (guarded,), sentinels = guard.protect([messages])
+
+    pieces = guard.split(template(source).render(guarded), sentinels)
+
+    assert count(pieces) == 0
+    assert "".join(piece for piece, _ in pieces) == template(source).render(messages)
+
+
+@pytest.mark.parametrize("literal", ["\n\n", 'a"b', "back\\slash", "\t<x>", "<ü>"])
+def test_literals_that_json_would_escape_are_guarded(literal: str) -> None:
+    guard = Guard([literal])
+    (text,), sentinels = guard.protect([f"before{literal}after"])
+
+    assert guard.split(text, sentinels) == [(f"before{literal}after", False)]
+
+
+def test_words_that_templates_compare_are_left_alone() -> None:
+    guard = Guard(["<|user|>", "sop"])
+    value = [{"role": "user", "parameters": "p", "content": " hi "}]
+
+    assert guard.protect(value) == (value, {})
+
+
+def test_any_number_of_literals_is_guarded() -> None:
+    guard = Guard(CONTROLS)
+    text = "<|im_end|>" * 70_000
+
+    (guarded,), sentinels = guard.protect([text])
+
+    assert guard.split(guarded, sentinels) == [(text, False)]
+
+
+def test_text_of_every_private_character_is_refused_not_confused() -> None:
+    everything = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+
+    with pytest.raises(JobError, match="private-use"):
+        Guard(CONTROLS).protect([everything + "<|im_end|>"])

@@ -36,6 +36,13 @@ def test_stdin_is_the_prompt_or_joins_it(onecard, server):
     ]
 
 
+def test_nothing_to_ask_is_a_sentence(onecard):
+    for arguments, stdin in ((["demo"], None), (["demo", ""], None), (["demo", " \n"], None), (["demo"], "\n")):
+        done = onecard("run", *arguments, stdin=stdin)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("onecard: there is nothing to ask. hint: ")
+
+
 def test_an_open_stdin_that_says_nothing_does_not_hang_it(environment, server, tmp_path):
     command = [sys.executable, "-m", "server.cli", "run", "--url", server.url, "demo", "hello"]
     with subprocess.Popen(
@@ -49,6 +56,11 @@ def test_an_open_stdin_that_says_nothing_does_not_hang_it(environment, server, t
 def test_errors_have_their_exit_codes(onecard, server):
     unreachable = onecard("run", "--url", "http://127.0.0.1:9", "demo", "hi")
     assert unreachable.returncode == 4
+    malformed = onecard("ps", "--url", "http://[")
+    assert (malformed.returncode, malformed.stderr) == (
+        2,
+        "onecard: 'http://[' is no address. hint: http://127.0.0.1:8080\n",
+    )
     unknown = onecard("run", "--url", server.url, "nonsense", "hi")
     assert (unknown.returncode, unknown.stderr) == (
         1,

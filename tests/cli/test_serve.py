@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -177,3 +179,65 @@ def _refused_while_draining(server):
     refused.value.close()
     assert refused.value.headers["connection"] == "close"
     return refused.value.code
+
+
+def test_more_clients_than_files_wait_and_are_all_answered(environment, tmp_path):
+    """asyncio would report every accept that fails, thousands of times a second, and serve nobody meanwhile."""
+    command = ["bash", "-c", 'ulimit -n 48; exec "$@"', "-", sys.executable, "-m", "server.cli", "serve", "--port", "0"]
+    log = tmp_path / "log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        try:
+            port = int(process.stdout.readline().removesuffix("/v1\n").rsplit(":", 1)[1])
+            request = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(80)]
+            time.sleep(1.5)
+            for connection in idle:
+                connection.sendall(request)
+            for connection in idle:
+                assert connection.recv(16).startswith(b"HTTP/1.1 200")
+                connection.close()
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert said.count("connections_wait") == 1
+
+
+def test_a_stream_imports_nothing_when_it_begins():
+    """An import opens a file, and under load there may be none left."""
+    program = (
+        "import server.routes.sse, sys, anyio, asyncio; before = set(sys.modules)\n"
+        "async def stream():\n"
+        "    async with anyio.create_task_group(): await anyio.sleep(0)\n"
+        "asyncio.run(stream()); print([name for name in sys.modules if name not in before])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_as_many_files_as_allowed_may_be_open(environment):
+    def limit_of(process: subprocess.Popen) -> int:
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        return int(re.search(r"Max open files +(\d+)", limits)[1])
+
+    command = [
+        "bash",
+        "-c",
+        'ulimit -S -n 128; exec "$@"',
+        "-",
+        sys.executable,
+        "-m",
+        "server.cli",
+        "serve",
+        "--port=0",
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdout.readline()
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert limit_of(process) == min(hard, 65_536)
+        process.terminate()
+        assert process.wait(20) == 0

@@ -135,6 +135,9 @@ def test_text_and_tokens_convert_over_http(client: openai.OpenAI) -> None:
 
     assert there["tokens"] == canary_p.tokens_of("aé")
     assert "aé" in back.values()
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.post("../detokenize", cast_to=object, body={"model": "canary", "tokens": [99_999]})
+    assert refused.value.param == "tokens"
 
 
 async def ask_all(server: Server, model: str, conversations: list[Any], *, at_once: int) -> list[str]:

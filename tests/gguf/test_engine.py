@@ -15,6 +15,7 @@ from backends.messages import (
     Delta,
     Detokenize,
     Detokenized,
+    Event,
     Failed,
     Finished,
     Generate,
@@ -100,6 +101,45 @@ def test_a_cancelled_job_frees_its_slots_at_once(engine: Engine) -> None:
 
 def test_cancelling_an_unknown_job_says_nothing(engine: Engine) -> None:
     assert engine.cancel("nobody") == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_jobs_that_come_and_go_at_random_get_their_own_text_and_one_end(engine: Engine, seed: int) -> None:
+    dice, parallel = random.Random(seed), engine.ready().parallel
+    jobs: dict[str, Generate] = {}
+    outcomes: dict[str, Outcome] = {}
+    running: set[str] = set()
+
+    def hand_out(events: list[Event]) -> None:
+        for event in events:
+            outcomes[event.id].events.append(event)
+            if isinstance(event, (Finished, Failed)):
+                running.discard(event.id)
+
+    for i in range(60):
+        job = text_job(
+            "y" * dice.choice([0, 3, 150, 300]) + dice.choice("abcQz"),
+            id=f"{seed}-{i}",
+            n=dice.choice([1, 1, 2, 5]),
+            max_tokens=dice.choice([1, 2, 9, 60]),
+        )
+        if sum(min(jobs[name].n, parallel) for name in running) + min(job.n, parallel) <= parallel:
+            jobs[job.id], outcomes[job.id] = job, Outcome()
+            running.add(job.id)
+            hand_out(engine.add(engine.prepare(job)))
+        for _ in range(dice.randrange(6)):
+            if running and dice.random() < 0.1:
+                hand_out(engine.cancel(dice.choice(sorted(running))))
+            if not engine.idle:
+                hand_out(engine.step().events)
+    step_until_idle(engine, outcomes)
+
+    for name, outcome in outcomes.items():
+        job, cancelled = jobs[name], isinstance(outcome.end, Failed)
+        assert isinstance(job.prompt, TextPrompt)
+        golden = canary_p.expected_text(job.prompt.text, job.max_tokens or 0)
+        for index in range(job.n):
+            assert golden.startswith(outcome.text(index)) if cancelled else outcome.text(index) == golden
 
 
 def test_a_stop_string_ends_the_text_before_it(engine: Engine) -> None:
@@ -292,3 +332,43 @@ def test_a_gpu_that_is_not_there_is_said_not_replaced(canary_path: Path) -> None
 
     with pytest.raises(LoadError, match="sees no GPU"):
         load(spec, lambda _: None)
+
+
+@pytest.mark.parametrize("fields", [{}, {"echo": True}])
+def test_a_prompt_longer_than_the_context_is_refused_even_where_nothing_is_generated(
+    engine: Engine, fields: dict[str, bool]
+) -> None:
+    with pytest.raises(JobError) as caught:
+        engine.prepare(text_job("a" * 513, max_tokens=0, **fields))
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_stop_string_counts_only_behind_the_least_number_of_tokens(engine: Engine) -> None:
+    golden = canary_p.expected_text("Q", 200)
+    early, late = golden[4:7], golden[30:33]
+    first = next(at for at in range(20, 200) if golden.startswith((early, late), at))
+
+    (outcome,) = run(engine, [text_job("Q", max_tokens=200, min_tokens=20, stop=[early, late])])
+
+    assert (outcome.text(), outcome.reason()) == (golden[:first], "stop")
+
+
+def test_an_echo_is_the_prompt_as_it_was_written(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(engine._model), "bos", 1)  # a model that begins every prompt with a token of its own
+
+    (outcome,) = run(engine, [text_job("hello", max_tokens=0, echo=True)])
+
+    assert outcome.text() == "hello"
+    assert outcome.started.prompt_tokens == 6
+
+
+def test_an_answer_too_large_for_a_frame_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.gguf.engine.MAX_ECHO_CHARS", 100)
+    monkeypatch.setattr("backends.gguf.tokenizer.MAX_TEXT_BYTES", 100)
+
+    with pytest.raises(JobError) as echo:
+        engine.prepare(text_job("a" * 40, n=3, echo=True))
+    with pytest.raises(JobError) as text:
+        engine.prepare(Detokenize(id="d", tokens=[ord("a")] * 101))
+
+    assert (echo.value.param, text.value.param) == ("echo", "tokens")

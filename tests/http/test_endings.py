@@ -208,7 +208,7 @@ def test_a_quick_failure_to_load_is_a_status_even_for_a_stream(own_server):
 
 
 def test_a_late_failure_to_load_is_an_error_in_the_stream(own_server):
-    server = own_server({"ONECARD_TEST_LOAD": "slow 2.6"})
+    server = own_server({"ONECARD_TEST_LOAD": "slow 20"})
     connection = server.open_stream("hello", model="org/small:Q8")
     read_until(connection, b": loading\n\n")
     os.kill(worker_pid(server), signal.SIGKILL)
@@ -257,6 +257,14 @@ def test_a_queue_that_is_full_is_429_with_a_time_to_come_back(own_server):
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     for connection in busy:
         connection.close()
+
+
+def test_more_prompts_than_may_ever_wait_are_400_since_retrying_would_not_help(own_server):
+    server = own_server(max_queue=3)
+    body = {"model": "fake", "max_tokens": 1}
+    answer = server.post("/v1/completions", {**body, "prompt": ["a"] * 4})
+    assert refused(answer, 400)["param"] == "prompt"
+    assert server.post("/v1/completions", {**body, "prompt": ["a"] * 3}).status == 200
 
 
 # --- servers that go -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.errors import ApiError
-from server.schemas import chat, completions
+from server.schemas import chat, completions, tokens
 from server.schemas.fields import Use, ignored_header
 
 CHAT_NAMES = [
@@ -152,11 +152,112 @@ def test_what_has_no_effect_is_named():
         chat_body(
             keep_alive="5m",
             n_discard=-1,
-            tools=[{"type": "function", "function": {"name": "f", "strict": True}}],
-            messages=[{"role": "user", "content": "hi", "mood": "good"}],
+            stream=True,
+            stream_options={"include_usage": True, "continuous_usage_stats": True},
+            tools=[{"type": "function", "function": {"name": "f", "strict": True, "examples": []}}],
+            messages=[
+                {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]},
+                {"role": "user", "content": "hi", "mood": "good"},
+            ],
         )
     )
-    assert request.ignored == ["keep_alive", "tools[].function.strict", "n_discard", "messages[].mood"]
+    assert request.ignored == [
+        "keep_alive",
+        "n_discard",
+        "stream_options.continuous_usage_stats",
+        "tools[].function.strict",
+        "tools[].function.examples",
+        "messages[].content[].cache_control",
+        "messages[].mood",
+    ]
+
+
+SAMPLED = {
+    "n": 2,
+    "seed": 1,
+    "stop": "x",
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "presence_penalty": 1,
+    "frequency_penalty": 1,
+    "logit_bias": {"1": 1},
+    "max_tokens": 7,
+    "top_k": 3,
+    "min_p": 0.5,
+    "repetition_penalty": 1.5,
+    "ignore_eos": True,
+    "min_tokens": 3,
+}
+CHAT_ONLY = {
+    "logprobs": True,
+    "max_completion_tokens": 7,
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "reasoning_effort": "low",
+    "chat_template_kwargs": {"enable_thinking": False},
+}
+COMPLETION_ONLY = {"logprobs": 2, "suffix": "x", "echo": True}
+SEEN_BY_THE_ROUTE = {"model", "messages", "prompt", "stream", "stream_options", "priority"}
+NEED_ANOTHER = {"top_logprobs", "tool_choice", "parallel_tool_calls"}
+
+
+def honoured(fields):
+    return {name for name, use in fields.items() if use is Use.HONOURED}
+
+
+def test_every_honoured_field_is_in_these_tables():
+    assert honoured(chat.FIELDS) == {*SAMPLED, *CHAT_ONLY, *SEEN_BY_THE_ROUTE, *NEED_ANOTHER} - {"prompt"}
+    assert honoured(completions.FIELDS) == {*SAMPLED, *COMPLETION_ONLY, *SEEN_BY_THE_ROUTE} - {"messages"}
+
+
+@pytest.mark.parametrize(("name", "value"), [*SAMPLED.items(), *CHAT_ONLY.items()])
+def test_an_honoured_chat_field_changes_the_job(name, value):
+    assert chat.parse_chat(chat_body(**{name: value})).job("j") != chat.parse_chat(chat_body()).job("j")
+
+
+@pytest.mark.parametrize(
+    ("base", "more"),
+    [
+        ({"logprobs": True}, {"top_logprobs": 3}),
+        ({"tools": CHAT_ONLY["tools"]}, {"tool_choice": "none"}),
+        ({"tools": CHAT_ONLY["tools"]}, {"parallel_tool_calls": False}),
+    ],
+)
+def test_a_field_that_needs_another_changes_the_job_beside_it(base, more):
+    assert chat.parse_chat(chat_body(**base, **more)).job("j") != chat.parse_chat(chat_body(**base)).job("j")
+
+
+@pytest.mark.parametrize(("name", "value"), [*SAMPLED.items(), *COMPLETION_ONLY.items()])
+def test_an_honoured_completion_field_changes_the_job(name, value):
+    base = {"model": "m", "prompt": "x"}
+    assert completions.parse_completion(base | {name: value}).jobs("j") != completions.parse_completion(base).jobs("j")
+
+
+@pytest.mark.parametrize(
+    ("parse", "body"),
+    [
+        (chat.parse_chat, chat_body(min_tokens=8, max_tokens=7)),
+        (chat.parse_chat, chat_body(min_tokens=8, max_completion_tokens=7)),
+        (completions.parse_completion, {"model": "m", "prompt": "x", "min_tokens": 17}),
+    ],
+)
+def test_more_tokens_at_least_than_at_most_is_refused(parse, body):
+    with pytest.raises(ApiError) as caught:
+        parse(body)
+    assert (caught.value.status, caught.value.param) == (400, "min_tokens")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"content": "x" * (tokens.MAX_TEXT_BYTES + 1)},
+        {"prompt": "é" * (tokens.MAX_TEXT_BYTES // 2 + 1)},
+        {"messages": [{"role": "user", "content": "x" * (tokens.MAX_TEXT_BYTES // 2 + 1)}] * 2},
+    ],
+)
+def test_more_text_than_a_tokenizer_is_asked_to_read_is_refused(body):
+    with pytest.raises(ApiError) as caught:
+        tokens.parse_tokenize(body)
+    assert (caught.value.status, caught.value.param) == (400, next(iter(body)))
 
 
 def test_ignored_names_cannot_break_a_header():

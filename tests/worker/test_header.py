@@ -119,8 +119,3 @@ def test_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "pread", shrinking)
     with pytest.raises(HeaderError, match="changed while it was read"):
         header.read(path)
-
-
-def test_folder_models_are_not_of_this_version(tmp_path: Path) -> None:
-    with pytest.raises(HeaderError, match="serves GGUF files"):
-        inspect("bnb", tmp_path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +15,18 @@ import pytest
 
 from backends.child import environment
 from backends.last_words import clean, essence
-from backends.messages import ChatPrompt, Detokenize, Failed, Finished, Generate, TextPrompt, Tokenize, Tokenized
+from backends.messages import (
+    ChatPrompt,
+    Detokenize,
+    Failed,
+    Finished,
+    Generate,
+    LoadModel,
+    TextPrompt,
+    Tokenize,
+    Tokenized,
+)
+from backends.wire import Encoder
 from backends.worker import Timeouts
 from tests.worker.conftest import QUICK, Starter, ask
 
@@ -388,3 +401,26 @@ def test_essence_is_the_last_telling_line_without_places() -> None:
     assert essence(lines) == "ggml.c:12: GGML_ASSERT(ok) failed"
     assert essence(["all is well"]) == ""
     assert len(clean("x" * 10_000)) < 300
+
+
+@pytest.mark.parametrize("loading", [False, True])
+def test_worker_leaves_when_its_socket_closes_although_the_parent_lives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loading: bool
+) -> None:
+    monkeypatch.setenv("ONECARD_TEST_ENGINE", "tests.fakes.engine:load")
+    path = tmp_path / "model.gguf"
+    Path(f"{path}.fake").write_text("slow 60")
+    ours, theirs = socket.socketpair()
+    arguments = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "backends.worker_main", *arguments],
+        pass_fds=(theirs.fileno(),),
+        env=environment(os.environ),
+    )
+    theirs.close()
+    if loading:
+        ours.sendall(Encoder().frame(LoadModel("m", "gguf", str(path), 512, 4)))
+        assert ours.recv(4)  # the first word about its progress
+    ours.close()
+
+    assert process.wait(20) == 0

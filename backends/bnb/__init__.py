@@ -1,0 +1,1 @@
+"""Hugging Face model folders: what their files say, and what they would take."""

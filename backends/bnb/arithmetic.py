@@ -1,0 +1,99 @@
+"""What a Hugging Face folder takes, computed from its headers: weights as bitsandbytes packs them, and the KV cache.
+
+4-bit (Linear4bit): half a byte per value, one absmax per 64 of them (float32; with double quantisation one byte, and a
+float32 per 256 of those), 16 values of code. 8-bit (Linear8bitLt): one byte per value and a float32 per row.
+Embeddings, the output head and the norms stay as they are. Checkpoints that are stored quantised take what they store.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from backends.plan import BATCH_TOKENS, Device, Footprint, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backends.bnb.header import FolderInfo, StoredTensor
+
+RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 320 * 2**20, "cuda": 600 * 2**20})
+"""Python with PyTorch; on a GPU the driver's context and cuBLAS, as published."""
+BLOCK: Final = 64
+NESTED_BLOCK: Final = 256
+_CODE_BYTES: Final = 16 * 4
+_NESTED_CODE_BYTES: Final = 256 * 4 + 4
+_FLOAT_BYTES: Final = 4
+_SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
+
+
+def predict(folder: FolderInfo, plan: Plan) -> Footprint:
+    """The price of a plan; layers on the CPU are not possible with this backend."""
+    return Footprint(
+        weights=sum(tensor_bytes(tensor, folder) for tensor in folder.tensors),
+        kv=cache_bytes(folder, plan),
+        compute=compute_bytes(folder, plan),
+        runtime=RUNTIME_BYTES[plan.device],
+    )
+
+
+def tensor_bytes(tensor: StoredTensor, folder: FolderInfo) -> int:
+    """What one tensor takes once it is loaded."""
+    if folder.stored_quantised:
+        return tensor.n_bytes
+    if not is_linear(tensor, folder.quantization):
+        is_float = tensor.dtype in ("F64", "F32", "F16", "BF16")
+        return tensor.n_elements * value_bytes(folder) if is_float else tensor.n_bytes
+    if folder.quantization.get("load_in_8bit"):
+        return tensor.n_elements + tensor.shape[0] * _FLOAT_BYTES
+    if folder.quantization.get("load_in_4bit"):
+        return packed_bytes(tensor.n_elements, double=bool(folder.quantization.get("bnb_4bit_use_double_quant")))
+    return tensor.n_elements * value_bytes(folder)
+
+
+def packed_bytes(n_values: int, *, double: bool) -> int:
+    """A matrix of so many values in 4 bits."""
+    n_blocks = math.ceil(n_values / BLOCK)
+    absmax = n_blocks * _FLOAT_BYTES
+    if double:
+        absmax = n_blocks + math.ceil(n_blocks / NESTED_BLOCK) * _FLOAT_BYTES + _NESTED_CODE_BYTES
+    return math.ceil(n_values / 2) + absmax + _CODE_BYTES
+
+
+def is_linear(tensor: StoredTensor, quantization: Mapping[str, Any]) -> bool:
+    """Whether bitsandbytes takes it: a matrix of a linear layer that nobody asked to skip."""
+    skipped = quantization.get("llm_int8_skip_modules")
+    named = tuple(s for s in skipped if isinstance(s, str)) if isinstance(skipped, list) else ()
+    name = tensor.name
+    return len(tensor.shape) == 2 and name.endswith(".weight") and not any(part in name for part in (*_SKIPPED, *named))
+
+
+def value_bytes(folder: FolderInfo) -> int:
+    """Of a weight that is not quantised."""
+    return 4 if folder.config.get("dtype") in ("float32", "F32") else 2
+
+
+def cache_bytes(folder: FolderInfo, plan: Plan) -> int:
+    """Keys and values; layers with a sliding window keep the window."""
+    n_heads = max(folder.number("num_attention_heads", 1), 1)
+    kv_heads = folder.number("num_key_value_heads", n_heads)
+    head_size = folder.number("head_dim") or folder.number("hidden_size") // n_heads
+    per_cell = 2 * kv_heads * head_size * value_bytes(folder)
+    window = folder.number("sliding_window")
+    kinds = folder.config.get("layer_types")
+    kinds = kinds if isinstance(kinds, list) else []
+    n_windowed = sum(1 for kind in kinds[: folder.n_layers] if kind == "sliding_attention") if window else 0
+    cells = (folder.n_layers - n_windowed) * plan.context + n_windowed * min(window, plan.context)
+    return per_cell * cells * plan.parallel
+
+
+def compute_bytes(folder: FolderInfo, plan: Plan) -> int:
+    """Activations of one batch, logits, the mask, and one matrix unpacked for a long prompt."""
+    size = value_bytes(folder)
+    embedding, ff = folder.number("hidden_size"), folder.number("intermediate_size")
+    activations = BATCH_TOKENS * (8 * embedding + 3 * ff) * size
+    logits = plan.parallel * folder.n_vocab * _FLOAT_BYTES
+    largest = max((t.n_elements for t in folder.tensors if is_linear(t, folder.quantization)), default=0)
+    unpacked = largest * size if folder.quantization else 0
+    return activations + 2 * logits + BATCH_TOKENS * plan.context * size + unpacked

@@ -1,0 +1,131 @@
+"""The server's side of dry loads: asks a short-lived child what plans would take, and survives whatever it does.
+
+For the event loop's thread only. What the child does is in `backends.gguf.dryrun`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from backends.child import environment
+from backends.plan import Device, Plan
+
+ANSWER_WITHIN_S: Final = 20.0
+_MOST_ANSWER_BYTES: Final = 1 << 20
+_LOG = logging.getLogger("onecard.dry")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Plans of one model, all with the same layers on the GPU."""
+
+    path: Path
+    plans: tuple[Plan, ...]
+
+    def encode(self) -> bytes:
+        """One line."""
+        plans = [{"context": p.context, "parallel": p.parallel, "kv_type": p.kv_type} for p in self.plans]
+        layers = self.plans[0].gpu_layers if self.plans[0].device == "cuda" else 0
+        return json.dumps({"path": str(self.path), "gpu_layers": layers, "plans": plans}).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class DrySizes:
+    """What a plan would take, in bytes."""
+
+    weights: int
+    cache: int
+    compute: dict[str, int]
+    """Buffers of computation and output by the device that llama.cpp names."""
+
+    def on(self, device: Device) -> dict[str, int]:
+        """As plain figures of one device."""
+        names = [n for n in self.compute if device == "cpu" or (n.startswith("CUDA") and n != "CUDA_Host")]
+        return {"weights": self.weights, "cache": self.cache, "compute": sum(self.compute[n] for n in names)}
+
+
+Answer = tuple[DrySizes | None, ...]
+"""Per plan; None where llama.cpp refused it, or the child did not live to tell."""
+
+
+async def ask(
+    questions: Sequence[Question], *, within_s: float = ANSWER_WITHIN_S
+) -> AsyncGenerator[tuple[Question, Answer], None]:
+    """Ask one child after the other; each question is answered once, also when it kills its child."""
+    left = list(questions)
+    while left:
+        n_answered = 0
+        async with _child() as process:
+            for question in left:
+                answer = await _answer(process, question, within_s)
+                if answer is None:
+                    break
+                n_answered += 1
+                yield question, answer
+        left = left[n_answered:]
+        if left:
+            culprit = left.pop(0)
+            _LOG.warning("dry_load_failed file=%s hint=%s", culprit.path.name, "computed from its header instead")
+            yield culprit, tuple(None for _ in culprit.plans)
+
+
+async def _answer(process: asyncio.subprocess.Process, question: Question, within_s: float) -> Answer | None:
+    """None when the child is dead, hung or out of its mind."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(question.encode())
+        await process.stdin.drain()
+        line = await asyncio.wait_for(process.stdout.readline(), within_s)
+        return _decode(json.loads(line), len(question.plans))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, TimeoutError):
+        return None
+
+
+def _decode(told: dict[str, Any], n_plans: int) -> Answer:
+    if "error" in told:
+        return (None,) * n_plans
+    plans = [_sizes(int(told["weights"]), plan) if plan is not None else None for plan in told["plans"]]
+    if len(plans) != n_plans:
+        raise ValueError("the child answered another question")
+    return tuple(plans)
+
+
+def _sizes(weights: int, plan: dict[str, Any]) -> DrySizes:
+    compute: dict[str, int] = {}
+    for kind in ("compute", "output"):
+        for name, n_bytes in plan[kind].items():
+            compute[str(name)] = compute.get(str(name), 0) + int(n_bytes)
+    return DrySizes(weights, int(plan["cache"]), compute)
+
+
+@contextlib.asynccontextmanager
+async def _child() -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "backends.gguf.dryrun",
+        str(os.getpid()),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment(os.environ),
+        limit=_MOST_ANSWER_BYTES,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

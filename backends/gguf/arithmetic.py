@@ -1,0 +1,170 @@
+"""What a GGUF model takes, computed from its header as llama.cpp computes it: at once, without a process.
+
+Weights and caches are exact for plain decoders, also with sliding windows, experts and recurrent layers. Compute
+buffers are fitted from above. A dry load (`backends.gguf.dryrun`) is exact for everything; tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from backends.plan import ALL_LAYERS, BATCH_TOKENS, CELL_BLOCK, KV_BYTES, RUNTIME_BYTES, Footprint, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backends.gguf.header import HeaderInfo
+
+WINDOW_EVERY: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "gemma2": 2,
+        "gemma3": 6,
+        "gemma3n": 5,
+        "cohere2": 4,
+        "olmo2": 4,
+        "gpt-oss": 2,
+        "exaone4": 4,
+        "smallthinker": 4,
+        "llama4": 4,
+    }
+)
+"""Architectures whose files need not say which layers have a window: every n-th has none, the others do."""
+_DEFAULT_WINDOW: Final[Mapping[str, int]] = MappingProxyType({"gemma2": 4096, "llama4": 8192})
+_FIRST_WITHOUT_CACHE: Final[Mapping[str, int]] = MappingProxyType({"gemma3n": 20})
+"""Layers from this on use the cache of an earlier one."""
+_VOCABULARY_BYTES: Final = 200
+"""Host memory per token of the vocabulary: its text, its score, and the tables that find it; measured."""
+_FLOAT_BYTES: Final = 4
+
+
+def predict(header: HeaderInfo, plan: Plan) -> Footprint:
+    """The price of a plan in bytes of the plan's device."""
+    share = layer_share(header, plan)
+    return Footprint(
+        weights=weight_bytes(header, plan),
+        kv=math.ceil((cache_bytes(header, plan) + state_bytes(header, plan)) * share),
+        compute=compute_bytes(header, plan),
+        runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan),
+    )
+
+
+def vocabulary_bytes(header: HeaderInfo, plan: Plan) -> int:
+    """What the vocabulary takes beside the weights; only host memory, so nothing of a card."""
+    return header.n_vocab * _VOCABULARY_BYTES if plan.device == "cpu" else 0
+
+
+def layer_share(header: HeaderInfo, plan: Plan) -> float:
+    """The part of the transformer blocks that lies on the budgeted device."""
+    if plan.device == "cpu" or plan.gpu_layers == ALL_LAYERS or header.n_layers == 0:
+        return 1.0
+    blocks = min(max(plan.gpu_layers - 1, 0), header.n_layers)  # the output layer is the first to go there
+    return blocks / header.n_layers
+
+
+def weight_bytes(header: HeaderInfo, plan: Plan) -> int:
+    """The tensors that lie on the budgeted device."""
+    if plan.device == "cpu":
+        return header.weight_bytes
+    on_gpu = header.n_layers + 1 if plan.gpu_layers == ALL_LAYERS else plan.gpu_layers
+    first = header.n_layers - on_gpu  # llama.cpp offloads the last layers first, and the output before any
+    has_output = any(tensor.name == "output.weight" for tensor in header.tensors)
+    n_bytes = 0
+    for tensor in header.tensors:
+        head, _, rest = tensor.name.partition(".")
+        number = rest.partition(".")[0]
+        if head == "blk" and number.isdecimal():
+            n_bytes += tensor.n_bytes if int(number) >= first + 1 or on_gpu > header.n_layers else 0
+        elif head != "token_embd" or not has_output:
+            n_bytes += tensor.n_bytes if on_gpu > 0 else 0
+    return n_bytes
+
+
+def cache_bytes(header: HeaderInfo, plan: Plan) -> int:
+    """Keys and values of every layer that has a cache of its own."""
+    heads, windowed = _kv_heads(header), windows(header)
+    n_cached = header.n_layers - header.number("attention.shared_kv_layers")
+    n_cached = min(n_cached, _FIRST_WITHOUT_CACHE.get(header.architecture, n_cached))
+    full, short = _head_sizes(header, ""), _head_sizes(header, "_swa")
+    block, block_bytes = KV_BYTES[plan.kv_type]
+    n_bytes = 0
+    for layer in range(max(n_cached, 0)):
+        size, cells = (short, _window_cells(header, plan)) if windowed[layer] else (full, plan.cells_each)
+        n_bytes += sum(heads[layer] * n * cells * plan.parallel // block * block_bytes for n in size)
+    return n_bytes
+
+
+def state_bytes(header: HeaderInfo, plan: Plan) -> int:
+    """The fixed state of recurrent layers, one per sequence, in float32."""
+    inner, state = header.number("ssm.inner_size"), header.number("ssm.state_size")
+    if not inner:
+        return 0
+    convolution = max(header.number("ssm.conv_kernel") - 1, 0) * (inner + 2 * header.number("ssm.group_count") * state)
+    recurrent = sum(1 for heads in _kv_heads(header) if heads == 0) or header.n_layers
+    return recurrent * plan.parallel * (convolution + state * inner) * _FLOAT_BYTES
+
+
+def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
+    """Buffers of the largest graph: activations of one batch and the attention masks (f16), or logits; and the output.
+
+    The factors are fitted from above to what llama.cpp reports with flash attention.
+    """
+    batch = max(BATCH_TOKENS, plan.parallel)
+    embedding = header.number("embedding_length")
+    width = max(embedding, max(header.number("attention.head_count", 1), 1) * max(_head_sizes(header, "")))
+    ff = 2 * header.number("feed_forward_length")
+    if used := header.number("expert_used_count"):
+        expert = header.number("expert_feed_forward_length") or header.number("feed_forward_length")
+        ff = max(ff, used * (2 * expert + embedding) + 2 * header.number("expert_count"))
+    masks = plan.cells_each + (_window_cells(header, plan) if any(windows(header)) else 0)
+    logits = plan.parallel * header.n_vocab * _FLOAT_BYTES
+    graph = batch * ((6 * embedding + 2 * width + ff) * _FLOAT_BYTES + masks * 2)
+    if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied
+        graph += max(_kv_heads(header), default=0) * sum(_head_sizes(header, "")) * plan.cells * 2
+    return max(graph, logits + plan.parallel * embedding * _FLOAT_BYTES) + logits + 2**16
+
+
+def windows(header: HeaderInfo) -> list[bool]:
+    """Which layers attend to a sliding window only; where the header does not say, none: too much, never too little."""
+    n_layers, arch = header.n_layers, header.architecture
+    if not _window(header):
+        return [False] * n_layers
+    pattern = header.metadata.get(f"{arch}.attention.sliding_window_pattern", WINDOW_EVERY.get(arch, 1))
+    if isinstance(pattern, list):
+        flags = [bool(flag) for flag in pattern]
+        return (flags + [False] * n_layers)[:n_layers]
+    every = pattern if isinstance(pattern, int) else 1
+    return [every != 1 and (every <= 0 or layer % every < every - 1) for layer in range(n_layers)]
+
+
+def _window(header: HeaderInfo) -> int:
+    return header.number("attention.sliding_window", _DEFAULT_WINDOW.get(header.architecture, 0))
+
+
+def _window_cells(header: HeaderInfo, plan: Plan) -> int:
+    """Cells of one sequence in a layer with a window: the window and one batch, rounded up, at most the context's."""
+    cells = min(plan.cells_each, _window(header) + max(BATCH_TOKENS, plan.parallel))
+    return math.ceil(cells / CELL_BLOCK) * CELL_BLOCK
+
+
+def _kv_heads(header: HeaderInfo) -> list[int]:
+    """Of each layer; 0 where it has no attention."""
+    n_heads = max(header.number("attention.head_count", 1), 1)
+    told = header.metadata.get(f"{header.architecture}.attention.head_count_kv", n_heads)
+    if isinstance(told, list):
+        heads = [max(0, n) if isinstance(n, int) else n_heads for n in told]
+        return (heads + [max(heads, default=n_heads)] * header.n_layers)[: header.n_layers]
+    return [max(0, told) if isinstance(told, int) else n_heads] * header.n_layers
+
+
+def _head_sizes(header: HeaderInfo, suffix: str) -> tuple[int, int]:
+    """Values per head of a key and of a value."""
+    n_heads = max(header.number("attention.head_count", 1), 1)
+    plain = header.number("embedding_length") // n_heads
+    key = header.number("attention.key_length", plain)
+    value = header.number("attention.value_length", plain)
+    if suffix:
+        key = header.number(f"attention.key_length{suffix}", key)
+        value = header.number(f"attention.value_length{suffix}", value)
+    return key, value

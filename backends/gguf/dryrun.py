@@ -1,0 +1,65 @@
+"""A short-lived process that tells what models would take, from loads that allocate nothing.
+
+Reads one JSON line per question from stdin and answers each with one JSON line, so that a file that brings llama.cpp
+down loses its own answer and those behind it, and nothing else. It ends with its parent.
+
+question: {"path": ..., "gpu_layers": ..., "plans": [{"context": ..., "parallel": ..., "kv_type": ...}]}
+answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from backends.engine import LoadError
+from backends.gguf.context import LibraryLog, Model, dry_context
+from backends.gguf.loading import ALL_LAYERS, MAX_BATCH_TOKENS
+from backends.worker_main import die_with, limit_damage
+
+_NICENESS = 10
+
+
+def answer(question: dict[str, Any], log: LibraryLog) -> dict[str, Any]:
+    """The sizes of every plan; None for one that llama.cpp refuses."""
+    layers = question["gpu_layers"]
+    log.lines.clear()
+    log.problems.clear()
+    try:
+        model = Model(Path(question["path"]), gpu_layers=ALL_LAYERS if layers < 0 else layers, log=log, dry=True)
+    except LoadError as error:
+        return {"error": error.message}
+    sizes = [_sizes(model, plan) for plan in question["plans"]]
+    weights = model.n_bytes
+    model.close()
+    return {"weights": weights, "plans": sizes}
+
+
+def _sizes(model: Model, plan: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return asdict(dry_context(model, **plan, max_batch=MAX_BATCH_TOKENS))
+    except LoadError:
+        return None
+
+
+def main() -> None:
+    """Answer until stdin ends; the first argument is the parent's process id."""
+    if len(sys.argv) > 1:
+        die_with(int(sys.argv[1]))
+    limit_damage()
+    with suppress(OSError):
+        os.nice(_NICENESS)
+    log = LibraryLog()
+    log.install()
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(json.loads(line), log)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""How a model is loaded, and the bytes it then takes by component: the words in which prices are told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+from backends.messages import KvType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Device = Literal["cuda", "cpu"]
+
+ALL_LAYERS: Final = -1
+BATCH_TOKENS: Final = 512
+"""Tokens of one forward pass at most; compute buffers are made for that many."""
+CELL_BLOCK: Final = 256
+"""llama.cpp rounds each sequence's cells up to this."""
+KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(
+    {
+        "f32": (1, 4),
+        "f16": (1, 2),
+        "bf16": (1, 2),
+        "q8_0": (32, 34),
+        "q5_1": (32, 24),
+        "q5_0": (32, 22),
+        "q4_1": (32, 20),
+        "q4_0": (32, 18),
+    }
+)
+"""Elements per block, bytes per block."""
+RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 28 * 2**20, "cuda": 400 * 2**20})
+"""A process with its libraries, before this machine has measured one; on a GPU the driver's context and cuBLAS."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is loaded."""
+
+    context: int
+    """Tokens one request may use."""
+    parallel: int
+    kv_type: KvType
+    gpu_layers: int
+    """Layers on the GPU, the output layer counted; -1 means all."""
+    device: Device
+
+    @property
+    def cells_each(self) -> int:
+        """KV cells of one sequence."""
+        return math.ceil(self.context / CELL_BLOCK) * CELL_BLOCK
+
+    @property
+    def cells(self) -> int:
+        """KV cells in all."""
+        return self.cells_each * self.parallel
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on the budgeted device, by component."""
+
+    weights: int
+    kv: int
+    compute: int
+    runtime: int
+    projector: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights + self.kv + self.compute + self.runtime + self.projector
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """By name."""
+        return asdict(self)

@@ -1,0 +1,111 @@
+"""From a model's files to prices: looks at them, asks dry loads for what arithmetic cannot know, learns from loads.
+
+Owns no memory and no model: `onecard fit` uses it without a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from backends import dry
+from backends.footprint import HeaderError, ModelHeader, Plan, inspect
+from backends.registry import TEST_ENGINE
+from server.placement import Wish, plans
+from server.pricelist import FileKey, PriceList, Quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from backends.footprint import Device, Footprint
+    from server.catalog import CatalogEntry
+    from server.config import ModelConfig
+
+MOST_DRY_PLANS: Final = 24
+"""Per model; those that placement tries first."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A model's files as they were at the last look."""
+
+    path: Path
+    backend: str
+    key: FileKey
+    header: ModelHeader
+
+
+def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
+    """Read the header, unless nothing has changed. Raises HeaderError; blocks on the disk."""
+    try:
+        status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
+    except OSError as error:
+        raise HeaderError(f"{entry.path.name} cannot be read: {error.strerror}") from None
+    key = (status.st_size, status.st_mtime_ns, status.st_ino)
+    if before is not None and before.key == key:
+        return before
+    return Looked(
+        entry.path, entry.backend, key, inspect(entry.backend, entry.path, quantization=entry.config.quantization)
+    )
+
+
+def wish(config: ModelConfig, device: Device) -> Wish:
+    """What the configuration asks for, and what it leaves to choose."""
+    return Wish(
+        context=None if config.context == "auto" else config.context,
+        parallel=config.parallel,
+        kv_type=config.kv_type,
+        gpu_layers=None if config.gpu_layers == "auto" else config.gpu_layers,
+        device=device,
+        open=config.open,
+    )
+
+
+class Appraiser:
+    """The price list with what fills it."""
+
+    def __init__(self, prices: PriceList | None = None) -> None:
+        self.prices = prices or PriceList()
+
+    def quote(self, looked: Looked, plan: Plan) -> Quote:
+        """The best price there is, at once."""
+        return self.prices.quote(looked.key, looked.header, plan)
+
+    def price_of(self, looked: Looked) -> Callable[[Plan], Footprint]:
+        """The prices of one model's plans."""
+        return lambda plan: self.quote(looked, plan).footprint
+
+    async def ask_dry(self, models: Iterable[tuple[Looked, Sequence[Plan]]]) -> None:
+        """Let one patient child tell the exact prices; a child that fails leaves the computed ones."""
+        if TEST_ENGINE in os.environ:  # whatever tests load with, it is not llama.cpp
+            return
+        asked = {question: looked for looked, wanted in models for question in self._questions(looked, wanted)}
+        async with contextlib.aclosing(dry.ask(list(asked))) as answers:  # its child ends with it
+            async for question, answer in answers:
+                for plan, sizes in zip(question.plans, answer, strict=True):
+                    self.prices.note_dry(asked[question].key, plan, sizes)
+        if asked:
+            await asyncio.to_thread(self.prices.remembered.save)
+
+    async def learn(self, looked: Looked, plan: Plan, measured_bytes: int) -> None:
+        """Remember what a loaded plan really takes, so that the next price is better."""
+        if measured_bytes > 0:
+            self.prices.learn(looked.key, looked.header, plan, measured_bytes)
+            await asyncio.to_thread(self.prices.remembered.save)
+
+    def _questions(self, looked: Looked, wanted: Sequence[Plan]) -> list[dry.Question]:
+        """The plans whose exact price is missing, those with the same layers on the GPU together."""
+        if looked.backend != "gguf":
+            return []
+        missing = [plan for plan in wanted[:MOST_DRY_PLANS] if not self.prices.has_dry(looked.key, plan)]
+        layers = dict.fromkeys(plan.gpu_layers for plan in missing)
+        return [dry.Question(looked.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
+
+
+def likely_plans(looked: Looked, wanted: Wish) -> list[Plan]:
+    """What placement may choose, best first."""
+    return list(plans(looked.header, wanted))

@@ -1,0 +1,141 @@
+"""`onecard fit`: whether and how a model fits into the memory, in bytes, without a load and without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+
+from backends.footprint import HeaderError
+from backends.messages import KvType
+from server.appraiser import Appraiser, likely_plans, look, wish
+from server.capacity import Asked, Capacity, PlanStatus, appraise
+from server.catalog import Catalog, CatalogError
+from server.cli.configuration import loaded_or_exit
+from server.cli.console import CliError, ExitCode, stdout, write, write_json
+from server.cli.flags import name_for
+from server.config_source import ConfigError
+from server.eviction import Candidate
+from server.memory import DeviceError, open_memory
+from server.sizes import format_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from server.catalog import CatalogEntry
+    from server.config import Settings
+    from server.memory import Memory
+
+
+def show_fit(
+    model: str,
+    *,
+    others: list[str],
+    asked: dict[str, Any],
+    flags: dict[str, Any],
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the plan; exit code 3 when none fits."""
+    if (kv_type := asked.get("kv_type")) not in (None, *get_args(KvType)):
+        raise CliError(f"--kv-type {kv_type!r}: one of {', '.join(get_args(KvType))}", ExitCode.USAGE)
+    settings, entries = _entries([model, *others], flags, config)
+    try:
+        answer = asyncio.run(_answer(settings, entries, Asked(**asked)))
+    except (DeviceError, HeaderError) as problem:
+        raise CliError(str(problem)) from None
+    if as_json:
+        write_json(msgspec.to_builtins(answer))
+    else:
+        _show(answer, entries[1:])
+    if not answer.fits:
+        raise CliError(answer.reason or f"{answer.model} does not fit", ExitCode.DOES_NOT_FIT)
+
+
+def _entries(names: list[str], flags: dict[str, Any], config: Path | None) -> tuple[Settings, list[CatalogEntry]]:
+    """The models by name, alias or path; those that are not configured are added with the defaults."""
+    try:
+        settings = loaded_or_exit(config, flags=flags).settings
+        known = {alias for name, m in settings.models.items() for alias in (name, *m.aliases)}
+        added = {name_for(name): {"path": name} for name in names if name not in known}
+        if added:
+            settings = loaded_or_exit(config, flags={**flags, "models": added}).settings
+        catalog = Catalog(settings)
+    except (CatalogError, ConfigError) as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+    found = [catalog.resolve(name) or catalog.resolve(name_for(name)) for name in names]
+    if any(entry is None for entry in found):
+        raise CliError(f"there is no model {names[found.index(None)]}", ExitCode.USAGE)
+    return settings, [entry for entry in found if entry is not None]
+
+
+async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked) -> Capacity:
+    """The first entry's plan beside the others, which are taken to be resident."""
+    memory = await open_memory(settings.memory)
+    appraiser = Appraiser()
+    looked = [look(entry) for entry in entries]
+    wishes = [wish(entry.config, memory.device) for entry in entries]
+    wishes[0] = asked.over(wishes[0])
+    await appraiser.ask_dry([(seen, likely_plans(seen, w)) for seen, w in zip(looked, wishes, strict=True)])
+    residents = []
+    for entry, seen, wanted in zip(entries[1:], looked[1:], wishes[1:], strict=True):
+        plan = likely_plans(seen, wanted)[0]
+        footprint = appraiser.quote(seen, plan).footprint
+        _reserve(memory, entry, footprint.total_bytes)
+        memory.ledger.reserve(entry.name, footprint)
+        if not entry.config.pinned:
+            residents.append(Candidate(entry.name, footprint.total_bytes, 1.0))
+    return appraise(
+        entries[0].name,
+        entries[0].backend,
+        looked[0].header,
+        wishes[0],
+        lambda plan: appraiser.quote(looked[0], plan),
+        budget_bytes=memory.ledger.budget_bytes,
+        free_bytes=memory.ledger.free_bytes,
+        residents=residents,
+    )
+
+
+def _reserve(memory: Memory, entry: CatalogEntry, n_bytes: int) -> None:
+    if n_bytes > memory.ledger.free_bytes:
+        free = format_size(memory.ledger.free_bytes)
+        raise CliError(
+            f"--with {entry.name}: it needs {format_size(n_bytes)} itself, {free} are free", ExitCode.DOES_NOT_FIT
+        )
+
+
+def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    verdict = "fits" if answer.fits else "does not fit"
+    beside = f" beside {', '.join(entry.name for entry in others)}" if others else ""
+    write(f"{answer.model} {verdict}{beside}: {_words(answer.plan)}")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for part, n_bytes in answer.parts.items():
+        if n_bytes:
+            table.add_row(Text(part), format_size(n_bytes))
+    table.add_row("total", f"{format_size(answer.total_bytes)} of {format_size(answer.budget_bytes)}")
+    table.add_row("free", format_size(answer.free_bytes))
+    stdout().print(table)
+    write(f"price: {_SOURCES[answer.source]}")
+    if answer.would_evict:
+        write(f"would leave: {', '.join(answer.would_evict)}")
+    for other in answer.alternatives:
+        write(f"fits too: {_words(other)}: {format_size(other.total_bytes)}")
+
+
+_SOURCES = {
+    "measured": "measured at an earlier load",
+    "dry": "told by the engine without loading",
+    "header": "computed from the files",
+}
+
+
+def _words(plan: PlanStatus) -> str:
+    layers = f", {plan.gpu_layers} layers on the card" if plan.gpu_layers else ""
+    return f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{layers}"

@@ -1,0 +1,135 @@
+"""What a plan costs in bytes, from the best that is known: measured before, told by a dry load, or computed.
+
+Prices are instant: whoever has time lets `backends.dry` find out more and notes it here. Owns what was learned.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import statistics
+from dataclasses import astuple, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from backends.footprint import RUNTIME_BYTES, Footprint, ModelHeader, Plan, layer_share, predict
+from backends.registry import TEST_ENGINE
+from server.remembered import Remembered
+
+if TYPE_CHECKING:
+    from backends.dry import DrySizes
+
+Source = Literal["measured", "dry", "header"]
+FileKey = tuple[int, int, int]
+"""Size, time of change in ns, inode: another file is another model."""
+
+_ROUNDED_BYTES: Final = 3 * 5300
+"""llama.cpp tells sizes in hundredths of a MiB; closer than this, arithmetic is the more exact."""
+_KEPT_RUNTIMES: Final = 9
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A price and where it comes from."""
+
+    footprint: Footprint
+    source: Source
+
+
+class PriceList:
+    """The price list of one machine."""
+
+    def __init__(self, remembered: Remembered | None = None, *, engine: str | None = None) -> None:
+        self.remembered = remembered or Remembered()
+        self._engine = engine_version() if engine is None else engine
+        self._memo: dict[tuple[FileKey, Plan], Quote] = {}
+        self.version = 0
+        """Counts up with every change of a price."""
+
+    def quote(self, file: FileKey, header: ModelHeader, plan: Plan) -> Quote:
+        """The price of a plan for a file."""
+        if (known := self._memo.get((file, plan))) is not None:
+            return known
+        self._memo[file, plan] = quote = self._quote(file, header, plan)
+        return quote
+
+    def has_dry(self, file: FileKey, plan: Plan) -> bool:
+        """Whether a dry load of the plan is on the books, or known to be refused."""
+        return self.remembered.get("dry", self._key(file, plan)) is not None
+
+    def note_dry(self, file: FileKey, plan: Plan, sizes: DrySizes | None) -> None:
+        """Keep what a dry load told; None where llama.cpp refused."""
+        told = sizes.on(plan.device) if sizes is not None else {}
+        self.remembered.put("dry", self._key(file, plan), told)
+        self._changed()
+
+    def learn(self, file: FileKey, header: ModelHeader, plan: Plan, measured_bytes: int) -> int:
+        """Keep what a loaded plan takes; by how many bytes it missed the price, signed."""
+        before = self.quote(file, header, plan).footprint
+        known = before.total_bytes - before.runtime
+        runtime = max(0, measured_bytes - known)
+        self.remembered.put("measured", self._key(file, plan), measured_bytes)
+        self.remembered.put("runtime", self._key(file), runtime)
+        section, name = "machine", f"{plan.device} {self._engine}"
+        kept = _numbers(self.remembered.get(section, name))
+        vocabulary = predict(header, plan).runtime - RUNTIME_BYTES[plan.device]
+        self.remembered.put(section, name, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
+        self._changed()
+        return measured_bytes - before.total_bytes
+
+    def _changed(self) -> None:
+        self._memo.clear()
+        self.version += 1
+
+    def _quote(self, file: FileKey, header: ModelHeader, plan: Plan) -> Quote:
+        footprint, source = self._told(file, header, plan)
+        known = footprint.total_bytes - footprint.runtime
+        measured = self.remembered.get("measured", self._key(file, plan))
+        if _is_size(measured) and measured >= known:
+            return Quote(replace(footprint, runtime=measured - known), "measured")
+        of_file = self.remembered.get("runtime", self._key(file))
+        runtime = of_file if _is_size(of_file) else self._usual_runtime(footprint, plan)
+        return Quote(replace(footprint, runtime=runtime), source)
+
+    def _told(self, file: FileKey, header: ModelHeader, plan: Plan) -> tuple[Footprint, Source]:
+        """Without what was measured."""
+        footprint = predict(header, plan)
+        told = self.remembered.get("dry", self._key(file, plan))
+        if not isinstance(told, dict) or not all(_is_size(told.get(name)) for name in ("weights", "cache", "compute")):
+            return footprint, "header"
+        share = layer_share(header, plan)
+        cache = round(told["cache"] * share)
+        return replace(
+            footprint,
+            weights=told["weights"] if plan.device == "cpu" else footprint.weights,
+            kv=footprint.kv if abs(cache - footprint.kv) <= _ROUNDED_BYTES else cache + _ROUNDED_BYTES,
+            compute=told["compute"] + _ROUNDED_BYTES,
+        ), "dry"
+
+    def _usual_runtime(self, footprint: Footprint, plan: Plan) -> int:
+        """The constant of the first time is replaced by this machine's median."""
+        kept = _numbers(self.remembered.get("machine", f"{plan.device} {self._engine}"))
+        if not kept:
+            return footprint.runtime
+        return footprint.runtime - RUNTIME_BYTES[plan.device] + round(statistics.median(kept))
+
+    def _key(self, file: FileKey, plan: Plan | None = None) -> str:
+        words = [*file, *(astuple(plan) if plan is not None else ()), self._engine]
+        return " ".join(str(word) for word in words)
+
+
+def engine_version() -> str:
+    """Which build of the engine the figures are of; another one may take other amounts."""
+    if test := os.environ.get(TEST_ENGINE):
+        return test
+    try:
+        return importlib.metadata.version("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**50
+
+
+def _numbers(value: Any) -> list[int]:
+    return [n for n in value if _is_size(n)] if isinstance(value, list) else []

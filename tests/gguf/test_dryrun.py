@@ -1,0 +1,123 @@
+"""The arithmetic of the header against llama.cpp's own figures: dry loads of many shapes, and the real load of some."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.footprint import Plan, inspect, predict
+from backends.gguf.loading import load
+from backends.messages import KvType, LoadModel
+from tests.models.shapes import LLAMA, SHAPES, Shape, build
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).resolve().parents[2]
+ROUNDED = 5_300
+"""llama.cpp tells sizes rounded to hundredths of a MiB."""
+MIB = 2**20
+PLANS = [
+    Plan(context, parallel, kv_type, 0, "cpu")
+    for context, parallel, kv_type in (
+        (8192, 2, "f16"),
+        (512, 1, "f16"),
+        (2048, 8, "q8_0"),
+        (4096, 3, "q4_0"),
+        (1000, 4, "f32"),
+    )
+]
+
+
+def question(path: Path, plans: list[Plan] = PLANS) -> dict[str, Any]:
+    asked = [{"context": p.context, "parallel": p.parallel, "kv_type": p.kv_type} for p in plans]
+    return {"path": str(path), "gpu_layers": 0, "plans": asked}
+
+
+def ask(*questions: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = "".join(json.dumps(q) + "\n" for q in questions)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "backends.gguf.dryrun"],
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Every shape's file and what llama.cpp says of it, from one child."""
+    folder = tmp_path_factory.mktemp("shapes")
+    paths = {name: build(folder / f"{name}.gguf", shape) for name, shape in SHAPES.items()}
+    told = ask(*(question(path) for path in paths.values()))
+    return {name: (paths[name], answer) for name, answer in zip(paths, told, strict=True)}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_weights_are_exact(name: str, answers: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    path, answer = answers[name]
+    assert predict(inspect("gguf", path), PLANS[0]).weights == answer["weights"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_caches_are_exact(name: str, answers: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    path, answer = answers[name]
+    header = inspect("gguf", path)
+    for plan, told in zip(PLANS, answer["plans"], strict=True):
+        n_lines = 2 if SHAPES[name].window else 1
+        assert abs(predict(header, plan).kv - told["cache"]) <= n_lines * ROUNDED, plan
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_compute_buffers_are_fitted_from_above(name: str, answers: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    path, answer = answers[name]
+    header = inspect("gguf", path)
+    for plan, told in zip(PLANS, answer["plans"], strict=True):
+        reported = sum(told["compute"].values()) + sum(told["output"].values())
+        assert reported <= predict(header, plan).compute <= 1.35 * reported + 2 * MIB, plan
+
+
+def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:
+    path = build(tmp_path / "gemma2.gguf", SHAPES["gemma2"])
+    plan = Plan(32768, 2, "f16", 0, "cpu")
+    per_cell = 2 * 2 * 32 * 2  # K and V, two heads of 32 values, two bytes
+
+    assert predict(inspect("gguf", path), plan).kv == 3 * per_cell * 2 * (32768 + 1024 + 512)
+
+
+def test_a_model_that_llama_cpp_refuses_does_not_end_the_child(tmp_path: Path, canary_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(60))
+    refused, priced = ask(question(broken), question(canary_path, PLANS[:1]))
+    assert refused["error"]
+    assert priced["plans"][0]["cache"] > 0
+
+
+@pytest.mark.parametrize("shape", [LLAMA, replace(LLAMA, kind="Q4_0", n_embd=512, n_ff=1024), SHAPES["gemma3"]])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_the_real_load_reports_what_the_dry_one_promised(tmp_path: Path, shape: Shape, kv_type: KvType) -> None:
+    path = build(tmp_path / "m.gguf", shape)
+    (dry,) = ask(question(path, [Plan(2048, 2, kv_type, 0, "cpu")]))
+    spec = LoadModel(
+        name="m", backend="gguf", path=str(path), context=2048, parallel=2, kv_type=kv_type, device="cpu", threads=1
+    )
+
+    engine = load(spec, lambda _: None)
+    try:
+        parts = engine.ready().parts
+    finally:
+        engine.close()
+
+    (plan,) = dry["plans"]
+    assert parts["weights"] == dry["weights"]
+    assert parts["kv"] == plan["cache"]
+    assert parts["compute"] == sum(plan["compute"].values()) + sum(plan["output"].values())

@@ -1,0 +1,185 @@
+"""Prices: computed, told by a dry load, measured; and what is kept of them between runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backends.dry import DrySizes
+from backends.footprint import HeaderInfo, Plan, predict
+from backends.gguf.header import Tensor
+from server.pricelist import PriceList
+from server.remembered import Remembered, data_folder
+
+MIB = 2**20
+FILE = (100 * MIB, 1, 2)
+PLAN = Plan(4096, 2, "f16", 0, "cpu")
+HEADER = HeaderInfo(
+    architecture="llama",
+    file_bytes=FILE[0],
+    metadata={
+        "llama.block_count": 2,
+        "llama.context_length": 32768,
+        "llama.embedding_length": 512,
+        "llama.feed_forward_length": 1024,
+        "llama.attention.head_count": 8,
+        "llama.attention.head_count_kv": 2,
+    },
+    array_lengths={"tokenizer.ggml.tokens": 1000},
+    longest_token_bytes=8,
+    tensors=(Tensor("token_embd.weight", (512, 1000), "F16", 90 * MIB),),
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "onecard" / "learned.json"
+
+
+def prices(file: Path, *, engine: str = "e1") -> PriceList:
+    return PriceList(Remembered(file), engine=engine)
+
+
+def dry(*, cache: int, compute: int) -> DrySizes:
+    return DrySizes(weights=90 * MIB, cache=cache, compute={"CPU": compute})
+
+
+def test_unseen_file_is_priced_from_its_header(file: Path) -> None:
+    quote = prices(file).quote(FILE, HEADER, PLAN)
+    assert quote.source == "header"
+    assert quote.footprint == predict(HEADER, PLAN)
+
+
+def test_dry_load_tells_compute_and_leaves_the_exact_cache_of_the_arithmetic(file: Path) -> None:
+    shop = prices(file)
+    exact = predict(HEADER, PLAN).kv
+    shop.note_dry(FILE, PLAN, dry(cache=exact + 5000, compute=3 * MIB))
+
+    quote = shop.quote(FILE, HEADER, PLAN)
+
+    assert quote.source == "dry"
+    assert quote.footprint.kv == exact
+    assert 3 * MIB <= quote.footprint.compute < 3.1 * MIB
+
+
+def test_dry_load_is_believed_where_the_arithmetic_is_wrong(file: Path) -> None:
+    shop = prices(file)
+    exact = predict(HEADER, PLAN).kv
+    shop.note_dry(FILE, PLAN, dry(cache=2 * exact, compute=3 * MIB))
+    assert shop.quote(FILE, HEADER, PLAN).footprint.kv >= 2 * exact
+
+
+def test_refused_dry_load_is_not_asked_again_and_changes_no_price(file: Path) -> None:
+    shop = prices(file)
+    shop.note_dry(FILE, PLAN, None)
+    assert shop.has_dry(FILE, PLAN)
+    assert shop.quote(FILE, HEADER, PLAN).source == "header"
+
+
+@pytest.mark.parametrize("missed", [-9 * MIB, 40 * MIB])
+def test_second_prediction_of_a_configuration_is_what_the_first_load_took(file: Path, missed: int) -> None:
+    shop = prices(file)
+    measured = shop.quote(FILE, HEADER, PLAN).footprint.total_bytes + missed
+
+    assert shop.learn(FILE, HEADER, PLAN, measured) == missed
+
+    quote = shop.quote(FILE, HEADER, PLAN)
+    assert (quote.source, quote.footprint.total_bytes) == ("measured", measured)
+
+
+def test_other_configurations_of_the_file_share_what_its_process_takes(file: Path) -> None:
+    shop = prices(file)
+    other = replace(PLAN, context=8192)
+    before = shop.quote(FILE, HEADER, other).footprint.total_bytes
+    measured = shop.quote(FILE, HEADER, PLAN).footprint.total_bytes - 5 * MIB
+    shop.learn(FILE, HEADER, PLAN, measured)
+
+    assert shop.quote(FILE, HEADER, other).footprint.total_bytes == before - 5 * MIB
+
+
+def test_other_files_start_from_the_median_of_this_machine(file: Path) -> None:
+    shop = prices(file)
+    usual = predict(HEADER, PLAN)
+    for i, missed in enumerate((10 * MIB, 12 * MIB, 300 * MIB)):
+        shop.learn((FILE[0], i, i), HEADER, PLAN, usual.total_bytes + missed)
+
+    assert shop.quote((1, 2, 3), HEADER, PLAN).footprint.runtime == usual.runtime + 12 * MIB
+
+
+def test_what_is_learned_survives_the_process_but_not_the_engine_or_the_file(file: Path) -> None:
+    shop = prices(file)
+    measured = shop.quote(FILE, HEADER, PLAN).footprint.total_bytes + MIB
+    shop.learn(FILE, HEADER, PLAN, measured)
+    shop.remembered.save()
+
+    assert prices(file).quote(FILE, HEADER, PLAN).source == "measured"
+    assert prices(file, engine="e2").quote(FILE, HEADER, PLAN).source == "header"
+    assert prices(file).quote((FILE[0], 99, FILE[2]), HEADER, PLAN).source == "header"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"version": 99, "measured": {}}',
+        b'{"version": 1, "measured": 7, "machine": []}',
+        b"\xff\xfe\x00",
+    ],
+)
+def test_corrupt_file_counts_as_empty_and_is_replaced(file: Path, content: bytes) -> None:
+    file.parent.mkdir()
+    file.write_bytes(content)
+    shop = prices(file)
+    assert shop.quote(FILE, HEADER, PLAN).source == "header"
+    shop.learn(FILE, HEADER, PLAN, 2**40)
+    shop.remembered.save()
+    assert prices(file).quote(FILE, HEADER, PLAN).footprint.total_bytes == 2**40
+
+
+def test_values_of_the_wrong_kind_are_not_believed(file: Path) -> None:
+    shop = prices(file)
+    shop.learn(FILE, HEADER, PLAN, 2**40)
+    shop.note_dry(FILE, PLAN, dry(cache=1, compute=1))
+    shop.remembered.save()
+    nonsense = json.loads(file.read_text(), parse_int=lambda text: "many" if text != "1" else 1)
+    file.write_text(json.dumps({**nonsense, "version": 1}))
+
+    assert prices(file).quote(FILE, HEADER, PLAN).footprint == predict(HEADER, PLAN)
+
+
+def test_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "onecard").write_text("a file where the folder should be")
+    remembered = Remembered(tmp_path / "onecard" / "learned.json")
+    remembered.put("dry", "k", {})
+    remembered.save()
+    assert remembered.get("dry", "k") == {}
+
+
+def test_two_processes_keep_each_others_figures(file: Path) -> None:
+    one, two = Remembered(file), Remembered(file)
+    one.put("dry", "a", 1)
+    one.save()
+    two.put("dry", "b", 2)
+    two.save()
+    again = Remembered(file)
+    assert (again.get("dry", "a"), again.get("dry", "b")) == (1, 2)
+
+
+def test_the_oldest_is_forgotten_when_there_is_too_much(file: Path) -> None:
+    remembered = Remembered(file)
+    for i in range(1100):
+        remembered.put("dry", str(i), i)
+    assert remembered.get("dry", "0") is None
+    assert remembered.get("dry", "1099") == 1099
+
+
+def test_data_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert data_folder() == tmp_path / "onecard"
+    monkeypatch.setenv("XDG_DATA_HOME", "relative/does/not/count")
+    assert data_folder().is_absolute()
