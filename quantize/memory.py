@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
-from backends.footprint import ALL_LAYERS, Plan, predict
-from backends.gguf.header import HeaderInfo, Tensor
+from backends.footprint import ALL_LAYERS, HeaderError, ModelHeader, Plan, inspect, predict
 
 
-def predicted_bytes(header: HeaderInfo, *, context: int, device: Literal["cuda", "cpu"] = "cuda") -> int | None:
+def predicted_bytes(header: ModelHeader, *, context: int, device: Literal["cuda", "cpu"] = "cuda") -> int | None:
     """Bytes with one request of `context` tokens at once, F16 cache; None where the model has not so much context."""
     if header.n_ctx_train and context > header.n_ctx_train:
         return None
@@ -17,6 +16,10 @@ def predicted_bytes(header: HeaderInfo, *, context: int, device: Literal["cuda",
     return predict(header, plan).total_bytes
 
 
-def with_weights(header: HeaderInfo, n_bytes: int) -> HeaderInfo:
-    """The same model with weights of another size: a bitsandbytes folder beside its GGUF twin."""
-    return replace(header, tensors=(Tensor("output.weight", (1,), "I8", n_bytes),))
+def of_folder(folder: Path, type_name: str = "none") -> ModelHeader | None:
+    """A model folder, as it is or as it will be once quantised; None where the arithmetic does not know its kind."""
+    quantization = {"bnb-8bit": "bnb-8bit", "none": "none"}.get(type_name, "bnb-4bit")
+    try:
+        return inspect("bnb", folder, quantization=quantization)
+    except HeaderError:
+        return None

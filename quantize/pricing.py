@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.footprint import ModelHeader
 from backends.gguf.header import HeaderInfo
 from quantize import bnb, memory, quantizer
 from quantize.errors import QuantizeError
@@ -24,8 +25,8 @@ class Price:
     type_name: str
     n_bytes: int
     n_weights: int
-    header: HeaderInfo | None
-    """What its memory is predicted from; None for a folder whose architecture has no GGUF twin here."""
+    header: ModelHeader | None
+    """What its memory is predicted from; None where nothing predicts it."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -56,8 +57,8 @@ def price(order: Order, type_name: str, base: Path | None, info: HeaderInfo | No
     if is_bnb(type_name):
         assert hf is not None
         n_bytes = bnb.outcome_bytes(hf, type_name)
-        twin = memory.with_weights(info, n_bytes) if info else None
-        return Price(type_name, n_bytes, sum(math.prod(one.shape) for one in hf.tensors.values()), twin)
+        n = sum(math.prod(one.shape) for one in hf.tensors.values())
+        return Price(type_name, n_bytes, n, memory.of_folder(hf.path, type_name))
     assert base is not None
     assert info is not None
     made = quantizer.outcome(base, recipe(order, type_name, imatrix=None), info)

@@ -15,8 +15,8 @@ from quantize.errors import QuantizeError
 from quantize.hf.safetensors import Shard, Stored
 from quantize.words import shown
 
-CHUNK_BYTES: Final = 8 * 2**20
-"""Read, cast and written at once: small enough to stay in the processor's cache levels, large enough for the disk."""
+CHUNK_BYTES: Final = 2**20
+"""Read, cast and written at once: it stays in the processor's cache, and the allocator keeps its pages."""
 F16_MAX: Final = 65504.0
 
 
@@ -64,7 +64,7 @@ def chunks(planned: Planned, shard: Shard | None, *, allow_nan: bool) -> Iterato
     assert shard is not None
     for values in _pieces(planned, planned.source, shard):
         if planned.dtype is Dtype.BF16 and planned.source.dtype == "BF16" and not planned.add:
-            if not allow_nan and np.any((values & 0x7F80) == 0x7F80):
+            if not allow_nan and _has_special(values, 0x7F80):
                 _refuse(planned, widen(values, "BF16"))
             yield _bytes_of(values)
         else:
@@ -92,23 +92,38 @@ def widen(values: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
 def _cast(values: npt.NDArray[Any], planned: Planned, *, allow_nan: bool) -> npt.NDArray[Any]:
     if planned.add:
         values = values.astype(np.float32) + np.float32(planned.add)
+    if planned.dtype is Dtype.F16:
+        return _to_f16(values, planned, allow_nan=allow_nan)
     if not allow_nan:
         with np.errstate(all="ignore"):
             total = np.add.reduce(values, axis=None, dtype=np.float32)
         if not np.isfinite(total) and not np.isfinite(values).all():
             _refuse(planned, values)
-    if planned.dtype is Dtype.BF16:
-        return to_bf16(values.astype(np.float32, copy=False))
-    target = np.float32 if planned.dtype is Dtype.F32 else np.float16
+    wide = values.astype(np.float32, copy=False)
+    return to_bf16(wide) if planned.dtype is Dtype.BF16 else wide
+
+
+def _to_f16(values: npt.NDArray[Any], planned: Planned, *, allow_nan: bool) -> npt.NDArray[np.float16]:
+    """One look at the result finds what was no number and what became none."""
     with np.errstate(over="ignore", invalid="ignore"):
-        result = values.astype(target, copy=False)
-    if target is np.float16 and values.dtype != np.float16 and np.isinf(result).any() and np.isfinite(values).all():
-        largest = float(np.abs(values).max())
+        result = values.astype(np.float16, copy=False)
+    if not _has_special(result.view(np.uint16), 0x7C00):
+        return result
+    finite = np.isfinite(values)
+    if not allow_nan and not finite.all():
+        _refuse(planned, values)
+    largest = float(np.abs(values, dtype=np.float64, where=finite, out=np.zeros(values.shape)).max())
+    if largest > F16_MAX:
         raise QuantizeError(
             f"tensor {shown(planned.name)} holds {largest:.3g}, more than F16 can ({F16_MAX:.0f}). "
             "hint: --to BF16 or F32"
         )
     return result
+
+
+def _has_special(bits: npt.NDArray[np.uint16], exponent: int) -> bool:
+    """Some number of a 16-bit type has all bits of its exponent set: NaN or infinite."""
+    return bits.size > 0 and int(np.bitwise_and(bits, 0x7FFF).max()) >= exponent
 
 
 def to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

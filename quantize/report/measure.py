@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.footprint import ModelHeader
 from backends.gguf import header
 from backends.gguf.header import HeaderInfo
 from quantize import memory
@@ -86,11 +87,11 @@ def _line(subject: Subject, twin: HeaderInfo | None, scores: Scores | None) -> L
         info = header.read(subject.path)
         n_bytes = info.file_bytes
         n_weights = sum(math.prod(tensor.shape) for tensor in info.tensors)
-        predicted: HeaderInfo | None = info
+        predicted: ModelHeader | None = info
     else:
         n_bytes = sum(file.stat().st_size for file in shard_files(subject.path))
         n_weights = sum(math.prod(tensor.shape) for tensor in twin.tensors) if twin else _weights_of(subject.path)
-        predicted = memory.with_weights(twin, n_bytes) if twin else None
+        predicted = memory.of_folder(subject.path)
     memories = tuple(memory.predicted_bytes(predicted, context=n) if predicted else None for n in CONTEXTS)
     return Line(subject.path.name, subject.type_name, n_bytes, 8 * n_bytes / max(1, n_weights), memories, scores)
 
