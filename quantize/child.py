@@ -7,6 +7,7 @@ when the parent is interrupted the child goes first.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -32,9 +33,20 @@ def run(module: str, request: Message, on_message: Callable[[Message], None]) ->
         except BrokenPipeError:
             pass
         for line in child.stdout:
-            on_message(json.loads(line))
+            if (message := _message(line)) is not None:
+                on_message(message)
+            else:  # C code that aborts prints where it likes
+                last_words.append(line.decode("utf-8", "replace").strip()[:500])
         if child.wait() != 0:
             raise QuantizeError(reason(last_words, child.returncode))
+
+
+def _message(line: bytes) -> Message | None:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
 
 
 @contextmanager
@@ -46,6 +58,7 @@ def started(module: str) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
     )
     last_words: deque[str] = deque(maxlen=20)
     listener = threading.Thread(target=_listen, args=(child, last_words), daemon=True)
