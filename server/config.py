@@ -9,13 +9,23 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from backends.messages import KvType
 from server.sizes import Size
 
 MAX_NAME_CHARS = 200
+_SHRINKABLE: tuple[Literal["parallel"], Literal["kv_type"]] = ("parallel", "kv_type")
 
 
 def _no_bool(value: object) -> object:
@@ -147,6 +157,12 @@ class ModelConfig(Section):
     keep_alive_s: KeepAlive = 600
     preload: bool = False
     quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"
+    _open: frozenset[Literal["parallel", "kv_type"]] = PrivateAttr(default=frozenset())
+
+    @property
+    def open(self) -> frozenset[Literal["parallel", "kv_type"]]:
+        """What nobody wrote down, so that a small budget may make it smaller; set by `Settings`."""
+        return self._open
 
 
 class MetricsSection(Section):
@@ -191,6 +207,8 @@ class Settings(Section):
             update = {key: value for key, value in inherited.items() if key not in model.model_fields_set}
             preload = model.preload or name in scheduler.preload
             folded[name] = model.model_copy(update={**update, "name": name, "preload": preload})
+            written = model.model_fields_set | defaults.model_fields_set
+            folded[name]._open = frozenset(key for key in _SHRINKABLE if key not in written)  # noqa: SLF001 - a copy
         return folded
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 PREFIX = "ONECARD_"
 _NOT_YET = {
-    "memory.on_pressure": "idle models stay until the server ends",
-    "scheduler.min_residency_s": "a loaded model is never put out for another",
     "quantization": "the bnb backend is not in this version",
 }
 """Keys that are read and checked, but change nothing in this version; using one gives a warning."""

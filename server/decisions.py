@@ -13,7 +13,9 @@ class ModelState(Enum):
     """Where a model is.
 
     unloaded -> loading -> ready -> draining -> unloading -> unloaded. A failed load and a dead worker lead from
-    wherever it was to unloaded; a ready model without running jobs passes through draining at once.
+    wherever it was to unloaded; a ready model without running jobs passes through draining at once. A model that
+    drains for another goes back to ready when that one is not wanted any more; a load nobody waits for is cancelled
+    and leads from loading to unloading.
     """
 
     UNLOADED = "unloaded"
@@ -39,6 +41,8 @@ class Load:
     """Start the model's worker; answer with `on_ready` or `on_gone`."""
 
     model: str
+    setbacks: int = 0
+    """Loads of it that ran out of memory since the last that did not: so many plans down the list."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,24 @@ class Unload:
 
     model: str
     reason: UnloadReason
+    beneficiary: str | None = None
+    """The model that needs the room."""
+
+
+@dataclass(frozen=True)
+class CancelLoad:
+    """Give up the load under way, because nobody waits for it; answer with `on_gone`."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Drain:
+    """No new jobs go to the model's worker; nothing is to be done but to tell those who listen."""
+
+    model: str
+    reason: UnloadReason
+    beneficiary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,4 +90,4 @@ class Abort:
     message: str
 
 
-Action = Dispatch | Load | Unload | Reject | Abort
+Action = Dispatch | Load | CancelLoad | Drain | Unload | Reject | Abort

@@ -6,29 +6,28 @@ Owns what is known about the models' files. When to load is the scheduler's busi
 from __future__ import annotations
 
 import asyncio
-import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from backends.footprint import HeaderError, HeaderInfo, inspect
-from backends.messages import ErrorCode, LoadModel
+from backends.footprint import HeaderError, ModelHeader, Plan
+from backends.messages import ErrorCode, LoadModel, Ready
+from backends.registry import ENGINES
 from backends.worker import Listener, Timeouts, Worker
+from server.appraiser import Appraiser, Looked, likely_plans, look, wish
+from server.capacity import Asked, Capacity, appraise
 from server.ledger import LedgerError
-from server.placement import Placed, Refused, Wish, place
+from server.placement import Placed, Refused, place
 from server.sizes import format_size
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from server.catalog import CatalogEntry
-    from server.config import ModelConfig
+    from server.eviction import Candidate
     from server.memory import Memory
     from server.spare import Spare
 
 FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""
-
-_Signature = tuple[int, int, int]
 
 
 class LoadRefusedError(Exception):
@@ -41,12 +40,6 @@ class LoadRefusedError(Exception):
         self.strike = strike
 
 
-@dataclass(frozen=True)
-class _Known:
-    signature: _Signature
-    header: HeaderInfo
-
-
 class Loader:
     """See the module's text."""
 
@@ -54,19 +47,24 @@ class Loader:
         self.memory = memory
         self._spare = spare
         self._timeouts = timeouts
-        self._known: dict[str, _Known] = {}
+        self.appraiser = Appraiser()
+        self._known: dict[str, Looked] = {}
         self._problems: dict[str, str] = {}
 
-    def known(self, name: str) -> tuple[HeaderInfo | None, str | None]:
+    def known(self, name: str) -> tuple[ModelHeader | None, str | None]:
         """What the last look at a model's file gave: its header, or what is wrong with it."""
         known = self._known.get(name)
         return (known.header if known else None), self._problems.get(name)
 
-    async def inspect(self, entry: CatalogEntry) -> HeaderInfo:
+    async def inspect(self, entry: CatalogEntry) -> ModelHeader:
         """The header of the model's file, read again when the file has changed. Raises LoadRefusedError."""
         before = self._known.get(entry.name)
         try:
-            after = await asyncio.to_thread(_look, entry, before)
+            after = await asyncio.to_thread(look, entry, before)
+            if entry.backend not in ENGINES:
+                raise HeaderError(
+                    f"this version has no '{entry.backend}' backend for model folders, only for GGUF files"
+                )
         except HeaderError as error:
             self._known.pop(entry.name, None)
             self._problems[entry.name] = str(error)
@@ -77,13 +75,22 @@ class Loader:
         self._problems.pop(entry.name, None)
         return after.header
 
-    async def start(self, entry: CatalogEntry, listener: Listener) -> Worker:
-        """Start a worker for the model; its bytes are booked until `memory.ledger.release`. Raises LoadRefusedError."""
+    async def start(
+        self, entry: CatalogEntry, listener: Listener, *, usable_bytes: int | None = None, setbacks: int = 0
+    ) -> Worker:
+        """Start a worker for the model; its bytes are booked until `memory.ledger.release`. Raises LoadRefusedError.
+
+        The plan is chosen for `usable_bytes` (None: the whole budget), and has to fit into what is free.
+        """
         if entry.config.kv_tokens != "auto":
             raise LoadRefusedError(
                 "load_failed", f"model '{entry.name}': kv_tokens can only be 'auto' yet", strike=True
             )
-        placed = self._place(entry, await self.inspect(entry))
+        await self.inspect(entry)
+        placed = self.quote(entry, usable_bytes=usable_bytes, setbacks=setbacks)
+        assert placed is not None
+        if isinstance(placed, Refused):
+            raise LoadRefusedError(placed.code, placed.message, strike=False)
         try:
             self.memory.ledger.reserve(entry.name, placed.footprint)
         except LedgerError as error:
@@ -101,49 +108,62 @@ class Loader:
             raise
         return worker
 
-    def _place(self, entry: CatalogEntry, header: HeaderInfo) -> Placed:
-        ledger = self.memory.ledger
-        placed = place(
+    def quote(
+        self, entry: CatalogEntry, *, usable_bytes: int | None = None, setbacks: int = 0
+    ) -> Placed | Refused | None:
+        """How the model would be loaded if it could have so many bytes; None while nobody has looked at its file."""
+        known = self._known.get(entry.name)
+        if known is None:
+            return None
+        budget_bytes = self.memory.ledger.budget_bytes
+        return place(
             entry.name,
-            header,
-            _wish(entry.config, self.memory),
-            budget_bytes=ledger.budget_bytes,
-            free_bytes=ledger.free_bytes,
+            known.header,
+            wish(entry.config, self.memory.device),
+            budget_bytes=budget_bytes,
+            free_bytes=budget_bytes if usable_bytes is None else usable_bytes,
+            price=self.appraiser.price_of(known),
+            setbacks=setbacks,
         )
-        if isinstance(placed, Refused):
-            raise LoadRefusedError(placed.code, placed.message, strike=False)
-        return placed
+
+    def looked(self, name: str) -> Looked | None:
+        """A model's files as of the last look."""
+        return self._known.get(name)
+
+    async def capacity(self, entry: CatalogEntry, asked: Asked, residents: Sequence[Candidate]) -> Capacity:
+        """What a load would come to with the wishes of the moment; loads nothing. Raises HeaderError."""
+        looked = await asyncio.to_thread(look, entry, self._known.get(entry.name))
+        ledger = self.memory.ledger
+        own = ledger.booking(entry.name)
+        return appraise(
+            entry.name,
+            entry.backend,
+            looked.header,
+            asked.over(wish(entry.config, self.memory.device)),
+            lambda plan: self.appraiser.quote(looked, plan),
+            budget_bytes=ledger.budget_bytes,
+            free_bytes=ledger.free_bytes + (own.booked_bytes if own is not None else 0),
+            residents=residents,
+        )
+
+    async def ask_dry(self, entries: Iterable[CatalogEntry]) -> None:
+        """Find out the exact prices of the models that have been looked at."""
+        seen = [(entry, known) for entry in entries if (known := self._known.get(entry.name)) is not None]
+        device = self.memory.device
+        await self.appraiser.ask_dry([(known, likely_plans(known, wish(e.config, device))) for e, known in seen])
+
+    async def learn(self, spec: LoadModel, ready: Ready) -> None:
+        """Remember what a load really took."""
+        known = self._known.get(spec.name)
+        if known is not None:
+            plan = Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device)
+            await self.appraiser.learn(known, plan, ready.measured_bytes)
 
     async def _wait_for_card(self, name: str, placed: Placed) -> None:
         needed_bytes = placed.footprint.total_bytes
         if not await self.memory.wait_for_free(needed_bytes, within_s=FREE_WITHIN_S):
             message = f"{name} needs {format_size(needed_bytes)}, but other programs hold the card's memory"
             raise LoadRefusedError("memory_busy", message, strike=False)
-
-
-def _look(entry: CatalogEntry, before: _Known | None) -> _Known:
-    signature = _signature(entry.path)
-    if before is not None and before.signature == signature:
-        return before
-    return _Known(signature, inspect(entry.backend, entry.path))
-
-
-def _signature(path: Path) -> _Signature:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - the tuple below is of this call
-    except OSError as error:
-        raise HeaderError(f"{path.name} cannot be read: {error.strerror}") from None
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def _wish(config: ModelConfig, memory: Memory) -> Wish:
-    return Wish(
-        context=None if config.context == "auto" else config.context,
-        parallel=config.parallel,
-        kv_type=config.kv_type,
-        gpu_layers=None if config.gpu_layers == "auto" else config.gpu_layers,
-        device=memory.device,
-    )
 
 
 def _spec(entry: CatalogEntry, placed: Placed) -> LoadModel:

@@ -1,6 +1,7 @@
-"""How to load a model into what is free, or the arithmetic of why it cannot be. Pure.
+"""How to load a model into the bytes that can be had, or the arithmetic of why it cannot be. Pure.
 
-Eviction joins here: `free_bytes` grows by what may leave.
+Other models leave before anything the operator left open is made smaller: what can be had is the budget without pinned
+models, not what happens to be free. So a model's configuration does not depend on the moment it is loaded in.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from backends.footprint import ALL_LAYERS, Device, Footprint, HeaderInfo, Plan, predict
+from backends.footprint import ALL_LAYERS, Device, Footprint, ModelHeader, Plan, predict
 from backends.messages import KvType
 from server.sizes import format_size
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 AUTO_CONTEXT: Final = 8192
 LEAST_AUTO_CONTEXT: Final = 2048
+_CONTEXT_STEP: Final = 256
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Wish:
     kv_type: KvType
     gpu_layers: int | None
     device: Device
+    open: frozenset[Literal["parallel", "kv_type"]] = frozenset()
+    """Values that nobody asked for: the plan may take fewer sequences, or a KV cache of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,32 @@ class Refused:
 
 def place(
     name: str,
-    header: HeaderInfo,
+    header: ModelHeader,
     wish: Wish,
     *,
     budget_bytes: int,
     free_bytes: int,
     price: Callable[[Plan], Footprint] | None = None,
+    setbacks: int = 0,
 ) -> Placed | Refused:
-    """The first acceptable plan that fits into the free bytes, at the given prices or else at those of the header."""
+    """The first acceptable plan that fits into the free bytes, at the given prices or else at those of the header.
+
+    So many plans are passed over as loads have run out of memory; the last one is tried again.
+    """
     ask = price or (lambda plan: predict(header, plan))
-    priced = [Placed(plan, ask(plan)) for plan in _plans(header, wish)]
-    for placed in priced:
+    smallest = None
+    fitting = []
+    for plan in plans(header, wish):
+        placed = Placed(plan, ask(plan))
         if placed.footprint.total_bytes <= free_bytes:
-            return placed
-    smallest = min(priced, key=lambda placed: placed.footprint.total_bytes)
+            fitting.append(placed)
+            if len(fitting) > setbacks:
+                return placed
+        elif smallest is None or placed.footprint.total_bytes < smallest.footprint.total_bytes:
+            smallest = placed
+    if fitting:
+        return fitting[-1]
+    assert smallest is not None
     need = f"{name} needs {_sums(smallest)}"
     if smallest.footprint.total_bytes <= budget_bytes:
         usable = f"{format_size(free_bytes)} of {format_size(budget_bytes)} are free"
@@ -70,7 +86,7 @@ def place(
     return Refused("cannot_fit", f"{need}, {format_size(budget_bytes)} usable.{hint}")
 
 
-def longest_context(header: HeaderInfo | None, context: int | None) -> int:
+def longest_context(header: ModelHeader | None, context: int | None) -> int:
     """The most tokens a request to the model can ever use."""
     if context is not None:
         return context
@@ -78,18 +94,30 @@ def longest_context(header: HeaderInfo | None, context: int | None) -> int:
     return min(trained, AUTO_CONTEXT) if trained > 0 else AUTO_CONTEXT
 
 
-def _plans(header: HeaderInfo, wish: Wish) -> Iterator[Plan]:
-    """Acceptable plans, best first: a shorter context is better than layers on the CPU."""
+def plans(header: ModelHeader, wish: Wish) -> Iterator[Plan]:
+    """Acceptable plans, best first: less parallel, 8 bits of KV, a shorter context, and last layers on the CPU."""
     layers = 0 if wish.device == "cpu" else ALL_LAYERS if wish.gpu_layers is None else wish.gpu_layers
-    contexts = [longest_context(header, wish.context)]
-    while wish.context is None and contexts[-1] // 2 >= LEAST_AUTO_CONTEXT:
-        contexts.append(contexts[-1] // 2)
-    best = Plan(contexts[0], wish.parallel, wish.kv_type, layers, wish.device)
-    for context in contexts:
-        yield replace(best, context=context)
+    plan = Plan(longest_context(header, wish.context), wish.parallel, wish.kv_type, layers, wish.device)
+    yield plan
+    while "parallel" in wish.open and plan.parallel > 1:
+        plan = replace(plan, parallel=plan.parallel // 2)
+        yield plan
+    if "kv_type" in wish.open and _takes_q8_0(header) and plan.kv_type in ("f32", "f16", "bf16"):
+        plan = replace(plan, kv_type="q8_0")
+        yield plan
+    while wish.context is None and plan.context // 2 >= LEAST_AUTO_CONTEXT:
+        plan = replace(plan, context=plan.context // 2)
+        yield plan
     if wish.device == "cuda" and wish.gpu_layers is None:
         for n_layers in range(header.n_layers, 0, -1):
-            yield replace(best, context=contexts[-1], gpu_layers=n_layers)
+            yield replace(plan, gpu_layers=n_layers)
+
+
+def _takes_q8_0(header: ModelHeader) -> bool:
+    """Whether the heads divide into blocks of 32."""
+    head_size = header.number("embedding_length") // max(header.number("attention.head_count", 1), 1)
+    sizes = (header.number(f"attention.{part}_length", head_size) for part in ("key", "value"))
+    return all(size > 0 and size % 32 == 0 for size in sizes)
 
 
 def _sums(placed: Placed) -> str:
@@ -97,13 +125,25 @@ def _sums(placed: Placed) -> str:
     return f"{format_size(placed.footprint.total_bytes)} ({parts}) at context {placed.plan.context}"
 
 
+def largest_context(plan: Plan, n_bytes: int, price: Callable[[Plan], Footprint]) -> int:
+    """The longest context of a plan that fits into the bytes, in steps of 256; 0 when none does."""
+    low, high = 0, plan.context // _CONTEXT_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = price(replace(plan, context=middle * _CONTEXT_STEP)).total_bytes <= n_bytes
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low * _CONTEXT_STEP
+
+
 def _hint(plan: Plan, budget_bytes: int, price: Callable[[Plan], Footprint]) -> str:
-    """What would fit, in the order an operator would rather give things up."""
-    options: list[tuple[str, Plan]] = [("kv_type q8_0", replace(plan, kv_type="q8_0"))]
-    context = plan.context // 2
-    while context >= 512:
-        options.append((f"context {context}", replace(plan, context=context)))
-        context //= 2
-    options.append(("parallel 1", replace(plan, parallel=1)))
-    fitting = [text for text, p in options if price(p).total_bytes <= budget_bytes]
-    return f" hint: {' or '.join(fitting[:2])} fits" if fitting else ""
+    """The largest that would fit, in the order an operator would rather give things up."""
+    options: list[str] = []
+    if plan.kv_type != "q8_0" and price(replace(plan, kv_type="q8_0")).total_bytes <= budget_bytes:
+        options.append("kv_type q8_0")
+    if context := largest_context(plan, budget_bytes, price):
+        options.append(f"context {context}")
+    if plan.parallel > 1 and price(replace(plan, parallel=1)).total_bytes <= budget_bytes:
+        options.append("parallel 1")
+    if not options and (context := largest_context(replace(plan, parallel=1, kv_type="q8_0"), budget_bytes, price)):
+        options.append(f"context {context} with parallel 1 and kv_type q8_0")
+    return f" hint: {' or '.join(options[:2])} fits" if options else ""

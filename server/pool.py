@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Final
 
 from backends.messages import Delta, Failed, Finished, Started
 from backends.worker import Exit, Timeouts, Worker
-from server.decisions import Abort, Action, Dispatch, Load, ModelState, Reject, Unload
+from server.capacity import Asked, Capacity, who_may_leave
+from server.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
 from server.loader import Loader, LoadRefusedError
 from server.memory import Memory, open_memory
 from server.metrics import REJECTIONS, RequestMeter
+from server.prices import Prices
 from server.resident import PoolError, Resident
-from server.scheduler import ModelRules, Rules, Scheduler
+from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from server.spare import Spare
 from server.status import MemoryStatus, ModelInfo, QueueStatus, Status
-from server.stream import Stream
+from server.stream import Stream, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -73,7 +75,9 @@ class Pool:
         self._clock = clock
         self._timeouts = timeouts
         self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
-        self._scheduler = Scheduler([_rules(e) for e in catalog.entries], rules or _queue_rules(settings))
+        self._prices = Prices({e.name: e for e in catalog.entries})
+        models = [_rules(e) for e in catalog.entries]
+        self._scheduler = Scheduler(models, rules or _queue_rules(settings), self._prices)
         self._loader: Loader | None = None
         self._live: dict[str, _Live] = {}
         self._quiet = asyncio.Event()
@@ -81,6 +85,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._lookout: asyncio.Task[None] | None = None
+        self._dry: asyncio.Task[None] | None = None
         self._closed = False
         self.on_change: list[Callable[[str, dict[str, object]], None]] = []
         """Called with the name and the figures of everything that is also logged."""
@@ -97,11 +102,12 @@ class Pool:
         Raises DeviceError.
         """
         memory = await open_memory(self._settings.memory)
-        self._loader = Loader(memory, self._timeouts, self._spare)
+        self._loader = self._prices.loader = Loader(memory, self._timeouts, self._spare)
+        memory.on_budget_change.append(self._budget_changed)
         self._tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
         self._spawn(self._inspect_all(self._loader))
-        if memory.device == "cuda":
-            self._lookout = asyncio.create_task(memory.keep_looking())
+        memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
+        self._lookout = asyncio.create_task(memory.keep_looking())
         for name, resident in self._residents.items():
             if resident.entry.config.preload:
                 self._perform(self._scheduler.load(name, self._clock()))
@@ -133,7 +139,7 @@ class Pool:
             await asyncio.wait_for(self._quiet.wait(), grace_s)
         except TimeoutError:
             self._expel()
-        for regular in (self._timer, self._lookout):
+        for regular in (self._timer, self._lookout, self._dry):
             if regular is not None:
                 regular.cancel()
         while self._tasks or any(r.worker for r in self._residents.values()):
@@ -146,18 +152,30 @@ class Pool:
 
     # What the HTTP side asks
 
-    def submit(self, entry: CatalogEntry, job: Job, *, priority: int = 0) -> Stream:
-        """Take a job; whatever is wrong with it comes as its `Failed` event."""
+    def submit(self, entry: CatalogEntry, job: Job, *, priority: int = 0, keep_alive_s: float | None = None) -> Stream:
+        """Take a job; whatever is wrong with it comes as its `Failed` event. `keep_alive_s` lasts to the next job."""
         resident, now = self._residents[entry.name], self._clock()
-        stream = Stream(entry.name, job.id, cancel=self._cancel, loading=lambda: self._is_loading(entry.name))
+        stream = Stream(
+            entry.name,
+            job.id,
+            cancel=self._cancel,
+            loading=lambda: self._is_loading(entry.name),
+            outlook=lambda: self._outlook(resident, job.id),
+        )
         live = _Live(job, entry.name, stream, RequestMeter(resident.metrics, now), now)
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
         self._live[job.id] = live
         self._quiet.clear()
-        total_priority = priority + entry.config.priority
-        actions = self._scheduler.submit(job.id, entry.name, sequences=job.sequences, priority=total_priority, now=now)
+        actions = self._scheduler.submit(
+            job.id,
+            entry.name,
+            sequences=job.sequences,
+            priority=priority + entry.config.priority,
+            keep_alive_s=keep_alive_s,
+            now=now,
+        )
         self._perform(actions)
         return stream
 
@@ -179,6 +197,12 @@ class Pool:
         ]
         queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]
         return Status(memory=memory, models=models, queue=queue)
+
+    async def capacity(self, name: str, asked: Asked) -> Capacity:
+        """What a load of the model would come to; loads nothing. Raises HeaderError."""
+        residents = who_may_leave(self.status().models, self._prices.held_bytes, but=name)
+        assert self._loader is not None
+        return await self._loader.capacity(self._residents[name].entry, asked, residents)
 
     async def load(self, name: str) -> None:
         """Make a model resident. Raises PoolError."""
@@ -206,6 +230,7 @@ class Pool:
 
     def on_progress(self, worker: Worker, fraction: float) -> None:
         """A share of a load is done."""
+        self._residents[worker.spec.name].loaded = fraction
 
     def on_ready(self, worker: Worker, ready: Ready) -> None:
         """A model is loaded."""
@@ -214,6 +239,8 @@ class Pool:
         resident.ready, resident.ready_at = ready, now
         load_s = now - resident.load_started_at
         booking = self._memory().ledger.settle(name, ready.measured_bytes, ready.parts)
+        if self._loader is not None:
+            self._spawn(self._loader.learn(worker.spec, ready))
         ratio = booking.error_ratio or 0.0
         self._metrics.prediction_error[resident.entry.backend].observe(ratio)
         resident.count_ready(booking, load_s)
@@ -228,6 +255,7 @@ class Pool:
             predicted_ratio=round(ratio, 3),
             pid=worker.pid,
         )
+        self._prices.forget(name)
         self._perform(self._scheduler.on_ready(name, parallel=ready.parallel, now=now))
         resident.tell_loaded()
 
@@ -254,10 +282,14 @@ class Pool:
         resident = self._residents[name]
         was_ready = worker.ready is not None
         resident.worker = None
+        freed_bytes = self._prices.held_bytes(name)
         self._memory().ledger.release(name)
+        self._prices.forget(name)
         orphans = [(live, failed) for failed in how.failed if (live := self._live.get(failed.id)) is not None]
         retry = frozenset(
-            live.job.id for live, failed in orphans if failed.code == "worker_crashed" and not live.answered
+            live.job.id
+            for live, failed in orphans
+            if failed.code in ("worker_crashed", "out_of_memory") and not live.answered
         )
         for live, failed in orphans:
             if failed.id not in retry:
@@ -265,6 +297,7 @@ class Pool:
         self._tell(
             resident.count_exit(how, was_ready=was_ready),
             model=name,
+            freed_bytes=freed_bytes,
             **({"code": how.code, "reason": how.message} if how.code else {}),
         )
         error = None if how.code is None else (how.code, how.message)
@@ -278,8 +311,12 @@ class Pool:
             match action:
                 case Dispatch():
                     self._dispatch(action)
-                case Load(model=name):
-                    self._begin_load(self._residents[name])
+                case Load():
+                    self._begin_load(self._residents[action.model], action.setbacks)
+                case CancelLoad():
+                    self._cancel_load(self._residents[action.model])
+                case Drain():
+                    self._tell("drains", model=action.model, **_why(action))
                 case Unload():
                     self._begin_unload(action)
                 case Reject():
@@ -302,15 +339,31 @@ class Pool:
             resident.metrics.swap_wait.observe(waited_s)
         resident.worker.submit(live.job)
 
-    def _begin_load(self, resident: Resident) -> None:
+    def _begin_load(self, resident: Resident, setbacks: int) -> None:
         resident.load_started_at = self._clock()
-        self._tell("loading", model=resident.name)
-        self._spawn(self._load(resident))
+        resident.load_cancelled = False
+        resident.loaded = 0.0
+        need = self._prices.need_bytes(resident.name, setbacks=setbacks)
+        figures = {"need_bytes": need} if isinstance(need, int) and need else {}
+        again = {"setbacks": setbacks} if setbacks else {}
+        self._tell("loading", model=resident.name, **figures, free_bytes=self._prices.free_bytes, **again)
+        self._spawn(self._load(resident, setbacks))
 
-    async def _load(self, resident: Resident) -> None:
+    def _cancel_load(self, resident: Resident) -> None:
+        self._tell("load_cancelled", model=resident.name, reason="nobody waits for it any more")
+        resident.load_cancelled = True
+        if resident.worker is not None:
+            self._spawn(resident.worker.stop())
+
+    async def _load(self, resident: Resident, setbacks: int) -> None:
         assert self._loader is not None
+        usable_bytes = self._prices.usable_bytes(resident.name)
         try:
-            resident.worker = await self._loader.start(resident.entry, self)
+            resident.worker = await self._loader.start(
+                resident.entry, self, usable_bytes=usable_bytes, setbacks=setbacks
+            )
+            if resident.load_cancelled:
+                await resident.worker.stop()
         except LoadRefusedError as refused:
             self._refused(resident, refused.code, refused.message, strike=refused.strike)
         except Exception as error:  # a fault of ours must not leave the model loading for ever
@@ -320,6 +373,7 @@ class Pool:
     def _refused(self, resident: Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
         name = resident.name
         resident.count_load_failure(code)
+        self._prices.forget(name)
         self._tell("load_refused", model=name, code=code, reason=message)
         self._perform(self._scheduler.on_gone(name, now=self._clock(), error=(code, message), strike=strike))
         resident.tell_gone(code, message)
@@ -328,7 +382,9 @@ class Pool:
         resident = self._residents[action.model]
         assert resident.worker is not None
         resident.metrics.evictions[action.reason].inc()
-        self._tell("unloading", model=action.model, reason=action.reason)
+        evicted = action.reason in ("room", "ttl", "pressure")
+        figures = {**_why(action), "freed_bytes": self._prices.held_bytes(action.model)}
+        self._tell("evicted" if evicted else "unloading", model=action.model, **figures)
         self._spawn(resident.worker.stop())
 
     def _reject(self, action: Reject) -> None:
@@ -360,7 +416,10 @@ class Pool:
 
     def _hand_out(self, live: _Live, event: Event, now: float) -> None:
         """Anything but a delta."""
-        if isinstance(event, Finished | Failed):
+        if isinstance(event, Failed) and event.code == "out_of_memory" and not live.answered and live.abort is None:
+            again = (event.code, event.message)
+            self._perform(self._scheduler.on_terminal(event.id, now, finished=False, again=again))
+        elif isinstance(event, Finished | Failed):
             self._finish(live, event)
             self._perform(self._scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
         elif not isinstance(event, Started) or not live.meter.started:  # a second run starts silently
@@ -403,9 +462,26 @@ class Pool:
         for resident in self._residents.values():
             with contextlib.suppress(LoadRefusedError):
                 await loader.inspect(resident.entry)
+            self._prices.forget(resident.name)
+        self._dry = asyncio.create_task(loader.ask_dry(r.entry for r in self._residents.values()))
+
+    def _budget_changed(self) -> None:
+        memory = self._memory().status()
+        figures = {"budget_bytes": memory.budget_bytes, "reserved_bytes": memory.reserved_bytes}
+        self._tell("budget", **figures, over_bytes=self._prices.over_bytes)
+        self._perform(self._scheduler.on_tick(self._clock()))
 
     def _is_loading(self, name: str) -> bool:
         return self._scheduler.view(name, self._clock()).state is ModelState.LOADING
+
+    def _outlook(self, resident: Resident, job_id: str) -> Waiting | None:
+        now = self._clock()
+        outlook = self._scheduler.outlook(job_id, now)
+        if outlook is None:
+            return None
+        if not self._is_loading(resident.name):
+            return Waiting(outlook.position + 1, outlook.wait_s, None)
+        return Waiting(outlook.position + 1, resident.load_left_s(now, outlook.wait_s), resident.loaded)
 
     def _memory_status(self) -> MemoryStatus:
         if self._loader is None:
@@ -440,15 +516,30 @@ class Pool:
 
 def _rules(entry: CatalogEntry) -> ModelRules:
     config = entry.config
-    return ModelRules(entry.name, parallel=config.parallel, keep_alive_s=config.keep_alive_s, pinned=config.pinned)
+    return ModelRules(
+        entry.name,
+        parallel=config.parallel,
+        keep_alive_s=config.keep_alive_s,
+        pinned=config.pinned,
+        priority=config.priority,
+    )
 
 
 def _queue_rules(settings: Settings) -> Rules:
     return Rules(
         max_queue=settings.server.max_queue,
-        max_wait_s=settings.scheduler.max_wait_s,
         request_timeout_s=settings.server.request_timeout_s,
+        swaps=SwapRules(
+            max_wait_s=settings.scheduler.max_wait_s,
+            min_residency_s=settings.scheduler.min_residency_s,
+            relieve=settings.memory.on_pressure == "unload",
+        ),
     )
+
+
+def _why(action: Drain | Unload) -> dict[str, object]:
+    """The reason of a model's leaving, and for whom."""
+    return {"reason": action.reason, **({"for": action.beneficiary} if action.beneficiary else {})}
 
 
 def _quoted(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from server.status import ModelStatus, Pace, model_status
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from server.ledger import Booking
     from server.metrics import ModelMetrics
     from server.scheduler import ModelView
+
+
+_TELLING_SHARE: Final = 0.1
 
 
 class PoolError(Exception):
@@ -37,6 +40,9 @@ class Resident:
     ready: Ready | None = None
     """Of the last successful load."""
     load_started_at: float = 0.0
+    load_cancelled: bool = False
+    loaded: float = 0.0
+    """The share of the load under way that is done."""
     ready_at: float | None = None
     pace: Pace = field(default_factory=Pace)
     load_waiters: list[asyncio.Future[None]] = field(default_factory=list)
@@ -52,6 +58,12 @@ class Resident:
         if self.ready_at is None or self.ready_at <= submitted_at:
             return None
         return self.ready_at - max(submitted_at, self.load_started_at)
+
+    def load_left_s(self, now: float, guess_s: float) -> float:
+        """What is left of the load under way: by its own pace once that shows, until then the guess."""
+        if self.loaded < _TELLING_SHARE:
+            return guess_s
+        return (now - self.load_started_at) * (1 - self.loaded) / self.loaded
 
     def count_ready(self, booking: Booking, load_s: float) -> None:
         """A load has succeeded, with this in the books."""

@@ -1,31 +1,36 @@
 """Which model is resident and which job goes next, decided in seconds: a pure state machine.
 
 Owns the one queue of the system and the state of every model. It returns actions and performs none: no await, no clock,
-no environment, no logging. Room is counted in sequences. One load at a time in the whole system. Among models it goes
-round robin, within a model by priority, then first come first served; a job too large for the room is not overtaken.
+no environment, no logging. Room is counted in sequences. One load at a time in the whole system. Within a model jobs go
+by priority, then first come first served; a job too large for the room is not overtaken. How models make room for each
+other is decided in `server.swaps`.
 
-A job goes queued -> running -> finished | failed, and once running -> queued, when its worker crashed before its first
-token.
+A job goes queued -> running -> finished | failed, and once running -> queued, when its worker crashed or ran out of
+memory before its first token.
 """
 
 from __future__ import annotations
 
-import bisect
-import math
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from backends.messages import ErrorCode
-from server.decisions import Abort, Action, Dispatch, Load, ModelState, Reject, Unload, UnloadReason
+from server.books import Books, Boundless
+from server.deadlines import Deadlines
+from server.decisions import Abort, Action, CancelLoad, Dispatch, ModelState, Reject, Unload, UnloadReason
+from server.placement import Refused
 from server.quarantine import Quarantine, QuarantineRules
+from server.standing import LIGHT_JOBS, ModelRules, Standing, Ticket, whole_seconds
+from server.swaps import SwapRules, Swaps
 
-LIGHT_JOBS: Final = 16
-"""Jobs without sequences (tokenizing) that one worker holds at once."""
-_SHORTEST_RETRY_S: Final = 1.0
-_LONGEST_RETRY_S: Final = 60.0
-_SMOOTHING: Final = 0.2
+__all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Scheduler", "SwapRules"]
+
+_DRAINING_RETRY_S: Final = 1.0
+_MOST_SETBACKS: Final = 3
+"""Loads that may run out of memory in a row: as planned, with the next plan, with one idle model less."""
+_RETRIED: Final[frozenset[ErrorCode]] = frozenset(("worker_crashed", "out_of_memory"))
+"""Failures after which a job that got no token is run once more."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +38,10 @@ class Rules:
     """The limits of the whole queue, in jobs and seconds."""
 
     max_queue: int = 64
-    max_wait_s: float = 60.0
-    """In the queue, not counting the load of the job's own model."""
     request_timeout_s: float = 600.0
     """From submission to the end."""
+    swaps: SwapRules = field(default_factory=SwapRules)
     quarantine: QuarantineRules = field(default_factory=QuarantineRules)
-
-
-@dataclass(frozen=True)
-class ModelRules:
-    """What the scheduler has to know of a model's configuration."""
-
-    name: str
-    parallel: int = 1
-    keep_alive_s: float = 600.0
-    """How long it stays when idle; -1 means for ever."""
-    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,73 +54,29 @@ class ModelView:
     idle_since: float | None
     last_error: str | None
     quarantined_until: float | None
+    unload_at: float | None
 
 
-@dataclass
-class _Ticket:
-    """A job in the queue or in a worker."""
+@dataclass(frozen=True)
+class Outlook:
+    """What a waiting job can be told."""
 
-    job_id: str
-    sequences: int
-    priority: int
-    order: int
-    submitted_at: float
-    waiting_since: float
-    started_at: float = 0.0
-    retried: bool = False
-    aborted: bool = False
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        return (-self.priority, self.order)
-
-
-@dataclass
-class _Model:
-    rules: ModelRules
-    quarantine: Quarantine
-    parallel: int
-    state: ModelState = ModelState.UNLOADED
-    waiting: list[_Ticket] = field(default_factory=list)
-    running: dict[str, _Ticket] = field(default_factory=dict)
-    wanted: bool = False
-    """Somebody asked for the model itself, not for an answer of it."""
-    leaving: UnloadReason | None = None
-    idle_since: float | None = None
-    last_error: str | None = None
-    seconds_per_job: float = 1.0
-
-    @property
-    def free(self) -> int:
-        return self.parallel - sum(min(ticket.sequences, self.parallel) for ticket in self.running.values())
-
-    def has_room(self, ticket: _Ticket) -> bool:
-        if ticket.sequences == 0:
-            return sum(1 for t in self.running.values() if t.sequences == 0) < LIGHT_JOBS
-        return min(ticket.sequences, self.parallel) <= self.free
-
-    def unload_at(self) -> float | None:
-        """When the idle model is to go; None when it stays."""
-        keep_s = self.rules.keep_alive_s
-        idle = self.state is ModelState.READY and not self.running and not self.waiting
-        if not idle or self.idle_since is None or self.rules.pinned or keep_s < 0:
-            return None
-        return self.idle_since + keep_s
-
-    def retry_after_s(self) -> float:
-        """Seconds until the jobs waiting now are done, by the measured pace."""
-        drain_s = (len(self.waiting) + 1) * self.seconds_per_job / self.parallel
-        return float(math.ceil(min(max(drain_s, _SHORTEST_RETRY_S), _LONGEST_RETRY_S)))
+    position: int
+    """Jobs of its model before it."""
+    wait_s: float
+    """Until it may begin, by what has been measured."""
 
 
 class Scheduler:
     """See the module's text. Every `now` is in seconds on one monotonic clock of the caller's."""
 
-    def __init__(self, models: Iterable[ModelRules], rules: Rules) -> None:
+    def __init__(self, models: Iterable[ModelRules], rules: Rules, books: Books | None = None) -> None:
         self._rules = rules
-        self._models = {m.name: _Model(m, Quarantine(rules.quarantine), m.parallel) for m in models}
-        self._where: dict[str, str] = {}
-        self._turns = deque(self._models)
+        self._books = books or Boundless()
+        self._models = {m.name: Standing(m, Quarantine(rules.quarantine), m.parallel) for m in models}
+        self._swaps = Swaps(self._models, self._books, rules.swaps)
+        self._tickets: dict[str, Ticket] = {}
+        self._deadlines: Deadlines[Ticket] = Deadlines(self._deadline)
         self._n_submitted = 0
         self._draining = False
 
@@ -141,7 +90,7 @@ class Scheduler:
     @property
     def n_waiting(self) -> int:
         """Jobs in the queue."""
-        return sum(len(model.waiting) for model in self._models.values())
+        return sum(model.n_waiting for model in self._models.values())
 
     @property
     def n_running(self) -> int:
@@ -154,74 +103,103 @@ class Scheduler:
         return ModelView(
             state=model.state,
             running=len(model.running),
-            waiting=len(model.waiting),
+            waiting=model.n_waiting,
             idle_since=model.idle_since,
             last_error=model.last_error,
             quarantined_until=model.quarantine.until if model.quarantine.active(now) else None,
+            unload_at=model.unload_at(),
         )
+
+    def outlook(self, job_id: str, now: float) -> Outlook | None:
+        """Where a waiting job stands; None for one that does not wait."""
+        ticket = self._tickets.get(job_id)
+        if ticket is None or not ticket.queued:
+            return None
+        model = self._models[ticket.model]
+        position = sum(1 for other in model.waiting if other.rank < ticket.rank)
+        return Outlook(position, self._wait_s(model, position, now))
 
     def next_deadline(self) -> float | None:
         """When `on_tick` has something to do next, if nothing else happens before."""
         times = [at for model in self._models.values() if (at := model.unload_at()) is not None]
-        for model in self._models.values():
-            times += [self._deadline(model, ticket) for ticket in model.waiting]
-            times += [self._total_deadline(t) for t in model.running.values() if not t.aborted]
+        times += [at for at in (self._deadlines.next(), self._swaps.look_at) if at is not None]
         return min(times, default=None)
 
     # What happens
 
-    def submit(self, job_id: str, model_name: str, *, sequences: int, priority: int = 0, now: float) -> list[Action]:
-        """Take a job in; the id is new and the model exists."""
+    def submit(
+        self,
+        job_id: str,
+        model_name: str,
+        *,
+        sequences: int,
+        priority: int = 0,
+        keep_alive_s: float | None = None,
+        now: float,
+    ) -> list[Action]:
+        """Take a job in; the id is new and the model exists. `keep_alive_s` holds until the model's next job."""
         model = self._models[model_name]
         if self._draining:
-            return [Reject(job_id, "draining", "the server is shutting down", _SHORTEST_RETRY_S)]
+            return [Reject(job_id, "draining", "the server is shutting down", _DRAINING_RETRY_S)]
         if model.quarantine.active(now):
             return [self._quarantined(model, job_id, now)]
-        self._n_submitted += 1
-        ticket = _Ticket(job_id, sequences, priority, self._n_submitted, now, now)
-        at_once = model.state is ModelState.READY and not model.waiting and model.has_room(ticket)
-        if not at_once and self.n_waiting >= self._rules.max_queue:
+        if (refused := self._never_fits(model)) is not None:
+            retry_s = self._wait_s(model, 0, now) if refused.code == "memory_busy" else None
+            return [Reject(job_id, refused.code, refused.message, retry_s and whole_seconds(retry_s))]
+        ticket = Ticket(job_id, model_name, sequences, priority, self._n_submitted + 1, now, now)
+        if not self._at_once(model, ticket) and self.n_waiting >= self._rules.max_queue:
             message = f"the queue is full: {self.n_waiting} requests wait"
-            return [Reject(job_id, "queue_full", message, model.retry_after_s())]
-        self._where[job_id] = model_name
-        self._enqueue(model, ticket)
+            return [Reject(job_id, "queue_full", message, self._retry_after_s(model, now))]
+        self._n_submitted += 1
+        model.arrived(now)
+        model.keep_alive_s = keep_alive_s
+        self._tickets[job_id] = ticket
+        model.enqueue(ticket)
+        self._deadlines.add(ticket)
         return self._decide(now)
 
     def cancel(self, job_id: str, now: float) -> list[Action]:
         """The client wants no answer any more; nothing for an unknown id."""
-        model, ticket = self._find(job_id)
-        if model is None or ticket is None or ticket.aborted:
+        ticket = self._tickets.get(job_id)
+        if ticket is None or ticket.aborted:
             return []
-        if ticket in model.waiting:
-            return [self._reject(model, ticket, "cancelled", "the request was cancelled"), *self._decide(now)]
+        if ticket.queued:
+            return [self._reject(ticket, "cancelled", "the request was cancelled"), *self._decide(now)]
         ticket.aborted = True
         return [Abort(job_id, "cancelled", "the request was cancelled")]
 
-    def on_terminal(self, job_id: str, now: float, *, finished: bool) -> list[Action]:
-        """A running job has ended, `finished` when it went well: its room is free."""
-        model, ticket = self._find(job_id)
-        if model is None or ticket is None:
+    def on_terminal(
+        self, job_id: str, now: float, *, finished: bool, again: tuple[ErrorCode, str] | None = None
+    ) -> list[Action]:
+        """A running job has ended, `finished` when it went well: its room is free.
+
+        With `again`, the failure of a job that got no token and has had no terminal event yet: it is run once more.
+        """
+        ticket = self._tickets.get(job_id)
+        if ticket is None or ticket.queued:
             return []
-        del model.running[job_id], self._where[job_id]
+        model = self._models[ticket.model]
+        del model.running[job_id]
         if ticket.sequences:
-            model.seconds_per_job += _SMOOTHING * (now - ticket.started_at - model.seconds_per_job)
+            model.job_took(now - ticket.started_at)
         if finished:
             model.quarantine.forgive()
         if not model.running:
-            model.idle_since = now
+            model.idle_since = model.last_used_at = now
+        if again is not None:
+            return [*self._requeue(ticket, *again, now), *self._decide(now)]
+        self._forget(ticket)
         return self._decide(now)
 
     def on_ready(self, model_name: str, *, parallel: int, now: float) -> list[Action]:
         """A load has succeeded."""
         model = self._models[model_name]
-        model.state = ModelState.READY
-        model.parallel = parallel
-        model.wanted = False
-        model.last_error = None
-        model.idle_since = now
-        for ticket in model.waiting:
-            ticket.waiting_since = now
-        return self._decide(now)
+        model.loaded_in(now - model.loading_since)
+        model.state, model.parallel, model.setbacks = ModelState.READY, parallel, 0
+        model.wanted_at = model.last_error = None
+        model.ready_at = model.idle_since = now
+        self._unclaim(model, now)
+        return [*self._dispatch(model, now), *self._decide(now)]
 
     def on_gone(
         self,
@@ -238,41 +216,44 @@ class Scheduler:
         jobs that got no token yet. The other running jobs have had their terminal event from the worker's handle.
         """
         model = self._models[model_name]
-        failed_to_load = model.state is ModelState.LOADING
+        was_loading = model.state is ModelState.LOADING
         lost = list(model.running.values())
+        if lost:
+            model.last_used_at = now
         model.running.clear()
-        model.state, model.wanted, model.leaving, model.idle_since = ModelState.UNLOADED, False, None, None
-        for ticket in lost:
-            if ticket.job_id not in retry:
-                del self._where[ticket.job_id]
+        model.state, model.leaving, model.idle_since = ModelState.UNLOADED, None, None
+        self._unclaim(model, now)
         actions: list[Action] = []
         code, message = error or ("draining", "the server is shutting this model down")
-        for ticket in (t for t in lost if t.job_id in retry):
-            actions += self._requeue(model, ticket, code, message, now)
+        for ticket in lost:
+            if ticket.job_id in retry:
+                actions += self._requeue(ticket, code, message, now)
+            else:
+                self._forget(ticket)
         if error is not None:
             model.last_error = message
-            if failed_to_load:
-                actions += self._reject_waiting(model, code, message)
-            if strike and model.quarantine.strike(now):
-                paused = self._quarantined(model, "", now)
-                actions += self._reject_waiting(model, "quarantined", paused.message, paused.retry_after_s)
+            if was_loading and (another := self._another_try(model, code, now)) is not None:
+                return actions + another + self._decide(now)
+            actions += self._count_failure(model, error, now, was_loading=was_loading, strike=strike)
+        if was_loading:
+            model.wanted_at = None
         if self._draining:
             actions += self._reject_waiting(model, "draining", "the server is shutting down")
         return actions + self._decide(now)
 
     def on_tick(self, now: float) -> list[Action]:
-        """Time has passed."""
+        """Time has passed, or the books have changed."""
         actions: list[Action] = []
+        for ticket in self._deadlines.due(now):
+            model = self._models[ticket.model]
+            if ticket.queued:
+                waited = f"the request waited {now - ticket.submitted_at:.0f} s for model '{model.name}'"
+                actions.append(self._reject(ticket, "queue_timeout", waited, self._retry_after_s(model, now)))
+            else:
+                ticket.aborted = True
+                message = f"the request took longer than {self._rules.request_timeout_s:g} s"
+                actions.append(Abort(ticket.job_id, "request_timeout", message))
         for model in self._models.values():
-            for ticket in [t for t in model.waiting if self._deadline(model, t) <= now]:
-                retry_s = model.retry_after_s()
-                waited = f"the request waited {now - ticket.submitted_at:.0f} s for model '{model.rules.name}'"
-                actions.append(self._reject(model, ticket, "queue_timeout", waited, retry_s))
-            for ticket in model.running.values():
-                if not ticket.aborted and self._total_deadline(ticket) <= now:
-                    ticket.aborted = True
-                    message = f"the request took longer than {self._rules.request_timeout_s:g} s"
-                    actions.append(Abort(ticket.job_id, "request_timeout", message))
             unload_at = model.unload_at()
             if unload_at is not None and unload_at <= now:
                 model.state, model.leaving = ModelState.DRAINING, "ttl"
@@ -285,14 +266,16 @@ class Scheduler:
         model = self._models[model_name]
         if model.state is ModelState.READY or self._draining or model.quarantine.active(now):
             return []
-        model.wanted = True
+        model.wanted_at = now if model.wanted_at is None else model.wanted_at
+        if model.state is ModelState.LOADING:
+            model.leaving = None
         return self._decide(now)
 
     def unload(self, model_name: str, now: float, *, reason: UnloadReason = "manual") -> list[Action]:
-        """Let the model finish what it runs and go; a load under way is let finish first."""
+        """Let the model finish what it runs and go; a load that jobs wait for is let finish first."""
         model = self._models[model_name]
-        model.wanted = False
-        if model.state in (ModelState.LOADING, ModelState.READY):
+        model.wanted_at = None
+        if model.state in (ModelState.LOADING, ModelState.READY, ModelState.DRAINING):
             model.leaving = reason
         return self._decide(now)
 
@@ -301,7 +284,7 @@ class Scheduler:
         self._draining = True
         actions: list[Action] = []
         for model in self._models.values():
-            model.wanted = False
+            model.wanted_at = None
             if model.state in (ModelState.UNLOADED, ModelState.DRAINING, ModelState.UNLOADING):
                 actions += self._reject_waiting(model, "draining", "the server is shutting down")
         return actions + self._decide(now)
@@ -310,84 +293,143 @@ class Scheduler:
 
     def _decide(self, now: float) -> list[Action]:
         actions: list[Action] = []
+        self._swaps.call_off(now)
         for name, model in self._models.items():
+            if model.state is ModelState.UNLOADED:
+                continue
+            if model.state is ModelState.LOADING and not model.wanted:
+                model.state, model.leaving = ModelState.UNLOADING, None
+                actions.append(CancelLoad(name))
             if model.state is ModelState.READY and model.leaving is not None:
                 model.state = ModelState.DRAINING
-            if model.state is ModelState.READY:
-                actions += [Dispatch(ticket.job_id, name) for ticket in self._dispatchable(model, now)]
+            if model.state is ModelState.READY and model.n_waiting:
+                actions += self._dispatch(model, now)
             if model.state is ModelState.DRAINING and not model.running:
                 model.state = ModelState.UNLOADING
-                actions.append(Unload(name, model.leaving or "manual"))
-        return actions + self._next_load(now)
+                actions.append(Unload(name, model.leaving or "manual", self._swaps.beneficiary(name)))
+        if not self._draining:
+            actions += self._swaps.decide(now)
+        return actions
 
-    def _dispatchable(self, model: _Model, now: float) -> Iterator[_Ticket]:
+    def _dispatch(self, model: Standing, now: float) -> list[Action]:
         """Move what may run now from the queue to running."""
-        blocked = False
-        for ticket in list(model.waiting):
-            if (blocked and ticket.sequences) or not model.has_room(ticket):
-                blocked = blocked or ticket.sequences > 0
-                continue
-            model.waiting.remove(ticket)
+        actions: list[Action] = []
+        while (ticket := model.next_job()) is not None and self._in_turn(ticket):
+            model.dequeue(ticket)
             model.running[ticket.job_id] = ticket
             model.idle_since = None
             ticket.started_at = now
-            yield ticket
+            self._deadlines.add(ticket)
+            actions.append(Dispatch(ticket.job_id, model.name))
+        return actions
 
-    def _next_load(self, now: float) -> list[Action]:
-        if self._draining or any(model.state is ModelState.LOADING for model in self._models.values()):
-            return []
-        for name in self._turns:
-            model = self._models[name]
-            needed = bool(model.waiting) or model.wanted
-            if needed and model.state is ModelState.UNLOADED and not model.quarantine.active(now):
-                model.state = ModelState.LOADING
-                self._turns.remove(name)
-                self._turns.append(name)
-                return [Load(name)]
-        return []
+    def _in_turn(self, ticket: Ticket) -> bool:
+        """Whether the policy lets a job go before those of other models."""
+        if self._rules.swaps.policy == "collate":
+            return True
+        return not any(t.order < ticket.order for model in self._models.values() for t in model.waiting)
 
-    def _enqueue(self, model: _Model, ticket: _Ticket) -> None:
-        bisect.insort(model.waiting, ticket, key=lambda t: t.rank)
+    def _at_once(self, model: Standing, ticket: Ticket) -> bool:
+        fits = min(ticket.sequences, model.parallel) <= model.free
+        return model.state is ModelState.READY and not model.n_waiting and fits
 
-    def _requeue(self, model: _Model, ticket: _Ticket, code: ErrorCode, message: str, now: float) -> list[Action]:
-        """Give a job whose worker crashed before its first token one more chance."""
-        refused = ticket.retried or ticket.aborted or self._draining or code != "worker_crashed"
-        if refused:
-            del self._where[ticket.job_id]
+    def _never_fits(self, model: Standing) -> Refused | None:
+        if model.state is not ModelState.UNLOADED:
+            return None
+        need = self._books.need_bytes(model.name, setbacks=model.setbacks)
+        return need if isinstance(need, Refused) else None
+
+    def _another_try(self, model: Standing, code: ErrorCode, now: float) -> list[Action] | None:
+        """What a load that found too little memory leads to; None when there is nothing more to try."""
+        if self._draining or self._never_fits(model) is not None or not model.wanted:
+            return None
+        if code == "memory_busy":
+            need = self._books.need_bytes(model.name, setbacks=model.setbacks)
+            known_now = not isinstance(need, Refused) and need > self._books.free_bytes
+            return [] if known_now else None
+        if code != "out_of_memory":
+            return None
+        model.setbacks += 1
+        if model.setbacks >= _MOST_SETBACKS:
+            return None
+        return [] if model.setbacks == 1 else self._swaps.make_air(model, now) or None
+
+    def _count_failure(
+        self, model: Standing, error: tuple[ErrorCode, str], now: float, *, was_loading: bool, strike: bool
+    ) -> list[Action]:
+        """End those who wait for a failed load, and those of a model that fails too often."""
+        code, message = error
+        actions: list[Action] = []
+        if was_loading:
+            model.setbacks = 0
+            retry_s = self._retry_after_s(model, now) if code in ("memory_busy", "out_of_memory") else None
+            actions += self._reject_waiting(model, code, message, retry_s)
+        if strike and model.quarantine.strike(now):
+            paused = self._quarantined(model, "", now)
+            actions += self._reject_waiting(model, "quarantined", paused.message, paused.retry_after_s)
+        return actions
+
+    def _requeue(self, ticket: Ticket, code: ErrorCode, message: str, now: float) -> list[Action]:
+        """Give a job that failed before its first token one more chance."""
+        if ticket.retried or ticket.aborted or self._draining or code not in _RETRIED:
+            self._forget(ticket)
             return [Reject(ticket.job_id, "cancelled" if ticket.aborted else code, message)]
         ticket.retried = True
         ticket.waiting_since = now
-        self._enqueue(model, ticket)
+        self._models[ticket.model].enqueue(ticket)
+        self._deadlines.add(ticket)
         return []
 
-    def _deadline(self, model: _Model, ticket: _Ticket) -> float:
-        total = self._total_deadline(ticket)
-        return total if model.state is ModelState.LOADING else min(total, ticket.waiting_since + self._rules.max_wait_s)
+    # Times
 
-    def _total_deadline(self, ticket: _Ticket) -> float:
-        return ticket.submitted_at + self._rules.request_timeout_s
+    def _deadline(self, ticket: Ticket) -> float | None:
+        """When a job's time is over: in the queue, or in all."""
+        if ticket.ended or ticket.aborted:
+            return None
+        total = ticket.submitted_at + self._rules.request_timeout_s
+        if not ticket.queued or self._models[ticket.model].claimed_at is not None:
+            return total
+        return min(total, ticket.waiting_since + self._rules.swaps.max_wait_s)
 
-    def _quarantined(self, model: _Model, job_id: str, now: float) -> Reject:
-        left_s = min(max(math.ceil(model.quarantine.until - now), _SHORTEST_RETRY_S), _LONGEST_RETRY_S)
-        message = f"model '{model.rules.name}' failed repeatedly and is paused: {model.last_error}"
-        return Reject(job_id, "quarantined", message, float(left_s))
+    def _unclaim(self, model: Standing, now: float) -> None:
+        model.unclaim(now)
+        for ticket in model.waiting:
+            self._deadlines.add(ticket)
 
-    def _reject(
-        self, model: _Model, ticket: _Ticket, code: ErrorCode, message: str, retry_after_s: float | None = None
-    ) -> Reject:
-        model.waiting.remove(ticket)
-        del self._where[ticket.job_id]
+    def _wait_s(self, model: Standing, n_before: int, now: float) -> float:
+        """Seconds until a job behind so many others of its model may begin, by measured drains and loads."""
+        wait_s = model.drain_s(n_before + len(model.running))
+        if model.state is ModelState.READY:
+            return wait_s
+        measured = [m.load_s for m in self._models.values() if m.load_s is not None]
+        typical_s = sum(measured) / len(measured) if measured else 0.0
+        load_s = typical_s if model.load_s is None else model.load_s
+        if model.state is ModelState.LOADING:
+            return wait_s + max(0.0, load_s - (now - model.loading_since))
+        leaving = [m for m in self._models.values() if m.state is ModelState.DRAINING]
+        drain_s = max((m.drain_s(len(m.running)) for m in leaving), default=0.0)
+        before = sum(1 for m in self._models.values() if m is not model and m.may_load(now))
+        return wait_s + drain_s + load_s + before * typical_s
+
+    def _retry_after_s(self, model: Standing, now: float) -> float:
+        return whole_seconds(self._wait_s(model, model.n_waiting, now))
+
+    # Ends
+
+    def _quarantined(self, model: Standing, job_id: str, now: float) -> Reject:
+        message = f"model '{model.name}' failed repeatedly and is paused: {model.last_error}"
+        return Reject(job_id, "quarantined", message, whole_seconds(model.quarantine.until - now))
+
+    def _reject(self, ticket: Ticket, code: ErrorCode, message: str, retry_after_s: float | None = None) -> Reject:
+        self._models[ticket.model].dequeue(ticket)
+        self._forget(ticket)
         return Reject(ticket.job_id, code, message, retry_after_s)
 
     def _reject_waiting(
-        self, model: _Model, code: ErrorCode, message: str, retry_after_s: float | None = None
+        self, model: Standing, code: ErrorCode, message: str, retry_after_s: float | None = None
     ) -> list[Reject]:
-        return [self._reject(model, ticket, code, message, retry_after_s) for ticket in list(model.waiting)]
+        return [self._reject(ticket, code, message, retry_after_s) for ticket in list(model.waiting)]
 
-    def _find(self, job_id: str) -> tuple[_Model | None, _Ticket | None]:
-        name = self._where.get(job_id)
-        if name is None:
-            return None, None
-        model = self._models[name]
-        ticket = model.running.get(job_id) or next((t for t in model.waiting if t.job_id == job_id), None)
-        return model, ticket
+    def _forget(self, ticket: Ticket) -> None:
+        ticket.ended, ticket.queued = True, False
+        del self._tickets[ticket.job_id]

@@ -46,7 +46,7 @@ class Spare:
         self._closed = not enabled
         self._timer: asyncio.TimerHandle | None = None
         self._starter: asyncio.Task[None] | None = None
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
 
     # What others may know
 
@@ -72,6 +72,8 @@ class Spare:
         child = self._child
         if child is None or child.reaped or backend != self._backend:
             return None
+        if self._watcher is not None:
+            self._watcher.cancel()
         self._forget()
         return child
 
@@ -104,8 +106,8 @@ class Spare:
             await asyncio.wait({self._starter})
         if self._child is not None:
             self._child.kill()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        if self._watcher is not None:
+            await asyncio.wait({self._watcher})
 
     # As the owner of the process
 
@@ -143,9 +145,7 @@ class Spare:
 
     def _keep(self, child: Child) -> None:
         self._child = child
-        watcher = asyncio.create_task(self._watch(child))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
+        self._watcher = asyncio.create_task(self._watch(child))
 
     async def _watch(self, child: Child) -> None:
         """Replace a spare that ends by itself."""

@@ -53,10 +53,31 @@ class _Pending:
         )
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What a job that has not begun can be told."""
+
+    position: int
+    """In the queue of its model; 1 is the next."""
+    estimate_s: float
+    """Until it begins, by what has been measured so far."""
+    loaded: float | None
+    """The share of its model's load that is done; None while that is not loading."""
+
+
 class Stream:
     """`async for` over the events of one job, by one reader."""
 
-    def __init__(self, model: str, job_id: str, *, cancel: Callable[[str], None], loading: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        model: str,
+        job_id: str,
+        *,
+        cancel: Callable[[str], None],
+        loading: Callable[[], bool],
+        outlook: Callable[[], Waiting | None] = lambda: None,
+    ) -> None:
+        self._outlook = outlook
         self.model = model
         self.job_id = job_id
         self.queue_ms: float | None = None
@@ -79,6 +100,11 @@ class Stream:
     def loading(self) -> bool:
         """Whether the job waits for its model to load."""
         return not self._complete and self._loading()
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """How long it may take; None once the job has begun, or where nobody can tell."""
+        return None if self._complete else self._outlook()
 
     def cancel(self) -> None:
         """Ask for the job's end; idempotent, and nothing after the terminal event."""

@@ -104,11 +104,48 @@ def run(
 
 
 @app.command()
-def ps(url: Url = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def ps(
+    url: Url = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between two looks.")] = 1.0,
+) -> None:
     """Show the server's models, what they hold of the budget, and the queue."""
-    from server.cli.ps import show_status
+    from server.cli.ps import show_status, watch_status
 
-    show_status(url=url, config=config, as_json=as_json)
+    if watch and as_json:
+        raise typer.BadParameter("--watch shows a table; for JSON ask again, or read GET /v1/events")
+    if watch:
+        watch_status(url=url, config=config, every_s=every)
+    else:
+        show_status(url=url, config=config, as_json=as_json)
+
+
+@app.command()
+def load(
+    model: Annotated[str, typer.Argument(help="A model of the server.")],
+    url: Url = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a model and wait until it is ready; exit code 3 when it does not fit."""
+    from server.cli.residents import load as load_model
+
+    load_model(model, url=url, config=config, as_json=as_json)
+
+
+@app.command()
+def unload(
+    model: Annotated[str, typer.Argument(help="A model of the server.")],
+    url: Url = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a model finish what it runs, then give its memory back."""
+    from server.cli.residents import unload as unload_model
+
+    unload_model(model, url=url, config=config, as_json=as_json)
 
 
 @app.command()

@@ -49,6 +49,14 @@ class Client:
         except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
             raise self._unreachable(problem) from None
 
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON answer to a POST, however long the server takes for it. Raises CliError."""
+        timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, read=None)
+        try:
+            return self._answered(self._http.post(self.base + path, json=body, timeout=timeout))
+        except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
+            raise self._unreachable(problem) from None
+
     @contextmanager
     def stream(self, path: str, body: dict[str, Any]) -> Generator[Iterator[dict[str, Any]], None, None]:
         """The `data:` documents of a streamed POST. Leaving the block closes the connection, which cancels the job."""

@@ -1,7 +1,9 @@
-"""`onecard ps`: the server's status as a table with a bar of the budget."""
+"""`onecard ps`: the server's status as a table with a bar of the budget, once or again and again."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 from server.cli.client import client_for
@@ -12,31 +14,73 @@ from server.sizes import format_size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.console import Group
+
 _BAR_CELLS = 40
+_MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def show_status(*, url: str | None, config: Path | None, as_json: bool) -> None:
     """Ask `/v1/status` and show it; exit code 4 when no server answers."""
-    settings = loaded_or_exit(config).settings
-    status = client_for(url, settings).get("/v1/status")
+    status = client_for(url, loaded_or_exit(config).settings).get("/v1/status")
     if as_json:
         write_json(status)
-        return
+    else:
+        stdout().print(page(status))
+
+
+def watch_status(*, url: str | None, config: Path | None, every_s: float) -> None:
+    """Show it again and again until Ctrl-C or until no server answers; with a pipe behind, one page after the other."""
+    from rich.live import Live
+
+    client = client_for(url, loaded_or_exit(config).settings)
+    console = stdout()
+    shown = page(client.get("/v1/status"))
+    with contextlib.suppress(KeyboardInterrupt):
+        if not console.is_terminal:
+            while True:
+                console.print(shown)
+                time.sleep(every_s)
+                shown = page(client.get("/v1/status"))
+        with Live(shown, console=console, auto_refresh=False, screen=False) as live:
+            while True:
+                time.sleep(every_s)
+                live.update(page(client.get("/v1/status")), refresh=True)
+
+
+def page(status: dict[str, Any]) -> Group:
+    """Table, bar and queue."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("NAME", "STATE", "MEMORY", "CONTEXT", "BUSY", "TOK/S", "IDLE", "UNTIL"):
         table.add_column(title, justify="left" if title in ("NAME", "STATE") else "right", no_wrap=title != "NAME")
+    marks = marks_of(status)
     for model in status["models"]:
-        table.add_row(*(Text(cell) for cell in row(model, on_card=status["memory"]["device"] != "cpu")))
-    console = stdout()
-    console.print(table)
-    console.print(Text(bar(status)), soft_wrap=True)
+        cells = row(model, on_card=status["memory"]["device"] != "cpu")
+        if model["name"] in marks:
+            cells[0] = f"{marks[model['name']]} {cells[0]}"
+        elif marks:
+            cells[0] = f"  {cells[0]}"
+        table.add_row(*(Text(cell) for cell in cells))
+    lines: list[Any] = [table, Text(bar(status), no_wrap=True, overflow="ignore")]
     if status["queue"]:
-        console.print(
-            Text("waiting: " + ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"]))
-        )
+        waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
+        lines.append(Text("waiting: " + waiting))
+    return Group(*lines)
+
+
+def marks_of(status: dict[str, Any]) -> dict[str, str]:
+    """The letter of each model that holds memory, as the bar shows it."""
+    holders = [model["name"] for model in status["models"] if held_bytes(model)]
+    return {name: _MARKS[index % len(_MARKS)] for index, name in enumerate(holders)}
+
+
+def held_bytes(model: dict[str, Any]) -> int:
+    """What the books say of a model: what was measured, or until then what is reserved."""
+    return int(model.get("measured_bytes") or model.get("predicted_bytes") or 0)
 
 
 def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
@@ -57,13 +101,24 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
 
 
 def bar(status: dict[str, Any]) -> str:
-    """`[####....] 1.2 GiB of 11.2 GiB, cuda` with other programs' share as `+`."""
+    """`[AAAABB......] 1.2 GiB of 11.2 GiB on cuda`: each model's share under its letter, one cell at least."""
     memory = status["memory"]
     budget, reserved = memory["budget_bytes"] or 0, memory["reserved_bytes"] or 0
-    cells = round(_BAR_CELLS * min(1.0, reserved / budget)) if budget else 0
-    drawn = "#" * cells + "." * (_BAR_CELLS - cells)
     others = f", others hold {format_size(memory['other_bytes'])}" if memory.get("other_bytes") else ""
+    drawn = _drawn(status, budget)
     return f"[{drawn}] {format_size(reserved)} of {format_size(budget)} on {memory['device']}{others}"
+
+
+def _drawn(status: dict[str, Any], budget: int) -> str:
+    """The cells: every share is rounded where it ends, so that the shares' sum is rounded once."""
+    marks = marks_of(status)
+    drawn, end_bytes = "", 0
+    for model in status["models"]:
+        if budget and model["name"] in marks:
+            end_bytes += held_bytes(model)
+            cells = max(1, round(_BAR_CELLS * end_bytes / budget) - len(drawn))
+            drawn += marks[model["name"]] * cells
+    return drawn[:_BAR_CELLS].ljust(_BAR_CELLS, ".")
 
 
 def _size(n_bytes: int | None) -> str:

@@ -6,6 +6,7 @@ Bytes that stay the same over a stream are made once; see `chat` and `completion
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ import msgspec
 if TYPE_CHECKING:
     from backends.messages import Finished, Ready, TokenLogprob
     from server.errors import ApiError
+    from server.stream import Waiting
 
 DONE = b"data: [DONE]\n\n"
-LOADING = b": loading\n\n"
 WAITING = b": waiting\n\n"
 LOWEST_LOGPROB = -9999.0
 """Stands for "no chance at all": JSON has no infinity."""
@@ -89,6 +90,16 @@ class Framer:
     def usage(self, usage: Usage) -> bytes:
         """The event before the last: no choice, all tokens."""
         return self._open + b'],"usage":' + to_json(usage.as_dict()) + b"}\n\n"
+
+
+def waiting_comment(model: str, waiting: Waiting | None) -> bytes:
+    """A comment for a client whose job has not begun: `: queued position=2 estimate_s=4`, `: loading chat 40% ...`."""
+    if waiting is None:
+        return WAITING
+    estimate_s = math.ceil(waiting.estimate_s)
+    if waiting.loaded is None:
+        return f": queued position={waiting.position} estimate_s={estimate_s}\n\n".encode()
+    return f": loading {model} {waiting.loaded:.0%} estimate_s={estimate_s}\n\n".encode()
 
 
 def error_frame(problem: ApiError) -> bytes:

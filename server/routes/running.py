@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from backends.messages import Delta, Failed, Finished, Started
 from server.errors import ApiError, from_failed
-from server.output.frame import LOADING, WAITING, Usage, error_frame
+from server.output.frame import Usage, error_frame, waiting_comment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -160,7 +160,7 @@ async def _until_started(run: Run) -> AsyncIterator[bytes]:
     first = asyncio.ensure_future(run.streams[0].first())
     try:
         while not (await asyncio.wait({first}, timeout=0))[0]:
-            yield LOADING if run.streams[0].loading else WAITING
+            yield waiting_comment(run.streams[0].model, run.streams[0].waiting)
             await asyncio.wait({first}, timeout=COMMENT_EVERY_S)
     finally:
         first.cancel()

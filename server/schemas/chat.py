@@ -134,9 +134,10 @@ class ChatRequest(SamplingFields):
 
     @property
     def ignored(self) -> list[str]:
-        """Names of fields that have no effect."""
+        """Names of fields that have no effect; an effort switches reasoning on, but how much is the model's choice."""
         return [
             *self.without_effect(FIELDS),
+            *(["reasoning_effort"] if self.reasoning_effort not in (None, "none") else []),
             *tool_schemas.without_effect(self.tools),
             *unknown_names(self.messages),
         ]

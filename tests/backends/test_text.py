@@ -91,6 +91,18 @@ def test_logprobs_travel_with_the_text_they_belong_to() -> None:
     assert push(b"d>") == ("", [])
 
 
+def test_logprobs_of_half_a_character_wait_for_the_other_half() -> None:
+    stream = TextStream(keep_logprobs=True)
+
+    def push(raw: bytes) -> tuple[str, list[bytes]]:
+        text, logprobs, _ = stream.push(raw, TokenLogprob(token="\ufffd", logprob=0.0, bytes=raw))
+        return text, [entry.bytes for entry in logprobs]
+
+    assert push(b"a\xe2") == ("a", [])
+    assert push(b"\x82") == ("", [])
+    assert push(b"\xac") == ("\u20ac", [b"a\xe2", b"\x82", b"\xac"])
+
+
 def test_the_earliest_stop_wins_and_of_several_there_the_longest() -> None:
     assert find_stop("xxabc", ["bc", "ab", "abc"]) == ("abc", 2)
 

@@ -30,7 +30,7 @@ def test_ps_shows_models_and_the_budget(onecard, server):
     assert (model["name"], model["state"]) == ("demo", "ready")
     table = onecard("ps", env={"ONECARD_URL": f"{server.url}/v1"}).stdout
     assert table.splitlines()[0].split() == ["NAME", "STATE", "MEMORY", "CONTEXT", "BUSY", "TOK/S", "IDLE", "UNTIL"]
-    assert "demo  ready" in table
+    assert "A demo  ready" in table
     assert " of " in table.splitlines()[2]
     assert "\x1b" not in table
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 import demo
 from backends.engine import Engine
 from backends.gguf.loading import load
-from backends.messages import ChatPrompt, LoadModel, TextPrompt, Tokenize, Tokenized
+from backends.messages import ChatPrompt, Generate, LoadModel, Sampling, TextPrompt, Tokenize, Tokenized
 from demo import evaluate
 from tests.gguf.driver import run
 
@@ -70,3 +70,17 @@ def test_a_hostile_message_has_the_control_tokens_of_a_harmless_one(demo_engine:
     assert count(hostile) == count("hi")
     rendered = reference.decode(tokens(demo_engine, ChatPrompt([{"role": "user", "content": hostile}])))
     assert rendered.count(hostile) == 1
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_choices_that_share_a_prefill_remember_the_prompt(demo_engine: Engine, n: int) -> None:
+    """The canary cannot show this: its next token depends on the last one alone."""
+
+    def answers(n: int) -> list[str]:
+        question = ChatPrompt([{"role": "user", "content": "What is the capital of France?"}])
+        job = Generate("q", question, Sampling(temperature=0.0), max_tokens=40, n=n)
+        (outcome,) = run(demo_engine, [job])
+        return [outcome.text(index) for index in range(n)]
+
+    assert answers(n) == answers(1) * n
+    assert "Paris" in answers(1)[0]

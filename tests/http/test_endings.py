@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -180,11 +181,12 @@ def test_a_slow_load_is_bridged_with_comments(own_server):
     server = own_server({"ONECARD_TEST_LOAD": "slow 3"})
     begin = time.monotonic()
     connection = server.open_stream("hello")
-    data = read_until(connection, b": loading\n\n")
+    data = read_until(connection, b": loading ")
     assert time.monotonic() - begin < 3
     assert data.startswith(b"HTTP/1.1 200 ")
     assert b"text/event-stream" in data
     data += read_until(connection, b"[DONE]")
+    assert re.search(rb": loading fake \d+% estimate_s=\d+\n\n", data)
     assert b'" hello"' in data or b'"echo: hello"' in data
     connection.close()
 
@@ -210,7 +212,7 @@ def test_a_quick_failure_to_load_is_a_status_even_for_a_stream(own_server):
 def test_a_late_failure_to_load_is_an_error_in_the_stream(own_server):
     server = own_server({"ONECARD_TEST_LOAD": "slow 20"})
     connection = server.open_stream("hello", model="org/small:Q8")
-    read_until(connection, b": loading\n\n")
+    read_until(connection, b": loading ")
     os.kill(worker_pid(server), signal.SIGKILL)
     data = read_until(connection, b"0\r\n\r\n", b"[DONE]")
     assert b'data: {"error":{' in data

@@ -68,7 +68,7 @@ def test_reading_keeps_nothing_and_comments_keep_the_reader(canary_path, tmp_pat
             assert any(line == b": keep-alive\n" for line in lines)
             until(lambda: running.model()["state"] == "unloaded")
             document = next_document(response)
-            while document is not None and document["what"] != "unloading":
+            while document is not None and document["what"] not in ("unloading", "evicted"):
                 document = next_document(response)
             assert document is not None
             assert (document["model"], document["reason"]) == ("fake", "ttl")

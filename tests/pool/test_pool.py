@@ -159,15 +159,6 @@ async def test_model_that_never_fits_is_refused_with_the_sums(make: Maker) -> No
     assert rig.sample("admission_rejections_total", model_name="a", reason="cannot_fit") == 1
 
 
-async def test_memory_others_hold_is_busy_until_they_leave(make: Maker) -> None:
-    rig = await make("a", "b", sections={"memory": {"budget": "50MiB"}})
-    assert isinstance((await rig.ask("a", "hello"))[-1], Finished)
-
-    assert failure(await rig.ask("b", "hello")).code == "memory_busy"
-    await rig.pool.unload("a")
-    assert isinstance((await rig.ask("b", "hello"))[-1], Finished)
-
-
 async def test_broken_file_is_refused_before_any_worker(make: Maker) -> None:
     rig = await make("a", "b")
     (rig.folder / "a.gguf").write_bytes(b"GGUF" + b"\xff" * 100)
@@ -216,7 +207,7 @@ async def test_cancel_while_queued_ends_at_once(make: Maker) -> None:
     blocker.cancel()
 
 
-async def test_cancel_while_the_model_loads_ends_at_once_and_the_load_goes_on(make: Maker) -> None:
+async def test_waiter_that_leaves_cancels_a_load_nobody_else_wants(make: Maker) -> None:
     rig = await make()
     rig.direct("a", "slow 0.5")
     stream = rig.submit("a", "hello")
@@ -224,6 +215,16 @@ async def test_cancel_while_the_model_loads_ends_at_once_and_the_load_goes_on(ma
     stream.cancel()
     assert failure(await read(stream)).code == "cancelled"
     assert text(await rig.ask("a", "later")) == "echo: later"
+    assert rig.names()[1:] == ["loading", "load_cancelled", "unloaded", "loading", "loaded"]
+    assert rig.sample("model_loads_total", model_name="a", outcome="cancelled") == 1
+
+
+async def test_waiter_that_leaves_does_not_cancel_the_load_of_another(make: Maker) -> None:
+    rig = await make()
+    rig.direct("a", "slow 0.3")
+    first, second = rig.submit("a", "hello"), rig.submit("a", "stays")
+    first.cancel()
+    assert text(await read(second)) == "echo: stays"
     assert rig.names().count("loading") == 1
 
 

@@ -86,7 +86,7 @@ def test_one_byte_less_than_the_smallest_plan_never_fits() -> None:
     assert refused.code == "cannot_fit"
     assert "weights 1.0 GiB" in refused.message
     assert "at context 2048" in refused.message
-    assert "hint: kv_type q8_0 or context 1024 fits" in refused.message
+    assert "hint: kv_type q8_0 or context 1792 fits" in refused.message
 
 
 def test_configured_context_is_kept_or_refused() -> None:
@@ -97,7 +97,41 @@ def test_configured_context_is_kept_or_refused() -> None:
 
     refused = place_in(price(wish, context=32768) - 1, wish)
     assert isinstance(refused, Refused)
-    assert "context 16384" in refused.message
+    assert "context 32512 fits" in refused.message
+
+
+OPEN = replace(WISH, context=4096, parallel=4, open=frozenset({"parallel", "kv_type"}))
+STEPS = [(4, "f16"), (2, "f16"), (1, "f16"), (1, "q8_0")]
+
+
+def cost(wish: Wish, parallel: int, kv_type: str, *, context: int = 4096) -> int:
+    return predict(HEADER, Plan(context, parallel, kv_type, 0, wish.device)).total_bytes  # type: ignore[arg-type]
+
+
+def test_what_nobody_asked_for_shrinks_before_a_context_does() -> None:
+    for step in STEPS:
+        placed = place_in(cost(OPEN, *step), OPEN)
+        assert isinstance(placed, Placed)
+        assert (placed.plan.context, placed.plan.parallel, placed.plan.kv_type) == (4096, *step)
+
+
+def test_automatic_context_is_the_last_to_shrink() -> None:
+    wish = replace(OPEN, context=None)
+    placed = place_in(cost(wish, 1, "q8_0", context=8192) - 1, wish)
+    assert isinstance(placed, Placed)
+    assert (placed.plan.context, placed.plan.parallel, placed.plan.kv_type) == (4096, 1, "q8_0")
+
+
+def test_context_that_was_asked_for_is_never_cut() -> None:
+    refused = place_in(cost(OPEN, 1, "q8_0") - 1, OPEN)
+    assert isinstance(refused, Refused)
+    assert refused.code == "cannot_fit"
+    assert "context 3840" in refused.message
+
+
+def test_load_that_ran_out_of_memory_takes_the_next_plan_and_then_the_last_again() -> None:
+    taken = [place("m", HEADER, OPEN, budget_bytes=HUGE, free_bytes=HUGE, setbacks=setbacks) for setbacks in range(5)]
+    assert [(p.plan.parallel, p.plan.kv_type) for p in taken if isinstance(p, Placed)] == [*STEPS, STEPS[-1]]
 
 
 def test_memory_that_others_hold_is_busy_and_not_impossible() -> None:

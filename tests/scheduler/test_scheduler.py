@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from server.decisions import Abort, Dispatch, Load, ModelState, Reject, Unload
+from server.decisions import Abort, CancelLoad, Dispatch, Load, ModelState, Reject, Unload
 from server.quarantine import QuarantineRules
-from server.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler
+from server.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler, SwapRules
 
 FOREVER = -1.0
 
 
-def make(*models: ModelRules, **rules: object) -> Scheduler:
-    return Scheduler(models or [ModelRules("a", parallel=2)], Rules(**rules))  # type: ignore[arg-type]
+def make(*models: ModelRules, max_wait_s: float = 60.0, **rules: object) -> Scheduler:
+    swaps = SwapRules(max_wait_s=max_wait_s)
+    return Scheduler(models or [ModelRules("a", parallel=2)], Rules(swaps=swaps, **rules))  # type: ignore[arg-type]
 
 
 def submit(scheduler: Scheduler, job_id: str, model: str = "a", *, n: int = 1, priority: int = 0, now: float = 0.0):
@@ -451,12 +452,22 @@ def test_unload_waits_for_what_runs_and_keeps_what_waits_for_the_next_load() -> 
     assert scheduler.on_gone("a", now=3.0) == [Load("a")]
 
 
-def test_unload_during_a_load_lets_it_finish_first() -> None:
+def test_unload_during_a_load_that_jobs_wait_for_lets_it_and_them_finish_first() -> None:
+    scheduler = make()
+    submit(scheduler, "1")
+
+    assert scheduler.unload("a", 1.0) == []
+    assert scheduler.on_ready("a", parallel=2, now=2.0) == [Dispatch("1", "a")]
+    assert scheduler.on_terminal("1", 3.0, finished=True) == [Unload("a", "manual")]
+
+
+def test_unload_cancels_a_load_that_no_job_waits_for() -> None:
     scheduler = make()
     scheduler.load("a", 0.0)
 
-    assert scheduler.unload("a", 1.0) == []
-    assert scheduler.on_ready("a", parallel=2, now=2.0) == [Unload("a", "manual")]
+    assert scheduler.unload("a", 1.0) == [CancelLoad("a")]
+    assert scheduler.on_gone("a", now=1.1) == []
+    assert scheduler.view("a", 1.1).state is ModelState.UNLOADED
 
 
 def test_drain_refuses_the_new_and_lets_the_accepted_finish() -> None:

@@ -1,0 +1,50 @@
+"""`onecard load` and `onecard unload`: an operator's word to a running server, and its answer as a sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from server.cli.client import Client, client_for
+from server.cli.configuration import loaded_or_exit
+from server.cli.console import say, write, write_json
+from server.sizes import format_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load(model: str, *, url: str | None, config: Path | None, as_json: bool) -> None:
+    """Load a model and wait for it; exit code 3 when it does not fit, 4 when no server answers."""
+    client = client_for(url, loaded_or_exit(config).settings)
+    if not as_json:
+        say(f"loading {model} ...")
+    _show(client, _told(client, model, "load"), as_json=as_json)
+
+
+def unload(model: str, *, url: str | None, config: Path | None, as_json: bool) -> None:
+    """Let a model finish what it runs and go."""
+    client = client_for(url, loaded_or_exit(config).settings)
+    _show(client, _told(client, model, "unload"), as_json=as_json)
+
+
+def _told(client: Client, model: str, verb: str) -> str:
+    """Do it; the model's own name, where an alias was given."""
+    name: str = client.post(f"/v1/models/{quote(model, safe='/:')}/{verb}", {})["id"]
+    return name
+
+
+def _show(client: Client, name: str, *, as_json: bool) -> None:
+    line = next(m for m in client.get("/v1/status")["models"] if m["name"] == name)
+    if as_json:
+        write_json(line)
+    else:
+        write(sentence(line))
+
+
+def sentence(model: dict[str, Any]) -> str:
+    """`chat is ready: 5.9 GiB, context 8192, 2 requests at once`."""
+    if model["state"] != "ready":
+        return f"{model['name']} is {model['state']}"
+    held = format_size(model.get("measured_bytes") or model.get("predicted_bytes") or 0)
+    return f"{model['name']} is ready: {held}, context {model['context']}, {model['parallel']} requests at once"

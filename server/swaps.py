@@ -1,0 +1,233 @@
+"""Which model is loaded next and who leaves for it: the part of the scheduler that thinks in bytes. Pure.
+
+Waiting models take turns. A resident that is in use stays for its turn: about twice what its load took, shared among
+those who wait, so that requests are served in runs and not one per load. An idle one stays only as long as its next
+request is likely to come at once. What is taken for a waiting model is claimed for it, so that nobody else slips in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from server.decisions import Action, Drain, Load, ModelState, Unload, UnloadReason
+from server.eviction import Candidate, choose, regret
+from server.placement import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from server.books import Books
+    from server.standing import Standing
+
+Policy = Literal["collate", "fifo"]
+
+_TURN_LOADS: Final = 2.0
+"""Load times that a turn lasts when one model waits."""
+_LEAST_TURN_LOADS: Final = 0.5
+"""And at least, however many wait: else loading would be all there is."""
+_LINGER_LOADS: Final = 0.1
+"""Load times that an idle model waits for its next request when nothing is known of its clients."""
+_PRESSING_LOADS: Final = 4.0
+"""Load times after which a waiting model goes before those with more requests."""
+_NEVER: Final = float("inf")
+
+
+@dataclass(frozen=True)
+class SwapRules:
+    """How models make room for each other, in seconds."""
+
+    max_wait_s: float = 60.0
+    min_residency_s: float = 15.0
+    """The longest turn of a model in use while others wait."""
+    relieve: bool = True
+    """Idle models leave when the budget shrinks below what is held."""
+    policy: Policy = "collate"
+    """`fifo` is for measurements: strictly in order of arrival, the least recently used leaves at once."""
+
+
+class Swaps:
+    """See the module's text. It changes the states of models from ready to draining and back, and to loading."""
+
+    def __init__(self, models: Mapping[str, Standing], books: Books, rules: SwapRules) -> None:
+        self._models = models
+        self._books = books
+        self._rules = rules
+        self._claims: dict[str, frozenset[str]] = {}
+        self.look_at: float | None = None
+        """When a decision may turn out otherwise although nothing has happened."""
+
+    def decide(self, now: float) -> list[Action]:
+        """Begin at most one load, and whatever has to leave for it or for want of budget."""
+        self.look_at = None
+        actions = self._relieve(now)
+        if any(model.state is ModelState.LOADING for model in self._models.values()):
+            return actions
+        waiting = [model for model in self._models.values() if model.may_load(now)]
+        if waiting:
+            actions += self._next(waiting, now)
+        return actions
+
+    def call_off(self, now: float) -> None:
+        """Drop the claims of models that nobody wants any more; who only drains for them stays."""
+        for name in [name for name in self._claims if not self._models[name].may_load(now)]:
+            victims = self._claims.pop(name)
+            self._models[name].unclaim(now)
+            for victim in (self._models[v] for v in victims):
+                if victim.state is ModelState.DRAINING and victim.leaving == "room":
+                    victim.state, victim.leaving = ModelState.READY, None
+
+    def make_air(self, model: Standing, now: float) -> list[Action]:
+        """Let the idle model that is missed least leave, although the books say there is room; empty without one."""
+        idle = [self._candidate(other, now) for other in self._evictable() if other.idle and other is not model]
+        least = min(idle, key=lambda c: c.cost, default=None)
+        return [] if least is None else self._claim(model, [least], now)
+
+    # Whose turn it is
+
+    def _next(self, waiting: list[Standing], now: float) -> list[Action]:
+        free, coming = self._books.free_bytes, self._unclaimed()
+        for name, victims in list(self._claims.items()):
+            there = [self._models[v] for v in victims if self._models[v].state is not ModelState.UNLOADED]
+            need = self._need(self._models[name])
+            if not there:
+                del self._claims[name]
+                if not self._models[name].may_load(now):
+                    continue
+                if isinstance(need, Refused) or need <= free:
+                    return [self._load(self._models[name], now)]
+            elif any(v.state is ModelState.UNLOADING for v in there):
+                return []
+            elif not isinstance(need, Refused):
+                free -= max(0, need - sum(self._books.held_bytes(v.name) for v in there))
+        for model in self._in_order(waiting, now):
+            need = self._need(model)
+            if isinstance(need, Refused) or need <= max(free, 0):
+                return [self._load(model, now)]
+            if need <= free + coming:
+                return []
+            chosen = self._victims(model, need - free, len(waiting), now)
+            if chosen is not None:
+                return self._claim(model, chosen, now)
+            if self._rules.policy == "fifo" or self._pressing(model, now):
+                return []
+        return []
+
+    def _unclaimed(self) -> int:
+        """Bytes that are about to come free, for nobody in particular."""
+        claimed = {victim for victims in self._claims.values() for victim in victims}
+        leaving = (m.name for m in self._models.values() if m.state is ModelState.UNLOADING and m.name not in claimed)
+        return sum(self._books.held_bytes(name) for name in leaving)
+
+    def _in_order(self, waiting: Iterable[Standing], now: float) -> list[Standing]:
+        def key(model: Standing) -> tuple[float, ...]:
+            age_s = model.oldest_wait_s(now)
+            if self._rules.policy == "fifo":
+                return (-age_s,)
+            pressing = self._pressing(model, now)
+            return (-model.top_priority(), not pressing, -age_s if pressing else -age_s * (model.n_waiting + 1))
+
+        return sorted((m for m in waiting if m.name not in self._claims), key=key)
+
+    def _pressing(self, model: Standing, now: float) -> bool:
+        """It has waited so long that age alone counts."""
+        loads = [m.load_s for m in self._models.values() if m.load_s is not None]
+        load_s = model.load_s if model.load_s is not None else max(loads, default=0.0)
+        return model.oldest_wait_s(now) >= min(self._rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
+
+    def _need(self, model: Standing) -> int | Refused:
+        return self._books.need_bytes(model.name, setbacks=model.setbacks)
+
+    def _load(self, model: Standing, now: float) -> Load:
+        model.state, model.loading_since = ModelState.LOADING, now
+        model.claim(now)
+        return Load(model.name, model.setbacks)
+
+    # Who leaves
+
+    def _evictable(self) -> list[Standing]:
+        return [m for m in self._models.values() if m.state is ModelState.READY and not m.rules.pinned]
+
+    def _victims(self, model: Standing, needed: int, n_waiting: int, now: float) -> list[Candidate] | None:
+        """The cheapest set that may leave now; None when it is too early for any, or never enough."""
+        others = self._evictable()
+        if self._rules.policy == "fifo":
+            return self._least_recently_used(others, needed)
+        idle = [other for other in others if other.idle]
+        times = {other.name: self._may_leave_at(other, model, n_waiting, now) for other in others}
+        for group in (idle, others):
+            if sum(self._books.held_bytes(other.name) for other in group) < needed:
+                continue
+            early = [times[other.name] for other in group if times[other.name] > now]
+            now_free = [other for other in group if times[other.name] <= now]
+            victims = choose([self._candidate(other, now) for other in now_free], needed)
+            if victims is None:
+                self._look(min((at for at in early if at < _NEVER), default=None))
+            return victims
+        return None
+
+    def _may_leave_at(self, resident: Standing, model: Standing, n_waiting: int, now: float) -> float:
+        """When a resident's turn is over, seen from a waiting model."""
+        load_s = resident.load_s or 0.0
+        share = max(_TURN_LOADS / n_waiting, _LEAST_TURN_LOADS)
+        turn_s = min(self._rules.min_residency_s, load_s * share)
+        turn_over = resident.ready_at + turn_s
+        if resident.idle:
+            linger_s = _LINGER_LOADS * load_s
+            if resident.gap_s is not None:
+                linger_s = 2 * resident.gap_s if 2 * resident.gap_s <= load_s else 0.0
+            return min(turn_over, (resident.idle_since or 0.0) + linger_s)
+        since = now - model.oldest_wait_s(now)
+        if model.top_priority() > resident.top_priority():
+            return since
+        if model.top_priority() < resident.top_priority():
+            return max(turn_over, since + self._rules.max_wait_s / 2)
+        return max(turn_over, since + turn_s / 2)
+
+    def _least_recently_used(self, others: list[Standing], needed: int) -> list[Candidate] | None:
+        victims, freed = [], 0
+        for other in sorted(others, key=lambda m: (bool(m.running), m.idle_since or 0.0)):
+            if freed >= needed:
+                break
+            victims.append(Candidate(other.name, self._books.held_bytes(other.name), 0.0))
+            freed += victims[-1].n_bytes
+        return victims if freed >= needed else None
+
+    def _candidate(self, model: Standing, now: float) -> Candidate:
+        cost = regret(load_s=model.load_s or 0.0, heat=model.heat(now), priority=model.rules.priority)
+        drain_s = model.drain_s(len(model.running)) + model.n_waiting * (model.load_s or 0.0)
+        return Candidate(model.name, self._books.held_bytes(model.name), cost + drain_s)
+
+    # Leaving
+
+    def _claim(self, model: Standing, victims: list[Candidate], now: float) -> list[Action]:
+        self._claims[model.name] = frozenset(victim.name for victim in victims)
+        model.claim(now)
+        return [self._leave(self._models[victim.name], "room", model.name) for victim in victims]
+
+    def _leave(self, model: Standing, reason: UnloadReason, beneficiary: str | None = None) -> Action:
+        model.leaving = reason
+        if model.running:
+            model.state = ModelState.DRAINING
+            return Drain(model.name, reason, beneficiary)
+        model.state = ModelState.UNLOADING
+        return Unload(model.name, reason, beneficiary)
+
+    def beneficiary(self, model: str) -> str | None:
+        """For whom a model leaves."""
+        return next((name for name, victims in self._claims.items() if model in victims), None)
+
+    def _relieve(self, now: float) -> list[Action]:
+        """Let idle models leave until what is held is inside the budget, as far as they go."""
+        if not self._rules.relieve or not self._books.over_bytes:
+            return []
+        leaving = (ModelState.DRAINING, ModelState.UNLOADING)
+        coming = sum(self._books.held_bytes(m.name) for m in self._models.values() if m.state in leaving)
+        needed = self._books.over_bytes - coming
+        idle = [self._candidate(model, now) for model in self._evictable() if model.idle]
+        victims = choose(idle, needed) if needed > 0 else []
+        return [self._leave(self._models[v.name], "pressure") for v in (idle if victims is None else victims)]
+
+    def _look(self, at: float | None) -> None:
+        if at is not None:
+            self.look_at = at if self.look_at is None else min(self.look_at, at)

@@ -1,0 +1,73 @@
+"""`onecard fit`: the plan in bytes, without a server."""
+
+import json
+
+from demo import HF_PATH
+
+
+def fit(onecard, *arguments, **options):
+    done = onecard("fit", *arguments, "--json", **options)
+    return done, json.loads(done.stdout) if done.stdout else None
+
+
+def test_fit_tells_the_plan_in_bytes(onecard):
+    done, answer = fit(onecard, "demo", "--budget", "1GiB", "--context", "1024", "--parallel", "3", "--kv-type", "q8_0")
+    assert done.returncode == 0
+    assert answer["plan"] == {"context": 1024, "parallel": 3, "kv_type": "q8_0", "gpu_layers": 0}
+    assert set(answer["parts"]) == {"weights", "kv", "compute", "projector", "runtime"}
+    assert sum(answer["parts"].values()) == answer["total_bytes"]
+    assert (answer["fits"], answer["would_evict"], answer["budget_bytes"]) == (True, [], 2**30)
+
+
+def test_model_that_does_not_fit_is_exit_code_3_with_the_sums(onecard):
+    done, answer = fit(onecard, "demo", "--budget", "8MiB")
+    assert done.returncode == 3
+    assert not answer["fits"]
+    assert "8 MiB usable" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_models_leave_for_it(onecard, tmp_path):
+    total = fit(onecard, "demo")[1]["total_bytes"]
+    config = tmp_path / "onecard.toml"
+    config.write_text('[models.a]\npath = "demo"\n[models.b]\npath = "demo"\n')
+    room_for_one = str(int(1.5 * total))
+    _, answer = fit(onecard, "a", "--with", "b", "--budget", room_for_one, "--config", str(config))
+    assert answer["would_evict"] == ["b"]
+
+    config.write_text('[models.a]\npath = "demo"\n[models.b]\npath = "demo"\npinned = true\n')
+    done, answer = fit(
+        onecard, "a", "--with", "b", "--budget", str(total + 2**20), "--context", "4096", "--config", str(config)
+    )
+    assert done.returncode == 3
+    assert not answer["fits"]
+
+
+def test_folder_is_priced_although_it_cannot_be_loaded_yet(onecard):
+    done, answer = fit(onecard, str(HF_PATH), "--budget", "2GiB")
+    assert done.returncode == 0
+    assert (answer["backend"], answer["source"]) == ("bnb", "header")
+    assert answer["parts"]["weights"] == 3542400
+
+
+def test_table_is_for_people(onecard):
+    done = onecard("fit", "demo", "--budget", "1GiB")
+    assert done.returncode == 0
+    assert done.stdout.startswith("demo fits: context 4096")
+    assert "weights" in done.stdout
+    assert "price: computed from the files" in done.stdout
+
+
+def test_wrong_use_is_exit_code_2(onecard, tmp_path):
+    assert onecard("fit", "demo", "--kv-type", "q9").returncode == 2
+    assert onecard("fit", str(tmp_path / "nothing.gguf")).returncode == 2
+    assert onecard("fit", "demo", "--context", "-1").returncode == 2
+
+
+def test_broken_file_is_a_sentence(onecard, tmp_path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(60))
+    done = onecard("fit", str(broken))
+    assert done.returncode == 1
+    assert done.stderr.startswith("onecard: ")
+    assert "Traceback" not in done.stderr

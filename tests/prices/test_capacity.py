@@ -1,0 +1,65 @@
+"""The plan without the load: what it takes, who leaves, what else would fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backends.footprint import Plan
+from server.capacity import Asked, Capacity, appraise
+from server.eviction import Candidate
+from server.placement import Wish
+from server.pricelist import Quote
+from tests.scheduler.test_placement import HEADER, WISH, predict
+
+HUGE = 2**50
+
+
+def quote(plan: Plan) -> Quote:
+    return Quote(predict(HEADER, plan), "header")
+
+
+def ask(
+    wish: Wish = WISH, *, budget: int = HUGE, free: int | None = None, residents: tuple[Candidate, ...] = ()
+) -> Capacity:
+    free = budget if free is None else free
+    return appraise("m", "gguf", HEADER, wish, quote, budget_bytes=budget, free_bytes=free, residents=residents)
+
+
+def total(**changes: object) -> int:
+    return predict(HEADER, replace(Plan(8192, 2, "f16", 0, "cpu"), **changes)).total_bytes
+
+
+def test_model_that_fits_into_what_is_free_sends_nobody_away() -> None:
+    answer = ask(residents=(Candidate("other", 10**9, 1.0),))
+    assert (answer.fits, answer.would_evict, answer.reason) == (True, [], None)
+    assert answer.total_bytes == total() == sum(answer.parts.values())
+    assert (answer.plan.context, answer.plan.parallel, answer.plan.gpu_layers) == (8192, 2, 0)
+
+
+def test_the_cheapest_that_is_enough_would_leave() -> None:
+    residents = (Candidate("dear", 10**9, 9.0), Candidate("cheap", 10**9, 1.0))
+    answer = ask(budget=total() + 10**9, free=total() - 10**9, residents=residents)
+    assert answer.would_evict == ["cheap"]
+
+
+def test_model_that_never_fits_is_told_with_its_smallest_plan_and_the_sums() -> None:
+    answer = ask(budget=total(context=2048) - 1)
+    assert not answer.fits
+    assert answer.plan.context == 2048
+    assert answer.reason is not None
+    assert "needs" in answer.reason
+    assert answer.alternatives, "less parallel or 8 bits of KV would fit"
+    assert all(other.total_bytes < total(context=2048) for other in answer.alternatives)
+
+
+def test_alternatives_that_are_no_more_than_the_plan_are_not_told() -> None:
+    answer = ask()
+    plan = answer.plan
+    assert all(other.context > plan.context or other.parallel > plan.parallel for other in answer.alternatives)
+
+
+def test_what_is_asked_for_is_not_cut() -> None:
+    asked = Asked(context=32768, parallel=4, kv_type="q4_0").over(replace(WISH, open=frozenset({"parallel"})))
+    answer = ask(asked)
+    assert (answer.plan.context, answer.plan.parallel, answer.plan.kv_type) == (32768, 4, "q4_0")
+    assert not ask(asked, budget=answer.total_bytes - 1).fits

@@ -1,0 +1,147 @@
+"""Hugging Face folders: headers that lie are refused, weights are priced to the byte that bitsandbytes takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.bnb.arithmetic import packed_bytes, tensor_bytes
+from backends.bnb.header import INDEX, SINGLE, read
+from backends.footprint import HeaderError, Plan, inspect, predict
+from demo import HF_PATH
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "vocab_size": 100,
+    "dtype": "bfloat16",
+}
+PLAN = Plan(1024, 2, "f16", 0, "cpu")
+
+
+def safetensors(tensors: dict[str, tuple[str, list[int], int]]) -> bytes:
+    """A file of zeros with these tensors: dtype, shape, bytes."""
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape, n_bytes) in tensors.items():
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + n_bytes]}
+        end += n_bytes
+    header = json.dumps(table).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(end)
+
+
+MATRIX = {"model.layers.0.mlp.up_proj.weight": ("BF16", [128, 64], 16384)}
+EMBEDDING = {"model.embed_tokens.weight": ("F32", [100, 64], 25600)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / SINGLE).write_bytes(safetensors(MATRIX | EMBEDDING))
+    return tmp_path
+
+
+def test_embeddings_stay_in_16_bits_and_matrices_are_packed(folder: Path) -> None:
+    plain, int8, nf4 = (
+        predict(inspect("bnb", folder, quantization=q), PLAN).weights for q in ("none", "bnb-8bit", "bnb-4bit")
+    )
+    embedding = 100 * 64 * 2
+    assert plain == embedding + 128 * 64 * 2
+    assert int8 == embedding + 128 * 64 + 128 * 4
+    assert nf4 == embedding + packed_bytes(128 * 64, double=False)
+
+
+def test_cache_follows_the_configuration(folder: Path) -> None:
+    assert predict(inspect("bnb", folder), PLAN).kv == 2 * (2 * 2 * 16 * 2) * 1024 * 2
+
+
+def test_windowed_layers_keep_their_window(folder: Path) -> None:
+    windowed = {**CONFIG, "sliding_window": 256, "layer_types": ["sliding_attention", "full_attention"]}
+    (folder / "config.json").write_text(json.dumps(windowed))
+    assert predict(inspect("bnb", folder), PLAN).kv == (2 * 2 * 16 * 2) * (256 + 1024) * 2
+
+
+def test_files_of_an_index_are_all_counted(folder: Path) -> None:
+    (folder / SINGLE).unlink()
+    for i, tensors in enumerate((MATRIX, EMBEDDING)):
+        (folder / f"part-{i}.safetensors").write_bytes(safetensors(tensors))
+    weight_map = {"a": "part-0.safetensors", "b": "part-1.safetensors"}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert {tensor.name for tensor in read(folder).tensors} == {*MATRIX, *EMBEDDING}
+
+
+def test_checkpoint_stored_in_4_bits_takes_what_it_stores(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": {"load_in_4bit": True}}))
+    (folder / SINGLE).write_bytes(safetensors({"model.layers.0.mlp.up_proj.weight": ("U8", [4096, 1], 4096)}))
+    assert predict(inspect("bnb", folder), PLAN).weights == 4096
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "announces a header"),
+        ((2**40).to_bytes(8, "little"), "announces a header"),
+        ((2).to_bytes(8, "little") + b"[]", "not a JSON object"),
+        ((2).to_bytes(8, "little") + b"\xff\xff", "not JSON"),
+        (safetensors(MATRIX)[:-1], "cut or wrong"),
+        (safetensors({"w": ("BF16", [2**40, 2**40], 4)}), "cut or wrong"),
+        (safetensors({"w": ("BF16", [-2, 2], 4)}), "not understood"),
+        (safetensors({"w": ("X9", [2], 4)}), "not understood"),
+    ],
+)
+def test_weights_that_lie_are_refused_with_a_sentence(folder: Path, raw: bytes, said: str) -> None:
+    (folder / SINGLE).write_bytes(raw)
+    with pytest.raises(HeaderError, match=said):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd"])
+def test_index_that_leaves_its_folder_is_refused(folder: Path, name: str) -> None:
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(HeaderError, match="outside"):
+        read(folder)
+
+
+def test_file_that_would_block_is_refused(folder: Path) -> None:
+    (folder / SINGLE).unlink()
+    os.mkfifo(folder / SINGLE)
+    with pytest.raises(HeaderError, match="not a regular file"):
+        read(folder)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"load_in_8bit": True},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    ],
+)
+def test_weights_are_priced_to_the_byte_that_bitsandbytes_takes(options: dict[str, Any]) -> None:
+    script = Path(__file__).with_name("measure_folder.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(HF_PATH), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    folder = replace(read(Path(HF_PATH)), quantization=options)
+
+    assert sum(tensor_bytes(tensor, folder) for tensor in folder.tensors) == int(done.stdout.split()[-1])

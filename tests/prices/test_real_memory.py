@@ -1,0 +1,101 @@
+"""Real workers under a real pool: what is booked covers what the kernel says, and the second price beats the first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from backends.messages import Failed, Finished, Generate, TextPrompt
+from demo import GGUF_PATH
+from server import host
+from server.catalog import Catalog
+from server.config import ModelConfig, SchedulerSection, Settings
+from server.metrics import Metrics
+from server.pool import Pool
+from server.status import ModelStatus
+
+pytestmark = pytest.mark.engine
+
+MIB = 2**20
+Start = Callable[[], "asyncio.Future[Pool]"]
+
+
+@pytest.fixture
+def settings(canary_path: Path) -> Settings:
+    models = {
+        "demo": ModelConfig(path=str(GGUF_PATH), context=2048),
+        "canary": ModelConfig(path=str(canary_path), context=2048, parallel=4, kv_type="f32"),
+    }
+    return Settings(models=models, scheduler=SchedulerSection(spare_worker=False), memory={"device": "cpu"})  # type: ignore[arg-type]
+
+
+class Pools:
+    """Starts pools over the same models, as servers that follow each other do."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._running: list[Pool] = []
+        self.catalog = Catalog(settings)
+
+    async def start(self) -> Pool:
+        await self.stop()
+        pool = Pool(self._settings, self.catalog, Metrics([entry.name for entry in self.catalog.entries]))
+        await pool.start()
+        self._running.append(pool)
+        return pool
+
+    async def stop(self) -> None:
+        while self._running:
+            await self._running.pop().close(0)
+
+
+@pytest.fixture
+async def pools(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pools]:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    made = Pools(settings)
+    yield made
+    await made.stop()
+
+
+async def loaded(pool: Pool, name: str) -> ModelStatus:
+    async with asyncio.timeout(60):
+        await pool.load(name)
+    return next(model for model in pool.status().models if model.name == name)
+
+
+async def test_first_price_is_close_and_the_second_closer(pools: Pools) -> None:
+    pool = await pools.start()
+    first = {name: await loaded(pool, name) for name in ("demo", "canary")}
+    pool = await pools.start()
+    second = {name: await loaded(pool, name) for name in ("demo", "canary")}
+
+    for name in ("demo", "canary"):
+        cold, learned = first[name].prediction_error, second[name].prediction_error
+        assert cold is not None
+        assert learned is not None
+        assert abs(cold) <= 0.08
+        assert abs(learned) <= 0.03
+
+
+async def test_booking_covers_what_the_process_holds_when_its_buffers_are_used(pools: Pools) -> None:
+    pool = await pools.start()
+    status = await loaded(pool, "demo")
+    assert status.pid is not None
+    entry = pools.catalog.resolve("demo")
+    assert entry is not None
+    prompt = "The capital of France is Paris. " * 150
+
+    async with asyncio.timeout(60):
+        streams = [pool.submit(entry, Generate(f"j{i}", TextPrompt(f"{i} {prompt}"), max_tokens=8)) for i in range(2)]
+        for stream in streams:
+            events = [event async for event in stream]
+            assert isinstance(events[-1], Finished), events[-1] if isinstance(events[-1], Failed) else None
+
+    weights = status.parts["weights"]
+    held = host.anonymous_bytes(status.pid) + weights
+    booked = pool.status().memory.reserved_bytes
+    assert abs(booked - held) <= 0.08 * held
+    assert held <= booked + 2 * MIB
