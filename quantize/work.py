@@ -14,7 +14,6 @@ from quantize.calibrate import calibrate, check_text
 from quantize.errors import QuantizeError
 from quantize.files import check_space, check_target, replacing
 from quantize.hf.convert import Plan, make_plan, write_outline, write_plan
-from quantize.hf.families import family_of
 from quantize.hf.source import HfSource, opened
 from quantize.hf.tensor import Dtype
 from quantize.order import Order, Teller
@@ -53,6 +52,8 @@ def run(order: Order, tell: Teller) -> Done:
     _check_request(order)
     with ExitStack() as stack:
         source = _read(order, stack, tell)
+        if (order.report or order.also) and source.info is not None and source.info.architecture == "bert":
+            raise QuantizeError("an encoder predicts no text, so there is nothing to report. hint: leave --report out")
         _check_recipes(order, source, order.types)
         prices = pricing.choose(order, source.base, source.info, source.hf)
         _check_recipes(order, source, [one.type_name for one in prices])
@@ -110,17 +111,16 @@ def _read(order: Order, stack: ExitStack, tell: Teller) -> _Source:
         converter.run(order.converter, order.source, made)
         return _Source(hf, None, made, quantizer.read_header(made))
     wants_gguf = order.fit_bytes is not None or any(not is_bnb(name) for name in order.types)
+    outline = scratch / "outline.gguf"
     try:
-        family_of(hf.architecture)
+        plan = make_plan(hf, _base_dtype(hf), pre=order.pre)
+        write_outline(plan, outline)
     except QuantizeError:
         if wants_gguf:
             raise
         return _Source(hf, None, None, None)
-    plan = make_plan(hf, _base_dtype(hf), pre=order.pre)
     for warning in plan.warnings:
         tell.line(f"note: {warning}")
-    outline = scratch / "outline.gguf"
-    write_outline(plan, outline)
     return _Source(hf, plan, outline, quantizer.read_header(outline))
 
 
@@ -230,8 +230,6 @@ def _quantize(order: Order, base: Path | None, source: _Source, one: Price, matr
 def _report(
     order: Order, source: _Source, base: Path | None, prices: Sequence[Price], tell: Teller, done: Done
 ) -> None:
-    if source.info is not None and source.info.architecture == "bert":
-        raise QuantizeError("an encoder predicts no text: its report would be empty. hint: leave --report out")
     reference = base or order.source
     said = source.plan.dtype.value if source.plan else "source"
     subjects = [Subject(one.type_name, order.target(one.type_name)) for one in prices]

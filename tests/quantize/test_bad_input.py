@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from quantize.errors import QuantizeError
 from tests.quantize.conftest import GGUF, HF, make
+from tests.quantize.zoo import build
 
 pytestmark = pytest.mark.engine
 
@@ -188,3 +189,14 @@ def test_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
 def test_nothing_fits_is_told_with_the_sums(tmp_path: Path) -> None:
     sentence = r"does not fit 1.0 MiB at context 2048: even .* needs \d+ MiB"
     assert refused(sentence, HF, tmp_path / "out", fit_bytes=2**20, context=2048).does_not_fit
+
+
+def test_report_of_an_encoder_is_refused_before_the_work(tmp_path: Path) -> None:
+    refused("an encoder predicts no text", build("bert", tmp_path / "bert"), tmp_path / "out", "Q8_0", report=True)
+
+
+def test_folder_that_only_bitsandbytes_knows_is_still_quantised(folder: Path, tmp_path: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_act": "gelu"}))
+    refused("hidden_act is 'gelu'", folder, tmp_path / "out", "Q8_0")
+    assert make(folder, tmp_path / "out", "bnb-8bit").written[0].is_dir()
