@@ -292,7 +292,7 @@ class Ready(_Plain, tag="ready", frozen=True):
     gpu_layers: int
     n_layers: int
     measured_bytes: int
-    """Bytes this process took for the model, by the best instrument at hand (driver, allocator or resident set)."""
+    """Bytes this process takes once all its buffers are in use, by the best instrument there is; 0: nobody can tell."""
     parts: dict[str, int] = {}
     """Measured or reported bytes by component: weights, kv, compute, projector, runtime (those the engine knows)."""
     capabilities: list[str] = []

@@ -22,6 +22,7 @@ from server.loader import Loader, LoadRefusedError
 from server.memory import Memory, open_memory
 from server.metrics import REJECTIONS, RequestMeter
 from server.prices import Prices
+from server.read_ahead import ReadAhead
 from server.resident import PoolError, Resident
 from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from server.spare import Spare
@@ -92,7 +93,7 @@ class Pool:
         metrics.on_render.append(self._publish)
         with_gguf = any(entry.backend == "gguf" for entry in catalog.entries)
         self._spare = Spare("gguf", enabled=settings.scheduler.spare_worker and with_gguf)
-        self.on_change.append(self._spare.on_change)
+        self.on_change += [self._spare.on_change, ReadAhead({e.name: e.path for e in catalog.entries}).on_change]
 
     # Life
 
@@ -241,8 +242,8 @@ class Pool:
         booking = self._memory().ledger.settle(name, ready.measured_bytes, ready.parts)
         if self._loader is not None:
             self._spawn(self._loader.learn(worker.spec, ready))
-        ratio = booking.error_ratio or 0.0
-        self._metrics.prediction_error[resident.entry.backend].observe(ratio)
+        if (ratio := booking.error_ratio) is not None:
+            self._metrics.prediction_error[resident.entry.backend].observe(ratio)
         resident.count_ready(booking, load_s)
         self._tell(
             "loaded",
@@ -252,7 +253,7 @@ class Pool:
             parallel=ready.parallel,
             gpu_layers=f"{ready.gpu_layers}/{ready.n_layers}",
             measured_bytes=ready.measured_bytes,
-            predicted_ratio=round(ratio, 3),
+            predicted_ratio="unknown" if ratio is None else round(ratio, 3),
             pid=worker.pid,
         )
         self._prices.forget(name)

@@ -24,7 +24,7 @@ class Quarantine:
     """
 
     rules: QuarantineRules
-    until: float = 0.0
+    until: float = float("-inf")
     """On the caller's clock; in the past when the model may be tried."""
     _failed_at: list[float] = field(default_factory=list)
     _n_pauses: int = 0

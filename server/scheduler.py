@@ -74,7 +74,7 @@ class Scheduler:
         self._rules = rules
         self._books = books or Boundless()
         self._models = {m.name: Standing(m, Quarantine(rules.quarantine), m.parallel) for m in models}
-        self._swaps = Swaps(self._models, self._books, rules.swaps)
+        self._swaps = Swaps(self._models, self._books, rules.swaps, unclaim=self._unclaim)
         self._tickets: dict[str, Ticket] = {}
         self._deadlines: Deadlines[Ticket] = Deadlines(self._deadline)
         self._n_submitted = 0
@@ -144,8 +144,8 @@ class Scheduler:
         if model.quarantine.active(now):
             return [self._quarantined(model, job_id, now)]
         if (refused := self._never_fits(model)) is not None:
-            retry_s = self._wait_s(model, 0, now) if refused.code == "memory_busy" else None
-            return [Reject(job_id, refused.code, refused.message, retry_s and whole_seconds(retry_s))]
+            retry_s = self._retry_after_s(model, now) if refused.code == "memory_busy" else None
+            return [Reject(job_id, refused.code, refused.message, retry_s)]
         ticket = Ticket(job_id, model_name, sequences, priority, self._n_submitted + 1, now, now)
         if not self._at_once(model, ticket) and self.n_waiting >= self._rules.max_queue:
             message = f"the queue is full: {self.n_waiting} requests wait"
@@ -292,8 +292,17 @@ class Scheduler:
     # How it decides
 
     def _decide(self, now: float) -> list[Action]:
-        actions: list[Action] = []
         self._swaps.call_off(now)
+        actions = self._move_on(now)
+        while self._rules.swaps.policy == "fifo" and (more := self._move_on(now)):
+            actions += more
+        if not self._draining:
+            actions += self._swaps.decide(now)
+        return actions
+
+    def _move_on(self, now: float) -> list[Action]:
+        """What follows for each model from its own state."""
+        actions: list[Action] = []
         for name, model in self._models.items():
             if model.state is ModelState.UNLOADED:
                 continue
@@ -307,8 +316,6 @@ class Scheduler:
             if model.state is ModelState.DRAINING and not model.running:
                 model.state = ModelState.UNLOADING
                 actions.append(Unload(name, model.leaving or "manual", self._swaps.beneficiary(name)))
-        if not self._draining:
-            actions += self._swaps.decide(now)
         return actions
 
     def _dispatch(self, model: Standing, now: float) -> list[Action]:

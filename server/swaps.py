@@ -1,8 +1,8 @@
 """Which model is loaded next and who leaves for it: the part of the scheduler that thinks in bytes. Pure.
 
-Waiting models take turns. A resident that is in use stays for its turn: about twice what its load took, shared among
-those who wait, so that requests are served in runs and not one per load. An idle one stays only as long as its next
-request is likely to come at once. What is taken for a waiting model is claimed for it, so that nobody else slips in.
+Waiting models take turns. A resident stays for its turn, the shorter the more models wait, so that requests are served
+in runs and not one per load. When nothing runs anywhere, everybody waits for a load, and the turns end as soon as the
+next request has had time to come. What is taken for a waiting model is claimed for it, so that nobody else slips in.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from server.eviction import Candidate, choose, regret
 from server.placement import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from server.books import Books
     from server.standing import Standing
 
 Policy = Literal["collate", "fifo"]
 
-_TURN_LOADS: Final = 2.0
-"""Load times that a turn lasts when one model waits."""
+_ROUND_LOADS: Final = 6.0
+"""Load times in which every waiting model has had its turn once: that decides how long a turn is."""
 _LEAST_TURN_LOADS: Final = 0.5
 """And at least, however many wait: else loading would be all there is."""
 _LINGER_LOADS: Final = 0.1
@@ -31,6 +31,7 @@ _LINGER_LOADS: Final = 0.1
 _PRESSING_LOADS: Final = 4.0
 """Load times after which a waiting model goes before those with more requests."""
 _NEVER: Final = float("inf")
+_LEAVING: Final = (ModelState.DRAINING, ModelState.UNLOADING)
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,18 @@ class SwapRules:
 class Swaps:
     """See the module's text. It changes the states of models from ready to draining and back, and to loading."""
 
-    def __init__(self, models: Mapping[str, Standing], books: Books, rules: SwapRules) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Standing],
+        books: Books,
+        rules: SwapRules,
+        *,
+        unclaim: Callable[[Standing, float], None],
+    ) -> None:
         self._models = models
         self._books = books
         self._rules = rules
+        self._unclaim = unclaim
         self._claims: dict[str, frozenset[str]] = {}
         self.look_at: float | None = None
         """When a decision may turn out otherwise although nothing has happened."""
@@ -72,7 +81,7 @@ class Swaps:
         """Drop the claims of models that nobody wants any more; who only drains for them stays."""
         for name in [name for name in self._claims if not self._models[name].may_load(now)]:
             victims = self._claims.pop(name)
-            self._models[name].unclaim(now)
+            self._unclaim(self._models[name], now)
             for victim in (self._models[v] for v in victims):
                 if victim.state is ModelState.DRAINING and victim.leaving == "room":
                     victim.state, victim.leaving = ModelState.READY, None
@@ -88,7 +97,8 @@ class Swaps:
     def _next(self, waiting: list[Standing], now: float) -> list[Action]:
         free, coming = self._books.free_bytes, self._unclaimed()
         for name, victims in list(self._claims.items()):
-            there = [self._models[v] for v in victims if self._models[v].state is not ModelState.UNLOADED]
+            there = [self._models[v] for v in victims if self._models[v].state in _LEAVING]
+            self._claims[name] = frozenset(v.name for v in there)
             need = self._need(self._models[name])
             if not there:
                 del self._claims[name]
@@ -96,6 +106,7 @@ class Swaps:
                     continue
                 if isinstance(need, Refused) or need <= free:
                     return [self._load(self._models[name], now)]
+                self._unclaim(self._models[name], now)
             elif any(v.state is ModelState.UNLOADING for v in there):
                 return []
             elif not isinstance(need, Refused):
@@ -109,8 +120,9 @@ class Swaps:
             chosen = self._victims(model, need - free, len(waiting), now)
             if chosen is not None:
                 return self._claim(model, chosen, now)
-            if self._rules.policy == "fifo" or self._pressing(model, now):
-                return []
+            first = self.look_at is not None and self._quiet_since() is not None
+            if first or self._rules.policy == "fifo" or self._pressing(model, now):
+                return []  # nobody overtakes: the moment of this one comes
         return []
 
     def _unclaimed(self) -> int:
@@ -121,9 +133,9 @@ class Swaps:
 
     def _in_order(self, waiting: Iterable[Standing], now: float) -> list[Standing]:
         def key(model: Standing) -> tuple[float, ...]:
-            age_s = model.oldest_wait_s(now)
             if self._rules.policy == "fifo":
-                return (-age_s,)
+                return (min((ticket.order for ticket in model.waiting), default=0),)
+            age_s = model.oldest_wait_s(now)
             pressing = self._pressing(model, now)
             return (-model.top_priority(), not pressing, -age_s if pressing else -age_s * (model.n_waiting + 1))
 
@@ -169,20 +181,25 @@ class Swaps:
     def _may_leave_at(self, resident: Standing, model: Standing, n_waiting: int, now: float) -> float:
         """When a resident's turn is over, seen from a waiting model."""
         load_s = resident.load_s or 0.0
-        share = max(_TURN_LOADS / n_waiting, _LEAST_TURN_LOADS)
-        turn_s = min(self._rules.min_residency_s, load_s * share)
+        turn_loads = max((_ROUND_LOADS - 1 - n_waiting) / n_waiting, _LEAST_TURN_LOADS)
+        turn_s = min(self._rules.min_residency_s, load_s * turn_loads)
         turn_over = resident.ready_at + turn_s
         if resident.idle:
-            linger_s = _LINGER_LOADS * load_s
-            if resident.gap_s is not None:
-                linger_s = 2 * resident.gap_s if 2 * resident.gap_s <= load_s else 0.0
-            return min(turn_over, (resident.idle_since or 0.0) + linger_s)
+            quiet_since = self._quiet_since()
+            return turn_over if quiet_since is None else min(turn_over, quiet_since + _linger_s(resident))
         since = now - model.oldest_wait_s(now)
         if model.top_priority() > resident.top_priority():
             return since
         if model.top_priority() < resident.top_priority():
             return max(turn_over, since + self._rules.max_wait_s / 2)
         return max(turn_over, since + turn_s / 2)
+
+    def _quiet_since(self) -> float | None:
+        """Since when nothing runs anywhere; None while something does, whose client may want an idle model next."""
+        residents = [m for m in self._models.values() if m.state is ModelState.READY]
+        if any(m.running or m.n_waiting for m in residents):
+            return None
+        return max((m.idle_since or 0.0 for m in residents), default=0.0)
 
     def _least_recently_used(self, others: list[Standing], needed: int) -> list[Candidate] | None:
         victims, freed = [], 0
@@ -221,8 +238,7 @@ class Swaps:
         """Let idle models leave until what is held is inside the budget, as far as they go."""
         if not self._rules.relieve or not self._books.over_bytes:
             return []
-        leaving = (ModelState.DRAINING, ModelState.UNLOADING)
-        coming = sum(self._books.held_bytes(m.name) for m in self._models.values() if m.state in leaving)
+        coming = sum(self._books.held_bytes(m.name) for m in self._models.values() if m.state in _LEAVING)
         needed = self._books.over_bytes - coming
         idle = [self._candidate(model, now) for model in self._evictable() if model.idle]
         victims = choose(idle, needed) if needed > 0 else []
@@ -231,3 +247,10 @@ class Swaps:
     def _look(self, at: float | None) -> None:
         if at is not None:
             self.look_at = at if self.look_at is None else min(self.look_at, at)
+
+
+def _linger_s(model: Standing) -> float:
+    """How long an idle model's next request is worth waiting for."""
+    load_s = model.load_s or 0.0
+    likely_s = 2 * model.gap_s if model.gap_s is not None and 2 * model.gap_s <= load_s else 0.0
+    return max(_LINGER_LOADS * load_s, likely_s)

@@ -17,6 +17,7 @@ HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "nu
 SERVER_MAY_USE = {
     "backends.messages",
     "backends.registry",
+    "backends.child",
     "backends.worker",
     "backends.dry",
     "backends.footprint",

@@ -112,14 +112,16 @@ def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
     """
     batch = max(BATCH_TOKENS, plan.parallel)
     embedding = header.number("embedding_length")
-    width = max(embedding, max(header.number("attention.head_count", 1), 1) * max(_head_sizes(header, "")))
-    ff = 2 * header.number("feed_forward_length")
+    queries = max(header.number("attention.head_count", 1), 1) * max(_head_sizes(header, ""))
+    ff = header.number("feed_forward_length")
+    floats = 2 * (embedding + queries + ff) + max(embedding, ff) + 8
     if used := header.number("expert_used_count"):
-        expert = header.number("expert_feed_forward_length") or header.number("feed_forward_length")
-        ff = max(ff, used * (2 * expert + embedding) + 2 * header.number("expert_count"))
+        expert = header.number("expert_feed_forward_length") or ff
+        experts = used * (2 * expert + embedding) + 2 * header.number("expert_count")
+        floats = max(floats, 6 * embedding + 2 * queries + experts)
     masks = plan.cells_each + (_window_cells(header, plan) if any(windows(header)) else 0)
     logits = plan.parallel * header.n_vocab * _FLOAT_BYTES
-    graph = batch * ((6 * embedding + 2 * width + ff) * _FLOAT_BYTES + masks * 2)
+    graph = batch * (floats * _FLOAT_BYTES + masks * 2)
     if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied
         graph += max(_kv_heads(header), default=0) * sum(_head_sizes(header, "")) * plan.cells * 2
     return max(graph, logits + plan.parallel * embedding * _FLOAT_BYTES) + logits + 2**16

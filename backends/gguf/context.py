@@ -316,11 +316,16 @@ class Context:
         """Free the context."""
         llama_cpp.llama_free(self.pointer)
 
-    def warm_up(self) -> None:
-        """Compute one token and forget it, so that weights are paged in and buffers exist before the first request."""
-        self.tokens[0] = self.positions[0] = self.sequences[0] = 0
-        self.outputs[0] = 1
-        if self.decode(1) != 0:
+    def warm_up(self, n_tokens: int = 1) -> None:
+        """Compute some tokens and forget them, so that weights are paged in and buffers exist before the first request.
+
+        A whole batch brings the pools that a GPU backend grows on demand to their full size.
+        """
+        n = min(n_tokens, self.max_batch, self.cells_per_sequence)
+        self.tokens[:n] = self.sequences[:n] = self.outputs[:n] = 0
+        self.positions[:n] = range(n)
+        self.outputs[n - 1] = 1
+        if self.decode(n) != 0:
             raise LoadError("the model loads, but its first forward pass fails")
         self.clear(0)
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends import card
 from backends.batching import Batcher
 from backends.engine import LoadError
 from backends.gguf.context import Context, LibraryLog, Model, supports_gpu, version
@@ -31,6 +32,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     gpu_layers = spec.gpu_layers if spec.device == "cuda" else 0
     if gpu_layers != 0 and not supports_gpu():
         raise LoadError("this build of llama-cpp-python sees no GPU. hint: build it with CUDA, or use device = 'cpu'")
+    free_before = card.free_bytes() if spec.device == "cuda" else None
     model = Model(Path(spec.path), gpu_layers=ALL_LAYERS if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
     _check_it_can_serve(model)
     context = Context(
@@ -43,10 +45,14 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
         log=log,
     )
     before_bytes = anonymous_bytes()
-    context.warm_up()
+    context.warm_up(MAX_BATCH_TOKENS if spec.device == "cuda" else 1)
     touched_bytes = anonymous_bytes() - before_bytes
     tokenizer = Tokenizer(model)
-    ready = _describe(spec, model, tokenizer, log, touched_bytes=touched_bytes)
+    if spec.device == "cuda":
+        parts = parts_on_card(log, free_before, card.free_bytes())
+    else:
+        parts = measured_parts(model, log, touched_bytes=touched_bytes)
+    ready = _describe(spec, model, tokenizer, log, parts)
     return GgufEngine(model, context, tokenizer, ready=ready, batcher=Batcher(max_tokens=context.max_batch))
 
 
@@ -59,7 +65,9 @@ def _check_it_can_serve(model: Model) -> None:
         )
 
 
-def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryLog, *, touched_bytes: int) -> Ready:
+def _describe(
+    spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryLog, parts: dict[str, int] | None
+) -> Ready:
     template = tokenizer.default_template
     capabilities = ["completion"]
     if template is not None:
@@ -70,7 +78,6 @@ def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryL
         capabilities.append("tools")
     if template is not None and template.can_think:
         capabilities.append("thinking")
-    parts = measured_parts(model, log, touched_bytes=touched_bytes)
     layers = model.n_layers + 1  # the output layer counts, as in llama.cpp's own reports
     return Ready(
         context=spec.context,
@@ -79,8 +86,8 @@ def _describe(spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryL
         n_vocab=model.n_vocab,
         gpu_layers=log.offloaded_layers(),
         n_layers=layers,
-        measured_bytes=sum(parts.values()),
-        parts=parts,
+        measured_bytes=sum(parts.values()) if parts is not None else 0,
+        parts=parts or {},
         capabilities=capabilities,
         tool_format=template.tool_format if template else None,
         engine=version(),
@@ -109,6 +116,27 @@ def measured_parts(model: Model, log: LibraryLog, *, touched_bytes: int) -> dict
     total = anonymous_bytes() + max(0, weights - repacked) + untouched
     parts = {"weights": weights, "kv": log.cache_bytes(), "compute": compute}
     return {**parts, "runtime": max(0, total - sum(parts.values()))}
+
+
+def parts_on_card(log: LibraryLog, free_before: int | None, free_after: int | None) -> dict[str, int] | None:
+    """What this process took of the card, by component; None where the driver does not tell.
+
+    Buffers on a card are whole from the start. The driver's context and its libraries are what the buffers don't
+    explain. Another program that takes or gives memory during the load is counted too: nobody can tell it apart.
+    """
+    if free_before is None or free_after is None:
+        return None
+    kinds = {"weights": ("model",), "kv": ("KV", "RS"), "compute": ("compute", "output")}
+    parts = {
+        part: sum(
+            n_bytes
+            for kind in names
+            for device, n_bytes in log.buffers(kind).items()
+            if device.startswith("CUDA") and "Host" not in device
+        )
+        for part, names in kinds.items()
+    }
+    return {**parts, "runtime": max(0, free_before - free_after - sum(parts.values()))}
 
 
 def anonymous_bytes() -> int:

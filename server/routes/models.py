@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from backends.messages import Failed
-from server.errors import from_failed
+from server.config import is_loopback
+from server.errors import ApiError, from_failed
 from server.output.frame import to_json
 from server.pool import PoolError
 from server.routes.running import while_connected
@@ -37,6 +38,7 @@ async def get_model(request: Request) -> Response:
 async def load_model(request: Request) -> Response:
     """Load a model and wait until it is ready."""
     app = services(request)
+    _check_right(request, app)
     entry = app.entry(request.path_params["id"])
     await while_connected(request, _performed(app.pool.load(entry.name)))
     return _json(_item(app, entry))
@@ -45,9 +47,22 @@ async def load_model(request: Request) -> Response:
 async def unload_model(request: Request) -> Response:
     """Let a model finish what it runs, then unload it."""
     app = services(request)
+    _check_right(request, app)
     entry = app.entry(request.path_params["id"])
     await while_connected(request, _performed(app.pool.unload(entry.name)))
     return _json(_item(app, entry))
+
+
+def _check_right(request: Request, app: Services) -> None:
+    """Who may move models: with keys whoever has one, without any only this machine. Raises ApiError 403."""
+    peer = request.client.host if request.client is not None else "localhost"
+    if not app.settings.server.api_keys and not is_loopback(peer.removeprefix("::ffff:")):
+        raise ApiError(
+            403,
+            "Loading and unloading by hand from another machine needs a key, and this server has none.",
+            code="admin_needs_key",
+            headers={"x-should-retry": "false"},
+        )
 
 
 async def _performed(work: Coroutine[None, None, None]) -> None:

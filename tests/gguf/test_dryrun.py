@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from backends.footprint import Plan, inspect, predict
-from backends.gguf.loading import load
+from backends.gguf.context import Context, LibraryLog, Model
+from backends.gguf.loading import load, parts_on_card
 from backends.messages import KvType, LoadModel
 from tests.models.shapes import LLAMA, SHAPES, Shape, build
 
@@ -83,7 +84,7 @@ def test_compute_buffers_are_fitted_from_above(name: str, answers: dict[str, tup
     header = inspect("gguf", path)
     for plan, told in zip(PLANS, answer["plans"], strict=True):
         reported = sum(told["compute"].values()) + sum(told["output"].values())
-        assert reported <= predict(header, plan).compute <= 1.35 * reported + 2 * MIB, plan
+        assert reported <= predict(header, plan).compute <= 1.2 * reported + 2 * MIB, plan
 
 
 def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:
@@ -121,3 +122,33 @@ def test_the_real_load_reports_what_the_dry_one_promised(tmp_path: Path, shape: 
     assert parts["weights"] == dry["weights"]
     assert parts["kv"] == plan["cache"]
     assert parts["compute"] == sum(plan["compute"].values()) + sum(plan["output"].values())
+
+
+def test_buffers_on_a_card_are_told_apart_and_the_rest_is_runtime() -> None:
+    log = LibraryLog(
+        lines=[
+            "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB",
+            "load_tensors:        CUDA0 model buffer size =  4000.00 MiB",
+            "llama_kv_cache:      CUDA0 KV buffer size =   512.00 MiB",
+            "llama_context:  CUDA_Host  output buffer size =     0.98 MiB",
+            "sched_reserve:      CUDA0 compute buffer size =   256.00 MiB",
+            "sched_reserve:  CUDA_Host compute buffer size =    16.00 MiB",
+        ]
+    )
+    parts = parts_on_card(log, 11_000 * MIB, 5_900 * MIB)
+    assert parts == {"weights": 4000 * MIB, "kv": 512 * MIB, "compute": 256 * MIB, "runtime": 332 * MIB}
+    assert parts_on_card(log, 11_000 * MIB, None) is None
+
+
+def test_whole_batch_of_warming_up_leaves_nothing_behind(canary_path: Path) -> None:
+    log = LibraryLog()
+    model = Model(canary_path, gpu_layers=0, log=log)
+    context = Context(model, context=256, parallel=2, kv_type="f16", max_batch=512, threads=1, log=log)
+    try:
+        context.warm_up(512)
+        assert context.cells_per_sequence == 256
+        context.tokens[0] = context.positions[0] = context.sequences[0] = 0
+        assert context.decode(1) == 0, "position 0 is free again"
+    finally:
+        context.close()
+        model.close()

@@ -1,4 +1,4 @@
-"""A random walk through the scheduler, the ledger and the quarantine that tries to break their invariants."""
+"""A random walk through the scheduler and the quarantine, over books with a budget, that tries to break them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from backends.footprint import Footprint
-from server.decisions import Abort, Action, Dispatch, Load, ModelState, Reject, Unload
-from server.ledger import Ledger, LedgerError
-from server.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler
+from server.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
+from server.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler, SwapRules
+from tests.scheduler.books import FakeBooks
 
-MODELS = ("a", "b", "c")
-PARALLEL = {"a": 1, "b": 2, "c": 4}
+MODELS = ("a", "b", "c", "huge", "pin")
+PARALLEL = {"a": 1, "b": 2, "c": 4, "huge": 1, "pin": 2}
+SIZES = {"a": 40, "b": 50, "c": 70, "huge": 200, "pin": 25}
 MAX_WAIT_S, TIMEOUT_S = 60.0, 300.0
-BUDGET = 100
+BUDGET, LEAST_BUDGET = 100, 60
 
 
 @dataclass
@@ -25,9 +25,11 @@ class World:
 
     workers: dict[str, set[str]] = field(default_factory=dict)
     loading: str | None = None
+    cancelled: list[str] = field(default_factory=list)
+    """Loads that were given up, whose workers are not gone yet."""
     unloading: set[str] = field(default_factory=set)
     aborted: set[str] = field(default_factory=set)
-    ledger: Ledger = field(default_factory=lambda: Ledger(BUDGET))
+    books: FakeBooks = field(default_factory=lambda: FakeBooks(BUDGET, SIZES, frozenset({"pin"})))
 
 
 class Walk(RuleBasedStateMachine):
@@ -37,13 +39,16 @@ class Walk(RuleBasedStateMachine):
         self.world = World()
         self.jobs: dict[str, tuple[str, int, float]] = {}
         self.terminals: dict[str, str] = {}
-        self.waiting_loads = 0
+        self.waited: dict[str, float] = {}
+        """Of queued jobs: seconds in which no room was being made for their model."""
+        self.asked_to_leave: set[str] = set()
 
     @initialize(max_queue=st.integers(1, 6), keep_alive_s=st.sampled_from([-1.0, 0.0, 5.0]))
     def begin(self, max_queue: int, keep_alive_s: float) -> None:
-        models = [ModelRules(m, parallel=PARALLEL[m], keep_alive_s=keep_alive_s) for m in MODELS]
-        self.rules = Rules(max_queue=max_queue, max_wait_s=MAX_WAIT_S, request_timeout_s=TIMEOUT_S)
-        self.scheduler = Scheduler(models, self.rules)
+        models = [ModelRules(m, parallel=PARALLEL[m], keep_alive_s=keep_alive_s, pinned=m == "pin") for m in MODELS]
+        swaps = SwapRules(max_wait_s=MAX_WAIT_S)
+        self.rules = Rules(max_queue=max_queue, request_timeout_s=TIMEOUT_S, swaps=swaps)
+        self.scheduler = Scheduler(models, self.rules, self.world.books)
 
     # The pool's part
 
@@ -51,29 +56,43 @@ class Walk(RuleBasedStateMachine):
         for action in actions:
             match action:
                 case Dispatch(job_id, model):
-                    assert self.scheduler.view(model, self.now).state is ModelState.READY
+                    assert self.scheduler.view(model, self.now).state in (ModelState.READY, ModelState.DRAINING)
                     assert model in self.world.workers, "dispatched to a model without a worker"
                     assert job_id not in self.terminals, "dispatched after its end"
                     running = self.world.workers[model]
                     assert job_id not in running
                     running.add(job_id)
                     self.check_room(model)
-                case Load(model):
+                case Load(model, setbacks):
                     assert self.world.loading is None, "two loads at once"
                     assert model not in self.world.workers
                     self.world.loading = model
-                case Unload(model, _):
+                    if isinstance(self.world.books.need_bytes(model, setbacks=0), int):
+                        self.world.books.reserve(model, setbacks=setbacks)
+                case CancelLoad(model):
+                    assert self.world.loading == model
+                    self.world.loading = None
+                    self.world.cancelled.append(model)
+                case Drain(model, reason, _):
+                    assert self.world.workers[model], "drains what has nothing to finish"
+                    self.may_leave(model, reason)
+                case Unload(model, reason, _):
                     assert self.world.workers[model] == set(), "unloads a busy model"
+                    self.may_leave(model, reason)
                     self.world.unloading.add(model)
                 case Reject(job_id, code, _, retry_after_s):
                     assert retry_after_s is None or 1 <= retry_after_s <= 60
-                    if code in ("queue_full", "queue_timeout", "quarantined"):
-                        assert retry_after_s is not None
+                    if code in ("queue_full", "queue_timeout", "quarantined", "memory_busy", "out_of_memory"):
+                        assert retry_after_s is not None or code == "out_of_memory"
+                    assert code != "cannot_fit" or SIZES[self.jobs[job_id][0]] > LEAST_BUDGET
                     self.end(job_id, code)
                 case Abort(job_id, _, _):
                     assert job_id not in self.world.aborted
                     assert any(job_id in running for running in self.world.workers.values())
                     self.world.aborted.add(job_id)
+
+    def may_leave(self, model: str, reason: str) -> None:
+        assert model != "pin" or model in self.asked_to_leave, f"a pinned model leaves for {reason}"
 
     def end(self, job_id: str, how: str) -> None:
         assert job_id not in self.terminals, f"second terminal event: {self.terminals[job_id]}, {how}"
@@ -113,26 +132,31 @@ class Walk(RuleBasedStateMachine):
         self.perform(self.scheduler.on_terminal(job_id, self.now, finished=finished))
 
     @precondition(lambda self: self.world.loading is not None)
-    @rule(n_bytes=st.integers(1, 120), measured=st.integers(0, 200))
-    def load_succeeds(self, n_bytes: int, measured: int) -> None:
+    @rule()
+    def load_succeeds(self) -> None:
         model, self.world.loading = self.world.loading, None
         assert model is not None
-        try:
-            self.world.ledger.reserve(model, Footprint(weights=n_bytes, kv=0, compute=0, runtime=0))
-        except LedgerError:
-            actions = self.scheduler.on_gone(model, now=self.now, error=("memory_busy", "full"), strike=False)
+        if model not in self.world.books.held:
+            actions = self.scheduler.on_gone(model, now=self.now, error=("memory_busy", "no"), strike=False)
         else:
-            self.world.ledger.settle(model, measured, {})
             self.world.workers[model] = set()
             actions = self.scheduler.on_ready(model, parallel=PARALLEL[model], now=self.now)
         self.perform(actions)
 
     @precondition(lambda self: self.world.loading is not None)
-    @rule(strike=st.booleans())
-    def load_fails(self, strike: bool) -> None:
+    @rule(strike=st.booleans(), code=st.sampled_from(["load_failed", "out_of_memory", "memory_busy"]))
+    def load_fails(self, strike: bool, code: str) -> None:
         model, self.world.loading = self.world.loading, None
         assert model is not None
-        self.perform(self.scheduler.on_gone(model, now=self.now, error=("load_failed", "no"), strike=strike))
+        self.world.books.held.pop(model, None)
+        self.perform(self.scheduler.on_gone(model, now=self.now, error=(code, "no"), strike=strike))  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.world.cancelled)
+    @rule()
+    def cancelled_load_is_gone(self) -> None:
+        model = self.world.cancelled.pop(0)
+        self.world.books.held.pop(model, None)
+        self.perform(self.scheduler.on_gone(model, now=self.now))
 
     @precondition(lambda self: self.world.workers)
     @rule(data=st.data(), code=st.sampled_from(["worker_crashed", "worker_hung"]))
@@ -140,7 +164,7 @@ class Walk(RuleBasedStateMachine):
         model = data.draw(st.sampled_from(sorted(self.world.workers)))
         lost = self.world.workers.pop(model)
         self.world.unloading.discard(model)
-        self.world.ledger.release(model)
+        self.world.books.release(model)
         retry = data.draw(st.sets(st.sampled_from(sorted(lost)))) if lost and code == "worker_crashed" else set()
         for job_id in lost - retry:
             self.end(job_id, code)
@@ -153,18 +177,38 @@ class Walk(RuleBasedStateMachine):
         model = data.draw(st.sampled_from(sorted(self.world.unloading)))
         self.world.unloading.discard(model)
         assert self.world.workers.pop(model) == set()
-        self.world.ledger.release(model)
+        self.world.books.release(model)
         self.perform(self.scheduler.on_gone(model, now=self.now))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 7.0, 61.0, 301.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+        for ticket in self.scheduler._tickets.values():
+            if ticket.queued and self.scheduler._models[ticket.model].claimed_at is None:
+                self.waited[ticket.job_id] = self.waited.get(ticket.job_id, 0.0) + seconds
         self.perform(self.scheduler.on_tick(self.now))
         deadline = self.scheduler.next_deadline()
         assert deadline is None or deadline > self.now, "a deadline has passed and nothing was done"
+        for ticket in self.scheduler._tickets.values():
+            if ticket.queued and not ticket.retried and self.scheduler._models[ticket.model].claimed_at is None:
+                assert self.waited.get(ticket.job_id, 0.0) < MAX_WAIT_S, "waits past the bound"
+
+    @rule(budget=st.sampled_from([LEAST_BUDGET, 75, 90, BUDGET, BUDGET]))
+    def budget_changes(self, budget: int) -> None:
+        self.world.books.budget = budget
+        self.perform(self.scheduler.on_tick(self.now))
+        if self.world.books.over_bytes:
+            leaving = sum(self.world.books.held_bytes(m) for m in self.world.unloading)
+            idle = [m for m, jobs in self.world.workers.items() if not jobs and m not in self.world.unloading]
+            draining = [m for m in MODELS if self.scheduler.view(m, self.now).state is ModelState.DRAINING]
+            assert self.world.books.over_bytes <= leaving or set(idle) <= {"pin"} or draining, (
+                "idle models hold too much"
+            )
 
     @rule(model=st.sampled_from(MODELS), load=st.booleans())
     def operator(self, model: str, load: bool) -> None:
+        if not load:
+            self.asked_to_leave.add(model)
         self.perform(self.scheduler.load(model, self.now) if load else self.scheduler.unload(model, self.now))
 
     # What must hold
@@ -177,7 +221,7 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def books_hold(self) -> None:
-        assert self.world.ledger.reserved_bytes <= BUDGET
+        assert sum(self.world.books.held.values()) <= BUDGET
 
     @invariant()
     def every_job_is_somewhere(self) -> None:
@@ -188,7 +232,7 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
-        """Work is never left lying: free room of a ready model is used, and a load is under way when one is needed."""
+        """Work is never left lying: free room is used, and who waits without a reason has a time to look again."""
         if not hasattr(self, "scheduler"):
             return
         for model in MODELS:
@@ -196,7 +240,9 @@ class Walk(RuleBasedStateMachine):
             if view.state is ModelState.READY and view.waiting:
                 assert view.running, "jobs wait for an idle model"
             if view.state is ModelState.UNLOADED and view.waiting and view.quarantined_until is None:
-                assert self.world.loading is not None, "jobs wait for a model that nobody loads"
+                moving = self.world.loading or self.world.unloading or self.world.cancelled
+                busy = any(self.world.workers.values())
+                assert moving or busy or self.scheduler._swaps.look_at is not None, "waits for a model nobody loads"
 
     def teardown(self) -> None:
         """Whatever happened: when everything calms down, every job has had its one terminal event."""
@@ -206,7 +252,9 @@ class Walk(RuleBasedStateMachine):
             if len(self.terminals) == len(self.jobs):
                 break
             if self.world.loading is not None:
-                self.load_succeeds_small()
+                self.load_succeeds()
+            if self.world.cancelled:
+                self.cancelled_load_is_gone()
             for model, running in list(self.world.workers.items()):
                 for job_id in list(running):
                     running.discard(job_id)
@@ -215,22 +263,17 @@ class Walk(RuleBasedStateMachine):
                 if model in self.world.unloading:
                     self.world.unloading.discard(model)
                     del self.world.workers[model]
-                    self.world.ledger.release(model)
+                    self.world.books.release(model)
                     self.perform(self.scheduler.on_gone(model, now=self.now))
             self.now += 1.0
             self.perform(self.scheduler.on_tick(self.now))
-        assert set(self.terminals) == set(self.jobs), "jobs without an end"
-
-    def load_succeeds_small(self) -> None:
-        model, self.world.loading = self.world.loading, None
-        assert model is not None
-        self.world.workers[model] = set()
-        self.perform(self.scheduler.on_ready(model, parallel=PARALLEL[model], now=self.now))
+        states = {m: self.scheduler.view(m, self.now) for m in MODELS}
+        assert set(self.terminals) == set(self.jobs), f"jobs without an end: {states}"
 
 
 Walk.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=60,
+    max_examples=1000,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,

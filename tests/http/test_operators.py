@@ -1,0 +1,95 @@
+"""Loading and unloading by hand is for who has a key, or for this machine where there is none; idle costs nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import psutil
+import pytest
+
+from server.app import create_app
+from server.config import Settings
+from tests.http.conftest import KEY, settings
+
+VERBS = ("load", "unload")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_with_keys_set_nobody_moves_models_without_one(keyed, verb):
+    path = f"/v1/models/fake/{verb}"
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}):
+        assert keyed.post(path, {}, headers=headers).status == 401
+    assert keyed.post(f"{path}?api_key={KEY}", {}).status == 401
+    assert keyed.post(path, {}, headers={"authorization": f"Bearer {KEY}"}).status == 200
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_without_keys_web_pages_and_other_hosts_move_nothing(server, verb):
+    path = f"/v1/models/fake/{verb}"
+    before = server.model()["state"]
+    assert server.post(path, {}, headers={"host": "evil.example"}).status == 403
+    assert (
+        server.post(path, {}, headers={"origin": "https://evil.example", "sec-fetch-site": "cross-site"}).status == 403
+    )
+    assert server.post(path, b"x", headers={"content-type": "text/plain"}).status == 415
+    assert server.get(path).status in (404, 405)
+    assert server.model()["state"] == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(("peer", "status"), [("203.0.113.9", 403), ("::ffff:203.0.113.9", 403), ("fe80::1", 403)])
+async def test_without_keys_another_machine_moves_nothing(canary_path, verb, peer, status):
+    config = settings(canary_path, host="0.0.0.0", allow_public=True)
+    app = create_app(Settings.model_validate(config))
+    headers = [(b"host", b"192.0.2.1"), (b"content-type", b"application/json"), (b"content-length", b"2")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"/v1/models/fake/{verb}",
+        "raw_path": b"",
+        "query_string": b"",
+        "headers": headers,
+        "client": (peer, 4711),
+        "server": ("192.0.2.1", 8080),
+        "scheme": "http",
+        "http_version": "1.1",
+    }
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == status
+    assert json.loads(sent[1]["body"])["error"]["code"] == "admin_needs_key"
+
+
+def test_a_server_nobody_uses_costs_next_to_nothing_and_moves_nothing(server):
+    assert server.chat("hello").status == 200
+    server.wait_idle()
+    process = psutil.Process(server.pid)
+    loads = moves(server)
+    rss_bytes, cpu_s, began = process.memory_info().rss, cpu(process), time.monotonic()
+    while time.monotonic() - began < 8:
+        assert server.get("/health").status == 200
+        assert server.get("/metrics").status == 200
+        time.sleep(1)
+    share = (cpu(process) - cpu_s) / (time.monotonic() - began)
+
+    assert share < 0.05, f"{share:.1%} of a core"
+    assert moves(server) == loads
+    assert process.memory_info().rss - rss_bytes < 4 * 2**20
+
+
+def cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def moves(server) -> list[str]:
+    page = server.get("/metrics").body.decode().splitlines()
+    return [line for line in page if line.startswith(("onecard_model_loads_total", "onecard_model_evictions_total"))]

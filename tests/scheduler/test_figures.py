@@ -1,0 +1,138 @@
+"""What the scheduler achieves in simulated time on the traces it is measured by, and how long one decision takes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from itertools import cycle
+
+import pytest
+
+from server.decisions import Load
+from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
+from tests.scheduler.books import FakeBooks
+from tests.scheduler.simulation import Simulation
+
+FIVE = [f"m{i}" for i in range(5)]
+FOUR = {"a": 5, "b": 4, "c": 3, "d": 2}
+
+
+def rotate(models: list[str], by: int) -> Iterator[str]:
+    return cycle(models[by:] + models[:by])
+
+
+def at_random(models: list[str], seed: int) -> Iterator[str]:
+    chosen = random.Random(seed)
+    while True:
+        yield chosen.choice(models)
+
+
+def test_five_tiny_models_in_turn_with_room_for_two() -> None:
+    run = Simulation(
+        sizes=dict.fromkeys(FIVE, 1),
+        budget=2,
+        clients=[rotate(FIVE, client % 5) for client in range(6)],
+        load_s=dict.fromkeys(FIVE, 0.3),
+        n_requests=180,
+    ).run()
+
+    assert not run.rejected
+    assert run.n_loads <= 50
+    assert run.mean_s <= 0.6
+    assert run.longest_s <= 3.0
+
+
+def alternating(policy: str) -> Simulation:
+    """Three clients, each between two of four models of different size, with room for about two."""
+    return Simulation(
+        sizes=FOUR,
+        budget=8,
+        clients=[cycle("ab"), cycle("bc"), cycle("cd")],
+        load_s={model: 0.1 * size for model, size in FOUR.items()},
+        job_s=0.015,
+        n_requests=200,
+        policy=policy,  # type: ignore[arg-type]
+    ).run()
+
+
+def test_alternating_clients_need_a_third_of_the_loads_of_first_come_first_served() -> None:
+    ours, fifo = alternating("collate"), alternating("fifo")
+
+    assert not ours.rejected
+    assert ours.n_loads <= 200 / 3
+    assert 3 * ours.n_loads <= fifo.n_loads
+    assert ours.mean_s < fifo.mean_s
+    assert ours.longest_s <= 60.0
+
+
+def test_no_order_of_arrival_is_served_worse_than_first_come_first_served() -> None:
+    for seed in range(5):
+        runs = {
+            policy: Simulation(
+                sizes=FOUR,
+                budget=8,
+                clients=[at_random(list(FOUR), 10 * seed + client) for client in range(3)],
+                load_s={model: 0.1 * size for model, size in FOUR.items()},
+                n_requests=200,
+                policy=policy,  # type: ignore[arg-type]
+            ).run()
+            for policy in ("collate", "fifo")
+        }
+        assert runs["collate"].n_loads < runs["fifo"].n_loads
+        assert runs["collate"].mean_s < runs["fifo"].mean_s
+
+
+@pytest.mark.parametrize("n_clients", [4, 12])
+def test_round_robin_over_four_models_with_room_for_one_starves_nobody(n_clients: int) -> None:
+    run = Simulation(
+        sizes=dict.fromkeys(FOUR, 1),
+        budget=1,
+        clients=[rotate(list(FOUR), client % 4) for client in range(n_clients)],
+        load_s=dict.fromkeys(FOUR, 1.0),
+        until_s=200,
+    ).run()
+
+    assert not run.rejected
+    assert run.longest_s <= 6.0
+    assert run.n_loads <= len(run.all_waits) / 3
+
+
+def test_one_client_gets_its_share_beside_fifty_of_another_model() -> None:
+    run = Simulation(
+        sizes={"many": 1, "one": 1},
+        budget=1,
+        clients=[*(cycle(["many"]) for _ in range(50)), cycle(["one"])],
+        load_s={"many": 1.0, "one": 1.0},
+        job_s=0.1,
+        parallel=4,
+        until_s=100,
+    ).run()
+
+    waits = sorted(run.waits["one"])
+    assert waits[int(0.95 * len(waits))] <= 2 * (4.0 + 1.0)  # twice a turn and a load
+    assert not run.rejected
+
+
+def test_decision_takes_less_than_200_us_with_50_models_and_1000_queued_jobs() -> None:
+    models = [f"m{i}" for i in range(50)]
+    books = FakeBooks(20, dict.fromkeys(models, 1))
+    rules = Rules(max_queue=2000, swaps=SwapRules())
+    scheduler = Scheduler([ModelRules(m, parallel=2) for m in models], rules, books)
+    n_loaded = 0
+    for n in range(1000):
+        actions = scheduler.submit(f"j{n}", models[n % 50], sequences=1, now=n * 1e-4)
+        while n_loaded < 20 and (load := next((a for a in actions if isinstance(a, Load)), None)):
+            books.reserve(load.model)
+            n_loaded += 1
+            actions = scheduler.on_ready(load.model, parallel=2, now=n * 1e-4)
+    assert scheduler.n_waiting > 900
+
+    taken = []
+    for n in range(300):
+        began = time.perf_counter()
+        scheduler.submit(f"x{n}", models[n % 50], sequences=1, now=1.0 + n * 1e-4)
+        scheduler.next_deadline()
+        taken.append(time.perf_counter() - began)
+
+    assert sorted(taken)[len(taken) // 2] < 200e-6
