@@ -64,7 +64,8 @@ def run(order: Order, tell: Teller) -> Done:
             check_target(order.target(one.type_name), order.source, force=order.force)
         order.folder.mkdir(parents=True, exist_ok=True)
         check_space(order.folder, _bytes_needed(source, prices))
-        tell.line(f"writing {len(prices)} outputs, {size(sum(one.n_bytes for one in prices))}, to {order.folder}")
+        if prices:
+            tell.line(f"writing {len(prices)} outputs, {size(sum(one.n_bytes for one in prices))}, to {order.folder}")
         base = stack.enter_context(_base(order, source, prices, tell, done))
         _make(order, source, base, prices, tell, done)
         if order.report or order.also:

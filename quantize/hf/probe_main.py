@@ -12,12 +12,15 @@ from typing import Any
 
 import llama_cpp
 
+from quantize.orphan import die_with_parent
+
 _STRING_OVERRIDE = 3
 _PRE = b"tokenizer.ggml.pre"
 
 
 def main() -> None:
     """One request, one answer."""
+    die_with_parent()
     request = json.load(sys.stdin)
     llama_cpp.llama_backend_init()
     quiet = llama_cpp.llama_log_callback(_only_errors)
