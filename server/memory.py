@@ -6,7 +6,7 @@ Owns the ledger and what is known about the device. What fits is decided in `ser
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -28,6 +28,7 @@ LOOK_EVERY_S: Final = 2.0
 LEAST_CHANGE: Final = 1 / 64
 """An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing."""
 _POLL_S: Final = 0.1
+_LOG = logging.getLogger("onecard.memory")
 
 
 class DeviceError(Exception):
@@ -78,8 +79,12 @@ class Memory:
         """Look at the device every now and then, until cancelled; while it does not answer, the last figure stands."""
         while True:
             await asyncio.sleep(every_s)
-            with contextlib.suppress(gpu.GpuError):
+            try:
                 await self.look()
+            except gpu.GpuError:
+                continue
+            except Exception:  # a fault of ours must not leave the budget as it is for ever
+                _LOG.exception("budget_error")
 
     async def look(self) -> None:
         """Read the free memory once, and let an automatic budget follow it. Raises gpu.GpuError."""

@@ -9,12 +9,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from backends.messages import Delta, Event, Failed, Finished, Started, Step
 from server.decisions import ModelState, UnloadReason
+
+if TYPE_CHECKING:
+    from server.status import MemoryStatus
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 PARTS: Final = ("weights", "kv", "compute", "projector", "runtime")
@@ -88,6 +91,12 @@ class ModelMetrics:
         if step.kv_total:
             self.kv_usage.set(step.kv_used / step.kv_total)
 
+    def publish(self, state: ModelState, *, running: int, waiting: int) -> None:
+        """Show the model as it is now."""
+        self.running.set(running)
+        self.waiting.set(waiting)
+        self.state(state)
+
     def state(self, now: ModelState) -> None:
         """Show where the model is."""
         for state, gauge in self.states.items():
@@ -114,6 +123,12 @@ class Metrics:
     def model(self, name: str) -> ModelMetrics:
         """The series of a model of the catalogue."""
         return self._models[name]
+
+    def publish_memory(self, memory: MemoryStatus) -> None:
+        """Show the budget as it is now."""
+        self.memory_budget.labels(memory.device).set(memory.budget_bytes)
+        self.memory_reserved.labels(memory.device).set(memory.reserved_bytes)
+        self.memory_other.labels(memory.device).set(memory.other_bytes)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""

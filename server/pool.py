@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from backends.messages import Delta, Failed, Finished, Started
 from backends.worker import Exit, Timeouts, Worker
+from server import limits
 from server.capacity import Asked, Capacity, who_may_leave
 from server.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
+from server.live import Live
 from server.loader import Loader, LoadRefusedError
 from server.memory import Memory, open_memory
 from server.metrics import REJECTIONS, RequestMeter
 from server.prices import Prices
 from server.read_ahead import ReadAhead
 from server.resident import PoolError, Resident
-from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
+from server.scheduler import Rules, Scheduler
 from server.spare import Spare
 from server.status import MemoryStatus, ModelInfo, QueueStatus, Status
 from server.stream import Stream, Waiting
+from server.telling import Teller, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from backends.messages import ErrorCode, Event, Job, Ready, Step
+    from backends.messages import ErrorCode, Event, Job, LoadModel, Ready, Step
     from server.catalog import Catalog, CatalogEntry
     from server.config import Settings
     from server.metrics import Metrics
@@ -42,20 +43,6 @@ __all__ = ["ModelInfo", "ModelState", "Pool", "PoolError", "Status", "Stream"]
 _LAST_STOP_S: Final = 1.0
 """For workers to exit by themselves when the whole server does."""
 _LOG = logging.getLogger("onecard.pool")
-
-
-@dataclass
-class _Live:
-    """A job that has no terminal event yet."""
-
-    job: Job
-    model: str
-    stream: Stream
-    meter: RequestMeter
-    submitted_at: float
-    answered: bool = False
-    """It has got text or another answer: it cannot be run again."""
-    abort: Abort | None = None
 
 
 class Pool:
@@ -77,10 +64,10 @@ class Pool:
         self._timeouts = timeouts
         self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
         self._prices = Prices({e.name: e for e in catalog.entries})
-        models = [_rules(e) for e in catalog.entries]
-        self._scheduler = Scheduler(models, rules or _queue_rules(settings), self._prices)
+        models = [limits.model_rules(e) for e in catalog.entries]
+        self._scheduler = Scheduler(models, rules or limits.rules(settings), self._prices)
         self._loader: Loader | None = None
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,8 +75,8 @@ class Pool:
         self._lookout: asyncio.Task[None] | None = None
         self._dry: asyncio.Task[None] | None = None
         self._closed = False
-        self.on_change: list[Callable[[str, dict[str, object]], None]] = []
-        """Called with the name and the figures of everything that is also logged."""
+        self._teller = Teller()
+        self._tell, self.on_change = self._teller.tell, self._teller.on_change
         metrics.on_render.append(self._publish)
         with_gguf = any(entry.backend == "gguf" for entry in catalog.entries)
         self._spare = Spare("gguf", enabled=settings.scheduler.spare_worker and with_gguf)
@@ -163,7 +150,7 @@ class Pool:
             loading=lambda: self._is_loading(entry.name),
             outlook=lambda: self._outlook(resident, job.id),
         )
-        live = _Live(job, entry.name, stream, RequestMeter(resident.metrics, now), now)
+        live = Live(job, entry.name, stream, RequestMeter(resident.metrics, now), now)
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
@@ -241,7 +228,7 @@ class Pool:
         load_s = now - resident.load_started_at
         booking = self._memory().ledger.settle(name, ready.measured_bytes, ready.parts)
         if self._loader is not None:
-            self._spawn(self._loader.learn(worker.spec, ready))
+            self._spawn(self._learn(self._loader, worker.spec, ready))
         if (ratio := booking.error_ratio) is not None:
             self._metrics.prediction_error[resident.entry.backend].observe(ratio)
         resident.count_ready(booking, load_s)
@@ -317,7 +304,7 @@ class Pool:
                 case CancelLoad():
                     self._cancel_load(self._residents[action.model])
                 case Drain():
-                    self._tell("drains", model=action.model, **_why(action))
+                    self._tell("drains", model=action.model, **why(action))
                 case Unload():
                     self._begin_unload(action)
                 case Reject():
@@ -384,7 +371,7 @@ class Pool:
         assert resident.worker is not None
         resident.metrics.evictions[action.reason].inc()
         evicted = action.reason in ("room", "ttl", "pressure")
-        figures = {**_why(action), "freed_bytes": self._prices.held_bytes(action.model)}
+        figures = {**why(action), "freed_bytes": self._prices.held_bytes(action.model)}
         self._tell("evicted" if evicted else "unloading", model=action.model, **figures)
         self._spawn(resident.worker.stop())
 
@@ -400,7 +387,7 @@ class Pool:
         failed = Failed(id=action.job_id, code=action.code, message=action.message, retry_after_s=action.retry_after_s)
         self._finish(live, failed)
 
-    def _abort(self, live: _Live, action: Abort) -> None:
+    def _abort(self, live: Live, action: Abort) -> None:
         live.abort = live.abort or action
         worker = self._residents[live.model].worker
         if worker is not None:
@@ -415,7 +402,7 @@ class Pool:
     def _cancel(self, job_id: str) -> None:
         self._perform(self._scheduler.cancel(job_id, self._clock()))
 
-    def _hand_out(self, live: _Live, event: Event, now: float) -> None:
+    def _hand_out(self, live: Live, event: Event, now: float) -> None:
         """Anything but a delta."""
         if isinstance(event, Failed) and event.code == "out_of_memory" and not live.answered and live.abort is None:
             again = (event.code, event.message)
@@ -428,7 +415,7 @@ class Pool:
             live.meter.other(event, now)
             live.stream.push(event)
 
-    def _finish(self, live: _Live, event: Finished | Failed) -> None:
+    def _finish(self, live: Live, event: Finished | Failed) -> None:
         """The one place where a job ends."""
         if live.abort is not None and isinstance(event, Failed):
             event = Failed(id=event.id, code=live.abort.code, message=live.abort.message)
@@ -464,7 +451,16 @@ class Pool:
             with contextlib.suppress(LoadRefusedError):
                 await loader.inspect(resident.entry)
             self._prices.forget(resident.name)
-        self._dry = asyncio.create_task(loader.ask_dry(r.entry for r in self._residents.values()))
+        self._dry = asyncio.create_task(self._ask_dry(loader))
+
+    async def _ask_dry(self, loader: Loader) -> None:
+        await loader.ask_dry(resident.entry for resident in self._residents.values())
+        for name in self._residents:
+            self._prices.forget(name)
+
+    async def _learn(self, loader: Loader, spec: LoadModel, ready: Ready) -> None:
+        await loader.learn(spec, ready)
+        self._prices.forget(spec.name)
 
     def _budget_changed(self) -> None:
         memory = self._memory().status()
@@ -494,55 +490,11 @@ class Pool:
         now = self._clock()
         for name, resident in self._residents.items():
             view = self._scheduler.view(name, now)
-            resident.metrics.running.set(view.running)
-            resident.metrics.waiting.set(view.waiting)
-            resident.metrics.state(view.state)
+            resident.metrics.publish(view.state, running=view.running, waiting=view.waiting)
         memory = self._memory_status()
         if memory.device:
-            self._metrics.memory_budget.labels(memory.device).set(memory.budget_bytes)
-            self._metrics.memory_reserved.labels(memory.device).set(memory.reserved_bytes)
-            self._metrics.memory_other.labels(memory.device).set(memory.other_bytes)
+            self._metrics.publish_memory(memory)
 
     def _memory(self) -> Memory:
         assert self._loader is not None
         return self._loader.memory
-
-    def _tell(self, what: str, **figures: object) -> None:
-        """The one place where happenings leave the pool: a log line, and whoever listens."""
-        level = logging.WARNING if what in ("crashed", "load_failed", "load_refused") else logging.INFO
-        _LOG.log(level, "%s %s", what, " ".join(f"{key}={_quoted(value)}" for key, value in figures.items()))
-        for listener in self.on_change:
-            listener(what, figures)
-
-
-def _rules(entry: CatalogEntry) -> ModelRules:
-    config = entry.config
-    return ModelRules(
-        entry.name,
-        parallel=config.parallel,
-        keep_alive_s=config.keep_alive_s,
-        pinned=config.pinned,
-        priority=config.priority,
-    )
-
-
-def _queue_rules(settings: Settings) -> Rules:
-    return Rules(
-        max_queue=settings.server.max_queue,
-        request_timeout_s=settings.server.request_timeout_s,
-        swaps=SwapRules(
-            max_wait_s=settings.scheduler.max_wait_s,
-            min_residency_s=settings.scheduler.min_residency_s,
-            relieve=settings.memory.on_pressure == "unload",
-        ),
-    )
-
-
-def _why(action: Drain | Unload) -> dict[str, object]:
-    """The reason of a model's leaving, and for whom."""
-    return {"reason": action.reason, **({"for": action.beneficiary} if action.beneficiary else {})}
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return text if text and not set(text) & set(' "=\n') else json.dumps(text)

@@ -24,7 +24,7 @@ _LOAD_ENDED: Final = frozenset({"loaded", "load_failed", "load_refused", "unload
 class SpareRules:
     """When a spare is started, in seconds and bytes."""
 
-    settle_s: float = 0.1
+    settle_s: float = 0.02
     """After a load: the first tokens come first."""
     back_off_s: float = 1.0
     """After a spare that died by itself; doubled each time."""

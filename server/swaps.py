@@ -30,6 +30,8 @@ _LINGER_LOADS: Final = 0.1
 """Load times that an idle model waits for its next request when nothing is known of its clients."""
 _PRESSING_LOADS: Final = 4.0
 """Load times after which a waiting model goes before those with more requests."""
+_LOOKED_AT: Final = 4
+"""Waiting models for which residents may have to leave in one decision; the others come later."""
 _NEVER: Final = float("inf")
 _LEAVING: Final = (ModelState.DRAINING, ModelState.UNLOADING)
 
@@ -63,6 +65,8 @@ class Swaps:
         self._rules = rules
         self._unclaim = unclaim
         self._claims: dict[str, frozenset[str]] = {}
+        self._typical_load_s = 0.0
+        self._quiet_since: float | None = None
         self.look_at: float | None = None
         """When a decision may turn out otherwise although nothing has happened."""
 
@@ -96,6 +100,8 @@ class Swaps:
 
     def _next(self, waiting: list[Standing], now: float) -> list[Action]:
         free, coming = self._books.free_bytes, self._unclaimed()
+        self._typical_load_s = max((m.load_s for m in self._models.values() if m.load_s is not None), default=0.0)
+        self._quiet_since = self._all_idle_since()
         for name, victims in list(self._claims.items()):
             there = [self._models[v] for v in victims if self._models[v].state in _LEAVING]
             self._claims[name] = frozenset(v.name for v in there)
@@ -111,17 +117,19 @@ class Swaps:
                 return []
             elif not isinstance(need, Refused):
                 free -= max(0, need - sum(self._books.held_bytes(v.name) for v in there))
-        for model in self._in_order(waiting, now):
+        for place, model in enumerate(self._in_order(waiting, now)):
             need = self._need(model)
             if isinstance(need, Refused) or need <= max(free, 0):
                 return [self._load(model, now)]
             if need <= free + coming:
                 return []
+            if place >= _LOOKED_AT:
+                continue
             chosen = self._victims(model, need - free, len(waiting), now)
             if chosen is not None:
                 return self._claim(model, chosen, now)
-            first = self.look_at is not None and self._quiet_since() is not None
-            if first or self._rules.policy == "fifo" or self._pressing(model, now):
+            first = self.look_at is not None and self._quiet_since is not None
+            if first or self._rules.policy == "fifo" or self._pressing(model, model.oldest_wait_s(now)):
                 return []  # nobody overtakes: the moment of this one comes
         return []
 
@@ -136,16 +144,15 @@ class Swaps:
             if self._rules.policy == "fifo":
                 return (min((ticket.order for ticket in model.waiting), default=0),)
             age_s = model.oldest_wait_s(now)
-            pressing = self._pressing(model, now)
+            pressing = self._pressing(model, age_s)
             return (-model.top_priority(), not pressing, -age_s if pressing else -age_s * (model.n_waiting + 1))
 
         return sorted((m for m in waiting if m.name not in self._claims), key=key)
 
-    def _pressing(self, model: Standing, now: float) -> bool:
+    def _pressing(self, model: Standing, age_s: float) -> bool:
         """It has waited so long that age alone counts."""
-        loads = [m.load_s for m in self._models.values() if m.load_s is not None]
-        load_s = model.load_s if model.load_s is not None else max(loads, default=0.0)
-        return model.oldest_wait_s(now) >= min(self._rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
+        load_s = self._typical_load_s if model.load_s is None else model.load_s
+        return age_s >= min(self._rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
 
     def _need(self, model: Standing) -> int | Refused:
         return self._books.need_bytes(model.name, setbacks=model.setbacks)
@@ -185,8 +192,9 @@ class Swaps:
         turn_s = min(self._rules.min_residency_s, load_s * turn_loads)
         turn_over = resident.ready_at + turn_s
         if resident.idle:
-            quiet_since = self._quiet_since()
-            return turn_over if quiet_since is None else min(turn_over, quiet_since + _linger_s(resident))
+            if self._quiet_since is None:
+                return turn_over
+            return min(turn_over, self._quiet_since + _linger_s(resident))
         since = now - model.oldest_wait_s(now)
         if model.top_priority() > resident.top_priority():
             return since
@@ -194,7 +202,7 @@ class Swaps:
             return max(turn_over, since + self._rules.max_wait_s / 2)
         return max(turn_over, since + turn_s / 2)
 
-    def _quiet_since(self) -> float | None:
+    def _all_idle_since(self) -> float | None:
         """Since when nothing runs anywhere; None while something does, whose client may want an idle model next."""
         residents = [m for m in self._models.values() if m.state is ModelState.READY]
         if any(m.running or m.n_waiting for m in residents):

@@ -119,7 +119,10 @@ def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
         expert = header.number("expert_feed_forward_length") or ff
         experts = used * (2 * expert + embedding) + 2 * header.number("expert_count")
         floats = max(floats, 6 * embedding + 2 * queries + experts)
-    masks = plan.cells_each + (_window_cells(header, plan) if any(windows(header)) else 0)
+    masks = plan.cells_each
+    if any(windows(header)):
+        masks += _window_cells(header, plan)
+        floats += queries + max(_kv_heads(header), default=0) * sum(_head_sizes(header, ""))
     logits = plan.parallel * header.n_vocab * _FLOAT_BYTES
     graph = batch * (floats * _FLOAT_BYTES + masks * 2)
     if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied

@@ -84,7 +84,8 @@ def test_compute_buffers_are_fitted_from_above(name: str, answers: dict[str, tup
     header = inspect("gguf", path)
     for plan, told in zip(PLANS, answer["plans"], strict=True):
         reported = sum(told["compute"].values()) + sum(told["output"].values())
-        assert reported <= predict(header, plan).compute <= 1.2 * reported + 2 * MIB, plan
+        most = 1.4 if plan.kv_type == "f32" else 1.2
+        assert reported <= predict(header, plan).compute <= most * reported + 2 * MIB, plan
 
 
 def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ SHAPES: dict[str, Shape] = {
     "qwen3moe": replace(LLAMA, arch="qwen3moe", n_experts=16, n_experts_used=4),
     "gemma2": replace(LLAMA, arch="gemma2", tied=True, window=1024, n_layers=6),
     "gemma3": replace(LLAMA, arch="gemma3", tied=True, window=512, n_layers=8, head_size=64),
+    "gemma3-1b": Shape("gemma3", 6, n_embd=1152, n_kv_heads=1, head_size=256, n_ff=2304, tied=True, window=512),
 }
 
 

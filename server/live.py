@@ -1,0 +1,26 @@
+"""A job on its way: what the pool keeps of it until its terminal event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backends.messages import Job
+    from server.decisions import Abort
+    from server.metrics import RequestMeter
+    from server.stream import Stream
+
+
+@dataclass
+class Live:
+    """A job that has no terminal event yet."""
+
+    job: Job
+    model: str
+    stream: Stream
+    meter: RequestMeter
+    submitted_at: float
+    answered: bool = False
+    """It has got text or another answer: it cannot be run again."""
+    abort: Abort | None = None
