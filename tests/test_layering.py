@@ -29,7 +29,10 @@ MAY_IMPORT = {
     "server": {"server", *SERVER_MAY_USE},
     "backends": {"backends"},
     "demo": {"demo"},
+    "quantize": {"quantize", "backends.footprint", "backends.gguf.header"},
 }
+COMMANDS = {"server/cli/quantize.py": "quantize"}
+"""A command whose work is another package; it is imported when the command runs."""
 LOW_LEVEL = {"backends/gguf/context.py", "backends/gguf/sampling.py"}
 
 
@@ -67,6 +70,7 @@ def test_a_package_imports_only_what_it_may(package):
         for file in modules(package)
         for module in imported(file)
         if not allowed(module, MAY_IMPORT[package])
+        and module.split(".", maxsplit=1)[0] != COMMANDS.get(str(file.relative_to(ROOT)))
     }
     assert wrong == set()
 
@@ -122,7 +126,7 @@ def test_the_help_of_the_command_line_imports_next_to_nothing():
 def test_a_room_stays_small():
     too_long = {
         f"{file.relative_to(ROOT)}: {count} lines"
-        for package in ("server", "backends")
+        for package in ("server", "backends", "quantize")
         for file in modules(package)
         if (count := len(file.read_text().splitlines())) > 500
     }
@@ -133,7 +137,7 @@ def test_every_package_is_packaged():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     there = {
         ".".join(file.parent.relative_to(ROOT).parts)
-        for package in ("server", "backends", "demo")
+        for package in ("server", "backends", "demo", "quantize")
         for file in modules(package)
         if file.name == "__init__.py"
     }

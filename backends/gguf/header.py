@@ -78,6 +78,7 @@ TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = MappingProxyType(
         39: ("MXFP4", 32, 17),
         40: ("NVFP4", 64, 36),
         41: ("Q1_0", 128, 18),
+        42: ("Q2_0", 64, 18),
     }
 )
 """ggml's type number -> name, elements per block, bytes per block."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from server.cli.quantize import quantize
+
 app = typer.Typer(
     name="onecard",
     help="One card, every model: an OpenAI-compatible server for many models on one consumer GPU.",
@@ -16,6 +18,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.command()(quantize)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

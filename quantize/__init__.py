@@ -1,0 +1,1 @@
+"""Makes the files that onecard serves: conversion, quantisation, importance matrices and the report card."""

@@ -1,0 +1,49 @@
+"""How an encoder's token vectors become one: from the sentence-transformers files beside the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import gguf
+
+from quantize.errors import QuantizeError
+from quantize.hf.source import read_json
+from quantize.words import shown
+
+_KINDS: Final = {
+    "pooling_mode_mean_tokens": gguf.PoolingType.MEAN,
+    "pooling_mode_cls_token": gguf.PoolingType.CLS,
+    "pooling_mode_lasttoken": gguf.PoolingType.LAST,
+}
+_NAMED: Final = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "lasttoken": gguf.PoolingType.LAST}
+
+
+def write_pooling(writer: Any, path: Path) -> None:
+    """The pooling of modules.json; nothing where there is none. Raises QuantizeError for kinds llama.cpp has not."""
+    folder = _pooling_folder(path)
+    if folder is None:
+        return
+    settings = read_json(path / folder / "config.json") or {}
+    chosen = [kind for key, kind in _KINDS.items() if settings.get(key)]
+    named = _NAMED.get(str(settings.get("pooling_mode")))
+    if len(chosen) != 1 and named is None:
+        raise QuantizeError(
+            f"{folder}/config.json asks for a pooling that llama.cpp has not; it has mean, cls and last"
+        )
+    writer.add_pooling_type(chosen[0] if len(chosen) == 1 else named)
+
+
+def _pooling_folder(path: Path) -> str | None:
+    file = path / "modules.json"
+    try:
+        modules = json.loads(file.read_text(encoding="utf-8"))
+        found = next((module["path"] for module in modules if module["type"].endswith("Pooling")), None)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise QuantizeError("modules.json cannot be read") from None
+    if found is not None and (not isinstance(found, str) or Path(found).name != found):
+        raise QuantizeError(f"modules.json names the folder {shown(str(found))}")
+    return found

@@ -1,0 +1,194 @@
+"""Reads safetensors files lazily: every offset is checked against the file before a byte of a tensor is read.
+
+Owns the format and its limits, and the number types as numpy sees them. It reads with `pread` and does not map: a
+mapped file that shrinks while it is read kills the process. Format: https://github.com/huggingface/safetensors
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from quantize.errors import QuantizeError
+from quantize.words import shown
+
+MAX_HEADER_BYTES: Final = 100 * 2**20
+MAX_TENSORS: Final = 65_536
+MAX_DIMENSIONS: Final = 8
+
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
+    {
+        "F64": np.dtype("<f8"),
+        "F32": np.dtype("<f4"),
+        "F16": np.dtype("<f2"),
+        "BF16": np.dtype("<u2"),
+        "I64": np.dtype("<i8"),
+        "I32": np.dtype("<i4"),
+        "I16": np.dtype("<i2"),
+        "I8": np.dtype("i1"),
+        "U8": np.dtype("u1"),
+        "BOOL": np.dtype("u1"),
+        "F8_E4M3": np.dtype("u1"),
+        "F8_E5M2": np.dtype("u1"),
+    }
+)
+"""Name in the file -> how its bytes are held; BF16 as the upper half of a float32."""
+
+FLOATS: Final = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor lies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    """Byte in the file."""
+    n_bytes: int
+
+
+class Shard:
+    """One open file; `rows` reads a part of a tensor along its first axis."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise QuantizeError(f"the shard {path.name} is missing") from None
+        except OSError as error:
+            raise QuantizeError(f"the shard {path.name} cannot be opened: {error.strerror}") from None
+        try:
+            self.tensors = _read_header(self._fd, path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def rows(self, stored: Stored, first: int = 0, count: int | None = None) -> npt.NDArray[Any]:
+        """Rows `[first, first + count)` of a tensor in its stored form, `(count, *shape[1:])`; all without `count`."""
+        if not stored.shape:
+            return self._read(stored, stored.start, stored.n_bytes).reshape(())
+        count = stored.shape[0] - first if count is None else count
+        row_bytes = stored.n_bytes // stored.shape[0]
+        flat = self._read(stored, stored.start + first * row_bytes, count * row_bytes)
+        return flat.reshape(count, *stored.shape[1:])
+
+    def _read(self, stored: Stored, start: int, n_bytes: int) -> npt.NDArray[Any]:
+        values = np.empty(n_bytes // DTYPES[stored.dtype].itemsize, DTYPES[stored.dtype])
+        view = values.view(np.uint8).data
+        done = 0
+        while done < n_bytes:
+            got = os.preadv(self._fd, [view[done:]], start + done)
+            if got <= 0:
+                raise QuantizeError(f"{self.path.name} was cut while it was read")
+            done += got
+        return values
+
+
+def _read_header(fd: int, path: Path) -> dict[str, Stored]:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise QuantizeError(f"{path.name} is not a regular file")
+    raw_length = os.pread(fd, 8, 0)
+    if len(raw_length) < 8:
+        raise QuantizeError(f"{path.name} has {status.st_size} bytes, too few for a safetensors file")
+    length = int.from_bytes(raw_length, "little")
+    if length > MAX_HEADER_BYTES or 8 + length > status.st_size:
+        raise QuantizeError(
+            f"{path.name} announces a header of {length} bytes in a file of {status.st_size}: "
+            "it is cut or no safetensors"
+        )
+    raw = os.pread(fd, length, 8)
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise QuantizeError(f"the header of {path.name} is not JSON") from None
+    except _DuplicateError as duplicate:
+        raise QuantizeError(f"the header of {path.name} names {shown(str(duplicate))} twice") from None
+    if not isinstance(header, dict):
+        raise QuantizeError(f"the header of {path.name} is not a table of tensors")
+    header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise QuantizeError(f"{path.name} holds {len(header)} tensors, more than {MAX_TENSORS}")
+    data_start = 8 + length
+    tensors = {name: _entry(name, entry, path, data_start) for name, entry in header.items()}
+    _check_layout(tensors, data_start, status.st_size, path)
+    return tensors
+
+
+class _DuplicateError(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateError(key)
+            seen.add(key)
+    return table
+
+
+def _entry(name: str, entry: Any, path: Path, data_start: int) -> Stored:
+    where = f"tensor {shown(name)} in {path.name}"
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise QuantizeError(f"{where} has no dtype, shape or data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise QuantizeError(f"{where} has the unknown number type {shown(str(dtype))}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_size(n) for n in shape):
+        raise QuantizeError(f"{where} has the impossible shape {shown(str(shape))}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
+        raise QuantizeError(f"{where} has impossible data_offsets")
+    n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if offsets[1] - offsets[0] != n_bytes:
+        raise QuantizeError(f"{where} of shape {tuple(shape)} and type {dtype} needs {n_bytes} bytes, not {offsets}")
+    return Stored(name, dtype, tuple(shape), path, data_start + offsets[0], n_bytes)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _check_layout(tensors: dict[str, Stored], data_start: int, file_bytes: int, path: Path) -> None:
+    ordered = sorted(tensors.values(), key=lambda entry: (entry.start, entry.n_bytes))
+    for entry in ordered:
+        if entry.start + entry.n_bytes > file_bytes:
+            raise QuantizeError(
+                f"tensor {shown(entry.name)} ends at byte {entry.start + entry.n_bytes}, "
+                f"{path.name} at {file_bytes}: it is cut"
+            )
+    for one, other in itertools.pairwise(ordered):
+        if one.start + one.n_bytes != other.start:
+            what = "overlap" if one.start + one.n_bytes > other.start else "leave a gap"
+            raise QuantizeError(f"tensors {shown(one.name)} and {shown(other.name)} {what} in {path.name}")
+    if ordered and (ordered[0].start != data_start or ordered[-1].start + ordered[-1].n_bytes != file_bytes):
+        raise QuantizeError(f"the tensors of {path.name} do not fill it: it is cut or wrong")

@@ -1,0 +1,106 @@
+"""What outputs will weigh and take, before anything is written: exact sizes from llama.cpp's dry run on an outline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.footprint import ModelHeader
+from backends.gguf.header import HeaderInfo
+from quantize import bnb, memory, quantizer
+from quantize.errors import QuantizeError
+from quantize.hf.source import HfSource
+from quantize.order import Order
+from quantize.report.card import CONTEXTS
+from quantize.types import FIT_LADDER, FLOATS, is_bnb
+from quantize.words import size
+
+
+@dataclass(frozen=True)
+class Price:
+    """One output that could be made."""
+
+    type_name: str
+    n_bytes: int
+    n_weights: int
+    header: ModelHeader | None
+    """What its memory is predicted from; None where nothing predicts it."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Over all tensors."""
+        return 8 * self.n_bytes / max(1, self.n_weights)
+
+    def memory(self, context: int) -> int | None:
+        """Predicted bytes when served."""
+        return memory.predicted_bytes(self.header, context=context) if self.header else None
+
+
+def recipe(order: Order, type_name: str, *, imatrix: Path | None) -> quantizer.Recipe:
+    """The part of an order that concerns llama.cpp's quantiser."""
+    return quantizer.Recipe(
+        type_name,
+        output_type=order.output_type,
+        embedding_type=order.embedding_type,
+        overrides=order.overrides,
+        pure=order.pure,
+        imatrix=None if type_name in FLOATS else imatrix,
+        requantize=order.requantize,
+        threads=order.threads,
+    )
+
+
+def price(order: Order, type_name: str, base: Path | None, info: HeaderInfo | None, hf: HfSource | None) -> Price:
+    """Of one type; `base` is the GGUF it is made from or its outline, `info` the header of that."""
+    if is_bnb(type_name):
+        assert hf is not None
+        n_bytes = bnb.outcome_bytes(hf, type_name)
+        n = sum(math.prod(one.shape) for one in hf.tensors.values())
+        return Price(type_name, n_bytes, n, memory.of_folder(hf.path, type_name))
+    assert base is not None
+    assert info is not None
+    made = quantizer.outcome(base, recipe(order, type_name, imatrix=None), info)
+    return Price(type_name, made.file_bytes, n_weights(info), made)
+
+
+def n_weights(info: HeaderInfo) -> int:
+    """Numbers in all tensors."""
+    return sum(math.prod(tensor.shape) for tensor in info.tensors)
+
+
+def choose(order: Order, base: Path | None, info: HeaderInfo | None, hf: HfSource | None) -> list[Price]:
+    """Prices of what will be made: the types asked for, or with `--fit` the largest that fits. Raises QuantizeError."""
+    if order.fit_bytes is None:
+        return [price(order, name, base, info, hf) for name in order.types]
+    context = min(order.context, info.n_ctx_train or order.context) if info else order.context
+    tried = [price(order, name, base, info, hf) for name in order.types or FIT_LADDER]
+    if not order.types and info and any(t.type_name not in FLOATS for t in info.tensors):
+        raise QuantizeError("--fit needs an unquantised source", usage=True)
+    for one in sorted(tried, key=lambda entry: -entry.n_bytes):
+        needed = one.memory(context)
+        if needed is not None and needed <= order.fit_bytes:
+            return [one]
+    least = min(tried, key=lambda entry: entry.n_bytes)
+    needed = least.memory(context)
+    raise QuantizeError(
+        f"{order.model_name} does not fit {size(order.fit_bytes)} at context {context}: even {least.type_name} "
+        f"({size(least.n_bytes)}) needs {size(needed or 0)}. hint: a smaller --context",
+        does_not_fit=True,
+    )
+
+
+def table(prices: Sequence[Price]) -> list[tuple[str, ...]]:
+    """Heading and rows of texts."""
+    heading = ("TYPE", "SIZE", "BITS/W", *(f"MEMORY {context // 1024}k" for context in CONTEXTS))
+    body = [
+        (
+            one.type_name,
+            size(one.n_bytes),
+            f"{one.bits_per_weight:.2f}",
+            *("-" if (n := one.memory(context)) is None else size(n) for context in CONTEXTS),
+        )
+        for one in prices
+    ]
+    return [heading, *body]

@@ -1,0 +1,240 @@
+"""One run from order to outputs: checks, prices, conversion, importance matrix, quantisation, report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends.gguf.header import HeaderInfo
+from quantize import bnb, converter, pricing, quantizer
+from quantize.calibrate import calibrate, check_text
+from quantize.errors import QuantizeError
+from quantize.files import check_space, check_target, replacing
+from quantize.hf.convert import Plan, make_plan, write_outline, write_plan
+from quantize.hf.source import HfSource, opened
+from quantize.hf.tensor import Dtype
+from quantize.order import Order, Teller
+from quantize.pricing import Price
+from quantize.report import measure
+from quantize.report.card import Card
+from quantize.report.measure import Subject
+from quantize.types import FLOATS, is_bnb
+from quantize.words import size
+
+
+@dataclass
+class Done:
+    """What a run made."""
+
+    prices: list[Price]
+    written: list[Path] = field(default_factory=list)
+    card: Card | None = None
+    reports: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The checked source in both shapes it may have."""
+
+    hf: HfSource | None
+    plan: Plan | None
+    """How the folder becomes a GGUF file, where this package knows its architecture."""
+    base: Path | None
+    """GGUF that is there: the source itself, what a user's converter made, or an outline without data."""
+    info: HeaderInfo | None
+
+
+def run(order: Order, tell: Teller) -> Done:
+    """Do it. Raises QuantizeError; what was there before is as it was."""
+    _check_request(order)
+    with ExitStack() as stack:
+        source = _read(order, stack, tell)
+        if (order.report or order.also) and source.info is not None and source.info.architecture == "bert":
+            raise QuantizeError("an encoder predicts no text, so there is nothing to report. hint: leave --report out")
+        _check_recipes(order, source, order.types)
+        prices = pricing.choose(order, source.base, source.info, source.hf)
+        _check_recipes(order, source, [one.type_name for one in prices])
+        done = Done(prices)
+        if order.dry_run:
+            return done
+        for one in prices:
+            check_target(order.target(one.type_name), order.source, force=order.force)
+        order.folder.mkdir(parents=True, exist_ok=True)
+        check_space(order.folder, _bytes_needed(source, prices))
+        if prices:
+            tell.line(f"writing {len(prices)} outputs, {size(sum(one.n_bytes for one in prices))}, to {order.folder}")
+        base = stack.enter_context(_base(order, source, prices, tell, done))
+        _make(order, source, base, prices, tell, done)
+        if order.report or order.also:
+            _report(order, source, base, prices, tell, done)
+        return done
+
+
+def _check_request(order: Order) -> None:
+    if not order.source.exists():
+        raise QuantizeError(f"{order.source} does not exist", usage=True)
+    if order.source.is_file() and any(is_bnb(name) for name in order.types):
+        raise QuantizeError(
+            f"bitsandbytes quantises Hugging Face folders, and {order.source.name} is a file. "
+            "hint: name the model's folder",
+            usage=True,
+        )
+    if not order.types and order.fit_bytes is None and not order.also:
+        raise QuantizeError("nothing to make: --to names types, --fit a size", usage=True)
+    if order.calibrate is not None:
+        check_text(order.calibrate)
+        if order.imatrix is not None and order.imatrix.exists() and not order.force:
+            raise QuantizeError(f"{order.imatrix.name} exists. hint: --force computes it again", usage=True)
+    elif order.imatrix is not None and not order.imatrix.is_file():
+        raise QuantizeError(f"{order.imatrix} does not exist. hint: --calibrate TEXT computes one", usage=True)
+    if order.text is not None:
+        check_text(order.text)
+    for path in order.also:
+        if not path.exists():
+            raise QuantizeError(f"{path} does not exist", usage=True)
+
+
+def _read(order: Order, stack: ExitStack, tell: Teller) -> _Source:
+    """The source, checked to the last header; a folder's GGUF form as an outline, so that it can be priced."""
+    if order.source.is_file():
+        return _Source(None, None, order.source, quantizer.read_header(order.source))
+    hf = stack.enter_context(opened(order.source))
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onecard-")))
+    if order.converter is not None:
+        order.folder.mkdir(parents=True, exist_ok=True)
+        made = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".onecard-", dir=order.folder))) / "base.gguf"
+        )
+        tell.line(f"converting with {order.converter}")
+        converter.run(order.converter, order.source, made)
+        return _Source(hf, None, made, quantizer.read_header(made))
+    wants_gguf = order.fit_bytes is not None or any(not is_bnb(name) for name in order.types)
+    outline = scratch / "outline.gguf"
+    try:
+        plan = make_plan(hf, _base_dtype(hf), pre=order.pre)
+        write_outline(plan, outline)
+    except QuantizeError:
+        if wants_gguf:
+            raise
+        return _Source(hf, None, None, None)
+    for warning in plan.warnings:
+        tell.line(f"note: {warning}")
+    return _Source(hf, plan, outline, quantizer.read_header(outline))
+
+
+def _base_dtype(hf: HfSource) -> Dtype:
+    """What other types are made from: BF16 stays BF16, everything else becomes F16."""
+    return Dtype.BF16 if hf.prevailing_dtype == "BF16" else Dtype.F16
+
+
+def _check_recipes(order: Order, source: _Source, names: Sequence[str]) -> None:
+    for name in names:
+        if not is_bnb(name) and source.info is not None:
+            matrix = None if order.calibrate else order.imatrix
+            wanted = pricing.recipe(order, name, imatrix=matrix)
+            quantizer.check(wanted, source.info, matrix_comes=order.calibrate is not None)
+
+
+def _bytes_needed(source: _Source, prices: Sequence[Price]) -> int:
+    total = sum(one.n_bytes for one in prices)
+    has_base = source.plan is None or source.plan.dtype.value in {one.type_name for one in prices}
+    return total if has_base or source.info is None else total + source.info.file_bytes
+
+
+@contextmanager
+def _base(order: Order, source: _Source, prices: Sequence[Price], tell: Teller, done: Done) -> Iterator[Path | None]:
+    """The full-precision GGUF that the rest is made from and measured against; a temporary one goes at the end."""
+    if source.plan is None:
+        yield source.base
+        return
+    names = [one.type_name for one in prices]
+    needs_base = order.report or order.calibrate or any(not is_bnb(n) and n not in FLOATS for n in names) or order.also
+    for name in names:
+        if name in FLOATS:
+            plan = (
+                source.plan
+                if name == source.plan.dtype.value
+                else make_plan(source.plan.source, Dtype(name), pre=source.plan.pre)
+            )
+            _convert(order, plan, order.target(name), tell)
+            done.written.append(order.target(name))
+    if source.plan.dtype.value in names:
+        yield order.target(source.plan.dtype.value)
+    elif needs_base:
+        with tempfile.TemporaryDirectory(prefix=".onecard-", dir=order.folder) as folder:
+            base = Path(folder) / "base.gguf"
+            _convert(order, source.plan, base, tell)
+            yield base
+    else:
+        yield None
+
+
+def _convert(order: Order, plan: Plan, target: Path, tell: Teller) -> None:
+    with replacing(target) as temporary:
+        write_plan(
+            plan,
+            temporary,
+            progress=lambda n, total: tell.progress(f"converting to {plan.dtype.value}", n, total),
+            allow_nan=order.allow_nan,
+        )
+        quantizer.read_header(temporary)
+
+
+def _make(order: Order, source: _Source, base: Path | None, prices: Sequence[Price], tell: Teller, done: Done) -> None:
+    matrix = order.imatrix if order.calibrate is None else _calibrated(order, source, base, tell, done)
+    for one in prices:
+        target = order.target(one.type_name)
+        if target in done.written:
+            continue
+        if is_bnb(one.type_name):
+            assert source.hf is not None
+            tell.line(f"quantising to {one.type_name} with bitsandbytes")
+            bnb.quantize(source.hf, target, one.type_name, allow_nan=order.allow_nan)
+        else:
+            _quantize(order, base, source, one, matrix, tell)
+        done.written.append(target)
+
+
+def _calibrated(order: Order, source: _Source, base: Path | None, tell: Teller, done: Done) -> Path:
+    assert base is not None
+    assert source.info is not None
+    assert order.calibrate is not None
+    calibrate(
+        base,
+        order.calibrate,
+        order.imatrix_target,
+        n_ctx_train=source.info.n_ctx_train or 512,
+        threads=order.threads,
+        progress=lambda n, total: tell.progress("importance matrix", n, total),
+    )
+    done.written.append(order.imatrix_target)
+    return order.imatrix_target
+
+
+def _quantize(order: Order, base: Path | None, source: _Source, one: Price, matrix: Path | None, tell: Teller) -> None:
+    assert base is not None
+    assert source.info is not None
+    wanted = pricing.recipe(order, one.type_name, imatrix=matrix)
+    quantizer.check(wanted, source.info)
+    quantizer.quantize(
+        base,
+        order.target(one.type_name),
+        wanted,
+        progress=lambda n, total: tell.progress(f"quantising to {one.type_name}", n, total),
+        expected_bytes=one.n_bytes,
+    )
+
+
+def _report(
+    order: Order, source: _Source, base: Path | None, prices: Sequence[Price], tell: Teller, done: Done
+) -> None:
+    reference = base or order.source
+    said = source.plan.dtype.value if source.plan else "source"
+    subjects = [Subject(one.type_name, order.target(one.type_name)) for one in prices]
+    subjects += [Subject(path.stem.removeprefix(f"{order.model_name}-"), path) for path in order.also]
+    subjects = [subject for subject in subjects if subject.path != reference]
+    done.card = measure.measure(order, Subject(said, reference), source.info, subjects, tell)
+    done.reports = measure.write(done.card, order)

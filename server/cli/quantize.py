@@ -1,0 +1,223 @@
+"""`onecard quantize`: flags become an order for the `quantize` package, its progress and results become lines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.console import CliError, ExitCode, say, write, write_json
+
+if TYPE_CHECKING:
+    from quantize.order import Order
+    from quantize.work import Done
+
+_MODEL = "Model"
+_MAKING = "How it is made"
+_JUDGING = "What it costs"
+
+
+def quantize(
+    source: Annotated[str, typer.Argument(help="A Hugging Face model folder (or cached org/repo) or a GGUF file.")],
+    to: Annotated[str, typer.Option("--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...")] = "",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder, or the one .gguf file.")
+    ] = Path(),
+    name: Annotated[str | None, typer.Option(help="How outputs are called (the source's name).")] = None,
+    fit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Make the largest type that fits, e.g. 11GiB.")
+    ] = None,
+    context: Annotated[int, typer.Option(help="Tokens of context that --fit counts with.", min=1)] = 8192,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes and predicted memory, write nothing.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace outputs that are there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Importance matrix to use, or to write.", rich_help_panel=_MAKING),
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="Compute the importance matrix.", rich_help_panel=_MAKING)
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX=TYPE", help="Another type for matching tensors.", rich_help_panel=_MAKING),
+    ] = None,
+    output_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Type of the output matrix.", rich_help_panel=_MAKING)
+    ] = None,
+    embedding_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Type of the token embedding.", rich_help_panel=_MAKING)
+    ] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="Every matrix in one type.", rich_help_panel=_MAKING)] = False,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Take a source that is quantised already.", rich_help_panel=_MAKING)
+    ] = False,
+    converter: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Convert with your llama.cpp checkout.", rich_help_panel=_MAKING)
+    ] = None,
+    pre_tokenizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Take this although it differs.", rich_help_panel=_MAKING)
+    ] = None,
+    allow_nan: Annotated[
+        bool, typer.Option("--allow-nan", help="Convert damaged weights as they are.", rich_help_panel=_MAKING)
+    ] = False,
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes all.", min=0, rich_help_panel=_MAKING)] = 0,
+    report: Annotated[
+        bool, typer.Option("--report", help="Measure what each output lost.", rich_help_panel=_JUDGING)
+    ] = False,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Measure this existing file or folder too.", rich_help_panel=_JUDGING),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text to measure on.", rich_help_panel=_JUDGING)
+    ] = None,
+    windows: Annotated[
+        int, typer.Option(help="Windows of 512 tokens to measure at most.", min=1, rich_help_panel=_JUDGING)
+    ] = 40,
+) -> None:
+    """Make GGUF files and bitsandbytes folders from a model, and a report card of what each type costs."""
+    from server.sizes import parse_size
+
+    errors, types, orders = _package()
+    try:
+        fit_bytes = parse_size(fit) if fit is not None else None
+    except ValueError as problem:
+        raise CliError(f"--fit {fit}: {problem}", ExitCode.USAGE) from None
+    try:
+        order = orders.Order(
+            source=_source(source),
+            out=output,
+            types=tuple(types.parse_types(to)) if to else (),
+            name=name,
+            fit_bytes=fit_bytes,
+            context=context,
+            imatrix=imatrix,
+            calibrate=calibrate,
+            converter=converter,
+            output_type=output_type,
+            embedding_type=embedding_type,
+            overrides=tuple(_override(one) for one in tensor_type or []),
+            pure=pure,
+            requantize=requantize,
+            pre=pre_tokenizer,
+            allow_nan=allow_nan,
+            report=report,
+            text=text,
+            windows=windows,
+            also=tuple(compare or []),
+            dry_run=dry_run,
+            force=force,
+            threads=threads,
+        )
+        _run(order, as_json=as_json)
+    except errors.QuantizeError as problem:
+        code = ExitCode.DOES_NOT_FIT if problem.does_not_fit else ExitCode.USAGE if problem.usage else ExitCode.ERROR
+        raise CliError(problem.message, code) from None
+
+
+def _package() -> tuple[Any, Any, Any]:
+    """The parts of the `quantize` package that cost nothing to import."""
+    from quantize import errors, order, types
+
+    return errors, types, order
+
+
+def _run(order: Order, *, as_json: bool) -> None:
+    try:
+        from quantize.work import run
+    except ModuleNotFoundError as problem:
+        raise CliError(f"{problem.name} is not installed. hint: pip install 'onecard[quantize]'") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals clean up on their way out
+    try:
+        done = run(order, _Console())
+    except KeyboardInterrupt:
+        raise CliError("interrupted: no half output is left, what was there is as it was") from None
+    if as_json:
+        write_json(_as_json(done))
+    else:
+        _print(order, done)
+
+
+def _print(order: Order, done: Done) -> None:
+    from quantize import pricing
+    from quantize.report.card import aligned, as_table
+
+    write(as_table(done.card) if done.card else aligned(pricing.table(done.prices)))
+    for path in [*done.written, *done.reports]:
+        say(f"wrote {path}")
+    gguf = next((path for path in done.written if path.suffix == ".gguf" and "imatrix" not in path.name), None)
+    if gguf is not None and not order.dry_run:
+        say(f"serve it: onecard serve --model {order.model_name}={gguf}")
+
+
+def _as_json(done: Done) -> dict[str, Any]:
+    from quantize.report.card import CONTEXTS
+
+    outputs = [
+        {
+            "type": one.type_name,
+            "size_bytes": one.n_bytes,
+            "bits_per_weight": round(one.bits_per_weight, 4),
+            "memory_bytes": {str(context): one.memory(context) for context in CONTEXTS},
+        }
+        for one in done.prices
+    ]
+    return {
+        "outputs": outputs,
+        "written": [str(path) for path in [*done.written, *done.reports]],
+        "report": json.loads(json.dumps(asdict(done.card))) if done.card else None,
+    }
+
+
+def _source(text: str) -> Path:
+    """A path, or a model of the local Hugging Face cache."""
+    from server.references import LocateError, locate
+
+    path = Path(text).expanduser()
+    if path.exists():
+        return path
+    try:
+        return locate(text).path
+    except LocateError as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+
+
+def _override(text: str) -> tuple[str, str]:
+    pattern, sign, type_name = text.rpartition("=")
+    if not sign or not pattern or not type_name:
+        raise CliError(f"--tensor-type {text}: write REGEX=TYPE, for example 'ffn_down=Q6_K'", ExitCode.USAGE)
+    return pattern, type_name
+
+
+class _Console:
+    """Progress on stderr: one line that changes in a terminal, finished stages only elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown_at = 0.0
+        self._is_terminal = sys.stderr.isatty()
+
+    def line(self, text: str) -> None:
+        """A line of its own."""
+        say(f"\r\x1b[K{text}" if self._is_terminal else text)
+
+    def progress(self, what: str, done: float, total: float, *, left_s: float | None = None) -> None:
+        """At most ten times a second."""
+        now = time.monotonic()
+        finished = done >= total
+        if not self._is_terminal or (now - self._shown_at < 0.1 and not finished):
+            return
+        self._shown_at = now
+        left = f", {left_s:.0f} s left" if left_s is not None and not finished else ""
+        sys.stderr.write(f"\r\x1b[K{what}  {done / max(total, 1):4.0%}{left}")
+        if finished:
+            sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()

@@ -1,0 +1,95 @@
+"""`onecard quantize` as a user runs it: exit codes, what is printed, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.quantize.conftest import GGUF, HF
+
+pytestmark = pytest.mark.engine
+ROOT = Path(__file__).resolve().parents[2]
+CANARY = "canary-e2f9c1"
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "ONECARD_SECRET": CANARY, "NO_COLOR": "1"}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "server.cli", "quantize", *map(str, arguments)]
+
+
+def onecard(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(), check=False, timeout=300
+    )
+
+
+def test_outputs_are_written_and_told_how_to_serve(tmp_path: Path) -> None:
+    done = onecard(HF, "--name", "demo", "--to", "Q8_0,Q4_K_M", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "Q4_K_M" in done.stdout
+    assert f"onecard serve --model demo={tmp_path / 'out' / 'demo-Q8_0.gguf'}" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["demo-Q4_K_M.gguf", "demo-Q8_0.gguf"]
+    assert all(CANARY.encode() not in path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+def test_dry_run_is_json_when_asked(tmp_path: Path) -> None:
+    done = onecard(GGUF, "--to", "Q6_K", "-o", tmp_path / "out", "--dry-run", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["outputs"][0]["type"] == "Q6_K"
+    assert answer["outputs"][0]["memory_bytes"]["4096"] > answer["outputs"][0]["size_bytes"]
+    assert answer["outputs"][0]["memory_bytes"]["32768"] is None
+    assert answer["written"] == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["nowhere", "--to", "Q8_0"], 2, "nowhere"),
+        ([HF, "--to", "Q4_KM"], 2, "'Q4_KM' is no type; the nearest is Q4_K_M"),
+        ([HF], 2, "nothing to make"),
+        ([HF, "--fit", "lots"], 2, "a size looks like"),
+        ([HF, "--fit", "1MiB"], 3, "does not fit 1.0 MiB"),
+        ([GGUF, "--to", "bnb-4bit"], 2, "bitsandbytes quantises Hugging Face folders"),
+        ([GGUF, "--to", "Q8_0", "--tensor-type", "x"], 2, "write REGEX=TYPE"),
+        ([GGUF, "--to", "Q8_0", "--imatrix", "missing"], 2, "does not exist. hint: --calibrate"),
+        ([HF, "--to", "Q8_0", "--converter", "/"], 2, "holds no convert_hf_to_gguf.py"),
+    ],
+)
+def test_bad_request_is_a_sentence_and_an_exit_code(
+    tmp_path: Path, arguments: list[object], code: int, sentence: str
+) -> None:
+    done = onecard(*arguments, "-o", tmp_path / "out")
+    assert done.returncode == code, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_leaves_no_half_file_and_keeps_the_old_one(tmp_path: Path, other_text: Path, number: int) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text(other_text.read_text() * 4)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "m-Q4_0.gguf").write_bytes(b"precious")
+    arguments = command(HF, "--name", "m", "--to", "Q4_0", "--calibrate", long, "-o", out, "--force")
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment()) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.startswith("writing 1 outputs"):
+                break
+        child.send_signal(number)
+        rest = child.stderr.read()
+    assert child.returncode == 1
+    assert "interrupted: no half output is left" in rest
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {"m-Q4_0.gguf": b"precious"}
