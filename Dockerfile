@@ -30,6 +30,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY backends backends
 COPY demo demo
+COPY quantize quantize
 RUN /opt/onecard/bin/pip install --disable-pip-version-check ".[${EXTRAS}]"
 
 FROM run-base-${VARIANT}
