@@ -6,7 +6,7 @@ import argparse
 import sys
 from dataclasses import fields
 
-from bench import bare, compare, engine, mix, model, report, swap
+from bench import bare, compare, engine, mix, model, report, swap, trace
 from bench.bare import Load
 from bench.figures import emit
 from bench.load import chat, run, summary
@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         "mix", parents=[shared], help="long prompts beside running streams, on a running server"
     )
     mixed.add_argument("url")
+    traces = commands.add_parser("trace", help="more models than fit: loads and waits, against first come first served")
+    traces.add_argument("--json", action="store_true", help="print one JSON line")
     swaps = commands.add_parser("swap", help="swapping tiny models: time to the first token, and the server's share")
     swaps.add_argument("--rounds", type=int, default=20, help="swaps that are measured (default 20)")
     swaps.add_argument("--pause", type=float, default=1.0, help="seconds between requests (default 1)")
@@ -87,6 +89,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "model":
         print(model.path())
+        return 0
+    if options.command == "trace":
+        emit(trace.measure(), as_json=options.json)
         return 0
     if options.command == "swap":
         figures = swap.measure(rounds=options.rounds, spare=not options.no_spare, pause_s=options.pause)

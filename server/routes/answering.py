@@ -45,6 +45,7 @@ class Plan:
     jobs: Sequence[Generate]
     choices_per_job: int
     priority: int
+    keep_alive_s: float | None
     streamed: bool
     params: Mapping[str, str]
     headers: Mapping[str, str]
@@ -61,7 +62,7 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
         plan.require(ready)
     if app.settings.logging.prompts:
         _log_prompts(request, plan)
-    streams = [app.pool.submit(entry, job, priority=plan.priority) for job in plan.jobs]
+    streams = [app.pool.submit(entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in plan.jobs]
     run = Run(streams, plan.choices_per_job, plan.params)
     try:
         if plan.streamed:

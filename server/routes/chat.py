@@ -45,6 +45,7 @@ async def chat_completions(request: Request) -> Response:
         jobs=[chat.job(answer_id)],
         choices_per_job=chat.n or 1,
         priority=chat.priority or 0,
+        keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
         params=PARAMS,
         headers=served_headers(entry, chat.ignored),

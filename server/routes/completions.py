@@ -49,6 +49,7 @@ async def completions(request: Request) -> Response:
         jobs=jobs,
         choices_per_job=asked.choices_per_prompt,
         priority=asked.priority or 0,
+        keep_alive_s=asked.keep_alive,
         streamed=bool(asked.stream),
         params=PARAMS,
         headers=served_headers(entry, asked.ignored),

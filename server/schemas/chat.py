@@ -60,7 +60,7 @@ FIELDS: dict[str, Use] = {
     "priority": Use.HONOURED,
     "chat_template_kwargs": Use.HONOURED,
     "cache_prompt": Use.HARMLESS,
-    "keep_alive": Use.NAMED,
+    "keep_alive": Use.HONOURED,
     "chat_template": Use.NEUTRAL_ONLY,
     "grammar": Use.NEUTRAL_ONLY,
     "json_schema": Use.NEUTRAL_ONLY,

@@ -51,7 +51,7 @@ FIELDS: dict[str, Use] = {
     "min_tokens": Use.HONOURED,
     "priority": Use.HONOURED,
     "cache_prompt": Use.HARMLESS,
-    "keep_alive": Use.NAMED,
+    "keep_alive": Use.HONOURED,
     "response_format": Use.NEUTRAL_ONLY,
     "prompt_embeds": Use.NEUTRAL_ONLY,
     "grammar": Use.NEUTRAL_ONLY,

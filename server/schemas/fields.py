@@ -6,6 +6,7 @@ Owns the numeric bounds of OpenAI's API and of our extensions.
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -35,7 +36,6 @@ class Use(enum.Enum):
     HONOURED = "honoured"
     HARMLESS = "accepted; it does not change the output"
     NEUTRAL_ONLY = "accepted where it asks for nothing, refused by name otherwise"
-    NAMED = "accepted and named in x-onecard-ignored"
 
 
 def _stops(value: Any) -> Any:
@@ -78,6 +78,22 @@ def _bias(bias: object) -> float:
     return float(bias)
 
 
+_DURATION = re.compile(r"(-?\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|)", re.ASCII)
+_UNIT_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _keep_alive(value: Any) -> Any:
+    """Seconds, as a number or as `30s`, `5m`, `1.5h`; anything negative means for ever."""
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value)
+        if found is None:
+            raise problem("invalid_value", "Invalid '{param}': expected seconds or a duration such as '5m' or '30s'.")
+        value = float(found[1]) * _UNIT_S[found[2]]
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise wrong_type("a number of seconds or a duration such as '5m'", value)
+    return value if value is None else -1.0 if value < 0 else float(value)
+
+
 Bool = bool | None
 Tokens = Annotated[int, Field(ge=1, le=INT32_MAX)] | None
 TokensOrNone = Annotated[int, Field(ge=0, le=INT32_MAX)] | None
@@ -88,6 +104,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None
 Repetition = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None
 TopK = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None
+KeepAlive = Annotated[Annotated[float, Field(le=86400 * 365, allow_inf_nan=False)] | None, BeforeValidator(_keep_alive)]
 Priority = Annotated[int, Field(ge=-1000, le=1000)] | None
 Stop = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
@@ -129,7 +146,8 @@ class SamplingFields(BaseModel):
     min_tokens: TokensOrNone = None
     cache_prompt: Bool = None
     priority: Priority = None
-    keep_alive: Any = None
+    keep_alive: KeepAlive = None
+    """Seconds that the model stays after this request, until the next one says otherwise; -1 means for ever."""
 
     @property
     def wants_usage(self) -> bool:
@@ -138,10 +156,9 @@ class SamplingFields(BaseModel):
 
     def without_effect(self, known: Mapping[str, Use]) -> list[str]:
         """Names of fields that were accepted and change nothing."""
-        named = [name for name, use in known.items() if use is Use.NAMED and getattr(self, name) is not None]
         unknown = [name for name in self.model_extra or {} if name not in known]
         options = (self.stream_options and self.stream_options.model_extra) or {}
-        return [*named, *unknown, *(f"stream_options.{name}" for name in options)]
+        return [*unknown, *(f"stream_options.{name}" for name in options)]
 
     def check_together(self, *, max_tokens: int | None) -> None:
         """Fields that contradict each other. Raises ApiError 400."""

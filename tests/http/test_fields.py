@@ -147,10 +147,24 @@ def test_fields_that_change_nothing_are_accepted_and_not_named(name, value):
     assert chat.parse_chat(chat_body(**{name: value})).ignored == []
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(None, None), (0, 0.0), (-1, -1.0), (90, 90.0), ("5m", 300.0), ("500ms", 0.5), ("1.5h", 5400.0), ("-1m", -1.0)],
+)
+def test_keep_alive_is_seconds_or_a_duration(given, seconds):
+    assert chat.parse_chat(chat_body(keep_alive=given)).keep_alive == seconds
+
+
+@pytest.mark.parametrize("given", ["soon", "", True, [], "5 m", 1e99, float("nan"), "9" * 400])
+def test_keep_alive_that_is_no_time_is_refused(given):
+    with pytest.raises(ApiError) as refused:
+        chat.parse_chat(chat_body(keep_alive=given))
+    assert refused.value.param == "keep_alive"
+
+
 def test_what_has_no_effect_is_named():
     request = chat.parse_chat(
         chat_body(
-            keep_alive="5m",
             n_discard=-1,
             stream=True,
             stream_options={"include_usage": True, "continuous_usage_stats": True},
@@ -162,7 +176,6 @@ def test_what_has_no_effect_is_named():
         )
     )
     assert request.ignored == [
-        "keep_alive",
         "n_discard",
         "stream_options.continuous_usage_stats",
         "tools[].function.strict",
@@ -196,7 +209,7 @@ CHAT_ONLY = {
     "chat_template_kwargs": {"enable_thinking": False},
 }
 COMPLETION_ONLY = {"logprobs": 2, "suffix": "x", "echo": True}
-SEEN_BY_THE_ROUTE = {"model", "messages", "prompt", "stream", "stream_options", "priority"}
+SEEN_BY_THE_ROUTE = {"model", "messages", "prompt", "stream", "stream_options", "priority", "keep_alive"}
 NEED_ANOTHER = {"top_logprobs", "tool_choice", "parallel_tool_calls"}
 
 

@@ -97,13 +97,13 @@ async def test_one_client_gets_its_share_beside_twenty_of_another_model(fleet: F
 
     async def crowd() -> None:
         nonlocal served
-        while served < 200:
+        while served < 80:
             answered = ok(await rig.ask("many", "!slow 5 4"))
             served += answered
 
     crowds = [asyncio.create_task(crowd()) for _ in range(20)]
     taken = []
-    while served < 200:
+    while served < 80:
         taken += await ask_in_turn(rig, ["one"], 1)
     await asyncio.gather(*crowds)
 

@@ -1,0 +1,146 @@
+"""Many models on one budget, as clients ask for them in turn: loads, waits and errors of two traces.
+
+`alternating`: four models of different size with room for about two, three clients, each going back and forth between
+two of them; once as the scheduler does it and once strictly first come, first served. `tiny`: five copies of a tiny
+model with room for two, six clients in turn. Real workers and the real engine; the pool runs in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
+from typing import Final
+
+from backends.footprint import Plan, inspect, predict
+from backends.messages import Failed, Generate, Sampling, TextPrompt
+from bench.figures import median, percentile
+from demo import GGUF_PATH
+from server.catalog import Catalog
+from server.config import MemorySection, ModelConfig, Settings
+from server.limits import rules
+from server.metrics import Metrics
+from server.pool import Pool
+from server.swaps import Policy
+
+PARALLEL: Final = 2
+CONTEXTS: Final = {"large": 32768, "middle": 24576, "small": 16384, "least": 8192}
+ALTERNATING: Final = (("large", "middle"), ("middle", "small"), ("small", "least"))
+TINY: Final = ("m0", "m1", "m2", "m3", "m4")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Models by context, the budget, and what each client asks for, one request after the other."""
+
+    contexts: Mapping[str, int]
+    budget_bytes: int
+    clients: Sequence[Sequence[str]]
+    n_requests: int
+    n_tokens: int = 8
+
+
+@dataclass
+class Outcome:
+    """What one run gave; times in seconds."""
+
+    n_loads: int = 0
+    waits_s: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def figures(self) -> dict[str, float]:
+        """For printing."""
+        return {
+            "requests": float(len(self.waits_s)),
+            "loads": float(self.n_loads),
+            "errors": float(len(self.errors)),
+            "mean_s": sum(self.waits_s) / max(1, len(self.waits_s)),
+            "median_s": median(self.waits_s),
+            "p99_s": percentile(self.waits_s, 99),
+            "longest_s": max(self.waits_s, default=0.0),
+            "seconds": self.seconds,
+        }
+
+
+def alternating(n_requests: int = 200) -> Trace:
+    """Four models of different size; the budget holds the largest and the third, and never three of the four."""
+    price = _price(CONTEXTS)
+    return Trace(CONTEXTS, price["large"] + price["small"], ALTERNATING, n_requests)
+
+
+def tiny(n_requests: int = 180) -> Trace:
+    """Five copies of the smallest model; the budget holds two."""
+    contexts = dict.fromkeys(TINY, 512)
+    clients = [TINY[start % len(TINY) :] + TINY[: start % len(TINY)] for start in range(6)]
+    return Trace(contexts, int(2.5 * _price(contexts)[TINY[0]]), clients, n_requests)
+
+
+def run(trace: Trace, policy: Policy = "collate") -> Outcome:
+    """Serve the trace once."""
+    return asyncio.run(_run(trace, policy))
+
+
+def measure() -> dict[str, float]:
+    """All of it, each figure named for its trace."""
+    runs = {"alternating": run(alternating()), "alternating_fifo": run(alternating(), "fifo"), "tiny": run(tiny())}
+    return {f"{name}_{key}": value for name, outcome in runs.items() for key, value in outcome.figures().items()}
+
+
+def _price(contexts: Mapping[str, int]) -> dict[str, int]:
+    header = inspect("gguf", GGUF_PATH)
+    return {
+        name: predict(header, Plan(context, PARALLEL, "f16", 0, "cpu")).total_bytes
+        for name, context in contexts.items()
+    }
+
+
+async def _run(trace: Trace, policy: Policy) -> Outcome:
+    pool, catalog = _pool(trace, policy)
+    outcome = Outcome()
+    pool.on_change.append(lambda what, _: _count(outcome, what))
+    await pool.start()
+    await asyncio.sleep(1.0)  # the spare worker and the prices are there
+    left = iter(range(trace.n_requests))
+    began = time.monotonic()
+    try:
+        await asyncio.gather(*(_client(pool, catalog, cycle(models), left, trace, outcome) for models in trace.clients))
+        outcome.seconds = time.monotonic() - began
+    finally:
+        await pool.close(0)
+    return outcome
+
+
+def _pool(trace: Trace, policy: Policy) -> tuple[Pool, Catalog]:
+    models = {
+        name: ModelConfig(path=str(GGUF_PATH), context=context, parallel=PARALLEL, kv_type="f16")
+        for name, context in trace.contexts.items()
+    }
+    settings = Settings(memory=MemorySection(device="cpu", budget=trace.budget_bytes), models=models)
+    catalog, limits = Catalog(settings), rules(settings)
+    limits = replace(limits, swaps=replace(limits.swaps, policy=policy))
+    return Pool(settings, catalog, Metrics(models), rules=limits), catalog
+
+
+def _count(outcome: Outcome, what: str) -> None:
+    outcome.n_loads += what == "loading"
+
+
+async def _client(
+    pool: Pool, catalog: Catalog, models: Iterator[str], left: Iterator[int], trace: Trace, outcome: Outcome
+) -> None:
+    for number in left:
+        (name,) = islice(models, 1)
+        entry = catalog.resolve(name)
+        assert entry is not None
+        sampling = Sampling(temperature=0.0)
+        job = Generate(
+            f"job{number}", TextPrompt("Once"), sampling=sampling, max_tokens=trace.n_tokens, ignore_eos=True
+        )
+        began = time.monotonic()
+        async for event in pool.submit(entry, job):
+            if isinstance(event, Failed):
+                outcome.errors.append(event.message)
+        outcome.waits_s.append(time.monotonic() - began)
