@@ -166,11 +166,15 @@ class Standing:
 
     def oldest_wait_s(self, now: float) -> float:
         """How long somebody waits for the model."""
-        times = [at for at in (self._oldest.next(), self.wanted_at) if at is not None]
-        return now - min(times, default=now)
+        since = self._oldest.next()
+        if since is None or (self.wanted_at is not None and self.wanted_at < since):
+            since = self.wanted_at
+        return 0.0 if since is None else now - since
 
     def top_priority(self) -> int:
         """The highest among its jobs; the model's own when there is none."""
+        if self.queue and not self.running and not self.light:
+            return self.queue[0].priority
         heads = [jobs[0].priority for jobs in (self.queue, self.light) if jobs]
         return max((*heads, *(t.priority for t in self.running.values())), default=self.rules.priority)
 

@@ -74,9 +74,12 @@ class Swaps:
         """Begin at most one load, and whatever has to leave for it or for want of budget."""
         self.look_at = None
         actions = self._relieve(now)
-        if any(model.state is ModelState.LOADING for model in self._models.values()):
-            return actions
-        waiting = [model for model in self._models.values() if model.may_load(now)]
+        waiting: list[Standing] = []
+        for model in self._models.values():
+            if model.state is ModelState.LOADING:
+                return actions
+            if model.state is ModelState.UNLOADED and model.may_load(now):
+                waiting.append(model)
         if waiting:
             actions += self._next(waiting, now)
         return actions
@@ -135,6 +138,8 @@ class Swaps:
 
     def _unclaimed(self) -> int:
         """Bytes that are about to come free, for nobody in particular."""
+        if not any(m.state is ModelState.UNLOADING for m in self._models.values()):
+            return 0
         claimed = {victim for victims in self._claims.values() for victim in victims}
         leaving = (m.name for m in self._models.values() if m.state is ModelState.UNLOADING and m.name not in claimed)
         return sum(self._books.held_bytes(name) for name in leaving)
