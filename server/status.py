@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from backends.footprint import HeaderInfo
+from backends.footprint import ModelHeader
 from backends.messages import Ready
 from server.decisions import ModelState
 
@@ -108,7 +108,7 @@ class ModelInfo:
     state: ModelState
     ready: Ready | None
     """Run-time figures of the last successful load."""
-    header: HeaderInfo | None
+    header: ModelHeader | None
     last_error: str | None
 
 
