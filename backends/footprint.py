@@ -1,6 +1,6 @@
 """The bytes a model takes in a given configuration, by component, predicted from its files before anything is loaded.
 
-The one door of the server to the backends' arithmetic. What fits where is decided in `server.placement`.
+The one door of the server to the backends' arithmetic. What fits where is decided in `server.memory.placement`.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ from backends.footprint import Plan, inspect, predict
 from backends.messages import Failed, Generate, Sampling, TextPrompt
 from bench.figures import median, percentile
 from demo import GGUF_PATH
-from server.catalog import Catalog
-from server.config import MemorySection, ModelConfig, Settings
-from server.limits import rules
 from server.metrics import Metrics
-from server.pool import Pool
-from server.swaps import Policy
+from server.pool.limits import rules
+from server.pool.pool import Pool
+from server.scheduling.swaps import Policy
+from server.settings.catalog import Catalog
+from server.settings.config import MemorySection, ModelConfig, Settings
 
 PARALLEL: Final = 2
 CONTEXTS: Final = {"large": 32768, "middle": 24576, "small": 16384, "least": 8192}

@@ -12,12 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from server.catalog import Catalog
+from server.door.gate import Gate
 from server.errors import ApiError, clip
-from server.events import Events
-from server.gate import Gate
 from server.metrics import Metrics
-from server.pool import Pool
+from server.pool.events import Events
+from server.pool.pool import Pool
 from server.routes.capacity import capacity
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
@@ -26,13 +25,14 @@ from server.routes.health import health, metrics, ready, status
 from server.routes.models import get_model, list_models, load_model, unload_model
 from server.routes.services import Services
 from server.routes.tokens import detokenize, tokenize
+from server.settings.catalog import Catalog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
 
-    from server.config import Settings
+    from server.settings.config import Settings
 
 
 def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:

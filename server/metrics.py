@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from backends.messages import Delta, Event, Failed, Finished, Started, Step
-from server.decisions import ModelState, UnloadReason
+from server.scheduling.decisions import ModelState, UnloadReason
 
 if TYPE_CHECKING:
-    from server.status import MemoryStatus
+    from server.pool.status import MemoryStatus
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 PARTS: Final = ("weights", "kv", "compute", "projector", "runtime")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from backends.footprint import HeaderError
 from backends.registry import ENGINES
-from server.appraiser import look
-from server.capacity import Asked
+from server.memory.appraiser import look
+from server.memory.capacity import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from server.catalog import CatalogEntry
-    from server.pool import Pool
+    from server.pool.pool import Pool
+    from server.settings.catalog import CatalogEntry
 
 
 def broken(entries: Iterable[CatalogEntry]) -> dict[str, str]:

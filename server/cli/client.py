@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import httpx2
 
 from server.cli.console import CliError, ExitCode
-from server.config import is_loopback
+from server.settings.config import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from server.config import Settings
+    from server.settings.config import Settings
 
 _CONNECT_S = 3
 _ANSWER_S = 10

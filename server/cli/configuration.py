@@ -6,11 +6,11 @@ import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from server.catalog import Catalog, CatalogError
 from server.cli.checkup import broken, without_engine
 from server.cli.console import CliError, ExitCode, say, write, write_json
-from server.config import Settings, public_without_key
-from server.config_source import ConfigError, Loaded, default_config_file, load_settings
+from server.settings.catalog import Catalog, CatalogError
+from server.settings.config import Settings, public_without_key
+from server.settings.config_source import ConfigError, Loaded, default_config_file, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path

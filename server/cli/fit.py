@@ -9,23 +9,23 @@ import msgspec
 
 from backends.footprint import HeaderError
 from backends.messages import KvType
-from server.appraiser import Appraiser, likely_plans, look, wish
-from server.capacity import Asked, Capacity, PlanStatus, appraise
-from server.catalog import Catalog, CatalogError
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write, write_json
 from server.cli.flags import name_for
-from server.config_source import ConfigError
-from server.eviction import Candidate
-from server.memory import DeviceError, open_memory
-from server.sizes import format_size
+from server.memory.appraiser import Appraiser, likely_plans, look, wish
+from server.memory.capacity import Asked, Capacity, PlanStatus, appraise
+from server.memory.memory import DeviceError, open_memory
+from server.scheduling.eviction import Candidate
+from server.settings.catalog import Catalog, CatalogError
+from server.settings.config_source import ConfigError
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from server.catalog import CatalogEntry
-    from server.config import Settings
-    from server.memory import Memory
+    from server.memory.memory import Memory
+    from server.settings.catalog import CatalogEntry
+    from server.settings.config import Settings
 
 
 def show_fit(

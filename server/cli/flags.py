@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from server.cli.console import CliError, ExitCode
-from server.references import DEMO, parse_hub_reference
+from server.settings.references import DEMO, parse_hub_reference
 
 
 class Flags:

@@ -7,10 +7,10 @@ import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from server.sizes import format_size
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from server.catalog import CatalogEntry
+    from server.settings.catalog import CatalogEntry
 
 _QUESTION = "What is the capital of France?"
 

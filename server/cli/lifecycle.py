@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from server.http1 import StrictHttp
+from server.door.http1 import StrictHttp
 
 if TYPE_CHECKING:
     import socket

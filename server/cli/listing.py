@@ -6,11 +6,11 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from server.catalog import Catalog, CatalogError
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write_json
-from server.references import LocateError, first_parts, hub_cache, locate
-from server.sizes import format_size
+from server.settings.catalog import Catalog, CatalogError
+from server.settings.references import LocateError, first_parts, hub_cache, locate
+from server.settings.sizes import format_size
 
 _QUANT = re.compile(r"[-._]((?:UD-)?(?:I?Q\d\w*|BF16|F16|F32|MXFP4))(?:-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from server.config import LoggingSection
+    from server.settings.config import LoggingSection
 
 _FIELD = re.compile(r'(?:^|(?<=\s))([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|\S*)')
 _ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def configure_logging(section: LoggingSection) -> None:
     level = section.level.upper()
     for name in ("onecard", "server", "backends"):
         logging.getLogger(name).setLevel(level)
-    # `server.http1` says the same with the reason.
+    # `server.door.http1` says the same with the reason.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Invalid HTTP request received.")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from server.cli.client import client_for
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import stdout, write_json
-from server.sizes import format_size
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path

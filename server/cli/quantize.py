@@ -85,7 +85,7 @@ def quantize(
     ] = 40,
 ) -> None:
     """Make GGUF files and bitsandbytes folders from a model, and a report card of what each type costs."""
-    from server.sizes import parse_size
+    from server.settings.sizes import parse_size
 
     errors, types, orders = _package()
     try:
@@ -180,7 +180,7 @@ def _as_json(done: Done) -> dict[str, Any]:
 
 def _source(text: str) -> Path:
     """A path, or a model of the local Hugging Face cache."""
-    from server.references import LocateError, locate
+    from server.settings.references import LocateError, locate
 
     path = Path(text).expanduser()
     if path.exists():

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from server.cli.client import Client, client_for
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import say, write, write_json
-from server.sizes import format_size
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,12 +17,12 @@ from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, write
 from server.cli.flags import name_for
 from server.cli.spawn import own_server
-from server.references import DEMO, parse_hub_reference
+from server.settings.references import DEMO, parse_hub_reference
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from server.config import Settings
+    from server.settings.config import Settings
 
 _STDIN_WAIT_S = 0.5
 

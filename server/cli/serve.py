@@ -9,21 +9,21 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
-from server.catalog import CatalogError
 from server.cli.checkup import unusable
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, write
 from server.cli.greeting import greeting
 from server.cli.lifecycle import serve_until_told
 from server.cli.logs import configure_logging
+from server.settings.catalog import CatalogError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from server.catalog import CatalogEntry
-    from server.config import ServerSection
-    from server.config_source import Loaded
-    from server.pool import Pool
+    from server.pool.pool import Pool
+    from server.settings.catalog import CatalogEntry
+    from server.settings.config import ServerSection
+    from server.settings.config_source import Loaded
 
 log = logging.getLogger("onecard.serve")
 _GREETING_WAITS_S = 1.0
@@ -39,7 +39,7 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
     for warning in loaded.warnings:
         log.warning("config %s", warning)
     from server.app import create_app
-    from server.memory import DeviceError
+    from server.memory.memory import DeviceError
 
     try:
         app = create_app(settings)

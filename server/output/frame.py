@@ -15,7 +15,7 @@ import msgspec
 if TYPE_CHECKING:
     from backends.messages import Finished, Ready, TokenLogprob
     from server.errors import ApiError
-    from server.stream import Waiting
+    from server.pool.stream import Waiting
 
 DONE = b"data: [DONE]\n\n"
 WAITING = b": waiting\n\n"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from backends.messages import Generate, Ready, Started
-    from server.catalog import CatalogEntry
     from server.output.frame import Head, Usage
+    from server.settings.catalog import CatalogEntry
 
 
 log = logging.getLogger("onecard.prompts")

@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from backends.footprint import HeaderError
 from backends.messages import KvType
-from server.capacity import Asked
 from server.errors import ApiError
+from server.memory.capacity import Asked
 from server.output.frame import to_json
 from server.routes.services import services
 

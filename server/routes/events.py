@@ -8,8 +8,8 @@ from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 
 from server.errors import ApiError
-from server.events import Events, Subscription, TooManyReadersError
 from server.output.frame import to_json
+from server.pool.events import Events, Subscription, TooManyReadersError
 from server.routes.services import services
 from server.routes.sse import SEND_TIMEOUT_S
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from backends.messages import Failed
-from server.config import is_loopback
 from server.errors import ApiError, from_failed
 from server.output.frame import to_json
-from server.pool import PoolError
+from server.pool.pool import PoolError
 from server.routes.running import while_connected
 from server.routes.services import Services, services
+from server.settings.config import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from starlette.requests import Request
 
-    from server.catalog import CatalogEntry
+    from server.settings.catalog import CatalogEntry
 
 
 async def list_models(request: Request) -> Response:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from backends.messages import Event
-    from server.stream import Stream
+    from server.pool.stream import Stream
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from server.errors import ApiError, model_not_found
-from server.placement import longest_context
+from server.memory.placement import longest_context
 from server.schemas.fields import ignored_header
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from backends.messages import Ready
-    from server.catalog import Catalog, CatalogEntry
-    from server.config import Settings
-    from server.events import Events
     from server.metrics import Metrics
-    from server.pool import Pool
+    from server.pool.events import Events
+    from server.pool.pool import Pool
+    from server.settings.catalog import Catalog, CatalogEntry
+    from server.settings.config import Settings
 
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from demo import GGUF_PATH
-from server.catalog import Catalog, CatalogError
-from server.config import Settings
+from server.settings.catalog import Catalog, CatalogError
+from server.settings.config import Settings
 
 
 def catalog(**paths):

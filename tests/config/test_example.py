@@ -5,8 +5,8 @@ import tomllib
 from importlib.resources import files
 from pathlib import Path
 
-from server.config import Settings
-from server.config_source import load_settings
+from server.settings.config import Settings
+from server.settings.config_source import load_settings
 
 EXAMPLE = Path(str(files("server") / "onecard.example.toml"))
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from server.key_file import KeyFileError, read_keys
+from server.settings.key_file import KeyFileError, read_keys
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from server.config import Settings, is_loopback, public_without_key
+from server.settings.config import Settings, is_loopback, public_without_key
 
 
 def test_a_model_inherits_what_it_leaves_out():

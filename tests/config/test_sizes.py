@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.sizes import format_size, parse_size
+from server.settings.sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(

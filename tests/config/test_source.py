@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.config_source import ConfigError, load_settings
+from server.settings.config_source import ConfigError, load_settings
 
 
 @pytest.fixture

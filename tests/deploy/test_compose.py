@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from server.config import Settings
+from server.settings.config import Settings
 from tests.deploy.dockerfile import ROOT, stages
 
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())

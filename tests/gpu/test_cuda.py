@@ -8,7 +8,7 @@ import pytest
 
 from backends.gguf.loading import load
 from backends.messages import LoadModel
-from server import gpu
+from server.memory import gpu
 from tests.gguf.driver import run, text_job
 from tests.models import canary_p
 

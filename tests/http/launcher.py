@@ -14,7 +14,7 @@ import sys
 from server.app import create_app
 from server.cli.lifecycle import serve_until_told
 from server.cli.logs import configure_logging
-from server.config import Settings
+from server.settings.config import Settings
 
 
 def main() -> None:

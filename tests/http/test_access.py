@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.access import HostRule, KeyRing, OriginRule, masked, request_id
+from server.door.access import HostRule, KeyRing, OriginRule, masked, request_id
 
 GOOD_HOSTS = [
     b"localhost",

@@ -8,7 +8,7 @@ import pytest
 from starlette.routing import Route
 
 from server.app import create_app
-from server.config import Settings
+from server.settings.config import Settings
 from tests.http.conftest import KEY, settings
 from tests.http.test_attacks import refused
 

@@ -8,8 +8,8 @@ import logging
 import pytest
 from starlette.requests import ClientDisconnect
 
-from server.config import Settings
-from server.gate import Gate
+from server.door.gate import Gate
+from server.settings.config import Settings
 
 SCOPE = {
     "type": "http",

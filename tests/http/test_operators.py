@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from server.app import create_app
-from server.config import Settings
+from server.settings.config import Settings
 from tests.http.conftest import KEY, settings
 
 VERBS = ("load", "unload")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from backends.messages import Started
+from server.pool.stream import Stream
 from server.routes.answering import _run_headers
 from server.routes.running import Run
-from server.stream import Stream
 
 
 def run_of(**figures: object) -> Run:

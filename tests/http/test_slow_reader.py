@@ -9,9 +9,9 @@ import pytest
 from backends.messages import Delta, Event, Finished, Started
 from server.output.chat import ChatStream
 from server.output.frame import Head
+from server.pool.stream import Stream
 from server.routes.running import Run, sse_bytes
 from server.routes.sse import StreamedAnswer
-from server.stream import Stream
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": []}
 

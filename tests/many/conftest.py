@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from backends.messages import Event, Failed, Finished
-from server.catalog import Catalog
-from server.config import ModelConfig, Settings
 from server.metrics import Metrics
-from server.pool import Pool
-from server.scheduler import Rules
+from server.pool.pool import Pool
+from server.scheduling.scheduler import Rules
+from server.settings.catalog import Catalog
+from server.settings.config import ModelConfig, Settings
 from tests.models import broken
 from tests.pool.conftest import QUICK, Rig, read
 

@@ -9,10 +9,10 @@ import pytest
 from backends.messages import Finished, Generate, Sampling, TextPrompt
 from bench import trace
 from demo import GGUF_PATH
-from server.catalog import Catalog
-from server.config import MemorySection, ModelConfig, Settings
 from server.metrics import Metrics
-from server.pool import Pool
+from server.pool.pool import Pool
+from server.settings.catalog import Catalog
+from server.settings.config import MemorySection, ModelConfig, Settings
 
 pytestmark = pytest.mark.engine
 

@@ -9,7 +9,7 @@ import signal
 import time
 
 from backends.messages import Failed, Generate, TextPrompt
-from server.scheduler import Rules, SwapRules
+from server.scheduling.scheduler import Rules, SwapRules
 from tests.many.conftest import MIB, Fleet, FleetMaker, code, ok
 from tests.pool.conftest import read, until
 

@@ -12,10 +12,10 @@ import pytest
 
 from backends.messages import Delta, Event, Failed, Finished, Generate, Job, TextPrompt
 from backends.worker import Timeouts
-from server.catalog import Catalog
-from server.config import ModelConfig, Settings
 from server.metrics import Metrics
-from server.pool import Pool, Stream
+from server.pool.pool import Pool, Stream
+from server.settings.catalog import Catalog
+from server.settings.config import ModelConfig, Settings
 from tests.models import broken
 
 QUICK = Timeouts(load_s=20.0, ping_every_s=0.1, pong_s=1.5, step_s=20.0, stop_s=2.0, linger_s=0.5)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backends.footprint import Footprint
-from server import gpu, host
-from server.config import MemorySection
-from server.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
+from server.memory import gpu, host
+from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
+from server.settings.config import MemorySection
 
 GIB = 2**30
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from backends.messages import Delta, Detokenize, Detokenized, Failed, Finished, Generate, Started, TextPrompt, Tokenize
-from server.decisions import ModelState
-from server.pool import PoolError
+from server.pool.pool import PoolError
+from server.scheduling.decisions import ModelState
 from tests.pool.conftest import Maker, Rig, failure, read, text, until
 
 SLOW = "!slow 20 100000"

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from backends.messages import Delta, Event, Failed, Finished, Started, TokenLogprob
-from server.stream import Stream
+from server.pool.stream import Stream
 
 STARTED = Started(id="j", prompt_tokens=1)
 FINISHED = Finished(id="j", prompt_tokens=1, completion_tokens=2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backends.footprint import Plan
-from server.capacity import Asked, Capacity, appraise
-from server.eviction import Candidate
-from server.placement import Wish
-from server.pricelist import Quote
+from server.memory.capacity import Asked, Capacity, appraise
+from server.memory.placement import Wish
+from server.memory.pricelist import Quote
+from server.scheduling.eviction import Candidate
 from tests.scheduler.test_placement import HEADER, WISH, predict
 
 HUGE = 2**50

@@ -11,8 +11,8 @@ import pytest
 from backends.dry import DrySizes
 from backends.footprint import HeaderInfo, Plan, predict
 from backends.gguf.header import Tensor
-from server.pricelist import PriceList
-from server.remembered import Remembered, data_folder
+from server.memory.pricelist import PriceList
+from server.memory.remembered import Remembered, data_folder
 
 MIB = 2**20
 FILE = (100 * MIB, 1, 2)

@@ -10,12 +10,12 @@ import pytest
 
 from backends.messages import Failed, Finished, Generate, TextPrompt
 from demo import GGUF_PATH
-from server import host
-from server.catalog import Catalog
-from server.config import ModelConfig, SchedulerSection, Settings
+from server.memory import host
 from server.metrics import Metrics
-from server.pool import Pool
-from server.status import ModelStatus
+from server.pool.pool import Pool
+from server.pool.status import ModelStatus
+from server.settings.catalog import Catalog
+from server.settings.config import ModelConfig, SchedulerSection, Settings
 
 pytestmark = pytest.mark.engine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.placement import Refused
+from server.memory.placement import Refused
 
 
 @dataclass

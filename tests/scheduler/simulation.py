@@ -6,9 +6,9 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from server.decisions import Action, CancelLoad, Dispatch, Load, Reject, Unload
-from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
-from server.swaps import Policy
+from server.scheduling.decisions import Action, CancelLoad, Dispatch, Load, Reject, Unload
+from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
+from server.scheduling.swaps import Policy
 from tests.scheduler.books import FakeBooks
 
 Think = Callable[[int], float]

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.eviction import EXACT_UP_TO, Candidate, choose, regret
+from server.scheduling.eviction import EXACT_UP_TO, Candidate, choose, regret
 
 SOME = st.lists(
     st.tuples(st.integers(1, 20), st.floats(0, 100, allow_nan=False)), min_size=0, max_size=EXACT_UP_TO

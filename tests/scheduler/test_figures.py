@@ -9,8 +9,8 @@ from itertools import cycle
 
 import pytest
 
-from server.decisions import Load
-from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
+from server.scheduling.decisions import Load
+from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from tests.scheduler.books import FakeBooks
 from tests.scheduler.simulation import Simulation
 

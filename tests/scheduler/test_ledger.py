@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backends.footprint import Footprint
-from server.ledger import Ledger, LedgerError
+from server.memory.ledger import Ledger, LedgerError
 
 
 def footprint(n_bytes: int) -> Footprint:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from backends.footprint import ALL_LAYERS, Footprint, HeaderInfo, Plan, predict
 from backends.gguf.header import Tensor
-from server.placement import Placed, Refused, Wish, place
+from server.memory.placement import Placed, Refused, Wish, place
 
 MIB = 2**20
 N_LAYERS = 16

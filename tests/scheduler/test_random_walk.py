@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from server.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
-from server.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler, SwapRules
+from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
+from server.scheduling.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler, SwapRules
 from tests.scheduler.books import FakeBooks
 
 MODELS = ("a", "b", "c", "huge", "pin")

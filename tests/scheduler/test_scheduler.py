@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.decisions import Abort, CancelLoad, Dispatch, Load, ModelState, Reject, Unload
-from server.quarantine import QuarantineRules
-from server.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler, SwapRules
+from server.scheduling.decisions import Abort, CancelLoad, Dispatch, Load, ModelState, Reject, Unload
+from server.scheduling.quarantine import QuarantineRules
+from server.scheduling.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler, SwapRules
 
 FOREVER = -1.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.decisions import Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
-from server.scheduler import ModelRules, Rules, Scheduler, SwapRules
+from server.scheduling.decisions import Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
+from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from tests.scheduler.books import FakeBooks
 
 

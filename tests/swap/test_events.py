@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from server.events import MAX_SUBSCRIBERS, Events, Happening, Subscription, TooManyReadersError
+from server.pool.events import MAX_SUBSCRIBERS, Events, Happening, Subscription, TooManyReadersError
 from tests.pool.conftest import BOUND_S, Maker
 
 

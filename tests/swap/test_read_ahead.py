@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server import host, read_ahead
-from server.read_ahead import ReadAhead, files_of, is_cached, pull_in
+from server.memory import host
+from server.pool import read_ahead
+from server.pool.read_ahead import ReadAhead, files_of, is_cached, pull_in
 
 SIZE = 8 * 2**20
 

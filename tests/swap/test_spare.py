@@ -13,7 +13,7 @@ import pytest
 
 from backends.messages import LoadModel
 from backends.worker import Worker
-from server.spare import Spare, SpareRules
+from server.pool.spare import Spare, SpareRules
 from tests.pool.conftest import Maker, until
 from tests.worker.conftest import QUICK, Ear, ask
 

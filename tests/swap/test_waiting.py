@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.output.frame import waiting_comment
-from server.stream import Waiting
+from server.pool.stream import Waiting
 from tests.pool.conftest import Maker, read, until
 
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect
 
 from server import errors
-from server.access import HostRule, KeyRing, OriginRule, header_values, request_id
+from server.door.access import HostRule, KeyRing, OriginRule, header_values, request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from server.config import Settings
+    from server.settings.config import Settings
 
 access_log = logging.getLogger("onecard.access")
 

@@ -3,7 +3,7 @@
 Owns the one queue of the system and the state of every model. It returns actions and performs none: no await, no clock,
 no environment, no logging. Room is counted in sequences. One load at a time in the whole system. Within a model jobs go
 by priority, then first come first served; a job too large for the room is not overtaken. How models make room for each
-other is decided in `server.swaps`.
+other is decided in `server.scheduling.swaps`.
 
 A job goes queued -> running -> finished | failed, and once running -> queued, when its worker crashed or ran out of
 memory before its first token.
@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.messages import ErrorCode
-from server.books import Books, Boundless
-from server.deadlines import Deadlines
-from server.decisions import Abort, Action, CancelLoad, Dispatch, ModelState, Reject, Unload, UnloadReason
-from server.placement import Refused
-from server.quarantine import Quarantine, QuarantineRules
-from server.standing import LIGHT_JOBS, ModelRules, Standing, Ticket, whole_seconds
-from server.swaps import SwapRules, Swaps
+from server.memory.books import Books, Boundless
+from server.memory.placement import Refused
+from server.scheduling.deadlines import Deadlines
+from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, ModelState, Reject, Unload, UnloadReason
+from server.scheduling.quarantine import Quarantine, QuarantineRules
+from server.scheduling.standing import LIGHT_JOBS, ModelRules, Standing, Ticket, whole_seconds
+from server.scheduling.swaps import SwapRules, Swaps
 
 __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Scheduler", "SwapRules"]
 

@@ -1,16 +1,16 @@
-"""The scheduler's books over the real ledger and price list; see `server.books`."""
+"""The scheduler's books over the real ledger and price list; see `server.memory.books`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.placement import Refused
+from server.memory.placement import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from server.catalog import CatalogEntry
-    from server.loader import Loader
+    from server.pool.loader import Loader
+    from server.settings.catalog import CatalogEntry
 
 
 class Prices:

@@ -1,6 +1,6 @@
 """Who may speak to the server: pure checks of Host, Origin, credentials and request ids over raw header bytes.
 
-`server.gate` applies them; nothing here knows ASGI.
+`server.door.gate` applies them; nothing here knows ASGI.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.config import is_loopback
+from server.settings.config import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

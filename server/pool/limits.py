@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.scheduler import ModelRules, Rules, SwapRules
+from server.scheduling.scheduler import ModelRules, Rules, SwapRules
 
 if TYPE_CHECKING:
-    from server.catalog import CatalogEntry
-    from server.config import Settings
+    from server.settings.catalog import CatalogEntry
+    from server.settings.config import Settings
 
 
 def model_rules(entry: CatalogEntry) -> ModelRules:

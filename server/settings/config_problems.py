@@ -1,6 +1,6 @@
 """What is wrong with a configuration, in words: the source, the key as it is written, the value and a hint.
 
-Owns the sentences; which source gave what is `server.config_source`. The value of a secret is never shown.
+Owns the sentences; which source gave what is `server.settings.config_source`. The value of a secret is never shown.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from server.config import ModelConfig, Settings
+from server.settings.config import ModelConfig, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic_core import ErrorDetails
 
-    from server.config_source import Source
+    from server.settings.config_source import Source
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PLAIN_REASONS = {

@@ -1,6 +1,6 @@
 """What can be configured: the settings as checked, immutable data with every default in its place.
 
-Owns the keys, their types and their bounds. `server.config_source` knows where values come from.
+Owns the keys, their types and their bounds. `server.settings.config_source` knows where values come from.
 All sizes are in bytes, all times in seconds.
 """
 
@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from backends.messages import KvType
-from server.sizes import Size
+from server.settings.sizes import Size
 
 MAX_NAME_CHARS = 200
 _SHRINKABLE: tuple[Literal["parallel"], Literal["kv_type"]] = ("parallel", "kv_type")

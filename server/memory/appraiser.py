@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Final
 from backends import dry
 from backends.footprint import HeaderError, ModelHeader, Plan, inspect
 from backends.registry import TEST_ENGINE
-from server.placement import Wish, plans
-from server.pricelist import FileKey, PriceList, Quote
+from server.memory.placement import Wish, plans
+from server.memory.pricelist import FileKey, PriceList, Quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from backends.footprint import Device, Footprint
-    from server.catalog import CatalogEntry
-    from server.config import ModelConfig
+    from server.settings.catalog import CatalogEntry
+    from server.settings.config import ModelConfig
 
 MOST_DRY_PLANS: Final = 24
 """Per model; those that placement tries first."""

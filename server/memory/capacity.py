@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from backends.messages import KvType
-from server.eviction import Candidate, choose
-from server.placement import Placed, Refused, Wish, largest_context, place, plans
+from server.memory.placement import Placed, Refused, Wish, largest_context, place, plans
+from server.scheduling.eviction import Candidate, choose
 
 if TYPE_CHECKING:
     from backends.footprint import Footprint, ModelHeader, Plan
-    from server.pricelist import Quote
-    from server.status import ModelStatus
+    from server.memory.pricelist import Quote
+    from server.pool.status import ModelStatus
 
 MOST_ALTERNATIVES: Final = 6
 _LEAST_CONTEXT: Final = 512

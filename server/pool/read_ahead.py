@@ -12,7 +12,7 @@ import re
 import threading
 from typing import TYPE_CHECKING, Final
 
-from server import host
+from server.memory import host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from backends.messages import Job
-    from server.decisions import Abort
     from server.metrics import RequestMeter
-    from server.stream import Stream
+    from server.pool.stream import Stream
+    from server.scheduling.decisions import Abort
 
 
 @dataclass

@@ -9,12 +9,12 @@ import msgspec
 
 from backends.footprint import ModelHeader
 from backends.messages import Ready
-from server.decisions import ModelState
+from server.scheduling.decisions import ModelState
 
 if TYPE_CHECKING:
-    from server.catalog import CatalogEntry
-    from server.ledger import Booking
-    from server.scheduler import ModelView
+    from server.memory.ledger import Booking
+    from server.scheduling.scheduler import ModelView
+    from server.settings.catalog import CatalogEntry
 
 _PACE_WINDOW_S: Final = 1.0
 

@@ -1,6 +1,6 @@
 """The memory that models share on this machine: which device, how large the budget, who else holds some of it.
 
-Owns the ledger and what is known about the device. What fits is decided in `server.placement`.
+Owns the ledger and what is known about the device. What fits is decided in `server.memory.placement`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from server import gpu, host
-from server.ledger import Ledger
-from server.sizes import format_size
-from server.status import MemoryStatus
+from server.memory import gpu, host
+from server.memory.ledger import Ledger
+from server.pool.status import MemoryStatus
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from backends.footprint import Device
-    from server.config import MemorySection
+    from server.settings.config import MemorySection
 
 CPU_SHARE: Final = 0.8
 """Of the available host memory, because other programs' needs change."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from backends.footprint import ALL_LAYERS, Device, Footprint, ModelHeader, Plan, predict
 from backends.messages import KvType
-from server.sizes import format_size
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """The asyncio shell around the scheduler: performs its actions, feeds back what happened, gives each job its stream.
 
 Owns the workers and the live jobs. Decides nothing: which model is loaded and which job is next comes from
-`server.scheduler`, how a model is loaded from `server.placement`. For the event loop's thread only.
+`server.scheduling.scheduler`, how a model is loaded from `server.memory.placement`. For the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING, Final
 
 from backends.messages import Delta, Failed, Finished, Started
 from backends.worker import Exit, Timeouts, Worker
-from server import limits
-from server.capacity import Asked, Capacity, who_may_leave
-from server.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
-from server.live import Live
-from server.loader import Loader, LoadRefusedError
-from server.memory import Memory, open_memory
+from server.memory.capacity import Asked, Capacity, who_may_leave
+from server.memory.memory import Memory, open_memory
+from server.memory.prices import Prices
 from server.metrics import REJECTIONS, RequestMeter
-from server.prices import Prices
-from server.read_ahead import ReadAhead
-from server.resident import PoolError, Resident
-from server.scheduler import Rules, Scheduler
-from server.spare import Spare
-from server.status import MemoryStatus, ModelInfo, QueueStatus, Status
-from server.stream import Stream, Waiting
-from server.telling import Teller, why
+from server.pool import limits
+from server.pool.live import Live
+from server.pool.loader import Loader, LoadRefusedError
+from server.pool.read_ahead import ReadAhead
+from server.pool.resident import PoolError, Resident
+from server.pool.spare import Spare
+from server.pool.status import MemoryStatus, ModelInfo, QueueStatus, Status
+from server.pool.stream import Stream, Waiting
+from server.pool.telling import Teller, why
+from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
+from server.scheduling.scheduler import Rules, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from backends.messages import ErrorCode, Event, Job, LoadModel, Ready, Step
-    from server.catalog import Catalog, CatalogEntry
-    from server.config import Settings
     from server.metrics import Metrics
+    from server.settings.catalog import Catalog, CatalogEntry
+    from server.settings.config import Settings
 
 __all__ = ["ModelInfo", "ModelState", "Pool", "PoolError", "Status", "Stream"]
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from backends.child import Child, start_child
 from backends.messages import Report, Warm
-from server import host
+from server.memory import host
 
 _LOG = logging.getLogger("onecard.spare")
 _LINGER_S: Final = 1.0

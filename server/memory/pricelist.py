@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from backends.footprint import RUNTIME_BYTES, Footprint, ModelHeader, Plan, layer_share, predict
 from backends.registry import TEST_ENGINE
-from server.remembered import Remembered
+from server.memory.remembered import Remembered
 
 if TYPE_CHECKING:
     from backends.dry import DrySizes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from server.decisions import Drain, Unload
+    from server.scheduling.decisions import Drain, Unload
 
 _LOG = logging.getLogger("onecard.pool")
 _WARNINGS = ("crashed", "load_failed", "load_refused")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from server.config import ModelConfig
-from server.references import DEMO, Located, LocateError, locate, parse_hub_reference
+from server.settings.config import ModelConfig
+from server.settings.references import DEMO, Located, LocateError, locate, parse_hub_reference
 
 if TYPE_CHECKING:
-    from server.config import Settings
+    from server.settings.config import Settings
 
 
 class CatalogError(Exception):

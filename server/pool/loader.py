@@ -12,19 +12,19 @@ from backends.footprint import HeaderError, ModelHeader, Plan
 from backends.messages import ErrorCode, LoadModel, Ready
 from backends.registry import ENGINES
 from backends.worker import Listener, Timeouts, Worker
-from server.appraiser import Appraiser, Looked, likely_plans, look, wish
-from server.capacity import Asked, Capacity, appraise
-from server.ledger import LedgerError
-from server.placement import Placed, Refused, place
-from server.sizes import format_size
+from server.memory.appraiser import Appraiser, Looked, likely_plans, look, wish
+from server.memory.capacity import Asked, Capacity, appraise
+from server.memory.ledger import LedgerError
+from server.memory.placement import Placed, Refused, place
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from server.catalog import CatalogEntry
-    from server.eviction import Candidate
-    from server.memory import Memory
-    from server.spare import Spare
+    from server.memory.memory import Memory
+    from server.pool.spare import Spare
+    from server.scheduling.eviction import Candidate
+    from server.settings.catalog import CatalogEntry
 
 FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""

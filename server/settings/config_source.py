@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from server.config import Settings
-from server.config_problems import nearest, owner, sentences
-from server.key_file import KeyFileError, read_keys
-from server.references import absolute
+from server.settings.config import Settings
+from server.settings.config_problems import nearest, owner, sentences
+from server.settings.key_file import KeyFileError, read_keys
+from server.settings.references import absolute
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

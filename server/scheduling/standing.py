@@ -1,6 +1,6 @@
 """Where one model stands: its state, its jobs and what has been measured of it. Plain data with derived values.
 
-`server.scheduler` and `server.swaps` are the only ones who change it.
+`server.scheduling.scheduler` and `server.scheduling.swaps` are the only ones who change it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from server.deadlines import Deadlines
-from server.decisions import ModelState, UnloadReason
-from server.quarantine import Quarantine
+from server.scheduling.deadlines import Deadlines
+from server.scheduling.decisions import ModelState, UnloadReason
+from server.scheduling.quarantine import Quarantine
 
 LIGHT_JOBS: Final = 16
 """Jobs without sequences (tokenizing) that one worker holds at once."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from server.status import ModelStatus, Pace, model_status
+from server.pool.status import ModelStatus, Pace, model_status
 
 if TYPE_CHECKING:
     import asyncio
 
     from backends.messages import ErrorCode, Ready
     from backends.worker import Exit, Worker
-    from server.catalog import CatalogEntry
-    from server.ledger import Booking
+    from server.memory.ledger import Booking
     from server.metrics import ModelMetrics
-    from server.scheduler import ModelView
+    from server.scheduling.scheduler import ModelView
+    from server.settings.catalog import CatalogEntry
 
 
 _TELLING_SHARE: Final = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from server.placement import Refused
+    from server.memory.placement import Refused
 
 
 class Books(Protocol):

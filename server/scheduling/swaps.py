@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from server.decisions import Action, Drain, Load, ModelState, Unload, UnloadReason
-from server.eviction import Candidate, choose, regret
-from server.placement import Refused
+from server.memory.placement import Refused
+from server.scheduling.decisions import Action, Drain, Load, ModelState, Unload, UnloadReason
+from server.scheduling.eviction import Candidate, choose, regret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from server.books import Books
-    from server.standing import Standing
+    from server.memory.books import Books
+    from server.scheduling.standing import Standing
 
 Policy = Literal["collate", "fifo"]
 

@@ -1,7 +1,7 @@
 """HTTP/1.1 on the wire, stricter than the library's default, with refusals in OpenAI's shape.
 
 What two HTTP readers could understand differently (bare line feeds, folded header lines) is refused, so that nothing
-can be smuggled behind a proxy. Everything behind the parser is `server.gate`'s.
+can be smuggled behind a proxy. Everything behind the parser is `server.door.gate`'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who leaves when room is needed: the set of candidates that frees enough with the least regret. Pure.
 
 The regret of a model is the time its reload is expected to cost: measured load seconds, times how often it is asked
-for, times its priority. What may leave at all is decided in `server.swaps`.
+for, times its priority. What may leave at all is decided in `server.scheduling.swaps`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The asyncio shell around the scheduler: workers, live jobs, their streams, and what is told of them."""

@@ -1,0 +1,1 @@
+"""Which model is resident and which job is next: pure decisions."""

@@ -1,0 +1,1 @@
+"""What the operator asked for: the configuration, where it comes from, and the models by name."""
