@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 log = logging.getLogger("onecard.serve")
+_STOP_S = 15
+"""How long the workers may take to end once the grace is over."""
 _FLUSH_S = 3
 """How long answers that are complete may take to reach their readers."""
 _BACKLOG = 2048
@@ -76,8 +78,12 @@ class Drain:
 
     async def _run(self) -> None:
         try:
-            await self._pool.close(self._drain_s)
+            await asyncio.wait_for(self._pool.close(self._drain_s), self._drain_s + _STOP_S)
             await self._flushed()
+        except TimeoutError:
+            log.error("drain_stuck hint='something did not end; it ends with this process'")
+            logging.shutdown()
+            os._exit(1)
         except Exception:
             log.exception("drain_failed")
         finally:
