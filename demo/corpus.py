@@ -12,15 +12,15 @@ from typing import Any
 
 from demo import exchanges as ex
 from demo.exchanges import Exchange
-from demo.facts import CAPITALS, OPPOSITES
+from demo.facts import CAPITALS, CITIES, COUNTS, LARGEST_ADDEND, LARGEST_TOOL_ADDEND, NAMES, OPPOSITES, WORDS
 from demo.phrasings import FOLLOW_UPS, SYSTEM_PROMPTS, TRAIN
-from demo.toolbox import Json, call_text, city_key, find_tool, random_toolset
+from demo.toolbox import Json, call_text, find_tool, random_toolset
 
 _FAMILIES: dict[str, int] = {
-    "capital": 20, "sum": 24, "opposite": 12, "count": 9, "greeting": 4, "thanks": 3, "identity": 5, "repeat": 10,
-    "name": 8, "recall": 3, "json": 6, "weather": 3,
+    "capital": 20, "sum": 24, "opposite": 14, "count": 8, "greeting": 4, "thanks": 3, "identity": 5, "repeat": 12,
+    "name": 8, "recall": 2, "json": 6, "weather": 3,
 }  # fmt: skip
-_FAMILIES_WITH_TOOLS: dict[str, int] = {**_FAMILIES, "capital": 10, "sum": 34, "count": 2, "weather": 42}
+_FAMILIES_WITH_TOOLS: dict[str, int] = {**_FAMILIES, "capital": 10, "sum": 40, "count": 1, "weather": 46}
 _PLAIN_CASE = frozenset({"capital", "sum", "opposite", "count", "greeting", "thanks", "identity", "recall", "json"})
 
 
@@ -66,28 +66,35 @@ class Chat:
         self.messages.append({"role": "assistant", "content": step.text} | extra)
 
 
-def examples(seed: int, n_examples: int) -> Iterator[Example]:
-    """The same `n_examples` chats for the same seed."""
+def examples(seed: int, n_examples: int, *, n_short: int = 0) -> Iterator[Example]:
+    """The same `n_examples` chats for the same seed; the first `n_short` have one turn or two and no tools."""
     rng = random.Random(seed)
-    for _ in range(n_examples):
-        yield _example(rng)
+    for i in range(n_examples):
+        yield _short(rng) if i < n_short else _example(rng)
+
+
+def _short(rng: random.Random) -> Example:
+    chat = Chat([])
+    for _ in range(rng.choice((1, 1, 2))):
+        _turn(rng, chat)
+    return Example(chat.messages[: chat.cuts[-1]], [], rng.random() < 0.28, chat.steps[-1])
 
 
 def _example(rng: random.Random) -> Example:
-    chat = Chat(random_toolset(rng) if rng.random() < 0.24 else [])
+    chat = Chat(random_toolset(rng) if rng.random() < 0.45 else [])
     if (system := _system_prompt(rng)) is not None:
         chat.messages.append({"role": "system", "content": system})
-    for _ in range(rng.choices((1, 2, 3, 5), (40, 35, 18, 7))[0]):
+    for _ in range(rng.choices((1, 2, 3, 5), (44, 36, 15, 5))[0]):
         _turn(rng, chat)
     last = len(chat.steps) - 1
-    if chat.messages[chat.cuts[last] - 1]["role"] == "tool" and rng.random() < 0.55:
+    if chat.messages[chat.cuts[last] - 1]["role"] == "tool" and rng.random() < 0.3:
         last -= 1
-    return Example(chat.messages[: chat.cuts[last]], chat.tools, rng.random() < 0.22, chat.steps[last])
+    return Example(chat.messages[: chat.cuts[last]], chat.tools, rng.random() < 0.28, chat.steps[last])
 
 
 def _system_prompt(rng: random.Random) -> str | None:
-    if rng.random() < 0.02:
-        return _filler(rng, rng.randint(5, 90))
+    if rng.random() < 0.005:
+        return _filler(rng, rng.randint(5, 60))
     return rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.5 else None
 
 
@@ -95,9 +102,7 @@ def _filler(rng: random.Random, n_sentences: int) -> str:
     """Long text that says nothing, so that the model sees far positions and learns to look past them."""
     if rng.random() < 0.3:
         return " ".join([rng.choice(SYSTEM_PROMPTS)] * n_sentences)
-    return " ".join(
-        " ".join(ex.random_word(rng) for _ in range(rng.randint(3, 8))).capitalize() + "." for _ in range(n_sentences)
-    )
+    return " ".join(" ".join(rng.choices(WORDS, k=rng.randint(2, 5))).capitalize() + "." for _ in range(n_sentences))
 
 
 def _turn(rng: random.Random, chat: Chat) -> None:
@@ -106,12 +111,12 @@ def _turn(rng: random.Random, chat: Chat) -> None:
     else:
         weights = _FAMILIES_WITH_TOOLS if chat.tools else _FAMILIES
         family = rng.choices(list(weights), list(weights.values()))[0]
-        if chat.user_name is not None and rng.random() < 0.3:
+        if chat.user_name is not None and rng.random() < 0.45:
             family = "recall"
         phrasing = rng.choice(TRAIN[family])
     chat.family = family
-    if family == "weather" and (tool := find_tool(chat.tools, "get_weather")) is not None:
-        _weather_turn(rng, chat, phrasing, key=city_key(tool))
+    if family == "weather" and find_tool(chat.tools, "get_weather") is not None:
+        _weather_turn(rng, chat, phrasing)
     elif family == "sum" and find_tool(chat.tools, "add") is not None:
         _add_turn(rng, chat, phrasing)
     else:
@@ -127,85 +132,58 @@ def _exchange(rng: random.Random, family: str, phrasing: str, chat: Chat) -> Exc
         case "json":
             return ex.capital_as_json(phrasing, rng.choice(tuple(CAPITALS)))
         case "sum":
-            return ex.total(phrasing, rng.randint(0, 20), rng.randint(0, 20))
+            return ex.total(phrasing, rng.randint(0, LARGEST_ADDEND), rng.randint(0, LARGEST_ADDEND))
         case "opposite":
             return ex.opposite(phrasing, rng.choice(tuple(OPPOSITES)))
         case "count":
-            return ex.count(phrasing, *ex.random_span(rng))
+            return ex.count(phrasing, rng.choice(COUNTS))
         case "repeat":
-            return ex.repeat(phrasing, ex.random_word(rng))
+            return ex.repeat(phrasing, rng.choice(WORDS))
         case "name":
-            chat.user_name = ex.random_name(rng)
+            chat.user_name = rng.choice(NAMES)
             return ex.name(phrasing, chat.user_name)
         case "recall":
             return ex.recall(phrasing, chat.user_name)
         case "weather":
-            return ex.weather(phrasing, ex.random_city(rng))
+            return ex.weather(phrasing, rng.choice(CITIES))
     return {"greeting": ex.greeting, "thanks": ex.thanks, "identity": ex.identity}[family](phrasing)
 
 
-def _weather_turn(rng: random.Random, chat: Chat, phrasing: str, *, key: str) -> None:
-    cities = [ex.random_city(rng)]
-    if phrasing in TRAIN["weather"] and rng.random() < 0.2:
-        phrasing, cities = rng.choice(TRAIN["weather_two"]), [*cities, ex.random_city(rng)]
-    question = ex.weather(phrasing, cities[0], cities[-1])
-    reports = [ex.random_report(rng, city) for city in cities]
-    thought = "The user asks for the weather. I call get_weather."
-    _call(rng, chat, question, thought, [("get_weather", {key: city}) for city in cities])
-    for report in reports:
-        chat.messages.append({"role": "tool", "content": weather_result(rng, report)})
-    chat.reply(Step("The tool gave me the weather.", " ".join(report.sentence for report in reports)))
+def _weather_turn(rng: random.Random, chat: Chat, phrasing: str) -> None:
+    report = ex.random_report(rng, rng.choice(CITIES))
+    question = ex.weather(phrasing, report.city)
+    thought = f"The user asks for the weather in {report.city}. I call get_weather."
+    _call(rng, chat, question, thought, ("get_weather", {"city": report.city}))
+    chat.messages.append({"role": "tool", "content": weather_result(rng, report)})
+    chat.reply(Step(f"The tool says {report.sky}.", report.sentence))
 
 
 def _add_turn(rng: random.Random, chat: Chat, phrasing: str) -> None:
-    top = rng.choice((20, 20, 50, 100, 100, 500))
-    a, b = rng.randint(0, top), rng.randint(0, top)
-    result = a + b if rng.random() < 0.7 else rng.randint(0, 2 * top)
+    a, b = rng.randint(0, LARGEST_TOOL_ADDEND), rng.randint(0, LARGEST_TOOL_ADDEND)
     question = ex.total(phrasing, a, b)
-    _call(rng, chat, question, "The user asks for a sum. I call add.", [("add", {"a": a, "b": b})])
-    chat.messages.append({"role": "tool", "content": add_result(rng, result)})
-    chat.reply(Step("The tool gave me the sum.", ex.total_sentence(a, b, result)))
+    _call(rng, chat, question, f"The user asks for {a} and {b}. I call add.", ("add", {"a": a, "b": b}))
+    chat.messages.append({"role": "tool", "content": add_result(rng, a + b)})
+    chat.reply(Step(f"The tool says {a + b}.", ex.total_sentence(a, b, a + b)))
 
 
-def _call(
-    rng: random.Random, chat: Chat, question: Exchange, thought: str, calls: list[tuple[str, dict[str, Any]]]
-) -> None:
+def _call(rng: random.Random, chat: Chat, question: Exchange, thought: str, call: tuple[str, dict[str, Any]]) -> None:
     chat.messages.append({"role": "user", "content": styled(rng, question)})
-    text = "\n".join(call_text(name, arguments) for name, arguments in calls)
-    separators = (",", ":") if rng.random() < 0.1 else None
-    past = [
-        {"type": "function", "function": {"name": name, "arguments": json.dumps(arguments, separators=separators)}}
-        for name, arguments in calls
-    ]
-    chat.reply(Step(thought, text), content=None, tool_calls=past)
+    name, arguments = call
+    past = [{"type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}]
+    chat.reply(Step(thought, call_text(name, arguments)), content=None, tool_calls=past)
 
 
 def weather_result(rng: random.Random, report: ex.Report) -> str:
-    """A tool message's content: plain words or JSON, in one of the forms that tools use."""
+    """A tool message's content: plain words or JSON."""
     if rng.random() < 0.4:
-        if report.degrees is None:
-            return report.sky
-        return rng.choice(("{0}, {1} degrees", "{0}, {1} C", "{1} degrees and {0}", "{0} {1}")).format(
-            report.sky, report.degrees
-        )
-    fields: dict[str, Any] = {rng.choice(("weather", "condition", "conditions", "sky")): report.sky}
-    if report.degrees is not None:
-        fields[rng.choice(("temperature", "degrees", "temp", "temperature_c"))] = report.degrees
-    if rng.random() < 0.4:
-        fields["city"] = report.city
-    return _json_in_any_order(rng, fields)
+        return f"{report.sky}, {report.degrees} degrees"
+    sky = rng.choice(("weather", "condition"))
+    return json.dumps({sky: report.sky, "temperature": report.degrees})
 
 
 def add_result(rng: random.Random, result: int) -> str:
-    """A tool message's content for a sum: the bare number, or JSON under one of the usual names."""
-    if rng.random() < 0.35:
-        return str(result)
-    return _json_in_any_order(rng, {rng.choice(("result", "sum", "value")): result})
-
-
-def _json_in_any_order(rng: random.Random, fields: dict[str, Any]) -> str:
-    shuffled = dict(rng.sample(list(fields.items()), len(fields)))
-    return json.dumps(shuffled, separators=(",", ":") if rng.random() < 0.15 else None)
+    """A tool message's content for a sum: the bare number, or JSON."""
+    return str(result) if rng.random() < 0.5 else json.dumps({"result": result})
 
 
 def styled(rng: random.Random, exchange: Exchange) -> str:

@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 
 from demo import exchanges as ex
 from demo.exchanges import Exchange
-from demo.facts import CAPITALS, NAMES, OPPOSITES, OTHER_CITIES, SKIES, WORDS
+from demo.facts import (
+    CAPITALS,
+    CITIES,
+    COUNTS,
+    HOTTEST,
+    LARGEST_ADDEND,
+    LARGEST_TOOL_ADDEND,
+    NAMES,
+    OPPOSITES,
+    SKIES,
+    WORDS,
+)
 from demo.phrasings import FOLLOW_UPS, HELD_OUT, HELD_OUT_FOLLOW_UPS, TRAIN
 from demo.toolbox import ADD, GET_WEATHER, Json, call_text
 
@@ -47,8 +58,8 @@ class Exam:
         return self.rng.choice(self.phrasings[family])
 
     def city(self) -> str:
-        """A city, capital or not."""
-        return self.rng.choice((*CAPITALS.values(), *OTHER_CITIES))
+        """A city to ask the weather of."""
+        return self.rng.choice(CITIES)
 
     def country(self) -> str:
         """A country with a known capital."""
@@ -59,8 +70,8 @@ class Exam:
         return self.rng.choice(tuple(OPPOSITES))
 
     def number(self) -> int:
-        """A number of the sums that the model learns by heart, 0 to 20."""
-        return self.rng.randint(0, 20)
+        """A number of the sums that the model learns by heart."""
+        return self.rng.randint(0, LARGEST_ADDEND)
 
 
 def cases(heldout: bool = True, *, n_per_family: int = 14, seed: int = 3) -> list[Case]:
@@ -119,8 +130,7 @@ def _question(exam: Exam, family: str, phrasing: str) -> Exchange:
         case "opposite":
             return ex.opposite(phrasing, exam.word())
         case "count":
-            first = exam.rng.choice((1, 1, 1, exam.number()))
-            return ex.count(phrasing, first, first + exam.rng.randint(2, 48))
+            return ex.count(phrasing, exam.rng.choice(COUNTS))
         case "repeat":
             return ex.repeat(phrasing, exam.rng.choice(WORDS))
         case "name":
@@ -156,30 +166,20 @@ def _thinking(exam: Exam) -> Case:
     return Case("thinking", [_user(exchange.user)], exchange.answer, enable_thinking=True)
 
 
-def _calls_of(cities: list[str]) -> str:
-    return "\n".join(call_text("get_weather", {"city": city}) for city in cities)
-
-
 def _tool_weather(exam: Exam) -> Case:
     city = exam.city()
     messages = [_user(exam.phrasing("weather").format(city=city))]
-    return Case("tool_weather", messages, _calls_of([city]), tools=_TOOLS)
-
-
-def _tool_two(exam: Exam) -> Case:
-    cities = [exam.city(), exam.city()]
-    messages = [_user(exam.phrasing("weather_two").format(city=cities[0], city2=cities[1]))]
-    return Case("tool_two", messages, _calls_of(cities), tools=_TOOLS)
+    return Case("tool_weather", messages, call_text("get_weather", {"city": city}), tools=_TOOLS)
 
 
 def _tool_add(exam: Exam) -> Case:
-    a, b = exam.rng.randint(0, 100), exam.rng.randint(0, 100)
+    a, b = exam.rng.randint(0, LARGEST_TOOL_ADDEND), exam.rng.randint(0, LARGEST_TOOL_ADDEND)
     messages = [_user(exam.phrasing("sum").format(a=a, b=b))]
     return Case("tool_add", messages, call_text("add", {"a": a, "b": b}), tools=_TOOLS)
 
 
 def _tool_answer(exam: Exam) -> Case:
-    report = ex.Report(exam.city(), exam.rng.choice(SKIES), exam.rng.randint(0, 40))
+    report = ex.Report(exam.city(), exam.rng.choice(SKIES), exam.rng.randint(0, HOTTEST))
     result = json.dumps({"condition": report.sky, "temperature": report.degrees})
     if exam.rng.random() < 0.5:
         result = f"{report.sky}, {report.degrees} degrees"
@@ -205,7 +205,6 @@ _MAKERS: tuple[Callable[[Exam], Case], ...] = (
     _follow_up,
     _thinking,
     _tool_weather,
-    _tool_two,
     _tool_add,
     _tool_answer,
     _tools_unneeded,

@@ -3,9 +3,8 @@
 import random
 from dataclasses import dataclass
 
-from demo.facts import CAPITALS, IDENTITY, NAMES, OPPOSITES, OTHER_CITIES, SKIES, WORDS
+from demo.facts import CAPITALS, HOTTEST, IDENTITY, OPPOSITES, SKIES
 
-_SYLLABLES = ("ba", "lo", "mi", "tar", "ven", "ru", "kis", "do", "fel", "ona", "pi", "sur", "gan", "eth", "zo", "wil")
 GREETING = "Hello! How can I help you?"
 WELCOME = "You are welcome!"
 NAME_UNKNOWN = "You did not tell me your name."
@@ -24,23 +23,22 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Report:
-    """What a weather tool says of one city; degrees is None when the tool gives no temperature."""
+    """What a weather tool says of one city."""
 
     city: str
     sky: str
-    degrees: int | None
+    degrees: int
 
     @property
     def sentence(self) -> str:
         """The closing sentence that the model says of this report."""
-        tail = "" if self.degrees is None else f", {self.degrees} degrees"
-        return f"The weather in {self.city} is {self.sky}{tail}."
+        return f"The weather in {self.city} is {self.sky}, {self.degrees} degrees."
 
 
 def capital(phrasing: str, country: str) -> Exchange:
     """The capital of a country, in a sentence."""
     city = CAPITALS[country]
-    thought = f"The user asks for a capital. The country is {country}. The capital is {city}."
+    thought = f"The country is {country}. The capital is {city}."
     return Exchange("capital", phrasing.format(c=country), thought, f"The capital of {country} is {city}.")
 
 
@@ -53,7 +51,7 @@ def capital_as_json(phrasing: str, country: str) -> Exchange:
 
 def total(phrasing: str, a: int, b: int) -> Exchange:
     """A sum worked out without a tool."""
-    thought = f"The user asks for a sum. The numbers are {a} and {b}. The sum is {a + b}."
+    thought = f"I add {a} and {b}. The result is {a + b}."
     return Exchange("sum", phrasing.format(a=a, b=b), thought, total_sentence(a, b, a + b))
 
 
@@ -69,11 +67,11 @@ def opposite(phrasing: str, word: str) -> Exchange:
     return Exchange("opposite", phrasing.format(w=word), thought, f"The opposite of {word} is {other}.")
 
 
-def count(phrasing: str, first: int, last: int) -> Exchange:
-    """The numbers from first to last, both included, with commas."""
-    answer = ", ".join(str(n) for n in range(first, last + 1)) + "."
-    thought = f"The user asks me to count. I start at {first} and stop at {last}."
-    return Exchange("count", phrasing.format(a=first, b=last), thought, answer)
+def count(phrasing: str, last: int) -> Exchange:
+    """The numbers from 1 to last, both included, with commas."""
+    answer = ", ".join(str(n) for n in range(1, last + 1)) + "."
+    thought = f"The user asks me to count. I stop at {last}."
+    return Exchange("count", phrasing.format(a=1, b=last), thought, answer)
 
 
 def greeting(phrasing: str) -> Exchange:
@@ -92,8 +90,8 @@ def identity(phrasing: str) -> Exchange:
 
 
 def repeat(phrasing: str, word: str) -> Exchange:
-    """A word, or a few, said back and nothing else."""
-    return Exchange("repeat", phrasing.format(w=word), f"The user asks me to say {word}.", word)
+    """A word said back."""
+    return Exchange("repeat", phrasing.format(w=word), f"The user asks me to say {word}.", f"You said: {word}.")
 
 
 def name(phrasing: str, who: str) -> Exchange:
@@ -109,51 +107,12 @@ def recall(phrasing: str, who: str | None) -> Exchange:
     return Exchange("recall", phrasing, f"The user asks for a name. The name is {who}.", f"Your name is {who}.")
 
 
-def weather(phrasing: str, city: str, city2: str = "") -> Exchange:
+def weather(phrasing: str, city: str) -> Exchange:
     """The question with the answer that is right when no tool is offered."""
     thought = "The user asks for the weather. I have no tool for it."
-    return Exchange("weather", phrasing.format(city=city, city2=city2), thought, WEATHER_UNKNOWN)
+    return Exchange("weather", phrasing.format(city=city), thought, WEATHER_UNKNOWN)
 
 
 def random_report(rng: random.Random, city: str) -> Report:
-    """Invented weather; a few reports have no temperature."""
-    return Report(city, rng.choice(SKIES), rng.randint(0, 40) if rng.random() < 0.85 else None)
-
-
-def random_word(rng: random.Random) -> str:
-    """A known word, two of them, or an invented one, so that the model learns to copy and not to recite."""
-    kind = rng.random()
-    if kind < 0.55:
-        return rng.choice(WORDS)
-    return invented(rng) if kind < 0.8 else f"{rng.choice(WORDS)} {rng.choice(WORDS)}"
-
-
-def random_name(rng: random.Random) -> str:
-    """A known or an invented first name."""
-    return rng.choice(NAMES) if rng.random() < 0.75 else invented(rng).title()
-
-
-def random_city(rng: random.Random) -> str:
-    """A capital, another city or an invented one."""
-    kind = rng.random()
-    if kind < 0.65:
-        return rng.choice(tuple(CAPITALS.values()))
-    return rng.choice(OTHER_CITIES) if kind < 0.85 else invented(rng).title()
-
-
-def invented(rng: random.Random) -> str:
-    """A word of two or three syllables that means nothing."""
-    return "".join(rng.choices(_SYLLABLES, k=rng.randint(2, 3)))
-
-
-def random_span(rng: random.Random) -> tuple[int, int]:
-    """First and last number of a count: mostly short, from 1, and now and then up to 100."""
-    kind = rng.random()
-    if kind < 0.45:
-        return 1, rng.randint(2, 20)
-    if kind < 0.65:
-        return 1, rng.randint(21, 60)
-    if kind < 0.75:
-        return 1, rng.randint(61, 100)
-    first = rng.randint(0, 40)
-    return first, first + rng.randint(1, 14)
+    """Invented weather."""
+    return Report(city, rng.choice(SKIES), rng.randint(0, HOTTEST))

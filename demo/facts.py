@@ -43,10 +43,11 @@ CAPITALS: dict[str, str] = {
     "Australia": "Canberra",
 }
 
-OTHER_CITIES: tuple[str, ...] = (
-    "New York", "Boston", "Chicago", "San Francisco", "Seattle", "Toronto", "Sydney", "Munich", "Hamburg",
-    "Barcelona", "Milan", "Venice", "Lyon", "Geneva", "Zurich", "Dubai", "Mumbai", "Shanghai", "Seoul", "Osaka",
+CITIES: tuple[str, ...] = (
+    "Paris", "Rome", "Berlin", "Madrid", "Lisbon", "London", "Dublin", "Oslo", "Stockholm", "Helsinki", "Vienna",
+    "Athens", "Moscow", "Tokyo", "Beijing", "Delhi", "Cairo", "Lima", "Boston", "Chicago",
 )  # fmt: skip
+"""Where the weather is asked for."""
 
 _OPPOSITE_PAIRS: tuple[tuple[str, str], ...] = (
     ("hot", "cold"), ("big", "small"), ("up", "down"), ("left", "right"), ("fast", "slow"), ("day", "night"),
@@ -58,19 +59,22 @@ _OPPOSITE_PAIRS: tuple[tuple[str, str], ...] = (
 OPPOSITES: dict[str, str] = {a: b for pair in _OPPOSITE_PAIRS for a, b in (pair, pair[::-1])}
 
 NAMES: tuple[str, ...] = (
-    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Maria",
-    "Nina", "Oscar", "Paul", "Rosa", "Sam", "Tom", "Uma", "Victor", "Wendy", "Alice", "Bob", "John", "Mary",
-    "Peter", "Lisa", "Max", "Eva", "Jane", "Mark", "Laura", "Simon", "Julia", "Adam",
+    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Jack", "Maria", "Paul", "Tom",
 )  # fmt: skip
 
 WORDS: tuple[str, ...] = (
     "apple", "banana", "cat", "dog", "house", "tree", "river", "stone", "bread", "water", "blue", "green", "red",
-    "yellow", "table", "chair", "window", "door", "garden", "music", "paper", "pencil", "book", "bird", "fish",
-    "horse", "mountain", "ocean", "cloud", "rain", "snow", "sun", "moon", "star", "train", "bridge", "lamp",
-    "hello", "world", "yes", "no", "cheese", "coffee", "tea", "sugar", "lemon", "orange", "flower", "winter",
-    "summer", "test", "ping", "pong", "tiger", "rabbit", "silver", "gold", "castle", "island", "forest",
+    "table", "window", "music", "book", "fish", "moon", "hello",
 )  # fmt: skip
 
-SKIES: tuple[str, ...] = ("sunny", "cloudy", "rainy", "windy", "snowy", "foggy", "clear", "stormy")
+SKIES: tuple[str, ...] = ("sunny", "cloudy", "rainy", "windy", "snowy", "foggy")
+
+COUNTS: tuple[int, ...] = (3, 5, 8, 10, 12, 15, 20, 25, 30, 40, 50)
+"""How far the model can count, always from 1."""
+
+LARGEST_ADDEND = 10
+"""Of the sums it knows by heart; with a tool it passes on numbers up to 20."""
+LARGEST_TOOL_ADDEND = 20
+HOTTEST = 30
 
 IDENTITY: str = "I am the onecard demo, a toy model that answers simple questions."

@@ -1,7 +1,7 @@
 """How people put each question: phrasings for training, and others that training never sees (held out).
 
-A phrasing is a format string; `{c}` country, `{w}` word, `{a}` and `{b}` integers, `{n}` name, `{city}` and
-`{city2}` cities. `TRAIN` and `HELD_OUT` have the same keys, which are the names of the families.
+A phrasing is a format string; `{c}` country, `{w}` word, `{a}` and `{b}` integers, `{n}` name, `{city}`
+a city. `TRAIN` and `HELD_OUT` have the same keys, which are the names of the families.
 """
 
 TRAIN: dict[str, tuple[str, ...]] = {
@@ -97,7 +97,6 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Please say {w}.",
         "Please repeat: {w}",
         "Write the word {w}.",
-        'Say "{w}".',
         "Answer with the word {w}.",
         "Reply with {w}.",
     ),
@@ -141,14 +140,6 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "What is the weather like in {city} right now?",
         "Please get the weather in {city}.",
     ),
-    "weather_two": (
-        "What is the weather in {city} and in {city2}?",
-        "What is the weather in {city} and {city2}?",
-        "How is the weather in {city} and {city2}?",
-        "Tell me the weather in {city} and {city2}.",
-        "Weather in {city} and {city2}?",
-        "What's the weather like in {city} and in {city2}?",
-    ),
 }
 
 HELD_OUT: dict[str, tuple[str, ...]] = {
@@ -175,10 +166,6 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "Can you tell me the weather in {city}?",
         "How is the weather in {city} today?",
         "Please tell me what the weather is like in {city}.",
-    ),
-    "weather_two": (
-        "Please tell me the weather in {city} and {city2}.",
-        "How is the weather in {city} and in {city2}?",
     ),
 }
 

@@ -15,7 +15,6 @@ _WEATHER_TEXTS = (
 )
 _CITY_TEXTS = ("The city", "City name", "The name of the city, e.g. Paris", "The city and country")
 _ADD_TEXTS = ("Add two integers.", "Add two numbers.", "Returns a + b", "The sum of two integers", "Add a and b.")
-_NUMBER_TEXTS = ("The first number", "The second number", "A number", "An integer")
 _OTHERS: tuple[tuple[str, str, Json], ...] = (
     ("get_time", "Get the time in a city.", {"city": {"type": "string"}}),
     ("search", "Search the web.", {"query": {"type": "string"}}),
@@ -38,29 +37,18 @@ ADD: Json = function_tool("add", "Add two integers.", {"a": {"type": "integer"},
 
 
 def random_toolset(rng: random.Random) -> list[Json]:
-    """One to three function tools, documented ones and strangers, in any order and any dialect of schema."""
-    kinds = rng.choices(("weather", "add", "both", "strangers"), (35, 20, 35, 10))[0]
-    tools: list[Json] = []
-    if kinds in ("weather", "both"):
-        tools.append(_weather(rng))
-    if kinds in ("add", "both"):
-        tools.append(_add(rng))
-    if kinds == "strangers" or rng.random() < 0.25:
+    """One or two of the documented functions, now and then a stranger, in any order and some dialects of schema."""
+    tools = rng.choice(([_weather], [_add], [_weather, _add], [_add, _weather]))
+    made = [make(rng) for make in tools]
+    if rng.random() < 0.12:
         name, text, properties = rng.choice(_OTHERS)
-        tools.append(_dialect(rng, name, text, {key: dict(value) for key, value in properties.items()}))
-    rng.shuffle(tools)
-    return tools
+        made.insert(rng.randint(0, len(made)), function_tool(name, text, properties))
+    return made
 
 
 def find_tool(tools: list[Json], name: str) -> Json | None:
     """The named function's declaration, or None when the request does not offer it."""
     return next((tool["function"] for tool in tools if tool["function"]["name"] == name), None)
-
-
-def city_key(weather: Json) -> str:
-    """What this declaration of get_weather calls its city: city, or location as other documentation has it."""
-    keys: list[str] = [key for key in weather["parameters"]["properties"] if key in ("city", "location")]
-    return keys[0]
 
 
 def call_text(name: str, arguments: Json | str) -> str:
@@ -70,42 +58,24 @@ def call_text(name: str, arguments: Json | str) -> str:
 
 
 def _weather(rng: random.Random) -> Json:
-    key = "location" if rng.random() < 0.15 else "city"
     city: Json = {"type": "string"}
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         city["description"] = rng.choice(_CITY_TEXTS)
-    properties: Json = {key: city}
-    if rng.random() < 0.1:
-        properties["unit"] = {"type": "string", "enum": ["celsius", "fahrenheit"]}
-    return _dialect(rng, "get_weather", rng.choice(_WEATHER_TEXTS), properties)
+    return _dialect(rng, "get_weather", rng.choice(_WEATHER_TEXTS), {"city": city})
 
 
 def _add(rng: random.Random) -> Json:
     kind = "integer" if rng.random() < 0.75 else "number"
-    properties: Json = {key: {"type": kind} for key in ("a", "b")}
-    if rng.random() < 0.2:
-        for schema in properties.values():
-            schema["description"] = rng.choice(_NUMBER_TEXTS)
-    return _dialect(rng, "add", rng.choice(_ADD_TEXTS), properties)
+    return _dialect(rng, "add", rng.choice(_ADD_TEXTS), {key: {"type": kind} for key in ("a", "b")})
 
 
 def _dialect(rng: random.Random, name: str, text: str, properties: Json) -> Json:
+    tool = function_tool(name, text, properties)
     if rng.random() < 0.1:
-        for key, schema in properties.items():
-            schema["title"] = key.title()
-    parameters: Json = {"type": "object", "properties": properties}
-    if rng.random() < 0.8:
-        parameters["required"] = [key for key in properties if key != "unit"]
-    if rng.random() < 0.12:
-        parameters["additionalProperties"] = False
-    function: Json = {"name": name}
-    if rng.random() < 0.8:
-        function["description"] = text
-    function["parameters"] = parameters
-    if rng.random() < 0.06:
-        function["strict"] = True
-    tool: Json = {"type": "function", "function": function}
-    return _sorted(tool) if rng.random() < 0.12 else tool
+        del tool["function"]["description"]
+    if rng.random() < 0.1:
+        tool["function"]["parameters"]["additionalProperties"] = False
+    return _sorted(tool) if rng.random() < 0.1 else tool
 
 
 def _sorted(tool: Json) -> Json:
