@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -82,11 +83,10 @@ def test_errors_have_their_exit_codes(onecard, server):
 
 
 @pytest.mark.parametrize("model", ["demo", str(GGUF_PATH)])
-def test_without_a_server_it_starts_its_own_and_ends_it(onecard, model):
-    before = _servers()
+def test_without_a_server_it_starts_its_own_and_ends_it(onecard, model, tmp_path):
     done = onecard("run", model, "hello there", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert (done.returncode, done.stdout) == (0, "echo: hello there\n")
-    assert _servers() <= before
+    assert not _servers(tmp_path)
 
 
 def test_its_own_server_takes_the_configured_key_and_none_goes_elsewhere(onecard, server):
@@ -108,7 +108,6 @@ def test_its_own_server_that_does_not_start_says_why(onecard, tmp_path):
 
 
 def test_its_own_server_goes_when_it_is_killed(environment, tmp_path):
-    before = _servers()
     env = {**environment, "ONECARD_SERVER__PORT": _closed_port()}
     process = subprocess.Popen(
         [sys.executable, "-m", "server.cli", "run", "demo", "!slow 50 1000"],
@@ -119,12 +118,12 @@ def test_its_own_server_goes_when_it_is_killed(environment, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout.read(1)
-    ours = _servers() - before
+    ours = _servers(tmp_path)
     assert ours
     process.kill()
     process.wait()
     process.stdout.close()
-    until(lambda: not ours & _servers(), within_s=40, what="the server ends")
+    until(lambda: not ours & _servers(tmp_path), within_s=40, what="the server ends")
 
 
 def test_a_chat_remembers_stops_an_answer_and_ends(environment, server, tmp_path):
@@ -212,10 +211,11 @@ def _closed_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def _servers() -> set[int]:
-    """Servers that a `run` started, by pid."""
+def _servers(folder: Path) -> set[int]:
+    """Servers that a `run` in this folder started, by pid: other tests start theirs beside it."""
     found = set()
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        if "--exit-with-stdin" in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+    for process in psutil.process_iter(["pid", "cmdline", "status", "cwd"]):
+        ended = process.info["status"] == psutil.STATUS_ZOMBIE
+        if "--exit-with-stdin" in (process.info["cmdline"] or []) and process.info["cwd"] == str(folder) and not ended:
             found.add(process.info["pid"])
     return found

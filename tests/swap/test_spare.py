@@ -116,13 +116,14 @@ async def test_no_spare_where_memory_is_short_or_it_is_turned_off(new: New) -> N
 
 
 async def test_a_spare_that_is_just_being_started_leaves_nothing_when_closed(new: New) -> None:
+    before = set(psutil.Process().children())
     for _ in range(5):
         spare = await new(warm=False)
         await asyncio.sleep(0)
         await until(lambda spare=spare: spare._timer is None)
         await spare.close()
         assert not spare.started
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= before
 
 
 async def test_a_pool_uses_its_spare_and_gets_another_and_leaves_none(make: Maker) -> None:

@@ -15,10 +15,14 @@ from backends.footprint import HeaderError, Plan, inspect, predict
 from backends.gguf import header
 from tests.models import broken
 
+NEWER_THAN_THE_PACKAGE = {42}
+"""Q2_0, which the pinned llama.cpp writes and the pinned gguf package does not know."""
+
 
 def test_type_table_is_that_of_the_gguf_package() -> None:
     theirs = {int(kind): (kind.name, *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
-    assert dict(header.TENSOR_TYPES) == theirs
+    ours = {kind: sizes for kind, sizes in header.TENSOR_TYPES.items() if kind not in NEWER_THAN_THE_PACKAGE}
+    assert ours == theirs
 
 
 def write_model(path: Path, *, n_vocab: int, layers: int = 1) -> Path:
