@@ -77,6 +77,8 @@ class ModelMetrics:
     swap_wait: Histogram
     crashes: Counter
     measured_bytes: Gauge
+    gpu_layers: Gauge
+    layers: Gauge
     predicted_bytes: Mapping[str, Gauge]
     states: Mapping[ModelState, Gauge]
     loads: Mapping[str, Counter]
@@ -163,6 +165,8 @@ class _Maker:
         name = "model_name"
         self.predicted = gauge("model_memory_predicted_bytes", "Price of the loaded model", name, "part")
         self.measured = gauge("model_memory_measured_bytes", "What the loaded model took", name)
+        self.gpu_layers = gauge("model_gpu_layers", "Layers of the loaded model that lie on the GPU", name)
+        self.layers = gauge("model_layers", "Layers of the loaded model, the output layer counted", name)
         self.state = gauge("model_state", "1 for the state the model is in", name, "state")
         self.loads = counter("model_loads", "Loads by outcome", name, "outcome")
         self.evictions = counter("model_evictions", "Unloads by reason", name, "reason")
@@ -204,6 +208,8 @@ class _Maker:
             swap_wait=self.swap_s.labels(name),
             crashes=self.crashes.labels(name),
             measured_bytes=self.measured.labels(name),
+            gpu_layers=self.gpu_layers.labels(name),
+            layers=self.layers.labels(name),
             predicted_bytes={part: self.predicted.labels(name, part) for part in PARTS},
             states={state: self.state.labels(name, state.value) for state in ModelState},
             loads={outcome: self.loads.labels(name, outcome) for outcome in LOAD_OUTCOMES},

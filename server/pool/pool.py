@@ -321,7 +321,7 @@ class Pool:
         live.meter.dispatched(now)
         stream = live.stream
         stream.queue_ms = (now - live.submitted_at) * 1000
-        stream.gpu_layers = (resident.ready.gpu_layers, resident.ready.n_layers)
+        stream.gpu_layers = resident.layers_on(self._memory().device)
         if (waited_s := resident.load_wait_s(live.submitted_at)) is not None:
             stream.load_ms = waited_s * 1000
             resident.metrics.swap_wait.observe(waited_s)

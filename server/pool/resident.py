@@ -10,6 +10,7 @@ from server.pool.status import ModelStatus, Pace, model_status
 if TYPE_CHECKING:
     import asyncio
 
+    from backends.footprint import Device
     from backends.messages import ErrorCode, Ready
     from backends.worker import Exit, Worker
     from server.memory.ledger import Booking
@@ -65,17 +66,28 @@ class Resident:
             return guess_s
         return (now - self.load_started_at) * (1 - self.loaded) / self.loaded
 
+    def layers_on(self, device: Device) -> tuple[int, int] | None:
+        """Layers on the card and layers in all, for a model that should be on one."""
+        if self.ready is None or device == "cpu":
+            return None
+        return self.ready.gpu_layers, self.ready.n_layers
+
     def count_ready(self, booking: Booking, load_s: float) -> None:
         """A load has succeeded, with this in the books."""
         self.metrics.loads["ok"].inc()
         self.metrics.load_seconds.observe(load_s)
         self.metrics.measured_bytes.set(booking.measured_bytes or 0)
+        if self.ready is not None:
+            self.metrics.gpu_layers.set(self.ready.gpu_layers)
+            self.metrics.layers.set(self.ready.n_layers)
         for part, n_bytes in booking.predicted.parts.items():
             self.metrics.predicted_bytes[part].set(n_bytes)
 
     def count_exit(self, how: Exit, *, was_ready: bool) -> str:
         """A worker has ended; in one word, how."""
         self.metrics.measured_bytes.set(0)
+        self.metrics.gpu_layers.set(0)
+        self.metrics.layers.set(0)
         self.metrics.kv_usage.set(0)
         for gauge in self.metrics.predicted_bytes.values():
             gauge.set(0)

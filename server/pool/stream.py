@@ -85,7 +85,7 @@ class Stream:
         self.load_ms: float | None = None
         """The part of it that was the model's load; None when it was resident."""
         self.gpu_layers: tuple[int, int] | None = None
-        """Layers on the GPU and layers in all."""
+        """Layers on the card and layers in all; None where there is no card."""
         self._cancel = cancel
         self._loading = loading
         self._buffer: deque[Event | _Pending] = deque()

@@ -124,6 +124,6 @@ def _run_headers(run: Run, started: Started | None) -> dict[str, str]:
         headers["x-onecard-load-ms"] = f"{stream.load_ms:.0f}"
     if started is not None:
         headers["x-onecard-cached-tokens"] = str(started.cached_tokens)
-    if stream.gpu_layers is not None and 0 < stream.gpu_layers[0] < stream.gpu_layers[1]:
+    if stream.gpu_layers is not None and stream.gpu_layers[0] < stream.gpu_layers[1]:
         headers["x-onecard-gpu-layers"] = f"{stream.gpu_layers[0]}/{stream.gpu_layers[1]}"
     return headers

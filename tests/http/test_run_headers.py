@@ -18,7 +18,7 @@ def run_of(**figures: object) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("layers", "told"), [(None, None), ((33, 33), None), ((29, 33), "29/33"), ((1, 33), "1/33"), ((0, 33), None)]
+    ("layers", "told"), [(None, None), ((33, 33), None), ((29, 33), "29/33"), ((1, 33), "1/33"), ((0, 33), "0/33")]
 )
 def test_a_model_that_runs_partly_on_the_cpu_says_so(layers, told):
     assert _run_headers(run_of(gpu_layers=layers), None).get("x-onecard-gpu-layers") == told

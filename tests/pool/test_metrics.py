@@ -32,6 +32,8 @@ NAMES = {
     "request_queue_time_seconds",
     "batch_sequences",
     "kv_cache_usage_perc",
+    "model_gpu_layers",
+    "model_layers",
     "num_preemptions",
     "prefix_cache_queries",
     "prefix_cache_hits",
