@@ -21,6 +21,7 @@ from quantize.pricing import Price
 from quantize.report import measure
 from quantize.report.card import Card
 from quantize.report.measure import Subject
+from quantize.scratch import scratch_folder
 from quantize.types import FLOATS, is_bnb
 from quantize.words import size
 
@@ -105,9 +106,7 @@ def _read(order: Order, stack: ExitStack, tell: Teller) -> _Source:
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onecard-")))
     if order.converter is not None:
         order.folder.mkdir(parents=True, exist_ok=True)
-        made = (
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".onecard-", dir=order.folder))) / "base.gguf"
-        )
+        made = stack.enter_context(scratch_folder(order.folder)) / "base.gguf"
         tell.line(f"converting with {order.converter}")
         converter.run(order.converter, order.source, made)
         return _Source(hf, None, made, quantizer.read_header(made))
@@ -164,8 +163,8 @@ def _base(order: Order, source: _Source, prices: Sequence[Price], tell: Teller, 
     if source.plan.dtype.value in names:
         yield order.target(source.plan.dtype.value)
     elif needs_base:
-        with tempfile.TemporaryDirectory(prefix=".onecard-", dir=order.folder) as folder:
-            base = Path(folder) / "base.gguf"
+        with scratch_folder(order.folder) as folder:
+            base = folder / "base.gguf"
             _convert(order, source.plan, base, tell)
             yield base
     else:
