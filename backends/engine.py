@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from backends.messages import Embed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.messages import ErrorCode, Event, Job, LoadModel, Ready, Step
+    from backends.messages import ErrorCode, Event, Job, LoadModel, Ready, Rerank, Step
 
 
 class JobError(Exception):
@@ -31,6 +33,13 @@ class LoadError(Exception):
         super().__init__(message)
         self.message = message
         self.out_of_memory = out_of_memory
+
+
+def no_vectors(job: Embed | Rerank) -> JobError:
+    """What a model that generates text says to whoever wants vectors or scores of it."""
+    wanted, kind = ("embeddings", "an embedding model") if isinstance(job, Embed) else ("scores", "a reranker")
+    message = f"this model generates text and gives no {wanted}. hint: configure {kind} and name it in 'model'"
+    return JobError("invalid_value", message, param="model")
 
 
 class Prepared(Protocol):

@@ -144,7 +144,37 @@ class Detokenize(_Plain, tag="detokenize", frozen=True):
         return 0
 
 
-Job = Generate | Tokenize | Detokenize
+class Embed(_Plain, tag="embed", frozen=True):
+    """Ask for one vector per input. Answered by `Started`, `Embedded` (one or more), then `Finished`."""
+
+    id: str
+    inputs: list[str | list[int]]
+    """Texts, or token ids of this model's own vocabulary; special tokens are added to both where the model has them."""
+    dimensions: int | None = None
+    """Keep the first so many numbers of each vector (Matryoshka); None keeps all."""
+    normalize: bool = True
+    """Scale every vector to length 1, after the cut."""
+
+    @property
+    def sequences(self) -> int:
+        """One, however many inputs: its inputs share steps with those of other jobs, as tokens allow."""
+        return 1
+
+
+class Rerank(_Plain, tag="rerank", frozen=True):
+    """Ask how well each document answers a query. Answered like `Embed`, with one number per document."""
+
+    id: str
+    query: str
+    documents: list[str]
+
+    @property
+    def sequences(self) -> int:
+        """One, however many documents."""
+        return 1
+
+
+Job = Generate | Tokenize | Detokenize | Embed | Rerank
 
 
 class TokenLogprob(_Plain, frozen=True):
@@ -198,6 +228,17 @@ class Detokenized(_Plain, tag="detokenized", frozen=True):
     text: str
 
 
+class Embedded(_Plain, tag="embedded", frozen=True):
+    """The vectors of some inputs of an `Embed` (or the scores of some documents of a `Rerank`, with `dimensions` 1)."""
+
+    id: str
+    inputs: list[int]
+    """Which ones, in the order of the rows; every input comes once."""
+    dimensions: int
+    vectors: bytes
+    """`(len(inputs), dimensions)` float32, little endian, row after row."""
+
+
 class Finished(_Plain, tag="finished", frozen=True):
     """Terminal: the job did what it was asked."""
 
@@ -222,7 +263,7 @@ class Failed(_Plain, tag="failed", frozen=True):
     retry_after_s: float | None = None
 
 
-Event = Started | Delta | Tokenized | Detokenized | Finished | Failed
+Event = Started | Delta | Tokenized | Detokenized | Embedded | Finished | Failed
 Terminal = Finished | Failed
 
 
@@ -296,7 +337,7 @@ class Ready(_Plain, tag="ready", frozen=True):
     parts: dict[str, int] = {}
     """Measured or reported bytes by component: weights, kv, compute, projector, runtime (those the engine knows)."""
     capabilities: list[str] = []
-    """Among: chat, completion, infill, tools, thinking."""
+    """Among: chat, completion, infill, tools, thinking, embedding, rerank."""
     tool_format: str | None = None
     """`hermes` when the chat template speaks it, None when it has no tools."""
     engine: str = ""
@@ -320,6 +361,8 @@ class Step(_Plain, tag="step", frozen=True):
     """Sequences that got a decoded token in this step."""
     n_prefill: int = 0
     """Prompt tokens computed in this step."""
+    n_embedded: int = 0
+    """Inputs of `Embed` and `Rerank` jobs whose vectors this step computed."""
     duration_us: int = 0
     kv_used: int = 0
     """Used cells of the KV pool after the step."""

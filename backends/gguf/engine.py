@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends.batching import Batcher, Demand, Share
-from backends.engine import JobError
+from backends.engine import JobError, no_vectors
 from backends.gguf import sampling
 from backends.messages import (
     Delta,
     Detokenize,
     Detokenized,
+    Embed,
     Failed,
     Finished,
     Generate,
     Ready,
+    Rerank,
     Started,
     Step,
     TextPrompt,
@@ -141,6 +143,8 @@ class GgufEngine:
             return self._tokenize(job)
         if isinstance(job, Detokenize):
             return [Detokenized(id=job.id, text=self._tokenizer.decode(job.tokens)), Finished(id=job.id)]
+        if isinstance(job, Embed | Rerank):
+            raise no_vectors(job)
         bad = next((token for token in job.sampling.logit_bias if not 0 <= token < self._model.n_vocab), None)
         if bad is not None:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"

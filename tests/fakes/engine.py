@@ -21,6 +21,7 @@ The file `<model path>.fake`, or else the variable ONECARD_TEST_LOAD, directs th
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import time
 from collections import deque
@@ -34,6 +35,8 @@ from backends.messages import (
     Delta,
     Detokenize,
     Detokenized,
+    Embed,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -44,6 +47,7 @@ from backends.messages import (
     LoadModel,
     Prompt,
     Ready,
+    Rerank,
     Started,
     Step,
     TextPrompt,
@@ -135,7 +139,7 @@ class FakeEngine:
             n_layers=4,
             measured_bytes=self._measured_bytes,
             parts={"weights": self._measured_bytes},
-            capabilities=["chat", "completion", "infill", "tools", "thinking"],
+            capabilities=["chat", "completion", "infill", "tools", "thinking", "embedding", "rerank"],
             tool_format="hermes",
             engine="fake 1",
         )
@@ -146,6 +150,8 @@ class FakeEngine:
                 raise JobError("invalid_value", "a token id is outside 0..255", param="tokens")
             text = bytes(job.tokens).decode(errors="replace")
             return [Detokenized(id=job.id, text=text), Finished(id=job.id)]
+        if isinstance(job, Embed | Rerank):
+            return _vectors(job)
         tokens = _tokens(job.prompt)
         if isinstance(job, Tokenize):
             pieces = [bytes([token]) for token in tokens] if job.pieces else None
@@ -228,6 +234,23 @@ class FakeEngine:
 
     def close(self) -> None:
         self._running.clear()
+
+
+def _vectors(job: Embed | Rerank) -> list[Event]:
+    """Of a text: how many bytes it has, and the first three; of a document: how many bytes it shares with the query."""
+    if isinstance(job, Embed):
+        inputs = [list(text.encode()) if isinstance(text, str) else text for text in job.inputs]
+        rows = [[len(tokens), *[*tokens, 0, 0, 0][:3]][: job.dimensions] for tokens in inputs]
+        n_tokens = sum(map(len, inputs))
+    else:
+        rows = [[len(set(job.query.encode()) & set(text.encode()))] for text in job.documents]
+        n_tokens = sum(len(job.query.encode()) + len(text.encode()) for text in job.documents)
+    vectors = b"".join(struct.pack(f"<{len(row)}f", *row) for row in rows)
+    return [
+        Started(id=job.id, prompt_tokens=n_tokens),
+        Embedded(id=job.id, inputs=list(range(len(rows))), dimensions=len(rows[0]), vectors=vectors),
+        Finished(id=job.id, prompt_tokens=n_tokens),
+    ]
 
 
 def _delta(prepared: FakePrepared, index: int, position: int, word: str) -> Delta:
