@@ -14,6 +14,8 @@ Piece = bytes
 """The exact bytes of a token; an alias, because a field of that name hides the type from msgspec."""
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+KvLayout = Literal["split", "unified"]
+"""`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
 FinishReason = Literal["stop", "length"]
 """Why a choice ended: `stop` is the model's own end or a stop string, `length` is `max_tokens` or a full context."""
 
@@ -111,6 +113,14 @@ class Generate(_Plain, tag="generate", frozen=True):
     ignore_eos: bool = False
     echo: bool = False
     """Deliver the prompt's own text as the start of every choice."""
+    cache_prompt: bool = True
+    """False: the prompt is computed, nothing computed before is used for it, and nothing of it is kept."""
+    cache_domain: str = ""
+    """Computed prompts are shared among jobs of one domain only; not a key, and nothing a key could be told from."""
+    session: str = ""
+    """What the client calls this conversation; only breaks ties between computed prompts of equal length."""
+    priority: int = 0
+    """When memory runs out the job of the lowest priority is set back first."""
 
     @property
     def sequences(self) -> int:
@@ -267,6 +277,17 @@ Event = Started | Delta | Tokenized | Detokenized | Embedded | Finished | Failed
 Terminal = Finished | Failed
 
 
+class Store(_Plain, frozen=True):
+    """Where a worker may keep computed prompts, so that the next request, or the next worker, finds them."""
+
+    folder: str
+    """In host memory (a file system that has no disk); it is the server's, and the worker writes nothing else there."""
+    max_bytes: int
+    disk_folder: str = ""
+    """On a disk; empty: none."""
+    disk_bytes: int = 0
+
+
 class LoadModel(_Plain, tag="load", frozen=True):
     """The first frame a worker receives: which model, how."""
 
@@ -283,6 +304,13 @@ class LoadModel(_Plain, tag="load", frozen=True):
     device: Literal["cuda", "cpu"] = "cpu"
     threads: int = 0
     """0 means as many as the machine has physical cores for us."""
+    kv_tokens: int = 0
+    """Tokens the KV pool holds for all sequences together; 0 means context x parallel."""
+    kv_layout: KvLayout = "split"
+    step_gap_ms: float = 0.0
+    """The longest a running stream should wait for its next token beside prompts; 0: a small multiple of a step."""
+    store: Store | None = None
+    """Where computed prompts are kept; None: nowhere."""
     options: dict[str, bool | int | float | str] = {}
     """Backend-specific settings that only the engine's folder knows."""
 
@@ -367,6 +395,8 @@ class Step(_Plain, tag="step", frozen=True):
     kv_used: int = 0
     """Used cells of the KV pool after the step."""
     kv_total: int = 0
+    store_bytes: int = 0
+    """What computed prompts take in the store's folder after the step."""
 
 
 class Pong(_Plain, tag="pong", frozen=True):
