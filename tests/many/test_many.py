@@ -202,7 +202,7 @@ async def test_keep_alive_of_a_request_holds_until_the_next(fleet: FleetMaker) -
 async def test_memory_taken_from_outside_evicts_idle_models_and_what_comes_back_is_used(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG, "b": BIG}, budget_mib=1000)
     assert all(ok(events) for events in await rig.ask_all(("a", "hello"), ("b", "hello")))
-    memory = rig.pool._memory()
+    memory = rig.pool._parts.memory
 
     memory.ledger.resize(500 * MIB)
     for tell in memory.on_budget_change:
@@ -222,7 +222,7 @@ async def test_memory_taken_from_outside_evicts_idle_models_and_what_comes_back_
 async def test_pressure_can_be_endured(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG}, budget_mib=1000, sections={"memory": {"on_pressure": "keep"}})
     assert ok(await rig.ask("a", "hello"))
-    memory = rig.pool._memory()
+    memory = rig.pool._parts.memory
     memory.ledger.resize(100 * MIB)
     for tell in memory.on_budget_change:
         tell()

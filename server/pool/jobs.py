@@ -1,0 +1,166 @@
+"""The jobs that have no terminal event yet, from their submission to the one place where a job ends.
+
+Owns them and what their readers get. Which of them runs is the scheduler's business. For the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from backends.messages import Delta, Failed, Finished, Started
+from server.metrics import REJECTIONS, RequestMeter
+from server.pool.live import Live
+from server.pool.stream import Stream
+from server.scheduling.decisions import Abort, Dispatch, Reject
+
+if TYPE_CHECKING:
+    from backends.messages import Event, Job, Step
+    from backends.worker import Exit
+    from server.pool.overview import Overview
+    from server.pool.parts import Parts
+    from server.pool.resident import Resident
+
+
+class Jobs:
+    """See the module's text."""
+
+    def __init__(self, parts: Parts, overview: Overview) -> None:
+        self._parts = parts
+        self._overview = overview
+        self._live: dict[str, Live] = {}
+        self.none_left = asyncio.Event()
+        self.none_left.set()
+
+    def submit(self, resident: Resident, job: Job, *, priority: int, keep_alive_s: float | None) -> Stream:
+        """Take a job; whatever is wrong with it comes as its `Failed` event."""
+        now, name = self._parts.clock(), resident.name
+        stream = Stream(
+            name,
+            job.id,
+            cancel=self._cancel,
+            loading=lambda: self._overview.is_loading(name),
+            outlook=lambda: self._overview.outlook(resident, job.id),
+        )
+        if job.id in self._live:
+            stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
+            return stream
+        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, now), now)
+        self.none_left.clear()
+        actions = self._parts.scheduler.submit(
+            job.id,
+            name,
+            sequences=job.sequences,
+            priority=priority + resident.entry.config.priority,
+            keep_alive_s=keep_alive_s,
+            now=now,
+        )
+        self._parts.perform(actions)
+        return stream
+
+    def expel(self) -> None:
+        """End every job that is left, as the server's doing and not the client's."""
+        for job_id, live in list(self._live.items()):
+            live.abort = live.abort or Abort(job_id, "draining", "the server is shutting down")
+            self._cancel(job_id)
+
+    # What the scheduler wants
+
+    def dispatch(self, action: Dispatch) -> None:
+        """Give a job to its model's worker."""
+        now = self._parts.clock()
+        live, resident = self._live[action.job_id], self._parts.residents[action.model]
+        assert resident.worker is not None
+        assert resident.ready is not None
+        live.meter.dispatched(now)
+        stream = live.stream
+        stream.queue_ms = (now - live.submitted_at) * 1000
+        stream.gpu_layers = resident.layers_on(self._parts.memory.device)
+        if (waited_s := resident.load_wait_s(live.submitted_at)) is not None:
+            stream.load_ms = waited_s * 1000
+            resident.metrics.swap_wait.observe(waited_s)
+        resident.worker.submit(live.job)
+
+    def reject(self, action: Reject) -> None:
+        """End a job that no worker holds."""
+        live = self._live[action.job_id]
+        if action.code != "cancelled":
+            self._parts.tell(
+                "rejected" if action.code in REJECTIONS else "failed",
+                model=live.model,
+                code=action.code,
+                reason=action.message,
+            )
+        failed = Failed(id=action.job_id, code=action.code, message=action.message, retry_after_s=action.retry_after_s)
+        self._finish(live, failed)
+
+    def abort(self, action: Abort) -> None:
+        """Ask a job's worker to drop it; the terminal event comes as always."""
+        live = self._live[action.job_id]
+        live.abort = live.abort or action
+        worker = self._parts.residents[live.model].worker
+        if worker is not None:
+            worker.cancel(live.job.id)
+
+    # What workers report
+
+    def on_step(self, resident: Resident, step: Step) -> None:
+        """Hand out the events of one engine step."""
+        now = self._parts.clock()
+        resident.metrics.step(step)
+        resident.pace.count(step.n_decode, now)
+        for event in step.events:
+            live = self._live.get(event.id)
+            if live is None:
+                continue
+            if isinstance(event, Delta):
+                live.answered = True
+                live.meter.delta(event, now)
+                live.stream.push(event)
+            else:
+                self._hand_out(live, event, now)
+
+    def on_exit(self, how: Exit) -> frozenset[str]:
+        """End the jobs of a worker that is gone, but for those that may be run again: these are the answer."""
+        orphans = [(live, failed) for failed in how.failed if (live := self._live.get(failed.id)) is not None]
+        retry = frozenset(
+            live.job.id
+            for live, failed in orphans
+            if failed.code in ("worker_crashed", "out_of_memory") and not live.answered
+        )
+        for live, failed in orphans:
+            if failed.id not in retry:
+                self._finish(live, failed)
+        return retry
+
+    # How
+
+    def _cancel(self, job_id: str) -> None:
+        self._parts.perform(self._parts.scheduler.cancel(job_id, self._parts.clock()))
+
+    def _hand_out(self, live: Live, event: Event, now: float) -> None:
+        """Anything but a delta."""
+        scheduler, perform = self._parts.scheduler, self._parts.perform
+        if isinstance(event, Failed) and event.code == "out_of_memory" and not live.answered and live.abort is None:
+            again = (event.code, event.message)
+            perform(scheduler.on_terminal(event.id, now, finished=False, again=again))
+        elif isinstance(event, Finished | Failed):
+            self._finish(live, event)
+            perform(scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
+        elif not isinstance(event, Started) or not live.meter.started:  # a second run starts silently
+            live.answered = live.answered or not isinstance(event, Started)
+            live.meter.other(event, now)
+            live.stream.push(event)
+
+    def _finish(self, live: Live, event: Finished | Failed) -> None:
+        """The one place where a job ends."""
+        now = self._parts.clock()
+        if live.abort is not None and isinstance(event, Failed):
+            event = Failed(id=event.id, code=live.abort.code, message=live.abort.message)
+        if live.stream.queue_ms is None:
+            live.stream.queue_ms = (now - live.submitted_at) * 1000
+        del self._live[event.id]
+        live.meter.other(event, now)
+        live.stream.push(event)
+        if not self._live:
+            self.none_left.set()

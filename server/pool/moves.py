@@ -1,0 +1,157 @@
+"""How models come and go: performs the scheduler's loads and unloads, and learns from how they went.
+
+Owns no state but what it writes into the residents and the ledger. For the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from server.pool.loader import LoadRefusedError
+from server.pool.telling import why
+
+if TYPE_CHECKING:
+    from backends.messages import ErrorCode, LoadModel, Ready
+    from backends.worker import Exit, Listener, Worker
+    from server.pool.loader import Loader
+    from server.pool.parts import Parts
+    from server.pool.resident import Resident
+    from server.scheduling.decisions import Drain, Unload
+
+_LOG = logging.getLogger("onecard.pool")
+
+
+class Moves:
+    """See the module's text. `listener` hears the workers."""
+
+    def __init__(self, parts: Parts, listener: Listener) -> None:
+        self._parts = parts
+        self._listener = listener
+
+    # What the scheduler wants
+
+    def begin_load(self, resident: Resident, setbacks: int) -> None:
+        """Start the model's worker."""
+        prices = self._parts.prices
+        resident.load_started_at = self._parts.clock()
+        resident.load_cancelled = False
+        resident.loaded = 0.0
+        need = prices.need_bytes(resident.name, setbacks=setbacks)
+        figures = {"need_bytes": need} if isinstance(need, int) and need else {}
+        again = {"setbacks": setbacks} if setbacks else {}
+        self._parts.tell("loading", model=resident.name, **figures, free_bytes=prices.free_bytes, **again)
+        self._parts.spawn(self._load(resident, setbacks))
+
+    def cancel_load(self, resident: Resident) -> None:
+        """Give up a load under way."""
+        self._parts.tell("load_cancelled", model=resident.name, reason="nobody waits for it any more")
+        resident.load_cancelled = True
+        if resident.worker is not None:
+            self._parts.spawn(resident.worker.stop())
+
+    def begin_drain(self, action: Drain) -> None:
+        """The model takes no new jobs; there is nothing to do but to tell."""
+        self._parts.tell("drains", model=action.model, **why(action))
+
+    def begin_unload(self, resident: Resident, action: Unload) -> None:
+        """Stop the model's worker."""
+        assert resident.worker is not None
+        resident.metrics.evictions[action.reason].inc()
+        evicted = action.reason in ("room", "ttl", "pressure")
+        figures = {**why(action), "freed_bytes": self._parts.prices.held_bytes(action.model)}
+        self._parts.tell("evicted" if evicted else "unloading", model=action.model, **figures)
+        self._parts.spawn(resident.worker.stop())
+
+    # What workers report
+
+    def on_ready(self, worker: Worker, ready: Ready) -> None:
+        """A model is loaded."""
+        parts, name, now = self._parts, worker.spec.name, self._parts.clock()
+        resident = parts.residents[name]
+        resident.ready, resident.ready_at = ready, now
+        load_s = now - resident.load_started_at
+        booking = parts.memory.ledger.settle(name, ready.measured_bytes, ready.parts)
+        parts.spawn(self._learn(worker.spec, ready))
+        if (ratio := booking.error_ratio) is not None:
+            parts.metrics.prediction_error[resident.entry.backend].observe(ratio)
+        resident.count_ready(booking, load_s)
+        parts.tell(
+            "loaded",
+            model=name,
+            seconds=round(load_s, 3),
+            context=ready.context,
+            parallel=ready.parallel,
+            gpu_layers=f"{ready.gpu_layers}/{ready.n_layers}",
+            measured_bytes=ready.measured_bytes,
+            predicted_ratio="unknown" if ratio is None else round(ratio, 3),
+            pid=worker.pid,
+        )
+        parts.prices.forget(name)
+        parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now))
+        resident.tell_loaded()
+
+    def on_exit(self, worker: Worker, how: Exit, *, retry: frozenset[str]) -> None:
+        """A worker is gone and reaped: its bytes are free, and the scheduler may start another."""
+        parts, name = self._parts, worker.spec.name
+        resident = parts.residents[name]
+        resident.worker = None
+        freed_bytes = parts.prices.held_bytes(name)
+        parts.memory.ledger.release(name)
+        parts.prices.forget(name)
+        parts.tell(
+            resident.count_exit(how, was_ready=worker.ready is not None),
+            model=name,
+            freed_bytes=freed_bytes,
+            **({"code": how.code, "reason": how.message} if how.code else {}),
+        )
+        error = None if how.code is None else (how.code, how.message)
+        parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=error, retry=retry))
+        resident.tell_gone(how.code or "cancelled", how.message)
+
+    # What is known of the files
+
+    async def inspect_all(self, loader: Loader) -> None:
+        """Look at every model's file."""
+        for resident in self._parts.residents.values():
+            with contextlib.suppress(LoadRefusedError):
+                await loader.inspect(resident.entry)
+            self._parts.prices.forget(resident.name)
+
+    async def ask_dry(self, loader: Loader) -> None:
+        """Ask for the exact prices of the models whose files have been looked at."""
+        await loader.ask_dry(resident.entry for resident in self._parts.residents.values())
+        for name in self._parts.residents:
+            self._parts.prices.forget(name)
+
+    # How
+
+    async def _load(self, resident: Resident, setbacks: int) -> None:
+        loader = self._parts.loader
+        assert loader is not None
+        usable_bytes = self._parts.prices.usable_bytes(resident.name)
+        try:
+            resident.worker = await loader.start(
+                resident.entry, self._listener, usable_bytes=usable_bytes, setbacks=setbacks
+            )
+            if resident.load_cancelled:
+                await resident.worker.stop()
+        except LoadRefusedError as refused:
+            self._refused(resident, refused.code, refused.message, strike=refused.strike)
+        except Exception as error:  # a fault of ours must not leave the model loading for ever
+            _LOG.exception("load_error model=%s", resident.name)
+            self._refused(resident, "internal_error", f"the load failed ({type(error).__name__})", strike=True)
+
+    def _refused(self, resident: Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
+        parts, name = self._parts, resident.name
+        resident.count_load_failure(code)
+        parts.prices.forget(name)
+        parts.tell("load_refused", model=name, code=code, reason=message)
+        parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=(code, message), strike=strike))
+        resident.tell_gone(code, message)
+
+    async def _learn(self, spec: LoadModel, ready: Ready) -> None:
+        assert self._parts.loader is not None
+        await self._parts.loader.learn(spec, ready)
+        self._parts.prices.forget(spec.name)

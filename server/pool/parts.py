@@ -1,0 +1,62 @@
+"""What the rooms of the pool share: the models, the scheduler, the books, the clock, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from backends.messages import ErrorCode
+    from server.memory.memory import Memory
+    from server.memory.prices import Prices
+    from server.metrics import Metrics
+    from server.pool.loader import Loader
+    from server.pool.resident import Resident
+    from server.pool.telling import Teller
+    from server.scheduling.decisions import Action
+    from server.scheduling.scheduler import Scheduler
+
+
+class PoolError(Exception):
+    """A load or unload that the operator asked for and that did not come to be."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+
+
+@dataclass
+class Parts:
+    """Of one pool. `perform` has the scheduler's actions done; every room feeds its answers back through it."""
+
+    residents: dict[str, Resident]
+    scheduler: Scheduler
+    prices: Prices
+    metrics: Metrics
+    teller: Teller
+    clock: Callable[[], float]
+    perform: Callable[[list[Action]], None]
+    loader: Loader | None = None
+    """None until the pool has started."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """Work under way; the pool is closed when none is left."""
+
+    @property
+    def memory(self) -> Memory:
+        """The device's; only once the pool has started."""
+        assert self.loader is not None
+        return self.loader.memory
+
+    def tell(self, what: str, **figures: object) -> None:
+        """Something has happened."""
+        self.teller.tell(what, **figures)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Let something go on beside everything else."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
