@@ -1,6 +1,6 @@
 """The place where structured output meets sampling: what may restrict the next token of one sequence.
 
-Owns the Protocol only. An implementation compiles a schema or grammar into masks; engines ask it before each choice.
+Owns the Protocol that samplers see. `backends.grammars` compiles a job's constraint into it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,30 @@ if TYPE_CHECKING:
 
 
 class TokenMask(Protocol):
-    """Which tokens may come next in one sequence."""
+    """Which tokens may come next in one sequence. Both methods raise JobError where the constraint is too costly."""
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """`(n_vocab,) bool`, True where a token may come; None when every token may."""
+        """`(n_vocab,) bool`, True where a token may come; None when every token may. Not for an ended mask."""
         ...
 
     def accept(self, token: int) -> None:
         """Advance by the token that was chosen."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """The text is complete: nothing but the end may follow, so none needs to be sampled."""
+        ...
+
+    @property
+    def called(self) -> bool:
+        """The text so far calls a tool."""
+        ...
+
+
+class Grammar(Protocol):
+    """A compiled constraint."""
+
+    def start(self) -> TokenMask:
+        """A mask at the beginning of a text; cheap, one for each choice."""
         ...

@@ -16,8 +16,9 @@ Piece = bytes
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
-FinishReason = Literal["stop", "length"]
-"""Why a choice ended: `stop` is the model's own end or a stop string, `length` is `max_tokens` or a full context."""
+FinishReason = Literal["stop", "length", "tool_calls"]
+"""Why a choice ended: `stop` is the model's own end or a stop string, `length` is `max_tokens` or a full context,
+`tool_calls` is the model's own end after it has called a tool."""
 
 ErrorCode = Literal[
     "invalid_value",
@@ -97,6 +98,50 @@ class InfillPrompt(_Plain, tag="infill", frozen=True):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
 
 
+class JsonObject(_Plain, tag="json_object", frozen=True):
+    """The answer is one JSON object of any shape."""
+
+
+class JsonSchema(_Plain, tag="json_schema", frozen=True):
+    """The answer is JSON that validates against a schema."""
+
+    schema: str
+    """JSON text: the order of properties is the order in which the model writes them."""
+
+
+class Pattern(_Plain, tag="pattern", frozen=True):
+    """The whole answer matches a regular expression (no look-around, no back-references)."""
+
+    regex: str
+
+
+class Function(_Plain, frozen=True):
+    """A function that may be called."""
+
+    name: str
+    parameters: str = "{}"
+    """A JSON schema, as text."""
+    strict: bool = False
+    """Refuse keywords of the schema that cannot be enforced, instead of leaving them to the model."""
+
+
+class ToolCalls(_Plain, tag="tool_calls", frozen=True):
+    """Calls of tools in the model's own format, each with arguments that validate against its function's schema."""
+
+    functions: list[Function]
+    """Those that may be called; the ones the model is shown stand in the prompt."""
+    required: bool = False
+    """True: the answer is at least one call; False: text, which may turn into calls."""
+    parallel: bool = True
+    """Several calls may follow each other."""
+    content: JsonObject | JsonSchema | None = None
+    """What the text is restricted to where the model calls nothing."""
+
+
+Constraint = JsonObject | JsonSchema | Pattern | ToolCalls
+"""What the answer must be. A reasoning block before it stays free."""
+
+
 class Generate(_Plain, tag="generate", frozen=True):
     """Generate `n` continuations of one prompt."""
 
@@ -113,6 +158,9 @@ class Generate(_Plain, tag="generate", frozen=True):
     ignore_eos: bool = False
     echo: bool = False
     """Deliver the prompt's own text as the start of every choice."""
+    constraint: Constraint | None = None
+    reasoning_budget: int | None = None
+    """Tokens after which an open reasoning block is closed; None leaves it to the model."""
     cache_prompt: bool = True
     """False: the prompt is computed, nothing computed before is used for it, and nothing of it is kept."""
     cache_domain: str = ""
@@ -257,6 +305,8 @@ class Finished(_Plain, tag="finished", frozen=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
+    reasoning_tokens: int = 0
+    """Those of the completion that belong to reasoning."""
 
 
 class Failed(_Plain, tag="failed", frozen=True):
@@ -367,7 +417,9 @@ class Ready(_Plain, tag="ready", frozen=True):
     capabilities: list[str] = []
     """Among: chat, completion, infill, tools, thinking, embedding, rerank."""
     tool_format: str | None = None
-    """`hermes` when the chat template speaks it, None when it has no tools."""
+    """How the model writes tool calls, by its name in `backends.formats`; None when it takes no chat."""
+    reasoning_marks: tuple[str, str] | None = None
+    """What opens and closes a reasoning block in the model's text; None when it writes none."""
     engine: str = ""
     """Name and version of the inference library."""
     load_s: float = 0.0
