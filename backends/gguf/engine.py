@@ -1,7 +1,7 @@
 """The GGUF engine: continuous batching over llama.cpp.
 
 Owns the sequences of one model and what happens to them in a step. Pointers live in `context`, samplers in `sampling`,
-prompts in `tokenizer`, the plan of a step in `batching`.
+prompts in `preparing`, tokens and text in `choosing`, the plan of a step in `batching`.
 
 A sequence goes `prefill -> decode -> done`. Choices of one job share a prefill: the first computes the prompt, the
 others fork from it; choices for which no slot is free yet wait inside their job and start from the saved state.
@@ -11,98 +11,27 @@ from __future__ import annotations
 
 import heapq
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backends.batching import Batcher, Demand, Share
-from backends.engine import JobError, no_vectors
 from backends.gguf import sampling
-from backends.messages import (
-    Delta,
-    Detokenize,
-    Detokenized,
-    Embed,
-    Failed,
-    Finished,
-    Generate,
-    Ready,
-    Rerank,
-    Started,
-    Step,
-    TextPrompt,
-    Tokenize,
-    Tokenized,
-)
+from backends.gguf.choosing import Chooser
+from backends.gguf.preparing import Preparer
+from backends.gguf.sequence import PreparedGenerate, Request, Sequence
+from backends.messages import Delta, Failed, Finished, Ready, Started, Step
 from backends.text import TextStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from backends.constraints import TokenMask
     from backends.gguf.context import Context, Model
     from backends.gguf.tokenizer import Tokenizer
-    from backends.messages import Event, FinishReason, Job, TokenLogprob
+    from backends.messages import Event, FinishReason, Job
 
 
 _NO_ROOM = 1
-MAX_ECHO_CHARS = 1 << 20
-"""Over all choices of a job. One frame holds the echoes of all jobs that start together, and one too large to send
-would end the worker."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedGenerate:
-    """A `Generate` with its prompt as tokens and its length decided."""
-
-    job: Generate
-    prompt: NDArray[np.int32]
-    limit: int
-    """Tokens each choice may have."""
-    thinking: bool
-    echo: str = ""
-    """What every choice begins with."""
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        return self.job.id
-
-
-@dataclass(slots=True)
-class Request:
-    """One running job: what its choices share."""
-
-    job: Generate
-    prompt: NDArray[np.int32]
-    limit: int
-    unstarted: list[int]
-    """Choices that have no sequence yet, in order."""
-    n_open: int
-    """Choices that have not finished."""
-    state: NDArray[np.uint8] | None = None
-    """The computed prompt, kept while choices wait for a slot."""
-    completion_tokens: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One token stream in one slot of the context."""
-
-    request: Request
-    index: int
-    slot: int
-    sampler: sampling.Sampler
-    text: TextStream
-    n_past: int = 0
-    """Positions computed."""
-    token: int = -1
-    """The token to compute next; -1 while the prompt is not done."""
-    n_generated: int = 0
-    n_unsent: int = 0
-    """Tokens generated since the last delta."""
-    masks: list[TokenMask] = field(default_factory=list)
 
 
 class GgufEngine:
@@ -111,15 +40,14 @@ class GgufEngine:
     def __init__(self, model: Model, context: Context, tokenizer: Tokenizer, *, ready: Ready, batcher: Batcher) -> None:
         self._model = model
         self._context = context
-        self._tokenizer = tokenizer
         self._ready = ready
         self._batcher = batcher
         self._free = list(range(ready.parallel))
         """A heap: the lowest slots are taken first, because llama.cpp batches only neighbouring ones together."""
         self._sequences: list[Sequence] = []
         self._requests: dict[str, Request] = {}
-        self._end_ids = model.ends()
-        self._ends = frozenset(self._end_ids.tolist())
+        self._preparer = Preparer(model, tokenizer, context=ready.context)
+        self._chooser = Chooser(model)
 
     def ready(self) -> Ready:
         """The effective run-time figures."""
@@ -138,52 +66,8 @@ class GgufEngine:
         self._model.close()
 
     def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
-        """Tokenize and check; called from the preparer's thread."""
-        if isinstance(job, Tokenize):
-            return self._tokenize(job)
-        if isinstance(job, Detokenize):
-            return [Detokenized(id=job.id, text=self._tokenizer.decode(job.tokens)), Finished(id=job.id)]
-        if isinstance(job, Embed | Rerank):
-            raise no_vectors(job)
-        bad = next((token for token in job.sampling.logit_bias if not 0 <= token < self._model.n_vocab), None)
-        if bad is not None:
-            message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
-            raise JobError("invalid_value", message, param="logit_bias")
-        tokens, thinking = self._tokenizer.encode(job.prompt)
-        limit = self._limit(job, len(tokens))
-        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), limit, thinking, self._echo(job, tokens))
-
-    def _echo(self, job: Generate, tokens: list[int]) -> str:
-        """The prompt as the client wrote it; tokens would show a BOS and a space that nobody wrote."""
-        if not job.echo:
-            return ""
-        text = job.prompt.text if isinstance(job.prompt, TextPrompt) else self._tokenizer.decode(tokens)
-        if job.n * len(text) > MAX_ECHO_CHARS:
-            raise JobError("invalid_value", f"the prompt echoed {job.n} times is too much text", param="echo")
-        return text
-
-    def _tokenize(self, job: Tokenize) -> list[Event]:
-        if isinstance(job.prompt, TextPrompt):
-            tokens = self._tokenizer.raw(job.prompt.text, add_special=job.add_special)
-        else:
-            tokens, _ = self._tokenizer.encode(job.prompt)
-        literals = {token: self._model.literal(token) for token in set(tokens)} if job.pieces else {}
-        pieces = [literals[token] for token in tokens] if job.pieces else None
-        return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
-
-    def _limit(self, job: Generate, n_prompt: int) -> int:
-        context = self._ready.context
-        if n_prompt == 0 and job.max_tokens != 0:
-            raise JobError("invalid_value", "the prompt is empty, and the model has no first token", param="prompt")
-        if n_prompt > context or (n_prompt == context and job.max_tokens != 0):
-            raise JobError(
-                "context_length_exceeded",
-                f"This model's maximum context length is {context} tokens. However, your prompt resulted in {n_prompt} "
-                "tokens. Please reduce the length of the prompt.",
-                param="prompt",
-            )
-        room = context - n_prompt
-        return room if job.max_tokens is None else min(job.max_tokens, room)
+        """See `backends.gguf.preparing`; called from the preparer's thread."""
+        return self._preparer.prepare(job)
 
     def add(self, prepared: PreparedGenerate) -> list[Event]:
         """Start a job: its first choice takes a slot, the others follow once the prompt is computed."""
@@ -316,67 +200,12 @@ class GgufEngine:
             self._choose(sequence, row, logits, events)
 
     def _choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
-        job = sequence.request.job
-        raw = sampling.logprobs(logits, job.logprobs) if job.logprobs is not None else None
-        if job.ignore_eos or sequence.n_generated < job.min_tokens:
-            sampling.forbid(logits, self._end_ids)
-        for mask in sequence.masks:
-            allowed = mask.allowed()
-            if allowed is not None:
-                sampling.allow_only(logits, allowed)
-        token = int(logits.argmax()) if sequence.sampler.greedy else sequence.sampler.sample(row)
-        for mask in sequence.masks:
-            mask.accept(token)
-        sequence.token = token
-        sequence.n_generated += 1
-        sequence.n_unsent += 1
-        if token in self._ends:
-            self._finish(sequence, "stop", events)
-            return
-        logprob = sampling.describe(token, *raw, self._model.piece) if raw is not None else None
-        self._emit(sequence, token, logprob, events)
+        if self._chooser.choose(sequence, row, logits, events):
+            self._retire(sequence, events)
 
-    def _emit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, events: list[Event]) -> None:
-        job = sequence.request.job
-        if sequence.n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string
-            sequence.text.stops = tuple(job.stop)
-        text, logprobs, stop = sequence.text.push(self._model.piece(token), logprob)
-        if stop is not None:
-            self._end(sequence, "stop", text, logprobs, events, stop=stop)
-        elif sequence.n_generated >= sequence.request.limit:
-            self._finish(sequence, "length", events, head=text, logprobs=logprobs)
-        elif text or logprobs:
-            shown = logprobs if job.logprobs is not None else None
-            events.append(Delta(job.id, sequence.index, text, sequence.n_unsent, shown))
-            sequence.n_unsent = 0
-
-    def _finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        events: list[Event],
-        *,
-        head: str = "",
-        logprobs: list[TokenLogprob] | None = None,
-    ) -> None:
-        """End a choice that no stop string ended: what its text still held back goes out."""
-        tail, tail_logprobs, stop = sequence.text.flush()
-        shown = (logprobs or []) + tail_logprobs
-        self._end(sequence, "stop" if stop else reason, head + tail, shown, events, stop=stop)
-
-    def _end(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        text: str,
-        logprobs: list[TokenLogprob],
-        events: list[Event],
-        *,
-        stop: str | None,
-    ) -> None:
+    def _retire(self, sequence: Sequence, events: list[Event]) -> None:
+        """A choice has ended, and with the last one its job."""
         request = sequence.request
-        shown = logprobs if request.job.logprobs is not None else None
-        events.append(Delta(request.job.id, sequence.index, text, sequence.n_unsent, shown, reason, stop))
         self._release(sequence)
         request.completion_tokens += sequence.n_generated
         request.n_open -= 1

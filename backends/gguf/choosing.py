@@ -1,0 +1,93 @@
+"""From one row of logits to a token, and from the token to what a client sees of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backends.gguf import sampling
+from backends.messages import Delta
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from backends.gguf.context import Model
+    from backends.gguf.sequence import Sequence
+    from backends.messages import Event, FinishReason, TokenLogprob
+
+
+class Chooser:
+    """The rules of one model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._end_ids = model.ends()
+        self._ends = frozenset(self._end_ids.tolist())
+
+    def choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> bool:
+        """Choose the sequence's next token from its `(n_vocab,) float32` logits; True when that ends the sequence.
+
+        `row` is the batch row the logits belong to.
+        """
+        job = sequence.request.job
+        raw = sampling.logprobs(logits, job.logprobs) if job.logprobs is not None else None
+        if job.ignore_eos or sequence.n_generated < job.min_tokens:
+            sampling.forbid(logits, self._end_ids)
+        for mask in sequence.masks:
+            allowed = mask.allowed()
+            if allowed is not None:
+                sampling.allow_only(logits, allowed)
+        token = int(logits.argmax()) if sequence.sampler.greedy else sequence.sampler.sample(row)
+        for mask in sequence.masks:
+            mask.accept(token)
+        sequence.token = token
+        sequence.n_generated += 1
+        sequence.n_unsent += 1
+        if token in self._ends:
+            return self._finish(sequence, "stop", events)
+        logprob = sampling.describe(token, *raw, self._model.piece) if raw is not None else None
+        return self._emit(sequence, token, logprob, events)
+
+    def _emit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, events: list[Event]) -> bool:
+        job = sequence.request.job
+        if sequence.n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string
+            sequence.text.stops = tuple(job.stop)
+        text, logprobs, stop = sequence.text.push(self._model.piece(token), logprob)
+        if stop is not None:
+            return self._end(sequence, "stop", text, logprobs, events, stop=stop)
+        if sequence.n_generated >= sequence.request.limit:
+            return self._finish(sequence, "length", events, head=text, logprobs=logprobs)
+        if text or logprobs:
+            shown = logprobs if job.logprobs is not None else None
+            events.append(Delta(job.id, sequence.index, text, sequence.n_unsent, shown))
+            sequence.n_unsent = 0
+        return False
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        events: list[Event],
+        *,
+        head: str = "",
+        logprobs: list[TokenLogprob] | None = None,
+    ) -> bool:
+        """End a choice that no stop string ended: what its text still held back goes out."""
+        tail, tail_logprobs, stop = sequence.text.flush()
+        shown = (logprobs or []) + tail_logprobs
+        return self._end(sequence, "stop" if stop else reason, head + tail, shown, events, stop=stop)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        text: str,
+        logprobs: list[TokenLogprob],
+        events: list[Event],
+        *,
+        stop: str | None,
+    ) -> bool:
+        job = sequence.request.job
+        shown = logprobs if job.logprobs is not None else None
+        events.append(Delta(job.id, sequence.index, text, sequence.n_unsent, shown, reason, stop))
+        return True

@@ -1,0 +1,90 @@
+"""From a job to what the engine can start: the prompt as tokens, its length decided, everything checked.
+
+For the preparer's thread: it only reads the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backends.engine import JobError, no_vectors
+from backends.gguf.sequence import PreparedGenerate
+from backends.messages import (
+    Detokenize,
+    Detokenized,
+    Embed,
+    Finished,
+    Generate,
+    Rerank,
+    TextPrompt,
+    Tokenize,
+    Tokenized,
+)
+
+if TYPE_CHECKING:
+    from backends.gguf.context import Model
+    from backends.gguf.tokenizer import Tokenizer
+    from backends.messages import Event, Job
+
+MAX_ECHO_CHARS = 1 << 20
+"""Over all choices of a job. One frame holds the echoes of all jobs that start together, and one too large to send
+would end the worker."""
+
+
+class Preparer:
+    """See the module's text; `context` is the tokens one job may use."""
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, *, context: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._context = context
+
+    def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
+        """What the engine can start, or the answer itself where it needs no step. Raises JobError."""
+        if isinstance(job, Tokenize):
+            return self._tokenize(job)
+        if isinstance(job, Detokenize):
+            return [Detokenized(id=job.id, text=self._tokenizer.decode(job.tokens)), Finished(id=job.id)]
+        if isinstance(job, Embed | Rerank):
+            raise no_vectors(job)
+        bad = next((token for token in job.sampling.logit_bias if not 0 <= token < self._model.n_vocab), None)
+        if bad is not None:
+            message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
+            raise JobError("invalid_value", message, param="logit_bias")
+        tokens, thinking = self._tokenizer.encode(job.prompt)
+        limit = self._limit(job, len(tokens))
+        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), limit, thinking, self._echo(job, tokens))
+
+    def _echo(self, job: Generate, tokens: list[int]) -> str:
+        """The prompt as the client wrote it; tokens would show a BOS and a space that nobody wrote."""
+        if not job.echo:
+            return ""
+        text = job.prompt.text if isinstance(job.prompt, TextPrompt) else self._tokenizer.decode(tokens)
+        if job.n * len(text) > MAX_ECHO_CHARS:
+            raise JobError("invalid_value", f"the prompt echoed {job.n} times is too much text", param="echo")
+        return text
+
+    def _tokenize(self, job: Tokenize) -> list[Event]:
+        if isinstance(job.prompt, TextPrompt):
+            tokens = self._tokenizer.raw(job.prompt.text, add_special=job.add_special)
+        else:
+            tokens, _ = self._tokenizer.encode(job.prompt)
+        literals = {token: self._model.literal(token) for token in set(tokens)} if job.pieces else {}
+        pieces = [literals[token] for token in tokens] if job.pieces else None
+        return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
+
+    def _limit(self, job: Generate, n_prompt: int) -> int:
+        context = self._context
+        if n_prompt == 0 and job.max_tokens != 0:
+            raise JobError("invalid_value", "the prompt is empty, and the model has no first token", param="prompt")
+        if n_prompt > context or (n_prompt == context and job.max_tokens != 0):
+            raise JobError(
+                "context_length_exceeded",
+                f"This model's maximum context length is {context} tokens. However, your prompt resulted in {n_prompt} "
+                "tokens. Please reduce the length of the prompt.",
+                param="prompt",
+            )
+        room = context - n_prompt
+        return room if job.max_tokens is None else min(job.max_tokens, room)
