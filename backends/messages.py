@@ -88,11 +88,20 @@ class TokenPrompt(_Plain, tag="tokens", frozen=True):
     tokens: list[int]
 
 
+class InfillFile(_Plain, frozen=True):
+    """Another file, or a part of one, that a fill-in-the-middle model may look at."""
+
+    name: str
+    text: str
+
+
 class InfillPrompt(_Plain, tag="infill", frozen=True):
     """Fill in the middle: the model continues `prefix` so that `suffix` fits behind it."""
 
     prefix: str
     suffix: str
+    files: list[InfillFile] = []
+    """In front of the prefix; the first of them are left out where the context has no room (`Started.omitted`)."""
 
 
 Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
@@ -255,6 +264,8 @@ class Started(_Plain, tag="started", frozen=True):
     cached_tokens: int = 0
     thinking: bool = False
     """The rendered prompt ends inside an open reasoning block, so the output begins with reasoning."""
+    omitted: int = 0
+    """Files of a fill-in-the-middle prompt that were left out for want of room."""
 
 
 class Delta(_Plain, tag="delta", frozen=True):

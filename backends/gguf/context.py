@@ -14,6 +14,7 @@ import llama_cpp
 import numpy as np
 
 from backends.engine import LoadError
+from backends.infill import InfillMarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -242,14 +243,17 @@ class Model:
         }
         return {n: self.literal(token).decode("utf-8", "replace") if token >= 0 else "" for n, token in ids.items()}
 
-    def infill_tokens(self) -> tuple[int, int, int] | None:
-        """Ids of the prefix, suffix and middle tokens; None when the vocabulary has no fill-in-the-middle."""
+    def infill_marks(self) -> InfillMarks | None:
+        """The tokens of fill-in-the-middle; None when the vocabulary has none."""
         ids = (
             llama_cpp.llama_vocab_fim_pre(self.vocab),
             llama_cpp.llama_vocab_fim_suf(self.vocab),
             llama_cpp.llama_vocab_fim_mid(self.vocab),
         )
-        return ids if min(ids) >= 0 else None
+        repository, file = llama_cpp.llama_vocab_fim_rep(self.vocab), llama_cpp.llama_vocab_fim_sep(self.vocab)
+        if min(ids) < 0:
+            return None
+        return InfillMarks(*ids, repository if repository >= 0 else None, file if file >= 0 else None)
 
 
 _ENCODERS = frozenset(

@@ -73,7 +73,8 @@ class GgufEngine:
         """Start a job: its first choice takes a slot, the others follow once the prompt is computed."""
         job = prepared.job
         n_prompt = int(prepared.prompt.size)
-        events: list[Event] = [Started(id=job.id, prompt_tokens=n_prompt, thinking=prepared.thinking)]
+        started = Started(id=job.id, prompt_tokens=n_prompt, thinking=prepared.thinking, omitted=prepared.omitted)
+        events: list[Event] = [started]
         ends_here = prepared.limit == 0
         if prepared.echo or ends_here:
             reason: FinishReason | None = "length" if ends_here else None

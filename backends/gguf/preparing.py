@@ -17,6 +17,7 @@ from backends.messages import (
     Embed,
     Finished,
     Generate,
+    InfillPrompt,
     Rerank,
     TextPrompt,
     Tokenize,
@@ -53,9 +54,14 @@ class Preparer:
         if bad is not None:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
             raise JobError("invalid_value", message, param="logit_bias")
-        tokens, thinking = self._tokenizer.encode(job.prompt)
+        if isinstance(job.prompt, InfillPrompt):
+            room = self._context - min(max(1, job.max_tokens or 1), self._context // 2)
+            (tokens, omitted), thinking = self._tokenizer.encode_infill(job.prompt, room=room), False
+        else:
+            (tokens, thinking), omitted = self._tokenizer.encode(job.prompt), 0
         limit = self._limit(job, len(tokens))
-        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), limit, thinking, self._echo(job, tokens))
+        echo = self._echo(job, tokens)
+        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), limit, thinking, echo, omitted)
 
     def _echo(self, job: Generate, tokens: list[int]) -> str:
         """The prompt as the client wrote it; tokens would show a BOS and a space that nobody wrote."""

@@ -26,6 +26,8 @@ class PreparedGenerate:
     thinking: bool
     echo: str = ""
     """What every choice begins with."""
+    omitted: int = 0
+    """Files of a fill-in-the-middle prompt that were left out."""
 
     @property
     def id(self) -> str:

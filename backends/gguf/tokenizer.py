@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backends import infill
 from backends.chat_template import ChatTemplate, Guard
 from backends.engine import JobError
 from backends.messages import ChatPrompt, InfillPrompt, TextPrompt
@@ -30,7 +31,7 @@ class Tokenizer:
         self._model = model
         self._controls: dict[str, Control] = {control.literal: control for control in model.controls()}
         self._guard = Guard(self._controls)
-        self._infill = model.infill_tokens()
+        self._infill = model.infill_marks()
         self._templates = _templates(model)
 
     @property
@@ -52,7 +53,7 @@ class Tokenizer:
             tokens = self._with_bos(self._model.tokenize(prompt.text, parse_special=True))
             return tokens or self._opening(), False
         if isinstance(prompt, InfillPrompt):
-            return self._encode_infill(prompt), False
+            return self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], False
         return self._check_ids(prompt.tokens), False
 
     def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], bool]:
@@ -94,17 +95,18 @@ class Tokenizer:
             text = text.rstrip()
         return text
 
-    def _encode_infill(self, prompt: InfillPrompt) -> list[int]:
+    def encode_infill(self, prompt: InfillPrompt, *, room: int) -> tuple[list[int], int]:
+        """Token ids, at most `room` where leaving files out achieves it, and how many were. Raises JobError."""
         if self._infill is None:
             raise JobError(
                 "unsupported_parameter",
                 "this model's vocabulary has no fill-in-the-middle tokens, so it cannot take a suffix",
                 param="suffix",
             )
-        prefix_token, suffix_token, middle_token = self._infill
-        prefix = self._model.tokenize(prompt.prefix, parse_special=False)
-        suffix = self._model.tokenize(prompt.suffix, parse_special=False)
-        return self._with_bos([prefix_token, *prefix, suffix_token, *suffix, middle_token])
+        bos = [] if self._model.bos is None else [self._model.bos]
+        return infill.encode(
+            prompt, self._infill, lambda text: self._model.tokenize(text, parse_special=False), opening=bos, room=room
+        )
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
         bos = self._model.bos
