@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DONE = b"data: [DONE]\n\n"
 WAITING = b": waiting\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 LOWEST_LOGPROB = -9999.0
 """Stands for "no chance at all": JSON has no infinity."""
 
@@ -92,19 +93,25 @@ class Framer:
         return self._open + b'],"usage":' + to_json(usage.as_dict()) + b"}\n\n"
 
 
-def waiting_comment(model: str, waiting: Waiting | None) -> bytes:
-    """A comment for a client whose job has not begun: `: queued position=2 estimate_s=4`, `: loading chat 40% ...`."""
-    if waiting is None:
-        return WAITING
-    estimate_s = math.ceil(waiting.estimate_s)
-    if waiting.loaded is None:
-        return f": queued position={waiting.position} estimate_s={estimate_s}\n\n".encode()
-    return f": loading {model} {waiting.loaded:.0%} estimate_s={estimate_s}\n\n".encode()
+class Comments:
+    """What a stream of completions says beside its answer: SSE comments, and OpenAI's error frame."""
 
+    def waiting(self, model: str, waiting: Waiting | None) -> bytes:
+        """`: queued position=2 estimate_s=4` or `: loading chat 40% ...` for a client whose job has not begun."""
+        if waiting is None:
+            return WAITING
+        estimate_s = math.ceil(waiting.estimate_s)
+        if waiting.loaded is None:
+            return f": queued position={waiting.position} estimate_s={estimate_s}\n\n".encode()
+        return f": loading {model} {waiting.loaded:.0%} estimate_s={estimate_s}\n\n".encode()
 
-def error_frame(problem: ApiError) -> bytes:
-    """A failure after the headers. No `[DONE]` follows it: a clean end would look like success."""
-    return b"data: " + problem.body() + b"\n\n"
+    def keep_alive(self) -> bytes:
+        """A sign of life between tokens."""
+        return KEEP_ALIVE
+
+    def error(self, problem: ApiError) -> bytes:
+        """A failure after the headers. No `[DONE]` follows it: a clean end would look like success."""
+        return b"data: " + problem.body() + b"\n\n"
 
 
 def logprob(value: float) -> float:

@@ -1,18 +1,27 @@
-"""The walk that chat and text completions share: submit, wait for the start, answer as a stream or whole.
+"""The walk that all generating surfaces share: submit, wait for the start, answer as a stream or whole.
 
-A route fills in a `Plan`; this file knows no field of either surface.
+A route fills in a `Plan`; this file knows no field of any surface.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.responses import Response
 
-from server.output.frame import to_json
-from server.routes.running import Collector, Encoder, Run, collect, sse_bytes, started_in_time, while_connected
+from server.output.frame import Comments, to_json
+from server.routes.running import (
+    Collector,
+    Encoder,
+    Run,
+    Voice,
+    collect,
+    sse_bytes,
+    started_in_time,
+    while_connected,
+)
 from server.routes.services import Services
 from server.routes.sse import StreamedAnswer
 
@@ -54,6 +63,7 @@ class Plan:
     """Refuses what the model cannot do. Raises ApiError."""
     new_stream: Callable[[Head, Ready | None, Started | None], Encoder]
     new_whole: Callable[[Ready | None, Started | None], Whole]
+    voice: Voice = field(default_factory=Comments)
 
 
 async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
@@ -99,7 +109,8 @@ async def _streamed(request: Request, app: Services, entry: CatalogEntry, plan: 
         return plan.new_stream(plan.head(ready), ready, first)
 
     headers = {**plan.headers, **_run_headers(run, started)}
-    return StreamedAnswer(sse_bytes(run, make_encoder), run, headers=headers, keepalive_s=keepalive_s)
+    body = sse_bytes(run, make_encoder, plan.voice)
+    return StreamedAnswer(body, run, headers=headers, keepalive_s=keepalive_s, keep_alive=plan.voice.keep_alive)
 
 
 async def _whole(request: Request, app: Services, entry: CatalogEntry, plan: Plan, run: Run) -> Response:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from backends.messages import Delta, Failed, Finished, Started
 from server.errors import ApiError, from_failed
-from server.output.frame import Usage, error_frame, waiting_comment
+from server.output.frame import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from backends.messages import Event
-    from server.pool.stream import Stream
+    from server.pool.stream import Stream, Waiting
 
 T = TypeVar("T")
 
@@ -39,6 +39,22 @@ class Encoder(Protocol):
 
     def end(self, usage: Usage) -> bytes:
         """The end of a stream that went well."""
+        ...
+
+
+class Voice(Protocol):
+    """What a surface says in a stream beside its answer."""
+
+    def waiting(self, model: str, waiting: Waiting | None) -> bytes:
+        """The job has not begun yet."""
+        ...
+
+    def keep_alive(self) -> bytes:
+        """Nothing else was said for a while."""
+        ...
+
+    def error(self, problem: ApiError) -> bytes:
+        """The job failed after the headers."""
         ...
 
 
@@ -133,11 +149,11 @@ async def started_in_time(request: Request, run: Run, *, patience_s: float) -> S
     return None
 
 
-async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder]) -> AsyncIterator[bytes]:
-    """The body of a streamed answer: comments until the first event, then events, then the end mark or an error."""
+async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder], voice: Voice) -> AsyncIterator[bytes]:
+    """The body of a streamed answer: signs of life until the first event, then events, then the end or an error."""
     try:
-        async for comment in _until_started(run):
-            yield comment
+        async for sign in _until_started(run, voice):
+            yield sign
         encoder = make_encoder(await run.started())
         usage = Usage()
         async for job, event in _events(run.streams):
@@ -150,17 +166,17 @@ async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder])
                 raise run.problem(event)
         yield encoder.end(usage)
     except ApiError as problem:
-        yield error_frame(problem)
+        yield voice.error(problem)
     finally:
         run.cancel()
 
 
-async def _until_started(run: Run) -> AsyncIterator[bytes]:
-    """A comment at once and every few seconds while nothing has happened yet."""
+async def _until_started(run: Run, voice: Voice) -> AsyncIterator[bytes]:
+    """A sign of life at once and every few seconds while nothing has happened yet."""
     first = asyncio.ensure_future(run.streams[0].first())
     try:
         while not (await asyncio.wait({first}, timeout=0))[0]:
-            yield waiting_comment(run.streams[0].model, run.streams[0].waiting)
+            yield voice.waiting(run.streams[0].model, run.streams[0].waiting)
             await asyncio.wait({first}, timeout=COMMENT_EVERY_S)
     finally:
         first.cancel()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio._backends._asyncio  # noqa: F401 - else read at the first stream, when no file may be left to open it
-from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -29,6 +28,7 @@ class StreamedAnswer(EventSourceResponse):
         *,
         headers: Mapping[str, str],
         keepalive_s: float,
+        keep_alive: Callable[[], bytes],
         send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         super().__init__(
@@ -36,7 +36,7 @@ class StreamedAnswer(EventSourceResponse):
             headers=headers,
             sep="\n",
             ping=keepalive_s,
-            ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
+            ping_message_factory=keep_alive,  # type: ignore[arg-type]  # bytes go out as they are
             send_timeout=send_timeout_s,
             client_close_handler_callable=self._on_hang_up,
         )

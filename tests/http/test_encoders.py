@@ -11,7 +11,7 @@ from backends.messages import Delta, ErrorCode, Failed, Finished, TokenLogprob
 from server.errors import ApiError, clip, from_failed
 from server.output.chat import ChatStream, ChatWhole
 from server.output.completions import CompletionStream, CompletionWhole
-from server.output.frame import DONE, Head, Usage, error_frame, fingerprint
+from server.output.frame import DONE, Comments, Head, Usage, fingerprint
 from server.output.splitter import Splitter
 
 HEAD = Head("chatcmpl-1", 1_700_000_000, "m", "fp_0")
@@ -148,7 +148,7 @@ def test_text_completions_have_the_legacy_shape():
 
 
 def test_an_error_ends_a_stream_without_done():
-    frame = error_frame(from_failed(Failed(id="j", code="worker_crashed", message="it crashed")))
+    frame = Comments().error(from_failed(Failed(id="j", code="worker_crashed", message="it crashed")))
     assert DONE not in frame
     assert events(frame) == [
         {"error": {"message": "it crashed", "type": "server_error", "param": None, "code": "worker_crashed"}}

@@ -8,7 +8,7 @@ import pytest
 
 from backends.messages import Delta, Event, Finished, Started
 from server.output.chat import ChatStream
-from server.output.frame import Head
+from server.output.frame import Comments, Head
 from server.pool.stream import Stream
 from server.routes.running import Run, sse_bytes
 from server.routes.sse import StreamedAnswer
@@ -24,8 +24,11 @@ def answer_of(*events: Event, send_timeout_s: float = 5.0) -> tuple[StreamedAnsw
         stream.push(event)
     run = Run([stream], 1, {})
     encoder = ChatStream(Head("i", 0, "m", "f"), include_usage=False, new_splitter=lambda: None)
-    body = sse_bytes(run, lambda _: encoder)
-    return StreamedAnswer(body, run, headers={}, keepalive_s=60, send_timeout_s=send_timeout_s), cancelled
+    voice = Comments()
+    body = sse_bytes(run, lambda _: encoder, voice)
+    return StreamedAnswer(
+        body, run, headers={}, keepalive_s=60, keep_alive=voice.keep_alive, send_timeout_s=send_timeout_s
+    ), cancelled
 
 
 async def never() -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.output.frame import waiting_comment
+from server.output.frame import Comments
 from server.pool.stream import Waiting
 from tests.pool.conftest import Maker, read, until
 
@@ -19,7 +19,7 @@ from tests.pool.conftest import Maker, read, until
     ],
 )
 def test_the_comment_says_place_estimate_and_share(waiting: Waiting | None, comment: bytes) -> None:
-    assert waiting_comment("chat", waiting) == comment
+    assert Comments().waiting("chat", waiting) == comment
 
 
 async def test_jobs_in_the_queue_know_their_place(make: Maker) -> None:
