@@ -445,7 +445,10 @@ class LoadFailed(_Plain, tag="load_failed", frozen=True):
 
 
 class Step(_Plain, tag="step", frozen=True):
-    """Everything one engine step (or one prepared job) produced, for all its jobs, with the figures of the step."""
+    """Everything one engine step (or one prepared job) produced, for all its jobs, with the figures of the step.
+
+    Several quick steps may come as one; the figures are sums then.
+    """
 
     events: list[Event] = []
     n_decode: int = 0
@@ -455,6 +458,8 @@ class Step(_Plain, tag="step", frozen=True):
     n_embedded: int = 0
     """Inputs of `Embed` and `Rerank` jobs whose vectors this step computed."""
     duration_us: int = 0
+    batches: list[int] = []
+    """Where several steps come as one: `n_decode` of each, in order."""
     kv_used: int = 0
     """Used cells of the KV pool after the step."""
     kv_total: int = 0

@@ -28,6 +28,7 @@ from backends.clerk import Clerk
 from backends.engine import Engine, JobError, LoadError
 from backends.link import EXIT_ENGINE_ERROR, EXIT_LOAD_FAILED, EXIT_ORPHANED, Link, leave, note, or_leave
 from backends.messages import Cancel, Event, Failed, LoadFailed, LoadModel, Progress, Shutdown, Step, Warm
+from backends.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +45,11 @@ _STEPS_PER_COLLECT: Final = 4096
 def run(engine: Engine, link: Link, clerk: Clerk) -> None:
     """Step the engine while it has work and sleep while it has none; returns at `Shutdown`."""
     steps_since_collect = 0
+    outbox = Outbox()
     while True:
         arrived = _drain(clerk.inbox, wait=engine.idle)
+        if arrived and (told := outbox.flush()) is not None:  # what arrived may make the next step a long one
+            link.send(told)
         clerk.step_started = time.monotonic()
         events: list[Event] = []
         for item in arrived:
@@ -57,7 +61,9 @@ def run(engine: Engine, link: Link, clerk: Clerk) -> None:
             report = msgspec.structs.replace(report, events=events + report.events)
         clerk.step_started = None
         if report.events or report.n_decode or report.n_prefill:
-            link.send(report)
+            told = outbox.put(report, time.monotonic(), idle=engine.idle)
+            if told is not None:
+                link.send(told)
         steps_since_collect += 1
         if engine.idle or steps_since_collect >= _STEPS_PER_COLLECT:
             gc.collect(1)

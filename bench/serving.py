@@ -35,8 +35,8 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Processor time of the server process so far, workers not included."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def config_text(model: Path, *, context: int, parallel: int) -> str:

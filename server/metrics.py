@@ -88,8 +88,9 @@ class ModelMetrics:
 
     def step(self, step: Step) -> None:
         """Count an engine step."""
-        if step.n_decode:
-            self.batch_sequences.observe(step.n_decode)
+        for n_decode in step.batches or (step.n_decode,):
+            if n_decode:
+                self.batch_sequences.observe(n_decode)
         if step.kv_total:
             self.kv_usage.set(step.kv_used / step.kv_total)
 
@@ -247,7 +248,8 @@ class RequestMeter:
             self.metrics.time_to_first_token.observe(now - self.submitted_at)
         last_at = self._last_token_at.get(event.index)
         if last_at is not None:
-            self.metrics.inter_token.observe((now - last_at) / event.n_tokens)
+            for _ in range(event.n_tokens):
+                self.metrics.inter_token.observe((now - last_at) / event.n_tokens)
         self._last_token_at[event.index] = now
         self.generated_tokens += event.n_tokens
 

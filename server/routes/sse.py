@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import anyio._backends._asyncio  # noqa: F401 - else read at the first stream, when no file may be left to open it
@@ -41,6 +42,18 @@ class StreamedAnswer(EventSourceResponse):
             client_close_handler_callable=self._on_hang_up,
         )
         self._run = run
+        self._send_timeout_s = send_timeout_s
+        self._deadline = asyncio.timeout(None)
+
+    async def _stream_response(self, send: Send) -> None:
+        async with self._deadline:
+            await super()._stream_response(send)
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        """One timer set anew for each send: the library's cancel scope costs as much as the send itself."""
+        self._deadline.reschedule(asyncio.get_running_loop().time() + self._send_timeout_s)
+        await send(message)
+        self._deadline.reschedule(None)
 
     async def _on_hang_up(self, _message: Message) -> None:
         self._run.cancel()

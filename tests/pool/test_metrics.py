@@ -93,6 +93,9 @@ async def test_token_counters_equal_the_sum_of_the_usages(make: Maker) -> None:
     assert len(finished) == 12
     assert rig.sample("generation_tokens_total", model_name="a") == sum(f.completion_tokens for f in finished)
     assert rig.sample("prompt_tokens_total", model_name="a") == sum(f.prompt_tokens for f in finished)
+    n_tokens, n_choices = sum(f.completion_tokens for f in finished), sum(1 + i % 3 for i in range(12))
+    assert rig.sample("batch_sequences_sum", model_name="a") == n_tokens  # however many steps a message told of
+    assert rig.sample("inter_token_latency_seconds_count", model_name="a") == n_tokens - n_choices
     assert rig.sample("request_success_total", model_name="a", finished_reason="stop") == 12
     assert rig.sample("time_to_first_token_seconds_count", model_name="a") == 12
     assert rig.sample("e2e_request_latency_seconds_count", model_name="a") == 12

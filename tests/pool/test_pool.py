@@ -258,7 +258,7 @@ async def test_crash_mid_stream_is_an_error_event_and_the_next_request_is_served
     began = time.monotonic()
     after = await rig.ask("a", "hello")
 
-    assert text(events) == "one two"
+    assert text(events) in ("one", "one two")  # the last frame of quick text may be lost with its worker
     assert failure(events).code == "worker_crashed"
     assert "SIGABRT" in failure(events).message
     assert text(after) == "echo: hello"
