@@ -1,29 +1,29 @@
-"""A worker process as an operating system sees it: its start, its socket, its last words, its end.
+"""A worker process as the server sees it: its start, its socket, its last words, its end.
 
-Owns no model and no jobs: that is `backends.worker`. A child that has not been told its model yet is a spare.
-For the event loop's thread only.
+Owns no model and no jobs: that is `backends.worker`. For the event loop's thread only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import socket
 import sys
 import sysconfig
-from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from backends import process
 from backends.messages import Command, Report
 from backends.wire import Decoder, Encoder, WireError, report_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-_STDERR_LINES: Final = 20
+    from backends.process import Process
+
 _KEPT_VARIABLES: Final = re.compile(
     r"PATH|HOME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE"
     r"|(CUDA|NVIDIA|OMP|OPENBLAS|MKL|GGML|PYTORCH)_\w+|COVERAGE_\w+|ONECARD_TEST_\w+"
@@ -32,7 +32,7 @@ _KEPT_VARIABLES: Final = re.compile(
 
 
 class Owner(Protocol):
-    """Who a child talks to; may change while it runs."""
+    """Who a child talks to."""
 
     def received(self, report: Report) -> None:
         """A report has come."""
@@ -44,19 +44,20 @@ class Owner(Protocol):
         """The socket is closed: the process is dying, or has to."""
 
 
+class Copier(Protocol):
+    """Makes workers of a process whose imports are done."""
+
+    async def copy(self, *, socket_fd: int, stderr_fd: int) -> int | None:
+        """The pid of a child of this process that is a worker on that socket; None when there is nothing to copy."""
+
+
 class Child:
     """One process and the server's end of its socket."""
 
-    def __init__(self, process: asyncio.subprocess.Process, owner: Owner, warm: str | None) -> None:
-        self.owner = owner
-        self.warm = warm
-        """The backend whose imports it was told to do ahead."""
-        self.stderr: deque[str] = deque(maxlen=_STDERR_LINES)
-        """Its last lines."""
-        self._process = process
+    def __init__(self, running: Process, owner: Owner) -> None:
+        self._process = running
         self._encoder = Encoder()
-        self._port = _Port(self)
-        self._collector = asyncio.create_task(self._collect_stderr())
+        self._port = _Port(owner)
 
     @property
     def pid(self) -> int:
@@ -64,9 +65,9 @@ class Child:
         return self._process.pid
 
     @property
-    def reaped(self) -> bool:
-        """The process has ended."""
-        return self._process.returncode is not None
+    def stderr(self) -> Sequence[str]:
+        """Its last lines."""
+        return self._process.stderr
 
     def send(self, command: Command) -> None:
         """Send a command; after the end it is dropped. Raises WireError for what cannot be encoded."""
@@ -74,16 +75,14 @@ class Child:
 
     def kill(self) -> None:
         """Send SIGKILL."""
-        if not self.reaped:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        self._process.kill()
 
     async def wait(self, linger_s: float) -> int:
         """The exit status, once its last frames and words have been heard, or `linger_s` after the end."""
         status = await self._process.wait()
-        await asyncio.wait([self._port.closed, self._collector], timeout=linger_s)
+        await asyncio.wait([self._port.closed, self._process.heard_out], timeout=linger_s)
         self._port.abort()
-        self._collector.cancel()
+        self._process.hang_up()
         return status
 
     async def attach(self, ours: socket.socket) -> None:
@@ -91,22 +90,13 @@ class Child:
         ours.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: self._port, sock=ours)
 
-    async def _collect_stderr(self) -> None:
-        assert self._process.stderr is not None
-        rest = b""
-        while data := await self._process.stderr.read(65536):
-            *lines, rest = (rest + data).split(b"\n")
-            self.stderr.extend(line.decode(errors="replace") for line in lines)
-            rest = rest[-4096:]
-        self.stderr.append(rest.decode(errors="replace"))
-
 
 class _Port(asyncio.Protocol):
     """Bytes to reports."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, owner: Owner) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._child = child
+        self._owner = owner
         self._decoder: Decoder[Report] = report_decoder()
         self._transport: asyncio.Transport | None = None
 
@@ -119,16 +109,16 @@ class _Port(asyncio.Protocol):
         """Decode and hand over; nonsense condemns the child and nobody else."""
         try:
             for report in self._decoder.feed(data):
-                self._child.owner.received(report)
+                self._owner.received(report)
         except WireError:
-            self._child.owner.babbled()
+            self._owner.babbled()
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The child closed its end or died."""
         if not self.closed.done():
             self.closed.set_result(None)
-        self._child.owner.disconnected()
+        self._owner.disconnected()
 
     def write(self, frame: bytes) -> None:
         """Send a frame; after the end it is dropped, because the exit answers for everything."""
@@ -141,12 +131,24 @@ class _Port(asyncio.Protocol):
             self._transport.abort()
 
 
-async def start_child(owner: Owner, *, warm: str | None = None) -> Child:
-    """Start a worker process; with `warm` it does that backend's imports before it knows its model. Raises OSError."""
+async def start_child(owner: Owner, *, copier: Copier | None = None) -> Child:
+    """Start a worker process, a copy of one whose imports are done where there is one. Raises OSError."""
+    if copier is not None and (child := await _on_a_socket(owner, partial(_copied, copier))) is not None:
+        return child
+    child = await _on_a_socket(owner, partial(run_module, "backends.worker_main"))
+    assert child is not None
+    return child
+
+
+async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | None]]) -> Child | None:
+    """Each attempt has a socket of its own: a copy that comes too late finds nobody at the other end, and ends."""
     ours, theirs = socket.socketpair()
     try:
-        process = await _spawn(theirs.fileno(), warm)
-        child = Child(process, owner, warm)
+        running = await begin(theirs.fileno())
+        if running is None:
+            ours.close()
+            return None
+        child = Child(running, owner)
         await child.attach(ours)
     except BaseException:
         ours.close()
@@ -156,24 +158,26 @@ async def start_child(owner: Owner, *, warm: str | None = None) -> Child:
     return child
 
 
-async def _spawn(fd: int, warm: str | None) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # the folder the server was started in is not a place to import from
-        "-m",
-        "backends.worker_main",
-        "--fd",
-        str(fd),
-        "--parent",
-        str(os.getpid()),
-        *(() if warm is None else ("--warm", warm)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        pass_fds=(fd,),
-        start_new_session=True,
-        env=environment(os.environ),
-    )
+async def _copied(copier: Copier, socket_fd: int) -> Process | None:
+    words, stderr_fd = os.pipe()
+    try:
+        pid = await copier.copy(socket_fd=socket_fd, stderr_fd=stderr_fd)
+    except BaseException:
+        os.close(words)
+        raise
+    finally:
+        os.close(stderr_fd)
+    if pid is None:
+        os.close(words)
+        return None
+    return await process.adopt(pid, words)
+
+
+async def run_module(module: str, fd: int, *arguments: str) -> Process:
+    """Start a module of ours on its end of a socket. Raises OSError."""
+    # -P: the folder the server was started in is not a place to import from
+    command = [sys.executable, "-P", "-m", module, "--fd", str(fd), "--parent", str(os.getpid()), *arguments]
+    return await process.start(command, fds=(fd,), env=environment(os.environ))
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -183,6 +187,7 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     checkout = str(Path(__file__).resolve().parent.parent)
     if checkout not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *search}:
         search.append(checkout)
+    kept["OPENBLAS_NUM_THREADS"] = "1"  # nothing here multiplies matrices with numpy, and each thread takes memory
     if search:
         kept["PYTHONPATH"] = os.pathsep.join(search)
     return kept

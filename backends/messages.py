@@ -399,13 +399,6 @@ class Shutdown(_Plain, tag="shutdown", frozen=True):
 Command = LoadModel | Submit | Cancel | Ping | Shutdown
 
 
-class Warm(_Plain, tag="warm", frozen=True):
-    """A spare worker has done its imports and waits for its `LoadModel`."""
-
-    resident_bytes: int = 0
-    """Anonymous memory it holds."""
-
-
 class Progress(_Plain, tag="progress", frozen=True):
     """A share of the load that is done, 0..1."""
 
@@ -473,4 +466,4 @@ class Pong(_Plain, tag="pong", frozen=True):
     step_age_s: float = 0.0
 
 
-Report = Warm | Progress | Ready | LoadFailed | Step | Pong
+Report = Progress | Ready | LoadFailed | Step | Pong

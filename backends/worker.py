@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from backends.child import Child, start_child
+from backends.child import Child, Copier, start_child
 from backends.last_words import clean, essence
 from backends.messages import (
     Cancel,
@@ -32,7 +32,6 @@ from backends.messages import (
     Shutdown,
     Step,
     Submit,
-    Warm,
 )
 from backends.wire import WireError
 
@@ -105,14 +104,12 @@ class Worker:
         """True from the start until the process is reaped."""
         return self._child is not None and not self._exited.is_set()
 
-    async def start(self, spare: Child | None = None) -> None:
-        """Send the model to load to the spare process, or to a new one; `on_ready` or `on_exit` follows.
+    async def start(self, copier: Copier | None = None) -> None:
+        """Start the process, a copy where there is something to copy, and send it the model to load.
 
-        Raises OSError, and then nothing follows.
+        `on_ready` or `on_exit` follows. Raises OSError, and then nothing follows.
         """
-        child = spare or await start_child(self)
-        child.owner = self
-        self._child = child
+        child = self._child = await start_child(self, copier=copier)
         self._send(self.spec)
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._reap(child))]
 
@@ -168,8 +165,6 @@ class Worker:
                     self._listener.on_ready(self, report)
             case LoadFailed():
                 self._load_failed = report
-            case Warm():  # a spare that was taken in the middle of its imports
-                pass
 
     def babbled(self) -> None:
         """Bytes have come that are no report."""

@@ -2,23 +2,17 @@
 
 Three threads: the reader takes commands and answers pings, the preparer renders and tokenizes, the main thread steps
 the engine. It never outlives the server: end-of-file on the socket or the parent's death ends it at once.
-A spare does the imports of its backend first, in a thread of low priority, and waits for its model.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import os
 import queue
-import resource
-import signal
 import socket
-import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
@@ -26,8 +20,9 @@ import msgspec
 from backends import registry
 from backends.clerk import Clerk
 from backends.engine import Engine, JobError, LoadError
-from backends.link import EXIT_ENGINE_ERROR, EXIT_LOAD_FAILED, EXIT_ORPHANED, Link, leave, note, or_leave
-from backends.messages import Cancel, Event, Failed, LoadFailed, LoadModel, Progress, Shutdown, Step, Warm
+from backends.kernel import call_me, die_with, limit_damage
+from backends.link import EXIT_ENGINE_ERROR, EXIT_LOAD_FAILED, EXIT_ORPHANED, Link, leave, note
+from backends.messages import Cancel, Event, Failed, LoadFailed, LoadModel, Progress, Shutdown, Step
 from backends.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -35,9 +30,6 @@ if TYPE_CHECKING:
 
     from backends.engine import Prepared
 
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NAME: Final = 15
-_WARMING_NICENESS: Final = 10
 _STEPS_PER_COLLECT: Final = 4096
 """The garbage collector runs when the loop is idle, and after this many steps without a pause."""
 
@@ -85,60 +77,6 @@ def _add(engine: Engine, prepared: Prepared) -> list[Event]:
         return [Failed(id=prepared.id, code=error.code, message=error.message, param=error.param)]
 
 
-def call_me(name: bytes) -> None:
-    """What `ps` and `top` show for this process; at most 15 bytes."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0)
-
-
-def die_with(parent_pid: int) -> None:
-    """Ask the kernel for SIGKILL when the server dies, and leave at once if it already has."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(EXIT_ORPHANED)
-
-
-def limit_damage() -> None:
-    """No core files (they hold prompts), and the kernel's out-of-memory killer takes a worker before the server."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-
-
-def anonymous_bytes() -> int:
-    """Memory of this process that belongs to no file."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    found = [line for line in lines if line.startswith("RssAnon:")]
-    return int(found[0].split()[1]) * 1024 if found else 0
-
-
-class Warming:
-    """The imports of a backend, done ahead in a thread of their own.
-
-    Only that thread is made nice: a process that is not root could not take its niceness back. A failure says nothing
-    yet, because the load runs into it again and explains it.
-    """
-
-    def __init__(self, backend: str, link: Link) -> None:
-        self._thread = threading.Thread(target=or_leave, args=(self._work,), name="warming", daemon=True)
-        self._backend = backend
-        self._link = link
-        self._thread.start()
-
-    def _work(self) -> None:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WARMING_NICENESS)
-        with contextlib.suppress(LoadError):
-            registry.engine_of(self._backend)
-        gc.collect()
-        gc.freeze()
-        self._link.send(Warm(resident_bytes=anonymous_bytes()))
-
-    def join(self) -> None:
-        """Wait until the imports are done."""
-        self._thread.join()
-
-
 def _load(spec: LoadModel, link: Link) -> tuple[Engine, float]:
     """The engine, and the seconds its load took."""
     try:
@@ -157,29 +95,20 @@ def _load(spec: LoadModel, link: Link) -> tuple[Engine, float]:
     return leave(EXIT_LOAD_FAILED)
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a worker on the socket `--fd` until the server shuts it down or is gone."""
-    parser = argparse.ArgumentParser(prog="onecard-worker")
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--warm", metavar="BACKEND")
-    args = parser.parse_args(argv)
-    die_with(args.parent)
+def serve(fd: int, server_pid: int) -> NoReturn:
+    """Be a worker on a socket until the server shuts it down or is gone."""
+    die_with(server_pid, status=EXIT_ORPHANED)
     limit_damage()
-    os.set_inheritable(args.fd, False)
-    link = Link(socket.socket(fileno=args.fd))
-    call_me(b"onecard-spare" if args.warm else b"onecard-worker")
-    warming = Warming(args.warm, link) if args.warm else None
+    call_me(b"onecard-worker")
+    os.set_inheritable(fd, False)
+    link = Link(socket.socket(fileno=fd))
     first, *rest = link.receive()
     if isinstance(first, Shutdown):
         leave(0)
     if not isinstance(first, LoadModel):
         leave(EXIT_ENGINE_ERROR)
-    call_me(b"onecard-worker")
     clerk = Clerk(link)
     clerk.start(rest)
-    if warming is not None:
-        warming.join()
     engine, load_s = _load(first, link)
     gc.collect()
     gc.freeze()
@@ -193,6 +122,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         note(error)
         leave(EXIT_ENGINE_ERROR)
     leave(0)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a worker on the socket `--fd`."""
+    parser = argparse.ArgumentParser(prog="onecard-worker")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    args = parser.parse_args(argv)
+    serve(args.fd, args.parent)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from demo import GGUF_PATH
 NAMES = ("a", "b")
 
 
-def measure(*, rounds: int = 20, spare: bool = True, pause_s: float = 1.0) -> dict[str, float]:
-    """Swap a -> b -> a ...; `pause_s` between requests is the time in which a new spare worker gets ready."""
+def measure(*, rounds: int = 20, spare: bool = True, pause_s: float = 0.0) -> dict[str, float]:
+    """Swap a -> b -> a ..., back to back or with a pause between."""
     budget = _budget_for_one()
     with running(_config(budget=budget, spare=spare)) as server:
         _first_token_ms(server.url, NAMES[1])

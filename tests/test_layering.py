@@ -18,6 +18,8 @@ SERVER_MAY_USE = {
     "backends.messages",
     "backends.registry",
     "backends.child",
+    "backends.kernel",
+    "backends.spare",
     "backends.worker",
     "backends.dry",
     "backends.footprint",

@@ -20,7 +20,7 @@ from typing import Any
 from backends.engine import LoadError
 from backends.gguf.context import LibraryLog, Model, dry_context
 from backends.gguf.loading import ALL_LAYERS, MAX_BATCH_TOKENS
-from backends.worker_main import die_with, limit_damage
+from backends.kernel import die_with, limit_damage
 
 _NICENESS = 10
 

@@ -19,10 +19,10 @@ from server.memory.placement import Placed, Refused, place
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from backends.child import Copier
     from server.memory.memory import Memory
-    from server.pool.spare import Spare
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
 
@@ -43,9 +43,9 @@ class LoadRefusedError(Exception):
 class Loader:
     """See the module's text."""
 
-    def __init__(self, memory: Memory, timeouts: Timeouts, spare: Spare) -> None:
+    def __init__(self, memory: Memory, timeouts: Timeouts, spares: Mapping[str, Copier]) -> None:
         self.memory = memory
-        self._spare = spare
+        self._spares = spares
         self._timeouts = timeouts
         self.appraiser = Appraiser()
         self._known: dict[str, Looked] = {}
@@ -98,7 +98,7 @@ class Loader:
         try:
             await self._wait_for_card(entry.name, placed)
             worker = Worker(_spec(entry, placed), listener, self._timeouts)
-            await worker.start(self._spare.take(entry.backend))
+            await worker.start(self._spares.get(entry.backend))
         except OSError as error:
             self.memory.ledger.release(entry.name)
             message = f"no worker process could be started: {error.strerror}"

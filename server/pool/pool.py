@@ -70,7 +70,7 @@ class Pool:
         self._overview = Overview(self._parts, self._spare)
         self._jobs = Jobs(self._parts, self._overview)
         self._moves = Moves(self._parts, self)
-        self.on_change += [self._spare.on_change, ReadAhead({e.name: e.path for e in catalog.entries}).on_change]
+        self.on_change.append(ReadAhead({e.name: e.path for e in catalog.entries}).on_change)
         self.info, self.status, self.capacity = self._overview.info, self._overview.status, self._overview.capacity
         self._timer: asyncio.TimerHandle | None = None
         self._beside: list[asyncio.Task[None]] = []
@@ -84,16 +84,16 @@ class Pool:
         Raises DeviceError.
         """
         memory = await open_memory(self._settings.memory)
-        loader = self._parts.loader = self._parts.prices.loader = Loader(memory, self._timeouts, self._spare)
+        loader = self._parts.loader = self._parts.prices.loader = Loader(memory, self._timeouts, {"gguf": self._spare})
         memory.on_budget_change.append(self._budget_changed)
         self._parts.tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
+        self._spare.prepare()
         self._parts.spawn(self._look_at_files(loader))
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
         for name, resident in self._residents.items():
             if resident.entry.config.preload:
                 self._perform(self._scheduler.load(name, self._clock()))
-        self._spare.prepare()
 
     @property
     def draining(self) -> bool:

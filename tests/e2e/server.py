@@ -60,28 +60,21 @@ class Server:
         return self.metrics()[name, frozenset(labels.items())]
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes of this server, without the spare one."""
+        """The worker processes of this server, without the spare."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "backends.worker_main" in _command(child) and not _is_spare(child)]
+        return [child for child in children if _name(child) == "onecard-worker"]
 
     def stop(self, number: int = signal.SIGTERM, *, timeout_s: float = 40) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout_s)
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _name(process: psutil.Process) -> str:
+    """What it calls itself."""
     try:
-        return process.cmdline()
+        return str(process.name())
     except psutil.Error:
-        return []
-
-
-def _is_spare(process: psutil.Process) -> bool:
-    """A worker that was started ahead and has no model yet: it calls itself otherwise once it has one."""
-    try:
-        return "--warm" in process.cmdline() and process.name() != "onecard-worker"
-    except psutil.Error:
-        return True
+        return ""
 
 
 @contextlib.contextmanager

@@ -1,23 +1,26 @@
-"""The spare worker: it stands ready, is taken by a load, is replaced, dies with the server, and hides no device use."""
+"""The spare: workers are copies of it and children of the server, it is replaced when it dies, and it holds no card."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from backends import spare_main
 from backends.messages import LoadModel
 from backends.worker import Worker
 from server.pool.spare import Spare, SpareRules
 from tests.pool.conftest import Maker, until
 from tests.worker.conftest import QUICK, Ear, ask
 
-RULES = SpareRules(settle_s=0.0, back_off_s=0.2, longest_back_off_s=0.4)
+RULES = SpareRules(back_off_s=0.2, longest_back_off_s=0.4)
 New = Callable[..., Awaitable[Spare]]
 
 
@@ -41,49 +44,137 @@ async def new(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[New]:
         assert spare.pid is None
 
 
-def spec(folder: Path) -> LoadModel:
-    return LoadModel("m", "gguf", str(folder / "m.gguf"), 512, 4)
-
-
-async def test_a_spare_becomes_the_worker_of_the_next_load(new: New, tmp_path: Path) -> None:
-    spare = await new()
-    pid = spare.pid
-    child = spare.take("gguf")
+async def loaded(spare: Spare, folder: Path, *, directive: str = "") -> tuple[Worker, Ear]:
+    path = folder / "m.gguf"
+    await asyncio.to_thread(Path(f"{path}.fake").write_text, directive)
     ear = Ear()
-    worker = Worker(spec(tmp_path), ear, QUICK)
+    worker = Worker(LoadModel("m", "gguf", str(path), 512, 4), ear, QUICK)
+    await worker.start(spare)
+    await ear.until(lambda: ear.ready is not None or ear.how is not None)
+    return worker, ear
 
-    await worker.start(child)
-    await ear.until(lambda: ear.ready is not None)
+
+def parent_of(worker: Worker) -> int:
+    assert worker.pid is not None
+    return int(psutil.Process(worker.pid).ppid())
+
+
+def is_copy(worker: Worker) -> bool:
+    """A copy keeps the command line of what it was copied from."""
+    assert worker.pid is not None
+    return "backends.spare_main" in psutil.Process(worker.pid).cmdline()
+
+
+async def test_a_copy_is_a_worker_and_the_child_of_this_process(new: New, tmp_path: Path) -> None:
+    spare = await new()
+    worker, ear = await loaded(spare, tmp_path)
+    assert worker.pid is not None
+    process = psutil.Process(worker.pid)
+    assert is_copy(worker)
+    assert parent_of(worker) == os.getpid()
+    assert process.name() == "onecard-worker"
+    assert os.getsid(worker.pid) == worker.pid
     worker.submit(ask("a", "hello"))
     await ear.terminal("a")
     await worker.stop()
 
-    assert worker.pid == pid
     assert ear.text("a") == "echo: hello"
     assert ear.how is not None
     assert ear.how.code is None
-    assert spare.pid is None
-    assert spare.take("gguf") is None
+    assert not psutil.pid_exists(worker.pid)
+    assert spare.warm
 
 
-async def test_a_spare_taken_before_its_imports_are_done_loads_all_the_same(new: New, tmp_path: Path) -> None:
-    spare = await new(warm=False)
-    await until(lambda: spare.pid is not None)
-    ear = Ear()
-    worker = Worker(spec(tmp_path), ear, QUICK)
+async def test_the_server_learns_how_a_copy_ended_and_what_it_said(new: New, tmp_path: Path) -> None:
+    spare = await new()
+    worker, ear = await loaded(spare, tmp_path)
+    worker.submit(ask("a", "!crash"))
+    how = await ear.until_exit()
+    assert how.code == "worker_crashed"
+    assert "ended with SIGABRT" in how.message
 
-    await worker.start(spare.take("gguf"))
-    await ear.until(lambda: ear.ready is not None)
+    _, ear = await loaded(spare, tmp_path, directive="crash")
+    assert ear.how is not None
+    assert ear.how.code == "load_failed"
+    assert "SIGABRT: m.gguf.c:17: GGML_ASSERT(n_embd > 0) failed, while it loaded" in ear.how.message
+
+
+async def test_copies_outlive_the_spare(new: New, tmp_path: Path) -> None:
+    spare = await new()
+    worker, ear = await loaded(spare, tmp_path)
+    assert spare.pid is not None
+    gone = spare.pid
+    os.kill(spare.pid, signal.SIGKILL)
+    await until(lambda: spare.pid != gone)
+    worker.submit(ask("a", "hello"))
+    await ear.terminal("a")
+    assert ear.text("a") == "echo: hello"
     await worker.stop()
 
 
-async def test_another_backend_takes_no_spare_of_this_one(new: New) -> None:
+async def test_copies_die_with_the_server(new: New, tmp_path: Path) -> None:
+    """In a process of its own, which is killed."""
+    code = """
+import asyncio, sys
+from pathlib import Path
+from server.pool.spare import Spare
+from tests.swap.test_spare import RULES, loaded
+async def main():
+    spare = Spare("gguf", enabled=True, rules=RULES)
+    worker, _ = await loaded(spare, Path(sys.argv[1]))
+    print(spare.pid, worker.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    pids = [int(word) for word in (await asyncio.wait_for(process.stdout.readline(), 20)).split()]
+    running = [psutil.Process(pid) for pid in pids]
+    assert running[1].ppid() == process.pid
+    process.kill()
+    await process.wait()
+    await until(lambda: not any(_alive(p) for p in running))
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_many_copies_one_after_the_other_and_at_once(new: New, tmp_path: Path) -> None:
     spare = await new()
-    assert spare.take("bnb") is None
+    workers = await asyncio.gather(*(loaded(spare, tmp_path) for _ in range(6)))
+    assert len({worker.pid for worker, _ in workers}) == 6
+    assert all(is_copy(worker) for worker, _ in workers)
+    await asyncio.gather(*(worker.stop() for worker, _ in workers))
     assert spare.pid is not None
+    assert psutil.Process(spare.pid).children() == []
+    assert psutil.Process(spare.pid).num_fds() < 10
 
 
-async def test_a_spare_that_dies_is_replaced_with_growing_pauses(new: New) -> None:
+async def test_a_load_waits_for_a_spare_that_does_its_imports(new: New, tmp_path: Path) -> None:
+    spare = await new(warm=False)
+    worker, _ = await loaded(spare, tmp_path)
+    assert is_copy(worker)
+    await worker.stop()
+
+
+async def test_a_stuck_spare_is_replaced_and_the_load_goes_on_without_it(new: New, tmp_path: Path) -> None:
+    spare = await new(rules=SpareRules(back_off_s=0.2, copy_within_s=0.3))
+    assert spare.pid is not None
+    stuck = spare.pid
+    os.kill(stuck, signal.SIGSTOP)
+    worker, _ = await loaded(spare, tmp_path)
+    assert not is_copy(worker)
+    await until(lambda: spare.warm and spare.pid != stuck)
+    await worker.stop()
+
+
+async def test_a_spare_that_dies_is_replaced_after_a_pause(new: New) -> None:
     spare = await new()
     seen = {spare.pid}
     for _ in range(2):
@@ -94,39 +185,59 @@ async def test_a_spare_that_dies_is_replaced_with_growing_pauses(new: New) -> No
         seen.add(spare.pid)
 
 
-async def test_no_spare_is_started_while_a_model_loads(new: New) -> None:
-    spare = await new(warm=False, enabled=True)
-    spare.on_change("loading", {"model": "a"})
-    spare.on_change("loading", {"model": "b"})
-    spare.on_change("loaded", {"model": "a"})
-    spare.prepare()
-    await asyncio.sleep(0)
+async def test_a_backend_that_cannot_be_copied_gets_no_other_spare(
+    new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = tmp_path / "threaded.py"
+    package.write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "from tests.fakes.engine import load\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
+    monkeypatch.setenv("ONECARD_TEST_ENGINE", "threaded:load")
+    with caplog.at_level(logging.WARNING, logger="onecard.spare"):
+        spare = Spare("gguf", enabled=True, rules=RULES)
+        spare.prepare()
+        await until(lambda: not spare.started)
+        worker, _ = await loaded(spare, tmp_path)
+    assert "the imports started 1 threads" in caplog.text
     assert not spare.started
+    assert not is_copy(worker)
+    await worker.stop()
+    await spare.close()
 
-    spare.on_change("load_failed", {"model": "b"})
-    await until(lambda: spare.warm)
+
+def test_an_open_graphics_card_makes_a_process_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare_main, "n_threads", lambda: 1)
+    assert spare_main.why_unfit() is None
+    monkeypatch.setattr("backends.kernel.CARDS", (str(tmp_path),))
+    with (tmp_path / "nvidia0").open("w"):
+        assert "graphics card" in str(spare_main.why_unfit())
 
 
-async def test_no_spare_where_memory_is_short_or_it_is_turned_off(new: New) -> None:
+async def test_no_spare_where_memory_is_short_or_it_is_turned_off(new: New, tmp_path: Path) -> None:
     short = await new(warm=False, rules=SpareRules(least_available_bytes=2**60))
     off = await new(warm=False, enabled=False)
     await until(lambda: not short.started)
     assert short.pid is None
     assert not off.started
+    for spare in (short, off):
+        worker, _ = await loaded(spare, tmp_path)
+        assert not is_copy(worker)
+        await worker.stop()
 
 
 async def test_a_spare_that_is_just_being_started_leaves_nothing_when_closed(new: New) -> None:
     before = set(psutil.Process().children())
     for _ in range(5):
         spare = await new(warm=False)
-        await asyncio.sleep(0)
         await until(lambda spare=spare: spare._timer is None)
         await spare.close()
         assert not spare.started
     assert set(psutil.Process().children()) <= before
 
 
-async def test_a_pool_uses_its_spare_and_gets_another_and_leaves_none(make: Maker) -> None:
+async def test_a_pool_copies_its_spare_and_leaves_none(make: Maker) -> None:
     rig = await make("a", "b", sections={"scheduler": {"spare_worker": True}})
     spare = rig.pool._spare
     await until(lambda: spare.warm)
@@ -134,17 +245,14 @@ async def test_a_pool_uses_its_spare_and_gets_another_and_leaves_none(make: Make
     assert rig.pool.status().memory.spare_bytes > 2**20
 
     await rig.ask("a", "hello")
-    assert rig.pid("a") == first
-    await until(lambda: spare.warm)
-    second = spare.pid
     await rig.ask("b", "hello")
-    assert rig.pid("b") == second
-    await until(lambda: spare.warm)
-    third = spare.pid
-    assert third is not None
+    pids = [rig.pid("a"), rig.pid("b"), first]
+    assert len(set(pids)) == 3
+    assert spare.pid == first
+    assert all("backends.spare_main" in psutil.Process(pid).cmdline() for pid in pids)
 
     await rig.pool.close(0)
-    assert not any(psutil.pid_exists(pid) for pid in (first, second, third) if pid is not None)
+    assert not any(psutil.pid_exists(pid) for pid in pids if pid is not None)
 
 
 @pytest.mark.engine
@@ -154,9 +262,11 @@ async def test_a_warm_spare_holds_no_model_and_has_only_imported(monkeypatch: py
     spare.prepare()
     await until(lambda: spare.warm)
     assert spare.pid is not None
-    maps = {Path(m.path).name for m in psutil.Process(spare.pid).memory_maps()}
+    process = psutil.Process(spare.pid)
+    maps = {Path(m.path).name for m in process.memory_maps()}
     assert any(name.startswith("libllama") for name in maps), "the imports are not done"
+    assert process.num_threads() == 1
     assert spare.resident_bytes < 40 * 2**20
-    links = [f.path for f in psutil.Process(spare.pid).open_files()]
+    links = [f.path for f in process.open_files()]
     assert not any("nvidia" in link for link in links), "it holds the card"
     await spare.close()

@@ -1,0 +1,62 @@
+"""What our processes ask of the kernel for themselves: a name, a death, limits, and orphans to look after. Linux."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+CARDS: Final = ("/dev/nvidia", "/dev/dri", "/dev/kfd")
+"""Where graphics cards are in the file system."""
+
+
+def call_me(name: bytes) -> None:
+    """What `ps` and `top` show for this process; at most 15 bytes."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0)
+
+
+def die_with(parent_pid: int, *, status: int = 0) -> None:
+    """Ask for SIGKILL when the parent dies, and exit at once if it already has."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(status)
+
+
+def adopt_orphans(*, wanted: bool) -> None:
+    """Whether descendants whose parent ends become this process's children, and not those of process 1."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+
+
+def limit_damage() -> None:
+    """No core files (they hold prompts), and the kernel's out-of-memory killer takes this process before the server."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that belongs to no file."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    found = [line for line in lines if line.startswith("RssAnon:")]
+    return int(found[0].split()[1]) * 1024 if found else 0
+
+
+def n_threads() -> int:
+    """Threads of this process, those of libraries too."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def holds_a_card() -> bool:
+    """Whether this process has opened a graphics card: a copy of it could not use that any more."""
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(fd.readlink()).startswith(CARDS):
+                return True
+    return False

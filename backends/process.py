@@ -1,0 +1,138 @@
+"""A child process by its pidfd: its last words, its end, and a way to end it that can never hit another process.
+
+`asyncio.subprocess` would not do: its `kill` reaps behind the back of its own watcher, which then has no exit status to
+tell (python/cpython#87744), and it cannot watch a child that it has not started. For the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_STDERR_LINES: Final = 20
+_LONGEST_LINE: Final = 4096
+_UNKNOWN_STATUS: Final = 255
+"""Of a child that somebody else has reaped."""
+
+
+class Process:
+    """A child of this process, however it came to be; `stderr_fd` is where its words can be read."""
+
+    def __init__(self, pid: int, stderr_fd: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        """The exit status, negative for a signal; None while it runs."""
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._words = _Words()
+        self._words_fd = stderr_fd
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.close(stderr_fd)
+            raise
+        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+
+    @property
+    def stderr(self) -> Sequence[str]:
+        """Its last lines."""
+        return self._words.lines
+
+    async def listen(self) -> None:
+        """Collect what it writes to stderr from now on."""
+        pipe = os.fdopen(self._words_fd, "rb", buffering=0)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: self._words, pipe)
+
+    def kill(self) -> None:
+        """Send SIGKILL; nothing after the end."""
+        if self.returncode is None:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """The exit status, once it has ended."""
+        return await asyncio.shield(self._ended)
+
+    @property
+    def heard_out(self) -> asyncio.Future[None]:
+        """Done when nobody can write to its stderr any more."""
+        return self._words.over
+
+    def hang_up(self) -> None:
+        """Listen no more."""
+        self._words.hang_up()
+
+    def _reap(self) -> None:
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            code = _UNKNOWN_STATUS
+        else:
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self.returncode = code
+        self._ended.set_result(code)
+
+
+class _Words(asyncio.Protocol):
+    """Bytes to the last lines."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_STDERR_LINES)
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rest = b""
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *lines, rest = (self._rest + data).split(b"\n")
+        self.lines.extend(line.decode(errors="replace") for line in lines)
+        self._rest = rest[-_LONGEST_LINE:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lines.append(self._rest.decode(errors="replace"))
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def start(command: Sequence[str], *, fds: Sequence[int], env: Mapping[str, str]) -> Process:
+    """Run a command in a session of its own that inherits only these files. Raises OSError."""
+    ours, theirs = os.pipe()
+    try:
+        popen = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own starts it in the loop's thread as well
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            pass_fds=fds,
+            start_new_session=True,
+            env=env,
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    popen.returncode = 0  # it is ours to reap, not the object's
+    return await adopt(popen.pid, ours)
+
+
+async def adopt(pid: int, stderr_fd: int) -> Process:
+    """Look after a child that is there already. Raises OSError."""
+    process = Process(pid, stderr_fd)
+    await process.listen()
+    return process
