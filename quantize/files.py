@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantize.errors import QuantizeError
+from quantize.scratch import scratch_folder
 from quantize.words import size
 
 SPARE_BYTES = 16 * 2**20
@@ -48,20 +49,19 @@ def replacing(target: Path) -> Iterator[Path]:
     The block may write a file or a folder there. A full disk is told as a QuantizeError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
     try:
-        yield temporary
-        sync(temporary)
-        _swap(temporary, target)
-        sync(target.parent)
+        with scratch_folder(target.parent) as folder:
+            temporary = folder / target.name
+            yield temporary
+            sync(temporary)
+            _swap(temporary, target)
+            sync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise QuantizeError(
                 f"the disk is full: {target.name} was not written, what was there is as it was"
             ) from None
         raise
-    finally:
-        remove(temporary)
 
 
 def _swap(temporary: Path, target: Path) -> None:

@@ -1,31 +1,63 @@
-"""Folders for half-done work beside the target, that no interruption leaves behind."""
+"""Folders for half-done work beside the target, that no interruption leaves behind.
+
+A lock in each tells whether its process lives: what SIGKILL or a power cut left is swept away by the next one.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import signal
 import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+_PREFIX: Final = ".onecard-"
+_LOCK: Final = ".lock"
+
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A hidden folder in `parent`, gone when the block ends, however it ends."""
-    folder: tempfile.TemporaryDirectory[str] | None = None
+    """A hidden folder in `parent`, gone when the block ends, however it ends; leftovers of the dead go with it."""
+    folder: Path | None = None
+    lock: int | None = None
     try:
         with _uninterrupted():
-            folder = tempfile.TemporaryDirectory(prefix=".onecard-", dir=parent)
-        yield Path(folder.name)
+            _sweep(parent)
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
     finally:
-        if folder is not None:
-            with _uninterrupted():
-                folder.cleanup()
+        with _uninterrupted():
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders whose process is gone: the kernel has let go of their locks."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # about to be made, or already going
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 @contextmanager

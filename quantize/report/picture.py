@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -29,6 +30,21 @@ class _Scale:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(share, 0.0), 1.0)
 
 
+@dataclass(frozen=True)
+class _Box:
+    """What a dot or a name covers, in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+
 def as_svg(card: Card) -> str:
     """The file's text; points without scores are left out."""
     points = [(line, line.scores.quality.kl_mean) for line in card.lines[1:] if line.scores is not None]
@@ -44,7 +60,7 @@ def as_svg(card: Card) -> str:
         "KL divergence from the source against file size</text>",
         *_axes(scale),
         *(_budget(scale, card.budget_bytes) if card.budget_bytes else []),
-        *(_point(scale, line, kl) for line, kl in points),
+        *_points(scale, points),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -56,12 +72,11 @@ def _axes(scale: _Scale) -> list[str]:
         y = scale.y(10.0**power)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e3e3"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#555">1e{power}</text>')
-    for i in range(6):
-        n_bytes = int(scale.max_bytes * i / 5)
-        parts.append(
-            f'<text x="{scale.x(n_bytes):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" '
-            f'fill="#555">{size(n_bytes)}</text>'
-        )
+    parts.extend(
+        f'<text x="{scale.x(n_bytes):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" '
+        f'fill="#555">{size(n_bytes)}</text>'
+        for n_bytes in _round_sizes(scale.max_bytes)
+    )
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
         f'<text transform="rotate(-90 22 {middle:.0f})" x="22" y="{middle:.0f}" text-anchor="middle" fill="#555">'
@@ -82,12 +97,33 @@ def _budget(scale: _Scale, budget_bytes: int) -> list[str]:
     ]
 
 
-def _point(scale: _Scale, line: Line, kl: float) -> str:
-    x, y = scale.x(line.n_bytes), scale.y(kl)
-    colour = "#b8860b" if line.type_name.startswith("bnb") else "#2457a6"
-    anchor, shift = ("end", -9) if x > WIDTH - RIGHT - 90 else ("start", 9)
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
-        f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" '
-        f'fill="#1a1a1a">{escape(line.type_name)}</text>'
-    )
+def _round_sizes(max_bytes: float) -> Iterator[int]:
+    """At most six sizes from 0 on that read well: 1, 2 or 5 times a power of ten in one binary unit."""
+    unit = 2 ** (10 * min(3, int(math.log2(max(max_bytes, 1)) // 10)))
+    power = 10.0 ** math.floor(math.log10(max_bytes / unit / 5))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power * 5 * unit >= max_bytes * 0.999)
+    for i in range(int(max_bytes / unit / step) + 1):
+        yield round(i * step * unit)
+
+
+def _points(scale: _Scale, points: Sequence[tuple[Line, float]]) -> Iterator[str]:
+    """Dots, and their names where no other dot or name lies: right, left, above or below, in this order."""
+    places = [(scale.x(line.n_bytes), scale.y(kl)) for line, kl in points]
+    taken = [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    for (line, _), (x, y) in zip(points, places, strict=True):
+        colour = "#b8860b" if line.type_name.startswith("bnb") else "#2457a6"
+        width = 8 * len(line.type_name)
+        tries = [
+            ("start", x + 9, y + 4, _Box(x + 8, y - 8, x + 10 + width, y + 8)),
+            ("end", x - 9, y + 4, _Box(x - 10 - width, y - 8, x - 8, y + 8)),
+            ("middle", x, y - 10, _Box(x - width / 2, y - 22, x + width / 2, y - 7)),
+            ("middle", x, y + 19, _Box(x - width / 2, y + 7, x + width / 2, y + 22)),
+        ]
+        free = [t for t in tries if t[3].right <= WIDTH - 4 and not any(t[3].meets(other) for other in taken)]
+        anchor, text_x, text_y, box = (free or tries)[0]
+        taken.append(box)
+        yield (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
+            f'<text x="{text_x:.1f}" y="{text_y:.1f}" text-anchor="{anchor}" '
+            f'fill="#1a1a1a">{escape(line.type_name)}</text>'
+        )

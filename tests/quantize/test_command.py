@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,31 @@ def test_interruption_leaves_no_half_file_and_keeps_the_old_one(tmp_path: Path, 
     assert child.returncode == 1
     assert "interrupted: no half output is left" in rest
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {"m-Q4_0.gguf": b"precious"}
+
+
+def until(there: Callable[[], object]) -> None:
+    """Look at what another process does until it is done; fails after half a minute."""
+    deadline = time.monotonic() + 30
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_a_killed_command_leaves_is_gone_with_the_next_one(tmp_path: Path, other_text: Path) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text(other_text.read_text() * 4)
+    out = tmp_path / "out"
+    arguments = command(HF, "--name", "m", "--to", "Q4_0", "--calibrate", long, "-o", out)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment()) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.startswith("writing 1 outputs"):
+                break
+        until(lambda: list(out.glob(".onecard-*/base.gguf")))  # the calibration takes seconds from here
+        child.kill()
+    assert list(out.iterdir()) != []
+
+    done = onecard(HF, "--name", "m", "--to", "Q8_0", "-o", out)
+
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in out.iterdir()] == ["m-Q8_0.gguf"]
