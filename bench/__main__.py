@@ -6,11 +6,13 @@ import argparse
 import sys
 from dataclasses import fields
 
-from bench import bare, compare, engine, mix, model, report, swap, trace
-from bench.bare import Load
+from backends import alone
+from backends.gguf import bare
+from backends.workload import Workload
+from bench import compare, engine, mix, model, report, swap, trace
 from bench.figures import emit
-from bench.load import chat, run, summary
 from bench.serving import MODEL_NAME
+from server.bench.load import chat, run, summary
 
 MAX_STREAMS = 256
 
@@ -52,14 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(options: argparse.Namespace) -> Load:
+def _load(options: argparse.Namespace) -> Workload:
     if not 1 <= options.streams <= MAX_STREAMS:
         raise SystemExit(f"--streams is 1 to {MAX_STREAMS}")
     given = vars(options) | {"n_prompt": options.prompt, "n_generate": options.generate}
-    return Load(**{field.name: given[field.name] for field in fields(Load) if field.name in given})
+    return Workload(**{field.name: given[field.name] for field in fields(Workload) if field.name in given})
 
 
-def _against_server(options: argparse.Namespace, load: Load) -> dict[str, float]:
+def _against_server(options: argparse.Namespace, load: Workload) -> dict[str, float]:
     """The best of the rounds, each with fresh prompts."""
     runs = []
     top_p = load.top_p if load.temperature else 1.0
@@ -74,7 +76,7 @@ def _against_server(options: argparse.Namespace, load: Load) -> dict[str, float]
     return max(runs, key=lambda figures: figures["tokens_per_s"])
 
 
-def _all(options: argparse.Namespace, load: Load) -> int:
+def _all(options: argparse.Namespace, load: Workload) -> int:
     about = report.machine()
     figures = compare.compare(load, rounds=options.rounds or 3, say=lambda line: print(line, file=sys.stderr))
     _, table = report.write(model.OUT, figures, load, about)
@@ -104,7 +106,7 @@ def main(arguments: list[str]) -> int:
     if options.command == "bare":
         figures = bare.measure(model.path(), load, rounds=rounds)
     elif options.command == "engine":
-        figures = engine.throughput(model.path(), load, rounds=rounds)
+        figures = alone.throughput(model.path(), load, rounds=rounds)
     elif options.command == "python":
         figures = engine.python_per_step(model.path(), load)
     elif options.command == "mix":

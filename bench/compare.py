@@ -10,11 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from backends.workload import Workload
 from bench import mix, model, serving
-from bench.bare import Load
-from bench.figures import median
-from bench.load import chat, run, summary
 from bench.report import Figure, at_least, below
+from server.bench.figures import median
+from server.bench.load import chat, run, summary
 
 STREAMS = (1, 8)
 SEQUENCES = (1, 32)
@@ -31,7 +31,7 @@ def child(*arguments: str) -> dict[str, float]:
     return figures
 
 
-def compare(load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+def compare(load: Workload, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
     """Everything, in the order of the report."""
     config = serving.config_text(model.path(), context=load.context, parallel=max(STREAMS))
     with serving.running(config) as server:
@@ -45,12 +45,12 @@ def compare(load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figu
     return figures
 
 
-def _warm(url: str, load: Load) -> None:
+def _warm(url: str, load: Workload) -> None:
     """Load the model and touch every path once."""
     summary(run(url, [chat(serving.MODEL_NAME, model.digits(load.n_prompt, 90 + i), 8) for i in range(max(STREAMS))]))
 
 
-def _ratios(server: serving.Server, load: Load, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+def _ratios(server: serving.Server, load: Workload, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
     figures = []
     for streams in STREAMS:
         sides: dict[str, list[dict[str, float]]] = {"bare": [], "server": [], "engine": []}
@@ -63,7 +63,7 @@ def _ratios(server: serving.Server, load: Load, *, rounds: int, say: Callable[[s
     return figures
 
 
-def _round(server: serving.Server, load: Load, streams: int) -> dict[str, dict[str, float]]:
+def _round(server: serving.Server, load: Workload, streams: int) -> dict[str, dict[str, float]]:
     """One measurement of each side."""
     flags = ["--streams", str(streams), "--generate", str(load.n_generate), "--prompt", str(load.n_prompt)]
     flags += ["--temperature", str(load.temperature)]
@@ -93,7 +93,7 @@ def _of_sides(sides: dict[str, list[dict[str, float]]], name: str) -> list[Figur
     return figures
 
 
-def _python(load: Load, say: Callable[[str], None]) -> list[Figure]:
+def _python(load: Workload, say: Callable[[str], None]) -> list[Figure]:
     """The engine's own Python per step, by number of sequences."""
     figures = []
     for sequences, bound_us in zip(SEQUENCES, (150, 600), strict=True):

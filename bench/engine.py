@@ -1,4 +1,4 @@
-"""The engine without its server: the same load as the bare loop, driven by `Engine.step`, and the Python around it.
+"""The Python around llama.cpp in each step of the engine.
 
 Every low-level llama.cpp function is wrapped by a clock before the engine is loaded, so a step's own Python is its
 whole time less what passed inside those calls.
@@ -6,7 +6,6 @@ whole time less what passed inside those calls.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +14,10 @@ from typing import Any
 
 import llama_cpp
 import msgspec
-import numpy as np
 
-from backends import registry
-from backends.engine import Engine
-from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
-from bench.bare import Load
-from bench.figures import median, percentile
+from backends.alone import check, jobs, open_engine, start
+from backends.workload import Workload
+from server.bench.figures import median, percentile
 
 
 @dataclass
@@ -67,67 +63,7 @@ class LibraryClock:
         self.inside_ns = self.n_calls = 0
 
 
-def jobs(load: Load) -> list[Generate]:
-    """The bare loop's load as jobs."""
-    sampling = Sampling(temperature=load.temperature, top_p=load.top_p if load.temperature else 1.0)
-    prompts = (np.random.default_rng(i).integers(48, 58, load.n_prompt).tolist() for i in range(load.streams))
-    return [
-        Generate(id=f"job-{i}", prompt=TokenPrompt(p), sampling=sampling, max_tokens=load.n_generate, ignore_eos=True)
-        for i, p in enumerate(prompts)
-    ]
-
-
-def open_engine(path: Path, load: Load) -> Engine:
-    """Load the model as a worker would, and collect garbage as one does: not between steps."""
-    spec = LoadModel(
-        name="bench",
-        backend="gguf",
-        path=str(path),
-        context=load.context,
-        parallel=load.streams,
-        threads=load.threads,
-    )
-    engine = registry.engine_of(spec.backend)(spec, lambda _: None)
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    return engine
-
-
-def _start(engine: Engine, work: list[Generate]) -> None:
-    for job in work:
-        prepared = engine.prepare(job)
-        if isinstance(prepared, list):
-            raise RuntimeError(f"the engine answered {prepared} to a generation")
-        engine.add(prepared)
-
-
-def _check(step: Step) -> Step:
-    failed = [event for event in step.events if isinstance(event, Failed)]
-    if failed:
-        raise RuntimeError(f"the engine failed a job: {failed[0].message}")
-    return step
-
-
-def throughput(path: Path, load: Load, *, rounds: int = 1) -> dict[str, float]:
-    """Tokens per second of the engine alone, best of `rounds` after one that is not counted."""
-    engine = open_engine(path, load)
-    best: dict[str, float] = {"tokens_per_s": 0.0}
-    for round_index in range(rounds + 1):
-        started = time.perf_counter()
-        _start(engine, jobs(load))
-        steps = []
-        while not engine.idle:
-            steps.append(_check(engine.step()))
-        rate = load.streams * load.n_generate / (time.perf_counter() - started)
-        if round_index and rate > best["tokens_per_s"]:
-            decoding = [s.duration_us for s in steps if s.n_decode == load.streams and not s.n_prefill]
-            best = {"tokens_per_s": rate, "step_us": median(decoding)}
-    engine.close()
-    return best
-
-
-def python_per_step(path: Path, load: Load) -> dict[str, float]:
+def python_per_step(path: Path, load: Workload) -> dict[str, float]:
     """Microseconds of Python per step in which every sequence decodes: median and p95; and of encoding its message."""
     clock = LibraryClock()
     clock.install()
@@ -136,11 +72,11 @@ def python_per_step(path: Path, load: Load) -> dict[str, float]:
     encoder = msgspec.msgpack.Encoder()
     outside_us: list[float] = []
     encode_us: list[float] = []
-    _start(engine, jobs(load))
+    start(engine, jobs(load, engine.ready().n_vocab))
     while not engine.idle:
         clock.reset()
         started = time.perf_counter_ns()
-        step = _check(engine.step())
+        step = check(engine.step())
         ended = time.perf_counter_ns()
         if step.n_decode == load.streams and not step.n_prefill:
             outside_us.append((ended - started - clock.inside_ns - clock.n_calls * wrapper_ns) / 1e3)

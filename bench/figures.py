@@ -1,25 +1,10 @@
-"""Arithmetic on measured numbers, and the way they are printed."""
+"""The way measured numbers are printed."""
 
 from __future__ import annotations
 
 import json
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of the values do not exceed (nearest rank); NaN without values."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
-
-
-def median(values: Sequence[float]) -> float:
-    """The median; NaN without values."""
-    return statistics.median(values) if values else math.nan
 
 
 def emit(figures: Mapping[str, Any], *, as_json: bool) -> None:

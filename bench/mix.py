@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.figures import median, percentile
-from bench.load import Answer, chat, run
 from bench.model import digits
 from bench.serving import MODEL_NAME
+from server.bench.figures import median, percentile
+from server.bench.load import Answer, chat, run
 
 N_DECODING = 4
 N_PROMPTS = 6

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import llama_cpp
 
-from bench.bare import Load
-from bench.figures import median
+from backends.workload import Workload
+from server.bench.figures import median
 
 
 @dataclass
@@ -58,7 +58,7 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
-def markdown(figures: Sequence[Figure], load: Load, about: dict[str, str | int | float]) -> str:
+def markdown(figures: Sequence[Figure], load: Workload, about: dict[str, str | int | float]) -> str:
     """The table a reader looks at."""
     lines = [
         f"{about['processor']}, {about['cores']} cores, Python {about['python']}, "
@@ -77,7 +77,7 @@ def markdown(figures: Sequence[Figure], load: Load, about: dict[str, str | int |
 
 
 def write(
-    folder: Path, figures: Sequence[Figure], load: Load, about: dict[str, str | int | float]
+    folder: Path, figures: Sequence[Figure], load: Workload, about: dict[str, str | int | float]
 ) -> tuple[Path, Path]:
     """Write `compare.json` and `compare.md` into the folder."""
     folder.mkdir(exist_ok=True)

@@ -16,8 +16,8 @@ from typing import Final
 
 from backends.footprint import Plan, inspect, predict
 from backends.messages import Failed, Generate, Sampling, TextPrompt
-from bench.figures import median, percentile
 from demo import GGUF_PATH
+from server.bench.figures import median, percentile
 from server.metrics import Metrics
 from server.pool.limits import rules
 from server.pool.pool import Pool

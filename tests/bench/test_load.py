@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.figures import median, percentile
-from bench.load import chat, run, summary
+from server.bench.figures import median, percentile
+from server.bench.load import chat, run, summary
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.figures import median, percentile
+from server.bench.figures import median, percentile
 
 
 @dataclass(frozen=True)

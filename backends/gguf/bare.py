@@ -1,13 +1,15 @@
 """The bare loop: `llama_decode` and `llama_sampler_sample` on one file, and nothing else. The measure of all the rest.
 
 It has the engine's layout: one KV stream per sequence, one persistent batch filled through numpy views, the same batch
-size and threads. Prompts are computed in one pass, then all streams advance together.
+size and threads. Prompts are computed in one pass, then all streams advance together. It shares no code with the
+engine that it is the measure of, so it calls llama.cpp itself.
+
+`python -m backends.gguf.bare` answers one question (`backends.workload`) from stdin.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +19,11 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Load:
-    """What is computed: `streams` prompts of `n_prompt` tokens, each continued by `n_generate` tokens."""
-
-    streams: int = 1
-    n_prompt: int = 32
-    n_generate: int = 256
-    context: int = 2048
-    max_batch: int = 512
-    threads: int = 0
-    temperature: float = 0.0
-    top_p: float = 0.95
+from backends.alone import answer_parent, random_tokens
+from backends.engine import LoadError
+from backends.gguf.context import CELL_BLOCK, GGML_KV_TYPE
+from backends.gguf.loading import sensible_threads
+from backends.workload import Workload
 
 
 @dataclass
@@ -37,30 +31,35 @@ class Bare:
     """A model, a context and one sampler chain per stream."""
 
     path: Path
-    load: Load
+    work: Workload
     _decode_ns: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        load = self.load
+        work = self.work
         self._quiet = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         model_params = llama_cpp.llama_model_default_params()
-        model_params.n_gpu_layers = -1
+        model_params.n_gpu_layers = work.gpu_layers
         self.model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), model_params)
+        if not self.model:
+            raise LoadError("the bare loop cannot load this file")
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = load.context * load.streams
-        params.n_batch = params.n_ubatch = max(load.max_batch, load.streams)
-        params.n_seq_max = params.n_outputs_max = load.streams
-        params.n_threads = params.n_threads_batch = load.threads or len(os.sched_getaffinity(0))
+        params.n_ctx = -(-work.context // CELL_BLOCK) * CELL_BLOCK * work.streams
+        params.n_batch = params.n_ubatch = max(work.max_batch, work.streams)
+        params.n_seq_max = params.n_outputs_max = work.streams
+        threads = work.threads or sensible_threads(llama_cpp.llama_model_size(self.model))
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = GGML_KV_TYPE[work.kv_type]
         params.kv_unified = False
+        params.swa_full = False
         params.no_perf = True
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
-            raise RuntimeError("no context for the bare loop")
+            raise LoadError("there is no memory for the bare loop's context")
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         self._make_batch(params.n_batch)
-        self.samplers = [self._sampler(seed) for seed in range(load.streams)]
+        self.samplers = [self._sampler(seed) for seed in range(work.streams)]
 
     def _make_batch(self, n_rows: int) -> None:
         self.batch = llama_cpp.llama_batch_init(n_rows, 0, 1)
@@ -73,12 +72,12 @@ class Bare:
         params = llama_cpp.llama_sampler_chain_default_params()
         params.no_perf = True
         chain = llama_cpp.llama_sampler_chain_init(params)
-        if self.load.temperature == 0:
+        if self.work.temperature == 0:
             llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_greedy())
             return chain
-        llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_temp(self.load.temperature))
-        if self.load.top_p < 1:
-            llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_top_p(self.load.top_p, 1))
+        llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_temp(self.work.temperature))
+        if self.work.top_p < 1:
+            llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_top_p(self.work.top_p, 1))
         llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_dist(seed))
         return chain
 
@@ -93,15 +92,15 @@ class Bare:
 
     def _prefill(self, sequence: int) -> int:
         """Compute one prompt in chunks of the batch size; its first token."""
-        load = self.load
-        prompt = np.random.default_rng(sequence).integers(48, 58, load.n_prompt, np.int32)
-        for start in range(0, load.n_prompt, load.max_batch):
-            chunk = prompt[start : start + load.max_batch]
+        work = self.work
+        prompt = np.array(random_tokens(work.n_prompt, self.n_vocab, sequence), np.int32)
+        for start in range(0, work.n_prompt, work.max_batch):
+            chunk = prompt[start : start + work.max_batch]
             n_rows = len(chunk)
             self.tokens[:n_rows] = chunk
             self.positions[:n_rows] = np.arange(start, start + n_rows)
             self.outputs[:n_rows] = 0
-            self.outputs[n_rows - 1] = start + n_rows == load.n_prompt
+            self.outputs[n_rows - 1] = start + n_rows == work.n_prompt
             self._set_sequences(np.full(n_rows, sequence))
             self._decode(n_rows)
         return int(llama_cpp.llama_sampler_sample(self.samplers[sequence], self.context, -1))
@@ -112,7 +111,7 @@ class Bare:
 
     def run(self) -> dict[str, float]:
         """Run the load once; tokens per second over all, of decoding alone, and inside `llama_decode`."""
-        load, streams = self.load, self.load.streams
+        work, streams = self.work, self.work.streams
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), False)
         self._decode_ns = 0
         started = time.perf_counter_ns()
@@ -120,21 +119,21 @@ class Bare:
         prefilled, self._decode_ns = time.perf_counter_ns(), 0
         self._set_sequences(np.arange(streams))
         self.tokens[:streams] = first
-        self.positions[:streams] = load.n_prompt
+        self.positions[:streams] = work.n_prompt
         self.outputs[:streams] = 1
         sample, chains = llama_cpp.llama_sampler_sample, list(enumerate(self.samplers))
-        for _ in range(load.n_generate - 1):
+        for _ in range(work.n_generate - 1):
             self._decode(streams)
             for row, chain in chains:
                 self.tokens[row] = sample(chain, self.context, row)
             self.positions[:streams] += 1
         ended = time.perf_counter_ns()
-        n_decoded = streams * (load.n_generate - 1)
+        n_decoded = streams * (work.n_generate - 1)
         return {
-            "tokens_per_s": streams * load.n_generate / (ended - started) * 1e9,
+            "tokens_per_s": streams * work.n_generate / (ended - started) * 1e9,
             "decode_tokens_per_s": n_decoded / (ended - prefilled) * 1e9,
             "llama_decode_tokens_per_s": n_decoded / max(self._decode_ns, 1) * 1e9,
-            "step_us": (ended - prefilled) / (load.n_generate - 1) / 1e3,
+            "step_us": (ended - prefilled) / (work.n_generate - 1) / 1e3,
             "prefill_ms": (prefilled - started) / 1e6,
         }
 
@@ -147,10 +146,19 @@ class Bare:
         llama_cpp.llama_model_free(self.model)
 
 
-def measure(path: Path, load: Load, *, rounds: int = 1) -> dict[str, float]:
-    """Figures of the best of `rounds` runs after one that is not counted."""
-    bare = Bare(path, load)
+def measure(path: Path, work: Workload, *, rounds: int = 1) -> dict[str, float]:
+    """Figures of the best of `rounds` runs after one that is not counted. Raises LoadError."""
+    bare = Bare(path, work)
     bare.run()
     runs = [bare.run() for _ in range(rounds)]
     bare.close()
     return max(runs, key=lambda run: run["tokens_per_s"])
+
+
+def main() -> None:
+    """Answer one parent."""
+    answer_parent(lambda question, work: measure(Path(question.path), work, rounds=question.rounds))
+
+
+if __name__ == "__main__":
+    main()

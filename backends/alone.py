@@ -1,0 +1,122 @@
+"""The engine without its server: a workload driven by `Engine.step` in one process.
+
+`python -m backends.alone` answers one question (`backends.workload`) from stdin; it is the yardstick of backends that
+have no bare loop.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from backends import registry
+from backends.engine import Engine
+from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
+from backends.worker_main import die_with, limit_damage
+from backends.workload import Question, Workload
+
+Measure = Callable[[Question, Workload], dict[str, float]]
+
+
+def answer_parent(measure: Measure) -> None:
+    """Read one question from stdin and print a JSON line of figures per number of streams; end with the parent."""
+    die_with(os.getppid())
+    limit_damage()
+    question = msgspec.json.decode(sys.stdin.readline(), type=Question)
+    for workload in question.workloads():
+        sys.stdout.write(json.dumps({"streams": workload.streams, **measure(question, workload)}) + "\n")
+        sys.stdout.flush()
+
+
+def random_tokens(n_tokens: int, n_vocab: int, seed: int) -> list[int]:
+    """Token ids from all over the vocabulary, so that a mixture of experts is asked as text would ask it."""
+    return [int(token) for token in np.random.default_rng(seed).integers(0, n_vocab, n_tokens)]
+
+
+def jobs(work: Workload, n_vocab: int, *, first_seed: int = 0) -> list[Generate]:
+    """The workload as jobs, with prompts that share no prefix."""
+    sampling = Sampling(temperature=work.temperature, top_p=work.top_p if work.temperature else 1.0)
+    prompts = [random_tokens(work.n_prompt, n_vocab, first_seed + stream) for stream in range(work.streams)]
+    return [
+        Generate(id=f"job-{i}", prompt=TokenPrompt(p), sampling=sampling, max_tokens=work.n_generate, ignore_eos=True)
+        for i, p in enumerate(prompts)
+    ]
+
+
+def open_engine(path: Path, work: Workload, *, backend: str = "gguf") -> Engine:
+    """Load the model as a worker would, and collect garbage as one does: not between steps. Raises LoadError."""
+    spec = LoadModel(
+        name="bench",
+        backend=backend,
+        path=str(path),
+        context=work.context,
+        parallel=work.streams,
+        kv_type=work.kv_type,
+        gpu_layers=work.gpu_layers,
+        device="cuda" if work.gpu_layers else "cpu",
+        threads=work.threads,
+    )
+    engine = registry.engine_of(spec.backend)(spec, lambda _: None)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return engine
+
+
+def start(engine: Engine, work: list[Generate]) -> None:
+    """Give the engine these jobs. Raises RuntimeError."""
+    for job in work:
+        prepared = engine.prepare(job)
+        if isinstance(prepared, list):
+            raise RuntimeError(f"the engine answered {prepared} to a generation")
+        engine.add(prepared)
+
+
+def check(step: Step) -> Step:
+    """The step, unless a job failed in it. Raises RuntimeError."""
+    failed = [event for event in step.events if isinstance(event, Failed)]
+    if failed:
+        raise RuntimeError(f"the engine failed a job: {failed[0].message}")
+    return step
+
+
+def throughput(path: Path, work: Workload, *, backend: str = "gguf", rounds: int = 1) -> dict[str, float]:
+    """Tokens per second of the engine alone, best of `rounds` after one that is not counted."""
+    engine = open_engine(path, work, backend=backend)
+    n_vocab = engine.ready().n_vocab
+    best: dict[str, float] = {"tokens_per_s": 0.0}
+    for index in range(rounds + 1):
+        started = time.perf_counter()
+        start(engine, jobs(work, n_vocab, first_seed=index * work.streams))
+        steps = []
+        while not engine.idle:
+            steps.append(check(engine.step()))
+        rate = work.streams * work.n_generate / (time.perf_counter() - started)
+        if index and rate > best["tokens_per_s"]:
+            decoding = [s.duration_us for s in steps if s.n_decode == work.streams and not s.n_prefill]
+            best = {"tokens_per_s": rate, "step_us": float(np.median(decoding)) if decoding else float("nan")}
+    engine.close()
+    return best
+
+
+def _answer(question: Question, work: Workload) -> dict[str, float]:
+    return throughput(Path(question.path), work, backend=question.backend, rounds=question.rounds)
+
+
+def main() -> None:
+    """Answer one parent."""
+    answer_parent(
+        lambda question, work: throughput(Path(question.path), work, backend=question.backend, rounds=question.rounds)
+    )
+
+
+if __name__ == "__main__":
+    main()
