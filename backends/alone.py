@@ -20,7 +20,7 @@ import numpy as np
 from backends import registry
 from backends.engine import Engine
 from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
-from backends.worker_main import die_with, limit_damage
+from backends.kernel import die_with, limit_damage
 from backends.workload import Question, Workload
 
 Measure = Callable[[Question, Workload], dict[str, float]]
