@@ -19,8 +19,8 @@ import numpy as np
 
 from backends import registry
 from backends.engine import Engine
-from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
 from backends.kernel import die_with, limit_damage
+from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
 from backends.workload import Question, Workload
 
 Measure = Callable[[Question, Workload], dict[str, float]]
