@@ -216,11 +216,13 @@ class Embed(_Plain, tag="embed", frozen=True):
 
     id: str
     inputs: list[str | list[int]]
-    """Texts, or token ids of this model's own vocabulary; special tokens are added to both where the model has them."""
+    """Texts, which get the model's special tokens, or token ids of its own vocabulary, which are taken as they are."""
     dimensions: int | None = None
     """Keep the first so many numbers of each vector (Matryoshka); None keeps all."""
     normalize: bool = True
     """Scale every vector to length 1, after the cut."""
+    first: int = 0
+    """Which of its request's inputs the first one is: a large request comes as several jobs."""
 
     @property
     def sequences(self) -> int:
@@ -234,6 +236,8 @@ class Rerank(_Plain, tag="rerank", frozen=True):
     id: str
     query: str
     documents: list[str]
+    first: int = 0
+    """Which of its request's documents the first one is."""
 
     @property
     def sequences(self) -> int:

@@ -7,9 +7,12 @@ buffers are fitted from above. A dry load (`backends.gguf.dryrun`) is exact for 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from backends.gguf.header import ENCODERS
+from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
 from backends.plan import ALL_LAYERS, BATCH_TOKENS, CELL_BLOCK, KV_BYTES, RUNTIME_BYTES, Footprint, Plan
 
 if TYPE_CHECKING:
@@ -41,11 +44,29 @@ _FLOAT_BYTES: Final = 4
 
 def predict(header: HeaderInfo, plan: Plan) -> Footprint:
     """The price of a plan in bytes of the plan's device."""
+    if header.gives != "text":
+        return _predict_pooled(header, plan)
     share = layer_share(header, plan)
     return Footprint(
         weights=weight_bytes(header, plan),
         kv=math.ceil((cache_bytes(header, plan) + state_bytes(header, plan)) * share),
         compute=compute_bytes(header, plan),
+        runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan),
+    )
+
+
+def _predict_pooled(header: HeaderInfo, plan: Plan) -> Footprint:
+    """An embedding model or a reranker: no cells but those of a pass, and an output per token of the largest one."""
+    limit = input_limit(plan.context, header.n_ctx_train)
+    batch = batch_tokens(limit, pass_tokens(plan.gpu_layers), in_pieces=header.tells_at_the_end)
+    one = replace(plan, context=max(limit, batch), parallel=1)
+    kv = 0 if header.architecture in ENCODERS else cache_bytes(header, one, with_windows=False)
+    graph = batch * (_activations(header) * _FLOAT_BYTES + one.cells_each * 2) + 2**16
+    output = batch * (header.n_vocab + header.number("embedding_length")) * _FLOAT_BYTES if plan.device == "cpu" else 0
+    return Footprint(
+        weights=weight_bytes(header, plan),
+        kv=math.ceil(kv * layer_share(header, plan)),
+        compute=graph + output,
         runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan),
     )
 
@@ -81,9 +102,9 @@ def weight_bytes(header: HeaderInfo, plan: Plan) -> int:
     return n_bytes
 
 
-def cache_bytes(header: HeaderInfo, plan: Plan) -> int:
+def cache_bytes(header: HeaderInfo, plan: Plan, *, with_windows: bool = True) -> int:
     """Keys and values of every layer that has a cache of its own."""
-    heads, windowed = _kv_heads(header), windows(header)
+    heads, windowed = _kv_heads(header), windows(header) if with_windows else [False] * header.n_layers
     n_cached = header.n_layers - header.number("attention.shared_kv_layers")
     n_cached = min(n_cached, _FIRST_WITHOUT_CACHE.get(header.architecture, n_cached))
     full, short = _head_sizes(header, ""), _head_sizes(header, "_swa")
@@ -112,22 +133,35 @@ def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
     """
     batch = max(BATCH_TOKENS, plan.parallel)
     embedding = header.number("embedding_length")
-    queries = max(header.number("attention.head_count", 1), 1) * max(_head_sizes(header, ""))
-    ff = header.number("feed_forward_length")
-    floats = 2 * (embedding + queries + ff) + max(embedding, ff) + 8
-    if used := header.number("expert_used_count"):
-        expert = header.number("expert_feed_forward_length") or ff
-        experts = used * (2 * expert + embedding) + 2 * header.number("expert_count")
-        floats = max(floats, 6 * embedding + 2 * queries + experts)
+    floats = _activations(header)
     masks = plan.cells_each
     if any(windows(header)):
         masks += _window_cells(header, plan)
-        floats += queries + max(_kv_heads(header), default=0) * sum(_head_sizes(header, ""))
+        floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(_head_sizes(header, ""))
     logits = plan.parallel * header.n_vocab * _FLOAT_BYTES
     graph = batch * (floats * _FLOAT_BYTES + masks * 2)
     if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied
         graph += max(_kv_heads(header), default=0) * sum(_head_sizes(header, "")) * plan.cells * 2
     return max(graph, logits + plan.parallel * embedding * _FLOAT_BYTES) + logits + 2**16
+
+
+def _activations(header: HeaderInfo) -> int:
+    """Values that one token holds at once."""
+    embedding, queries, ff = (
+        header.number("embedding_length"),
+        _query_values(header),
+        header.number("feed_forward_length"),
+    )
+    floats = 2 * (embedding + queries + ff) + max(embedding, ff) + 8
+    if used := header.number("expert_used_count"):
+        expert = header.number("expert_feed_forward_length") or ff
+        experts = used * (2 * expert + embedding) + 2 * header.number("expert_count")
+        floats = max(floats, 6 * embedding + 2 * queries + experts)
+    return floats
+
+
+def _query_values(header: HeaderInfo) -> int:
+    return max(header.number("attention.head_count", 1), 1) * max(_head_sizes(header, ""))
 
 
 def windows(header: HeaderInfo) -> list[bool]:

@@ -14,6 +14,7 @@ import llama_cpp
 import numpy as np
 
 from backends.engine import LoadError
+from backends.gguf.header import ENCODERS
 from backends.infill import InfillMarks
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Model:
         params.progress_callback = self._progress
         pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
-            raise LoadError(explain(log), out_of_memory=_is_out_of_memory(log))
+            raise LoadError(explain(log), out_of_memory=is_out_of_memory(log))
         self.pointer: int = pointer
         self.vocab: int = llama_cpp.llama_model_get_vocab(pointer)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
@@ -155,7 +156,7 @@ class Model:
             llama_cpp.llama_model_has_decoder(self.pointer)
             and not llama_cpp.llama_model_has_encoder(self.pointer)
             and not llama_cpp.llama_model_is_diffusion(self.pointer)
-            and self.metadata("general.architecture") not in _ENCODERS
+            and self.metadata("general.architecture") not in ENCODERS
         )
 
     def metadata(self, key: str) -> str | None:
@@ -256,11 +257,6 @@ class Model:
         return InfillMarks(*ids, repository if repository >= 0 else None, file if file >= 0 else None)
 
 
-_ENCODERS = frozenset(
-    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert"}
-)
-
-
 class Context:
     """The KV cells and buffers of one model: `parallel` sequences of `context` tokens each, one stream per sequence.
 
@@ -286,7 +282,7 @@ class Context:
         )
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
-            raise LoadError(explain(log), out_of_memory=_is_out_of_memory(log))
+            raise LoadError(explain(log), out_of_memory=is_out_of_memory(log))
         self.pointer: int = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._max_outputs = parallel
@@ -426,7 +422,8 @@ def explain(log: LibraryLog) -> str:
     return told[-1] if told else "llama.cpp could not load the file and did not say why"
 
 
-def _is_out_of_memory(log: LibraryLog) -> bool:
+def is_out_of_memory(log: LibraryLog) -> bool:
+    """Whether that was want of memory."""
     return any("out of memory" in line or "failed to allocate" in line for line in log.problems)
 
 

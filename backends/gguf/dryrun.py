@@ -20,6 +20,8 @@ from typing import Any
 from backends.engine import LoadError
 from backends.gguf.context import LibraryLog, Model, dry_context
 from backends.gguf.loading import ALL_LAYERS, MAX_BATCH_TOKENS
+from backends.gguf.passes import pass_tokens
+from backends.gguf.pooled import dry_pooled, gives_vectors
 from backends.kernel import die_with, limit_damage
 
 _NICENESS = 10
@@ -34,14 +36,17 @@ def answer(question: dict[str, Any], log: LibraryLog) -> dict[str, Any]:
         model = Model(Path(question["path"]), gpu_layers=ALL_LAYERS if layers < 0 else layers, log=log, dry=True)
     except LoadError as error:
         return {"error": error.message}
-    sizes = [_sizes(model, plan) for plan in question["plans"]]
+    sizes = [_sizes(model, plan, layers) for plan in question["plans"]]
     weights = model.n_bytes
     model.close()
     return {"weights": weights, "plans": sizes}
 
 
-def _sizes(model: Model, plan: dict[str, Any]) -> dict[str, Any] | None:
+def _sizes(model: Model, plan: dict[str, Any], layers: int) -> dict[str, Any] | None:
     try:
+        if gives_vectors(model):
+            wanted = {"context": plan["context"], "kv_type": plan["kv_type"]}
+            return asdict(dry_pooled(model, **wanted, pass_tokens=pass_tokens(layers)))
         return asdict(dry_context(model, **plan, max_batch=MAX_BATCH_TOKENS))
     except LoadError:
         return None

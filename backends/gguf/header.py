@@ -17,7 +17,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +41,16 @@ _WINDOW_BYTES: Final = 2**20
 _ALIGNMENT_KEY: Final = "general.alignment"
 
 Value = int | float | bool | str | list["Value"]
+
+ENCODERS: Final = frozenset(
+    {
+        "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
+        "gemma-embedding",
+    }
+)  # fmt: skip
+"""Architectures in which every token sees all others: they give vectors, not text."""
+_LAST_POOLING: Final = 3
+_RANK_POOLING: Final = 4
 
 TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = MappingProxyType(
     {
@@ -147,6 +157,26 @@ class HeaderInfo:
     def n_layers(self) -> int:
         """Transformer blocks."""
         return self.number("block_count")
+
+    @property
+    def gives(self) -> Literal["text", "vectors", "scores"]:
+        """What the model answers with: a pooling in the metadata makes a decoder an embedding model or a reranker."""
+        pooling = self.number("pooling_type")
+        if pooling == _RANK_POOLING:
+            return "scores"
+        return "vectors" if pooling > 0 or self.architecture in ENCODERS else "text"
+
+    @property
+    def tells_at_the_end(self) -> bool:
+        """A causal model whose last token gives the vector or the score, so that it can read in pieces."""
+        causal = self.metadata.get(f"{self.architecture}.attention.causal", True) is True
+        last = self.number("pooling_type") in (_LAST_POOLING, _RANK_POOLING)
+        return causal and last and self.architecture not in ENCODERS
+
+    @property
+    def wants_whole_inputs(self) -> bool:
+        """An embedding model or reranker that reads an input in one pass."""
+        return self.gives != "text" and not self.tells_at_the_end
 
     @property
     def n_vocab(self) -> int:

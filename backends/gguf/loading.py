@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from backends import card
 from backends.batching import Batcher
+from backends.embedding import JOBS_AT_ONCE, EmbeddingEngine
 from backends.engine import LoadError
+from backends.gguf import pooled
 from backends.gguf.context import Context, LibraryLog, Model, supports_gpu, version
+from backends.gguf.encoder import GgufEncoder, check_scores
 from backends.gguf.engine import GgufEngine
+from backends.gguf.passes import pass_tokens
+from backends.gguf.pooled import PooledContext
 from backends.gguf.tokenizer import Tokenizer
 from backends.messages import Ready
 
@@ -35,6 +42,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     free_before = card.free_bytes() if spec.device == "cuda" else None
     model = Model(Path(spec.path), gpu_layers=ALL_LAYERS if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
     _check_it_can_serve(model)
+    if pooled.gives_vectors(model):
+        return _load_encoder(spec, model, log, free_before)
     context = Context(
         model,
         context=spec.context,
@@ -56,12 +65,47 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     return GgufEngine(model, context, tokenizer, ready=ready, batcher=Batcher(max_tokens=context.max_batch))
 
 
+def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: int | None) -> Engine:
+    """An embedding model or a reranker."""
+    max_tokens = pass_tokens(spec.gpu_layers if spec.device == "cuda" else 0)
+    context = PooledContext(
+        model,
+        context=spec.context,
+        kv_type=spec.kv_type,
+        pass_tokens=max_tokens,
+        threads=spec.threads or sensible_threads(model.n_bytes),
+        log=log,
+    )
+    check_scores(model, context)
+    before_bytes = anonymous_bytes()
+    context.encode([np.zeros(max_tokens if spec.device == "cuda" else 1, dtype=np.int32)])
+    touched_bytes = anonymous_bytes() - before_bytes
+    if spec.device == "cuda":
+        parts = parts_on_card(log, free_before, card.free_bytes())
+    else:
+        parts = measured_parts(model, log, touched_bytes=touched_bytes, output_bytes=context.output_bytes)
+    ready = Ready(
+        context=context.limit,
+        parallel=JOBS_AT_ONCE,
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.n_vocab,
+        gpu_layers=log.offloaded_layers(),
+        n_layers=model.n_layers + 1,
+        measured_bytes=sum(parts.values()) if parts is not None else 0,
+        parts=parts or {},
+        capabilities=["rerank" if context.reranks else "embedding"],
+        engine=version(),
+    )
+    return EmbeddingEngine(GgufEncoder(model, context, Tokenizer(model), ready=ready, max_tokens=max_tokens))
+
+
 def _check_it_can_serve(model: Model) -> None:
     if not model.has_tokenizer:
         raise LoadError("the file has no tokenizer, so the model cannot read text")
-    if not model.generates:
+    if not model.generates and not pooled.is_encoder(model):
         raise LoadError(
-            f"a {model.metadata('general.architecture')} model does not generate text; onecard serves decoders"
+            f"a {model.metadata('general.architecture')} model is of no kind that onecard serves: those are "
+            "decoders, and encoders for embeddings"
         )
 
 
@@ -102,7 +146,9 @@ def sensible_threads(n_bytes: int) -> int:
     return 1 if n_bytes < _TOY_BYTES else len(os.sched_getaffinity(0))
 
 
-def measured_parts(model: Model, log: LibraryLog, *, touched_bytes: int) -> dict[str, int]:
+def measured_parts(
+    model: Model, log: LibraryLog, *, touched_bytes: int, output_bytes: int | None = None
+) -> dict[str, int]:
     """What this process takes once all its buffers are in use, by component; their sum is the kernel's figure.
 
     The sum is its anonymous memory, the weights that are mapped (they stand in the page cache), and the pages of the
@@ -111,7 +157,8 @@ def measured_parts(model: Model, log: LibraryLog, *, touched_bytes: int) -> dict
     """
     weights = model.n_bytes
     repacked = sum(n_bytes for name, n_bytes in log.buffers("model").items() if "REPACK" in name)
-    compute = sum(log.buffers("compute").values()) + sum(log.buffers("output").values())
+    output = sum(log.buffers("output").values()) if output_bytes is None else output_bytes
+    compute = sum(log.buffers("compute").values()) + output
     untouched = max(0, compute - max(0, touched_bytes))
     total = anonymous_bytes() + max(0, weights - repacked) + untouched
     parts = {"weights": weights, "kv": log.cache_bytes(), "compute": compute}

@@ -6,6 +6,7 @@ them is tokenized whole, so that ordinary text keeps its canonical tokens.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from backends import infill
@@ -62,6 +63,13 @@ class Tokenizer:
         rendered = template.render(messages, tools=tools, **prompt.template_kwargs)
         tokens = self._encode_pieces(self._guard.split(rendered, sentinels))
         return self._with_bos(tokens), rendered.rstrip().endswith("<think>")
+
+    def fill(self, template: str, **texts: str) -> list[int]:
+        """A template with `{name}` where a text goes: control tokens are those of the template alone."""
+        guarded, sentinels = self._guard.protect(texts)
+        parts = re.split(r"\{(\w+)\}", template)
+        rendered = "".join(guarded.get(part, f"{{{part}}}") if i % 2 else part for i, part in enumerate(parts))
+        return self._encode_pieces(self._guard.split(rendered, sentinels))
 
     def _template_for(self, prompt: ChatPrompt) -> ChatTemplate:
         default = self._templates.get("default")

@@ -224,4 +224,4 @@ def _write_metadata(writer: Any, plan: Plan) -> None:
     write_special(writer, plan.source.path, plan.vocabulary, plan.reference)
     if plan.family.is_encoder:
         writer.add_token_type_count(plan.config.integer("type_vocab_size", default=2))
-        write_pooling(writer, plan.source.path)
+    write_pooling(writer, plan.source.path)

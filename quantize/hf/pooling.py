@@ -1,4 +1,4 @@
-"""How an encoder's token vectors become one: from the sentence-transformers files beside the model."""
+"""How a model's token vectors become one: from the sentence-transformers files beside the model."""
 
 from __future__ import annotations
 

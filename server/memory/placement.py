@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from backends.footprint import ALL_LAYERS, Device, Footprint, ModelHeader, Plan, predict
+from backends.footprint import ALL_LAYERS, Device, Footprint, HeaderInfo, ModelHeader, Plan, predict
 from backends.messages import KvType
 from server.settings.sizes import format_size
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 AUTO_CONTEXT: Final = 8192
+AUTO_INPUT: Final = 2048
+"""For models that read each input in one pass: their buffers grow with the longest."""
 LEAST_AUTO_CONTEXT: Final = 2048
 _CONTEXT_STEP: Final = 256
 
@@ -91,7 +93,8 @@ def longest_context(header: ModelHeader | None, context: int | None) -> int:
     if context is not None:
         return context
     trained = header.n_ctx_train if header is not None else 0
-    return min(trained, AUTO_CONTEXT) if trained > 0 else AUTO_CONTEXT
+    most = AUTO_INPUT if isinstance(header, HeaderInfo) and header.wants_whole_inputs else AUTO_CONTEXT
+    return min(trained, most) if trained > 0 else most
 
 
 def plans(header: ModelHeader, wish: Wish) -> Iterator[Plan]:
