@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from server.door.gate import Gate
 from server.errors import ApiError, clip
+from server.history import History
 from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
@@ -23,6 +24,13 @@ from server.routes.completions import completions
 from server.routes.events import events
 from server.routes.health import health, metrics, ready, status
 from server.routes.models import get_model, list_models, load_model, unload_model
+from server.routes.responses import (
+    count_input_tokens,
+    create_response,
+    delete_response,
+    get_response,
+    list_input_items,
+)
 from server.routes.services import Services
 from server.routes.tokens import detokenize, tokenize
 from server.settings.catalog import Catalog
@@ -66,7 +74,12 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
     )
     app.state.catalog, app.state.pool, app.state.metrics = catalog, owned, counted
-    app.state.services = Services(settings, catalog, owned, counted, told, started_unix=int(time.time()))
+    history = History(
+        max_count=settings.server.stored_responses,
+        max_bytes=settings.server.stored_responses_bytes,
+        ttl_s=settings.server.stored_responses_ttl_s,
+    )
+    app.state.services = Services(settings, catalog, owned, counted, told, history, started_unix=int(time.time()))
     app.add_middleware(Gate, settings=settings, draining=lambda: owned.draining)
     return app
 
@@ -85,6 +98,11 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/v1/models/{id:path}", get_model, methods=["GET"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/responses", create_response, methods=["POST"]),
+        Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),
+        Route("/v1/responses/{id}/input_items", list_input_items, methods=["GET"]),
+        Route("/v1/responses/{id}", get_response, methods=["GET"]),
+        Route("/v1/responses/{id}", delete_response, methods=["DELETE"]),
         Route("/tokenize", tokenize, methods=["POST"]),
         Route("/detokenize", detokenize, methods=["POST"]),
     ]

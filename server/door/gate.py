@@ -122,6 +122,7 @@ class Gate:
             exchange.origin = origins[0]
         if scope["path"] not in OPEN_PATHS and (sentence := self._keys.refusal(headers)) is not None:
             raise errors.ApiError(401, sentence, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        scope["state"]["domain"] = self._keys.domain(headers)
         if scope["method"] not in _SAFE_METHODS:
             self._check_write(scope, exchange)
 
@@ -162,7 +163,7 @@ class Gate:
         exchange.origin = origins[0]
         asked = header_values(headers, b"access-control-request-headers")
         allow = [
-            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
             (b"access-control-allow-headers", asked[0] if asked else b"authorization, content-type"),
             (b"access-control-max-age", b"600"),
         ]

@@ -52,14 +52,14 @@ async def chat_completions(request: Request) -> Response:
         head=head,
         require=lambda ready: chat.require(tool_format=ready.tool_format, capabilities=ready.capabilities),
         new_stream=lambda head, ready, started: ChatStream(
-            head, include_usage=chat.wants_usage, new_splitter=_splitters(chat, ready, started)
+            head, include_usage=chat.wants_usage, new_splitter=splitters(chat, ready, started)
         ),
-        new_whole=lambda ready, started: ChatWhole(n=chat.n or 1, new_splitter=_splitters(chat, ready, started)),
+        new_whole=lambda ready, started: ChatWhole(n=chat.n or 1, new_splitter=splitters(chat, ready, started)),
     )
     return await answer(request, app, entry, plan)
 
 
-def _splitters(chat: ChatRequest, ready: Ready | None, started: Started | None) -> Callable[[], Splitter | None]:
+def splitters(chat: ChatRequest, ready: Ready | None, started: Started | None) -> Callable[[], Splitter | None]:
     """How the text of each choice is sorted; a model that neither reasons nor was given tools needs no sorting."""
     opened = started is not None and started.thinking
     reasons = opened or (ready is not None and "thinking" in ready.capabilities)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from backends.messages import Ready
+    from server.history import History
     from server.metrics import Metrics
     from server.pool.events import Events
     from server.pool.pool import Pool
@@ -38,6 +39,7 @@ class Services:
     pool: Pool
     metrics: Metrics
     events: Events
+    history: History
     started_unix: int
 
     def entry(self, name: str | None) -> CatalogEntry:

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import Response
 
-from backends.messages import Detokenized, Failed, Tokenized
+from backends.messages import ChatPrompt, Detokenized, Failed, Tokenize, Tokenized
 from server.output.frame import to_json
 from server.routes.running import Run, while_connected
-from server.routes.services import new_id, served_headers, services
+from server.routes.services import Services, new_id, served_headers, services
 from server.schemas.body import read_as
 from server.schemas.tokens import TokenizeRequest, parse_detokenize, parse_tokenize
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.requests import Request
+
+    from server.settings.catalog import CatalogEntry
 
 PARAMS = {"prompt": "content"}
 T = TypeVar("T", Tokenized, Detokenized)
@@ -40,6 +44,15 @@ async def detokenize(request: Request) -> Response:
     text = (await _answered(request, run, Detokenized)).text
     body = to_json({"content": text, "prompt": text})
     return Response(body, media_type="application/json", headers=served_headers(entry, asked.ignored))
+
+
+async def count_tokens(
+    request: Request, app: Services, entry: CatalogEntry, prompt: ChatPrompt, *, params: Mapping[str, str]
+) -> int:
+    """How many tokens a rendered conversation has. Raises ApiError."""
+    job = Tokenize(id=new_id("tok-"), prompt=prompt)
+    run = Run([app.pool.submit(entry, job)], 1, params)
+    return len((await _answered(request, run, Tokenized)).tokens)
 
 
 async def _answered(request: Request, run: Run, kind: type[T]) -> T:

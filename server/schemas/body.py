@@ -98,6 +98,9 @@ def overfull_field(body: bytes, limit: int) -> bytes | None:
 async def read_as(request: Request, build: Callable[[dict[str, Any]], T]) -> T:
     """Read the whole body, parse it and let `build` check it; in a thread where it is large."""
     body = await request.body()
-    if len(body) <= LARGE_BODY_BYTES:
-        return build(parse_object(body))
-    return await asyncio.to_thread(lambda: build(parse_object(body)))
+    return await off_loop(len(body), lambda: build(parse_object(body)))
+
+
+async def off_loop(n_bytes: int, work: Callable[[], T]) -> T:
+    """The result of work on so many bytes of JSON; done in a thread where they are many."""
+    return work() if n_bytes <= LARGE_BODY_BYTES else await asyncio.to_thread(work)

@@ -120,6 +120,11 @@ class ServerSection(Section):
     max_body_bytes: Annotated[Size, Field(ge=1024)] = 16 * 2**20
     drain_s: Seconds = 30
     """How long running requests may finish after SIGTERM."""
+    stored_responses: Annotated[int, Field(ge=0, le=1_000_000), NO_BOOL] = 1000
+    """Answers of `/v1/responses` kept in memory for `previous_response_id`; the least recently used go first."""
+    stored_responses_bytes: Size = 64 * 2**20
+    stored_responses_ttl_s: PositiveSeconds = 3600
+    """Since the last use."""
 
 
 class MemorySection(Section):

@@ -1,0 +1,262 @@
+"""The input items of a response: what clients send, and the chat messages they become.
+
+Owns leniency towards real clients: items of kinds that this server does not make are left out by name, calls of
+custom tools are calls like others, and reasoning comes back as text or in the envelope it was sent in.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
+from server.schemas.problems import problem, wrong_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ENVELOPE = "onecard-reasoning:"
+_KIND = re.compile(r"[a-z_0-9]{1,32}")
+_HARMLESS = frozenset({"namespace", "caller", "name", "phase"})
+_TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
+
+
+def wrapped(reasoning: str) -> str:
+    """Reasoning as `encrypted_content`: an envelope for clients that send only this back, and no secret."""
+    return _ENVELOPE + base64.b64encode(reasoning.encode()).decode("ascii")
+
+
+def _unwrapped(content: str | None) -> str:
+    """What an envelope of ours holds; nothing for another server's."""
+    if content is None or not content.startswith(_ENVELOPE):
+        return ""
+    try:
+        return base64.b64decode(content[len(_ENVELOPE) :], validate=True).decode()
+    except ValueError:
+        return ""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class Part(_Strict):
+    """One piece of an item; only text is served."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> Part:
+        if self.type not in (*_TEXTS, "refusal"):
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': parts of this type are not supported by this server; send parts of type "
+                "'input_text'.",
+                field=".type",
+            )
+        if (self.refusal if self.type == "refusal" else self.text) is None:
+            name = "refusal" if self.type == "refusal" else "text"
+            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{name}")
+        return self
+
+    @property
+    def plain(self) -> str:
+        """The words of this part."""
+        return (self.refusal if self.type == "refusal" else self.text) or ""
+
+
+def _text_tag(value: Any) -> str:
+    if isinstance(value, str):
+        return "<text>"
+    if isinstance(value, list):
+        return "<parts>"
+    raise wrong_type("a string or an array of objects", value)
+
+
+Text = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")],
+    Discriminator(_text_tag),
+]
+
+
+def _plain(text: str | list[Part] | None) -> str:
+    return "\n".join(part.plain for part in text) if isinstance(text, list) else text or ""
+
+
+class MessageItem(_Strict):
+    """A message of anybody."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text
+    id: str | None = None
+    status: str | None = None
+    phase: str | None = None
+
+    def message(self) -> dict[str, Any] | None:
+        """The chat message."""
+        return {"role": self.role, "content": _plain(self.content)}
+
+    def stored(self) -> dict[str, Any]:
+        """The form in which input items are listed."""
+        kind = "output_text" if self.role == "assistant" else "input_text"
+        part: dict[str, Any] = {"type": kind, "text": _plain(self.content)}
+        if self.role == "assistant":
+            part |= {"annotations": [], "logprobs": []}
+        return {"id": self.id, "type": "message", "role": self.role, "status": "completed", "content": [part]}
+
+
+class CallItem(_Strict):
+    """A call an assistant made; a custom tool's input is its only argument."""
+
+    type: Literal["function_call", "custom_tool_call"]
+    call_id: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    arguments: str | None = None
+    input: str | None = None
+    id: str | None = None
+    status: str | None = None
+
+    @model_validator(mode="after")
+    def _has_arguments(self) -> CallItem:
+        name = "arguments" if self.type == "function_call" else "input"
+        if getattr(self, name) is None:
+            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{name}")
+        return self
+
+    def message(self) -> dict[str, Any] | None:
+        """The chat message."""
+        function = {"name": self.name, "arguments": self._arguments()}
+        call = {"id": self.call_id, "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    def _arguments(self) -> str:
+        if self.type == "function_call":
+            return self.arguments or ""
+        return msgspec.json.encode({"input": self.input}).decode()
+
+    def stored(self) -> dict[str, Any]:
+        """The form in which input items are listed."""
+        said = {"arguments": self.arguments} if self.type == "function_call" else {"input": self.input}
+        status = {"status": "completed"} if self.type == "function_call" else {}
+        return {"id": self.id, "type": self.type, "call_id": self.call_id, "name": self.name, **said, **status}
+
+
+class OutputItem(_Strict):
+    """What a called tool answered."""
+
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    call_id: Annotated[str, Field(min_length=1)]
+    output: Text
+    id: str | None = None
+    status: str | None = None
+
+    def message(self) -> dict[str, Any] | None:
+        """The chat message."""
+        return {"role": "tool", "tool_call_id": self.call_id, "content": _plain(self.output)}
+
+    def stored(self) -> dict[str, Any]:
+        """The form in which input items are listed."""
+        status = {"status": "completed"} if self.type == "function_call_output" else {}
+        return {"id": self.id, "type": self.type, "call_id": self.call_id, "output": _plain(self.output), **status}
+
+
+class ReasoningItem(_Strict):
+    """What the model wrote to itself in an earlier turn."""
+
+    type: Literal["reasoning"]
+    id: str | None = None
+    summary: Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    content: Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    encrypted_content: str | None = None
+    status: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The reasoning, from wherever it is."""
+        return _plain(self.content) or _unwrapped(self.encrypted_content) or _plain(self.summary)
+
+    def message(self) -> dict[str, Any] | None:
+        """The chat message; none where nothing readable came back."""
+        return {"role": "assistant", "content": None, "reasoning_content": self.text} if self.text else None
+
+    def stored(self) -> dict[str, Any]:
+        """The form in which input items are listed."""
+        summary = [{"type": "summary_text", "text": part.plain} for part in self.summary or []]
+        content = [{"type": "reasoning_text", "text": self.text}] if self.text else []
+        return {"id": self.id, "type": "reasoning", "summary": summary, "content": content}
+
+
+class ReferenceItem(_Strict):
+    """An item of a stored response, by its id."""
+
+    type: Literal["item_reference"] | None = None
+    id: str
+
+
+class OtherItem(_Strict):
+    """An item of a kind that this server never makes; it is left out."""
+
+    type: str
+
+    @property
+    def kind(self) -> str:
+        """Its kind, fit for a header and the log."""
+        return self.type if _KIND.fullmatch(self.type) else "other"
+
+
+_TAGS = {
+    "message": "<message>",
+    "function_call": "<call>",
+    "custom_tool_call": "<call>",
+    "function_call_output": "<output>",
+    "custom_tool_call_output": "<output>",
+    "reasoning": "<reasoning>",
+    "item_reference": "<reference>",
+}
+
+
+def _item_tag(value: Any) -> str:
+    if not isinstance(value, dict):
+        raise wrong_type("an object", value)
+    kind = value.get("type")
+    if kind is None:
+        return "<reference>" if "id" in value and "role" not in value else "<message>"
+    return _TAGS.get(kind, "<other>") if isinstance(kind, str) else "<other>"
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("<message>")]
+    | Annotated[CallItem, Tag("<call>")]
+    | Annotated[OutputItem, Tag("<output>")]
+    | Annotated[ReasoningItem, Tag("<reasoning>")]
+    | Annotated[ReferenceItem, Tag("<reference>")]
+    | Annotated[OtherItem, Tag("<other>")],
+    Discriminator(_item_tag),
+]
+Items = Annotated[list[Item], Field(max_length=MAX_MESSAGES, fail_fast=True)]
+
+
+def messages_of(items: Iterable[Any]) -> list[dict[str, Any]]:
+    """The chat messages of checked items, in order."""
+    made = [item.message() for item in items if not isinstance(item, OtherItem | ReferenceItem)]
+    return [message for message in made if message is not None]
+
+
+def left_out(items: Iterable[Any]) -> list[str]:
+    """What is not served of these items, each once: kinds as `input[kind]`, fields as `input[].name`."""
+    kinds = {f"input[{item.kind}]" for item in items if isinstance(item, OtherItem)}
+    sealed = {
+        "input[].encrypted_content"
+        for item in items
+        if isinstance(item, ReasoningItem) and item.encrypted_content and not item.text
+    }
+    known = [item for item in items if not isinstance(item, OtherItem)]
+    unknown = {f"input[].{name}" for item in known for name in item.model_extra or {} if name not in _HARMLESS}
+    return sorted(kinds | sealed | unknown)

@@ -1,0 +1,403 @@
+"""`POST /v1/responses`: every field OpenAI has, what is done with it, and the chat request it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+from server.errors import ApiError, clip
+from server.schemas.fields import Bool, Tokens, Use, refuse_unsupported
+from server.schemas.items import Item, Items, OtherItem, ReferenceItem, left_out, messages_of
+from server.schemas.problems import check, problem, wrong_type
+from server.schemas.renames import Renames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from server.schemas.chat import ChatRequest
+
+_ITEM: TypeAdapter[Any] = TypeAdapter(Item)
+
+FIELDS: dict[str, Use] = {
+    "model": Use.HONOURED,
+    "input": Use.HONOURED,
+    "instructions": Use.HONOURED,
+    "previous_response_id": Use.HONOURED,
+    "store": Use.HONOURED,
+    "stream": Use.HONOURED,
+    "max_output_tokens": Use.HONOURED,
+    "temperature": Use.HONOURED,
+    "top_p": Use.HONOURED,
+    "top_logprobs": Use.HONOURED,
+    "tools": Use.HONOURED,
+    "tool_choice": Use.HONOURED,
+    "parallel_tool_calls": Use.HONOURED,
+    "reasoning": Use.HONOURED,
+    "text": Use.HONOURED,
+    "include": Use.HONOURED,
+    "metadata": Use.HONOURED,
+    "truncation": Use.HONOURED,
+    "stream_options": Use.HARMLESS,
+    "user": Use.HARMLESS,
+    "safety_identifier": Use.HARMLESS,
+    "prompt_cache_key": Use.HARMLESS,
+    "prompt_cache_retention": Use.HARMLESS,
+    "prompt_cache_options": Use.HARMLESS,
+    "service_tier": Use.HARMLESS,
+    "max_tool_calls": Use.HARMLESS,
+    "client_metadata": Use.HARMLESS,
+    "background": Use.NEUTRAL_ONLY,
+    "conversation": Use.NEUTRAL_ONLY,
+    "prompt": Use.NEUTRAL_ONLY,
+    "moderation": Use.NEUTRAL_ONLY,
+    "context_management": Use.NEUTRAL_ONLY,
+    # Extensions of this and of other servers.
+    "seed": Use.HONOURED,
+    "stop": Use.HONOURED,
+    "presence_penalty": Use.HONOURED,
+    "frequency_penalty": Use.HONOURED,
+    "logit_bias": Use.HONOURED,
+    "top_k": Use.HONOURED,
+    "min_p": Use.HONOURED,
+    "repetition_penalty": Use.HONOURED,
+    "ignore_eos": Use.HONOURED,
+    "min_tokens": Use.HONOURED,
+    "priority": Use.HONOURED,
+    "keep_alive": Use.HONOURED,
+    "chat_template_kwargs": Use.HONOURED,
+    "cache_prompt": Use.HARMLESS,
+}
+"""`max_tool_calls` counts calls of the provider's own tools, of which there are none here."""
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"background": (False,), "context_management": ([],)}
+
+_SAME = (
+    "model",
+    "stream",
+    "temperature",
+    "top_p",
+    "top_logprobs",
+    "parallel_tool_calls",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "service_tier",
+    "seed",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "ignore_eos",
+    "min_tokens",
+    "priority",
+    "keep_alive",
+    "chat_template_kwargs",
+    "cache_prompt",
+)
+"""Fields that chat completions have under the same name; they are checked there."""
+
+RENAMES = Renames(
+    {
+        r"^messages\b.*": "input",
+        r"^max_(completion_)?tokens": "max_output_tokens",
+        r"^(tools\[\d*\])\.function\b": r"\1",
+        r"^tool_choice\.function\b": "tool_choice",
+        r"^tool_choice\.allowed_tools\b": "tool_choice",
+        r"^response_format\.json_schema\b": "text.format",
+        r"^response_format\b": "text.format",
+        r"^verbosity$": "text.verbosity",
+        r"^reasoning_effort$": "reasoning.effort",
+        r"^logprobs$": "include",
+    }
+)
+
+_INCLUDABLE = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+]
+
+
+class Reasoning(BaseModel):
+    """How much the model shall reason."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    effort: str | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class TextOptions(BaseModel):
+    """The form of the answer's text."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+def _input(value: Any) -> Any:
+    """A text is one user message; nothing is nothing said yet."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        raise wrong_type("a string or an array", value)
+    return value
+
+
+def _metadata(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > 16:
+        raise problem(
+            "object_above_max_properties",
+            "Invalid '{param}': too many properties. Expected at most 16, but got {n} instead.",
+            n=len(value),
+        )
+    return value
+
+
+class ResponseRequest(BaseModel):
+    """The fields of a response that chat completions have not, or otherwise."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    input: Annotated[Items, BeforeValidator(_input)] = []
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: Bool = None
+    max_output_tokens: Tokens = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    reasoning: Reasoning | None = None
+    text: TextOptions | None = None
+    include: Annotated[list[_INCLUDABLE], Field(max_length=64, fail_fast=True)] | None = None
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
+        BeforeValidator(_metadata),
+    ] = None
+    truncation: Literal["auto", "disabled"] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A request whose own fields are checked, before what it refers to was looked up."""
+
+    data: dict[str, Any]
+    own: ResponseRequest
+
+    @property
+    def references(self) -> list[str]:
+        """Ids of the items that are meant, not sent."""
+        return [item.id for item in self.own.input if isinstance(item, ReferenceItem)]
+
+    def complete(self, *, before: bytes | None, items: Mapping[str, dict[str, Any]]) -> Asked:
+        """The request after the turns in `before` (JSON), with the items it refers to. Raises ApiError 400."""
+        earlier: list[dict[str, Any]] = [] if before is None else msgspec.json.decode(before)
+        turns = [*earlier, *messages_of(_resolved(self.own.input, items))]
+        chat = RENAMES.parse(_chat(self.data, self.own, turns))
+        unknown = [name for name in self.data if name not in FIELDS]
+        ignored = [*unknown, *left_out(self.own.input), *_unserved(self.own), *RENAMES.names(chat.ignored)]
+        return Asked(self.own, chat, turns, ignored)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One checked request: its own fields, and the chat request it means."""
+
+    own: ResponseRequest
+    chat: ChatRequest
+    turns: list[dict[str, Any]]
+    """The conversation so far as chat messages, without the instructions."""
+    ignored: list[str]
+
+    @property
+    def wants_envelope(self) -> bool:
+        """Reasoning is asked for in the form that comes back."""
+        return "reasoning.encrypted_content" in (self.own.include or [])
+
+    @property
+    def is_stored(self) -> bool:
+        """The response can be referred to later; OpenAI's default."""
+        return self.own.store is not False
+
+    def opening(self, response_id: str, model: str, *, created: int) -> dict[str, Any]:
+        """The response object before anything was said; `created` in Unix seconds."""
+        own, chat = self.own, self.chat
+        return {
+            "id": response_id,
+            "object": "response",
+            "created_at": created,
+            "completed_at": None,
+            "status": "in_progress",
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": own.instructions,
+            "max_output_tokens": own.max_output_tokens,
+            "max_tool_calls": None,
+            "model": model,
+            "output": [],
+            "parallel_tool_calls": chat.parallel_tool_calls is not False,
+            "previous_response_id": own.previous_response_id,
+            "prompt_cache_key": own.prompt_cache_key,
+            "reasoning": {"effort": chat.reasoning_effort, "summary": None},
+            "safety_identifier": own.safety_identifier,
+            "service_tier": "default",
+            "store": self.is_stored,
+            "temperature": 1.0 if chat.temperature is None else chat.temperature,
+            "text": {
+                "format": (own.text and own.text.format) or {"type": "text"},
+                "verbosity": (own.text and own.text.verbosity) or "medium",
+            },
+            "tool_choice": own.tool_choice or "auto",
+            "tools": [_shown(tool) for tool in own.tools or [] if tool.get("type") == "function"],
+            "top_logprobs": chat.top_logprobs or 0,
+            "top_p": 1.0 if chat.top_p is None else chat.top_p,
+            "truncation": own.truncation or "disabled",
+            "usage": None,
+            "user": chat.user,
+            "metadata": own.metadata or {},
+        }
+
+    def inputs(self, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
+        """The input items as they are listed later, with ids."""
+        kept = [item.stored() for item in self.own.input if not isinstance(item, OtherItem | ReferenceItem)]
+        return [{**item, "id": item["id"] or new_id(_PREFIXES[item["type"]])} for item in kept]
+
+
+_PREFIXES = {
+    "message": "msg_",
+    "reasoning": "rs_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "custom_tool_call": "ctc_",
+    "custom_tool_call_output": "ctco_",
+}
+
+
+def turns_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat messages that items of our own making mean."""
+    return messages_of([_ITEM.validate_python(item) for item in items])
+
+
+def _shown(tool: dict[str, Any]) -> dict[str, Any]:
+    """A function as the response repeats it, with the fields that OpenAI always has."""
+    return {
+        "type": "function",
+        "name": tool["name"],
+        "description": tool.get("description"),
+        "parameters": tool.get("parameters") or {},
+        "strict": bool(tool.get("strict")),
+    }
+
+
+def parse_response(data: dict[str, Any]) -> Draft:
+    """The request, its own fields checked. Raises ApiError 400."""
+    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], _NEUTRAL)
+    return Draft(data, check(ResponseRequest, data))
+
+
+def _resolved(items: Sequence[Any], known: Mapping[str, dict[str, Any]]) -> list[Any]:
+    """The items, references replaced by what they mean. Raises ApiError 400."""
+    resolved: list[Any] = []
+    for i, entry in enumerate(items):
+        if not isinstance(entry, ReferenceItem):
+            resolved.append(entry)
+        elif entry.id in known:
+            resolved.append(_ITEM.validate_python(known[entry.id]))
+        else:
+            raise ApiError(
+                400,
+                f"Item with id '{clip(entry.id)}' not found. Items are kept with stored responses for a while only.",
+                param=f"input[{i}].id",
+                code="item_not_found",
+            )
+    return resolved
+
+
+def _unserved(own: ResponseRequest) -> list[str]:
+    """Fields that ask for what does not happen here."""
+    reasoning = own.reasoning
+    asked = [
+        ("reasoning.summary", reasoning is not None and (reasoning.summary or reasoning.generate_summary)),
+        ("truncation", own.truncation == "auto"),
+    ]
+    extra = [f"reasoning.{name}" for name in (reasoning.model_extra if reasoning is not None else None) or {}]
+    extra += [f"text.{name}" for name in (own.text.model_extra if own.text is not None else None) or {}]
+    return [*(name for name, is_asked in asked if is_asked), *extra]
+
+
+def _chat(data: Mapping[str, Any], own: ResponseRequest, turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The body of the chat completion that means the same."""
+    system = [{"role": "system", "content": own.instructions}] if own.instructions else []
+    chat: dict[str, Any] = {name: data[name] for name in _SAME if name in data}
+    # Nothing said yet is a turn without words: templates want a user's.
+    chat["messages"] = [*system, *(turns or [{"role": "user", "content": ""}])]
+    chat["max_tokens"] = own.max_output_tokens
+    if own.tools is not None:
+        chat["tools"] = [_tool(tool) for tool in own.tools]
+    chat["tool_choice"] = _choice(own.tool_choice)
+    if own.reasoning is not None:
+        chat["reasoning_effort"] = own.reasoning.effort
+    if own.text is not None:
+        chat["verbosity"] = own.text.verbosity
+        chat["response_format"] = _format(own.text.format)
+    if "message.output_text.logprobs" in (own.include or []):
+        chat["logprobs"] = True
+    elif chat.get("top_logprobs") == 0:
+        del chat["top_logprobs"]
+    return {name: value for name, value in chat.items() if value is not None}
+
+
+def _tool(tool: Any) -> Any:
+    """A function in chat completions' shape; anything else as it is."""
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        return tool
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+
+
+def _choice(choice: str | dict[str, Any] | None) -> Any:
+    """`tool_choice` in chat completions' shape. Raises ApiError 400 for tools of the provider's own."""
+    if not isinstance(choice, dict):
+        return choice
+    kind = choice.get("type")
+    if kind == "function":
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    if kind == "allowed_tools":
+        tools = choice.get("tools")
+        named = [_named(tool) for tool in tools] if isinstance(tools, list) else tools
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode"), "tools": named}}
+    raise ApiError(
+        400,
+        "Invalid 'tool_choice': this server knows 'none', 'auto', 'required', and objects of type 'function' and "
+        "'allowed_tools'.",
+        param="tool_choice",
+        code="invalid_value",
+    )
+
+
+def _named(tool: Any) -> Any:
+    if isinstance(tool, dict) and tool.get("type") == "function":
+        return {"type": "function", "function": {"name": tool.get("name")}}
+    return tool
+
+
+def _format(form: dict[str, Any] | None) -> Any:
+    """`text.format` in chat completions' shape, where a schema lies one level deeper."""
+    if form is None or form.get("type") != "json_schema":
+        return form
+    return {"type": "json_schema", "json_schema": {name: value for name, value in form.items() if name != "type"}}
