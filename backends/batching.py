@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from backends.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+AUTO_GAP_STEPS: Final = 8.0
+"""`auto` lets a step take so many times as long as one that only decodes."""
+LEAST_AUTO_GAP_US: Final = 20_000.0
+"""A shorter gap is no gap to anyone."""
+ALONE: Final = 4.0
+"""Where nobody decodes a step may take so many gaps: nobody waits for it but who comes in the middle of it."""
+LEAST_CHUNK: Final = 16
+"""Prompt tokens of a step in which there is a prompt, however long they take: smaller chunks cost a step each."""
+UNKNOWN_CHUNK: Final = 64
+"""Prompt tokens beside decoding sequences while nothing has been measured."""
+_AGEING: Final = 1.0
+"""Microseconds of remaining work that each microsecond of waiting makes up for."""
 
 
 class Demand(NamedTuple):
@@ -15,6 +30,10 @@ class Demand(NamedTuple):
     sequence: int
     n_tokens: int
     decoding: bool
+    depth: int = 0
+    """Positions that are computed already."""
+    waited_us: float = 0.0
+    """Since it was ready to be computed."""
 
 
 class Share(NamedTuple):
@@ -26,29 +45,55 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batcher:
-    """Decode first, then prefill with what is left of the step.
+    """Decode first, then as many prompt tokens as the time allows that running streams may wait.
 
-    `max_tokens` bounds a step in which nobody decodes; `max_prefill_beside_decode` bounds the prompt tokens of a step
-    that others are waiting for, so that a long prompt does not freeze the running streams.
+    The shortest remaining prompt comes first, and waiting makes up for length, so that long ones end too.
     """
 
     max_tokens: int = 512
-    max_prefill_beside_decode: int = 128
+    """Of one step."""
+    max_gap_us: float = 0.0
+    """The longest step wished for while others decode; 0: `AUTO_GAP_STEPS` times one that only decodes."""
+    pace: Pace = field(default_factory=Pace)
+    """What is known about costs; whoever performs the steps tells it."""
 
-    def plan(self, demands: Sequence[Demand]) -> list[Share]:
-        """Shares for one step: every decoding sequence one token, then prompts in the order given, oldest first.
+    def plan(self, demands: Sequence[Demand], *, room: int | None = None) -> list[Share]:
+        """Shares for one step: every decoding sequence one token, then prompts.
 
-        The sum never exceeds `max_tokens`, and no share is empty.
+        The sum exceeds neither `max_tokens` nor `room` (None: no other bound), and no share is empty.
         """
-        shares = [Share(d.sequence, 1) for d in demands if d.decoding]
-        room = self.max_tokens - len(shares)
-        if shares:
-            room = min(room, self.max_prefill_beside_decode)
-        for demand in demands:
-            if room <= 0:
+        most = self.max_tokens if room is None else min(self.max_tokens, room)
+        shares = [Share(d.sequence, 1) for d in demands if d.decoding][:most]
+        n_decode = len(shares)
+        left = most - n_decode
+        left_us = self._prefill_us(n_decode)
+        for demand in sorted((d for d in demands if not d.decoding), key=self._urgency):
+            fits = self._fitting(demand, left_us, n_decode=n_decode, first=len(shares) == n_decode)
+            n_tokens = min(demand.n_tokens, left, fits)
+            if n_tokens <= 0:
                 break
-            if not demand.decoding:
-                n_tokens = min(demand.n_tokens, room)
-                shares.append(Share(demand.sequence, n_tokens))
-                room -= n_tokens
+            shares.append(Share(demand.sequence, n_tokens))
+            left -= n_tokens
+            left_us -= self.pace.prefill_us(demand.depth, n_tokens)
         return shares
+
+    def gap_us(self, n_decode: int) -> float:
+        """The longest step wished for beside so many decoding sequences."""
+        return self.max_gap_us or max(AUTO_GAP_STEPS * self.pace.decode_us(n_decode), LEAST_AUTO_GAP_US)
+
+    def _prefill_us(self, n_decode: int) -> float:
+        if n_decode == 0:
+            return ALONE * self.gap_us(1)
+        return self.gap_us(n_decode) - self.pace.decode_us(n_decode)
+
+    def _fitting(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
+        """Tokens of a prompt that the time is enough for; the first prompt of a step always advances."""
+        if self.pace.token_us(demand.depth) <= 0:
+            return (UNKNOWN_CHUNK if n_decode else self.max_tokens) if first else 0
+        fits = self.pace.tokens_within(left_us, demand.depth)
+        if demand.n_tokens - fits < LEAST_CHUNK:  # a tail this short would cost a step of its own
+            fits = demand.n_tokens if fits or first else 0
+        return max(fits, LEAST_CHUNK) if first else fits
+
+    def _urgency(self, demand: Demand) -> float:
+        return self.pace.prefill_us(demand.depth, demand.n_tokens) - _AGEING * demand.waited_us

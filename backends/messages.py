@@ -372,7 +372,7 @@ class LoadModel(_Plain, tag="load", frozen=True):
     kv_tokens: int = 0
     """Tokens the KV pool holds for all sequences together; 0 means context x parallel."""
     kv_layout: KvLayout = "split"
-    step_gap_ms: float = 0.0
+    max_gap_ms: float = 0.0
     """The longest a running stream should wait for its next token beside prompts; 0: a small multiple of a step."""
     store: Store | None = None
     """Where computed prompts are kept; None: nowhere."""

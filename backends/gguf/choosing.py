@@ -41,7 +41,7 @@ class Chooser:
         for mask in sequence.masks:
             mask.accept(token)
         sequence.token = token
-        sequence.n_generated += 1
+        sequence.generated.append(token)
         sequence.n_unsent += 1
         if token in self._ends:
             return self._finish(sequence, "stop", events)

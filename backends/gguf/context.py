@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.messages import KvType
+    from backends.messages import KvLayout, KvType
 
 GGML_KV_TYPE: dict[KvType, int] = {
     "f32": 0,
@@ -138,6 +139,12 @@ class Model:
         self.n_layers: int = llama_cpp.llama_model_n_layer(pointer)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(pointer)
         self.n_bytes: int = llama_cpp.llama_model_size(pointer)
+        self.n_window: int = llama_cpp.llama_model_n_swa(pointer)
+        """Tokens that layers with a sliding window look back; 0 without such layers."""
+        self.carries_state = bool(
+            llama_cpp.llama_model_is_recurrent(pointer) or llama_cpp.llama_model_is_hybrid(pointer)
+        )
+        """Layers keep a running state instead of a cache, which cannot be cut back."""
         self._pieces: list[bytes | None] = [None] * self.n_vocab
 
     def close(self) -> None:
@@ -258,8 +265,9 @@ class Model:
 
 
 class Context:
-    """The KV cells and buffers of one model: `parallel` sequences of `context` tokens each, one stream per sequence.
+    """The KV cells and buffers of one model: `parallel` sequences of up to `context` tokens each.
 
+    Split, every sequence has a stream of cells to itself; unified, all share a pool of `kv_tokens`.
     Raises LoadError when the memory for it cannot be had.
     """
 
@@ -273,12 +281,27 @@ class Context:
         max_batch: int,
         threads: int,
         log: LibraryLog,
+        layout: KvLayout = "split",
+        kv_tokens: int = 0,
+        copies_cells: bool = False,
     ) -> None:
+        """`copies_cells`: one sequence becomes another's copy where the cells are, instead of through host memory."""
         self._model = model
         self.max_batch = max(max_batch, parallel)
+        self.layout: KvLayout = layout
+        self.n_cells = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
         self.cells_per_sequence = _padded(context)
+        self._copies_cells = copies_cells
+        self._lazy: set[int] = set()
+        """Slots whose cells llama.cpp fills only with the next decode: until then their state is not theirs."""
         params = _context_params(
-            context=context, parallel=parallel, kv_type=kv_type, max_batch=max_batch, threads=threads
+            context=context,
+            parallel=parallel,
+            kv_type=kv_type,
+            max_batch=max_batch,
+            threads=threads,
+            layout=layout,
+            kv_tokens=kv_tokens,
         )
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
@@ -316,23 +339,32 @@ class Context:
         """Free the context."""
         llama_cpp.llama_free(self.pointer)
 
-    def warm_up(self, n_tokens: int = 1) -> None:
+    def warm_up(self, n_tokens: int = 1) -> float:
         """Compute some tokens and forget them, so that weights are paged in and buffers exist before the first request.
 
-        A whole batch brings the pools that a GPU backend grows on demand to their full size.
+        A whole batch brings the pools that a GPU backend grows on demand to their full size. Seconds it took.
         """
         n = min(n_tokens, self.max_batch, self.cells_per_sequence)
         self.tokens[:n] = self.sequences[:n] = self.outputs[:n] = 0
         self.positions[:n] = range(n)
         self.outputs[n - 1] = 1
+        began = time.perf_counter()
         if self.decode(n) != 0:
             raise LoadError("the model loads, but its first forward pass fails")
+        took_s = time.perf_counter() - began
         self.clear(0)
+        return took_s
 
     def decode(self, n_tokens: int) -> int:
-        """Compute the first `n_tokens` rows of the batch; llama.cpp's status (0 ok, 1 no room, < 0 fatal)."""
+        """Compute the first `n_tokens` rows of the batch; llama.cpp's status (0 ok, 1 no room, < 0 fatal).
+
+        It is done on return, so that its duration means something on a GPU too.
+        """
         self._batch.n_tokens = n_tokens
         status: int = llama_cpp.llama_decode(self.pointer, self._batch)
+        if status == 0:
+            llama_cpp.llama_synchronize(self.pointer)
+            self._lazy.clear()
         return status
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
@@ -347,25 +379,54 @@ class Context:
     def clear(self, slot: int) -> None:
         """Drop everything a sequence holds."""
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        self._lazy.discard(slot)
+
+    def least(self, slot: int) -> int:
+        """The shortest prefix that a sequence can be cut to without computing anything again."""
+        if self._model.carries_state:
+            return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, slot) if self._model.n_window else 0
+        return 0 if first <= 0 else int(first) + self._model.n_window
 
     def trim(self, slot: int, length: int) -> bool:
-        """Keep the first `length` positions of a sequence; False where the architecture cannot cut."""
-        return bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1))
+        """Keep the first `length` positions of a sequence; False where its model cannot be cut there."""
+        return self.least(slot) <= length and bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1))
 
-    def copy(self, source: int, target: int) -> None:
-        """Make `target` a copy of the whole of `source`."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def share(self, source: int, target: int, length: int) -> bool:
+        """Give the empty `target` the first `length` positions of `source`; False where that cannot be."""
+        if self.layout == "unified":
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        elif self._copies_cells:  # between streams only whole sequences can be copied
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._lazy.add(target)
+        else:
+            state = self.save(source)
+            if state is None or not self.restore(target, state):
+                return False
+        return self.trim(target, length)
 
-    def save(self, slot: int) -> NDArray[np.uint8]:
-        """The state of one sequence, in host memory."""
-        size = llama_cpp.llama_state_seq_get_size(self.pointer, slot)
-        state = np.empty(size, dtype=np.uint8)
-        written = llama_cpp.llama_state_seq_get_data(self.pointer, _bytes_pointer(state), size, slot)
-        return state[:written]
+    def state_bytes(self, slot: int) -> int:
+        """What `save_into` needs."""
+        return int(llama_cpp.llama_state_seq_get_size(self.pointer, slot))
+
+    def save_into(self, slot: int, target: NDArray[np.uint8]) -> bool:
+        """Write a sequence's state into `(state_bytes,) uint8`; False where it does not fit or is not there yet."""
+        if slot in self._lazy:
+            return False
+        written = llama_cpp.llama_state_seq_get_data(self.pointer, _bytes_pointer(target), target.size, slot)
+        return bool(written == target.size)
+
+    def save(self, slot: int) -> NDArray[np.uint8] | None:
+        """The state of one sequence, in host memory; None while it is not there yet."""
+        state = np.empty(self.state_bytes(slot), dtype=np.uint8)
+        return state if self.save_into(slot, state) else None
 
     def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
-        """Put a saved state into a sequence; False when llama.cpp refuses it."""
-        return bool(llama_cpp.llama_state_seq_set_data(self.pointer, _bytes_pointer(state), state.size, slot))
+        """Put a saved state into an empty sequence; False, and the sequence stays empty, when llama.cpp refuses it."""
+        done = bool(llama_cpp.llama_state_seq_set_data(self.pointer, _bytes_pointer(state), state.size, slot))
+        if not done:
+            self.clear(slot)
+        return done
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,11 +439,28 @@ class DrySizes:
     output: dict[str, int]
 
 
-def dry_context(model: Model, *, context: int, parallel: int, kv_type: KvType, max_batch: int) -> DrySizes:
+def dry_context(
+    model: Model,
+    *,
+    context: int,
+    parallel: int,
+    kv_type: KvType,
+    max_batch: int,
+    layout: KvLayout = "split",
+    kv_tokens: int = 0,
+) -> DrySizes:
     """The sizes of a context on a dry model; the real one takes the same. Raises LoadError."""
     log = model.log
     log.lines.clear()
-    params = _context_params(context=context, parallel=parallel, kv_type=kv_type, max_batch=max_batch, threads=1)
+    params = _context_params(
+        context=context,
+        parallel=parallel,
+        kv_type=kv_type,
+        max_batch=max_batch,
+        threads=1,
+        layout=layout,
+        kv_tokens=kv_tokens,
+    )
     pointer = llama_cpp.llama_init_from_model(model.pointer, params)
     if not pointer:
         raise LoadError(explain(log))
@@ -391,20 +469,26 @@ def dry_context(model: Model, *, context: int, parallel: int, kv_type: KvType, m
 
 
 def _context_params(
-    *, context: int, parallel: int, kv_type: KvType, max_batch: int, threads: int
+    *, context: int, parallel: int, kv_type: KvType, max_batch: int, threads: int, layout: KvLayout, kv_tokens: int
 ) -> llama_cpp.llama_context_params:
     """The one place where a context is configured, so that a dry one has the sizes of the real one."""
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = _padded(context) * parallel
+    params.n_ctx = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
     params.n_batch = params.n_ubatch = max(max_batch, parallel)
     params.n_seq_max = parallel
     params.n_outputs_max = parallel
     params.n_threads = params.n_threads_batch = threads
     params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
-    params.kv_unified = False
+    params.kv_unified = layout == "unified"
     params.swa_full = False  # layers with a sliding window keep the window's cells, not the whole context's
     params.no_perf = True
     return params
+
+
+def pool_cells(*, context: int, parallel: int, kv_tokens: int, layout: KvLayout) -> int:
+    """Cells of all sequences together; a unified pool never holds less than one context."""
+    whole = _padded(context) * parallel
+    return whole if layout == "split" or kv_tokens == 0 else max(_padded(context), min(whole, _padded(kv_tokens)))
 
 
 def _padded(context: int) -> int:

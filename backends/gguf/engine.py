@@ -1,10 +1,11 @@
 """The GGUF engine: continuous batching over llama.cpp.
 
 Owns the sequences of one model and what happens to them in a step. Pointers live in `context`, samplers in `sampling`,
-prompts in `preparing`, tokens and text in `choosing`, the plan of a step in `batching`.
+prompts in `preparing`, tokens and text in `choosing`, the plan of a step in `batching`, cells and computed prefixes in
+`residency`.
 
-A sequence goes `prefill -> decode -> done`. Choices of one job share a prefill: the first computes the prompt, the
-others fork from it; choices for which no slot is free yet wait inside their job and start from the saved state.
+A sequence goes `waiting -> prefill -> decode -> done`, and back to `waiting` when the pool runs full. Choices of one
+job share a prefill: the first computes the prompt, the others fork from it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import heapq
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from backends.batching import Batcher, Demand, Share
 from backends.gguf import sampling
 from backends.gguf.choosing import Chooser
 from backends.gguf.preparing import Preparer
-from backends.gguf.sequence import PreparedGenerate, Request, Sequence
+from backends.gguf.residency import Residency, Verdict
+from backends.gguf.sequence import Phase, PreparedGenerate, Request, Sequence
 from backends.messages import Delta, Failed, Finished, Ready, Started, Step
+from backends.pace import Chunk
 from backends.text import TextStream
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from backends.gguf.context import Context, Model
     from backends.gguf.tokenizer import Tokenizer
     from backends.messages import Event, FinishReason, Job
+    from backends.prefix.store import PrefixStore
 
 
 _NO_ROOM = 1
@@ -37,14 +42,26 @@ _NO_ROOM = 1
 class GgufEngine:
     """See `backends.engine.Engine`."""
 
-    def __init__(self, model: Model, context: Context, tokenizer: Tokenizer, *, ready: Ready, batcher: Batcher) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        tokenizer: Tokenizer,
+        *,
+        ready: Ready,
+        batcher: Batcher,
+        store: PrefixStore | None = None,
+    ) -> None:
         self._model = model
         self._context = context
         self._ready = ready
         self._batcher = batcher
+        self._residency = Residency(model, context, store=store, pace=batcher.pace)
         self._free = list(range(ready.parallel))
         """A heap: the lowest slots are taken first, because llama.cpp batches only neighbouring ones together."""
         self._sequences: list[Sequence] = []
+        self._n_waiting = 0
+        self._n_started = 0
         self._requests: dict[str, Request] = {}
         self._preparer = Preparer(model, tokenizer, context=ready.context)
         self._chooser = Chooser(model)
@@ -59,7 +76,7 @@ class GgufEngine:
         return not self._sequences
 
     def close(self) -> None:
-        """Free everything."""
+        """Free everything; what running jobs have computed is kept."""
         for job_id in list(self._requests):
             self.cancel(job_id)
         self._context.close()
@@ -70,25 +87,26 @@ class GgufEngine:
         return self._preparer.prepare(job)
 
     def add(self, prepared: PreparedGenerate) -> list[Event]:
-        """Start a job: its first choice takes a slot, the others follow once the prompt is computed."""
+        """Take a job in: its first choice gets a slot, and its cells with the next step that has room for them."""
         job = prepared.job
         n_prompt = int(prepared.prompt.size)
         started = Started(id=job.id, prompt_tokens=n_prompt, thinking=prepared.thinking, omitted=prepared.omitted)
-        events: list[Event] = [started]
+        opening: list[Event] = [started]
         ends_here = prepared.limit == 0
         if prepared.echo or ends_here:
             reason: FinishReason | None = "length" if ends_here else None
-            events += [
+            opening += [
                 Delta(id=job.id, index=i, text=prepared.echo, n_tokens=0, finish_reason=reason) for i in range(job.n)
             ]
         if ends_here:
-            return [*events, Finished(id=job.id, prompt_tokens=n_prompt)]
+            return [*opening, Finished(id=job.id, prompt_tokens=n_prompt)]
         if not self._free:
             return [Failed(id=job.id, code="internal_error", message="the job was dispatched to a full engine")]
-        request = Request(job, prepared.prompt, prepared.limit, unstarted=list(range(job.n)), n_open=job.n)
+        unstarted = list(range(job.n))
+        request = Request(job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening)
         self._requests[job.id] = request
         self._start(request)
-        return events
+        return []
 
     def _start(self, request: Request) -> Sequence:
         """Give the next unstarted choice of a request a slot."""
@@ -98,8 +116,11 @@ class GgufEngine:
         sampler = sampling.Sampler(job.sampling, model=self._model, prompt=prompt, choice=index, context=self._context)
         stops = () if job.min_tokens else tuple(job.stop)
         text = TextStream(stops=stops, keep_logprobs=job.logprobs is not None)
-        sequence = Sequence(request, index, heapq.heappop(self._free), sampler, text)
+        self._n_started += 1
+        slot, now_us = heapq.heappop(self._free), time.perf_counter_ns() / 1000
+        sequence = Sequence(request, index, slot, sampler, text, request.prompt, self._n_started, now_us)
         self._sequences.append(sequence)
+        self._n_waiting += 1
         return sequence
 
     def cancel(self, job_id: str) -> list[Event]:
@@ -109,44 +130,101 @@ class GgufEngine:
             return []
         for sequence in [s for s in self._sequences if s.request is request]:
             self._release(sequence)
-        self._resume_waiting_choices()
+        self._start_waiting_choices()
         return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
 
     def step(self) -> Step:
         """One forward pass over every sequence that has a share in it, and what came out of it."""
         begin = time.perf_counter_ns()
-        # In order of the slots: with one KV stream per sequence llama.cpp computes a run of ascending slots as one
-        # batch, and every other order piece by piece, at half the speed.
-        shares = sorted(self._batcher.plan(self._demands()), key=self._slot_of)
+        events: list[Event] = []
+        if self._n_waiting:
+            self._admit(events)
+        shares = self._plan(begin / 1000)
         outputs, n_tokens, n_prefill = self._fill(shares)
         status = self._context.decode(n_tokens)
         if status == _NO_ROOM:
-            return Step(events=self._shed())
+            return Step(events=[*events, *self._shed()])
         if status != 0:
             raise RuntimeError(f"llama_decode failed with status {status}")
+        self._learn(shares, (time.perf_counter_ns() - begin) / 1000)
         for index, count in shares:
-            self._sequences[index].n_past += count
-        events: list[Event] = []
+            self._residency.grow(self._sequences[index], count)
         if outputs:
             self._advance(outputs, events)
-            self._resume_waiting_choices()
+            self._start_waiting_choices()
         return Step(
             events=events,
             n_decode=len(outputs),
             n_prefill=n_prefill,
             duration_us=(time.perf_counter_ns() - begin) // 1000,
-            kv_used=sum(sequence.n_past for sequence in self._sequences),
-            kv_total=self._ready.context * self._ready.parallel,
+            kv_used=self._residency.n_used,
+            kv_total=self._residency.n_total,
+            store_bytes=self._residency.store_bytes,
         )
+
+    def _admit(self, events: list[Event]) -> None:
+        """Let in whoever waits, the highest priority and then the oldest first; nobody overtakes for want of room."""
+        waiting = [sequence for sequence in self._sequences if sequence.phase is Phase.WAITING]
+        for sequence in sorted(waiting, key=lambda s: (-s.request.job.priority, s.order)):
+            verdict = self._residency.admit(sequence)
+            if verdict is Verdict.NO_ROOM:
+                break
+            if verdict is Verdict.PLACED:
+                self._n_waiting -= 1
+                self._open(sequence, events)
+
+    @staticmethod
+    def _open(sequence: Sequence, events: list[Event]) -> None:
+        """Tell the client that its job has begun, once."""
+        request = sequence.request
+        if request.opening:
+            request.cached_tokens = sequence.n_past
+            started, *echoes = request.opening
+            assert isinstance(started, Started)
+            events += [msgspec.structs.replace(started, cached_tokens=sequence.n_past), *echoes]
+            request.opening = []
+
+    def _plan(self, now_us: float) -> list[Share]:
+        """Who contributes how much, in order of the slots; where the pool has no room even so somebody is set back.
+
+        With one KV stream per sequence llama.cpp computes a run of ascending slots as one batch, and every other order
+        piece by piece, at half the speed.
+        """
+        while True:
+            demands = self._demands(now_us)
+            room = self._residency.room
+            shares = self._batcher.plan(demands, room=room)
+            short = len(shares) < sum(demand.decoding for demand in demands) or not shares
+            victim = self._residency.victim(self._sequences) if short else None
+            if victim is None:
+                return sorted(shares, key=self._slot_of)
+            self._set_back(victim)
+
+    def _set_back(self, sequence: Sequence) -> None:
+        self._residency.set_back(sequence)
+        self._n_waiting += 1
 
     def _slot_of(self, share: Share) -> int:
         return self._sequences[share.sequence].slot
 
-    def _demands(self) -> list[Demand]:
-        return [
-            Demand(i, s.request.prompt.size - s.n_past, False) if s.token < 0 else Demand(i, 1, True)
-            for i, s in enumerate(self._sequences)
-        ]
+    def _demands(self, now_us: float) -> list[Demand]:
+        demands = []
+        for index, sequence in enumerate(self._sequences):
+            if sequence.phase is Phase.DECODE:
+                demands.append(Demand(index, 1, True))
+            elif sequence.phase is Phase.PREFILL:
+                past = sequence.n_past
+                waited_us = now_us - sequence.since_us
+                demands.append(Demand(index, sequence.target.size - past, False, past, waited_us))
+        return demands
+
+    def _learn(self, shares: list[Share], duration_us: float) -> None:
+        chunks = []
+        for index, count in shares:
+            sequence = self._sequences[index]
+            if sequence.phase is Phase.PREFILL:
+                chunks.append(Chunk(sequence.n_past, count))
+        self._batcher.pace.learn(n_decode=len(shares) - len(chunks), chunks=chunks, duration_us=duration_us)
 
     def _fill(self, shares: list[Share]) -> tuple[list[tuple[Sequence, int]], int, int]:
         """Write the batch; `(sequence, row)` of those that get an output, tokens in all, prompt tokens among them."""
@@ -157,18 +235,18 @@ class GgufEngine:
             sequence = self._sequences[index]
             past = sequence.n_past
             end = row + count
-            if sequence.token >= 0:
+            if sequence.phase is Phase.DECODE:
                 context.tokens[row] = sequence.token
                 context.positions[row] = past
                 context.outputs[row] = 1
                 outputs.append((sequence, row))
             else:
-                prompt = sequence.request.prompt
-                context.tokens[row:end] = prompt[past : past + count]
+                target = sequence.target
+                context.tokens[row:end] = target[past : past + count]
                 context.positions[row:end] = np.arange(past, past + count, dtype=np.int32)
                 context.outputs[row:end] = 0
                 n_prefill += count
-                if past + count == prompt.size:
+                if past + count == target.size:
                     context.outputs[end - 1] = 1
                     outputs.append((sequence, end - 1))
             context.sequences[row:end] = sequence.slot
@@ -179,7 +257,7 @@ class GgufEngine:
         """Choose each sequence's next token, turn it into events; `outputs` is in the order of the logits' rows."""
         logits = self._context.logits(len(outputs))
         for output, (sequence, row) in enumerate(outputs):
-            if sequence.token < 0 and sequence.request.unstarted:
+            if sequence.request.unstarted and not sequence.generated:
                 self._fork(sequence, row, logits[output], events)
             else:
                 self._choose(sequence, row, logits[output], events)
@@ -187,14 +265,14 @@ class GgufEngine:
     def _fork(self, source: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
         """Let waiting choices begin from the prompt that `source` just computed, each from the same logits."""
         request = source.request
-        if len(request.unstarted) > len(self._free) and request.state is None:
-            request.state = self._context.save(source.slot)
         family = [source]
+        if len(request.unstarted) > len(self._free) and request.state is None:
+            self._residency.remember(source)
         while request.unstarted and self._free:
             sequence = self._start(request)
-            sequence.n_past = source.n_past
-            self._context.copy(source.slot, sequence.slot)
-            family.append(sequence)
+            if self._residency.fork(source, sequence):
+                self._n_waiting -= 1
+                family.append(sequence)
         untouched = logits.copy()
         for sequence in family:
             logits[:] = untouched
@@ -203,6 +281,8 @@ class GgufEngine:
     def _choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
         if self._chooser.choose(sequence, row, logits, events):
             self._retire(sequence, events)
+        else:
+            sequence.phase = Phase.DECODE
 
     def _retire(self, sequence: Sequence, events: list[Event]) -> None:
         """A choice has ended, and with the last one its job."""
@@ -212,28 +292,35 @@ class GgufEngine:
         request.n_open -= 1
         if request.n_open == 0:
             del self._requests[request.job.id]
-            n_prompt = int(request.prompt.size)
-            events.append(Finished(request.job.id, prompt_tokens=n_prompt, completion_tokens=request.completion_tokens))
+            events.append(
+                Finished(
+                    request.job.id,
+                    prompt_tokens=int(request.prompt.size),
+                    completion_tokens=request.completion_tokens,
+                    cached_tokens=request.cached_tokens,
+                    preemptions=request.preemptions,
+                )
+            )
 
     def _release(self, sequence: Sequence) -> None:
-        self._context.clear(sequence.slot)
+        self._n_waiting -= sequence.phase is Phase.WAITING
+        self._residency.release(sequence)
         heapq.heappush(self._free, sequence.slot)
         self._sequences.remove(sequence)
         sequence.sampler.close()
 
-    def _resume_waiting_choices(self) -> None:
-        """Start choices whose prompt state is saved, as slots allow; only the last token is computed again."""
+    def _start_waiting_choices(self) -> None:
+        """Start choices for which there was no slot; only the last token of their prompt is computed again."""
         for request in self._requests.values():
-            while self._free and request.unstarted and request.state is not None:
-                sequence = self._start(request)
-                last = request.prompt.size - 1
-                if self._context.restore(sequence.slot, request.state) and self._context.trim(sequence.slot, last):
-                    sequence.n_past = last
-                else:  # an architecture that cannot cut its state computes the prompt again
-                    self._context.clear(sequence.slot)
+            while self._free and request.unstarted and not request.opening:
+                self._start(request)
 
     def _shed(self) -> list[Event]:
-        """Fail the youngest job, because the pool has no room for this step, and leave the others running."""
-        youngest = self._sequences[-1].request.job.id
-        self.cancel(youngest)
-        return [Failed(id=youngest, code="out_of_memory", message="the model's KV pool is full; retry in a moment")]
+        """Set the youngest back, because llama.cpp has no room for this step; fail it only where it is alone."""
+        victim = self._residency.victim(self._sequences)
+        if victim is not None:
+            self._set_back(victim)
+            return []
+        alone = next(s for s in self._sequences if s.phase is not Phase.WAITING).request.job.id
+        self.cancel(alone)
+        return [Failed(id=alone, code="out_of_memory", message="the model's KV pool is full; retry in a moment")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
 from backends.gguf.tokenizer import Tokenizer
 from backends.messages import Ready
+from backends.prefix.shelf import Shelf
+from backends.prefix.store import PrefixStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +55,9 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
         max_batch=MAX_BATCH_TOKENS,
         threads=spec.threads or sensible_threads(model.n_bytes),
         log=log,
+        layout=spec.kv_layout,
+        kv_tokens=spec.kv_tokens,
+        copies_cells=gpu_layers != 0,
     )
     before_bytes = anonymous_bytes()
     context.warm_up(MAX_BATCH_TOKENS if spec.device == "cuda" else 1)
@@ -62,7 +68,34 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes)
     ready = _describe(spec, model, tokenizer, log, parts)
-    return GgufEngine(model, context, tokenizer, ready=ready, batcher=Batcher(max_tokens=context.max_batch))
+    batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
+    batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
+    store = open_store(spec, context) if spec.store is not None else None
+    return GgufEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
+
+
+def open_store(spec: LoadModel, context: Context) -> PrefixStore | None:
+    """What is kept of computed prompts, with what the last worker of this very model left; None without a folder."""
+    assert spec.store is not None
+    try:
+        shelf = Shelf(Path(spec.store.folder), checked=False)
+        disk = Shelf(Path(spec.store.disk_folder), checked=True) if spec.store.disk_folder else None
+        return PrefixStore(
+            shelf,
+            spec.store.max_bytes,
+            identity=identity(spec, context),
+            disk=disk,
+            disk_bytes=spec.store.disk_bytes,
+        )
+    except OSError:  # a folder that cannot be used costs computing, not the model
+        return None
+
+
+def identity(spec: LoadModel, context: Context) -> str:
+    """Everything that the bytes of a state depend on; another one's are worth nothing."""
+    file = Path(spec.path).stat()
+    parts = (file.st_size, file.st_mtime_ns, file.st_ino, spec.kv_type, context.layout, spec.device, version())
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: int | None) -> Engine:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from backends.constraints import TokenMask
     from backends.gguf.sampling import Sampler
-    from backends.messages import Generate
+    from backends.messages import Event, Generate
+    from backends.prefix.shelf import Box
     from backends.text import TextStream
+
+
+class Phase(Enum):
+    """`waiting -> prefill -> decode`; whoever is set back for want of room goes to `waiting` again."""
+
+    WAITING = "it has a slot and no cells"
+    PREFILL = "its prompt is being computed"
+    DECODE = "a token per step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,7 @@ class PreparedGenerate:
         return self.job.id
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """One running job: what its choices share."""
 
@@ -46,9 +57,19 @@ class Request:
     """Choices that have no sequence yet, in order."""
     n_open: int
     """Choices that have not finished."""
+    opening: list[Event]
+    """What the client is told once the first choice has its place."""
     state: NDArray[np.uint8] | None = None
     """The computed prompt, kept while choices wait for a slot."""
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt, those that were found computed."""
+    preemptions: int = 0
+
+    @property
+    def domain(self) -> str:
+        """Whose computed prompts it may use; a job that shares with nobody has a domain of its own."""
+        return self.job.cache_domain if self.job.cache_prompt else f"{self.job.cache_domain}\0{self.job.id}"
 
 
 @dataclass(slots=True, eq=False)
@@ -60,11 +81,30 @@ class Sequence:
     slot: int
     sampler: Sampler
     text: TextStream
+    target: NDArray[np.int32]
+    """What has to be computed before its next token is chosen: the prompt, and what it had generated when set back."""
+    order: int
+    """Counts up: the youngest has the highest."""
+    since_us: float
+    """When it came, on the engine's clock."""
+    phase: Phase = Phase.WAITING
     n_past: int = 0
     """Positions computed."""
     token: int = -1
-    """The token to compute next; -1 while the prompt is not done."""
-    n_generated: int = 0
+    """The token to compute next, while it decodes."""
+    generated: list[int] = field(default_factory=list)
     n_unsent: int = 0
     """Tokens generated since the last delta."""
     masks: list[TokenMask] = field(default_factory=list)
+    box: Box | None = None
+    """Where its state is while it is set back; None: it is computed again."""
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens chosen so far."""
+        return len(self.generated)
+
+    @property
+    def history(self) -> NDArray[np.int32]:
+        """Prompt and output, `(n,) int32`."""
+        return np.concatenate([self.request.prompt, np.array(self.generated, dtype=np.int32)])

@@ -1,37 +1,103 @@
-"""The plan of a step: decode first, prompts with what is left."""
+"""The plan of a step: decode first, prompts with the time that is left, and what is learned of times."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.batching import Batcher, Demand, Share
+from backends.batching import AUTO_GAP_STEPS, LEAST_CHUNK, Batcher, Demand, Share
+from backends.pace import Chunk, Pace
 
-DEMANDS = st.lists(st.tuples(st.integers(1, 3000), st.booleans()), max_size=12).map(
-    lambda items: [Demand(i, 1 if decoding else n, decoding) for i, (n, decoding) in enumerate(items)]
-)
+DEMANDS = st.lists(
+    st.tuples(st.integers(1, 3000), st.booleans(), st.integers(0, 8000), st.floats(0, 1e8)), max_size=12
+).map(lambda items: [Demand(i, 1 if d else n, d, depth, waited) for i, (n, d, depth, waited) in enumerate(items)])
 
 
-@given(demands=DEMANDS)
-def test_every_decoding_sequence_gets_its_token_and_the_step_stays_within_bounds(demands: list[Demand]) -> None:
-    batcher = Batcher(max_tokens=256, max_prefill_beside_decode=64)
+def learned(*, decode_us: float = 10_000, token_us: float = 1_000, per_depth_us: float = 0.0) -> Pace:
+    pace = Pace()
+    for n in (1, 4, 8):
+        pace.learn(n_decode=n, chunks=(), duration_us=decode_us)
+    for depth in range(0, 4000, 100):
+        each = token_us + per_depth_us * (depth + 32)
+        pace.learn(n_decode=4, chunks=[Chunk(depth, 64)], duration_us=decode_us + 64 * each)
+    return pace
 
-    shares = {share.sequence: share.n_tokens for share in batcher.plan(demands)}
 
-    assert all(shares[d.sequence] == 1 for d in demands if d.decoding)
-    assert sum(shares.values()) <= 256
-    assert all(0 < shares[d.sequence] <= d.n_tokens for d in demands if d.sequence in shares)
-    if any(d.decoding for d in demands):
-        assert sum(shares.get(d.sequence, 0) for d in demands if not d.decoding) <= 64
-    if demands:
+@given(demands=DEMANDS, room=st.none() | st.integers(0, 300), known=st.booleans())
+def test_every_decoding_sequence_gets_its_token_and_the_step_stays_within_bounds(demands, room, known) -> None:
+    batcher = Batcher(max_tokens=256, pace=learned() if known else Pace())
+
+    shares = batcher.plan(demands, room=room)
+
+    given_out = {share.sequence: share.n_tokens for share in shares}
+    n_decode = sum(d.decoding for d in demands)
+    most = 256 if room is None else min(256, room)
+    assert len(given_out) == len(shares)
+    assert sum(given_out.values()) <= most
+    assert all(0 < given_out[d.sequence] <= d.n_tokens for d in demands if d.sequence in given_out)
+    assert sum(given_out.get(d.sequence, 0) for d in demands if d.decoding) == min(n_decode, most)
+    if demands and most > 0:
         assert shares
 
 
-def test_a_prompt_alone_takes_the_whole_step() -> None:
-    assert Batcher(max_tokens=512).plan([Demand(0, 2000, False)]) == [Share(0, 512)]
+@given(demands=DEMANDS.filter(lambda ds: any(d.decoding for d in ds)), gap_ms=st.integers(30, 500))
+def test_no_step_beside_running_streams_is_longer_than_the_gap_wished_for(demands, gap_ms) -> None:
+    pace = learned(per_depth_us=0.1)
+    shares = Batcher(max_tokens=4096, max_gap_us=gap_ms * 1e3, pace=pace).plan(demands)
+
+    took_us = pace.decode_us(sum(d.decoding for d in demands))
+    prompts = [(demands[s.sequence], s.n_tokens) for s in shares if not demands[s.sequence].decoding]
+    took_us += sum(pace.prefill_us(d.depth, n) for d, n in prompts)
+    slack_us = 2 * LEAST_CHUNK * pace.token_us(12_000) if prompts else 0
+    assert took_us <= gap_ms * 1e3 + slack_us
 
 
-def test_the_oldest_prompt_comes_first() -> None:
-    plan = Batcher(max_tokens=100).plan([Demand(0, 80, False), Demand(1, 80, False)])
+def test_a_gap_is_a_small_multiple_of_a_step_where_nobody_says() -> None:
+    batcher = Batcher(pace=learned(decode_us=10_000, token_us=500))
 
-    assert plan == [Share(0, 80), Share(1, 20)]
+    shares = batcher.plan([Demand(0, 1, True), Demand(1, 2000, False)])
+
+    assert batcher.gap_us(1) == AUTO_GAP_STEPS * 10_000
+    assert abs(shares[1].n_tokens - (AUTO_GAP_STEPS - 1) * 10_000 / 500) <= LEAST_CHUNK
+
+
+def test_a_deep_prompt_gets_fewer_tokens_than_a_shallow_one() -> None:
+    batcher = Batcher(pace=learned(per_depth_us=0.5))
+
+    shallow = batcher.plan([Demand(0, 1, True), Demand(1, 3000, False, depth=0)])
+    deep = batcher.plan([Demand(0, 1, True), Demand(1, 3000, False, depth=3000)])
+
+    assert LEAST_CHUNK < deep[1].n_tokens < shallow[1].n_tokens
+
+
+def test_the_shortest_rest_comes_first_and_waiting_makes_up_for_length() -> None:
+    batcher = Batcher(max_tokens=100, pace=learned())
+    long, short = Demand(0, 2000, False), Demand(1, 100, False)
+    patient = long._replace(waited_us=5e6)
+
+    assert batcher.plan([long, short])[0].sequence == 1
+    assert batcher.plan([patient, short])[0].sequence == 0
+
+
+def test_a_prompt_advances_however_slow_the_machine_is() -> None:
+    batcher = Batcher(max_gap_us=1000, pace=learned(decode_us=10_000, token_us=5_000))
+
+    assert batcher.plan([Demand(0, 1, True), Demand(1, 900, False)]) == [Share(0, 1), Share(1, LEAST_CHUNK)]
+
+
+def test_a_pause_of_the_machine_is_not_taken_for_the_models_pace() -> None:
+    pace = learned()
+    before_us = pace.token_us(500)
+
+    pace.learn(n_decode=4, chunks=[Chunk(500, 64)], duration_us=60e6)
+
+    assert pace.token_us(500) < 1.2 * before_us
+
+
+def test_a_machine_that_has_become_slower_is_believed() -> None:
+    pace = learned(token_us=1_000)
+
+    for _ in range(100):
+        pace.learn(n_decode=0, chunks=[Chunk(500, 64)], duration_us=64 * 3_000)
+
+    assert 2_500 < pace.token_us(500) < 3_500

@@ -317,12 +317,13 @@ def test_a_long_prompt_does_not_stop_the_running_streams(engine: Engine) -> None
     engine.step()
     engine.add(engine.prepare(text_job("b" * 500, max_tokens=1)))
 
-    steps = [engine.step() for _ in range(4)]
+    steps = []
+    while not any(isinstance(e, Finished) for s in steps for e in s.events):
+        steps.append(engine.step())
 
     assert all(any(e.id.startswith("job-a") for e in step.events) for step in steps)
-    assert all(step.n_prefill <= 128 for step in steps)
-    for job_id in ("job-a-1", f"job-{'b' * 24}-500"):
-        engine.cancel(job_id)
+    assert sum(step.n_prefill for step in steps) == 500
+    engine.cancel("job-a-1")
 
 
 def test_a_gpu_that_is_not_there_is_said_not_replaced(canary_path: Path) -> None:

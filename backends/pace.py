@@ -1,0 +1,101 @@
+"""What forward passes cost on this machine, learned from those that were made. Pure: durations are told, not taken.
+
+A step takes what its decoding sequences take, and for every prompt token `a + b * depth` microseconds: attention reads
+everything before it. Both are followed with forgetting, so that a machine that gets slower is believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NEWEST_SHARE: Final = 0.1
+_FORGET: Final = 0.95
+"""Of the weight of all older observations, per observation."""
+_MOST_SURPRISE: Final = 2.0
+"""A pause of the whole machine is no property of the model: a value above so many times the forecast is cut there."""
+
+
+class Chunk(NamedTuple):
+    """Prompt tokens of one sequence in one step, and how many positions lie before them."""
+
+    depth: int
+    n_tokens: int
+
+
+@dataclass
+class Line:
+    """A straight line through weighted points, the newest counting most."""
+
+    weight: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    def add(self, x: float, y: float) -> None:
+        """One more point."""
+        for name, value in (("weight", 1.0), ("x", x), ("y", y), ("xx", x * x), ("xy", x * y)):
+            setattr(self, name, getattr(self, name) * _FORGET + value)
+
+    def at(self, x: float) -> float:
+        """The line's height, never sloping down; 0 before the first point."""
+        if self.weight == 0.0:
+            return 0.0
+        mean_x, mean_y = self.x / self.weight, self.y / self.weight
+        spread = self.xx / self.weight - mean_x * mean_x
+        slope = max(0.0, (self.xy / self.weight - mean_x * mean_y) / spread) if spread > 1.0 else 0.0
+        return max(mean_y + slope * (x - mean_x), mean_y / 4)
+
+
+@dataclass
+class Pace:
+    """See the module's text."""
+
+    _decode_us: dict[int, float] = field(default_factory=dict)
+    """By the number of sequences."""
+    _token_us: Line = field(default_factory=Line)
+
+    def decode_us(self, n_sequences: int) -> float:
+        """A step in which so many sequences decode and nothing else happens; 0 while there was none."""
+        if not self._decode_us or n_sequences == 0:
+            return 0.0
+        return self._decode_us[min(self._decode_us, key=lambda known: abs(known - n_sequences))]
+
+    def token_us(self, depth: float) -> float:
+        """One prompt token at that depth, in a chunk of the usual size; 0 while there was none."""
+        return self._token_us.at(depth)
+
+    def prefill_us(self, depth: int, n_tokens: int) -> float:
+        """So many prompt tokens from that depth on."""
+        return n_tokens * self.token_us(depth + n_tokens / 2)
+
+    def tokens_within(self, us: float, depth: int) -> int:
+        """How many prompt tokens from that depth on take no longer; not for when nothing is known."""
+        at_first = max(0.0, us) / self.token_us(depth)
+        return int(max(0.0, us) / self.token_us(depth + at_first / 2))
+
+    def learn(self, *, n_decode: int, chunks: Iterable[Chunk], duration_us: float) -> None:
+        """Take in a step; `n_decode` counts the sequences that only decoded."""
+        chunks = list(chunks)
+        n_prompt = sum(chunk.n_tokens for chunk in chunks)
+        if n_prompt == 0:
+            self._learn_decode(n_decode, duration_us)
+            return
+        if n_decode and not self._decode_us:
+            return
+        middle = sum((chunk.depth + chunk.n_tokens / 2) * chunk.n_tokens for chunk in chunks) / n_prompt
+        each = max(0.0, duration_us - self.decode_us(n_decode)) / n_prompt
+        known = self.token_us(middle)
+        self._token_us.add(middle, min(each, known * _MOST_SURPRISE) if known else each)
+
+    def _learn_decode(self, n_decode: int, duration_us: float) -> None:
+        known = self._decode_us.get(n_decode)
+        if known is None:
+            self._decode_us[n_decode] = duration_us
+            return
+        told = min(duration_us, known * _MOST_SURPRISE)
+        self._decode_us[n_decode] = known + _NEWEST_SHARE * (told - known)

@@ -1,0 +1,173 @@
+"""One folder of computed prompts, a file each: written once, renamed into place, mapped when they are needed.
+
+Owns the format. A file that is not whole, or of another model, layout or version, is removed and never given out. The
+folder is the server's; only its owner may read what is in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_MAGIC: Final = b"onecard-prefix-1"
+_SUFFIX: Final = ".kv"
+_HEAD_BYTES: Final = 4096
+"""A page for the label, so that what follows is aligned."""
+
+
+class Label(msgspec.Struct, frozen=True):
+    """What a file says about itself."""
+
+    identity: str
+    """Of the model, its file, the layout of its cache and the versions of whatever writes it."""
+    n_tokens: int
+    n_state: int
+    """Bytes of the state."""
+    domain: str = ""
+    session: str = ""
+    least: int = 0
+    """The shortest prefix the state can be cut to."""
+    cost_us: float = 0.0
+    """What computing it again would take, beyond what other states share with it."""
+    checksum: int | None = None
+    """Of the state; None in host memory, which no power cut leaves half written."""
+
+
+@dataclass(eq=False)
+class Box:
+    """One file of the shelf."""
+
+    path: Path
+    label: Label
+    tokens: NDArray[np.int32]
+    used_s: float
+    """Unix seconds of the last use; kept as the file's own time."""
+    n_uses: int = 0
+    pinned: bool = False
+    """Somebody waits for it: it must not leave."""
+
+    @property
+    def n_bytes(self) -> int:
+        """What the file takes, in whole pages."""
+        return _pages(_HEAD_BYTES + _pages(self.tokens.nbytes) + self.label.n_state)
+
+
+def size_of(n_tokens: int, n_state: int) -> int:
+    """What a file with so many tokens and so large a state takes."""
+    return _pages(_HEAD_BYTES + _pages(4 * n_tokens) + n_state)
+
+
+class Shelf:
+    """See the module's text. `checked` writes and compares checksums."""
+
+    def __init__(self, folder: Path, *, checked: bool) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._checked = checked
+        self._number = 0
+
+    def scan(self, identity: str) -> list[Box]:
+        """What a worker before this one has left; whatever else lies in the folder is removed."""
+        found = []
+        for path in sorted(self._folder.iterdir()):
+            box = self._read(path) if path.suffix == _SUFFIX else None
+            if box is not None and box.label.identity == identity:
+                found.append(box)
+            else:
+                path.unlink(missing_ok=True)
+        return found
+
+    def put(
+        self, label: Label, tokens: NDArray[np.int32], fill: Callable[[NDArray[np.uint8]], bool], *, now_s: float
+    ) -> Box | None:
+        """Write a state that `fill` puts into `(n_state,) uint8`; None where that fails or the folder is full."""
+        path = self._free_name()
+        part = path.with_suffix(".part")
+        at = _HEAD_BYTES + _pages(tokens.nbytes)
+        try:
+            file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return None
+        try:
+            os.posix_fallocate(file, 0, at + label.n_state)  # a full folder says so here, and not by a signal later
+            view = np.frombuffer(mmap.mmap(file, at + label.n_state), np.uint8)
+            done = fill(view[at:])
+            if done and self._checked:
+                label = msgspec.structs.replace(label, checksum=zlib.crc32(view[at:].data))
+            head = _MAGIC + msgspec.json.encode(label)
+            view[: len(head)] = np.frombuffer(head, np.uint8)
+            view[_HEAD_BYTES : _HEAD_BYTES + tokens.nbytes] = np.ascontiguousarray(tokens).view(np.uint8)
+            if not done or len(head) >= _HEAD_BYTES:
+                return None
+            os.utime(file, (now_s, now_s))
+            part.rename(path)
+            return Box(path, label, tokens, now_s)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+            part.unlink(missing_ok=True)
+
+    def open(self, box: Box) -> NDArray[np.uint8] | None:
+        """The state of a box as `(n_state,) uint8`; None when it is not there or not as it was written."""
+        try:
+            with box.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
+        except (OSError, ValueError):
+            return None
+        at = _HEAD_BYTES + _pages(box.tokens.nbytes)
+        if len(mapped) != at + box.label.n_state:
+            return None
+        view = np.frombuffer(mapped, np.uint8, offset=at)
+        good = box.label.checksum is None or zlib.crc32(view.data) == box.label.checksum
+        return view if good else None
+
+    def touch(self, box: Box, now_s: float) -> None:
+        """It was of use."""
+        box.used_s = now_s
+        box.n_uses += 1
+        with contextlib.suppress(OSError):
+            os.utime(box.path, (now_s, now_s))
+
+    def drop(self, box: Box) -> None:
+        """Remove it."""
+        box.path.unlink(missing_ok=True)
+
+    def _free_name(self) -> Path:
+        while True:
+            self._number += 1
+            path = self._folder / f"{self._number:08d}{_SUFFIX}"
+            if not path.exists():
+                return path
+
+    def _read(self, path: Path) -> Box | None:
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                head = file.read(_HEAD_BYTES)
+                if not head.startswith(_MAGIC):
+                    return None
+                label = msgspec.json.decode(head[len(_MAGIC) :].rstrip(b"\0"), type=Label)
+                if status.st_size != _HEAD_BYTES + _pages(4 * label.n_tokens) + label.n_state:
+                    return None
+                tokens = np.frombuffer(file.read(4 * label.n_tokens), np.int32)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return Box(path, label, tokens, status.st_mtime)
+
+
+def _pages(n_bytes: int) -> int:
+    return -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,0 +1,194 @@
+"""What is kept of computed prompts, and what leaves when room is needed: the worth of each is what it saves per byte.
+
+Owns the boxes of one model in host memory and, where there is one, on a disk. It knows no engine: states are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from backends.prefix.index import PrefixIndex
+from backends.prefix.shelf import Box, Label, Shelf, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+LEAST_TOKENS: Final = 16
+"""Fewer are computed again faster than they are looked after."""
+HALF_LIFE_S: Final = 600.0
+"""After so long without a use the next one is half as likely."""
+_MOST_CANDIDATES: Final = 32
+
+
+class Found(NamedTuple):
+    """A box that holds the beginning of a prompt, and how many tokens of it."""
+
+    box: Box
+    n_tokens: int
+
+
+def worth(cost_us: float, n_uses: int, idle_s: float, n_bytes: int) -> float:
+    """Microseconds of computing saved per byte, as far as uses so far tell of uses to come."""
+    likelihood: float = (1 + n_uses) * 0.5 ** (max(0.0, idle_s) / HALF_LIFE_S)
+    return cost_us * likelihood / n_bytes
+
+
+class PrefixStore:
+    """See the module's text. `identity` names everything that a state depends on."""
+
+    def __init__(
+        self, shelf: Shelf, max_bytes: int, *, identity: str, disk: Shelf | None = None, disk_bytes: int = 0
+    ) -> None:
+        self._identity = identity
+        self._index: PrefixIndex[Box] = PrefixIndex()
+        self._tiers = {shelf: max_bytes, **({disk: disk_bytes} if disk is not None else {})}
+        self._host, self._disk = shelf, disk
+        self._of: dict[Box, Shelf] = {}
+        self._bytes = dict.fromkeys(self._tiers, 0)
+        for tier in self._tiers:
+            for box in tier.scan(identity):
+                self._add(box, tier)
+        for tier in self._tiers:  # this worker may have been given less than the one before
+            self._make_room(tier, 0, worth_at_least=None, now_s=max((b.used_s for b in self._of), default=0.0))
+
+    @property
+    def n_bytes(self) -> int:
+        """What the boxes in host memory take."""
+        return self._bytes[self._host]
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def find(self, tokens: NDArray[np.int32], *, domain: str, session: str = "", most: int) -> Iterator[Found]:
+        """Boxes that hold at most `most` of the first tokens and can be cut to that, longest first."""
+        found = []
+        for match in self._index.matches(tokens, domain=domain, most_each=_MOST_CANDIDATES):
+            n_tokens = min(match.n_tokens, most)
+            if n_tokens >= max(match.holder.label.least, LEAST_TOKENS):
+                found.append(Found(match.holder, n_tokens))
+        found.sort(key=lambda f: (-f.n_tokens, not session or f.box.label.session != session, f.box.n_bytes))
+        return iter(found)
+
+    def open(self, box: Box, *, now_s: float) -> NDArray[np.uint8] | None:
+        """The bytes of a box; None for one that turns out to be broken, which is dropped."""
+        state = self._of[box].open(box)
+        if state is None:
+            self.drop(box)
+        else:
+            self._of[box].touch(box, now_s)
+        return state
+
+    def covers(self, tokens: NDArray[np.int32], *, domain: str, now_s: float) -> bool:
+        """Whether keeping these would save nothing worth its bytes; a box that holds them already is used once more."""
+        for box, n_tokens in self.find(tokens, domain=domain, most=tokens.size):
+            if tokens.size - n_tokens < LEAST_TOKENS:
+                self._of[box].touch(box, now_s)
+                return True
+        return tokens.size < LEAST_TOKENS
+
+    def put(
+        self,
+        tokens: NDArray[np.int32],
+        n_state: int,
+        fill: Callable[[NDArray[np.uint8]], bool],
+        *,
+        cost_us: Callable[[int], float],
+        now_s: float,
+        domain: str = "",
+        session: str = "",
+        least: int = 0,
+        pinned: bool = False,
+    ) -> Box | None:
+        """Keep the state of `tokens`, which `fill` writes; None where it is not worth the room it would take.
+
+        `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves.
+        """
+        contained = [
+            box
+            for box in self._index.contained(tokens, domain=domain)
+            if least <= box.label.n_tokens and not box.pinned and not pinned
+        ]
+        others = self.find(tokens, domain=domain, most=tokens.size)
+        shared = next((found.n_tokens for found in others if found.box not in contained), 0)
+        label = Label(self._identity, int(tokens.size), n_state, domain, session, least, cost_us(shared))
+        uses = sum(1 + box.n_uses for box in contained)
+        n_bytes = size_of(int(tokens.size), n_state)
+        given_back = sum(box.n_bytes for box in contained if self._of[box] is self._host)
+        bound = None if pinned else worth(label.cost_us, uses, 0.0, n_bytes)
+        if not self._make_room(self._host, n_bytes - given_back, worth_at_least=bound, now_s=now_s, spare=contained):
+            return None
+        for box in contained:
+            self.drop(box)
+        made = self._host.put(label, tokens, fill, now_s=now_s)
+        if made is not None:
+            made.n_uses, made.pinned = uses, pinned
+            self._add(made, self._host)
+        return made
+
+    def drop(self, box: Box) -> None:
+        """Let a box go; nothing for one that has left."""
+        tier = self._of.pop(box, None)
+        if tier is not None:
+            self._bytes[tier] -= box.n_bytes
+            self._index.remove(box)
+            tier.drop(box)
+
+    def _add(self, box: Box, tier: Shelf) -> None:
+        self._of[box] = tier
+        self._bytes[tier] += box.n_bytes
+        self._index.add(box, box.tokens, domain=box.label.domain)
+
+    def _make_room(
+        self,
+        tier: Shelf,
+        n_bytes: int,
+        *,
+        worth_at_least: float | None,
+        now_s: float,
+        spare: list[Box] | None = None,
+    ) -> bool:
+        """Let those of least worth leave until so many bytes are free, none worth more than `worth_at_least`."""
+        needed = self._bytes[tier] + n_bytes - self._tiers[tier]
+        leaving: list[Box] = []
+        if needed > 0:
+            rated = sorted(
+                (worth(b.label.cost_us, b.n_uses, now_s - b.used_s, b.n_bytes), i, b)
+                for i, (b, where) in enumerate(self._of.items())
+                if where is tier and not b.pinned and (spare is None or b not in spare)
+            )
+            for rate, _, box in rated:
+                if needed <= 0 or (worth_at_least is not None and rate > worth_at_least):
+                    break
+                leaving.append(box)
+                needed -= box.n_bytes
+        if needed > 0:
+            return False
+        for box in leaving:
+            self._leave(box, tier, now_s)
+        return True
+
+    def _leave(self, box: Box, tier: Shelf, now_s: float) -> None:
+        """Out of host memory a box goes to the disk, where there is one and it has room for it."""
+        if tier is self._host and self._disk is not None:
+            self._sink(box, self._disk, now_s)
+        self.drop(box)
+
+    def _sink(self, box: Box, disk: Shelf, now_s: float) -> None:
+        bound = worth(box.label.cost_us, box.n_uses, now_s - box.used_s, box.n_bytes)
+        if not self._make_room(disk, box.n_bytes, worth_at_least=bound, now_s=now_s):
+            return
+        state = self._host.open(box)
+        if state is None:
+            return
+
+        def copy(target: NDArray[np.uint8]) -> bool:
+            target[:] = state
+            return True
+
+        sunk = disk.put(box.label, box.tokens, copy, now_s=box.used_s)
+        if sunk is not None:
+            sunk.n_uses = box.n_uses
+            self._add(sunk, disk)
