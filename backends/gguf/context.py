@@ -6,9 +6,8 @@ Owns pointers, the persistent batch and the numpy views over both. Decides nothi
 from __future__ import annotations
 
 import ctypes
-import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import llama_cpp
@@ -16,14 +15,16 @@ import numpy as np
 
 from backends.engine import LoadError
 from backends.gguf.header import ENCODERS
+from backends.gguf.library_log import explain, is_out_of_memory
 from backends.infill import InfillMarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from backends.gguf.library_log import LibraryLog
     from backends.messages import KvLayout, KvType
 
 GGML_KV_TYPE: dict[KvType, int] = {
@@ -38,60 +39,7 @@ GGML_KV_TYPE: dict[KvType, int] = {
 }
 CELL_BLOCK = 256
 """llama.cpp pads each stream of cells to this."""
-_DEBUG, _WARNING, _ERROR, _CONTINUE = 1, 3, 4, 5
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
-
-
-@dataclass(slots=True)
-class LibraryLog:
-    """What llama.cpp says while it loads, kept to explain failures and to read buffer sizes from."""
-
-    lines: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    _level: int = 0
-
-    def install(self) -> None:
-        """Take over llama.cpp's logging for this process."""
-
-        def write(level: int, text: bytes, _: object) -> None:
-            self._level = self._level if level == _CONTINUE else level
-            if self._level == _DEBUG:  # thousands of lines about graphs
-                return
-            line = text.decode("utf-8", "replace").rstrip()
-            if line:
-                (self.problems if self._level in {_WARNING, _ERROR} else self.lines).append(line)
-                del self.lines[:-2000], self.problems[:-50]
-
-        callback = llama_cpp.llama_log_callback(write)
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))  # llama.cpp calls it as long as the process lives
-        llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-
-    def buffers(self, kind: str) -> dict[str, int]:
-        """Bytes of the `CPU <kind> buffer size = 12.34 MiB` lines, by the device they name."""
-        found: dict[str, int] = {}
-        for line in self.lines:
-            if match := re.search(rf"(\S+)\s+{kind} buffer size\s*=\s*([\d.]+) MiB", line):
-                found[match[1]] = found.get(match[1], 0) + _mib(match[2])
-        return found
-
-    def cache_bytes(self) -> int:
-        """Bytes of all caches (attention's and recurrent states), from the lines that tell sizes and cells."""
-        found = (re.search(r"llama_\w+: size =\s*([\d.]+) MiB", line) for line in self.lines)
-        return sum(_mib(match[1]) for match in found if match)
-
-    def offloaded_layers(self) -> int:
-        """How many layers llama.cpp says it has put on a GPU."""
-        found = (re.search(r"offloaded (\d+)/\d+ layers to GPU", line) for line in self.lines)
-        return max((int(match.group(1)) for match in found if match), default=0)
-
-
-def _mib(text: str) -> int:
-    return int(float(text) * (1 << 20))
-
-
-def supports_gpu() -> bool:
-    """Whether this build of llama.cpp can use a GPU that is there."""
-    return bool(llama_cpp.llama_supports_gpu_offload())
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,20 +445,3 @@ def _padded(context: int) -> int:
 
 def _bytes_pointer(array: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:
     return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-
-
-def explain(log: LibraryLog) -> str:
-    """The sentence of llama.cpp that says why, or a general one; paths are cut off by whoever shows it."""
-    causes: Iterable[str] = (re.sub(r"^[\w:]+: ", "", line) for line in log.problems)
-    told = [line for line in causes if "failed to load model" not in line]
-    return told[-1] if told else "llama.cpp could not load the file and did not say why"
-
-
-def is_out_of_memory(log: LibraryLog) -> bool:
-    """Whether that was want of memory."""
-    return any("out of memory" in line or "failed to allocate" in line for line in log.problems)
-
-
-def version() -> str:
-    """Name and version of the binding in use."""
-    return f"llama-cpp-python {llama_cpp.__version__}"

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from backends.engine import LoadError
-from backends.gguf.context import LibraryLog, Model, dry_context
+from backends.gguf.context import Model, dry_context
+from backends.gguf.library_log import LibraryLog
 from backends.gguf.loading import ALL_LAYERS, MAX_BATCH_TOKENS
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import dry_pooled, gives_vectors

@@ -14,9 +14,10 @@ from backends.batching import Batcher
 from backends.embedding import JOBS_AT_ONCE, EmbeddingEngine
 from backends.engine import LoadError
 from backends.gguf import pooled
-from backends.gguf.context import Context, LibraryLog, Model, supports_gpu, version
+from backends.gguf.context import Context, Model
 from backends.gguf.encoder import GgufEncoder, check_scores
 from backends.gguf.engine import GgufEngine
+from backends.gguf.library_log import LibraryLog, supports_gpu, version
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
 from backends.gguf.tokenizer import Tokenizer

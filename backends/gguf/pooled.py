@@ -14,8 +14,9 @@ import llama_cpp
 import numpy as np
 
 from backends.engine import LoadError
-from backends.gguf.context import CELL_BLOCK, GGML_KV_TYPE, DrySizes, explain, is_out_of_memory
+from backends.gguf.context import CELL_BLOCK, GGML_KV_TYPE, DrySizes
 from backends.gguf.header import ENCODERS
+from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.passes import batch_tokens, input_limit
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.gguf.context import LibraryLog, Model
+    from backends.gguf.context import Model
+    from backends.gguf.library_log import LibraryLog
     from backends.messages import KvType
 
 SEQUENCES: Final = 64

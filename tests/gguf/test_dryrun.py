@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from backends.footprint import Plan, inspect, predict
-from backends.gguf.context import Context, LibraryLog, Model
+from backends.gguf.context import Context, Model
+from backends.gguf.library_log import LibraryLog
 from backends.gguf.loading import load, parts_on_card
 from backends.messages import KvType, LoadModel
 from tests.models.shapes import LLAMA, SHAPES, Shape, build

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.engine import Engine, JobError, LoadError
-from backends.gguf import context
+from backends.gguf import library_log
 from backends.gguf.loading import load
 from backends.messages import (
     ChatPrompt,
@@ -327,7 +327,7 @@ def test_a_long_prompt_does_not_stop_the_running_streams(engine: Engine) -> None
 
 
 def test_a_gpu_that_is_not_there_is_said_not_replaced(canary_path: Path) -> None:
-    if context.supports_gpu():
+    if library_log.supports_gpu():
         pytest.skip("this machine has a GPU")
     spec = LoadModel(name="c", backend="gguf", path=str(canary_path), context=512, parallel=1, device="cuda")
 
