@@ -21,9 +21,11 @@ from server.pool.pool import Pool
 from server.routes.capacity import capacity
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
+from server.routes.embeddings import embeddings
 from server.routes.events import events
 from server.routes.health import health, metrics, ready, status
 from server.routes.models import get_model, list_models, load_model, unload_model
+from server.routes.rerank import rerank
 from server.routes.responses import (
     count_input_tokens,
     create_response,
@@ -103,6 +105,8 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/v1/responses/{id}/input_items", list_input_items, methods=["GET"]),
         Route("/v1/responses/{id}", get_response, methods=["GET"]),
         Route("/v1/responses/{id}", delete_response, methods=["DELETE"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+        Route("/v1/rerank", rerank, methods=["POST"]),
         Route("/tokenize", tokenize, methods=["POST"]),
         Route("/detokenize", detokenize, methods=["POST"]),
     ]

@@ -88,9 +88,9 @@ class ModelMetrics:
 
     def step(self, step: Step) -> None:
         """Count an engine step."""
-        for n_decode in step.batches or (step.n_decode,):
-            if n_decode:
-                self.batch_sequences.observe(n_decode)
+        for n_sequences in step.batches or (step.n_decode + step.n_embedded,):
+            if n_sequences:
+                self.batch_sequences.observe(n_sequences)
         if step.kv_total:
             self.kv_usage.set(step.kv_used / step.kv_total)
 
@@ -180,7 +180,7 @@ class _Maker:
         self.itl = histogram("inter_token_latency_seconds", "Between tokens of one choice", _ITL_S, name)
         self.e2e = histogram("e2e_request_latency_seconds", "From arrival to the end", _REQUEST_S, name)
         self.queue = histogram("request_queue_time_seconds", "From arrival to a worker", _REQUEST_S, name)
-        self.batch = histogram("batch_sequences", "Sequences decoded in one step", _BATCH, name)
+        self.batch = histogram("batch_sequences", "Sequences decoded, or inputs embedded, in one step", _BATCH, name)
         self.kv = gauge("kv_cache_usage_perc", "Used share of the KV cells, 0..1", name)
         self.preemptions = counter("num_preemptions", "Sequences set back for want of room", name)
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up", name)

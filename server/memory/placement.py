@@ -90,9 +90,10 @@ def place(
 
 def longest_context(header: ModelHeader | None, context: int | None) -> int:
     """The most tokens a request to the model can ever use."""
-    if context is not None:
-        return context
+    pooled = isinstance(header, HeaderInfo) and header.gives != "text"
     trained = header.n_ctx_train if header is not None else 0
+    if context is not None:
+        return min(context, trained) if pooled and trained > 0 else context
     most = AUTO_INPUT if isinstance(header, HeaderInfo) and header.wants_whole_inputs else AUTO_CONTEXT
     return min(trained, most) if trained > 0 else most
 

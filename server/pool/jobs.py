@@ -108,7 +108,7 @@ class Jobs:
         """Hand out the events of one engine step."""
         now = self._parts.clock()
         resident.metrics.step(step)
-        resident.pace.count(step.n_decode, now)
+        resident.pace.count(step.n_prefill if step.n_embedded else step.n_decode, now)
         for event in step.events:
             live = self._live.get(event.id)
             if live is None:

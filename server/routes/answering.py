@@ -68,6 +68,7 @@ class Plan:
 
 async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
     """Run the plan. Raises ApiError for every failure before the headers."""
+    app.refuse_other_kind(entry, "text")
     if (ready := app.ready(entry)) is not None:
         plan.require(ready)
     if app.settings.logging.prompts:
@@ -108,7 +109,7 @@ async def _streamed(request: Request, app: Services, entry: CatalogEntry, plan: 
         ready = _able(app, entry, plan)
         return plan.new_stream(plan.head(ready), ready, first)
 
-    headers = {**plan.headers, **_run_headers(run, started)}
+    headers = {**plan.headers, **run_headers(run, started)}
     body = sse_bytes(run, make_encoder, plan.voice)
     return StreamedAnswer(body, run, headers=headers, keepalive_s=keepalive_s, keep_alive=plan.voice.keep_alive)
 
@@ -119,13 +120,13 @@ async def _whole(request: Request, app: Services, entry: CatalogEntry, plan: Pla
         ready = _able(app, entry, plan)
         whole = plan.new_whole(ready, started)
         usage = await collect(run, whole)
-        headers = {**plan.headers, **_run_headers(run, started)}
+        headers = {**plan.headers, **run_headers(run, started)}
         return Response(whole.body(plan.head(ready), usage), media_type="application/json", headers=headers)
 
     return await while_connected(request, work())
 
 
-def _run_headers(run: Run, started: Started | None) -> dict[str, str]:
+def run_headers(run: Run, started: Started | None) -> dict[str, str]:
     """What is known about the run once it has started."""
     stream = run.streams[0]
     headers: dict[str, str] = {}

@@ -87,7 +87,7 @@ def _item(app: Services, entry: CatalogEntry) -> dict[str, Any]:
         "meta": {"n_ctx": context, "n_ctx_train": trained},
         "state": info.state.value,
         "backend": entry.backend,
-        "capabilities": [] if info.ready is None else info.ready.capabilities,
+        "capabilities": app.capabilities(entry),
         "aliases": list(entry.aliases),
     }
 

@@ -70,7 +70,7 @@ class Collector(Protocol):
 class Run:
     """The jobs of one request; `choices_per_job` places their choices in the answer."""
 
-    streams: Sequence[Stream]
+    streams: list[Stream]
     choices_per_job: int
     params: Mapping[str, str]
     """The job's field names as this route calls them."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from backends.footprint import HeaderInfo
 from server.errors import ApiError, model_not_found
 from server.memory.placement import longest_context
 from server.schemas.fields import ignored_header
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
 
+_KINDS = {
+    "embedding": ("an embedding model", "vectors, no text and no scores", "POST /v1/embeddings"),
+    "rerank": ("a reranker", "scores of documents, no text and no vectors", "POST /v1/rerank"),
+    "text": ("a model that generates text", "no vectors and no scores", "name an embedding model or a reranker"),
+}
+"""Capability -> what such a model is, what it gives, and where it is asked."""
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
 
@@ -59,6 +66,40 @@ class Services:
         """The model's run-time figures, as far as they have ever been known."""
         return self.pool.info(entry.name).ready
 
+    def capabilities(self, entry: CatalogEntry) -> list[str]:
+        """What the model can do; before its first load only as far as its files tell."""
+        if (ready := self.ready(entry)) is not None:
+            return ready.capabilities
+        return [kind for kind in self._kinds(entry) if kind != "text"]
+
+    def refuse_other_kind(self, entry: CatalogEntry, wanted: Literal["text", "embedding", "rerank"]) -> None:
+        """Refuse what is known to be another kind of model's work, before any load. Raises ApiError 400."""
+        kinds = self._kinds(entry)
+        if not kinds or wanted in kinds:
+            return
+        kind, gives, hint = _KINDS[kinds[0]]
+        raise ApiError(
+            400,
+            f"The model '{entry.name}' is {kind}: it gives {gives}. hint: {hint}",
+            param="model",
+            code="invalid_value",
+        )
+
+    def _kinds(self, entry: CatalogEntry) -> list[str]:
+        """What is known of the work the model is for; empty where nobody can tell before it is loaded."""
+        info = self.pool.info(entry.name)
+        if info.ready is not None:
+            can = info.ready.capabilities
+            return [name for name in _KINDS if name in can or (name == "text" and "completion" in can)]
+        if not isinstance(info.header, HeaderInfo):
+            return []
+        return [{"text": "text", "vectors": "embedding", "scores": "rerank"}[info.header.gives]]
+
+    def tokens_cover_text(self, entry: CatalogEntry) -> bool:
+        """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
+        header = self.pool.info(entry.name).header
+        return isinstance(header, HeaderInfo) and header.metadata.get("tokenizer.ggml.model") in ("gpt2", "llama")
+
     def context_limit(self, entry: CatalogEntry) -> int | None:
         """Tokens a request may use at most: effective where known, else configured, else what `auto` begins with."""
         info = self.pool.info(entry.name)
@@ -76,7 +117,7 @@ class Services:
             return info.ready.n_ctx_train
         return (info.header.n_ctx_train or None) if info.header is not None else None
 
-    def refuse_too_long(self, entry: CatalogEntry, n_bytes: int, *, param: str) -> None:
+    def refuse_too_long(self, entry: CatalogEntry, n_bytes: int, *, param: str, noun: str | None = None) -> None:
         """Refuse a prompt whose bytes alone prove that it cannot fit, before any load. Raises ApiError 400."""
         info, configured = self.pool.info(entry.name), entry.config.context
         if info.header is None or not info.header.longest_token_bytes:
@@ -87,7 +128,7 @@ class Services:
         at_least = n_bytes // max(info.header.longest_token_bytes, _SHORTEST_BOUND_BYTES)
         if at_least > context:
             self.metrics.model(entry.name).rejections["too_long"].inc()
-            noun = "messages" if param == "messages" else "prompt"
+            noun = noun or ("messages" if param == "messages" else "prompt")
             raise ApiError(
                 400,
                 f"This model's maximum context length is {context} tokens. However, your {noun} resulted in at least "
