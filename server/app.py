@@ -13,11 +13,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from server.door.gate import Gate
+from server.error_bodies import error_body
 from server.errors import ApiError, clip
 from server.history import History
 from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
+from server.routes.anthropic import count_message_tokens, create_message
 from server.routes.capacity import capacity
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
@@ -100,6 +102,8 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/v1/models/{id:path}", get_model, methods=["GET"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/messages", create_message, methods=["POST"]),
+        Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
         Route("/v1/responses", create_response, methods=["POST"]),
         Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),
         Route("/v1/responses/{id}/input_items", list_input_items, methods=["GET"]),
@@ -113,9 +117,10 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
     return [*routes, Route("/metrics", metrics, methods=["GET"])] if with_metrics else routes
 
 
-async def _api_error(_request: Request, problem: Exception) -> Response:
+async def _api_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, ApiError)
-    return Response(problem.body(), status_code=problem.status, media_type="application/json", headers=problem.headers)
+    body = error_body(problem, path=request.scope["path"], request_id=request.state.request_id)
+    return Response(body, status_code=problem.status, media_type="application/json", headers=problem.headers)
 
 
 async def _http_error(request: Request, problem: Exception) -> Response:

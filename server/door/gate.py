@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from server import errors
 from server.door.access import HostRule, KeyRing, OriginRule, header_values, request_id
+from server.error_bodies import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,7 @@ class _Exchange:
     """What one request has come to so far."""
 
     id: str
+    path: str
     started: float
     origin: bytes | None = None
     status: int | None = None
@@ -83,7 +85,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(id=request_id(scope["headers"]), started=time.monotonic())
+        exchange = _Exchange(id=request_id(scope["headers"]), path=scope["path"], started=time.monotonic())
         scope.setdefault("state", {})["request_id"] = exchange.id
         guarded_receive, guarded_send = self._wrap(scope, exchange, receive, send)
         try:
@@ -223,7 +225,7 @@ async def _answer(problem: errors.ApiError, exchange: _Exchange, send: Send) -> 
         return
     if problem.status == CLIENT_CLOSED:
         exchange.gone = True
-    body = problem.body()
+    body = error_body(problem, path=exchange.path, request_id=exchange.id)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode("ascii"))]
     headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in problem.headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})

@@ -1,0 +1,76 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`, for Claude Code and Anthropic's SDKs."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from server.errors import ApiError
+from server.output.anthropic import MessageAnswer, Pings
+from server.output.frame import Head, to_json
+from server.output.sorting import Sorter
+from server.routes.answering import Plan, answer
+from server.routes.chat import PARAMS, splitters
+from server.routes.services import new_id, served_headers, services
+from server.routes.tokens import count_tokens
+from server.schemas.anthropic import RENAMES, parse_count, parse_message
+from server.schemas.body import read_as
+from server.schemas.tools import skipped
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from backends.messages import Ready, Started
+
+log = logging.getLogger("onecard.anthropic")
+
+
+async def create_message(request: Request) -> Response:
+    """Answer a conversation, streamed or whole."""
+    app = services(request)
+    asked = await read_as(request, parse_message)
+    chat = asked.chat
+    entry = app.entry(chat.model)
+    if kinds := skipped(chat.tools):
+        log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
+    app.refuse_too_long(entry, chat.text_bytes, param="messages")
+    head = Head(new_id("msg_"), 0, entry.name, "")
+
+    def require(ready: Ready) -> None:
+        # Wanting to see thoughts is no reason to refuse a model that has none.
+        capabilities = [*ready.capabilities, "thinking"]
+        try:
+            chat.require(tool_format=ready.tool_format, capabilities=capabilities)
+        except ApiError as problem:
+            raise RENAMES.error(problem) from None
+
+    def begin(ready: Ready | None, started: Started | None) -> MessageAnswer:
+        return MessageAnswer(head, Sorter(splitters(chat, ready, started)()), started)
+
+    plan = Plan(
+        jobs=[chat.job(head.id)],
+        choices_per_job=1,
+        priority=chat.priority or 0,
+        keep_alive_s=chat.keep_alive,
+        streamed=bool(chat.stream),
+        params=RENAMES.params(PARAMS),
+        headers=served_headers(entry, asked.ignored),
+        head=lambda _ready: head,
+        require=require,
+        new_stream=lambda _head, ready, started: begin(ready, started),
+        new_whole=begin,
+        voice=Pings(request.state.request_id),
+    )
+    return await answer(request, app, entry, plan)
+
+
+async def count_message_tokens(request: Request) -> Response:
+    """How many tokens a conversation has."""
+    app = services(request)
+    asked = await read_as(request, parse_count)
+    entry = app.entry(asked.chat.model)
+    n_tokens = await count_tokens(request, app, entry, asked.chat.prompt(), params=RENAMES.params(PARAMS))
+    body = to_json({"input_tokens": n_tokens})
+    return Response(body, media_type="application/json", headers=served_headers(entry, asked.ignored))

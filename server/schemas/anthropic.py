@@ -1,0 +1,228 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`: every field Anthropic has, and the chat request it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.errors import ApiError
+from server.schemas.blocks import Messages, System, left_out, messages_of, system_text
+from server.schemas.fields import MAX_STOP_CHARS, MAX_STOPS, Tokens, Use, refuse_unsupported
+from server.schemas.problems import check
+from server.schemas.renames import Renames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from server.schemas.chat import ChatRequest
+
+FIELDS: dict[str, Use] = {
+    "model": Use.HONOURED,
+    "messages": Use.HONOURED,
+    "system": Use.HONOURED,
+    "max_tokens": Use.HONOURED,
+    "stream": Use.HONOURED,
+    "stop_sequences": Use.HONOURED,
+    "temperature": Use.HONOURED,
+    "top_p": Use.HONOURED,
+    "top_k": Use.HONOURED,
+    "tools": Use.HONOURED,
+    "tool_choice": Use.HONOURED,
+    "thinking": Use.HONOURED,
+    "output_config": Use.HONOURED,
+    "output_format": Use.HONOURED,
+    "metadata": Use.HARMLESS,
+    "service_tier": Use.HARMLESS,
+    "cache_control": Use.HARMLESS,
+    "diagnostics": Use.HARMLESS,
+    "speed": Use.HARMLESS,
+    "inference_geo": Use.HARMLESS,
+    "user_profile_id": Use.HARMLESS,
+    "workspace_id": Use.HARMLESS,
+    "betas": Use.HARMLESS,
+    "container": Use.NEUTRAL_ONLY,
+    "mcp_servers": Use.NEUTRAL_ONLY,
+    # Extensions of this server.
+    "priority": Use.HONOURED,
+    "keep_alive": Use.HONOURED,
+}
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"mcp_servers": ([],)}
+_SAME = ("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive")
+"""Fields that chat completions have under the same name; they are checked there."""
+_NO_EFFECT_IN_TOOLS = frozenset({"cache_control", "eager_input_streaming", "type"})
+
+RENAMES = Renames(
+    {
+        r"^stop\b": "stop_sequences",
+        r"^messages\b.*": "messages",
+        r"^(tools\[\d*\])\.function\.parameters\b": r"\1.input_schema",
+        r"^(tools\[\d*\])\.function\b": r"\1",
+        r"^tool_choice\.function\b": "tool_choice",
+        r"^parallel_tool_calls$": "tool_choice.disable_parallel_tool_use",
+        r"^response_format\.json_schema\b": "output_config.format",
+        r"^response_format\b": "output_config.format",
+        r"^reasoning_effort$": "thinking",
+        r"^chat_template_kwargs\b.*": "thinking",
+    }
+)
+
+
+class Thinking(BaseModel):
+    """Whether the model may reason first."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class ToolChoice(BaseModel):
+    """Which tools may or must be called."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class OutputConfig(BaseModel):
+    """The form of the answer."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: dict[str, Any] | None = None
+
+
+class MessagesRequest(BaseModel):
+    """The fields of a message that chat completions have not, or otherwise."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    messages: Messages
+    system: System | None = None
+    max_tokens: Tokens = None
+    stop_sequences: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+            Field(max_length=MAX_STOPS, fail_fast=True),
+        ]
+        | None
+    ) = None
+    tools: list[Any] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: dict[str, Any] | None = None
+    """The older name of `output_config.format`."""
+
+    @property
+    def thinks(self) -> bool:
+        """Reasoning is wanted; Anthropic's default is none."""
+        return self.thinking is not None and self.thinking.type != "disabled"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One checked request: its own fields, and the chat request it means."""
+
+    own: MessagesRequest
+    chat: ChatRequest
+    ignored: list[str]
+
+
+def parse_message(data: dict[str, Any]) -> Asked:
+    """The checked request. Raises ApiError 400."""
+    asked = parse_count(data)
+    if asked.own.max_tokens is None:
+        raise ApiError(
+            400, "Missing required parameter: 'max_tokens'.", param="max_tokens", code="missing_required_parameter"
+        )
+    if asked.own.messages[-1].role == "assistant":
+        raise ApiError(
+            400,
+            "Unsupported value: 'messages': the last message is the assistant's, and continuing it is not supported by "
+            "this server; end with a message of role 'user'.",
+            param="messages",
+            code="unsupported_value",
+        )
+    return asked
+
+
+def parse_count(data: dict[str, Any]) -> Asked:
+    """The checked request where its tokens are only counted. Raises ApiError 400."""
+    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], _NEUTRAL)
+    own = check(MessagesRequest, data)
+    chat = RENAMES.parse(_chat(data, own))
+    unknown = [name for name in data if name not in FIELDS]
+    inner = [*left_out(own.messages), *_unserved(own)]
+    return Asked(own, chat, [*unknown, *inner, *_from_chat(chat)])
+
+
+def _from_chat(chat: ChatRequest) -> list[str]:
+    """What chat completions leave out, in this surface's words."""
+    return [name for name in RENAMES.names(chat.ignored) if name not in ("thinking", "messages")]
+
+
+def _unserved(own: MessagesRequest) -> Iterator[str]:
+    """Fields that ask for what does not happen here."""
+    if own.thinking is not None and own.thinking.budget_tokens is not None:
+        yield "thinking.budget_tokens"
+    if own.output_config is not None and own.output_config.effort is not None and not own.thinks:
+        yield "output_config.effort"
+    for name, part in (
+        ("thinking", own.thinking),
+        ("tool_choice", own.tool_choice),
+        ("output_config", own.output_config),
+    ):
+        if part is not None:
+            yield from (f"{name}.{extra}" for extra in part.model_extra or {})
+    fields = {name for tool in own.tools or [] if isinstance(tool, dict) and _is_function(tool) for name in tool}
+    yield from (f"tools[].{name}" for name in sorted(fields - _NO_EFFECT_IN_TOOLS - {*_TOOL_FIELDS}))
+
+
+def _chat(data: dict[str, Any], own: MessagesRequest) -> dict[str, Any]:
+    """The body of the chat completion that means the same."""
+    chat: dict[str, Any] = {name: data[name] for name in _SAME if name in data}
+    text = system_text(own.system or [])
+    chat["messages"] = [*([{"role": "system", "content": text}] if text else []), *messages_of(own.messages)]
+    chat["max_tokens"] = own.max_tokens
+    chat["stop"] = own.stop_sequences
+    chat["chat_template_kwargs"] = {"enable_thinking": own.thinks}
+    if own.tools is not None:
+        chat["tools"] = [_tool(tool) for tool in own.tools]
+    if (choice := own.tool_choice) is not None:
+        named = {"type": "function", "function": {"name": choice.name}}
+        chat["tool_choice"] = {"auto": "auto", "any": "required", "none": "none", "tool": named}[choice.type]
+        if choice.disable_parallel_tool_use is not None:
+            chat["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+    chat["response_format"] = _format((own.output_config and own.output_config.format) or own.output_format)
+    if own.output_config is not None:
+        chat["reasoning_effort"] = own.output_config.effort if own.thinks else None
+    return {name: value for name, value in chat.items() if value is not None}
+
+
+_TOOL_FIELDS = ("name", "description", "input_schema", "strict")
+
+
+def _is_function(tool: dict[str, Any]) -> bool:
+    return tool.get("type") in (None, "custom")
+
+
+def _tool(tool: Any) -> Any:
+    """A client's tool as a function; Anthropic's own by their kind."""
+    if not isinstance(tool, dict) or not _is_function(tool):
+        return tool
+    names = {"input_schema": "parameters"}
+    return {
+        "type": "function",
+        "function": {names.get(name, name): tool[name] for name in _TOOL_FIELDS if name in tool},
+    }
+
+
+def _format(form: dict[str, Any] | None) -> Any:
+    """`output_config.format` in chat completions' shape, where a schema has a name."""
+    if form is None or form.get("type") != "json_schema":
+        return form
+    schema = {name: value for name, value in form.items() if name != "type"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, **schema}}

@@ -1,0 +1,193 @@
+"""Anthropic's messages and their blocks: what clients send, and the chat messages they become.
+
+Owns leniency towards real clients: thinking of another server is left out by name, so is what its own tools said.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
+from server.schemas.problems import problem, wrong_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+BILLING = "x-anthropic-billing-header"
+"""Claude Code puts a line that begins so in front of its system prompt; it changes with every request, so that no
+computed prompt could be used again."""
+_KIND = re.compile(r"[a-z_0-9]{1,32}")
+_REFUSED = ("image", "document", "search_result", "container_upload")
+_HARMLESS = frozenset({"cache_control", "citations", "caller", "signature"})
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class TextBlock(_Strict):
+    """Words."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(_Strict):
+    """What the model wrote to itself in an earlier turn."""
+
+    type: Literal["thinking"]
+    thinking: str
+
+
+class ToolUseBlock(_Strict):
+    """A call an assistant made."""
+
+    type: Literal["tool_use"]
+    id: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    input: dict[str, Any]
+
+
+class OtherBlock(_Strict):
+    """A block of a kind that this server never makes. What a user shows the model cannot be left out."""
+
+    type: str
+
+    @model_validator(mode="after")
+    def _may_be_left_out(self) -> OtherBlock:
+        if self.type in _REFUSED:
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': blocks of this type are not supported by this server; send blocks of "
+                "type 'text'.",
+                field=".type",
+            )
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Its kind, fit for a header and the log."""
+        return self.type if _KIND.fullmatch(self.type) else "other"
+
+
+_TAGS = {"text": "<text>", "thinking": "<thinking>", "tool_use": "<use>", "tool_result": "<result>"}
+
+
+def _block_tag(value: Any) -> str:
+    if not isinstance(value, dict):
+        raise wrong_type("an object", value)
+    kind = value.get("type")
+    return _TAGS.get(kind, "<other>") if isinstance(kind, str) else "<other>"
+
+
+def _as_blocks(value: Any) -> Any:
+    """A text is one block of text."""
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not isinstance(value, list):
+        raise wrong_type("a string or an array of objects", value)
+    return value
+
+
+_Shown = Annotated[
+    Annotated[TextBlock, Tag("<text>")] | Annotated[OtherBlock, Tag("<other>")],
+    Discriminator(lambda value: "<text>" if _block_tag(value) == "<text>" else "<other>"),
+]
+
+
+def _no_result(value: Any) -> Any:
+    return [] if value is None else _as_blocks(value)
+
+
+class ToolResultBlock(_Strict):
+    """What a called tool answered."""
+
+    type: Literal["tool_result"]
+    tool_use_id: Annotated[str, Field(min_length=1)]
+    content: Annotated[list[_Shown], Field(max_length=MAX_PARTS, fail_fast=True), BeforeValidator(_no_result)] = []
+    is_error: bool | None = None
+
+    @property
+    def text(self) -> str:
+        """The words of the answer."""
+        return "\n".join(block.text for block in self.content if isinstance(block, TextBlock))
+
+
+_Block = Annotated[
+    Annotated[TextBlock, Tag("<text>")]
+    | Annotated[ThinkingBlock, Tag("<thinking>")]
+    | Annotated[ToolUseBlock, Tag("<use>")]
+    | Annotated[ToolResultBlock, Tag("<result>")]
+    | Annotated[OtherBlock, Tag("<other>")],
+    Discriminator(_block_tag),
+]
+
+
+class Message(_Strict):
+    """One turn. A system message in the middle is folded in as chat completions do."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[list[_Block], Field(max_length=MAX_PARTS, fail_fast=True), BeforeValidator(_as_blocks)]
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """The chat messages: an assistant's turn is one, each tool's answer is one of its own."""
+        if self.role == "assistant":
+            yield self._assistant()
+            return
+        words: list[str] = []
+        for block in self.content:
+            if isinstance(block, TextBlock):
+                words.append(block.text)
+            elif isinstance(block, ToolResultBlock):
+                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": block.text}
+        if words or not any(isinstance(block, ToolResultBlock) for block in self.content):
+            yield {"role": self.role, "content": "\n".join(words)}
+
+    def _assistant(self) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": "\n".join(block.text for block in self.content if isinstance(block, TextBlock)),
+        }
+        if thoughts := [
+            block.thinking for block in self.content if isinstance(block, ThinkingBlock) and block.thinking
+        ]:
+            message["reasoning_content"] = "\n\n".join(thoughts)
+        if uses := [_call(block) for block in self.content if isinstance(block, ToolUseBlock)]:
+            message["tool_calls"] = uses
+        return message
+
+
+def _call(block: ToolUseBlock) -> dict[str, Any]:
+    arguments = msgspec.json.encode(block.input).decode()
+    return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}}
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+System = Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True), BeforeValidator(_as_blocks)]
+
+
+def system_text(blocks: Iterable[TextBlock]) -> str:
+    """The system prompt, without the line that is about billing."""
+    return "\n\n".join(block.text for block in blocks if not block.text.startswith(BILLING))
+
+
+def messages_of(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """The chat messages, in order."""
+    return [plain for message in messages for plain in message.messages()]
+
+
+def left_out(messages: Iterable[Message]) -> list[str]:
+    """What is not served of these messages, each once: kinds as `content[kind]`, fields as `content[].name`."""
+    blocks = [block for message in messages for block in message.content]
+    inner = [entry for block in blocks if isinstance(block, ToolResultBlock) for entry in block.content]
+    everything = [*blocks, *inner]
+    kinds = {f"content[{block.kind}]" for block in everything if isinstance(block, OtherBlock)}
+    flags = {"content[].is_error" for block in blocks if isinstance(block, ToolResultBlock) and block.is_error}
+    known = [block for block in everything if not isinstance(block, OtherBlock)]
+    unknown = {f"content[].{name}" for block in known for name in block.model_extra or {} if name not in _HARMLESS}
+    unknown |= {f"messages[].{name}" for message in messages for name in message.model_extra or {}}
+    return sorted(kinds | flags | unknown)
