@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _ESSENCE_CHARS: Final = 240
 _TELLING: Final = re.compile(r"error|fail|assert|abort|out of memory|cannot|unknown|unsupported|invalid", re.IGNORECASE)
+_NO_MEMORY: Final = re.compile(r"out of memory|failed to allocate|bad_alloc|cannot allocate memory", re.IGNORECASE)
 _PLACES: Final = re.compile(r"(?:/[^\s/:'\"]+)+/")
 _ADDRESSES: Final = re.compile(r"\(?\b0x[0-9a-fA-F]{4,}\b\)?")
 
@@ -20,6 +21,11 @@ def essence(lines: Iterable[str]) -> str:
     if not telling:
         return ""
     return clean(telling[-1])
+
+
+def no_memory(line: str) -> bool:
+    """Whether a library's sentence says that memory was short."""
+    return _NO_MEMORY.search(line) is not None
 
 
 def clean(line: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXIT_ORPHANED: Final = 0
 EXIT_LOAD_FAILED: Final = 3
 EXIT_ENGINE_ERROR: Final = 70
+EXIT_OUT_OF_MEMORY: Final = 71
 
 
 class Link:

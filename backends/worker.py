@@ -14,7 +14,8 @@ from typing import Protocol
 import msgspec
 
 from backends.child import Child, Copier, start_child
-from backends.last_words import clean, essence
+from backends.last_words import clean, essence, no_memory
+from backends.link import EXIT_OUT_OF_MEMORY
 from backends.messages import (
     Cancel,
     Command,
@@ -231,6 +232,7 @@ class Worker:
         ended = signal.Signals(-status).name if status < 0 else f"exit code {status}"
         last_words = essence(self._child.stderr) if self._child is not None else ""
         what = f"the worker of model '{self.spec.name}' ended with {ended}" + (f": {last_words}" if last_words else "")
-        if self.ready is None:
-            return Exit("load_failed", what + ", while it loaded the model")
-        return Exit("worker_crashed", what)
+        when = ", while it loaded the model" if self.ready is None else ""
+        if status == EXIT_OUT_OF_MEMORY or no_memory(last_words):
+            return Exit("out_of_memory", what.replace(" ended with ", " ran out of memory and ended with ") + when)
+        return Exit("load_failed" if self.ready is None else "worker_crashed", what + when)

@@ -21,7 +21,15 @@ from backends import registry
 from backends.clerk import Clerk
 from backends.engine import Engine, JobError, LoadError
 from backends.kernel import call_me, die_with, limit_damage
-from backends.link import EXIT_ENGINE_ERROR, EXIT_LOAD_FAILED, EXIT_ORPHANED, Link, leave, note
+from backends.link import (
+    EXIT_ENGINE_ERROR,
+    EXIT_LOAD_FAILED,
+    EXIT_ORPHANED,
+    EXIT_OUT_OF_MEMORY,
+    Link,
+    leave,
+    note,
+)
 from backends.messages import Cancel, Event, Failed, LoadFailed, LoadModel, Progress, Shutdown, Step
 from backends.outbox import Outbox
 
@@ -120,7 +128,7 @@ def serve(fd: int, server_pid: int) -> NoReturn:
         engine.close()
     except BaseException as error:  # the engine's state is unknown now: the server starts a new worker
         note(error)
-        leave(EXIT_ENGINE_ERROR)
+        leave(EXIT_OUT_OF_MEMORY if isinstance(error, MemoryError) else EXIT_ENGINE_ERROR)
     leave(0)
 
 

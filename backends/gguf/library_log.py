@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import llama_cpp
 
+from backends.last_words import no_memory
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -76,7 +78,7 @@ def explain(log: LibraryLog) -> str:
 
 def is_out_of_memory(log: LibraryLog) -> bool:
     """Whether memory was what a load ran out of."""
-    return any("out of memory" in line or "failed to allocate" in line for line in log.problems)
+    return any(no_memory(line) for line in log.problems)
 
 
 def version() -> str:

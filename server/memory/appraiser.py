@@ -44,15 +44,26 @@ def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
     if (missing := entry.still_missing()) is not None:
         raise HeaderError(missing)
     try:
-        status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
+        key = _key(os.stat(entry.path))  # noqa: PTH116 - the three figures are of one call
     except OSError as error:
         raise HeaderError(f"{entry.path.name} cannot be read: {error.strerror}") from None
-    key = (status.st_size, status.st_mtime_ns, status.st_ino)
     if before is not None and before.key == key:
         return before
     return Looked(
         entry.path, entry.backend, key, inspect(entry.backend, entry.path, quantization=entry.config.quantization)
     )
+
+
+def key_of(path: Path) -> FileKey | None:
+    """What tells one state of a file from another; None where there is none. One system call."""
+    try:
+        return _key(os.stat(path))  # noqa: PTH116 - the three figures are of one call
+    except OSError:
+        return None
+
+
+def _key(status: os.stat_result) -> FileKey:
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def wish(config: ModelConfig, device: Device) -> Wish:
@@ -77,9 +88,9 @@ class Appraiser:
         """The best price there is, at once."""
         return self.prices.quote(looked.key, looked.header, plan)
 
-    def price_of(self, looked: Looked) -> Callable[[Plan], Footprint]:
-        """The prices of one model's plans."""
-        return lambda plan: self.quote(looked, plan).footprint
+    def price_of(self, looked: Looked, *, within_bytes: int) -> Callable[[Plan], Footprint]:
+        """The prices of one model's plans, with the doubts that leave them possible in so many bytes."""
+        return lambda plan: self.quote(looked, plan).within(within_bytes)
 
     async def ask_dry(self, models: Iterable[tuple[Looked, Sequence[Plan]]]) -> None:
         """Let one patient child tell the exact prices; a child that fails leaves the computed ones."""
@@ -91,13 +102,20 @@ class Appraiser:
                 for plan, sizes in zip(question.plans, answer, strict=True):
                     self.prices.note_dry(asked[question].key, plan, sizes)
         if asked:
-            await asyncio.to_thread(self.prices.remembered.save)
+            await self.save()
 
-    async def learn(self, looked: Looked, plan: Plan, measured_bytes: int) -> None:
-        """Remember what a loaded plan really takes, so that the next price is better."""
+    def learn(self, looked: Looked, plan: Plan, measured_bytes: int) -> None:
+        """Remember what a loaded plan really takes, so that the next price is better; `save` keeps it."""
         if measured_bytes > 0:
             self.prices.learn(looked.key, looked.header, plan, measured_bytes)
-            await asyncio.to_thread(self.prices.remembered.save)
+
+    def doubt(self, looked: Looked, plan: Plan) -> int:
+        """Remember that a load of the plan ran out of memory: by how many bytes its price counts more from now on."""
+        return self.prices.doubt(looked.key, looked.header, plan)
+
+    async def save(self) -> None:
+        """Keep what has been learned for the next run."""
+        await asyncio.to_thread(self.prices.remembered.save)
 
     def _questions(self, looked: Looked, wanted: Sequence[Plan]) -> list[dry.Question]:
         """The plans whose exact price is missing, those with the same layers on the GPU together."""

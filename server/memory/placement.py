@@ -80,7 +80,7 @@ def place(
     if fitting:
         return fitting[-1]
     assert smallest is not None
-    need = f"{name} needs {_sums(smallest)}"
+    need = f"{name} needs {sums(smallest)}"
     if smallest.footprint.total_bytes <= budget_bytes:
         usable = f"{format_size(free_bytes)} of {format_size(budget_bytes)} are free"
         return Refused("memory_busy", f"{need}, {usable}: other models hold the rest")
@@ -124,9 +124,12 @@ def _takes_q8_0(header: ModelHeader) -> bool:
     return all(size > 0 and size % 32 == 0 for size in sizes)
 
 
-def _sums(placed: Placed) -> str:
+def sums(placed: Placed) -> str:
+    """A plan and its price by component, for people."""
     parts = " + ".join(f"{name} {format_size(n)}" for name, n in placed.footprint.parts.items() if n)
-    return f"{format_size(placed.footprint.total_bytes)} ({parts}) at context {placed.plan.context}"
+    plan = placed.plan
+    shape = f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}"
+    return f"{format_size(placed.footprint.total_bytes)} ({parts}) at {shape}"
 
 
 def largest_context(plan: Plan, n_bytes: int, price: Callable[[Plan], Footprint]) -> int:

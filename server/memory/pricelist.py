@@ -25,6 +25,9 @@ FileKey = tuple[int, int, int]
 _ROUNDED_BYTES: Final = 3 * 5300
 """llama.cpp tells sizes in hundredths of a MiB; closer than this, arithmetic is the more exact."""
 _KEPT_RUNTIMES: Final = 9
+_LEAST_DOUBT_BYTES: Final = 64 * 2**20
+_LEAST_DOUBT: Final = 1 / 16
+"""Of the price; doubled with every load that runs out of memory."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,13 @@ class Quote:
 
     footprint: Footprint
     source: Source
+    doubt_bytes: int = 0
+    """What it may take beyond that: a load at this price has run out of memory, and none has been measured since."""
+
+    def within(self, n_bytes: int) -> Footprint:
+        """The price with its doubt, of which no more counts than leaves the plan possible in so many bytes."""
+        doubt = min(self.doubt_bytes, max(0, n_bytes - self.footprint.total_bytes))
+        return replace(self.footprint, runtime=self.footprint.runtime + doubt)
 
 
 class PriceList:
@@ -68,6 +78,7 @@ class PriceList:
         known = before.total_bytes - before.runtime
         runtime = max(0, measured_bytes - known)
         self.remembered.put("measured", self._key(file, plan), measured_bytes)
+        self.remembered.put("doubt", self._key(file, plan), 0)
         self.remembered.put("runtime", self._key(file), runtime)
         section, name = "machine", f"{plan.device} {self._engine}"
         kept = _numbers(self.remembered.get(section, name))
@@ -75,6 +86,20 @@ class PriceList:
         self.remembered.put(section, name, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
         self._changed()
         return measured_bytes - before.total_bytes
+
+    def doubt(self, file: FileKey, header: ModelHeader, plan: Plan) -> int:
+        """A load of the plan has run out of memory: until one is measured its price counts more, by so many bytes.
+
+        A price that was measured stands: then it is the memory that others have taken.
+        """
+        quote = self.quote(file, header, plan)
+        if quote.source == "measured":
+            return 0
+        least = max(_LEAST_DOUBT_BYTES, round(_LEAST_DOUBT * quote.footprint.total_bytes))
+        doubt_bytes = max(least, 2 * quote.doubt_bytes)
+        self.remembered.put("doubt", self._key(file, plan), doubt_bytes)
+        self._changed()
+        return doubt_bytes
 
     def _changed(self) -> None:
         self._memo.clear()
@@ -88,7 +113,8 @@ class PriceList:
             return Quote(replace(footprint, runtime=measured - known), "measured")
         of_file = self.remembered.get("runtime", self._key(file))
         runtime = of_file if _is_size(of_file) else self._usual_runtime(footprint, plan)
-        return Quote(replace(footprint, runtime=runtime), source)
+        doubt = self.remembered.get("doubt", self._key(file, plan))
+        return Quote(replace(footprint, runtime=runtime), source, doubt if _is_size(doubt) else 0)
 
     def _told(self, file: FileKey, header: ModelHeader, plan: Plan) -> tuple[Footprint, Source]:
         """Without what was measured."""

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from backends.messages import Delta, Failed, Finished, Started
+from server.memory.placement import Refused
 from server.metrics import REJECTIONS, RequestMeter
 from server.pool.live import Live
 from server.pool.stream import Stream
@@ -47,6 +48,7 @@ class Jobs:
             return stream
         self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, now), now)
         self.none_left.clear()
+        self._look_again_before_refusing(resident)
         actions = self._parts.scheduler.submit(
             job.id,
             name,
@@ -134,6 +136,13 @@ class Jobs:
         return retry
 
     # How
+
+    def _look_again_before_refusing(self, resident: Resident) -> None:
+        """A file that is too large may have been replaced by a smaller one: then the load itself will tell."""
+        prices, loader = self._parts.prices, self._parts.loader
+        if loader is not None and isinstance(prices.need_bytes(resident.name, setbacks=0), Refused):
+            loader.forget_if_changed(resident.entry)
+            prices.forget(resident.name)
 
     def _cancel(self, job_id: str) -> None:
         self._parts.perform(self._parts.scheduler.cancel(job_id, self._parts.clock()))

@@ -12,16 +12,17 @@ from backends.footprint import HeaderError, ModelHeader, Plan
 from backends.messages import ErrorCode, LoadModel, Ready
 from backends.registry import ENGINES
 from backends.worker import Listener, Timeouts, Worker
-from server.memory.appraiser import Appraiser, Looked, likely_plans, look, wish
+from server.memory.appraiser import Appraiser, Looked, key_of, likely_plans, look, wish
 from server.memory.capacity import Asked, Capacity, appraise
 from server.memory.ledger import LedgerError
-from server.memory.placement import Placed, Refused, place
+from server.memory.placement import Placed, Refused, place, sums
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from backends.child import Copier
+    from backends.footprint import Footprint
     from server.memory.memory import Memory
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
@@ -116,13 +117,14 @@ class Loader:
         if known is None:
             return None
         budget_bytes = self.memory.ledger.budget_bytes
+        usable = budget_bytes if usable_bytes is None else usable_bytes
         return place(
             entry.name,
             known.header,
             wish(entry.config, self.memory.device),
             budget_bytes=budget_bytes,
-            free_bytes=budget_bytes if usable_bytes is None else usable_bytes,
-            price=self.appraiser.price_of(known),
+            free_bytes=usable,
+            price=self.appraiser.price_of(known, within_bytes=usable),
             setbacks=setbacks,
         )
 
@@ -152,12 +154,28 @@ class Loader:
         device = self.memory.device
         await self.appraiser.ask_dry([(known, likely_plans(known, wish(e.config, device))) for e, known in seen])
 
-    async def learn(self, spec: LoadModel, ready: Ready) -> None:
-        """Remember what a load really took."""
-        known = self._known.get(spec.name)
-        if known is not None:
-            plan = Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device)
-            await self.appraiser.learn(known, plan, ready.measured_bytes)
+    def learn(self, spec: LoadModel, ready: Ready) -> None:
+        """Remember what a load really took; `appraiser.save` keeps it."""
+        if (known := self._known.get(spec.name)) is not None:
+            self.appraiser.learn(known, self._plan(spec), ready.measured_bytes)
+
+    def ran_out(self, spec: LoadModel, footprint: Footprint) -> str:
+        """Remember that a load ran out of memory: what was planned, in one sentence; `appraiser.save` keeps it."""
+        plan = self._plan(spec)
+        if (known := self._known.get(spec.name)) is not None:
+            self.appraiser.doubt(known, plan)
+        ledger = self.memory.ledger
+        left = f"{format_size(ledger.free_bytes)} of {format_size(ledger.budget_bytes)} were free beside it"
+        return f"the plan was {sums(Placed(plan, footprint))}; {left}"
+
+    def forget_if_changed(self, entry: CatalogEntry) -> None:
+        """Forget what a file held when it is not the same any more: one call of `stat`, made before a refusal."""
+        known = self._known.get(entry.name)
+        if known is not None and key_of(entry.path) != known.key:
+            del self._known[entry.name]
+
+    def _plan(self, spec: LoadModel) -> Plan:
+        return Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device)
 
     async def _wait_for_card(self, name: str, placed: Placed) -> None:
         needed_bytes = placed.footprint.total_bytes

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from server.pool.loader import LoadRefusedError
 from server.pool.telling import why
 
 if TYPE_CHECKING:
+    from backends.footprint import Footprint
     from backends.messages import ErrorCode, LoadModel, Ready
     from backends.worker import Exit, Listener, Worker
     from server.pool.loader import Loader
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from server.pool.resident import Resident
     from server.scheduling.decisions import Drain, Unload
 
+_HINT: Final = "hint: end what else uses the memory, or configure a smaller context, parallel or kv_type"
 _LOG = logging.getLogger("onecard.pool")
 
 
@@ -73,7 +76,7 @@ class Moves:
         resident.ready, resident.ready_at = ready, now
         load_s = now - resident.load_started_at
         booking = parts.memory.ledger.settle(name, ready.measured_bytes, ready.parts)
-        parts.spawn(self._learn(worker.spec, ready))
+        self._learn(worker.spec, ready)
         if (ratio := booking.error_ratio) is not None:
             parts.metrics.prediction_error[resident.entry.backend].observe(ratio)
         resident.count_ready(booking, load_s)
@@ -98,7 +101,10 @@ class Moves:
         resident = parts.residents[name]
         resident.worker = None
         freed_bytes = parts.prices.held_bytes(name)
+        booking = parts.memory.ledger.booking(name)
         parts.memory.ledger.release(name)
+        if how.code == "out_of_memory" and worker.ready is None and booking is not None:
+            how = self._explain(worker.spec, how, booking.predicted)
         parts.prices.forget(name)
         parts.tell(
             resident.count_exit(how, was_ready=worker.ready is not None),
@@ -151,7 +157,15 @@ class Moves:
         parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=(code, message), strike=strike))
         resident.tell_gone(code, message)
 
-    async def _learn(self, spec: LoadModel, ready: Ready) -> None:
+    def _learn(self, spec: LoadModel, ready: Ready) -> None:
         assert self._parts.loader is not None
-        await self._parts.loader.learn(spec, ready)
-        self._parts.prices.forget(spec.name)
+        self._parts.loader.learn(spec, ready)
+        self._parts.spawn(self._parts.loader.appraiser.save())
+
+    def _explain(self, spec: LoadModel, how: Exit, predicted: Footprint) -> Exit:
+        """A load that ran out of memory, told with its plan, whose price is doubted from now on."""
+        assert self._parts.loader is not None
+        plan = self._parts.loader.ran_out(spec, predicted)
+        self._parts.spawn(self._parts.loader.appraiser.save())
+        message = f"model '{spec.name}' ran out of memory while it loaded ({how.message}): {plan}. {_HINT}"
+        return replace(how, message=message)

@@ -7,11 +7,13 @@ loaded from `server.memory.placement`. For the event loop's thread only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
 from backends.worker import Exit, Timeouts, Worker
 from server.memory.memory import open_memory
+from server.memory.placement import Refused
 from server.memory.prices import Prices
 from server.pool import limits
 from server.pool.jobs import Jobs
@@ -27,6 +29,7 @@ from server.pool.stream import Stream
 from server.pool.telling import Teller
 from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
 from server.scheduling.scheduler import Rules, Scheduler
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,9 +94,6 @@ class Pool:
         self._parts.spawn(self._look_at_files(loader))
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
-        for name, resident in self._residents.items():
-            if resident.entry.config.preload:
-                self._perform(self._scheduler.load(name, self._clock()))
 
     @property
     def draining(self) -> bool:
@@ -112,6 +112,9 @@ class Pool:
         if not self.draining:
             self._parts.tell("draining", running=self._scheduler.n_running, waiting=self._scheduler.n_waiting)
             self._perform(self._scheduler.drain(self._clock()))
+            for name, resident in self._residents.items():
+                if self._scheduler.view(name, self._clock()).state is ModelState.UNLOADED:
+                    resident.tell_gone("draining", "the server is shutting down")
 
     async def close(self, grace_s: float) -> None:
         """Let what runs finish for a while, fail the rest, stop every worker; nothing is left when it returns."""
@@ -217,7 +220,22 @@ class Pool:
 
     async def _look_at_files(self, loader: Loader) -> None:
         await self._moves.inspect_all(loader)
+        for name, resident in self._residents.items():
+            if resident.entry.config.preload and not self.draining:
+                await self._preload(name)
         self._beside.append(asyncio.create_task(self._moves.ask_dry(loader)))
+
+    async def _preload(self, name: str) -> None:
+        """Load a model into room that nobody has; those that come first stay, and the others wait for a request."""
+        need, free_bytes = self._parts.prices.need_bytes(name, setbacks=0), self._parts.prices.free_bytes
+        if isinstance(need, Refused):
+            self._parts.tell("preload_skipped", model=name, reason=need.message)
+        elif need > free_bytes:
+            reason = f"it needs {format_size(need)}, and {format_size(free_bytes)} are left beside the others"
+            self._parts.tell("preload_skipped", model=name, reason=reason, need_bytes=need, free_bytes=free_bytes)
+        else:
+            with contextlib.suppress(PoolError):  # told where it happened
+                await self.load(name)
 
     def _budget_changed(self) -> None:
         memory = self._parts.memory.status()

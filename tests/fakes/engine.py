@@ -11,6 +11,8 @@ The last user message (or the text prompt) directs the answer, one word per step
     !crash           -> two words, then abort()
     !crash-early     -> abort() before the first word
     !raise           -> an exception inside step
+    !oom             -> two words, then a MemoryError inside step
+    !oom-once FILE   -> a MemoryError before the first word, unless somebody has made that file before
     !hang            -> a step that never ends
     !prepare MS      -> a preparation that takes MS milliseconds, then echo
     !refuse TEXT     -> JobError("invalid_value", TEXT, param="prompt")
@@ -274,6 +276,19 @@ def _spring(trap: str, position: int) -> None:
         raise KeyError("a secret of the prompt")
     if trap == "hang" and position == 1:
         time.sleep(FOREVER_S)
+    if trap == "oom" and position == 2:
+        raise MemoryError
+    if trap.startswith("oom-once ") and position == 0 and _first_time(trap.removeprefix("oom-once ")):
+        raise MemoryError
+
+
+def _first_time(marker: str) -> bool:
+    """Whether nobody has come by here yet, in any process."""
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _script(job: Generate, prompt_tokens: int) -> FakePrepared:
@@ -289,11 +304,14 @@ def _script(job: Generate, prompt_tokens: int) -> FakePrepared:
         case "!slow":
             prepared.delay_s = float(arguments[0]) / 1000
             prepared.words = _words(" ".join(map(str, range(int(arguments[1])))))
-        case "!crash" | "!raise" | "!hang":
+        case "!crash" | "!raise" | "!hang" | "!oom":
             prepared.trap = verb[1:]
             prepared.words = _words("one two three four")
         case "!crash-early":
             prepared.trap = "crash-early"
+        case "!oom-once":
+            prepared.trap = text[1:]
+            prepared.words = _words("one two three four")
         case "!prepare":
             time.sleep(float(arguments[0]) / 1000)
         case "!refuse":

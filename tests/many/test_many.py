@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import time
 
-from backends.messages import Failed, Generate, TextPrompt
-from server.scheduling.scheduler import Rules, SwapRules
-from tests.many.conftest import MIB, Fleet, FleetMaker, code, ok
-from tests.pool.conftest import read, until
+import pytest
 
-BIG = 300
+from backends.messages import Failed, Generate, TextPrompt
+from server.pool.pool import PoolError
+from server.scheduling.scheduler import Rules, SwapRules
+from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, code, ok, write_model
+from tests.pool.conftest import read, until
 
 
 async def ask_in_turn(fleet: Fleet, models: list[str], n: int) -> list[float]:
@@ -230,45 +230,42 @@ async def test_pressure_can_be_endured(fleet: FleetMaker) -> None:
     assert rig.events("evicted") == []
 
 
-async def test_load_without_memory_climbs_the_ladder_once_and_says_so(fleet: FleetMaker) -> None:
-    rig = await fleet({"idle": BIG, "a": BIG}, budget_mib=1000)
-    assert ok(await rig.ask("idle", "hello"))
-    rig.direct("a", "oom cannot allocate 300 MiB")
-
-    events = await rig.ask("a", "hello")
-
-    assert code(events) == "out_of_memory"
-    assert rig.loads() == 1 + 3
-    assert [figures["model"] for figures in rig.events("evicted")] == ["idle"]
-    failed = events[-1]
-    assert isinstance(failed, Failed)
-    assert failed.retry_after_s is not None
-    assert rig.sample("model_loads_total", model_name="a", outcome="oom") == 3
-
-
-async def test_memory_that_comes_back_ends_the_ladder(fleet: FleetMaker) -> None:
-    rig = await fleet({"a": BIG}, budget_mib=1000, each={"a": {"context": 512}})
-    rig.direct("a", "oom no memory")
-    rig.pool.on_change.append(lambda what, _: rig.direct("a", f"bytes {BIG * MIB}") if what == "load_failed" else None)
+async def test_file_that_was_too_large_and_is_replaced_by_a_smaller_one_is_served_at_once(fleet: FleetMaker) -> None:
+    rig = await fleet({"a": 2000}, budget_mib=700)
+    assert code(await rig.ask("a", "hello")) == "cannot_fit"
+    write_model(rig.folder / "new.gguf", BIG)
+    (rig.folder / "new.gguf").replace(rig.folder / "a.gguf")
+    rig.direct("a", f"bytes {BIG * MIB}")
     assert ok(await rig.ask("a", "hello"))
-    assert rig.loads() == 2
 
 
-async def test_artificial_shortage_of_memory_leaves_nearly_everybody_served(fleet: FleetMaker) -> None:
-    """Loads fail at random for want of memory; each climbs the ladder, and the server goes on."""
-    rig = await fleet({"a": BIG, "b": BIG, "c": BIG}, budget_mib=700)
-    chance = random.Random(7)
+async def test_preloads_that_do_not_fit_together_keep_the_first_and_name_the_others(fleet: FleetMaker) -> None:
+    names = ("a", "b", "huge", "c", "small")
+    sizes = {"a": BIG, "b": BIG, "huge": 2000, "c": BIG, "small": 20}
+    rig = await fleet(sizes, budget_mib=800, each={name: {"preload": True} for name in names})
+    await until(lambda: rig.state("small") == "ready")
+    skipped = {str(figures["model"]): str(figures["reason"]) for figures in rig.events("preload_skipped")}
+    assert set(skipped) == {"huge", "c"}
+    assert "800 MiB usable" in skipped["huge"]
+    assert "left beside the others" in skipped["c"]
+    assert [figures["model"] for figures in rig.events("loaded")] == ["a", "b", "small"]
+    assert rig.events("evicted") == []
+    assert ok(await rig.ask("c", "hello"))  # a request still gets it
 
-    def trouble(what: str, figures: dict[str, object]) -> None:
-        if what in ("evicted", "unloaded"):
-            lacks = chance.random() < 0.2
-            rig.direct(str(figures["model"]), "oom no memory" if lacks else f"bytes {BIG * MIB}")
-        elif what == "load_failed":
-            rig.direct(str(figures["model"]), f"bytes {BIG * MIB}")
 
-    rig.pool.on_change.append(trouble)
-    answers = [await rig.ask("abc"[chance.randrange(3)], "hello") for _ in range(40)]
-    assert sum(ok(events) for events in answers) >= 0.99 * len(answers)
+async def test_drain_tells_who_waits_by_hand_for_a_model_whose_turn_has_not_come(fleet: FleetMaker) -> None:
+    rig = await fleet({"a": BIG, "b": BIG}, budget_mib=700)
+    rig.direct("a", "slow 2")
+    first, second = (asyncio.create_task(rig.pool.load(name)) for name in ("a", "b"))
+    await until(lambda: rig.state("a") == "loading")
+    began = time.monotonic()
+    rig.pool.begin_drain()
+    with pytest.raises(PoolError, match="shutting down") as told:
+        await second
+    assert told.value.code == "draining"
+    with pytest.raises(PoolError):
+        await first
+    assert time.monotonic() - began < 1
 
 
 async def test_killed_workers_cost_their_own_jobs_and_nobody_elses(fleet: FleetMaker) -> None:

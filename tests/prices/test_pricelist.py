@@ -90,6 +90,24 @@ def test_second_prediction_of_a_configuration_is_what_the_first_load_took(file: 
     assert (quote.source, quote.footprint.total_bytes) == ("measured", measured)
 
 
+def test_load_that_ran_out_of_memory_raises_the_price_twice_as_much_each_time_until_it_is_measured(file: Path) -> None:
+    shop = prices(file)
+    usual = shop.quote(FILE, HEADER, PLAN).footprint.total_bytes
+    first, second = (shop.doubt(FILE, HEADER, PLAN) for _ in range(2))
+    assert second == 2 * first > 0
+
+    quote = shop.quote(FILE, HEADER, PLAN)
+    assert quote.within(2**40).total_bytes == usual + second
+    assert quote.within(usual + 5).total_bytes == usual + 5, "a doubt must not make a model impossible"
+    assert quote.within(usual - 5).total_bytes == usual
+    shop.remembered.save()
+    assert prices(file).quote(FILE, HEADER, PLAN).doubt_bytes == second
+
+    shop.learn(FILE, HEADER, PLAN, usual + MIB)
+    assert shop.quote(FILE, HEADER, PLAN).within(2**40).total_bytes == usual + MIB
+    assert shop.doubt(FILE, HEADER, PLAN) == 0, "what was measured stands"
+
+
 def test_other_configurations_of_the_file_share_what_its_process_takes(file: Path) -> None:
     shop = prices(file)
     other = replace(PLAN, context=8192)
