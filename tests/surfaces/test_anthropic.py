@@ -232,12 +232,15 @@ def test_errors_have_the_clients_own_classes(claude, keyed, server):
 
 
 def test_a_crash_ends_the_stream_with_an_error(claude, server):
+    asked = {"model": "org/small:Q8", "max_tokens": 9}
+    assert claude.messages.create(**asked, messages=user("x")).stop_reason  # or the model is put aside
     with pytest.raises(anthropic.APIStatusError):
-        list(claude.messages.create(model="org/small:Q8", max_tokens=9, messages=user("!crash"), stream=True))
-    body = {"model": "org/small:Q8", "max_tokens": 9, "messages": user("!crash"), "stream": True}
-    events = events_of(server.post("/v1/messages", body).body)
+        list(claude.messages.create(**asked, messages=user("!crash"), stream=True))
+    assert claude.messages.create(**asked, messages=user("x")).stop_reason
+    events = events_of(server.post("/v1/messages", {**asked, "messages": user("!crash"), "stream": True}).body)
     assert events[-1][0] == "error"
     assert (events[-1][1]["error"]["type"], events[-1][1]["error"]["code"]) == ("api_error", "worker_crashed")
+    assert claude.messages.create(**asked, messages=user("x")).stop_reason
 
 
 def test_waiting_and_silence_are_bridged_with_pings(small):

@@ -252,16 +252,21 @@ def test_log_probabilities_are_included_on_request(client):
 
 
 def test_a_crash_ends_the_stream_as_failed(client):
-    events = list(client.responses.create(model="org/small:Q8", input="!crash", stream=True))
+    model = "org/small:Q8"
+    assert client.responses.create(model=model, input="hi").status == "completed"  # or the model is put aside
+    events = list(client.responses.create(model=model, input="!crash", stream=True))
     assert events[-1].type == "response.failed"
     assert events[-1].response.error.code == "server_error"
+    assert client.responses.create(model=model, input="hi").status == "completed"
     with pytest.raises(openai.InternalServerError) as caught:
-        client.responses.create(model="org/small:Q8", input="!crash")
+        client.responses.create(model=model, input="!crash")
     assert caught.value.code == "worker_crashed"
+    assert client.responses.create(model=model, input="hi").status == "completed"
 
 
 def test_waiting_and_silence_are_bridged_with_events(small):
     """Codex ignores comments, so every sign of life is an event, and only numbered ones."""
+    small.post("/v1/models/slow/unload", {})
     loading = small.post("/v1/responses", {"model": "slow", "input": "hi", "stream": True})
     events = events_of(loading.body)
     kinds = [kind for kind, _ in events]
