@@ -23,6 +23,7 @@ SERVER_MAY_USE = {
     "backends.worker",
     "backends.dry",
     "backends.footprint",
+    "backends.last_words",
     "backends.wire",
     "backends.workload",
     "backends.gguf.header",

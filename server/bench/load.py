@@ -27,6 +27,8 @@ class Request:
     body: dict[str, Any]
     at_s: float = 0.0
     path: str = "/v1/chat/completions"
+    background: bool = False
+    """Cut off as soon as every request that is not background has ended."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Answer:
     completion_tokens: int = 0
     text: str = ""
     error: str | None = None
+    cut: bool = False
+    """A background request that was cut off; what came until then counts."""
 
     @property
     def first_text_s(self) -> float:
@@ -62,16 +66,17 @@ class _Connection:
     times: list[float] = field(default_factory=list)
 
 
-def run(url: str, requests: Sequence[Request], *, timeout_s: float = 300) -> list[Answer]:
-    """Send every request at its time and read all answers to their ends. Raises TimeoutError."""
+def run(url: str, requests: Sequence[Request], *, timeout_s: float = 300, key: str | None = None) -> list[Answer]:
+    """Send every request at its time and read all answers to their ends. Raises TimeoutError, OSError."""
     target = urlsplit(url)
     address = (target.hostname or "127.0.0.1", target.port or 80)
     waiting = [(request.at_s, order, Answer(request)) for order, request in enumerate(requests)]
     answers = [answer for _, _, answer in waiting]
-    wires = {id(answer): _encode(answer.request, f"{address[0]}:{address[1]}") for answer in answers}
+    wires = {id(answer): _encode(answer.request, target.netloc, key) for answer in answers}
     heapq.heapify(waiting)
     done: list[_Connection] = []
     n_open = 0
+    n_awaited = sum(not request.background for request in requests)
     started = time.perf_counter()
     with selectors.DefaultSelector() as selector:
         while waiting or n_open:
@@ -87,15 +92,20 @@ def run(url: str, requests: Sequence[Request], *, timeout_s: float = 300) -> lis
             pause = waiting[0][0] - now if waiting else timeout_s - now
             if now > timeout_s:
                 raise TimeoutError(f"{n_open} of {len(answers)} answers had not ended after {timeout_s} s")
-            for key, _ in selector.select(max(pause, 0)):
-                n_open -= _receive(key.data, started, selector, done)
+            for event, _ in selector.select(max(pause, 0)):
+                if _receive(event.data, started, selector, done):
+                    n_open -= 1
+                    n_awaited -= not event.data.answer.request.background
+            if n_awaited == 0:
+                waiting.clear()
+                n_open -= _cut(selector, started, done)
     for item in done:
         _read(item)
     return answers
 
 
-def _receive(item: _Connection, started: float, selector: selectors.BaseSelector, done: list[_Connection]) -> int:
-    """Store what arrived; 1 when it was the end."""
+def _receive(item: _Connection, started: float, selector: selectors.BaseSelector, done: list[_Connection]) -> bool:
+    """Store what arrived; True when it was the end."""
     try:
         data = item.socket.recv(65536)
     except ConnectionResetError:
@@ -103,17 +113,33 @@ def _receive(item: _Connection, started: float, selector: selectors.BaseSelector
     item.times.append(time.perf_counter() - started)
     item.pieces.append(data)
     if data:
-        return 0
+        return False
+    _end(item, selector, done)
+    return True
+
+
+def _cut(selector: selectors.BaseSelector, started: float, done: list[_Connection]) -> int:
+    """Hang up on the background requests that still run; how many."""
+    running = [event.data for event in selector.get_map().values()]
+    for item in running:
+        item.answer.cut = True
+        item.times.append(time.perf_counter() - started)
+        item.pieces.append(b"")
+        _end(item, selector, done)
+    return len(running)
+
+
+def _end(item: _Connection, selector: selectors.BaseSelector, done: list[_Connection]) -> None:
     selector.unregister(item.socket)
     item.socket.close()
     done.append(item)
-    return 1
 
 
-def _encode(request: Request, host: str) -> bytes:
+def _encode(request: Request, host: str, key: str | None) -> bytes:
     body = json.dumps(request.body).encode()
+    right = f"Authorization: Bearer {key}\r\n" if key else ""
     head = (
-        f"POST {request.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"POST {request.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{right}"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
@@ -139,6 +165,8 @@ def _read(item: _Connection) -> None:
         ends.append((ends[-1] if ends else 0) + len(piece))
     head, _, _ = raw.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
+    if not raw and answer.cut:
+        return
     if status != [b"200"] or b"chunked" not in head.lower():
         answer.error = raw[:500].decode(errors="replace") or "no answer"
         return
@@ -148,7 +176,7 @@ def _read(item: _Connection) -> None:
         at_s = item.times[bisect_left(ends, end)]
         for event in events:
             _read_event(answer, event, at_s)
-    if b"data: [DONE]" not in raw[-200:]:
+    if not answer.cut and b"data: [DONE]" not in raw[-200:]:
         answer.error = answer.error or "the stream ended without [DONE]"
 
 
@@ -181,6 +209,22 @@ def chat(
         "ignore_eos": True,
     }
     return Request(body, at_s)
+
+
+def completion(
+    model: str, tokens: Sequence[int], n_tokens: int, *, at_s: float = 0.0, background: bool = False
+) -> Request:
+    """A streaming, greedy completion of exactly these tokens, of a fixed length."""
+    body = {
+        "model": model,
+        "prompt": list(tokens),
+        "max_tokens": n_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+    }
+    return Request(body, at_s, "/v1/completions", background)
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, float]:

@@ -172,6 +172,38 @@ def fit(
     show_fit(model, others=other or [], asked=asked, flags=flags.values, config=config, as_json=as_json)
 
 
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="A model of the server, a path, an hf: reference, or demo.")],
+    parallel: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Requests at once [1,2,4,8, as far as the server goes].")
+    ] = None,
+    prompt: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of each prompt.")] = 64,
+    generate: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens of each answer.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Repetitions; the best counts.")] = 2,
+    bare: Annotated[bool, typer.Option("--bare/--no-bare", help="Also measure the same work without a server.")] = True,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the figures.")] = None,
+    url: Url = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model: time to the first text, gaps, tokens per second, and the share of the bare loop's speed."""
+    from server.cli.bench import run_bench
+
+    run_bench(
+        model,
+        parallel=parallel,
+        n_prompt=prompt,
+        n_generate=generate,
+        rounds=rounds,
+        bare=bare,
+        svg=svg,
+        url=url,
+        config=config,
+        as_json=as_json,
+    )
+
+
 @app.command("list")
 def list_models(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the configured models and those in the local Hugging Face cache."""

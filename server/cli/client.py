@@ -27,6 +27,7 @@ class Client:
 
     def __init__(self, base: str, *, key: str | None) -> None:
         self.base = base
+        self.key = key
         try:
             host = urlsplit(base).hostname or ""
         except ValueError:

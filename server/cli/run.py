@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import select
 import stat
 import sys
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from server.cli.client import Client, client_for, problem_of
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, write
-from server.cli.flags import name_for
-from server.cli.spawn import own_server
-from server.settings.references import DEMO, parse_hub_reference
+from server.cli.finding import server_for
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from pathlib import Path
 
-    from server.settings.config import Settings
+    from server.cli.client import Client
 
 _STDIN_WAIT_S = 0.5
 
@@ -34,77 +27,11 @@ def run_chat(model: str, prompt: str | None, *, system: str | None, url: str | N
     if question is not None and not question.strip():
         raise CliError("there is nothing to ask. hint: give a prompt as an argument or on stdin", ExitCode.USAGE)
     messages = [{"role": "system", "content": system}] if system else []
-    with _server_for(model, url=url, config=config, settings=settings) as (client, name):
+    with server_for(model, url=url, config=config, settings=settings) as (client, name):
         if question is None:
             _chat(client, name, messages)
         else:
             _answer(client, name, [*messages, {"role": "user", "content": question}])
-
-
-@contextmanager
-def _server_for(
-    model: str, *, url: str | None, config: Path | None, settings: Settings
-) -> Generator[tuple[Client, str], None, None]:
-    """A client and the model's name there. Raises CliError."""
-    client = client_for(url, settings)
-    if url is not None:
-        _require(client, model)
-        yield client, model
-        return
-    if _serves(client, model):
-        yield client, model
-        return
-    name, flags = _own_model(model, settings)
-    with own_server(flags, config) as own:
-        yield Client(own, key=next(iter(settings.server.api_keys), None)), name
-
-
-def _serves(client: Client, model: str) -> bool:
-    """Whether the server of the configured address is up and has the model."""
-    if Path(model).suffix == ".gguf":
-        return False
-    try:
-        return client.response(f"/v1/models/{quote(model)}").status_code == 200
-    except CliError:
-        return False
-
-
-def _require(client: Client, model: str) -> None:
-    response = client.response(f"/v1/models/{quote(model)}")
-    if response.status_code == 200:
-        return
-    if response.status_code == 404:
-        names = [name for item in client.get("/v1/models")["data"] for name in (item["id"], *item.get("aliases", []))]
-        raise CliError(f"{client.base} has no model '{model}'. hint: {nearest(model, names) or _it_has(names)}")
-    try:
-        document = response.json()
-    except ValueError:
-        document = None
-    raise problem_of(document, f"{client.base} answered {response.status_code}")
-
-
-def _own_model(model: str, settings: Settings) -> tuple[str, list[str]]:
-    """Name and `--model` flags for a server of our own. Raises CliError."""
-    aliases = {alias for config in settings.models.values() for alias in config.aliases}
-    if model in settings.models or model in aliases:
-        return model, []
-    if model == DEMO or Path(model).expanduser().exists() or parse_hub_reference(model):
-        name = name_for(model)
-        return name, [f"{name}={model}"]
-    known = [*settings.models, DEMO]
-    hint = nearest(model, [*known, *sorted(aliases)]) or "give the path of a .gguf"
-    raise CliError(f"'{model}' is neither a model ({', '.join(known)}) nor a file. hint: {hint}")
-
-
-def nearest(model: str, names: Iterable[str]) -> str | None:
-    """`did you mean chat?` where a name is like what was written; capitals don't count."""
-    lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(model.lower(), lower, n=1)
-    return f"did you mean {lower[near[0]]}?" if near else None
-
-
-def _it_has(names: list[str]) -> str:
-    return f"it has {', '.join(names)}"
 
 
 def _question(prompt: str | None) -> str | None:

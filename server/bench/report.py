@@ -1,0 +1,39 @@
+"""All figures of one run of `onecard bench`: the shape of its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from server.bench.measure import Row
+from server.bench.yardstick import Yardstick
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A model, how it was loaded, and one row per number of streams."""
+
+    model: str
+    backend: str
+    context: int
+    server_parallel: int
+    gpu_layers: int
+    """-1: all of them."""
+    prompt_tokens: int
+    generate_tokens: int
+    yardstick: str
+    yardstick_missing: str | None
+    rows: list[Row]
+
+
+def with_yardstick(rows: Sequence[Row], yardstick: Yardstick) -> list[Row]:
+    """The rows with the yardstick's rates beside their own."""
+    rates = yardstick.tokens_per_s
+    return [
+        msgspec.structs.replace(
+            row, bare_tokens_per_s=rates[row.parallel], efficiency=row.tokens_per_s / rates[row.parallel]
+        )
+        if rates.get(row.parallel)
+        else row
+        for row in rows
+    ]

@@ -1,0 +1,77 @@
+"""What a server's tokens per second are held against: the bare `llama_decode` loop, or the engine alone.
+
+Both run in a child process, because no inference library comes into this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from backends.child import environment
+from backends.last_words import essence
+from backends.workload import Question, Workload
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A program that does a workload without a server."""
+
+    name: str
+    module: str
+
+
+BARE = Loop("bare loop", "backends.gguf.bare")
+ALONE = Loop("engine alone", "backends.alone")
+
+
+def loop_of(backend: str) -> Loop:
+    """The barest program that this backend has."""
+    return BARE if backend == "gguf" else ALONE
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Tokens per second by number of streams, and what they were measured with."""
+
+    name: str
+    tokens_per_s: dict[int, float] = field(default_factory=dict)
+    missing: str | None = None
+    """Why there are none, where there are none."""
+
+
+def measure(
+    loop: Loop,
+    path: Path,
+    backend: str,
+    work: Workload,
+    *,
+    streams: Sequence[int],
+    rounds: int,
+    timeout_s: float = 3600,
+) -> Yardstick:
+    """The best of the rounds for each number of streams; from one that fails on, they are missing."""
+    question = Question(str(path), backend, work, list(streams), rounds)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", loop.module],
+            input=msgspec.json.encode(question).decode() + "\n",
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=environment(os.environ),
+        )
+    except subprocess.TimeoutExpired:
+        return Yardstick(loop.name, missing=f"it took more than {timeout_s:.0f} s")
+    rates = {int(line["streams"]): float(line["tokens_per_s"]) for line in map(json.loads, done.stdout.splitlines())}
+    if done.returncode == 0:
+        return Yardstick(loop.name, rates)
+    return Yardstick(loop.name, rates, essence(done.stderr.splitlines()) or f"it ended with status {done.returncode}")
