@@ -6,9 +6,10 @@ a prefix, so that every one is computed.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -80,18 +81,21 @@ class Prompts:
 
 def measure(
     target: Target, streams: Sequence[int], *, n_prompt: int, n_generate: int, rounds: int, say: Callable[[str], None]
-) -> Iterator[Row]:
-    """One row per number of streams. Raises RuntimeError, TimeoutError, OSError."""
+) -> list[Row]:
+    """One row per number of streams, of the best of the rounds. Raises RuntimeError, TimeoutError, OSError.
+
+    A round is one run of every number, so that a machine's slow moment does not fall on one number alone.
+    """
     prompts = Prompts(target.token_ids)
     _send(target, [completion(target.model, prompts.make(n_prompt), 8) for _ in range(max(streams))])
-    for count in streams:
-        say(f"{count} at once")
-        runs = []
-        for _ in range(rounds):
-            requests = [completion(target.model, prompts.make(n_prompt), n_generate) for _ in range(count)]
-            runs.append(_send(target, requests))
-        row = _row(count, max(runs, key=_rate))
-        yield _with_prefill(row, target, prompts, n_prompt=n_prompt)
+    runs: dict[int, list[list[Answer]]] = {count: [] for count in streams}
+    for index, count in itertools.product(range(rounds), streams):
+        say(f"round {index + 1}/{rounds}: {count} at once")
+        requests = [completion(target.model, prompts.make(n_prompt), n_generate) for _ in range(count)]
+        runs[count].append(_send(target, requests))
+    rows = [_row(count, max(runs[count], key=_rate)) for count in streams]
+    say("a long prompt beside them")
+    return [_with_prefill(row, target, prompts, n_prompt=n_prompt) for row in rows]
 
 
 def _send(target: Target, requests: Sequence[Request]) -> list[Answer]:

@@ -180,7 +180,7 @@ def bench(
     ] = None,
     prompt: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of each prompt.")] = 64,
     generate: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens of each answer.")] = 128,
-    rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Repetitions; the best counts.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Repetitions; the best counts.")] = 3,
     bare: Annotated[bool, typer.Option("--bare/--no-bare", help="Also measure the same work without a server.")] = True,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the figures.")] = None,
     url: Url = None,

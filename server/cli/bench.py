@@ -54,7 +54,7 @@ def run_bench(
         streams = _that_fit(asked, target, needed=n_prompt + n_generate)
         say(f"{name} on {client.base}: {n_prompt} tokens in, {n_generate} out, {_times(rounds)}")
         try:
-            rows = list(measure(target, streams, n_prompt=n_prompt, n_generate=n_generate, rounds=rounds, say=say))
+            rows = measure(target, streams, n_prompt=n_prompt, n_generate=n_generate, rounds=rounds, say=say)
         except (RuntimeError, TimeoutError, OSError) as problem:
             raise CliError(f"{client.base}: {problem}") from None
     work = Workload(n_prompt=n_prompt, n_generate=n_generate, context=target.context, **_plan(status, name, settings))
