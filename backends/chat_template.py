@@ -21,6 +21,8 @@ from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backends.engine import JobError
+from backends.formats.known import recognise
+from backends.formats.thinking import marks_of, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -101,6 +103,10 @@ class ChatTemplate:
     def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
         self.source = source
         self._special_tokens = dict(special_tokens)
+        self.format = recognise(source)
+        """How the model writes tool calls."""
+        self.marks = marks_of(source)
+        """What opens and closes its reasoning."""
         env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
         env.filters["tojson"] = _tojson
         env.filters["format"] = _format
@@ -112,14 +118,9 @@ class ChatTemplate:
             raise JobError("template_error", f"the model's chat template is broken: {error}") from error
 
     @property
-    def tool_format(self) -> str | None:
-        """`hermes` when tool calls are written in <tool_call> tags, None when the template ignores tools."""
-        return "hermes" if "<tool_call>" in self.source and "tools" in self.source else None
-
-    @property
-    def can_think(self) -> bool:
-        """The template has a switch for reasoning."""
-        return "enable_thinking" in self.source
+    def options(self) -> list[str]:
+        """The switches for reasoning that the template reads."""
+        return options_of(self.source)
 
     def render(
         self,
@@ -129,10 +130,11 @@ class ChatTemplate:
         **kwargs: bool | str | int,
     ) -> str:
         """The prompt, generation prompt appended. Raises JobError(template_error) for what the template does wrong."""
+        turns, shown = self.format.adapt([dict(message) for message in messages], [dict(tool) for tool in tools])
         variables = {
             **self._special_tokens,
-            "messages": [dict(message) for message in messages],
-            "tools": [dict(tool) for tool in tools] or None,
+            "messages": turns if self._takes_system else _without_system(turns),
+            "tools": shown or None,
             "add_generation_prompt": True,
             **kwargs,
         }
@@ -148,6 +150,12 @@ class ChatTemplate:
             raise JobError(
                 "template_error", f"the chat template failed: {type(error).__name__}: {error}", param="prompt"
             ) from error
+
+    @property
+    def _takes_system(self) -> bool:
+        """False for templates that raise at a system message (Gemma's, early Mistrals')."""
+        alternates_strictly = "must alternate" in self.source and "system" not in self.source
+        return "System role not supported" not in self.source and not alternates_strictly
 
     def _render_within_limits(self, variables: Mapping[str, Any]) -> str:
         deadline = time.monotonic() + RENDER_LIMIT_S
@@ -170,6 +178,16 @@ class ChatTemplate:
         finally:
             sys.settrace(previous)
         return "".join(parts)
+
+
+def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The system message in front of the first user's words."""
+    if not turns or turns[0]["role"] != "system":
+        return turns
+    system, rest = turns[0], turns[1:]
+    if rest and rest[0]["role"] == "user":
+        return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [{**system, "role": "user"}, *rest]
 
 
 class Guard:

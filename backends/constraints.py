@@ -1,6 +1,6 @@
 """The place where structured output meets sampling: what may restrict the next token of one sequence.
 
-Owns the Protocol that samplers see. `backends.grammars` compiles a job's constraint into it.
+Owns the Protocol that samplers see; `backends.guides` makes it of a job.
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ class TokenMask(Protocol):
         """The text so far calls a tool."""
         ...
 
-
-class Grammar(Protocol):
-    """A compiled constraint."""
-
-    def start(self) -> TokenMask:
-        """A mask at the beginning of a text; cheap, one for each choice."""
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the text that were reasoning."""
         ...

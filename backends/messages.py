@@ -116,12 +116,15 @@ class JsonSchema(_Plain, tag="json_schema", frozen=True):
 
     schema: str
     """JSON text: the order of properties is the order in which the model writes them."""
+    param: str = "response_format"
+    """Where the client wrote it; a refusal names the path from there."""
 
 
 class Pattern(_Plain, tag="pattern", frozen=True):
     """The whole answer matches a regular expression (no look-around, no back-references)."""
 
     regex: str
+    param: str = "response_format"
 
 
 class Function(_Plain, frozen=True):
@@ -130,8 +133,8 @@ class Function(_Plain, frozen=True):
     name: str
     parameters: str = "{}"
     """A JSON schema, as text."""
-    strict: bool = False
-    """Refuse keywords of the schema that cannot be enforced, instead of leaving them to the model."""
+    param: str = "tools"
+    """Where the client wrote the schema."""
 
 
 class ToolCalls(_Plain, tag="tool_calls", frozen=True):
@@ -428,6 +431,9 @@ class Ready(_Plain, tag="ready", frozen=True):
     """How the model writes tool calls, by its name in `backends.formats`; None when it takes no chat."""
     reasoning_marks: tuple[str, str] | None = None
     """What opens and closes a reasoning block in the model's text; None when it writes none."""
+    template_options: list[str] = []
+    """Switches for reasoning that the chat template reads, among: enable_thinking, thinking, reasoning_effort,
+    thinking_budget."""
     engine: str = ""
     """Name and version of the inference library."""
     load_s: float = 0.0

@@ -116,7 +116,7 @@ def from_failed(failed: Failed, *, params: Mapping[str, str] | None = None) -> A
     rule = _RULES[failed.code]
     param = failed.param
     if param is not None and params is not None:
-        param = params.get(param, param)
+        param = _renamed(param, params)
     return ApiError(
         rule.status,
         failed.message,
@@ -125,6 +125,13 @@ def from_failed(failed: Failed, *, params: Mapping[str, str] | None = None) -> A
         code=rule.code,
         headers={**rule.headers, **_retry_headers(rule, failed.retry_after_s)},
     )
+
+
+def _renamed(param: str, params: Mapping[str, str]) -> str:
+    """The route's name of a field, or of the one that the path begins with."""
+    beginnings = [name for name in params if param == name or param.startswith((f"{name}.", f"{name}["))]
+    longest = max(beginnings, key=len, default=None)
+    return param if longest is None else params[longest] + param[len(longest) :]
 
 
 def _retry_headers(rule: _Rule, retry_after_s: float | None) -> dict[str, str]:

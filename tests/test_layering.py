@@ -16,6 +16,9 @@ OUR = {"server", "backends", "quantize", "demo", "bench", "tests"}
 HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "numpy", "jinja2", "gguf", "llguidance"}
 SERVER_MAY_USE = {
     "backends.messages",
+    "backends.formats.base",
+    "backends.formats.known",
+    "backends.formats.pieces",
     "backends.registry",
     "backends.child",
     "backends.kernel",

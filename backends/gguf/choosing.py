@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from backends.gguf import sampling
 from backends.messages import Delta
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from backends.constraints import TokenMask
     from backends.gguf.context import Model
     from backends.gguf.sequence import Sequence
     from backends.messages import Event, FinishReason, TokenLogprob
@@ -19,8 +23,9 @@ if TYPE_CHECKING:
 class Chooser:
     """The rules of one model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, shown_piece: Callable[[int], bytes]) -> None:
         self._model = model
+        self._shown_piece = shown_piece
         self._end_ids = model.ends()
         self._ends = frozenset(self._end_ids.tolist())
 
@@ -33,18 +38,22 @@ class Chooser:
         raw = sampling.logprobs(logits, job.logprobs) if job.logprobs is not None else None
         if job.ignore_eos or sequence.n_generated < job.min_tokens:
             sampling.forbid(logits, self._end_ids)
-        for mask in sequence.masks:
-            allowed = mask.allowed()
-            if allowed is not None:
-                sampling.allow_only(logits, allowed)
+        guide = sequence.guide
+        allowed = None if guide is None else guide.allowed()
+        if allowed is not None:
+            sampling.allow_only(logits, allowed)
+            if logits.max() == -np.inf:  # nothing but an end may follow, and ends were forbidden
+                return self._finish(sequence, _ending(guide), events)
         token = int(logits.argmax()) if sequence.sampler.greedy else sequence.sampler.sample(row)
-        for mask in sequence.masks:
-            mask.accept(token)
+        if allowed is not None and not allowed[token]:  # the draw is of rounded sums
+            token = int(logits.argmax())
+        if guide is not None:
+            guide.accept(token)
         sequence.token = token
         sequence.generated.append(token)
         sequence.n_unsent += 1
         if token in self._ends:
-            return self._finish(sequence, "stop", events)
+            return self._finish(sequence, _ending(guide), events)
         logprob = sampling.describe(token, *raw, self._model.piece) if raw is not None else None
         return self._emit(sequence, token, logprob, events)
 
@@ -52,9 +61,12 @@ class Chooser:
         job = sequence.request.job
         if sequence.n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string
             sequence.text.stops = tuple(job.stop)
-        text, logprobs, stop = sequence.text.push(self._model.piece(token), logprob)
+        piece = self._shown_piece(token) if sequence.request.shows_marks else self._model.piece(token)
+        text, logprobs, stop = sequence.text.push(piece, logprob)
         if stop is not None:
             return self._end(sequence, "stop", text, logprobs, events, stop=stop)
+        if sequence.guide is not None and sequence.guide.ended:
+            return self._finish(sequence, _ending(sequence.guide), events, head=text, logprobs=logprobs)
         if sequence.n_generated >= sequence.request.limit:
             return self._finish(sequence, "length", events, head=text, logprobs=logprobs)
         if text or logprobs:
@@ -91,3 +103,8 @@ class Chooser:
         shown = logprobs if job.logprobs is not None else None
         events.append(Delta(job.id, sequence.index, text, sequence.n_unsent, shown, reason, stop))
         return True
+
+
+def _ending(guide: TokenMask | None) -> FinishReason:
+    """Why a text ends that the model or its grammar ended."""
+    return "tool_calls" if guide is not None and guide.called else "stop"

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from backends.batching import Batcher, Demand, Share
+from backends.engine import JobError
 from backends.gguf import sampling
 from backends.gguf.choosing import Chooser
 from backends.gguf.preparing import Preparer
@@ -64,7 +65,7 @@ class GgufEngine:
         self._n_started = 0
         self._requests: dict[str, Request] = {}
         self._preparer = Preparer(model, tokenizer, context=ready.context)
-        self._chooser = Chooser(model)
+        self._chooser = Chooser(model, shown_piece=tokenizer.shown_piece)
 
     def ready(self) -> Ready:
         """The effective run-time figures."""
@@ -103,7 +104,9 @@ class GgufEngine:
         if not self._free:
             return [Failed(id=job.id, code="internal_error", message="the job was dispatched to a full engine")]
         unstarted = list(range(job.n))
-        request = Request(job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening)
+        request = Request(
+            job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening, plan=prepared.plan
+        )
         self._requests[job.id] = request
         self._start(request)
         return []
@@ -257,6 +260,8 @@ class GgufEngine:
         """Choose each sequence's next token, turn it into events; `outputs` is in the order of the logits' rows."""
         logits = self._context.logits(len(outputs))
         for output, (sequence, row) in enumerate(outputs):
+            if sequence.request.job.id not in self._requests:  # a sister's constraint has failed it
+                continue
             if sequence.request.unstarted and not sequence.generated:
                 self._fork(sequence, row, logits[output], events)
             else:
@@ -275,11 +280,19 @@ class GgufEngine:
                 family.append(sequence)
         untouched = logits.copy()
         for sequence in family:
-            logits[:] = untouched
-            self._choose(sequence, row, logits, events)
+            if request.job.id in self._requests:
+                logits[:] = untouched
+                self._choose(sequence, row, logits, events)
 
     def _choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
-        if self._chooser.choose(sequence, row, logits, events):
+        try:
+            ended = self._chooser.choose(sequence, row, logits, events)
+        except JobError as error:  # the constraint is too costly to follow
+            job_id = sequence.request.job.id
+            if self.cancel(job_id):
+                events.append(Failed(id=job_id, code=error.code, message=error.message, param=error.param))
+            return
+        if ended:
             self._retire(sequence, events)
         else:
             sequence.phase = Phase.DECODE
@@ -289,6 +302,7 @@ class GgufEngine:
         request = sequence.request
         self._release(sequence)
         request.completion_tokens += sequence.n_generated
+        request.reasoning_tokens += 0 if sequence.guide is None else sequence.guide.reasoning_tokens
         request.n_open -= 1
         if request.n_open == 0:
             del self._requests[request.job.id]
@@ -299,6 +313,7 @@ class GgufEngine:
                     completion_tokens=request.completion_tokens,
                     cached_tokens=request.cached_tokens,
                     preemptions=request.preemptions,
+                    reasoning_tokens=request.reasoning_tokens,
                 )
             )
 

@@ -146,15 +146,13 @@ def _check_it_can_serve(model: Model) -> None:
 def _describe(
     spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryLog, parts: dict[str, int] | None
 ) -> Ready:
-    template = tokenizer.default_template
+    template = tokenizer.tool_template
     capabilities = ["completion"]
     if template is not None:
-        capabilities.append("chat")
+        capabilities += ["chat", "tools"]
     if tokenizer.can_infill:
         capabilities.append("infill")
-    if template is not None and template.tool_format:
-        capabilities.append("tools")
-    if template is not None and template.can_think:
+    if template is not None and template.options:
         capabilities.append("thinking")
     layers = model.n_layers + 1  # the output layer counts, as in llama.cpp's own reports
     return Ready(
@@ -167,7 +165,9 @@ def _describe(
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},
         capabilities=capabilities,
-        tool_format=template.tool_format if template else None,
+        tool_format=template.format.name if template else None,
+        reasoning_marks=template.marks if template else None,
+        template_options=template.options if template else [],
         engine=version(),
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends.engine import JobError, no_vectors
+from backends.formats.thinking import Thinking
 from backends.gguf.sequence import PreparedGenerate
 from backends.messages import (
     Detokenize,
@@ -56,12 +57,14 @@ class Preparer:
             raise JobError("invalid_value", message, param="logit_bias")
         if isinstance(job.prompt, InfillPrompt):
             room = self._context - min(max(1, job.max_tokens or 1), self._context // 2)
-            (tokens, omitted), thinking = self._tokenizer.encode_infill(job.prompt, room=room), False
+            (tokens, omitted), thinking = self._tokenizer.encode_infill(job.prompt, room=room), Thinking.NEVER
         else:
             (tokens, thinking), omitted = self._tokenizer.encode(job.prompt), 0
         limit = self._limit(job, len(tokens))
         echo = self._echo(job, tokens)
-        return PreparedGenerate(job, np.array(tokens, dtype=np.int32), limit, thinking, echo, omitted)
+        plan = self._tokenizer.guides.plan(job, thinking)
+        prompt = np.array(tokens, dtype=np.int32)
+        return PreparedGenerate(job, prompt, limit, thinking is Thinking.OPEN, echo, omitted, plan)
 
     def _echo(self, job: Generate, tokens: list[int]) -> str:
         """The prompt as the client wrote it; tokens would show a BOS and a space that nobody wrote."""

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backends.messages import ChatPrompt
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.constraints import TokenMask
     from backends.gguf.sampling import Sampler
+    from backends.guides import GuidePlan
     from backends.messages import Event, Generate
     from backends.prefix.shelf import Box
     from backends.text import TextStream
@@ -39,6 +42,8 @@ class PreparedGenerate:
     """What every choice begins with."""
     omitted: int = 0
     """Files of a fill-in-the-middle prompt that were left out."""
+    plan: GuidePlan | None = None
+    """What restricts and counts its tokens; None where nothing does."""
 
     @property
     def id(self) -> str:
@@ -65,11 +70,18 @@ class Request:
     cached_tokens: int = 0
     """Of the prompt, those that were found computed."""
     preemptions: int = 0
+    plan: GuidePlan | None = None
+    reasoning_tokens: int = 0
 
     @property
     def domain(self) -> str:
         """Whose computed prompts it may use; a job that shares with nobody has a domain of its own."""
         return self.job.cache_domain if self.job.cache_prompt else f"{self.job.cache_domain}\0{self.job.id}"
+
+    @property
+    def shows_marks(self) -> bool:
+        """Marks of calls and reasoning are text even where the vocabulary has them as control tokens."""
+        return isinstance(self.job.prompt, ChatPrompt) or self.job.constraint is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -95,9 +107,12 @@ class Sequence:
     generated: list[int] = field(default_factory=list)
     n_unsent: int = 0
     """Tokens generated since the last delta."""
-    masks: list[TokenMask] = field(default_factory=list)
     box: Box | None = None
     """Where its state is while it is set back; None: it is computed again."""
+    guide: TokenMask | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.guide = None if self.request.plan is None else self.request.plan.start()
 
     @property
     def n_generated(self) -> int:

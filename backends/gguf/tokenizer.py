@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 from backends import infill
 from backends.chat_template import ChatTemplate, Guard
 from backends.engine import JobError
+from backends.formats import generic
+from backends.formats.thinking import Thinking, thinking_of
+from backends.guides import Guides, shown_marks
 from backends.messages import ChatPrompt, InfillPrompt, TextPrompt
+from backends.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +38,17 @@ class Tokenizer:
         self._guard = Guard(self._controls)
         self._infill = model.infill_marks()
         self._templates = _templates(model)
+        template = self.tool_template
+        marks = None if template is None else template.marks
+        shown = () if template is None else shown_marks(template.format, marks)
+        self._shown = {c.token: c.literal.encode() for c in self._controls.values() if c.literal in shown}
+        self.guides = Guides(
+            vocabulary=self._vocabulary,
+            format_=generic.FORMAT if template is None else template.format,
+            piece=self.shown_piece,
+            ends=model.ends().tolist(),
+            marks=marks,
+        )
 
     @property
     def can_infill(self) -> bool:
@@ -46,23 +61,40 @@ class Tokenizer:
         template = self._templates.get("default")
         return template if isinstance(template, ChatTemplate) else None
 
-    def encode(self, prompt: Prompt) -> tuple[list[int], bool]:
-        """Token ids of a prompt, and whether it ends inside an open reasoning block. Raises JobError."""
+    @property
+    def tool_template(self) -> ChatTemplate | None:
+        """The template for conversations with tools: some models have one of their own for them."""
+        template = self._templates.get("tool_use", self._templates.get("default"))
+        return template if isinstance(template, ChatTemplate) else None
+
+    def shown_piece(self, token: int) -> bytes:
+        """The bytes of a token in a text that shows the marks of calls and reasoning."""
+        return self._shown.get(token) or self._model.piece(token)
+
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(
+            pieces=[self.shown_piece(token) for token in range(self._model.n_vocab)],
+            ends=self._model.ends().tolist(),
+            tokenize=lambda text: self._model.tokenize(text.decode("utf-8", "replace"), parse_special=False),
+        )
+
+    def encode(self, prompt: Prompt) -> tuple[list[int], Thinking]:
+        """Token ids of a prompt, and whether reasoning follows it. Raises JobError."""
         if isinstance(prompt, ChatPrompt):
             return self._encode_chat(prompt)
         if isinstance(prompt, TextPrompt):
             tokens = self._with_bos(self._model.tokenize(prompt.text, parse_special=True))
-            return tokens or self._opening(), False
+            return tokens or self._opening(), Thinking.NEVER
         if isinstance(prompt, InfillPrompt):
-            return self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], False
-        return self._check_ids(prompt.tokens), False
+            return self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], Thinking.NEVER
+        return self._check_ids(prompt.tokens), Thinking.NEVER
 
-    def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], bool]:
+    def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], Thinking]:
         template = self._template_for(prompt)
         (messages, tools), sentinels = self._guard.protect([prompt.messages, prompt.tools])
         rendered = template.render(messages, tools=tools, **prompt.template_kwargs)
         tokens = self._encode_pieces(self._guard.split(rendered, sentinels))
-        return self._with_bos(tokens), rendered.rstrip().endswith("<think>")
+        return self._with_bos(tokens), thinking_of(rendered, template.marks)
 
     def fill(self, template: str, **texts: str) -> list[int]:
         """A template with `{name}` where a text goes: control tokens are those of the template alone."""

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from backends.formats.pieces import CallArguments, CallBegins, Content
 from server.error_bodies import anthropic_error
 from server.output.frame import to_json
-from server.output.pieces import Call, Content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from backends.formats.pieces import Piece
     from backends.messages import Delta, Started
     from server.errors import ApiError
     from server.output.frame import Head, Usage
-    from server.output.pieces import Piece
     from server.output.sorting import Sorter
     from server.pool.stream import Waiting
 
@@ -41,10 +41,12 @@ class _Blocks:
 
     def feed(self, piece: Piece) -> Iterator[Event]:
         """The events of one more piece."""
-        if isinstance(piece, Call):
+        if isinstance(piece, CallBegins):
             yield from self.close()
             yield from self._open({"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}})
-            yield from self._more("input_json_delta", "partial_json", piece.arguments)
+            return
+        if isinstance(piece, CallArguments):
+            yield from self._more("input_json_delta", "partial_json", piece.text)
             return
         kind = "text" if isinstance(piece, Content) else "thinking"
         if self._block is None or self._block["type"] != kind:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning
 from server.output.frame import DONE, Framer, Head, Usage, chat_logprobs, to_json
-from server.output.pieces import Call, Content, Piece
 from server.output.splitter import Splitter, finish_reason
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ChatStream:
             if event.finish_reason is not None:
                 pieces += splitter.flush()
         logprobs = b"null" if event.logprobs is None else to_json(chat_logprobs(event.logprobs))
-        bodies = [body for piece in pieces for body in _piece_bodies(piece)]
+        bodies = [_piece_body(piece) for piece in _joined(pieces)]
         if not bodies and event.logprobs:
             bodies = [b'"content":""']
         chunks = [self._chunk(choice, body, b"null" if i else logprobs) for i, body in enumerate(bodies)]
@@ -67,15 +67,33 @@ class ChatStream:
         )
 
 
-def _piece_bodies(piece: Piece) -> list[bytes]:
-    """The inside of `delta` for one piece; a call takes two: its name, then its arguments."""
-    if isinstance(piece, Call):
+def _piece_body(piece: Piece) -> bytes:
+    """The inside of `delta` for one piece."""
+    if isinstance(piece, CallBegins):
         function = {"name": piece.name, "arguments": ""}
-        first = {"index": piece.number, "id": piece.id, "type": "function", "function": function}
-        second = {"index": piece.number, "function": {"arguments": piece.arguments}}
-        return [b'"tool_calls":' + to_json([call]) for call in (first, second)]
+        return b'"tool_calls":' + to_json(
+            [{"index": piece.number, "id": piece.id, "type": "function", "function": function}]
+        )
+    if isinstance(piece, CallArguments):
+        return b'"tool_calls":' + to_json([{"index": piece.number, "function": {"arguments": piece.text}}])
     name = b'"content":' if isinstance(piece, Content) else b'"reasoning_content":'
-    return [name + to_json(piece.text)]
+    return name + to_json(piece.text)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring pieces of one kind as one."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        last = joined[-1] if joined else None
+        if isinstance(piece, Content) and isinstance(last, Content):
+            joined[-1] = Content(last.text + piece.text)
+        elif isinstance(piece, Reasoning) and isinstance(last, Reasoning):
+            joined[-1] = Reasoning(last.text + piece.text)
+        elif isinstance(piece, CallArguments) and isinstance(last, CallArguments) and piece.number == last.number:
+            joined[-1] = CallArguments(last.number, last.text + piece.text)
+        else:
+            joined.append(piece)
+    return joined
 
 
 class _Choice:
@@ -110,9 +128,9 @@ class _Choice:
         }
 
     def _message(self) -> dict[str, Any]:
-        calls = [piece for piece in self.pieces if isinstance(piece, Call)]
+        calls = [piece for piece in self.pieces if isinstance(piece, CallBegins)]
         content = "".join(piece.text for piece in self.pieces if isinstance(piece, Content))
-        reasoning = "".join(piece.text for piece in self.pieces if not isinstance(piece, (Content, Call)))
+        reasoning = "".join(piece.text for piece in self.pieces if isinstance(piece, Reasoning))
         message: dict[str, Any] = {
             "role": "assistant",
             "content": None if calls and not content else content,
@@ -122,10 +140,18 @@ class _Choice:
             message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": self._arguments(call.number)},
+                }
                 for call in calls
             ]
         return message
+
+    def _arguments(self, number: int) -> str:
+        pieces = (piece for piece in self.pieces if isinstance(piece, CallArguments))
+        return "".join(piece.text for piece in pieces if piece.number == number)
 
 
 class ChatWhole:

@@ -60,12 +60,14 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def add(self, finished: Finished) -> None:
         """One more job is done."""
         self.prompt_tokens += finished.prompt_tokens
         self.completion_tokens += finished.completion_tokens
         self.cached_tokens += finished.cached_tokens
+        self.reasoning_tokens += finished.reasoning_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """OpenAI's shape."""
@@ -74,6 +76,7 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
 
 

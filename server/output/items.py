@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.output.pieces import Call, Content
+from backends.formats.pieces import CallArguments, CallBegins, Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from server.output.pieces import Piece
+    from backends.formats.pieces import Piece
 
 Change = tuple[str, dict[str, Any]]
 
@@ -31,10 +31,12 @@ class Items:
 
     def feed(self, piece: Piece, logprobs: list[Any]) -> Iterator[Change]:
         """What one more piece changes; `logprobs` are those of its tokens."""
-        if isinstance(piece, Call):
+        if isinstance(piece, CallBegins):
             yield from self.close()
             yield from self._open_call(piece.id, piece.name)
-            yield from self._more_arguments(piece.arguments)
+            return
+        if isinstance(piece, CallArguments):
+            yield from self._more_arguments(piece.text)
             return
         kind = "message" if isinstance(piece, Content) else "reasoning"
         if self._item is None or self._item["type"] != kind:

@@ -1,4 +1,4 @@
-"""Streaming: takes `<think>...</think>` at the start of a model's text apart from what follows it.
+"""Streaming: takes a reasoning block at the start of a model's text apart from what follows it.
 
 Pure; the same result however the text is cut. Line ends around the tags belong to the tags.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from server.output.pieces import Content, Piece, Reasoning, held_back
-
-OPEN, CLOSE = "<think>", "</think>"
+from backends.formats.pieces import Content, Piece, Reasoning, held_back
 
 
 class _State(enum.Enum):
@@ -22,9 +20,10 @@ class _State(enum.Enum):
 
 
 class ReasoningSplitter:
-    """One choice's text; `opened` says that the prompt already wrote `<think>`."""
+    """One choice's text; `marks` open and close a block, `opened` says that the prompt has already opened it."""
 
-    def __init__(self, *, opened: bool = False) -> None:
+    def __init__(self, marks: tuple[str, str], *, opened: bool = False) -> None:
+        self._open, self._close = marks
         self._state = _State.REASONING if opened else _State.START
         self._held = ""
         self._spoke = False
@@ -67,11 +66,11 @@ class ReasoningSplitter:
 
     def _start(self, pieces: list[Piece]) -> bool:
         stripped = self._held.lstrip()
-        if stripped.startswith(OPEN):
-            self._held = stripped[len(OPEN) :]
+        if stripped.startswith(self._open):
+            self._held = stripped[len(self._open) :]
             self._state = _State.REASONING
             return True
-        if OPEN.startswith(stripped):
+        if self._open.startswith(stripped):
             return False
         self._state = _State.CONTENT
         pieces.append(Content(self._held))
@@ -81,13 +80,13 @@ class ReasoningSplitter:
     def _reason(self, pieces: list[Piece]) -> bool:
         if not self._spoke:
             self._held = self._held.lstrip("\n")
-        end = self._held.find(CLOSE)
+        end = self._held.find(self._close)
         if end >= 0:
             self._emit(pieces, self._held[:end].rstrip("\n"))
-            self._held = self._held[end + len(CLOSE) :]
+            self._held = self._held[end + len(self._close) :]
             self._state = _State.AFTER
             return True
-        certain = self._held[: len(self._held) - held_back(self._held, CLOSE)].rstrip("\n")
+        certain = self._held[: len(self._held) - held_back(self._held, self._close)].rstrip("\n")
         self._held = self._held[len(certain) :]
         self._emit(pieces, certain)
         return False

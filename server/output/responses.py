@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backends.formats.pieces import Content
 from server.output.frame import chat_logprobs, to_json
-from server.output.pieces import Content, Reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +41,6 @@ class ResponseAnswer:
         self._on_done = on_done
         self._sequence = 0
         self._opened = self._ended = False
-        self._reasoning_tokens = 0
 
     def begin(self, sorter: Sorter) -> ResponseAnswer:
         """The job has started, so it is known how its text is sorted."""
@@ -100,8 +99,6 @@ class ResponseAnswer:
     def _changes(self, event: Delta) -> Iterable[Change]:
         assert self._sorter is not None
         pieces = self._sorter.pieces(event)
-        if pieces and all(isinstance(piece, Reasoning) for piece in pieces):
-            self._reasoning_tokens += event.n_tokens
         logprobs = chat_logprobs(event.logprobs)["content"] if event.logprobs else []
         for piece in pieces:
             yield from self._items.feed(piece, logprobs)
@@ -113,7 +110,7 @@ class ResponseAnswer:
             response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             response["completed_at"] = int(self._now())
-        response["usage"] = _usage(usage, self._reasoning_tokens)
+        response["usage"] = _usage(usage)
         self._on_done(response)
         return response
 
@@ -134,12 +131,12 @@ class ResponseAnswer:
         return b"event: %b\ndata: %b\n\n" % (kind.encode("ascii"), data)
 
 
-def _usage(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.output.pieces import Content
+from backends.formats.pieces import Content
 from server.output.splitter import finish_reason
 
 if TYPE_CHECKING:
+    from backends.formats.pieces import Piece
     from backends.messages import Delta
-    from server.output.pieces import Piece
     from server.output.splitter import Splitter
 
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.output.pieces import Content, Piece
+from backends.formats.known import named
+from backends.formats.pieces import Content, Piece
 from server.output.reasoning import ReasoningSplitter
-from server.output.tool_calls import ToolCallSplitter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from backends.formats.base import Reader
+    from backends.messages import Ready, Started
 
 
 class Splitter:
-    """Sorts the text of one choice; a part that the model cannot speak is left out."""
+    """Sorts the text of one choice: first reasoning, where there are marks for it, then calls, where there is a reader.
 
-    def __init__(self, *, reasons: bool, opened: bool, new_call_id: Callable[[], str] | None) -> None:
-        self._reasoning = ReasoningSplitter(opened=opened) if reasons or opened else None
-        self._calls = ToolCallSplitter(new_id=new_call_id) if new_call_id is not None else None
+    `opened` says that the prompt has already opened a block of reasoning.
+    """
+
+    def __init__(self, *, marks: tuple[str, str] | None, opened: bool, calls: Reader | None) -> None:
+        self._reasoning = None if marks is None else ReasoningSplitter(marks, opened=opened)
+        self._calls = calls
 
     @property
     def has_calls(self) -> bool:
@@ -41,6 +48,31 @@ class Splitter:
         for piece in pieces:
             sorted_pieces += self._calls.feed(piece.text) if isinstance(piece, Content) else [piece]
         return sorted_pieces
+
+
+def splitters(
+    tools: Sequence[dict[str, Any]],
+    ready: Ready | None,
+    started: Started | None,
+    *,
+    new_id: Callable[[], str] | None = None,
+) -> Callable[[], Splitter | None]:
+    """Makes the splitter of each choice: what this model writes, with these tools offered.
+
+    None where the text needs no sorting. `new_id` names the calls; else the model's format does.
+    """
+    format_ = named(ready.tool_format if ready is not None else None)
+    opened = started is not None and started.thinking
+    marks = ready.reasoning_marks if ready is not None else None
+    reads = bool(tools) or format_.reasons
+
+    def new_splitter() -> Splitter | None:
+        if marks is None and not reads:
+            return None
+        calls = format_.read(tools, new_id=new_id) if reads else None
+        return Splitter(marks=None if format_.reasons else marks, opened=opened, calls=calls)
+
+    return new_splitter
 
 
 def finish_reason(reason: str, *, has_calls: bool) -> str:

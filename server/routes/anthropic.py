@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.responses import Response
 
 from server.errors import ApiError
 from server.output.anthropic import MessageAnswer, Pings
 from server.output.frame import Head, to_json
 from server.output.sorting import Sorter
+from server.output.splitter import splitters
 from server.routes.answering import Plan, answer
-from server.routes.chat import PARAMS, splitters
+from server.routes.chat import PARAMS
 from server.routes.services import new_id, served_headers, services
 from server.routes.tokens import count_tokens
 from server.schemas.anthropic import RENAMES, parse_count, parse_message
@@ -40,14 +42,14 @@ async def create_message(request: Request) -> Response:
 
     def require(ready: Ready) -> None:
         # Wanting to see thoughts is no reason to refuse a model that has none.
-        capabilities = [*ready.capabilities, "thinking"]
+        able = msgspec.structs.replace(ready, reasoning_marks=ready.reasoning_marks or ("", ""))
         try:
-            chat.require(tool_format=ready.tool_format, capabilities=capabilities)
+            chat.require(able)
         except ApiError as problem:
             raise RENAMES.error(problem) from None
 
     def begin(ready: Ready | None, started: Started | None) -> MessageAnswer:
-        return MessageAnswer(head, Sorter(splitters(chat, ready, started)()), started)
+        return MessageAnswer(head, Sorter(splitters(chat.functions, ready, started)()), started)
 
     plan = Plan(
         jobs=[chat.job(head.id)],

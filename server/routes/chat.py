@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 
 from server.output.chat import ChatStream, ChatWhole
 from server.output.frame import Head, fingerprint
-from server.output.splitter import Splitter
+from server.output.splitter import splitters
 from server.routes.answering import Plan, answer
 from server.routes.services import new_id, served_headers, services
 from server.schemas.body import read_as
-from server.schemas.chat import ChatRequest, parse_chat
+from server.schemas.chat import parse_chat
 from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -25,7 +23,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("onecard.chat")
 
-PARAMS = {"prompt": "messages", "n": "n", "template_kwargs": "chat_template_kwargs"}
+PARAMS = {
+    "prompt": "messages",
+    "n": "n",
+    "template_kwargs": "chat_template_kwargs",
+    "response_format": "response_format",
+    "response_format.json_schema": "response_format.json_schema",
+    "tools": "tools",
+}
 
 
 async def chat_completions(request: Request) -> Response:
@@ -38,6 +43,9 @@ async def chat_completions(request: Request) -> Response:
     app.refuse_too_long(entry, chat.text_bytes, param="messages")
     answer_id, created = new_id("chatcmpl-"), int(time.time())
 
+    def new_whole(ready: Ready | None, started: Started | None) -> ChatWhole:
+        return ChatWhole(n=chat.n or 1, new_splitter=splitters(chat.functions, ready, started))
+
     def head(ready: Ready | None) -> Head:
         return Head(answer_id, created, entry.name, fingerprint(entry.name, ready))
 
@@ -48,26 +56,14 @@ async def chat_completions(request: Request) -> Response:
         keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
         params=PARAMS,
-        headers=served_headers(entry, chat.ignored),
+        headers=served_headers(entry, chat.ignored_by(app.ready(entry))),
         head=head,
-        require=lambda ready: chat.require(tool_format=ready.tool_format, capabilities=ready.capabilities),
+        require=chat.require,
         new_stream=lambda head, ready, started: ChatStream(
-            head, include_usage=chat.wants_usage, new_splitter=splitters(chat, ready, started)
+            head, include_usage=chat.wants_usage, new_splitter=splitters(chat.functions, ready, started)
         ),
-        new_whole=lambda ready, started: ChatWhole(n=chat.n or 1, new_splitter=splitters(chat, ready, started)),
+        new_whole=lambda ready, started: ChatWhole(
+            n=chat.n or 1, new_splitter=splitters(chat.functions, ready, started)
+        ),
     )
     return await answer(request, app, entry, plan)
-
-
-def splitters(chat: ChatRequest, ready: Ready | None, started: Started | None) -> Callable[[], Splitter | None]:
-    """How the text of each choice is sorted; a model that neither reasons nor was given tools needs no sorting."""
-    opened = started is not None and started.thinking
-    reasons = opened or (ready is not None and "thinking" in ready.capabilities)
-    calls = bool(chat.functions)
-
-    def new_splitter() -> Splitter | None:
-        if not (reasons or calls):
-            return None
-        return Splitter(reasons=reasons, opened=opened, new_call_id=(lambda: new_id("call_")) if calls else None)
-
-    return new_splitter

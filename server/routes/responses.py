@@ -15,8 +15,9 @@ from server.output.frame import Head, to_json
 from server.output.items import Items
 from server.output.responses import ResponseAnswer
 from server.output.sorting import Sorter
+from server.output.splitter import splitters
 from server.routes.answering import Plan, answer
-from server.routes.chat import PARAMS, splitters
+from server.routes.chat import PARAMS
 from server.routes.services import Services, new_id, served_headers, services
 from server.routes.tokens import count_tokens
 from server.schemas.body import off_loop, read_as
@@ -55,11 +56,11 @@ async def create_response(request: Request) -> Response:
     grown = ResponseAnswer(opening, items, now=time.time, on_done=keep)
 
     def begin(ready: Ready | None, started: Started | None) -> ResponseAnswer:
-        return grown.begin(Sorter(splitters(chat, ready, started)()))
+        return grown.begin(Sorter(splitters(chat.functions, ready, started)()))
 
     def require(ready: Ready) -> None:
         try:
-            chat.require(tool_format=ready.tool_format, capabilities=ready.capabilities)
+            chat.require(ready)
         except ApiError as problem:
             raise RENAMES.error(problem) from None
 

@@ -65,6 +65,7 @@ RENAMES = Renames(
         r"^response_format\.json_schema\b": "output_config.format",
         r"^response_format\b": "output_config.format",
         r"^reasoning_effort$": "thinking",
+        r"^thinking_budget$": "thinking.budget_tokens",
         r"^chat_template_kwargs\b.*": "thinking",
     }
 )
@@ -166,8 +167,6 @@ def _from_chat(chat: ChatRequest) -> list[str]:
 
 def _unserved(own: MessagesRequest) -> Iterator[str]:
     """Fields that ask for what does not happen here."""
-    if own.thinking is not None and own.thinking.budget_tokens is not None:
-        yield "thinking.budget_tokens"
     if own.output_config is not None and own.output_config.effort is not None and not own.thinks:
         yield "output_config.effort"
     for name, part in (
@@ -197,6 +196,8 @@ def _chat(data: dict[str, Any], own: MessagesRequest) -> dict[str, Any]:
         if choice.disable_parallel_tool_use is not None:
             chat["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     chat["response_format"] = _format((own.output_config and own.output_config.format) or own.output_format)
+    if own.thinks and own.thinking is not None:
+        chat["thinking_budget"] = own.thinking.budget_tokens
     if own.output_config is not None:
         chat["reasoning_effort"] = own.output_config.effort if own.thinks else None
     return {name: value for name, value in chat.items() if value is not None}

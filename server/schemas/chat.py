@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from backends.messages import ChatPrompt, Generate
+from backends.messages import ChatPrompt, Constraint, Generate
 from server.errors import ApiError, unsupported_parameter
 from server.schemas import tools as tool_schemas
-from server.schemas.fields import Bool, SamplingFields, Tokens, Use, refuse_unsupported, sampling
+from server.schemas.answers import AnswerFields, with_tools
+from server.schemas.fields import (
+    INT32_MAX,
+    Bool,
+    SamplingFields,
+    Tokens,
+    TokensOrNone,
+    Use,
+    refuse_unsupported,
+    sampling,
+)
 from server.schemas.messages import Messages, conversation, unknown_names
 from server.schemas.problems import check, problem, wrong_type
+
+if TYPE_CHECKING:
+    from backends.messages import Ready
+
+_EFFORTS: Mapping[str, str] = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+"""In the three words that templates know."""
 
 FIELDS: dict[str, Use] = {
     "model": Use.HONOURED,
@@ -34,6 +60,7 @@ FIELDS: dict[str, Use] = {
     "tool_choice": Use.HONOURED,
     "parallel_tool_calls": Use.HONOURED,
     "reasoning_effort": Use.HONOURED,
+    "response_format": Use.HONOURED,
     "user": Use.HARMLESS,
     "metadata": Use.HARMLESS,
     "store": Use.HARMLESS,
@@ -43,7 +70,6 @@ FIELDS: dict[str, Use] = {
     "prompt_cache_retention": Use.HARMLESS,
     "prompt_cache_options": Use.HARMLESS,
     "prediction": Use.HARMLESS,
-    "response_format": Use.NEUTRAL_ONLY,
     "modalities": Use.NEUTRAL_ONLY,
     "audio": Use.NEUTRAL_ONLY,
     "verbosity": Use.NEUTRAL_ONLY,
@@ -59,20 +85,20 @@ FIELDS: dict[str, Use] = {
     "min_tokens": Use.HONOURED,
     "priority": Use.HONOURED,
     "chat_template_kwargs": Use.HONOURED,
+    "thinking_budget": Use.HONOURED,
     "cache_prompt": Use.HARMLESS,
     "keep_alive": Use.HONOURED,
     "chat_template": Use.NEUTRAL_ONLY,
     "grammar": Use.NEUTRAL_ONLY,
-    "json_schema": Use.NEUTRAL_ONLY,
-    "structured_outputs": Use.NEUTRAL_ONLY,
-    "guided_json": Use.NEUTRAL_ONLY,
-    "guided_regex": Use.NEUTRAL_ONLY,
-    "guided_choice": Use.NEUTRAL_ONLY,
+    "json_schema": Use.HONOURED,
+    "structured_outputs": Use.HONOURED,
+    "guided_json": Use.HONOURED,
+    "guided_regex": Use.HONOURED,
+    "guided_choice": Use.HONOURED,
     "guided_grammar": Use.NEUTRAL_ONLY,
 }
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "verbosity": ("medium",),
     "functions": ([],),
@@ -87,19 +113,33 @@ def _effort(value: Any) -> Any:
     return value
 
 
+_OPTIONS: Mapping[str, tuple[type, str]] = {
+    "enable_thinking": (bool, "a boolean"),
+    "thinking": (bool, "a boolean"),
+    "reasoning_effort": (str, "a string"),
+    "thinking_budget": (int, "an integer"),
+}
+
+
 def _template_kwargs(value: Any) -> Any:
-    """Only the switch for reasoning may be set; everything else is the template's own business."""
+    """Only the switches for reasoning may be set; everything else is the template's own business."""
     if value is not None and not isinstance(value, dict):
         raise wrong_type("an object", value)
     for name, setting in (value or {}).items():
-        if name != "enable_thinking":
-            raise problem("unsupported_parameter", "Unsupported parameter: '{param}' takes only 'enable_thinking'.")
-        if not isinstance(setting, bool):
-            raise problem("invalid_type", "Invalid type for '{param}': expected a boolean.", field=".enable_thinking")
+        if name not in _OPTIONS:
+            raise problem("unsupported_parameter", "Unsupported parameter: '{param}' takes only {names}.", names=_NAMES)
+        kind, expected = _OPTIONS[name]
+        if type(setting) is not kind or (isinstance(setting, int) and not 0 <= setting <= INT32_MAX):
+            raise problem(
+                "invalid_type", "Invalid type for '{param}': expected {kind}.", field=f".{name}", kind=expected
+            )
     return value
 
 
-class ChatRequest(SamplingFields):
+_NAMES = ", ".join(f"'{name}'" for name in _OPTIONS)
+
+
+class ChatRequest(SamplingFields, AnswerFields):
     """The body of a chat completion."""
 
     messages: Messages
@@ -113,7 +153,9 @@ class ChatRequest(SamplingFields):
     reasoning_effort: Annotated[
         Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None, BeforeValidator(_effort)
     ] = None
-    chat_template_kwargs: Annotated[dict[str, bool] | None, BeforeValidator(_template_kwargs)] = None
+    thinking_budget: TokensOrNone = None
+    """Tokens after which the reasoning is closed."""
+    chat_template_kwargs: Annotated[dict[str, bool | str | int] | None, BeforeValidator(_template_kwargs)] = None
 
     @property
     def functions(self) -> list[dict[str, Any]]:
@@ -121,23 +163,31 @@ class ChatRequest(SamplingFields):
         return [] if self.tool_choice == "none" else tool_schemas.offered(self.tools)
 
     @property
-    def single_call(self) -> bool:
-        """At most one tool call per choice is wanted."""
-        return self.parallel_tool_calls is False and bool(self.functions)
-
-    @property
     def thinking(self) -> bool | None:
         """Whether the model shall reason first; None leaves it to its template."""
-        if self.chat_template_kwargs:
-            return self.chat_template_kwargs["enable_thinking"]
+        for name in ("enable_thinking", "thinking"):
+            if name in (self.chat_template_kwargs or {}):
+                return bool((self.chat_template_kwargs or {})[name])
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
 
     @property
+    def budget(self) -> int | None:
+        """Tokens of reasoning at most."""
+        inner = (self.chat_template_kwargs or {}).get("thinking_budget")
+        return self.thinking_budget if inner is None else int(inner)
+
+    @property
     def ignored(self) -> list[str]:
-        """Names of fields that have no effect; an effort switches reasoning on, but how much is the model's choice."""
+        """Names of fields that have no effect on a model of which nothing is known."""
+        return self.ignored_by(None)
+
+    def ignored_by(self, ready: Ready | None) -> list[str]:
+        """Names of fields that have no effect on this model."""
+        options = [] if ready is None else ready.template_options
+        leaves_effort = self.reasoning_effort not in (None, "none") and "reasoning_effort" not in options
         return [
             *self.without_effect(FIELDS),
-            *(["reasoning_effort"] if self.reasoning_effort not in (None, "none") else []),
+            *(["reasoning_effort"] if leaves_effort else []),
             *tool_schemas.without_effect(self.tools),
             *unknown_names(self.messages),
         ]
@@ -154,32 +204,57 @@ class ChatRequest(SamplingFields):
 
     def job(self, job_id: str) -> Generate:
         """The job; `max_tokens` above the room left is the engine's to clamp."""
-        # A call ends with its closing tag, so stopping there is what "one call" means.
-        stop = [*self.stop, "</tool_call>"] if self.single_call else list(self.stop)
         return Generate(
             id=job_id,
             prompt=self.prompt(),
             sampling=sampling(self),
             max_tokens=self.limit,
             min_tokens=self.min_tokens or 0,
-            stop=stop,
+            stop=list(self.stop),
             n=self.n or 1,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             ignore_eos=bool(self.ignore_eos),
+            constraint=self.constraint,
+            reasoning_budget=self.budget,
         )
 
+    @cached_property
+    def constraint(self) -> Constraint | None:
+        """What the answer has to be. Raises ApiError 400."""
+        answer = self.answer()
+        if not self.functions and not isinstance(self.tool_choice, tool_schemas.NamedTool):
+            tool_schemas.calls(self.tools, self.tool_choice, parallel=True, content=None)
+            return answer
+        content = with_tools(answer)
+        parallel = self.parallel_tool_calls is not False
+        return tool_schemas.calls(self.tools, self.tool_choice, parallel=parallel, content=content)
+
     def prompt(self) -> ChatPrompt:
-        """The conversation in the form templates take."""
-        kwargs: dict[str, bool | str | int] = {} if self.thinking is None else {"enable_thinking": self.thinking}
+        """The conversation in the form templates take, with every switch by which one may be told how to reason."""
+        kwargs: dict[str, bool | str | int] = {}
+        if self.thinking is not None:
+            kwargs |= {"enable_thinking": self.thinking, "thinking": self.thinking}
+        if self.reasoning_effort is not None:
+            kwargs["reasoning_effort"] = _EFFORTS[self.reasoning_effort]
+        if self.budget is not None:
+            kwargs["thinking_budget"] = self.budget
+        kwargs |= self.chat_template_kwargs or {}
         return ChatPrompt(messages=conversation(self.messages), tools=self.functions, template_kwargs=kwargs)
 
-    def require(self, *, tool_format: str | None, capabilities: list[str]) -> None:
+    def require(self, ready: Ready) -> None:
         """Refuse what this model cannot do. Raises ApiError 400."""
-        if self.functions:
-            tool_schemas.require_hermes(tool_format)
-        if self.thinking and "thinking" not in capabilities:
-            name = "chat_template_kwargs" if self.chat_template_kwargs else "reasoning_effort"
+        reasons = bool(ready.template_options) or ready.reasoning_marks is not None
+        if self.thinking and not reasons:
+            name = "chat_template_kwargs" if self.reasoning_effort is None else "reasoning_effort"
             raise unsupported_parameter(name, "is not supported with this model: it does not reason.")
+        if self.budget is not None and ready.reasoning_marks is None:
+            name = "chat_template_kwargs" if self.thinking_budget is None else "thinking_budget"
+            raise unsupported_parameter(name, "is not supported with this model: it does not reason.")
+        if "reasoning_effort" in (self.chat_template_kwargs or {}) and "reasoning_effort" not in ready.template_options:
+            raise unsupported_parameter(
+                "chat_template_kwargs.reasoning_effort",
+                "is not supported with this model: its chat template does not read it.",
+            )
 
 
 def parse_chat(data: dict[str, Any]) -> ChatRequest:
@@ -205,12 +280,12 @@ def _check_together(request: ChatRequest) -> None:
             param="max_tokens",
             code="invalid_parameter_combination",
         )
-    kwargs, effort = request.chat_template_kwargs, request.reasoning_effort
-    if kwargs and effort is not None and kwargs["enable_thinking"] != (effort != "none"):
+    effort = request.reasoning_effort
+    if effort is not None and request.thinking != (effort != "none"):
         raise ApiError(
             400,
-            "Invalid 'reasoning_effort': it contradicts 'chat_template_kwargs.enable_thinking'.",
+            "Invalid 'reasoning_effort': it contradicts 'chat_template_kwargs'.",
             param="reasoning_effort",
             code="invalid_parameter_combination",
         )
-    request.functions  # noqa: B018  (two functions of one name)
+    request.constraint  # noqa: B018  (schemas, and what may not stand together)

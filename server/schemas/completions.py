@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from backends.messages import Generate, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from server.errors import ApiError, unsupported_parameter
+from server.schemas.answers import AnswerFields
 from server.schemas.fields import (
     INT32_MAX,
     MAX_CHOICES,
@@ -52,18 +53,16 @@ FIELDS: dict[str, Use] = {
     "priority": Use.HONOURED,
     "cache_prompt": Use.HARMLESS,
     "keep_alive": Use.HONOURED,
-    "response_format": Use.NEUTRAL_ONLY,
+    "response_format": Use.HONOURED,
     "prompt_embeds": Use.NEUTRAL_ONLY,
     "grammar": Use.NEUTRAL_ONLY,
-    "json_schema": Use.NEUTRAL_ONLY,
-    "structured_outputs": Use.NEUTRAL_ONLY,
-    "guided_json": Use.NEUTRAL_ONLY,
-    "guided_regex": Use.NEUTRAL_ONLY,
-    "guided_choice": Use.NEUTRAL_ONLY,
+    "json_schema": Use.HONOURED,
+    "structured_outputs": Use.HONOURED,
+    "guided_json": Use.HONOURED,
+    "guided_regex": Use.HONOURED,
+    "guided_choice": Use.HONOURED,
     "guided_grammar": Use.NEUTRAL_ONLY,
 }
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"response_format": ({"type": "text"},)}
 
 
 def _prompts(value: Any) -> Any:
@@ -103,7 +102,7 @@ def _token_ids(value: Any) -> list[int]:
     return value
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, AnswerFields):
     """The body of a text completion."""
 
     prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
@@ -130,6 +129,7 @@ class CompletionRequest(SamplingFields):
 
     def jobs(self, job_id: str) -> list[Generate]:
         """One job per prompt, their ids told apart by a number."""
+        constraint = self.answer()
         return [
             Generate(
                 id=f"{job_id}-{i}",
@@ -142,6 +142,7 @@ class CompletionRequest(SamplingFields):
                 logprobs=self.logprobs,
                 ignore_eos=bool(self.ignore_eos),
                 echo=bool(self.echo),
+                constraint=constraint,
             )
             for i, prompt in enumerate(self.prompt)
         ]
@@ -157,11 +158,12 @@ class CompletionRequest(SamplingFields):
 def parse_completion(data: dict[str, Any]) -> CompletionRequest:
     """The checked request. Raises ApiError 400."""
     refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY and name != "best_of"]
-    refuse_unsupported(data, refused, _NEUTRAL)
+    refuse_unsupported(data, refused, {})
     request = check(CompletionRequest, data)
     request.check_together(max_tokens=request.limit)
     _check_counts(request)
     _check_combinations(request)
+    request.answer()  # schemas, and what may not stand together
     return request
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
-from server.errors import ApiError, clip, unsupported_parameter
+from backends.messages import Function as JobFunction
+from backends.messages import JsonObject, JsonSchema, ToolCalls
+from server.errors import ApiError, clip
+from server.schemas.json_schema import Checked, checked
 from server.schemas.problems import problem, wrong_type
 
 MAX_TOOLS = 128
@@ -25,6 +28,13 @@ class Function(BaseModel):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    _cleared: Checked | None = PrivateAttr(None)
+
+    def cleared(self, param: str) -> Checked:
+        """The schema of the arguments as it is enforced. Raises ApiError 400."""
+        if self._cleared is None:
+            self._cleared = checked(self.parameters or {}, param, strict=bool(self.strict))
+        return self._cleared
 
     @model_validator(mode="after")
     def _parameters_are_an_object(self) -> Function:
@@ -70,24 +80,63 @@ class Tool(BaseModel):
         return {"type": "function", "function": function}
 
 
+class NamedFunction(BaseModel):
+    """A function that is named and no more."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    name: str
+
+
+class NamedTool(BaseModel):
+    """`{"type": "function", "function": {"name": ...}}`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class AllowedTools(BaseModel):
+    """Some of the tools, in one of two moods."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedChoice(BaseModel):
+    """`{"type": "allowed_tools", "allowed_tools": {...}}`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 def _choice(value: Any) -> Any:
-    if isinstance(value, dict):
+    if value is not None and not isinstance(value, str | dict):
+        raise wrong_type("a string or an object", value)
+    if isinstance(value, dict) and value.get("type") not in ("function", "allowed_tools"):
         raise problem(
-            "unsupported_parameter",
-            "Unsupported parameter: '{param}' naming a tool is not supported by this server; use 'auto' or 'none'.",
+            "invalid_value",
+            "Invalid value for '{param}': expected 'function' or 'allowed_tools'.",
+            field=".type",
         )
-    if value == "required":
-        raise problem(
-            "unsupported_parameter",
-            "Unsupported parameter: '{param}' with 'required' is not supported by this server; use 'auto' or 'none'.",
-        )
-    if value is not None and not isinstance(value, str):
-        raise wrong_type("a string", value)
     return value
 
 
+def _kind_of_choice(value: Any) -> str:
+    if isinstance(value, dict):
+        return "<allowed>" if value.get("type") == "allowed_tools" else "<named>"
+    return "<word>"
+
+
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None
-ToolChoice = Annotated[Literal["auto", "none"] | None, BeforeValidator(_choice)]
+ToolChoice = Annotated[
+    Annotated[Literal["auto", "none", "required"] | None, Tag("<word>")]
+    | Annotated[NamedTool, Tag("<named>")]
+    | Annotated[AllowedChoice, Tag("<allowed>")],
+    Discriminator(_kind_of_choice),
+    BeforeValidator(_choice),
+]
 
 
 def offered(tools: list[Tool] | None) -> list[dict[str, Any]]:
@@ -102,22 +151,79 @@ def offered(tools: list[Tool] | None) -> list[dict[str, Any]]:
     return functions
 
 
+def calls(
+    tools: list[Tool] | None,
+    choice: NamedTool | AllowedChoice | str | None,
+    *,
+    parallel: bool,
+    content: JsonObject | JsonSchema | None,
+) -> ToolCalls | None:
+    """What the model may call; None where it may call nothing. Raises ApiError 400."""
+    offered(tools)
+    functions = [
+        _callable(tool.function, f"tools[{i}].function.parameters")
+        for i, tool in enumerate(tools or [])
+        if tool.function is not None
+    ]
+    if choice == "none":
+        return None
+    wanted = _wanted(choice)
+    if wanted is not None:
+        functions = [_find(name, functions) for name in wanted]
+    required = choice == "required" or isinstance(choice, NamedTool)
+    required = required or (isinstance(choice, AllowedChoice) and choice.allowed_tools.mode == "required")
+    if required and not functions:
+        raise ApiError(
+            400,
+            "Invalid 'tool_choice': a call is required, and 'tools' offers no function.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    if not functions:
+        return None
+    parallel = parallel and not isinstance(choice, NamedTool)
+    return ToolCalls(functions=functions, required=required, parallel=parallel, content=content)
+
+
+def _callable(function: Function, param: str) -> JobFunction:
+    return JobFunction(name=function.name, parameters=function.cleared(param).text, param=param)
+
+
+def _wanted(choice: NamedTool | AllowedChoice | str | None) -> list[str] | None:
+    """The names a choice is about; None for all."""
+    if isinstance(choice, NamedTool):
+        return [choice.function.name]
+    if isinstance(choice, AllowedChoice):
+        return list(dict.fromkeys(tool.function.name for tool in choice.allowed_tools.tools))
+    return None
+
+
+def _find(name: str, functions: list[JobFunction]) -> JobFunction:
+    for function in functions:
+        if function.name == name:
+            return function
+    raise ApiError(
+        400,
+        f"Invalid 'tool_choice': '{clip(name)}' is not among the functions in 'tools'.",
+        param="tool_choice",
+        code="invalid_value",
+    )
+
+
 def without_effect(tools: list[Tool] | None) -> list[str]:
-    """What the model is not shown, each once: tools as `tools[kind]`, functions' fields as `tools[].function.name`."""
+    """What is not shown to the model or not enforced, each once: `tools[kind]`, `tools[].function.name` and so on."""
     functions = [tool.function for tool in tools or [] if tool.function is not None]
-    strict = ["strict"] if any(function.strict for function in functions) else []
     unknown = sorted({name for function in functions for name in function.model_extra or {}})
     kinds = [f"tools[{kind}]" for kind in skipped(tools)]
-    return [*kinds, *(f"tools[].function.{name}" for name in [*strict, *unknown])]
+    left_out = {keyword for function in functions for keyword in function.cleared("tools").unenforced}
+    return [
+        *kinds,
+        *(f"tools[].function.{name}" for name in unknown),
+        *(f"tools[].function.parameters.{keyword}" for keyword in sorted(left_out)),
+    ]
 
 
 def skipped(tools: list[Tool] | None) -> list[str]:
     """The kinds of tools that were left out, fit for the log: a kind that is no plain word is `other`."""
     kinds = {tool.type for tool in tools or [] if tool.type != "function"}
     return sorted({kind if _KIND.fullmatch(kind) else "other" for kind in kinds})
-
-
-def require_hermes(tool_format: str | None) -> None:
-    """Refuse tools for a model whose template has none. Raises ApiError 400."""
-    if tool_format != "hermes":
-        raise unsupported_parameter("tools", "is not supported with this model: its chat template has no tools.")

@@ -32,7 +32,10 @@ def test_it_renders_messages_and_the_generation_prompt() -> None:
 def test_json_is_written_as_json_not_as_html() -> None:
     tools = [{"name": "f", "description": "ü<&>"}]
 
-    assert template("{{ tools | tojson }}").render(USER, tools=tools) == '[{"name": "f", "description": "ü<&>"}]'
+    assert (
+        template("{# <tool_call> #}{{ tools | tojson }}").render(USER, tools=tools)
+        == '[{"name": "f", "description": "ü<&>"}]'
+    )
 
 
 def test_generation_marks_for_training_are_transparent() -> None:

@@ -143,6 +143,8 @@ class FakeEngine:
             parts={"weights": self._measured_bytes},
             capabilities=["chat", "completion", "infill", "tools", "thinking", "embedding", "rerank"],
             tool_format="hermes",
+            reasoning_marks=("<think>", "</think>"),
+            template_options=["enable_thinking"],
             engine="fake 1",
         )
 

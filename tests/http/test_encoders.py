@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from backends.formats import hermes
 from backends.messages import Delta, ErrorCode, Failed, Finished, TokenLogprob
 from server.errors import ApiError, clip, from_failed
 from server.output.chat import ChatStream, ChatWhole
@@ -31,7 +32,8 @@ def events(data: bytes) -> list:
 
 
 def splitter():
-    return Splitter(reasons=True, opened=False, new_call_id=lambda: "call_1")
+    calls = hermes.FORMAT.read(new_id=lambda: "call_1")
+    return Splitter(marks=("<think>", "</think>"), opened=False, calls=calls)
 
 
 def test_a_stream_opens_with_the_role_and_ends_with_a_reason_and_done():
@@ -61,6 +63,7 @@ def test_usage_is_null_until_the_last_chunk_which_has_no_choice():
         "completion_tokens": 4,
         "total_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
@@ -71,7 +74,7 @@ def test_reasoning_content_and_calls_have_their_own_fields():
         {"reasoning_content": "hm"},
         {"content": "ok"},
         {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": '{"x":1}'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"x": 1}'}}]},
         {},
     ]
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -119,7 +122,7 @@ def test_a_whole_chat_completion_has_openais_shape():
     assert (first["finish_reason"], second["finish_reason"]) == ("length", "tool_calls")
     assert second["message"]["content"] is None
     assert second["message"]["tool_calls"] == [
-        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
+        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     ]
     assert body["usage"]["total_tokens"] == 3
 

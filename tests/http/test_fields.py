@@ -71,7 +71,6 @@ COMPLETION_NAMES = [
 ASKING = {
     "audio": {"voice": "alloy", "format": "wav"},
     "modalities": ["text", "audio"],
-    "response_format": {"type": "json_object"},
     "verbosity": "low",
     "web_search_options": {},
     "moderation": {"model": "omni"},
@@ -178,7 +177,6 @@ def test_what_has_no_effect_is_named():
     assert request.ignored == [
         "n_discard",
         "stream_options.continuous_usage_stats",
-        "tools[].function.strict",
         "tools[].function.examples",
         "messages[].content[].cache_control",
         "messages[].mood",
@@ -207,6 +205,15 @@ CHAT_ONLY = {
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "reasoning_effort": "low",
     "chat_template_kwargs": {"enable_thinking": False},
+    "thinking_budget": 5,
+}
+ANSWERS = {
+    "response_format": {"type": "json_object"},
+    "json_schema": {"type": "string"},
+    "guided_json": {"type": "string"},
+    "guided_regex": "a+",
+    "guided_choice": ["a", "b"],
+    "structured_outputs": {"choice": ["a", "b"]},
 }
 COMPLETION_ONLY = {"logprobs": 2, "suffix": "x", "echo": True}
 SEEN_BY_THE_ROUTE = {"model", "messages", "prompt", "stream", "stream_options", "priority", "keep_alive"}
@@ -218,11 +225,11 @@ def honoured(fields):
 
 
 def test_every_honoured_field_is_in_these_tables():
-    assert honoured(chat.FIELDS) == {*SAMPLED, *CHAT_ONLY, *SEEN_BY_THE_ROUTE, *NEED_ANOTHER} - {"prompt"}
-    assert honoured(completions.FIELDS) == {*SAMPLED, *COMPLETION_ONLY, *SEEN_BY_THE_ROUTE} - {"messages"}
+    assert honoured(chat.FIELDS) == {*SAMPLED, *ANSWERS, *CHAT_ONLY, *SEEN_BY_THE_ROUTE, *NEED_ANOTHER} - {"prompt"}
+    assert honoured(completions.FIELDS) == {*SAMPLED, *ANSWERS, *COMPLETION_ONLY, *SEEN_BY_THE_ROUTE} - {"messages"}
 
 
-@pytest.mark.parametrize(("name", "value"), [*SAMPLED.items(), *CHAT_ONLY.items()])
+@pytest.mark.parametrize(("name", "value"), [*SAMPLED.items(), *ANSWERS.items(), *CHAT_ONLY.items()])
 def test_an_honoured_chat_field_changes_the_job(name, value):
     assert chat.parse_chat(chat_body(**{name: value})).job("j") != chat.parse_chat(chat_body()).job("j")
 
@@ -239,7 +246,7 @@ def test_a_field_that_needs_another_changes_the_job_beside_it(base, more):
     assert chat.parse_chat(chat_body(**base, **more)).job("j") != chat.parse_chat(chat_body(**base)).job("j")
 
 
-@pytest.mark.parametrize(("name", "value"), [*SAMPLED.items(), *COMPLETION_ONLY.items()])
+@pytest.mark.parametrize(("name", "value"), [*SAMPLED.items(), *ANSWERS.items(), *COMPLETION_ONLY.items()])
 def test_an_honoured_completion_field_changes_the_job(name, value):
     base = {"model": "m", "prompt": "x"}
     assert completions.parse_completion(base | {name: value}).jobs("j") != completions.parse_completion(base).jobs("j")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from backends.messages import InfillPrompt, TextPrompt, TokenPrompt
+from backends.messages import InfillPrompt, Ready, TextPrompt, TokenPrompt, ToolCalls
 from server.errors import ApiError
 from server.schemas.chat import parse_chat
 from server.schemas.completions import parse_completion
@@ -161,8 +162,22 @@ OTHERS = [
         "tools[0].function.parameters.type",
         "invalid_function_parameters",
     ),
-    ("tool_choice", "required", "tool_choice", "unsupported_parameter"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}, "tool_choice", "unsupported_parameter"),
+    ("tool_choice", "required", "tool_choice", "invalid_value"),
+    ("tool_choice", {"type": "function", "function": {"name": "f"}}, "tool_choice", "invalid_value"),
+    ("tool_choice", {"type": "custom", "custom": {"name": "f"}}, "tool_choice.type", "invalid_value"),
+    ("tool_choice", {"type": "function"}, "tool_choice.function", "missing_required_parameter"),
+    ("tool_choice", 5, "tool_choice", "invalid_type"),
+    ("response_format", {"type": "sound"}, "response_format.type", "invalid_value"),
+    ("response_format", {"type": "json_schema"}, "response_format.json_schema", "missing_required_parameter"),
+    (
+        "response_format",
+        {"type": "json_schema", "json_schema": {"schema": 123}},
+        "response_format.json_schema.schema",
+        "invalid_type",
+    ),
+    ("response_format", "json", "response_format", "invalid_type"),
+    ("chat_template_kwargs", {"tokenize": True}, "chat_template_kwargs", "unsupported_parameter"),
+    ("chat_template_kwargs", {"enable_thinking": 1}, "chat_template_kwargs.enable_thinking", "invalid_type"),
     ("tool_choice", "perhaps", "tool_choice", "invalid_value"),
     ("chat_template_kwargs", {"tokenize": True}, "chat_template_kwargs", "unsupported_parameter"),
     ("reasoning_effort", "much", "reasoning_effort", "invalid_value"),
@@ -236,34 +251,98 @@ def test_unknown_kinds_of_tools_are_left_out_and_the_rest_offered():
     assert chat(tools=[*tools, *odd]).ignored == ["tools[other]", "tools[web_search]"]
 
 
-def test_one_call_at_most_means_stopping_at_its_end():
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    assert chat(tools=tools, parallel_tool_calls=False, stop="x").job("j").stop == ["x", "</tool_call>"]
-    assert chat(tools=tools).job("j").stop == []
-    assert chat(parallel_tool_calls=False).job("j").stop == []
+TOOLS = [
+    {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {}}}}},
+    {"type": "function", "function": {"name": "g"}},
+]
+NAMED = {"type": "function", "function": {"name": "g"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "names", "required", "parallel"),
+    [
+        ({}, ["f", "g"], False, True),
+        ({"tool_choice": "auto"}, ["f", "g"], False, True),
+        ({"parallel_tool_calls": False}, ["f", "g"], False, False),
+        ({"tool_choice": "required"}, ["f", "g"], True, True),
+        ({"tool_choice": NAMED}, ["g"], True, False),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED, NAMED]}}},
+            ["g"],
+            False,
+            True,
+        ),
+    ],
+)
+def test_the_choice_of_tools_becomes_a_constraint(fields, names, required, parallel):
+    job = chat(tools=TOOLS, **fields).job("j")
+    assert isinstance(job.constraint, ToolCalls)
+    assert [function.name for function in job.constraint.functions] == names
+    assert (job.constraint.required, job.constraint.parallel) == (required, parallel)
+    assert [tool["function"]["name"] for tool in job.prompt.tools] == ["f", "g"]
+
+
+def test_no_call_is_wanted_and_none_is_offered():
+    job = chat(tools=TOOLS, tool_choice="none").job("j")
+    assert job.constraint is None
+    assert job.prompt.tools == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "absent"}}},
+        {"tool_choice": "required"},
+        {"tools": [{"type": "web_search"}], "tool_choice": "required"},
+        {"tool_choice": NAMED},
+    ],
+)
+def test_a_choice_of_what_is_not_there_is_refused(fields):
+    assert refusal(chat, **fields).param == "tool_choice"
 
 
 def test_reasoning_is_switched_by_effort_or_by_template():
     assert chat().job("j").prompt.template_kwargs == {}
-    assert chat(reasoning_effort="none").job("j").prompt.template_kwargs == {"enable_thinking": False}
-    assert chat(reasoning_effort="low").job("j").prompt.template_kwargs == {"enable_thinking": True}
+    off = chat(reasoning_effort="none").job("j").prompt.template_kwargs
+    on = chat(reasoning_effort="minimal").job("j").prompt.template_kwargs
+    assert off == {"enable_thinking": False, "thinking": False, "reasoning_effort": "low"}
+    assert on == {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"}
     switched = chat(chat_template_kwargs={"enable_thinking": True})
-    assert switched.job("j").prompt.template_kwargs == {"enable_thinking": True}
+    assert switched.job("j").prompt.template_kwargs["enable_thinking"] is True
     assert refusal(chat, reasoning_effort="none", chat_template_kwargs={"enable_thinking": True}).param == (
         "reasoning_effort"
     )
 
 
-def test_a_model_that_cannot_is_not_asked_to():
-    with pytest.raises(ApiError, match="does not reason") as caught:
-        chat(reasoning_effort="high").require(tool_format=None, capabilities=["chat"])
-    assert caught.value.param == "reasoning_effort"
-    chat(reasoning_effort="none").require(tool_format=None, capabilities=["chat"])
-    tools = [{"type": "function", "function": {"name": "f"}}]
+def test_a_budget_for_reasoning_is_the_jobs_and_the_templates():
+    for fields in ({"thinking_budget": 9}, {"chat_template_kwargs": {"thinking_budget": 9}}):
+        job = chat(**fields).job("j")
+        assert (job.reasoning_budget, job.prompt.template_kwargs["thinking_budget"]) == (9, 9)
+
+
+READY = Ready(context=1, parallel=1, n_ctx_train=1, n_vocab=1, gpu_layers=0, n_layers=1, measured_bytes=0)
+REASONS = msgspec.structs.replace(READY, reasoning_marks=("<think>", "</think>"), template_options=["enable_thinking"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"thinking_budget": 5}, "thinking_budget"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
+    ],
+)
+def test_a_model_that_cannot_is_not_asked_to(fields, param):
     with pytest.raises(ApiError) as caught:
-        chat(tools=tools).require(tool_format=None, capabilities=["chat"])
-    assert caught.value.param == "tools"
-    chat(tools=tools, tool_choice="none").require(tool_format=None, capabilities=["chat"])
+        chat(**fields).require(READY)
+    assert caught.value.param == param
+    chat(**fields).require(REASONS)
+
+
+def test_an_effort_that_the_template_reads_has_an_effect():
+    asked = chat(reasoning_effort="high")
+    assert asked.ignored_by(REASONS) == ["reasoning_effort"]
+    assert asked.ignored_by(msgspec.structs.replace(REASONS, template_options=["reasoning_effort"])) == []
 
 
 PROMPTS = [

@@ -95,14 +95,18 @@ def test_tool_calls_are_delivered_whole_and_streamed(client):
     answer = client.chat.completions.create(model="fake", messages=user(f"!say Sure. {CALL}"), tools=TOOLS)
     choice = answer.choices[0]
     assert (choice.message.content, choice.finish_reason) == ("Sure.", "tool_calls")
-    assert choice.message.tool_calls[0].function.arguments == '{"city":"Paris"}'
+    assert choice.message.tool_calls[0].function.arguments == '{"city": "Paris"}'
     chunks = list(
         client.chat.completions.create(model="fake", messages=user(f"!say {CALL} {CALL}"), tools=TOOLS, stream=True)
     )
     parts = [call for c in chunks for call in c.choices[0].delta.tool_calls or []]
-    assert [(p.index, p.function.name) for p in parts] == [(0, "weather"), (0, None), (1, "weather"), (1, None)]
-    assert parts[0].id.startswith("call_")
-    assert parts[0].id != parts[2].id
+    first, second = ([part for part in parts if part.index == index] for index in (0, 1))
+    for call in (first, second):
+        assert (call[0].function.name, call[0].type, call[0].function.arguments) == ("weather", "function", "")
+        assert all(part.function.name is None and part.id is None for part in call[1:])
+        assert "".join(part.function.arguments for part in call) == '{"city": "Paris"}'
+    assert first[0].id.startswith("call_")
+    assert first[0].id != second[0].id
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 

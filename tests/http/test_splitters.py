@@ -9,26 +9,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.output.pieces import Call, Content, Piece, Reasoning, held_back
+from backends.formats import hermes
+from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, held_back
 from server.output.splitter import Splitter, finish_reason
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-ARGS = '{"city":"Paris"}'
+ARGS = '{"city": "Paris"}'
+
+
+def call(number: int, name: str, arguments: str) -> list[Piece]:
+    return [CallBegins(number, f"call_{number}", name), CallArguments(number, arguments)]
 
 
 def sort(chunks: list[str], *, reasons: bool = True, opened: bool = False, tools: bool = True) -> list[Piece]:
     numbers = itertools.count()
-    splitter = Splitter(
-        reasons=reasons, opened=opened, new_call_id=(lambda: f"call_{next(numbers)}") if tools else None
-    )
+    reader = hermes.FORMAT.read(new_id=lambda: f"call_{next(numbers)}") if tools else None
+    splitter = Splitter(marks=("<think>", "</think>") if reasons else None, opened=opened, calls=reader)
     return joined([piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush())
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbouring text pieces of one kind as one."""
+    """Neighbouring pieces of one kind as one."""
     result: list[Piece] = []
     for piece in pieces:
-        if result and not isinstance(piece, Call) and type(result[-1]) is type(piece):
+        if result and isinstance(piece, CallArguments) and isinstance(result[-1], CallArguments):
+            result[-1] = CallArguments(piece.number, result[-1].text + piece.text)
+        elif result and isinstance(piece, (Content, Reasoning)) and type(result[-1]) is type(piece):
             result[-1] = type(piece)(result[-1].text + piece.text)
         else:
             result.append(piece)
@@ -47,26 +53,26 @@ CASES = [
     ("why not\n</think>\nyes", {"opened": True}, [Reasoning("why not"), Content("yes")]),
     ("yes <think>no</think>", {}, [Content("yes <think>no</think>")]),
     ("<think>x</think>", {"reasons": False}, [Content("<think>x</think>")]),
-    (CALL, {}, [Call(0, "call_0", "weather", ARGS)]),
-    (f"Let me see. \n{CALL}", {}, [Content("Let me see."), Call(0, "call_0", "weather", ARGS)]),
-    (f"{CALL}\n{CALL}\n", {}, [Call(0, "call_0", "weather", ARGS), Call(1, "call_1", "weather", ARGS)]),
-    (f"{CALL}\nand then some  more", {}, [Call(0, "call_0", "weather", ARGS), Content("and then some  more")]),
+    (CALL, {}, call(0, "weather", ARGS)),
+    (f"Let me see. \n{CALL}", {}, [Content("Let me see."), *call(0, "weather", ARGS)]),
+    (f"{CALL}\n{CALL}\n", {}, [*call(0, "weather", ARGS), *call(1, "weather", ARGS)]),
+    (f"{CALL}\nand then some  more", {}, [*call(0, "weather", ARGS), Content("and then some  more")]),
     (
         f"<think>hm</think>\n{CALL}",
         {},
-        [Reasoning("hm"), Call(0, "call_0", "weather", ARGS)],
+        [Reasoning("hm"), *call(0, "weather", ARGS)],
     ),
-    (CALL.removesuffix("</tool_call>"), {}, [Call(0, "call_0", "weather", ARGS)]),
+    (CALL.removesuffix("</tool_call>"), {}, call(0, "weather", ARGS)),
     (CALL, {"tools": False}, [Content(CALL)]),
     ("<tool_call>{not json}</tool_call> after", {}, [Content("<tool_call>{not json}</tool_call> after")]),
     ("see \n<tool_call>[1]</tool_call>", {}, [Content("see \n<tool_call>[1]</tool_call>")]),
     ('<tool_call>{"name": 5}</tool_call>', {}, [Content('<tool_call>{"name": 5}</tool_call>')]),
     ('<tool_call>{"name": "f", "arg', {}, [Content('<tool_call>{"name": "f", "arg')]),
-    ('<tool_call>{"name": "f"}</tool_call>', {}, [Call(0, "call_0", "f", "{}")]),
+    ('<tool_call>{"name": "f"}</tool_call>', {}, call(0, "f", "{}")),
     (
         '<tool_call>{"name": "f", "arguments": {"x": "</tool_call>"}}</tool_call>.',
         {},
-        [Call(0, "call_0", "f", '{"x":"</tool_call>"}'), Content(".")],
+        [*call(0, "f", '{"x": "</tool_call>"}'), Content(".")],
     ),
 ]
 
@@ -123,6 +129,6 @@ def test_calls_turn_stop_into_tool_calls_and_leave_length_alone():
 
 
 def test_arguments_are_json():
-    (call,) = sort(['<tool_call>{"name": "f", "arguments": {"a": [1, null, "ü"]}}</tool_call>'])
-    assert isinstance(call, Call)
-    assert json.loads(call.arguments) == {"a": [1, None, "ü"]}
+    _, arguments = sort(['<tool_call>{"name": "f", "arguments": {"a": [1, null, "ü"]}}</tool_call>'])
+    assert isinstance(arguments, CallArguments)
+    assert json.loads(arguments.text) == {"a": [1, None, "ü"]}

@@ -82,7 +82,7 @@ def test_a_tool_loop_goes_there_and_back(client):
     assert (call.type, call.name, call.arguments, call.status) == (
         "function_call",
         "weather",
-        '{"city":"Paris"}',
+        '{"city": "Paris"}',
         "completed",
     )
     assert call.call_id != other.call_id

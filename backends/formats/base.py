@@ -1,0 +1,146 @@
+"""What a tool-call format is made of: how to recognise it, read it and force it.
+
+Grammars are pieces of Lark in llguidance's dialect; `backends.grammars` puts them together.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backends.formats.pieces import Piece
+from backends.formats.reading import CallReader, Notation
+from backends.messages import Function
+
+Json = dict[str, Any]
+Conversation = tuple[list[Json], list[Json]]
+"""Messages and tools in the plain form that templates take."""
+
+WHITE_SPACE = r"[ \n\r\t]{1,40}"
+"""At one place in JSON: enough for deep indentation, and no endless blank for a weak model to fall into."""
+
+
+class Reader(Protocol):
+    """Sorts one choice's text."""
+
+    @property
+    def n_calls(self) -> int:
+        """Calls announced so far."""
+        ...
+
+    def feed(self, text: str) -> list[Piece]:
+        """The pieces that are certain by now."""
+        ...
+
+    def flush(self) -> list[Piece]:
+        """The rest, at the end of the text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A format's part of a grammar: Lark whose rule `calls` is one call or, where it may be, several.
+
+    `GAP` is a little white space.
+    """
+
+    calls: str
+    trigger: str | None = None
+    """What comes before `calls`, in an answer that is text up to there; None where nothing but `calls` may come."""
+    plain: str = r"(?s:.*)"
+    """A regular expression of answers without any call."""
+
+
+def unchanged(messages: list[Json], tools: list[Json]) -> Conversation:
+    """Templates that take OpenAI's messages as they are."""
+    return messages, tools
+
+
+def new_call_id() -> str:
+    """An id nobody guesses."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one family of models writes tool calls."""
+
+    name: str
+    fits: Callable[[str], bool]
+    """Whether a chat template, by its source, speaks it."""
+    rules: Callable[[Sequence[Function], bool], Rules]
+    """The grammar of calls of these functions; the flag says whether several may follow each other."""
+    notation: Notation | None = None
+    reader: Callable[[Callable[[], str], Sequence[Json]], Reader] | None = None
+    """Makes a reader from a source of ids and the functions offered, where no notation can."""
+    marks: tuple[str, ...] = ()
+    """Texts that are control tokens of such vocabularies and yet belong to the answer."""
+    adapt: Callable[[list[Json], list[Json]], Conversation] = unchanged
+    """Messages and tools as this family's templates want them."""
+    new_id: Callable[[], str] = new_call_id
+    text_opening: str = ""
+    """Lark for what stands before an answer that is text."""
+    reasons: bool = False
+    """Its reader takes reasoning apart as well."""
+
+    def read(self, tools: Sequence[Json] = (), *, new_id: Callable[[], str] | None = None) -> Reader:
+        """A reader for one choice."""
+        make_id = self.new_id if new_id is None else new_id
+        if self.reader is not None:
+            return self.reader(make_id, tools)
+        assert self.notation is not None
+        return CallReader(self.notation, new_id=make_id)
+
+
+def quoted(text: str) -> str:
+    """A literal in Lark."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def inline(schema: Any) -> str:
+    """A JSON schema in Lark, with bounded white space."""
+    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITE_SPACE}}, ensure_ascii=False)
+
+
+def parameters(function: Function) -> Json:
+    """The schema of a function's arguments: an object, and without unknown properties where it names its own."""
+    schema: Json = json.loads(function.parameters) or {}
+    schema = {key: value for key, value in schema.items() if key not in ("$schema", "$id")}
+    open_ended = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+    if not open_ended & schema.keys():
+        schema = {**schema, "additionalProperties": False}
+    return {**schema, "type": "object"}
+
+
+def named_objects(functions: Sequence[Function], *, arguments: str = "arguments") -> Json:
+    """The schema of `{"name": ..., "arguments": {...}}` for any of the functions, their references moved along."""
+    schemas = [parameters(function) for function in functions]
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": function.name}, arguments: {"$ref": f"#/$defs/f{i}"}},
+            "required": ["name", arguments],
+            "additionalProperties": False,
+        }
+        for i, function in enumerate(functions)
+    ]
+    return {"$defs": {f"f{i}": _moved(schema, f"#/$defs/f{i}") for i, schema in enumerate(schemas)}, "anyOf": calls}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """The schema as it reads with its root at `root`."""
+    if isinstance(schema, list):
+        return [_moved(item, root) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {
+        key: value if key in ("const", "enum", "default", "examples") else _moved(value, root)
+        for key, value in schema.items()
+    }
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = root + reference[1:]
+    return moved

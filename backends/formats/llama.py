@@ -1,0 +1,28 @@
+"""Llama 3.x: `{"name": ..., "parameters": {...}}` as the whole answer, or behind `<|python_tag|>`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backends.formats.base import Format, Rules, inline, named_objects, quoted
+from backends.formats.reading import Notation
+from backends.messages import Function
+
+TAG = "<|python_tag|>"
+
+
+def rules(functions: Sequence[Function], parallel: bool) -> Rules:
+    """Objects parted by semicolons. Text that opens with a brace is a call, so no other text may."""
+    more = '(GAP ";" GAP object)*' if parallel else ""
+    objects = inline(named_objects(functions, arguments="parameters"))
+    calls = f"calls: GAP {quoted(TAG)}? GAP object {more} GAP\nobject: {objects}\n"
+    return Rules(calls=calls, plain=r"(\s*([^{\s<]|<[^|])(?s:.*))?")
+
+
+FORMAT = Format(
+    name="llama",
+    fits=lambda template: "parameters" in template and ("<|python_tag|>" in template or "ipython" in template),
+    rules=rules,
+    notation=Notation(begins=(TAG,), gaps=(";",), many=True, bare=True),
+    marks=(TAG,),
+)

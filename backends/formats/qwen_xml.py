@@ -1,0 +1,208 @@
+"""Qwen3-Coder and its heirs: `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`.
+
+A value is plain text where the schema says string, and JSON otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jiter
+
+from backends.formats.base import Format, Json, Rules, inline, parameters, quoted
+from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, held_back
+from backends.messages import Function
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_FUNCTION, _FUNCTION_END = "<function=", "</function>"
+_PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
+
+
+def rules(functions: Sequence[Function], parallel: bool) -> Rules:
+    """Parameters in the order of the schema."""
+    lines = []
+    for i, function in enumerate(functions):
+        schema = parameters(function)
+        required = schema.get("required") or []
+        parts = []
+        for j, (key, item) in enumerate((schema.get("properties") or {}).items()):
+            opening = quoted(f"{_PARAMETER}{key}>\n")
+            value = f"f{i}p{j}"
+            lines.append(f"{value}: {opening} {_value(item, schema)} {quoted(chr(10))}")
+            parts.append(value if key in required else f"{value}?")
+        head = quoted(f"{_FUNCTION}{function.name}>\n")
+        lines.append(f"call{i}: {head} {' '.join(parts)} {quoted(_FUNCTION_END)}")
+    either = " | ".join(f"call{i}" for i in range(len(functions)))
+    more = f"(GAP {quoted(OPEN)} call)*" if parallel else ""
+    lark = [
+        f"calls: call {more} GAP",
+        f"call: GAP ({either}) GAP {quoted(CLOSE)}",
+        "text[lazy]: /(?s:.*)\\n<\\/parameter>/",
+        *lines,
+        "",
+    ]
+    return Rules(trigger=OPEN, calls="\n".join(lark))
+
+
+def _value(schema: Any, root: Json) -> str:
+    if isinstance(schema, dict) and _is_text(schema):
+        if isinstance(choices := schema.get("enum"), list):
+            return "(" + " | ".join(quoted(f"{choice}\n{_PARAMETER_END}") for choice in choices) + ")"
+        return "text"
+    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    value = {**definitions, **schema} if isinstance(schema, dict) else {}
+    return f"{inline(value)} {quoted(chr(10) + _PARAMETER_END)}"
+
+
+def _is_text(schema: Json) -> bool:
+    """A value of this schema is written without quotes."""
+    if "type" in schema:
+        return bool(schema["type"] == "string")
+    choices = schema.get("enum")
+    return isinstance(choices, list) and bool(choices) and all(isinstance(choice, str) for choice in choices)
+
+
+class _State(enum.Enum):
+    """`TEXT -> CALL -> FUNCTION -> VALUE -> FUNCTION -> CALL -> TEXT`."""
+
+    TEXT = enum.auto()
+    CALL = enum.auto()
+    FUNCTION = enum.auto()
+    VALUE = enum.auto()
+
+
+class XmlReader:
+    """One choice's text; whether a value is text or JSON is the offered functions' schemas' to say."""
+
+    def __init__(self, new_id: Callable[[], str], tools: Sequence[Json]) -> None:
+        self._new_id = new_id
+        functions = [tool.get("function", tool) for tool in tools]
+        self._properties = {f["name"]: (f.get("parameters") or {}).get("properties") or {} for f in functions}
+        self._state = _State.TEXT
+        self._held = ""
+        self._gap = ""
+        self._name = self._key = ""
+        self._n_parameters = 0
+        self._after_call = False
+        self.n_calls = 0
+
+    def feed(self, text: str) -> list[Piece]:
+        """The pieces that are certain by now."""
+        self._held += text
+        pieces: list[Piece] = []
+        moves = {
+            _State.TEXT: self._text,
+            _State.CALL: self._call,
+            _State.FUNCTION: self._function,
+            _State.VALUE: self._value,
+        }
+        while moves[self._state](pieces):
+            pass
+        return pieces
+
+    def flush(self) -> list[Piece]:
+        """The rest, at the end of the text."""
+        text, self._held = self._held, ""
+        if self._state is _State.TEXT:
+            return [Content(text)] if text and not (self._after_call and not text.strip()) else []
+        if self._state is _State.CALL:
+            return [] if self._after_call else [Content(self._gap + OPEN + text)]
+        return []
+
+    def _text(self, pieces: list[Piece]) -> bool:
+        at = self._held.find(OPEN)
+        cut = at if at >= 0 else len(self._held) - held_back(self._held, OPEN)
+        certain = self._held[:cut].rstrip()
+        if certain:
+            pieces.append(Content(certain.lstrip() if self._after_call else certain))
+            self._after_call = False
+        if at < 0:
+            self._held = self._held[len(certain) :]
+            return False
+        self._gap = self._held[len(certain) : at]
+        self._held = self._held[at + len(OPEN) :]
+        self._state = _State.CALL
+        self._after_call = False
+        return True
+
+    def _call(self, pieces: list[Piece]) -> bool:
+        """Behind the opening tag, or behind a function's end."""
+        stripped = self._held.lstrip()
+        expected = CLOSE if self._after_call else _FUNCTION
+        if stripped.startswith(CLOSE) and self._after_call:
+            self._held = stripped[len(CLOSE) :]
+            self._state = _State.TEXT
+            return True
+        if stripped.startswith(_FUNCTION):
+            name, end, rest = stripped[len(_FUNCTION) :].partition(">")
+            if not end:
+                return False
+            self._begin(pieces, name.strip())
+            self._held = rest
+            return True
+        if expected.startswith(stripped) or _FUNCTION.startswith(stripped):
+            return False
+        if not self._after_call:
+            pieces.append(Content(self._gap + OPEN))
+        self._state = _State.TEXT
+        return True
+
+    def _begin(self, pieces: list[Piece], name: str) -> None:
+        pieces += [CallBegins(self.n_calls, self._new_id(), name), CallArguments(self.n_calls, "{")]
+        self.n_calls += 1
+        self._name, self._n_parameters = name, 0
+        self._state = _State.FUNCTION
+
+    def _function(self, pieces: list[Piece]) -> bool:
+        stripped = self._held.lstrip()
+        if stripped.startswith(_PARAMETER):
+            key, end, rest = stripped[len(_PARAMETER) :].partition(">")
+            if not end:
+                return False
+            self._key, self._held, self._state = key.strip(), rest, _State.VALUE
+            return True
+        if stripped.startswith(_FUNCTION_END):
+            self._held = stripped[len(_FUNCTION_END) :]
+            pieces.append(CallArguments(self.n_calls - 1, "}"))
+            self._state, self._after_call = _State.CALL, True
+            return True
+        if _PARAMETER.startswith(stripped) or _FUNCTION_END.startswith(stripped):
+            return False
+        self._held = stripped[1:]  # nothing else has a meaning here
+        return True
+
+    def _value(self, pieces: list[Piece]) -> bool:
+        end = self._held.find(_PARAMETER_END)
+        if end < 0:
+            return False
+        value = self._held[:end].removeprefix("\n").removesuffix("\n")
+        self._held = self._held[end + len(_PARAMETER_END) :]
+        comma = ", " if self._n_parameters else ""
+        self._n_parameters += 1
+        written = f"{comma}{json.dumps(self._key, ensure_ascii=False)}: {self._as_json(value)}"
+        pieces.append(CallArguments(self.n_calls - 1, written))
+        self._state = _State.FUNCTION
+        return True
+
+    def _as_json(self, value: str) -> str:
+        schema = self._properties.get(self._name, {}).get(self._key, {})
+        if not (isinstance(schema, dict) and _is_text(schema)):
+            try:
+                jiter.from_json(value.encode(), allow_inf_nan=False)
+            except ValueError:
+                pass
+            else:
+                return value.strip()
+        return json.dumps(value, ensure_ascii=False)
+
+
+FORMAT = Format(
+    name="qwen-xml",
+    fits=lambda template: _FUNCTION in template and _PARAMETER in template,
+    rules=rules,
+    reader=XmlReader,
+    marks=(OPEN, CLOSE),
+)

@@ -1,0 +1,271 @@
+"""Compiles a job's constraint, in the format of one model, to masks over its vocabulary.
+
+Owns llguidance: its limits, the cache of compiled grammars and the words of its refusals. What a grammar says of calls
+is `backends.formats`'; reasoning, which no grammar sees, is `backends.guides`'.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits
+
+from backends.engine import JobError
+from backends.formats.base import inline, quoted
+from backends.messages import JsonObject, JsonSchema, Pattern, ToolCalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from llguidance import LLTokenizer
+    from numpy.typing import NDArray
+
+    from backends.formats.base import Format
+    from backends.messages import Constraint
+    from backends.vocabulary import Vocabulary
+
+MAX_CACHED = 32
+_GAP = "GAP: /[ \\n\\r\\t]{0,8}/\n"
+_MAX_TRIALS = 256
+"""Parts of a refused schema that are tried to find the one at fault."""
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _limits() -> LLParserLimits:
+    """Bounds of time and memory: at most some 20 ms for one mask and 100 MB for one grammar's lexer."""
+    return LLParserLimits(
+        initial_lexer_fuel=1_000_000,
+        step_lexer_fuel=200_000,
+        step_max_items=50_000,
+        max_lexer_states=50_000,
+        max_grammar_size=500_000,
+        verbose_errors=False,
+    )
+
+
+class Mask:
+    """See `backends.constraints.TokenMask`; one text under one grammar."""
+
+    def __init__(self, matcher: LLMatcher, n_vocab: int) -> None:
+        self._matcher = matcher
+        self._n_vocab = n_vocab
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """`(n_vocab,) bool`. Raises JobError where the grammar is too costly here."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        return np.unpackbits(bits, count=self._n_vocab, bitorder="little").view(np.bool_)
+
+    def accept(self, token: int) -> None:
+        """Advance by an allowed token, or an end."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def try_accept(self, token: int) -> bool:
+        """Advance where the token is allowed; False where it is not."""
+        if self._matcher.validate_tokens([token]) != 1:
+            return False
+        self.accept(token)
+        return True
+
+    @property
+    def ended(self) -> bool:
+        """Nothing but the end may follow."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def called(self) -> bool:
+        """The text holds a tool call."""
+        return self._matcher.get_capture("call") is not None
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            reason = _reason(self._matcher.get_error())
+            raise JobError("invalid_value", f"the answer's form became too costly to enforce: {reason}")
+
+
+@dataclass(frozen=True)
+class CompiledGrammar:
+    """A grammar with its first mask computed; sequences start from copies."""
+
+    matcher: LLMatcher
+    n_vocab: int
+
+    def start(self) -> Mask:
+        """A mask at the beginning of a text."""
+        return Mask(self.matcher.deep_copy(), self.n_vocab)
+
+
+class Compiler:
+    """The grammars of one model, compiled once each. `compile` is for one thread at a time, masks are not."""
+
+    def __init__(self, vocabulary: Callable[[], Vocabulary], format_: Format) -> None:
+        self._make_vocabulary = vocabulary
+        self._format = format_
+        self._tokenizer: LLTokenizer | None = None
+        self._n_vocab = 0
+        self._cache: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, constraint: Constraint) -> CompiledGrammar:
+        """The grammar, from the cache where it is known. Raises JobError for what cannot be enforced."""
+        key = _encode(constraint)
+        with self._lock:
+            if (known := self._cache.get(key)) is not None:
+                self._cache.move_to_end(key)
+                return known
+            made = self._compile(constraint)
+            self._cache[key] = made
+            while len(self._cache) > MAX_CACHED:
+                self._cache.popitem(last=False)
+            return made
+
+    def warm(self) -> None:
+        """Make the tokenizer ahead of the first constraint."""
+        with self._lock:
+            self._ready_tokenizer()
+
+    def _ready_tokenizer(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            vocabulary = self._make_vocabulary()
+            self._n_vocab = len(vocabulary.pieces)
+            self._tokenizer = vocabulary.tokenizer()
+        return self._tokenizer
+
+    def _compile(self, constraint: Constraint) -> CompiledGrammar:
+        matcher = self._matcher(_lark(constraint, self._format))
+        if isinstance(matcher, str):
+            raise self._refusal(constraint, matcher)
+        return CompiledGrammar(matcher, self._n_vocab)
+
+    def _matcher(self, lark: str) -> LLMatcher | str:
+        """A matcher whose first mask has been computed, or why there is none."""
+        matcher = LLMatcher(self._ready_tokenizer(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=_limits())
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if matcher.is_error():
+            return _reason(matcher.get_error())
+        return "nothing can satisfy it" if matcher.is_stopped() and not matcher.is_accepting() else matcher
+
+    def _refusal(self, constraint: Constraint, reason: str) -> JobError:
+        """The error that names the part of the schema at fault."""
+        if isinstance(constraint, Pattern):
+            message = f"the pattern cannot be enforced: {reason}"
+            return JobError("invalid_value", message, param=constraint.param)
+        for place, schema in _schemas(constraint):
+            if (fault := self._fault(schema)) is not None:
+                path, why = fault
+                shown = _printable(place + path)
+                return JobError("invalid_value", f"Invalid schema at '{shown}': {why}.", param=shown)
+        param = "tools" if isinstance(constraint, ToolCalls) else "response_format"
+        return JobError("invalid_value", f"the answer's form cannot be enforced: {reason}", param=param)
+
+    def _fault(self, schema: Any) -> tuple[str, str] | None:
+        """Path and reason of the innermost part of a schema that does not compile; None where all of it does."""
+        reason = self._reason_against(schema)
+        if reason is None:
+            return None
+        root, path, trials = schema, "", _MAX_TRIALS
+        while trials > 0:
+            for step, child in _children(schema):
+                trials -= 1
+                if trials < 0:
+                    break
+                if (deeper := self._reason_against(_rooted(child, root))) is not None:
+                    schema, path, reason = child, path + step, deeper
+                    break
+            else:
+                break
+        return path, reason
+
+    def _reason_against(self, schema: Any) -> str | None:
+        made = self._matcher(f"start: {_json(schema)}\n")
+        return made if isinstance(made, str) else None
+
+
+def _lark(constraint: Constraint, format_: Format) -> str:
+    """The whole grammar of an answer, reasoning left out."""
+    if isinstance(constraint, ToolCalls):
+        return _GAP + _with_calls(constraint, format_)
+    opening = format_.text_opening
+    if isinstance(constraint, Pattern):
+        escaped = constraint.regex.replace("/", r"\/")
+        return f"start: {opening} BODY\nBODY: /{escaped}/\n"
+    return f"start: {opening} content\ncontent: {_content(constraint)}\n"
+
+
+def _with_calls(constraint: ToolCalls, format_: Format) -> str:
+    rules = format_.rules(constraint.functions, constraint.parallel)
+    calls = f'called[capture="call"]: calls\n{rules.calls}'
+    trigger = "" if rules.trigger is None else quoted(rules.trigger)
+    if constraint.required:
+        return f"start: GAP {trigger} called\n{calls}"
+    if constraint.content is not None:
+        plain = f"{format_.text_opening} content"
+        return f"start: {plain} | GAP {trigger} called\ncontent: {_content(constraint.content)}\n{calls}"
+    plain = f"{format_.text_opening} PLAIN"
+    text = f"PLAIN: /{rules.plain}/\n"
+    if rules.trigger is None:
+        return f"start: {plain} | called\n{text}{calls}"
+    return f"start: {plain} | head called\nhead[lazy]: PLAIN {trigger}\n{text}{calls}"
+
+
+def _content(constraint: JsonObject | JsonSchema) -> str:
+    return inline({"type": "object"}) if isinstance(constraint, JsonObject) else _json(json.loads(constraint.schema))
+
+
+def _json(schema: Any) -> str:
+    """A client's schema in Lark; `true` and `false` are schemas, too."""
+    return inline(schema if isinstance(schema, dict) else {} if schema else {"not": {}})
+
+
+def _schemas(constraint: Constraint) -> Iterator[tuple[str, Any]]:
+    """Each schema of a constraint with the name of its place."""
+    if isinstance(constraint, JsonSchema):
+        yield constraint.param, json.loads(constraint.schema)
+    elif isinstance(constraint, ToolCalls):
+        for function in constraint.functions:
+            yield function.param, json.loads(function.parameters)
+        if constraint.content is not None:
+            yield from _schemas(constraint.content)
+
+
+def _children(schema: Any) -> Iterator[tuple[str, Any]]:
+    """The subschemas of a schema, each with its step in a path."""
+    if not isinstance(schema, dict):
+        return
+    for key in ("properties", "patternProperties", "$defs", "definitions"):
+        if isinstance(group := schema.get(key), dict):
+            for name, child in group.items():
+                yield f".{key}.{name}", child
+    for key in ("items", "additionalProperties", "not", "contains"):
+        if isinstance(child := schema.get(key), dict):
+            yield f".{key}", child
+    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+        if isinstance(group := schema.get(key), list):
+            for i, child in enumerate(group):
+                yield f".{key}[{i}]", child
+
+
+def _rooted(child: Any, root: Any) -> Any:
+    """A subschema with the definitions it may refer to."""
+    if not isinstance(child, dict) or not isinstance(root, dict):
+        return child
+    return {**{key: root[key] for key in ("$defs", "definitions") if key in root}, **child}
+
+
+def _reason(error: str) -> str:
+    """llguidance's reason, its first line that says something."""
+    lines = [line.strip() for line in error.splitlines()]
+    said = [line for line in lines if line.startswith("error:")] or [line for line in lines if line]
+    return said[0].removeprefix("error: ")[:200] if said else "no reason given"
+
+
+def _printable(path: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in path)[:256]

@@ -1,0 +1,280 @@
+"""From a job to what guides its sampling: reasoning first, free and counted, and then the constraint.
+
+Owns the border between the two, which no grammar knows: a grammar describes the answer alone, so reasoning costs no
+mask, and a budget can close it. Engines see `TokenMask`s.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backends.formats.pieces import held_back
+from backends.formats.thinking import Thinking
+from backends.grammars import Compiler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from backends.formats.base import Format
+    from backends.grammars import CompiledGrammar, Mask
+    from backends.messages import Generate
+    from backends.vocabulary import Vocabulary
+
+_MAX_GAP_TOKENS = 4
+"""White space that a model may put between its reasoning and a constrained answer."""
+
+
+class Words:
+    """Questions about a vocabulary's pieces, each answered once; masks are `(n_vocab,) bool`."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._pieces = vocabulary.pieces
+        self._ends = list(vocabulary.ends)
+        self._tokenize = vocabulary.tokenize
+        self._known: dict[tuple[str, bytes], NDArray[np.bool_]] = {}
+        self._spellings: dict[bytes, list[int]] = {}
+
+    def prepare(self, opening: bytes, closing: bytes) -> None:
+        """Answer ahead what the first steps will ask."""
+        self.continuing(opening)
+        self.overshooting(closing)
+        self.spelling(closing)
+        _ = self.spaces, self.going_on
+
+    def continuing(self, rest: bytes) -> NDArray[np.bool_]:
+        """Tokens that are a beginning of `rest`."""
+        return self._mask("continuing", rest, lambda piece: rest.startswith(piece))
+
+    def overshooting(self, rest: bytes) -> NDArray[np.bool_]:
+        """Tokens that hold `rest` and then more than white space."""
+        return self._mask("overshooting", rest, lambda piece: bool(piece.partition(rest)[2].strip()))
+
+    @property
+    def spaces(self) -> NDArray[np.bool_]:
+        """Tokens of white space alone."""
+        return self._mask("spaces", b"", lambda piece: not piece.strip())
+
+    @property
+    def going_on(self) -> NDArray[np.bool_]:
+        """All tokens but the ends."""
+        key = ("going on", b"")
+        if key not in self._known:
+            mask = np.ones(len(self._pieces), dtype=np.bool_)
+            mask[self._ends] = False
+            self._known[key] = mask
+        return self._known[key]
+
+    def only(self, token: int) -> NDArray[np.bool_]:
+        """One token."""
+        mask = np.zeros(len(self._pieces), dtype=np.bool_)
+        mask[token] = True
+        return mask
+
+    def spelling(self, text: bytes) -> list[int]:
+        """Tokens that write `text`: the one that is it, where there is one."""
+        if text not in self._spellings:
+            whole = next((token for token, piece in enumerate(self._pieces) if piece == text), None)
+            self._spellings[text] = self._tokenize(text) if whole is None else [whole]
+        return list(self._spellings[text])
+
+    def _mask(self, kind: str, rest: bytes, holds: Callable[[bytes], bool]) -> NDArray[np.bool_]:
+        key = (kind, rest)
+        if key not in self._known:
+            found = (bool(piece) and holds(piece) for piece in self._pieces)
+            self._known[key] = np.fromiter(found, dtype=np.bool_, count=len(self._pieces))
+        return self._known[key]
+
+
+class _Phase(enum.Enum):
+    """`START -> [REASONING -> GAP ->] BODY`."""
+
+    START = enum.auto()
+    REASONING = enum.auto()
+    GAP = enum.auto()
+    BODY = enum.auto()
+
+
+class Guide:
+    """See `backends.constraints.TokenMask`; one text of one job."""
+
+    def __init__(self, plan: GuidePlan) -> None:
+        self._plan = plan
+        self._mask: Mask | None = None if plan.grammar is None else plan.grammar.start()
+        self._phase = {
+            Thinking.OPEN: _Phase.REASONING,
+            Thinking.MAYBE: _Phase.START,
+            Thinking.NEVER: _Phase.BODY,
+        }[plan.thinking]
+        self._text = b""
+        """At the start all of it, while reasoning its end."""
+        self._answers = True
+        """At the start: the text may also be the beginning of the answer."""
+        self._n_gap = 0
+        self._closing: list[int] | None = None
+        """What is left of the forced end of a block whose budget is spent."""
+        self.reasoning_tokens = 0
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """See `TokenMask`."""
+        if self._phase is _Phase.BODY:
+            return None if self._mask is None else self._mask.allowed()
+        if self._phase is _Phase.REASONING:
+            return self._while_reasoning()
+        if self._mask is None:
+            return None
+        words = self._plan.words()
+        if self._phase is _Phase.GAP:
+            return self._mask.allowed() | words.spaces if self._n_gap < _MAX_GAP_TOKENS else self._mask.allowed()
+        rest = self._plan.opening[len(self._text.lstrip()) :]
+        return self._mask.allowed() | words.continuing(rest) if self._answers else words.continuing(rest)
+
+    def _while_reasoning(self) -> NDArray[np.bool_] | None:
+        plan = self._plan
+        if self._closing is None and plan.budget is not None and self.reasoning_tokens >= plan.budget:
+            self._closing = plan.words().spelling(plan.closing)
+        if self._closing:
+            return plan.words().only(self._closing[0])
+        if self._mask is None:
+            return None
+        words = plan.words()
+        rest = plan.closing[held_back(self._text.decode("latin-1"), plan.closing.decode("latin-1")) :]
+        overshooting = words.overshooting(rest)
+        return words.going_on & ~overshooting if overshooting.any() else words.going_on
+
+    def accept(self, token: int) -> None:
+        """See `TokenMask`."""
+        match self._phase:
+            case _Phase.BODY:
+                if self._mask is not None:
+                    self._mask.accept(token)
+            case _Phase.REASONING:
+                self._reason(token)
+            case _Phase.GAP:
+                self._bridge(token)
+            case _Phase.START:
+                self._begin(token)
+
+    def _begin(self, token: int) -> None:
+        self._text += self._plan.piece(token)
+        self.reasoning_tokens += 1
+        self._answers = self._answers and (self._mask is None or self._mask.try_accept(token))
+        text, opening = self._text.lstrip(), self._plan.opening
+        if text.startswith(opening):
+            self._phase = _Phase.REASONING
+            self._text = text[len(opening) :]
+            self._mask = None if self._plan.grammar is None else self._plan.grammar.start()
+            self._look_for_the_end()
+        elif not opening.startswith(text) or token in self._plan.ends:
+            self._phase = _Phase.BODY
+            self.reasoning_tokens = 0
+
+    def _reason(self, token: int) -> None:
+        self.reasoning_tokens += 1
+        if self._closing:
+            self._closing.pop(0)
+        self._text += self._plan.piece(token)
+        self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        if self._plan.closing in self._text:
+            self._phase = _Phase.BODY if self._mask is None else _Phase.GAP
+        self._text = self._text[-len(self._plan.closing) :]
+
+    def _bridge(self, token: int) -> None:
+        assert self._mask is not None
+        if self._mask.try_accept(token):
+            self._phase = _Phase.BODY
+        else:
+            self._n_gap += 1
+
+    @property
+    def ended(self) -> bool:
+        """See `TokenMask`."""
+        return self._phase is _Phase.BODY and self._mask is not None and self._mask.ended
+
+    @property
+    def called(self) -> bool:
+        """See `TokenMask`."""
+        return self._mask is not None and self._mask.called
+
+
+@dataclass(frozen=True)
+class GuidePlan:
+    """What all choices of one job share."""
+
+    grammar: CompiledGrammar | None
+    thinking: Thinking
+    marks: tuple[str, str]
+    budget: int | None
+    words: Callable[[], Words]
+    piece: Callable[[int], bytes]
+    ends: frozenset[int]
+    opening: bytes = field(init=False)
+    closing: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "opening", self.marks[0].encode())
+        object.__setattr__(self, "closing", self.marks[1].encode())
+
+    def start(self) -> Guide:
+        """The guide of one choice."""
+        return Guide(self)
+
+
+class Guides:
+    """One model's: its grammars, its marks, and the pieces that a text of it shows. `plan` is for one thread."""
+
+    def __init__(
+        self,
+        *,
+        vocabulary: Callable[[], Vocabulary],
+        format_: Format,
+        piece: Callable[[int], bytes],
+        ends: Sequence[int],
+        marks: tuple[str, str] | None,
+    ) -> None:
+        self._make_vocabulary = vocabulary
+        self._made: Vocabulary | None = None
+        self._compiler = Compiler(self._vocabulary, format_)
+        self._piece = piece
+        self._ends = frozenset(ends)
+        self._marks = marks
+        self._words: Words | None = None
+
+    def plan(self, job: Generate, thinking: Thinking) -> GuidePlan | None:
+        """What guides this job; None where nothing has to. Raises JobError."""
+        if job.constraint is None and thinking is Thinking.NEVER:
+            return None
+        plan = GuidePlan(
+            grammar=None if job.constraint is None else self._compiler.compile(job.constraint),
+            thinking=thinking,
+            marks=self._marks or ("", ""),
+            budget=job.reasoning_budget,
+            words=self._ready_words,
+            piece=self._piece,
+            ends=self._ends,
+        )
+        if thinking is not Thinking.NEVER and (plan.grammar is not None or plan.budget is not None):
+            self._ready_words().prepare(plan.opening, plan.closing)
+        return plan
+
+    def _ready_words(self) -> Words:
+        if self._words is None:
+            self._words = Words(self._vocabulary())
+        return self._words
+
+    def _vocabulary(self) -> Vocabulary:
+        if self._made is None:
+            self._made = self._make_vocabulary()
+        return self._made
+
+
+def shown_marks(format_: Format, marks: tuple[str, str] | None) -> frozenset[str]:
+    """Literals that belong to an answer although a vocabulary may hold them as control tokens."""
+    return frozenset((*format_.marks, *(marks or ())))
