@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from backends.messages import Delta, Event, Failed, Finished, Started, Step
+from server.exposition import Exposition
 from server.scheduling.decisions import ModelState, UnloadReason
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ _VLLM: Final = re.compile(
     r"|prompt_tokens|generation_tokens|request_success|time_to_first_token_seconds|inter_token_latency_seconds"
     r"|e2e_request_latency_seconds|request_queue_time_seconds)(_total|_created|_bucket|_sum|_count)?\b)"
 )
-_CREATED: Final = re.compile(rb"^(# (HELP|TYPE) )?onecard_\w+_created[ {].*\n", re.MULTILINE)
-"""When each series began: as many lines again, of use to nobody here."""
 
 
 @dataclass
@@ -111,6 +110,7 @@ class Metrics:
 
     def __init__(self, models: Iterable[str], *, backends: Iterable[str] = ("gguf",), vllm_names: bool = False) -> None:
         self._registry = CollectorRegistry()
+        self._exposition = Exposition(self._registry)
         self._vllm_names = vllm_names
         self.on_render: list[Callable[[], None]] = []
         """Called before a page is made: gauges that mirror somebody's state are set there."""
@@ -137,8 +137,8 @@ class Metrics:
         """The page in Prometheus' text format."""
         for update in self.on_render:
             update()
-        page = _CREATED.sub(b"", generate_latest(self._registry))
-        return page + self._vllm(page.decode()).encode() if self._vllm_names else page
+        page = self._exposition.page()
+        return (page + self._vllm(page) if self._vllm_names else page).encode()
 
     def _vllm(self, page: str) -> str:
         lines = [_VLLM.sub("vllm:", line) for line in page.splitlines() if _VLLM.search(line)]

@@ -67,9 +67,20 @@ def _entries(names: list[str], flags: dict[str, Any], config: Path | None) -> tu
     found = [catalog.resolve(name) or catalog.resolve(name_for(name)) for name in names]
     if any(entry is None for entry in found):
         raise CliError(f"there is no model {names[found.index(None)]}", ExitCode.USAGE)
-    if absent := [entry for entry in found if entry is not None and entry.missing is not None]:
-        raise CliError(f"model '{absent[0].name}': {absent[0].missing}", ExitCode.USAGE)
+    for given, entry in zip(names, found, strict=True):
+        if entry is not None and entry.missing is not None:
+            raise CliError(_missing(given, entry, settings), ExitCode.USAGE)
     return settings, [entry for entry in found if entry is not None]
+
+
+def _missing(given: str, entry: CatalogEntry, settings: Settings) -> str:
+    """Why there is nothing to look at; a plain name may be one that a running server was told."""
+    if "/" in given or given.endswith(".gguf"):
+        return f"model '{entry.name}': {entry.missing}"
+    url = f"http://{settings.server.host}:{settings.server.port}/v1/capacity?model={given}"
+    return (
+        f"no model '{given}' is configured here, and no file is called so. hint: a running server knows its own: {url}"
+    )
 
 
 async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked) -> Capacity:

@@ -66,6 +66,8 @@ def page(status: dict[str, Any]) -> Group:
             cells[0] = f"  {cells[0]}"
         table.add_row(*(Text(cell) for cell in cells))
     lines: list[Any] = [table, Text(bar(status), no_wrap=True, overflow="ignore")]
+    if others := status["memory"].get("other_bytes"):
+        lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
@@ -112,9 +114,7 @@ def bar(status: dict[str, Any]) -> str:
     """`[AAAABB......] 1.2 GiB of 11.2 GiB on cuda`: each model's share under its letter, one cell at least."""
     memory = status["memory"]
     budget, reserved = memory["budget_bytes"] or 0, memory["reserved_bytes"] or 0
-    others = f", others hold {format_size(memory['other_bytes'])}" if memory.get("other_bytes") else ""
-    drawn = _drawn(status, budget)
-    return f"[{drawn}] {format_size(reserved)} of {format_size(budget)} on {memory['device']}{others}"
+    return f"[{_drawn(status, budget)}] {format_size(reserved)} of {format_size(budget)} on {memory['device']}"
 
 
 def _drawn(status: dict[str, Any], budget: int) -> str:

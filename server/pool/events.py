@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAX_SUBSCRIBERS: Final = 32
 MAX_UNREAD: Final = 256
 """Happenings a reader may be behind; then it is cut off."""
+KEPT: Final = 128
+"""Happenings that are told again to who asks for the last ones."""
 LAST: Final = "stopped"
 """After this nothing happens any more."""
 
@@ -78,16 +80,17 @@ class Events:
         self._limit = limit
         self._clock = clock
         self._readers: set[Subscription] = set()
-        self._last: Happening | None = None
+        self._kept: deque[Happening] = deque(maxlen=KEPT)
 
-    def subscribe(self) -> Subscription:
-        """Listen from now on. Raises TooManyReadersError."""
+    def subscribe(self, *, last: int = 0) -> Subscription:
+        """Listen from now on, after so many that have happened already. Raises TooManyReadersError."""
         if len(self._readers) >= MAX_SUBSCRIBERS:
             raise TooManyReadersError
         reader = Subscription(self._limit, self._clock)
         self._readers.add(reader)
-        if self._last is not None:
-            reader.push(self._last)
+        over = bool(self._kept) and self._kept[-1].what == LAST
+        for happening in [*self._kept][len(self._kept) - min(max(last, int(over)), len(self._kept)) :]:
+            reader.push(happening)
         return reader
 
     def leave(self, reader: Subscription) -> None:
@@ -101,14 +104,11 @@ class Events:
 
     def on_change(self, what: str, figures: dict[str, object]) -> None:
         """What the pool tells."""
-        if not self._readers and what != LAST:
-            return
         rest = dict(figures)
         model, reason = rest.pop("model", None), rest.pop("reason", None)
         happening = Happening(
             self._clock(), what, None if model is None else str(model), None if reason is None else str(reason), rest
         )
-        if what == LAST:
-            self._last = happening
+        self._kept.append(happening)
         for reader in self._readers:
             reader.push(happening)

@@ -11,6 +11,7 @@ from backends.messages import KvType
 from server.errors import ApiError
 from server.memory.capacity import Asked
 from server.output.frame import to_json
+from server.routes.query import known_parameters, whole_number
 from server.routes.services import services
 
 if TYPE_CHECKING:
@@ -25,14 +26,11 @@ async def capacity(request: Request) -> Response:
     """What a load of `model` would take and who would leave for it."""
     app = services(request)
     query = request.query_params
-    if unknown := [key for key in query if key not in _KNOWN]:
-        raise ApiError(
-            400, f"Unknown query parameter: '{unknown[0][:80]}'.", param=unknown[0][:80], code="unknown_parameter"
-        )
+    known_parameters(request, *_KNOWN)
     entry = app.entry(query.get("model"))
     asked = Asked(
-        context=_count(query.get("context"), "context", 8, _LARGEST),
-        parallel=_count(query.get("parallel"), "parallel", 1, _MOST_PARALLEL),
+        context=whole_number(request, "context", least=8, most=_LARGEST),
+        parallel=whole_number(request, "parallel", least=1, most=_MOST_PARALLEL),
         kv_type=_kv_type(query.get("kv_type")),
     )
     try:
@@ -42,16 +40,6 @@ async def capacity(request: Request) -> Response:
             503, f"The model '{entry.name}' cannot be looked at: {problem}", type="server_error", code="load_failed"
         ) from None
     return Response(to_json(answer), media_type="application/json")
-
-
-def _count(text: str | None, param: str, least: int, most: int) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 12 and least <= int(text) <= most):
-        raise ApiError(
-            400, f"Invalid '{param}': a number from {least} to {most} is expected.", param=param, code="invalid_value"
-        )
-    return int(text)
 
 
 def _kv_type(text: str | None) -> KvType | None:

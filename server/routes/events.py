@@ -9,7 +9,8 @@ from sse_starlette.sse import EventSourceResponse
 
 from server.errors import ApiError
 from server.output.frame import to_json
-from server.pool.events import Events, Subscription, TooManyReadersError
+from server.pool.events import KEPT, Events, Subscription, TooManyReadersError
+from server.routes.query import known_parameters, whole_number
 from server.routes.services import services
 from server.routes.sse import SEND_TIMEOUT_S
 
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
 
 async def events(request: Request) -> Response:
-    """What happens from now on, until the client hangs up or the server has stopped."""
+    """What happens from now on, after the `last` that happened, until the client hangs up or the server has stopped."""
     app = services(request)
+    known_parameters(request, "last")
     try:
-        reader = app.events.subscribe()
+        reader = app.events.subscribe(last=whole_number(request, "last", least=0, most=KEPT) or 0)
     except TooManyReadersError:
         raise ApiError(429, "Too many clients read the events.", type="requests", code="too_many_readers") from None
     return _Feed(app.events, reader, keepalive_s=app.settings.server.sse_keepalive_s)

@@ -12,10 +12,10 @@ from tests.http.conftest import KEY, Server, settings, until
 
 
 @contextlib.contextmanager
-def listening(server: Server, **headers: str) -> Iterator[http.client.HTTPResponse]:
+def listening(server: Server, query: str = "", **headers: str) -> Iterator[http.client.HTTPResponse]:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     try:
-        connection.request("GET", "/v1/events", headers=headers)
+        connection.request("GET", f"/v1/events{query}", headers=headers)
         response = connection.getresponse()
         yield response
     finally:
@@ -47,6 +47,16 @@ def test_every_load_is_told_with_its_figures(server):
     assert abs(time.time() - loaded["time"]) < 60
     assert loaded["figures"]["measured_bytes"] > 0
     assert loaded["figures"]["context"] == 4096
+
+
+def test_what_has_happened_before_is_told_to_who_asks_for_it(server):
+    server.post("/v1/models/fake/unload", {})
+    server.post("/v1/models/fake/load", {})
+    with listening(server, "?last=2") as response:
+        assert [next_document(response)["what"] for _ in range(2)] == ["loading", "loaded"]
+    for query, param in (("?last=-1", "last"), ("?last=129", "last"), ("?last=x", "last"), ("?lats=1", "lats")):
+        answer = server.get(f"/v1/events{query}")
+        assert (answer.status, answer.json()["error"]["param"]) == (400, param)
 
 
 def test_events_need_a_key_and_are_read_with_it(keyed):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from server.pool.events import MAX_SUBSCRIBERS, Events, Happening, Subscription, TooManyReadersError
+from server.pool.events import KEPT, MAX_SUBSCRIBERS, MAX_UNREAD, Events, Happening, Subscription, TooManyReadersError
 from tests.pool.conftest import BOUND_S, Maker
 
 
@@ -56,6 +56,19 @@ async def test_who_leaves_is_told_no_more_and_readers_are_bounded() -> None:
     events.on_change("loaded", {})
     assert not readers[0]._unread
     assert events.n_readers == MAX_SUBSCRIBERS - 1
+
+
+async def test_the_last_that_happened_are_told_again_to_who_asks() -> None:
+    events = Events(limit=MAX_UNREAD)
+    for index in range(KEPT + 10):
+        events.on_change("loaded", {"model": f"m{index}"})
+    readers = {last: events.subscribe(last=last) for last in (0, 2, 10 * KEPT)}
+    events.on_change("stopped", {})
+
+    told = {last: [h.model or h.what for h in await rest(reader)] for last, reader in readers.items()}
+    assert told[0] == ["stopped"]
+    assert told[2] == [f"m{KEPT + 8}", f"m{KEPT + 9}", "stopped"]
+    assert told[10 * KEPT] == [*(f"m{index}" for index in range(10, KEPT + 10)), "stopped"]
 
 
 async def test_who_comes_after_the_end_is_told_that_it_is_over() -> None:
