@@ -66,13 +66,13 @@ def page(status: dict[str, Any]) -> Group:
             cells[0] = f"  {cells[0]}"
         table.add_row(*(Text(cell) for cell in cells))
     lines: list[Any] = [table, Text(bar(status), no_wrap=True, overflow="ignore")]
-    if others := status["memory"].get("other_bytes"):
-        lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
     lines += [Text(line) for line in troubles(status)]
     lines.append(Text("MEMORY is what was predicted / what was measured", style="dim"))
+    if others := status["memory"].get("other_bytes"):
+        lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
     return Group(*lines)
 
 
