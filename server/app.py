@@ -26,7 +26,9 @@ from server.routes.completions import completions
 from server.routes.embeddings import embeddings
 from server.routes.events import events
 from server.routes.health import health, metrics, ready, status
+from server.routes.infill import infill
 from server.routes.models import get_model, list_models, load_model, unload_model
+from server.routes.props import props
 from server.routes.rerank import rerank
 from server.routes.responses import (
     count_input_tokens,
@@ -97,6 +99,8 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/v1/events", events, methods=["GET"]),
         Route("/v1/capacity", capacity, methods=["GET"]),
         Route("/v1/models", list_models, methods=["GET"]),
+        Route("/models", list_models, methods=["GET"]),
+        Route("/props", props, methods=["GET"]),
         Route("/v1/models/{id:path}/load", load_model, methods=["POST"]),
         Route("/v1/models/{id:path}/unload", unload_model, methods=["POST"]),
         Route("/v1/models/{id:path}", get_model, methods=["GET"]),
@@ -111,6 +115,7 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/v1/responses/{id}", delete_response, methods=["DELETE"]),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
         Route("/v1/rerank", rerank, methods=["POST"]),
+        Route("/infill", infill, methods=["POST"]),
         Route("/tokenize", tokenize, methods=["POST"]),
         Route("/detokenize", detokenize, methods=["POST"]),
     ]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from backends.messages import Generate, Ready, Started
     from server.output.frame import Head, Usage
+    from server.output.line_limits import LineLimits
     from server.settings.catalog import CatalogEntry
 
 
@@ -64,6 +65,7 @@ class Plan:
     new_stream: Callable[[Head, Ready | None, Started | None], Encoder]
     new_whole: Callable[[Ready | None, Started | None], Whole]
     voice: Voice = field(default_factory=Comments)
+    limits: LineLimits | None = None
 
 
 async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
@@ -74,7 +76,7 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
     if app.settings.logging.prompts:
         _log_prompts(request, plan)
     streams = [app.pool.submit(entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in plan.jobs]
-    run = Run(streams, plan.choices_per_job, plan.params)
+    run = Run(streams, plan.choices_per_job, plan.params, plan.limits)
     try:
         if plan.streamed:
             return await _streamed(request, app, entry, plan, run)

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from backends.messages import Delta, Failed, Finished, Started
 from server.errors import ApiError, from_failed
 from server.output.frame import Usage
+from server.routes.limits import limited
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from starlette.requests import Request
 
     from backends.messages import Event
+    from server.output.line_limits import LineLimits
     from server.pool.stream import Stream, Waiting
 
 T = TypeVar("T")
@@ -74,11 +76,18 @@ class Run:
     choices_per_job: int
     params: Mapping[str, str]
     """The job's field names as this route calls them."""
+    limits: LineLimits | None = None
+    """What ends a single job's answer early."""
 
     def cancel(self) -> None:
         """Ask for the end of every job; harmless for those that ended."""
         for stream in self.streams:
             stream.cancel()
+
+    def events(self, job: int) -> AsyncIterator[Event]:
+        """One job's events, as far as the limits let them come."""
+        stream = self.streams[job]
+        return stream if self.limits is None else limited(stream, self.limits)
 
     def choice(self, job: int, event: Delta) -> int:
         """The place of a delta's choice in the answer."""
@@ -124,8 +133,8 @@ async def _disconnected(request: Request) -> None:
 async def collect(run: Run, collector: Collector) -> Usage:
     """Read every job to its end. Raises ApiError for the first that fails."""
     usage = Usage()
-    for job, stream in enumerate(run.streams):
-        async for event in stream:
+    for job in range(len(run.streams)):
+        async for event in run.events(job):
             if isinstance(event, Delta):
                 collector.add(event, run.choice(job, event))
             elif isinstance(event, Finished):
@@ -156,7 +165,7 @@ async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder],
             yield sign
         encoder = make_encoder(await run.started())
         usage = Usage()
-        async for job, event in _events(run.streams):
+        async for job, event in _events(run):
             if isinstance(event, Delta):
                 if chunk := encoder.delta(event, run.choice(job, event)):
                     yield chunk
@@ -183,10 +192,11 @@ async def _until_started(run: Run, voice: Voice) -> AsyncIterator[bytes]:
         await asyncio.gather(first, return_exceptions=True)
 
 
-async def _events(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Event]]:
+async def _events(run: Run) -> AsyncIterator[tuple[int, Event]]:
     """The events of all jobs as they come, each with the number of its job."""
+    streams = run.streams
     if len(streams) == 1:
-        async for event in streams[0]:
+        async for event in run.events(0):
             yield 0, event
         return
     queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue(_PUMP_EVENTS)

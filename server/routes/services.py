@@ -144,6 +144,23 @@ def services(request: Request) -> Services:
     return found
 
 
+def named_model(request: Request, app: Services, name: str | None, *, alias: str) -> CatalogEntry:
+    """The model of a client that may not be able to name one: its body's, `?model=`'s, the only one, or the one called
+    `alias`. Raises ApiError."""
+    name = name or request.query_params.get("model") or None
+    if name is None and len(app.catalog.entries) > 1:
+        name = alias if app.catalog.resolve(alias) is not None else None
+        if name is None:
+            raise ApiError(
+                400,
+                "Missing required parameter: 'model'. Send it in the body or as '?model=NAME', or give one model the "
+                f"alias '{alias}'.",
+                param="model",
+                code="missing_required_parameter",
+            )
+    return app.entry(name)
+
+
 def new_id(prefix: str) -> str:
     """An id nobody guesses."""
     return f"{prefix}{secrets.token_hex(12)}"

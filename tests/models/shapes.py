@@ -53,17 +53,28 @@ SHAPES: dict[str, Shape] = {
 
 def build(path: Path, shape: Shape) -> Path:
     """Write a model of that shape."""
-    writer = gguf.GGUFWriter(path, shape.arch)
-    _metadata(writer, shape)
-    _tokenizer(writer, shape.n_vocab)
+    writer = begin(path, shape)
     for name, dims in tensors(shape).items():
         plain = len(dims) == 1 or name.endswith(("norm.weight", "gate_inp.weight"))
         _add(writer, name, dims, "F32" if plain else shape.kind)
+    finish(writer)
+    return path
+
+
+def begin(path: Path, shape: Shape) -> gguf.GGUFWriter:
+    """A file with everything but tensors."""
+    writer = gguf.GGUFWriter(path, shape.arch)
+    _metadata(writer, shape)
+    _tokenizer(writer, shape.n_vocab)
+    return writer
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Write it out."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def _add(writer: gguf.GGUFWriter, name: str, dims: tuple[int, ...], kind: str) -> None:

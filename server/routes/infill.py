@@ -1,0 +1,68 @@
+"""`POST /infill`, for editors that speak with llama.cpp's server."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from server.output.frame import Head
+from server.output.infill import InfillAnswer
+from server.routes.answering import Plan, answer
+from server.routes.services import named_model, new_id, served_headers, services
+from server.schemas.body import read_as
+from server.schemas.infill import parse_infill
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from backends.messages import Ready, Started
+
+PARAMS = {"prompt": "input_prefix", "suffix": "input_suffix"}
+
+
+async def infill(request: Request) -> Response:
+    """Fill in what is missing between two texts, streamed or whole."""
+    app = services(request)
+    asked = await read_as(request, parse_infill)
+    entry = named_model(request, app, asked.model, alias="infill")
+    app.refuse_too_long(entry, asked.text_bytes, param="input_prefix")
+    head = Head(new_id("infill-"), 0, entry.name, "")
+    job = asked.job(head.id)
+    settings = {
+        "n_predict": -1 if asked.n_predict is None else asked.n_predict,
+        "temperature": job.sampling.temperature,
+        "top_k": job.sampling.top_k,
+        "top_p": job.sampling.top_p,
+        "min_p": job.sampling.min_p,
+        "seed": asked.seed,
+        "stop": job.stop,
+        "n_indent": asked.n_indent or 0,
+        "t_max_predict_ms": asked.t_max_predict_ms or 0,
+    }
+
+    def begin(ready: Ready | None, started: Started | None) -> InfillAnswer:
+        return InfillAnswer(
+            entry.name,
+            started,
+            settings={"n_ctx": ready.context if ready else None, **settings},
+            fields=asked.response_fields,
+            silent=asked.only_prepares,
+            clock=time.monotonic,
+        )
+
+    plan = Plan(
+        jobs=[job],
+        choices_per_job=1,
+        priority=asked.priority or 0,
+        keep_alive_s=asked.keep_alive,
+        streamed=bool(asked.stream),
+        params=PARAMS,
+        headers=served_headers(entry, asked.ignored),
+        head=lambda _ready: head,
+        require=lambda _ready: None,
+        new_stream=lambda _head, ready, started: begin(ready, started),
+        new_whole=begin,
+        limits=asked.limits,
+    )
+    return await answer(request, app, entry, plan)

@@ -1,0 +1,93 @@
+"""Engines on CANARY-KV, and what each prompt's continuation is when nobody else is there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends.engine import Engine
+from backends.gguf.loading import load
+from backends.messages import Generate, KvLayout, LoadModel, Sampling, Store, TokenLogprob, TokenPrompt
+from tests.gguf.driver import Outcome, run
+
+_NUMBERS = itertools.count()
+GREEDY = Sampling(temperature=0)
+TIE = 0.1
+
+
+def open_engine(
+    model: Path,
+    *,
+    layout: KvLayout = "split",
+    kv_tokens: int = 0,
+    parallel: int = 4,
+    store: Path | None = None,
+    store_bytes: int = 32 << 20,
+    max_gap_ms: float = 0.0,
+) -> Engine:
+    spec = LoadModel(
+        name="canary",
+        backend="gguf",
+        path=str(model),
+        context=512,
+        parallel=parallel,
+        threads=1,
+        kv_layout=layout,
+        kv_tokens=kv_tokens,
+        max_gap_ms=max_gap_ms,
+        store=Store(folder=str(store), max_bytes=store_bytes) if store is not None else None,
+    )
+    return load(spec, lambda _: None)
+
+
+def job(tokens: Sequence[int], n_tokens: int = 24, **fields: object) -> Generate:
+    return Generate(
+        id=f"job-{next(_NUMBERS)}",
+        prompt=TokenPrompt(list(tokens)),
+        max_tokens=n_tokens,
+        ignore_eos=True,
+        sampling=GREEDY,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def generated(outcome: Outcome) -> list[bytes]:
+    """The tokens of an answer asked for with `logprobs=0`."""
+    return [entry.bytes for entry in outcome.logprobs()]
+
+
+@dataclass
+class Gold:
+    """The uncontended greedy continuation of any prompt, from an engine that keeps nothing."""
+
+    engine: Engine
+    _known: dict[tuple[int, ...], list[TokenLogprob]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return "Gold"
+
+    def of(self, tokens: Sequence[int], n_tokens: int = 24) -> list[bytes]:
+        return [entry.bytes for entry in self._entries(tokens, n_tokens)]
+
+    def check(self, outcome: Outcome, tokens: Sequence[int], n_tokens: int = 24) -> None:
+        """The answer is the golden one as far as it goes, up to a numerical tie.
+
+        Attention rounds to 16 bits, and how depends on the cells beside: answers may part where the two best tokens lie
+        within `TIE`. That is one token in a thousand; usually the best is ahead by more than ten.
+        """
+        told, gold = generated(outcome), self._entries(tokens, n_tokens)
+        assert len(told) <= n_tokens
+        for at, (ours, best) in enumerate(zip(told, gold, strict=False)):
+            if ours != best.bytes:
+                first, second = best.top
+                assert ours == second.bytes and first.logprob - second.logprob < TIE, f"token {at} is another"  # noqa: PT018
+                return
+
+    def _entries(self, tokens: Sequence[int], n_tokens: int) -> list[TokenLogprob]:
+        known = self._known.get(tuple(tokens), [])
+        if len(known) < n_tokens:
+            (outcome,) = run(self.engine, [job(tokens, n_tokens, logprobs=2, cache_prompt=False)])
+            known = self._known[tuple(tokens)] = outcome.logprobs()
+        return known[:n_tokens]

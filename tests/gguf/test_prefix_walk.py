@@ -1,0 +1,118 @@
+"""Jobs that come, go on, are cancelled and set back in any order: every greedy answer is the uncontended one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backends.engine import Engine
+from backends.messages import Failed, Finished
+from tests.gguf.driver import Outcome
+from tests.gguf.prefixes import Gold, generated, job, open_engine
+from tests.models import canary_kv
+from tests.models.canary_kv import Kind, prompt
+
+pytestmark = pytest.mark.engine
+
+PARALLEL = 4
+N_TOKENS = 40
+Act = tuple[Literal["join", "cancel", "steps"], int, int, int]
+ACTS: st.SearchStrategy[list[Act]] = st.lists(
+    st.tuples(
+        st.sampled_from(["join", "join", "cancel", "steps", "steps"]),
+        st.integers(0, 2),  # whose head
+        st.sampled_from([1, 60, 170, 300]),  # how much of it
+        st.integers(0, 4),  # whose tail, whom to cancel, how many steps
+    ),
+    min_size=4,
+    max_size=24,
+)
+HEADS = [prompt(100 + seed, 300) for seed in range(3)]
+TAILS = [prompt(200 + seed, 5 + 9 * seed) for seed in range(5)]
+
+
+class Walk:
+    """One engine and what its jobs have been told."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.outcomes: dict[str, Outcome] = {}
+        self.prompts: dict[str, list[int]] = {}
+        self.running: list[str] = []
+
+    def join(self, tokens: list[int], *, priority: int) -> None:
+        if len(self.running) < PARALLEL:
+            made = job(tokens, N_TOKENS, logprobs=0, priority=priority)
+            self.prompts[made.id], self.outcomes[made.id] = tokens, Outcome()
+            self.running.append(made.id)
+            self._take(self.engine.add(self.engine.prepare(made)))
+
+    def cancel(self, number: int) -> None:
+        if self.running:
+            self._take(self.engine.cancel(self.running[number % len(self.running)]))
+
+    def steps(self, n: int) -> None:
+        for _ in range(n):
+            if not self.engine.idle:
+                step = self.engine.step()
+                assert step.kv_used <= step.kv_total
+                self._take(step.events)
+
+    def _take(self, events: list) -> None:
+        for event in events:
+            self.outcomes[event.id].events.append(event)
+            if isinstance(event, (Finished, Failed)):
+                self.running.remove(event.id)
+
+
+@pytest.fixture(scope="module", params=["full", "window"])
+def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Gold]]:
+    kind: Kind = request.param
+    model = canary_kv.build(tmp_path_factory.mktemp("walk") / f"{kind}.gguf", kind)
+    engine = open_engine(model, parallel=1)
+    yield model, Gold(engine)
+    engine.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(acts=ACTS, pooled=st.booleans(), store_kib=st.sampled_from([1, 300, 1 << 14]))
+def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
+    setting: tuple[Path, Gold], acts: list[Act], pooled: bool, store_kib: int
+) -> None:
+    model, gold = setting
+    with tempfile.TemporaryDirectory() as folder:
+        walk = Walk(
+            open_engine(
+                model,
+                layout="unified" if pooled else "split",
+                kv_tokens=512,
+                parallel=PARALLEL,
+                store=Path(folder),
+                store_bytes=store_kib << 10,
+            )
+        )
+        for what, head, n_head, number in acts:
+            if what == "join":
+                walk.join(HEADS[head][:n_head] + TAILS[number], priority=number % 2)
+            elif what == "cancel":
+                walk.cancel(number)
+            else:
+                walk.steps(1 + 6 * number)
+        walk.steps(3000)
+
+        assert not walk.running
+        for job_id, outcome in walk.outcomes.items():
+            gold.check(outcome, walk.prompts[job_id], N_TOKENS)
+            if isinstance(outcome.end, Finished):
+                assert len(generated(outcome)) == N_TOKENS
+            else:
+                assert outcome.end.code == "cancelled"
+        walk.engine.close()
+        used = sum(file.stat().st_size for file in Path(folder).iterdir())
+        assert used <= store_kib << 10
