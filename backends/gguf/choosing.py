@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backends.gguf import sampling
+from backends import sampling
 from backends.messages import Delta
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.constraints import TokenMask
-    from backends.gguf.context import Model
+    from backends.decoder import DecoderModel
     from backends.gguf.sequence import Sequence
     from backends.messages import Event, FinishReason, TokenLogprob
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Chooser:
     """The rules of one model."""
 
-    def __init__(self, model: Model, *, shown_piece: Callable[[int], bytes]) -> None:
+    def __init__(self, model: DecoderModel, *, shown_piece: Callable[[int], bytes]) -> None:
         self._model = model
         self._shown_piece = shown_piece
         self._end_ids = model.ends()

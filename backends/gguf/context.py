@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 import llama_cpp
 import numpy as np
 
+from backends.control import Control
 from backends.engine import LoadError
 from backends.gguf.header import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
+from backends.gguf.sampling import Sampler
 from backends.infill import InfillMarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from backends.gguf.library_log import LibraryLog
-    from backends.messages import KvLayout, KvType
+    from backends.messages import KvLayout, KvType, Sampling
 
 GGML_KV_TYPE: dict[KvType, int] = {
     "f32": 0,
@@ -40,16 +42,6 @@ GGML_KV_TYPE: dict[KvType, int] = {
 CELL_BLOCK = 256
 """llama.cpp pads each stream of cells to this."""
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A token that only a template or a raw prompt may write: its id, its literal, and the white space it swallows."""
-
-    token: int
-    literal: str
-    strips_left: bool
-    strips_right: bool
 
 
 class Model:
@@ -323,6 +315,10 @@ class Context:
             self._logits_address = address
             self._logits = np.ctypeslib.as_array(pointer, (self._max_outputs, self._model.n_vocab))
         return self._logits[:n_outputs]
+
+    def sampler(self, sampling: Sampling, *, prompt: Sequence[int], choice: int) -> Sampler:
+        """A chain of samplers for one choice; `prompt` is what a repetition penalty has seen."""
+        return Sampler(sampling, model=self._model, context=self, prompt=prompt, choice=choice)
 
     def clear(self, slot: int) -> None:
         """Drop everything a sequence holds."""

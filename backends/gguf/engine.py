@@ -19,7 +19,6 @@ import numpy as np
 
 from backends.batching import Batcher, Demand, Share
 from backends.engine import JobError
-from backends.gguf import sampling
 from backends.gguf.choosing import Chooser
 from backends.gguf.preparing import Preparer
 from backends.gguf.residency import Residency, Verdict
@@ -31,7 +30,7 @@ from backends.text import TextStream
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from backends.gguf.context import Context, Model
+    from backends.decoder import DecoderContext, DecoderModel
     from backends.gguf.tokenizer import Tokenizer
     from backends.messages import Event, FinishReason, Job
     from backends.prefix.store import PrefixStore
@@ -45,8 +44,8 @@ class GgufEngine:
 
     def __init__(
         self,
-        model: Model,
-        context: Context,
+        model: DecoderModel,
+        context: DecoderContext,
         tokenizer: Tokenizer,
         *,
         ready: Ready,
@@ -116,7 +115,7 @@ class GgufEngine:
         job = request.job
         index = request.unstarted.pop(0)
         prompt = request.prompt.tolist() if job.sampling.repetition_penalty != 1.0 else ()
-        sampler = sampling.Sampler(job.sampling, model=self._model, prompt=prompt, choice=index, context=self._context)
+        sampler = self._context.sampler(job.sampling, prompt=prompt, choice=index)
         stops = () if job.min_tokens else tuple(job.stop)
         text = TextStream(stops=stops, keep_logprobs=job.logprobs is not None)
         self._n_started += 1

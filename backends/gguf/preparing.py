@@ -26,7 +26,7 @@ from backends.messages import (
 )
 
 if TYPE_CHECKING:
-    from backends.gguf.context import Model
+    from backends.decoder import DecoderModel
     from backends.gguf.tokenizer import Tokenizer
     from backends.messages import Event, Job
 
@@ -38,7 +38,7 @@ would end the worker."""
 class Preparer:
     """See the module's text; `context` is the tokens one job may use."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, *, context: int) -> None:
+    def __init__(self, model: DecoderModel, tokenizer: Tokenizer, *, context: int) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._context = context

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from backends.gguf.context import Context, Model
+    from backends.decoder import DecoderContext, DecoderModel
     from backends.pace import Pace
     from backends.prefix.shelf import Box
 
@@ -42,8 +42,8 @@ class Residency:
 
     def __init__(
         self,
-        model: Model,
-        context: Context,
+        model: DecoderModel,
+        context: DecoderContext,
         *,
         store: PrefixStore | None,
         pace: Pace,

@@ -11,14 +11,9 @@ import secrets
 from typing import TYPE_CHECKING
 
 import llama_cpp
-import numpy as np
-
-from backends.messages import TokenLogprob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
     from backends.gguf.context import Context, Model
     from backends.messages import Sampling
@@ -100,37 +95,3 @@ def _seed(seed: int | None, choice: int) -> int:
         return secrets.randbelow(_RANDOM_SEED_OF_LIBRARY)
     folded = (seed ^ (seed >> 32)) & 0xFFFFFFFF
     return (folded + choice * 0x9E3779B9) % _RANDOM_SEED_OF_LIBRARY
-
-
-def forbid(row: NDArray[np.float32], tokens: NDArray[np.int32]) -> None:
-    """Make `tokens` impossible in one `(n_vocab,) float32` row of logits, in place."""
-    row[tokens] = -np.inf
-
-
-def allow_only(row: NDArray[np.float32], allowed: NDArray[np.bool_]) -> None:
-    """Make every token impossible that `(n_vocab,) bool` does not allow, in place."""
-    np.copyto(row, -np.inf, where=~allowed)
-
-
-def logprobs(row: NDArray[np.float32], n_top: int) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Log-probabilities `(n_vocab,) float32` of the raw logits, and the ids `(n_top,)` of the best, best first."""
-    shifted = row - row.max()
-    values = shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
-    if n_top == 0:
-        return values, np.empty(0, dtype=np.intp)
-    n_top = min(n_top, values.size)
-    best = np.argpartition(values, -n_top)[-n_top:]
-    return values, best[np.argsort(-values[best], kind="stable")]
-
-
-def describe(
-    token: int, values: NDArray[np.float32], best: NDArray[np.intp], piece: Callable[[int], bytes]
-) -> TokenLogprob:
-    """The message for one chosen token and its alternatives; impossible ones are clamped to -9999, as OpenAI does."""
-
-    def one(candidate: int, top: list[TokenLogprob]) -> TokenLogprob:
-        raw = piece(candidate)
-        value = max(float(values[candidate]), -9999.0)
-        return TokenLogprob(token=raw.decode("utf-8", "replace"), logprob=value, bytes=raw, top=top)
-
-    return one(token, [one(int(candidate), []) for candidate in best])

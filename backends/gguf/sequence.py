@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.constraints import TokenMask
-    from backends.gguf.sampling import Sampler
+    from backends.decoder import TokenSampler
     from backends.guides import GuidePlan
     from backends.messages import Event, Generate
     from backends.prefix.shelf import Box
@@ -91,7 +91,7 @@ class Sequence:
     request: Request
     index: int
     slot: int
-    sampler: Sampler
+    sampler: TokenSampler
     text: TextStream
     target: NDArray[np.int32]
     """What has to be computed before its next token is chosen: the prompt, and what it had generated when set back."""

@@ -21,7 +21,8 @@ from backends.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backends.gguf.context import Control, Model
+    from backends.control import Control
+    from backends.decoder import DecoderModel
     from backends.messages import Prompt
 
 
@@ -32,7 +33,7 @@ MAX_TEXT_BYTES = 16 << 20
 class Tokenizer:
     """Thread-safe: it only reads the vocabulary."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: DecoderModel) -> None:
         self._model = model
         self._controls: dict[str, Control] = {control.literal: control for control in model.controls()}
         self._guard = Guard(self._controls)
@@ -178,7 +179,7 @@ class Tokenizer:
         return text.decode("utf-8", "replace")
 
 
-def _templates(model: Model) -> dict[str, ChatTemplate | JobError]:
+def _templates(model: DecoderModel) -> dict[str, ChatTemplate | JobError]:
     """The model's templates by name. A broken one is kept as its error: raw completions work without a template."""
     texts = model.special_texts()
     found: dict[str, ChatTemplate | JobError] = {}

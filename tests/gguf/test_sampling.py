@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backends.engine import Engine
-from backends.gguf import sampling
+from backends import sampling
 from backends.messages import Sampling
 from tests.gguf.driver import run, text_job
 from tests.models import canary_p

@@ -1,0 +1,145 @@
+"""What the engine that generates text asks of a library: a model's vocabulary, and a context that computes rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from backends.control import Control
+    from backends.infill import InfillMarks
+    from backends.messages import KvLayout, Sampling
+
+
+class TokenSampler(Protocol):
+    """One sequence's way of choosing. `greedy` says that the best logit is all there is to it."""
+
+    greedy: bool
+
+    def sample(self, row: int) -> int:
+        """Draw and accept a token from row `row` of the last batch; not for greedy samplers."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+class DecoderModel(Protocol):
+    """A vocabulary, and the little that an engine wants to know of the weights behind it."""
+
+    n_vocab: int
+    carries_state: bool
+    """Layers keep a running state instead of a cache, which cannot be cut back."""
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; empty for control tokens."""
+        ...
+
+    def literal(self, token: int) -> bytes:
+        """The bytes of one token, control tokens included."""
+        ...
+
+    def controls(self) -> list[Control]:
+        """Every control token with a literal."""
+        ...
+
+    def ends(self) -> NDArray[np.int32]:
+        """`(n,) int32`: the tokens that end a generation."""
+        ...
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins every prompt, where the model wants one."""
+        ...
+
+    @property
+    def opening(self) -> int | None:
+        """What an empty prompt becomes."""
+        ...
+
+    def special_texts(self) -> dict[str, str]:
+        """`bos_token`, `eos_token` ... as chat templates expect them."""
+        ...
+
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The source of the model's chat template, or of its named variant."""
+        ...
+
+    def infill_marks(self) -> InfillMarks | None:
+        """The tokens of fill-in-the-middle; None when the vocabulary has none."""
+        ...
+
+    def close(self) -> None:
+        """Free the weights."""
+        ...
+
+
+class DecoderContext(Protocol):
+    """The cells of `parallel` sequences, and a batch that is written, computed and read row by row."""
+
+    layout: KvLayout
+    n_cells: int
+    tokens: NDArray[np.int32]
+    """`(max_batch,)`, like `positions`, `sequences` and `outputs`: one entry per row of the batch."""
+    positions: NDArray[np.int32]
+    sequences: NDArray[np.int32]
+    """The slot each row belongs to; a slot's rows stand together, in the order of their positions."""
+    outputs: NDArray[np.int8]
+    """1 where logits are wanted."""
+
+    def decode(self, n_tokens: int) -> int:
+        """Compute the first rows of the batch: 0, or 1 where the cells have no room for it; it is done on return."""
+        ...
+
+    def logits(self, n_outputs: int) -> NDArray[np.float32]:
+        """`(n_outputs, n_vocab) float32`, writable: the last batch's outputs in order."""
+        ...
+
+    def sampler(self, sampling: Sampling, *, prompt: Sequence[int], choice: int) -> TokenSampler:
+        """How one choice's tokens are chosen; `prompt` is what a repetition penalty has seen."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Drop everything a sequence holds."""
+        ...
+
+    def least(self, slot: int) -> int:
+        """The shortest prefix that a sequence can be cut to without computing anything again."""
+        ...
+
+    def trim(self, slot: int, length: int) -> bool:
+        """Keep the first `length` positions of a sequence; False where it cannot be cut there."""
+        ...
+
+    def share(self, source: int, target: int, length: int) -> bool:
+        """Give the empty `target` the first `length` positions of `source`; False where that cannot be."""
+        ...
+
+    def state_bytes(self, slot: int) -> int:
+        """What `save_into` needs."""
+        ...
+
+    def save_into(self, slot: int, target: NDArray[np.uint8]) -> bool:
+        """Write a sequence's state into `(state_bytes,) uint8`; False where it does not fit or is not there yet."""
+        ...
+
+    def save(self, slot: int) -> NDArray[np.uint8] | None:
+        """The state of one sequence, in host memory; None while it is not there yet."""
+        ...
+
+    def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
+        """Put a saved state into an empty sequence; False, and the sequence stays empty, when it is refused."""
+        ...
+
+    def close(self) -> None:
+        """Free the cells."""
+        ...
