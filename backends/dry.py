@@ -34,7 +34,8 @@ class Question:
 
     def encode(self) -> bytes:
         """One line."""
-        plans = [{"context": p.context, "parallel": p.parallel, "kv_type": p.kv_type} for p in self.plans]
+        names = ("context", "parallel", "kv_type", "kv_tokens")
+        plans = [{name: getattr(plan, name) for name in names} for plan in self.plans]
         layers = self.plans[0].gpu_layers if self.plans[0].device == "cuda" else 0
         return json.dumps({"path": str(self.path), "gpu_layers": layers, "plans": plans}).encode() + b"\n"
 

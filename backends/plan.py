@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
-from backends.messages import KvType
+from backends.messages import KvLayout, KvType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,16 +47,30 @@ class Plan:
     gpu_layers: int
     """Layers on the GPU, the output layer counted; -1 means all."""
     device: Device
+    kv_tokens: int = 0
+    """Of a pool that all sequences share; 0: every sequence has cells for a whole context."""
+
+    @property
+    def kv_layout(self) -> KvLayout:
+        """Who has its cells for itself is faster; a pool holds more sequences than it has contexts."""
+        return "unified" if self.kv_tokens else "split"
 
     @property
     def cells_each(self) -> int:
-        """KV cells of one sequence."""
+        """KV cells that one sequence may use."""
         return math.ceil(self.context / CELL_BLOCK) * CELL_BLOCK
 
     @property
     def cells(self) -> int:
         """KV cells in all."""
-        return self.cells_each * self.parallel
+        whole = self.cells_each * self.parallel
+        pool = math.ceil(self.kv_tokens / CELL_BLOCK) * CELL_BLOCK
+        return min(whole, max(self.cells_each, pool)) if self.kv_tokens else whole
+
+    @property
+    def cells_seen(self) -> int:
+        """KV cells that one forward pass looks at: in a pool those of all sequences, else those of one."""
+        return self.cells if self.kv_tokens else self.cells_each
 
 
 @dataclass(frozen=True)

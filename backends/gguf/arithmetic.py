@@ -111,8 +111,9 @@ def cache_bytes(header: HeaderInfo, plan: Plan, *, with_windows: bool = True) ->
     block, block_bytes = KV_BYTES[plan.kv_type]
     n_bytes = 0
     for layer in range(max(n_cached, 0)):
-        size, cells = (short, _window_cells(header, plan)) if windowed[layer] else (full, plan.cells_each)
-        n_bytes += sum(heads[layer] * n * cells * plan.parallel // block * block_bytes for n in size)
+        size, cells = (short, _window_cells(header, plan)) if windowed[layer] else (full, plan.cells_seen)
+        streams = plan.cells // plan.cells_seen
+        n_bytes += sum(heads[layer] * n * cells * streams // block * block_bytes for n in size)
     return n_bytes
 
 
@@ -134,7 +135,7 @@ def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
     batch = max(BATCH_TOKENS, plan.parallel)
     embedding = header.number("embedding_length")
     floats = _activations(header)
-    masks = plan.cells_each
+    masks = plan.cells_seen
     if any(windows(header)):
         masks += _window_cells(header, plan)
         floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(_head_sizes(header, ""))
@@ -182,8 +183,9 @@ def _window(header: HeaderInfo) -> int:
 
 
 def _window_cells(header: HeaderInfo, plan: Plan) -> int:
-    """Cells of one sequence in a layer with a window: the window and one batch, rounded up, at most the context's."""
-    cells = min(plan.cells_each, _window(header) + max(BATCH_TOKENS, plan.parallel))
+    """Cells in a layer with a window, of one sequence or of a whole pool: the windows and one batch, rounded up."""
+    windows = _window(header) * (plan.parallel if plan.kv_tokens else 1)
+    cells = min(plan.cells_seen, windows + max(BATCH_TOKENS, plan.parallel))
     return math.ceil(cells / CELL_BLOCK) * CELL_BLOCK
 
 

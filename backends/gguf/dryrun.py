@@ -3,7 +3,7 @@
 Reads one JSON line per question from stdin and answers each with one JSON line, so that a file that brings llama.cpp
 down loses its own answer and those behind it, and nothing else. It ends with its parent.
 
-question: {"path": ..., "gpu_layers": ..., "plans": [{"context": ..., "parallel": ..., "kv_type": ...}]}
+question: {"path": ..., "gpu_layers": ..., "plans": [{"context": ..., "parallel": ..., "kv_type": ..., "kv_tokens": n}]}
 answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...}
 """
 
@@ -24,6 +24,7 @@ from backends.gguf.loading import ALL_LAYERS, MAX_BATCH_TOKENS
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import dry_pooled, gives_vectors
 from backends.kernel import die_with, limit_damage
+from backends.messages import KvLayout
 
 _NICENESS = 10
 
@@ -48,7 +49,8 @@ def _sizes(model: Model, plan: dict[str, Any], layers: int) -> dict[str, Any] | 
         if gives_vectors(model):
             wanted = {"context": plan["context"], "kv_type": plan["kv_type"]}
             return asdict(dry_pooled(model, **wanted, pass_tokens=pass_tokens(layers)))
-        return asdict(dry_context(model, **plan, max_batch=MAX_BATCH_TOKENS))
+        layout: KvLayout = "unified" if plan["kv_tokens"] else "split"
+        return asdict(dry_context(model, **plan, layout=layout, max_batch=MAX_BATCH_TOKENS))
     except LoadError:
         return None
 

@@ -151,4 +151,5 @@ _SOURCES = {
 
 def _words(plan: PlanStatus) -> str:
     layers = f", {plan.gpu_layers} layers on the card" if plan.gpu_layers else ""
-    return f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{layers}"
+    pool = f", kv_tokens {plan.kv_tokens}" if plan.kv_tokens else ""
+    return f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{pool}{layers}"

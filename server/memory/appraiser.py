@@ -75,6 +75,7 @@ def wish(config: ModelConfig, device: Device) -> Wish:
         gpu_layers=None if config.gpu_layers == "auto" else config.gpu_layers,
         device=device,
         open=config.open,
+        kv_tokens=None if config.kv_tokens == "auto" else config.kv_tokens,
     )
 
 

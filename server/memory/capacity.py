@@ -53,9 +53,11 @@ class PlanStatus(msgspec.Struct, frozen=True):
     kv_type: str
     gpu_layers: int
     """Layers on the card, the output layer counted; 0 on the CPU."""
+    kv_tokens: int = 0
+    """Of a KV pool that all sequences share; 0: each has cells for a whole context."""
 
 
-class Alternative(PlanStatus, frozen=True):
+class Alternative(PlanStatus, frozen=True, kw_only=True):
     """A configuration that fits, and its price."""
 
     total_bytes: int
@@ -115,7 +117,7 @@ def appraise(
         budget_bytes=budget_bytes,
         free_bytes=free_bytes,
         fits=isinstance(placed, Placed),
-        plan=PlanStatus(plan.context, plan.parallel, plan.kv_type, _n_layers(header, plan)),
+        plan=PlanStatus(plan.context, plan.parallel, plan.kv_type, _n_layers(header, plan), plan.kv_tokens),
         would_evict=sorted(candidate.name for candidate in leaving or ()),
         alternatives=_alternatives(header, plan, usable, price, fits=isinstance(placed, Placed)),
         reason=placed.message if isinstance(placed, Refused) else None,
@@ -145,7 +147,7 @@ def _covers(better: Plan | Alternative, other: Plan) -> bool:
 
 def _variants(header: ModelHeader, plan: Plan, price: Callable[[Plan], Footprint]) -> Iterator[Plan]:
     """Plans whose longest context is worth knowing, the cache that was asked for before a smaller one."""
-    longest = replace(plan, context=max(header.n_ctx_train, plan.context))
+    longest = replace(plan, context=max(header.n_ctx_train, plan.context), kv_tokens=0)
     smaller = replace(longest, kv_type="q8_0")
     kv_types: list[KvType] = [plan.kv_type]
     if price(smaller).total_bytes < price(longest).total_bytes:

@@ -34,6 +34,8 @@ class Wish:
     device: Device
     open: frozenset[Literal["parallel", "kv_type"]] = frozenset()
     """Values that nobody asked for: the plan may take fewer sequences, or a KV cache of 8 bits."""
+    kv_tokens: int | None = None
+    """Of the KV pool; None: context x parallel, less where memory is short, never below one context."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +101,49 @@ def longest_context(header: ModelHeader | None, context: int | None) -> int:
 
 
 def plans(header: ModelHeader, wish: Wish) -> Iterator[Plan]:
-    """Acceptable plans, best first: less parallel, 8 bits of KV, a shorter context, and last layers on the CPU."""
+    """Acceptable plans, best first: a smaller pool, less parallel, 8 bits of KV, a shorter context, layers on the CPU.
+
+    Sequences that share a pool are as many as those with cells of their own, only not all of them at full length.
+    """
     layers = 0 if wish.device == "cpu" else ALL_LAYERS if wish.gpu_layers is None else wish.gpu_layers
     plan = Plan(longest_context(header, wish.context), wish.parallel, wish.kv_type, layers, wish.device)
+    pools = has_pool(header)
+    if pools and wish.kv_tokens is not None and wish.kv_tokens < plan.context * plan.parallel:
+        plan = replace(plan, context=min(plan.context, wish.kv_tokens), kv_tokens=wish.kv_tokens)
     yield plan
+    if pools and wish.kv_tokens is None:
+        for kv_tokens in _smaller_pools(plan):
+            plan = replace(plan, kv_tokens=kv_tokens)
+            yield plan
     while "parallel" in wish.open and plan.parallel > 1:
         plan = replace(plan, parallel=plan.parallel // 2)
+        plan = replace(plan, kv_tokens=plan.kv_tokens if plan.kv_tokens < plan.context * plan.parallel else 0)
         yield plan
     if "kv_type" in wish.open and _takes_q8_0(header) and plan.kv_type in ("f32", "f16", "bf16"):
         plan = replace(plan, kv_type="q8_0")
         yield plan
     while wish.context is None and plan.context // 2 >= LEAST_AUTO_CONTEXT:
-        plan = replace(plan, context=plan.context // 2)
+        shorter = plan.context // 2
+        kv_tokens = max(shorter, plan.kv_tokens // 2) if plan.kv_tokens else 0
+        plan = replace(plan, context=shorter, kv_tokens=kv_tokens if wish.kv_tokens is None else plan.kv_tokens)
         yield plan
     if wish.device == "cuda" and wish.gpu_layers is None:
         for n_layers in range(header.n_layers, 0, -1):
             yield replace(plan, gpu_layers=n_layers)
+
+
+def has_pool(header: ModelHeader) -> bool:
+    """Whether sequences of this model can share a pool of KV cells."""
+    attends = isinstance(header, HeaderInfo) and header.number("attention.head_count") > 0
+    return isinstance(header, HeaderInfo) and header.gives == "text" and attends
+
+
+def _smaller_pools(plan: Plan) -> Iterator[int]:
+    """Sizes of a pool between all contexts and one, each three quarters of the one before."""
+    kv_tokens = plan.context * plan.parallel
+    while kv_tokens > plan.context:
+        kv_tokens = max(plan.context, kv_tokens * 3 // 4)
+        yield kv_tokens
 
 
 def _takes_q8_0(header: ModelHeader) -> bool:
@@ -128,7 +157,8 @@ def sums(placed: Placed) -> str:
     """A plan and its price by component, for people."""
     parts = " + ".join(f"{name} {format_size(n)}" for name, n in placed.footprint.parts.items() if n)
     plan = placed.plan
-    shape = f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}"
+    pool = f", kv_tokens {plan.kv_tokens}" if plan.kv_tokens else ""
+    shape = f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{pool}"
     return f"{format_size(placed.footprint.total_bytes)} ({parts}) at {shape}"
 
 
@@ -137,7 +167,9 @@ def largest_context(plan: Plan, n_bytes: int, price: Callable[[Plan], Footprint]
     low, high = 0, plan.context // _CONTEXT_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        fits = price(replace(plan, context=middle * _CONTEXT_STEP)).total_bytes <= n_bytes
+        context = middle * _CONTEXT_STEP
+        shorter = replace(plan, context=context, kv_tokens=min(plan.kv_tokens, context * plan.parallel))
+        fits = price(shorter).total_bytes <= n_bytes
         low, high = (middle, high) if fits else (low, middle - 1)
     return low * _CONTEXT_STEP
 

@@ -83,10 +83,6 @@ class Loader:
 
         The plan is chosen for `usable_bytes` (None: the whole budget), and has to fit into what is free.
         """
-        if entry.config.kv_tokens != "auto":
-            raise LoadRefusedError(
-                "load_failed", f"model '{entry.name}': kv_tokens can only be 'auto' yet", strike=True
-            )
         await self.inspect(entry)
         placed = self.quote(entry, usable_bytes=usable_bytes, setbacks=setbacks)
         assert placed is not None
@@ -175,7 +171,7 @@ class Loader:
             del self._known[entry.name]
 
     def _plan(self, spec: LoadModel) -> Plan:
-        return Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device)
+        return Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device, spec.kv_tokens)
 
     async def _wait_for_card(self, name: str, placed: Placed) -> None:
         needed_bytes = placed.footprint.total_bytes
@@ -195,4 +191,7 @@ def _spec(entry: CatalogEntry, placed: Placed) -> LoadModel:
         kv_type=plan.kv_type,
         gpu_layers=plan.gpu_layers,
         device=plan.device,
+        kv_tokens=plan.kv_tokens,
+        kv_layout=plan.kv_layout,
+        max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
     )

@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 
@@ -88,6 +89,8 @@ KeepAlive = Annotated[float, Field(le=_YEAR_S, allow_inf_nan=False), AfterValida
 ModelName = Annotated[str, AfterValidator(check_name)]
 Context = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
+KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
+GapMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
 StrList = Annotated[list[str], BeforeValidator(_comma_list)]
 
@@ -156,6 +159,7 @@ class DefaultsSection(Section):
     parallel: Parallel = 2
     kv_type: KvType = "f16"
     gpu_layers: GpuLayers = "auto"
+    max_gap_ms: GapMs = "auto"
 
 
 class ModelConfig(Section):
@@ -172,8 +176,10 @@ class ModelConfig(Section):
     parallel: Parallel = 2
     """Requests decoded at once."""
     kv_type: KvType = "f16"
-    kv_tokens: Literal["auto"] = "auto"
-    """Cells of the model's KV pool; auto: context x parallel."""
+    kv_tokens: KvTokens = "auto"
+    """Tokens that all requests together may hold; auto: context x parallel, less where memory is short."""
+    max_gap_ms: GapMs = "auto"
+    """The longest a running stream should wait for its next token while prompts are computed."""
     gpu_layers: GpuLayers = "auto"
     pinned: bool = False
     """Once loaded it stays, whatever its keep-alive says."""
@@ -182,6 +188,12 @@ class ModelConfig(Section):
     preload: bool = False
     quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"
     _open: frozenset[Literal["parallel", "kv_type"]] = PrivateAttr(default=frozenset())
+
+    @model_validator(mode="after")
+    def _pool_holds_a_context(self) -> ModelConfig:
+        if self.kv_tokens != "auto" and self.context != "auto" and self.kv_tokens < self.context:
+            raise ValueError(f"kv_tokens = {self.kv_tokens} holds less than one context of {self.context} tokens")
+        return self
 
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:

@@ -13,7 +13,7 @@ def fit(onecard, *arguments, **options):
 def test_fit_tells_the_plan_in_bytes(onecard):
     done, answer = fit(onecard, "demo", "--budget", "1GiB", "--context", "1024", "--parallel", "3", "--kv-type", "q8_0")
     assert done.returncode == 0
-    assert answer["plan"] == {"context": 1024, "parallel": 3, "kv_type": "q8_0", "gpu_layers": 0}
+    assert answer["plan"] == {"context": 1024, "parallel": 3, "kv_type": "q8_0", "gpu_layers": 0, "kv_tokens": 0}
     assert set(answer["parts"]) == {"weights", "kv", "compute", "projector", "runtime"}
     assert sum(answer["parts"].values()) == answer["total_bytes"]
     assert (answer["fits"], answer["would_evict"], answer["budget_bytes"]) == (True, [], 2**30)

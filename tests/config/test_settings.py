@@ -138,3 +138,9 @@ def test_what_no_browser_sends_is_no_origin(wrong):
 
 def test_keys_are_not_in_the_repr():
     assert "sesame" not in repr(Settings.model_validate({"server": {"api_keys": ["sesame"]}}))
+
+
+def test_a_pool_smaller_than_one_context_is_refused():
+    with pytest.raises(ValidationError, match="less than one context of 4096"):
+        Settings(models={"a": {"path": "a.gguf", "context": 4096, "kv_tokens": 4000}})
+    assert Settings(models={"a": {"path": "a.gguf", "context": 4096, "kv_tokens": 4096}}).models["a"].kv_tokens == 4096

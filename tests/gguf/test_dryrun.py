@@ -33,11 +33,12 @@ PLANS = [
         (4096, 3, "q4_0"),
         (1000, 4, "f32"),
     )
-]
+] + [Plan(4096, 4, "f16", 0, "cpu", 6000), Plan(2048, 3, "q8_0", 0, "cpu", 2048)]
 
 
 def question(path: Path, plans: list[Plan] = PLANS) -> dict[str, Any]:
-    asked = [{"context": p.context, "parallel": p.parallel, "kv_type": p.kv_type} for p in plans]
+    names = ("context", "parallel", "kv_type", "kv_tokens")
+    asked = [{name: getattr(plan, name) for name in names} for plan in plans]
     return {"path": str(path), "gpu_layers": 0, "plans": asked}
 
 

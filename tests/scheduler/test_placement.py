@@ -29,8 +29,9 @@ HEADER = HeaderInfo(
         *(Tensor(f"blk.{i}.ffn_up.weight", (2048, 8192), "F16", 64 * MIB) for i in range(N_LAYERS)),
     ),
 )
-WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cpu")
 HUGE = 2**50
+WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cpu", kv_tokens=HUGE)
+"""Cells for whole contexts are named, so that no pool is chosen."""
 
 
 def price(wish: Wish = WISH, *, context: int, layers: int = 0) -> int:
@@ -166,3 +167,38 @@ def test_layers_the_operator_fixed_are_kept() -> None:
     assert isinstance(placed, Placed)
     assert placed.plan.gpu_layers == 4
     assert placed.footprint.weights == 3 * 64 * MIB + 4 * MIB  # three blocks and the output
+
+
+def test_sequences_share_a_pool_where_their_contexts_do_not_fit_side_by_side() -> None:
+    wish = replace(WISH, context=4096, parallel=4, kv_tokens=None)
+    whole = place_in(HUGE, wish)
+    assert isinstance(whole, Placed)
+    assert (whole.plan.kv_layout, whole.plan.cells) == ("split", 4 * 4096)
+
+    sizes = [4 * 4096]
+    while isinstance(placed := place_in(HUGE if not sizes else _pool_price(wish, sizes[-1]) - 1, wish), Placed):
+        assert (placed.plan.context, placed.plan.parallel, placed.plan.kv_layout) == (4096, 4, "unified")
+        assert placed.footprint.total_bytes < _pool_price(wish, sizes[-1])
+        sizes.append(placed.plan.cells)
+
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert sizes[-1] == 4096
+
+
+def test_a_pool_that_is_named_is_taken_as_it_is_and_holds_one_context_at_least() -> None:
+    wish = replace(WISH, context=4096, parallel=4, kv_tokens=6000)
+
+    placed = place_in(HUGE, wish)
+
+    assert isinstance(placed, Placed)
+    assert (placed.plan.kv_tokens, placed.plan.cells) == (6000, 6144)
+    assert isinstance(place_in(placed.footprint.total_bytes - 1, wish), Refused)
+    shorter = place_in(HUGE, replace(wish, context=None, kv_tokens=3000))
+    assert isinstance(shorter, Placed)
+    assert (shorter.plan.context, shorter.plan.cells) == (3000, 3072)
+
+
+def _pool_price(wish: Wish, kv_tokens: int) -> int:
+    whole = kv_tokens == 4096 * wish.parallel
+    plan = Plan(4096, wish.parallel, wish.kv_type, 0, wish.device, 0 if whole else kv_tokens)
+    return predict(HEADER, plan).total_bytes
