@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 from backends import alone
 from backends.gguf import bare
 from backends.workload import Workload
-from bench import compare, engine, mix, model, report, swap, trace
+from bench import compare, embed, engine, mix, model, report, swap, trace
 from bench.figures import emit
 from bench.serving import MODEL_NAME
 from server.bench.load import chat, run, summary
@@ -50,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     swaps.add_argument("--pause", type=float, default=1.0, help="seconds between requests (default 1)")
     swaps.add_argument("--no-spare", action="store_true", help="without the worker that stands ready")
     swaps.add_argument("--json", action="store_true", help="print one JSON line")
+    embeds = commands.add_parser("embed", help="64 texts in one call to /v1/embeddings against 64 calls in a row")
+    embeds.add_argument("path", nargs="?", type=Path, help="an embedding model (default: all-MiniLM-L6-v2 in F16)")
+    embeds.add_argument("--words", type=int, default=3, help="words of a text (default 3)")
+    embeds.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (default 3)")
+    embeds.add_argument("--json", action="store_true", help="print one JSON line")
     commands.add_parser("model", help="make the measured model and print its path")
     return parser
 
@@ -98,6 +104,9 @@ def main(arguments: list[str]) -> int:
     if options.command == "swap":
         figures = swap.measure(rounds=options.rounds, spare=not options.no_spare, pause_s=options.pause)
         emit(figures, as_json=options.json)
+        return 0
+    if options.command == "embed":
+        emit(embed.measure(options.path, words=options.words, rounds=options.rounds), as_json=options.json)
         return 0
     load = _load(options)
     if options.command == "all":
