@@ -6,13 +6,14 @@ ARGS ?=
 # Options for pytest, for example PYTEST="-k config".
 PYTEST ?=
 
-.PHONY: help install serve test test-gpu check bench demo deps-serve deps-install deps-test
+.PHONY: help install serve test test-gpu gpu-bundle check bench demo deps-serve deps-install deps-test
 help:
 	@echo "make serve    install what serving GGUF models needs and serve (ARGS=\"--port 9000\")"
 	@echo "make install  install both engines"
 	@echo "make test     install what tests need and run them all"
 	@echo "make check    format check, lint, types, tests"
 	@echo "make bench    compare the server with bare llama.cpp"
+	@echo "make gpu-bundle    what bench/gpu.sh needs on a CUDA machine without a network (ARGS=\"--python 3.12\")"
 	@echo "make demo     train the demo model again"
 
 deps-serve deps-install deps-test:
@@ -35,11 +36,14 @@ test: deps-test
 test-gpu: deps-test
 	@$(BIN)/python -m pytest -m gpu $(PYTEST)
 
+gpu-bundle:
+	@$(PYTHON) deploy/bundle.py $(ARGS)
+
 check: deps-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy deploy/install.py
+	$(BIN)/mypy deploy/install.py deploy/bundle.py
 	@$(MAKE) --no-print-directory test
 
 bench: deps-test

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 OUT = Path(__file__).parent / "out"
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+RESERVED = "<|reserved_"
+"""Begins the tokens that only fill up a large vocabulary."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -68,6 +70,17 @@ def digits(n: int, seed: int) -> str:
 def write_f16(target: Path, shape: Shape) -> None:
     """Write the model as F16."""
     writer = gguf.GGUFWriter(target, "llama")
+    tokens = describe(writer, shape)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _add_tensors(writer, shape, tokens)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def describe(writer: gguf.GGUFWriter, shape: Shape) -> list[str]:
+    """Write the architecture and the tokenizer; the vocabulary."""
     writer.add_name("random")
     writer.add_context_length(shape.n_ctx)
     writer.add_embedding_length(shape.n_embd)
@@ -79,13 +92,13 @@ def write_f16(target: Path, shape: Shape) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.n_vocab)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    tokens = _add_tokenizer(writer, shape.n_vocab)
-    _add_tensors(writer, shape, tokens)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    return _add_tokenizer(writer, shape.n_vocab)
+
+
+def is_text(tokens: list[str]) -> NDArray[np.bool_]:
+    """`(n_vocab,) bool`: which tokens are whole characters, and so may be chosen."""
+    plain = [token.isascii() or token.startswith("Ġ") for token in tokens]
+    return np.array(plain) & ~np.isin(tokens, SPECIALS) & ~np.char.startswith(tokens, RESERVED)
 
 
 def quantise(source: Path, target: Path) -> None:
@@ -121,7 +134,9 @@ def _byte_spelling() -> list[str]:
 
 def _add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int) -> list[str]:
     merges = _merges(n_vocab - 256 - len(SPECIALS))
-    tokens = [*_byte_spelling(), *(left + right for left, right in merges), *SPECIALS]
+    tokens = [*_byte_spelling(), *(left + right for left, right in merges)]
+    tokens += [f"{RESERVED}{n}|>" for n in range(n_vocab - len(tokens) - len(SPECIALS))]
+    tokens += SPECIALS
     kinds = [gguf.TokenType.NORMAL] * (n_vocab - len(SPECIALS)) + [gguf.TokenType.CONTROL] * len(SPECIALS)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -159,6 +174,5 @@ def _add_tensors(writer: gguf.GGUFWriter, shape: Shape, tokens: list[str]) -> No
         writer.add_tensor(name + "ffn_down.weight", weight(n_embd, shape.n_ff, 2 * branch))
     writer.add_tensor("output_norm.weight", np.ones(n_embd, np.float32))
     output = weight(shape.n_vocab, n_embd, 2.5)
-    is_text = [token.isascii() or token.startswith("Ġ") for token in tokens]
-    output[~np.array(is_text) | np.isin(tokens, SPECIALS)] = 0
+    output[~is_text(tokens)] = 0
     writer.add_tensor("output.weight", output)

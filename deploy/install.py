@@ -1,6 +1,7 @@
-"""Installs onecard into `.venv`, once: `python3 deploy/install.py serve|install|test`.
+"""Installs onecard into `.venv`, once: `python3 deploy/install.py serve|install|test|gpu`.
 
 serve: the server and the GGUF engine. install: both engines. test: everything that `make check` needs.
+gpu: what `bench/gpu.sh` needs, without PyTorch.
 Standard library only, because it runs before anything is installed.
 """
 
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
-EXTRAS = {"serve": "gguf", "install": "quantize", "test": "test"}
-SUPERSETS = {"serve": ["install", "test"], "install": ["test"], "test": []}
+EXTRAS = {"serve": "gguf", "install": "quantize", "test": "test", "gpu": "gguf,gpu"}
+SUPERSETS = {"serve": ["install", "test", "gpu"], "install": ["test"], "test": [], "gpu": ["test"]}
 _NINJA = re.compile(r"\[(\d+)/(\d+)\]")
 _PIP = re.compile(r"\s*(Collecting|Downloading|Installing collected packages:|Building wheel for) ?(\S+)")
 
