@@ -18,6 +18,7 @@ from backends.footprint import Plan, inspect, predict
 from backends.messages import Failed, Generate, Sampling, TextPrompt
 from demo import GGUF_PATH
 from server.bench.figures import median, percentile
+from server.memory import host
 from server.metrics import Metrics
 from server.pool.limits import rules
 from server.pool.pool import Pool
@@ -50,6 +51,10 @@ class Outcome:
     waits_s: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    most_over_bytes: int = 0
+    """By how much the books were ever above the budget."""
+    unbooked: list[float] = field(default_factory=list)
+    """After each load, what the workers really held beyond the books, as a share of them; negative where less."""
 
     def figures(self) -> dict[str, float]:
         """For printing."""
@@ -61,6 +66,8 @@ class Outcome:
             "median_s": median(self.waits_s),
             "p99_s": percentile(self.waits_s, 99),
             "longest_s": max(self.waits_s, default=0.0),
+            "most_over_bytes": float(self.most_over_bytes),
+            "most_unbooked": max(self.unbooked, default=0.0),
             "seconds": self.seconds,
         }
 
@@ -100,7 +107,7 @@ def _price(contexts: Mapping[str, int]) -> dict[str, int]:
 async def _run(trace: Trace, policy: Policy) -> Outcome:
     pool, catalog = _pool(trace, policy)
     outcome = Outcome()
-    pool.on_change.append(lambda what, _: _count(outcome, what))
+    pool.on_change.append(lambda what, _: _count(pool, outcome, what))
     await pool.start()
     await asyncio.sleep(1.0)  # the spare worker and the prices are there
     left = iter(range(trace.n_requests))
@@ -124,8 +131,14 @@ def _pool(trace: Trace, policy: Policy) -> tuple[Pool, Catalog]:
     return Pool(settings, catalog, Metrics(models), rules=limits), catalog
 
 
-def _count(outcome: Outcome, what: str) -> None:
+def _count(pool: Pool, outcome: Outcome, what: str) -> None:
     outcome.n_loads += what == "loading"
+    status = pool.status()
+    outcome.most_over_bytes = max(outcome.most_over_bytes, status.memory.reserved_bytes - status.memory.budget_bytes)
+    measured = [model for model in status.models if model.measured_bytes is not None and model.pid is not None]
+    if what == "loaded" and measured:
+        held = sum(host.anonymous_bytes(model.pid or 0) + model.parts.get("weights", 0) for model in measured)
+        outcome.unbooked.append(held / sum(model.measured_bytes or 0 for model in measured) - 1)
 
 
 async def _client(

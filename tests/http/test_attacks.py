@@ -111,13 +111,23 @@ ROWS = {
 }
 
 
+REFUSED_WITHIN_S = 0.05
+LARGE_REFUSED_WITHIN_S = 0.5
+"""For bodies of megabytes."""
+
+
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 def test_wrong_values_are_refused_with_their_name(server, row):
     for path, fields, param, code in row:
         base = {"model": "fake", "messages": USER} if path == CHAT else {"model": "fake", "prompt": "x"}
-        begin = time.monotonic()
-        error = refused(server.post(path, {**base, **fields}))
-        assert time.monotonic() - begin < 5  # milliseconds, but for whoever else uses the machine
+        body = json.dumps({**base, **fields}).encode()
+        bound_s = REFUSED_WITHIN_S if len(body) < 2**16 else LARGE_REFUSED_WITHIN_S
+        taken: list[float] = []
+        while len(taken) < 3 and min(taken, default=bound_s) >= bound_s:  # what takes long takes long each time
+            begin = time.monotonic()
+            error = refused(server.post(path, body))
+            taken.append(time.monotonic() - begin)
+        assert min(taken) < bound_s, taken
         assert param is None or error["param"] == param
         assert code is None or error["code"] == code
 
@@ -251,24 +261,24 @@ def test_a17_a_chunked_body_without_end_is_cut(server):
 
 def test_large_bodies_do_not_hold_up_others(server):
     """A18: while bodies of very many values are refused, `/health` keeps answering."""
-    bodies = [BODIES[name] for name in BODIES if name.startswith("A18")]
-    bodies.append(b'{"model":"fake","messages":[{"role":"user","content":"' + b'{\\"a\\":[1,2]},' * 500_000 + b'"}]}')
+    bodies = {name: BODIES[name] for name in BODIES if name.startswith("A18")}
+    bodies["A18 one string"] = b'{"model":"fake","messages":[{"role":"user","content":"%b"}]}' % (b"[1,2]," * 1_000_000)
+    # a body that holds up the loop does so each time; another program on this machine does not
+    lags = {name: min(slowest_beside(server, body) for _ in range(3)) for name, body in bodies.items()}
+    assert max(lags.values()) < 0.1, lags
+
+
+def slowest_beside(server, body: bytes) -> float:
+    """The longest that `/health` took while a body was being refused, in seconds."""
+    attack = threading.Thread(target=lambda: refused(server.post(CHAT, body)))
+    attack.start()
     slowest = 0.0
-    done = threading.Event()
-
-    def attack() -> None:
-        for body in bodies * 2:
-            refused(server.post(CHAT, body))
-        done.set()
-
-    thread = threading.Thread(target=attack)
-    thread.start()
-    while not done.is_set():
+    while attack.is_alive():
         begin = time.monotonic()
         assert server.get("/health").status == 200
         slowest = max(slowest, time.monotonic() - begin)
-    thread.join()
-    assert slowest < 0.4  # the figure is 0.1 on a machine that does nothing else
+    attack.join()
+    return slowest
 
 
 def test_a64_request_ids_are_kept_or_replaced(server):

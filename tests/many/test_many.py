@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from backends.messages import Failed, Generate, TextPrompt
+from server.memory import host
 from server.pool.pool import PoolError
 from server.scheduling.scheduler import Rules, SwapRules
 from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, code, ok, write_model
@@ -199,22 +201,31 @@ async def test_keep_alive_of_a_request_holds_until_the_next(fleet: FleetMaker) -
     await until(lambda: rig.state("a") == "unloaded")
 
 
-async def test_memory_taken_from_outside_evicts_idle_models_and_what_comes_back_is_used(fleet: FleetMaker) -> None:
-    rig = await fleet({"a": BIG, "b": BIG}, budget_mib=1000)
+async def test_memory_taken_from_outside_evicts_idle_models_and_what_comes_back_is_used(
+    fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The kernel's word on what is available is simulated; the automatic budget follows it by its own clock."""
+    available = tmp_path / "available"
+    available.write_text(str(4000 * MIB))
+    monkeypatch.setenv(host.TEST_FREE_FILE, str(available))
+    memory = {"budget": "auto", "reserve": 600 * MIB}
+    rig = await fleet({"a": 2 * BIG, "b": 2 * BIG}, budget_mib=0, sections={"memory": memory})
     assert all(ok(events) for events in await rig.ask_all(("a", "hello"), ("b", "hello")))
-    memory = rig.pool._parts.memory
+    before = rig.pool.status().memory
 
-    memory.ledger.resize(500 * MIB)
-    for tell in memory.on_budget_change:
-        tell()
+    available.write_text(str(2000 * MIB))
     began = time.monotonic()
-    await until(lambda: memory.ledger.over_bytes == 0)
-
+    await until(lambda: bool(rig.events("evicted")))
     assert time.monotonic() - began < 5
-    assert [figures["reason"] for figures in rig.events("evicted")] == ["pressure"]
-    memory.ledger.resize(1000 * MIB)
-    for tell in memory.on_budget_change:
-        tell()
+    assert rig.events("evicted")[0]["reason"] == "pressure"
+    await until(lambda: rig.pool.status().memory.over_bytes == 0)
+    after = rig.pool.status().memory
+    assert after.reserved_bytes <= after.budget_bytes < before.reserved_bytes
+
+    available.write_text(str(4000 * MIB))
+    began = time.monotonic()
+    await until(lambda: rig.pool.status().memory.budget_bytes > 0.95 * before.budget_bytes)
+    assert time.monotonic() - began < 5
     assert all(ok(events) for events in await rig.ask_all(("a", "hello"), ("b", "hello")))
     assert len(rig.events("evicted")) == 1
 

@@ -115,3 +115,22 @@ async def test_shortage_after_the_first_token_ends_that_stream_with_the_reason(f
     assert "ran out of memory" in str(getattr(events[-1], "message", ""))
     assert len(rig.events("crashed")) == 1
     assert ok(await rig.ask("a", "hello"))
+
+
+async def test_models_that_take_a_fourth_more_than_predicted_correct_the_books_and_serve_everybody(
+    fleet: FleetMaker,
+) -> None:
+    """Two fit by the header and one by what they really take: the surplus leaves, and the next plan knows."""
+    rig = await fleet({"a": BIG, "b": BIG, "c": BIG}, budget_mib=2 * BIG + 100)
+    for name in "abc":
+        rig.direct(name, f"bytes {BIG * 5 // 4 * MIB}")
+    chance = random.Random(5)
+    answers = [await rig.ask("abc"[chance.randrange(3)], "hello") for _ in range(40)]
+
+    assert all(ok(events) for events in answers)
+    reasons = [figures["reason"] for figures in rig.events("evicted")]
+    assert reasons[0] == "pressure"
+    assert set(reasons[3:]) == {"room"}, "a measured price is not wrong again"
+    memory = rig.pool.status().memory
+    assert memory.over_bytes == 0
+    assert memory.reserved_bytes <= memory.budget_bytes

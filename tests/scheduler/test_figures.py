@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Iterator
 from itertools import cycle
@@ -115,6 +116,22 @@ def test_one_client_gets_its_share_beside_fifty_of_another_model() -> None:
 
 
 def test_decision_takes_less_than_200_us_with_50_models_and_1000_queued_jobs() -> None:
+    """The median, in processor time; of three rounds the quickest, because others compute on this machine too."""
+    medians = []
+    for _ in range(3):
+        scheduler = crowded()
+        taken = []
+        for n in range(200):
+            began = time.thread_time()
+            scheduler.submit(f"x{n}", f"m{n % 50}", sequences=1, now=1.0 + n * 1e-4)
+            scheduler.next_deadline()
+            taken.append(time.thread_time() - began)
+        medians.append(statistics.median(taken))
+    assert min(medians) < 200e-6, medians
+
+
+def crowded() -> Scheduler:
+    """Fifty models, twenty of them resident and busy, and a thousand jobs of which nearly all wait."""
     models = [f"m{i}" for i in range(50)]
     books = FakeBooks(20, dict.fromkeys(models, 1))
     rules = Rules(max_queue=2000, swaps=SwapRules())
@@ -127,12 +144,4 @@ def test_decision_takes_less_than_200_us_with_50_models_and_1000_queued_jobs() -
             n_loaded += 1
             actions = scheduler.on_ready(load.model, parallel=2, now=n * 1e-4)
     assert scheduler.n_waiting > 900
-
-    taken = []
-    for n in range(300):
-        began = time.perf_counter()
-        scheduler.submit(f"x{n}", models[n % 50], sequences=1, now=1.0 + n * 1e-4)
-        scheduler.next_deadline()
-        taken.append(time.perf_counter() - began)
-
-    assert sorted(taken)[len(taken) // 10] < 200e-6  # not the median: other programs compute here too
+    return scheduler
