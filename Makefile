@@ -6,12 +6,13 @@ ARGS ?=
 # Options for pytest, for example PYTEST="-k config".
 PYTEST ?=
 
-.PHONY: help install serve test test-gpu gpu-bundle check bench demo deps-serve deps-install deps-test
+.PHONY: help install serve test test-gpu gpu-bundle check clients bench demo deps-serve deps-install deps-test
 help:
 	@echo "make serve    install what serving GGUF models needs and serve (ARGS=\"--port 9000\")"
 	@echo "make install  install both engines"
 	@echo "make test     install what tests need and run them all"
 	@echo "make check    format check, lint, types, tests"
+	@echo "make clients  real clients (openai, anthropic, llm, langchain, openai-node) against a server, in .venv-clients"
 	@echo "make bench    compare the server with bare llama.cpp"
 	@echo "make gpu-bundle    what bench/gpu.sh needs on a CUDA machine without a network (ARGS=\"--python 3.12\")"
 	@echo "make demo     train the demo model again"
@@ -45,6 +46,9 @@ check: deps-test
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/install.py deploy/bundle.py
 	@$(MAKE) --no-print-directory test
+
+clients: deps-serve
+	@$(PYTHON) tests/clients/run.py
 
 bench: deps-test
 	@$(BIN)/python -m bench $(ARGS)

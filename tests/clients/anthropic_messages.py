@@ -1,0 +1,42 @@
+"""Anthropic's own client, as Claude Code's SDK uses the same routes."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import anthropic
+from questions import FRANCE, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
+
+client = anthropic.Anthropic(base_url=os.environ["ONECARD_URL"], _strict_response_validation=True)
+TOOL = {"name": "get_weather", "description": "Get the weather of a city", "input_schema": PARAMETERS}
+GREEDY = {"model": "demo", "max_tokens": 200, "extra_body": {"temperature": 0}}
+
+
+def user(text: str) -> list:
+    return [{"role": "user", "content": text}]
+
+
+assert client.messages.create(**GREEDY, messages=user(FRANCE)).content[0].text == PARIS
+assert client.messages.count_tokens(model="demo", messages=user(FRANCE)).input_tokens > 5
+done("turn")
+
+with client.messages.stream(**GREEDY, messages=user(FRANCE)) as stream:
+    assert "".join(stream.text_stream) == PARIS
+    assert stream.get_final_message().stop_reason == "end_turn"
+done("stream")
+
+turns = user(WEATHER)
+first = client.messages.create(**GREEDY, messages=turns, tools=[TOOL])
+(call,) = [block for block in first.content if block.type == "tool_use"]
+assert (first.stop_reason, call.input) == ("tool_use", {"city": "Paris"})
+turns += [
+    {"role": "assistant", "content": first.content},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": REPORT}]},
+]
+assert "sunny" in client.messages.create(**GREEDY, messages=turns, tools=[TOOL]).content[0].text
+done("tools")
+
+form = {"format": {"type": "json_schema", "schema": SCHEMA}}
+check(json.loads(client.messages.create(**GREEDY, messages=user(FRANCE), output_config=form).content[0].text))
+done("schema")

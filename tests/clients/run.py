@@ -1,0 +1,135 @@
+"""`make clients`: a plain turn, a stream, a tool loop and a schema with every client, against `onecard serve`.
+
+The clients live in `.venv-clients` and `build/clients-node`, apart from everything else. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+ENVIRONMENT = ROOT / ".venv-clients"
+NODE = ROOT / "build" / "clients-node"
+STEPS = ("turn", "stream", "tools", "schema")
+CLIENTS = {
+    "openai-python chat": "openai_chat.py",
+    "openai-python responses": "openai_responses.py",
+    "anthropic-python": "anthropic_messages.py",
+    "langchain-openai": "langchain_chat.py",
+    "llm": "llm_chat.py",
+}
+LIMIT_S = 120
+
+
+def main() -> int:
+    """0 where every client that could be installed did every step."""
+    python = installed_python()
+    node = installed_node()
+    failed = 0
+    with serving() as url:
+        for name, script in CLIENTS.items():
+            failed += not report(name, [str(python), str(HERE / script)], url)
+        if node is not None:
+            failed += not report("openai-node", [node, str(NODE / "openai.mjs")], url)
+    if node is None:
+        print("openai-node              skipped: node and npm are not installed")
+    return 1 if failed else 0
+
+
+def installed_python() -> Path:
+    """The clients' own interpreter; installs where the list of clients changed."""
+    python = ENVIRONMENT / "bin" / "python"
+    wanted = HERE / "requirements.txt"
+    if stale(ENVIRONMENT, wanted):
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
+        install([str(python), "-m", "pip", "install", "-q", "-r", str(wanted)], HERE)
+        stamp(ENVIRONMENT, wanted)
+    return python
+
+
+def installed_node() -> str | None:
+    """node, with its client installed; None where there is none."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return None
+    NODE.mkdir(parents=True, exist_ok=True)
+    wanted = HERE / "node" / "package.json"
+    shutil.copy(HERE / "node" / "openai.mjs", NODE)
+    if stale(NODE, wanted):
+        shutil.copy(wanted, NODE)
+        install([npm, "install", "--no-audit", "--no-fund", "--loglevel=error"], NODE)
+        stamp(NODE, wanted)
+    return node
+
+
+def install(command: list[str], folder: Path) -> None:
+    """Run an installer; what it says matters only where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:3])} failed:\n{done.stdout}{done.stderr}")
+
+
+def stale(folder: Path, wanted: Path) -> bool:
+    """Whether what is installed is not what is wanted."""
+    mark = folder / "installed"
+    return not mark.exists() or mark.read_text() != _digest(wanted)
+
+
+def stamp(folder: Path, wanted: Path) -> None:
+    (folder / "installed").write_text(_digest(wanted))
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """The address of a server of the demo model."""
+    command = [str(ROOT / ".venv" / "bin" / "python"), "-m", "server.cli", "serve", "--port", "0"]
+    log = ENVIRONMENT / "serve.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--model", "demo=demo"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT
+        )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if found := re.search(r"http://[\w.:]+", line):
+                yield found.group()
+                return
+        sys.exit(f"the server did not come up:\n{log.read_text()}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(40)
+
+
+def report(name: str, command: list[str], url: str) -> bool:
+    """Run one client and print which steps it did."""
+    env = {**os.environ, "ONECARD_URL": url, "OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none"}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        said, problem = done.stdout, done.stderr if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        said, problem = "", f"took longer than {LIMIT_S} s"
+    steps = [step for step in STEPS if f"ok {step}" in said.splitlines()]
+    missing = [step for step in STEPS if step not in steps]
+    print(f"{name:24} {' '.join(steps)}" + (f"   FAILED: {' '.join(missing)}" if missing else ""), flush=True)
+    if missing or problem:
+        print((problem or said).strip()[-2000:])
+    return not missing and not problem
+
+
+if __name__ == "__main__":
+    sys.exit(main())
