@@ -169,6 +169,11 @@ def unsupported_parameter(param: str, why: str = "is not supported by this serve
     return ApiError(400, f"Unsupported parameter: '{param}' {why}", param=param, code="unsupported_parameter")
 
 
+def missing_parameter(param: str) -> ApiError:
+    """A field that has to be there."""
+    return ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+
+
 def internal_error(request_id: str) -> ApiError:
     """Our own fault, with the id under which the log tells more."""
     return ApiError(

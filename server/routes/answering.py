@@ -9,8 +9,10 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from starlette.responses import Response
 
+from server.errors import ApiError
 from server.output.frame import Comments, to_json
 from server.routes.running import (
     Collector,
@@ -48,6 +50,10 @@ class Whole(Collector, Protocol):
         ...
 
 
+def _as_it_is(problem: ApiError) -> ApiError:
+    return problem
+
+
 @dataclass(frozen=True)
 class Plan:
     """One request as its surface understands it."""
@@ -66,17 +72,28 @@ class Plan:
     new_whole: Callable[[Ready | None, Started | None], Whole]
     voice: Voice = field(default_factory=Comments)
     limits: LineLimits | None = None
+    words: Callable[[ApiError], ApiError] = _as_it_is
+    """Says a problem with the job in the surface's own words."""
+
+    def check(self, ready: Ready) -> None:
+        """Refuse what the model cannot do. Raises ApiError."""
+        try:
+            self.require(ready)
+        except ApiError as problem:
+            raise self.words(problem) from None
 
 
 async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
     """Run the plan. Raises ApiError for every failure before the headers."""
     app.refuse_other_kind(entry, "text")
     if (ready := app.ready(entry)) is not None:
-        plan.require(ready)
+        plan.check(ready)
     if app.settings.logging.prompts:
         _log_prompts(request, plan)
-    streams = [app.pool.submit(entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in plan.jobs]
-    run = Run(streams, plan.choices_per_job, plan.params, plan.limits)
+    # Whoever has another key must not learn from the clock what was computed before.
+    jobs = [msgspec.structs.replace(job, cache_domain=request.state.domain) for job in plan.jobs]
+    streams = [app.pool.submit(entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in jobs]
+    run = Run(streams, plan.choices_per_job, plan.params, plan.limits, plan.words)
     try:
         if plan.streamed:
             return await _streamed(request, app, entry, plan, run)
@@ -97,7 +114,7 @@ def _able(app: Services, entry: CatalogEntry, plan: Plan) -> Ready | None:
     """The model's figures once it runs, checked against what the request needs. Raises ApiError."""
     ready = app.ready(entry)
     if ready is not None:
-        plan.require(ready)
+        plan.check(ready)
     return ready
 
 

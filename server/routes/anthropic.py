@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from starlette.responses import Response
 
-from server.errors import ApiError
 from server.output.anthropic import MessageAnswer, Pings
 from server.output.frame import Head, to_json
 from server.output.sorting import Sorter
@@ -42,11 +41,7 @@ async def create_message(request: Request) -> Response:
 
     def require(ready: Ready) -> None:
         # Wanting to see thoughts is no reason to refuse a model that has none.
-        able = msgspec.structs.replace(ready, reasoning_marks=ready.reasoning_marks or ("", ""))
-        try:
-            chat.require(able)
-        except ApiError as problem:
-            raise RENAMES.error(problem) from None
+        chat.require(msgspec.structs.replace(ready, reasoning_marks=ready.reasoning_marks or ("", "")))
 
     def begin(ready: Ready | None, started: Started | None) -> MessageAnswer:
         return MessageAnswer(head, Sorter(splitters(chat.functions, ready, started)()), started)
@@ -57,12 +52,13 @@ async def create_message(request: Request) -> Response:
         priority=chat.priority or 0,
         keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
-        params=RENAMES.params(PARAMS),
+        params=PARAMS,
         headers=served_headers(entry, asked.ignored),
         head=lambda _ready: head,
         require=require,
         new_stream=lambda _head, ready, started: begin(ready, started),
         new_whole=begin,
+        words=RENAMES.error,
         voice=Pings(request.state.request_id),
     )
     return await answer(request, app, entry, plan)

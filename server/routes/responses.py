@@ -58,24 +58,19 @@ async def create_response(request: Request) -> Response:
     def begin(ready: Ready | None, started: Started | None) -> ResponseAnswer:
         return grown.begin(Sorter(splitters(chat.functions, ready, started)()))
 
-    def require(ready: Ready) -> None:
-        try:
-            chat.require(ready)
-        except ApiError as problem:
-            raise RENAMES.error(problem) from None
-
     plan = Plan(
         jobs=[chat.job(response_id)],
         choices_per_job=1,
         priority=chat.priority or 0,
         keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
-        params=RENAMES.params(PARAMS),
+        params=PARAMS,
         headers=served_headers(entry, asked.ignored),
         head=lambda _ready: Head(response_id, 0, entry.name, ""),
-        require=require,
+        require=chat.require,
         new_stream=lambda _head, ready, started: begin(ready, started),
         new_whole=begin,
+        words=RENAMES.error,
         voice=grown,
     )
     return await answer(request, app, entry, plan)

@@ -78,6 +78,7 @@ class Run:
     """The job's field names as this route calls them."""
     limits: LineLimits | None = None
     """What ends a single job's answer early."""
+    words: Callable[[ApiError], ApiError] = lambda problem: problem
 
     def cancel(self) -> None:
         """Ask for the end of every job; harmless for those that ended."""
@@ -95,7 +96,7 @@ class Run:
 
     def problem(self, failed: Failed) -> ApiError:
         """The failure in the words of this route."""
-        return from_failed(failed, params=self.params)
+        return self.words(from_failed(failed, params=self.params))
 
     async def started(self) -> Started | None:
         """The first job's first event, not consumed. Raises ApiError where it is a failure."""

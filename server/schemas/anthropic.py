@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.errors import ApiError
+from server.errors import ApiError, missing_parameter
 from server.schemas.blocks import Messages, System, left_out, messages_of, system_text
 from server.schemas.fields import MAX_STOP_CHARS, MAX_STOPS, Tokens, Use, refuse_unsupported
 from server.schemas.problems import check
@@ -136,9 +136,7 @@ def parse_message(data: dict[str, Any]) -> Asked:
     """The checked request. Raises ApiError 400."""
     asked = parse_count(data)
     if asked.own.max_tokens is None:
-        raise ApiError(
-            400, "Missing required parameter: 'max_tokens'.", param="max_tokens", code="missing_required_parameter"
-        )
+        raise missing_parameter("max_tokens")
     if asked.own.messages[-1].role == "assistant":
         raise ApiError(
             400,
@@ -225,5 +223,7 @@ def _format(form: dict[str, Any] | None) -> Any:
     """`output_config.format` in chat completions' shape, where a schema has a name."""
     if form is None or form.get("type") != "json_schema":
         return form
+    if form.get("schema") is None:
+        raise missing_parameter("output_config.format.schema")
     schema = {name: value for name, value in form.items() if name != "type"}
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, **schema}}

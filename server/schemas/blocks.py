@@ -78,9 +78,7 @@ _TAGS = {"text": "<text>", "thinking": "<thinking>", "tool_use": "<use>", "tool_
 
 
 def _block_tag(value: Any) -> str:
-    if not isinstance(value, dict):
-        raise wrong_type("an object", value)
-    kind = value.get("type")
+    kind = value.get("type") if isinstance(value, dict) else None
     return _TAGS.get(kind, "<other>") if isinstance(kind, str) else "<other>"
 
 

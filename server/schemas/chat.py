@@ -193,6 +193,12 @@ class ChatRequest(SamplingFields, AnswerFields):
         ]
 
     @property
+    def session(self) -> str:
+        """What the client calls this conversation, where it does."""
+        name = (self.model_extra or {}).get("prompt_cache_key")
+        return name[:256] if isinstance(name, str) else ""
+
+    @property
     def limit(self) -> int | None:
         """Tokens each choice may have, under the newer name or the older."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
@@ -216,6 +222,7 @@ class ChatRequest(SamplingFields, AnswerFields):
             ignore_eos=bool(self.ignore_eos),
             constraint=self.constraint,
             reasoning_budget=self.budget,
+            session=self.session,
         )
 
     @cached_property

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
 from server.schemas.problems import problem, wrong_type
@@ -71,17 +71,16 @@ class Part(_Strict):
         return (self.refusal if self.type == "refusal" else self.text) or ""
 
 
-def _text_tag(value: Any) -> str:
-    if isinstance(value, str):
-        return "<text>"
-    if isinstance(value, list):
-        return "<parts>"
-    raise wrong_type("a string or an array of objects", value)
+def _string_or_parts(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise wrong_type("a string or an array of objects", value)
+    return value
 
 
 Text = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")],
-    Discriminator(_text_tag),
+    Discriminator(lambda value: "<text>" if isinstance(value, str) else "<parts>"),
+    BeforeValidator(_string_or_parts),
 ]
 
 
@@ -224,7 +223,7 @@ _TAGS = {
 
 def _item_tag(value: Any) -> str:
     if not isinstance(value, dict):
-        raise wrong_type("an object", value)
+        return "<other>"
     kind = value.get("type")
     if kind is None:
         return "<reference>" if "id" in value and "role" not in value else "<message>"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from server.errors import ApiError, clip
+from server.errors import ApiError, clip, missing_parameter
 from server.schemas.fields import Bool, Tokens, Use, refuse_unsupported
 from server.schemas.items import Item, Items, OtherItem, ReferenceItem, left_out, messages_of
 from server.schemas.problems import check, problem, wrong_type
@@ -400,4 +400,6 @@ def _format(form: dict[str, Any] | None) -> Any:
     """`text.format` in chat completions' shape, where a schema lies one level deeper."""
     if form is None or form.get("type") != "json_schema":
         return form
+    if form.get("schema") is None:
+        raise missing_parameter("text.format.schema")
     return {"type": "json_schema", "json_schema": {name: value for name, value in form.items() if name != "type"}}

@@ -24,7 +24,8 @@ class Function(BaseModel):
     """A function a model may call; `parameters` is a JSON schema that is shown to the model as it is."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    """Anthropic's length; OpenAI's is 64, and tools of MCP servers are longer."""
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
