@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from backends.vocabulary import Vocabulary
 
 MAX_CACHED = 32
-_GAP = "GAP: /[ \\n\\r\\t]{0,8}/\n"
+_GAP = "GAP: /(\\r?\\n){0,2}[ ]{0,2}/\n"
 _MAX_TRIALS = 256
 """Parts of a refused schema that are tried to find the one at fault."""
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -240,7 +240,7 @@ def _children(schema: Any) -> Iterator[tuple[str, Any]]:
     """The subschemas of a schema, each with its step in a path."""
     if not isinstance(schema, dict):
         return
-    for key in ("properties", "patternProperties", "$defs", "definitions"):
+    for key in ("$defs", "definitions", "properties", "patternProperties"):
         if isinstance(group := schema.get(key), dict):
             for name, child in group.items():
                 yield f".{key}.{name}", child

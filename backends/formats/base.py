@@ -19,8 +19,8 @@ Json = dict[str, Any]
 Conversation = tuple[list[Json], list[Json]]
 """Messages and tools in the plain form that templates take."""
 
-WHITE_SPACE = r"[ \n\r\t]{1,40}"
-"""At one place in JSON: enough for deep indentation, and no endless blank for a weak model to fall into."""
+WHITE_SPACE = r"[ \t]{1,40}|\r?\n[ \t]{0,40}"
+"""At one place in JSON: deep indentation, but no endless blank for a weak model to fall into."""
 
 
 class Reader(Protocol):

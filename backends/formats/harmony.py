@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from backends.formats.base import Format, Json, Rules, inline, parameters, quoted
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, first_of, held_back
+from backends.formats.reading import JsonScan
 from backends.messages import Function
 
 CHANNEL, MESSAGE, END, START = "<|channel|>", "<|message|>", "<|end|>", "<|start|>"
@@ -58,6 +59,8 @@ class HarmonyReader:
         self._state = _State.OPENING
         self._held = ""
         self._make: Callable[[str], Piece] = Content
+        self._scan: JsonScan | None = None
+        """In a call: finds the end of its arguments, in which the marks are text."""
         self.n_calls = 0
 
     def feed(self, text: str) -> list[Piece]:
@@ -108,12 +111,16 @@ class HarmonyReader:
             self.n_calls += 1
             pieces.append(CallBegins(number, self._new_id(), recipient[1]))
             self._make = lambda text: CallArguments(number, text)
+            self._scan = JsonScan()
         else:
+            self._scan = None
             self._make = Reasoning if channel is not None and channel[1] == "analysis" else Content
         self._state = _State.BODY
         return True
 
     def _body(self, pieces: list[Piece]) -> bool:
+        if self._scan is not None:
+            return self._arguments(self._scan, pieces)
         at, mark = first_of(self._held, _ENDS)
         cut = at if at >= 0 else len(self._held) - held_back(self._held, *_ENDS)
         if cut:
@@ -122,6 +129,16 @@ class HarmonyReader:
         if at >= 0:
             self._state = _State.HEADER
         return at >= 0
+
+    def _arguments(self, scan: JsonScan, pieces: list[Piece]) -> bool:
+        end = scan.end(self._held)
+        cut = end if end >= 0 else len(self._held)
+        if cut:
+            pieces.append(self._make(self._held[:cut]))
+        self._held = self._held[cut:]
+        if end >= 0:
+            self._state = _State.HEADER
+        return end >= 0
 
 
 def _reader(new_id: Callable[[], str], _tools: Sequence[Json]) -> HarmonyReader:

@@ -40,7 +40,7 @@ def rules(functions: Sequence[Function], parallel: bool) -> Rules:
     lark = [
         f"calls: call {more} GAP",
         f"call: GAP ({either}) GAP {quoted(CLOSE)}",
-        "text[lazy]: /(?s:.*)\\n<\\/parameter>/",
+        "text[lazy]: /(?s:.*)<\\/parameter>/",
         *lines,
         "",
     ]

@@ -242,6 +242,8 @@ class CallReader:
         marks = (*self._notation.begins, *self._notation.gaps)
         while True:
             stripped = self._held.lstrip()
+            if any(mark.startswith(stripped) and mark != stripped for mark in marks):
+                return False
             found = max((mark for mark in marks if stripped.startswith(mark)), key=len, default="")
             if not found:
                 break
@@ -249,8 +251,6 @@ class CallReader:
             cut = len(self._held) - len(stripped) + len(found)
             self._written += self._held[:cut]
             self._held = self._held[cut:]
-        if not stripped or self._is_gap_beginning(stripped):
-            return False
         self._written += self._held[: len(self._held) - len(stripped)]
         self._held = stripped
         return True

@@ -1,0 +1,125 @@
+"""What a format's grammar lets pass is what its reader reads: recorded answers, and whatever a mask allows."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import jsonschema
+import pytest
+
+from backends.formats.known import FORMATS, named
+from backends.formats.pieces import CallArguments, CallBegins, Content
+from backends.grammars import Compiler
+from backends.messages import Constraint, JsonSchema, ToolCalls
+from tests.formats.recorded import ADD, RECORDED, TOOLS, WEATHER
+from tests.formats.test_reading import name_of, read
+from tests.formats.walks import accepts, function, vocabulary, wander
+
+NAMES = [format_.name for format_ in FORMATS]
+HARD = {
+    "type": "function",
+    "function": {
+        "name": "hard",
+        "parameters": {
+            "type": "object",
+            "$defs": {
+                "node": {
+                    "type": "object",
+                    "properties": {"n": {"type": "integer"}, "next": {"$ref": "#/$defs/node"}},
+                    "required": ["n"],
+                    "additionalProperties": False,
+                }
+            },
+            "properties": {
+                "list": {"$ref": "#/$defs/node"},
+                "kind": {"enum": ["a b", 'q"q', "é"]},
+                "maybe": {"anyOf": [{"type": "null"}, {"type": "boolean"}]},
+            },
+            "required": ["list", "kind"],
+            "additionalProperties": False,
+        },
+    },
+}
+NOTHING = {"type": "function", "function": {"name": "nothing"}}
+OFFERED = [*TOOLS, HARD, NOTHING]
+
+
+@pytest.fixture(scope="module")
+def compilers():
+    return {format_.name: Compiler(vocabulary, format_) for format_ in FORMATS}
+
+
+def mask(compilers, name: str, constraint: Constraint):
+    return compilers[name].compile(constraint).start()
+
+
+@pytest.mark.parametrize("case", [case for case in RECORDED if case.grammatical], ids=name_of)
+def test_a_recorded_answer_is_grammatical(compilers, case):
+    calls = ToolCalls([function(tool) for tool in TOOLS])
+    assert accepts(mask(compilers, case.format, calls), case.text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_text_without_a_call_passes_where_none_is_required(compilers, name):
+    opening = "<|channel|>final<|message|>" if name == "harmony" else ""
+    text = opening + "  Hällo <b>, [x] {y}: \n\n* 1. `z`"
+    auto, required = (ToolCalls([function(WEATHER)], required=flag) for flag in (False, True))
+    assert accepts(mask(compilers, name, auto), text)
+    assert not accepts(mask(compilers, name, required), text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_required_call_may_be_it_reads_and_validates(compilers, name):
+    tools = {tool["function"]["name"]: tool for tool in OFFERED}
+    grammar = compilers[name].compile(ToolCalls([function(tool) for tool in OFFERED], required=True))
+    dice, whole = random.Random(name), 0
+    for _ in range(24):
+        walk = grammar.start()
+        text = wander(walk, dice)
+        if text is None:
+            continue
+        whole += 1
+        pieces = read_offered(name, text)
+        begun = [piece for piece in pieces if isinstance(piece, CallBegins)]
+        assert begun, text
+        assert name == "harmony" or not [piece for piece in pieces if isinstance(piece, Content)], text
+        for call in begun:
+            arguments = "".join(p.text for p in pieces if isinstance(p, CallArguments) and p.number == call.number)
+            schema = tools[call.name]["function"].get("parameters", {"maxProperties": 0})
+            jsonschema.validate(json.loads(arguments), schema)
+        assert walk.called
+    assert whole >= 6
+
+
+def read_offered(name: str, text: str):
+    ids = iter(f"id{i}" for i in range(1000))
+    reader = named(name).read(OFFERED, new_id=lambda: next(ids))
+    return [piece for char in text for piece in reader.feed(char)] + reader.flush()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "harmony"])
+def test_parallel_calls_follow_each_other_only_where_they_may(compilers, name):
+    case = next((c for c in RECORDED if c.format == name and c.grammatical and len(c.pieces) >= 4), None)
+    if case is None:
+        assert name in ("generic", "function-gemma")  # which share the rules of others
+        return
+    for parallel in (True, False):
+        calls = ToolCalls([function(tool) for tool in TOOLS], parallel=parallel)
+        assert accepts(mask(compilers, name, calls), case.text) is parallel
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_is_a_schema_or_a_call(compilers, name):
+    form = JsonSchema('{"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": false}')
+    constraint = ToolCalls([function(ADD)], content=form)
+    opening = "<|channel|>final<|message|>" if name == "harmony" else ""
+    assert accepts(mask(compilers, name, constraint), opening + '{"a": 5}')
+    assert not accepts(mask(compilers, name, constraint), opening + "words")
+    assert not accepts(mask(compilers, name, constraint), opening + '{"a": "5"}')
+
+
+def test_text_is_read_as_it_was_written(compilers):
+    for name in NAMES:
+        opening = "<|channel|>final<|message|>" if name == "harmony" else ""
+        assert read(name, [opening + "a, b"]) == [Content("a, b")]
