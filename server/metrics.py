@@ -118,6 +118,7 @@ class Metrics:
         self.memory_budget = self._gauge("memory_budget_bytes", "What all models may hold", "device")
         self.memory_reserved = self._gauge("memory_reserved_bytes", "What the models hold", "device")
         self.memory_other = self._gauge("memory_other_bytes", "What other programs hold", "device")
+        self.conversations = self._gauge("conversations_bytes", "Computed prompts in host memory, beside the budget")
         ratio = self._histogram("memory_prediction_error_ratio", "Measured / predicted", _ERROR_RATIOS, "backend")
         self.prediction_error = {backend: ratio.labels(backend) for backend in backends}
         make = _Maker(self)
@@ -132,6 +133,7 @@ class Metrics:
         self.memory_budget.labels(memory.device).set(memory.budget_bytes)
         self.memory_reserved.labels(memory.device).set(memory.reserved_bytes)
         self.memory_other.labels(memory.device).set(memory.other_bytes)
+        self.conversations.set(memory.conversations_bytes)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from server.memory import gpu, host
+from server.memory.conversations import Conversations, open_conversations
 from server.memory.ledger import Ledger
 from server.pool.status import MemoryStatus
 from server.settings.sizes import format_size
@@ -24,6 +27,9 @@ CPU_SHARE: Final = 0.8
 """Of the available host memory, because other programs' needs change."""
 LEAST_AUTO_BYTES: Final = 512 * 2**20
 """An automatic budget is never smaller, so that a small model always runs."""
+CONVERSATIONS_SHARE: Final = 1 / 16
+"""Of the available host memory, for computed prompts."""
+MOST_AUTO_CONVERSATIONS: Final = 8 * 2**30
 LOOK_EVERY_S: Final = 2.0
 LEAST_CHANGE: Final = 1 / 64
 """An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing."""
@@ -46,9 +52,11 @@ class Memory:
         device_total_bytes: int,
         free_bytes: int,
         auto: Callable[[int], int] | None = None,
+        conversations: Conversations | None = None,
     ) -> None:
         self.device: Device = device
         self.ledger = Ledger(budget_bytes)
+        self.conversations = conversations or Conversations(None, 0)
         self.on_budget_change: list[Callable[[], None]] = []
         """Called after the budget has changed."""
         self.pids: Callable[[], list[int]] = list
@@ -63,7 +71,13 @@ class Memory:
         if self.device == "cpu":
             self._last_free_bytes = host.available_bytes()
         used = self._device_total_bytes - self._last_free_bytes
-        return max(0, used - self.ledger.reserved_bytes)
+        ours = self.conversations.used_bytes if self.device == "cpu" else 0
+        return max(0, used - self.ledger.reserved_bytes - ours)
+
+    def release(self, model: str) -> None:
+        """Give a model's bytes back: its worker has exited, or there was none."""
+        self.ledger.release(model)
+        self.conversations.release(model)
 
     def status(self) -> MemoryStatus:
         """The budget at this moment."""
@@ -73,6 +87,8 @@ class Memory:
             reserved_bytes=self.ledger.reserved_bytes,
             other_bytes=self.other_bytes,
             over_bytes=self.ledger.over_bytes,
+            conversations_bytes=self.conversations.used_bytes,
+            conversations_max_bytes=self.conversations.max_bytes,
         )
 
     async def keep_looking(self, *, every_s: float = LOOK_EVERY_S) -> None:
@@ -103,7 +119,7 @@ class Memory:
     def _held_bytes(self) -> int | None:
         """By how much models lessen what the device calls free; None while a load changes it from moment to moment."""
         if self.device == "cpu":  # mapped weights are page cache, which the kernel calls available
-            return sum(host.anonymous_bytes(pid) for pid in self.pids())
+            return sum(host.anonymous_bytes(pid) for pid in self.pids()) + self.conversations.used_bytes
         return self.ledger.measured_bytes
 
     async def wait_for_free(
@@ -128,8 +144,8 @@ class Memory:
             await asyncio.sleep(_POLL_S)
 
 
-async def open_memory(settings: MemorySection) -> Memory:
-    """Choose the device and the budget. Raises DeviceError."""
+async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
+    """Choose the device and the budget, and what so many models may keep beside it. Raises DeviceError."""
     card = None
     if settings.device == "cuda" or (settings.device == "auto" and gpu.engine_has_cuda()):
         try:
@@ -138,19 +154,35 @@ async def open_memory(settings: MemorySection) -> Memory:
             if settings.device == "cuda":
                 raise DeviceError(f"device = 'cuda', but {error}. hint: device = 'cpu'") from None
     if card is not None:
-        return _on_card(settings, card)
+        return _on_card(settings, card, _conversations(settings, n_models))
+    conversations = _conversations(settings, n_models)
     available = host.available_bytes()
-    auto = _auto_on_host(settings.reserve)
+    auto = _auto_on_host(settings.reserve + conversations.max_bytes)
     return Memory(
         "cpu",
         auto(available) if settings.budget == "auto" else settings.budget,
         device_total_bytes=host.total_bytes(),
         free_bytes=available,
         auto=auto if settings.budget == "auto" else None,
+        conversations=conversations,
     )
 
 
-def _on_card(settings: MemorySection, card: gpu.GpuMemory) -> Memory:
+def _conversations(settings: MemorySection, n_models: int) -> Conversations:
+    """What is kept of computed prompts; nothing for whoever has no models to load."""
+    if n_models == 0:
+        return Conversations(None, 0)
+    automatic = min(int(host.available_bytes() * CONVERSATIONS_SHARE), MOST_AUTO_CONVERSATIONS)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return open_conversations(
+        automatic if settings.conversations == "auto" else settings.conversations,
+        n_models=n_models,
+        disk_root=cache / "onecard" / "conversations",
+        disk_bytes=settings.conversations_disk,
+    )
+
+
+def _on_card(settings: MemorySection, card: gpu.GpuMemory, conversations: Conversations) -> Memory:
     def auto(usable_bytes: int) -> int:
         return max(usable_bytes - settings.reserve, 0)
 
@@ -162,6 +194,7 @@ def _on_card(settings: MemorySection, card: gpu.GpuMemory) -> Memory:
         device_total_bytes=card.total_bytes,
         free_bytes=card.free_bytes,
         auto=auto if automatic else None,
+        conversations=conversations,
     )
 
 

@@ -79,7 +79,7 @@ class Loader:
     async def start(
         self, entry: CatalogEntry, listener: Listener, *, usable_bytes: int | None = None, setbacks: int = 0
     ) -> Worker:
-        """Start a worker for the model; its bytes are booked until `memory.ledger.release`. Raises LoadRefusedError.
+        """Start a worker for the model; its bytes are booked until `memory.release`. Raises LoadRefusedError.
 
         The plan is chosen for `usable_bytes` (None: the whole budget), and has to fit into what is free.
         """
@@ -94,14 +94,14 @@ class Loader:
             raise LoadRefusedError("memory_busy", str(error), strike=False) from None
         try:
             await self._wait_for_card(entry.name, placed)
-            worker = Worker(_spec(entry, placed), listener, self._timeouts)
+            worker = Worker(self._spec(entry, placed), listener, self._timeouts)
             await worker.start(self._spares.get(entry.backend))
         except OSError as error:
-            self.memory.ledger.release(entry.name)
+            self.memory.release(entry.name)
             message = f"no worker process could be started: {error.strerror}"
             raise LoadRefusedError("load_failed", message, strike=True) from None
         except BaseException:
-            self.memory.ledger.release(entry.name)
+            self.memory.release(entry.name)
             raise
         return worker
 
@@ -179,19 +179,19 @@ class Loader:
             message = f"{name} needs {format_size(needed_bytes)}, but other programs hold the card's memory"
             raise LoadRefusedError("memory_busy", message, strike=False)
 
-
-def _spec(entry: CatalogEntry, placed: Placed) -> LoadModel:
-    plan = placed.plan
-    return LoadModel(
-        name=entry.name,
-        backend=entry.backend,
-        path=str(entry.path),
-        context=plan.context,
-        parallel=plan.parallel,
-        kv_type=plan.kv_type,
-        gpu_layers=plan.gpu_layers,
-        device=plan.device,
-        kv_tokens=plan.kv_tokens,
-        kv_layout=plan.kv_layout,
-        max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
-    )
+    def _spec(self, entry: CatalogEntry, placed: Placed) -> LoadModel:
+        plan = placed.plan
+        return LoadModel(
+            name=entry.name,
+            backend=entry.backend,
+            path=str(entry.path),
+            context=plan.context,
+            parallel=plan.parallel,
+            kv_type=plan.kv_type,
+            gpu_layers=plan.gpu_layers,
+            device=plan.device,
+            kv_tokens=plan.kv_tokens,
+            kv_layout=plan.kv_layout,
+            max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
+            store=self.memory.conversations.grant(entry.name) if entry.backend == "gguf" else None,
+        )

@@ -102,7 +102,7 @@ class Moves:
         resident.worker = None
         freed_bytes = parts.prices.held_bytes(name)
         booking = parts.memory.ledger.booking(name)
-        parts.memory.ledger.release(name)
+        parts.memory.release(name)
         if how.code == "out_of_memory" and worker.ready is None and booking is not None:
             how = self._explain(worker.spec, how, booking.predicted)
         parts.prices.forget(name)

@@ -86,7 +86,8 @@ class Pool:
 
         Raises DeviceError.
         """
-        memory = await open_memory(self._settings.memory)
+        n_gguf = sum(resident.entry.backend == "gguf" for resident in self._residents.values())
+        memory = await open_memory(self._settings.memory, n_models=n_gguf)
         loader = self._parts.loader = self._parts.prices.loader = Loader(memory, self._timeouts, {"gguf": self._spare})
         memory.on_budget_change.append(self._budget_changed)
         self._parts.tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
@@ -135,6 +136,8 @@ class Pool:
             await asyncio.gather(*tasks, return_exceptions=True)
         if not self._closed:
             self._closed = True
+            if self._parts.loader is not None:
+                self._parts.memory.conversations.close()
             self._parts.tell("stopped")
 
     # What the HTTP side asks; `info`, `status` and `capacity` are the overview's

@@ -49,6 +49,10 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     other_bytes: int
     over_bytes: int = 0
     """By how much models hold more than the budget."""
+    conversations_bytes: int = 0
+    """Host memory that computed prompts take, of all models, loaded or not: beside the budget."""
+    conversations_max_bytes: int = 0
+    """What they may take at most."""
     spare_bytes: int = 0
     """Host memory of the spare worker, which has no model: paid from the reserve, never from the budget."""
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("onecard.prompts")
 _MAX_LOGGED_BYTES = 4096
+_MAX_SESSION_CHARS = 256
+SESSION_HEADERS = ("x-session-id", "session_id", "x-session-affinity")
+"""What clients call their conversation; it only decides between computed prompts that are equally long."""
 
 
 class Whole(Collector, Protocol):
@@ -72,6 +75,8 @@ class Plan:
     new_whole: Callable[[Ready | None, Started | None], Whole]
     voice: Voice = field(default_factory=Comments)
     limits: LineLimits | None = None
+    session: str = ""
+    """What the body calls the conversation."""
     words: Callable[[ApiError], ApiError] = _as_it_is
     """Says a problem with the job in the surface's own words."""
 
@@ -90,8 +95,7 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
         plan.check(ready)
     if app.settings.logging.prompts:
         _log_prompts(request, plan)
-    # Whoever has another key must not learn from the clock what was computed before.
-    jobs = [msgspec.structs.replace(job, cache_domain=request.state.domain) for job in plan.jobs]
+    jobs = [_marked(request, plan, job) for job in plan.jobs]
     streams = [app.pool.submit(entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in jobs]
     run = Run(streams, plan.choices_per_job, plan.params, plan.limits, plan.words)
     try:
@@ -101,6 +105,16 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
     except BaseException:
         run.cancel()
         raise
+
+
+def _marked(request: Request, plan: Plan, job: Generate) -> Generate:
+    """The job with what decides whose computed prompts it shares, and who makes way for whom.
+
+    Whoever has another key must not learn from the clock what was computed before.
+    """
+    session = plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
+    marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS], "priority": plan.priority}
+    return msgspec.structs.replace(job, **marks)
 
 
 def _log_prompts(request: Request, plan: Plan) -> None:

@@ -63,6 +63,7 @@ async def create_response(request: Request) -> Response:
         choices_per_job=1,
         priority=chat.priority or 0,
         keep_alive_s=chat.keep_alive,
+        session=asked.own.prompt_cache_key or "",
         streamed=bool(chat.stream),
         params=PARAMS,
         headers=served_headers(entry, asked.ignored),

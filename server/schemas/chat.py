@@ -86,7 +86,7 @@ FIELDS: dict[str, Use] = {
     "priority": Use.HONOURED,
     "chat_template_kwargs": Use.HONOURED,
     "thinking_budget": Use.HONOURED,
-    "cache_prompt": Use.HARMLESS,
+    "cache_prompt": Use.HONOURED,
     "keep_alive": Use.HONOURED,
     "chat_template": Use.NEUTRAL_ONLY,
     "grammar": Use.NEUTRAL_ONLY,
@@ -208,6 +208,12 @@ class ChatRequest(SamplingFields, AnswerFields):
         """Bytes of what the messages say, without roles and template."""
         return sum(len(message.text.encode()) for message in self.messages)
 
+    @property
+    def session(self) -> str:
+        """What the client calls this conversation."""
+        key = (self.model_extra or {}).get("prompt_cache_key")
+        return key if isinstance(key, str) else ""
+
     def job(self, job_id: str) -> Generate:
         """The job; `max_tokens` above the room left is the engine's to clamp."""
         return Generate(
@@ -220,6 +226,7 @@ class ChatRequest(SamplingFields, AnswerFields):
             n=self.n or 1,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             ignore_eos=bool(self.ignore_eos),
+            cache_prompt=self.cache_prompt is not False,
             constraint=self.constraint,
             reasoning_budget=self.budget,
             session=self.session,

@@ -51,7 +51,7 @@ FIELDS: dict[str, Use] = {
     "ignore_eos": Use.HONOURED,
     "min_tokens": Use.HONOURED,
     "priority": Use.HONOURED,
-    "cache_prompt": Use.HARMLESS,
+    "cache_prompt": Use.HONOURED,
     "keep_alive": Use.HONOURED,
     "response_format": Use.HONOURED,
     "prompt_embeds": Use.NEUTRAL_ONLY,
@@ -141,6 +141,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
                 n=self.choices_per_prompt,
                 logprobs=self.logprobs,
                 ignore_eos=bool(self.ignore_eos),
+                cache_prompt=self.cache_prompt is not False,
                 echo=bool(self.echo),
                 constraint=constraint,
             )

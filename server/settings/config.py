@@ -139,6 +139,10 @@ class MemorySection(Section):
     """Left free on the device for others."""
     on_pressure: Literal["unload", "keep"] = "unload"
     """What happens to idle models when other programs take the memory."""
+    conversations: Literal["auto"] | Size = "auto"
+    """Host memory for computed prompts, beside the budget: they come back after other requests and after a swap."""
+    conversations_disk: Size = 0
+    """Of the same on the disk of the user's cache folder."""
 
 
 class SchedulerSection(Section):

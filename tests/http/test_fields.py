@@ -87,7 +87,6 @@ HARMLESS = {
     "prompt_cache_retention": "24h",
     "prompt_cache_options": {"ttl": "30m"},
     "prediction": {"type": "content", "content": "x"},
-    "cache_prompt": False,
 }
 
 
@@ -198,6 +197,7 @@ SAMPLED = {
     "repetition_penalty": 1.5,
     "ignore_eos": True,
     "min_tokens": 3,
+    "cache_prompt": False,
 }
 CHAT_ONLY = {
     "logprobs": True,

@@ -15,6 +15,7 @@ NAMES = {
     "memory_budget_bytes",
     "memory_reserved_bytes",
     "memory_other_bytes",
+    "conversations_bytes",
     "model_memory_predicted_bytes",
     "model_memory_measured_bytes",
     "memory_prediction_error_ratio",

@@ -1,0 +1,141 @@
+"""Computed prompts as clients see them: told truly, found again after a swap, never shared between keys, cleaned up."""
+
+from __future__ import annotations
+
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.e2e.server import Server, serving, until
+from tests.models import canary_kv
+
+pytestmark = pytest.mark.engine
+
+KEYS = ("first-key", "second-key")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return canary_kv.build(tmp_path_factory.mktemp("canary-kv") / "kv.gguf", "full")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Server]:
+    other = model.with_name("other.gguf")
+    other.write_bytes(model.read_bytes())
+    with serving(
+        tmp_path_factory.mktemp("conversations"),
+        models={"a": model, "b": other},
+        flags=("--context", "2048", "--parallel", "4"),
+        env={"ONECARD_SERVER__API_KEYS": ",".join(KEYS)},
+    ) as running:
+        yield running
+
+
+def ask(server: Server, tokens: list[int], *, model: str = "a", key: str = KEYS[0], **fields: Any) -> httpx2.Response:
+    body = {"model": model, "prompt": tokens, "max_tokens": 8, "temperature": 0, "ignore_eos": True, **fields}
+    reply = httpx2.post(
+        f"{server.url}/v1/completions", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60
+    )
+    assert reply.status_code == 200, reply.text
+    return reply
+
+
+def cached(reply: httpx2.Response) -> int:
+    n_tokens: int = reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert reply.headers["x-onecard-cached-tokens"] == str(n_tokens)
+    return n_tokens
+
+
+def text(reply: httpx2.Response) -> str:
+    content: str = reply.json()["choices"][0]["text"]
+    return content
+
+
+def move(server: Server, model: str, what: str) -> None:
+    headers = {"Authorization": f"Bearer {KEYS[0]}"}
+    httpx2.post(f"{server.url}/v1/models/{model}/{what}", json={}, headers=headers, timeout=60).raise_for_status()
+
+
+def root_of(server: Server) -> Path:
+    """The folder whose lock the server holds."""
+    open_files = (fd.readlink() for fd in Path(f"/proc/{server.process.pid}/fd").iterdir() if fd.is_symlink())
+    return next(file.parent for file in open_files if file.parent.name.startswith("onecard-"))
+
+
+def test_usage_and_header_tell_how_much_of_the_prompt_was_there(server: Server) -> None:
+    tokens = canary_kv.prompt(1, 300)
+
+    cold, warm = ask(server, tokens), ask(server, tokens)
+
+    assert (cached(cold), cached(warm)) == (0, 299)
+    assert text(cold) == text(warm)
+
+
+def test_a_conversation_survives_the_swap_of_its_model(server: Server) -> None:
+    tokens = canary_kv.prompt(2, 1900)
+    first = ask(server, tokens)
+    move(server, "a", "unload")
+    ask(server, canary_kv.prompt(3, 50), model="b")
+    move(server, "b", "unload")
+
+    second = ask(server, tokens + canary_kv.prompt(4, 20))
+
+    assert cached(first) == 0
+    assert len(tokens) + 20 - cached(second) < 64
+    assert text(second) == text(ask(server, tokens + canary_kv.prompt(4, 20), cache_prompt=False))
+
+
+def test_a_crash_of_the_worker_costs_no_conversation_and_no_correctness(server: Server) -> None:
+    tokens = canary_kv.prompt(5, 200)
+    first = ask(server, tokens)
+    for worker in server.workers():
+        worker.kill()
+    until(lambda: not any(w.is_running() for w in server.workers()), within_s=10, what="the workers are gone")
+
+    again = ask(server, tokens)
+
+    assert text(again) == text(first)
+    assert cached(again) == 199
+
+
+def test_no_key_finds_what_another_one_computed(server: Server) -> None:
+    tokens = canary_kv.prompt(6, 250)
+
+    replies = [ask(server, tokens, key=key) for key in (KEYS[0], KEYS[1], KEYS[0])]
+
+    assert [cached(reply) for reply in replies] == [0, 0, 249]
+    assert len({text(reply) for reply in replies}) == 1
+
+
+def test_files_are_for_their_owner_only_within_the_cap_and_in_the_status(server: Server) -> None:
+    ask(server, canary_kv.prompt(7, 200))
+    headers = {"Authorization": f"Bearer {KEYS[0]}"}
+    memory = httpx2.get(f"{server.url}/v1/status", headers=headers).json()["memory"]
+
+    files = list(root_of(server).rglob("*.kv"))
+
+    assert files
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert {stat.S_IMODE(path.parent.stat().st_mode) for path in files} == {0o700}
+    assert 0 < memory["conversations_bytes"] <= memory["conversations_max_bytes"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_server_that_ended_or_was_killed(tmp_path: Path, model: Path, number: int) -> None:
+    with serving(tmp_path, models={"a": model}, flags=("--context", "512")) as server:
+        body = {"model": "a", "prompt": canary_kv.prompt(8, 100), "max_tokens": 4}
+        httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60).raise_for_status()
+        root = root_of(server)
+        assert list(root.rglob("*.kv"))
+        server.stop(number)
+
+    if number == signal.SIGKILL:
+        with serving(tmp_path, models={"a": model}) as successor:
+            successor.stop()
+    assert not root.exists()
