@@ -51,8 +51,6 @@ if [ -z "$python" ]; then
   if [ -n "$bundle" ]; then
     export PIP_NO_INDEX=1 PIP_FIND_LINKS="$bundle/wheels"
   fi
-  # The machine's own PyTorch and its large packages are seen through.
-  [ -x .venv/bin/python ] || python3 -m venv --system-site-packages .venv
   python=$PWD/.venv/bin/python
   before=$SECONDS
   timeout 360 python3 deploy/install.py gpu >&2 || { tail -n 40 .venv/*.log >&2; exit 1; }

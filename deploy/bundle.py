@@ -195,9 +195,8 @@ def main() -> int:
         print(f"onecard: {problem}", file=sys.stderr)
         return 1
     size = f"{float(str(told['total_bytes'])) / 1e6:.0f} MB"
-    print(
-        f"onecard: {options.out}: {size} for Python {options.python}; there: bash onecard/bench/gpu.sh --bundle FOLDER"
-    )
+    print(f"onecard: {options.out}: {size} for Python {options.python} on Linux x86-64")
+    print("onecard: on the machine with the card: tar xzf onecard.tar.gz && bash onecard/bench/gpu.sh --bundle FOLDER")
     return 0
 
 

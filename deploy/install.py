@@ -1,7 +1,7 @@
 """Installs onecard into `.venv`, once: `python3 deploy/install.py serve|install|test|gpu`.
 
 serve: the server and the GGUF engine. install: both engines. test: everything that `make check` needs.
-gpu: what `bench/gpu.sh` needs, without PyTorch.
+gpu: what `bench/gpu.sh` needs, over the packages that this Python has, because PyTorch is not installed.
 Standard library only, because it runs before anything is installed.
 """
 
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,18 +104,24 @@ def is_installed(variant: str, build: Build) -> bool:
     )
 
 
-def make_venv() -> None:
-    """An empty `.venv`, unless there is one."""
+def make_venv(*, over_machine: bool = False) -> None:
+    """An empty `.venv`, unless there is one; `over_machine`: one that sees this Python's packages, pip among them."""
     if PYTHON.exists():
         return
-    if importlib.util.find_spec("ensurepip") is None:
+    if importlib.util.find_spec("pip" if over_machine else "ensurepip") is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise InstallError(f"this Python cannot make a venv with pip. hint: apt install python{version}-venv")
     say(f"making .venv with Python {sys.version.split()[0]}")
-    answer = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    flags = ["--system-site-packages", "--without-pip"] if over_machine else []
+    command = [sys.executable, "-m", "venv", *flags, str(VENV)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         shutil.rmtree(VENV, ignore_errors=True)
         raise InstallError(f"python -m venv failed: {(answer.stdout + answer.stderr).strip()[-500:]}")
+    if over_machine and sys.prefix != sys.base_prefix:  # this Python is a venv itself, which venvs do not see through
+        ask = [str(PYTHON), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        own = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+        (Path(own) / "machine.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
 
 def pip(*args: str, constrained: bool = False, env: dict[str, str] | None = None, log: str = "pip.log") -> None:
@@ -227,7 +234,7 @@ def install(variant: str) -> None:
     if is_installed(variant, build):
         return
     started = time.monotonic()
-    make_venv()
+    make_venv(over_machine=variant == "gpu")
     install_llama(build)
     say(f"installing onecard[{EXTRAS[variant]}]")
     pip("install", "--editable", f".[{EXTRAS[variant]}]", constrained=card_capability() is None)

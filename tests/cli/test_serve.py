@@ -250,7 +250,7 @@ def test_more_clients_than_files_wait_and_are_all_answered(environment, tmp_path
             port = int(process.stdout.readline().removesuffix("/v1\n").rsplit(":", 1)[1])
             request = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
             idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(80)]
-            time.sleep(1.5)
+            until(lambda: "connections_wait" in log.read_text(), within_s=20, what="no file is left for a connection")
             for connection in idle:
                 connection.sendall(request)
             for connection in idle:

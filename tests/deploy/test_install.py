@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,6 +123,14 @@ def test_progress_is_a_line_now_and_then_where_nothing_can_move(install, capsys)
     progress._last -= 30
     progress.read("  [200/200] Linking")
     assert capsys.readouterr().out.startswith("onecard: compiling llama.cpp 200/200 (0:")
+
+
+def test_the_venv_of_a_card_sees_what_this_python_has(install, tmp_path):
+    install.VENV, install.PYTHON = tmp_path / "over", tmp_path / "over" / "bin" / "python"
+    install.make_venv(over_machine=True)
+    code = "import pip, msgspec, sys; print(sys.prefix)"
+    told = subprocess.run([install.PYTHON, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert told.stdout.strip() == str(install.VENV)
 
 
 def test_the_script_says_how_it_is_used():
