@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backends import alone
 from backends.gguf import bare
+from backends.gguf.library_log import supports_gpu
 from backends.workload import Workload
 from bench import compare, embed, engine, mix, model, report, swap, trace
 from bench.figures import emit
@@ -63,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 def _load(options: argparse.Namespace) -> Workload:
     if not 1 <= options.streams <= MAX_STREAMS:
         raise SystemExit(f"--streams is 1 to {MAX_STREAMS}")
-    given = vars(options) | {"n_prompt": options.prompt, "n_generate": options.generate}
+    layers = -1 if supports_gpu() else 0  # as a server with `device = "auto"` does
+    given = vars(options) | {"n_prompt": options.prompt, "n_generate": options.generate, "gpu_layers": layers}
     return Workload(**{field.name: given[field.name] for field in fields(Workload) if field.name in given})
 
 
