@@ -112,7 +112,7 @@ def _marked(request: Request, plan: Plan, job: Generate) -> Generate:
 
     Whoever has another key must not learn from the clock what was computed before.
     """
-    session = plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
+    session = job.session or plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
     marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS], "priority": plan.priority}
     return msgspec.structs.replace(job, **marks)
 

@@ -54,7 +54,6 @@ async def chat_completions(request: Request) -> Response:
         choices_per_job=chat.n or 1,
         priority=chat.priority or 0,
         keep_alive_s=chat.keep_alive,
-        session=chat.session,
         streamed=bool(chat.stream),
         params=PARAMS,
         headers=served_headers(entry, chat.ignored_by(app.ready(entry))),

@@ -208,12 +208,6 @@ class ChatRequest(SamplingFields, AnswerFields):
         """Bytes of what the messages say, without roles and template."""
         return sum(len(message.text.encode()) for message in self.messages)
 
-    @property
-    def session(self) -> str:
-        """What the client calls this conversation."""
-        key = (self.model_extra or {}).get("prompt_cache_key")
-        return key if isinstance(key, str) else ""
-
     def job(self, job_id: str) -> Generate:
         """The job; `max_tokens` above the room left is the engine's to clamp."""
         return Generate(
