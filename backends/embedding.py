@@ -41,6 +41,10 @@ JOBS_AT_ONCE = 64
 """What an embedding engine reports as `parallel`: jobs cost it no memory, only inputs in the same pass do."""
 
 
+class NoRoomError(Exception):
+    """The device has no memory left for a single input; the text tells the numbers."""
+
+
 class Input(NamedTuple):
     """One text as tokens, or two of them in a row."""
 
@@ -83,7 +87,10 @@ class Encoder(Protocol):
         ...
 
     def encode(self, inputs: Sequence[Input]) -> NDArray[np.float32]:
-        """`(len(inputs), width) float32`: vectors, or with `reranks` `(len(inputs), 1)` scores of 0..1."""
+        """`(len(inputs), width) float32`: vectors, or with `reranks` `(len(inputs), 1)` scores of 0..1.
+
+        Raises NoRoomError.
+        """
         ...
 
     def close(self) -> None:
@@ -252,7 +259,10 @@ class EmbeddingEngine:
         )
         taken = [(r, [_next(r) for _ in range(count)]) for r, count in zip(requests, counts, strict=True) if count]
         inputs = [request.inputs[place] for request, places in taken for place in places]
-        rows = encoder.encode(inputs)
+        try:
+            rows = encoder.encode(inputs)
+        except NoRoomError as error:
+            return Step(events=[self._shed(request, str(error)) for request, _ in taken])
         events: list[Event] = []
         start = 0
         for request, places in taken:
@@ -265,6 +275,11 @@ class EmbeddingEngine:
             n_embedded=len(inputs),
             duration_us=(time.perf_counter_ns() - begin) // 1000,
         )
+
+    def _shed(self, request: _Request, message: str) -> Event:
+        """Fail a job for want of memory, and leave the others running."""
+        self._requests.remove(request)
+        return Failed(id=request.job.id, code="out_of_memory", message=message)
 
     def _answer(self, request: _Request, places: list[int], rows: NDArray[np.float32]) -> list[Event]:
         job = request.job

@@ -11,6 +11,7 @@ import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from backends.bnb.layout import input_limit
 from backends.plan import BATCH_TOKENS, Device, Footprint, Plan
 
 if TYPE_CHECKING:
@@ -30,12 +31,30 @@ _SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
 
 def predict(folder: FolderInfo, plan: Plan) -> Footprint:
     """The price of a plan; layers on the CPU are not possible with this backend."""
+    if folder.gives != "text":
+        weights = sum(tensor_bytes(tensor, folder) for tensor in folder.tensors)
+        return Footprint(weights, kv=0, compute=pass_bytes(folder, plan), runtime=RUNTIME_BYTES[plan.device])
     return Footprint(
         weights=sum(tensor_bytes(tensor, folder) for tensor in folder.tensors),
         kv=cache_bytes(folder, plan),
         compute=compute_bytes(folder, plan),
         runtime=RUNTIME_BYTES[plan.device],
     )
+
+
+def pass_tokens(device: Device) -> int:
+    """Tokens of an embedding model's pass, padding included, where one input is not longer."""
+    return 4096 if device == "cuda" else 512
+
+
+def pass_bytes(folder: FolderInfo, plan: Plan) -> int:
+    """Activations of an embedding model's largest pass, its mask, and one matrix unpacked."""
+    size = value_bytes(folder)
+    longest = input_limit(plan.context, folder.config)
+    tokens = max(longest, pass_tokens(plan.device))
+    activations = tokens * (8 * folder.number("hidden_size") + 3 * folder.number("intermediate_size")) * size
+    largest = max((t.n_elements for t in folder.tensors if is_linear(t, folder.quantization)), default=0)
+    return activations + tokens * longest * size + (largest * size if folder.quantization else 0)
 
 
 def tensor_bytes(tensor: StoredTensor, folder: FolderInfo) -> int:

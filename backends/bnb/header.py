@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
 from backends.gguf.header import HeaderError
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ class FolderInfo:
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     file_bytes: int
     longest_token_bytes: int = 0
+    layout: Layout = GENERATES
+    """What the model is for, and how its vectors are made."""
+
+    @property
+    def gives(self) -> Gives:
+        """What the model answers with."""
+        return self.layout.gives
 
     def number(self, key: str, default: int = 0) -> int:
         """A count of the configuration, never below 0."""
@@ -70,7 +78,8 @@ class FolderInfo:
     @property
     def n_ctx_train(self) -> int:
         """Tokens of context the model was trained for."""
-        return self.number("max_position_embeddings")
+        trained = self.number("max_position_embeddings")
+        return input_limit(trained, self.config) if self.gives != "text" else trained
 
     @property
     def n_layers(self) -> int:
@@ -105,7 +114,15 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
         stored_quantised=isinstance(stored, dict),
         tensors=tuple(tensors),
         file_bytes=file_bytes,
+        layout=_layout(folder, config),
     )
+
+
+def _layout(folder: Path, config: dict[str, Any]) -> Layout:
+    try:
+        return read_layout(folder, config)
+    except LayoutError as error:
+        raise HeaderError(str(error)) from None
 
 
 def _asked(quantization: str) -> dict[str, Any]:

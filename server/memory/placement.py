@@ -92,7 +92,7 @@ def place(
 
 def longest_context(header: ModelHeader | None, context: int | None) -> int:
     """The most tokens a request to the model can ever use."""
-    pooled = isinstance(header, HeaderInfo) and header.gives != "text"
+    pooled = header is not None and header.gives != "text"
     trained = header.n_ctx_train if header is not None else 0
     if context is not None:
         return min(context, trained) if pooled and trained > 0 else context

@@ -91,7 +91,7 @@ class Services:
         if info.ready is not None:
             can = info.ready.capabilities
             return [name for name in _KINDS if name in can or (name == "text" and "completion" in can)]
-        if not isinstance(info.header, HeaderInfo):
+        if info.header is None:
             return []
         return [{"text": "text", "vectors": "embedding", "scores": "rerank"}[info.header.gives]]
 
