@@ -137,7 +137,8 @@ class Guide:
     def _while_reasoning(self) -> NDArray[np.bool_] | None:
         plan = self._plan
         if self._closing is None and plan.budget is not None and self.reasoning_tokens >= plan.budget:
-            self._closing = plan.words().spelling(plan.closing)
+            line_end = plan.words().spelling(b"\n") if plan.closing.startswith(b"</") else []
+            self._closing = [*line_end, *plan.words().spelling(plan.closing)]
         if self._closing:
             return plan.words().only(self._closing[0])
         if self._mask is None:

@@ -11,7 +11,7 @@ from backends import alone
 from backends.gguf import bare
 from backends.gguf.library_log import supports_gpu
 from backends.workload import Workload
-from bench import compare, embed, engine, mix, model, report, swap, trace
+from bench import compare, constraint, embed, engine, mix, model, report, swap, trace
 from bench.figures import emit
 from bench.serving import MODEL_NAME
 from server.bench.load import chat, run, summary
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("bare", parents=[shared], help="llama_decode and sampling alone")
     commands.add_parser("engine", parents=[shared], help="the engine without its server")
     commands.add_parser("python", parents=[shared], help="the engine's own Python per step")
+    commands.add_parser("constraint", parents=[shared], help="tokens per second under a schema; a new schema's cost")
     load = commands.add_parser("load", parents=[shared], help="streams against a running server")
     load.add_argument("url", help="such as http://127.0.0.1:8080")
     load.add_argument("--model", default=MODEL_NAME)
@@ -120,6 +121,8 @@ def main(arguments: list[str]) -> int:
         figures = alone.throughput(model.path(), load, rounds=rounds)
     elif options.command == "python":
         figures = engine.python_per_step(model.path(), load)
+    elif options.command == "constraint":
+        figures = constraint.measure(model.path(), load, rounds=options.rounds or 3)
     elif options.command == "mix":
         figures = mix.measure(options.url)
     else:

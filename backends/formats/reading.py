@@ -247,9 +247,10 @@ class CallReader:
             found = max((mark for mark in marks if stripped.startswith(mark)), key=len, default="")
             if not found:
                 break
-            self._marked = self._marked or found in self._notation.begins
             cut = len(self._held) - len(stripped) + len(found)
-            self._written += self._held[:cut]
+            opens = found in self._notation.begins and not self._marked
+            self._written = found if opens else self._written + self._held[:cut]
+            self._marked = self._marked or opens
             self._held = self._held[cut:]
         self._written += self._held[: len(self._held) - len(stripped)]
         self._held = stripped

@@ -6,7 +6,7 @@ Pure: deltas in, bytes out.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from server.output.frame import DONE, Framer, Head, Usage, logprob, to_json
 
@@ -67,12 +67,38 @@ class _Choice:
     logprobs: list[TokenLogprob] | None = None
     finish_reason: str | None = None
 
+    @property
+    def mean_logprob(self) -> float:
+        """Log-probability per token, by which the best of several is chosen."""
+        values = [token.logprob for token in self.logprobs or []]
+        return sum(values) / len(values) if values else 0.0
+
+
+class Best(NamedTuple):
+    """How many of how many candidates of each prompt are delivered."""
+
+    n: int
+    of: int
+
+    def chosen(self, choices: list[_Choice]) -> list[_Choice]:
+        """The best candidates of each prompt in turn, as OpenAI ranks them: by log-probability per token."""
+        if self.n == self.of:
+            return choices
+        groups = [choices[i : i + self.of] for i in range(0, len(choices), self.of)]
+        return [choice for group in groups for choice in sorted(group, key=_by_rank)[: self.n]]
+
+
+def _by_rank(choice: _Choice) -> float:
+    return -choice.mean_logprob
+
 
 class CompletionWhole:
     """One text completion collected from its deltas."""
 
-    def __init__(self, *, n: int) -> None:
+    def __init__(self, *, n: int, best: Best | None = None, shows_logprobs: bool = True) -> None:
         self._choices = [_Choice() for _ in range(n)]
+        self._best = best or Best(n, n)
+        self._shows_logprobs = shows_logprobs
 
     def add(self, event: Delta, choice: int) -> None:
         """More of one choice."""
@@ -89,9 +115,12 @@ class CompletionWhole:
             {
                 "index": i,
                 "text": "".join(choice.texts),
-                "logprobs": None if choice.logprobs is None else legacy_logprobs(choice.logprobs, 0)[0],
+                "logprobs": self._shown(choice.logprobs),
                 "finish_reason": choice.finish_reason,
             }
-            for i, choice in enumerate(self._choices)
+            for i, choice in enumerate(self._best.chosen(self._choices))
         ]
         return to_json({**head.fields("text_completion"), "choices": choices, "usage": usage.as_dict()})
+
+    def _shown(self, logprobs: list[TokenLogprob] | None) -> dict[str, Any] | None:
+        return legacy_logprobs(logprobs, 0)[0] if self._shows_logprobs and logprobs is not None else None

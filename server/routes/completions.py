@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from server.errors import ApiError
-from server.output.completions import CompletionStream, CompletionWhole
+from server.output.completions import Best, CompletionStream, CompletionWhole
 from server.output.frame import Head, fingerprint
 from server.routes.answering import Plan, answer
 from server.routes.services import new_id, served_headers, services
@@ -47,7 +47,7 @@ async def completions(request: Request) -> Response:
 
     plan = Plan(
         jobs=jobs,
-        choices_per_job=asked.choices_per_prompt,
+        choices_per_job=asked.candidates_per_prompt,
         priority=asked.priority or 0,
         keep_alive_s=asked.keep_alive,
         streamed=bool(asked.stream),
@@ -56,6 +56,10 @@ async def completions(request: Request) -> Response:
         head=head,
         require=lambda ready: None,
         new_stream=lambda head, ready, started: CompletionStream(head, include_usage=asked.wants_usage),
-        new_whole=lambda ready, started: CompletionWhole(n=len(jobs) * asked.choices_per_prompt),
+        new_whole=lambda ready, started: CompletionWhole(
+            n=len(jobs) * asked.candidates_per_prompt,
+            best=Best(asked.choices_per_prompt, asked.candidates_per_prompt),
+            shows_logprobs=asked.logprobs is not None,
+        ),
     )
     return await answer(request, app, entry, plan)

@@ -33,7 +33,7 @@ FIELDS: dict[str, Use] = {
     "stream": Use.HONOURED,
     "stream_options": Use.HONOURED,
     "n": Use.HONOURED,
-    "best_of": Use.NEUTRAL_ONLY,
+    "best_of": Use.HONOURED,
     "seed": Use.HONOURED,
     "stop": Use.HONOURED,
     "temperature": Use.HONOURED,
@@ -118,6 +118,11 @@ class CompletionRequest(SamplingFields, AnswerFields):
         return self.n or 1
 
     @property
+    def candidates_per_prompt(self) -> int:
+        """Continuations that are computed of each prompt, of which the best are delivered."""
+        return max(self.best_of or 0, self.choices_per_prompt)
+
+    @property
     def limit(self) -> int:
         """Tokens each choice may have."""
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
@@ -130,6 +135,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
     def jobs(self, job_id: str) -> list[Generate]:
         """One job per prompt, their ids told apart by a number."""
         constraint = self.answer()
+        chooses = self.candidates_per_prompt > self.choices_per_prompt
         return [
             Generate(
                 id=f"{job_id}-{i}",
@@ -138,8 +144,8 @@ class CompletionRequest(SamplingFields, AnswerFields):
                 max_tokens=self.limit,
                 min_tokens=self.min_tokens or 0,
                 stop=list(self.stop),
-                n=self.choices_per_prompt,
-                logprobs=self.logprobs,
+                n=self.candidates_per_prompt,
+                logprobs=0 if chooses and self.logprobs is None else self.logprobs,
                 ignore_eos=bool(self.ignore_eos),
                 cache_prompt=self.cache_prompt is not False,
                 echo=bool(self.echo),
@@ -158,7 +164,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
 
 def parse_completion(data: dict[str, Any]) -> CompletionRequest:
     """The checked request. Raises ApiError 400."""
-    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY and name != "best_of"]
+    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
     refuse_unsupported(data, refused, {})
     request = check(CompletionRequest, data)
     request.check_together(max_tokens=request.limit)
@@ -178,12 +184,18 @@ def _check_counts(request: CompletionRequest) -> None:
             param="best_of",
             code="invalid_value",
         )
-    if request.best_of is not None and request.best_of > n:
-        raise unsupported_parameter("best_of", "larger than 'n' is not supported by this server.")
+    if request.best_of is not None and request.best_of > n and request.stream:
+        raise ApiError(
+            400,
+            "Invalid 'best_of': the best of several answers is known at their end, so it cannot be streamed.",
+            param="best_of",
+            code="invalid_parameter_combination",
+        )
+    n = request.candidates_per_prompt
     if len(request.prompt) * n > MAX_CHOICES:
         raise ApiError(
             400,
-            f"Invalid 'prompt': {len(request.prompt)} prompts with n={n} ask for more than {MAX_CHOICES} choices.",
+            f"Invalid 'prompt': {len(request.prompt)} prompts with {n} choices each are more than {MAX_CHOICES}.",
             param="prompt",
             code="array_above_max_length",
         )

@@ -374,7 +374,7 @@ def test_wrong_prompts_are_refused(prompt, code):
         ({"best_of": 21}, "best_of"),
         ({"best_of": 10**9}, "best_of"),
         ({"n": 3, "best_of": 2}, "best_of"),
-        ({"n": 3, "best_of": 4}, "best_of"),
+        ({"n": 3, "best_of": 4, "stream": True}, "best_of"),
         ({"prompt": ["x"] * 2048, "n": 128}, "prompt"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": 1, "echo": True}, "logprobs"),
