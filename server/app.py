@@ -23,6 +23,7 @@ from server.routes.anthropic import count_message_tokens, create_message
 from server.routes.capacity import capacity
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
+from server.routes.described import openapi
 from server.routes.embeddings import embeddings
 from server.routes.events import events
 from server.routes.health import health, metrics, ready, status
@@ -100,6 +101,7 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/v1/capacity", capacity, methods=["GET"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/models", list_models, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
         Route("/props", props, methods=["GET"]),
         Route("/v1/models/{id:path}/load", load_model, methods=["POST"]),
         Route("/v1/models/{id:path}/unload", unload_model, methods=["POST"]),

@@ -49,8 +49,8 @@ FIELDS: dict[str, Use] = {
     "keep_alive": Use.HONOURED,
 }
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"mcp_servers": ([],)}
-_SAME = ("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive")
+NEUTRAL: dict[str, tuple[Any, ...]] = {"mcp_servers": ([],)}
+SAME = ("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive")
 """Fields that chat completions have under the same name; they are checked there."""
 _NO_EFFECT_IN_TOOLS = frozenset({"cache_control", "eager_input_streaming", "type"})
 
@@ -150,7 +150,7 @@ def parse_message(data: dict[str, Any]) -> Asked:
 
 def parse_count(data: dict[str, Any]) -> Asked:
     """The checked request where its tokens are only counted. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], _NEUTRAL)
+    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
     own = check(MessagesRequest, data)
     chat = RENAMES.parse(_chat(data, own))
     unknown = [name for name in data if name not in FIELDS]
@@ -180,7 +180,7 @@ def _unserved(own: MessagesRequest) -> Iterator[str]:
 
 def _chat(data: dict[str, Any], own: MessagesRequest) -> dict[str, Any]:
     """The body of the chat completion that means the same."""
-    chat: dict[str, Any] = {name: data[name] for name in _SAME if name in data}
+    chat: dict[str, Any] = {name: data[name] for name in SAME if name in data}
     text = system_text(own.system or [])
     chat["messages"] = [*([{"role": "system", "content": text}] if text else []), *messages_of(own.messages)]
     chat["max_tokens"] = own.max_tokens

@@ -106,7 +106,11 @@ class ToolResultBlock(_Strict):
 
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(min_length=1)]
-    content: Annotated[list[_Shown], Field(max_length=MAX_PARTS, fail_fast=True), BeforeValidator(_no_result)] = []
+    content: Annotated[
+        list[_Shown],
+        Field(max_length=MAX_PARTS, fail_fast=True),
+        BeforeValidator(_no_result, json_schema_input_type=str | list[_Shown] | None),
+    ] = []
     is_error: bool | None = None
 
     @property
@@ -129,7 +133,11 @@ class Message(_Strict):
     """One turn. A system message in the middle is folded in as chat completions do."""
 
     role: Literal["user", "assistant", "system"]
-    content: Annotated[list[_Block], Field(max_length=MAX_PARTS, fail_fast=True), BeforeValidator(_as_blocks)]
+    content: Annotated[
+        list[_Block],
+        Field(max_length=MAX_PARTS, fail_fast=True),
+        BeforeValidator(_as_blocks, json_schema_input_type=str | list[_Block]),
+    ]
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """The chat messages: an assistant's turn is one, each tool's answer is one of its own."""
@@ -165,7 +173,11 @@ def _call(block: ToolUseBlock) -> dict[str, Any]:
 
 
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-System = Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True), BeforeValidator(_as_blocks)]
+System = Annotated[
+    list[TextBlock],
+    Field(max_length=MAX_PARTS, fail_fast=True),
+    BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock]),
+]
 
 
 def system_text(blocks: Iterable[TextBlock]) -> str:

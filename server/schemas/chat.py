@@ -98,7 +98,7 @@ FIELDS: dict[str, Use] = {
     "guided_grammar": Use.NEUTRAL_ONLY,
 }
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "verbosity": ("medium",),
     "functions": ([],),
@@ -267,7 +267,7 @@ class ChatRequest(SamplingFields, AnswerFields):
 
 def parse_chat(data: dict[str, Any]) -> ChatRequest:
     """The checked request. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], _NEUTRAL)
+    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
     request = check(ChatRequest, data)
     _check_together(request)
     return request

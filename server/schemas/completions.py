@@ -105,7 +105,10 @@ def _token_ids(value: Any) -> list[int]:
 class CompletionRequest(SamplingFields, AnswerFields):
     """The body of a text completion."""
 
-    prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
+    prompt: Annotated[
+        list[str | list[int]],
+        BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]]),
+    ]
     suffix: str | None = None
     echo: Bool = None
     best_of: Annotated[int, Field(ge=0, le=20)] | None = None

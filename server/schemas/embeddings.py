@@ -86,7 +86,10 @@ class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
     model: str
-    input: Annotated[list[str] | list[list[int]], BeforeValidator(_inputs)]
+    input: Annotated[
+        list[str] | list[list[int]],
+        BeforeValidator(_inputs, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+    ]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     user: str | None = None

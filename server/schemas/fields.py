@@ -104,14 +104,17 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None
 Repetition = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None
 TopK = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None
-KeepAlive = Annotated[Annotated[float, Field(le=86400 * 365, allow_inf_nan=False)] | None, BeforeValidator(_keep_alive)]
+KeepAlive = Annotated[
+    Annotated[float, Field(le=86400 * 365, allow_inf_nan=False)] | None,
+    BeforeValidator(_keep_alive, json_schema_input_type=float | str | None),
+]
 Priority = Annotated[int, Field(ge=-1000, le=1000)] | None
 Stop = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
     Field(max_length=MAX_STOPS, fail_fast=True),
-    BeforeValidator(_stops),
+    BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
 ]
-LogitBias = Annotated[dict[int, float], BeforeValidator(_biases)]
+LogitBias = Annotated[dict[int, float], BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)]
 
 
 class StreamOptions(BaseModel):
@@ -204,7 +207,8 @@ def sampling(request: SamplingFields) -> Sampling:
 
 def ignored_header(names: Iterable[str]) -> str | None:
     """The value of `x-onecard-ignored`: names that fit a header, at most sixteen; None for no name."""
-    listed = [quote(name.encode("utf-8", "replace"), safe="[].")[:_MAX_IGNORED_CHARS] for name in names]
+    # A header that ends with an empty name would end with a space, which no server may send.
+    listed = [quote(name.encode("utf-8", "replace"), safe="[].")[:_MAX_IGNORED_CHARS] or '""' for name in names]
     if len(listed) > _MAX_IGNORED_NAMES:
         listed = [*listed[:_MAX_IGNORED_NAMES], f"+{len(listed) - _MAX_IGNORED_NAMES}"]
     return ", ".join(listed) or None

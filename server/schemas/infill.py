@@ -60,7 +60,7 @@ FIELDS: dict[str, Use] = {
     "lora": Use.NEUTRAL_ONLY,
 }
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"grammar": ("",), "json_schema": ({},), "lora": ([],)}
+NEUTRAL: dict[str, tuple[Any, ...]] = {"grammar": ("",), "json_schema": ({},), "lora": ([],)}
 
 Milliseconds = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
 
@@ -165,5 +165,5 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 def parse_infill(data: dict[str, Any]) -> InfillRequest:
     """The checked request. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], _NEUTRAL)
+    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
     return check(InfillRequest, data)

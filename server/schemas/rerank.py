@@ -62,7 +62,7 @@ class RerankRequest(BaseModel):
 
     model: str
     query: Annotated[str, Field(min_length=1)]
-    documents: Annotated[list[str], BeforeValidator(_documents)]
+    documents: Annotated[list[str], BeforeValidator(_documents, json_schema_input_type=list[str | dict[str, Any]])]
     top_n: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     return_documents: Bool = None
     user: str | None = None

@@ -72,9 +72,9 @@ FIELDS: dict[str, Use] = {
 }
 """`max_tool_calls` counts calls of the provider's own tools, of which there are none here."""
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"background": (False,), "context_management": ([],)}
+NEUTRAL: dict[str, tuple[Any, ...]] = {"background": (False,), "context_management": ([],)}
 
-_SAME = (
+SAME = (
     "model",
     "stream",
     "temperature",
@@ -173,7 +173,7 @@ class ResponseRequest(BaseModel):
     """The fields of a response that chat completions have not, or otherwise."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-    input: Annotated[Items, BeforeValidator(_input)] = []
+    input: Annotated[Items, BeforeValidator(_input, json_schema_input_type=str | list[Item] | None)] = []
     instructions: str | None = None
     previous_response_id: str | None = None
     store: Bool = None
@@ -307,7 +307,7 @@ def _shown(tool: dict[str, Any]) -> dict[str, Any]:
 
 def parse_response(data: dict[str, Any]) -> Draft:
     """The request, its own fields checked. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], _NEUTRAL)
+    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
     return Draft(data, check(ResponseRequest, data))
 
 
@@ -344,7 +344,7 @@ def _unserved(own: ResponseRequest) -> list[str]:
 def _chat(data: Mapping[str, Any], own: ResponseRequest, turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The body of the chat completion that means the same."""
     system = [{"role": "system", "content": own.instructions}] if own.instructions else []
-    chat: dict[str, Any] = {name: data[name] for name in _SAME if name in data}
+    chat: dict[str, Any] = {name: data[name] for name in SAME if name in data}
     # Nothing said yet is a turn without words: templates want a user's.
     chat["messages"] = [*system, *(turns or [{"role": "user", "content": ""}])]
     chat["max_tokens"] = own.max_output_tokens

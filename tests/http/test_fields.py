@@ -288,6 +288,7 @@ def test_ignored_names_cannot_break_a_header():
     assert len(header) < 1000
     assert header.endswith("+87")
     assert ignored_header([]) is None
+    assert ignored_header(["0", ""]) == '0, ""'
 
 
 @pytest.mark.parametrize("name", [name for name, use in completions.FIELDS.items() if use is Use.NEUTRAL_ONLY])

@@ -1,0 +1,178 @@
+"""`/openapi.json` is true: it names every route, and what it says of a body is what the server accepts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.app import create_app
+from server.openapi import describe
+from server.settings.config import Settings
+from server.surfaces import SURFACES
+from tests.http.conftest import settings as server_settings
+from tests.surfaces.test_infill import LLAMA_VIM
+from tests.surfaces.test_wrong_responses import RIGHT
+
+USER = [{"role": "user", "content": "hi"}]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+BODIES = {
+    "/v1/chat/completions": {
+        "model": "fake",
+        "messages": [
+            *USER,
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "x"}]},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}],
+        "stop": "x",
+        "stream": False,
+        "logit_bias": {"5": 1},
+    },
+    "/v1/completions": {"model": "fake", "prompt": ["a", [1, 2]], "max_tokens": 3, "keep_alive": "5m"},
+    "/v1/responses": {
+        "model": "fake",
+        "input": [
+            *USER,
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "x"},
+        ],
+        "tools": [{"type": "function", "name": "f", "parameters": PARAMETERS}],
+        "text": {"format": {"type": "text"}},
+        "metadata": {"a": "b"},
+        "store": False,
+    },
+    "/v1/responses/input_tokens": {"model": "fake", "input": "hi", "instructions": "be"},
+    "/v1/messages": {
+        "model": "fake",
+        "max_tokens": 9,
+        "system": [{"type": "text", "text": "x"}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "x"}]},
+        ],
+        "tools": [{"name": "f", "input_schema": PARAMETERS}],
+        "thinking": {"type": "disabled"},
+        "stop_sequences": ["x"],
+    },
+    "/v1/messages/count_tokens": {"model": "fake", "messages": USER},
+    "/infill": LLAMA_VIM,
+    "/tokenize": {"model": "fake", "content": "x", "with_pieces": True},
+    "/detokenize": {"model": "fake", "tokens": [1, 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def document(server) -> dict:
+    answer = server.get("/openapi.json")
+    assert answer.status == 200
+    return answer.json()
+
+
+def test_it_names_every_route_and_no_other(document, canary_path):
+    app = create_app(Settings.model_validate(server_settings(canary_path)))
+    served = {
+        (method, re.sub(r"{(\w+):path}", r"{\1}", route.path))
+        for route in app.routes
+        for method in route.methods
+        if method != "HEAD"
+    }
+
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+
+    assert described == served
+
+
+def test_everything_it_refers_to_is_there(document):
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+    assert document == describe(["fake", "gpt-4o-mini", "org/small:Q8"]) | {"info": document["info"]}
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.path)
+def test_it_has_every_field_that_is_known(document, surface):
+    properties = document["components"]["schemas"][f"{surface.name}Request"]["properties"]
+    assert set(surface.fields) <= set(properties)
+
+
+def problems_of(document: dict, path: str, body: dict) -> list[str]:
+    """What the description finds wrong with a body."""
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    judge = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+    return [error.message for error in judge.iter_errors(body)]
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_right_bodies_are_right_for_both(server, document, path):
+    assert server.post(path, BODIES[path]).status == 200
+    assert problems_of(document, path, BODIES[path]) == []
+
+
+@pytest.mark.parametrize("fields", RIGHT, ids=range(len(RIGHT)))
+def test_odd_responses_are_right_for_the_description_too(document, fields):
+    assert problems_of(document, "/v1/responses", {"model": "fake", "input": USER, **fields}) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/responses", {"temperature": 2.5}),
+        ("/v1/responses", {"background": True}),
+        ("/v1/responses", {"model": "nope"}),
+        ("/v1/messages", {"max_tokens": 0}),
+        ("/v1/messages", {"thinking": {"type": "hard"}}),
+        ("/v1/chat/completions", {"stop": [1]}),
+        ("/infill", {"n_predict": -2}),
+    ],
+)
+def test_wrong_bodies_are_wrong_for_both(server, document, path, fields):
+    assert server.post(path, {**BODIES[path], **fields}).status in (400, 404)
+    assert problems_of(document, path, {**BODIES[path], **fields}) != []
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """Where something can be put in a body: every key and item, however deep."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, child in children for place in [(*path, key), *places(child, (*path, key))]]
+
+
+@given(data=st.data(), path=st.sampled_from(sorted(BODIES)))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_change_of_a_body_is_the_servers_fault(server, data, path):
+    body = copy.deepcopy(BODIES[path])
+    for _ in range(data.draw(st.integers(1, 3))):
+        target: dict | list = body
+        place = data.draw(st.sampled_from(places(body) or [("x",)]))
+        for step in place[:-1]:
+            target = target[step]
+        if isinstance(target, dict) and data.draw(st.booleans()):
+            target[data.draw(st.text(max_size=8))] = data.draw(VALUES)
+        else:
+            target[place[-1]] = data.draw(VALUES)
+
+    answer = server.post(path, json.dumps(body).encode(), timeout=10)
+
+    assert answer.status < 500, (path, body, answer)
+    assert answer.status != 422
+    if answer.status != 200:
+        assert {"message", "type", "param", "code"} <= answer.error.keys()
