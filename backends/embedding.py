@@ -260,14 +260,9 @@ class EmbeddingEngine:
         taken = [(r, [_next(r) for _ in range(count)]) for r, count in zip(requests, counts, strict=True) if count]
         inputs = [request.inputs[place] for request, places in taken for place in places]
         try:
-            rows = encoder.encode(inputs)
-        except NoRoomError as error:
-            return Step(events=[self._shed(request, str(error)) for request, _ in taken])
-        events: list[Event] = []
-        start = 0
-        for request, places in taken:
-            events += self._answer(request, places, rows[start : start + len(places)])
-            start += len(places)
+            events = self._answers(taken, encoder.encode(inputs))
+        except NoRoomError:  # of one input; the jobs beside it are computed without it
+            events = [event for one in taken for event in self._alone(*one)]
         self._requests.rotate(-1)
         return Step(
             events=events,
@@ -276,10 +271,22 @@ class EmbeddingEngine:
             duration_us=(time.perf_counter_ns() - begin) // 1000,
         )
 
-    def _shed(self, request: _Request, message: str) -> Event:
-        """Fail a job for want of memory, and leave the others running."""
-        self._requests.remove(request)
-        return Failed(id=request.job.id, code="out_of_memory", message=message)
+    def _alone(self, request: _Request, places: list[int]) -> list[Event]:
+        """A pass over inputs of one job, which fails for want of memory and leaves the others running."""
+        try:
+            rows = self._encoder.encode([request.inputs[place] for place in places])
+        except NoRoomError as error:
+            self._requests.remove(request)
+            return [Failed(id=request.job.id, code="out_of_memory", message=str(error))]
+        return self._answer(request, places, rows)
+
+    def _answers(self, taken: list[tuple[_Request, list[int]]], rows: NDArray[np.float32]) -> list[Event]:
+        events: list[Event] = []
+        start = 0
+        for request, places in taken:
+            events += self._answer(request, places, rows[start : start + len(places)])
+            start += len(places)
+        return events
 
     def _answer(self, request: _Request, places: list[int], rows: NDArray[np.float32]) -> list[Event]:
         job = request.job

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -140,10 +142,10 @@ def test_of_many_texts_the_one_that_is_too_long_is_named(server) -> None:
     texts = ["some text"] * 700
     texts[600] = LONG
 
-    status, answer, _ = post(server, "/v1/embeddings", {"model": "minilm", "input": texts})
+    status, answer, _ = post(server, "/v1/embeddings", {"model": "mean", "input": texts})
 
     assert status == 400
-    assert "input[600] resulted in 602 tokens" in answer["error"]["message"]
+    assert "input[600] resulted in" in answer["error"]["message"]
     assert "512" in answer["error"]["message"]
 
 
@@ -281,6 +283,16 @@ def test_a_client_that_hangs_up_frees_the_model(server) -> None:
 
 def n_running(server: Server) -> float:
     return server.metric("onecard_num_requests_running", model_name="mean")
+
+
+@pytest.mark.parametrize(("name", "says"), [("asleep", "an embedding model"), ("ranker", "a reranker")])
+def test_onecard_run_says_what_such_a_model_is_for(server, name, says) -> None:
+    command = [sys.executable, "-m", "server.cli", "run", name, "hello", "--url", server.url]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert told.returncode == 2
+    assert says in told.stderr
+    assert state(server, "asleep")["state"] == "unloaded"
 
 
 def test_the_price_of_an_embedding_model_is_right(server) -> None:
