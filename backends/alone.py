@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -21,13 +22,13 @@ from backends import registry
 from backends.engine import Engine
 from backends.kernel import die_with, limit_damage
 from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
-from backends.workload import Question, Workload
+from backends.workload import WARMING_TOKENS, Question, Workload
 
 Measure = Callable[[Question, Workload], dict[str, float]]
 
 
 def answer_parent(measure: Measure) -> None:
-    """Read one question from stdin and print a JSON line of figures per number of streams; end with the parent."""
+    """Read one question from stdin and print a JSON line of figures per run; end with the parent."""
     die_with(os.getppid())
     limit_damage()
     question = msgspec.json.decode(sys.stdin.readline(), type=Question)
@@ -89,13 +90,14 @@ def check(step: Step) -> Step:
 
 
 def throughput(path: Path, work: Workload, *, backend: str = "gguf", rounds: int = 1) -> dict[str, float]:
-    """Tokens per second of the engine alone, best of `rounds` after one that is not counted."""
+    """Tokens per second of the engine alone, best of `rounds` after a short one that is not counted."""
     engine = open_engine(path, work, backend=backend)
     n_vocab = engine.ready().n_vocab
     best: dict[str, float] = {"tokens_per_s": 0.0}
     for index in range(rounds + 1):
         started = time.perf_counter()
-        start(engine, jobs(work, n_vocab, first_seed=index * work.streams))
+        asked = work if index else replace(work, n_generate=min(WARMING_TOKENS, work.n_generate))
+        start(engine, jobs(asked, n_vocab, first_seed=index * work.streams))
         steps = []
         while not engine.idle:
             steps.append(check(engine.step()))
@@ -108,7 +110,7 @@ def throughput(path: Path, work: Workload, *, backend: str = "gguf", rounds: int
 
 
 def _answer(question: Question, work: Workload) -> dict[str, float]:
-    return throughput(Path(question.path), work, backend=question.backend, rounds=question.rounds)
+    return throughput(Path(question.path), work, backend=question.backend)
 
 
 def main() -> None:

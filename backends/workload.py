@@ -9,6 +9,9 @@ import msgspec
 
 from backends.messages import KvType
 
+WARMING_TOKENS = 8
+"""Of each answer of a first run that is not counted."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -29,7 +32,7 @@ class Workload:
 
 
 class Question(msgspec.Struct, frozen=True):
-    """The same workload at several numbers of streams; the child answers each with a JSON line of figures."""
+    """The same workload at several numbers of streams; the child answers with a JSON line of figures per run."""
 
     path: str
     backend: str
@@ -38,5 +41,8 @@ class Question(msgspec.Struct, frozen=True):
     rounds: int = 1
 
     def workloads(self) -> Iterator[Workload]:
-        """One per number of streams."""
-        return (replace(self.workload, streams=streams) for streams in self.streams)
+        """One per round and number of streams, each on a fresh context.
+
+        A round is one run of every number, so that a machine's slow moment does not fall on one number alone.
+        """
+        return (replace(self.workload, streams=streams) for _ in range(self.rounds) for streams in self.streams)

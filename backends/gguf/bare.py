@@ -23,7 +23,7 @@ from backends.alone import answer_parent, random_tokens
 from backends.engine import LoadError
 from backends.gguf.context import CELL_BLOCK, GGML_KV_TYPE
 from backends.gguf.loading import sensible_threads
-from backends.workload import Workload
+from backends.workload import WARMING_TOKENS, Workload
 
 
 @dataclass
@@ -109,8 +109,8 @@ class Bare:
         for row, sequence in enumerate(sequences):
             self.batch.seq_id[row][0] = sequence
 
-    def run(self) -> dict[str, float]:
-        """Run the load once; tokens per second over all, of decoding alone, and inside `llama_decode`."""
+    def run(self, n_generate: int) -> dict[str, float]:
+        """Run the work once, with so many tokens per answer; tokens/s over all, of decoding, and in `llama_decode`."""
         work, streams = self.work, self.work.streams
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), False)
         self._decode_ns = 0
@@ -122,18 +122,18 @@ class Bare:
         self.positions[:streams] = work.n_prompt
         self.outputs[:streams] = 1
         sample, chains = llama_cpp.llama_sampler_sample, list(enumerate(self.samplers))
-        for _ in range(work.n_generate - 1):
+        for _ in range(n_generate - 1):
             self._decode(streams)
             for row, chain in chains:
                 self.tokens[row] = sample(chain, self.context, row)
             self.positions[:streams] += 1
         ended = time.perf_counter_ns()
-        n_decoded = streams * (work.n_generate - 1)
+        n_decoded = streams * (n_generate - 1)
         return {
-            "tokens_per_s": streams * work.n_generate / (ended - started) * 1e9,
+            "tokens_per_s": streams * n_generate / (ended - started) * 1e9,
             "decode_tokens_per_s": n_decoded / (ended - prefilled) * 1e9,
             "llama_decode_tokens_per_s": n_decoded / max(self._decode_ns, 1) * 1e9,
-            "step_us": (ended - prefilled) / (work.n_generate - 1) / 1e3,
+            "step_us": (ended - prefilled) / (n_generate - 1) / 1e3,
             "prefill_ms": (prefilled - started) / 1e6,
         }
 
@@ -147,17 +147,17 @@ class Bare:
 
 
 def measure(path: Path, work: Workload, *, rounds: int = 1) -> dict[str, float]:
-    """Figures of the best of `rounds` runs after one that is not counted. Raises LoadError."""
+    """Figures of the best of `rounds` runs after a short one that is not counted. Raises LoadError."""
     bare = Bare(path, work)
-    bare.run()
-    runs = [bare.run() for _ in range(rounds)]
+    bare.run(min(WARMING_TOKENS, work.n_generate))
+    runs = [bare.run(work.n_generate) for _ in range(rounds)]
     bare.close()
     return max(runs, key=lambda run: run["tokens_per_s"])
 
 
 def main() -> None:
     """Answer one parent."""
-    answer_parent(lambda question, work: measure(Path(question.path), work, rounds=question.rounds))
+    answer_parent(lambda question, work: measure(Path(question.path), work))
 
 
 if __name__ == "__main__":
