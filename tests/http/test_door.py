@@ -271,6 +271,6 @@ def test_other_methods_are_not_allowed(server, method):
 def test_routers_own_refusals_have_our_shape(server):
     assert refused(server.get("/v1/nope"), 404)["code"] == "unknown_url"
     assert refused(server.get("/docs"), 404)
-    assert refused(server.get("/openapi.json"), 404)
+    assert refused(server.get("/openapi.yaml"), 404)
     assert refused(server.post("/v1/models"), 405)["code"] == "method_not_allowed"
     assert server.call("HEAD", "/v1/models").body == b""
