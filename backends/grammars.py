@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 MAX_CACHED = 32
 _GAP = "GAP: /(\\r?\\n){0,2}[ ]{0,2}/\n"
-_MAX_TRIALS = 256
-"""Parts of a refused schema that are tried to find the one at fault."""
+_SEARCH_S = 0.3
+"""For finding the part of a refused schema that is at fault; then the innermost one known is named."""
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -171,12 +172,11 @@ class Compiler:
         reason = self._reason_against(schema)
         if reason is None:
             return None
-        root, path, trials = schema, "", _MAX_TRIALS
-        while trials > 0:
+        root, path, deadline = schema, "", time.monotonic() + _SEARCH_S
+        while time.monotonic() < deadline:
             for step, child in _children(schema):
-                trials -= 1
-                if trials < 0:
-                    break
+                if time.monotonic() > deadline:
+                    return path, reason
                 if (deeper := self._reason_against(_rooted(child, root))) is not None:
                     schema, path, reason = child, path + step, deeper
                     break

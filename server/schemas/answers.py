@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import jiter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from backends.messages import Constraint, JsonObject, JsonSchema, Pattern
@@ -51,7 +52,12 @@ class ResponseFormat(BaseModel):
 
 
 def json_schema(schema: Any, param: str) -> JsonSchema:
-    """A checked schema as a constraint. Raises ApiError 400."""
+    """A checked schema, also as JSON text, as a constraint. Raises ApiError 400."""
+    if isinstance(schema, str):
+        try:
+            schema = jiter.from_json(schema.encode("utf-8", "replace"), allow_inf_nan=False)
+        except ValueError:
+            raise ApiError(400, f"Invalid '{param}': it is no JSON.", param=param, code="invalid_json_schema") from None
     return JsonSchema(schema=checked(schema, param).text, param=param)
 
 
