@@ -196,7 +196,8 @@ def main() -> int:
         return 1
     size = f"{float(str(told['total_bytes'])) / 1e6:.0f} MB"
     print(f"onecard: {options.out}: {size} for Python {options.python} on Linux x86-64")
-    print("onecard: on the machine with the card: tar xzf onecard.tar.gz && bash onecard/bench/gpu.sh --bundle FOLDER")
+    unpack = "" if options.no_project else "tar xzf onecard.tar.gz && cd onecard && "
+    print(f"onecard: on the machine with the card: {unpack}bash bench/gpu.sh --bundle FOLDER")
     return 0
 
 
