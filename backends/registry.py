@@ -11,7 +11,9 @@ from typing import Final
 from backends.engine import Engine, LoadError
 from backends.messages import LoadModel
 
-ENGINES: Final[Mapping[str, str]] = MappingProxyType({"gguf": "backends.gguf.loading:load"})
+ENGINES: Final[Mapping[str, str]] = MappingProxyType(
+    {"bnb": "backends.bnb.loading:load", "gguf": "backends.gguf.loading:load"}
+)
 """Backend -> the `load` function of its engine. A new backend adds its line here."""
 
 TEST_ENGINE: Final = "ONECARD_TEST_ENGINE"

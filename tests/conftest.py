@@ -20,6 +20,12 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def canary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CANARY-P as a Hugging Face folder."""
+    return canary_p.build_folder(tmp_path_factory.mktemp("canary-hf"))
+
+
+@pytest.fixture(scope="session")
 def canary_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CANARY-P as a GGUF file."""
     return canary_p.build(tmp_path_factory.mktemp("canary") / "canary-p.gguf")

@@ -22,8 +22,7 @@ from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
 from backends.gguf.tokenizer import Tokenizer
 from backends.messages import Ready
-from backends.prefix.shelf import Shelf
-from backends.prefix.store import PrefixStore
+from backends.readiness import describe, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,28 +67,20 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
         parts = parts_on_card(log, free_before, card.free_bytes())
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes)
-    ready = _describe(spec, model, tokenizer, log, parts)
+    ready = describe(
+        spec,
+        tokenizer,
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.n_vocab,
+        gpu_layers=log.offloaded_layers(),
+        n_layers=model.n_layers + 1,  # the output layer counts, as in llama.cpp's own reports
+        parts=parts,
+        engine=version(),
+    )
     batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
-    store = open_store(spec, context) if spec.store is not None else None
+    store = open_store(spec.store, identity=identity(spec, context))
     return GgufEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
-
-
-def open_store(spec: LoadModel, context: Context) -> PrefixStore | None:
-    """What is kept of computed prompts, with what the last worker of this very model left; None without a folder."""
-    assert spec.store is not None
-    try:
-        shelf = Shelf(Path(spec.store.folder), checked=False)
-        disk = Shelf(Path(spec.store.disk_folder), checked=True) if spec.store.disk_folder else None
-        return PrefixStore(
-            shelf,
-            spec.store.max_bytes,
-            identity=identity(spec, context),
-            disk=disk,
-            disk_bytes=spec.store.disk_bytes,
-        )
-    except OSError:  # a folder that cannot be used costs computing, not the model
-        return None
 
 
 def identity(spec: LoadModel, context: Context) -> str:
@@ -141,35 +132,6 @@ def _check_it_can_serve(model: Model) -> None:
             f"a {model.metadata('general.architecture')} model is of no kind that onecard serves: those are "
             "decoders, and encoders for embeddings"
         )
-
-
-def _describe(
-    spec: LoadModel, model: Model, tokenizer: Tokenizer, log: LibraryLog, parts: dict[str, int] | None
-) -> Ready:
-    template = tokenizer.tool_template
-    capabilities = ["completion"]
-    if template is not None:
-        capabilities += ["chat", "tools"]
-    if tokenizer.can_infill:
-        capabilities.append("infill")
-    if template is not None and template.options:
-        capabilities.append("thinking")
-    layers = model.n_layers + 1  # the output layer counts, as in llama.cpp's own reports
-    return Ready(
-        context=spec.context,
-        parallel=spec.parallel,
-        n_ctx_train=model.n_ctx_train,
-        n_vocab=model.n_vocab,
-        gpu_layers=log.offloaded_layers(),
-        n_layers=layers,
-        measured_bytes=sum(parts.values()) if parts is not None else 0,
-        parts=parts or {},
-        capabilities=capabilities,
-        tool_format=template.format.name if template else None,
-        reasoning_marks=template.marks if template else None,
-        template_options=template.options if template else [],
-        engine=version(),
-    )
 
 
 def sensible_threads(n_bytes: int) -> int:

@@ -1,4 +1,7 @@
-"""One engine on the canary model for the whole folder; every test leaves it idle."""
+"""One engine of each backend on the canary model for the whole folder; every test leaves it idle.
+
+Whatever is asked of an engine is asked of both; what is a fact of llama.cpp alone says so itself.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from backends import registry
 from backends.engine import Engine
-from backends.gguf.loading import load
 from backends.messages import LoadModel
 
 
-@pytest.fixture(scope="session")
-def canary_engine(canary_path: Path) -> Iterator[Engine]:
-    spec = LoadModel(name="canary", backend="gguf", path=str(canary_path), context=512, parallel=4, threads=1)
-    engine = load(spec, lambda _: None)
+@pytest.fixture(scope="session", params=["gguf", "bnb"])
+def canary_engine(request: pytest.FixtureRequest, canary_path: Path, canary_folder: Path) -> Iterator[Engine]:
+    path = canary_path if request.param == "gguf" else canary_folder
+    spec = LoadModel(name="canary", backend=request.param, path=str(path), context=512, parallel=4, threads=1)
+    engine = registry.engine_of(request.param)(spec, lambda _: None)
     yield engine
     engine.close()
 

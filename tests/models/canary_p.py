@@ -14,6 +14,7 @@ successor with a logit of 64 against 0: greedy and sampled answers are the same,
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Any
 
 import gguf
 import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from tests.models.bytebpe import byte_spelling, spell
 
@@ -122,6 +126,58 @@ def build(path: Path, *, metadata: Mapping[str, Any] | None = None, skip_tensors
     return path
 
 
+def build_folder(folder: Path) -> Path:
+    """The same model as a Hugging Face folder."""
+    spelling = byte_spelling()
+    plain = [spell(piece, spelling) for piece in PIECES[: -len(SPECIALS)]]
+    merges = [(spelling[letter.encode()[0]], spelling[letter.encode()[1]]) for letter in LETTERS]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(plain)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIALS))
+    first, turn = "<|endoftext|>", "<|im_end|>"
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=first, eos_token=turn, pad_token=first, chat_template=TEMPLATE
+    )
+    fast.save_pretrained(folder)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": "float32",
+        "vocab_size": N_VOCAB,
+        "hidden_size": N_VOCAB,
+        "intermediate_size": N_FF,
+        "num_hidden_layers": 1,
+        "num_attention_heads": N_HEAD,
+        "num_key_value_heads": N_HEAD_KV,
+        "head_dim": HEAD_SIZE,
+        "max_position_embeddings": N_CTX_TRAIN,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": IDS[first.encode()],
+        "eos_token_id": END_OF_TURN,
+        "tie_word_embeddings": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {_HF_NAMES[name.removeprefix("blk.0.")]: t.astype(np.float32) for name, t in _tensors().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+_LAYER = "model.layers.0."
+_HF_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "attn_norm.weight": _LAYER + "input_layernorm.weight",
+    "attn_q.weight": _LAYER + "self_attn.q_proj.weight",
+    "attn_k.weight": _LAYER + "self_attn.k_proj.weight",
+    "attn_v.weight": _LAYER + "self_attn.v_proj.weight",
+    "attn_output.weight": _LAYER + "self_attn.o_proj.weight",
+    "ffn_norm.weight": _LAYER + "post_attention_layernorm.weight",
+    "ffn_gate.weight": _LAYER + "mlp.gate_proj.weight",
+    "ffn_up.weight": _LAYER + "mlp.up_proj.weight",
+    "ffn_down.weight": _LAYER + "mlp.down_proj.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 N_HEAD, N_HEAD_KV, HEAD_SIZE, N_FF = 4, 2, 32, 64
 
 

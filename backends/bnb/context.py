@@ -1,0 +1,218 @@
+"""Rows of keys and values and the batch over them, for one transformers model; see `backends.decoder.DecoderContext`.
+
+Where PyTorch finds no memory for a pass, it is computed in smaller ones; only when one token does not fit is there no
+way on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from backends.bnb.attention import Decoding, Pass, Stretch
+from backends.bnb.sampling import RowSampler
+from backends.bnb.weights import first_line, out_of_memory
+from backends.engine import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from backends.bnb.kv import KvCache
+    from backends.bnb.runner import Runner
+    from backends.messages import KvLayout, Sampling
+
+_NO_ROOM: Final = 1
+_HEAD_BYTES: Final = 64
+"""Of a saved row, before its cells: its length, and room so that the cells are aligned."""
+
+
+class BnbContext:
+    """`parallel` rows of `context` tokens."""
+
+    def __init__(self, runner: Runner, cache: KvCache, *, n_vocab: int, max_batch: int) -> None:
+        self.layout: KvLayout = "split" if cache.fixed else "unified"
+        self.n_cells = cache.budget_cells
+        self.max_batch = max(max_batch, cache.n_rows)
+        rows = self.max_batch
+        self.tokens: NDArray[np.int32] = np.zeros(rows, dtype=np.int32)
+        self.positions: NDArray[np.int32] = np.zeros(rows, dtype=np.int32)
+        self.sequences: NDArray[np.int32] = np.zeros(rows, dtype=np.int32)
+        self.outputs: NDArray[np.int8] = np.zeros(rows, dtype=np.int8)
+        self._runner = runner
+        self._cache = cache
+        self._lengths = [0] * cache.n_rows
+        self._logits: NDArray[np.float32] = np.zeros((0, n_vocab), dtype=np.float32)
+        self._row_of: dict[int, int] = {}
+        """Batch rows to rows of the logits."""
+        self._most = self.max_batch
+        """Tokens of one pass; halved when there is no memory for it."""
+
+    def warm_up(self, n_tokens: int = 1) -> float:
+        """Compute some tokens and forget them; seconds it took. Raises LoadError."""
+        n = min(n_tokens, self.max_batch, self._cache.cells_each)
+        self.tokens[:n] = self.sequences[:n] = self.outputs[:n] = 0
+        self.positions[:n] = range(n)
+        self.outputs[n - 1] = 1
+        began = time.perf_counter()
+        if self.decode(n) != 0:
+            raise LoadError("the KV pool has no room for a first pass", out_of_memory=True)
+        took_s = time.perf_counter() - began
+        self.clear(0)
+        return took_s
+
+    def decode(self, n_tokens: int) -> int:
+        """See `DecoderContext`. Raises RuntimeError when not even a token can be computed."""
+        runs = list(self._runs(n_tokens))
+        if not all(self._cache.grow(slot, past + end - begin) for slot, past, begin, end in runs):
+            return _NO_ROOM
+        wanted = np.flatnonzero(self.outputs[:n_tokens])
+        self._row_of = {int(row): index for index, row in enumerate(wanted)}
+        self._logits = self._compute(runs)
+        for slot, past, begin, end in runs:
+            self._lengths[slot] = past + end - begin
+        return 0
+
+    def _runs(self, n_tokens: int) -> Iterator[tuple[int, int, int, int]]:
+        """`(slot, positions before it, first row, row behind it)` of each slot's rows in the batch."""
+        slots = self.sequences[:n_tokens]
+        borders = np.flatnonzero(np.diff(slots)) + 1
+        for begin, end in zip([0, *borders.tolist()], [*borders.tolist(), n_tokens], strict=True):
+            yield int(slots[begin]), int(self.positions[begin]), begin, end
+
+    def _compute(self, runs: Sequence[tuple[int, int, int, int]]) -> NDArray[np.float32]:
+        """Logits of all outputs, in as many passes as memory makes necessary."""
+        while True:
+            try:
+                found = [self._pass(part) for part in cut(runs, self._most)]
+                logits: NDArray[np.float32] = np.concatenate(found) if len(found) > 1 else found[0]
+                return logits
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._shrink(error)
+
+    def _shrink(self, error: RuntimeError) -> None:
+        """Make passes half as long. Raises RuntimeError when they are a token long."""
+        sys.stderr.write(f"out of memory in a pass of {self._most} tokens: {first_line(error)}\n")
+        sys.stderr.flush()
+        if self._most == 1:
+            raise RuntimeError("no memory for a pass of one token") from error
+        self._most = max(1, self._most // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _pass(self, runs: Sequence[tuple[int, int, int, int]]) -> NDArray[np.float32]:
+        rows = np.concatenate([np.arange(begin, end) for _, _, begin, end in runs])
+        decoding: list[Decoding] = []
+        stretches: list[Stretch] = []
+        at = 0
+        for slot, past, begin, end in runs:
+            if end - begin == 1:
+                decoding.append(Decoding(slot, past, at))
+            else:
+                stretches.append(Stretch(slot, past, at, end - begin))
+            at += end - begin
+        return self._runner.forward(
+            self.tokens[rows],
+            self.positions[rows],
+            np.flatnonzero(self.outputs[rows]),
+            Pass(self._cache, decoding, stretches),
+        )
+
+    def logits(self, n_outputs: int) -> NDArray[np.float32]:
+        """See `DecoderContext`."""
+        return self._logits[:n_outputs]
+
+    def sampler(self, sampling: Sampling, *, prompt: Sequence[int], choice: int) -> RowSampler:
+        """See `DecoderContext`."""
+        return RowSampler(sampling, prompt=prompt, choice=choice, row_of=lambda row: self._logits[self._row_of[row]])
+
+    def clear(self, slot: int) -> None:
+        """Drop everything a row holds."""
+        self._lengths[slot] = 0
+        self._cache.give_back(slot)
+
+    def least(self, slot: int) -> int:
+        """See `DecoderContext`."""
+        return self._cache.least(self._lengths[slot])
+
+    def trim(self, slot: int, length: int) -> bool:
+        """See `DecoderContext`."""
+        if not self.least(slot) <= length <= self._lengths[slot]:
+            return False
+        self._lengths[slot] = length
+        return True
+
+    def share(self, source: int, target: int, length: int) -> bool:
+        """See `DecoderContext`."""
+        before = self._lengths[source]
+        if not self.least(source) <= length <= before or not self._cache.grow(target, length):
+            return False
+        self._cache.copy(source, target, length, source_length=before)
+        self._lengths[target] = length
+        return True
+
+    def state_bytes(self, slot: int) -> int:
+        """See `DecoderContext`."""
+        return _HEAD_BYTES + sum(part.nbytes for part in self._cache.parts(slot, self._lengths[slot]))
+
+    def save_into(self, slot: int, target: NDArray[np.uint8]) -> bool:
+        """See `DecoderContext`."""
+        length = self._lengths[slot]
+        if target.size != self.state_bytes(slot):
+            return False
+        target[:_HEAD_BYTES] = 0
+        target[:8] = np.frombuffer(length.to_bytes(8, "little"), dtype=np.uint8)
+        at = _HEAD_BYTES
+        for part in self._cache.parts(slot, length):
+            flat = part.contiguous().cpu().view(torch.uint8).reshape(-1).numpy()
+            target[at : at + flat.size] = flat
+            at += flat.size
+        return True
+
+    def save(self, slot: int) -> NDArray[np.uint8] | None:
+        """See `DecoderContext`."""
+        state = np.empty(self.state_bytes(slot), dtype=np.uint8)
+        return state if self.save_into(slot, state) else None
+
+    def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
+        """See `DecoderContext`."""
+        length = int.from_bytes(state[:8].tobytes(), "little") if state.size >= _HEAD_BYTES else -1
+        if not 0 <= length <= self._cache.cells_each or not self._cache.grow(slot, length):
+            return False
+        parts = self._cache.parts(slot, length)
+        if state.size != _HEAD_BYTES + sum(part.nbytes for part in parts):
+            self.clear(slot)
+            return False
+        at = _HEAD_BYTES
+        for part in parts:
+            raw = torch.from_numpy(np.array(state[at : at + part.nbytes]))
+            part.copy_(raw.view(part.dtype).view(part.shape))
+            at += part.nbytes
+        self._lengths[slot] = length
+        return True
+
+    def close(self) -> None:
+        """Free the cells."""
+        self._cache.layers.clear()
+
+
+def cut(runs: Sequence[tuple[int, int, int, int]], most: int) -> list[list[tuple[int, int, int, int]]]:
+    """Runs in parts of at most so many rows, in their order; a run that is too long is cut as well."""
+    parts: list[list[tuple[int, int, int, int]]] = [[]]
+    room = most
+    for slot, past, begin, end in runs:
+        while begin < end:
+            if room == 0:
+                parts.append([])
+                room = most
+            n_rows = min(room, end - begin)
+            parts[-1].append((slot, past, begin, begin + n_rows))
+            past, begin, room = past + n_rows, begin + n_rows, room - n_rows
+    return parts

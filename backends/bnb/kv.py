@@ -1,0 +1,185 @@
+"""The keys and values of one model: a row of cells per sequence and layer, within a budget that never grows.
+
+Where the budget covers every row, all cells are taken at load; a smaller one is handed out as rows grow. Layers with a
+sliding window keep a ring of the window and one pass. Decides nothing about who gets room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BLOCK = 256
+"""Rows grow in multiples of so many cells."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """One attention layer's cache."""
+
+    n_heads: int
+    key_size: int
+    value_size: int
+    window: int | None = None
+    """Positions a token sees, itself counted; None sees all before it."""
+
+
+class LayerCache:
+    """One layer: `keys[row]` and `values[row]` are `(n_heads, cells, size)`."""
+
+    def __init__(self, shape: LayerShape, *, ring: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = shape
+        self.window = shape.window
+        self.ring = ring
+        """Cells at most; position p lies in cell `p % ring`."""
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        self.all_keys: torch.Tensor | None = None
+        """`(rows, n_heads, cells, key_size)` where all rows were taken at once."""
+        self.all_values: torch.Tensor | None = None
+        self._dtype = dtype
+        self._device = device
+
+    def take_all(self, n_rows: int, cells: int) -> None:
+        """Take every row's cells now; zeroed, so that they are really there."""
+        self.all_keys, self.all_values = self._new(n_rows, min(cells, self.ring))
+        self.keys, self.values = list(self.all_keys), list(self.all_values)
+
+    def take_none(self, n_rows: int) -> None:
+        """Rows without cells."""
+        keys, values = self._new(n_rows, 0)
+        self.keys, self.values = list(keys), list(values)
+
+    def resize(self, row: int, cells: int) -> None:
+        """Give a row so many cells; the first ones keep what they hold."""
+        cells = min(cells, self.ring)
+        if cells == self.keys[row].shape[1]:
+            return
+        keys, values = self._new(1, cells)
+        n_kept = min(cells, self.keys[row].shape[1])
+        keys[0, :, :n_kept] = self.keys[row][:, :n_kept]
+        values[0, :, :n_kept] = self.values[row][:, :n_kept]
+        self.keys[row], self.values[row] = keys[0], values[0]
+
+    def copy(self, source: int, target: int, length: int, *, source_length: int) -> None:
+        """Begin a row with the first positions of another, which has `source_length` of them."""
+        turned = source_length > self.ring  # its cells are in no order
+        n_cells = self.ring if turned else min(length, self.ring)
+        self.keys[target][:, :n_cells] = self.keys[source][:, :n_cells]
+        self.values[target][:, :n_cells] = self.values[source][:, :n_cells]
+
+    def _new(self, n_rows: int, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = self.shape
+        kind = {"dtype": self._dtype, "device": self._device}
+        return (
+            torch.zeros((n_rows, shape.n_heads, cells, shape.key_size), **kind),
+            torch.zeros((n_rows, shape.n_heads, cells, shape.value_size), **kind),
+        )
+
+
+class KvCache:
+    """All layers, and how many of the budgeted cells each row holds."""
+
+    def __init__(
+        self,
+        shapes: Sequence[LayerShape],
+        *,
+        n_rows: int,
+        context: int,
+        budget_cells: int,
+        pass_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.n_rows = n_rows
+        self.cells_each = -(-context // BLOCK) * BLOCK
+        self.budget_cells = min(budget_cells or n_rows * self.cells_each, n_rows * self.cells_each)
+        self.fixed = self.budget_cells == n_rows * self.cells_each
+        """Every row has all its cells for good."""
+        self.held = [self.cells_each if self.fixed else 0] * n_rows
+        self.layers = [
+            LayerCache(shape, ring=ring_cells(shape.window, self.cells_each, pass_tokens), dtype=dtype, device=device)
+            for shape in shapes
+        ]
+        for layer in self.layers:
+            if self.fixed:
+                layer.take_all(n_rows, self.cells_each)
+            else:
+                layer.take_none(n_rows)
+
+    @property
+    def free_cells(self) -> int:
+        """What the budget leaves."""
+        return self.budget_cells - sum(self.held)
+
+    @property
+    def n_bytes(self) -> int:
+        """What the whole budget takes: rows that are not grown yet count too."""
+        cell = [(layer, layer.shape) for layer in self.layers]
+        size = torch.empty((), dtype=self.layers[0].keys[0].dtype).element_size() if self.layers else 0
+        share = self.budget_cells / self.cells_each
+        return round(
+            sum(
+                s.n_heads * (s.key_size + s.value_size) * min(layer.ring, self.cells_each) * size * share
+                for layer, s in cell
+            )
+        )
+
+    def missing(self, row: int, length: int) -> int:
+        """Cells a row needs beyond its own to hold so many positions."""
+        wanted = min(-(-length // BLOCK) * BLOCK, self.cells_each)
+        return max(0, wanted - self.held[row])
+
+    def grow(self, row: int, length: int) -> bool:
+        """Let a row hold so many positions; False where the budget has no room for it."""
+        more = self.missing(row, length)
+        if more == 0:
+            return True
+        if more > self.free_cells:
+            return False
+        self._resize(row, self.held[row] + more)
+        return True
+
+    def give_back(self, row: int) -> None:
+        """Take a row's cells away; what it held is lost."""
+        if not self.fixed and self.held[row]:
+            self._resize(row, 0)
+
+    def _resize(self, row: int, cells: int) -> None:
+        for layer in self.layers:
+            layer.resize(row, cells)
+        self.held[row] = cells
+
+    def least(self, length: int) -> int:
+        """What a row of so many positions can be cut to: rings have forgotten what lies behind them."""
+        return max(
+            (
+                length - layer.ring + layer.window
+                for layer in self.layers
+                if layer.window is not None and length > layer.ring
+            ),
+            default=0,
+        )
+
+    def parts(self, row: int, length: int) -> list[torch.Tensor]:
+        """The cells that hold a row's positions, keys and values of every layer in turn, as views."""
+        found = []
+        for layer in self.layers:
+            n_cells = min(length, layer.ring)
+            found += [layer.keys[row][:, :n_cells], layer.values[row][:, :n_cells]]
+        return found
+
+    def copy(self, source: int, target: int, length: int, *, source_length: int) -> None:
+        """Begin `target`, which has the cells for it, with the first positions of `source`; see `least`."""
+        for layer in self.layers:
+            layer.copy(source, target, length, source_length=source_length)
+
+
+def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:
+    """Cells a layer keeps of each row: a pass writes all its tokens before the first of them looks back."""
+    return cells if window is None else min(cells, -(-(window + pass_tokens) // BLOCK) * BLOCK)

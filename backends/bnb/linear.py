@@ -1,0 +1,101 @@
+"""Linear layers on the CPU whose rows do not depend on each other, and that are fast for few rows.
+
+float32: MKL adds a row up in another order when there are more rows; oneDNN with packed weights does not, from two
+rows on. 8 bits: integer sums are exact in any order; bitsandbytes' own path goes through float16 and costs ten times
+as much for one row. bfloat16 and packed 4 bits are left as they are: their rows are independent already.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+_LEVELS: Final = 127.0
+
+
+class PackedLinear(torch.nn.Module):
+    """float32, weights in oneDNN's order."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)  # noqa: SLF001
+        self._bias = None if bias is None else bias.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(..., in) -> (..., out)`."""
+        rows = x.reshape(-1, self.in_features)
+        n_rows = rows.shape[0]
+        if n_rows == 1:
+            rows = rows.expand(2, -1).contiguous()
+        out = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")  # noqa: SLF001
+        return out[:n_rows].view(*x.shape[:-1], self.out_features)
+
+
+class IntegerLinear(torch.nn.Module):
+    """8 bits, as bitsandbytes stores them: rows of weights and of activations each scaled to 127 levels.
+
+    Source: LLM.int8() without outliers, https://arxiv.org/abs/2208.07339, section 2.2.
+    """
+
+    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = codes.shape
+        self._codes = codes.t()
+        self._scales = (scales.float() / (_LEVELS * _LEVELS))[None]
+        self._bias = None if bias is None else bias.detach().float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(..., in) -> (..., out)`."""
+        rows = x.reshape(-1, self.in_features).float()
+        largest = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        codes = (rows * (_LEVELS / largest)).round_().to(torch.int8)
+        out = torch._int_mm(codes, self._codes).float().mul_(largest).mul_(self._scales)  # noqa: SLF001
+        if self._bias is not None:
+            out += self._bias
+        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+def make_rows_independent(model: Any) -> None:
+    """Replace the linear layers of a model on the CPU, where that is needed, in place."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in list(model.named_modules()):
+        made: torch.nn.Module | None = None
+        if isinstance(module, Linear4bit):
+            _mend_packing(module)
+        elif isinstance(module, Linear8bitLt):
+            made = _integer(module)
+        elif _is_float32(module) and isinstance(module, Conv1D):
+            made = _packed(module.weight.t(), module.bias)
+        elif _is_float32(module) and type(module) is torch.nn.Linear:
+            made = _packed(module.weight, module.bias)
+        if made is not None:
+            model.set_submodule(name, made.eval())
+
+
+def _is_float32(module: torch.nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.dtype == torch.float32
+
+
+def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module | None:
+    return PackedLinear(weight, bias) if torch.backends.mkldnn.is_available() else None
+
+
+def _integer(module: Any) -> torch.nn.Module | None:
+    """None where outliers are computed apart, or the processor has no integer products that are worth it."""
+    if module.state.threshold > 0.0 or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return None
+    codes = module.weight.CB if module.weight.CB is not None else module.weight.data
+    scales = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
+    return IntegerLinear(codes.data, scales.data, module.bias)
+
+
+def _mend_packing(module: Any) -> None:
+    """bitsandbytes packs 4 bits for AVX-512 in blocks of 32 rows and dies of a matrix that is none (0.50.2)."""
+    n_rows, n_columns = module.weight.quant_state.shape
+    if n_rows % 32 or n_columns % module.weight.quant_state.blocksize or n_columns % 2:
+        module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,230 @@
+"""From a `LoadModel` message to a running engine over transformers and bitsandbytes, with its `Ready`'s figures."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read when the libraries are imported
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a package that we do without
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+from backends import card  # noqa: E402
+from backends.batching import Batcher  # noqa: E402
+from backends.bnb import arithmetic, folder, linear  # noqa: E402
+from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
+from backends.bnb.context import BnbContext  # noqa: E402
+from backends.bnb.header import read  # noqa: E402
+from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
+from backends.bnb.runner import Runner  # noqa: E402
+from backends.bnb.vocabulary import Vocabulary  # noqa: E402
+from backends.bnb.weights import Order, first_line, load_model, out_of_memory, pin_positions  # noqa: E402
+from backends.engine import LoadError  # noqa: E402
+from backends.gguf.engine import GgufEngine  # noqa: E402
+from backends.gguf.header import HeaderError  # noqa: E402
+from backends.gguf.tokenizer import Tokenizer  # noqa: E402
+from backends.kernel import anonymous_bytes  # noqa: E402
+from backends.plan import BATCH_TOKENS, Plan  # noqa: E402
+from backends.readiness import describe, open_store  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.bnb.header import FolderInfo
+    from backends.engine import Engine
+    from backends.messages import LoadModel
+
+_TOY_BYTES: Final = 32 << 20
+_KV_TYPES: Final = ("f16", "bf16", "f32")
+
+
+def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
+    """Load the folder as `spec` says. Raises LoadError."""
+    if spec.kv_type not in _KV_TYPES:
+        raise LoadError(
+            f"kv_type {spec.kv_type} is for GGUF models: a folder's cache has the type it computes in. "
+            "hint: leave kv_type out"
+        )
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise LoadError("this build of PyTorch sees no GPU. hint: install one with CUDA, or use device = 'cpu'")
+    free_before = card.free_bytes() if spec.device == "cuda" else None
+    order = Order.of(spec.options)
+    path = Path(spec.path)
+    try:
+        info = read(path, order.quantization)
+    except HeaderError as error:
+        raise LoadError(str(error)) from error
+    config = folder.check(path, trust_remote_code=order.trust_remote_code)
+    source = _tokenizer(path, order)
+    torch.set_num_threads(spec.threads or sensible_threads(info.file_bytes))
+    model = load_model(spec, config, order, progress)
+    pin_positions(model, spec.context)
+    device = torch.device(spec.device)
+    if device.type == "cpu":
+        linear.make_rows_independent(model)
+    return _engine(spec, model, source, info, order, device=device, free_before=free_before)
+
+
+def _engine(
+    spec: LoadModel,
+    model: Any,
+    source: Any,
+    info: FolderInfo,
+    order: Order,
+    *,
+    device: torch.device,
+    free_before: int | None,
+) -> Engine:
+    config = model.config.get_text_config()
+    runner = Runner(model, device=device)
+    shapes = _survey(runner, config, spec)
+    dtype = model.get_input_embeddings().weight.dtype
+    try:
+        cache = KvCache(
+            shapes,
+            n_rows=spec.parallel,
+            context=spec.context,
+            budget_cells=spec.kv_tokens if spec.kv_layout == "unified" else 0,
+            pass_tokens=BATCH_TOKENS,
+            dtype=dtype,
+            device=device,
+        )
+        vocabulary = Vocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
+        context = BnbContext(runner, cache, n_vocab=vocabulary.n_vocab, max_batch=BATCH_TOKENS)
+        context.warm_up(BATCH_TOKENS)
+        first_s = context.warm_up(1)
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise LoadError(f"no memory is left for the KV cache: {first_line(error)}", out_of_memory=True) from error
+        raise LoadError(f"the model loads, but its first pass fails: {first_line(error)}") from error
+    tokenizer = Tokenizer(vocabulary)
+    ready = describe(
+        spec,
+        tokenizer,
+        n_ctx_train=info.n_ctx_train,
+        n_vocab=vocabulary.n_vocab,
+        gpu_layers=len(shapes) + 1 if device.type == "cuda" else 0,
+        n_layers=len(shapes) + 1,
+        parts=_parts(spec, model, info, cache, free_before),
+        engine=version(),
+    )
+    batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
+    batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * first_s)
+    store = open_store(spec.store, identity=identity(spec, order, dtype))
+    return GgufEngine(vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store)
+
+
+def _tokenizer(path: Path, order: Order) -> Any:
+    """A fast tokenizer of transformers. Raises LoadError."""
+    try:
+        source = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=order.trust_remote_code, local_files_only=True, use_fast=True
+        )
+    except Exception as error:  # the parsers of strangers' files raise whatever they like
+        raise LoadError(f"the folder's tokenizer cannot be read: {first_line(error)}") from error
+    if not getattr(source, "is_fast", False):
+        raise LoadError("the folder's tokenizer has no tokenizer.json, and none can be made of what is there")
+    return source
+
+
+def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
+    """What each layer asks of the cache, found by a pass at the last position. Raises LoadError."""
+    survey = Survey()
+    last = np.array([spec.context - 1], dtype=np.int32)
+    try:
+        runner.forward(np.zeros(1, dtype=np.int32), last, np.zeros(1, dtype=np.intp), survey)
+    except IndexError as error:
+        limit = getattr(config, "max_position_embeddings", "fewer")
+        raise LoadError(f"the model has {limit} positions, context = {spec.context} asks for more") from error
+    except UnsupportedAttentionError as error:
+        raise LoadError(f"a {config.model_type} model cannot be served: {error}") from error
+    except Exception as error:  # whatever an architecture does without a cache
+        raise LoadError(f"a {config.model_type} model cannot be served: {first_line(error)}") from error
+    kinds = list(getattr(config, "layer_types", None) or [])
+    n_layers = int(config.num_hidden_layers)
+    strange = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
+    if strange or sorted(survey.found) != list(range(n_layers)):
+        what = f"layers of kind {', '.join(strange)}" if strange else "layers that don't attend in the usual way"
+        raise LoadError(f"a {config.model_type} model has {what}, for which this backend has no cache")
+    shapes = []
+    for index in range(n_layers):
+        seen = survey.found[index]
+        slides = seen.window is None and index < len(kinds) and kinds[index] == "sliding_attention"
+        window = int(config.sliding_window) if slides else seen.window
+        shapes.append(LayerShape(seen.n_heads, seen.key_size, seen.value_size, window))
+    return shapes
+
+
+def _ends(model: Any, source: Any) -> set[int]:
+    """Tokens that end a generation: the configurations' and the tokenizer's."""
+    told = (
+        getattr(model.generation_config, "eos_token_id", None),
+        model.config.get_text_config().eos_token_id,
+        source.eos_token_id,
+    )
+    return {int(token) for one in told for token in (one if isinstance(one, list) else [one]) if token is not None}
+
+
+def _parts(
+    spec: LoadModel, model: Any, info: FolderInfo, cache: KvCache, free_before: int | None
+) -> dict[str, int] | None:
+    """What this process takes once all its buffers are in use, by component.
+
+    On the CPU that is its anonymous memory; a pass's activations come and go, so they are counted as predicted.
+    """
+    plan = Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device)
+    parts = {"weights": weight_bytes(model), "kv": cache.n_bytes, "compute": arithmetic.compute_bytes(info, plan)}
+    if spec.device == "cuda":
+        free_after = card.free_bytes()
+        if free_before is None or free_after is None:
+            return None
+        taken = free_before - free_after
+        parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"] - parts["kv"])
+        return {**parts, "runtime": max(0, taken - sum(parts.values()))}
+    return {**parts, "runtime": max(0, anonymous_bytes() - parts["weights"] - parts["kv"])}
+
+
+def weight_bytes(model: Any) -> int:
+    """All tensors of a model, those shared by several layers once."""
+    seen = {}
+    for module in model.modules():
+        for value in [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]:  # noqa: SLF001
+            state = getattr(value, "quant_state", None)
+            for tensor in (
+                value,
+                getattr(state, "absmax", None),
+                getattr(value, "CB", None),
+                getattr(value, "SCB", None),
+            ):
+                if isinstance(tensor, torch.Tensor):
+                    seen[_place(tensor)] = tensor.nbytes
+    return sum(seen.values())
+
+
+def _place(tensor: torch.Tensor) -> int:
+    return id(tensor) if tensor.is_mkldnn else tensor.data_ptr()
+
+
+def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:
+    """Everything that the bytes of a row depend on; another one's are worth nothing."""
+    files = sorted(Path(spec.path).glob("*.safetensors"))
+    told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
+    parts = (told, order, dtype, spec.device, version())
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+
+
+def sensible_threads(n_bytes: int) -> int:
+    """Every core for real models, one for toys, where threads cost more than they compute."""
+    return 1 if n_bytes < _TOY_BYTES else len(os.sched_getaffinity(0))
+
+
+def version() -> str:
+    """Names and versions of the libraries in use."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "bitsandbytes", "torch"))

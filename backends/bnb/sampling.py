@@ -1,0 +1,166 @@
+"""Choosing the next token of one sequence from its row of logits, with the GGUF sampler's rules.
+
+The order is bias, penalties, top_k, temperature, top_p, min_p, draw. What comes out depends on the row, the parameters
+and the seed alone.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    from backends.messages import Sampling
+
+_GREEDY_BELOW: Final = 1e-5
+"""Temperatures under this are greedy, as in vLLM: logits divided by them overflow, and the draw is of noise."""
+_LIKELY: Final = 256
+"""top_p sorts so many candidates first, and all of them only for a flat distribution."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often each token came, as arrays that a penalty can be applied with."""
+
+    n_tokens: int = 0
+    """Different ones."""
+    _tokens: NDArray[np.intp] = field(default_factory=lambda: np.zeros(64, dtype=np.intp))
+    _counts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(64, dtype=np.float32))
+    _places: dict[int, int] = field(default_factory=dict)
+
+    def add(self, token: int) -> None:
+        """One more."""
+        place = self._places.get(token)
+        if place is None:
+            place = self._places[token] = self.n_tokens
+            self.n_tokens += 1
+            if place == self._tokens.size:
+                self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+            self._tokens[place] = token
+        self._counts[place] += 1.0
+
+    @property
+    def tokens(self) -> NDArray[np.intp]:
+        """`(n_tokens,)` ids."""
+        return self._tokens[: self.n_tokens]
+
+    @property
+    def counts(self) -> NDArray[np.float32]:
+        """`(n_tokens,)`, in the order of the ids."""
+        return self._counts[: self.n_tokens]
+
+
+class RowSampler:
+    """One sequence's rules, its seed's random numbers and what it has said.
+
+    `greedy` says that the best logit is all there is to it, so `sample` need not be asked.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        prompt: Iterable[int],
+        choice: int,
+        row_of: Callable[[int], NDArray[np.float32]],
+    ) -> None:
+        """`row_of` gives the `(n_vocab,) float32` logits that belong to a row of the last batch."""
+        self._sampling = sampling
+        self._row_of = row_of
+        self._output = Tally() if sampling.presence_penalty or sampling.frequency_penalty else None
+        self._seen = Tally() if sampling.repetition_penalty != 1.0 else None
+        if self._seen is not None:
+            for token in prompt:
+                self._seen.add(token)
+        self._cold = sampling.temperature < _GREEDY_BELOW
+        self.greedy = self._cold and not sampling.logit_bias and self._output is None and self._seen is None
+        self._bias_tokens = np.array(list(sampling.logit_bias), dtype=np.intp)
+        self._bias = np.array(list(sampling.logit_bias.values()), dtype=np.float32)
+        # None takes a seed from the operating system; a text is hashed whole, so choices and large seeds differ.
+        self._random = random.Random(None if sampling.seed is None else f"{sampling.seed}/{choice}")  # noqa: S311
+
+    def sample(self, row: int) -> int:
+        """Draw and accept a token from row `row` of the last batch."""
+        logits = self._row_of(row)
+        self._edit(logits)
+        token = int(logits.argmax()) if self._cold else self._draw(logits)
+        for tally in (self._output, self._seen):
+            if tally is not None:
+                tally.add(token)
+        return token
+
+    def close(self) -> None:
+        """Nothing is held outside of Python."""
+
+    def _edit(self, logits: NDArray[np.float32]) -> None:
+        sampling = self._sampling
+        if self._bias.size:
+            logits[self._bias_tokens] += self._bias
+        if self._seen is not None:
+            found, penalty = logits[self._seen.tokens], np.float32(sampling.repetition_penalty)
+            logits[self._seen.tokens] = np.where(found > 0, found / penalty, found * penalty)
+        if self._output is not None:
+            penalties = self._output.counts * np.float32(sampling.frequency_penalty)
+            logits[self._output.tokens] -= penalties + np.float32(sampling.presence_penalty)
+
+    def _draw(self, logits: NDArray[np.float32]) -> int:
+        sampling = self._sampling
+        if not 0 < sampling.top_k < logits.size and sampling.top_p >= 1.0:
+            return _pick(_above_least(logits / np.float32(sampling.temperature), sampling.min_p), self._random.random())
+        ids, values = self._candidates(logits)
+        if sampling.top_p < 1.0:
+            n_kept = _nucleus(values, self._log_total(logits, values), sampling.top_p)
+            ids, values = ids[:n_kept], values[:n_kept]
+        return int(ids[_pick(_above_least(values, sampling.min_p), self._random.random())])
+
+    def _candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Ids and scaled logits, best first: top_k of them, or enough for top_p."""
+        sampling = self._sampling
+        scaled = logits / np.float32(sampling.temperature)
+        if 0 < sampling.top_k < logits.size:
+            return _best(scaled, sampling.top_k)
+        ids, values = _best(scaled, min(_LIKELY, logits.size))
+        if float(np.exp((values - self._log_total(logits, values)).astype(np.float64)).sum()) < sampling.top_p:
+            return _best(scaled, logits.size)
+        return ids, values
+
+    def _log_total(self, logits: NDArray[np.float32], values: NDArray[np.float32]) -> float:
+        """The logarithm of what probabilities are shares of: top_k's candidates, or the whole vocabulary."""
+        largest = float(values[0])
+        among = values if 0 < self._sampling.top_k < logits.size else logits / np.float32(self._sampling.temperature)
+        return largest + math.log(float(np.exp((among - largest).astype(np.float64)).sum()))
+
+
+def _best(values: NDArray[np.float32], n: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Ids and values of the `n` largest, largest first; of equals the lowest id."""
+    ids = np.arange(values.size) if n >= values.size else np.argpartition(values, -n)[-n:]
+    ids = ids[np.lexsort((ids, -values[ids]))]
+    return ids, values[ids]
+
+
+def _nucleus(values: NDArray[np.float32], log_total: float, top_p: float) -> int:
+    """How many of the values, best first, are needed to reach a share of `top_p`; at least one."""
+    shares = np.exp(values.astype(np.float64) - log_total).cumsum()
+    return min(int(np.searchsorted(shares, top_p, side="left")) + 1, values.size)
+
+
+def _above_least(values: NDArray[np.float32], min_p: float) -> NDArray[np.float32]:
+    """Without those less likely than `min_p` times the likeliest."""
+    if min_p <= 0.0:
+        return values
+    return np.where(values < values.max() + math.log(min_p), np.float32(-np.inf), values)
+
+
+def _pick(values: NDArray[np.float32], number: float) -> int:
+    """The place at which the probabilities of these logits, added up, pass `number` of 0..1."""
+    sums = np.exp((values - values.max()).astype(np.float64)).cumsum()
+    return min(int(np.searchsorted(sums, number * sums[-1], side="right")), int(np.flatnonzero(values > -np.inf)[-1]))

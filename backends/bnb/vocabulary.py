@@ -1,0 +1,194 @@
+"""A Hugging Face tokenizer as prompts and engines see a vocabulary: text to ids, ids to exact bytes.
+
+What it decides about text is the folder's; which control tokens are recognised is decided by whoever asks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from tokenizers import pre_tokenizers
+
+from backends.control import Control
+from backends.infill import InfillMarks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+_BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE: Final = "\u2581"
+_ENDS: Final = frozenset(
+    {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>",
+     "<\uff5cend\u2581of\u2581sentence\uff5c>", "<|end_of_turn|>", "<|return|>", "<|call|>", "<EOT>",
+     "<|END_OF_TURN_TOKEN|>"}
+)  # fmt: skip
+"""Control tokens that end a turn wherever they are in a vocabulary; llama.cpp knows the same ones."""
+_INFILL: Final = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
+    ("<PRE>", "<SUF>", "<MID>"),
+    ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
+)
+_REPOSITORY: Final = ("<|repo_name|>", "<repo_name>", "<reponame>")
+_FILE: Final = ("<|file_sep|>", "<file_sep>")
+
+
+class Vocabulary:
+    """For one thread: the tokenizer is switched between reading control tokens and not."""
+
+    def __init__(self, tokenizer: Any, *, n_vocab: int, ends: set[int]) -> None:
+        """`tokenizer` is a fast tokenizer of transformers, `n_vocab` the width of the model's logits."""
+        self.n_vocab = n_vocab
+        self.carries_state = False
+        self._source = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._added: dict[int, Any] = self._backend.get_added_tokens_decoder()
+        self._spell = _speller(json.loads(self._backend.to_str()).get("decoder"))
+        self._pieces: list[bytes | None] = [None] * n_vocab
+        self._whole, self._later = _pre_tokenizers(self._backend)
+        self._ends = np.array(sorted({e for e in ends if e < n_vocab} | self._known_ends()), dtype=np.int32)
+        self._bos, self._opening = self._first_tokens()
+
+    def _known_ends(self) -> set[int]:
+        special = {t for t, added in self._added.items() if added.special and added.content in _ENDS}
+        return {token for token in special if token < self.n_vocab}
+
+    def _first_tokens(self) -> tuple[int | None, int | None]:
+        """What the tokenizer puts in front of a text, and what an empty prompt becomes."""
+        plain = self._backend.encode("x", add_special_tokens=False).ids
+        full = self._backend.encode("x", add_special_tokens=True).ids
+        at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+        known = (self._source.bos_token_id, self._source.eos_token_id)
+        return full[0] if at else None, next((token for token in known if token is not None), None)
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
+        text = text.encode("utf-8", "replace").decode()
+        self._backend.encode_special_tokens = not parse_special
+        if self._later is not None:
+            self._backend.pre_tokenizer = self._whole if parse_special else self._later
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; empty for control tokens and for ids that no token has."""
+        cached = self._pieces[token]
+        if cached is None:
+            added = self._added.get(token)
+            cached = b"" if added is not None and added.special else self.literal(token)
+            self._pieces[token] = cached
+        return cached
+
+    def literal(self, token: int) -> bytes:
+        """The bytes of one token, control tokens included."""
+        added = self._added.get(token)
+        if added is not None:
+            return str(added.content).encode()
+        text = self._backend.id_to_token(token)
+        return b"" if text is None else self._spell(text)
+
+    def controls(self) -> list[Control]:
+        """Every control token with a literal."""
+        return [
+            Control(token, added.content, bool(added.lstrip), bool(added.rstrip))
+            for token, added in self._added.items()
+            if added.special and added.content and token < self.n_vocab
+        ]
+
+    def ends(self) -> NDArray[np.int32]:
+        """`(n,) int32`: the tokens that end a generation."""
+        return self._ends
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins every prompt, where the tokenizer puts one."""
+        return self._bos
+
+    @property
+    def opening(self) -> int | None:
+        """What an empty prompt becomes."""
+        return self._opening
+
+    def special_texts(self) -> dict[str, str]:
+        """`bos_token`, `eos_token` ... as chat templates expect them."""
+        named: Mapping[str, Any] = self._source.special_tokens_map
+        texts = {name: text for name, text in named.items() if isinstance(text, str)}
+        return {"bos_token": "", "eos_token": "", "pad_token": "", **texts}
+
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The source of the folder's chat template, or of its named variant."""
+        source = self._source.chat_template
+        if isinstance(source, dict):
+            found = source.get(name or "default")
+            return found if isinstance(found, str) else None
+        return source if name is None and isinstance(source, str) else None
+
+    def infill_marks(self) -> InfillMarks | None:
+        """The tokens that mark prefix, suffix and middle; None when the vocabulary has no fill-in-the-middle."""
+        for names in _INFILL:
+            ids = [self._backend.token_to_id(name) for name in names]
+            if all(token is not None and token < self.n_vocab for token in ids):
+                return InfillMarks(*ids, repository=self._first_of(_REPOSITORY), file=self._first_of(_FILE))
+        return None
+
+    def close(self) -> None:
+        """Nothing is held outside of Python."""
+
+    def _first_of(self, names: tuple[str, ...]) -> int | None:
+        ids = (self._backend.token_to_id(name) for name in names)
+        return next((token for token in ids if token is not None and token < self.n_vocab), None)
+
+
+def _pre_tokenizers(backend: Any) -> tuple[Any, Any]:
+    """The tokenizer's own, and the one for text that is not the first of its prompt; None where that is the same.
+
+    A Metaspace with `prepend_scheme = "first"` puts its sign before the text only where a prompt begins.
+    """
+    own = backend.pre_tokenizer
+    described = json.loads(backend.to_str()).get("pre_tokenizer") or {}
+    if described.get("type") != "Metaspace" or described.get("prepend_scheme") != "first":
+        return own, None
+    sign = described.get("replacement", _SPACE)
+    return own, pre_tokenizers.Metaspace(sign, prepend_scheme="never", split=described.get("split", True))
+
+
+class _Speller:
+    """The bytes of a token's text, by the kind of decoder the tokenizer has."""
+
+    def __init__(self, *, byte_level: bool, metaspace: bool, byte_fallback: bool) -> None:
+        self._chars = byte_characters() if byte_level else {}
+        self._metaspace = metaspace
+        self._byte_fallback = byte_fallback
+
+    def __call__(self, text: str) -> bytes:
+        if self._chars:
+            return b"".join(bytes([self._chars[c]]) if c in self._chars else c.encode() for c in text)
+        if self._byte_fallback and (match := _BYTE_TOKEN.fullmatch(text)):
+            return bytes([int(match[1], 16)])
+        return text.replace(_SPACE, " ").encode() if self._metaspace else text.encode()
+
+
+def _speller(decoder: Any) -> _Speller:
+    kinds = {d.get("type"): d for d in (decoder or {}).get("decoders", [decoder or {}])}
+    replaces = any(d.get("type") == "Replace" and _SPACE in str(d.get("pattern")) for d in kinds.values())
+    return _Speller(
+        byte_level="ByteLevel" in kinds,
+        metaspace="Metaspace" in kinds or replaces,
+        byte_fallback="ByteFallback" in kinds,
+    )
+
+
+def byte_characters() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes: printable ones are themselves, the others follow from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

@@ -1,0 +1,233 @@
+"""A folder's weights in a transformers model, quantised as the operator or the folder says.
+
+Only safetensors, only from the disk, and no code of the folder unless the operator allows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as library_logging
+
+from backends.bnb import attention
+from backends.engine import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from backends.messages import LoadModel
+
+_KINDS: Final = {"bnb-4bit": 4, "bnb-8bit": 8, "none": 16}
+_DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_NAMES_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the weights shall be loaded, from the options of a `LoadModel`."""
+
+    quantization: str = "none"
+    trust_remote_code: bool = False
+    quant_type: str = "nf4"
+    double_quant: bool = True
+    compute_dtype: str = "bfloat16"
+    int8_threshold: float | None = None
+    skip_modules: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, bool | int | float | str]) -> Order:
+        """Raises LoadError for a value that is none."""
+        threshold = options.get("llm_int8_threshold")
+        skipped = str(options.get("llm_int8_skip_modules", ""))
+        order = cls(
+            quantization=str(options.get("quantization", "none")),
+            trust_remote_code=options.get("trust_remote_code") is True,
+            quant_type=str(options.get("bnb_4bit_quant_type", "nf4")),
+            double_quant=options.get("bnb_4bit_use_double_quant", True) is True,
+            compute_dtype=str(options.get("bnb_4bit_compute_dtype", "bfloat16")),
+            int8_threshold=float(threshold) if isinstance(threshold, (int, float)) else None,
+            skip_modules=tuple(name for name in skipped.split(",") if name),
+        )
+        if order.quantization not in _KINDS or order.compute_dtype not in _DTYPES:
+            raise LoadError(f"quantization '{order.quantization}' with {order.compute_dtype} is not known")
+        return order
+
+
+def load_model(spec: LoadModel, config: dict[str, Any], order: Order, progress: Callable[[float], None]) -> Any:
+    """The model, evaluating, on its device, attending through `backends.bnb.attention`. Raises LoadError."""
+    attention.install()
+    known = _known_config(spec, config, order)
+    stored = config.get("quantization_config")
+    wanted = _quantization(order, stored)
+    library_logging.set_verbosity_error()
+    library_logging.set_tqdm_hook(lambda _, args, kwargs: _Progress(args, kwargs, progress))
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            spec.path,
+            config=known,
+            dtype=dtype_of(known, device=spec.device, quantised=wanted is not None or stored is not None),
+            attn_implementation=attention.NAME,
+            trust_remote_code=order.trust_remote_code,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **({} if wanted is None else {"quantization_config": wanted}),
+            **({"device_map": {"": spec.device}} if wanted is not None or stored or spec.device == "cuda" else {}),
+        )
+    except torch.OutOfMemoryError as error:
+        raise LoadError(
+            f"the card has no memory left for the weights: {first_line(error)}", out_of_memory=True
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ImportError,
+        AssertionError,
+        AttributeError,
+    ) as error:
+        if out_of_memory(error):
+            raise LoadError(f"no memory is left for the weights: {first_line(error)}", out_of_memory=True) from error
+        raise LoadError(f"transformers cannot load the folder: {first_line(error)}") from error
+    finally:
+        library_logging.set_tqdm_hook(None)
+    _check_complete(told)
+    return model.eval().requires_grad_(False)
+
+
+def _known_config(spec: LoadModel, config: dict[str, Any], order: Order) -> Any:
+    """The configuration as transformers understands it."""
+    kind = config.get("model_type")
+    if not order.trust_remote_code and (not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        raise LoadError(
+            f"config.json says model_type = {str(kind)[:60]!r}, which is no architecture that transformers "
+            f"{transformers.__version__} generates text with. hint: a newer transformers may know it"
+        )
+    try:
+        return AutoConfig.from_pretrained(
+            spec.path,
+            trust_remote_code=order.trust_remote_code,
+            local_files_only=True,
+            attn_implementation=attention.NAME,
+        )
+    except Exception as error:  # validation of strangers' files raises whatever it likes
+        raise LoadError(f"config.json is not understood: {first_line(error)}") from error
+
+
+def _quantization(order: Order, stored: Any) -> Any:
+    """What bitsandbytes shall do; None where nothing, or where the folder says it."""
+    if isinstance(stored, dict):
+        bits = 4 if stored.get("load_in_4bit") or stored.get("_load_in_4bit") else 8
+        if order.quantization not in ("none", f"bnb-{bits}bit"):
+            raise LoadError(
+                f"the folder's weights are stored in {bits} bits, which quantization = '{order.quantization}' cannot "
+                "change. hint: leave quantization out"
+            )
+        return None
+    skipped = list(order.skip_modules) or None
+    if order.quantization == "bnb-4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=order.quant_type,
+            bnb_4bit_use_double_quant=order.double_quant,
+            bnb_4bit_compute_dtype=_DTYPES[order.compute_dtype],
+            llm_int8_skip_modules=skipped,
+        )
+    if order.quantization == "bnb-8bit":
+        threshold = order.int8_threshold or 0.0
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold, llm_int8_skip_modules=skipped)
+    return None
+
+
+def dtype_of(config: Any, *, device: str, quantised: bool) -> torch.dtype:
+    """What is computed in: the folder's type; a processor has no fast float16, so there it is one of the others."""
+    stored = getattr(config.get_text_config(), "dtype", None) or config.dtype or torch.float32
+    if isinstance(stored, str):
+        stored = _DTYPES.get(stored, torch.float32)
+    if device == "cuda" or stored == torch.bfloat16:
+        return stored if stored in _DTYPES.values() else torch.bfloat16
+    return torch.bfloat16 if quantised else torch.float32
+
+
+def _check_complete(told: Mapping[str, Any]) -> None:
+    """transformers fills what is missing with random numbers and goes on; nobody wants that served."""
+    missing, mismatched = sorted(told.get("missing_keys") or ()), list(told.get("mismatched_keys") or ())
+    if mismatched:
+        name, have, want = (*mismatched[0], None, None)[:3]
+        raise LoadError(f"the safetensors files hold {name} with shape {_shape(have)}, config.json says {_shape(want)}")
+    if missing:
+        shown = ", ".join(missing[:_NAMES_SHOWN]) + (", ..." if len(missing) > _NAMES_SHOWN else "")
+        raise LoadError(f"the safetensors files lack {len(missing)} tensors that config.json calls for: {shown}")
+
+
+def _shape(size: Any) -> str:
+    return str(list(size)) if size is not None else "another one"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch could not get memory, on a card or off it."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what a library says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+class _Progress:
+    """Stands in for a progress bar of transformers and tells how far it is."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], tell: Callable[[float], None]) -> None:
+        self._items = args[0] if args else kwargs.get("iterable", ())
+        self._total = kwargs.get("total") or (len(self._items) if hasattr(self._items, "__len__") else 0)
+        self._done = 0
+        self._told = 0.0
+        self._tell = tell
+
+    def __iter__(self) -> Any:
+        for item in self._items:
+            yield item
+            self.update(1)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, n: int = 1) -> None:
+        """So many more are done."""
+        self._done += n
+        share = self._done / self._total if self._total else 0.0
+        if share - self._told >= 0.01:
+            self._told = share
+            self._tell(min(share, 0.99))
+
+    def close(self) -> None:
+        """Nothing to take down."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args, **_kwargs: None
+
+
+def pin_positions(model: Any, context: int) -> None:
+    """Choose the stretched positions of a LongRoPE model once, by the context it is served with.
+
+    transformers chooses them by the longest sequence of each pass: the same text would get other keys beside another
+    (arXiv 2402.13753, section 3.3, has one set per context).
+    """
+    for module in model.modules():
+        if getattr(module, "rope_type", None) != "longrope":
+            continue
+        original = int(module.config.rope_parameters["original_max_position_embeddings"])
+        if context > original:
+            module(torch.zeros(1, 1, 1), torch.tensor([[original]]))  # computes and keeps the long ones
+            module.original_inv_freq = module.long_inv_freq

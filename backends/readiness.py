@@ -1,0 +1,63 @@
+"""What a loaded model that generates text tells of itself, and where it finds prompts that were computed before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.messages import Ready
+from backends.prefix.shelf import Shelf
+from backends.prefix.store import PrefixStore
+
+if TYPE_CHECKING:
+    from backends.gguf.tokenizer import Tokenizer
+    from backends.messages import LoadModel, Store
+
+
+def describe(
+    spec: LoadModel,
+    tokenizer: Tokenizer,
+    *,
+    n_ctx_train: int,
+    n_vocab: int,
+    gpu_layers: int,
+    n_layers: int,
+    parts: dict[str, int] | None,
+    engine: str,
+) -> Ready:
+    """The model's `Ready`; `parts` are measured bytes by component, None where nobody can tell."""
+    template = tokenizer.tool_template
+    capabilities = ["completion"]
+    if template is not None:
+        capabilities += ["chat", "tools"]
+    if tokenizer.can_infill:
+        capabilities.append("infill")
+    if template is not None and template.options:
+        capabilities.append("thinking")
+    return Ready(
+        context=spec.context,
+        parallel=spec.parallel,
+        n_ctx_train=n_ctx_train,
+        n_vocab=n_vocab,
+        gpu_layers=gpu_layers,
+        n_layers=n_layers,
+        measured_bytes=sum(parts.values()) if parts is not None else 0,
+        parts=parts or {},
+        capabilities=capabilities,
+        tool_format=template.format.name if template else None,
+        reasoning_marks=template.marks if template else None,
+        template_options=template.options if template else [],
+        engine=engine,
+    )
+
+
+def open_store(store: Store | None, *, identity: str) -> PrefixStore | None:
+    """What is kept of computed prompts, with what the last worker of this very model left; None without a folder."""
+    if store is None:
+        return None
+    try:
+        shelf = Shelf(Path(store.folder), checked=False)
+        disk = Shelf(Path(store.disk_folder), checked=True) if store.disk_folder else None
+        return PrefixStore(shelf, store.max_bytes, identity=identity, disk=disk, disk_bytes=store.disk_bytes)
+    except OSError:  # a folder that cannot be used costs computing, not the model
+        return None
