@@ -12,14 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.bnb.layout import input_limit
-from backends.plan import BATCH_TOKENS, Device, Footprint, Plan
+from backends.plan import BATCH_TOKENS, CELL_BLOCK, Device, Footprint, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backends.bnb.header import FolderInfo, StoredTensor
 
-RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 320 * 2**20, "cuda": 600 * 2**20})
+RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 330 * 2**20, "cuda": 600 * 2**20})
 """Python with PyTorch; on a GPU the driver's context and cuBLAS, as published."""
 BLOCK: Final = 64
 NESTED_BLOCK: Final = 256
@@ -32,10 +32,10 @@ _SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
 def predict(folder: FolderInfo, plan: Plan) -> Footprint:
     """The price of a plan; layers on the CPU are not possible with this backend."""
     if folder.gives != "text":
-        weights = sum(tensor_bytes(tensor, folder) for tensor in folder.tensors)
+        weights = sum(tensor_bytes(tensor, folder, plan.device) for tensor in folder.tensors)
         return Footprint(weights, kv=0, compute=pass_bytes(folder, plan), runtime=RUNTIME_BYTES[plan.device])
     return Footprint(
-        weights=sum(tensor_bytes(tensor, folder) for tensor in folder.tensors),
+        weights=weight_bytes(folder, plan.device),
         kv=cache_bytes(folder, plan),
         compute=compute_bytes(folder, plan),
         runtime=RUNTIME_BYTES[plan.device],
@@ -49,7 +49,7 @@ def pass_tokens(device: Device) -> int:
 
 def pass_bytes(folder: FolderInfo, plan: Plan) -> int:
     """Activations of an embedding model's largest pass, its mask, and one matrix unpacked."""
-    size = value_bytes(folder)
+    size = value_bytes(folder, plan.device)
     longest = input_limit(plan.context, folder.config)
     tokens = max(longest, pass_tokens(plan.device))
     activations = tokens * (8 * folder.number("hidden_size") + 3 * folder.number("intermediate_size")) * size
@@ -57,18 +57,25 @@ def pass_bytes(folder: FolderInfo, plan: Plan) -> int:
     return activations + tokens * longest * size + (largest * size if folder.quantization else 0)
 
 
-def tensor_bytes(tensor: StoredTensor, folder: FolderInfo) -> int:
+def weight_bytes(folder: FolderInfo, device: Device) -> int:
+    """All tensors; float32 on the CPU keeps a head that is tied to the embedding a second time, in another order."""
+    tied = folder.config.get("tie_word_embeddings") is True and value_bytes(folder, device) == _FLOAT_BYTES
+    again = folder.n_vocab * folder.number("hidden_size") * _FLOAT_BYTES if tied and device == "cpu" else 0
+    return sum(tensor_bytes(tensor, folder, device) for tensor in folder.tensors) + again
+
+
+def tensor_bytes(tensor: StoredTensor, folder: FolderInfo, device: Device) -> int:
     """What one tensor takes once it is loaded."""
     if folder.stored_quantised:
         return tensor.n_bytes
     if not is_linear(tensor, folder.quantization):
         is_float = tensor.dtype in ("F64", "F32", "F16", "BF16")
-        return tensor.n_elements * value_bytes(folder) if is_float else tensor.n_bytes
+        return tensor.n_elements * value_bytes(folder, device) if is_float else tensor.n_bytes
     if folder.quantization.get("load_in_8bit"):
         return tensor.n_elements + tensor.shape[0] * _FLOAT_BYTES
     if folder.quantization.get("load_in_4bit"):
         return packed_bytes(tensor.n_elements, double=bool(folder.quantization.get("bnb_4bit_use_double_quant")))
-    return tensor.n_elements * value_bytes(folder)
+    return tensor.n_elements * value_bytes(folder, device)
 
 
 def packed_bytes(n_values: int, *, double: bool) -> int:
@@ -88,28 +95,37 @@ def is_linear(tensor: StoredTensor, quantization: Mapping[str, Any]) -> bool:
     return len(tensor.shape) == 2 and name.endswith(".weight") and not any(part in name for part in (*_SKIPPED, *named))
 
 
-def value_bytes(folder: FolderInfo) -> int:
-    """Of a weight that is not quantised."""
-    return 4 if folder.config.get("dtype") in ("float32", "F32") else 2
+def value_bytes(folder: FolderInfo, device: Device) -> int:
+    """Of a weight that is not quantised, and of the cache: a processor computes float16 in another type."""
+    stored = folder.config.get("dtype")
+    if device == "cpu":
+        return 2 if folder.quantization or stored in ("bfloat16", "BF16") else 4
+    return 4 if stored in ("float32", "F32") else 2
 
 
 def cache_bytes(folder: FolderInfo, plan: Plan) -> int:
-    """Keys and values; layers with a sliding window keep the window."""
+    """Keys and values; layers with a sliding window keep the window and one pass."""
     n_heads = max(folder.number("num_attention_heads", 1), 1)
     kv_heads = folder.number("num_key_value_heads", n_heads)
     head_size = folder.number("head_dim") or folder.number("hidden_size") // n_heads
-    per_cell = 2 * kv_heads * head_size * value_bytes(folder)
+    per_cell = 2 * kv_heads * head_size * value_bytes(folder, plan.device)
     window = folder.number("sliding_window")
     kinds = folder.config.get("layer_types")
     kinds = kinds if isinstance(kinds, list) else []
     n_windowed = sum(1 for kind in kinds[: folder.n_layers] if kind == "sliding_attention") if window else 0
-    cells = (folder.n_layers - n_windowed) * plan.context + n_windowed * min(window, plan.context)
-    return per_cell * cells * plan.parallel
+    ring = ring_cells(window or None, plan.cells_each, BATCH_TOKENS)
+    cells = (folder.n_layers - n_windowed) * plan.cells_each + n_windowed * ring
+    return per_cell * cells * plan.cells // plan.cells_each
+
+
+def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:
+    """Cells a layer keeps of each row: a pass writes all its tokens before the first of them looks back."""
+    return cells if window is None else min(cells, math.ceil((window + pass_tokens) / CELL_BLOCK) * CELL_BLOCK)
 
 
 def compute_bytes(folder: FolderInfo, plan: Plan) -> int:
     """Activations of one batch, logits, the mask, and one matrix unpacked for a long prompt."""
-    size = value_bytes(folder)
+    size = value_bytes(folder, plan.device)
     embedding, ff = folder.number("hidden_size"), folder.number("intermediate_size")
     activations = BATCH_TOKENS * (8 * embedding + 3 * ff) * size
     logits = plan.parallel * folder.n_vocab * _FLOAT_BYTES

@@ -28,6 +28,7 @@ MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own limit."""
 MAX_FILES: Final = 1000
 MAX_TENSORS: Final = 1_000_000
+_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _BITS: Final = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
     "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
@@ -126,11 +127,15 @@ def _layout(folder: Path, config: dict[str, Any]) -> Layout:
 
 
 def _asked(quantization: str) -> dict[str, Any]:
-    return {"bnb-4bit": {"load_in_4bit": True}, "bnb-8bit": {"load_in_8bit": True}}.get(quantization, {})
+    return {
+        "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_use_double_quant": True},
+        "bnb-8bit": {"load_in_8bit": True},
+    }.get(quantization, {})
 
 
 def _files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
+        _check_not_pickled(folder)
         return [folder / SINGLE]
     placed = _json(folder / INDEX, MAX_INDEX_BYTES).get("weight_map")
     names = sorted(set(placed.values())) if isinstance(placed, dict) and _all_text(placed.values()) else []
@@ -139,6 +144,16 @@ def _files(folder: Path) -> list[Path]:
     if any(Path(name).name != name for name in names):
         raise HeaderError(f"{INDEX} names files outside of the folder")
     return [folder / name for name in names]
+
+
+def _check_not_pickled(folder: Path) -> None:
+    """Raises HeaderError where there are weights, but only such as can run code when they are read."""
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES) if folder.is_dir() else []
+    if pickles and not (folder / SINGLE).exists():
+        raise HeaderError(
+            f"the weights are pickled ({', '.join(pickles[:3])}), and a pickle can run code when it is read. "
+            f"hint: take the model's safetensors, or convert them on a machine that trusts them"
+        )
 
 
 def _all_text(values: Any) -> bool:

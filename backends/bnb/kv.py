@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from backends.bnb.arithmetic import ring_cells
+from backends.plan import CELL_BLOCK
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-BLOCK = 256
-"""Rows grow in multiples of so many cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,11 @@ class LayerCache:
 
     def _new(self, n_rows: int, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape = self.shape
-        kind = {"dtype": self._dtype, "device": self._device}
-        return (
-            torch.zeros((n_rows, shape.n_heads, cells, shape.key_size), **kind),
-            torch.zeros((n_rows, shape.n_heads, cells, shape.value_size), **kind),
+        keys, values = (
+            torch.zeros((n_rows, shape.n_heads, cells, size), dtype=self._dtype, device=self._device)
+            for size in (shape.key_size, shape.value_size)
         )
+        return keys, values
 
 
 class KvCache:
@@ -97,8 +97,8 @@ class KvCache:
         device: torch.device,
     ) -> None:
         self.n_rows = n_rows
-        self.cells_each = -(-context // BLOCK) * BLOCK
-        self.budget_cells = min(budget_cells or n_rows * self.cells_each, n_rows * self.cells_each)
+        self.cells_each = -(-context // CELL_BLOCK) * CELL_BLOCK
+        self.budget_cells = budget_cells
         self.fixed = self.budget_cells == n_rows * self.cells_each
         """Every row has all its cells for good."""
         self.held = [self.cells_each if self.fixed else 0] * n_rows
@@ -132,7 +132,7 @@ class KvCache:
 
     def missing(self, row: int, length: int) -> int:
         """Cells a row needs beyond its own to hold so many positions."""
-        wanted = min(-(-length // BLOCK) * BLOCK, self.cells_each)
+        wanted = min(-(-length // CELL_BLOCK) * CELL_BLOCK, self.cells_each)
         return max(0, wanted - self.held[row])
 
     def grow(self, row: int, length: int) -> bool:
@@ -178,8 +178,3 @@ class KvCache:
         """Begin `target`, which has the cells for it, with the first positions of `source`; see `least`."""
         for layer in self.layers:
             layer.copy(source, target, length, source_length=source_length)
-
-
-def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:
-    """Cells a layer keeps of each row: a pass writes all its tokens before the first of them looks back."""
-    return cells if window is None else min(cells, -(-(window + pass_tokens) // BLOCK) * BLOCK)

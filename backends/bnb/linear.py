@@ -29,7 +29,7 @@ class PackedLinear(torch.nn.Module):
         n_rows = rows.shape[0]
         if n_rows == 1:
             rows = rows.expand(2, -1).contiguous()
-        out = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")  # noqa: SLF001
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")  # noqa: SLF001
         return out[:n_rows].view(*x.shape[:-1], self.out_features)
 
 
@@ -82,7 +82,7 @@ def _is_float32(module: torch.nn.Module) -> bool:
 
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module | None:
-    return PackedLinear(weight, bias) if torch.backends.mkldnn.is_available() else None
+    return PackedLinear(weight, bias) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
 
 
 def _integer(module: Any) -> torch.nn.Module | None:

@@ -91,7 +91,7 @@ def _engine(
             shapes,
             n_rows=spec.parallel,
             context=spec.context,
-            budget_cells=spec.kv_tokens if spec.kv_layout == "unified" else 0,
+            budget_cells=_plan(spec).cells,
             pass_tokens=BATCH_TOKENS,
             dtype=dtype,
             device=device,
@@ -162,6 +162,10 @@ def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
     return shapes
 
 
+def _plan(spec: LoadModel) -> Plan:
+    return Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device, spec.kv_tokens)
+
+
 def _ends(model: Any, source: Any) -> set[int]:
     """Tokens that end a generation: the configurations' and the tokenizer's."""
     told = (
@@ -179,8 +183,8 @@ def _parts(
 
     On the CPU that is its anonymous memory; a pass's activations come and go, so they are counted as predicted.
     """
-    plan = Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device)
-    parts = {"weights": weight_bytes(model), "kv": cache.n_bytes, "compute": arithmetic.compute_bytes(info, plan)}
+    compute = arithmetic.compute_bytes(info, _plan(spec))
+    parts = {"weights": weight_bytes(model), "kv": cache.n_bytes, "compute": compute}
     if spec.device == "cuda":
         free_after = card.free_bytes()
         if free_before is None or free_after is None:
@@ -188,7 +192,8 @@ def _parts(
         taken = free_before - free_after
         parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"] - parts["kv"])
         return {**parts, "runtime": max(0, taken - sum(parts.values()))}
-    return {**parts, "runtime": max(0, anonymous_bytes() - parts["weights"] - parts["kv"])}
+    held = parts["weights"] + (parts["kv"] if cache.fixed else 0)
+    return {**parts, "runtime": max(0, anonymous_bytes() - held)}
 
 
 def weight_bytes(model: Any) -> int:

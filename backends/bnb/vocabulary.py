@@ -137,7 +137,9 @@ class Vocabulary:
         for names in _INFILL:
             ids = [self._backend.token_to_id(name) for name in names]
             if all(token is not None and token < self.n_vocab for token in ids):
-                return InfillMarks(*ids, repository=self._first_of(_REPOSITORY), file=self._first_of(_FILE))
+                return InfillMarks(
+                    ids[0], ids[1], ids[2], repository=self._first_of(_REPOSITORY), file=self._first_of(_FILE)
+                )
         return None
 
     def close(self) -> None:

@@ -60,8 +60,7 @@ def check(config: Path | None, *, as_json: bool) -> None:
         raise CliError(str(problem), ExitCode.USAGE) from None
     if found := broken(catalog.entries):
         raise CliError("\n".join(f"model '{name}': {why}" for name, why in found.items()), ExitCode.USAGE)
-    lacking = [f"model '{name}': {why}" for name, why in without_engine(catalog.entries).items()]
-    warnings = [*loaded.warnings, *lacking]
+    warnings = [f"model '{name}': {why}" for name, why in without_engine(catalog.entries).items()]
     if as_json:
         models = [entry.name for entry in catalog.entries]
         write_json({"file": str(loaded.file) if loaded.file else None, "models": models, "warnings": warnings})

@@ -36,8 +36,6 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
     settings = loaded.settings
     refuse_open_listener(settings)
     configure_logging(settings.logging)
-    for warning in loaded.warnings:
-        log.warning("config %s", warning)
     from server.app import create_app
     from server.memory.memory import DeviceError
 

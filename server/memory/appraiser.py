@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -44,26 +46,26 @@ def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
     if (missing := entry.still_missing()) is not None:
         raise HeaderError(missing)
     try:
-        key = _key(os.stat(entry.path))  # noqa: PTH116 - the three figures are of one call
+        key = key_of(entry.path, entry.config)
     except OSError as error:
         raise HeaderError(f"{entry.path.name} cannot be read: {error.strerror}") from None
     if before is not None and before.key == key:
         return before
-    return Looked(
-        entry.path, entry.backend, key, inspect(entry.backend, entry.path, quantization=entry.config.quantization)
-    )
+    header = inspect(entry.backend, entry.path, quantization=entry.config.quantization)
+    return Looked(entry.path, entry.backend, key, header)
 
 
-def key_of(path: Path) -> FileKey | None:
-    """What tells one state of a file from another; None where there is none. One system call."""
-    try:
-        return _key(os.stat(path))  # noqa: PTH116 - the three figures are of one call
-    except OSError:
-        return None
+def key_of(path: Path, config: ModelConfig) -> FileKey:
+    """What tells one state of a model's files, as they are to be loaded, from another. Raises OSError.
 
-
-def _key(status: os.stat_result) -> FileKey:
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    One system call for a file, and one for each file of a folder.
+    """
+    status = os.stat(path)  # noqa: PTH116 - the three figures are of one call
+    if not stat.S_ISDIR(status.st_mode):
+        return status.st_size, status.st_mtime_ns, status.st_ino
+    inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(path) if e.is_file())
+    told = repr((inside, sorted(config.engine_options().items())))
+    return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
 
 
 def wish(config: ModelConfig, device: Device) -> Wish:

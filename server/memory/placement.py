@@ -127,15 +127,16 @@ def plans(header: ModelHeader, wish: Wish) -> Iterator[Plan]:
         kv_tokens = max(shorter, plan.kv_tokens // 2) if plan.kv_tokens else 0
         plan = replace(plan, context=shorter, kv_tokens=kv_tokens if wish.kv_tokens is None else plan.kv_tokens)
         yield plan
-    if wish.device == "cuda" and wish.gpu_layers is None:
+    if wish.device == "cuda" and wish.gpu_layers is None and isinstance(header, HeaderInfo):
         for n_layers in range(header.n_layers, 0, -1):
             yield replace(plan, gpu_layers=n_layers)
 
 
 def has_pool(header: ModelHeader) -> bool:
     """Whether sequences of this model can share a pool of KV cells."""
-    attends = isinstance(header, HeaderInfo) and header.number("attention.head_count") > 0
-    return isinstance(header, HeaderInfo) and header.gives == "text" and attends
+    if isinstance(header, HeaderInfo):
+        return header.gives == "text" and header.number("attention.head_count") > 0
+    return True
 
 
 def _smaller_pools(plan: Plan) -> Iterator[int]:

@@ -11,7 +11,7 @@ import statistics
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from backends.footprint import RUNTIME_BYTES, Footprint, ModelHeader, Plan, layer_share, predict
+from backends.footprint import RUNTIME_BYTES, Footprint, HeaderInfo, ModelHeader, Plan, layer_share, predict
 from backends.registry import TEST_ENGINE
 from server.memory.remembered import Remembered
 
@@ -80,7 +80,7 @@ class PriceList:
         self.remembered.put("measured", self._key(file, plan), measured_bytes)
         self.remembered.put("doubt", self._key(file, plan), 0)
         self.remembered.put("runtime", self._key(file), runtime)
-        section, name = "machine", f"{plan.device} {self._engine}"
+        section, name = "machine", self._machine(header, plan)
         kept = _numbers(self.remembered.get(section, name))
         vocabulary = predict(header, plan).runtime - RUNTIME_BYTES[plan.device]
         self.remembered.put(section, name, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
@@ -112,7 +112,7 @@ class PriceList:
         if _is_size(measured) and measured >= known:
             return Quote(replace(footprint, runtime=measured - known), "measured")
         of_file = self.remembered.get("runtime", self._key(file))
-        runtime = of_file if _is_size(of_file) else self._usual_runtime(footprint, plan)
+        runtime = of_file if _is_size(of_file) else self._usual_runtime(footprint, header, plan)
         doubt = self.remembered.get("doubt", self._key(file, plan))
         return Quote(replace(footprint, runtime=runtime), source, doubt if _is_size(doubt) else 0)
 
@@ -131,12 +131,16 @@ class PriceList:
             compute=told["compute"] + _ROUNDED_BYTES,
         ), "dry"
 
-    def _usual_runtime(self, footprint: Footprint, plan: Plan) -> int:
+    def _usual_runtime(self, footprint: Footprint, header: ModelHeader, plan: Plan) -> int:
         """The constant of the first time is replaced by this machine's median."""
-        kept = _numbers(self.remembered.get("machine", f"{plan.device} {self._engine}"))
+        kept = _numbers(self.remembered.get("machine", self._machine(header, plan)))
         if not kept:
             return footprint.runtime
         return footprint.runtime - RUNTIME_BYTES[plan.device] + round(statistics.median(kept))
+
+    def _machine(self, header: ModelHeader, plan: Plan) -> str:
+        """The name under which the process itself is priced: each backend has libraries of its own."""
+        return f"{plan.device} {self._engine}" + ("" if isinstance(header, HeaderInfo) else " folders")
 
     def _key(self, file: FileKey, plan: Plan | None = None) -> str:
         words = [*file, *(astuple(plan) if plan is not None else ()), self._engine]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from backends.footprint import HeaderError, ModelHeader, Plan
 from backends.messages import ErrorCode, LoadModel, Ready
-from backends.registry import ENGINES
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.appraiser import Appraiser, Looked, key_of, likely_plans, look, wish
 from server.memory.capacity import Asked, Capacity, appraise
@@ -62,10 +61,6 @@ class Loader:
         before = self._known.get(entry.name)
         try:
             after = await asyncio.to_thread(look, entry, before)
-            if entry.backend not in ENGINES:
-                raise HeaderError(
-                    f"this version has no '{entry.backend}' backend for model folders, only for GGUF files"
-                )
         except HeaderError as error:
             self._known.pop(entry.name, None)
             self._problems[entry.name] = str(error)
@@ -167,7 +162,13 @@ class Loader:
     def forget_if_changed(self, entry: CatalogEntry) -> None:
         """Forget what a file held when it is not the same any more: one call of `stat`, made before a refusal."""
         known = self._known.get(entry.name)
-        if known is not None and key_of(entry.path) != known.key:
+        if known is None:
+            return
+        try:
+            changed = key_of(entry.path, entry.config) != known.key
+        except OSError:
+            changed = True
+        if changed:
             del self._known[entry.name]
 
     def _plan(self, spec: LoadModel) -> Plan:
@@ -193,5 +194,6 @@ class Loader:
             kv_tokens=plan.kv_tokens,
             kv_layout=plan.kv_layout,
             max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
-            store=self.memory.conversations.grant(entry.name) if entry.backend == "gguf" else None,
+            store=self.memory.conversations.grant(entry.name),
+            options=entry.config.engine_options() if entry.backend == "bnb" else {},
         )

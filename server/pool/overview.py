@@ -10,6 +10,8 @@ from server.pool.stream import Waiting
 from server.scheduling.decisions import ModelState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from server.pool.parts import Parts
     from server.pool.resident import Resident
     from server.pool.spare import Spare
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 class Overview:
     """See the module's text."""
 
-    def __init__(self, parts: Parts, spare: Spare) -> None:
+    def __init__(self, parts: Parts, spares: Iterable[Spare]) -> None:
         self._parts = parts
-        self._spare = spare
+        self._spares = list(spares)
         parts.metrics.on_render.append(self._publish)
 
     def info(self, name: str) -> ModelInfo:
@@ -65,7 +67,7 @@ class Overview:
     def _memory(self) -> MemoryStatus:
         if self._parts.loader is None:
             return MemoryStatus(device="", budget_bytes=0, reserved_bytes=0, other_bytes=0)
-        return self._parts.loader.memory.status().beside(self._spare.resident_bytes)
+        return self._parts.loader.memory.status().beside(sum(spare.resident_bytes for spare in self._spares))
 
     def _publish(self) -> None:
         """Set the gauges that mirror state, when somebody looks."""

@@ -68,9 +68,10 @@ class Pool:
         teller = Teller()
         self.on_change = teller.on_change
         self._parts = Parts(self._residents, self._scheduler, prices, metrics, teller, clock, self._perform)
-        with_gguf = any(entry.backend == "gguf" for entry in catalog.entries)
-        self._spare = Spare("gguf", enabled=settings.scheduler.spare_worker and with_gguf)
-        self._overview = Overview(self._parts, self._spare)
+        backends = {entry.backend for entry in catalog.entries}
+        wanted = settings.scheduler.spare_worker
+        self._spares = {name: Spare(name, enabled=wanted and name in backends) for name in ("gguf", "bnb")}
+        self._overview = Overview(self._parts, self._spares.values())
         self._jobs = Jobs(self._parts, self._overview)
         self._moves = Moves(self._parts, self)
         self.on_change.append(ReadAhead({e.name: e.path for e in catalog.entries}).on_change)
@@ -86,12 +87,12 @@ class Pool:
 
         Raises DeviceError.
         """
-        n_gguf = sum(resident.entry.backend == "gguf" for resident in self._residents.values())
-        memory = await open_memory(self._settings.memory, n_models=n_gguf)
-        loader = self._parts.loader = self._parts.prices.loader = Loader(memory, self._timeouts, {"gguf": self._spare})
+        memory = await open_memory(self._settings.memory, n_models=len(self._residents))
+        loader = self._parts.loader = self._parts.prices.loader = Loader(memory, self._timeouts, self._spares)
         memory.on_budget_change.append(self._budget_changed)
         self._parts.tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
-        self._spare.prepare()
+        for spare in self._spares.values():
+            spare.prepare()
         self._parts.spawn(self._look_at_files(loader))
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
@@ -120,7 +121,8 @@ class Pool:
     async def close(self, grace_s: float) -> None:
         """Let what runs finish for a while, fail the rest, stop every worker; nothing is left when it returns."""
         self.begin_drain()
-        await self._spare.close()
+        for spare in self._spares.values():
+            await spare.close()
         try:
             await asyncio.wait_for(self._jobs.none_left.wait(), grace_s)
         except TimeoutError:

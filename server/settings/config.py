@@ -27,6 +27,15 @@ from backends.messages import KvType
 from server.settings.sizes import Size
 
 MAX_NAME_CHARS = 200
+_OF_FOLDERS = (
+    "quantization",
+    "trust_remote_code",
+    "bnb_4bit_quant_type",
+    "bnb_4bit_use_double_quant",
+    "bnb_4bit_compute_dtype",
+    "llm_int8_threshold",
+    "llm_int8_skip_modules",
+)
 _SHRINKABLE: tuple[Literal["parallel"], Literal["kv_type"]] = ("parallel", "kv_type")
 
 
@@ -191,6 +200,16 @@ class ModelConfig(Section):
     keep_alive_s: KeepAlive = 600
     preload: bool = False
     quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"
+    """Of a folder whose weights are not stored quantised."""
+    trust_remote_code: bool = False
+    """Run the Python code that the folder brings; it can do whatever the server's user can."""
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    llm_int8_threshold: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), NO_BOOL] = 0.0
+    """Activations above it are computed in 16 bits; 0: none are, which is faster and keeps requests independent."""
+    llm_int8_skip_modules: StrList = []
+    """Parts of names of layers that stay as they are, in 4 bits too."""
     _open: frozenset[Literal["parallel", "kv_type"]] = PrivateAttr(default=frozenset())
 
     @model_validator(mode="after")
@@ -198,6 +217,11 @@ class ModelConfig(Section):
         if self.kv_tokens != "auto" and self.context != "auto" and self.kv_tokens < self.context:
             raise ValueError(f"kv_tokens = {self.kv_tokens} holds less than one context of {self.context} tokens")
         return self
+
+    def engine_options(self) -> dict[str, bool | int | float | str]:
+        """What only a folder's engine knows of: keys that were written down, so that stored ones win over defaults."""
+        written = {key: getattr(self, key) for key in _OF_FOLDERS if key in self.model_fields_set}
+        return {key: ",".join(value) if isinstance(value, list) else value for key, value in written.items()}
 
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:

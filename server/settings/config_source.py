@@ -30,10 +30,6 @@ _NO_SETTINGS = frozenset({"ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "O
 _TESTS = "ONECARD_TEST_"
 _NEIGHBOUR = re.compile(r"ONECARD_(?:\w+_)?(?:SERVICE_(?:HOST|PORT\w*)|PORT_\d+_(?:TCP|UDP)\w*)")
 """What Kubernetes sets in every container beside a service named onecard, as it sets ONECARD_PORT=tcp://..."""
-_NOT_YET = {
-    "quantization": "the bnb backend is not in this version",
-}
-"""Keys that are read and checked, but change nothing in this version; using one gives a warning."""
 
 
 class ConfigError(Exception):
@@ -81,7 +77,6 @@ class Loaded:
     settings: Settings
     file: Path | None
     sources: list[Source] = field(repr=False)
-    warnings: list[str]
 
     def origin(self, *keys: str) -> str | None:
         """The label of the source that decided a key; None for a default."""
@@ -110,9 +105,7 @@ def load_settings(config: Path | None = None, *, flags: dict[str, Any] | None = 
         settings = Settings.model_validate(merged)
     except ValidationError as problem:
         raise ConfigError("\n".join(sentences(problem, sources))) from None
-    loaded = Loaded(settings=_with_key_file(settings), file=file, sources=sources, warnings=[])
-    loaded.warnings.extend(_warnings(loaded))
-    return loaded
+    return Loaded(settings=_with_key_file(settings), file=file, sources=sources)
 
 
 def _config_file(config: Path | None) -> Path | None:
@@ -209,19 +202,3 @@ def _with_key_file(settings: Settings) -> Settings:
     except KeyFileError as problem:
         raise ConfigError(f"server.api_key_file: {problem}") from None
     return settings.model_copy(update={"server": server.model_copy(update={"api_keys": [*server.api_keys, *keys]})})
-
-
-def _warnings(loaded: Loaded) -> list[str]:
-    found = []
-    for dotted, effect in _NOT_YET.items():
-        places = (
-            [tuple(dotted.split("."))]
-            if "." in dotted
-            else [("models", name, dotted) for name in loaded.settings.models]
-        )
-        found += [
-            f"{loaded.origin(*keys)}: {'.'.join(keys)} has no effect in this version: {effect}"
-            for keys in places
-            if loaded.origin(*keys) is not None
-        ]
-    return found

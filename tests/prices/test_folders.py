@@ -61,7 +61,7 @@ def test_embeddings_stay_in_16_bits_and_matrices_are_packed(folder: Path) -> Non
     embedding = 100 * 64 * 2
     assert plain == embedding + 128 * 64 * 2
     assert int8 == embedding + 128 * 64 + 128 * 4
-    assert nf4 == embedding + packed_bytes(128 * 64, double=False)
+    assert nf4 == embedding + packed_bytes(128 * 64, double=True)
 
 
 def test_cache_follows_the_configuration(folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_cache_follows_the_configuration(folder: Path) -> None:
 def test_windowed_layers_keep_their_window(folder: Path) -> None:
     windowed = {**CONFIG, "sliding_window": 256, "layer_types": ["sliding_attention", "full_attention"]}
     (folder / "config.json").write_text(json.dumps(windowed))
-    assert predict(inspect("bnb", folder), PLAN).kv == (2 * 2 * 16 * 2) * (256 + 1024) * 2
+    assert predict(inspect("bnb", folder), PLAN).kv == (2 * 2 * 16 * 2) * (768 + 1024) * 2
 
 
 def test_files_of_an_index_are_all_counted(folder: Path) -> None:
@@ -144,4 +144,4 @@ def test_weights_are_priced_to_the_byte_that_bitsandbytes_takes(options: dict[st
     )
     folder = replace(read(Path(HF_PATH)), quantization=options)
 
-    assert sum(tensor_bytes(tensor, folder) for tensor in folder.tensors) == int(done.stdout.split()[-1])
+    assert sum(tensor_bytes(tensor, folder, "cuda") for tensor in folder.tensors) == int(done.stdout.split()[-1])

@@ -239,7 +239,7 @@ async def test_a_spare_that_is_just_being_started_leaves_nothing_when_closed(new
 
 async def test_a_pool_copies_its_spare_and_leaves_none(make: Maker) -> None:
     rig = await make("a", "b", sections={"scheduler": {"spare_worker": True}})
-    spare = rig.pool._spare
+    spare = rig.pool._spares["gguf"]
     await until(lambda: spare.warm)
     first = spare.pid
     assert rig.pool.status().memory.spare_bytes > 2**20
