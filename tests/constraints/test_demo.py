@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import jsonschema
 import pytest
 
+from backends import registry
 from backends.engine import Engine
 from backends.formats.known import named
 from backends.formats.pieces import CallArguments, CallBegins
-from backends.gguf.loading import load
 from backends.messages import ChatPrompt, Failed, Generate, JsonSchema, LoadModel, Sampling, ToolCalls
-from demo import GGUF_PATH
+from demo import GGUF_PATH, HF_PATH
 from server.schemas.json_schema import checked
 from tests.constraints.schemas import REAL
 from tests.formats.recorded import ADD, WEATHER
@@ -53,10 +53,14 @@ DEMO_ADD = {
 TOOLS = [DEMO_WEATHER, DEMO_ADD]
 
 
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Engine]:
-    spec = LoadModel(name="demo", backend="gguf", path=str(GGUF_PATH), context=1024, parallel=16, threads=1)
-    engine = load(spec, lambda _: None)
+FILES = {"gguf": GGUF_PATH, "bnb": HF_PATH}
+
+
+@pytest.fixture(scope="module", params=[backend for backend in FILES if backend in registry.ENGINES])
+def demo(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    path = str(FILES[request.param])
+    spec = LoadModel(name="demo", backend=request.param, path=path, context=1024, parallel=16, threads=1)
+    engine = registry.engine_of(request.param)(spec, lambda _: None)
     yield engine
     engine.close()
 
