@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,12 +12,18 @@ from backends import alone
 from backends.gguf import bare
 from backends.gguf.library_log import supports_gpu
 from backends.workload import Workload
-from bench import compare, constraint, embed, engine, mix, model, report, swap, trace
+from bench import compare, constraint, embed, engine, mix, model, report, scenarios, swap, trace
 from bench.figures import emit
 from bench.serving import MODEL_NAME
 from server.bench.load import chat, run, summary
 
 MAX_STREAMS = 256
+SCENARIOS: Mapping[str, Callable[[], dict[str, float]]] = {
+    "stall": scenarios.stall,
+    "prefix": scenarios.prefix,
+    "conversation": scenarios.conversation,
+    "pool": scenarios.pool,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     embeds.add_argument("--words", type=int, default=3, help="words of a text (default 3)")
     embeds.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (default 3)")
     embeds.add_argument("--json", action="store_true", help="print one JSON line")
+    for name, measure in SCENARIOS.items():
+        scenario = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
+        scenario.add_argument("--json", action="store_true", help="print one JSON line")
     commands.add_parser("model", help="make the measured model and print its path")
     return parser
 
@@ -100,6 +110,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "model":
         print(model.path())
+        return 0
+    if options.command in SCENARIOS:
+        emit(SCENARIOS[options.command](), as_json=options.json)
         return 0
     if options.command == "trace":
         emit(trace.measure(), as_json=options.json)
