@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
 import os
 from pathlib import Path
@@ -21,8 +20,10 @@ from backends.batching import Batcher  # noqa: E402
 from backends.bnb import arithmetic, folder, linear  # noqa: E402
 from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
 from backends.bnb.context import BnbContext  # noqa: E402
+from backends.bnb.encoding import Source, load_encoder  # noqa: E402
 from backends.bnb.header import read  # noqa: E402
 from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
+from backends.bnb.measure import version, weight_bytes  # noqa: E402
 from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
 from backends.bnb.weights import Order, first_line, load_model, out_of_memory, pin_positions  # noqa: E402
@@ -64,6 +65,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     config = folder.check(path, trust_remote_code=order.trust_remote_code)
     source = _tokenizer(path, order)
     torch.set_num_threads(spec.threads or sensible_threads(info.file_bytes))
+    if info.gives != "text":
+        return load_encoder(Source(spec, config, info, order, source, free_before), progress)
     model = load_model(spec, config, order, progress)
     pin_positions(model, spec.context)
     device = torch.device(spec.device)
@@ -196,27 +199,6 @@ def _parts(
     return {**parts, "runtime": max(0, anonymous_bytes() - held)}
 
 
-def weight_bytes(model: Any) -> int:
-    """All tensors of a model, those shared by several layers once."""
-    seen = {}
-    for module in model.modules():
-        for value in [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]:  # noqa: SLF001
-            state = getattr(value, "quant_state", None)
-            for tensor in (
-                value,
-                getattr(state, "absmax", None),
-                getattr(value, "CB", None),
-                getattr(value, "SCB", None),
-            ):
-                if isinstance(tensor, torch.Tensor):
-                    seen[_place(tensor)] = tensor.nbytes
-    return sum(seen.values())
-
-
-def _place(tensor: torch.Tensor) -> int:
-    return id(tensor) if tensor.is_mkldnn else tensor.data_ptr()
-
-
 def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:
     """Everything that the bytes of a row depend on; another one's are worth nothing."""
     files = sorted(Path(spec.path).glob("*.safetensors"))
@@ -228,8 +210,3 @@ def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:
 def sensible_threads(n_bytes: int) -> int:
     """Every core for real models, one for toys, where threads cost more than they compute."""
     return 1 if n_bytes < _TOY_BYTES else len(os.sched_getaffinity(0))
-
-
-def version() -> str:
-    """Names and versions of the libraries in use."""
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "bitsandbytes", "torch"))

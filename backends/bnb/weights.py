@@ -58,24 +58,45 @@ class Order:
         return order
 
 
-def load_model(spec: LoadModel, config: dict[str, Any], order: Order, progress: Callable[[float], None]) -> Any:
-    """The model, evaluating, on its device, attending through `backends.bnb.attention`. Raises LoadError."""
+@dataclass(frozen=True)
+class Kind:
+    """What a folder's weights are loaded as."""
+
+    auto: Any
+    """The class of transformers that finds the architecture."""
+    model_types: Mapping[str, Any]
+    """Those it knows."""
+    does: str
+    """What such a model does, for the error of an unknown one."""
+    attention: str | None = None
+    """None: whatever transformers takes itself."""
+    unused: tuple[str, ...] = ()
+    """Beginnings of names that a checkpoint may lack, because nothing asks for these weights."""
+
+
+GENERATOR: Final = Kind(AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "generates text with", attention.NAME)
+
+
+def load_model(
+    spec: LoadModel, config: dict[str, Any], order: Order, progress: Callable[[float], None], kind: Kind = GENERATOR
+) -> Any:
+    """The model, evaluating, on its device. Raises LoadError."""
     attention.install()
-    known = _known_config(spec, config, order)
+    known = _known_config(spec, config, order, kind)
     stored = config.get("quantization_config")
     wanted = _quantization(order, stored)
     library_logging.set_verbosity_error()
     library_logging.set_tqdm_hook(lambda _, args, kwargs: _Progress(args, kwargs, progress))
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        model, told = kind.auto.from_pretrained(
             spec.path,
             config=known,
             dtype=dtype_of(known, device=spec.device, quantised=wanted is not None or stored is not None),
-            attn_implementation=attention.NAME,
             trust_remote_code=order.trust_remote_code,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            **({} if kind.attention is None else {"attn_implementation": kind.attention}),
             **({} if wanted is None else {"quantization_config": wanted}),
             **({"device_map": {"": spec.device}} if wanted is not None or stored or spec.device == "cuda" else {}),
         )
@@ -98,24 +119,24 @@ def load_model(spec: LoadModel, config: dict[str, Any], order: Order, progress: 
         raise LoadError(f"transformers cannot load the folder: {first_line(error)}") from error
     finally:
         library_logging.set_tqdm_hook(None)
-    _check_complete(told)
+    _check_complete(told, kind.unused)
     return model.eval().requires_grad_(False)
 
 
-def _known_config(spec: LoadModel, config: dict[str, Any], order: Order) -> Any:
+def _known_config(spec: LoadModel, config: dict[str, Any], order: Order, kind: Kind) -> Any:
     """The configuration as transformers understands it."""
-    kind = config.get("model_type")
-    if not order.trust_remote_code and (not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    named = config.get("model_type")
+    if not order.trust_remote_code and (not isinstance(named, str) or named not in kind.model_types):
         raise LoadError(
-            f"config.json says model_type = {str(kind)[:60]!r}, which is no architecture that transformers "
-            f"{transformers.__version__} generates text with. hint: a newer transformers may know it"
+            f"config.json says model_type = {str(named)[:60]!r}, which is no architecture that transformers "
+            f"{transformers.__version__} {kind.does}. hint: a newer transformers may know it"
         )
     try:
         return AutoConfig.from_pretrained(
             spec.path,
             trust_remote_code=order.trust_remote_code,
             local_files_only=True,
-            attn_implementation=attention.NAME,
+            **({} if kind.attention is None else {"attn_implementation": kind.attention}),
         )
     except Exception as error:  # validation of strangers' files raises whatever it likes
         raise LoadError(f"config.json is not understood: {first_line(error)}") from error
@@ -156,9 +177,10 @@ def dtype_of(config: Any, *, device: str, quantised: bool) -> torch.dtype:
     return torch.bfloat16 if quantised else torch.float32
 
 
-def _check_complete(told: Mapping[str, Any]) -> None:
+def _check_complete(told: Mapping[str, Any], unused: tuple[str, ...]) -> None:
     """transformers fills what is missing with random numbers and goes on; nobody wants that served."""
-    missing, mismatched = sorted(told.get("missing_keys") or ()), list(told.get("mismatched_keys") or ())
+    missing = sorted(name for name in told.get("missing_keys") or () if not name.startswith(unused))
+    mismatched = list(told.get("mismatched_keys") or ())
     if mismatched:
         name, have, want = (*mismatched[0], None, None)[:3]
         raise LoadError(f"the safetensors files hold {name} with shape {_shape(have)}, config.json says {_shape(want)}")

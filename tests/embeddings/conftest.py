@@ -13,7 +13,7 @@ from backends.engine import Engine
 from backends.messages import LoadModel
 from tests.embeddings import models
 
-BACKENDS = ("gguf",)
+BACKENDS = ("gguf", "bnb")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, made) -> Iterator[Server]:
         "minilm": made.path("minilm", "gguf"),
         "ranker": made.path("ranker", "gguf"),
         "mean": made.path("mean", "gguf"),
+        "minilm-folder": made.folders["minilm"],
+        "ranker-folder": made.folders["typed"],
         "asleep": made.path("minilm", "gguf"),
         "demo": "demo",
     }
@@ -59,9 +61,10 @@ def state(server: Server, name: str) -> dict[str, Any]:
     return server.get(f"/v1/models/{name}")
 
 
-def test_the_sdk_gets_the_same_vectors_as_base64_and_as_numbers(client, server, made) -> None:
-    coded = client.embeddings.create(model="minilm", input=TEXTS)
-    plain = server.client().embeddings.create(model="minilm", input=TEXTS, encoding_format="float")
+@pytest.mark.parametrize("model", ["minilm", "minilm-folder"])
+def test_the_sdk_gets_the_same_vectors_as_base64_and_as_numbers(client, server, made, model) -> None:
+    coded = client.embeddings.create(model=model, input=TEXTS)
+    plain = server.client().embeddings.create(model=model, input=TEXTS, encoding_format="float")
 
     one, other = (np.array([item.embedding for item in answer.data]) for answer in (coded, plain))
     assert [item.index for item in plain.data] == list(range(len(TEXTS)))
@@ -158,6 +161,8 @@ def test_of_many_texts_the_one_that_is_too_long_is_named(server) -> None:
         ("/v1/embeddings", {"model": "demo", "input": "a"}, "name an embedding model"),
         ("/v1/rerank", {"model": "demo", "query": "a", "documents": ["b"]}, "a reranker"),
         ("/v1/embeddings", {"model": "ranker", "input": "a"}, "POST /v1/rerank"),
+        ("/v1/embeddings", {"model": "ranker-folder", "input": "a"}, "POST /v1/rerank"),
+        ("/v1/chat/completions", {"model": "minilm-folder", "messages": CHAT}, "POST /v1/embeddings"),
         ("/v1/chat/completions", {"model": "ranker", "messages": CHAT, "stream": True}, "POST /v1/rerank"),
     ],
 )
@@ -185,20 +190,21 @@ def test_models_tell_what_they_are_for_before_and_after_a_load(server) -> None:
 DOCUMENTS = ["The Seine flows through Paris.", "Bread is baked at 220 degrees.", "No river at all.", "x"]
 
 
-def test_documents_come_back_by_their_scores(server, made) -> None:
-    body = {"model": "ranker", "query": "Which river?", "documents": [{"text": DOCUMENTS[0]}, *DOCUMENTS[1:]]}
+@pytest.mark.parametrize(("model", "source"), [("ranker", "ranker"), ("ranker-folder", "typed")])
+def test_documents_come_back_by_their_scores(server, made, model, source) -> None:
+    body = {"model": model, "query": "Which river?", "documents": [{"text": DOCUMENTS[0]}, *DOCUMENTS[1:]]}
     _, answer, _ = post(server, "/v1/rerank", {**body, "return_documents": True})
     _, best, _ = post(server, "/v1/rerank", {**body, "top_n": 2})
 
     scores = [result["relevance_score"] for result in answer["results"]]
-    expected = models.reference_scores(made.folders["ranker"], "Which river?", DOCUMENTS)
+    expected = models.reference_scores(made.folders[source], "Which river?", DOCUMENTS)
     assert scores == sorted(scores, reverse=True)
     assert [result["index"] for result in answer["results"]] == np.argsort(-expected).tolist()
     assert np.abs(np.sort(expected)[::-1] - scores).max() < 2e-3
     assert all(result["document"]["text"] == DOCUMENTS[result["index"]] for result in answer["results"])
     assert best["results"] == [{k: r[k] for k in ("index", "relevance_score")} for r in answer["results"][:2]]
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] > 20
-    assert answer["model"] == "ranker"
+    assert answer["model"] == model
 
 
 @pytest.mark.parametrize(
@@ -223,18 +229,19 @@ def test_what_is_wrong_with_a_ranking_is_refused_by_name(server, fields, param, 
     assert (answer["error"]["param"], answer["error"]["code"]) == (param, code), answer
 
 
-def test_requests_at_once_share_passes(server, client) -> None:
-    client.embeddings.create(model="minilm", input="wake up")
-    steps, inputs = (server.metric(f"onecard_batch_sequences_{k}", model_name="minilm") for k in ("count", "sum"))
+@pytest.mark.parametrize("model", ["minilm", "minilm-folder"])
+def test_requests_at_once_share_passes(server, client, model) -> None:
+    client.embeddings.create(model=model, input="wake up")
+    steps, inputs = (server.metric(f"onecard_batch_sequences_{k}", model_name=model) for k in ("count", "sum"))
 
     with ThreadPoolExecutor(32) as clients:
         answers = list(
-            clients.map(lambda i: client.embeddings.create(model="minilm", input=["a text", f"of {i}"]), range(64))
+            clients.map(lambda i: client.embeddings.create(model=model, input=["a text", f"of {i}"]), range(64))
         )
 
-    n_steps = server.metric("onecard_batch_sequences_count", model_name="minilm") - steps
+    n_steps = server.metric("onecard_batch_sequences_count", model_name=model) - steps
     assert len(answers) == 64
-    assert server.metric("onecard_batch_sequences_sum", model_name="minilm") - inputs == 128
+    assert server.metric("onecard_batch_sequences_sum", model_name=model) - inputs == 128
     assert n_steps < 64
 
 
