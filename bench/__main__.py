@@ -12,7 +12,7 @@ from backends import alone
 from backends.gguf import bare
 from backends.gguf.library_log import supports_gpu
 from backends.workload import Workload
-from bench import compare, constraint, embed, engine, mix, model, report, scenarios, swap, trace
+from bench import compare, constraint, embed, engine, mix, model, report, scenarios, swap, trace, trace_http
 from bench.figures import emit
 from bench.serving import MODEL_NAME
 from server.bench.load import chat, run, summary
@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     traces.add_argument("--json", action="store_true", help="print one JSON line")
     swaps = commands.add_parser("swap", help="swapping tiny models: time to the first token, and the server's share")
     swaps.add_argument("--rounds", type=int, default=20, help="swaps that are measured (default 20)")
-    swaps.add_argument("--pause", type=float, default=1.0, help="seconds between requests (default 1)")
-    swaps.add_argument("--no-spare", action="store_true", help="without the worker that stands ready")
+    swaps.add_argument("--pause", type=float, default=0.0, help="seconds between requests (default 0: back to back)")
+    swaps.add_argument("--no-spare", action="store_true", help="without the process that workers are copies of")
     swaps.add_argument("--json", action="store_true", help="print one JSON line")
     embeds = commands.add_parser("embed", help="64 texts in one call to /v1/embeddings against 64 calls in a row")
     embeds.add_argument("path", nargs="?", type=Path, help="an embedding model (default: all-MiniLM-L6-v2 in F16)")
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
         emit(SCENARIOS[options.command](), as_json=options.json)
         return 0
     if options.command == "trace":
-        emit(trace.measure(), as_json=options.json)
+        emit(trace.measure() | trace_http.measure(), as_json=options.json)
         return 0
     if options.command == "swap":
         figures = swap.measure(rounds=options.rounds, spare=not options.no_spare, pause_s=options.pause)

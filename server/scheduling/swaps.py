@@ -1,8 +1,9 @@
 """Which model is loaded next and who leaves for it: the part of the scheduler that thinks in bytes. Pure.
 
-Waiting models take turns. A resident stays for its turn, the shorter the more models wait, so that requests are served
-in runs and not one per load. When nothing runs anywhere, everybody waits for a load, and the turns end as soon as the
-next request has had time to come. What is taken for a waiting model is claimed for it, so that nobody else slips in.
+Waiting models take turns. A resident stays for its turn, the shorter the more models wait for its place, so that
+requests are served in runs and not one per load. When nothing runs anywhere, everybody waits for a load, and the turns
+end as soon as the next request has had time to come. What is taken for a waiting model is claimed for it, so that
+nobody else slips in.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ class Swaps:
         if self._rules.policy == "fifo":
             return self._least_recently_used(others, needed)
         idle = [other for other in others if other.idle]
-        times = {other.name: self._may_leave_at(other, model, n_waiting, now) for other in others}
+        rivals = n_waiting / self._places(model, others)
+        times = {other.name: self._may_leave_at(other, model, rivals, now) for other in others}
         for group in (idle, others):
             if sum(self._books.held_bytes(other.name) for other in group) < needed:
                 continue
@@ -190,10 +192,18 @@ class Swaps:
             return victims
         return None
 
-    def _may_leave_at(self, resident: Standing, model: Standing, n_waiting: int, now: float) -> float:
-        """When a resident's turn is over, seen from a waiting model."""
+    def _places(self, model: Standing, others: list[Standing]) -> int:
+        """How many models of its size have room where others are now."""
+        need = self._need(model)
+        if isinstance(need, Refused) or need == 0:
+            return 1
+        there = self._books.free_bytes + sum(self._books.held_bytes(other.name) for other in others)
+        return max(1, there // need)
+
+    def _may_leave_at(self, resident: Standing, model: Standing, rivals: float, now: float) -> float:
+        """When a resident's turn is over, seen from a waiting model, one of so many `rivals` for one place."""
         load_s = resident.load_s or 0.0
-        turn_loads = max((_ROUND_LOADS - 1 - n_waiting) / n_waiting, _LEAST_TURN_LOADS)
+        turn_loads = max((_ROUND_LOADS - 1) / max(rivals, 1.0) - 1, _LEAST_TURN_LOADS)
         turn_s = min(self._rules.min_residency_s, load_s * turn_loads)
         turn_over = resident.ready_at + turn_s
         if resident.idle:

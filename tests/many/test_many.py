@@ -15,7 +15,7 @@ from server.memory import host
 from server.pool.pool import PoolError
 from server.scheduling.scheduler import Rules, SwapRules
 from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, code, ok, write_model
-from tests.pool.conftest import read, until
+from tests.pool.conftest import BOUND_S, read, until
 
 
 async def ask_in_turn(fleet: Fleet, models: list[str], n: int) -> list[float]:
@@ -267,7 +267,7 @@ async def test_preloads_that_do_not_fit_together_keep_the_first_and_name_the_oth
 async def test_drain_tells_who_waits_by_hand_for_a_model_whose_turn_has_not_come(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG, "b": BIG}, budget_mib=700)
     rig.direct("a", "slow 2")
-    first, second = (asyncio.create_task(rig.pool.load(name)) for name in ("a", "b"))
+    first, second = (asyncio.create_task(asyncio.wait_for(rig.pool.load(name), BOUND_S)) for name in ("a", "b"))
     await until(lambda: rig.state("a") == "loading")
     began = time.monotonic()
     rig.pool.begin_drain()
