@@ -198,7 +198,7 @@ class Walk(RuleBasedStateMachine):
         self.world.books.budget = budget
         self.perform(self.scheduler.on_tick(self.now))
         if self.world.books.over_bytes:
-            leaving = sum(self.world.books.held_bytes(m) for m in self.world.unloading)
+            leaving = sum(self.world.books.held_bytes(m) for m in (*self.world.unloading, *self.world.cancelled))
             idle = [m for m, jobs in self.world.workers.items() if not jobs and m not in self.world.unloading]
             draining = [m for m in MODELS if self.scheduler.view(m, self.now).state is ModelState.DRAINING]
             assert self.world.books.over_bytes <= leaving or set(idle) <= {"pin"} or draining, (
