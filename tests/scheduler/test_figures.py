@@ -115,6 +115,21 @@ def test_one_client_gets_its_share_beside_fifty_of_another_model() -> None:
     assert not run.rejected
 
 
+def test_one_client_of_a_model_that_needs_all_places_is_not_overtaken_by_twenty_of_small_ones() -> None:
+    small = ["s1", "s2", "s3"]
+    run = Simulation(
+        sizes={**dict.fromkeys(small, 1), "big": 2},
+        budget=2,
+        clients=[*(rotate(small, client % 3) for client in range(20)), cycle(["big"])],
+        load_s=dict.fromkeys([*small, "big"], 1.0),
+        job_s=0.1,
+        parallel=2,
+        until_s=100,
+    ).run()
+    assert not run.rejected
+    assert max(run.waits["big"]) <= 8.0  # twice that where age counts for nothing
+
+
 def test_decision_takes_less_than_200_us_with_50_models_and_1000_queued_jobs() -> None:
     """The median, in processor time; of three rounds the quickest, because others compute on this machine too."""
     medians = []
