@@ -58,9 +58,10 @@ FIELDS: dict[str, Use] = {
     "grammar": Use.NEUTRAL_ONLY,
     "json_schema": Use.NEUTRAL_ONLY,
     "lora": Use.NEUTRAL_ONLY,
+    "n_cmpl": Use.NEUTRAL_ONLY,
 }
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {"grammar": ("",), "json_schema": ({},), "lora": ([],)}
+NEUTRAL: dict[str, tuple[Any, ...]] = {"grammar": ("",), "json_schema": ({},), "lora": ([],), "n_cmpl": (1,)}
 
 Milliseconds = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
 

@@ -68,7 +68,7 @@ FIELDS: dict[str, Use] = {
     "priority": Use.HONOURED,
     "keep_alive": Use.HONOURED,
     "chat_template_kwargs": Use.HONOURED,
-    "cache_prompt": Use.HARMLESS,
+    "cache_prompt": Use.HONOURED,
 }
 """`max_tool_calls` counts calls of the provider's own tools, of which there are none here."""
 

@@ -1,0 +1,86 @@
+"""Every field that the published APIs have is classified, and the page that says so is up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.schemas import anthropic, responses
+from server.schemas.fields import Use
+from server.surfaces import SURFACES
+from tests.surfaces.fields import page
+
+RESPONSES = [
+    "background",
+    "context_management",
+    "conversation",
+    "include",
+    "input",
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "metadata",
+    "model",
+    "moderation",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "prompt",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "stream",
+    "stream_options",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "truncation",
+    "user",
+]
+MESSAGES = [
+    "cache_control",
+    "container",
+    "diagnostics",
+    "inference_geo",
+    "max_tokens",
+    "messages",
+    "metadata",
+    "model",
+    "output_config",
+    "service_tier",
+    "speed",
+    "stop_sequences",
+    "stream",
+    "system",
+    "temperature",
+    "thinking",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_p",
+    "user_profile_id",
+    "workspace_id",
+]
+
+
+def test_every_field_of_the_published_apis_is_classified():
+    assert set(RESPONSES) <= set(responses.FIELDS)
+    assert set(MESSAGES) <= set(anthropic.FIELDS)
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.path)
+def test_what_is_honoured_is_read(surface):
+    honoured = {name for name, use in surface.fields.items() if use is Use.HONOURED}
+    assert honoured <= set(surface.model.model_fields) | set(surface.shared)
+
+
+def test_the_page_of_fields_is_up_to_date():
+    file = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
+    assert file.read_text() == page(), "write it anew: python -m tests.surfaces.fields > docs/fields.md"
