@@ -1,6 +1,6 @@
 """Every surface that takes a body: its path, its fields and what is done with each of them.
 
-The one table behind `/openapi.json` and docs/fields.md; the routes themselves are in `app`.
+The one table behind `/openapi.json`; the routes themselves are in `app`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """`make clients`: a plain turn, a stream, a tool loop and a schema with every client, against `onecard serve`.
 
+And schemathesis, which sends what the server's description forbids.
+
 The clients live in `.venv-clients` and `build/clients-node`, apart from everything else. Standard library only.
 """
 
@@ -40,6 +42,7 @@ def main() -> int:
     with serving() as url:
         for name, script in CLIENTS.items():
             failed += not report(name, [str(python), str(HERE / script)], url)
+        failed += not fuzz(python, url)
         if node is not None:
             failed += not report("openai-node", [node, str(NODE / "openai.mjs")], url)
     if node is None:
@@ -113,6 +116,20 @@ def serving() -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(40)
+
+
+def fuzz(python: Path, url: str) -> bool:
+    """schemathesis over the server's own description: wrong bodies, and no answer is the server's fault."""
+    command = [str(python.with_name("schemathesis")), "run", f"{url}/openapi.json", "--mode", "negative"]
+    command += ["--checks", "not_a_server_error", "--phases", "fuzzing", "--max-examples", "15"]
+    command += ["--request-timeout", "10", "--exclude-path", "/v1/events", "--generation-database", "none"]
+    command += ["--suppress-health-check", "all"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=ENVIRONMENT)
+    found = re.findall(r"\d+ generated, \d+ passed.*", done.stdout)
+    print(f"{'schemathesis':24} {found[0] if found else 'FAILED'}", flush=True)
+    if done.returncode:
+        print(done.stdout[-3000:], done.stderr[-1000:])
+    return done.returncode == 0
 
 
 def report(name: str, command: list[str], url: str) -> bool:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.schemas import anthropic, chat, completions, responses
 from server.schemas.fields import Use
+from server.surfaces import SURFACES
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-SURFACES: Mapping[str, Mapping[str, Use]] = {
-    "/v1/chat/completions": chat.FIELDS,
-    "/v1/completions": completions.FIELDS,
-    "/v1/responses": responses.FIELDS,
-    "/v1/messages": anthropic.FIELDS,
+FIELDS: Mapping[str, Mapping[str, Use]] = {
+    surface.path: surface.fields for surface in SURFACES if not surface.path.endswith(("_tokens", "tokenize"))
 }
 ROW = {
     Use.HONOURED: "honoured",
@@ -25,9 +22,10 @@ ROW = {
 def table() -> str:
     """A row per surface and use, fields in alphabetical order."""
     rows = [
-        f"| `{surface}` | {word} | {' '.join(f'`{name}`' for name in sorted(fields) if fields[name] is use)} |"
-        for surface, fields in SURFACES.items()
+        f"| `{path}` | {word} | {' '.join(f'`{name}`' for name in sorted(fields) if fields[name] is use)} |"
+        for path, fields in FIELDS.items()
         for use, word in ROW.items()
+        if use in fields.values()
     ]
     return "\n".join(["| surface | what is done | fields |", "|---|---|---|", *rows])
 

@@ -1,15 +1,12 @@
-"""Every field that the published APIs have is classified, and the page that says so is up to date."""
+"""Every field that the published APIs have is classified, and what is honoured is read."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from server.schemas import anthropic, responses
 from server.schemas.fields import Use
 from server.surfaces import SURFACES
-from tests.surfaces.fields import page
 
 RESPONSES = [
     "background",
@@ -79,8 +76,3 @@ def test_every_field_of_the_published_apis_is_classified():
 def test_what_is_honoured_is_read(surface):
     honoured = {name for name, use in surface.fields.items() if use is Use.HONOURED}
     assert honoured <= set(surface.model.model_fields) | set(surface.shared)
-
-
-def test_the_page_of_fields_is_up_to_date():
-    file = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
-    assert file.read_text() == page(), "write it anew: python -m tests.surfaces.fields > docs/fields.md"
