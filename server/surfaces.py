@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from server.schemas import anthropic, chat, completions, embeddings, infill, rerank, responses, tokens
+from server.schemas import anthropic, chat, completions, embeddings, infill, rerank, response_fields, responses, tokens
 from server.schemas.fields import Use
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ SURFACES = (
         "Response",
         "Answer the items of a conversation, and keep the answer",
         responses.ResponseRequest,
-        responses.FIELDS,
-        neutral=responses.NEUTRAL,
-        shared=responses.SAME,
+        response_fields.FIELDS,
+        neutral=response_fields.NEUTRAL,
+        shared=response_fields.SAME,
         required=("model",),
     ),
     Surface(
@@ -72,10 +72,10 @@ SURFACES = (
         "ResponseCount",
         "Count the tokens of such an input",
         responses.ResponseRequest,
-        responses.FIELDS,
+        response_fields.FIELDS,
         streams=False,
-        neutral=responses.NEUTRAL,
-        shared=responses.SAME,
+        neutral=response_fields.NEUTRAL,
+        shared=response_fields.SAME,
         required=("model",),
     ),
     Surface(

@@ -22,7 +22,8 @@ from server.routes.services import Services, new_id, served_headers, services
 from server.routes.tokens import count_tokens
 from server.schemas.body import off_loop, read_as
 from server.schemas.items import wrapped
-from server.schemas.responses import RENAMES, Asked, parse_response, turns_of
+from server.schemas.response_fields import RENAMES
+from server.schemas.responses import Asked, parse_response, turns_of
 from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
