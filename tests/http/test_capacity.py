@@ -17,7 +17,7 @@ def test_capacity_tells_the_plan_at_once_and_loads_nothing(server):
     assert answer.status == 200
     told = answer.json()
     assert told["model"] == name
-    assert told["plan"] == {"context": 1024, "parallel": 3, "kv_type": "q8_0", "gpu_layers": 0}
+    assert told["plan"] == {"context": 1024, "parallel": 3, "kv_type": "q8_0", "gpu_layers": 0, "kv_tokens": 0}
     assert sum(told["parts"].values()) == told["total_bytes"]
     assert told["fits"] is True
     assert [m["state"] for m in server.get("/v1/status").json()["models"]] == before
