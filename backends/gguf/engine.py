@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from backends.batching import Batcher, Demand, Share
+from backends.batching import GRAIN, Batcher, Demand, Share
 from backends.engine import JobError
 from backends.gguf.choosing import Chooser
 from backends.gguf.preparing import Preparer
@@ -199,8 +199,26 @@ class GgufEngine:
             short = len(shares) < sum(demand.decoding for demand in demands) or not shares
             victim = self._residency.victim(self._sequences) if short else None
             if victim is None:
-                return sorted(shares, key=self._slot_of)
+                shares.sort(key=self._slot_of)
+                return shares if room is not None else self._aligned(shares)
             self._set_back(victim)
+
+    def _aligned(self, shares: list[Share]) -> list[Share]:
+        """One token more for a prompt beside a decoding sequence: llama.cpp computes its first one with that one's.
+
+        What is left is a whole number of tiles then (measured: 1250 against 1770 us a token in chunks of 64).
+        """
+        slots = {self._slot_of(share): self._sequences[share.sequence].phase for share in shares}
+        spare = self._context.max_batch - sum(share.n_tokens for share in shares)
+        aligned = []
+        for share in shares:
+            sequence, n_tokens = self._sequences[share.sequence], share.n_tokens
+            beside = Phase.DECODE in (slots.get(sequence.slot - 1), slots.get(sequence.slot + 1))
+            more = sequence.phase is Phase.PREFILL and n_tokens < sequence.target.size - sequence.n_past
+            if more and beside and n_tokens % GRAIN == 0 and spare > 0:
+                n_tokens, spare = n_tokens + 1, spare - 1
+            aligned.append(Share(share.sequence, n_tokens))
+        return aligned
 
     def _set_back(self, sequence: Sequence) -> None:
         self._residency.set_back(sequence)
