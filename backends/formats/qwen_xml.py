@@ -13,12 +13,13 @@ from typing import Any
 import jiter
 
 from backends.formats.base import Format, Json, Rules, inline, parameters, quoted
-from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, held_back
+from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, first_of, held_back
 from backends.messages import Function
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION, _FUNCTION_END = "<function=", "</function>"
 _PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
+_WORDS_ENDS = (f"\n{_PARAMETER_END}", _PARAMETER_END)
 
 
 def rules(functions: Sequence[Function], parallel: bool) -> Rules:
@@ -66,12 +67,13 @@ def _is_text(schema: Json) -> bool:
 
 
 class _State(enum.Enum):
-    """`TEXT -> CALL -> FUNCTION -> VALUE -> FUNCTION -> CALL -> TEXT`."""
+    """`TEXT -> CALL -> FUNCTION -> VALUE | WORDS -> FUNCTION -> CALL -> TEXT`."""
 
     TEXT = enum.auto()
     CALL = enum.auto()
     FUNCTION = enum.auto()
     VALUE = enum.auto()
+    WORDS = enum.auto()
 
 
 class XmlReader:
@@ -84,7 +86,9 @@ class XmlReader:
         self._state = _State.TEXT
         self._held = ""
         self._gap = ""
-        self._name = self._key = ""
+        self._name = ""
+        self._begun = False
+        """Some of a text was read, so a line end is part of it."""
         self._n_parameters = 0
         self._after_call = False
         self.n_calls = 0
@@ -98,6 +102,7 @@ class XmlReader:
             _State.CALL: self._call,
             _State.FUNCTION: self._function,
             _State.VALUE: self._value,
+            _State.WORDS: self._words,
         }
         while moves[self._state](pieces):
             pass
@@ -162,7 +167,8 @@ class XmlReader:
             key, end, rest = stripped[len(_PARAMETER) :].partition(">")
             if not end:
                 return False
-            self._key, self._held, self._state = key.strip(), rest, _State.VALUE
+            self._held = rest
+            self._open_value(pieces, key.strip())
             return True
         if stripped.startswith(_FUNCTION_END):
             self._held = stripped[len(_FUNCTION_END) :]
@@ -174,29 +180,48 @@ class XmlReader:
         self._held = stripped[1:]  # nothing else has a meaning here
         return True
 
+    def _open_value(self, pieces: list[Piece], key: str) -> None:
+        schema = self._properties.get(self._name, {}).get(key, {})
+        is_text = isinstance(schema, dict) and _is_text(schema)
+        comma = ", " if self._n_parameters else ""
+        self._n_parameters += 1
+        quote = '"' if is_text else ""
+        self._write(pieces, f"{comma}{json.dumps(key, ensure_ascii=False)}: {quote}")
+        self._state, self._begun = (_State.WORDS if is_text else _State.VALUE), False
+
     def _value(self, pieces: list[Piece]) -> bool:
+        """JSON, taken when it is whole; what is none is a text after all."""
         end = self._held.find(_PARAMETER_END)
         if end < 0:
             return False
-        value = self._held[:end].removeprefix("\n").removesuffix("\n")
+        value = self._held[:end].strip()
+        try:
+            jiter.from_json(value.encode(), allow_inf_nan=False)
+        except ValueError:
+            value = json.dumps(value, ensure_ascii=False)
+        self._write(pieces, value)
         self._held = self._held[end + len(_PARAMETER_END) :]
-        comma = ", " if self._n_parameters else ""
-        self._n_parameters += 1
-        written = f"{comma}{json.dumps(self._key, ensure_ascii=False)}: {self._as_json(value)}"
-        pieces.append(CallArguments(self.n_calls - 1, written))
         self._state = _State.FUNCTION
         return True
 
-    def _as_json(self, value: str) -> str:
-        schema = self._properties.get(self._name, {}).get(self._key, {})
-        if not (isinstance(schema, dict) and _is_text(schema)):
-            try:
-                jiter.from_json(value.encode(), allow_inf_nan=False)
-            except ValueError:
-                pass
-            else:
-                return value.strip()
-        return json.dumps(value, ensure_ascii=False)
+    def _words(self, pieces: list[Piece]) -> bool:
+        """A text as it comes; the line ends beside its tags belong to them."""
+        if not self._begun:
+            if not self._held:
+                return False
+            self._held, self._begun = self._held.removeprefix("\n"), True
+        at, mark = first_of(self._held, _WORDS_ENDS)
+        cut = at if at >= 0 else len(self._held) - held_back(self._held, *_WORDS_ENDS)
+        if cut:
+            self._write(pieces, json.dumps(self._held[:cut], ensure_ascii=False)[1:-1])
+        self._held = self._held[cut + len(mark) :]
+        if at >= 0:
+            self._write(pieces, '"')
+            self._state = _State.FUNCTION
+        return at >= 0
+
+    def _write(self, pieces: list[Piece], text: str) -> None:
+        pieces.append(CallArguments(self.n_calls - 1, text))
 
 
 FORMAT = Format(
