@@ -88,6 +88,8 @@ class DecoderContext(Protocol):
 
     layout: KvLayout
     n_cells: int
+    max_batch: int
+    """Rows of the batch."""
     tokens: NDArray[np.int32]
     """`(max_batch,)`, like `positions`, `sequences` and `outputs`: one entry per row of the batch."""
     positions: NDArray[np.int32]
