@@ -10,7 +10,7 @@ from backends.pace import Pace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-AUTO_GAP_STEPS: Final = 16.0
+AUTO_GAP_STEPS: Final = 18.0
 """`auto` lets a step take so many times as long as one that only decodes."""
 LEAST_AUTO_GAP_US: Final = 20_000.0
 """A shorter gap is no gap to anyone."""

@@ -209,7 +209,7 @@ class GgufEngine:
         What is left is a whole number of tiles then (measured: 1250 against 1770 us a token in chunks of 64).
         """
         slots = {self._slot_of(share): self._sequences[share.sequence].phase for share in shares}
-        spare = self._context.max_batch - sum(share.n_tokens for share in shares)
+        spare = self._context.tokens.size - sum(share.n_tokens for share in shares)
         aligned = []
         for share in shares:
             sequence, n_tokens = self._sequences[share.sequence], share.n_tokens
