@@ -196,11 +196,12 @@ class GgufEngine:
             demands = self._demands(now_us)
             room = self._residency.room
             shares = self._batcher.plan(demands, room=room)
-            short = len(shares) < sum(demand.decoding for demand in demands) or not shares
+            n_decoding = sum(demand.decoding for demand in demands)
+            short = len(shares) < n_decoding or not shares
             victim = self._residency.victim(self._sequences) if short else None
             if victim is None:
                 shares.sort(key=self._slot_of)
-                return shares if room is not None else self._aligned(shares)
+                return shares if room is not None or len(shares) == n_decoding else self._aligned(shares)
             self._set_back(victim)
 
     def _aligned(self, shares: list[Share]) -> list[Share]:
