@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 330 * 2**20, "cuda": 600 * 2**20})
 """Python with PyTorch; on a GPU the driver's context and cuBLAS, as published."""
 BLOCK: Final = 64
+GROWTH: Final = 64
+"""Cells by which the rows of a shared pool grow."""
 NESTED_BLOCK: Final = 256
 _CODE_BYTES: Final = 16 * 4
 _NESTED_CODE_BYTES: Final = 256 * 4 + 4
@@ -115,7 +117,13 @@ def cache_bytes(folder: FolderInfo, plan: Plan) -> int:
     n_windowed = sum(1 for kind in kinds[: folder.n_layers] if kind == "sliding_attention") if window else 0
     ring = ring_cells(window or None, plan.cells_each, BATCH_TOKENS)
     cells = (folder.n_layers - n_windowed) * plan.cells_each + n_windowed * ring
-    return per_cell * cells * plan.cells // plan.cells_each
+    rows = pool_rows(plan.cells, plan.cells_each, plan.parallel) if plan.kv_tokens else plan.parallel
+    return round(per_cell * cells * rows)
+
+
+def pool_rows(pool_cells: int, cells_each: int, n_rows: int) -> float:
+    """How many whole rows a pool is worth: its rows grow in blocks, so each may have one begun."""
+    return min(float(n_rows), (pool_cells + n_rows * GROWTH) / cells_each)
 
 
 def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:

@@ -136,7 +136,7 @@ class BnbContext:
     def clear(self, slot: int) -> None:
         """Drop everything a row holds."""
         self._lengths[slot] = 0
-        self._cache.give_back(slot)
+        self._cache.shrink(slot, 0)
 
     def least(self, slot: int) -> int:
         """See `DecoderContext`."""
@@ -147,13 +147,14 @@ class BnbContext:
         if not self.least(slot) <= length <= self._lengths[slot]:
             return False
         self._lengths[slot] = length
+        self._cache.shrink(slot, length)
         return True
 
     def share(self, source: int, target: int, length: int) -> bool:
         """See `DecoderContext`."""
         before = self._lengths[source]
-        if not self.least(source) <= length <= before or not self._cache.grow(target, length):
-            return False
+        if self.layout == "unified" or not self.least(source) <= length <= before:
+            return False  # a copy takes cells of its own, which a pool counts as shared
         self._cache.copy(source, target, length, source_length=before)
         self._lengths[target] = length
         return True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backends.bnb.arithmetic import ring_cells
+from backends.bnb.arithmetic import GROWTH, pool_rows, ring_cells
 from backends.plan import CELL_BLOCK
 
 if TYPE_CHECKING:
@@ -97,11 +97,15 @@ class KvCache:
         device: torch.device,
     ) -> None:
         self.n_rows = n_rows
+        self._dtype = dtype
         self.cells_each = -(-context // CELL_BLOCK) * CELL_BLOCK
         self.budget_cells = budget_cells
         self.fixed = self.budget_cells == n_rows * self.cells_each
         """Every row has all its cells for good."""
-        self.held = [self.cells_each if self.fixed else 0] * n_rows
+        self._held = [0] * n_rows
+        """Positions each row is good for, of those that are handed out."""
+        self._cells = [self.cells_each if self.fixed else 0] * n_rows
+        """Cells each row has: what it holds in whole blocks."""
         self.layers = [
             LayerCache(shape, ring=ring_cells(shape.window, self.cells_each, pass_tokens), dtype=dtype, device=device)
             for shape in shapes
@@ -113,47 +117,39 @@ class KvCache:
                 layer.take_none(n_rows)
 
     @property
-    def free_cells(self) -> int:
-        """What the budget leaves."""
-        return self.budget_cells - sum(self.held)
-
-    @property
     def n_bytes(self) -> int:
         """What the whole budget takes: rows that are not grown yet count too."""
-        cell = [(layer, layer.shape) for layer in self.layers]
-        size = torch.empty((), dtype=self.layers[0].keys[0].dtype).element_size() if self.layers else 0
-        share = self.budget_cells / self.cells_each
+        size = self._dtype.itemsize
+        rows = self.n_rows if self.fixed else pool_rows(self.budget_cells, self.cells_each, self.n_rows)
         return round(
             sum(
-                s.n_heads * (s.key_size + s.value_size) * min(layer.ring, self.cells_each) * size * share
-                for layer, s in cell
+                rows * layer.shape.n_heads * (layer.shape.key_size + layer.shape.value_size) * layer.ring * size
+                for layer in self.layers
             )
         )
 
-    def missing(self, row: int, length: int) -> int:
-        """Cells a row needs beyond its own to hold so many positions."""
-        wanted = min(-(-length // CELL_BLOCK) * CELL_BLOCK, self.cells_each)
-        return max(0, wanted - self.held[row])
-
     def grow(self, row: int, length: int) -> bool:
         """Let a row hold so many positions; False where the budget has no room for it."""
-        more = self.missing(row, length)
-        if more == 0:
+        if self.fixed:
             return True
-        if more > self.free_cells:
+        if sum(self._held) - self._held[row] + length > self.budget_cells:
             return False
-        self._resize(row, self.held[row] + more)
+        self._held[row] = max(self._held[row], length)
+        if length > self._cells[row]:
+            self._resize(row, min(-(-length // GROWTH) * GROWTH, self.cells_each))
         return True
 
-    def give_back(self, row: int) -> None:
-        """Take a row's cells away; what it held is lost."""
-        if not self.fixed and self.held[row]:
-            self._resize(row, 0)
+    def shrink(self, row: int, length: int) -> None:
+        """Let a row hold no more than so many positions; what lies behind them is lost."""
+        if not self.fixed:
+            self._held[row] = min(self._held[row], length)
+            if length == 0 and self._cells[row]:
+                self._resize(row, 0)
 
     def _resize(self, row: int, cells: int) -> None:
         for layer in self.layers:
             layer.resize(row, cells)
-        self.held[row] = cells
+        self._cells[row] = cells
 
     def least(self, length: int) -> int:
         """What a row of so many positions can be cut to: rings have forgotten what lies behind them."""
