@@ -60,9 +60,9 @@ def pass_bytes(folder: FolderInfo, plan: Plan) -> int:
 
 
 def weight_bytes(folder: FolderInfo, device: Device) -> int:
-    """All tensors; float32 on the CPU keeps a head that is tied to the embedding a second time, in another order."""
-    tied = folder.config.get("tie_word_embeddings") is True and value_bytes(folder, device) == _FLOAT_BYTES
-    again = folder.n_vocab * folder.number("hidden_size") * _FLOAT_BYTES if tied and device == "cpu" else 0
+    """All tensors; a processor keeps a head that is tied to the embedding a second time, in an order of its own."""
+    tied = folder.config.get("tie_word_embeddings") is True and device == "cpu"
+    again = folder.n_vocab * folder.number("hidden_size") * value_bytes(folder, device) if tied else 0
     return sum(tensor_bytes(tensor, folder, device) for tensor in folder.tensors) + again
 
 

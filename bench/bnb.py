@@ -1,0 +1,213 @@
+"""Hugging Face folders: the engine over transformers and bitsandbytes at 1 and 8 streams, against transformers' own.
+
+Each measurement is a process of its own. transformers' side is its `ContinuousBatchingManager`, which is what
+`transformers serve --continuous-batching` runs behind its HTTP server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import folder
+from server.bench.figures import median, percentile
+
+QUANTIZATIONS = ("none", "bnb-4bit", "bnb-8bit")
+STREAMS = (1, 8)
+N_PROMPT = 32
+N_GENERATE = 96
+
+
+def measure(rounds: int) -> dict[str, float]:
+    """All figures; ratios are of medians of runs that took turns."""
+    figures: dict[str, float] = {}
+    for quantization in QUANTIZATIONS:
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(_child("ours", quantization))
+            theirs.append(_child("theirs", quantization))
+        for streams in STREAMS:
+            name = f"{quantization}, {streams} streams"
+            for key, unit in (("tokens_per_s", "tokens/s"), ("first_p99_ms", "first token p99 ms")):
+                mine = median([run[f"{key} {streams}"] for run in ours])
+                its = median([run[f"{key} {streams}"] for run in theirs])
+                figures |= {
+                    f"{name}: {unit}": mine,
+                    f"{name}: transformers {unit}": its,
+                    f"{name}: {unit} /": mine / its,
+                }
+        figures[f"{quantization}: 8 streams / 1"] = median([r["tokens_per_s 8"] / r["tokens_per_s 1"] for r in ours])
+        figures[f"{quantization}: Python of a step, 8"] = median([r["python_share 8"] for r in ours])
+        figures[f"{quantization}: same texts alone"] = min(r["same_texts"] for r in ours)
+    return figures | _loads(rounds)
+
+
+def _child(what: str, *arguments: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.bnb", what, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{what} {arguments} failed:\n{done.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _prompts(streams: int, seed: int) -> list[list[int]]:
+    return [np.random.default_rng(seed * 100 + i).integers(48, 58, N_PROMPT).tolist() for i in range(streams)]
+
+
+def ours(quantization: str) -> dict[str, float]:
+    """Our engine in this process."""
+    from backends import registry
+    from backends.messages import Delta, Generate, LoadModel, Sampling, TokenPrompt
+
+    spec = LoadModel(
+        "bench", "bnb", str(folder.path()), context=1024, parallel=8, options={"quantization": quantization}
+    )
+    engine: Any = registry.engine_of("bnb")(spec, lambda _: None)
+    inside = _Clock(engine._context._runner)  # noqa: SLF001
+    figures: dict[str, float] = {}
+    said: dict[tuple[int, int], str] = {}
+    for streams in (*STREAMS, *STREAMS):  # the first time is for warming up
+        greedy = Sampling(temperature=0.0)
+        began = time.perf_counter()
+        for i, prompt in enumerate(_prompts(streams, 1)):
+            engine.add(
+                engine.prepare(Generate(f"j{i}", TokenPrompt(prompt), greedy, max_tokens=N_GENERATE, ignore_eos=True))
+            )
+        first: dict[str, float] = {}
+        texts: dict[str, str] = {}
+        shares = []
+        while not engine.idle:
+            inside.seconds = 0.0
+            started = time.perf_counter()
+            step = engine.step()
+            now = time.perf_counter()
+            for event in step.events:
+                if isinstance(event, Delta):
+                    first.setdefault(event.id, now - began)
+                    texts[event.id] = texts.get(event.id, "") + event.text
+            if step.n_decode == streams and not step.n_prefill:
+                shares.append(1 - inside.seconds / (now - started))
+        figures[f"tokens_per_s {streams}"] = streams * N_GENERATE / (time.perf_counter() - began)
+        figures[f"first_p99_ms {streams}"] = percentile(list(first.values()), 99) * 1e3
+        figures[f"python_share {streams}"] = median(shares)
+        said |= {(streams, i): texts[f"j{i}"] for i in range(streams)}
+    figures["same_texts"] = float(said[1, 0] == said[8, 0])
+    return figures
+
+
+class _Clock:
+    """Seconds inside the model's forward passes."""
+
+    def __init__(self, runner: Any) -> None:
+        self.seconds = 0.0
+        self._forward = runner.forward
+        runner.forward = self
+
+    def __call__(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return self._forward(*arguments)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def theirs(quantization: str) -> dict[str, float]:
+    """transformers' continuous batching in this process."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    wanted = {
+        "bnb-4bit": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+        "bnb-8bit": BitsAndBytesConfig(load_in_8bit=True),
+    }.get(quantization)
+    more: dict[str, Any] = {} if wanted is None else {"quantization_config": wanted, "device_map": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder.path(), dtype=torch.bfloat16, attn_implementation="sdpa", **more
+    )
+    config = GenerationConfig(max_new_tokens=N_GENERATE, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    batching = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=512)
+    figures: dict[str, float] = {}
+    manager = model.init_continuous_batching(generation_config=config, continuous_batching_config=batching)
+    manager.start()
+    for streams in (*STREAMS, *STREAMS):
+        began = time.perf_counter()
+        for i, prompt in enumerate(_prompts(streams, 1)):
+            manager.add_request(prompt, request_id=f"{streams}-{i}-{began}", max_new_tokens=N_GENERATE, streaming=True)
+        first: dict[str, float] = {}
+        done: set[str] = set()
+        while len(done) < streams:
+            found = manager.get_result(timeout=60)
+            if found is None:
+                raise RuntimeError("no answer within 60 s")
+            first.setdefault(found.request_id, time.perf_counter() - began)
+            if found.is_finished():
+                done.add(found.request_id)
+        figures[f"tokens_per_s {streams}"] = streams * N_GENERATE / (time.perf_counter() - began)
+        figures[f"first_p99_ms {streams}"] = percentile(list(first.values()), 99) * 1e3
+    manager.stop(block=True)
+    return figures
+
+
+def _loads(rounds: int) -> dict[str, float]:
+    """Seconds of a load that quantises, and of one that finds the weights stored quantised."""
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as made:
+        for quantization in QUANTIZATIONS[1:]:
+            stored = _child("store", quantization, made)
+            del stored
+            on_load = median([_child("load", quantization, str(folder.path()))["load_s"] for _ in range(rounds)])
+            ready = median([_child("load", "none", str(Path(made) / quantization))["load_s"] for _ in range(rounds)])
+            figures |= {f"{quantization}: load, quantising s": on_load, f"{quantization}: load, stored s": ready}
+            figures[f"{quantization}: load, quantising / stored"] = on_load / ready
+    return figures
+
+
+def load(quantization: str, path: str) -> dict[str, float]:
+    """Seconds of one load, imports excluded."""
+    from backends import registry
+    from backends.messages import LoadModel
+
+    spec = LoadModel("bench", "bnb", path, context=1024, parallel=1, options={"quantization": quantization})
+    opening = registry.engine_of("bnb")
+    began = time.perf_counter()
+    opening(spec, lambda _: None)
+    return {"load_s": time.perf_counter() - began}
+
+
+def store(quantization: str, made: str) -> dict[str, float]:
+    """Write the folder quantised, as `onecard quantize` does."""
+    from quantize.bnb import quantize
+    from quantize.hf.source import opened
+
+    with opened(folder.path()) as source:
+        quantize(source, Path(made) / quantization, quantization)
+    return {}
+
+
+def main() -> None:
+    """One measurement, as a JSON line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["ours", "theirs", "load", "store"])
+    parser.add_argument("arguments", nargs="*")
+    options = parser.parse_args()
+    answer: dict[str, float] = globals()[options.what](*options.arguments)
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
