@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from transformers.pytorch_utils import Conv1D
 
 _LEVELS: Final = 127.0
 
@@ -59,9 +61,6 @@ class IntegerLinear(torch.nn.Module):
 
 def make_rows_independent(model: Any) -> None:
     """Replace the linear layers of a model on the CPU, where that is needed, in place."""
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
-    from transformers.pytorch_utils import Conv1D
-
     for name, module in list(model.named_modules()):
         made: torch.nn.Module | None = None
         if isinstance(module, Linear4bit):

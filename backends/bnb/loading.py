@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read when the libraries are imported
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a package that we do without
 
+import accelerate  # noqa: E402, F401 - here and the next: transformers imports them while it loads, a spare before
+import bitsandbytes  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import transformers.quantizers.auto  # noqa: E402, F401
 from transformers import AutoTokenizer  # noqa: E402
 
 from backends import card  # noqa: E402

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import transformers
+from bitsandbytes.nn import Linear8bitLt
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as library_logging
@@ -120,6 +121,10 @@ def load_model(
     finally:
         library_logging.set_tqdm_hook(None)
     _check_complete(told, kind.unused)
+    if order.int8_threshold is not None:
+        for module in model.modules():
+            if isinstance(module, Linear8bitLt):
+                module.state.threshold = order.int8_threshold
     return model.eval().requires_grad_(False)
 
 

@@ -22,7 +22,7 @@ FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = {"a": "demo", "b": Path(demo.HF_PATH)}
-    flags = ("--parallel", "4", "--context", "1024", "--budget", "420MiB")
+    flags = ("--parallel", "4", "--context", "1024", "--budget", "385MiB")
     with serving(tmp_path_factory.mktemp("both"), models=models, flags=flags) as running:
         yield running
 
@@ -40,7 +40,7 @@ def test_both_are_served_in_turns_and_never_above_the_budget(both: Server, clien
     for model in "ababab":
         assert ask(client, model).choices[0].message.content == "The capital of France is Paris."
         memory = both.get("/v1/status")["memory"]
-        assert memory["reserved_bytes"] <= memory["budget_bytes"] == 420 * 2**20
+        assert memory["reserved_bytes"] <= memory["budget_bytes"] == 385 * 2**20
 
     evictions = [both.metric("onecard_model_evictions_total", model_name=name, reason="room") for name in "ab"]
     assert min(evictions) >= 1
