@@ -14,6 +14,8 @@ AUTO_GAP_STEPS: Final = 18.0
 """`auto` lets a step take so many times as long as one that only decodes."""
 LEAST_AUTO_GAP_US: Final = 20_000.0
 """A shorter gap is no gap to anyone."""
+MOST_AUTO_GAP_US: Final = 160_000.0
+"""A longer one is, and wins hardly any throughput."""
 ALONE_US: Final = 250_000.0
 """A step in which nobody decodes: nobody waits for it but who comes in the middle of it."""
 GRAIN: Final = 64
@@ -80,7 +82,8 @@ class Batcher:
 
     def gap_us(self, n_decode: int) -> float:
         """The longest step wished for beside so many decoding sequences."""
-        return self.max_gap_us or max(AUTO_GAP_STEPS * self.pace.decode_us(n_decode), LEAST_AUTO_GAP_US)
+        wished = AUTO_GAP_STEPS * self.pace.decode_us(n_decode)
+        return self.max_gap_us or min(max(wished, LEAST_AUTO_GAP_US), MOST_AUTO_GAP_US)
 
     def _prefill_us(self, n_decode: int) -> float:
         if n_decode == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.batching import AUTO_GAP_STEPS, GRAIN, Batcher, Demand, Share
+from backends.batching import AUTO_GAP_STEPS, GRAIN, MOST_AUTO_GAP_US, Batcher, Demand, Share
 from backends.pace import Chunk, Pace
 
 DEMANDS = st.lists(
@@ -53,12 +53,13 @@ def test_no_step_beside_running_streams_is_longer_than_the_gap_wished_for(demand
 
 
 def test_a_gap_is_a_small_multiple_of_a_step_where_nobody_says() -> None:
-    batcher = Batcher(pace=learned(decode_us=10_000, token_us=500))
+    batcher = Batcher(pace=learned(decode_us=8_000, token_us=500))
 
     shares = batcher.plan([Demand(0, 1, True), Demand(1, 2000, False)])
 
-    assert batcher.gap_us(1) == AUTO_GAP_STEPS * 10_000
-    assert abs(shares[1].n_tokens - (AUTO_GAP_STEPS - 1) * 10_000 / 500) <= GRAIN
+    assert batcher.gap_us(1) == AUTO_GAP_STEPS * 8_000
+    assert Batcher(pace=learned(decode_us=50_000)).gap_us(1) == MOST_AUTO_GAP_US
+    assert abs(shares[1].n_tokens - (AUTO_GAP_STEPS - 1) * 8_000 / 500) <= GRAIN
 
 
 def test_a_deep_prompt_gets_fewer_tokens_than_a_shallow_one() -> None:
