@@ -133,7 +133,7 @@ def theirs(quantization: str) -> dict[str, float]:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         ),
-        "bnb-8bit": BitsAndBytesConfig(load_in_8bit=True),
+        "bnb-8bit": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0),
     }.get(quantization)
     more: dict[str, Any] = {} if wanted is None else {"quantization_config": wanted, "device_map": "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
