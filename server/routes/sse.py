@@ -51,9 +51,12 @@ class StreamedAnswer(EventSourceResponse):
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:
         """One timer set anew for each send: the library's cancel scope costs as much as the send itself."""
+        if self._deadline.expired():  # a keep-alive beside a send that is being given up
+            raise TimeoutError
         self._deadline.reschedule(asyncio.get_running_loop().time() + self._send_timeout_s)
         await send(message)
-        self._deadline.reschedule(None)
+        if not self._deadline.expired():
+            self._deadline.reschedule(None)
 
     async def _on_hang_up(self, _message: Message) -> None:
         self._run.cancel()
