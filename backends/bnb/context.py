@@ -1,4 +1,4 @@
-"""Rows of keys and values and the batch over them, for one transformers model; see `backends.decoder.DecoderContext`.
+"""Rows of keys and values and the batch over them, for one transformers model: a `generation.decoder.DecoderContext`.
 
 Where PyTorch finds no memory for a pass, it is computed in smaller ones; only when one token does not fit is there no
 way on.

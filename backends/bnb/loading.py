@@ -19,7 +19,6 @@ import transformers.quantizers.auto  # noqa: E402, F401
 from transformers import AutoTokenizer  # noqa: E402
 
 from backends import card  # noqa: E402
-from backends.batching import Batcher  # noqa: E402
 from backends.bnb import arithmetic, folder, linear  # noqa: E402
 from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
 from backends.bnb.context import BnbContext  # noqa: E402
@@ -31,12 +30,13 @@ from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
 from backends.bnb.weights import Order, first_line, load_model, out_of_memory, pin_positions  # noqa: E402
 from backends.engine import LoadError  # noqa: E402
-from backends.gguf.engine import GgufEngine  # noqa: E402
+from backends.generation.batching import Batcher  # noqa: E402
+from backends.generation.engine import GeneratingEngine  # noqa: E402
+from backends.generation.readiness import describe, open_store  # noqa: E402
+from backends.generation.tokenizer import Tokenizer  # noqa: E402
 from backends.gguf.header import HeaderError  # noqa: E402
-from backends.gguf.tokenizer import Tokenizer  # noqa: E402
 from backends.kernel import anonymous_bytes  # noqa: E402
 from backends.plan import BATCH_TOKENS, Plan  # noqa: E402
-from backends.readiness import describe, open_store  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +124,7 @@ def _engine(
     batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * first_s)
     store = open_store(spec.store, identity=identity(spec, order, dtype))
-    return GgufEngine(vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store)
+    return GeneratingEngine(vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store)
 
 
 def _tokenizer(path: Path, order: Order) -> Any:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from backends.generation.tokenizer import Tokenizer
     from backends.gguf.context import Model
     from backends.gguf.pooled import PooledContext
-    from backends.gguf.tokenizer import Tokenizer
     from backends.messages import Ready
 
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends import card
-from backends.batching import Batcher
 from backends.embedding import JOBS_AT_ONCE, EmbeddingEngine
 from backends.engine import LoadError
+from backends.generation.batching import Batcher
+from backends.generation.engine import GeneratingEngine
+from backends.generation.readiness import describe, open_store
+from backends.generation.tokenizer import Tokenizer
 from backends.gguf import pooled
 from backends.gguf.context import Context, Model
 from backends.gguf.encoder import GgufEncoder, check_scores
-from backends.gguf.engine import GgufEngine
 from backends.gguf.library_log import LibraryLog, supports_gpu, version
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
-from backends.gguf.tokenizer import Tokenizer
 from backends.messages import Ready
-from backends.readiness import describe, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
     store = open_store(spec.store, identity=identity(spec, context))
-    return GgufEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
+    return GeneratingEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
 
 
 def identity(spec: LoadModel, context: Context) -> str:

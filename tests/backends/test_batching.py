@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.batching import AUTO_GAP_STEPS, GRAIN, MOST_AUTO_GAP_US, Batcher, Demand, Share
-from backends.pace import Chunk, Pace
+from backends.generation.batching import AUTO_GAP_STEPS, GRAIN, MOST_AUTO_GAP_US, Batcher, Demand, Share
+from backends.generation.pace import Chunk, Pace
 
 DEMANDS = st.lists(
     st.tuples(st.integers(1, 3000), st.booleans(), st.integers(0, 8000), st.floats(0, 1e8)), max_size=12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.gguf.cells import Cells
+from backends.generation.cells import Cells
 
 CHANGES = st.lists(st.tuples(st.sampled_from(["grow", "share", "drop"]), st.integers(0, 5), st.integers(0, 20)))
 

@@ -364,8 +364,8 @@ def test_an_echo_is_the_prompt_as_it_was_written(engine: Engine, monkeypatch: py
 
 
 def test_an_answer_too_large_for_a_frame_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.gguf.preparing.MAX_ECHO_CHARS", 100)
-    monkeypatch.setattr("backends.gguf.tokenizer.MAX_TEXT_BYTES", 100)
+    monkeypatch.setattr("backends.generation.preparing.MAX_ECHO_CHARS", 100)
+    monkeypatch.setattr("backends.generation.tokenizer.MAX_TEXT_BYTES", 100)
 
     with pytest.raises(JobError) as echo:
         engine.prepare(text_job("a" * 40, n=3, echo=True))

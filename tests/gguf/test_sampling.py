@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backends import sampling
 from backends.engine import Engine
+from backends.generation import sampling
 from backends.messages import Sampling
 from tests.gguf.driver import run, text_job
 from tests.models import canary_p

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backends.control import Control
-    from backends.decoder import DecoderModel
+    from backends.generation.decoder import DecoderModel
     from backends.messages import Prompt
 
 

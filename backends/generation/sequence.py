@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.constraints import TokenMask
-    from backends.decoder import TokenSampler
+    from backends.generation.decoder import TokenSampler
     from backends.guides import GuidePlan
     from backends.messages import Event, Generate
     from backends.prefix.shelf import Box

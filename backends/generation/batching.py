@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from backends.pace import Pace
+from backends.generation.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

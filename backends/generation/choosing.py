@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backends import sampling
+from backends.generation import sampling
 from backends.messages import Delta
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.constraints import TokenMask
-    from backends.decoder import DecoderModel
-    from backends.gguf.sequence import Sequence
+    from backends.generation.decoder import DecoderModel
+    from backends.generation.sequence import Sequence
     from backends.messages import Event, FinishReason, TokenLogprob
 
 

@@ -10,7 +10,7 @@ from backends.prefix.shelf import Shelf
 from backends.prefix.store import PrefixStore
 
 if TYPE_CHECKING:
-    from backends.gguf.tokenizer import Tokenizer
+    from backends.generation.tokenizer import Tokenizer
     from backends.messages import LoadModel, Store
 
 

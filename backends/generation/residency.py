@@ -10,8 +10,8 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from backends.gguf.cells import Cells
-from backends.gguf.sequence import Phase, Sequence
+from backends.generation.cells import Cells
+from backends.generation.sequence import Phase, Sequence
 from backends.prefix.index import PrefixIndex
 from backends.prefix.store import LEAST_TOKENS, Found, PrefixStore
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from backends.decoder import DecoderContext, DecoderModel
-    from backends.pace import Pace
+    from backends.generation.decoder import DecoderContext, DecoderModel
+    from backends.generation.pace import Pace
     from backends.prefix.shelf import Box
 
 GROWTH_TOKENS: Final = 64

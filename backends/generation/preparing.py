@@ -11,7 +11,7 @@ import numpy as np
 
 from backends.engine import JobError, no_vectors
 from backends.formats.thinking import Thinking
-from backends.gguf.sequence import PreparedGenerate
+from backends.generation.sequence import PreparedGenerate
 from backends.messages import (
     Detokenize,
     Detokenized,
@@ -26,8 +26,8 @@ from backends.messages import (
 )
 
 if TYPE_CHECKING:
-    from backends.decoder import DecoderModel
-    from backends.gguf.tokenizer import Tokenizer
+    from backends.generation.decoder import DecoderModel
+    from backends.generation.tokenizer import Tokenizer
     from backends.messages import Event, Job
 
 MAX_ECHO_CHARS = 1 << 20

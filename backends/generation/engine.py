@@ -1,6 +1,6 @@
-"""The GGUF engine: continuous batching over llama.cpp.
+"""The generating engine: continuous batching over what a library decodes (`decoder`).
 
-Owns the sequences of one model and what happens to them in a step. Pointers live in `context`, samplers in `sampling`,
+Owns the sequences of one model and what happens to them in a step. What the library does lies behind `decoder`,
 prompts in `preparing`, tokens and text in `choosing`, the plan of a step in `batching`, cells and computed prefixes in
 `residency`.
 
@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from backends.batching import GRAIN, Batcher, Demand, Share
 from backends.engine import JobError
-from backends.gguf.choosing import Chooser
-from backends.gguf.preparing import Preparer
-from backends.gguf.residency import Residency, Verdict
-from backends.gguf.sequence import Phase, PreparedGenerate, Request, Sequence
+from backends.generation.batching import GRAIN, Batcher, Demand, Share
+from backends.generation.choosing import Chooser
+from backends.generation.pace import Chunk
+from backends.generation.preparing import Preparer
+from backends.generation.residency import Residency, Verdict
+from backends.generation.sequence import Phase, PreparedGenerate, Request, Sequence
 from backends.messages import Delta, Failed, Finished, Ready, Started, Step
-from backends.pace import Chunk
 from backends.text import TextStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from backends.decoder import DecoderContext, DecoderModel
-    from backends.gguf.tokenizer import Tokenizer
+    from backends.generation.decoder import DecoderContext, DecoderModel
+    from backends.generation.tokenizer import Tokenizer
     from backends.messages import Event, FinishReason, Job
     from backends.prefix.store import PrefixStore
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _NO_ROOM = 1
 
 
-class GgufEngine:
+class GeneratingEngine:
     """See `backends.engine.Engine`."""
 
     def __init__(
@@ -83,7 +83,7 @@ class GgufEngine:
         self._model.close()
 
     def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
-        """See `backends.gguf.preparing`; called from the preparer's thread."""
+        """See `backends.generation.preparing`; called from the preparer's thread."""
         return self._preparer.prepare(job)
 
     def add(self, prepared: PreparedGenerate) -> list[Event]:
@@ -147,7 +147,7 @@ class GgufEngine:
         if status == _NO_ROOM:
             return Step(events=[*events, *self._shed()])
         if status != 0:
-            raise RuntimeError(f"llama_decode failed with status {status}")
+            raise RuntimeError(f"decoding failed with status {status}")
         self._learn(shares, (time.perf_counter_ns() - begin) / 1000)
         for index, count in shares:
             self._residency.grow(self._sequences[index], count)

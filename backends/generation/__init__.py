@@ -1,0 +1,1 @@
+"""The engine that generates text, over what a library offers it (`decoder`)."""
