@@ -35,8 +35,8 @@ def compare(load: Workload, *, rounds: int, say: Callable[[str], None]) -> list[
     """Everything, in the order of the report."""
     config = serving.config_text(model.path(), context=load.context, parallel=max(STREAMS))
     with serving.running(config) as server:
-        _warm(server.url, load)
-        figures = _ratios(server, load, rounds=rounds, say=say)
+        whole_prompt = _warm(server.url, load)
+        figures = _ratios(server, load, whole_prompt, rounds=rounds, say=say)
         say("long prompts beside running streams")
         beside = mix.measure(server.url)
     figures += _python(load, say)
@@ -45,17 +45,23 @@ def compare(load: Workload, *, rounds: int, say: Callable[[str], None]) -> list[
     return figures
 
 
-def _warm(url: str, load: Workload) -> None:
-    """Load the model and touch every path once."""
-    summary(run(url, [chat(serving.MODEL_NAME, model.digits(load.n_prompt, 90 + i), 8) for i in range(max(STREAMS))]))
+def _warm(url: str, load: Workload) -> int:
+    """Load the model and touch every path once; the tokens of a prompt with what the chat template writes around it."""
+    requests = [chat(serving.MODEL_NAME, model.digits(load.n_prompt, 90 + i), 8) for i in range(max(STREAMS))]
+    answers = run(url, requests)
+    summary(answers)
+    return answers[0].prompt_tokens
 
 
-def _ratios(server: serving.Server, load: Workload, *, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+def _ratios(
+    server: serving.Server, load: Workload, whole_prompt: int, *, rounds: int, say: Callable[[str], None]
+) -> list[Figure]:
+    """`whole_prompt` tokens are what the other sides compute, so that all do the same work."""
     figures = []
     for streams in STREAMS:
         sides: dict[str, list[dict[str, float]]] = {"bare": [], "server": [], "engine": []}
         for index in range(rounds):
-            for name, taken in _round(server, load, streams).items():
+            for name, taken in _round(server, load, whole_prompt, streams).items():
                 sides[name].append(taken)
             rates = {name: f"{runs[-1]['tokens_per_s']:.1f}" for name, runs in sides.items()}
             say(f"{streams} streams, round {index + 1}/{rounds}, tokens/s: {rates}")
@@ -63,15 +69,14 @@ def _ratios(server: serving.Server, load: Workload, *, rounds: int, say: Callabl
     return figures
 
 
-def _round(server: serving.Server, load: Workload, streams: int) -> dict[str, dict[str, float]]:
+def _round(server: serving.Server, load: Workload, whole_prompt: int, streams: int) -> dict[str, dict[str, float]]:
     """One measurement of each side."""
-    flags = ["--streams", str(streams), "--generate", str(load.n_generate), "--prompt", str(load.n_prompt)]
-    flags += ["--temperature", str(load.temperature)]
-    bare = child("bare", *flags)
+    flags = ["--streams", str(streams), "--generate", str(load.n_generate), "--temperature", str(load.temperature)]
+    bare = child("bare", *flags, "--prompt", str(whole_prompt))
     cpu_s = server.cpu_seconds()
-    served = child("load", server.url, *flags)
+    served = child("load", server.url, *flags, "--prompt", str(load.n_prompt))
     served["cpu_us"] = (server.cpu_seconds() - cpu_s) / served["completion_tokens"] * 1e6
-    return {"bare": bare, "server": served, "engine": child("engine", *flags)}
+    return {"bare": bare, "server": served, "engine": child("engine", *flags, "--prompt", str(whole_prompt))}
 
 
 def _of_sides(sides: dict[str, list[dict[str, float]]], name: str) -> list[Figure]:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from backends.messages import Delta, Event, Failed, Finished, Started, Step
 from server.exposition import Exposition
 from server.scheduling.decisions import ModelState, UnloadReason
+from server.tally import Tally, TallyFamily
 
 if TYPE_CHECKING:
     from server.pool.status import MemoryStatus
@@ -62,10 +63,10 @@ class ModelMetrics:
     running: Gauge
     waiting: Gauge
     time_to_first_token: Histogram
-    inter_token: Histogram
+    inter_token: Tally
     end_to_end: Histogram
     queue_time: Histogram
-    batch_sequences: Histogram
+    batch_sequences: Tally
     kv_usage: Gauge
     preemptions: Counter
     prefix_queries: Counter
@@ -87,9 +88,12 @@ class ModelMetrics:
 
     def step(self, step: Step) -> None:
         """Count an engine step."""
-        for n_sequences in step.batches or (step.n_decode + step.n_embedded,):
-            if n_sequences:
-                self.batch_sequences.observe(n_sequences)
+        if step.batches:
+            for n_sequences in step.batches:
+                if n_sequences:
+                    self.batch_sequences.observe(n_sequences)
+        elif n_sequences := step.n_decode + step.n_embedded:
+            self.batch_sequences.observe(n_sequences)
         if step.kv_total:
             self.kv_usage.set(step.kv_used / step.kv_total)
 
@@ -159,12 +163,16 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"onecard_{name}", text, labels, buckets=buckets, registry=self._registry)
 
+    def _tally(self, name: str, text: str, edges: tuple[float, ...], label: str) -> TallyFamily:
+        return TallyFamily(f"onecard_{name}", text, edges, label, registry=self._registry)
+
 
 class _Maker:
     """The families with a `model_name` label, from which each model takes its series."""
 
     def __init__(self, metrics: Metrics) -> None:
         gauge, counter, histogram = metrics._gauge, metrics._counter, metrics._histogram  # noqa: SLF001 - its own half
+        tally = metrics._tally  # noqa: SLF001
         name = "model_name"
         self.predicted = gauge("model_memory_predicted_bytes", "Price of the loaded model", name, "part")
         self.measured = gauge("model_memory_measured_bytes", "What the loaded model took", name)
@@ -179,10 +187,10 @@ class _Maker:
         self.waiting = gauge("num_requests_waiting", "Requests in the queue", name)
         self.rejections = counter("admission_rejections", "Requests refused before any work", name, "reason")
         self.ttft = histogram("time_to_first_token_seconds", "From arrival to the first token", _TTFT_S, name)
-        self.itl = histogram("inter_token_latency_seconds", "Between tokens of one choice", _ITL_S, name)
+        self.itl = tally("inter_token_latency_seconds", "Between tokens of one choice", _ITL_S, name)
         self.e2e = histogram("e2e_request_latency_seconds", "From arrival to the end", _REQUEST_S, name)
         self.queue = histogram("request_queue_time_seconds", "From arrival to a worker", _REQUEST_S, name)
-        self.batch = histogram("batch_sequences", "Sequences decoded, or inputs embedded, in one step", _BATCH, name)
+        self.batch = tally("batch_sequences", "Sequences decoded, or inputs embedded, in one step", _BATCH, name)
         self.kv = gauge("kv_cache_usage_perc", "Used share of the KV cells, 0..1", name)
         self.preemptions = counter("num_preemptions", "Sequences set back for want of room", name)
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up", name)
@@ -250,8 +258,7 @@ class RequestMeter:
             self.metrics.time_to_first_token.observe(now - self.submitted_at)
         last_at = self._last_token_at.get(event.index)
         if last_at is not None:
-            for _ in range(event.n_tokens):
-                self.metrics.inter_token.observe((now - last_at) / event.n_tokens)
+            self.metrics.inter_token.observe((now - last_at) / event.n_tokens, event.n_tokens)
         self._last_token_at[event.index] = now
         self.generated_tokens += event.n_tokens
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -147,6 +148,8 @@ async def serve_until_told(
         loop.add_reader(sys.stdin.fileno(), _at_end_of_stdin, loop, drain)
     # The lifespan is run here and not by uvicorn, which would turn a failing start into a traceback.
     async with app.router.lifespan_context(app):
+        gc.collect()
+        gc.freeze()  # what is there now stays: no later collection walks over it
         await listener.serve(sockets=[sock])
 
 

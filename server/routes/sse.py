@@ -44,19 +44,35 @@ class StreamedAnswer(EventSourceResponse):
         self._run = run
         self._send_timeout_s = send_timeout_s
         self._deadline = asyncio.timeout(None)
+        self._loop = asyncio.get_running_loop()
+        self._sending_since: float | None = None
+        """When the oldest send that has not ended began, on the loop's clock."""
 
     async def _stream_response(self, send: Send) -> None:
         async with self._deadline:
-            await super()._stream_response(send)
+            self._watch = self._loop.call_later(self._send_timeout_s, self._look)
+            try:
+                await super()._stream_response(send)
+            finally:
+                self._watch.cancel()
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        """One timer set anew for each send: the library's cancel scope costs as much as the send itself."""
+        """Notes when it began: `_look` cuts it off. The library's cancel scope costs as much as the send itself."""
         if self._deadline.expired():  # a keep-alive beside a send that is being given up
             raise TimeoutError
-        self._deadline.reschedule(asyncio.get_running_loop().time() + self._send_timeout_s)
+        if self._sending_since is None:
+            self._sending_since = self._loop.time()
         await send(message)
-        if not self._deadline.expired():
-            self._deadline.reschedule(None)
+        self._sending_since = None
+
+    def _look(self) -> None:
+        """End the answer where a send takes too long; look again when the one at hand would."""
+        now = self._loop.time()
+        ends_at = (now if self._sending_since is None else self._sending_since) + self._send_timeout_s
+        if ends_at <= now:
+            self._deadline.reschedule(now)
+        else:
+            self._watch = self._loop.call_at(ends_at, self._look)
 
     async def _on_hang_up(self, _message: Message) -> None:
         self._run.cancel()
