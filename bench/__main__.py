@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -84,12 +85,13 @@ def _load(options: argparse.Namespace) -> Workload:
 
 
 def _against_server(options: argparse.Namespace, load: Workload) -> dict[str, float]:
-    """The best of the rounds, each with fresh prompts."""
+    """The best of the rounds, each with prompts that the server has never seen: it would know those of a run before."""
     runs = []
+    unseen = secrets.randbits(48)
     top_p = load.top_p if load.temperature else 1.0
     for index in range(options.rounds or 1):
-        seeds = range(index * MAX_STREAMS, index * MAX_STREAMS + load.streams)
-        prompts = [model.digits(load.n_prompt, seed) for seed in seeds]
+        first = unseen + index * MAX_STREAMS
+        prompts = [model.digits(load.n_prompt, seed) for seed in range(first, first + load.streams)]
         requests = [
             chat(options.model, prompt, load.n_generate, temperature=load.temperature, top_p=top_p)
             for prompt in prompts
