@@ -32,7 +32,10 @@ class Cells(Generic[H]):
 
     def grow(self, holder: H, n_cells: int) -> None:
         """A sequence has so many positions more."""
-        self._held.setdefault(holder, _Share(0)).n_cells += n_cells
+        held = self._held.get(holder)
+        if held is None:
+            held = self._held[holder] = _Share(0)
+        held.n_cells += n_cells
         self.used += n_cells
 
     def share(self, source: H, target: H, n_cells: int) -> None:

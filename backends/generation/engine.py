@@ -60,6 +60,8 @@ class GeneratingEngine:
         self._free = list(range(ready.parallel))
         """A heap: the lowest slots are taken first, because llama.cpp batches only neighbouring ones together."""
         self._sequences: list[Sequence] = []
+        self._ended: list[Sequence] = []
+        """Their ends are told; what they have computed is still to be kept, and their slots to be freed."""
         self._n_waiting = 0
         self._n_started = 0
         self._requests: dict[str, Request] = {}
@@ -72,11 +74,12 @@ class GeneratingEngine:
 
     @property
     def idle(self) -> bool:
-        """True when no sequence runs."""
-        return not self._sequences
+        """True when no sequence runs, and what those that ended have computed is kept."""
+        return not self._sequences and not self._ended
 
     def close(self) -> None:
         """Free everything; what running jobs have computed is kept."""
+        self._settle()
         for job_id in list(self._requests):
             self.cancel(job_id)
         self._context.close()
@@ -100,6 +103,8 @@ class GeneratingEngine:
             ]
         if ends_here:
             return [*opening, Finished(id=job.id, prompt_tokens=n_prompt)]
+        if not self._free:
+            self._settle()
         if not self._free:
             return [Failed(id=job.id, code="internal_error", message="the job was dispatched to a full engine")]
         unstarted = list(range(job.n))
@@ -139,30 +144,48 @@ class GeneratingEngine:
         """One forward pass over every sequence that has a share in it, and what came out of it."""
         begin = time.perf_counter_ns()
         events: list[Event] = []
+        if self._ended:
+            self._settle()
+            if not self._sequences:
+                return self._report(begin, events)
         if self._n_waiting:
             self._admit(events)
-        shares = self._plan(begin / 1000)
+        planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
+        shares = self._plan(planned / 1000)
         outputs, n_tokens, n_prefill = self._fill(shares)
         status = self._context.decode(n_tokens)
         if status == _NO_ROOM:
             return Step(events=[*events, *self._shed()])
         if status != 0:
             raise RuntimeError(f"decoding failed with status {status}")
-        self._learn(shares, (time.perf_counter_ns() - begin) / 1000)
+        self._learn(shares, (time.perf_counter_ns() - planned) / 1000)
         for index, count in shares:
             self._residency.grow(self._sequences[index], count)
         if outputs:
             self._advance(outputs, events)
             self._start_waiting_choices()
+        return self._report(begin, events, n_decode=len(outputs), n_prefill=n_prefill)
+
+    def _report(self, begin_ns: int, events: list[Event], *, n_decode: int = 0, n_prefill: int = 0) -> Step:
         return Step(
             events=events,
-            n_decode=len(outputs),
+            n_decode=n_decode,
             n_prefill=n_prefill,
-            duration_us=(time.perf_counter_ns() - begin) // 1000,
+            duration_us=(time.perf_counter_ns() - begin_ns) // 1000,
             kv_used=self._residency.n_used,
             kv_total=self._residency.n_total,
             store_bytes=self._residency.store_bytes,
         )
+
+    def _settle(self) -> None:
+        """Keep what ended sequences have computed and free their slots: clients have their ends by now.
+
+        A state takes about 10 us per token to keep, so the end of a long conversation would come late by a step or two.
+        """
+        for sequence in self._ended:
+            self._free_slot(sequence)
+        self._ended.clear()
+        self._start_waiting_choices()
 
     def _admit(self, events: list[Event]) -> None:
         """Let in whoever waits, the highest priority and then the oldest first; nobody overtakes for want of room."""
@@ -318,7 +341,8 @@ class GeneratingEngine:
     def _retire(self, sequence: Sequence, events: list[Event]) -> None:
         """A choice has ended, and with the last one its job."""
         request = sequence.request
-        self._release(sequence)
+        self._sequences.remove(sequence)
+        self._ended.append(sequence)
         request.completion_tokens += sequence.n_generated
         request.reasoning_tokens += 0 if sequence.guide is None else sequence.guide.reasoning_tokens
         request.n_open -= 1
@@ -337,9 +361,12 @@ class GeneratingEngine:
 
     def _release(self, sequence: Sequence) -> None:
         self._n_waiting -= sequence.phase is Phase.WAITING
+        self._sequences.remove(sequence)
+        self._free_slot(sequence)
+
+    def _free_slot(self, sequence: Sequence) -> None:
         self._residency.release(sequence)
         heapq.heappush(self._free, sequence.slot)
-        self._sequences.remove(sequence)
         sequence.sampler.close()
 
     def _start_waiting_choices(self) -> None:

@@ -27,4 +27,6 @@ def canary_engine(request: pytest.FixtureRequest, canary_path: Path, canary_fold
 @pytest.fixture
 def engine(canary_engine: Engine) -> Iterator[Engine]:
     yield canary_engine
+    if not canary_engine.idle:  # nothing may run any more; what ended with the last step is kept with one more
+        assert not canary_engine.step().n_decode
     assert canary_engine.idle
