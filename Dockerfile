@@ -1,6 +1,6 @@
 # docker build -t onecard .                            CPU
 # docker build -t onecard --build-arg VARIANT=cuda .   NVIDIA
-# docker run --init --rm -p 127.0.0.1:8080:8080 -e ONECARD_SERVER__API_KEYS=secret -v ./models:/models:ro onecard
+# docker run --init --rm -p 127.0.0.1:8080:8080 --shm-size 2g -e ONECARD_SERVER__API_KEYS=secret -v ./models:/models:ro onecard
 ARG VARIANT=cpu
 
 FROM debian:bookworm-slim AS build-base-cpu

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backends.engine import Engine, JobError
 from backends.link import Link, note, or_leave
-from backends.messages import Cancel, Command, Event, Failed, Job, LoadModel, Ping, Pong, Shutdown, Step, Submit
+from backends.messages import Cancel, Command, Event, Failed, Job, Keep, LoadModel, Ping, Pong, Shutdown, Step, Submit
 from backends.wire import WireError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Clerk:
     """
 
     def __init__(self, link: Link) -> None:
-        self.inbox: queue.SimpleQueue[Prepared | Cancel | Shutdown] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Prepared | Cancel | Keep | Shutdown] = queue.SimpleQueue()
         self.step_started: float | None = None
         self._link = link
         self._engine: Engine | None = None
@@ -67,7 +67,7 @@ class Clerk:
                         self.inbox.put(command)
                 if waiting:
                     self._answer([Failed(id=job_id, code="cancelled", message="the request was cancelled")])
-            case Shutdown():
+            case Shutdown() | Keep():
                 self.inbox.put(command)
             case LoadModel():
                 pass

@@ -246,6 +246,9 @@ class EmbeddingEngine:
         self._requests.remove(request)
         return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
 
+    def keep(self, max_bytes: int) -> None:
+        """Nothing is kept of inputs."""
+
     def step(self) -> Step:
         """One forward pass over inputs of as many jobs as there is room for."""
         begin = time.perf_counter_ns()

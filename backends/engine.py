@@ -77,6 +77,10 @@ class Engine(Protocol):
         """Advance every sequence once: one forward pass, one message."""
         ...
 
+    def keep(self, max_bytes: int) -> None:
+        """Hold at most so many bytes of computed prompts in the store's folder from now on."""
+        ...
+
     @property
     def idle(self) -> bool:
         """True when `step` would have nothing to do."""

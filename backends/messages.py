@@ -349,8 +349,12 @@ class Store(_Plain, frozen=True):
     """Where a worker may keep computed prompts, so that the next request, or the next worker, finds them."""
 
     folder: str
-    """In host memory (a file system that has no disk); it is the server's, and the worker writes nothing else there."""
+    """In host memory (a file system that has no disk); it is the server's, and the worker writes nothing else there.
+
+    Its files are named by `backends.prefix.worth`: the server reads the names, and may remove any file at any time.
+    """
     max_bytes: int
+    """To begin with; `Keep` changes it."""
     disk_folder: str = ""
     """On a disk; empty: none."""
     disk_bytes: int = 0
@@ -399,11 +403,17 @@ class Ping(_Plain, tag="ping", frozen=True):
     """Are you alive? Answered by the reader thread."""
 
 
+class Keep(_Plain, tag="keep", frozen=True):
+    """Hold at most so many bytes of computed prompts in the store's folder from now on. Answered by `Keeps`."""
+
+    max_bytes: int
+
+
 class Shutdown(_Plain, tag="shutdown", frozen=True):
     """Close the engine and exit 0. Jobs still running are failed with `draining`."""
 
 
-Command = LoadModel | Submit | Cancel | Ping | Shutdown
+Command = LoadModel | Submit | Cancel | Keep | Ping | Shutdown
 
 
 class Progress(_Plain, tag="progress", frozen=True):
@@ -476,4 +486,10 @@ class Pong(_Plain, tag="pong", frozen=True):
     step_age_s: float = 0.0
 
 
-Report = Progress | Ready | LoadFailed | Step | Pong
+class Keeps(_Plain, tag="keeps", frozen=True):
+    """No more than that lies in the store's folder."""
+
+    max_bytes: int
+
+
+Report = Progress | Ready | LoadFailed | Step | Keeps | Pong

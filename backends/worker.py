@@ -23,6 +23,8 @@ from backends.messages import (
     Failed,
     Finished,
     Job,
+    Keep,
+    Keeps,
     LoadFailed,
     LoadModel,
     Ping,
@@ -74,6 +76,9 @@ class Listener(Protocol):
 
     def on_step(self, worker: Worker, step: Step) -> None:
         """Events of live jobs; exactly one terminal event each, here or in `Exit.failed`."""
+
+    def on_keeps(self, worker: Worker, max_bytes: int) -> None:
+        """It holds no more than that of computed prompts."""
 
     def on_exit(self, worker: Worker, how: Exit) -> None:
         """The process is gone and reaped. The last call."""
@@ -130,6 +135,10 @@ class Worker:
         if job_id in self._live:
             self._send(Cancel(id=job_id))
 
+    def keep(self, max_bytes: int) -> None:
+        """Let it hold at most so many bytes of computed prompts; `on_keeps` follows when it does."""
+        self._send(Keep(max_bytes=max_bytes))
+
     async def stop(self, *, within_s: float | None = None) -> None:
         """Ask the worker to exit, kill it when it does not in time; the process is reaped on return."""
         if self._child is None:
@@ -166,6 +175,8 @@ class Worker:
                     self._listener.on_ready(self, report)
             case LoadFailed():
                 self._load_failed = report
+            case Keeps(max_bytes=max_bytes):
+                self._listener.on_keeps(self, max_bytes)
 
     def babbled(self) -> None:
         """Bytes have come that are no report."""

@@ -30,7 +30,7 @@ from backends.link import (
     leave,
     note,
 )
-from backends.messages import Cancel, Event, Failed, LoadFailed, LoadModel, Progress, Shutdown, Step
+from backends.messages import Cancel, Event, Failed, Keep, Keeps, LoadFailed, LoadModel, Progress, Shutdown, Step
 from backends.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def run(engine: Engine, link: Link, clerk: Clerk) -> None:
         for item in arrived:
             if isinstance(item, Shutdown):
                 return
+            if isinstance(item, Keep):
+                engine.keep(item.max_bytes)
+                link.send(Keeps(max_bytes=item.max_bytes))
+                continue
             events += engine.cancel(item.id) if isinstance(item, Cancel) else _add(engine, item)
         report = Step() if engine.idle else engine.step()
         if events:
@@ -70,7 +74,9 @@ def run(engine: Engine, link: Link, clerk: Clerk) -> None:
             steps_since_collect = 0
 
 
-def _drain(inbox: queue.SimpleQueue[Prepared | Cancel | Shutdown], *, wait: bool) -> list[Prepared | Cancel | Shutdown]:
+def _drain(
+    inbox: queue.SimpleQueue[Prepared | Cancel | Keep | Shutdown], *, wait: bool
+) -> list[Prepared | Cancel | Keep | Shutdown]:
     arrived = [inbox.get()] if wait else []
     with contextlib.suppress(queue.Empty):
         while True:

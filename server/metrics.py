@@ -122,7 +122,10 @@ class Metrics:
         self.memory_budget = self._gauge("memory_budget_bytes", "What all models may hold", "device")
         self.memory_reserved = self._gauge("memory_reserved_bytes", "What the models hold", "device")
         self.memory_other = self._gauge("memory_other_bytes", "What other programs hold", "device")
-        self.conversations = self._gauge("conversations_bytes", "Computed prompts in host memory, beside the budget")
+        self.conversations = self._gauge("conversations_bytes", "Computed prompts in host memory")
+        self.conversations_reserved = self._gauge(
+            "conversations_reserved_bytes", "What is booked for them in the budget; 0 on a card"
+        )
         ratio = self._histogram("memory_prediction_error_ratio", "Measured / predicted", _ERROR_RATIOS, "backend")
         self.prediction_error = {backend: ratio.labels(backend) for backend in backends}
         make = _Maker(self)
@@ -138,6 +141,7 @@ class Metrics:
         self.memory_reserved.labels(memory.device).set(memory.reserved_bytes)
         self.memory_other.labels(memory.device).set(memory.other_bytes)
         self.conversations.set(memory.conversations_bytes)
+        self.conversations_reserved.set(memory.conversations_reserved_bytes)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""

@@ -16,6 +16,7 @@ OUR = {"server", "backends", "quantize", "demo", "bench", "tests"}
 HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "numpy", "jinja2", "gguf", "llguidance"}
 SERVER_MAY_USE = {
     "backends.messages",
+    "backends.prefix.worth",
     "backends.formats.base",
     "backends.formats.known",
     "backends.formats.pieces",

@@ -140,6 +140,10 @@ class GeneratingEngine:
         self._start_waiting_choices()
         return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
 
+    def keep(self, max_bytes: int) -> None:
+        """See `backends.engine.Engine`."""
+        self._residency.keep(max_bytes)
+
     def step(self) -> Step:
         """One forward pass over every sequence that has a share in it, and what came out of it."""
         begin = time.perf_counter_ns()

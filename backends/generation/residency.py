@@ -79,6 +79,11 @@ class Residency:
         """What the store takes in host memory."""
         return self._store.n_bytes if self._store is not None else 0
 
+    def keep(self, max_bytes: int) -> None:
+        """Hold at most so many bytes in host memory; who waited there to go on computes again what had to leave."""
+        if self._store is not None:
+            self._store.limit(max_bytes, now_s=self._clock())
+
     # Coming
 
     def admit(self, sequence: Sequence) -> Verdict:

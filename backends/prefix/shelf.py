@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
+from backends.prefix.worth import SUFFIX, file_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
 _MAGIC: Final = b"onecard-prefix-1"
-_SUFFIX: Final = ".kv"
 _HEAD_BYTES: Final = 4096
 """A page for the label, so that what follows is aligned."""
 
@@ -43,7 +44,7 @@ class Label(msgspec.Struct, frozen=True):
     cost_us: float = 0.0
     """What computing it again would take, beyond what other states share with it."""
     checksum: int | None = None
-    """Of the state; None in host memory, which no power cut leaves half written."""
+    """Of label, tokens and state; None in host memory, which no power cut leaves half written."""
 
 
 @dataclass(eq=False)
@@ -83,7 +84,7 @@ class Shelf:
         """What a worker before this one has left; whatever else lies in the folder is removed."""
         found = []
         for path in sorted(self._folder.iterdir()):
-            box = self._read(path) if path.suffix == _SUFFIX else None
+            box = self._read(path) if path.suffix == SUFFIX else None
             if box is not None and box.label.identity == identity:
                 found.append(box)
             else:
@@ -94,7 +95,7 @@ class Shelf:
         self, label: Label, tokens: NDArray[np.int32], fill: Callable[[NDArray[np.uint8]], bool], *, now_s: float
     ) -> Box | None:
         """Write a state that `fill` puts into `(n_state,) uint8`; None where that fails or the folder is full."""
-        path = self._free_name()
+        path = self._free_name(label.cost_us)
         part = path.with_suffix(".part")
         at = _HEAD_BYTES + _pages(tokens.nbytes)
         try:
@@ -106,7 +107,7 @@ class Shelf:
             view = np.frombuffer(mmap.mmap(file, at + label.n_state), np.uint8)
             done = fill(view[at:])
             if done and self._checked:
-                label = msgspec.structs.replace(label, checksum=zlib.crc32(view[at:].data))
+                label = msgspec.structs.replace(label, checksum=_checksum(label, tokens, view[at:]))
             head = _MAGIC + msgspec.json.encode(label)
             view[: len(head)] = np.frombuffer(head, np.uint8)
             view[_HEAD_BYTES : _HEAD_BYTES + tokens.nbytes] = np.ascontiguousarray(tokens).view(np.uint8)
@@ -132,7 +133,7 @@ class Shelf:
         if len(mapped) != at + box.label.n_state:
             return None
         view = np.frombuffer(mapped, np.uint8, offset=at)
-        good = box.label.checksum is None or zlib.crc32(view.data) == box.label.checksum
+        good = not self._checked or _checksum(box.label, box.tokens, view) == box.label.checksum
         return view if good else None
 
     def touch(self, box: Box, now_s: float) -> None:
@@ -146,10 +147,10 @@ class Shelf:
         """Remove it."""
         box.path.unlink(missing_ok=True)
 
-    def _free_name(self) -> Path:
+    def _free_name(self, cost_us: float) -> Path:
         while True:
             self._number += 1
-            path = self._folder / f"{self._number:08d}{_SUFFIX}"
+            path = self._folder / file_name(self._number, cost_us)
             if not path.exists():
                 return path
 
@@ -161,12 +162,19 @@ class Shelf:
                 if not head.startswith(_MAGIC):
                     return None
                 label = msgspec.json.decode(head[len(_MAGIC) :].rstrip(b"\0"), type=Label)
-                if status.st_size != _HEAD_BYTES + _pages(4 * label.n_tokens) + label.n_state:
+                whole = _HEAD_BYTES + _pages(4 * label.n_tokens) + label.n_state
+                if min(label.n_tokens, label.n_state) < 0 or status.st_size != whole:
                     return None
                 tokens = np.frombuffer(file.read(4 * label.n_tokens), np.int32)
         except (OSError, msgspec.MsgspecError):
             return None
         return Box(path, label, tokens, status.st_mtime)
+
+
+def _checksum(label: Label, tokens: NDArray[np.int32], state: NDArray[np.uint8]) -> int:
+    """Over everything that a wrong bit in would make a wrong answer of."""
+    said = zlib.crc32(msgspec.json.encode(msgspec.structs.replace(label, checksum=None)))
+    return zlib.crc32(state.data, zlib.crc32(np.ascontiguousarray(tokens).data, said))
 
 
 def _pages(n_bytes: int) -> int:

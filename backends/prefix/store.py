@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.prefix.index import PrefixIndex
 from backends.prefix.shelf import Box, Label, Shelf, size_of
+from backends.prefix.worth import worth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 LEAST_TOKENS: Final = 16
 """Fewer are computed again faster than they are looked after."""
-HALF_LIFE_S: Final = 600.0
-"""After so long without a use the next one is half as likely."""
 _MOST_CANDIDATES: Final = 32
 
 
@@ -28,12 +27,6 @@ class Found(NamedTuple):
 
     box: Box
     n_tokens: int
-
-
-def worth(cost_us: float, n_uses: int, idle_s: float, n_bytes: int) -> float:
-    """Microseconds of computing saved per byte, as far as uses so far tell of uses to come."""
-    likelihood: float = (1 + n_uses) * 0.5 ** (max(0.0, idle_s) / HALF_LIFE_S)
-    return cost_us * likelihood / n_bytes
 
 
 class PrefixStore:
@@ -62,6 +55,11 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._of)
 
+    def limit(self, max_bytes: int, *, now_s: float) -> None:
+        """Hold no more than that in host memory from now on; what is pinned leaves last."""
+        self._tiers[self._host] = max_bytes
+        self._make_room(self._host, 0, worth_at_least=None, now_s=now_s, pinned_too=True)
+
     def find(self, tokens: NDArray[np.int32], *, domain: str, session: str = "", most: int) -> Iterator[Found]:
         """Boxes that hold at most `most` of the first tokens and can be cut to that, longest first."""
         found = []
@@ -73,7 +71,9 @@ class PrefixStore:
         return iter(found)
 
     def open(self, box: Box, *, now_s: float) -> NDArray[np.uint8] | None:
-        """The bytes of a box; None for one that turns out to be broken, which is dropped."""
+        """The bytes of a box; None for one that has left, or that turns out to be broken, which is dropped."""
+        if box not in self._of:
+            return None
         state = self._of[box].open(box)
         if state is None:
             self.drop(box)
@@ -117,7 +117,7 @@ class PrefixStore:
         uses = sum(1 + box.n_uses for box in contained)
         n_bytes = size_of(int(tokens.size), n_state)
         given_back = sum(box.n_bytes for box in contained if self._of[box] is self._host)
-        bound = None if pinned else worth(label.cost_us, uses, 0.0, n_bytes)
+        bound = None if pinned else worth(label.cost_us, uses + 1, 0.0, n_bytes)  # who has just spoken goes on likelier
         if not self._make_room(self._host, n_bytes - given_back, worth_at_least=bound, now_s=now_s, spare=contained):
             return None
         for box in contained:
@@ -149,17 +149,18 @@ class PrefixStore:
         worth_at_least: float | None,
         now_s: float,
         spare: list[Box] | None = None,
+        pinned_too: bool = False,
     ) -> bool:
         """Let those of least worth leave until so many bytes are free, none worth more than `worth_at_least`."""
         needed = self._bytes[tier] + n_bytes - self._tiers[tier]
         leaving: list[Box] = []
         if needed > 0:
             rated = sorted(
-                (worth(b.label.cost_us, b.n_uses, now_s - b.used_s, b.n_bytes), i, b)
+                (b.pinned, worth(b.label.cost_us, b.n_uses, now_s - b.used_s, b.n_bytes), i, b)
                 for i, (b, where) in enumerate(self._of.items())
-                if where is tier and not b.pinned and (spare is None or b not in spare)
+                if where is tier and (pinned_too or not b.pinned) and (spare is None or b not in spare)
             )
-            for rate, _, box in rated:
+            for _, rate, _, box in rated:
                 if needed <= 0 or (worth_at_least is not None and rate > worth_at_least):
                     break
                 leaving.append(box)

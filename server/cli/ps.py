@@ -70,7 +70,10 @@ def page(status: dict[str, Any]) -> Group:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
     lines += [Text(line) for line in troubles(status)]
-    lines.append(Text("MEMORY is what was predicted / what was measured", style="dim"))
+    legend = "MEMORY is what was predicted / what was measured"
+    if status["memory"].get("conversations_reserved_bytes"):
+        legend += "; ~ is kept for conversations"
+    lines.append(Text(legend, style="dim"))
     if others := status["memory"].get("other_bytes"):
         lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
     return Group(*lines)
@@ -111,10 +114,15 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
 
 
 def bar(status: dict[str, Any]) -> str:
-    """`[AAAABB......] 1.2 GiB of 11.2 GiB on cuda`: each model's share under its letter, one cell at least."""
+    """`[AAAABB~.....] 1.2 GiB + 0.1 GiB of 11.2 GiB on cpu`: each share, one cell at least.
+
+    A letter is a model's, `~` is what is booked for computed prompts, which yield to models.
+    """
     memory = status["memory"]
     budget, reserved = memory["budget_bytes"] or 0, memory["reserved_bytes"] or 0
-    return f"[{_drawn(status, budget)}] {format_size(reserved)} of {format_size(budget)} on {memory['device']}"
+    kept = memory.get("conversations_reserved_bytes") or 0
+    more = f" + {format_size(kept)}" if kept else ""
+    return f"[{_drawn(status, budget)}] {format_size(reserved)}{more} of {format_size(budget)} on {memory['device']}"
 
 
 def _drawn(status: dict[str, Any], budget: int) -> str:
@@ -126,6 +134,9 @@ def _drawn(status: dict[str, Any], budget: int) -> str:
             end_bytes += held_bytes(model)
             cells = max(1, round(_BAR_CELLS * end_bytes / budget) - len(drawn))
             drawn += marks[model["name"]] * cells
+    kept = status["memory"].get("conversations_reserved_bytes") or 0
+    if budget and kept:
+        drawn += "~" * max(1, round(_BAR_CELLS * (end_bytes + kept) / budget) - len(drawn))
     return drawn[:_BAR_CELLS].ljust(_BAR_CELLS, ".")
 
 

@@ -1,8 +1,8 @@
 """Where workers keep computed prompts in host memory: a folder per model that outlives its worker, under one cap.
 
-Owns the folders and who may fill how much of them; what lies in the files is the workers' business. The cap holds for
-all models together, loaded or not. Whatever is in the folders belongs to this server: it goes when the server ends,
-and what a server that was killed has left goes at the next start.
+Owns the folders and who may fill how much of them (`shares` decides); what lies in the files is the workers' business.
+The cap holds for all models together, loaded or not. Whatever is in the folders, on a disk too, belongs to this server:
+it goes when the server ends, and what a server that was killed has left goes at the next start.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.messages import Store
+from backends.prefix.worth import cost_of, worth
+from server.memory import host
+from server.memory.shares import Change, Kept, Shares
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own in it, for this user only
 _LOCK: Final = "lock"
 _SHARE_OF_FOLDER: Final = 0.5
 """Of what the file system has free, because others use it too."""
@@ -31,90 +35,189 @@ _LEAST_BYTES: Final = 1 << 20
 _LOG = logging.getLogger("onecard.conversations")
 
 
+@dataclass(eq=False)
+class Root:
+    """A folder of this server's, locked as long as the server lives."""
+
+    path: Path
+    lock: int
+
+    def remove(self) -> None:
+        """Everything in it, and then the lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self.lock)
+
+
 @dataclass
 class Conversations:
     """See the module's text. `root` is None where nothing is kept."""
 
-    root: Path | None
+    root: Root | None
     max_bytes: int
-    disk_root: Path | None = None
+    disk: Root | None = None
     disk_bytes: int = 0
     n_models: int = 1
-    """How many may want a share."""
-    _lock: int = -1
-    _granted: dict[str, int] = field(default_factory=dict)
+    """How many share the disk."""
+    _shares: Shares = field(default_factory=Shares)
+    _listeners: dict[str, Callable[[int], None]] = field(default_factory=dict)
 
-    def grant(self, model: str) -> Store | None:
-        """A folder for a worker about to start and the bytes it may fill; None where there is nothing to give.
+    @property
+    def booked_bytes(self) -> int:
+        """The most that all files can come to before anybody is told otherwise."""
+        return self._shares.booked_bytes
 
-        With other models about, half of what is not granted yet; older files of models that are not loaded make room.
-        """
-        self.release(model)
-        left = self.max_bytes - sum(self._granted.values())
-        share = left if self.n_models == 1 else left // 2
-        if self.root is None or share < _LEAST_BYTES:
-            return None
-        folder = self.root / _folder_name(model)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self._granted[model] = share
-        _shrink([folder], share)
-        mine = {_folder_name(name) for name in self._granted}
-        others = [other for other in self.root.iterdir() if other.is_dir() and other.name not in mine]
-        _shrink(others, self.max_bytes - sum(self._granted.values()))
-        disk = "" if self.disk_root is None else str(self.disk_root / _folder_name(model))
-        return Store(str(folder), share, disk, self.disk_bytes // self.n_models)
-
-    def release(self, model: str) -> None:
-        """The model's worker is gone; its files stay."""
-        self._granted.pop(model, None)
+    @property
+    def n_loaded(self) -> int:
+        """Workers that may keep something."""
+        return self._shares.n_loaded
 
     @property
     def used_bytes(self) -> int:
         """What all files take."""
-        return sum(n_bytes for _, n_bytes, _ in _files(self.root.iterdir())) if self.root is not None else 0
+        return sum(n_bytes for _, n_bytes, _ in _files(self.root.path.iterdir())) if self.root is not None else 0
+
+    def join(self, model: str, room: int) -> Store | None:
+        """A folder for a worker about to start, with what it may hold of so much room; None where nothing is kept."""
+        if self.root is None:
+            return None
+        folder = self.root.path / _folder_name(model)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            _off(error)
+            return None
+        bound, leaving = self._shares.join(model, room)
+        _remove(leaving)
+        disk = "" if self.disk is None else str(self.disk.path / _folder_name(model))
+        return Store(str(folder), bound, disk, self.disk_bytes // self.n_models)
+
+    def listens(self, model: str, keep: Callable[[int], None]) -> None:
+        """The worker takes new bounds from now on, and confirms each."""
+        self._listeners[model] = keep
+
+    def confirm(self, model: str, n_bytes: int) -> None:
+        """The worker holds no more than that."""
+        self._shares.confirm(model, n_bytes)
+
+    def leave(self, model: str) -> None:
+        """The worker is gone; its files stay, but for one that it may have been writing."""
+        self._listeners.pop(model, None)
+        if self.root is None or not self._shares.has(model):
+            return
+        kept, now_s = [], time.time()
+        for used_s, n_bytes, path in _files([self.root.path / _folder_name(model)]):
+            cost_us = cost_of(path.name)
+            if cost_us:
+                kept.append(Kept(str(path), n_bytes, worth(cost_us, 0, now_s - used_s, n_bytes)))
+            else:
+                path.unlink(missing_ok=True)
+        self._shares.leave(model, kept)
+
+    def fit(self, room: int) -> None:
+        """Share so much room out anew: workers are told, files of models that are not loaded leave."""
+        self._perform(self._shares.fit(room, listening=self._listeners))
+
+    def before_leaving(self, model: str, room: int, *, n_loaded: int) -> None:
+        """Have a worker that is about to end move to its disk what would have to leave memory without it.
+
+        `room` is what will be there, beside so many loaded models.
+        """
+        if self.disk is not None and model in self._listeners:
+            self._perform(self._shares.lessen(model, max(0, room) // (n_loaded + 1)))
 
     def close(self) -> None:
         """Remove everything; only once no worker is left."""
-        if self.root is not None:
-            shutil.rmtree(self.root, ignore_errors=True)
-            self.root = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        for root in (self.root, self.disk):
+            if root is not None:
+                root.remove()
+        self.root = self.disk = None
+        self._shares = Shares()
+
+    def _perform(self, change: Change) -> None:
+        _remove(change.leaving)
+        for model, n_bytes in change.bounds.items():
+            self._listeners[model](n_bytes)
 
 
 def open_conversations(
     max_bytes: int,
     *,
     n_models: int,
-    within: Path = SHARED_MEMORY,
+    within: Path | None = None,
     disk_root: Path | None = None,
     disk_bytes: int = 0,
 ) -> Conversations:
-    """Clean up after servers that are no more, and make this one's folder; without memory to give there is none."""
+    """Clean up after servers that are no more, and make this one's folders; without memory to give there is none.
+
+    Without `within` the folder is in the first file system in memory that has room for it, or the roomiest one.
+    """
+    folders = host.memory_folders() if within is None else [within]
+    if disk_root is not None:
+        _sweep([disk_root])
     try:
-        _sweep(within)
-        status = os.statvfs(within)
-        max_bytes = min(max_bytes, int(status.f_bavail * status.f_frsize * _SHARE_OF_FOLDER))
-        if max_bytes < _LEAST_BYTES:
-            return Conversations(None, 0)
-        root = Path(tempfile.mkdtemp(prefix=_prefix(), dir=within))  # for this user only
-        lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _sweep(folders)
+        roomy = [(min(max_bytes, _room_in(folder)), folder) for folder in folders]
     except OSError as error:
-        _LOG.warning("conversations_off reason=%s hint=%s", error.strerror, "they are computed again after a swap")
+        return _off(error)
+    if not roomy or max_bytes < _LEAST_BYTES:
         return Conversations(None, 0)
-    disk = disk_root if disk_bytes >= _LEAST_BYTES else None
-    return Conversations(root, max_bytes, disk, disk_bytes if disk else 0, max(1, n_models), lock)
+    room, place = roomiest(roomy)
+    if room < max_bytes:
+        hint = f"give {place} more room, such as docker run --shm-size"
+        wanted = format_size(max_bytes)
+        _LOG.warning("conversations_small have=%r wanted=%r hint=%r", format_size(room), wanted, hint)
+    if room < _LEAST_BYTES:
+        return Conversations(None, 0)
+    try:
+        root = _make(place)
+    except OSError as error:
+        return _off(error)
+    disk = _make_on_disk(disk_root) if disk_root is not None and disk_bytes >= _LEAST_BYTES else None
+    return Conversations(root, room, disk, disk_bytes if disk else 0, max(1, n_models))
+
+
+def roomiest(found: Sequence[tuple[int, Path]]) -> tuple[int, Path]:
+    """Of folders and what could be had there the one with most, the first of equal ones."""
+    return max(found, key=lambda pair: pair[0])
+
+
+def _off(error: OSError) -> Conversations:
+    _LOG.warning("conversations_off reason=%r hint=%r", error.strerror, "they are computed again after a swap")
+    return Conversations(None, 0)
+
+
+def _room_in(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return int(status.f_bavail * status.f_frsize * _SHARE_OF_FOLDER)
+
+
+def _make(within: Path) -> Root:
+    """A new folder for this user only, locked before it has the name that others sweep. Raises OSError."""
+    made = Path(tempfile.mkdtemp(prefix=f"new-{_prefix()}", dir=within))
+    lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    path = made.with_name(made.name.removeprefix("new-"))
+    made.rename(path)
+    return Root(path, lock)
+
+
+def _make_on_disk(within: Path) -> Root | None:
+    try:
+        within.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _make(within)
+    except OSError as error:
+        hint = "conversations that leave memory are computed again"
+        _LOG.warning("conversations_disk_off reason=%r hint=%r", error.strerror, hint)
+        return None
 
 
 def _prefix() -> str:
     return f"onecard-{os.getuid()}-"
 
 
-def _sweep(within: Path) -> None:
+def _sweep(places: Sequence[Path]) -> None:
     """Remove the folders whose servers have ended: nobody holds their locks."""
-    for folder in within.glob(f"{_prefix()}*"):
+    for folder in (folder for within in places for folder in within.glob(f"{_prefix()}*")):
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             continue
         with contextlib.suppress(OSError):
@@ -131,15 +234,9 @@ def _folder_name(model: str) -> str:
     return hashlib.sha256(model.encode()).hexdigest()[:24]
 
 
-def _shrink(folders: list[Path], max_bytes: int) -> None:
-    """Remove files, those least recently used first, until the folders hold no more than that."""
-    files = sorted(_files(folders))
-    excess = sum(n_bytes for _, n_bytes, _ in files) - max_bytes
-    for _, n_bytes, path in files:
-        if excess <= 0:
-            return
-        path.unlink(missing_ok=True)
-        excess -= n_bytes
+def _remove(files: Iterable[Kept]) -> None:
+    for file in files:
+        Path(file.key).unlink(missing_ok=True)
 
 
 def _files(folders: Iterator[Path] | list[Path]) -> list[tuple[float, int, Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,22 @@ def total_bytes(root: Path = _ROOT) -> int:
 def anonymous_bytes(pid: int, root: Path = _ROOT) -> int:
     """Bytes of memory a process has for itself alone; 0 when it is gone."""
     return _table(root / f"proc/{pid}/status").get("RssAnon", 0) * 1024
+
+
+def memory_folders(root: Path = _ROOT) -> list[Path]:
+    """Folders that lie in memory (tmpfs) and can be written to, the usual one first."""
+    named = ["/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]  # noqa: S108
+    try:
+        rows = [line.split() for line in (root / "proc/mounts").read_text(errors="replace").splitlines()]
+    except OSError:
+        return []
+    kinds = {Path(row[1]): row[2] for row in rows if len(row) > 2}
+    found = []
+    for folder in dict.fromkeys(Path(name) for name in named if name):
+        mount = next((parent for parent in (folder, *folder.parents) if parent in kinds), None)
+        if mount is not None and kinds[mount] == "tmpfs" and os.access(folder, os.W_OK | os.X_OK):
+            found.append(folder)
+    return found
 
 
 def _table(path: Path) -> dict[str, int]:

@@ -2,6 +2,9 @@
 
 A reservation that would bring the sum of all bookings above the budget by one byte is refused. Two things can still go
 wrong, and `over_bytes` counts both: a budget that shrinks under its bookings, and a load that took more than was left.
+
+Computed prompts are booked beside the models where they lie in the same memory. They yield: what is free for models
+is counted without them, and booked once they have made room.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ class Ledger:
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
         self._bookings: dict[str, Booking] = {}
+        self._conversations_bytes = 0
 
     @property
     def budget_bytes(self) -> int:
@@ -56,7 +60,7 @@ class Ledger:
 
     @property
     def reserved_bytes(self) -> int:
-        """What they have booked."""
+        """What models have booked."""
         return sum(booking.booked_bytes for booking in self._bookings.values())
 
     @property
@@ -67,17 +71,27 @@ class Ledger:
         return sum(known) if len(known) == len(measured) else None
 
     @property
+    def conversations_bytes(self) -> int:
+        """What is booked for computed prompts."""
+        return self._conversations_bytes
+
+    @property
     def free_bytes(self) -> int:
-        """What is left; 0 while models hold more than the budget."""
-        return max(0, self._left_bytes)
+        """What is left for models, to whom computed prompts yield; 0 while models hold more than the budget."""
+        return max(0, self._left_by_models)
+
+    @property
+    def nobodys_bytes(self) -> int:
+        """What neither models nor computed prompts have."""
+        return max(0, self._left_by_models - self._conversations_bytes)
 
     @property
     def over_bytes(self) -> int:
         """How much has to leave until what models hold is inside the budget again."""
-        return max(0, -self._left_bytes)
+        return max(0, -self._left_by_models)
 
     @property
-    def _left_bytes(self) -> int:
+    def _left_by_models(self) -> int:
         unbooked = sum(booking.unbooked_bytes for booking in self._bookings.values())
         return self._budget_bytes - self.reserved_bytes - unbooked
 
@@ -93,19 +107,20 @@ class Ledger:
         """Book a model before it is loaded. Raises LedgerError when the budget is too small or it is booked already."""
         if model in self._bookings:
             raise LedgerError(f"model '{model}' is booked already")
-        if footprint.total_bytes > self.free_bytes:
-            raise LedgerError(f"model '{model}' needs {footprint.total_bytes} bytes, {self.free_bytes} are free")
+        if footprint.total_bytes > self.nobodys_bytes:
+            raise LedgerError(f"model '{model}' needs {footprint.total_bytes} bytes, {self.nobodys_bytes} are free")
         self._bookings[model] = Booking(footprint, footprint.total_bytes)
 
     def settle(self, model: str, measured_bytes: int, parts: Mapping[str, int]) -> Booking:
         """Put what a loaded model takes with all its buffers in place of what was predicted; 0 means not measured.
 
-        The booking grows as far as the budget goes; what is beyond counts in `over_bytes`.
+        The booking grows as far as the budget goes, further when computed prompts have made room; what is beyond that
+        counts in `over_bytes`.
         """
         before = self._bookings[model]
         if measured_bytes <= 0:
             return before
-        room = self.free_bytes + before.booked_bytes
+        room = self.nobodys_bytes + before.booked_bytes
         after = replace(
             before,
             booked_bytes=min(measured_bytes, room),
@@ -114,6 +129,19 @@ class Ledger:
         )
         self._bookings[model] = after
         return after
+
+    def book_conversations(self, n_bytes: int) -> None:
+        """Book what computed prompts may take from now on. Raises LedgerError when that is more than is there.
+
+        Models that took more than was left for them get what this gives back.
+        """
+        if n_bytes > self._conversations_bytes + self.nobodys_bytes:
+            raise LedgerError(f"computed prompts want {n_bytes} bytes, {self.nobodys_bytes} more are free")
+        self._conversations_bytes = n_bytes
+        for model, booking in list(self._bookings.items()):
+            more = min(booking.unbooked_bytes, self._budget_bytes - self.reserved_bytes - n_bytes)
+            if more > 0:
+                self._bookings[model] = replace(booking, booked_bytes=booking.booked_bytes + more)
 
     def release(self, model: str) -> None:
         """Give a model's bytes back; only after its worker has exited."""

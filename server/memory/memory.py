@@ -1,6 +1,7 @@
 """The memory that models share on this machine: which device, how large the budget, who else holds some of it.
 
-Owns the ledger and what is known about the device. What fits is decided in `server.memory.placement`.
+Owns the ledger and what is known about the device. What fits is decided in `server.memory.placement`. Computed prompts
+lie in host memory: on the CPU that is the models' memory, so they are in the same books and yield to models.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from backends.footprint import Device
+    from backends.messages import Store
     from server.settings.config import MemorySection
 
 CPU_SHARE: Final = 0.8
@@ -30,6 +32,8 @@ LEAST_AUTO_BYTES: Final = 512 * 2**20
 CONVERSATIONS_SHARE: Final = 1 / 16
 """Of the available host memory, for computed prompts."""
 MOST_AUTO_CONVERSATIONS: Final = 8 * 2**30
+_CONFIRMED_WITHIN_S: Final = 10.0
+"""For workers to let computed prompts go: a step may be under way."""
 LOOK_EVERY_S: Final = 2.0
 LEAST_CHANGE: Final = 1 / 64
 """An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing."""
@@ -64,6 +68,9 @@ class Memory:
         self._device_total_bytes = device_total_bytes
         self._last_free_bytes = free_bytes
         self._auto = auto
+        self._promised_bytes = 0
+        """To a load that is about to be booked."""
+        self._confirmed = asyncio.Event()
 
     @property
     def other_bytes(self) -> int:
@@ -77,7 +84,68 @@ class Memory:
     def release(self, model: str) -> None:
         """Give a model's bytes back: its worker has exited, or there was none."""
         self.ledger.release(model)
-        self.conversations.release(model)
+        self.conversations.leave(model)
+        self.share_out()
+
+    def close(self) -> None:
+        """Leave nothing behind; only once no worker is left."""
+        self.conversations.close()
+        self._book()
+
+    # Computed prompts
+
+    @property
+    def _room(self) -> int:
+        """What they may take: the cap, and on the CPU no more than models leave."""
+        cap = self.conversations.max_bytes
+        return cap if self.device != "cpu" else min(cap, max(0, self.ledger.free_bytes - self._promised_bytes))
+
+    def share_out(self) -> None:
+        """What models hold has changed: share what they leave out among computed prompts."""
+        self.conversations.fit(self._room)
+        self._book()
+
+    def store_for(self, model: str) -> Store | None:
+        """Where the worker of a model that is booked may keep computed prompts; `share_out` may give it more later."""
+        store = self.conversations.join(model, self._room)
+        self._book()
+        return store
+
+    def on_keeps(self, model: str, n_bytes: int) -> None:
+        """A worker holds no more than that of computed prompts."""
+        self.conversations.confirm(model, n_bytes)
+        self.share_out()
+        self._confirmed.set()
+
+    async def make_room(self, n_bytes: int, *, within_s: float = _CONFIRMED_WITHIN_S) -> None:
+        """Let computed prompts leave until a model of so many bytes can be booked, or the time is over."""
+        if self.device != "cpu" or n_bytes > self.ledger.free_bytes:
+            return
+        self._promised_bytes = n_bytes
+        try:
+            self.share_out()
+            async with asyncio.timeout(within_s):
+                while self.ledger.nobodys_bytes < n_bytes:
+                    self._confirmed.clear()
+                    await self._confirmed.wait()
+        except TimeoutError:
+            _LOG.warning("conversations_stay reason=%r", "a worker did not confirm in time that it keeps less")
+        finally:
+            self._promised_bytes = 0
+
+    def before_leaving(self, model: str, *, for_bytes: int) -> None:
+        """A worker is about to end to make room for so many bytes: what would have to leave memory goes to its disk."""
+        booking = self.ledger.booking(model)
+        freed = booking.booked_bytes if booking is not None else 0
+        room = self.conversations.max_bytes
+        if self.device == "cpu":
+            room = min(room, self.ledger.free_bytes + freed - for_bytes)
+        n_loaded = max(0, self.conversations.n_loaded - 1) + bool(for_bytes)
+        self.conversations.before_leaving(model, room, n_loaded=n_loaded)
+
+    def _book(self) -> None:
+        if self.device == "cpu":
+            self.ledger.book_conversations(self.conversations.booked_bytes)
 
     def status(self) -> MemoryStatus:
         """The budget at this moment."""
@@ -88,6 +156,7 @@ class Memory:
             other_bytes=self.other_bytes,
             over_bytes=self.ledger.over_bytes,
             conversations_bytes=self.conversations.used_bytes,
+            conversations_reserved_bytes=self.ledger.conversations_bytes,
             conversations_max_bytes=self.conversations.max_bytes,
         )
 
@@ -113,6 +182,7 @@ class Memory:
         budget_bytes = self._auto(self._last_free_bytes + held_bytes)  # what models hold is not free, and yet theirs
         if abs(budget_bytes - self.ledger.budget_bytes) >= LEAST_CHANGE * self.ledger.budget_bytes:
             self.ledger.resize(budget_bytes)
+            self.share_out()
             for tell in self.on_budget_change:
                 tell()
 
@@ -157,7 +227,7 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
         return _on_card(settings, card, _conversations(settings, n_models))
     conversations = _conversations(settings, n_models)
     available = host.available_bytes()
-    auto = _auto_on_host(settings.reserve + conversations.max_bytes)
+    auto = _auto_on_host(settings.reserve)
     return Memory(
         "cpu",
         auto(available) if settings.budget == "auto" else settings.budget,
@@ -169,7 +239,7 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
 
 
 def _conversations(settings: MemorySection, n_models: int) -> Conversations:
-    """What is kept of computed prompts; nothing for whoever has no models to load."""
+    """Where computed prompts are kept; nothing for whoever has no models to load."""
     if n_models == 0:
         return Conversations(None, 0)
     automatic = min(int(host.available_bytes() * CONVERSATIONS_SHARE), MOST_AUTO_CONVERSATIONS)

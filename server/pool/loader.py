@@ -83,6 +83,7 @@ class Loader:
         assert placed is not None
         if isinstance(placed, Refused):
             raise LoadRefusedError(placed.code, placed.message, strike=False)
+        await self.memory.make_room(placed.footprint.total_bytes)
         try:
             self.memory.ledger.reserve(entry.name, placed.footprint)
         except LedgerError as error:
@@ -91,6 +92,7 @@ class Loader:
             await self._wait_for_card(entry.name, placed)
             worker = Worker(self._spec(entry, placed), listener, self._timeouts)
             await worker.start(self._spares.get(entry.backend))
+            self.memory.conversations.listens(entry.name, worker.keep)
         except OSError as error:
             self.memory.release(entry.name)
             message = f"no worker process could be started: {error.strerror}"
@@ -171,6 +173,11 @@ class Loader:
         if changed:
             del self._known[entry.name]
 
+    def _keeps(self, entry: CatalogEntry) -> bool:
+        """Whether its engine computes prompts that can be found again: vectors have no state."""
+        known = self._known.get(entry.name)
+        return known is not None and known.header.gives == "text"
+
     def _plan(self, spec: LoadModel) -> Plan:
         return Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device, spec.kv_tokens)
 
@@ -194,6 +201,6 @@ class Loader:
             kv_tokens=plan.kv_tokens,
             kv_layout=plan.kv_layout,
             max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
-            store=self.memory.conversations.grant(entry.name),
+            store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.engine_options() if entry.backend == "bnb" else {},
         )

@@ -64,6 +64,8 @@ class Moves:
         resident.metrics.evictions[action.reason].inc()
         evicted = action.reason in ("room", "ttl", "pressure")
         figures = {**why(action), "freed_bytes": self._parts.prices.held_bytes(action.model)}
+        need = self._parts.prices.need_bytes(action.beneficiary, setbacks=0) if action.beneficiary else 0
+        self._parts.memory.before_leaving(action.model, for_bytes=need if isinstance(need, int) else 0)
         self._parts.tell("evicted" if evicted else "unloading", model=action.model, **figures)
         self._parts.spawn(resident.worker.stop())
 
@@ -92,6 +94,7 @@ class Moves:
             pid=worker.pid,
         )
         parts.prices.forget(name)
+        parts.memory.share_out()
         parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now))
         resident.tell_loaded()
 

@@ -139,7 +139,7 @@ class Pool:
         if not self._closed:
             self._closed = True
             if self._parts.loader is not None:
-                self._parts.memory.conversations.close()
+                self._parts.memory.close()
             self._parts.tell("stopped")
 
     # What the HTTP side asks; `info`, `status` and `capacity` are the overview's
@@ -183,6 +183,10 @@ class Pool:
     def on_step(self, worker: Worker, step: Step) -> None:
         """Events of jobs."""
         self._jobs.on_step(self._residents[worker.spec.name], step)
+
+    def on_keeps(self, worker: Worker, max_bytes: int) -> None:
+        """A worker has let computed prompts go, or may hold more."""
+        self._parts.memory.on_keeps(worker.spec.name, max_bytes)
 
     def on_exit(self, worker: Worker, how: Exit) -> None:
         """A worker is gone: first its jobs are answered, then its room is given on."""

@@ -50,7 +50,9 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     over_bytes: int = 0
     """By how much models hold more than the budget."""
     conversations_bytes: int = 0
-    """Host memory that computed prompts take, of all models, loaded or not: beside the budget."""
+    """Host memory that computed prompts take, of all models, loaded or not."""
+    conversations_reserved_bytes: int = 0
+    """What is booked for them in the budget, where host memory is what models share; 0 on a card."""
     conversations_max_bytes: int = 0
     """What they may take at most."""
     spare_bytes: int = 0

@@ -149,9 +149,10 @@ class MemorySection(Section):
     on_pressure: Literal["unload", "keep"] = "unload"
     """What happens to idle models when other programs take the memory."""
     conversations: Literal["auto"] | Size = "auto"
-    """Host memory for computed prompts, beside the budget: they come back after other requests and after a swap."""
+    """The most host memory for computed prompts, which come back after other requests and after a swap. On the CPU they
+    are part of the budget and yield to models; on a card they are beside it."""
     conversations_disk: Size = 0
-    """Of the same on the disk of the user's cache folder."""
+    """The same on the disk of the user's cache folder, for what has to leave memory; gone when the server ends."""
 
 
 class SchedulerSection(Section):

@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from server.memory.memory import MOST_AUTO_CONVERSATIONS
 from server.settings.config import Settings
 from tests.deploy.dockerfile import ROOT, stages
 
@@ -57,6 +58,10 @@ def test_there_is_time_to_drain_before_the_kill():
     drain_s = Settings().server.drain_s
     assert int(SERVICE["stop_grace_period"].removesuffix("s")) >= drain_s + 5
     assert int(re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[1]) >= drain_s + 5
+
+
+def test_computed_prompts_have_room_in_shared_memory():
+    assert int(SERVICE["shm_size"].removesuffix("gb")) << 30 >= MOST_AUTO_CONVERSATIONS
 
 
 def test_secrets_and_data_are_never_committed():

@@ -34,6 +34,9 @@ class Watcher:
     def on_step(self, worker: Worker, step: Step) -> None:
         """Nothing is ever run."""
 
+    def on_keeps(self, worker: Worker, max_bytes: int) -> None:
+        """Nothing is kept."""
+
     def on_exit(self, worker: Worker, how: Exit) -> None:
         self.how = how
         self.ended.set()

@@ -16,6 +16,7 @@ NAMES = {
     "memory_reserved_bytes",
     "memory_other_bytes",
     "conversations_bytes",
+    "conversations_reserved_bytes",
     "model_memory_predicted_bytes",
     "model_memory_measured_bytes",
     "memory_prediction_error_ratio",

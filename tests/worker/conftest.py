@@ -22,6 +22,7 @@ class Ear:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.progress: list[float] = []
+        self.keeps: list[int] = []
         self.ready: Ready | None = None
         self.how: Exit | None = None
         self.n_exits = 0
@@ -38,6 +39,10 @@ class Ear:
 
     def on_step(self, worker: Worker, step: Step) -> None:
         self.events += step.events
+        self._tell()
+
+    def on_keeps(self, worker: Worker, max_bytes: int) -> None:
+        self.keeps.append(max_bytes)
         self._tell()
 
     def on_exit(self, worker: Worker, how: Exit) -> None:
