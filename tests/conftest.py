@@ -7,7 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import canary_p
+import demo
+from tests import exceptions
+from tests.models import canary_kv, canary_p
+
+BACKENDS = ("gguf", "bnb")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what `exceptions` lists."""
+    for item in items:
+        given = (
+            item.callspec.params.get("backend")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if given and (reason := exceptions.reason_of(item.nodeid, given)):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +33,32 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("data")
         patch.setenv("XDG_DATA_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Whatever is asked of a real model is asked of both backends; what is a fact of one stands in `exceptions`."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def demo_model(backend: str) -> Path:
+    """The demo model as this backend reads it."""
+    return demo.GGUF_PATH if backend == "gguf" else demo.HF_PATH
+
+
+@pytest.fixture(scope="session")
+def canary_model(backend: str, request: pytest.FixtureRequest) -> Path:
+    """CANARY-P as this backend reads it."""
+    path: Path = request.getfixturevalue("canary_path" if backend == "gguf" else "canary_folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def canary_kv_model(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CANARY-KV with full attention as this backend reads it."""
+    folder = tmp_path_factory.mktemp("canary-kv")
+    return canary_kv.build(folder / "kv.gguf", "full") if backend == "gguf" else canary_kv.build_folder(folder / "kv")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from backends.bnb.context import BnbContext  # noqa: E402
 from backends.bnb.encoding import Source, load_encoder  # noqa: E402
 from backends.bnb.header import read  # noqa: E402
 from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
-from backends.bnb.measure import version, weight_bytes  # noqa: E402
+from backends.bnb.measure import mapped_bytes, version, weight_bytes  # noqa: E402
 from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
 from backends.bnb.weights import Order, first_line, load_model, out_of_memory, pin_positions  # noqa: E402
@@ -187,7 +187,8 @@ def _parts(
 ) -> dict[str, int] | None:
     """What this process takes once all its buffers are in use, by component.
 
-    On the CPU that is its anonymous memory; a pass's activations come and go, so they are counted as predicted.
+    On the CPU that is its anonymous memory and the weights that are mapped; a pass's activations come and go, so they
+    are counted as predicted.
     """
     compute = arithmetic.compute_bytes(info, _plan(spec))
     parts = {"weights": weight_bytes(model), "kv": cache.n_bytes, "compute": compute}
@@ -199,7 +200,7 @@ def _parts(
         parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"] - parts["kv"])
         return {**parts, "runtime": max(0, taken - sum(parts.values()))}
     held = parts["weights"] + (parts["kv"] if cache.fixed else 0)
-    return {**parts, "runtime": max(0, anonymous_bytes() - held)}
+    return {**parts, "runtime": max(0, anonymous_bytes() + mapped_bytes(model) - held)}
 
 
 def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,18 @@ import torch
 
 def weight_bytes(model: Any) -> int:
     """All tensors of a model, those shared by several layers once."""
+    return sum(_tensors(model).values())
+
+
+def mapped_bytes(model: Any) -> int:
+    """Of its tensors, those that are still in the mapped file: they are not among the process's anonymous memory."""
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".safetensors")]
+    spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in maps]
+    return sum(n for place, n in _tensors(model).items() if any(first <= place < end for first, end in spans))
+
+
+def _tensors(model: Any) -> dict[int, int]:
+    """The bytes of each tensor by its place in memory."""
     seen = {}
     for module in model.modules():
         for value in [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]:  # noqa: SLF001
@@ -22,7 +35,7 @@ def weight_bytes(model: Any) -> int:
             ):
                 if isinstance(tensor, torch.Tensor):
                     seen[_place(tensor)] = tensor.nbytes
-    return sum(seen.values())
+    return seen
 
 
 def _place(tensor: torch.Tensor) -> int:

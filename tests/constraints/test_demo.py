@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -14,7 +15,6 @@ from backends.engine import Engine
 from backends.formats.known import named
 from backends.formats.pieces import CallArguments, CallBegins
 from backends.messages import ChatPrompt, Failed, Generate, JsonSchema, LoadModel, Sampling, ToolCalls
-from demo import GGUF_PATH, HF_PATH
 from server.schemas.json_schema import checked
 from tests.constraints.schemas import REAL
 from tests.formats.recorded import ADD, WEATHER
@@ -53,14 +53,10 @@ DEMO_ADD = {
 TOOLS = [DEMO_WEATHER, DEMO_ADD]
 
 
-FILES = {"gguf": GGUF_PATH, "bnb": HF_PATH}
-
-
-@pytest.fixture(scope="module", params=[backend for backend in FILES if backend in registry.ENGINES])
-def demo(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    path = str(FILES[request.param])
-    spec = LoadModel(name="demo", backend=request.param, path=path, context=1024, parallel=16, threads=1)
-    engine = registry.engine_of(request.param)(spec, lambda _: None)
+@pytest.fixture(scope="module")
+def demo(backend: str, demo_model: Path) -> Iterator[Engine]:
+    spec = LoadModel(name="demo", backend=backend, path=str(demo_model), context=1024, parallel=16, threads=1)
+    engine = registry.engine_of(backend)(spec, lambda _: None)
     yield engine
     engine.close()
 

@@ -1,4 +1,4 @@
-"""One server with the demo model and a canary for the whole folder."""
+"""A server of each backend with the demo model and a canary for the whole folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.e2e.server import Server, serving
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, canary_path: Path) -> Iterator[Server]:
-    models = {"demo": "demo", "canary": canary_path}
+def server(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, canary_model: Path) -> Iterator[Server]:
+    models = {"demo": demo_model, "canary": canary_model}
     flags = ("--parallel", "4", "--context", "2048")
     with serving(tmp_path_factory.mktemp("e2e"), models=models, flags=flags) as running:
         yield running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import stat
 from collections.abc import Iterator
@@ -20,21 +21,20 @@ KEYS = ("first-key", "second-key")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return canary_kv.build(tmp_path_factory.mktemp("canary-kv") / "kv.gguf", "full")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Server]:
-    other = model.with_name("other.gguf")
-    other.write_bytes(model.read_bytes())
+def server(tmp_path_factory: pytest.TempPathFactory, canary_kv_model: Path) -> Iterator[Server]:
     with serving(
         tmp_path_factory.mktemp("conversations"),
-        models={"a": model, "b": other},
+        models={"a": canary_kv_model, "b": copy_of(canary_kv_model)},
         flags=("--context", "2048", "--parallel", "4"),
         env={"ONECARD_SERVER__API_KEYS": ",".join(KEYS)},
     ) as running:
         yield running
+
+
+def copy_of(model: Path) -> Path:
+    """Another model, though it computes the same."""
+    other = model.with_name("other" + model.suffix)
+    return Path(shutil.copytree(model, other) if model.is_dir() else shutil.copy(model, other))
 
 
 def ask(server: Server, tokens: list[int], *, model: str = "a", key: str = KEYS[0], **fields: Any) -> httpx2.Response:
@@ -127,8 +127,10 @@ def test_files_are_for_their_owner_only_within_the_cap_and_in_the_status(server:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_a_server_that_ended_or_was_killed(tmp_path: Path, model: Path, number: int) -> None:
-    with serving(tmp_path, models={"a": model}, flags=("--context", "512")) as server:
+def test_nothing_is_left_of_a_server_that_ended_or_was_killed(
+    tmp_path: Path, canary_kv_model: Path, number: int
+) -> None:
+    with serving(tmp_path, models={"a": canary_kv_model}, flags=("--context", "512")) as server:
         body = {"model": "a", "prompt": canary_kv.prompt(8, 100), "max_tokens": 4}
         httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60).raise_for_status()
         root = root_of(server)
@@ -136,6 +138,6 @@ def test_nothing_is_left_of_a_server_that_ended_or_was_killed(tmp_path: Path, mo
         server.stop(number)
 
     if number == signal.SIGKILL:
-        with serving(tmp_path, models={"a": model}) as successor:
+        with serving(tmp_path, models={"a": canary_kv_model}) as successor:
             successor.stop()
     assert not root.exists()

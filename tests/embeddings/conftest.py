@@ -13,8 +13,6 @@ from backends.engine import Engine
 from backends.messages import LoadModel
 from tests.embeddings import models
 
-BACKENDS = ("gguf", "bnb")
-
 
 @dataclass(frozen=True)
 class Models:
@@ -57,8 +55,3 @@ def engine_of(made: Models) -> Iterator[Callable[[str, str], Engine]]:
     yield engine
     for one in loaded.values():
         one.close()
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)

@@ -27,16 +27,9 @@ CHAT: Any = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, made) -> Iterator[Server]:
-    named = {
-        "minilm": made.path("minilm", "gguf"),
-        "ranker": made.path("ranker", "gguf"),
-        "mean": made.path("mean", "gguf"),
-        "minilm-folder": made.folders["minilm"],
-        "ranker-folder": made.folders["typed"],
-        "asleep": made.path("minilm", "gguf"),
-        "demo": "demo",
-    }
+def server(tmp_path_factory: pytest.TempPathFactory, made, backend, demo_model) -> Iterator[Server]:
+    named = {name: made.path(name, backend) for name in ("minilm", "ranker", "typed", "mean")}
+    named |= {"asleep": made.path("minilm", backend), "demo": demo_model}
     with serving(tmp_path_factory.mktemp("serve"), models=named, flags=("--context", "512")) as running:
         yield running
 
@@ -61,10 +54,9 @@ def state(server: Server, name: str) -> dict[str, Any]:
     return server.get(f"/v1/models/{name}")
 
 
-@pytest.mark.parametrize("model", ["minilm", "minilm-folder"])
-def test_the_sdk_gets_the_same_vectors_as_base64_and_as_numbers(client, server, made, model) -> None:
-    coded = client.embeddings.create(model=model, input=TEXTS)
-    plain = server.client().embeddings.create(model=model, input=TEXTS, encoding_format="float")
+def test_the_sdk_gets_the_same_vectors_as_base64_and_as_numbers(client, server, made) -> None:
+    coded = client.embeddings.create(model="minilm", input=TEXTS)
+    plain = server.client().embeddings.create(model="minilm", input=TEXTS, encoding_format="float")
 
     one, other = (np.array([item.embedding for item in answer.data]) for answer in (coded, plain))
     assert [item.index for item in plain.data] == list(range(len(TEXTS)))
@@ -161,8 +153,6 @@ def test_of_many_texts_the_one_that_is_too_long_is_named(server) -> None:
         ("/v1/embeddings", {"model": "demo", "input": "a"}, "name an embedding model"),
         ("/v1/rerank", {"model": "demo", "query": "a", "documents": ["b"]}, "a reranker"),
         ("/v1/embeddings", {"model": "ranker", "input": "a"}, "POST /v1/rerank"),
-        ("/v1/embeddings", {"model": "ranker-folder", "input": "a"}, "POST /v1/rerank"),
-        ("/v1/chat/completions", {"model": "minilm-folder", "messages": CHAT}, "POST /v1/embeddings"),
         ("/v1/chat/completions", {"model": "ranker", "messages": CHAT, "stream": True}, "POST /v1/rerank"),
     ],
 )
@@ -190,14 +180,21 @@ def test_models_tell_what_they_are_for_before_and_after_a_load(server) -> None:
 DOCUMENTS = ["The Seine flows through Paris.", "Bread is baked at 220 degrees.", "No river at all.", "x"]
 
 
-@pytest.mark.parametrize(("model", "source"), [("ranker", "ranker"), ("ranker-folder", "typed")])
-def test_documents_come_back_by_their_scores(server, made, model, source) -> None:
+def test_documents_come_back_by_their_scores(server, made) -> None:
+    check_ranking(server, made, "ranker")
+
+
+def test_a_reranker_that_tells_its_two_texts_apart_is_served(server, made) -> None:
+    check_ranking(server, made, "typed")
+
+
+def check_ranking(server, made, model: str) -> None:
     body = {"model": model, "query": "Which river?", "documents": [{"text": DOCUMENTS[0]}, *DOCUMENTS[1:]]}
     _, answer, _ = post(server, "/v1/rerank", {**body, "return_documents": True})
     _, best, _ = post(server, "/v1/rerank", {**body, "top_n": 2})
 
     scores = [result["relevance_score"] for result in answer["results"]]
-    expected = models.reference_scores(made.folders[source], "Which river?", DOCUMENTS)
+    expected = models.reference_scores(made.folders[model], "Which river?", DOCUMENTS)
     assert scores == sorted(scores, reverse=True)
     assert [result["index"] for result in answer["results"]] == np.argsort(-expected).tolist()
     assert np.abs(np.sort(expected)[::-1] - scores).max() < 2e-3
@@ -229,19 +226,18 @@ def test_what_is_wrong_with_a_ranking_is_refused_by_name(server, fields, param, 
     assert (answer["error"]["param"], answer["error"]["code"]) == (param, code), answer
 
 
-@pytest.mark.parametrize("model", ["minilm", "minilm-folder"])
-def test_requests_at_once_share_passes(server, client, model) -> None:
-    client.embeddings.create(model=model, input="wake up")
-    steps, inputs = (server.metric(f"onecard_batch_sequences_{k}", model_name=model) for k in ("count", "sum"))
+def test_requests_at_once_share_passes(server, client) -> None:
+    client.embeddings.create(model="minilm", input="wake up")
+    steps, inputs = (server.metric(f"onecard_batch_sequences_{k}", model_name="minilm") for k in ("count", "sum"))
 
     with ThreadPoolExecutor(32) as clients:
         answers = list(
-            clients.map(lambda i: client.embeddings.create(model=model, input=["a text", f"of {i}"]), range(64))
+            clients.map(lambda i: client.embeddings.create(model="minilm", input=["a text", f"of {i}"]), range(64))
         )
 
-    n_steps = server.metric("onecard_batch_sequences_count", model_name=model) - steps
+    n_steps = server.metric("onecard_batch_sequences_count", model_name="minilm") - steps
     assert len(answers) == 64
-    assert server.metric("onecard_batch_sequences_sum", model_name=model) - inputs == 128
+    assert server.metric("onecard_batch_sequences_sum", model_name="minilm") - inputs == 128
     assert n_steps < 64
 
 

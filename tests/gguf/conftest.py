@@ -15,11 +15,10 @@ from backends.engine import Engine
 from backends.messages import LoadModel
 
 
-@pytest.fixture(scope="session", params=["gguf", "bnb"])
-def canary_engine(request: pytest.FixtureRequest, canary_path: Path, canary_folder: Path) -> Iterator[Engine]:
-    path = canary_path if request.param == "gguf" else canary_folder
-    spec = LoadModel(name="canary", backend=request.param, path=str(path), context=512, parallel=4, threads=1)
-    engine = registry.engine_of(request.param)(spec, lambda _: None)
+@pytest.fixture(scope="session")
+def canary_engine(backend: str, canary_model: Path) -> Iterator[Engine]:
+    spec = LoadModel(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
+    engine = registry.engine_of(backend)(spec, lambda _: None)
     yield engine
     engine.close()
 

@@ -6,6 +6,7 @@ layers) forgets what it cannot be cut back to, `state` (recurrent) cannot be cut
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.models import shapes
+from tests.models.bytebpe import byte_spelling
 
 Kind = Literal["full", "window", "state"]
 KINDS: tuple[Kind, ...] = ("full", "window", "state")
@@ -46,9 +48,68 @@ def build(path: Path, kind: Kind) -> Path:
     return path
 
 
+def build_folder(folder: Path) -> Path:
+    """A model of the `full` kind's shape as a Hugging Face folder, with the same matrices read as transformers does."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    shape, letters = SHAPES["full"], byte_spelling()
+    words = [*letters, *(f"word{i}" for i in range(shape.n_vocab - len(letters)))]
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=words[0], eos_token=words[1]).save_pretrained(folder)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": "float32",
+        "vocab_size": shape.n_vocab,
+        "hidden_size": shape.n_embd,
+        "intermediate_size": shape.n_ff,
+        "num_hidden_layers": shape.n_layers,
+        "num_attention_heads": shape.n_heads,
+        "num_key_value_heads": shape.n_kv_heads,
+        "head_dim": shape.head_size,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "tie_word_embeddings": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(5)
+    found = {_hf_name(name): _values(rng, name, dims) for name, dims in shapes.tensors(shape).items()}
+    save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def prompt(seed: int, n_tokens: int) -> list[int]:
     """A prompt like no other."""
     return np.random.default_rng([17, seed]).integers(2, N_VOCAB, n_tokens).tolist()
+
+
+_HF_PARTS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+
+
+def _hf_name(name: str) -> str:
+    """What transformers calls a tensor of llama.cpp's: `model.norm.weight` for `output_norm.weight`."""
+    *block, part, kind = name.split(".")
+    head = f"model.layers.{block[1]}." if block else ""
+    return f"{head}{_HF_PARTS[part]}.{kind}"
 
 
 def _values(rng: np.random.Generator, name: str, dims: tuple[int, ...]) -> NDArray[np.float32]:

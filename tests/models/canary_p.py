@@ -22,9 +22,6 @@ from typing import Any
 
 import gguf
 import numpy as np
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from tests.models.bytebpe import byte_spelling, spell
 
@@ -128,6 +125,10 @@ def build(path: Path, *, metadata: Mapping[str, Any] | None = None, skip_tensors
 
 def build_folder(folder: Path) -> Path:
     """The same model as a Hugging Face folder."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     spelling = byte_spelling()
     plain = [spell(piece, spelling) for piece in PIECES[: -len(SPECIALS)]]
     merges = [(spelling[letter.encode()[0]], spelling[letter.encode()[1]]) for letter in LETTERS]
