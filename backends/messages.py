@@ -169,7 +169,7 @@ class Generate(_Plain, tag="generate", frozen=True):
     """None: off; k: the chosen token's log-probability and the k best alternatives, of the model's raw distribution."""
     ignore_eos: bool = False
     echo: bool = False
-    """Deliver the prompt's own text as the start of every choice."""
+    """Deliver the prompt's own text as the start of every choice; with `logprobs`, its tokens' as well."""
     constraint: Constraint | None = None
     reasoning_budget: int | None = None
     """Tokens after which an open reasoning block is closed; None leaves it to the model."""
@@ -252,13 +252,14 @@ Job = Generate | Tokenize | Detokenize | Embed | Rerank
 
 
 class TokenLogprob(_Plain, frozen=True):
-    """One token of the output with its log-probability.
+    """One token of the output, or of an echoed prompt, with its log-probability.
 
     `bytes` is the exact piece, `token` its text with U+FFFD for half characters.
     """
 
     token: str
-    logprob: float
+    logprob: float | None
+    """None for the first token of an echoed prompt, which nothing comes before."""
     bytes: Piece
     top: list[TokenLogprob] = []
 

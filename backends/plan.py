@@ -17,6 +17,9 @@ Device = Literal["cuda", "cpu"]
 ALL_LAYERS: Final = -1
 BATCH_TOKENS: Final = 512
 """Tokens of one forward pass at most; compute buffers are made for that many."""
+SCORED_ROWS: Final = 16
+"""Rows of a pass that may have logits beside one per sequence, for prompt tokens that are scored: 8 MiB at a vocabulary
+of 128 000."""
 CELL_BLOCK: Final = 256
 """llama.cpp rounds each sequence's cells up to this."""
 KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(

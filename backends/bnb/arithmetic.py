@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.bnb.layout import input_limit
-from backends.plan import BATCH_TOKENS, CELL_BLOCK, Device, Footprint, Plan
+from backends.plan import BATCH_TOKENS, CELL_BLOCK, SCORED_ROWS, Device, Footprint, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,7 +136,7 @@ def compute_bytes(folder: FolderInfo, plan: Plan) -> int:
     size = value_bytes(folder, plan.device)
     embedding, ff = folder.number("hidden_size"), folder.number("intermediate_size")
     activations = BATCH_TOKENS * (8 * embedding + 3 * ff) * size
-    logits = plan.parallel * folder.n_vocab * _FLOAT_BYTES
+    logits = (plan.parallel + SCORED_ROWS) * folder.n_vocab * _FLOAT_BYTES
     largest = max((t.n_elements for t in folder.tensors if is_linear(t, folder.quantization)), default=0)
     unpacked = largest * size if folder.quantization else 0
     return activations + 2 * logits + BATCH_TOKENS * plan.context * size + unpacked

@@ -52,9 +52,10 @@ class Chooser:
         sequence.token = token
         sequence.generated.append(token)
         sequence.n_unsent += 1
-        if token in self._ends:
-            return self._finish(sequence, _ending(guide), events)
         logprob = sampling.describe(token, *raw, self._model.piece) if raw is not None else None
+        if token in self._ends:
+            # Whoever scores prompts counts the tokens behind them; in an answer an end is no token.
+            return self._finish(sequence, _ending(guide), events, last=logprob if job.echo else None)
         return self._emit(sequence, token, logprob, events)
 
     def _emit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, events: list[Event]) -> bool:
@@ -83,10 +84,11 @@ class Chooser:
         *,
         head: str = "",
         logprobs: list[TokenLogprob] | None = None,
+        last: TokenLogprob | None = None,
     ) -> bool:
         """End a choice that no stop string ended: what its text still held back goes out."""
         tail, tail_logprobs, stop = sequence.text.flush()
-        shown = (logprobs or []) + tail_logprobs
+        shown = (logprobs or []) + tail_logprobs + ([] if last is None else [last])
         return self._end(sequence, "stop" if stop else reason, head + tail, shown, events, stop=stop)
 
     def _end(

@@ -25,6 +25,7 @@ from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import Phase, PreparedGenerate, Request, Sequence
 from backends.messages import Delta, Failed, Finished, Ready, Started, Step
+from backends.plan import SCORED_ROWS
 from backends.text import TextStream
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class GeneratingEngine:
         n_prompt = int(prepared.prompt.size)
         started = Started(id=job.id, prompt_tokens=n_prompt, thinking=prepared.thinking, omitted=prepared.omitted)
         opening: list[Event] = [started]
-        ends_here = prepared.limit == 0
+        ends_here = prepared.limit == 0 and prepared.scored is None
         if prepared.echo or ends_here:
             reason: FinishReason | None = "length" if ends_here else None
             opening += [
@@ -111,6 +112,7 @@ class GeneratingEngine:
         request = Request(
             job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening, plan=prepared.plan
         )
+        request.echo = prepared.scored
         self._requests[job.id] = request
         self._start(request)
         return []
@@ -156,7 +158,7 @@ class GeneratingEngine:
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
         shares = self._plan(planned / 1000)
-        outputs, n_tokens, n_prefill = self._fill(shares)
+        outputs, n_tokens, n_prefill, n_scored = self._fill(shares)
         status = self._context.decode(n_tokens)
         if status == _NO_ROOM:
             return Step(events=[*events, *self._shed()])
@@ -168,7 +170,7 @@ class GeneratingEngine:
         if outputs:
             self._advance(outputs, events)
             self._start_waiting_choices()
-        return self._report(begin, events, n_decode=len(outputs), n_prefill=n_prefill)
+        return self._report(begin, events, n_decode=len(outputs) - n_scored, n_prefill=n_prefill)
 
     def _report(self, begin_ns: int, events: list[Event], *, n_decode: int = 0, n_prefill: int = 0) -> Step:
         return Step(
@@ -243,6 +245,7 @@ class GeneratingEngine:
             sequence, n_tokens = self._sequences[share.sequence], share.n_tokens
             beside = Phase.DECODE in (slots.get(sequence.slot - 1), slots.get(sequence.slot + 1))
             more = sequence.phase is Phase.PREFILL and n_tokens < sequence.target.size - sequence.n_past
+            more = more and not sequence.request.scoring  # each of its rows is one of a few
             if more and beside and n_tokens % GRAIN == 0 and spare > 0:
                 n_tokens, spare = n_tokens + 1, spare - 1
             aligned.append(Share(share.sequence, n_tokens))
@@ -257,13 +260,18 @@ class GeneratingEngine:
 
     def _demands(self, now_us: float) -> list[Demand]:
         demands = []
+        most_scored = SCORED_ROWS
         for index, sequence in enumerate(self._sequences):
             if sequence.phase is Phase.DECODE:
                 demands.append(Demand(index, 1, True))
             elif sequence.phase is Phase.PREFILL:
                 past = sequence.n_past
-                waited_us = now_us - sequence.since_us
-                demands.append(Demand(index, sequence.target.size - past, False, past, waited_us))
+                n_tokens, waited_us = sequence.target.size - past, now_us - sequence.since_us
+                if sequence.request.scoring:
+                    n_tokens = min(n_tokens, most_scored)
+                    most_scored -= n_tokens
+                if n_tokens:
+                    demands.append(Demand(index, n_tokens, False, past, waited_us))
         return demands
 
     def _learn(self, shares: list[Share], duration_us: float) -> None:
@@ -271,14 +279,16 @@ class GeneratingEngine:
         for index, count in shares:
             sequence = self._sequences[index]
             if sequence.phase is Phase.PREFILL:
+                if sequence.request.scoring:  # its few tokens cost more than those of a usual chunk
+                    return
                 chunks.append(Chunk(sequence.n_past, count))
         self._batcher.pace.learn(n_decode=len(shares) - len(chunks), chunks=chunks, duration_us=duration_us)
 
-    def _fill(self, shares: list[Share]) -> tuple[list[tuple[Sequence, int]], int, int]:
-        """Write the batch; `(sequence, row)` of those that get an output, tokens in all, prompt tokens among them."""
+    def _fill(self, shares: list[Share]) -> tuple[list[tuple[Sequence, int]], int, int, int]:
+        """Write the batch; `(sequence, row)` of the outputs, and tokens: all, those of prompts, those to be scored."""
         context = self._context
         outputs: list[tuple[Sequence, int]] = []
-        row = n_prefill = 0
+        row = n_prefill = n_scored = 0
         for index, count in shares:
             sequence = self._sequences[index]
             past = sequence.n_past
@@ -294,12 +304,17 @@ class GeneratingEngine:
                 context.positions[row:end] = np.arange(past, past + count, dtype=np.int32)
                 context.outputs[row:end] = 0
                 n_prefill += count
+                if sequence.request.echo is not None:
+                    scored = [row + position - past for position in sequence.request.echo.wanted(past, count)]
+                    context.outputs[scored] = 1
+                    outputs += [(sequence, place) for place in scored]
+                    n_scored += len(scored)
                 if past + count == target.size:
                     context.outputs[end - 1] = 1
                     outputs.append((sequence, end - 1))
             context.sequences[row:end] = sequence.slot
             row = end
-        return outputs, row, n_prefill
+        return outputs, row, n_prefill, n_scored
 
     def _advance(self, outputs: list[tuple[Sequence, int]], events: list[Event]) -> None:
         """Choose each sequence's next token, turn it into events; `outputs` is in the order of the logits' rows."""
@@ -307,10 +322,31 @@ class GeneratingEngine:
         for output, (sequence, row) in enumerate(outputs):
             if sequence.request.job.id not in self._requests:  # a sister's constraint has failed it
                 continue
+            if sequence.request.echo is not None and self._echoed(sequence, row, logits[output], events):
+                continue
             if sequence.request.unstarted and not sequence.generated:
                 self._fork(sequence, row, logits[output], events)
             else:
                 self._choose(sequence, row, logits[output], events)
+
+    def _echoed(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> bool:
+        """Score the prompt token behind a row; False where a token has to be chosen there."""
+        request, position = sequence.request, int(self._context.positions[row])
+        echo, job = request.echo, request.job
+        assert echo is not None
+        ends = position + 1 >= request.prompt.size
+        if not ends:
+            echo.score(position, logits)
+        if not echo.told and (ends or position + 1 == sequence.n_past):
+            text, logprobs = echo.news()
+            events += [Delta(job.id, index, text, 0, logprobs) for index in range(job.n)]
+        if ends and request.limit == 0:
+            events += [Delta(job.id, index, "", 0, None, "length") for index in range(job.n)]
+            self._sequences.remove(sequence)
+            self._ended.append(sequence)
+            self._end(request, events)
+            return True
+        return not ends
 
     def _fork(self, source: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
         """Let waiting choices begin from the prompt that `source` just computed, each from the same logits."""
@@ -351,17 +387,20 @@ class GeneratingEngine:
         request.reasoning_tokens += 0 if sequence.guide is None else sequence.guide.reasoning_tokens
         request.n_open -= 1
         if request.n_open == 0:
-            del self._requests[request.job.id]
-            events.append(
-                Finished(
-                    request.job.id,
-                    prompt_tokens=int(request.prompt.size),
-                    completion_tokens=request.completion_tokens,
-                    cached_tokens=request.cached_tokens,
-                    preemptions=request.preemptions,
-                    reasoning_tokens=request.reasoning_tokens,
-                )
+            self._end(request, events)
+
+    def _end(self, request: Request, events: list[Event]) -> None:
+        del self._requests[request.job.id]
+        events.append(
+            Finished(
+                request.job.id,
+                prompt_tokens=int(request.prompt.size),
+                completion_tokens=request.completion_tokens,
+                cached_tokens=request.cached_tokens,
+                preemptions=request.preemptions,
+                reasoning_tokens=request.reasoning_tokens,
             )
+        )
 
     def _release(self, sequence: Sequence) -> None:
         self._n_waiting -= sequence.phase is Phase.WAITING

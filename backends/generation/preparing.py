@@ -11,6 +11,7 @@ import numpy as np
 
 from backends.engine import JobError, no_vectors
 from backends.formats.thinking import Thinking
+from backends.generation.scoring import Echo
 from backends.generation.sequence import PreparedGenerate
 from backends.messages import (
     Detokenize,
@@ -26,6 +27,8 @@ from backends.messages import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from backends.generation.decoder import DecoderModel
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import Event, Job
@@ -61,14 +64,23 @@ class Preparer:
         else:
             (tokens, thinking), omitted = self._tokenizer.encode(job.prompt), 0
         limit = self._limit(job, len(tokens))
-        echo = self._echo(job, tokens)
-        plan = self._tokenizer.guides.plan(job, thinking)
         prompt = np.array(tokens, dtype=np.int32)
-        return PreparedGenerate(job, prompt, limit, thinking is Thinking.OPEN, echo, omitted, plan)
+        echo, scored = self._echo(job, tokens), self._scored(job, prompt)
+        plan = self._tokenizer.guides.plan(job, thinking)
+        return PreparedGenerate(job, prompt, limit, thinking is Thinking.OPEN, echo, scored, omitted, plan)
+
+    def _scored(self, job: Generate, prompt: NDArray[np.int32]) -> Echo | None:
+        """The prompt to be echoed with log-probabilities; a prompt without tokens has none to show."""
+        if not job.echo or job.logprobs is None or not prompt.size:
+            return None
+        pieces = self._tokenizer.pieces(prompt.tolist())
+        if isinstance(job.prompt, TextPrompt):
+            pieces = as_written(pieces, job.prompt.text.encode("utf-8", "replace"))
+        return Echo(prompt, pieces, n_top=job.logprobs, literal=self._model.literal)
 
     def _echo(self, job: Generate, tokens: list[int]) -> str:
         """The prompt as the client wrote it; tokens would show a BOS and a space that nobody wrote."""
-        if not job.echo:
+        if not job.echo or job.logprobs is not None:
             return ""
         text = job.prompt.text if isinstance(job.prompt, TextPrompt) else self._tokenizer.decode(tokens)
         if job.n * len(text) > MAX_ECHO_CHARS:
@@ -97,3 +109,14 @@ class Preparer:
             )
         room = context - n_prompt
         return room if job.max_tokens is None else min(job.max_tokens, room)
+
+
+def as_written(pieces: list[bytes], text: bytes) -> list[bytes]:
+    """The pieces without what a tokenizer puts in front of a text: a BOS, a space."""
+    whole = b"".join(pieces)
+    surplus = len(whole) - len(text) if whole.endswith(text) else 0
+    shown = []
+    for piece in pieces:
+        shown.append(piece[surplus:])
+        surplus = max(0, surplus - len(piece))
+    return shown

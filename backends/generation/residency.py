@@ -125,7 +125,7 @@ class Residency:
         source.request.state = self._context.save(source.slot)
 
     def _best_running(self, sequence: Sequence) -> tuple[Sequence, int] | None:
-        if not self._cuttable:
+        if not self._cuttable or sequence.request.scoring:
             return None
         most = sequence.target.size - 1
         for match in self._index.matches(sequence.target, domain=sequence.request.domain):
@@ -136,7 +136,7 @@ class Residency:
 
     def _best_stored(self, sequence: Sequence) -> Found | None:
         job = sequence.request.job
-        if self._store is None or not job.cache_prompt:
+        if self._store is None or not job.cache_prompt or sequence.request.scoring:
             return None
         most = sequence.target.size - 1
         return next(self._store.find(sequence.target, domain=job.cache_domain, session=job.session, most=most), None)

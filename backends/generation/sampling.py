@@ -36,13 +36,26 @@ def logprobs(row: NDArray[np.float32], n_top: int) -> tuple[NDArray[np.float32],
 
 
 def describe(
-    token: int, values: NDArray[np.float32], best: NDArray[np.intp], piece: Callable[[int], bytes]
+    token: int,
+    values: NDArray[np.float32],
+    best: NDArray[np.intp],
+    spelling: Callable[[int], bytes],
+    *,
+    piece: bytes | None = None,
 ) -> TokenLogprob:
-    """The message for one chosen token and its alternatives; impossible ones are clamped to -9999, as OpenAI does."""
+    """The message for one token and its alternatives; impossible ones are clamped to -9999, as OpenAI does.
 
-    def one(candidate: int, top: list[TokenLogprob]) -> TokenLogprob:
-        raw = piece(candidate)
+    `piece` is what the token shows, where that is not its `spelling`.
+    """
+
+    def one(candidate: int, raw: bytes, top: list[TokenLogprob]) -> TokenLogprob:
         value = max(float(values[candidate]), -9999.0)
         return TokenLogprob(token=raw.decode("utf-8", "replace"), logprob=value, bytes=raw, top=top)
 
-    return one(token, [one(int(candidate), []) for candidate in best])
+    others = [one(int(candidate), spelling(int(candidate)), []) for candidate in best]
+    return one(token, spelling(token) if piece is None else piece, others)
+
+
+def unscored(piece: bytes) -> TokenLogprob:
+    """The first token of a prompt: nothing comes before it, so it has no probability."""
+    return TokenLogprob(token=piece.decode("utf-8", "replace"), logprob=None, bytes=piece)

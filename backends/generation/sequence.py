@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from backends.constraints import TokenMask
     from backends.generation.decoder import TokenSampler
+    from backends.generation.scoring import Echo
     from backends.guides import GuidePlan
     from backends.messages import Event, Generate
     from backends.prefix.shelf import Box
@@ -40,6 +41,8 @@ class PreparedGenerate:
     thinking: bool
     echo: str = ""
     """What every choice begins with."""
+    scored: Echo | None = None
+    """The same with log-probabilities."""
     omitted: int = 0
     """Files of a fill-in-the-middle prompt that were left out."""
     plan: GuidePlan | None = None
@@ -72,6 +75,13 @@ class Request:
     preemptions: int = 0
     plan: GuidePlan | None = None
     reasoning_tokens: int = 0
+    echo: Echo | None = None
+    """The prompt with its log-probabilities, where the client wants it."""
+
+    @property
+    def scoring(self) -> bool:
+        """Its prompt is computed for the log-probabilities, so nothing computed before is of use."""
+        return self.echo is not None and self.echo.scoring
 
     @property
     def domain(self) -> str:

@@ -169,10 +169,14 @@ class Tokenizer:
         tokens = self._model.tokenize(text, parse_special=True)
         return self._with_bos(tokens) if add_special else tokens
 
+    def pieces(self, tokens: list[int]) -> list[bytes]:
+        """The bytes of token ids, control tokens as their literals. Raises JobError for ids outside the vocabulary."""
+        names = {control.token: control.literal.encode() for control in self._controls.values()}
+        return [names.get(token) or self._model.piece(token) for token in self._check_ids(tokens)]
+
     def decode(self, tokens: list[int]) -> str:
         """Text of token ids, control tokens as their literals. Raises JobError for ids outside the vocabulary."""
-        names = {control.token: control.literal.encode() for control in self._controls.values()}
-        text = b"".join(names.get(token) or self._model.piece(token) for token in self._check_ids(tokens))
+        text = b"".join(self.pieces(tokens))
         if len(text) > MAX_TEXT_BYTES:
             message = f"the text of these tokens takes {len(text)} bytes, {MAX_TEXT_BYTES} are allowed"
             raise JobError("invalid_value", message, param="tokens")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from backends.gguf.header import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
-from backends.plan import ALL_LAYERS, BATCH_TOKENS, CELL_BLOCK, KV_BYTES, RUNTIME_BYTES, Footprint, Plan
+from backends.plan import ALL_LAYERS, BATCH_TOKENS, CELL_BLOCK, KV_BYTES, RUNTIME_BYTES, SCORED_ROWS, Footprint, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,11 +139,12 @@ def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
     if any(windows(header)):
         masks += _window_cells(header, plan)
         floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(_head_sizes(header, ""))
-    logits = plan.parallel * header.n_vocab * _FLOAT_BYTES
+    n_outputs = plan.parallel + SCORED_ROWS
+    logits = n_outputs * header.n_vocab * _FLOAT_BYTES
     graph = batch * (floats * _FLOAT_BYTES + masks * 2)
     if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied
         graph += max(_kv_heads(header), default=0) * sum(_head_sizes(header, "")) * plan.cells * 2
-    return max(graph, logits + plan.parallel * embedding * _FLOAT_BYTES) + logits + 2**16
+    return max(graph, logits + n_outputs * embedding * _FLOAT_BYTES) + logits + 2**16
 
 
 def _activations(header: HeaderInfo) -> int:

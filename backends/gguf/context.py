@@ -19,6 +19,7 @@ from backends.gguf.header import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.sampling import Sampler
 from backends.infill import InfillMarks
+from backends.plan import SCORED_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -248,7 +249,7 @@ class Context:
             raise LoadError(explain(log), out_of_memory=is_out_of_memory(log))
         self.pointer: int = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
-        self._max_outputs = parallel
+        self._max_outputs = parallel + SCORED_ROWS
         self._logits_address = 0
         self._logits: NDArray[np.float32] = np.empty((0, model.n_vocab), dtype=np.float32)
         self._batch = self._own_batch()
@@ -409,7 +410,14 @@ def dry_context(
     if not pointer:
         raise LoadError(explain(log))
     llama_cpp.llama_free(pointer)
-    return DrySizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=log.buffers("output"))
+    scored = scored_bytes(model)
+    output = {device: n_bytes + scored for device, n_bytes in log.buffers("output").items()}
+    return DrySizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=output)
+
+
+def scored_bytes(model: Model) -> int:
+    """What the output buffer grows by when the first prompt is scored; llama.cpp reports it without."""
+    return SCORED_ROWS * model.n_vocab * 4
 
 
 def _context_params(
@@ -420,7 +428,7 @@ def _context_params(
     params.n_ctx = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
     params.n_batch = params.n_ubatch = max(max_batch, parallel)
     params.n_seq_max = parallel
-    params.n_outputs_max = parallel
+    params.n_outputs_max = parallel + SCORED_ROWS
     params.n_threads = params.n_threads_batch = threads
     params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
     params.kv_unified = layout == "unified"

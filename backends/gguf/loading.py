@@ -17,7 +17,7 @@ from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, open_store
 from backends.generation.tokenizer import Tokenizer
 from backends.gguf import pooled
-from backends.gguf.context import Context, Model
+from backends.gguf.context import Context, Model, scored_bytes
 from backends.gguf.encoder import GgufEncoder, check_scores
 from backends.gguf.library_log import LibraryLog, supports_gpu, version
 from backends.gguf.passes import pass_tokens
@@ -148,12 +148,12 @@ def measured_parts(
     """What this process takes once all its buffers are in use, by component; their sum is the kernel's figure.
 
     The sum is its anonymous memory, the weights that are mapped (they stand in the page cache), and the pages of the
-    compute buffers that the warm-up has not touched yet: a long prompt will. Repacked weights are anonymous, and their
-    originals in the file are never read again.
+    compute buffers that the warm-up has not touched yet: a long or a scored prompt will. Repacked weights are
+    anonymous, and their originals in the file are never read again.
     """
     weights = model.n_bytes
     repacked = sum(n_bytes for name, n_bytes in log.buffers("model").items() if "REPACK" in name)
-    output = sum(log.buffers("output").values()) if output_bytes is None else output_bytes
+    output = sum(log.buffers("output").values()) + scored_bytes(model) if output_bytes is None else output_bytes
     compute = sum(log.buffers("compute").values()) + output
     untouched = max(0, compute - max(0, touched_bytes))
     total = anonymous_bytes() + max(0, weights - repacked) + untouched

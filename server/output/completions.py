@@ -5,6 +5,8 @@ Pure: deltas in, bytes out.
 
 from __future__ import annotations
 
+import codecs
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,22 +16,36 @@ if TYPE_CHECKING:
     from backends.messages import Delta, TokenLogprob
 
 
-def legacy_logprobs(tokens: list[TokenLogprob], offset: int) -> tuple[dict[str, Any], int]:
-    """Log-probabilities in the shape of text completions, and the offset in characters behind them."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
-    return {
-        "tokens": [token.token for token in tokens],
-        "token_logprobs": [logprob(token.logprob) for token in tokens],
-        "top_logprobs": [_top(token) for token in tokens] if any(token.top for token in tokens) else None,
-        "text_offset": offsets,
-    }, offset
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-def _top(token: TokenLogprob) -> dict[str, float]:
+class LegacyLogprobs:
+    """Log-probabilities of one choice in the shape of text completions; `with_top`: alternatives were asked for."""
+
+    def __init__(self, *, with_top: bool) -> None:
+        self._with_top = with_top
+        self._decoder = _utf8_decoder("replace")
+        self._offset = 0
+        """Characters of the text so far."""
+
+    def shaped(self, tokens: list[TokenLogprob]) -> dict[str, Any]:
+        """The next tokens; each has the offset of the character in which it begins."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(token.bytes))
+        return {
+            "tokens": [token.token for token in tokens],
+            "token_logprobs": [logprob(token.logprob) for token in tokens],
+            "top_logprobs": [_top(token) for token in tokens] if self._with_top else None,
+            "text_offset": offsets,
+        }
+
+
+def _top(token: TokenLogprob) -> dict[str, float | None] | None:
     """The best alternatives; the chosen token is always among them."""
+    if token.logprob is None:
+        return None
     top = {other.token: logprob(other.logprob) for other in token.top}
     top.setdefault(token.token, logprob(token.logprob))
     return top
@@ -38,10 +54,10 @@ def _top(token: TokenLogprob) -> dict[str, float]:
 class CompletionStream:
     """The events of one streamed text completion."""
 
-    def __init__(self, head: Head, *, include_usage: bool) -> None:
+    def __init__(self, head: Head, *, include_usage: bool, with_top: bool = False) -> None:
         self._framer = Framer(head, "text_completion", include_usage=include_usage)
         self._include_usage = include_usage
-        self._offsets: dict[int, int] = {}
+        self._logprobs: defaultdict[int, LegacyLogprobs] = defaultdict(lambda: LegacyLogprobs(with_top=with_top))
 
     def delta(self, event: Delta, choice: int) -> bytes:
         """The event of one delta; empty where it says nothing."""
@@ -49,8 +65,7 @@ class CompletionStream:
             return b""
         logprobs = b"null"
         if event.logprobs is not None:
-            shaped, self._offsets[choice] = legacy_logprobs(event.logprobs, self._offsets.get(choice, 0))
-            logprobs = to_json(shaped)
+            logprobs = to_json(self._logprobs[choice].shaped(event.logprobs))
         finish = b"null" if event.finish_reason is None else to_json(event.finish_reason)
         return self._framer.frame(
             b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (choice, to_json(event.text), logprobs, finish)
@@ -70,7 +85,7 @@ class _Choice:
     @property
     def mean_logprob(self) -> float:
         """Log-probability per token, by which the best of several is chosen."""
-        values = [token.logprob for token in self.logprobs or []]
+        values = [token.logprob for token in self.logprobs or [] if token.logprob is not None]
         return sum(values) / len(values) if values else 0.0
 
 
@@ -95,10 +110,13 @@ def _by_rank(choice: _Choice) -> float:
 class CompletionWhole:
     """One text completion collected from its deltas."""
 
-    def __init__(self, *, n: int, best: Best | None = None, shows_logprobs: bool = True) -> None:
+    def __init__(
+        self, *, n: int, best: Best | None = None, shows_logprobs: bool = True, with_top: bool = False
+    ) -> None:
         self._choices = [_Choice() for _ in range(n)]
         self._best = best or Best(n, n)
         self._shows_logprobs = shows_logprobs
+        self._with_top = with_top
 
     def add(self, event: Delta, choice: int) -> None:
         """More of one choice."""
@@ -123,4 +141,6 @@ class CompletionWhole:
         return to_json({**head.fields("text_completion"), "choices": choices, "usage": usage.as_dict()})
 
     def _shown(self, logprobs: list[TokenLogprob] | None) -> dict[str, Any] | None:
-        return legacy_logprobs(logprobs, 0)[0] if self._shows_logprobs and logprobs is not None else None
+        if not self._shows_logprobs or logprobs is None:
+            return None
+        return LegacyLogprobs(with_top=self._with_top).shaped(logprobs)

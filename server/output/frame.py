@@ -117,9 +117,9 @@ class Comments:
         return b"data: " + problem.body() + b"\n\n"
 
 
-def logprob(value: float) -> float:
-    """A log-probability that JSON can hold."""
-    return max(LOWEST_LOGPROB, value)
+def logprob(value: float | None) -> float | None:
+    """A log-probability that JSON can hold; None where there is none."""
+    return None if value is None else max(LOWEST_LOGPROB, value)
 
 
 def chat_logprobs(tokens: list[TokenLogprob]) -> dict[str, Any]:

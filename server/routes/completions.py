@@ -55,11 +55,14 @@ async def completions(request: Request) -> Response:
         headers=served_headers(entry, asked.ignored),
         head=head,
         require=lambda ready: None,
-        new_stream=lambda head, ready, started: CompletionStream(head, include_usage=asked.wants_usage),
+        new_stream=lambda head, ready, started: CompletionStream(
+            head, include_usage=asked.wants_usage, with_top=bool(asked.logprobs)
+        ),
         new_whole=lambda ready, started: CompletionWhole(
             n=len(jobs) * asked.candidates_per_prompt,
             best=Best(asked.choices_per_prompt, asked.candidates_per_prompt),
             shows_logprobs=asked.logprobs is not None,
+            with_top=bool(asked.logprobs),
         ),
     )
     return await answer(request, app, entry, plan)

@@ -24,6 +24,8 @@ from server.schemas.problems import check, problem, wrong_type
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 2048
 MAX_PROMPT_TOKENS = 2**20
+MAX_SCORED = 2**20
+"""Log-probabilities of prompts that one answer may have to hold, a character counted as a token."""
 
 FIELDS: dict[str, Use] = {
     "model": Use.HONOURED,
@@ -204,10 +206,25 @@ def _check_counts(request: CompletionRequest) -> None:
         )
 
 
+def _check_scored(request: CompletionRequest, n_top: int) -> None:
+    """How much `echo` with `logprobs` may ask for. Raises ApiError 400."""
+    if request.candidates_per_prompt > request.choices_per_prompt:
+        raise unsupported_parameter("best_of", "together with 'echo' and 'logprobs' is not supported by this server.")
+    n_scored = sum(map(len, request.prompt)) * request.choices_per_prompt * (1 + n_top)
+    if n_scored > MAX_SCORED:
+        raise ApiError(
+            400,
+            f"Invalid 'prompt': with 'echo' and 'logprobs' {len(request.prompt)} prompts may have {MAX_SCORED} "
+            f"log-probabilities at most, a character counted as a token, but got {n_scored} instead.",
+            param="prompt",
+            code="string_above_max_length",
+        )
+
+
 def _check_combinations(request: CompletionRequest) -> None:
     """Fields that this server cannot honour together. Raises ApiError 400."""
     if request.echo and request.logprobs is not None:
-        raise unsupported_parameter("logprobs", "together with 'echo' is not supported by this server.")
+        _check_scored(request, request.logprobs)
     if request.suffix is None:
         return
     if request.echo:

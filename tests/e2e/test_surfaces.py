@@ -152,3 +152,29 @@ def test_an_infill_keeps_its_time_limits(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.post("../infill", cast_to=object, body={"model": "demo", "input_prefix": "a", "input_suffix": "b"})
     assert refused.value.param == "input_suffix"
+
+
+def test_a_prompt_is_scored_as_evaluation_harnesses_ask_for_it(server: Server) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY)  # its strict types know no null here
+    prompts = [f"{FRANCE} Paris. žluťoučký 🦊", "The capital of Italy is Rome."]
+    ask: Any = {"model": "demo", "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0, "seed": 1234}
+    whole = client.completions.create(prompt=prompts, **ask)
+    chunks = [chunk.choices[0] for chunk in client.completions.create(prompt=prompts, stream=True, **ask)]
+
+    n_tokens = 0
+    for choice, prompt in zip(whole.choices, prompts, strict=True):
+        told: Any = choice.logprobs
+        assert choice.text.startswith(prompt)
+        assert (told.token_logprobs[0], told.top_logprobs[0], told.text_offset[0]) == (None, None, 0)
+        columns = list(zip(told.tokens, told.token_logprobs, told.top_logprobs, told.text_offset, strict=True))
+        n_tokens += len(columns)
+        for token, value, top, at in columns[1:]:
+            assert value <= max(top.values()) <= 0
+            assert "\ufffd" in token or choice.text.startswith(token, at)
+        pieces: list[Any] = [chunk for chunk in chunks if chunk.index == choice.index]
+        assert "".join(piece.text for piece in pieces) == choice.text
+        assert [
+            at for piece in pieces for at in (piece.logprobs.text_offset if piece.logprobs else [])
+        ] == told.text_offset
+    assert whole.usage is not None
+    assert (n_tokens, whole.usage.completion_tokens) == (whole.usage.prompt_tokens + 2, 2)

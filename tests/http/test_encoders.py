@@ -129,7 +129,7 @@ def test_a_whole_chat_completion_has_openais_shape():
 
 def test_text_completions_have_the_legacy_shape():
     tokens = [TokenLogprob("ab", -1.0, b"ab", [TokenLogprob("x", -0.1, b"x")]), TokenLogprob("c", -2.0, b"c")]
-    whole = CompletionWhole(n=1)
+    whole = CompletionWhole(n=1, with_top=True)
     whole.add(delta("ab", logprobs=tokens[:1]), 0)
     whole.add(delta("c", logprobs=tokens[1:], finish="stop"), 0)
     (choice,) = json.loads(whole.body(HEAD, Usage()))["choices"]
@@ -140,7 +140,7 @@ def test_text_completions_have_the_legacy_shape():
         "top_logprobs": [{"x": -0.1, "ab": -1.0}, {"c": -2.0}],
         "text_offset": [0, 2],
     }
-    stream = CompletionStream(HEAD, include_usage=False)
+    stream = CompletionStream(HEAD, include_usage=False, with_top=True)
     chunks = events(
         stream.delta(delta("ab", logprobs=tokens[:1]), 0)
         + stream.delta(delta(""), 0)
@@ -201,3 +201,18 @@ def test_a_chunk_costs_little():
             stream.delta(event, 0)
         best = min(best, (time.perf_counter() - begin) / 2000)
     assert best < 40e-6
+
+
+def test_offsets_count_characters_where_tokens_hold_half_of_one():
+    fox = "🦊".encode()
+    tokens = [TokenLogprob("a", None, b"a"), *(TokenLogprob("\ufffd", -1.0, part) for part in (fox[:3], fox[3:]))]
+    stream = CompletionStream(HEAD, include_usage=False, with_top=True)
+    chunks = events(
+        stream.delta(delta("a🦊", logprobs=tokens), 0)
+        + stream.delta(delta("b", logprobs=[TokenLogprob("b", -1.0, b"b")], finish="stop"), 0)
+    )
+    first, second = (chunk["choices"][0]["logprobs"] for chunk in chunks)
+    assert first["text_offset"] == [0, 1, 1]
+    assert second["text_offset"] == [2]
+    assert first["token_logprobs"] == [None, -1.0, -1.0]
+    assert first["top_logprobs"][0] is None
