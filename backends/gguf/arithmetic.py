@@ -144,7 +144,8 @@ def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
     graph = batch * (floats * _FLOAT_BYTES + masks * 2)
     if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied
         graph += max(_kv_heads(header), default=0) * sum(_head_sizes(header, "")) * plan.cells * 2
-    return max(graph, logits + n_outputs * embedding * _FLOAT_BYTES) + logits + 2**16
+    behind_activations = logits + 2 * batch * embedding * _FLOAT_BYTES
+    return max(graph, behind_activations) + logits + 2**16
 
 
 def _activations(header: HeaderInfo) -> int:
