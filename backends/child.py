@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 
 _KEPT_VARIABLES: Final = re.compile(
     r"PATH|HOME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE"
-    r"|(CUDA|NVIDIA|OMP|OPENBLAS|MKL|GGML|PYTORCH)_\w+|COVERAGE_\w+|ONECARD_TEST_\w+"
+    r"|(CUDA|NVIDIA|OMP|GOMP|OPENBLAS|MKL|GGML|PYTORCH)_\w+|COVERAGE_\w+|ONECARD_TEST_\w+"
 )
 """What a worker may see of the environment: never a key or a token, because it parses files from strangers."""
+_SPINS: Final = 3000
+"""How often a thread looks whether the others have come before it sleeps: tens of microseconds.
+
+libgomp's own 300 000 are milliseconds at each of the hundreds of barriers of a step. Where two of the threads find
+themselves on one core, because another process wants the second, each barrier then costs a whole slice of the kernel's
+scheduler: steps of 15 ms took 1.2 s (measured on two cores), and take 40 ms so.
+"""
 
 
 class Owner(Protocol):
@@ -187,6 +194,8 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     checkout = str(Path(__file__).resolve().parent.parent)
     if checkout not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *search}:
         search.append(checkout)
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & kept.keys():
+        kept["GOMP_SPINCOUNT"] = str(_SPINS)
     kept["OPENBLAS_NUM_THREADS"] = "1"  # nothing here multiplies matrices with numpy, and each thread takes memory
     if search:
         kept["PYTHONPATH"] = os.pathsep.join(search)

@@ -6,10 +6,12 @@ Owns the order of the measurements and the table. Each side runs in a process of
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 
+from backends.child import environment
 from backends.workload import Workload
 from bench import mix, model, serving
 from bench.report import Figure, at_least, below
@@ -22,9 +24,9 @@ N_COLD = 3
 
 
 def child(*arguments: str) -> dict[str, float]:
-    """Run one measurement as `python -m bench ... --json` and read its line. Raises RuntimeError with its error."""
+    """Run `python -m bench ... --json` in a worker's environment and read its line. Raises RuntimeError."""
     command = [sys.executable, "-m", "bench", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(os.environ))
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

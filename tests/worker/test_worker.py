@@ -369,10 +369,16 @@ def test_environment_holds_no_secrets() -> None:
             "LD_PRELOAD": "/evil.so",
         }
     )
-    ours = {"PYTHONPATH", "OPENBLAS_NUM_THREADS"}
+    ours = {"PYTHONPATH", "OPENBLAS_NUM_THREADS", "GOMP_SPINCOUNT"}
     assert set(kept) == {"PATH", "CUDA_VISIBLE_DEVICES", "ONECARD_TEST_ENGINE", "LC_ALL", *ours}
     assert kept["PYTHONPATH"].split(":")[0] == "/absolute"
     assert "relative" not in kept["PYTHONPATH"].split(":")
+
+
+@pytest.mark.parametrize("told", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_how_long_threads_wait_awake_is_the_operators_to_say(told: dict[str, str]) -> None:
+    kept = environment(told)
+    assert {name: kept.get(name) for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in kept} == told
 
 
 async def test_folder_the_server_runs_in_is_not_imported_from(
