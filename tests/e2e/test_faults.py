@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.e2e.server import Server, serving, until
-from tests.models import broken, canary_p
+from tests.models import broken, broken_folders, canary_p
 
 pytestmark = pytest.mark.engine
 
@@ -179,11 +179,21 @@ def test_a_worker_sees_no_secret(tmp_path: Path, canary_model: Path) -> None:
         assert secret not in server.log.read_text()
 
 
-def test_broken_files_fail_with_a_sentence_while_others_are_served(tmp_path: Path, canary_model: Path) -> None:
+@pytest.fixture
+def broken_models(backend: str, tmp_path: Path) -> dict[str, Path]:
+    """Every broken model that this backend could be given, by name."""
+    if backend == "bnb":
+        return {case: broken_folders.make(case, tmp_path / case) for case in broken_folders.TABLE}
     files = {entry.name: tmp_path / f"{entry.name}.gguf" for entry in broken.TABLE}
     for entry in broken.TABLE:
         files[entry.name].write_bytes(entry.make())
-    models = {"canary": canary_model, **{f"bad/{name}": path for name, path in files.items()}}
+    return files
+
+
+def test_broken_models_fail_with_a_sentence_while_others_are_served(
+    tmp_path: Path, canary_model: Path, broken_models: dict[str, Path]
+) -> None:
+    models = {"canary": canary_model, **{f"bad/{name}": path for name, path in broken_models.items()}}
     with serving(tmp_path, models=models, flags=("--context", "512")) as server:
         client = server.client()
         assert answer(client) == GOLDEN
@@ -191,7 +201,7 @@ def test_broken_files_fail_with_a_sentence_while_others_are_served(tmp_path: Pat
         results: dict[str, Any] = {}
         bystander = threading.Thread(target=lambda: results.update(text=[answer(client) for _ in range(20)]))
         bystander.start()
-        for name in files:
+        for name in broken_models:
             with pytest.raises(openai.APIStatusError) as caught:
                 client.chat.completions.create(model=f"bad/{name}", messages=canary("a"), max_tokens=4, timeout=10)
             assert caught.value.status_code in {400, 500, 503}, name

@@ -1,0 +1,91 @@
+"""Copies of the demo model's folder that are broken or ask for more than they may, and what is said of each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import demo
+
+
+def make(case: str, place: Path) -> Path:
+    """The folder of one case of the table."""
+    folder = Path(shutil.copytree(demo.HF_PATH, place))
+    TABLE[case][0](folder)
+    return folder
+
+
+def edit(folder: Path, name: str, **changes: Any) -> None:
+    document = json.loads((folder / name).read_text())
+    document.update(changes)
+    (folder / name).write_text(json.dumps({k: v for k, v in document.items() if v is not ...}))
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def own_code(folder: Path) -> None:
+    edit(folder, "config.json", auto_map={"AutoModelForCausalLM": "modeling_demo.Demo"})
+    (folder / "modeling_demo.py").write_text("raise SystemExit('the code of a stranger ran')")
+
+
+def tokenizer_code(folder: Path) -> None:
+    edit(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": ["tok.Tok", None]})
+
+
+def broken_index(folder: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-00002-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def wrong_shape(folder: Path) -> None:
+    edit(folder, "config.json", intermediate_size=640)
+
+
+def too_few_layers(folder: Path) -> None:
+    edit(folder, "config.json", num_hidden_layers=5)
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def cut(folder: Path) -> None:
+    raw = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(raw[: len(raw) // 2])
+
+
+def endless_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**63) + bytes(64))
+
+
+TABLE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pickle": (pickled, r"pickled \(pytorch_model.bin\).*hint"),
+    "code": (own_code, r"config.json asks for Python code.*modeling_demo.py.*hint.*trust_remote_code"),
+    "tokenizer code": (tokenizer_code, r"tokenizer_config.json asks for Python code.*hint"),
+    "trust": (lambda f: edit(f, "config.json", trust_remote_code=True), r"config.json sets trust_remote_code.*hint"),
+    "attention": (
+        lambda f: edit(f, "config.json", _attn_implementation_internal="kernels-community/evil"),
+        r"config.json names an attention of its own in _attn_implementation_internal",
+    ),
+    "index": (broken_index, r"model-00001-of-00002.safetensors cannot be opened"),
+    "shape": (wrong_shape, r"safetensors|shape|size"),
+    "missing tensors": (too_few_layers, r"safetensors files lack \d+ tensors"),
+    "no tokenizer": (no_tokenizer, r"no tokenizer: none of tokenizer.json.*hint"),
+    "architecture": (
+        lambda f: edit(f, "config.json", model_type="warp_drive"), r"model_type = 'warp_drive'.*no architecture"
+    ),
+    "method": (
+        lambda f: edit(f, "config.json", quantization_config={"quant_method": "gptq"}), r"stored with gptq.*hint"
+    ),
+    "cut": (cut, r"model.safetensors"),
+    "header": (endless_header, r"announces a header of"),
+    "config": (lambda f: (f / "config.json").write_text("{"), r"config.json is not JSON"),
+}  # fmt: skip
+"""By name: what is done to a good folder, and a pattern of the sentence it is refused with."""
