@@ -12,7 +12,7 @@ help:
 	@echo "make install  install both engines"
 	@echo "make test     install what tests need and run them all"
 	@echo "make check    format check, lint, types, tests"
-	@echo "make clients  real clients (openai, anthropic, llm, langchain, openai-node) against a server, in .venv-clients"
+	@echo "make clients  real clients (openai, anthropic, llm, langchain, openai-node) on both backends, in .venv-clients"
 	@echo "make bench    compare the server with bare llama.cpp"
 	@echo "make gpu-bundle    what bench/gpu.sh needs on a CUDA machine without a network (ARGS=\"--python 3.12\")"
 	@echo "make demo     train the demo model again"
@@ -47,7 +47,7 @@ check: deps-test
 	$(BIN)/mypy deploy/install.py deploy/bundle.py
 	@$(MAKE) --no-print-directory test
 
-clients: deps-serve
+clients: deps-install
 	@$(PYTHON) tests/clients/run.py
 
 bench: deps-test

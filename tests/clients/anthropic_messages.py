@@ -6,11 +6,11 @@ import json
 import os
 
 import anthropic
-from questions import FRANCE, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
 
 client = anthropic.Anthropic(base_url=os.environ["ONECARD_URL"], _strict_response_validation=True)
 TOOL = {"name": "get_weather", "description": "Get the weather of a city", "input_schema": PARAMETERS}
-GREEDY = {"model": "demo", "max_tokens": 200, "extra_body": {"temperature": 0}}
+GREEDY = {"model": MODEL, "max_tokens": 200, "extra_body": {"temperature": 0}}
 
 
 def user(text: str) -> list:
@@ -18,7 +18,7 @@ def user(text: str) -> list:
 
 
 assert client.messages.create(**GREEDY, messages=user(FRANCE)).content[0].text == PARIS
-assert client.messages.count_tokens(model="demo", messages=user(FRANCE)).input_tokens > 5
+assert client.messages.count_tokens(model=MODEL, messages=user(FRANCE)).input_tokens > 5
 done("turn")
 
 with client.messages.stream(**GREEDY, messages=user(FRANCE)) as stream:

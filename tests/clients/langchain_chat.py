@@ -7,9 +7,9 @@ import os
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from questions import FRANCE, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARIS, REPORT, SCHEMA, WEATHER, check, done
 
-model = ChatOpenAI(model="demo", base_url=os.environ["ONECARD_URL"] + "/v1", temperature=0, max_tokens=200)
+model = ChatOpenAI(model=MODEL, base_url=os.environ["ONECARD_URL"] + "/v1", temperature=0, max_tokens=200)
 
 
 @tool

@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from questions import FRANCE, PARIS, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARIS, SCHEMA, WEATHER, check, done
 
-MODEL = """\
+ENTRY = """\
 - model_id: card
-  model_name: demo
+  model_name: {model}
   api_base: "{url}/v1"
   api_key_name: onecard
   supports_tools: true
@@ -27,7 +27,7 @@ def get_weather(city: str) -> str:
 
 with tempfile.TemporaryDirectory() as folder:
     home = Path(folder)
-    (home / "extra-openai-models.yaml").write_text(MODEL.format(url=os.environ["ONECARD_URL"]))
+    (home / "extra-openai-models.yaml").write_text(ENTRY.format(url=os.environ["ONECARD_URL"], model=MODEL))
     (home / "keys.json").write_text('{"onecard": "none"}')
 
     def ask(*arguments: str) -> str:

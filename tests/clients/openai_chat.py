@@ -6,7 +6,7 @@ import json
 import os
 
 import openai
-from questions import FRANCE, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
 
 client = openai.OpenAI(base_url=os.environ["ONECARD_URL"] + "/v1", _strict_response_validation=True)
 TOOL = {
@@ -16,7 +16,7 @@ TOOL = {
 
 
 def ask(messages: list, **fields):
-    return client.chat.completions.create(model="demo", messages=messages, temperature=0, **fields)
+    return client.chat.completions.create(model=MODEL, messages=messages, temperature=0, **fields)
 
 
 def user(text: str) -> list:

@@ -6,7 +6,7 @@ import json
 import os
 
 import openai
-from questions import FRANCE, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
 
 client = openai.OpenAI(base_url=os.environ["ONECARD_URL"] + "/v1", _strict_response_validation=True)
 TOOL = {
@@ -19,7 +19,7 @@ TOOL = {
 
 
 def ask(items, **fields):
-    return client.responses.create(model="demo", input=items, temperature=0, **fields)
+    return client.responses.create(model=MODEL, input=items, temperature=0, **fields)
 
 
 first = ask(FRANCE)
@@ -27,7 +27,7 @@ assert first.output_text == PARIS
 assert "Rome" in ask("And of Italy?", previous_response_id=first.id).output_text
 done("turn")
 
-with client.responses.stream(model="demo", input=FRANCE, temperature=0) as stream:
+with client.responses.stream(model=MODEL, input=FRANCE, temperature=0) as stream:
     text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
     assert text == stream.get_final_response().output_text == PARIS
 done("stream")

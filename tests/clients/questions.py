@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+MODEL = os.environ["ONECARD_MODEL"]
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
 WEATHER = "What is the weather in Paris?"

@@ -1,6 +1,6 @@
-"""`make clients`: a plain turn, a stream, a tool loop and a schema with every client, against `onecard serve`.
+"""`make clients`: a turn, a stream, a tool loop and a schema with every client, against `onecard serve`.
 
-And schemathesis, which sends what the server's description forbids.
+On both backends. And schemathesis, which sends what the server's description forbids.
 
 The clients live in `.venv-clients` and `build/clients-node`, apart from everything else. Standard library only.
 """
@@ -31,6 +31,8 @@ CLIENTS = {
     "langchain-openai": "langchain_chat.py",
     "llm": "llm_chat.py",
 }
+MODELS = {"gguf": "demo", "bnb": ROOT / "demo" / "model" / "hf"}
+"""The demo model by the backend that computes it."""
 LIMIT_S = 120
 
 
@@ -39,14 +41,16 @@ def main() -> int:
     python = installed_python()
     node = installed_node()
     failed = 0
+    commands = {name: [str(python), str(HERE / script)] for name, script in CLIENTS.items()}
+    if node is not None:
+        commands["openai-node"] = [node, str(NODE / "openai.mjs")]
     with serving() as url:
-        for name, script in CLIENTS.items():
-            failed += not report(name, [str(python), str(HERE / script)], url)
+        for backend in MODELS:
+            for name, command in commands.items():
+                failed += not report(f"{name}, {backend}", command, url, backend)
         failed += not fuzz(python, url)
-        if node is not None:
-            failed += not report("openai-node", [node, str(NODE / "openai.mjs")], url)
     if node is None:
-        print("openai-node              skipped: node and npm are not installed")
+        print("openai-node                      skipped: node and npm are not installed")
     return 1 if failed else 0
 
 
@@ -99,12 +103,16 @@ def _digest(file: Path) -> str:
 
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
-    """The address of a server of the demo model."""
+    """The address of a server of the demo model, under the name of each backend that reads it."""
     command = [str(ROOT / ".venv" / "bin" / "python"), "-m", "server.cli", "serve", "--port", "0"]
     log = ENVIRONMENT / "serve.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*command, "--model", "demo=demo"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT
+            [*command, *(part for name, path in MODELS.items() for part in ("--model", f"{name}={path}"))],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=ROOT,
         )
     assert process.stdout is not None
     try:
@@ -126,15 +134,21 @@ def fuzz(python: Path, url: str) -> bool:
     command += ["--suppress-health-check", "all"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=ENVIRONMENT)
     found = re.findall(r"\d+ generated, \d+ passed.*", done.stdout)
-    print(f"{'schemathesis':24} {found[0] if found else 'FAILED'}", flush=True)
+    print(f"{'schemathesis':32} {found[0] if found else 'FAILED'}", flush=True)
     if done.returncode:
         print(done.stdout[-3000:], done.stderr[-1000:])
     return done.returncode == 0
 
 
-def report(name: str, command: list[str], url: str) -> bool:
+def report(name: str, command: list[str], url: str, model: str) -> bool:
     """Run one client and print which steps it did."""
-    env = {**os.environ, "ONECARD_URL": url, "OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none"}
+    env = {
+        **os.environ,
+        "ONECARD_URL": url,
+        "ONECARD_MODEL": model,
+        "OPENAI_API_KEY": "none",
+        "ANTHROPIC_API_KEY": "none",
+    }
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         said, problem = done.stdout, done.stderr if done.returncode else ""
@@ -142,7 +156,7 @@ def report(name: str, command: list[str], url: str) -> bool:
         said, problem = "", f"took longer than {LIMIT_S} s"
     steps = [step for step in STEPS if f"ok {step}" in said.splitlines()]
     missing = [step for step in STEPS if step not in steps]
-    print(f"{name:24} {' '.join(steps)}" + (f"   FAILED: {' '.join(missing)}" if missing else ""), flush=True)
+    print(f"{name:32} {' '.join(steps)}" + (f"   FAILED: {' '.join(missing)}" if missing else ""), flush=True)
     if missing or problem:
         print((problem or said).strip()[-2000:])
     return not missing and not problem

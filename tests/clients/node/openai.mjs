@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.env.ONECARD_URL + "/v1", apiKey: "none" });
+const MODEL = process.env.ONECARD_MODEL;
 const FRANCE = "What is the capital of France?";
 const PARIS = "The capital of France is Paris.";
 const PARAMETERS = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
@@ -12,17 +13,17 @@ const TOOL = {
 };
 const user = (content) => [{ role: "user", content }];
 const ask = (messages, fields = {}) =>
-  client.chat.completions.create({ model: "demo", messages, temperature: 0, ...fields });
+  client.chat.completions.create({ model: MODEL, messages, temperature: 0, ...fields });
 
 assert.equal((await ask(user(FRANCE))).choices[0].message.content, PARIS);
-assert.equal((await client.responses.create({ model: "demo", input: FRANCE, temperature: 0 })).output_text, PARIS);
+assert.equal((await client.responses.create({ model: MODEL, input: FRANCE, temperature: 0 })).output_text, PARIS);
 console.log("ok turn");
 
 let text = "";
 for await (const chunk of await ask(user(FRANCE), { stream: true })) text += chunk.choices[0].delta.content ?? "";
 assert.equal(text, PARIS);
 text = "";
-const stream = await client.responses.create({ model: "demo", input: FRANCE, temperature: 0, stream: true });
+const stream = await client.responses.create({ model: MODEL, input: FRANCE, temperature: 0, stream: true });
 for await (const event of stream) if (event.type === "response.output_text.delta") text += event.delta;
 assert.equal(text, PARIS);
 console.log("ok stream");
