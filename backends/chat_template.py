@@ -127,15 +127,19 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
         **kwargs: bool | str | int,
     ) -> str:
-        """The prompt, generation prompt appended. Raises JobError(template_error) for what the template does wrong."""
+        """The prompt, with the beginning of an answer where that is wanted.
+
+        Raises JobError(template_error) for what the template does wrong.
+        """
         turns, shown = self.format.adapt([dict(message) for message in messages], [dict(tool) for tool in tools])
         variables = {
             **self._special_tokens,
             "messages": turns if self._takes_system else _without_system(turns),
             "tools": shown or None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": add_generation_prompt,
             **kwargs,
         }
         try:

@@ -16,6 +16,9 @@ Piece = bytes
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
+PromptEnd = Literal["answer", "nothing", "message"]
+"""What a rendered conversation ends with: the beginning of the assistant's `answer`, `nothing` behind the last message,
+or that `message` itself, left open for the model to continue."""
 FinishReason = Literal["stop", "length", "tool_calls"]
 """Why a choice ended: `stop` is the model's own end or a stop string, `length` is `max_tokens` or a full context,
 `tool_calls` is the model's own end after it has called a tool."""
@@ -74,6 +77,7 @@ class ChatPrompt(_Plain, tag="chat", frozen=True):
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = []
     template_kwargs: dict[str, bool | str | int] = {}
+    end: PromptEnd = "answer"
 
 
 class TextPrompt(_Plain, tag="text", frozen=True):

@@ -7,7 +7,7 @@ them is tokenized whole, so that ordinary text keeps its canonical tokens.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backends import infill
 from backends.chat_template import ChatTemplate, Guard
@@ -16,6 +16,7 @@ from backends.formats import generic
 from backends.formats.thinking import Thinking, thinking_of
 from backends.guides import Guides, shown_marks
 from backends.messages import ChatPrompt, InfillPrompt, TextPrompt
+from backends.open_turn import OpenTurn
 from backends.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -93,9 +94,20 @@ class Tokenizer:
     def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], Thinking]:
         template = self._template_for(prompt)
         (messages, tools), sentinels = self._guard.protect([prompt.messages, prompt.tools])
-        rendered = template.render(messages, tools=tools, **prompt.template_kwargs)
+        turn = _open_turn(messages, template) if prompt.end == "message" else None
+        rendered = template.render(
+            messages if turn is None else turn.messages,
+            tools=tools,
+            add_generation_prompt=prompt.end == "answer",
+            **prompt.template_kwargs,
+        )
+        thinking = thinking_of(rendered, template.marks)
+        if turn is not None:
+            rendered = turn.cut(rendered)
+            inside = template.marks is not None and turn.reasons(template.marks)
+            thinking = Thinking.OPEN if inside else Thinking.NEVER
         tokens = self._encode_pieces(self._guard.split(rendered, sentinels))
-        return self._with_bos(tokens), thinking_of(rendered, template.marks)
+        return self._with_bos(tokens), thinking
 
     def fill(self, template: str, **texts: str) -> list[int]:
         """A template with `{name}` where a text goes: control tokens are those of the template alone."""
@@ -181,6 +193,13 @@ class Tokenizer:
             message = f"the text of these tokens takes {len(text)} bytes, {MAX_TEXT_BYTES} are allowed"
             raise JobError("invalid_value", message, param="tokens")
         return text.decode("utf-8", "replace")
+
+
+def _open_turn(messages: list[dict[str, Any]], template: ChatTemplate) -> OpenTurn:
+    if template.format.text_opening:  # what it writes first would tell in which channel it goes on
+        message = "the last message cannot be continued: this model begins every part of an answer anew"
+        raise JobError("invalid_value", message, param="prompt")
+    return OpenTurn(messages)
 
 
 def _templates(model: DecoderModel) -> dict[str, ChatTemplate | JobError]:

@@ -58,6 +58,7 @@ RENAMES = Renames(
     {
         r"^stop\b": "stop_sequences",
         r"^messages\b.*": "messages",
+        r"^continue_final_message$": "messages",
         r"^(tools\[\d*\])\.function\.parameters\b": r"\1.input_schema",
         r"^(tools\[\d*\])\.function\b": r"\1",
         r"^tool_choice\.function\b": "tool_choice",
@@ -137,14 +138,6 @@ def parse_message(data: dict[str, Any]) -> Asked:
     asked = parse_count(data)
     if asked.own.max_tokens is None:
         raise missing_parameter("max_tokens")
-    if asked.own.messages[-1].role == "assistant":
-        raise ApiError(
-            400,
-            "Unsupported value: 'messages': the last message is the assistant's, and continuing it is not supported by "
-            "this server; end with a message of role 'user'.",
-            param="messages",
-            code="unsupported_value",
-        )
     return asked
 
 
@@ -152,6 +145,13 @@ def parse_count(data: dict[str, Any]) -> Asked:
     """The checked request where its tokens are only counted. Raises ApiError 400."""
     refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
     own = check(MessagesRequest, data)
+    if own.thinks and own.messages[-1].role == "assistant":
+        raise ApiError(
+            400,
+            "Invalid 'messages': with 'thinking' the last message cannot be the assistant's: thoughts come first.",
+            param="messages",
+            code="invalid_parameter_combination",
+        )
     chat = RENAMES.parse(_chat(data, own))
     unknown = [name for name in data if name not in FIELDS]
     inner = [*left_out(own.messages), *_unserved(own)]
@@ -186,6 +186,8 @@ def _chat(data: dict[str, Any], own: MessagesRequest) -> dict[str, Any]:
     chat["max_tokens"] = own.max_tokens
     chat["stop"] = own.stop_sequences
     chat["chat_template_kwargs"] = {"enable_thinking": own.thinks}
+    if own.messages[-1].role == "assistant":  # a prefill: the model goes on where it ends
+        chat["continue_final_message"] = True
     if own.tools is not None:
         chat["tools"] = [_tool(tool) for tool in own.tools]
     if (choice := own.tool_choice) is not None:

@@ -115,8 +115,10 @@ class ToolResultBlock(_Strict):
 
     @property
     def text(self) -> str:
-        """The words of the answer."""
-        return "\n".join(block.text for block in self.content if isinstance(block, TextBlock))
+        """The words of the answer; those of an error say so, because chat templates have no other place for it."""
+        text = "\n".join(block.text for block in self.content if isinstance(block, TextBlock))
+        says_so = not self.is_error or "error" in text.partition("\n")[0].lower()
+        return text if says_so else f"Error: {text}"
 
 
 _Block = Annotated[
@@ -196,8 +198,7 @@ def left_out(messages: Iterable[Message]) -> list[str]:
     inner = [entry for block in blocks if isinstance(block, ToolResultBlock) for entry in block.content]
     everything = [*blocks, *inner]
     kinds = {f"content[{block.kind}]" for block in everything if isinstance(block, OtherBlock)}
-    flags = {"content[].is_error" for block in blocks if isinstance(block, ToolResultBlock) and block.is_error}
     known = [block for block in everything if not isinstance(block, OtherBlock)]
     unknown = {f"content[].{name}" for block in known for name in block.model_extra or {} if name not in _HARMLESS}
     unknown |= {f"messages[].{name}" for message in messages for name in message.model_extra or {}}
-    return sorted(kinds | flags | unknown)
+    return sorted(kinds | unknown)

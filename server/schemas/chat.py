@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from backends.messages import ChatPrompt, Constraint, Generate
+from backends.messages import ChatPrompt, Constraint, Generate, ToolCalls
 from server.errors import ApiError, unsupported_parameter
 from server.schemas import tools as tool_schemas
 from server.schemas.answers import AnswerFields, with_tools
@@ -22,7 +22,7 @@ from server.schemas.fields import (
     refuse_unsupported,
     sampling,
 )
-from server.schemas.messages import Messages, conversation, unknown_names
+from server.schemas.messages import ConversationFields, Messages, conversation, unknown_names
 from server.schemas.problems import check, problem, wrong_type
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ FIELDS: dict[str, Use] = {
     "priority": Use.HONOURED,
     "chat_template_kwargs": Use.HONOURED,
     "thinking_budget": Use.HONOURED,
+    "add_generation_prompt": Use.HONOURED,
+    "continue_final_message": Use.HONOURED,
     "cache_prompt": Use.HONOURED,
     "keep_alive": Use.HONOURED,
     "chat_template": Use.NEUTRAL_ONLY,
@@ -139,7 +141,7 @@ def _template_kwargs(value: Any) -> Any:
 _NAMES = ", ".join(f"'{name}'" for name in _OPTIONS)
 
 
-class ChatRequest(SamplingFields, AnswerFields):
+class ChatRequest(SamplingFields, AnswerFields, ConversationFields):
     """The body of a chat completion."""
 
     messages: Messages
@@ -247,7 +249,9 @@ class ChatRequest(SamplingFields, AnswerFields):
         if self.budget is not None:
             kwargs["thinking_budget"] = self.budget
         kwargs |= self.chat_template_kwargs or {}
-        return ChatPrompt(messages=conversation(self.messages), tools=self.functions, template_kwargs=kwargs)
+        return ChatPrompt(
+            messages=conversation(self.messages), tools=self.functions, template_kwargs=kwargs, end=self.end
+        )
 
     def require(self, ready: Ready) -> None:
         """Refuse what this model cannot do. Raises ApiError 400."""
@@ -296,4 +300,13 @@ def _check_together(request: ChatRequest) -> None:
             param="reasoning_effort",
             code="invalid_parameter_combination",
         )
-    request.constraint  # noqa: B018  (schemas, and what may not stand together)
+    request.check_end(request.messages)
+    constraint = request.constraint
+    form = constraint.content if isinstance(constraint, ToolCalls) else constraint
+    if request.end == "message" and form is not None:
+        raise ApiError(
+            400,
+            "Invalid 'continue_final_message': an answer whose form is given cannot begin with a given text.",
+            param="continue_final_message",
+            code="invalid_parameter_combination",
+        )

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import jiter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from backends.messages import PromptEnd
+from server.errors import ApiError
 from server.schemas.problems import problem, wrong_type
 
 MAX_MESSAGES = 4096
@@ -152,6 +154,40 @@ class Message(_Strict):
 
 
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+
+
+class ConversationFields(BaseModel):
+    """vLLM's fields that say what a rendered conversation ends with."""
+
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    @property
+    def end(self) -> PromptEnd:
+        """What the prompt ends with."""
+        if self.continue_final_message:
+            return "message"
+        return "nothing" if self.add_generation_prompt is False else "answer"
+
+    def check_end(self, messages: list[Message]) -> None:
+        """Only an assistant's text can be continued. Raises ApiError 400."""
+        if self.end != "message":
+            return
+        if self.add_generation_prompt:
+            raise ApiError(
+                400,
+                "Invalid 'continue_final_message': it contradicts 'add_generation_prompt'.",
+                param="continue_final_message",
+                code="invalid_parameter_combination",
+            )
+        last = messages[-1]
+        if last.role != "assistant" or last.tool_calls or last.content is None:
+            raise ApiError(
+                400,
+                "Invalid 'continue_final_message': the last message has to be a text of the assistant's.",
+                param="continue_final_message",
+                code="invalid_value",
+            )
 
 
 def conversation(messages: list[Message]) -> list[dict[str, Any]]:

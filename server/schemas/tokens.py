@@ -11,7 +11,7 @@ from server.errors import ApiError
 from server.schemas import tools as tool_schemas
 from server.schemas.completions import MAX_PROMPT_TOKENS
 from server.schemas.fields import INT32_MAX, Bool
-from server.schemas.messages import Messages, conversation
+from server.schemas.messages import ConversationFields, Messages, conversation
 from server.schemas.problems import check
 
 TokenIds = Annotated[
@@ -23,7 +23,7 @@ MAX_TEXT_BYTES = 4 * 2**20
 """More than any context holds. The answer is several times as large, and crosses the process border in one frame."""
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(ConversationFields):
     """The body of `/tokenize`; exactly one of `content`, `prompt` and `messages`."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
@@ -47,13 +47,17 @@ class TokenizeRequest(BaseModel):
     @property
     def ignored(self) -> list[str]:
         """Names of fields that have no effect."""
-        return [*(["parse_special"] if self.parse_special is False else []), *(self.model_extra or {})]
+        of_messages = (
+            [] if self.messages is not None else sorted({*ConversationFields.model_fields} & self.model_fields_set)
+        )
+        return [*(["parse_special"] if self.parse_special is False else []), *of_messages, *(self.model_extra or {})]
 
     def job(self, job_id: str) -> Tokenize:
         """The job."""
         prompt: ChatPrompt | TextPrompt
         if self.messages is not None:
-            prompt = ChatPrompt(messages=conversation(self.messages), tools=tool_schemas.offered(self.tools))
+            tools = tool_schemas.offered(self.tools)
+            prompt = ChatPrompt(messages=conversation(self.messages), tools=tools, end=self.end)
         else:
             prompt = TextPrompt(text=(self.content if self.content is not None else self.prompt) or "")
         pieces = bool(self.with_pieces or self.return_token_strs)
@@ -92,6 +96,8 @@ def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:
             param=given[1],
             code="invalid_parameter_combination",
         )
+    if request.messages is not None:
+        request.check_end(request.messages)
     _check_size(request, given[0])
     return request
 

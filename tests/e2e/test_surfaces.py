@@ -154,6 +154,39 @@ def test_an_infill_keeps_its_time_limits(client: openai.OpenAI) -> None:
     assert refused.value.param == "input_suffix"
 
 
+def test_an_assistants_text_is_continued(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    turns: Any = [{"role": "user", "content": FRANCE}, {"role": "assistant", "content": "The capital of"}]
+    rest = PARIS.removeprefix("The capital of")
+    goes_on = {"add_generation_prompt": False, "continue_final_message": True}
+    greedy: Any = {"extra_body": {"temperature": 0}}
+    chat = client.chat.completions.create(model="demo", messages=turns, temperature=0, extra_body=goes_on)
+    message = claude.messages.create(model="demo", max_tokens=20, messages=turns, **greedy)
+    with claude.messages.stream(model="demo", max_tokens=20, messages=turns, **greedy) as stream:
+        streamed = stream.get_final_text()
+
+    assert chat.choices[0].message.content == streamed == rest
+    assert [block.text for block in message.content if block.type == "text"] == [rest]
+    counted = claude.messages.count_tokens(model="demo", messages=turns).input_tokens
+    told: Any = client.post("../tokenize", cast_to=object, body={"model": "demo", "messages": turns, **goes_on})
+    assert chat.usage is not None
+    assert chat.usage.prompt_tokens == counted == told["count"]
+
+
+def test_a_conversation_may_be_computed_as_it_is(client: openai.OpenAI) -> None:
+    turns: Any = [{"role": "user", "content": FRANCE}]
+
+    def count(**fields: Any) -> int:
+        body = {"model": "demo", "messages": turns, **fields}
+        told: Any = client.post("../tokenize", cast_to=object, body=body)
+        return int(told["count"])
+
+    bare = client.chat.completions.create(
+        model="demo", messages=turns, max_tokens=1, extra_body={"add_generation_prompt": False}
+    )
+    assert bare.usage is not None
+    assert bare.usage.prompt_tokens == count(add_generation_prompt=False) < count()
+
+
 def test_a_prompt_is_scored_as_evaluation_harnesses_ask_for_it(server: Server) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY)  # its strict types know no null here
     prompts = [f"{FRANCE} Paris. žluťoučký 🦊", "The capital of Italy is Rome."]

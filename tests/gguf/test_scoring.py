@@ -4,6 +4,7 @@ computes them."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from tests.gguf.driver import Outcome, run, step_until_idle, text_job
 
 pytestmark = pytest.mark.engine
 
-PATHS = {"gguf": demo.GGUF_PATH, "bnb": demo.HF_PATH}
 TOLERANCE = {"gguf": {"atol": 1e-2, "rtol": 1e-3}, "bnb": {"atol": 1e-4, "rtol": 0.0}}
 """llama.cpp multiplies F16 weights by F16 activations, which tells where a token is unlikely; the folder computes in
 float32."""
@@ -31,26 +31,14 @@ TEXT = (
 GREEDY = Sampling(temperature=0.0)
 
 
-def load(backend: str, **fields: object) -> Engine:
-    spec = {
-        "name": "demo",
-        "backend": backend,
-        "path": str(PATHS[backend]),
-        "context": 512,
-        "parallel": 3,
-        "threads": 1,
-    }
+def load(backend: str, path: Path, **fields: object) -> Engine:
+    spec = {"name": "demo", "backend": backend, "path": str(path), "context": 512, "parallel": 3, "threads": 1}
     return registry.engine_of(backend)(LoadModel(**{**spec, **fields}), lambda _: None)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["gguf", "bnb"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def engine(backend: str) -> Iterator[Engine]:
-    engine = load(backend)
+def engine(backend: str, demo_model: Path) -> Iterator[Engine]:
+    engine = load(backend, demo_model)
     yield engine
     engine.close()
 
@@ -148,13 +136,13 @@ def test_a_scored_job_can_be_cancelled(engine: Engine) -> None:
     assert isinstance(outcome.end, Failed)
 
 
-def test_scores_survive_being_set_back_for_want_of_room(backend: str) -> None:
+def test_scores_survive_being_set_back_for_want_of_room(backend: str, demo_model: Path) -> None:
     texts = [f"{TEXT}{word} {TEXT}" for word in ("one", "two", "three")]
     jobs = [
         text_job(text, id=text[-4:] + str(i), max_tokens=150, ignore_eos=True, sampling=GREEDY, echo=True, logprobs=0)
         for i, text in enumerate(texts)
     ]
-    engine = load(backend, kv_layout="unified", kv_tokens=512)
+    engine = load(backend, demo_model, kv_layout="unified", kv_tokens=512)
     together = run(engine, jobs)
     alone = [run(engine, [job])[0] for job in jobs]
     engine.close()

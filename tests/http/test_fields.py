@@ -206,6 +206,7 @@ CHAT_ONLY = {
     "reasoning_effort": "low",
     "chat_template_kwargs": {"enable_thinking": False},
     "thinking_budget": 5,
+    "add_generation_prompt": False,
 }
 ANSWERS = {
     "response_format": {"type": "json_object"},
@@ -217,7 +218,7 @@ ANSWERS = {
 }
 COMPLETION_ONLY = {"best_of": 2, "logprobs": 2, "suffix": "x", "echo": True}
 SEEN_BY_THE_ROUTE = {"model", "messages", "prompt", "stream", "stream_options", "priority", "keep_alive"}
-NEED_ANOTHER = {"top_logprobs", "tool_choice", "parallel_tool_calls"}
+NEED_ANOTHER = {"top_logprobs", "tool_choice", "parallel_tool_calls", "continue_final_message"}
 
 
 def honoured(fields):
@@ -240,6 +241,7 @@ def test_an_honoured_chat_field_changes_the_job(name, value):
         ({"logprobs": True}, {"top_logprobs": 3}),
         ({"tools": CHAT_ONLY["tools"]}, {"tool_choice": "none"}),
         ({"tools": CHAT_ONLY["tools"]}, {"parallel_tool_calls": False}),
+        ({"messages": [{"role": "assistant", "content": "It is"}]}, {"continue_final_message": True}),
     ],
 )
 def test_a_field_that_needs_another_changes_the_job_beside_it(base, more):

@@ -320,6 +320,25 @@ def test_a_budget_for_reasoning_is_the_jobs_and_the_templates():
         assert (job.reasoning_budget, job.prompt.template_kwargs["thinking_budget"]) == (9, 9)
 
 
+BEGUN = [*USER, {"role": "assistant", "content": "It is"}]
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": USER},
+        {"messages": [*USER, {"role": "assistant", "content": None, "tool_calls": [CALLED]}]},
+        {"messages": BEGUN, "add_generation_prompt": True},
+        {"messages": BEGUN, "response_format": {"type": "json_object"}},
+        {"messages": BEGUN, "tools": TOOLS, "guided_json": {"type": "object"}},
+    ],
+)
+def test_only_an_assistants_free_text_is_continued(fields):
+    assert chat(messages=BEGUN, continue_final_message=True, tools=TOOLS).prompt().end == "message"
+    assert refusal(chat, continue_final_message=True, **fields).param == "continue_final_message"
+
+
 READY = Ready(context=1, parallel=1, n_ctx_train=1, n_vocab=1, gpu_layers=0, n_layers=1, measured_bytes=0)
 REASONS = msgspec.structs.replace(READY, reasoning_marks=("<think>", "</think>"), template_options=["enable_thinking"])
 

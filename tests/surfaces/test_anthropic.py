@@ -14,6 +14,8 @@ TOOLS = [
     {"name": "weather", "description": "tells", "input_schema": {"type": "object", "properties": {}}},
     {"type": "web_search_20250305", "name": "web_search"},
 ]
+PREFILL = {"role": "assistant", "content": "It is"}
+USE = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "weather", "input": {}}]}
 THOUGHT = "!say <think>\nwell now\n</think>\n\nyes"
 
 
@@ -102,7 +104,7 @@ def test_a_tool_loop_goes_there_and_back(claude):
     ]
     turns += [{"role": "assistant", "content": first.content}, {"role": "user", "content": results}]
     second = claude.messages.create(model="fake", max_tokens=100, messages=turns, tools=TOOLS)
-    assert second.content[0].text == "echo: dry"
+    assert second.content[0].text == "echo: Error: dry"
     turns[-1]["content"].append({"type": "text", "text": "and now?"})
     third = claude.messages.create(model="fake", max_tokens=100, messages=turns, tools=TOOLS)
     assert third.content[0].text == "echo: and now?"
@@ -184,7 +186,12 @@ WRONG = [
         },
         "messages[0].content[0].content[0].type",
     ),
-    ({"messages": [*user("a"), {"role": "assistant", "content": "It is"}]}, "messages"),
+    ({"messages": [*user("a"), PREFILL], "thinking": {"type": "enabled", "budget_tokens": 1024}}, "messages"),
+    (
+        {"messages": [*user("a"), PREFILL], "output_config": {"format": {"type": "json_schema", "schema": {}}}},
+        "messages",
+    ),
+    ({"messages": [*user("a"), USE], "tools": TOOLS}, "messages"),
     ({"messages": [{"role": "user", "content": [7]}]}, "messages[0].content[0]"),
     ({"messages": [7]}, "messages[0]"),
     ({"system": 3}, "system"),
