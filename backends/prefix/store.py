@@ -61,14 +61,18 @@ class PrefixStore:
         self._make_room(self._host, 0, worth_at_least=None, now_s=now_s, pinned_too=True)
 
     def find(self, tokens: NDArray[np.int32], *, domain: str, session: str = "", most: int) -> Iterator[Found]:
-        """Boxes that hold at most `most` of the first tokens and can be cut to that, longest first."""
+        """Boxes that hold some of the first `most` tokens and can be cut to that, longest first, memory before disk."""
         found = []
         for match in self._index.matches(tokens, domain=domain, most_each=_MOST_CANDIDATES):
             n_tokens = min(match.n_tokens, most)
             if n_tokens >= max(match.holder.label.least, LEAST_TOKENS):
                 found.append(Found(match.holder, n_tokens))
-        found.sort(key=lambda f: (-f.n_tokens, not session or f.box.label.session != session, f.box.n_bytes))
+        found.sort(key=lambda f: (-f.n_tokens, *self._preference(f.box, session)))
         return iter(found)
+
+    def _preference(self, box: Box, session: str) -> tuple[bool, bool, int]:
+        """Of boxes that hold as much the smallest one of the session, in memory rather than on a disk."""
+        return self._of[box] is not self._host, not session or box.label.session != session, box.n_bytes
 
     def open(self, box: Box, *, now_s: float) -> NDArray[np.uint8] | None:
         """The bytes of a box; None for one that has left, or that turns out to be broken, which is dropped."""
@@ -104,7 +108,8 @@ class PrefixStore:
     ) -> Box | None:
         """Keep the state of `tokens`, which `fill` writes; None where it is not worth the room it would take.
 
-        `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves.
+        `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves. Where
+        host memory has no room for it, it goes to the disk.
         """
         contained = [
             box
@@ -116,17 +121,19 @@ class PrefixStore:
         label = Label(self._identity, int(tokens.size), n_state, domain, session, least, cost_us(shared))
         uses = sum(1 + box.n_uses for box in contained)
         n_bytes = size_of(int(tokens.size), n_state)
-        given_back = sum(box.n_bytes for box in contained if self._of[box] is self._host)
         bound = None if pinned else worth(label.cost_us, uses + 1, 0.0, n_bytes)  # who has just spoken goes on likelier
-        if not self._make_room(self._host, n_bytes - given_back, worth_at_least=bound, now_s=now_s, spare=contained):
-            return None
-        for box in contained:
-            self.drop(box)
-        made = self._host.put(label, tokens, fill, now_s=now_s)
-        if made is not None:
-            made.n_uses, made.pinned = uses, pinned
-            self._add(made, self._host)
-        return made
+        for tier in self._tiers:
+            given_back = sum(box.n_bytes for box in contained if self._of.get(box) is tier)
+            if not self._make_room(tier, n_bytes - given_back, worth_at_least=bound, now_s=now_s, spare=contained):
+                continue
+            for box in contained:
+                self.drop(box)
+            made = tier.put(label, tokens, fill, now_s=now_s)
+            if made is not None:
+                made.n_uses, made.pinned = uses, pinned
+                self._add(made, tier)
+                return made
+        return None
 
     def drop(self, box: Box) -> None:
         """Let a box go; nothing for one that has left."""

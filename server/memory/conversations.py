@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.messages import Store
-from backends.prefix.worth import cost_of, worth
+from backends.prefix.worth import SUFFIX, cost_of, worth
 from server.memory import host
 from server.memory.shares import Change, Kept, Shares
 from server.settings.sizes import format_size
@@ -104,14 +104,14 @@ class Conversations:
         self._listeners.pop(model, None)
         if self.root is None or not self._shares.has(model):
             return
-        kept, now_s = [], time.time()
-        for used_s, n_bytes, path in _files([self.root.path / _folder_name(model)]):
-            cost_us = cost_of(path.name)
-            if cost_us:
-                kept.append(Kept(str(path), n_bytes, worth(cost_us, 0, now_s - used_s, n_bytes)))
-            else:
-                path.unlink(missing_ok=True)
+        now_s, name = time.time(), _folder_name(model)
+        kept = [
+            Kept(str(path), n_bytes, worth(cost_of(path.name), 0, now_s - used_s, n_bytes))
+            for used_s, n_bytes, path in _finished(self.root.path / name)
+        ]
         self._shares.leave(model, kept)
+        if self.disk is not None:
+            _finished(self.disk.path / name)
 
     def fit(self, room: int) -> None:
         """Share so much room out anew: workers are told, files of models that are not loaded leave."""
@@ -237,6 +237,15 @@ def _folder_name(model: str) -> str:
 def _remove(files: Iterable[Kept]) -> None:
     for file in files:
         Path(file.key).unlink(missing_ok=True)
+
+
+def _finished(folder: Path) -> list[tuple[float, int, Path]]:
+    """The files of a worker that is gone; what it had not finished is removed."""
+    files = _files([folder])
+    for _, _, path in files:
+        if path.suffix != SUFFIX:
+            path.unlink(missing_ok=True)
+    return [file for file in files if file[2].suffix == SUFFIX]
 
 
 def _files(folders: Iterator[Path] | list[Path]) -> list[tuple[float, int, Path]]:

@@ -63,9 +63,10 @@ def move(server: Server, model: str, what: str) -> None:
 
 
 def root_of(server: Server) -> Path:
-    """The folder whose lock the server holds."""
+    """The folder in memory whose lock the server holds."""
     open_files = (fd.readlink() for fd in Path(f"/proc/{server.process.pid}/fd").iterdir() if fd.is_symlink())
-    return next(file.parent for file in open_files if file.parent.name.startswith("onecard-"))
+    locked = [file.parent for file in open_files if file.parent.name.startswith("onecard-")]
+    return next(folder for folder in locked if folder.parent.name != "conversations")
 
 
 def test_usage_and_header_tell_how_much_of_the_prompt_was_there(server: Server) -> None:
@@ -133,14 +134,30 @@ def test_files_are_for_their_owner_only_within_the_cap_and_in_the_status(server:
 def test_nothing_is_left_of_a_server_that_ended_or_was_killed(
     tmp_path: Path, canary_kv_model: Path, number: int
 ) -> None:
-    with serving(tmp_path, models={"a": canary_kv_model}, flags=("--context", "512")) as server:
-        body = {"model": "a", "prompt": canary_kv.prompt(8, 100), "max_tokens": 4}
-        httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60).raise_for_status()
-        root = root_of(server)
+    """Neither in memory nor on the disk, which takes what two small conversations leave no memory for."""
+    env = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "ONECARD_MEMORY__CONVERSATIONS": "1MiB",
+        "ONECARD_MEMORY__CONVERSATIONS_DISK": "64MiB",
+    }
+
+    def kept() -> set[str]:
+        return {path.parent.name for path in (tmp_path / "cache").rglob("*.kv")}
+
+    with serving(tmp_path, models={"a": canary_kv_model}, flags=("--context", "1024"), env=env) as server:
+        root, answers = root_of(server), []
+        for seed in [*range(8), 0]:
+            answers.append(ask(server, canary_kv.prompt(seed, 800)))
         until(lambda: bool(list(root.rglob("*.kv"))), within_s=10, what="it is kept after the answer")
+        assert [cached(answer) for answer in answers] == [0] * 8 + [799]
+        assert text(answers[0]) == text(answers[8])
+        assert kept()
         server.stop(number)
+        assert bool(kept()) is (number == signal.SIGKILL)
 
     if number == signal.SIGKILL:
-        with serving(tmp_path, models={"a": canary_kv_model}) as successor:
+        with serving(tmp_path, models={"a": canary_kv_model}, env=env) as successor:
+            assert not kept()
             successor.stop()
     assert not root.exists()
+    assert list((tmp_path / "cache/onecard/conversations").iterdir()) == []

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -62,10 +63,10 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(budget_bytes: int, *names: str, conversations: int = PLENTY) -> AsyncIterator[Watched]:
+async def watched(budget_bytes: int, *names: str, conversations: int = PLENTY, disk: int = 0) -> AsyncIterator[Watched]:
     config = ModelConfig(path=str(GGUF_PATH), context=1024, parallel=2)
     settings = Settings(
-        memory=MemorySection(device="cpu", budget=budget_bytes, conversations=conversations),
+        memory=MemorySection(device="cpu", budget=budget_bytes, conversations=conversations, conversations_disk=disk),
         models=dict.fromkeys(names, config),
     )
     catalog = Catalog(settings)
@@ -120,6 +121,27 @@ async def test_a_conversation_is_found_again_after_a_swap_where_there_is_room_an
             assert [m.state for m in rig.pool.status().models] == ["unloaded", "ready"]
             again, after = await rig.ask("a", prompt(1))
             assert (again.cached_tokens, after) == (expected, before)
+
+
+@pytest.mark.parametrize(("more", "told"), [(MIB // 4, -1), (3 * MIB // 2, MIB // 2)])
+async def test_what_a_swap_leaves_no_memory_for_comes_back_from_the_disk(
+    need: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int, told: int
+) -> None:
+    """With more bytes than the model needs, of which so many hold the conversation before the swap."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def on_disk() -> list[Path]:
+        return list(tmp_path.rglob("*.kv"))
+
+    async with watched(need + more, "a", "b", disk=64 * MIB) as rig:
+        _, before = await rig.ask("a", prompt(1))
+        await rig.settled(lambda m: m.conversations_bytes > told and (told > 0 or bool(on_disk())))
+        await rig.ask("b", prompt(2))
+        again, after = await rig.ask("a", prompt(1))
+
+        assert (again.cached_tokens, after) == (PROMPT_TOKENS - 1, before)
+        assert on_disk()
+    assert not on_disk()
 
 
 async def test_when_a_model_leaves_the_others_may_keep_more(need: int) -> None:
