@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from server.errors import ApiError, clip
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from server.schemas.schema_shape import (
+    GROUPS,
+    LISTS,
+    MAX_ALTERNATIVES,
+    MAX_SAFE_INTEGER,
+    SINGLES,
+    Alternatives,
+    depth,
+    inexact,
+    over_keywords,
+    resolved,
+)
 
 MAX_BYTES = 512 * 1024
 MAX_NODES = 20_000
@@ -24,12 +33,9 @@ MAX_CHOICES = 10_000
 MAX_PROPERTIES = 4_000
 MAX_OPTIONAL = 300
 """Of one object: a grammar of properties that may each be left out grows with the square of their number."""
-MAX_ALTERNATIVES = 256
-"""Combinations of alternatives that have to hold at once."""
 MAX_PATTERN_CHARS = 4096
 MAX_PATTERN_DEPTH = 64
 MAX_AT_LEAST = 65_536
-MAX_SAFE_INTEGER = 2**53 - 1
 
 _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
@@ -42,12 +48,10 @@ _UNENFORCED = frozenset(
     }
 )
 _REMARKS = frozenset({"$comment", "$id", "id", "$schema", "default", "examples", "title", "description", "x-guidance"})
-_GROUPS = ("properties", "patternProperties", "$defs", "definitions")
-_SINGLES = ("items", "additionalProperties", "additionalItems")
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _AT_LEAST = ("minItems", "minLength", "minProperties")
 _AT_MOST = ("maxItems", "maxLength", "maxProperties")
 _REPEATED_ANCHOR = re.compile(r"(?<!\\)(?:\\\\)*(?:[\^$]|\\[bB])(?:[*+?]|\{\d)")
+_NO_WORD = re.compile(r"[^A-Za-z0-9]")
 _CLASS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
@@ -75,22 +79,30 @@ def checked(schema: Any, param: str, *, strict: bool = True) -> Checked:
     n_bytes = len(msgspec.json.encode(schema))
     if n_bytes > MAX_BYTES:
         raise _too_much(param, "bytes", n_bytes, MAX_BYTES)
-    if (depth := _depth(schema)) > MAX_JSON_DEPTH:
-        raise _too_much(param, "levels", depth, MAX_JSON_DEPTH)
-    walk = _Walk(schema, strict=strict)
+    if (levels := depth(schema)) > MAX_JSON_DEPTH:
+        raise _too_much(param, "levels", levels, MAX_JSON_DEPTH)
+    walk = _Walk(schema, param, strict=strict)
     cleared = walk.clear(schema, param)
-    _Alternatives(schema).check(param)
+    if walk.moved:
+        cleared = {**cleared, "$defs": {**cleared.get("$defs", {}), **walk.moved}}
+    if Alternatives(schema).too_many:
+        raise _wrong(param, f"its alternatives make more than {MAX_ALTERNATIVES} combinations")
     return Checked(cleared, sorted(walk.unenforced))
 
 
 class _Walk:
     """One pass over every subschema."""
 
-    def __init__(self, root: Any, *, strict: bool) -> None:
+    def __init__(self, root: Any, param: str, *, strict: bool) -> None:
         self._root = root
+        self._param = param
         self._strict = strict
         self._n_nodes = self._n_choices = self._n_properties = 0
         self.unenforced: set[str] = set()
+        self.moved: dict[str, Any] = {}
+        """Subschemas at places of the client's own, by their names in `$defs`."""
+        self._names: dict[str, str] = {}
+        """Those names by the references that lead there."""
 
     def clear(self, schema: Any, path: str) -> Any:
         """The subschema without remarks. Raises ApiError."""
@@ -103,21 +115,27 @@ class _Walk:
         cleared: dict[str, Any] = {}
         for key, value in schema.items():
             if not (key in _REMARKS or self._says_nothing(key, value)):
-                self._keep(cleared, key, value, path)
+                self._keep(cleared, schema, key, path)
         return cleared
 
-    def _keep(self, cleared: dict[str, Any], key: str, value: Any, path: str) -> None:
-        if key in _UNENFORCED:
+    def _keep(self, cleared: dict[str, Any], schema: dict[str, Any], key: str, path: str) -> None:
+        value = schema[key]
+        if (why := _unenforceable(schema, key)) is not None:
             if self._strict:
-                raise _wrong(f"{path}.{key}", "this keyword cannot be enforced", code="unsupported_value")
+                raise _wrong(f"{path}.{key}", why, code="unsupported_value")
             self.unenforced.add(key)
-        elif key in _GROUPS:
+        elif key == "additionalItems":
+            if isinstance(schema.get("items"), list):  # else it says nothing
+                cleared["items"] = self.clear(value, f"{path}.{key}")
+        elif key in GROUPS:
             cleared[key] = {name: self.clear(child, f"{path}.{key}.{name}") for name, child in value.items()}
+        elif key == "$ref" and not over_keywords(value):
+            cleared[key] = self._move(value)
         elif key == "items" and isinstance(value, list):  # the older spelling of tuples
             cleared["prefixItems"] = [self.clear(child, f"{path}.items[{i}]") for i, child in enumerate(value)]
-        elif key in _SINGLES:
-            cleared["items" if key == "additionalItems" else key] = self.clear(value, f"{path}.{key}")
-        elif key in _LISTS:
+        elif key in SINGLES:
+            cleared[key] = self.clear(value, f"{path}.{key}")
+        elif key in LISTS:
             name = "anyOf" if key == "oneOf" and not self._strict else key
             if name != key:
                 self.unenforced.add(key)
@@ -126,13 +144,21 @@ class _Walk:
         else:
             cleared[key] = value
 
+    def _move(self, reference: str) -> str:
+        """Clear what the reference leads to, once, and refer to where it will be."""
+        if reference not in self._names:
+            name = self._names[reference] = f"{_NO_WORD.sub('_', reference[2:])}_{len(self._names)}"
+            target = resolved(self._root, reference)[1]
+            self.moved[name] = self.clear(target, self._param + reference[1:].replace("/", "."))
+        return f"#/$defs/{self._names[reference]}"
+
     def _says_nothing(self, key: str, value: Any) -> bool:
         """Keywords that change no answer: annotations, and conditions that always hold."""
         if key == "format":
             return value not in _FORMATS
         if key == "propertyNames":
             return value in (True, {}, {"type": "string"})
-        return (key == "uniqueItems" and value is False) or (key == "additionalItems" and isinstance(value, bool))
+        return key == "uniqueItems" and value is False
 
     def _count(self, schema: dict[str, Any], path: str) -> None:
         self._n_nodes += 1
@@ -141,12 +167,14 @@ class _Walk:
 
     def _check_values(self, schema: dict[str, Any], path: str) -> None:
         self._check_type(schema.get("type"), f"{path}.type")
-        for key in _GROUPS:
+        for key in GROUPS:
             if key in schema and not isinstance(schema[key], dict):
                 raise _wrong(f"{path}.{key}", "it is an object of schemas")
-        for key in _LISTS:
+        for key in LISTS:
             if key in schema and not (isinstance(schema[key], list) and schema[key]):
                 raise _wrong(f"{path}.{key}", "it is a list of schemas")
+        if not isinstance(schema.get("format", ""), str):
+            raise _wrong(f"{path}.format", "it is a string")
         if "pattern" in schema:
             check_pattern(schema["pattern"], f"{path}.pattern")
         for pattern in schema.get("patternProperties", {}):
@@ -199,6 +227,19 @@ class _Walk:
             reference = target["$ref"]
 
 
+def _unenforceable(schema: dict[str, Any], key: str) -> str | None:
+    """Why a keyword cannot be enforced; None where it can, or says nothing at all."""
+    value = schema[key]
+    if key in _UNENFORCED:
+        return "this keyword cannot be enforced"
+    if key in ("const", "enum") and (number := inexact(value)) is not None:
+        return f"{clip(number)} cannot be written exactly; numbers are, up to {MAX_SAFE_INTEGER}"
+    # A grammar does not remember names, so one that is not declared may come twice and counts once.
+    if key == "minProperties" and value > (most := len(set(schema.get("required", []))) + 1):
+        return f"at most {most} can be enforced here, which is one more than there are required properties"
+    return None
+
+
 def _check_counts(schema: dict[str, Any], path: str) -> None:
     for key in (*_AT_LEAST, *_AT_MOST):
         if key not in schema:
@@ -224,74 +265,6 @@ def check_pattern(pattern: Any, path: str) -> None:
             raise _too_much(path, "nested groups", depth, MAX_PATTERN_DEPTH)
     if _REPEATED_ANCHOR.search(_CLASS.sub(lambda match: match.group() if match.group()[1] in "bB" else "x", pattern)):
         raise _wrong(path, "an anchor cannot be repeated")
-
-
-def resolved(root: Any, reference: str) -> tuple[bool, Any]:
-    """Whether a local reference points to something, and to what."""
-    target = root
-    for step in reference[1:].split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(target, dict) and name in target:
-            target = target[name]
-        elif isinstance(target, list) and name.isdigit() and int(name) < len(target):
-            target = target[int(name)]
-        else:
-            return False, None
-    return reference == "#" or reference.startswith("#/"), target
-
-
-class _Alternatives:
-    """How many combinations a schema's alternatives make where several of them have to hold at once."""
-
-    def __init__(self, root: Any) -> None:
-        self._root = root
-        self._known: dict[int, int] = {}
-
-    def check(self, path: str) -> None:
-        """Raises ApiError 400."""
-        for schema in _subschemas(self._root):
-            if self._of(schema) > MAX_ALTERNATIVES and ("allOf" in schema or "$ref" in schema):
-                raise _wrong(path, f"its alternatives make more than {MAX_ALTERNATIVES} combinations")
-
-    def _of(self, schema: Any) -> int:
-        if not isinstance(schema, dict):
-            return 1
-        if (known := self._known.get(id(schema))) is not None:
-            return known
-        self._known[id(schema)] = 1  # a reference back to here adds nothing
-        total = 1
-        for key in ("anyOf", "oneOf"):
-            if isinstance(branches := schema.get(key), list):
-                total *= sum(self._of(branch) for branch in branches)
-        for part in schema.get("allOf") or []:
-            total = min(total * self._of(part), MAX_NODES)
-        if isinstance(reference := schema.get("$ref"), str):
-            total = min(total * self._of(resolved(self._root, reference)[1]), MAX_NODES)
-        self._known[id(schema)] = total
-        return total
-
-
-def _subschemas(root: Any) -> Iterator[dict[str, Any]]:
-    """Every object in it."""
-    waiting = [root]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield value
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-
-
-def _depth(value: Any) -> int:
-    """Levels of objects and lists."""
-    deepest, waiting = 0, [(value, 1)]
-    while waiting:
-        item, depth = waiting.pop()
-        deepest = max(deepest, depth)
-        children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        waiting += [(child, depth + 1) for child in children if isinstance(child, dict | list)]
-    return deepest
 
 
 def _wrong(path: str, why: str, *, code: str = "invalid_json_schema") -> ApiError:

@@ -111,6 +111,50 @@ REAL: dict[str, Schema] = {
         "minItems": 2,
         "maxItems": 2,
     },
+    "older tuple, and no more": {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "array",
+        "items": [{"type": "boolean"}],
+        "additionalItems": False,
+    },
+    "older tuple, and more": {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "array",
+        "items": [{"type": "boolean"}],
+        "additionalItems": {"const": 1},
+        "maxItems": 3,
+    },
+    "items beside what is for tuples": {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "array",
+        "items": {"type": "boolean"},
+        "additionalItems": {"type": "null"},
+        "maxItems": 3,
+    },
+    "older bounds": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        **thing(
+            x={"type": "integer", "minimum": 3, "exclusiveMinimum": True, "maximum": 5, "exclusiveMaximum": False},
+            y={"type": "integer", "minimum": 0, "maximum": 2, "exclusiveMaximum": True},
+        ),
+    },
+    "definitions at a place of their own": {
+        "components": {
+            "schemas": {
+                "Pet": thing(tag={"$ref": "#/components/schemas/Tag"}),
+                "Tag": {"enum": ["a", "b"], "default": "a", "format": "pet"},
+            }
+        },
+        **thing(pet={"$ref": "#/components/schemas/Pet"}),
+    },
+    "at least one more": {
+        "type": "object",
+        "properties": {"a": {"const": 1}},
+        "required": ["a"],
+        "additionalProperties": {"type": "boolean"},
+        "minProperties": 2,
+        "maxProperties": 2,
+    },
     "definitions": {
         "definitions": {"flag": {"type": "boolean"}},
         **thing(on={"$ref": "#/definitions/flag", "description": "?"}),
@@ -193,6 +237,21 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no schema": (nested(5), ".properties.outer.properties.inner"),
     "not": (nested({"not": {"type": "string"}}), ".properties.outer.properties.inner.not"),
     "unique": (nested({"type": "array", "uniqueItems": True}), ".properties.outer.properties.inner.uniqueItems"),
+    "a whole number that doubles round": (nested({"const": 2**53 + 1}), ".properties.outer.properties.inner.const"),
+    "a huge number among values": (nested({"enum": ["a", [10**25]]}), ".properties.outer.properties.inner.enum"),
+    "an infinite number": (nested({"const": float("inf")}), ".properties.outer.properties.inner.const"),
+    "names that may repeat": (
+        nested({"type": "object", "minProperties": 2}),
+        ".properties.outer.properties.inner.minProperties",
+    ),
+    "many parentheses at a place of their own": (
+        {"$ref": "#/x/y", "x": {"y": {"type": "string", "pattern": "(" * 60_000}}},
+        ".x.y.pattern",
+    ),
+    "a format of no kind": (
+        nested({"type": "string", "format": ["date"]}),
+        ".properties.outer.properties.inner.format",
+    ),
     "properties of no kind": ({"type": "object", "properties": [1]}, ".properties"),
     "required of no kind": ({"type": "object", "required": "a"}, ".required"),
 }

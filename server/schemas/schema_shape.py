@@ -1,0 +1,114 @@
+"""What is asked of a JSON schema as a whole: how deep it is, where references lead, what its alternatives multiply to.
+
+Pure: no error and no path.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MAX_ALTERNATIVES = 256
+"""Combinations of alternatives that have to hold at once."""
+MAX_COUNTED = 20_000
+"""Where counting combinations stops."""
+MAX_SAFE_INTEGER = 2**53 - 1
+GROUPS = ("properties", "patternProperties", "$defs", "definitions")
+"""Keywords that hold schemas by name."""
+SINGLES = ("items", "additionalProperties")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+
+
+def resolved(root: Any, reference: str) -> tuple[bool, Any]:
+    """Whether a local reference points to something, and to what."""
+    target = root
+    for step in reference[1:].split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, dict) and name in target:
+            target = target[name]
+        elif isinstance(target, list) and name.isdigit() and int(name) < len(target):
+            target = target[int(name)]
+        else:
+            return False, None
+    return reference == "#" or reference.startswith("#/"), target
+
+
+def over_keywords(reference: str) -> bool:
+    """Whether a local reference passes keywords that hold schemas alone, so that a walk over these meets its target."""
+    steps = iter(reference.split("/")[1:])
+    return all(next(steps, None) is not None if step in GROUPS or step in LISTS else step in SINGLES for step in steps)
+
+
+class Alternatives:
+    """How many combinations a schema's alternatives make where several of them have to hold at once."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._known: dict[int, int] = {}
+
+    @property
+    def too_many(self) -> bool:
+        """More of them than a grammar can hold."""
+        return any(
+            self._of(schema) > MAX_ALTERNATIVES and ("allOf" in schema or "$ref" in schema)
+            for schema in _subschemas(self._root)
+        )
+
+    def _of(self, schema: Any) -> int:
+        if not isinstance(schema, dict):
+            return 1
+        if (known := self._known.get(id(schema))) is not None:
+            return known
+        self._known[id(schema)] = 1  # a reference back to here adds nothing
+        total = 1
+        for key in ("anyOf", "oneOf"):
+            if isinstance(branches := schema.get(key), list):
+                total *= sum(self._of(branch) for branch in branches)
+        for part in schema.get("allOf") or []:
+            total = min(total * self._of(part), MAX_COUNTED)
+        if isinstance(reference := schema.get("$ref"), str):
+            total = min(total * self._of(resolved(self._root, reference)[1]), MAX_COUNTED)
+        self._known[id(schema)] = total
+        return total
+
+
+def _subschemas(root: Any) -> Iterator[dict[str, Any]]:
+    """Every object in it."""
+    waiting = [root]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def depth(value: Any) -> int:
+    """Levels of objects and lists."""
+    deepest, waiting = 0, [(value, 1)]
+    while waiting:
+        item, level = waiting.pop()
+        deepest = max(deepest, level)
+        waiting += [(child, level + 1) for child in _inside(item) if isinstance(child, dict | list)]
+    return deepest
+
+
+def inexact(value: Any) -> int | float | None:
+    """A number in it that JSON cannot say or that a double rounds; None where every reader gets the same."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return item
+        if isinstance(item, int) and abs(item) > MAX_SAFE_INTEGER:
+            return item
+        waiting += _inside(item)
+    return None
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
