@@ -13,7 +13,21 @@ from backends import alone
 from backends.gguf import bare
 from backends.gguf.library_log import supports_gpu
 from backends.workload import Workload
-from bench import bnb, compare, constraint, embed, engine, mix, model, report, scenarios, swap, trace, trace_http
+from bench import (
+    bnb,
+    compare,
+    constraint,
+    embed,
+    engine,
+    mix,
+    model,
+    report,
+    scenarios,
+    serve_hf,
+    swap,
+    trace,
+    trace_http,
+)
 from bench.figures import emit
 from bench.serving import MODEL_NAME
 from server.bench.load import chat, run, summary
@@ -57,8 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     traces = commands.add_parser("trace", help="more models than fit: loads and waits, against first come first served")
     traces.add_argument("--json", action="store_true", help="print one JSON line")
     folders = commands.add_parser("bnb", help="folders in 16, 8 and 4 bits, against transformers' continuous batching")
-    folders.add_argument("--rounds", type=int, default=3, help="runs of each side, taking turns (default 3)")
+    folders.add_argument("--rounds", type=int, default=2, help="processes of each side, taking turns (default 2)")
     folders.add_argument("--json", action="store_true", help="print one JSON line")
+    served = commands.add_parser("serve-hf", help="onecard serve against transformers serve, over HTTP")
+    served.add_argument("--rounds", type=int, default=2, help="servers of each side, taking turns (default 2)")
+    served.add_argument("--json", action="store_true", help="print one JSON line")
     swaps = commands.add_parser("swap", help="swapping tiny models: time to the first token, and the server's share")
     swaps.add_argument("--rounds", type=int, default=20, help="swaps that are measured (default 20)")
     swaps.add_argument("--pause", type=float, default=0.0, help="seconds between requests (default 0: back to back)")
@@ -124,6 +141,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.command == "bnb":
         emit(bnb.measure(options.rounds), as_json=options.json)
+        return 0
+    if options.command == "serve-hf":
+        emit(serve_hf.measure(options.rounds), as_json=options.json)
         return 0
     if options.command == "swap":
         figures = swap.measure(rounds=options.rounds, spare=not options.no_spare, pause_s=options.pause)

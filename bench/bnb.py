@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ from bench import folder
 from server.bench.figures import median, percentile
 
 QUANTIZATIONS = ("none", "bnb-4bit", "bnb-8bit")
-STREAMS = (1, 8)
+REPEATS = {1: 3, 8: 2}
+"""Measurements by number of streams, in each process; one of `N_WARM` tokens comes before them."""
 N_PROMPT = 32
 N_GENERATE = 96
+N_WARM = 8
+N_LOADS = 3
 
 
 def measure(rounds: int) -> dict[str, float]:
@@ -34,7 +39,7 @@ def measure(rounds: int) -> dict[str, float]:
         for _ in range(rounds):
             ours.append(_child("ours", quantization))
             theirs.append(_child("theirs", quantization))
-        for streams in STREAMS:
+        for streams in REPEATS:
             name = f"{quantization}, {streams} streams"
             for key, unit in (("tokens_per_s", "tokens/s"), ("first_p99_ms", "first token p99 ms")):
                 mine = median([run[f"{key} {streams}"] for run in ours])
@@ -47,7 +52,7 @@ def measure(rounds: int) -> dict[str, float]:
         figures[f"{quantization}: 8 streams / 1"] = median([r["tokens_per_s 8"] / r["tokens_per_s 1"] for r in ours])
         figures[f"{quantization}: Python of a step, 8"] = median([r["python_share 8"] for r in ours])
         figures[f"{quantization}: same texts alone"] = min(r["same_texts"] for r in ours)
-    return figures | _loads(rounds)
+    return figures | _loads()
 
 
 def _child(what: str, *arguments: str) -> dict[str, float]:
@@ -73,18 +78,16 @@ def ours(quantization: str) -> dict[str, float]:
     )
     engine: Any = registry.engine_of("bnb")(spec, lambda _: None)
     inside = _Clock(engine._context._runner)  # noqa: SLF001
-    figures: dict[str, float] = {}
-    said: dict[tuple[int, int], str] = {}
-    for streams in (*STREAMS, *STREAMS):  # the first time is for warming up
+    taken = _Taken()
+    for streams, n_generate in _runs():
         greedy = Sampling(temperature=0.0)
         began = time.perf_counter()
         for i, prompt in enumerate(_prompts(streams, 1)):
             engine.add(
-                engine.prepare(Generate(f"j{i}", TokenPrompt(prompt), greedy, max_tokens=N_GENERATE, ignore_eos=True))
+                engine.prepare(Generate(f"j{i}", TokenPrompt(prompt), greedy, max_tokens=n_generate, ignore_eos=True))
             )
         first: dict[str, float] = {}
         texts: dict[str, str] = {}
-        shares = []
         while not engine.idle:
             inside.seconds = 0.0
             started = time.perf_counter()
@@ -95,13 +98,39 @@ def ours(quantization: str) -> dict[str, float]:
                     first.setdefault(event.id, now - began)
                     texts[event.id] = texts.get(event.id, "") + event.text
             if step.n_decode == streams and not step.n_prefill:
-                shares.append(1 - inside.seconds / (now - started))
-        figures[f"tokens_per_s {streams}"] = streams * N_GENERATE / (time.perf_counter() - began)
-        figures[f"first_p99_ms {streams}"] = percentile(list(first.values()), 99) * 1e3
-        figures[f"python_share {streams}"] = median(shares)
-        said |= {(streams, i): texts[f"j{i}"] for i in range(streams)}
-    figures["same_texts"] = float(said[1, 0] == said[8, 0])
-    return figures
+                taken.python.setdefault(streams, []).append(1 - inside.seconds / (now - started))
+        taken.add(streams, n_generate, time.perf_counter() - began, first)
+        taken.text[streams] = texts["j0"]
+    shares = {f"python_share {streams}": median(shares) for streams, shares in taken.python.items()}
+    return taken.figures() | shares | {"same_texts": float(len(set(taken.text.values())) == 1)}
+
+
+def _runs() -> list[tuple[int, int]]:
+    """`(streams, tokens of each)` of every run of a process, the short ones for warming up first."""
+    warm = [(streams, N_WARM) for streams in REPEATS]
+    return warm + [(streams, N_GENERATE) for streams, n in REPEATS.items() for _ in range(n)]
+
+
+@dataclass
+class _Taken:
+    """What the runs of one process took; those for warming up don't count."""
+
+    rates: dict[int, list[float]] = field(default_factory=dict)
+    first_s: dict[int, list[float]] = field(default_factory=dict)
+    python: dict[int, list[float]] = field(default_factory=dict)
+    text: dict[int, str] = field(default_factory=dict)
+    """Of the first prompt, by the number of streams."""
+
+    def add(self, streams: int, n_generate: int, seconds: float, first_s: Mapping[str, float]) -> None:
+        """A run of so many tokens each, and when their first ones came."""
+        if n_generate == N_GENERATE:
+            self.rates.setdefault(streams, []).append(streams * n_generate / seconds)
+            self.first_s.setdefault(streams, []).extend(first_s.values())
+
+    def figures(self) -> dict[str, float]:
+        """Medians of the rates, and the first tokens' p99 over all runs."""
+        rates = {f"tokens_per_s {streams}": median(found) for streams, found in self.rates.items()}
+        return rates | {f"first_p99_ms {n}": percentile(found, 99) * 1e3 for n, found in self.first_s.items()}
 
 
 class _Clock:
@@ -141,13 +170,13 @@ def theirs(quantization: str) -> dict[str, float]:
     )
     config = GenerationConfig(max_new_tokens=N_GENERATE, do_sample=False, eos_token_id=-1, pad_token_id=0)
     batching = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=512)
-    figures: dict[str, float] = {}
+    taken = _Taken()
     manager = model.init_continuous_batching(generation_config=config, continuous_batching_config=batching)
     manager.start()
-    for streams in (*STREAMS, *STREAMS):
+    for streams, n_generate in _runs():
         began = time.perf_counter()
         for i, prompt in enumerate(_prompts(streams, 1)):
-            manager.add_request(prompt, request_id=f"{streams}-{i}-{began}", max_new_tokens=N_GENERATE, streaming=True)
+            manager.add_request(prompt, request_id=f"{streams}-{i}-{began}", max_new_tokens=n_generate, streaming=True)
         first: dict[str, float] = {}
         done: set[str] = set()
         while len(done) < streams:
@@ -157,21 +186,19 @@ def theirs(quantization: str) -> dict[str, float]:
             first.setdefault(found.request_id, time.perf_counter() - began)
             if found.is_finished():
                 done.add(found.request_id)
-        figures[f"tokens_per_s {streams}"] = streams * N_GENERATE / (time.perf_counter() - began)
-        figures[f"first_p99_ms {streams}"] = percentile(list(first.values()), 99) * 1e3
+        taken.add(streams, n_generate, time.perf_counter() - began, first)
     manager.stop(block=True)
-    return figures
+    return taken.figures()
 
 
-def _loads(rounds: int) -> dict[str, float]:
+def _loads() -> dict[str, float]:
     """Seconds of a load that quantises, and of one that finds the weights stored quantised."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as made:
         for quantization in QUANTIZATIONS[1:]:
-            stored = _child("store", quantization, made)
-            del stored
-            on_load = median([_child("load", quantization, str(folder.path()))["load_s"] for _ in range(rounds)])
-            ready = median([_child("load", "none", str(Path(made) / quantization))["load_s"] for _ in range(rounds)])
+            _child("store", quantization, made)
+            on_load = median([_child("load", quantization, str(folder.path()))["load_s"] for _ in range(N_LOADS)])
+            ready = median([_child("load", "none", str(Path(made) / quantization))["load_s"] for _ in range(N_LOADS)])
             figures |= {f"{quantization}: load, quantising s": on_load, f"{quantization}: load, stored s": ready}
             figures[f"{quantization}: load, quantising / stored"] = on_load / ready
     return figures

@@ -30,7 +30,8 @@ def main() -> None:
 
 def _config(type_name: str, source: Path) -> Any:
     if type_name == "bnb-8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        # bitsandbytes' own default of 6 finds outliers over a whole batch, so that requests depend on each other
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     stored = config.get("dtype") or config.get("torch_dtype")
     return BitsAndBytesConfig(

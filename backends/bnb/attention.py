@@ -93,18 +93,37 @@ class Pass:
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self._kept[key]
         return found
 
-    def mask(self, begin: int, n: int, *, first: int, n_cells: int, layer: LayerCache, last: int) -> torch.Tensor:
-        """`(n, n_cells) bool`: which cells from `first` on the positions from `begin` on see; `last` is the newest."""
+    def mask(
+        self, begin: int, n: int, *, first: int, n_cells: int, layer: LayerCache, last: int, form: MaskForm
+    ) -> torch.Tensor:
+        """`(repeats * n, n_cells)`: which cells from `first` on the positions from `begin` on see; `last` is newest."""
         turned = last >= layer.ring
-        key = (begin, n, first, n_cells, layer.window, last if turned else -1)
+        key = (begin, n, first, n_cells, layer.window, last if turned else -1, form)
         if key not in self._kept:
             device = layer.keys[0].device
             position = torch.arange(first, first + n_cells, device=device)
             if turned:
                 position = last - (last - position) % layer.ring
-            self._kept[key] = visible(position, torch.arange(begin, begin + n, device=device)[:, None], layer.window)
+            seen = visible(position, torch.arange(begin, begin + n, device=device)[:, None], layer.window)
+            self._kept[key] = form.of(seen)
         found: torch.Tensor = self._kept[key]
         return found
+
+
+class MaskForm(NamedTuple):
+    """How a mask is handed over: made once for all layers, because scaled_dot_product_attention would in each."""
+
+    repeats: int
+    """Heads that share their keys stand below each other."""
+    dtype: torch.dtype | None
+    """What is added to the scores, in that type; None for `bool`, which says what is seen."""
+
+    def of(self, seen: torch.Tensor) -> torch.Tensor:
+        """From `(n, n_cells) bool`."""
+        seen = seen.repeat(self.repeats, 1) if self.repeats > 1 else seen
+        if self.dtype is None:
+            return seen
+        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 
 def visible(cell: torch.Tensor, position: torch.Tensor, window: int | None) -> torch.Tensor:
@@ -142,7 +161,8 @@ def attend(
     layer = work.cache.layers[index]
     query, key, value = query[0], key[0], value[0]
     out = query.new_empty((query.shape[0], query.shape[1], value.shape[-1]))
-    compute = _Compute(scaling, softcap, key.shape[0])
+    form = MaskForm(query.shape[0] // key.shape[0], query.dtype if softcap is None else None)
+    compute = _Compute(scaling, softcap, key.shape[0], form)
     if work.decoding:
         _decode(work, layer, query, key, value, compute, out)
     for stretch in work.stretches:
@@ -157,15 +177,15 @@ class _Compute:
     scaling: float | None
     softcap: float | None
     n_groups: int
+    form: MaskForm
+    """Of the masks it takes."""
 
     def __call__(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """`(heads, n, size)` from queries of that shape, `(groups, cells, size)`, and `(n, cells) bool` or None."""
+        """`(heads, n, size)` from queries of that shape, `(groups, cells, size)`, and a mask of its form or None."""
         n_heads, n, size = query.shape
         asked = query.reshape(1, self.n_groups, n_heads // self.n_groups * n, size)
-        if mask is not None and n_heads > self.n_groups:
-            mask = mask.repeat(n_heads // self.n_groups, 1)
         if self.softcap is None:
             found = scaled_dot_product_attention(asked, keys[None], values[None], attn_mask=mask, scale=self.scaling)
         else:
@@ -213,7 +233,7 @@ def _decode(
             first = 0 if layer.window is None else max(0, position + 1 - layer.window)
             keys, values = keys[:, first : position + 1], values[:, first : position + 1]
         else:
-            mask = work.mask(position, 1, first=0, n_cells=layer.ring, layer=layer, last=position)
+            mask = work.mask(position, 1, first=0, n_cells=layer.ring, layer=layer, last=position, form=compute.form)
         out[:, place : place + 1] = compute(query[:, place : place + 1], keys, values, mask)
 
 
@@ -243,12 +263,14 @@ def _prefill(
             whole[:, begin - base : end - base] = asked
             asked = whole
         if stop > layer.ring:
-            mask = work.mask(base, UNIT, first=0, n_cells=layer.ring, layer=layer, last=stop - 1)
+            mask = work.mask(base, UNIT, first=0, n_cells=layer.ring, layer=layer, last=stop - 1, form=compute.form)
             found = compute(asked, keys, values, mask)
         else:
             first = 0 if layer.window is None else max(0, base + 1 - layer.window)
             last = min(base + UNIT, keys.shape[1])
-            mask = work.mask(base, UNIT, first=first, n_cells=last - first, layer=layer, last=last - 1)
+            mask = work.mask(
+                base, UNIT, first=first, n_cells=last - first, layer=layer, last=last - 1, form=compute.form
+            )
             found = compute(asked, keys[:, first:last], values[:, first:last], mask)
         out[:, at : at + end - begin] = found[:, begin - base : end - base]
         at += end - begin

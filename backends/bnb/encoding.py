@@ -22,12 +22,11 @@ from backends import card
 from backends.bnb import arithmetic
 from backends.bnb.encoder import FolderEncoder
 from backends.bnb.layout import input_limit
-from backends.bnb.measure import mapped_bytes, version, weight_bytes
+from backends.bnb.measure import runtime_bytes, version, weight_bytes
 from backends.bnb.vocabulary import Vocabulary
 from backends.bnb.weights import Kind, first_line, load_model
 from backends.embedding import JOBS_AT_ONCE, EmbeddingEngine, Input, NoRoomError
 from backends.engine import LoadError
-from backends.kernel import anonymous_bytes
 from backends.messages import Ready
 from backends.plan import Plan
 
@@ -113,7 +112,7 @@ def _parts(source: Source, model: Any) -> dict[str, int] | None:
             return None
         parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"])
         return {**parts, "runtime": max(0, source.free_before - free_after - sum(parts.values()))}
-    return {**parts, "runtime": max(0, anonymous_bytes() + mapped_bytes(model) - parts["weights"])}
+    return {**parts, "runtime": runtime_bytes(model, beside=0)}
 
 
 def _n_labels(config: dict[str, Any]) -> int:

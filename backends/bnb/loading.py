@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read when the libraries are imported
@@ -15,8 +16,9 @@ import accelerate  # noqa: E402, F401 - here and the next: transformers imports 
 import bitsandbytes  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import transformers.models.llama.modeling_llama  # noqa: E402 - imports what most architectures import
 import transformers.quantizers.auto  # noqa: E402, F401
-from transformers import AutoTokenizer  # noqa: E402
+from transformers import AutoTokenizer, conversion_mapping  # noqa: E402
 
 from backends import card  # noqa: E402
 from backends.bnb import arithmetic, folder, linear  # noqa: E402
@@ -25,7 +27,7 @@ from backends.bnb.context import BnbContext  # noqa: E402
 from backends.bnb.encoding import Source, load_encoder  # noqa: E402
 from backends.bnb.header import read  # noqa: E402
 from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
-from backends.bnb.measure import mapped_bytes, version, weight_bytes  # noqa: E402
+from backends.bnb.measure import runtime_bytes, version, weight_bytes  # noqa: E402
 from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
 from backends.bnb.weights import Order, first_line, load_model, out_of_memory, pin_positions  # noqa: E402
@@ -35,16 +37,19 @@ from backends.generation.engine import GeneratingEngine  # noqa: E402
 from backends.generation.readiness import describe, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
 from backends.gguf.header import HeaderError  # noqa: E402
-from backends.kernel import anonymous_bytes  # noqa: E402
 from backends.plan import BATCH_TOKENS, Plan  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from backends.bnb.header import FolderInfo
     from backends.engine import Engine
     from backends.messages import LoadModel
 
+conversion_mapping.get_checkpoint_conversion_mapping("")  # makes its table once, 0.15 s: a spare has it before a load
+
+_WARM_TOKENS: Final[Mapping[str, int]] = MappingProxyType({"cpu": 32, "cuda": BATCH_TOKENS})
+"""A card's allocator keeps what the longest pass took; on a processor that pass would only be a wait."""
 _TOY_BYTES: Final = 32 << 20
 _KV_TYPES: Final = ("f16", "bf16", "f32")
 
@@ -104,7 +109,7 @@ def _engine(
         )
         vocabulary = Vocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
         context = BnbContext(runner, cache, n_vocab=vocabulary.n_vocab, max_batch=BATCH_TOKENS)
-        context.warm_up(BATCH_TOKENS)
+        context.warm_up(_WARM_TOKENS[device.type])
         first_s = context.warm_up(1)
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
@@ -199,8 +204,7 @@ def _parts(
         taken = free_before - free_after
         parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"] - parts["kv"])
         return {**parts, "runtime": max(0, taken - sum(parts.values()))}
-    held = parts["weights"] + (parts["kv"] if cache.fixed else 0)
-    return {**parts, "runtime": max(0, anonymous_bytes() + mapped_bytes(model) - held)}
+    return {**parts, "runtime": runtime_bytes(model, beside=parts["kv"] if cache.fixed else 0)}
 
 
 def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from backends.kernel import anonymous_bytes, give_back_freed
 
 
 def weight_bytes(model: Any) -> int:
@@ -19,6 +22,13 @@ def mapped_bytes(model: Any) -> int:
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".safetensors")]
     spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in maps]
     return sum(n for place, n in _tensors(model).items() if any(first <= place < end for first, end in spans))
+
+
+def runtime_bytes(model: Any, *, beside: int) -> int:
+    """What this process holds in host memory besides the model's tensors and `beside` bytes of buffers."""
+    gc.collect()
+    give_back_freed()  # quantising leaves as much behind as the weights took before
+    return max(0, anonymous_bytes() + mapped_bytes(model) - weight_bytes(model) - beside)
 
 
 def _tensors(model: Any) -> dict[int, int]:
