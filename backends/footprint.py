@@ -18,6 +18,8 @@ from backends.plan import ALL_LAYERS, CELL_BLOCK, RUNTIME_BYTES, Device, Footpri
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backends.messages import KvType
+
 __all__ = [
     "ALL_LAYERS",
     "CELL_BLOCK",
@@ -30,6 +32,7 @@ __all__ = [
     "ModelHeader",
     "Plan",
     "inspect",
+    "kv_type_of",
     "layer_share",
     "predict",
 ]
@@ -52,6 +55,11 @@ def predict(header: ModelHeader, plan: Plan) -> Footprint:
     if isinstance(header, FolderInfo):
         return folders.predict(header, plan)
     return arithmetic.predict(header, plan)
+
+
+def kv_type_of(header: ModelHeader, asked: KvType, device: Device) -> KvType:
+    """The type of the KV cache: as asked of a GGUF file, the one that is computed in of a folder."""
+    return folders.computed_type(header, device) if isinstance(header, FolderInfo) else asked
 
 
 def layer_share(header: ModelHeader, plan: Plan) -> float:

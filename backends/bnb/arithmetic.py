@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backends.bnb.header import FolderInfo, StoredTensor
+    from backends.messages import KvType
 
 RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 330 * 2**20, "cuda": 600 * 2**20})
 """Python with PyTorch; on a GPU the driver's context and cuBLAS, as published."""
@@ -28,6 +29,9 @@ NESTED_BLOCK: Final = 256
 _CODE_BYTES: Final = 16 * 4
 _NESTED_CODE_BYTES: Final = 256 * 4 + 4
 _FLOAT_BYTES: Final = 4
+_TYPES: Final[Mapping[str, KvType]] = MappingProxyType(
+    {"bfloat16": "bf16", "BF16": "bf16", "float16": "f16", "F16": "f16"}
+)
 _SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
 
 
@@ -97,12 +101,17 @@ def is_linear(tensor: StoredTensor, quantization: Mapping[str, Any]) -> bool:
     return len(tensor.shape) == 2 and name.endswith(".weight") and not any(part in name for part in (*_SKIPPED, *named))
 
 
+def computed_type(folder: FolderInfo, device: Device) -> KvType:
+    """Of weights that are not quantised, and of the cache: a processor computes float16 in another type."""
+    stored = _TYPES.get(str(folder.config.get("dtype")), "f32")
+    if device == "cuda" or stored == "bf16":
+        return stored
+    return "bf16" if folder.quantization else "f32"
+
+
 def value_bytes(folder: FolderInfo, device: Device) -> int:
-    """Of a weight that is not quantised, and of the cache: a processor computes float16 in another type."""
-    stored = folder.config.get("dtype")
-    if device == "cpu":
-        return 2 if folder.quantization or stored in ("bfloat16", "BF16") else 4
-    return 4 if stored in ("float32", "F32") else 2
+    """Of one value of that type."""
+    return 4 if computed_type(folder, device) == "f32" else 2
 
 
 def cache_bytes(folder: FolderInfo, plan: Plan) -> int:

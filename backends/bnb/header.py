@@ -136,6 +136,10 @@ def _asked(quantization: str) -> dict[str, Any]:
 def _files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         _check_not_pickled(folder)
+        if not (folder / SINGLE).exists():
+            raise HeaderError(
+                f"the folder has no weights: neither {SINGLE} nor {INDEX}. hint: were they downloaded completely?"
+            )
         return [folder / SINGLE]
     placed = _json(folder / INDEX, MAX_INDEX_BYTES).get("weight_map")
     names = sorted(set(placed.values())) if isinstance(placed, dict) and _all_text(placed.values()) else []

@@ -41,6 +41,8 @@ def show_fit(
     if (kv_type := asked.get("kv_type")) not in (None, *get_args(KvType)):
         raise CliError(f"--kv-type {kv_type!r}: one of {', '.join(get_args(KvType))}", ExitCode.USAGE)
     settings, entries = _entries([model, *others], flags, config)
+    if kv_type is not None and entries[0].backend == "bnb":
+        raise CliError("--kv-type: a model folder's KV cache has the type it computes in", ExitCode.USAGE)
     try:
         answer = asyncio.run(_answer(settings, entries, Asked(**asked)))
     except (DeviceError, HeaderError) as problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from backends.footprint import ALL_LAYERS, Device, Footprint, HeaderInfo, ModelHeader, Plan, predict
+from backends.footprint import ALL_LAYERS, Device, Footprint, HeaderInfo, ModelHeader, Plan, kv_type_of, predict
 from backends.messages import KvType
 from server.settings.sizes import format_size
 
@@ -106,7 +106,8 @@ def plans(header: ModelHeader, wish: Wish) -> Iterator[Plan]:
     Sequences that share a pool are as many as those with cells of their own, only not all of them at full length.
     """
     layers = 0 if wish.device == "cpu" else ALL_LAYERS if wish.gpu_layers is None else wish.gpu_layers
-    plan = Plan(longest_context(header, wish.context), wish.parallel, wish.kv_type, layers, wish.device)
+    kv_type = kv_type_of(header, wish.kv_type, wish.device)
+    plan = Plan(longest_context(header, wish.context), wish.parallel, kv_type, layers, wish.device)
     pools = has_pool(header)
     if pools and wish.kv_tokens is not None and wish.kv_tokens < plan.context * plan.parallel:
         plan = replace(plan, context=min(plan.context, wish.kv_tokens), kv_tokens=wish.kv_tokens)

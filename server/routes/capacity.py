@@ -33,6 +33,13 @@ async def capacity(request: Request) -> Response:
         parallel=whole_number(request, "parallel", least=1, most=_MOST_PARALLEL),
         kv_type=_kv_type(query.get("kv_type")),
     )
+    if asked.kv_type is not None and entry.backend == "bnb":
+        raise ApiError(
+            400,
+            f"Invalid 'kv_type': '{entry.name}' is a model folder, whose KV cache has the type it computes in.",
+            param="kv_type",
+            code="invalid_value",
+        )
     try:
         answer = await app.pool.capacity(entry.name, asked)
     except HeaderError as problem:

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from server.settings.config import Settings
 
 
+_NOT_THERE = {
+    "kv_type": "a model folder, whose KV cache has the type it computes in",
+    "gpu_layers": "a model folder, whose layers are all on one device",
+    "trust_remote_code": "a GGUF file, which brings no code",
+}
+_QUANTISED = "a GGUF file, which stays as it was quantised"
+
+
 class CatalogError(Exception):
     """A configuration whose models contradict it; the text is a sentence for the operator."""
 
@@ -98,6 +106,9 @@ def _entry(model: ModelConfig) -> CatalogEntry:
         raise CatalogError(
             f"model '{model.name}': backend = '{model.backend}' but {located.path} is {what}. hint: leave backend out"
         )
+    if key := model.of_other_backend(located.backend):
+        what = _NOT_THERE.get(key, _QUANTISED)
+        raise CatalogError(f"model '{model.name}': it has {key}, but {located.path} is {what}. hint: leave {key} out")
     return CatalogEntry(
         name=model.name,
         config=model,

@@ -36,6 +36,7 @@ _OF_FOLDERS = (
     "llm_int8_threshold",
     "llm_int8_skip_modules",
 )
+_OF_FILES = ("kv_type", "gpu_layers")
 _SHRINKABLE: tuple[Literal["parallel"], Literal["kv_type"]] = ("parallel", "kv_type")
 
 
@@ -212,6 +213,7 @@ class ModelConfig(Section):
     llm_int8_skip_modules: StrList = []
     """Parts of names of layers that stay as they are, in 4 bits too."""
     _open: frozenset[Literal["parallel", "kv_type"]] = PrivateAttr(default=frozenset())
+    _written: frozenset[str] = PrivateAttr(default=frozenset())
 
     @model_validator(mode="after")
     def _pool_holds_a_context(self) -> ModelConfig:
@@ -228,6 +230,12 @@ class ModelConfig(Section):
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:
         """What nobody wrote down, so that a small budget may make it smaller; set by `Settings`."""
         return self._open
+
+    def of_other_backend(self, backend: Literal["gguf", "bnb"]) -> str | None:
+        """A key of the model's own table that asks for what this backend has not; None where there is none."""
+        keys = _OF_FILES if backend == "bnb" else _OF_FOLDERS
+        written = ((key, getattr(self, key)) for key in keys if key in self._written)
+        return next((key for key, value in written if value not in ("none", "auto") and value is not False), None)
 
 
 class MetricsSection(Section):
@@ -274,6 +282,7 @@ class Settings(Section):
             folded[name] = model.model_copy(update={**update, "name": name, "preload": preload})
             written = model.model_fields_set | defaults.model_fields_set
             folded[name]._open = frozenset(key for key in _SHRINKABLE if key not in written)  # noqa: SLF001 - a copy
+            folded[name]._written = frozenset(model.model_fields_set)  # noqa: SLF001
         return folded
 
 

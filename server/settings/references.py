@@ -95,7 +95,11 @@ def _at(path: Path) -> Located:
     if not path.is_file():
         raise LocateError(f"{path} is neither a regular file nor a folder")
     if path.suffix.lower() != ".gguf":
-        raise LocateError(f"{path} is no .gguf file. hint: give a .gguf file or a folder that holds config.json")
+        in_folder = (path.parent / "config.json").is_file()
+        hint = (
+            f"name its folder, {path.parent}" if in_folder else "give a .gguf file or a folder that holds config.json"
+        )
+        raise LocateError(f"{path} is no .gguf file. hint: {hint}")
     parts = split_parts(path)
     return Located(path=path, backend="gguf", size_bytes=sum(part.stat().st_size for part in parts))
 

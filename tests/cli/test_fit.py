@@ -54,6 +54,14 @@ def test_folder_is_priced_in_the_type_a_processor_computes_in(onecard):
     assert answer["parts"]["weights"] == 2 * stored + head_again
 
 
+def test_the_kv_type_of_a_folder_is_the_one_it_computes_in_and_no_other(onecard):
+    _, answer = fit(onecard, str(HF_PATH), "--budget", "2GiB")
+    refused = onecard("fit", str(HF_PATH), "--kv-type", "q8_0")
+    assert answer["plan"]["kv_type"] == "f32"
+    assert refused.returncode == 2
+    assert "--kv-type" in refused.stderr
+
+
 def test_table_is_for_people(onecard):
     done = onecard("fit", "demo", "--budget", "1GiB")
     assert done.returncode == 0

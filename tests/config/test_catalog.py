@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from demo import GGUF_PATH
+from demo import GGUF_PATH, HF_PATH
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings
 
@@ -124,6 +124,39 @@ def test_a_backend_that_does_not_match_the_files_is_refused(gguf):
     settings = Settings.model_validate({"models": {"a": {"path": str(gguf), "backend": "bnb"}}})
     with pytest.raises(CatalogError, match=r"hint: leave backend out"):
         Catalog(settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value", "because"),
+    [
+        (HF_PATH, "kv_type", "q8_0", "a model folder, whose KV cache"),
+        (HF_PATH, "kv_type", "f16", "a model folder, whose KV cache"),
+        (HF_PATH, "gpu_layers", 0, "a model folder, whose layers"),
+        (GGUF_PATH, "quantization", "bnb-4bit", "a GGUF file, which stays"),
+        (GGUF_PATH, "bnb_4bit_quant_type", "fp4", "a GGUF file, which stays"),
+        (GGUF_PATH, "trust_remote_code", True, "a GGUF file, which brings no code"),
+    ],
+)
+def test_a_key_that_the_models_backend_has_not_is_refused_by_name(path, key, value, because):
+    settings = Settings.model_validate({"models": {"a": {"path": str(path), key: value}}})
+    with pytest.raises(CatalogError, match=f"model 'a': it has {key}, but .* is {because}.* hint: leave {key} out"):
+        Catalog(settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        (HF_PATH, {"gpu_layers": "auto", "quantization": "bnb-8bit"}),
+        (GGUF_PATH, {"quantization": "none", "trust_remote_code": False, "gpu_layers": 2}),
+    ],
+)
+def test_defaults_and_values_that_ask_nothing_are_for_both_backends(path, own):
+    document = {"defaults": {"kv_type": "q8_0", "gpu_layers": 3}, "models": {"a": {"path": str(path), **own}}}
+    assert Catalog(Settings.model_validate(document)).resolve("a").missing is None
+
+
+def test_a_file_of_a_folder_leads_to_the_folder():
+    assert missing(HF_PATH / "model.safetensors").endswith(f"hint: name its folder, {HF_PATH}")
 
 
 def test_preload_names_a_model(gguf):

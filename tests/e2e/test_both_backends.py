@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -66,6 +67,14 @@ def test_a_folder_answers_in_a_schema_and_calls_tools(client: openai.OpenAI) -> 
     assert answer is not None
     assert '"city"' in answer
     assert call.function.name == "look"
+
+
+def test_the_plan_of_a_folder_tells_its_own_type_and_takes_no_other(both: Server) -> None:
+    told = both.get("/v1/capacity?model=b")
+    refused = httpx2.get(f"{both.url}/v1/capacity?model=b&kv_type=q8_0")
+
+    assert told["plan"]["kv_type"] == "f32"
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "kv_type")
 
 
 def test_choices_of_one_seed_repeat(client: openai.OpenAI) -> None:

@@ -74,6 +74,7 @@ TABLE: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: edit(f, "config.json", _attn_implementation_internal="kernels-community/evil"),
         r"config.json names an attention of its own in _attn_implementation_internal",
     ),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"no weights: neither model.safetensors.*hint"),
     "index": (broken_index, r"model-00001-of-00002.safetensors cannot be opened"),
     "shape": (wrong_shape, r"safetensors|shape|size"),
     "missing tensors": (too_few_layers, r"safetensors files lack \d+ tensors"),

@@ -14,8 +14,9 @@ import pytest
 
 from backends.bnb.arithmetic import packed_bytes, tensor_bytes
 from backends.bnb.header import INDEX, SINGLE, read
-from backends.footprint import HeaderError, Plan, inspect, predict
+from backends.footprint import Device, HeaderError, Plan, inspect, predict
 from demo import HF_PATH
+from server.memory.placement import Wish, plans
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
@@ -52,6 +53,27 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / SINGLE).write_bytes(safetensors(MATRIX | EMBEDDING))
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "device", "kind"),
+    [
+        ("float16", "none", "cpu", "f32"),
+        ("float16", "bnb-4bit", "cpu", "bf16"),
+        ("bfloat16", "none", "cpu", "bf16"),
+        ("float16", "none", "cuda", "f16"),
+        ("float32", "bnb-8bit", "cuda", "f32"),
+        (None, "none", "cuda", "f32"),
+    ],
+)
+def test_the_cache_has_the_type_that_is_computed_in(
+    folder: Path, dtype: str | None, quantization: str, device: Device, kind: str
+) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "dtype": dtype}))
+    info = inspect("bnb", folder, quantization=quantization)
+    (plan, *_) = plans(info, Wish(1024, 2, "q8_0", None, device))
+
+    assert plan.kv_type == kind
 
 
 def test_embeddings_stay_in_16_bits_and_matrices_are_packed(folder: Path) -> None:
