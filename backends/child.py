@@ -187,15 +187,18 @@ async def run_module(module: str, fd: int, *arguments: str) -> Process:
     return await process.start(command, fds=(fd,), env=environment(os.environ))
 
 
-def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What a worker gets to see: an allow-list, and where the packages are when they are not installed."""
+def environment(inherited: Mapping[str, str], *, spins: int | None = _SPINS) -> dict[str, str]:
+    """What a worker gets to see: an allow-list, and where the packages are when they are not installed.
+
+    `spins` is how long threads look for each other, unless the operator has said so; None: as the library has it.
+    """
     kept = {name: value for name, value in inherited.items() if _KEPT_VARIABLES.fullmatch(name)}
     search = [entry for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]
     checkout = str(Path(__file__).resolve().parent.parent)
     if checkout not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *search}:
         search.append(checkout)
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & kept.keys():
-        kept["GOMP_SPINCOUNT"] = str(_SPINS)
+    if spins is not None and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & kept.keys():
+        kept["GOMP_SPINCOUNT"] = str(spins)
     kept["OPENBLAS_NUM_THREADS"] = "1"  # nothing here multiplies matrices with numpy, and each thread takes memory
     if search:
         kept["PYTHONPATH"] = os.pathsep.join(search)

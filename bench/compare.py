@@ -23,10 +23,10 @@ SEQUENCES = (1, 32)
 N_COLD = 3
 
 
-def child(*arguments: str) -> dict[str, float]:
-    """Run `python -m bench ... --json` in a worker's environment and read its line. Raises RuntimeError."""
+def child(*arguments: str, env: dict[str, str] | None = None) -> dict[str, float]:
+    """Run one measurement as `python -m bench ... --json` and read its line. Raises RuntimeError with its error."""
     command = [sys.executable, "-m", "bench", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(os.environ))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -78,7 +78,8 @@ def _round(server: serving.Server, load: Workload, whole_prompt: int, streams: i
     cpu_s = server.cpu_seconds()
     served = child("load", server.url, *flags, "--prompt", str(load.n_prompt))
     served["cpu_us"] = (server.cpu_seconds() - cpu_s) / served["completion_tokens"] * 1e6
-    return {"bare": bare, "server": served, "engine": child("engine", *flags, "--prompt", str(whole_prompt))}
+    alone = child("engine", *flags, "--prompt", str(whole_prompt), env=environment(os.environ))
+    return {"bare": bare, "server": served, "engine": alone}
 
 
 def _of_sides(sides: dict[str, list[dict[str, float]]], name: str) -> list[Figure]:

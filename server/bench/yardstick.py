@@ -26,9 +26,15 @@ class Loop:
 
     name: str
     module: str
+    ours: bool = True
+    """Whether it runs as our workers do, or as the library would by itself."""
+
+    def environment(self) -> dict[str, str]:
+        """What it gets to see."""
+        return environment(os.environ) if self.ours else environment(os.environ, spins=None)
 
 
-BARE = Loop("bare loop", "backends.gguf.bare")
+BARE = Loop("bare loop", "backends.gguf.bare", ours=False)
 ALONE = Loop("engine alone", "backends.alone")
 
 
@@ -67,7 +73,7 @@ def measure(
             text=True,
             timeout=timeout_s,
             check=False,
-            env=environment(os.environ),
+            env=loop.environment(),
         )
     except subprocess.TimeoutExpired:
         return Yardstick(loop.name, missing=f"it took more than {timeout_s:.0f} s")
