@@ -7,6 +7,7 @@ is `backends.formats`'; reasoning, which no grammar sees, is `backends.guides`'.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -35,6 +36,8 @@ MAX_CACHED = 32
 _GAP = "GAP: /(\\r?\\n){0,2}[ ]{0,2}/\n"
 _SEARCH_S = 0.3
 """For finding the part of a refused schema that is at fault; then the innermost one known is named."""
+_WHERE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+"""A place in a grammar that no client has seen."""
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -264,7 +267,11 @@ def _reason(error: str) -> str:
     """llguidance's reason, its first line that says something."""
     lines = [line.strip() for line in error.splitlines()]
     said = [line for line in lines if line.startswith("error:")] or [line for line in lines if line]
-    return said[0].removeprefix("error: ")[:200] if said else "no reason given"
+    if not said:
+        return "no reason given"
+    if "oneOf constraints are not supported" in said[0]:
+        return "its branches are not provably exclusive; anyOf can be enforced"
+    return _WHERE.sub("", said[0].removeprefix("error: "))[:200].rstrip(".")
 
 
 def _printable(path: str) -> str:

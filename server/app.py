@@ -135,9 +135,27 @@ async def _http_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     where = f"{clip(request.method)} {clip(request.scope['path'])}"
     if problem.status_code == 405:
-        wrong = ApiError(405, f"Method not allowed: {where}.", code="method_not_allowed", headers=problem.headers)
+        allowed = (problem.headers or {}).get("Allow", "")
+        told = f"Method not allowed: {where}. Use {allowed}."
+        wrong = ApiError(405, told, code="method_not_allowed", headers=problem.headers)
     elif problem.status_code == 404:
-        wrong = ApiError(404, f"Unknown request URL: {where}. Check the path.", code="unknown_url")
+        told = f"Unknown request URL: {where}. {_rather(request.scope['path'])}"
+        wrong = ApiError(404, told, code="unknown_url")
     else:
         wrong = ApiError(problem.status_code, "The request was refused.", headers=problem.headers)
     return await _api_error(request, wrong)
+
+
+def _rather(path: str) -> str:
+    """What to do about a path that is unknown: the base URL is what is wrong most often."""
+    known = {route.path for route in _routes(with_metrics=True) if isinstance(route, Route)}
+    plain = path.rstrip("/")
+    if plain.startswith("/v1/v1") and plain[3:] in known:
+        return "The path says /v1 twice: leave it out of the base URL."
+    if f"/v1{plain}" in known:
+        return f"The base URL ends in /v1: ask for /v1{plain}."
+    if plain in known:
+        return f"Ask for {plain}, without the slash."
+    if plain.startswith("/api/"):
+        return "Ollama's API is not served here, OpenAI's is: the base URL ends in /v1."
+    return "GET /openapi.json lists what there is."

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from backends.messages import ErrorCode, Failed
 
 MAX_ECHO_CHARS = 64
+_MAX_LISTED_MODELS = 8
 MAX_RETRY_S = 60
 _DEFAULT_RETRY_S = 1.0
 
@@ -155,11 +156,13 @@ def draining() -> ApiError:
     )
 
 
-def model_not_found(name: str) -> ApiError:
-    """No model has this name."""
+def model_not_found(name: str, known: Sequence[str]) -> ApiError:
+    """No model has this name; those that do are told, the first few of them."""
+    listed = ", ".join(f"`{clip(other)}`" for other in known[:_MAX_LISTED_MODELS])
+    more = ", ..." if len(known) > _MAX_LISTED_MODELS else ""
     return ApiError(
         404,
-        f"The model `{clip(name)}` does not exist or you do not have access to it.",
+        f"The model `{clip(name)}` does not exist or you do not have access to it. This server has {listed}{more}.",
         code="model_not_found",
     )
 

@@ -59,7 +59,7 @@ class Services:
             )
         entry = self.catalog.resolve(name)
         if entry is None:
-            raise model_not_found(name)
+            raise model_not_found(name, [entry.name for entry in self.catalog.entries])
         return entry
 
     def ready(self, entry: CatalogEntry) -> Ready | None:

@@ -86,6 +86,10 @@ _MAKERS: Mapping[str, Any] = {
     "guided_regex": pattern,
     "guided_choice": choice,
 }
+INSTEAD_OF_GRAMMARS = dict.fromkeys(
+    ("grammar", "guided_grammar"), "'response_format', 'guided_regex' or 'guided_choice'"
+)
+"""What a client that asks for a grammar can ask for here."""
 _STRUCTURED: Mapping[str, Any] = {"json": json_schema, "regex": pattern, "choice": choice}
 
 
@@ -101,6 +105,9 @@ def _structured_outputs(value: Any) -> Any:
                 "unsupported_parameter", "Unsupported parameter: '{param}' is not supported.", field=f".{name}"
             )
     return value
+
+
+_STRUCTURED_NAMES = ", ".join(f"'{name}'" for name in (*_STRUCTURED, "json_object"))
 
 
 class AnswerFields(BaseModel):
@@ -123,9 +130,11 @@ class AnswerFields(BaseModel):
                 asked.append((name, make(value, name)))
         asked += self._structured()
         if len(asked) > 1:
+            first, second = asked[0][0], asked[1][0]
+            said = f"'{first}' already says what the answer has to be"
             raise ApiError(
                 400,
-                f"Invalid '{asked[1][0]}': '{asked[0][0]}' already says what the answer has to be.",
+                f"Invalid '{second}': {said if first != second else f'it takes one of {_STRUCTURED_NAMES}'}.",
                 param=asked[1][0],
                 code="invalid_parameter_combination",
             )

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from backends.messages import ChatPrompt, Constraint, Generate, ToolCalls
 from server.errors import ApiError, unsupported_parameter
 from server.schemas import tools as tool_schemas
-from server.schemas.answers import AnswerFields, with_tools
+from server.schemas.answers import INSTEAD_OF_GRAMMARS, AnswerFields, with_tools
 from server.schemas.fields import (
     INT32_MAX,
     Bool,
@@ -107,6 +107,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none",),
 }
 """Values that ask for nothing; null always does."""
+INSTEAD = {"functions": "'tools'", "function_call": "'tool_choice'", **INSTEAD_OF_GRAMMARS}
 
 
 def _effort(value: Any) -> Any:
@@ -271,7 +272,8 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields):
 
 def parse_chat(data: dict[str, Any]) -> ChatRequest:
     """The checked request. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
+    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
+    refuse_unsupported(data, refused, NEUTRAL, instead=INSTEAD)
     request = check(ChatRequest, data)
     _check_together(request)
     return request

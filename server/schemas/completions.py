@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from backends.messages import Generate, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from server.errors import ApiError, unsupported_parameter
-from server.schemas.answers import AnswerFields
+from server.schemas.answers import INSTEAD_OF_GRAMMARS, AnswerFields
 from server.schemas.fields import (
     INT32_MAX,
     MAX_CHOICES,
@@ -170,7 +170,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
 def parse_completion(data: dict[str, Any]) -> CompletionRequest:
     """The checked request. Raises ApiError 400."""
     refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
-    refuse_unsupported(data, refused, {})
+    refuse_unsupported(data, refused, {}, instead=INSTEAD_OF_GRAMMARS)
     request = check(CompletionRequest, data)
     request.check_together(max_tokens=request.limit)
     _check_counts(request)

@@ -182,11 +182,22 @@ class SamplingFields(BaseModel):
             )
 
 
-def refuse_unsupported(data: Mapping[str, Any], names: Iterable[str], neutral: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuse by name every one of these fields that asks for something. Raises ApiError 400."""
+def refuse_unsupported(
+    data: Mapping[str, Any],
+    names: Iterable[str],
+    neutral: Mapping[str, tuple[Any, ...]],
+    *,
+    instead: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse by name every one of these fields that asks for something. Raises ApiError 400.
+
+    `instead` names the fields that do the same.
+    """
     for name in names:
         value = data.get(name)
         if value is not None and value not in neutral.get(name, ()):
+            if name in (instead or {}):
+                raise unsupported_parameter(name, f"is not supported by this server; use {(instead or {})[name]}.")
             raise unsupported_parameter(name)
 
 

@@ -154,4 +154,7 @@ def _wrong_length(kind: str, context: Mapping[str, Any], param: str) -> tuple[st
             f"Invalid '{param}': empty {noun}. Expected {article} with minimum length {context['min_length']}, "
             f"but got an empty {noun} instead."
         )
+    if kind == "string_pattern_mismatch":
+        wanted = f"Expected a string that matches the pattern '{context['pattern']}'."
+        return "invalid_value", f"Invalid '{param}': string does not match pattern. {wanted}"
     return "invalid_value", f"Invalid value for '{param}'."

@@ -59,6 +59,7 @@ FIELDS: dict[str, Use] = {
 """`max_tool_calls` counts calls of the provider's own tools, of which there are none here."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {"background": (False,), "context_management": ([],)}
+INSTEAD = {"conversation": "'previous_response_id'", "prompt": "'instructions' and 'input'"}
 
 SAME = (
     "model",

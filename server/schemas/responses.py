@@ -12,7 +12,7 @@ from server.errors import ApiError, clip, missing_parameter
 from server.schemas.fields import Bool, Tokens, Use, refuse_unsupported
 from server.schemas.items import Item, Items, OtherItem, ReferenceItem, left_out, messages_of
 from server.schemas.problems import check, problem, wrong_type
-from server.schemas.response_fields import FIELDS, NEUTRAL, RENAMES, SAME
+from server.schemas.response_fields import FIELDS, INSTEAD, NEUTRAL, RENAMES, SAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -209,7 +209,8 @@ def _shown(tool: dict[str, Any]) -> dict[str, Any]:
 
 def parse_response(data: dict[str, Any]) -> Draft:
     """The request, its own fields checked. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
+    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
+    refuse_unsupported(data, refused, NEUTRAL, instead=INSTEAD)
     return Draft(data, check(ResponseRequest, data))
 
 

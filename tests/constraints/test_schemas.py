@@ -60,6 +60,8 @@ def test_what_cannot_be_compiled_is_refused_by_its_path(compiler, name):
         compiler.compile(constraint(schema, "s"))
     assert caught.value.param == f"s{path}"
     assert caught.value.param in caught.value.message
+    for jargon in ("failed to compile", "coerce", "at 1("):
+        assert jargon not in caught.value.message
 
 
 COSTLY = {
