@@ -265,6 +265,13 @@ class Guides:
             self._ready_words().prepare(plan.opening, plan.closing)
         return plan
 
+    def warm(self) -> None:
+        """Make what the first constraint needs, before anybody streams; nothing without tokens that end a text."""
+        if self._ends:
+            self._compiler.warm()
+            if self._marks is not None:
+                self._ready_words().prepare(*(mark.encode() for mark in self._marks))
+
     def _ready_words(self) -> Words:
         if self._words is None:
             self._words = Words(self._vocabulary())

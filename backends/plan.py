@@ -20,6 +20,8 @@ BATCH_TOKENS: Final = 512
 SCORED_ROWS: Final = 16
 """Rows of a pass that may have logits beside one per sequence, for prompt tokens that are scored: 8 MiB at a vocabulary
 of 128 000."""
+CONSTRAINT_BYTES: Final = 350
+"""Host memory per token of a vocabulary for what makes constraints over it; measured."""
 CELL_BLOCK: Final = 256
 """llama.cpp rounds each sequence's cells up to this."""
 KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from llguidance import LLTokenizer, TokenizerWrapper
+
+_IN_STRINGS: Final = r'[^"\\\x00-\x1F\x7F]{1,10}'
+"""Tokens that llguidance judges together, because they may come almost anywhere in a string. Its own four such groups
+make no mask faster than this one and take 40 MB more (128 000 tokens, a schema of strings)."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,9 @@ class Vocabulary:
     """Ordinary tokens of some text."""
 
     def tokenizer(self) -> LLTokenizer:
-        """llguidance's view of it: 0.3 s for 128 000 tokens, in which Python does nothing else."""
+        """llguidance's view of it: 0.15 s for 128 000 tokens, in which Python does nothing else."""
         return LLTokenizer(
-            TokenizerWrapper(_Adapter(self)), n_vocab=len(self.pieces), eos_token=list(self.ends), slices=None
+            TokenizerWrapper(_Adapter(self)), n_vocab=len(self.pieces), eos_token=list(self.ends), slices=[_IN_STRINGS]
         )
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.bnb.layout import input_limit
-from backends.plan import BATCH_TOKENS, CELL_BLOCK, SCORED_ROWS, Device, Footprint, Plan
+from backends.plan import BATCH_TOKENS, CELL_BLOCK, CONSTRAINT_BYTES, SCORED_ROWS, Device, Footprint, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,7 @@ def predict(folder: FolderInfo, plan: Plan) -> Footprint:
         weights=weight_bytes(folder, plan.device),
         kv=cache_bytes(folder, plan),
         compute=compute_bytes(folder, plan),
-        runtime=RUNTIME_BYTES[plan.device],
+        runtime=RUNTIME_BYTES[plan.device] + (folder.n_vocab * CONSTRAINT_BYTES if plan.device == "cpu" else 0),
     )
 
 

@@ -34,7 +34,7 @@ from backends.bnb.weights import Order, first_line, load_model, out_of_memory, p
 from backends.engine import LoadError  # noqa: E402
 from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
-from backends.generation.readiness import describe, open_store  # noqa: E402
+from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
 from backends.gguf.header import HeaderError  # noqa: E402
 from backends.plan import BATCH_TOKENS, Plan  # noqa: E402
@@ -95,8 +95,11 @@ def _engine(
 ) -> Engine:
     config = model.config.get_text_config()
     runner = Runner(model, device=device)
-    shapes = _survey(runner, config, spec)
     dtype = model.get_input_embeddings().weight.dtype
+    vocabulary = Vocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
+    tokenizer = Tokenizer(vocabulary)
+    with making_guides(tokenizer):
+        shapes = _survey(runner, config, spec)
     try:
         cache = KvCache(
             shapes,
@@ -107,7 +110,6 @@ def _engine(
             dtype=dtype,
             device=device,
         )
-        vocabulary = Vocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
         context = BnbContext(runner, cache, n_vocab=vocabulary.n_vocab, max_batch=BATCH_TOKENS)
         context.warm_up(_WARM_TOKENS[device.type])
         first_s = context.warm_up(1)
@@ -115,7 +117,6 @@ def _engine(
         if out_of_memory(error):
             raise LoadError(f"no memory is left for the KV cache: {first_line(error)}", out_of_memory=True) from error
         raise LoadError(f"the model loads, but its first pass fails: {first_line(error)}") from error
-    tokenizer = Tokenizer(vocabulary)
     ready = describe(
         spec,
         tokenizer,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ from backends.prefix.shelf import Shelf
 from backends.prefix.store import PrefixStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import LoadModel, Store
 
@@ -49,6 +53,18 @@ def describe(
         template_options=template.options if template else [],
         engine=engine,
     )
+
+
+@contextmanager
+def making_guides(tokenizer: Tokenizer) -> Iterator[None]:
+    """Make what constraints need beside the body, which waits for its library; both are done at the end.
+
+    llguidance takes 0.15 s for 128 000 tokens, in which Python does nothing else: a loaded model's streams would stop.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="guides") as beside:
+        made = beside.submit(tokenizer.guides.warm)
+        yield
+    made.result()
 
 
 def open_store(store: Store | None, *, identity: str) -> PrefixStore | None:

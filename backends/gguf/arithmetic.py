@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 from backends.gguf.header import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
-from backends.plan import ALL_LAYERS, BATCH_TOKENS, CELL_BLOCK, KV_BYTES, RUNTIME_BYTES, SCORED_ROWS, Footprint, Plan
+from backends.plan import (
+    ALL_LAYERS,
+    BATCH_TOKENS,
+    CELL_BLOCK,
+    CONSTRAINT_BYTES,
+    KV_BYTES,
+    RUNTIME_BYTES,
+    SCORED_ROWS,
+    Footprint,
+    Plan,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,11 +57,12 @@ def predict(header: HeaderInfo, plan: Plan) -> Footprint:
     if header.gives != "text":
         return _predict_pooled(header, plan)
     share = layer_share(header, plan)
+    constraints = header.n_vocab * CONSTRAINT_BYTES if plan.device == "cpu" else 0
     return Footprint(
         weights=weight_bytes(header, plan),
         kv=math.ceil((cache_bytes(header, plan) + state_bytes(header, plan)) * share),
         compute=compute_bytes(header, plan),
-        runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan),
+        runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan) + constraints,
     )
 
 

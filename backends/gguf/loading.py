@@ -14,7 +14,7 @@ from backends.embedding import JOBS_AT_ONCE, EmbeddingEngine
 from backends.engine import LoadError
 from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
-from backends.generation.readiness import describe, open_store
+from backends.generation.readiness import describe, making_guides, open_store
 from backends.generation.tokenizer import Tokenizer
 from backends.gguf import pooled
 from backends.gguf.context import Context, Model, scored_bytes
@@ -47,22 +47,23 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     _check_it_can_serve(model)
     if pooled.gives_vectors(model):
         return _load_encoder(spec, model, log, free_before)
-    context = Context(
-        model,
-        context=spec.context,
-        parallel=spec.parallel,
-        kv_type=spec.kv_type,
-        max_batch=MAX_BATCH_TOKENS,
-        threads=spec.threads or sensible_threads(model.n_bytes),
-        log=log,
-        layout=spec.kv_layout,
-        kv_tokens=spec.kv_tokens,
-        copies_cells=gpu_layers != 0,
-    )
+    tokenizer = Tokenizer(model)
+    with making_guides(tokenizer):
+        context = Context(
+            model,
+            context=spec.context,
+            parallel=spec.parallel,
+            kv_type=spec.kv_type,
+            max_batch=MAX_BATCH_TOKENS,
+            threads=spec.threads or sensible_threads(model.n_bytes),
+            log=log,
+            layout=spec.kv_layout,
+            kv_tokens=spec.kv_tokens,
+            copies_cells=gpu_layers != 0,
+        )
     before_bytes = anonymous_bytes()
     context.warm_up(MAX_BATCH_TOKENS if spec.device == "cuda" else 1)
     touched_bytes = anonymous_bytes() - before_bytes
-    tokenizer = Tokenizer(model)
     if spec.device == "cuda":
         parts = parts_on_card(log, free_before, card.free_bytes())
     else:
