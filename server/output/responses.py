@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backends.formats.pieces import Content
+from backends.formats.pieces import CallBegins, Content
+from server.output.content_tokens import ContentTokens
 from server.output.frame import chat_logprobs, to_json
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class ResponseAnswer:
         self._sorter: Sorter | None = None
         self._now = now
         self._on_done = on_done
+        self._tokens = ContentTokens()
         self._sequence = 0
         self._opened = self._ended = False
 
@@ -98,11 +100,11 @@ class ResponseAnswer:
 
     def _changes(self, event: Delta) -> Iterable[Change]:
         assert self._sorter is not None
-        pieces = self._sorter.pieces(event)
-        logprobs = chat_logprobs(event.logprobs)["content"] if event.logprobs else []
-        for piece in pieces:
+        self._tokens.add(event.logprobs or [])
+        for piece in self._sorter.pieces(event):
+            tokens = [] if isinstance(piece, CallBegins) else self._tokens.of(piece.text)
+            logprobs = chat_logprobs(tokens)["content"] if isinstance(piece, Content) else []
             yield from self._items.feed(piece, logprobs)
-            logprobs = [] if isinstance(piece, Content) else logprobs
 
     def _done(self, usage: Usage) -> dict[str, Any]:
         response = {**self._opening, "status": self._status, "output": self._items.items}

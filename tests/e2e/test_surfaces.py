@@ -40,6 +40,27 @@ def test_a_conversation_goes_on_by_its_id(client: openai.OpenAI) -> None:
     assert "Rome" in second.output_text
 
 
+def test_log_probabilities_of_a_response_are_those_of_its_text(client: openai.OpenAI) -> None:
+    ask: Any = {
+        "model": "demo",
+        "input": FRANCE,
+        "temperature": 0,
+        "reasoning": {"effort": "high"},
+        "include": ["message.output_text.logprobs"],
+    }
+    thoughts, answer = client.responses.create(**ask).output
+    events = list(client.responses.create(**ask, stream=True))
+
+    assert thoughts.type == "reasoning"
+    assert answer.type == "message"
+    (part,) = answer.content
+    assert part.type == "output_text"
+    assert "".join(entry.token for entry in part.logprobs or []) == part.text == PARIS
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert all("".join(entry.token for entry in delta.logprobs) == delta.delta for delta in deltas)
+    assert "".join(delta.delta for delta in deltas) == PARIS
+
+
 def test_a_response_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> None:
     tool: Any = {
         "type": "function",
