@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backends.bnb import arithmetic as folders
+from backends.bnb import folder
 from backends.bnb.header import FolderInfo
 from backends.bnb.header import read as read_folder
+from backends.engine import LoadError
 from backends.gguf import arithmetic
 from backends.gguf.header import HeaderError, HeaderInfo
 from backends.gguf.header import read as read_gguf
@@ -31,6 +33,7 @@ __all__ = [
     "HeaderInfo",
     "ModelHeader",
     "Plan",
+    "check",
     "inspect",
     "kv_type_of",
     "layer_share",
@@ -38,6 +41,15 @@ __all__ = [
 ]
 
 ModelHeader = HeaderInfo | FolderInfo
+
+
+def check(backend: str, path: Path, *, trust_remote_code: bool) -> None:
+    """Refuse a folder without a tokenizer or one that asks for what it may not have. Raises HeaderError; blocks."""
+    if backend == "bnb":
+        try:
+            folder.check(path, trust_remote_code=trust_remote_code)
+        except LoadError as error:
+            raise HeaderError(error.message) from None
 
 
 def inspect(backend: str, path: Path, *, quantization: str = "none") -> ModelHeader:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ESSENCE_CHARS: Final = 240
+REASON_CHARS: Final = 600
+"""Of a sentence of our own, which ends with what to do."""
 _TELLING: Final = re.compile(r"error|fail|assert|abort|out of memory|cannot|unknown|unsupported|invalid", re.IGNORECASE)
 _NO_MEMORY: Final = re.compile(r"out of memory|failed to allocate|bad_alloc|cannot allocate memory", re.IGNORECASE)
 _PLACES: Final = re.compile(r"(?:/[^\s/:'\"]+)+/")
@@ -28,8 +30,8 @@ def no_memory(line: str) -> bool:
     return _NO_MEMORY.search(line) is not None
 
 
-def clean(line: str) -> str:
-    """A library's sentence without folders, addresses and control characters, cut to a readable length."""
+def clean(line: str, *, most_chars: int = _ESSENCE_CHARS) -> str:
+    """A sentence without folders, addresses and control characters, cut to a readable length."""
     line = _ADDRESSES.sub("", _PLACES.sub("", line))
     printable = "".join(c if c.isprintable() else " " for c in line)
-    return " ".join(printable.split())[:_ESSENCE_CHARS]
+    return " ".join(printable.split())[:most_chars]

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from backends.child import Child, Copier, start_child
-from backends.last_words import clean, essence, no_memory
+from backends.last_words import REASON_CHARS, clean, essence, no_memory
 from backends.link import EXIT_OUT_OF_MEMORY
 from backends.messages import (
     Cancel,
@@ -237,7 +237,7 @@ class Worker:
 
     def _how(self, status: int) -> Exit:
         if self._load_failed is not None:
-            return Exit(self._load_failed.code, clean(self._load_failed.message))
+            return Exit(self._load_failed.code, clean(self._load_failed.message, most_chars=REASON_CHARS))
         if self._verdict is not None:
             return self._verdict
         ended = signal.Signals(-status).name if status < 0 else f"exit code {status}"

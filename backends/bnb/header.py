@@ -147,6 +147,11 @@ def _files(folder: Path) -> list[Path]:
         raise HeaderError(f"{INDEX} names no files, or more than {MAX_FILES}")
     if any(Path(name).name != name for name in names):
         raise HeaderError(f"{INDEX} names files outside of the folder")
+    if missing := [name for name in names if not (folder / name).exists()]:
+        raise HeaderError(
+            f"{INDEX} names {missing[0]}, which is not there ({len(missing)} of {len(names)} files are missing). "
+            "hint: was the folder downloaded completely?"
+        )
     return [folder / name for name in names]
 
 

@@ -97,6 +97,7 @@ def load_model(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **({} if kind.attention is None else {"attn_implementation": kind.attention}),
             **({} if wanted is None else {"quantization_config": wanted}),
             **({"device_map": {"": spec.device}} if wanted is not None or stored or spec.device == "cuda" else {}),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from backends import dry
-from backends.footprint import HeaderError, ModelHeader, Plan, inspect
+from backends.footprint import HeaderError, ModelHeader, Plan, check, inspect
 from backends.registry import TEST_ENGINE
 from server.memory.placement import Wish, plans
 from server.memory.pricelist import FileKey, PriceList, Quote
@@ -52,6 +52,7 @@ def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
     if before is not None and before.key == key:
         return before
     header = inspect(entry.backend, entry.path, quantization=entry.config.quantization)
+    check(entry.backend, entry.path, trust_remote_code=entry.config.trust_remote_code)
     return Looked(entry.path, entry.backend, key, header)
 
 

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from backends.footprint import HeaderError, ModelHeader, Plan
+from backends.last_words import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.appraiser import Appraiser, Looked, key_of, likely_plans, look, wish
@@ -65,7 +66,9 @@ class Loader:
             self._known.pop(entry.name, None)
             self._problems[entry.name] = str(error)
             raise LoadRefusedError(
-                "load_failed", f"model '{entry.name}' cannot be loaded: {error}", strike=True
+                "load_failed",
+                f"model '{entry.name}' cannot be loaded: {clean(str(error), most_chars=REASON_CHARS)}",
+                strike=True,
             ) from None
         self._known[entry.name] = after
         self._problems.pop(entry.name, None)

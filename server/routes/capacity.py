@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from starlette.responses import Response
 
 from backends.footprint import HeaderError
+from backends.last_words import clean
 from backends.messages import KvType
 from server.errors import ApiError
 from server.memory.capacity import Asked
@@ -44,7 +45,10 @@ async def capacity(request: Request) -> Response:
         answer = await app.pool.capacity(entry.name, asked)
     except HeaderError as problem:
         raise ApiError(
-            503, f"The model '{entry.name}' cannot be looked at: {problem}", type="server_error", code="load_failed"
+            503,
+            f"The model '{entry.name}' cannot be looked at: {clean(str(problem))}",
+            type="server_error",
+            code="load_failed",
         ) from None
     return Response(to_json(answer), media_type="application/json")
 

@@ -58,7 +58,7 @@ def test_models_that_cannot_be_served_stop_no_other_and_are_named_at_start(envir
         for name in ("broken", "gone"):
             status, error = _chat(url, name)
             assert (status, error["code"]) == (503, "load_failed")
-        assert "there is no file or folder" in error["message"]
+        assert "there is no file or folder gone.gguf" in error["message"]
     said = (tmp_path / "log").read_text()
     assert 'unusable model="broken"' in said
     assert 'unusable model="gone"' in said

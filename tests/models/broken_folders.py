@@ -75,8 +75,8 @@ TABLE: dict[str, tuple[Callable[[Path], None], str]] = {
         r"config.json names an attention of its own in _attn_implementation_internal",
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"no weights: neither model.safetensors.*hint"),
-    "index": (broken_index, r"model-00001-of-00002.safetensors cannot be opened"),
-    "shape": (wrong_shape, r"safetensors|shape|size"),
+    "index": (broken_index, r"index.json names model-00001-of-00002.safetensors, which is not there.*hint"),
+    "shape": (wrong_shape, r"safetensors files hold \S+ with shape \[\d+, \d+\], config.json says \[\d+, \d+\]"),
     "missing tensors": (too_few_layers, r"safetensors files lack \d+ tensors"),
     "no tokenizer": (no_tokenizer, r"no tokenizer: none of tokenizer.json.*hint"),
     "architecture": (
