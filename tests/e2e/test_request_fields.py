@@ -200,8 +200,20 @@ def test_several_choices_and_an_echo_have_the_models_text(server: Server) -> Non
     assert texts == ["xa" + GOLDEN] * 2 + ["yZ" + BEHIND_Z] * 2
 
 
+def test_the_last_message_is_continued_where_that_is_asked_for(server: Server) -> None:
+    begun = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Z"}]
+
+    chat = ask(server, "/v1/chat/completions", temperature=0, messages=begun, continue_final_message=True)
+    message = ask(server, "/v1/messages", temperature=0, messages=begun)
+    bare = ask(server, "/v1/chat/completions", temperature=0, add_generation_prompt=False)
+
+    assert PATHS["/v1/chat/completions"].text(chat) == PATHS["/v1/messages"].text(message) == BEHIND_Z
+    assert PATHS["/v1/chat/completions"].text(bare) == canary_p.expected_text("\n", N)
+
+
 def test_every_honoured_field_is_asked_of_a_real_model_or_never_seen_by_one() -> None:
     here = {*SAMPLED, "seed", "stop", "min_tokens", "ignore_eos", "n", "echo", "max_tokens"}
+    here |= {"continue_final_message", "add_generation_prompt"}
     here |= {surface.limit for surface in PATHS.values()}
 
     assert {name for path in PATHS for name in HONOURED[path]} == {*here, *BESIDE, *BY_THE_SERVER_ALONE, *ALIKE}
