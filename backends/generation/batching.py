@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.generation.pace import Pace
+from backends.generation.tiles import TILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +19,8 @@ MOST_AUTO_GAP_US: Final = 160_000.0
 """A longer one is, and wins hardly any throughput."""
 ALONE_US: Final = 250_000.0
 """A step in which nobody decodes: nobody waits for it but who comes in the middle of it."""
-GRAIN: Final = 64
-"""Prompts go in multiples of this, and no slower: llama.cpp's attention takes 64 queries as one tile, and 63 tokens
-cost it a third more than 64 do (measured on two cores)."""
+GRAIN: Final = TILE
+"""Prompts go in multiples of this, and no slower."""
 _AGEING: Final = 1.0
 """Microseconds of remaining work that each microsecond of waiting makes up for."""
 
@@ -48,7 +48,8 @@ class Share(NamedTuple):
 class Batcher:
     """Decode first, then as many prompt tokens as the time allows that running streams may wait.
 
-    The shortest remaining prompt comes first, and waiting makes up for length, so that long ones end too.
+    The shortest remaining prompt comes first, and waiting makes up for length, so that long ones end too. Another one
+    has a share only where the one before it ends: two halves of a step cost more than the whole.
     """
 
     max_tokens: int = 512
@@ -76,6 +77,8 @@ class Batcher:
             if n_tokens <= 0:
                 break
             shares.append(Share(demand.sequence, n_tokens))
+            if n_tokens < demand.n_tokens:
+                break
             left -= n_tokens
             left_us -= self.pace.prefill_us(demand.depth, n_tokens)
         return shares
@@ -91,13 +94,20 @@ class Batcher:
         return self.gap_us(n_decode) - self.pace.decode_us(n_decode)
 
     def _fitting(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
-        """Tokens of a prompt that the time is about enough for; the first prompt of a step always advances."""
+        """Tokens of a prompt that the time is enough for; the first prompt of a step always advances.
+
+        It is rounded to the nearest grain, and the others down, so that a step is longer by half of one at most.
+        """
         if self.pace.token_us(demand.depth) <= 0:
             return (GRAIN if n_decode else 2 * GRAIN) if first else 0
-        fits = round(self.pace.tokens_within(left_us, demand.depth) / GRAIN) * GRAIN
-        if fits and demand.n_tokens - fits < GRAIN // 2:  # a tail this short would cost a step of its own
+        exact = self.pace.tokens_within(left_us, demand.depth)
+        if not first:
+            return demand.n_tokens if demand.n_tokens <= exact else exact // GRAIN * GRAIN
+        if demand.n_tokens <= exact + GRAIN // 2:
             return demand.n_tokens
-        return max(fits, GRAIN) if first else fits
+        fits = max(GRAIN, round(exact / GRAIN) * GRAIN)
+        tail = demand.n_tokens - fits  # one this short would cost a step of its own
+        return fits - GRAIN if tail < GRAIN // 2 and fits > GRAIN else fits
 
     def _urgency(self, demand: Demand) -> float:
         return self.pace.prefill_us(demand.depth, demand.n_tokens) - _AGEING * demand.waited_us

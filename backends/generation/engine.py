@@ -18,12 +18,13 @@ import msgspec
 import numpy as np
 
 from backends.engine import JobError
-from backends.generation.batching import GRAIN, Batcher, Demand, Share
+from backends.generation.batching import Batcher, Demand, Share
 from backends.generation.choosing import Chooser
 from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import Phase, PreparedGenerate, Request, Sequence
+from backends.generation.tiles import Rows, in_tiles
 from backends.messages import Delta, Failed, Finished, Ready, Started, Step
 from backends.plan import SCORED_ROWS
 from backends.text import TextStream
@@ -234,22 +235,15 @@ class GeneratingEngine:
             self._set_back(victim)
 
     def _aligned(self, shares: list[Share]) -> list[Share]:
-        """One token more for a prompt beside a decoding sequence: llama.cpp computes its first one with that one's.
-
-        What is left is a whole number of tiles then (measured: 1250 against 1770 us a token in chunks of 64).
-        """
-        slots = {self._slot_of(share): self._sequences[share.sequence].phase for share in shares}
-        spare = self._context.tokens.size - sum(share.n_tokens for share in shares)
-        aligned = []
+        """The same in whole tiles of llama.cpp's attention; see `tiles`."""
+        rows = []
         for share in shares:
-            sequence, n_tokens = self._sequences[share.sequence], share.n_tokens
-            beside = Phase.DECODE in (slots.get(sequence.slot - 1), slots.get(sequence.slot + 1))
-            more = sequence.phase is Phase.PREFILL and n_tokens < sequence.target.size - sequence.n_past
-            more = more and not sequence.request.scoring  # each of its rows is one of a few
-            if more and beside and n_tokens % GRAIN == 0 and spare > 0:
-                n_tokens, spare = n_tokens + 1, spare - 1
-            aligned.append(Share(share.sequence, n_tokens))
-        return aligned
+            sequence, most = self._sequences[share.sequence], share.n_tokens
+            if sequence.phase is Phase.PREFILL and not sequence.request.scoring:  # what is scored is one of a few rows
+                most = sequence.target.size - sequence.n_past
+            rows.append(Rows(sequence.slot, share.n_tokens, most))
+        spare = self._context.tokens.size - sum(share.n_tokens for share in shares)
+        return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, spare=spare), strict=True)]
 
     def _set_back(self, sequence: Sequence) -> None:
         self._residency.set_back(sequence)

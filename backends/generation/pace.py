@@ -1,7 +1,8 @@
 """What forward passes cost on this machine, learned from those that were made. Pure: durations are told, not taken.
 
-A step takes what its decoding sequences take, and for every prompt token `a + b * depth` microseconds: attention reads
-everything before it. Both are followed with forgetting, so that a machine that gets slower is believed.
+A step takes what its decoding sequences take, for every chunk of a prompt what a pass over one token takes, and for
+each of its tokens `a + b * depth` microseconds: attention reads everything before it. All are followed with
+forgetting, so that a machine that gets slower is believed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 _NEWEST_SHARE: Final = 0.1
 _FORGET: Final = 0.95
-"""Of the weight of all older observations, per observation."""
+"""Of the weight of all older observations, per observation of weight 1."""
+_USUAL_TOKENS: Final = 128
+"""A chunk of fewer has less weight: it pays more per token than the usual one does."""
 _MOST_SURPRISE: Final = 2.0
 """A pause of the whole machine is no property of the model: a value above so many times the forecast is cut there."""
 
@@ -36,10 +39,11 @@ class Line:
     xx: float = 0.0
     xy: float = 0.0
 
-    def add(self, x: float, y: float) -> None:
+    def add(self, x: float, y: float, weight: float = 1.0) -> None:
         """One more point."""
+        kept = _FORGET**weight
         for name, value in (("weight", 1.0), ("x", x), ("y", y), ("xx", x * x), ("xy", x * y)):
-            setattr(self, name, getattr(self, name) * _FORGET + value)
+            setattr(self, name, getattr(self, name) * kept + value * weight)
 
     def at(self, x: float) -> float:
         """The line's height, never sloping down; 0 before the first point."""
@@ -66,17 +70,18 @@ class Pace:
         return self._decode_us[min(self._decode_us, key=lambda known: abs(known - n_sequences))]
 
     def token_us(self, depth: float) -> float:
-        """One prompt token at that depth, in a chunk of the usual size; 0 while there was none."""
+        """One prompt token at that depth, without the pass it is in; 0 while there was none."""
         return self._token_us.at(depth)
 
     def prefill_us(self, depth: int, n_tokens: int) -> float:
-        """So many prompt tokens from that depth on."""
-        return n_tokens * self.token_us(depth + n_tokens / 2)
+        """A chunk of so many prompt tokens from that depth on."""
+        return self.decode_us(1) + n_tokens * self.token_us(depth + n_tokens / 2)
 
     def tokens_within(self, us: float, depth: int) -> int:
         """How many prompt tokens from that depth on take no longer; not for when nothing is known."""
-        at_first = max(0.0, us) / self.token_us(depth)
-        return int(max(0.0, us) / self.token_us(depth + at_first / 2))
+        left_us = max(0.0, us - self.decode_us(1))
+        at_first = left_us / self.token_us(depth)
+        return int(left_us / self.token_us(depth + at_first / 2))
 
     def learn(self, *, n_decode: int, chunks: Iterable[Chunk], duration_us: float) -> None:
         """Take in a step; `n_decode` counts the sequences that only decoded."""
@@ -88,9 +93,12 @@ class Pace:
         if n_decode and not self._decode_us:
             return
         middle = sum((chunk.depth + chunk.n_tokens / 2) * chunk.n_tokens for chunk in chunks) / n_prompt
-        each = max(0.0, duration_us - self.decode_us(n_decode)) / n_prompt
+        n_passes = len({chunk.n_tokens for chunk in chunks})  # those of one length go together
+        beside_us = min(self.decode_us(n_decode) + n_passes * self.decode_us(1), 0.75 * duration_us)
+        each = (duration_us - beside_us) / n_prompt
         known = self.token_us(middle)
-        self._token_us.add(middle, min(each, known * _MOST_SURPRISE) if known else each)
+        told = min(max(each, known / _MOST_SURPRISE), known * _MOST_SURPRISE) if known else each
+        self._token_us.add(middle, told, min(1.0, n_prompt / _USUAL_TOKENS))
 
     def _learn_decode(self, n_decode: int, duration_us: float) -> None:
         known = self._decode_us.get(n_decode)

@@ -41,6 +41,8 @@ GGML_KV_TYPE: dict[KvType, int] = {
     "bf16": 30,
 }
 CELL_BLOCK = 256
+PASSES = 4
+"""A batch may be so many passes long: what a fast card computes within a step's time."""
 """llama.cpp pads each stream of cells to this."""
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 
@@ -226,9 +228,11 @@ class Context:
         kv_tokens: int = 0,
         copies_cells: bool = False,
     ) -> None:
-        """`copies_cells`: one sequence becomes another's copy where the cells are, instead of through host memory."""
+        """`max_batch`: tokens of one pass; a batch may be several. `copies_cells`: one sequence becomes another's copy
+        where the cells are, instead of through host memory.
+        """
         self._model = model
-        self.max_batch = max(max_batch, parallel)
+        self.max_batch = PASSES * max(max_batch, parallel)
         self.layout: KvLayout = layout
         self.n_cells = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
         self.cells_per_sequence = _padded(context)
@@ -426,7 +430,8 @@ def _context_params(
     """The one place where a context is configured, so that a dry one has the sizes of the real one."""
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
-    params.n_batch = params.n_ubatch = max(max_batch, parallel)
+    params.n_ubatch = max(max_batch, parallel)
+    params.n_batch = PASSES * params.n_ubatch  # costs no memory: buffers are as large as a pass
     params.n_seq_max = parallel
     params.n_outputs_max = parallel + SCORED_ROWS
     params.n_threads = params.n_threads_batch = threads

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from backends.generation.batching import AUTO_GAP_STEPS, GRAIN, MOST_AUTO_GAP_US, Batcher, Demand, Share
 from backends.generation.pace import Chunk, Pace
+from backends.generation.tiles import Rows, in_tiles
 
 DEMANDS = st.lists(
     st.tuples(st.integers(1, 3000), st.booleans(), st.integers(0, 8000), st.floats(0, 1e8)), max_size=12
@@ -19,7 +20,7 @@ def learned(*, decode_us: float = 10_000, token_us: float = 1_000, per_depth_us:
         pace.learn(n_decode=n, chunks=(), duration_us=decode_us)
     for depth in range(0, 4000, 100):
         each = token_us + per_depth_us * (depth + 32)
-        pace.learn(n_decode=4, chunks=[Chunk(depth, 64)], duration_us=decode_us + 64 * each)
+        pace.learn(n_decode=4, chunks=[Chunk(depth, 64)], duration_us=2 * decode_us + 64 * each)
     return pace
 
 
@@ -84,6 +85,58 @@ def test_a_prompt_advances_however_slow_the_machine_is() -> None:
     batcher = Batcher(max_gap_us=1000, pace=learned(decode_us=10_000, token_us=5_000))
 
     assert batcher.plan([Demand(0, 1, True), Demand(1, 900, False)]) == [Share(0, 1), Share(1, GRAIN)]
+
+
+def test_another_prompt_has_a_share_only_where_the_one_before_it_ends() -> None:
+    batcher = Batcher(max_gap_us=200_000, pace=learned())
+    streams, ending, long = Demand(0, 1, True), Demand(1, 40, False), Demand(2, 900, False)
+
+    assert [share.sequence for share in batcher.plan([streams, long, long._replace(sequence=3)])] == [0, 2]
+    assert batcher.plan([streams, ending, long]) == [Share(0, 1), Share(1, 40), Share(2, 2 * GRAIN)]
+
+
+def test_the_end_of_a_prompt_does_not_make_a_step_longer_than_half_a_grain_does() -> None:
+    batcher = Batcher(max_gap_us=110_000, pace=learned(decode_us=10_000, token_us=1_000))
+
+    for rest in range(GRAIN, 6 * GRAIN):
+        n_tokens = batcher.plan([Demand(0, 1, True), Demand(1, rest, False)])[1].n_tokens
+        assert GRAIN <= n_tokens <= 90 + GRAIN // 2  # 90 tokens fit behind two passes of 10 ms
+        assert n_tokens in (rest, GRAIN) or rest - n_tokens >= GRAIN // 2
+
+
+def test_streams_keep_their_gap_while_long_prompts_come_and_those_lose_little() -> None:
+    """Four streams beside prompts of 1300 tokens, on a machine as two cores were measured."""
+    gap_us, batcher = 160_000.0, Batcher(max_gap_us=160_000)
+    for n in (1, 4):
+        batcher.pace.learn(n_decode=n, chunks=(), duration_us=_pass_us(n, 0))
+    now_us, longest_us, prefill_us, decode_us = 0.0, 0.0, 0.0, _pass_us(4, 0)
+    arriving, prompts = [i * 1.5e6 for i in range(6)], dict[int, int]()
+    while arriving or prompts:
+        if arriving and (now_us >= arriving[0] or not prompts):
+            now_us = max(now_us, arriving.pop(0))
+            prompts[4 + len(arriving)] = 0
+        demands = [Demand(slot, 1, True) for slot in range(4)]
+        demands += [Demand(slot, 1314 - past, False, past) for slot, past in prompts.items()]
+        shares = sorted(batcher.plan(demands), key=lambda share: share.sequence)
+        most = {demand.sequence: demand.n_tokens for demand in demands}
+        counts = in_tiles([Rows(s.sequence, s.n_tokens, most[s.sequence]) for s in shares], spare=99)
+        chunks = [Chunk(prompts[s.sequence], n) for s, n in zip(shares, counts, strict=True) if s.sequence in prompts]
+        took_us = decode_us + sum(_pass_us(chunk.n_tokens - 1, chunk.depth) for chunk in chunks)
+        batcher.pace.learn(n_decode=4, chunks=chunks, duration_us=took_us)
+        for share, n in zip(shares, counts, strict=True):
+            if share.sequence in prompts:
+                prompts[share.sequence] += n
+        prompts = {slot: past for slot, past in prompts.items() if past < 1314}
+        now_us, longest_us, prefill_us = now_us + took_us, max(longest_us, took_us), prefill_us + took_us - decode_us
+
+    assert longest_us < 1.3 * gap_us
+    assert prefill_us < 1.1 * 6 * (_pass_us(512, 0) + _pass_us(512, 512) + _pass_us(290, 1024))
+
+
+def _pass_us(n_tokens: int, depth: int) -> float:
+    """One pass: the weights, then tokens that read what lies before them, in tiles of 64 where there are as many."""
+    dear = 1.33 if 1 < n_tokens < GRAIN else 1.0
+    return 8_000 + n_tokens * dear * (750 + 0.25 * (depth + n_tokens / 2))
 
 
 def test_a_pause_of_the_machine_is_not_taken_for_the_models_pace() -> None:
