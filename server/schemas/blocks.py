@@ -9,9 +9,10 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
+from server.schemas.parts import Strict
 from server.schemas.problems import problem, wrong_type
 
 if TYPE_CHECKING:
@@ -25,25 +26,21 @@ _REFUSED = ("image", "document", "search_result", "container_upload")
 _HARMLESS = frozenset({"cache_control", "citations", "caller", "signature"})
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-
-class TextBlock(_Strict):
+class TextBlock(Strict):
     """Words."""
 
     type: Literal["text"]
     text: str
 
 
-class ThinkingBlock(_Strict):
+class ThinkingBlock(Strict):
     """What the model wrote to itself in an earlier turn."""
 
     type: Literal["thinking"]
     thinking: str
 
 
-class ToolUseBlock(_Strict):
+class ToolUseBlock(Strict):
     """A call an assistant made."""
 
     type: Literal["tool_use"]
@@ -52,7 +49,7 @@ class ToolUseBlock(_Strict):
     input: dict[str, Any]
 
 
-class OtherBlock(_Strict):
+class OtherBlock(Strict):
     """A block of a kind that this server never makes. What a user shows the model cannot be left out."""
 
     type: str
@@ -101,7 +98,7 @@ def _no_result(value: Any) -> Any:
     return [] if value is None else _as_blocks(value)
 
 
-class ToolResultBlock(_Strict):
+class ToolResultBlock(Strict):
     """What a called tool answered."""
 
     type: Literal["tool_result"]
@@ -110,7 +107,7 @@ class ToolResultBlock(_Strict):
         list[_Shown],
         Field(max_length=MAX_PARTS, fail_fast=True),
         BeforeValidator(_no_result, json_schema_input_type=str | list[_Shown] | None),
-    ] = []
+    ] = Field(default_factory=list)
     is_error: bool | None = None
 
     @property
@@ -131,7 +128,7 @@ _Block = Annotated[
 ]
 
 
-class Message(_Strict):
+class Message(Strict):
     """One turn. A system message in the middle is folded in as chat completions do."""
 
     role: Literal["user", "assistant", "system"]

@@ -11,9 +11,10 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
+from server.schemas.parts import Strict, TextPart
 from server.schemas.problems import problem, wrong_type
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _ENVELOPE = "onecard-reasoning:"
 _KIND = re.compile(r"[a-z_0-9]{1,32}")
 _HARMLESS = frozenset({"namespace", "caller", "name", "phase"})
-_TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
 def wrapped(reasoning: str) -> str:
@@ -40,35 +40,10 @@ def _unwrapped(content: str | None) -> str:
         return ""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+class Part(TextPart):
+    """One piece of an item."""
 
-
-class Part(_Strict):
-    """One piece of an item; only text is served."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-    @model_validator(mode="after")
-    def _is_text(self) -> Part:
-        if self.type not in (*_TEXTS, "refusal"):
-            raise problem(
-                "unsupported_value",
-                "Unsupported value: '{param}': parts of this type are not supported by this server; send parts of type "
-                "'input_text'.",
-                field=".type",
-            )
-        if (self.refusal if self.type == "refusal" else self.text) is None:
-            name = "refusal" if self.type == "refusal" else "text"
-            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{name}")
-        return self
-
-    @property
-    def plain(self) -> str:
-        """The words of this part."""
-        return (self.refusal if self.type == "refusal" else self.text) or ""
+    kinds = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
 def _string_or_parts(value: Any) -> Any:
@@ -88,7 +63,7 @@ def _plain(text: str | list[Part] | None) -> str:
     return "\n".join(part.plain for part in text) if isinstance(text, list) else text or ""
 
 
-class MessageItem(_Strict):
+class MessageItem(Strict):
     """A message of anybody."""
 
     type: Literal["message"] = "message"
@@ -111,7 +86,7 @@ class MessageItem(_Strict):
         return {"id": self.id, "type": "message", "role": self.role, "status": "completed", "content": [part]}
 
 
-class CallItem(_Strict):
+class CallItem(Strict):
     """A call an assistant made; a custom tool's input is its only argument."""
 
     type: Literal["function_call", "custom_tool_call"]
@@ -147,7 +122,7 @@ class CallItem(_Strict):
         return {"id": self.id, "type": self.type, "call_id": self.call_id, "name": self.name, **said, **status}
 
 
-class OutputItem(_Strict):
+class OutputItem(Strict):
     """What a called tool answered."""
 
     type: Literal["function_call_output", "custom_tool_call_output"]
@@ -166,7 +141,7 @@ class OutputItem(_Strict):
         return {"id": self.id, "type": self.type, "call_id": self.call_id, "output": _plain(self.output), **status}
 
 
-class ReasoningItem(_Strict):
+class ReasoningItem(Strict):
     """What the model wrote to itself in an earlier turn."""
 
     type: Literal["reasoning"]
@@ -192,14 +167,14 @@ class ReasoningItem(_Strict):
         return {"id": self.id, "type": "reasoning", "summary": summary, "content": content}
 
 
-class ReferenceItem(_Strict):
+class ReferenceItem(Strict):
     """An item of a stored response, by its id."""
 
     type: Literal["item_reference"] | None = None
     id: str
 
 
-class OtherItem(_Strict):
+class OtherItem(Strict):
     """An item of a kind that this server never makes; it is left out."""
 
     type: str

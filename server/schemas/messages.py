@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import jiter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from backends.messages import PromptEnd
 from server.errors import ApiError
+from server.schemas.parts import Strict, TextPart
 from server.schemas.problems import problem, wrong_type
 
 MAX_MESSAGES = 4096
@@ -21,34 +22,10 @@ MAX_TOOL_CALLS = 128
 _JOINT = "\n\n"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+class Part(TextPart):
+    """One piece of a message."""
 
-
-class Part(_Strict):
-    """One piece of a message; only text is served."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-    @model_validator(mode="after")
-    def _is_text(self) -> Part:
-        if self.type not in ("text", "refusal"):
-            raise problem(
-                "unsupported_value",
-                "Unsupported value: '{param}': parts of this type are not supported by this server; send parts of type "
-                "'text'.",
-                field=".type",
-            )
-        if (self.text if self.type == "text" else self.refusal) is None:
-            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{self.type}")
-        return self
-
-    @property
-    def plain(self) -> str:
-        """The words of this part."""
-        return (self.text if self.type == "text" else self.refusal) or ""
+    kinds = ("text",)
 
 
 def _string_or_parts(value: Any) -> Any:
@@ -70,14 +47,14 @@ Content = Annotated[
 ]
 
 
-class CalledFunction(_Strict):
+class CalledFunction(Strict):
     """The function an assistant called, with its arguments as JSON text."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     arguments: str
 
 
-class ToolCall(_Strict):
+class ToolCall(Strict):
     """A call an assistant made in an earlier turn."""
 
     id: str
@@ -100,7 +77,7 @@ class ToolCall(_Strict):
         return value if isinstance(value, dict) else self.function.arguments
 
 
-class Message(_Strict):
+class Message(Strict):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

@@ -171,7 +171,7 @@ class Asked:
             "top_p": 1.0 if chat.top_p is None else chat.top_p,
             "truncation": own.truncation or "disabled",
             "usage": None,
-            "user": chat.user,
+            **({} if chat.user is None else {"user": chat.user}),
             "metadata": own.metadata or {},
         }
 

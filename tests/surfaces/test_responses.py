@@ -290,3 +290,9 @@ async def test_the_async_client_streams_too(server):
         stream = await client.responses.create(model="fake", input="a b", stream=True)
         text = "".join([event.delta async for event in stream if event.type == "response.output_text.delta"])
     assert text == "echo: a b"
+
+
+def test_a_user_is_repeated_only_where_one_was_named(server):
+    plain, named = (server.post("/v1/responses", {"model": "fake", "input": "hi", **m}) for m in ({}, {"user": "u"}))
+    assert "user" not in plain.json()
+    assert named.json()["user"] == "u"
