@@ -131,6 +131,26 @@ def test_a_stop_sequence_is_told(claude: anthropic.Anthropic) -> None:
     assert message.content[0].text == "The capital of"
 
 
+def test_tokens_computed_before_are_told_apart_and_add_up(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    """Anthropic counts them beside the input, OpenAI's responses inside it."""
+    turns: Any = [{"role": "user", "content": "What is the opposite of old?"}]
+    n_tokens = claude.messages.count_tokens(model="demo", messages=turns).input_tokens
+    ask: Any = {"model": "demo", "max_tokens": 5, "messages": turns}
+    claude.messages.create(**ask)
+    with claude.messages.stream(**ask) as stream:
+        events = list(stream)
+        final = stream.get_final_message()
+    opening: Any = next(event for event in events if event.type == "message_start")
+    response = client.responses.create(model="demo", input="What is the opposite of old?", max_output_tokens=5)
+
+    for usage in (final.usage, opening.message.usage):
+        assert usage.cache_read_input_tokens == n_tokens - 1
+        assert usage.input_tokens == 1
+    assert response.usage is not None
+    assert (response.usage.input_tokens, response.usage.input_tokens_details.cached_tokens) == (n_tokens, n_tokens - 1)
+    assert response.usage.total_tokens == n_tokens + response.usage.output_tokens
+
+
 def test_text_that_looks_like_a_control_token_stays_text_on_every_surface(
     client: openai.OpenAI, claude: anthropic.Anthropic
 ) -> None:
