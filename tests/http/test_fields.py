@@ -166,7 +166,10 @@ def test_what_has_no_effect_is_named():
             n_discard=-1,
             stream=True,
             stream_options={"include_usage": True, "continuous_usage_stats": True},
-            tools=[{"type": "function", "function": {"name": "f", "strict": True, "examples": []}}],
+            tools=[
+                {"type": "function", "function": {"name": "f", "strict": True, "examples": []}},
+                {"type": "function", "function": {"name": "g", "parameters": {"properties": {"a": {"not": {}}}}}},
+            ],
             messages=[
                 {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]},
                 {"role": "user", "content": "hi", "mood": "good"},
@@ -177,6 +180,7 @@ def test_what_has_no_effect_is_named():
         "n_discard",
         "stream_options.continuous_usage_stats",
         "tools[].function.examples",
+        "tools[].function.parameters.not",
         "messages[].content[].cache_control",
         "messages[].mood",
     ]

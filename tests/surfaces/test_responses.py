@@ -7,6 +7,7 @@ import json
 import openai
 import pytest
 
+from server.schemas.responses import parse_response
 from tests.surfaces.conftest import events_of
 
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
@@ -143,9 +144,11 @@ def test_reasoning_is_an_item_of_its_own_and_comes_back(client):
     whole = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "rr"}]}
     sealed = {"type": "reasoning", "summary": [], "encrypted_content": reasoning.encrypted_content}
     foreign = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAAAB"}
-    for item in (whole, sealed, foreign):
-        back = client.responses.create(model="fake", input=[{"role": "user", "content": "x"}, item, *message_of("y")])
-        assert back.output_text == "echo: y"
+    for item, thought in ((whole, "rr"), (sealed, "well now"), (foreign, None)):
+        turns = [{"role": "user", "content": "x"}, item, *message_of("y")]
+        assert client.responses.create(model="fake", input=turns).output_text == "echo: y"
+        asked = parse_response({"model": "fake", "input": turns}).complete(before=None, items={})
+        assert asked.turns[1].get("reasoning_content") == thought
 
 
 def message_of(text: str) -> list[dict]:
