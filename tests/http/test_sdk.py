@@ -206,3 +206,12 @@ async def test_the_async_client_streams_too(server):
         stream = await client.chat.completions.create(model="fake", messages=user("a b"), stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert text == "echo: a b"
+
+
+def test_tokens_of_several_prompts_are_summed(client):
+    ask = {"model": "fake", "prompt": ["a", "b c"], "max_tokens": 9}
+    usage = client.completions.create(**ask).usage
+    *_, last = client.completions.create(**ask, stream=True, stream_options={"include_usage": True})
+
+    for counted in (usage, last.usage):
+        assert (counted.prompt_tokens, counted.completion_tokens, counted.total_tokens) == (4, 5, 9)
