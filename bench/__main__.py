@@ -25,6 +25,7 @@ from bench import (
     scenarios,
     serve_hf,
     swap,
+    ties,
     trace,
     trace_http,
 )
@@ -38,6 +39,7 @@ SCENARIOS: Mapping[str, Callable[[], dict[str, float]]] = {
     "prefix": scenarios.prefix,
     "conversation": scenarios.conversation,
     "pool": scenarios.pool,
+    "ties": ties.measure,
 }
 
 

@@ -14,6 +14,17 @@ from tests.models import canary_kv, canary_p
 BACKENDS = ("gguf", "bnb")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full-counts` runs soaks and storms for as long as their figures ask, minutes instead of seconds."""
+    parser.addoption("--full-counts", action="store_true", help="soaks and storms at their full counts")
+
+
+@pytest.fixture(scope="session")
+def full_counts(request: pytest.FixtureRequest) -> bool:
+    """Whether a soak is to run for minutes."""
+    return bool(request.config.getoption("--full-counts"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what `exceptions` lists."""
     for item in items:

@@ -1,9 +1,12 @@
-"""Jobs that come, go on, are cancelled and set back in any order: every greedy answer is the uncontended one."""
+"""Jobs that come, go on, are cancelled, set back and restored in any order: every greedy answer is the uncontended one.
+
+From running cells, from host memory and from a disk, before and after the model was unloaded and loaded again.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +25,11 @@ pytestmark = pytest.mark.engine
 
 PARALLEL = 4
 N_TOKENS = 40
-Act = tuple[Literal["join", "cancel", "steps"], int, int, int]
+Act = tuple[Literal["join", "cancel", "steps", "keep", "swap"], int, int, int]
 ACTS: st.SearchStrategy[list[Act]] = st.lists(
     st.tuples(
-        st.sampled_from(["join", "join", "cancel", "steps", "steps"]),
-        st.integers(0, 2),  # whose head
+        st.sampled_from(["join", "join", "join", "cancel", "steps", "steps", "keep", "swap"]),
+        st.integers(0, 2),  # whose head, how much memory is left for what is kept
         st.sampled_from([1, 60, 170, 300]),  # how much of it
         st.integers(0, 4),  # whose tail, whom to cancel, how many steps
     ),
@@ -40,8 +43,9 @@ TAILS = [prompt(200 + seed, 5 + 9 * seed) for seed in range(5)]
 class Walk:
     """One engine and what its jobs have been told."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, open_again: Callable[[], Engine]) -> None:
+        self.open_again = open_again
+        self.engine = open_again()
         self.outcomes: dict[str, Outcome] = {}
         self.prompts: dict[str, list[int]] = {}
         self.running: list[str] = []
@@ -56,6 +60,12 @@ class Walk:
     def cancel(self, number: int) -> None:
         if self.running:
             self._take(self.engine.cancel(self.running[number % len(self.running)]))
+
+    def swap(self) -> None:
+        """Jobs end before their model leaves, and the next worker finds the folders of this one."""
+        self.steps(3000)
+        self.engine.close()
+        self.engine = self.open_again()
 
     def steps(self, n: int) -> None:
         for _ in range(n):
@@ -81,20 +91,28 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
-@given(acts=ACTS, pooled=st.booleans(), store_kib=st.sampled_from([1, 300, 1 << 14]))
+@given(
+    acts=ACTS,
+    pooled=st.booleans(),
+    store_kib=st.sampled_from([1, 300, 1 << 14]),
+    disk_kib=st.sampled_from([0, 400, 1 << 14]),
+)
 def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
-    setting: tuple[Path, Gold], acts: list[Act], pooled: bool, store_kib: int
+    setting: tuple[Path, Gold], acts: list[Act], pooled: bool, store_kib: int, disk_kib: int
 ) -> None:
     model, gold = setting
     with tempfile.TemporaryDirectory() as folder:
+        store, disk = Path(folder) / "store", Path(folder) / "disk"
         walk = Walk(
-            open_engine(
+            lambda: open_engine(
                 model,
                 layout="unified" if pooled else "split",
                 kv_tokens=512,
                 parallel=PARALLEL,
-                store=Path(folder),
+                store=store,
                 store_bytes=store_kib << 10,
+                disk=disk if disk_kib else None,
+                disk_bytes=disk_kib << 10,
             )
         )
         for what, head, n_head, number in acts:
@@ -102,6 +120,10 @@ def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
                 walk.join(HEADS[head][:n_head] + TAILS[number], priority=number % 2)
             elif what == "cancel":
                 walk.cancel(number)
+            elif what == "keep":
+                walk.engine.keep((store_kib << 10) * head // 2)
+            elif what == "swap":
+                walk.swap()
             else:
                 walk.steps(1 + 6 * number)
         walk.steps(3000)
@@ -114,5 +136,6 @@ def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
             else:
                 assert outcome.end.code == "cancelled"
         walk.engine.close()
-        used = sum(file.stat().st_size for file in Path(folder).iterdir())
-        assert used <= store_kib << 10
+        for tier, cap_kib in ((store, store_kib), (disk, disk_kib)):
+            files = list(tier.iterdir()) if tier.exists() else []
+            assert sum(file.stat().st_size for file in files) <= cap_kib << 10
