@@ -125,25 +125,44 @@ class StreamOptions(BaseModel):
     include_obfuscation: Bool = None
 
 
-class SamplingFields(BaseModel):
-    """What chat and text completions have in common."""
+class TokenChoice(BaseModel):
+    """How tokens are chosen, as every surface that generates text spells it."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
-    model: str
-    stream: Bool = None
-    stream_options: StreamOptions | None = None
-    n: Choices = None
     seed: Seed = None
-    stop: Stop = []
     temperature: Temperature = None
     top_p: Share = None
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
     logit_bias: LogitBias = {}
-    user: str | None = None
     top_k: TopK = None
     min_p: Share = None
+
+    def sampling(self, *, temperature: float, repetition_penalty: float | None) -> Sampling:
+        """The choice, with the surface's own default temperature; what else the client leaves out is off."""
+        return Sampling(
+            temperature=temperature if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),
+            min_p=self.min_p or 0.0,
+            repetition_penalty=repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            seed=self.seed,
+            logit_bias=self.logit_bias,
+        )
+
+
+class SamplingFields(TokenChoice):
+    """What chat and text completions have in common."""
+
+    model: str
+    stream: Bool = None
+    stream_options: StreamOptions | None = None
+    n: Choices = None
+    stop: Stop = []
+    user: str | None = None
     repetition_penalty: Repetition = None
     ignore_eos: Bool = None
     min_tokens: TokensOrNone = None
@@ -203,17 +222,7 @@ def refuse_unsupported(
 
 def sampling(request: SamplingFields) -> Sampling:
     """How tokens are chosen; what the client leaves out has OpenAI's default."""
-    return Sampling(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=max(0, request.top_k or 0),
-        min_p=request.min_p or 0.0,
-        repetition_penalty=request.repetition_penalty or 1.0,
-        presence_penalty=request.presence_penalty or 0.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        seed=request.seed,
-        logit_bias=request.logit_bias,
-    )
+    return request.sampling(temperature=1.0, repetition_penalty=request.repetition_penalty)
 
 
 def ignored_header(names: Iterable[str]) -> str | None:

@@ -6,21 +6,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from backends.messages import Generate, InfillFile, InfillPrompt, Sampling
+from backends.messages import Generate, InfillFile, InfillPrompt
 from server.output.line_limits import LineLimits
 from server.schemas.fields import (
     INT32_MAX,
     Bool,
     KeepAlive,
-    LogitBias,
-    Penalty,
     Priority,
     Repetition,
-    Seed,
-    Share,
     Stop,
-    Temperature,
-    TopK,
+    TokenChoice,
     Use,
     refuse_unsupported,
 )
@@ -79,10 +74,9 @@ class Extra(BaseModel):
     filename: str = "tmp"
 
 
-class InfillRequest(BaseModel):
+class InfillRequest(TokenChoice):
     """The body of an infill; without a temperature the likeliest token is taken."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
     model: Annotated[str | None, BeforeValidator(_named)] = None
     input_prefix: str
     input_suffix: str
@@ -95,16 +89,8 @@ class InfillRequest(BaseModel):
     t_max_prompt_ms: Milliseconds = None
     t_max_predict_ms: Milliseconds = None
     stream: Bool = None
-    stop: Stop = []
-    temperature: Temperature = None
-    top_k: TopK = None
-    top_p: Share = None
-    min_p: Share = None
+    stop: Stop = Field(default_factory=list)
     repeat_penalty: Repetition = None
-    presence_penalty: Penalty = None
-    frequency_penalty: Penalty = None
-    seed: Seed = None
-    logit_bias: LogitBias = {}
     ignore_eos: Bool = None
     response_fields: Annotated[list[str], Field(max_length=MAX_RESPONSE_FIELDS, fail_fast=True)] | None = None
     cache_prompt: Bool = None
@@ -141,17 +127,7 @@ class InfillRequest(BaseModel):
         return Generate(
             id=job_id,
             prompt=prompt,
-            sampling=Sampling(
-                temperature=self.temperature or 0.0,
-                top_p=1.0 if self.top_p is None else self.top_p,
-                top_k=max(0, self.top_k or 0),
-                min_p=self.min_p or 0.0,
-                repetition_penalty=self.repeat_penalty or 1.0,
-                presence_penalty=self.presence_penalty or 0.0,
-                frequency_penalty=self.frequency_penalty or 0.0,
-                seed=self.seed,
-                logit_bias=self.logit_bias,
-            ),
+            sampling=self.sampling(temperature=0.0, repetition_penalty=self.repeat_penalty),
             max_tokens=1 if self.only_prepares else None if self.n_predict == -1 else self.n_predict,
             stop=list(self.stop),
             ignore_eos=bool(self.ignore_eos),

@@ -169,7 +169,7 @@ class Asked:
             "tools": [_shown(tool) for tool in own.tools or [] if tool.get("type") == "function"],
             "top_logprobs": chat.top_logprobs or 0,
             "top_p": 1.0 if chat.top_p is None else chat.top_p,
-            "truncation": own.truncation or "disabled",
+            "truncation": "disabled",  # also where "auto" was asked for: nothing is ever cut
             "usage": None,
             **({} if chat.user is None else {"user": chat.user}),
             "metadata": own.metadata or {},

@@ -125,6 +125,7 @@ def test_what_has_no_effect_is_named(server):
     assert answer.status == 200
     names = answer.headers["x-onecard-ignored"].split(", ")
     assert {"reasoning.summary", "truncation", "top_secret"} <= set(names)
+    assert answer.json()["truncation"] == "disabled"
     assert "reasoning.effort" in names or answer.json()["reasoning"]["effort"] == "low"
 
 
