@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench import folder
+from bench.model import Shape
 from server.bench.figures import median, percentile
 
 QUANTIZATIONS = ("none", "bnb-4bit", "bnb-8bit")
@@ -28,7 +29,9 @@ REPEATS = {1: 3, 8: 2}
 N_PROMPT = 32
 N_GENERATE = 96
 N_WARM = 8
-N_LOADS = 3
+N_LOADS = 2
+LARGE = Shape(n_layers=16, n_embd=1536, n_ff=4096)
+"""About 415 M parameters: their bytes are most of a load, as in a model that somebody uses."""
 
 
 def measure(rounds: int) -> dict[str, float]:
@@ -194,13 +197,15 @@ def theirs(quantization: str) -> dict[str, float]:
 def _loads() -> dict[str, float]:
     """Seconds of a load that quantises, and of one that finds the weights stored quantised."""
     figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as made:
+    for size, source in (("", folder.path()), ("large, ", folder.path(LARGE))):
         for quantization in QUANTIZATIONS[1:]:
-            _child("store", quantization, made)
-            on_load = median([_child("load", quantization, str(folder.path()))["load_s"] for _ in range(N_LOADS)])
-            ready = median([_child("load", "none", str(Path(made) / quantization))["load_s"] for _ in range(N_LOADS)])
-            figures |= {f"{quantization}: load, quantising s": on_load, f"{quantization}: load, stored s": ready}
-            figures[f"{quantization}: load, quantising / stored"] = on_load / ready
+            with tempfile.TemporaryDirectory() as made:
+                _child("store", quantization, str(source), made)
+                on_load = median([_child("load", quantization, str(source))["load_s"] for _ in range(N_LOADS)])
+                ready = median([_child("load", "none", f"{made}/{quantization}")["load_s"] for _ in range(N_LOADS)])
+            name = f"{size}{quantization}: load,"
+            figures |= {f"{name} quantising s": on_load, f"{name} stored s": ready}
+            figures[f"{name} quantising / stored"] = on_load / ready
     return figures
 
 
@@ -216,12 +221,12 @@ def load(quantization: str, path: str) -> dict[str, float]:
     return {"load_s": time.perf_counter() - began}
 
 
-def store(quantization: str, made: str) -> dict[str, float]:
-    """Write the folder quantised, as `onecard quantize` does."""
+def store(quantization: str, path: str, made: str) -> dict[str, float]:
+    """Write a folder quantised, as `onecard quantize` does."""
     from quantize.bnb import quantize
     from quantize.hf.source import opened
 
-    with opened(folder.path()) as source:
+    with opened(Path(path)) as source:
         quantize(source, Path(made) / quantization, quantization)
     return {}
 

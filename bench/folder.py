@@ -29,9 +29,8 @@ _LAYER = {
 _REST = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def path() -> Path:
+def path(shape: Shape = Shape()) -> Path:  # noqa: B008 - it is frozen
     """The folder, made on the first call."""
-    shape = Shape()
     target = OUT / f"random-hf-{shape.n_layers}x{shape.n_embd}x{shape.n_vocab}"
     if not (target / "model.safetensors").exists():
         print(f"making {target.name} (once)", file=sys.stderr)

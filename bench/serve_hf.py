@@ -60,7 +60,7 @@ def measure(rounds: int) -> dict[str, float]:
 def _weights(name: str, made: Path) -> Weights:
     if name != "bnb-8bit":
         return Weights(folder.path(), name)
-    store(name, str(made))
+    store(name, str(folder.path()), str(made))
     return Weights(made / name)
 
 

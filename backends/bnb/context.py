@@ -1,7 +1,7 @@
 """Rows of keys and values and the batch over them, for one transformers model: a `generation.decoder.DecoderContext`.
 
-Where PyTorch finds no memory for a pass, it is computed in smaller ones; only when one token does not fit is there no
-way on.
+Where PyTorch finds no memory for a pass, it is computed in smaller ones; where not even one token fits, or a row cannot
+grow, the batch has no room, and the engine sets somebody back.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
+from backends.bnb import shortage
 from backends.bnb.attention import Decoding, Pass, Stretch
 from backends.bnb.sampling import RowSampler
-from backends.bnb.weights import first_line, out_of_memory
 from backends.engine import LoadError
+from backends.generation.decoder import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from backends.messages import KvLayout, Sampling
 
 _NO_ROOM: Final = 1
+_GOOD_BATCHES: Final = 32
+"""After so many, passes may be longer again."""
 _HEAD_BYTES: Final = 64
 """Of a saved row, before its cells: its length, and room so that the cells are aligned."""
 
@@ -50,8 +53,11 @@ class BnbContext:
         self._logits: NDArray[np.float32] = np.zeros((0, n_vocab), dtype=np.float32)
         self._row_of: dict[int, int] = {}
         """Batch rows to rows of the logits."""
+        self.shortage = FULL
         self._most = self.max_batch
-        """Tokens of one pass; halved when there is no memory for it."""
+        """Tokens of one pass; halved when there is no memory for it, doubled when there was some for a while."""
+        self._n_good = 0
+        """Batches since the last change of that."""
 
     def warm_up(self, n_tokens: int = 1) -> float:
         """Compute some tokens and forget them; seconds it took. Raises LoadError."""
@@ -67,13 +73,21 @@ class BnbContext:
         return took_s
 
     def decode(self, n_tokens: int) -> int:
-        """See `DecoderContext`. Raises RuntimeError when not even a token can be computed."""
+        """See `DecoderContext`."""
         runs = list(self._runs(n_tokens))
-        if not all(self._cache.grow(slot, past + end - begin) for slot, past, begin, end in runs):
-            return _NO_ROOM
         wanted = np.flatnonzero(self.outputs[:n_tokens])
+        self.shortage = FULL
+        try:
+            if not all(self._cache.grow(slot, past + end - begin) for slot, past, begin, end in runs):
+                return _NO_ROOM
+            logits = self._compute(runs)
+        except (RuntimeError, MemoryError) as error:
+            if not shortage.is_shortage(error):
+                raise
+            self.shortage = f"no memory is left to go on: {shortage.told(error)}. hint: retry later, or ask for less"
+            return _NO_ROOM
+        self._logits = logits
         self._row_of = {int(row): index for index, row in enumerate(wanted)}
-        self._logits = self._compute(runs)
         for slot, past, begin, end in runs:
             self._lengths[slot] = past + end - begin
         return 0
@@ -91,19 +105,22 @@ class BnbContext:
             try:
                 found = [self._pass(part) for part in cut(runs, self._most)]
                 logits: NDArray[np.float32] = np.concatenate(found) if len(found) > 1 else found[0]
-                return logits
-            except RuntimeError as error:
-                if not out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                n_rows = min(self._most, sum(end - begin for _, _, begin, end in runs))
+                if not shortage.is_shortage(error) or n_rows == 1:
                     raise
-                self._shrink(error)
+                self._shrink(error, n_rows)
+                continue
+            self._n_good += 1
+            if self._n_good >= _GOOD_BATCHES and self._most < self.max_batch:
+                self._most, self._n_good = min(2 * self._most, self.max_batch), 0
+            return logits
 
-    def _shrink(self, error: RuntimeError) -> None:
-        """Make passes half as long. Raises RuntimeError when they are a token long."""
-        sys.stderr.write(f"out of memory in a pass of {self._most} tokens: {first_line(error)}\n")
+    def _shrink(self, error: BaseException, n_rows: int) -> None:
+        """Make passes half as long as the one for which there was no memory."""
+        sys.stderr.write(f"no memory for a pass of {n_rows} tokens: {shortage.told(error)}\n")
         sys.stderr.flush()
-        if self._most == 1:
-            raise RuntimeError("no memory for a pass of one token") from error
-        self._most = max(1, self._most // 2)
+        self._most, self._n_good = n_rows // 2, 0
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -185,7 +202,7 @@ class BnbContext:
     def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
         """See `DecoderContext`."""
         length = int.from_bytes(state[:8].tobytes(), "little") if state.size >= _HEAD_BYTES else -1
-        if not 0 <= length <= self._cache.cells_each or not self._cache.grow(slot, length):
+        if not 0 <= length <= self._cache.cells_each or not self._has_room(slot, length):
             return False
         parts = self._cache.parts(slot, length)
         if state.size != _HEAD_BYTES + sum(part.nbytes for part in parts):
@@ -198,6 +215,14 @@ class BnbContext:
             at += part.nbytes
         self._lengths[slot] = length
         return True
+
+    def _has_room(self, slot: int, length: int) -> bool:
+        try:
+            return self._cache.grow(slot, length)
+        except (RuntimeError, MemoryError) as error:
+            if not shortage.is_shortage(error):
+                raise
+            return False
 
     def close(self) -> None:
         """Free the cells."""

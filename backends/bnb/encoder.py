@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from backends.bnb.weights import first_line, out_of_memory
+from backends.bnb import shortage
 from backends.embedding import Input, NoRoomError
 
 if TYPE_CHECKING:
@@ -93,13 +93,15 @@ class FolderEncoder:
         try:
             return self._run(inputs)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not shortage.is_shortage(error):
                 raise
-            told = first_line(error)
+            told = shortage.told(error)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if len(inputs) == 1:
-            raise NoRoomError(f"no memory is left for an input of {inputs[0].ids.size} tokens: {told}")
+            n_tokens = inputs[0].ids.size
+            hint = "hint: a shorter input, or a smaller context"
+            raise NoRoomError(f"no memory is left for an input of {n_tokens} tokens: {told}. {hint}")
         half = len(inputs) // 2
         return np.concatenate([self.encode(inputs[:half]), self.encode(inputs[half:])])
 

@@ -127,7 +127,8 @@ def _warm_up(encoder: FolderEncoder, n_tokens: int) -> None:
     try:
         encoder.encode([Input(np.zeros(n, dtype=np.int32))] * max(1, n_tokens // n))
     except (NoRoomError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise LoadError(f"the model loads, but its first forward pass fails: {first_line(error)}") from error
+        message = f"the model loads, but its first forward pass fails: {first_line(error)}"
+        raise LoadError(message, out_of_memory=isinstance(error, NoRoomError)) from error
 
 
 def _dense(folder: Path, *, device: str) -> torch.nn.Sequential:

@@ -129,21 +129,24 @@ class KvCache:
         )
 
     def grow(self, row: int, length: int) -> bool:
-        """Let a row hold so many positions; False where the budget has no room for it."""
+        """Let a row hold so many positions; False where the budget has no room for it.
+
+        Raises what PyTorch raises where there is no memory; the row holds what it held.
+        """
         if self.fixed:
             return True
         if sum(self._held) - self._held[row] + length > self.budget_cells:
             return False
-        self._held[row] = max(self._held[row], length)
         if length > self._cells[row]:
             self._resize(row, min(-(-length // GROWTH) * GROWTH, self.cells_each))
+        self._held[row] = max(self._held[row], length)
         return True
 
     def shrink(self, row: int, length: int) -> None:
         """Let a row hold no more than so many positions; what lies behind them is lost."""
         if not self.fixed:
             self._held[row] = min(self._held[row], length)
-            if length == 0 and self._cells[row]:
+            if length == 0:  # some layers may have grown when others found no memory
                 self._resize(row, 0)
 
     def _resize(self, row: int, cells: int) -> None:

@@ -21,7 +21,7 @@ import transformers.quantizers.auto  # noqa: E402, F401
 from transformers import AutoTokenizer, conversion_mapping  # noqa: E402
 
 from backends import card  # noqa: E402
-from backends.bnb import arithmetic, folder, linear  # noqa: E402
+from backends.bnb import arithmetic, folder, linear, shortage  # noqa: E402
 from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
 from backends.bnb.context import BnbContext  # noqa: E402
 from backends.bnb.encoding import Source, load_encoder  # noqa: E402
@@ -30,7 +30,7 @@ from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
 from backends.bnb.measure import runtime_bytes, version, weight_bytes  # noqa: E402
 from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
-from backends.bnb.weights import Order, first_line, load_model, out_of_memory, pin_positions  # noqa: E402
+from backends.bnb.weights import Order, first_line, load_model, pin_positions  # noqa: E402
 from backends.engine import LoadError  # noqa: E402
 from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
@@ -114,8 +114,9 @@ def _engine(
         context.warm_up(_WARM_TOKENS[device.type])
         first_s = context.warm_up(1)
     except (RuntimeError, MemoryError) as error:
-        if out_of_memory(error):
-            raise LoadError(f"no memory is left for the KV cache: {first_line(error)}", out_of_memory=True) from error
+        if shortage.is_shortage(error):
+            message = f"no memory is left for the KV cache: {shortage.told(error)}. hint: a smaller context or parallel"
+            raise LoadError(message, out_of_memory=True) from error
         raise LoadError(f"the model loads, but its first pass fails: {first_line(error)}") from error
     ready = describe(
         spec,
@@ -158,6 +159,9 @@ def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
     except UnsupportedAttentionError as error:
         raise LoadError(f"a {config.model_type} model cannot be served: {error}") from error
     except Exception as error:  # whatever an architecture does without a cache
+        if shortage.is_shortage(error):
+            message = f"no memory is left for a pass of one token: {shortage.told(error)}. hint: a smaller quantization"
+            raise LoadError(message, out_of_memory=True) from error
         raise LoadError(f"a {config.model_type} model cannot be served: {first_line(error)}") from error
     kinds = list(getattr(config, "layer_types", None) or [])
     n_layers = int(config.num_hidden_layers)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
-from backends.bnb import attention
+from backends.bnb import attention, shortage
 from backends.engine import LoadError
 
 if TYPE_CHECKING:
@@ -102,12 +102,9 @@ def load_model(
             **({} if wanted is None else {"quantization_config": wanted}),
             **({"device_map": {"": spec.device}} if wanted is not None or stored or spec.device == "cuda" else {}),
         )
-    except torch.OutOfMemoryError as error:
-        raise LoadError(
-            f"the card has no memory left for the weights: {first_line(error)}", out_of_memory=True
-        ) from error
     except (
         OSError,
+        MemoryError,
         ValueError,
         RuntimeError,
         KeyError,
@@ -116,8 +113,9 @@ def load_model(
         AssertionError,
         AttributeError,
     ) as error:
-        if out_of_memory(error):
-            raise LoadError(f"no memory is left for the weights: {first_line(error)}", out_of_memory=True) from error
+        if shortage.is_shortage(error):
+            message = f"no memory is left for the weights: {shortage.told(error)}. hint: a smaller quantization"
+            raise LoadError(message, out_of_memory=True) from error
         raise LoadError(f"transformers cannot load the folder: {first_line(error)}") from error
     finally:
         library_logging.set_tqdm_hook(None)
@@ -197,11 +195,6 @@ def _check_complete(told: Mapping[str, Any], unused: tuple[str, ...]) -> None:
 
 def _shape(size: Any) -> str:
     return str(list(size)) if size is not None else "another one"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch could not get memory, on a card or off it."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def first_line(error: BaseException) -> str:

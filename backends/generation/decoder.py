@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from backends.control import Control
     from backends.infill import InfillMarks
     from backends.messages import KvLayout, Sampling
+
+FULL: Final = "the model's KV pool is full; retry in a moment"
 
 
 class TokenSampler(Protocol):
@@ -97,6 +99,8 @@ class DecoderContext(Protocol):
     """The slot each row belongs to; a slot's rows stand together, in the order of their positions."""
     outputs: NDArray[np.int8]
     """1 where logits are wanted."""
+    shortage: str
+    """Why the last batch had no room, for whoever asked for it."""
 
     def decode(self, n_tokens: int) -> int:
         """Compute the first rows of the batch: 0, or 1 where the cells have no room for it; it is done on return."""

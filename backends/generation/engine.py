@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 
 _NO_ROOM = 1
+_APART_STEPS = 64
 
 
 class GeneratingEngine:
@@ -65,6 +66,8 @@ class GeneratingEngine:
         self._ended: list[Sequence] = []
         """Their ends are told; what they have computed is still to be kept, and their slots to be freed."""
         self._n_waiting = 0
+        self._n_apart = 0
+        """Steps in which nobody is let in beside those that run: there was no room for all, whatever the books said."""
         self._n_started = 0
         self._requests: dict[str, Request] = {}
         self._preparer = Preparer(model, tokenizer, context=ready.context)
@@ -155,7 +158,7 @@ class GeneratingEngine:
             self._settle()
             if not self._sequences:
                 return self._report(begin, events)
-        if self._n_waiting:
+        if self._n_waiting and (self._n_apart == 0 or self._n_waiting == len(self._sequences)):
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
         shares = self._plan(planned / 1000)
@@ -165,6 +168,7 @@ class GeneratingEngine:
             return Step(events=[*events, *self._shed()])
         if status != 0:
             raise RuntimeError(f"decoding failed with status {status}")
+        self._n_apart = max(0, self._n_apart - 1)
         self._learn(shares, (time.perf_counter_ns() - planned) / 1000)
         for index, count in shares:
             self._residency.grow(self._sequences[index], count)
@@ -413,11 +417,12 @@ class GeneratingEngine:
                 self._start(request)
 
     def _shed(self) -> list[Event]:
-        """Set the youngest back, because llama.cpp has no room for this step; fail it only where it is alone."""
+        """Set the youngest back, because there is no room for this step; fail it only where it is alone."""
         victim = self._residency.victim(self._sequences)
         if victim is not None:
             self._set_back(victim)
+            self._n_apart = _APART_STEPS
             return []
         alone = next(s for s in self._sequences if s.phase is not Phase.WAITING).request.job.id
         self.cancel(alone)
-        return [Failed(id=alone, code="out_of_memory", message="the model's KV pool is full; retry in a moment")]
+        return [Failed(id=alone, code="out_of_memory", message=self._context.shortage)]

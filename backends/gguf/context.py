@@ -15,6 +15,7 @@ import numpy as np
 
 from backends.control import Control
 from backends.engine import LoadError
+from backends.generation.decoder import FULL
 from backends.gguf.header import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.sampling import Sampler
@@ -234,6 +235,7 @@ class Context:
         self._model = model
         self.max_batch = PASSES * max(max_batch, parallel)
         self.layout: KvLayout = layout
+        self.shortage = FULL
         self.n_cells = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
         self.cells_per_sequence = _padded(context)
         self._copies_cells = copies_cells
