@@ -244,7 +244,7 @@ class GeneratingEngine:
         for share in shares:
             sequence, most = self._sequences[share.sequence], share.n_tokens
             if sequence.phase is Phase.PREFILL and not sequence.request.scoring:  # what is scored is one of a few rows
-                most = sequence.target.size - sequence.n_past
+                most = sequence.n_ahead
             rows.append(Rows(sequence.slot, share.n_tokens, most))
         spare = self._context.tokens.size - sum(share.n_tokens for share in shares)
         return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, spare=spare), strict=True)]
@@ -264,7 +264,7 @@ class GeneratingEngine:
                 demands.append(Demand(index, 1, True))
             elif sequence.phase is Phase.PREFILL:
                 past = sequence.n_past
-                n_tokens, waited_us = sequence.target.size - past, now_us - sequence.since_us
+                n_tokens, waited_us = sequence.n_ahead, now_us - sequence.since_us
                 if sequence.request.scoring:
                     n_tokens = min(n_tokens, most_scored)
                     most_scored -= n_tokens

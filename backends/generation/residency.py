@@ -98,6 +98,8 @@ class Residency:
             if min(n_shared, source.n_past) <= n_stored + LEAST_TOKENS and n_shared <= n_stored + LEAST_TOKENS:
                 shared = None
             elif source.n_past < n_shared:
+                if not source.n_past < source.pause_at < n_shared:
+                    source.pause_at = n_shared
                 return Verdict.FOLLOWS
         n_from_pool = shared[1] if shared is not None else 0
         if not self._has_room(sequence, sequence.target.size - n_from_pool):

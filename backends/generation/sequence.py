@@ -112,6 +112,8 @@ class Sequence:
     phase: Phase = Phase.WAITING
     n_past: int = 0
     """Positions computed."""
+    pause_at: int = 0
+    """A length at which it makes a stop, because somebody who begins like it waits for so much; 0: nowhere."""
     token: int = -1
     """The token to compute next, while it decodes."""
     generated: list[int] = field(default_factory=list)
@@ -123,6 +125,12 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.guide = None if self.request.plan is None else self.request.plan.start()
+
+    @property
+    def n_ahead(self) -> int:
+        """Tokens of its prompt that the next step may compute."""
+        end = self.pause_at if self.n_past < self.pause_at else self.target.size
+        return end - self.n_past
 
     @property
     def n_generated(self) -> int:

@@ -87,17 +87,21 @@ def test_a_common_head_is_computed_once_by_prompts_that_come_together(engine: En
     for each in jobs:
         engine.add(engine.prepare(each))
     n_prefill = 0
+    first_texts: list[set[str]] = []
     while not engine.idle:
         step = engine.step()
         n_prefill += step.n_prefill
+        begun = {name for name, outcome in outcomes.items() if outcome.deltas()}
         for event in step.events:
             outcomes[event.id].events.append(event)
+        first_texts.append({name for name, outcome in outcomes.items() if outcome.deltas()} - begun)
 
     for each, tokens in zip(jobs, prompts, strict=True):
         gold.check(outcomes[each.id], tokens)
     if kind == "full":
         assert n_prefill == 200 + 7 + 8 + 9 + 10
         assert sorted(outcomes[each.id].finished.cached_tokens for each in jobs) == [0, 200, 200, 200]
+        assert set(outcomes) in first_texts, "nobody goes on alone from what all of them begin with"
 
 
 def test_choices_of_one_prompt_and_prompts_like_it_say_the_same(engine: Engine, gold: Gold) -> None:
