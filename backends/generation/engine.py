@@ -84,9 +84,9 @@ class GeneratingEngine:
 
     def close(self) -> None:
         """Free everything; what running jobs have computed is kept."""
-        self._settle()
         for job_id in list(self._requests):
             self.cancel(job_id)
+        self._settle()
         self._context.close()
         self._model.close()
 
@@ -137,13 +137,13 @@ class GeneratingEngine:
         return sequence
 
     def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job and free its slots at once."""
+        """Drop a job; its slots are free with the next step, or as soon as another job needs them."""
         request = self._requests.pop(job_id, None)
         if request is None:
             return []
         for sequence in [s for s in self._sequences if s.request is request]:
-            self._release(sequence)
-        self._start_waiting_choices()
+            self._n_waiting -= sequence.phase is Phase.WAITING
+            self._lay_down(sequence)
         return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
 
     def keep(self, max_bytes: int) -> None:
@@ -379,8 +379,7 @@ class GeneratingEngine:
     def _retire(self, sequence: Sequence, events: list[Event]) -> None:
         """A choice has ended, and with the last one its job."""
         request = sequence.request
-        self._sequences.remove(sequence)
-        self._ended.append(sequence)
+        self._lay_down(sequence)
         request.completion_tokens += sequence.n_generated
         request.reasoning_tokens += 0 if sequence.guide is None else sequence.guide.reasoning_tokens
         request.n_open -= 1
@@ -400,10 +399,10 @@ class GeneratingEngine:
             )
         )
 
-    def _release(self, sequence: Sequence) -> None:
-        self._n_waiting -= sequence.phase is Phase.WAITING
+    def _lay_down(self, sequence: Sequence) -> None:
+        """Nothing more is computed of it; see `_settle`."""
         self._sequences.remove(sequence)
-        self._free_slot(sequence)
+        self._ended.append(sequence)
 
     def _free_slot(self, sequence: Sequence) -> None:
         self._residency.release(sequence)
