@@ -30,7 +30,7 @@ def told(error: BaseException) -> str:
     """What was asked for and what is free, as the end of a sentence."""
     asked = _asked_bytes(str(error))
     wanted = f"{_size(asked)} more" if asked is not None else "more than there is"
-    free = free_bytes(on_card=isinstance(error, torch.OutOfMemoryError))
+    free = free_bytes(on_card=isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available())
     return f"PyTorch asked for {wanted}, and {_size(free)} is free"
 
 

@@ -52,8 +52,10 @@ def main(folder: str) -> dict[str, Any]:
     may_take(None)
     engine: Any = load(LoadModel("fat", "bnb", folder, **fields, **pool), lambda _: None)
     found["before"] = said(engine, 3)
-    may_take(35 * MIB)
-    found["together"] = said(engine, 3)
+    found["together"] = []
+    for mib in (45, 40, 35):  # whether and where it runs short differs from run to run
+        may_take(mib * MIB)
+        found["together"].append(said(engine, 3))
     may_take(1 * MIB)
     found["never"] = said(engine, 1, times=3)
     may_take(None)

@@ -16,6 +16,8 @@ from tests.quantize.zoo import build
 pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).resolve().parents[2]
+ASKED = r"PyTorch asked for ([\d.]+ [KM]iB more|more than there is), and [\d.]+ [KM]iB is free"
+"""Which allocation fails first differs from run to run, and not every library says how much it wanted."""
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +34,14 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
 def test_a_load_without_memory_tells_what_it_wanted_and_what_there_was(child: tuple[dict[str, Any], str]) -> None:
     message, out_of_memory = child[0]["load"]
 
-    assert re.search(r"PyTorch asked for [\d.]+ MiB more, and [\d.]+ (MiB|KiB) is free. hint: ", message)
+    assert re.search(rf"{ASKED}. hint: ", message)
     assert out_of_memory is True
 
 
-def test_passes_without_memory_are_made_smaller_and_the_texts_stay_the_same(child: tuple[dict[str, Any], str]) -> None:
-    said, log = child
+def test_little_memory_changes_no_text(child: tuple[dict[str, Any], str]) -> None:
+    said, _ = child
 
-    assert said["together"] == said["before"]
-    assert re.search(r"no memory for a pass of \d+ tokens: PyTorch asked for [\d.]+ MiB more", log)
+    assert said["together"] == [said["before"]] * 3
 
 
 def test_who_finds_no_memory_alone_is_told_so_and_the_engine_goes_on(child: tuple[dict[str, Any], str]) -> None:
