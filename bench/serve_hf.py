@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -135,12 +134,7 @@ def _transformers(weights: Weights) -> Iterator[str]:
                 raise RuntimeError(f"transformers serve did not become ready; it wrote:\n{log.read()[-4000:]}")
             yield url
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            serving.end(process, within_s=20)
 
 
 def _answers(process: subprocess.Popen[bytes], url: str) -> bool:

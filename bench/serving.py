@@ -59,12 +59,17 @@ def running(config: str = "") -> Iterator[Server]:
         try:
             yield Server(_wait(process, Path(log.name)), process.pid)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process, within_s=40)
+
+
+def end(process: subprocess.Popen[bytes], *, within_s: float) -> None:
+    """Ask a process to end, kill it when it does not in time, and reap it."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
