@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from backends.messages import ErrorCode
     from server.memory.memory import Memory
     from server.memory.prices import Prices
     from server.metrics import Metrics
@@ -18,15 +17,6 @@ if TYPE_CHECKING:
     from server.pool.telling import Teller
     from server.scheduling.decisions import Action
     from server.scheduling.scheduler import Scheduler
-
-
-class PoolError(Exception):
-    """A load or unload that the operator asked for and that did not come to be."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code: ErrorCode = code
-        self.message = message
 
 
 @dataclass

@@ -20,9 +20,9 @@ from server.pool.jobs import Jobs
 from server.pool.loader import Loader
 from server.pool.moves import Moves
 from server.pool.overview import Overview
-from server.pool.parts import Parts, PoolError
+from server.pool.parts import Parts
 from server.pool.read_ahead import ReadAhead
-from server.pool.resident import Resident
+from server.pool.resident import PoolError, Resident
 from server.pool.spare import Spare
 from server.pool.status import ModelInfo, Status
 from server.pool.stream import Stream

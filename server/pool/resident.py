@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from server.pool.parts import PoolError
 from server.pool.status import ModelStatus, Pace, model_status
 
 if TYPE_CHECKING:
@@ -21,6 +20,15 @@ if TYPE_CHECKING:
 
 
 _TELLING_SHARE: Final = 0.1
+
+
+class PoolError(Exception):
+    """A load or unload that the operator asked for and that did not come to be."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What is wrong with a configuration, in words: the source, the key as it is written, the value and a hint.
 
-Owns the sentences; which source gave what is `server.settings.config_source`. The value of a secret is never shown.
+Owns the sentences; which source gave what is told by `server.settings.config_source`. No secret's value is shown.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from pydantic import BaseModel, ValidationError
 from server.settings.config import ModelConfig, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pydantic_core import ErrorDetails
-
-    from server.settings.config_source import Source
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PLAIN_REASONS = {
@@ -36,12 +34,12 @@ _PLAIN_REASONS = {
 """For messages of the library that speak of Python."""
 
 
-def sentences(problem: ValidationError, sources: list[Source]) -> list[str]:
-    """One line per key that is wrong."""
+def sentences(problem: ValidationError, label_of: Callable[[tuple[str, ...]], str]) -> list[str]:
+    """One line per key that is wrong; `label_of` names the source that decided a key."""
     by_key: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for detail in problem.errors(include_url=False, include_context=False):
         by_key.setdefault(_key_of(detail["loc"]), []).append(detail)
-    return [_sentence(keys, details, sources) for keys, details in by_key.items()]
+    return [_sentence(keys, details, label_of(keys)) for keys, details in by_key.items()]
 
 
 def _key_of(loc: tuple[int | str, ...]) -> tuple[str, ...]:
@@ -55,8 +53,7 @@ def _dotted(keys: tuple[str, ...]) -> str:
     return ".".join(key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False) for key in keys)
 
 
-def _sentence(keys: tuple[str, ...], details: list[ErrorDetails], sources: list[Source]) -> str:
-    label = next((source.label for source in sources if source.holds(keys)), sources[-1].label)
+def _sentence(keys: tuple[str, ...], details: list[ErrorDetails], label: str) -> str:
     where = f"flag {_flag(keys)}" if label == "flag" else f"{label}: {_dotted(keys)}"
     first = details[0]
     if first["type"] == "extra_forbidden":

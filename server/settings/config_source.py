@@ -80,7 +80,11 @@ class Loaded:
 
     def origin(self, *keys: str) -> str | None:
         """The label of the source that decided a key; None for a default."""
-        return next((source.label for source in self.sources if source.holds(keys)), None)
+        return _origin(self.sources, keys)
+
+
+def _origin(sources: list[Source], keys: tuple[str, ...]) -> str | None:
+    return next((source.label for source in sources if source.holds(keys)), None)
 
 
 def default_config_file() -> Path:
@@ -104,7 +108,8 @@ def load_settings(config: Path | None = None, *, flags: dict[str, Any] | None = 
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as problem:
-        raise ConfigError("\n".join(sentences(problem, sources))) from None
+        lines = sentences(problem, lambda keys: _origin(sources, keys) or sources[-1].label)
+        raise ConfigError("\n".join(lines)) from None
     return Loaded(settings=_with_key_file(settings), file=file, sources=sources)
 
 
