@@ -15,7 +15,7 @@ from backends.engine import LoadError
 from backends.gguf import arithmetic
 from backends.gguf.header import HeaderError, HeaderInfo
 from backends.gguf.header import read as read_gguf
-from backends.plan import ALL_LAYERS, CELL_BLOCK, RUNTIME_BYTES, Device, Footprint, Plan
+from backends.plan import ALL_LAYERS, RUNTIME_BYTES, Device, Footprint, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_LAYERS",
-    "CELL_BLOCK",
     "RUNTIME_BYTES",
     "Device",
     "FolderInfo",

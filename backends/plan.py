@@ -41,6 +41,17 @@ RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 33 * 2**20
 """A process with its libraries, before this machine has measured one; on a GPU the driver's context and cuBLAS."""
 
 
+def whole_blocks(n_cells: float) -> int:
+    """Cells, rounded up as llama.cpp does."""
+    return math.ceil(n_cells / CELL_BLOCK) * CELL_BLOCK
+
+
+def pool_cells(*, context: int, parallel: int, kv_tokens: int) -> int:
+    """Cells of all sequences together: for a whole context each, or a pool of `kv_tokens` that holds one at least."""
+    each = whole_blocks(context)
+    return min(each * parallel, max(each, whole_blocks(kv_tokens))) if kv_tokens else each * parallel
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a model is loaded."""
@@ -63,14 +74,12 @@ class Plan:
     @property
     def cells_each(self) -> int:
         """KV cells that one sequence may use."""
-        return math.ceil(self.context / CELL_BLOCK) * CELL_BLOCK
+        return whole_blocks(self.context)
 
     @property
     def cells(self) -> int:
         """KV cells in all."""
-        whole = self.cells_each * self.parallel
-        pool = math.ceil(self.kv_tokens / CELL_BLOCK) * CELL_BLOCK
-        return min(whole, max(self.cells_each, pool)) if self.kv_tokens else whole
+        return pool_cells(context=self.context, parallel=self.parallel, kv_tokens=self.kv_tokens)
 
     @property
     def cells_seen(self) -> int:

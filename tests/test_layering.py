@@ -41,7 +41,7 @@ MAY_IMPORT = {
 }
 COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""
-LOW_LEVEL = {f"backends/gguf/{name}.py" for name in ("context", "library_log", "pooled", "sampling")}
+LOW_LEVEL = {f"backends/gguf/{name}.py" for name in ("context", "library_log", "model", "pooled", "sampling")}
 YARDSTICK = "backends/gguf/bare.py"
 """The loop that the engine is measured by shares nothing with it, so it calls llama.cpp itself."""
 

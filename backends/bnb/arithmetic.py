@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.bnb.layout import input_limit
-from backends.plan import BATCH_TOKENS, CELL_BLOCK, CONSTRAINT_BYTES, SCORED_ROWS, Device, Footprint, Plan
+from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, SCORED_ROWS, Device, Footprint, Plan, whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +137,7 @@ def pool_rows(pool_cells: int, cells_each: int, n_rows: int) -> float:
 
 def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:
     """Cells a layer keeps of each row: a pass writes all its tokens before the first of them looks back."""
-    return cells if window is None else min(cells, math.ceil((window + pass_tokens) / CELL_BLOCK) * CELL_BLOCK)
+    return cells if window is None else min(cells, whole_blocks(window + pass_tokens))
 
 
 def compute_bytes(folder: FolderInfo, plan: Plan) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backends.bnb.arithmetic import GROWTH, pool_rows, ring_cells
-from backends.plan import CELL_BLOCK
+from backends.plan import whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class KvCache:
     ) -> None:
         self.n_rows = n_rows
         self._dtype = dtype
-        self.cells_each = -(-context // CELL_BLOCK) * CELL_BLOCK
+        self.cells_each = whole_blocks(context)
         self.budget_cells = budget_cells
         self.fixed = self.budget_cells == n_rows * self.cells_each
         """Every row has all its cells for good."""

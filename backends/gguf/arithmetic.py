@@ -16,13 +16,13 @@ from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
 from backends.plan import (
     ALL_LAYERS,
     BATCH_TOKENS,
-    CELL_BLOCK,
     CONSTRAINT_BYTES,
     KV_BYTES,
     RUNTIME_BYTES,
     SCORED_ROWS,
     Footprint,
     Plan,
+    whole_blocks,
 )
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _window_cells(header: HeaderInfo, plan: Plan) -> int:
     """Cells in a layer with a window, of one sequence or of a whole pool: the windows and one batch, rounded up."""
     windows = _window(header) * (plan.parallel if plan.kv_tokens else 1)
     cells = min(plan.cells_seen, windows + max(BATCH_TOKENS, plan.parallel))
-    return math.ceil(cells / CELL_BLOCK) * CELL_BLOCK
+    return whole_blocks(cells)
 
 
 def _kv_heads(header: HeaderInfo) -> list[int]:

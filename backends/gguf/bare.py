@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from backends.alone import answer_parent, random_tokens
 from backends.engine import LoadError
-from backends.gguf.context import CELL_BLOCK, GGML_KV_TYPE
+from backends.gguf.context import GGML_KV_TYPE
 from backends.gguf.loading import sensible_threads
+from backends.plan import CELL_BLOCK
 from backends.workload import WARMING_TOKENS, Workload
 
 

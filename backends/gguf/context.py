@@ -1,6 +1,6 @@
-"""A loaded model and its llama.cpp context: the only door, with `sampling`, to the library's low-level functions.
+"""The llama.cpp context of a generating model: its cells, its passes, its states.
 
-Owns pointers, the persistent batch and the numpy views over both. Decides nothing.
+Owns its pointer, the persistent batch and the numpy views over both. Decides nothing.
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ from typing import TYPE_CHECKING
 import llama_cpp
 import numpy as np
 
-from backends.control import Control
 from backends.engine import LoadError
 from backends.generation.decoder import FULL
-from backends.gguf.header import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.sampling import Sampler
-from backends.infill import InfillMarks
-from backends.plan import SCORED_ROWS
+from backends.plan import SCORED_ROWS, pool_cells, whole_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from backends.gguf.library_log import LibraryLog
+    from backends.gguf.model import Model
     from backends.messages import KvLayout, KvType, Sampling
 
 GGML_KV_TYPE: dict[KvType, int] = {
@@ -41,171 +38,9 @@ GGML_KV_TYPE: dict[KvType, int] = {
     "q8_0": 8,
     "bf16": 30,
 }
-CELL_BLOCK = 256
-PASSES = 4
+_PASSES = 4
 """A batch may be so many passes long: what a fast card computes within a step's time."""
-"""llama.cpp pads each stream of cells to this."""
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
-
-
-class Model:
-    """Weights and vocabulary. Raises LoadError when llama.cpp refuses the file."""
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        gpu_layers: int,
-        log: LibraryLog,
-        progress: Callable[[float], None] = lambda _: None,
-        dry: bool = False,
-    ) -> None:
-        """With `dry` no weights are read and no memory is taken; contexts made on it only tell their sizes."""
-        self.log = log
-        llama_cpp.llama_backend_init()
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-        if dry:
-            params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
-
-        def report(fraction: float, _: object) -> bool:
-            progress(fraction)
-            return True
-
-        self._progress = llama_cpp.llama_progress_callback(report)
-        params.progress_callback = self._progress
-        pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-        if not pointer:
-            raise LoadError(explain(log), out_of_memory=is_out_of_memory(log))
-        self.pointer: int = pointer
-        self.vocab: int = llama_cpp.llama_model_get_vocab(pointer)
-        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
-        self.n_layers: int = llama_cpp.llama_model_n_layer(pointer)
-        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(pointer)
-        self.n_bytes: int = llama_cpp.llama_model_size(pointer)
-        self.n_window: int = llama_cpp.llama_model_n_swa(pointer)
-        """Tokens that layers with a sliding window look back; 0 without such layers."""
-        self.carries_state = bool(
-            llama_cpp.llama_model_is_recurrent(pointer) or llama_cpp.llama_model_is_hybrid(pointer)
-        )
-        """Layers keep a running state instead of a cache, which cannot be cut back."""
-        self._pieces: list[bytes | None] = [None] * self.n_vocab
-
-    def close(self) -> None:
-        """Free the weights."""
-        llama_cpp.llama_model_free(self.pointer)
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """False for files without a vocabulary."""
-        return bool(llama_cpp.llama_vocab_type(self.vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE)
-
-    @property
-    def generates(self) -> bool:
-        """True for decoders: encoders and diffusion models cannot continue a text token by token."""
-        return bool(
-            llama_cpp.llama_model_has_decoder(self.pointer)
-            and not llama_cpp.llama_model_has_encoder(self.pointer)
-            and not llama_cpp.llama_model_is_diffusion(self.pointer)
-            and self.metadata("general.architecture") not in ENCODERS
-        )
-
-    def metadata(self, key: str) -> str | None:
-        """One value of the file's metadata as text; None when it is not there."""
-        size = 1 << 10
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            needed = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, size)
-            if needed < 0:
-                return None
-            if needed < size:
-                return buffer.value.decode("utf-8", "replace")
-            size = needed + 1
-
-    def chat_template(self, name: str | None = None) -> str | None:
-        """The source of the model's chat template, or of its named variant."""
-        source = llama_cpp.llama_model_chat_template(self.pointer, name.encode() if name else None)
-        return source.decode("utf-8", "replace") if source else None
-
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
-        raw = text.encode("utf-8", "replace")
-        capacity = len(raw) + 16
-        while True:
-            tokens = (ctypes.c_int32 * capacity)()
-            count = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, False, parse_special)
-            if count >= 0:
-                return tokens[:count]
-            capacity = -count
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of one token; empty for control tokens."""
-        cached = self._pieces[token]
-        if cached is None:
-            cached = self._pieces[token] = self._render(token, special=False)
-        return cached
-
-    def literal(self, token: int) -> bytes:
-        """The bytes of one token, control tokens included."""
-        return self._render(token, special=True)
-
-    def _render(self, token: int, *, special: bool) -> bytes:
-        buffer = ctypes.create_string_buffer(128)
-        length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 128, 0, special)
-        if length < 0:
-            buffer = ctypes.create_string_buffer(-length)
-            length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -length, 0, special)
-        return buffer.raw[:length]
-
-    def controls(self) -> list[Control]:
-        """Every control token with a literal."""
-        found = []
-        for token in range(self.n_vocab):
-            attr = llama_cpp.llama_vocab_get_attr(self.vocab, token)
-            if attr & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL and (
-                literal := self.literal(token).decode("utf-8", "replace")
-            ):
-                left, right = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
-                found.append(Control(token, literal, bool(attr & left), bool(attr & right)))
-        return found
-
-    def ends(self) -> NDArray[np.int32]:
-        """`(n,) int32`: the tokens that end a generation."""
-        is_end = llama_cpp.llama_vocab_is_eog
-        return np.fromiter((t for t in range(self.n_vocab) if is_end(self.vocab, t)), dtype=np.int32)
-
-    @property
-    def bos(self) -> int | None:
-        """The token that begins every prompt, where the model wants one."""
-        token = llama_cpp.llama_vocab_bos(self.vocab)
-        return token if token >= 0 and llama_cpp.llama_vocab_get_add_bos(self.vocab) else None
-
-    @property
-    def opening(self) -> int | None:
-        """What an empty prompt becomes: BOS, or else end-of-text, which models without BOS begin with."""
-        candidates = (llama_cpp.llama_vocab_bos(self.vocab), llama_cpp.llama_vocab_eos(self.vocab))
-        return next((token for token in candidates if token >= 0), None)
-
-    def special_texts(self) -> dict[str, str]:
-        """`bos_token`, `eos_token` ... as chat templates expect them."""
-        ids = {
-            "bos_token": llama_cpp.llama_vocab_bos(self.vocab),
-            "eos_token": llama_cpp.llama_vocab_eos(self.vocab),
-            "pad_token": llama_cpp.llama_vocab_pad(self.vocab),
-        }
-        return {n: self.literal(token).decode("utf-8", "replace") if token >= 0 else "" for n, token in ids.items()}
-
-    def infill_marks(self) -> InfillMarks | None:
-        """The tokens of fill-in-the-middle; None when the vocabulary has none."""
-        ids = (
-            llama_cpp.llama_vocab_fim_pre(self.vocab),
-            llama_cpp.llama_vocab_fim_suf(self.vocab),
-            llama_cpp.llama_vocab_fim_mid(self.vocab),
-        )
-        repository, file = llama_cpp.llama_vocab_fim_rep(self.vocab), llama_cpp.llama_vocab_fim_sep(self.vocab)
-        if min(ids) < 0:
-            return None
-        return InfillMarks(*ids, repository if repository >= 0 else None, file if file >= 0 else None)
 
 
 class Context:
@@ -233,11 +68,10 @@ class Context:
         where the cells are, instead of through host memory.
         """
         self._model = model
-        self.max_batch = PASSES * max(max_batch, parallel)
+        self.max_batch = _PASSES * max(max_batch, parallel)
         self.layout: KvLayout = layout
         self.shortage = FULL
-        self.n_cells = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
-        self.cells_per_sequence = _padded(context)
+        self.cells_per_sequence = whole_blocks(context)
         self._copies_cells = copies_cells
         self._lazy: set[int] = set()
         """Slots whose cells llama.cpp fills only with the next decode: until then their state is not theirs."""
@@ -250,6 +84,7 @@ class Context:
             layout=layout,
             kv_tokens=kv_tokens,
         )
+        self.n_cells = int(params.n_ctx)
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
             raise LoadError(explain(log), out_of_memory=is_out_of_memory(log))
@@ -325,7 +160,7 @@ class Context:
 
     def sampler(self, sampling: Sampling, *, prompt: Sequence[int], choice: int) -> Sampler:
         """A chain of samplers for one choice; `prompt` is what a repetition penalty has seen."""
-        return Sampler(sampling, model=self._model, context=self, prompt=prompt, choice=choice)
+        return Sampler(sampling, model=self._model, context=self.pointer, prompt=prompt, choice=choice)
 
     def clear(self, slot: int) -> None:
         """Drop everything a sequence holds."""
@@ -381,7 +216,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class DrySizes:
+class ContextSizes:
     """What a context would take, in bytes (llama.cpp tells them rounded to 0.01 MiB)."""
 
     cache: int
@@ -399,7 +234,7 @@ def dry_context(
     max_batch: int,
     layout: KvLayout = "split",
     kv_tokens: int = 0,
-) -> DrySizes:
+) -> ContextSizes:
     """The sizes of a context on a dry model; the real one takes the same. Raises LoadError."""
     log = model.log
     log.lines.clear()
@@ -418,7 +253,7 @@ def dry_context(
     llama_cpp.llama_free(pointer)
     scored = scored_bytes(model)
     output = {device: n_bytes + scored for device, n_bytes in log.buffers("output").items()}
-    return DrySizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=output)
+    return ContextSizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=output)
 
 
 def scored_bytes(model: Model) -> int:
@@ -431,9 +266,10 @@ def _context_params(
 ) -> llama_cpp.llama_context_params:
     """The one place where a context is configured, so that a dry one has the sizes of the real one."""
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = pool_cells(context=context, parallel=parallel, kv_tokens=kv_tokens, layout=layout)
+    pool_tokens = kv_tokens if layout == "unified" else 0
+    params.n_ctx = pool_cells(context=context, parallel=parallel, kv_tokens=pool_tokens)
     params.n_ubatch = max(max_batch, parallel)
-    params.n_batch = PASSES * params.n_ubatch  # costs no memory: buffers are as large as a pass
+    params.n_batch = _PASSES * params.n_ubatch  # costs no memory: buffers are as large as a pass
     params.n_seq_max = parallel
     params.n_outputs_max = parallel + SCORED_ROWS
     params.n_threads = params.n_threads_batch = threads
@@ -442,16 +278,6 @@ def _context_params(
     params.swa_full = False  # layers with a sliding window keep the window's cells, not the whole context's
     params.no_perf = True
     return params
-
-
-def pool_cells(*, context: int, parallel: int, kv_tokens: int, layout: KvLayout) -> int:
-    """Cells of all sequences together; a unified pool never holds less than one context."""
-    whole = _padded(context) * parallel
-    return whole if layout == "split" or kv_tokens == 0 else max(_padded(context), min(whole, _padded(kv_tokens)))
-
-
-def _padded(context: int) -> int:
-    return -(-context // CELL_BLOCK) * CELL_BLOCK
 
 
 def _bytes_pointer(array: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from backends.engine import LoadError
-from backends.gguf.context import Model, dry_context
+from backends.gguf.context import dry_context
 from backends.gguf.library_log import LibraryLog
-from backends.gguf.loading import ALL_LAYERS, MAX_BATCH_TOKENS
+from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import dry_pooled, gives_vectors
 from backends.kernel import die_with, limit_damage
 from backends.messages import KvLayout
+from backends.plan import BATCH_TOKENS
 
 _NICENESS = 10
 
@@ -35,7 +36,7 @@ def answer(question: dict[str, Any], log: LibraryLog) -> dict[str, Any]:
     log.lines.clear()
     log.problems.clear()
     try:
-        model = Model(Path(question["path"]), gpu_layers=ALL_LAYERS if layers < 0 else layers, log=log, dry=True)
+        model = Model(Path(question["path"]), gpu_layers=layers, log=log, dry=True)
     except LoadError as error:
         return {"error": error.message}
     sizes = [_sizes(model, plan, layers) for plan in question["plans"]]
@@ -50,7 +51,7 @@ def _sizes(model: Model, plan: dict[str, Any], layers: int) -> dict[str, Any] | 
             wanted = {"context": plan["context"], "kv_type": plan["kv_type"]}
             return asdict(dry_pooled(model, **wanted, pass_tokens=pass_tokens(layers)))
         layout: KvLayout = "unified" if plan["kv_tokens"] else "split"
-        return asdict(dry_context(model, **plan, layout=layout, max_batch=MAX_BATCH_TOKENS))
+        return asdict(dry_context(model, **plan, layout=layout, max_batch=BATCH_TOKENS))
     except LoadError:
         return None
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.generation.tokenizer import Tokenizer
-    from backends.gguf.context import Model
+    from backends.gguf.model import Model
     from backends.gguf.pooled import PooledContext
     from backends.messages import Ready
 

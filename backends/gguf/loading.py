@@ -17,12 +17,14 @@ from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, making_guides, open_store
 from backends.generation.tokenizer import Tokenizer
 from backends.gguf import pooled
-from backends.gguf.context import Context, Model, scored_bytes
+from backends.gguf.context import Context, scored_bytes
 from backends.gguf.encoder import GgufEncoder, check_scores
 from backends.gguf.library_log import LibraryLog, supports_gpu, version
+from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
 from backends.messages import Ready
+from backends.plan import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from backends.engine import Engine
     from backends.messages import LoadModel
 
-MAX_BATCH_TOKENS = 512
-ALL_LAYERS = 1 << 30
 _TOY_BYTES = 32 << 20
 
 
@@ -43,7 +43,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     if gpu_layers != 0 and not supports_gpu():
         raise LoadError("this build of llama-cpp-python sees no GPU. hint: build it with CUDA, or use device = 'cpu'")
     free_before = card.free_bytes() if spec.device == "cuda" else None
-    model = Model(Path(spec.path), gpu_layers=ALL_LAYERS if gpu_layers < 0 else gpu_layers, log=log, progress=progress)
+    model = Model(Path(spec.path), gpu_layers=gpu_layers, log=log, progress=progress)
     _check_it_can_serve(model)
     if pooled.gives_vectors(model):
         return _load_encoder(spec, model, log, free_before)
@@ -54,7 +54,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
             context=spec.context,
             parallel=spec.parallel,
             kv_type=spec.kv_type,
-            max_batch=MAX_BATCH_TOKENS,
+            max_batch=BATCH_TOKENS,
             threads=spec.threads or sensible_threads(model.n_bytes),
             log=log,
             layout=spec.kv_layout,
@@ -62,7 +62,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
             copies_cells=gpu_layers != 0,
         )
     before_bytes = anonymous_bytes()
-    context.warm_up(MAX_BATCH_TOKENS if spec.device == "cuda" else 1)
+    context.warm_up(BATCH_TOKENS if spec.device == "cuda" else 1)
     touched_bytes = anonymous_bytes() - before_bytes
     if spec.device == "cuda":
         parts = parts_on_card(log, free_before, card.free_bytes())

@@ -1,6 +1,6 @@
 """A llama.cpp context that gives one vector (or the scores of a head) per sequence, instead of logits.
 
-One of the three doors to the library's low-level functions, with `context` and `sampling`. Owns pointers, the batch and
+Owns pointers, the batch and
 what llama.cpp asks of embedding models: an encoder's pass is one whole micro-batch, a decoder's cells are dropped after
 it. Decides nothing about jobs.
 """
@@ -14,18 +14,19 @@ import llama_cpp
 import numpy as np
 
 from backends.engine import LoadError
-from backends.gguf.context import CELL_BLOCK, GGML_KV_TYPE, DrySizes
+from backends.gguf.context import GGML_KV_TYPE, ContextSizes
 from backends.gguf.header import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.passes import batch_tokens, input_limit
+from backends.plan import whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from backends.gguf.context import Model
     from backends.gguf.library_log import LibraryLog
+    from backends.gguf.model import Model
     from backends.messages import KvType
 
 SEQUENCES: Final = 64
@@ -147,7 +148,7 @@ class PooledContext:
             raise RuntimeError(f"llama.cpp computes no embedding: status {status}")
 
 
-def dry_pooled(model: Model, *, context: int, kv_type: KvType, pass_tokens: int) -> DrySizes:
+def dry_pooled(model: Model, *, context: int, kv_type: KvType, pass_tokens: int) -> ContextSizes:
     """The sizes of such a context on a dry model, its output buffer at its largest. Raises LoadError."""
     log = model.log
     log.lines.clear()
@@ -159,7 +160,7 @@ def dry_pooled(model: Model, *, context: int, kv_type: KvType, pass_tokens: int)
         raise LoadError(explain(log))
     llama_cpp.llama_free(pointer)
     output = dict.fromkeys(log.buffers("output"), _output_bytes(model, max_batch))
-    return DrySizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=output)
+    return ContextSizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=output)
 
 
 def _params(
@@ -167,7 +168,7 @@ def _params(
 ) -> llama_cpp.llama_context_params:
     """The one place where such a context is configured, so that a dry one has the sizes of the real one."""
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = -(-max(limit, max_batch) // CELL_BLOCK) * CELL_BLOCK
+    params.n_ctx = whole_blocks(max(limit, max_batch))
     params.n_batch = params.n_ubatch = params.n_outputs_max = max_batch
     params.n_seq_max = SEQUENCES
     params.n_threads = params.n_threads_batch = threads

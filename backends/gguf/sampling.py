@@ -15,7 +15,7 @@ import llama_cpp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backends.gguf.context import Context, Model
+    from backends.gguf.model import Model
     from backends.messages import Sampling
 
 _RANDOM_SEED_OF_LIBRARY = 0xFFFFFFFF
@@ -26,10 +26,9 @@ _GREEDY_BELOW = 1e-5
 class Sampler:
     """One sequence's chain. `greedy` says that the best logit is all there is to it, so no chain is needed."""
 
-    def __init__(
-        self, sampling: Sampling, *, model: Model, context: Context, prompt: Sequence[int], choice: int
-    ) -> None:
-        self._context = context.pointer
+    def __init__(self, sampling: Sampling, *, model: Model, context: int, prompt: Sequence[int], choice: int) -> None:
+        """`context` is the pointer of the one whose outputs are chosen from."""
+        self._context = context
         penalised = (
             sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
         )

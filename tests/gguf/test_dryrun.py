@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from backends.footprint import Plan, inspect, predict
-from backends.gguf.context import Context, Model
+from backends.gguf.context import Context
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.loading import load, parts_on_card
+from backends.gguf.model import Model
 from backends.messages import KvType, LoadModel
 from tests.models.shapes import LLAMA, SHAPES, Shape, build
 
