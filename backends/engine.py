@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from backends.messages import Embed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from backends.messages import ErrorCode, Event, Job, LoadModel, Ready, Rerank, Step
+    from backends.messages import ErrorCode, Event, Job, Ready, Rerank, Step
 
 
 class JobError(Exception):
@@ -88,12 +86,4 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model's memory."""
-        ...
-
-
-class EngineLoader(Protocol):
-    """What a backend's module exports as `load`."""
-
-    def __call__(self, spec: LoadModel, progress: Callable[[float], None]) -> Engine:
-        """Build the engine, reporting a share of 0..1 while loading. Raises LoadError."""
         ...

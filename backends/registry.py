@@ -19,8 +19,8 @@ ENGINES: Final[Mapping[str, str]] = MappingProxyType(
 TEST_ENGINE: Final = "ONECARD_TEST_ENGINE"
 """Environment variable with which tests put their own `module:function` in place of every backend."""
 
-
 Load = Callable[[LoadModel, Callable[[float], None]], Engine]
+"""Builds the engine, reporting a share of 0..1 while loading. Raises LoadError."""
 
 
 def engine_of(backend: str) -> Load:

@@ -48,14 +48,6 @@ class Model:
         """What the model wants before every text."""
         return llama_cpp.llama_vocab_bos(self._vocab) if llama_cpp.llama_vocab_get_add_bos(self._vocab) else None
 
-    @property
-    def predicts_text(self) -> bool:
-        """A decoder; an encoder has no next token."""
-        return (
-            bool(llama_cpp.llama_model_has_decoder(self._model))
-            and llama_cpp.llama_get_memory(self._context) is not None
-        )
-
     def tokenize(self, text: str) -> list[int]:
         """No special tokens added; those the text spells are taken, as transformers does."""
         data = text.encode()

@@ -21,7 +21,6 @@ from server.tally import Tally, TallyFamily
 if TYPE_CHECKING:
     from server.pool.status import MemoryStatus
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 PARTS: Final = ("weights", "kv", "compute", "projector", "runtime")
 LOAD_OUTCOMES: Final = ("ok", "oom", "error", "timeout", "cancelled")
 REJECTIONS: Final[Mapping[str, str]] = {

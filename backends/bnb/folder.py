@@ -77,11 +77,6 @@ def _check_quantization(config: dict[str, Any]) -> None:
         )
 
 
-def without_own_choices(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what the worker chooses itself."""
-    return {key: value for key, value in config.items() if not key.startswith(("_attn_impl", "attn_impl"))}
-
-
 def _json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise LoadError(f"{path.name} has more than {_MAX_JSON_BYTES} bytes")

@@ -58,12 +58,6 @@ class Tokenizer:
         return self._infill is not None
 
     @property
-    def default_template(self) -> ChatTemplate | None:
-        """The chat template, when the model has one that compiles."""
-        template = self._templates.get("default")
-        return template if isinstance(template, ChatTemplate) else None
-
-    @property
     def tool_template(self) -> ChatTemplate | None:
         """The template for conversations with tools: some models have one of their own for them."""
         template = self._templates.get("tool_use", self._templates.get("default"))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from quantize.order import Order
     from quantize.work import Done
 
-_MODEL = "Model"
 _MAKING = "How it is made"
 _JUDGING = "What it costs"
 

@@ -18,8 +18,6 @@ from server.settings.config import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-Headers = "Sequence[tuple[bytes, bytes]]"
-
 _HOST = re.compile(rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(rb"https?://(?P<host>[^/?#@\\]+)")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from backends.messages import Delta, TokenLogprob
 
-NewSplitter = "Callable[[], Splitter | None]"
-"""Makes the splitter of one choice; None where the text needs no sorting."""
-
 
 class ChatStream:
     """The chunks of one streamed chat completion."""

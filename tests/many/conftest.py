@@ -22,8 +22,6 @@ from tests.pool.conftest import QUICK, Rig, read
 MIB = 2**20
 BIG = 300
 """MiB of an ordinary model here."""
-OVERHEAD_MIB = 80
-"""More than a worker and its buffers are priced at beside the weights; less than a third of the smallest model here."""
 
 
 def write_model(path: Path, size_mib: int) -> None:

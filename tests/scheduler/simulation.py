@@ -11,8 +11,6 @@ from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from server.scheduling.swaps import Policy
 from tests.scheduler.books import FakeBooks
 
-Think = Callable[[int], float]
-
 
 @dataclass
 class Simulation:

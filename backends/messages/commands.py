@@ -1,0 +1,83 @@
+"""What the server tells a worker: which model to load and how, then jobs, until it is to end."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from backends.messages.jobs import Job
+from backends.messages.plain import Plain
+
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+KvLayout = Literal["split", "unified"]
+"""`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
+
+
+class Store(Plain, frozen=True):
+    """Where a worker may keep computed prompts, so that the next request, or the next worker, finds them."""
+
+    folder: str
+    """In host memory (a file system that has no disk); it is the server's, and the worker writes nothing else there.
+
+    Its files are named by `backends.prefix.worth`: the server reads the names, and may remove any file at any time.
+    """
+    max_bytes: int
+    """To begin with; `Keep` changes it."""
+    disk_folder: str = ""
+    """On a disk; empty: none."""
+    disk_bytes: int = 0
+
+
+class LoadModel(Plain, tag="load", frozen=True):
+    """The first frame a worker receives: which model, how."""
+
+    name: str
+    backend: str
+    path: str
+    context: int
+    """Tokens one request may use."""
+    parallel: int
+    """Sequences decoded at once."""
+    kv_type: KvType = "f16"
+    gpu_layers: int = -1
+    """Layers on the GPU; -1 means all. 0 on a machine without one."""
+    device: Literal["cuda", "cpu"] = "cpu"
+    threads: int = 0
+    """0 means as many as the machine has physical cores for us."""
+    kv_tokens: int = 0
+    """Tokens the KV pool holds for all sequences together; 0 means context x parallel."""
+    kv_layout: KvLayout = "split"
+    max_gap_ms: float = 0.0
+    """The longest a running stream should wait for its next token beside prompts; 0: a small multiple of a step."""
+    store: Store | None = None
+    """Where computed prompts are kept; None: nowhere."""
+    options: dict[str, bool | int | float | str] = {}
+    """Backend-specific settings that only the engine's folder knows."""
+
+
+class Submit(Plain, tag="submit", frozen=True):
+    """Run a job."""
+
+    job: Job
+
+
+class Cancel(Plain, tag="cancel", frozen=True):
+    """Drop a job; its terminal event is `Failed(code="cancelled")` unless another one was already on its way."""
+
+    id: str
+
+
+class Ping(Plain, tag="ping", frozen=True):
+    """Are you alive? Answered by the reader thread."""
+
+
+class Keep(Plain, tag="keep", frozen=True):
+    """Hold at most so many bytes of computed prompts in the store's folder from now on. Answered by `Keeps`."""
+
+    max_bytes: int
+
+
+class Shutdown(Plain, tag="shutdown", frozen=True):
+    """Close the engine and exit 0. Jobs still running are failed with `draining`."""
+
+
+Command = LoadModel | Submit | Cancel | Keep | Ping | Shutdown

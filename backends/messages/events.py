@@ -1,0 +1,128 @@
+"""What comes back of a job: its start, its text or vectors, and exactly one end."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from backends.messages.plain import Plain
+
+Piece = bytes
+"""The exact bytes of a token; an alias, because a field of that name hides the type from msgspec."""
+FinishReason = Literal["stop", "length", "tool_calls"]
+"""Why a choice ended: `stop` is the model's own end or a stop string, `length` is `max_tokens` or a full context,
+`tool_calls` is the model's own end after it has called a tool."""
+ErrorCode = Literal[
+    "invalid_value",
+    "unsupported_parameter",
+    "context_length_exceeded",
+    "template_error",
+    "model_not_found",
+    "cannot_fit",
+    "memory_busy",
+    "queue_full",
+    "queue_timeout",
+    "request_timeout",
+    "load_failed",
+    "quarantined",
+    "worker_crashed",
+    "worker_hung",
+    "out_of_memory",
+    "draining",
+    "cancelled",
+    "internal_error",
+]
+"""The closed set of reasons a job can fail for. `server.errors` gives each its HTTP status, in one table."""
+
+
+class TokenLogprob(Plain, frozen=True):
+    """One token of the output, or of an echoed prompt, with its log-probability.
+
+    `bytes` is the exact piece, `token` its text with U+FFFD for half characters.
+    """
+
+    token: str
+    logprob: float | None
+    """None for the first token of an echoed prompt, which nothing comes before."""
+    bytes: Piece
+    top: list[TokenLogprob] = []
+
+
+class Started(Plain, tag="started", frozen=True):
+    """The prompt is valid and has a place in the engine."""
+
+    id: str
+    prompt_tokens: int
+    cached_tokens: int = 0
+    thinking: bool = False
+    """The rendered prompt ends inside an open reasoning block, so the output begins with reasoning."""
+    omitted: int = 0
+    """Files of a fill-in-the-middle prompt that were left out for want of room."""
+
+
+class Delta(Plain, tag="delta", frozen=True):
+    """More text of one choice. Text never splits a character and never holds a stop string."""
+
+    id: str
+    index: int
+    text: str
+    n_tokens: int
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    """Set on the choice's last delta."""
+    stop: str | None = None
+    """The stop string that ended the choice, when one did."""
+
+
+class Tokenized(Plain, tag="tokenized", frozen=True):
+    """Answer to `Tokenize`; `pieces[i]` are the bytes of `tokens[i]` when asked for."""
+
+    id: str
+    tokens: list[int]
+    pieces: list[bytes] | None = None
+
+
+class Detokenized(Plain, tag="detokenized", frozen=True):
+    """Answer to `Detokenize`."""
+
+    id: str
+    text: str
+
+
+class Embedded(Plain, tag="embedded", frozen=True):
+    """The vectors of some inputs of an `Embed` (or the scores of some documents of a `Rerank`, with `dimensions` 1)."""
+
+    id: str
+    inputs: list[int]
+    """Which ones, in the order of the rows; every input comes once."""
+    dimensions: int
+    vectors: bytes
+    """`(len(inputs), dimensions)` float32, little endian, row after row."""
+
+
+class Finished(Plain, tag="finished", frozen=True):
+    """Terminal: the job did what it was asked."""
+
+    id: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    reasoning_tokens: int = 0
+    """Those of the completion that belong to reasoning."""
+
+
+class Failed(Plain, tag="failed", frozen=True):
+    """Terminal: the job ended otherwise.
+
+    `message` is a sentence a user may read: no paths, addresses, prompts or keys.
+    """
+
+    id: str
+    code: ErrorCode
+    message: str
+    param: str | None = None
+    """The field of the job (`prompt`, `logit_bias` ...) it is about; routes translate it to their own names."""
+    retry_after_s: float | None = None
+
+
+Event = Started | Delta | Tokenized | Detokenized | Embedded | Finished | Failed

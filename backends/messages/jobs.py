@@ -1,0 +1,216 @@
+"""What a worker is asked to compute: prompts, what the answer must be, how tokens are chosen."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from backends.messages.plain import Plain
+
+PromptEnd = Literal["answer", "nothing", "message"]
+"""What a rendered conversation ends with: the beginning of the assistant's `answer`, `nothing` behind the last message,
+or that `message` itself, left open for the model to continue."""
+
+
+class Sampling(Plain, frozen=True):
+    """How the next token is chosen. The defaults are OpenAI's: temperature 1, everything else off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means off."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and output, as in vLLM and transformers; 1 means off."""
+    presence_penalty: float = 0.0
+    """Over the output alone, as OpenAI defines it."""
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = {}
+
+
+class ChatPrompt(Plain, tag="chat", frozen=True):
+    """A conversation, rendered by the worker with the model's own template.
+
+    `messages` are dicts with `role` and `content` (string or None) and, where present, `tool_calls`, `tool_call_id`,
+    `name`, `reasoning_content`; content parts are already joined to a string.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = []
+    template_kwargs: dict[str, bool | str | int] = {}
+    end: PromptEnd = "answer"
+
+
+class TextPrompt(Plain, tag="text", frozen=True):
+    """Raw text; special-token literals in it are special tokens, because a raw prompt has no template but itself."""
+
+    text: str
+
+
+class TokenPrompt(Plain, tag="tokens", frozen=True):
+    """Token ids of this model's own vocabulary."""
+
+    tokens: list[int]
+
+
+class InfillFile(Plain, frozen=True):
+    """Another file, or a part of one, that a fill-in-the-middle model may look at."""
+
+    name: str
+    text: str
+
+
+class InfillPrompt(Plain, tag="infill", frozen=True):
+    """Fill in the middle: the model continues `prefix` so that `suffix` fits behind it."""
+
+    prefix: str
+    suffix: str
+    files: list[InfillFile] = []
+    """In front of the prefix; the first of them are left out where the context has no room (`Started.omitted`)."""
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
+
+
+class JsonObject(Plain, tag="json_object", frozen=True):
+    """The answer is one JSON object of any shape."""
+
+
+class JsonSchema(Plain, tag="json_schema", frozen=True):
+    """The answer is JSON that validates against a schema."""
+
+    schema: str
+    """JSON text: the order of properties is the order in which the model writes them."""
+    param: str = "response_format"
+    """Where the client wrote it; a refusal names the path from there."""
+
+
+class Pattern(Plain, tag="pattern", frozen=True):
+    """The whole answer matches a regular expression (no look-around, no back-references)."""
+
+    regex: str
+    param: str = "response_format"
+
+
+class Function(Plain, frozen=True):
+    """A function that may be called."""
+
+    name: str
+    parameters: str = "{}"
+    """A JSON schema, as text."""
+    param: str = "tools"
+    """Where the client wrote the schema."""
+
+
+class ToolCalls(Plain, tag="tool_calls", frozen=True):
+    """Calls of tools in the model's own format, each with arguments that validate against its function's schema."""
+
+    functions: list[Function]
+    """Those that may be called; the ones the model is shown stand in the prompt."""
+    required: bool = False
+    """True: the answer is at least one call; False: text, which may turn into calls."""
+    parallel: bool = True
+    """Several calls may follow each other."""
+    content: JsonObject | JsonSchema | None = None
+    """What the text is restricted to where the model calls nothing."""
+
+
+Constraint = JsonObject | JsonSchema | Pattern | ToolCalls
+"""What the answer must be. A reasoning block before it stays free."""
+
+
+class Generate(Plain, tag="generate", frozen=True):
+    """Generate `n` continuations of one prompt."""
+
+    id: str
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    """Tokens per choice; None, or more than the room left, means the room left. 0 ends at once (echo alone)."""
+    min_tokens: int = 0
+    stop: list[str] = []
+    n: int = 1
+    logprobs: int | None = None
+    """None: off; k: the chosen token's log-probability and the k best alternatives, of the model's raw distribution."""
+    ignore_eos: bool = False
+    echo: bool = False
+    """Deliver the prompt's own text as the start of every choice; with `logprobs`, its tokens' as well."""
+    constraint: Constraint | None = None
+    reasoning_budget: int | None = None
+    """Tokens after which an open reasoning block is closed; None leaves it to the model."""
+    cache_prompt: bool = True
+    """False: the prompt is computed, nothing computed before is used for it, and nothing of it is kept."""
+    cache_domain: str = ""
+    """Computed prompts are shared among jobs of one domain only; not a key, and nothing a key could be told from."""
+    session: str = ""
+    """What the client calls this conversation; only breaks ties between computed prompts of equal length."""
+    priority: int = 0
+    """When memory runs out the job of the lowest priority is set back first."""
+
+    @property
+    def sequences(self) -> int:
+        """How many token streams the job is; the scheduler counts room in them."""
+        return self.n
+
+
+class Tokenize(Plain, tag="tokenize", frozen=True):
+    """Ask for the token ids of a prompt. Answered by `Tokenized`, then `Finished`."""
+
+    id: str
+    prompt: ChatPrompt | TextPrompt
+    add_special: bool = True
+    pieces: bool = False
+
+    @property
+    def sequences(self) -> int:
+        """None: it takes no room in the engine."""
+        return 0
+
+
+class Detokenize(Plain, tag="detokenize", frozen=True):
+    """Ask for the text of token ids. Answered by `Detokenized`, then `Finished`."""
+
+    id: str
+    tokens: list[int]
+
+    @property
+    def sequences(self) -> int:
+        """None: it takes no room in the engine."""
+        return 0
+
+
+class Embed(Plain, tag="embed", frozen=True):
+    """Ask for one vector per input. Answered by `Started`, `Embedded` (one or more), then `Finished`."""
+
+    id: str
+    inputs: list[str | list[int]]
+    """Texts, which get the model's special tokens, or token ids of its own vocabulary, which are taken as they are."""
+    dimensions: int | None = None
+    """Keep the first so many numbers of each vector (Matryoshka); None keeps all."""
+    normalize: bool = True
+    """Scale every vector to length 1, after the cut."""
+    first: int = 0
+    """Which of its request's inputs the first one is: a large request comes as several jobs."""
+
+    @property
+    def sequences(self) -> int:
+        """One, however many inputs: its inputs share steps with those of other jobs, as tokens allow."""
+        return 1
+
+
+class Rerank(Plain, tag="rerank", frozen=True):
+    """Ask how well each document answers a query. Answered like `Embed`, with one number per document."""
+
+    id: str
+    query: str
+    documents: list[str]
+    first: int = 0
+    """Which of its request's documents the first one is."""
+
+    @property
+    def sequences(self) -> int:
+        """One, however many documents."""
+        return 1
+
+
+Job = Generate | Tokenize | Detokenize | Embed | Rerank
