@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from backends import process
 from backends.messages import Command, Report
+from backends.process import Process
 from backends.wire import Decoder, Encoder, WireError, report_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from backends.process import Process
 
 _KEPT_VARIABLES: Final = re.compile(
     r"PATH|HOME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE"
@@ -142,7 +141,7 @@ async def start_child(owner: Owner, *, copier: Copier | None = None) -> Child:
     """Start a worker process, a copy of one whose imports are done where there is one. Raises OSError."""
     if copier is not None and (child := await _on_a_socket(owner, partial(_copied, copier))) is not None:
         return child
-    child = await _on_a_socket(owner, partial(run_module, "backends.worker_main"))
+    child = await _on_a_socket(owner, _started)
     assert child is not None
     return child
 
@@ -165,6 +164,10 @@ async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | 
     return child
 
 
+async def _started(socket_fd: int) -> Process:
+    return run_module("backends.worker_main", socket_fd)
+
+
 async def _copied(copier: Copier, socket_fd: int) -> Process | None:
     words, stderr_fd = os.pipe()
     try:
@@ -177,14 +180,14 @@ async def _copied(copier: Copier, socket_fd: int) -> Process | None:
     if pid is None:
         os.close(words)
         return None
-    return await process.adopt(pid, words)
+    return Process(pid, words)
 
 
-async def run_module(module: str, fd: int, *arguments: str) -> Process:
+def run_module(module: str, fd: int, *arguments: str) -> Process:
     """Start a module of ours on its end of a socket. Raises OSError."""
     # -P: the folder the server was started in is not a place to import from
     command = [sys.executable, "-P", "-m", module, "--fd", str(fd), "--parent", str(os.getpid()), *arguments]
-    return await process.start(command, fds=(fd,), env=environment(os.environ))
+    return process.start(command, fds=(fd,), env=environment(os.environ))
 
 
 def environment(inherited: Mapping[str, str], *, spins: int | None = _SPINS) -> dict[str, str]:

@@ -9,19 +9,18 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import signal
-import sys
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from backends.child import environment
+from backends.child import run_module
 from backends.plan import Device, Plan
 
 ANSWER_WITHIN_S: Final = 20.0
 _MOST_ANSWER_BYTES: Final = 1 << 20
+_PART_BYTES: Final = 1 << 16
 _LOG = logging.getLogger("onecard.dry")
 
 
@@ -66,9 +65,9 @@ async def ask(
     left = list(questions)
     while left:
         n_answered = 0
-        async with _child() as process:
+        async with _child() as line:
             for question in left:
-                answer = await _answer(process, question, within_s)
+                answer = await _answer(line, question, within_s)
                 if answer is None:
                     break
                 n_answered += 1
@@ -80,15 +79,19 @@ async def ask(
             yield culprit, tuple(None for _ in culprit.plans)
 
 
-async def _answer(process: asyncio.subprocess.Process, question: Question, within_s: float) -> Answer | None:
+async def _answer(line: socket.socket, question: Question, within_s: float) -> Answer | None:
     """None when the child is dead, hung or out of its mind."""
-    assert process.stdin is not None
-    assert process.stdout is not None
+    loop = asyncio.get_running_loop()
+    told = bytearray()
     try:
-        process.stdin.write(question.encode())
-        await process.stdin.drain()
-        line = await asyncio.wait_for(process.stdout.readline(), within_s)
-        return _decode(json.loads(line), len(question.plans))
+        async with asyncio.timeout(within_s):
+            await loop.sock_sendall(line, question.encode())
+            while not told.endswith(b"\n"):
+                part = await loop.sock_recv(line, _PART_BYTES)
+                if not part or len(told) + len(part) > _MOST_ANSWER_BYTES:
+                    return None
+                told += part
+        return _decode(json.loads(told), len(question.plans))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TimeoutError):
         return None
 
@@ -111,24 +114,14 @@ def _sizes(weights: int, plan: dict[str, Any]) -> DrySizes:
 
 
 @contextlib.asynccontextmanager
-async def _child() -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "backends.gguf.dryrun",
-        str(os.getpid()),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-        env=environment(os.environ),
-        limit=_MOST_ANSWER_BYTES,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)  # asyncio's own kill would reap behind the back of its watcher
-        await process.wait()
+async def _child() -> AsyncIterator[socket.socket]:
+    """A line to a child, which is gone at its end."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        with theirs:
+            running = run_module("backends.gguf.dryrun", theirs.fileno())
+        try:
+            yield ours
+        finally:
+            await running.end()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _STDERR_LINES: Final = 20
 _LONGEST_LINE: Final = 4096
+_READ_BYTES: Final = 1 << 16
 _UNKNOWN_STATUS: Final = 255
 """Of a child that somebody else has reaped."""
 
@@ -30,24 +31,18 @@ class Process:
         self.returncode: int | None = None
         """The exit status, negative for a signal; None while it runs."""
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._words = _Words()
-        self._words_fd = stderr_fd
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError:
             os.close(stderr_fd)
             raise
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+        self._words = _Words(stderr_fd)
 
     @property
     def stderr(self) -> Sequence[str]:
         """Its last lines."""
         return self._words.lines
-
-    async def listen(self) -> None:
-        """Collect what it writes to stderr from now on."""
-        pipe = os.fdopen(self._words_fd, "rb", buffering=0)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: self._words, pipe)
 
     def kill(self) -> None:
         """Send SIGKILL; nothing after the end."""
@@ -57,6 +52,19 @@ class Process:
     async def wait(self) -> int:
         """The exit status, once it has ended."""
         return await asyncio.shield(self._ended)
+
+    async def end(self) -> None:
+        """Kill it and see it to its end, also when cancelled meanwhile: after SIGKILL that takes no time."""
+        self.kill()
+        cancelled: asyncio.CancelledError | None = None
+        while self.returncode is None:
+            try:
+                await self.wait()
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self.hang_up()
+        if cancelled is not None:
+            raise cancelled
 
     @property
     def heard_out(self) -> asyncio.Future[None]:
@@ -82,38 +90,41 @@ class Process:
         self._ended.set_result(code)
 
 
-class _Words(asyncio.Protocol):
-    """Bytes to the last lines."""
+class _Words:
+    """What is written to a pipe, as its last lines. Owns the end that is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int) -> None:
         self.lines: deque[str] = deque(maxlen=_STDERR_LINES)
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rest = b""
-        self._transport: asyncio.BaseTransport | None = None
+        self._fd = fd
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self._read)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+    def hang_up(self) -> None:
+        """Read no more; what came behind the last line is one, too."""
+        if self.over.done():
+            return
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        self.lines.append(self._rest.decode(errors="replace"))
+        self.over.set_result(None)
 
-    def data_received(self, data: bytes) -> None:
+    def _read(self) -> None:
+        data = os.read(self._fd, _READ_BYTES)
+        if not data:
+            self.hang_up()
+            return
         *lines, rest = (self._rest + data).split(b"\n")
         self.lines.extend(line.decode(errors="replace") for line in lines)
         self._rest = rest[-_LONGEST_LINE:]
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lines.append(self._rest.decode(errors="replace"))
-        if not self.over.done():
-            self.over.set_result(None)
 
-    def hang_up(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-
-async def start(command: Sequence[str], *, fds: Sequence[int], env: Mapping[str, str]) -> Process:
+def start(command: Sequence[str], *, fds: Sequence[int], env: Mapping[str, str]) -> Process:
     """Run a command in a session of its own that inherits only these files. Raises OSError."""
     ours, theirs = os.pipe()
     try:
-        popen = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own starts it in the loop's thread as well
+        popen = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -128,11 +139,4 @@ async def start(command: Sequence[str], *, fds: Sequence[int], env: Mapping[str,
     finally:
         os.close(theirs)
     popen.returncode = 0  # it is ours to reap, not the object's
-    return await adopt(popen.pid, ours)
-
-
-async def adopt(pid: int, stderr_fd: int) -> Process:
-    """Look after a child that is there already. Raises OSError."""
-    process = Process(pid, stderr_fd)
-    await process.listen()
-    return process
+    return Process(popen.pid, ours)

@@ -119,11 +119,11 @@ class Spare:
         return word
 
 
-async def start(backend: str) -> Spare:
+def start(backend: str) -> Spare:
     """Start a spare of a backend. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        running = await run_module("backends.spare_main", theirs.fileno(), "--backend", backend)
+        running = run_module("backends.spare_main", theirs.fileno(), "--backend", backend)
     except BaseException:
         ours.close()
         raise

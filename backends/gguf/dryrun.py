@@ -1,7 +1,7 @@
 """A short-lived process that tells what models would take, from loads that allocate nothing.
 
-Reads one JSON line per question from stdin and answers each with one JSON line, so that a file that brings llama.cpp
-down loses its own answer and those behind it, and nothing else. It ends with its parent.
+Reads one JSON line per question from its socket and answers each with one JSON line, so that a file that brings
+llama.cpp down loses its own answer and those behind it, and nothing else. It ends with its parent.
 
 question: {"path": ..., "gpu_layers": ..., "plans": [{"context": ..., "parallel": ..., "kv_type": ..., "kv_tokens": n}]}
 answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...}
@@ -9,9 +9,10 @@ answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
+import socket
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -57,17 +58,21 @@ def _sizes(model: Model, plan: dict[str, Any], layers: int) -> dict[str, Any] | 
 
 
 def main() -> None:
-    """Answer until stdin ends; the first argument is the parent's process id."""
-    if len(sys.argv) > 1:
-        die_with(int(sys.argv[1]))
+    """Answer on the socket `--fd` until it is closed."""
+    parser = argparse.ArgumentParser(prog="onecard-dryrun")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    args = parser.parse_args()
+    die_with(args.parent)
     limit_damage()
     with suppress(OSError):
         os.nice(_NICENESS)
     log = LibraryLog()
     log.install()
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(answer(json.loads(line), log)) + "\n")
-        sys.stdout.flush()
+    with socket.socket(fileno=args.fd).makefile("rw", encoding="utf-8") as line:
+        for question in line:
+            line.write(json.dumps(answer(json.loads(question), log)) + "\n")
+            line.flush()
 
 
 if __name__ == "__main__":

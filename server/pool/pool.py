@@ -131,6 +131,8 @@ class Pool:
             self._timer.cancel()
         for task in self._beside:
             task.cancel()
+        if self._beside:
+            await asyncio.wait(self._beside)
         tasks = self._parts.tasks
         while tasks or any(r.worker for r in self._residents.values()):
             workers = [r.worker for r in self._residents.values() if r.worker is not None]
@@ -232,7 +234,8 @@ class Pool:
         for name, resident in self._residents.items():
             if resident.entry.config.preload and not self.draining:
                 await self._preload(name)
-        self._beside.append(asyncio.create_task(self._moves.ask_dry(loader)))
+        if not self.draining:
+            self._beside.append(asyncio.create_task(self._moves.ask_dry(loader)))
 
     async def _preload(self, name: str) -> None:
         """Load a model into room that nobody has; those that come first stay, and the others wait for a request."""

@@ -107,11 +107,11 @@ class Spare:
         self._keeper = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
-        """Start one and stay with it to its end. Never cancelled: a process half started could not be ended."""
+        """Start one and stay with it to its end. Never cancelled: nobody else would see that end."""
         try:
             if host.available_bytes() < self._rules.least_available_bytes:
                 return
-            self._running = await spare.start(self._backend)
+            self._running = spare.start(self._backend)
             await self._warm(self._running)
             status = await self._running.wait()
             self._n_deaths += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,17 +46,22 @@ def question(path: Path, plans: list[Plan] = PLANS) -> dict[str, Any]:
 
 
 def ask(*questions: dict[str, Any]) -> list[dict[str, Any]]:
-    lines = "".join(json.dumps(q) + "\n" for q in questions)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "backends.gguf.dryrun"],
-        input=lines,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        env={"PYTHONPATH": str(ROOT)},
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-P", "-m", "backends.gguf.dryrun", "--fd", str(theirs.fileno())]
+    child = subprocess.Popen(
+        [*command, "--parent", str(os.getpid())], pass_fds=[theirs.fileno()], env={"PYTHONPATH": str(ROOT)}
     )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    theirs.close()
+    ours.settimeout(60)
+    with child, ours, ours.makefile("rw", encoding="utf-8") as line:
+        told = []
+        for question in questions:
+            line.write(json.dumps(question) + "\n")
+            line.flush()
+            told.append(json.loads(line.readline()))
+        ours.shutdown(socket.SHUT_WR)
+        assert child.wait(60) == 0
+    return told
 
 
 @pytest.fixture(scope="module")

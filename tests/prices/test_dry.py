@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
+import warnings
 from pathlib import Path
 
+import psutil
 import pytest
 
 from backends import dry
 from backends.plan import Plan
+from server.metrics import Metrics
+from server.pool.pool import Pool
+from server.settings.catalog import Catalog
+from server.settings.config import MemorySection, ModelConfig, SchedulerSection, Settings
+from tests.models import broken
+from tests.pool.conftest import until
 
 pytestmark = pytest.mark.engine
 
 PLAN = Plan(1024, 2, "f16", 0, "cpu")
 STUB = """
-import json, os, sys, time
-for line in sys.stdin:
-    question = json.loads(line)
+import json, os, socket, sys, time
+line = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1])).makefile("rw")
+for asked in line:
+    question = json.loads(asked)
     name = os.path.basename(question["path"])
     if name == "abort": os.abort()
-    if name == "hang": time.sleep(3600)
-    if name == "babble": print("what?", flush=True); continue
+    if name.startswith("hang"): time.sleep(3600)
+    if name == "babble": print("what?", file=line, flush=True); continue
     if name == "secret": name = os.environ.get("ONECARD_API_KEY", "")
     plan = {"cache": 1, "compute": {"CPU": len(name)}, "output": {}}
-    print(json.dumps({"weights": 7, "plans": [plan] * len(question["plans"])}), flush=True)
+    print(json.dumps({"weights": 7, "plans": [plan] * len(question["plans"])}), file=line, flush=True)
 """
 
 
@@ -53,10 +64,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for folder in (package, package.parent):
         (folder / "__init__.py").write_text("")
     (package / "dryrun.py").write_text(STUB)
-    monkeypatch.setattr(dry, "environment", lambda env: {**_filtered(env), "PYTHONPATH": str(tmp_path / "stub")})
-
-
-_filtered = dry.environment
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
 
 
 @pytest.mark.usefixtures("stub")
@@ -85,3 +93,72 @@ async def test_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     (sizes,) = (await collect(Path("/secret")))["secret"]
     assert sizes is not None
     assert sizes.compute == {"CPU": 0}
+
+
+# Cut short
+
+
+def child_of_ours() -> int | None:
+    """The pid of a child that is asked; None when there is none."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "backends.gguf.dryrun" in child.cmdline():
+                return child.pid
+    return None
+
+
+@pytest.mark.usefixtures("stub")
+def test_question_that_is_cancelled_again_and_again_leaves_no_child_and_no_warning() -> None:
+    pid: int | None = None
+
+    async def life() -> None:
+        nonlocal pid
+        asking = asyncio.create_task(collect(Path("/hang")))
+        await until(lambda: child_of_ours() is not None)
+        pid = child_of_ours()
+        async with asyncio.timeout(20):
+            while not asking.done():
+                asking.cancel()
+                await asyncio.sleep(0)
+        assert asking.cancelled()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(life())
+        gc.collect()
+
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.fixture
+def pool(stub: None, tmp_path: Path) -> Pool:
+    """One that asks a child which hangs, once it has looked at its files."""
+    path = tmp_path / "hang.gguf"
+    path.write_bytes(broken.VALID.encode())
+    settings = Settings(
+        memory=MemorySection(device="cpu"),
+        scheduler=SchedulerSection(spare_worker=False),
+        models={"a": ModelConfig(path=str(path), context=512)},
+    )
+    return Pool(settings, Catalog(settings), Metrics(["a"]))
+
+
+async def test_pool_that_is_closed_before_it_asks_asks_nothing(pool: Pool) -> None:
+    await pool.start()
+
+    await pool.close(0)
+
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_pool_that_is_closed_while_it_asks_leaves_neither_child_nor_task(pool: Pool) -> None:
+    await pool.start()
+    await until(lambda: child_of_ours() is not None)
+    pid = child_of_ours()
+
+    await pool.close(0)
+
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

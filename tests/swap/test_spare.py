@@ -134,7 +134,7 @@ asyncio.run(main())
     running = [psutil.Process(pid) for pid in pids]
     assert running[1].ppid() == process.pid
     process.kill()
-    await process.wait()
+    await process.communicate()  # to the end of its pipe: only then is the transport closed
     await until(lambda: not any(_alive(p) for p in running))
 
 

@@ -342,7 +342,7 @@ async def test_workers_vanish_when_the_server_is_killed(tmp_path: Path, stopped:
             os.kill(pid, signal.SIGSTOP)
 
     parent.kill()
-    await parent.wait()
+    await parent.communicate()  # to the end of its pipe: only then is the transport closed
 
     deadline = time.monotonic() + 5
     while not all(gone(pid) for pid in pids):
