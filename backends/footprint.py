@@ -13,8 +13,9 @@ from backends.bnb.header import FolderInfo
 from backends.bnb.header import read as read_folder
 from backends.engine import LoadError
 from backends.gguf import arithmetic
-from backends.gguf.header import HeaderError, HeaderInfo
+from backends.gguf.header import HeaderError
 from backends.gguf.header import read as read_gguf
+from backends.gguf.info import HeaderInfo
 from backends.plan import ALL_LAYERS, RUNTIME_BYTES, Device, Footprint, Plan
 
 if TYPE_CHECKING:

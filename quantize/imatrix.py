@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.gguf import header
+from backends.gguf.info import HeaderInfo
 from quantize.errors import QuantizeError
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -96,7 +97,7 @@ def read(path: Path) -> Imatrix:
     )
 
 
-def check_fits(matrix: Imatrix, model: header.HeaderInfo, name: str) -> None:
+def check_fits(matrix: Imatrix, model: HeaderInfo, name: str) -> None:
     """Raise QuantizeError unless the matrix was made for a model of these shapes."""
     columns = {tensor.name: tensor.shape[0] for tensor in model.tensors}
     matching = [weight for weight in matrix.entries if weight in columns]

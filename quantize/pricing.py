@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.footprint import ModelHeader
-from backends.gguf.header import HeaderInfo
+from backends.gguf.info import HeaderInfo
 from quantize import bnb, memory, quantizer
 from quantize.errors import QuantizeError
 from quantize.hf.source import HfSource

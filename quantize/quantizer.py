@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from backends.gguf import header
-from backends.gguf.header import TENSOR_TYPES, HeaderInfo, Tensor
+from backends.gguf.header import TENSOR_TYPES
+from backends.gguf.info import HeaderInfo, Tensor
 from quantize import child, imatrix
 from quantize.errors import QuantizeError
 from quantize.files import SPARE_BYTES, replacing

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends.gguf.header import HeaderInfo
+from backends.gguf.info import HeaderInfo
 from quantize import bnb, converter, pricing, quantizer
 from quantize.calibrate import calibrate, check_text
 from quantize.errors import QuantizeError

@@ -31,13 +31,14 @@ SERVER_MAY_USE = {
     "backends.wire",
     "backends.workload",
     "backends.gguf.header",
+    "backends.gguf.info",
     "demo",
 }
 MAY_IMPORT = {
     "server": {"server", *SERVER_MAY_USE},
     "backends": {"backends"},
     "demo": {"demo"},
-    "quantize": {"quantize", "backends.footprint", "backends.gguf.header"},
+    "quantize": {"quantize", "backends.footprint", "backends.gguf.header", "backends.gguf.info"},
 }
 COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from backends.gguf.header import ENCODERS
+from backends.gguf.info import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
 from backends.plan import (
     ALL_LAYERS,
@@ -28,7 +28,7 @@ from backends.plan import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backends.gguf.header import HeaderInfo
+    from backends.gguf.info import HeaderInfo
 
 WINDOW_EVERY: Final[Mapping[str, int]] = MappingProxyType(
     {

@@ -13,7 +13,7 @@ import numpy as np
 
 from backends.control import Control
 from backends.engine import LoadError
-from backends.gguf.header import ENCODERS
+from backends.gguf.info import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.infill import InfillMarks
 

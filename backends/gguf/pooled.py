@@ -15,7 +15,7 @@ import numpy as np
 
 from backends.engine import LoadError
 from backends.gguf.context import GGML_KV_TYPE, ContextSizes
-from backends.gguf.header import ENCODERS
+from backends.gguf.info import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.passes import batch_tokens, input_limit
 from backends.plan import whole_blocks
@@ -183,7 +183,7 @@ def _params(
 
 
 def _tells_at_the_end(model: Model) -> bool:
-    """See `backends.gguf.header.HeaderInfo.tells_at_the_end`."""
+    """See `backends.gguf.info.HeaderInfo.tells_at_the_end`."""
     causal = model.metadata(f"{model.metadata('general.architecture')}.attention.causal") != "false"
     return causal and _pooling(model) in (_LAST, _RANK) and not is_encoder(model)
 

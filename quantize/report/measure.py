@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backends.footprint import ModelHeader
 from backends.gguf import header
-from backends.gguf.header import HeaderInfo
+from backends.gguf.info import HeaderInfo
 from quantize import memory
 from quantize.errors import QuantizeError
 from quantize.files import replacing

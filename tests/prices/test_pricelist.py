@@ -10,7 +10,7 @@ import pytest
 
 from backends.dry import DrySizes
 from backends.footprint import HeaderInfo, Plan, predict
-from backends.gguf.header import Tensor
+from backends.gguf.info import Tensor
 from server.memory.pricelist import PriceList
 from server.memory.remembered import Remembered, data_folder
 

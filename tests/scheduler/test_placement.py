@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backends.footprint import ALL_LAYERS, Footprint, HeaderInfo, Plan, predict
-from backends.gguf.header import Tensor
+from backends.gguf.info import Tensor
 from server.memory.placement import Placed, Refused, Wish, place
 
 MIB = 2**20

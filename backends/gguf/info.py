@@ -1,0 +1,89 @@
+"""What the header of a GGUF file says of the model in it; read and checked by `backends.gguf.header`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Value = int | float | bool | str | list["Value"]
+
+ENCODERS: Final = frozenset(
+    {
+        "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
+        "gemma-embedding",
+    }
+)  # fmt: skip
+"""Architectures in which every token sees all others: they give vectors, not text."""
+_LAST_POOLING: Final = 3
+_RANK_POOLING: Final = 4
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of the tensor table."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class HeaderInfo:
+    """What a header says, as far as the server needs it."""
+
+    architecture: str
+    file_bytes: int
+    metadata: Mapping[str, Value]
+    """Without the values of long arrays."""
+    array_lengths: Mapping[str, int]
+    longest_token_bytes: int
+    """Bytes of the longest entry of the vocabulary; 0 without one."""
+    tensors: tuple[Tensor, ...] = field(repr=False)
+
+    def number(self, key: str, default: int = 0) -> int:
+        """A count of the architecture, e.g. `block_count`, never below 0; of a per-layer array its largest."""
+        value = self.metadata.get(f"{self.architecture}.{key}", default)
+        values = value if isinstance(value, list) else [value]
+        return max((max(0, v) for v in values if isinstance(v, int)), default=default)
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of context the model was trained for."""
+        return self.number("context_length")
+
+    @property
+    def n_layers(self) -> int:
+        """Transformer blocks."""
+        return self.number("block_count")
+
+    @property
+    def gives(self) -> Literal["text", "vectors", "scores"]:
+        """What the model answers with: a pooling in the metadata makes a decoder an embedding model or a reranker."""
+        pooling = self.number("pooling_type")
+        if pooling == _RANK_POOLING:
+            return "scores"
+        return "vectors" if pooling > 0 or self.architecture in ENCODERS else "text"
+
+    @property
+    def tells_at_the_end(self) -> bool:
+        """A causal model whose last token gives the vector or the score, so that it can read in pieces."""
+        causal = self.metadata.get(f"{self.architecture}.attention.causal", True) is True
+        last = self.number("pooling_type") in (_LAST_POOLING, _RANK_POOLING)
+        return causal and last and self.architecture not in ENCODERS
+
+    @property
+    def wants_whole_inputs(self) -> bool:
+        """An embedding model or reranker that reads an input in one pass."""
+        return self.gives != "text" and not self.tells_at_the_end
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.array_lengths.get("tokenizer.ggml.tokens", 0) or self.number("vocab_size")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
