@@ -14,19 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bench import model
 from bench.model import OUT, SPECIALS, TEMPLATE, Shape
-
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_REST = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+from demo.names import hf_name
 
 
 def path(shape: Shape = Shape()) -> Path:  # noqa: B008 - it is frozen
@@ -46,7 +34,7 @@ def path(shape: Shape = Shape()) -> Path:  # noqa: B008 - it is frozen
 def _write(target: Path, source: Path, shape: Shape) -> None:
     reader = GGUFReader(source)
     target.mkdir(parents=True)
-    tensors = {_name(t.name): np.array(t.data, dtype=np.float32) for t in reader.tensors}
+    tensors = {hf_name(t.name): np.array(t.data, dtype=np.float32) for t in reader.tensors}
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -73,14 +61,6 @@ def _write(target: Path, source: Path, shape: Shape) -> None:
         target / "model.safetensors",
         metadata={"format": "pt"},
     )
-
-
-def _name(name: str) -> str:
-    stem = name.removesuffix(".weight")
-    if not stem.startswith("blk."):
-        return _REST[stem] + ".weight"
-    _, layer, part = stem.split(".")
-    return f"model.layers.{layer}.{_LAYER[part]}.weight"
 
 
 def _write_tokenizer(target: Path, reader: GGUFReader) -> None:

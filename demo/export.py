@@ -13,19 +13,8 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from demo.chat import TEMPLATE_PATH
+from demo.names import gguf_name
 from demo.tokenizer import CONTROL, END, PAD, USER_DEFINED, tokenizer_config
-
-_LAYER_NAMES: dict[str, str] = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def save_hf(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -51,16 +40,6 @@ def save_gguf(folder: Path, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def gguf_name(name: str) -> str:
-    """llama.cpp's name of a Hugging Face Llama tensor."""
-    if name == "model.embed_tokens.weight":
-        return "token_embd.weight"
-    if name == "model.norm.weight":
-        return "output_norm.weight"
-    _, _, layer, rest = name.split(".", 3)
-    return f"blk.{layer}.{_LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
 
 
 def gguf_tensor(name: str, tensor: np.ndarray[Any, Any], config: dict[str, Any]) -> np.ndarray[Any, Any]:

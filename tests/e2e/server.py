@@ -100,21 +100,17 @@ def serving(
 
 
 def _url(process: subprocess.Popen[str], log: Path) -> str:
-    """The address the server prints when it is ready."""
+    """The address in the first line of the server, which comes when it is ready."""
     assert process.stdout is not None
-    selector = selectors.DefaultSelector()
-    selector.register(process.stdout, selectors.EVENT_READ)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and selector.select(timeout=1.0) is not None:
-        line = process.stdout.readline()
-        if found := re.search(r"http://[\w.\[\]:]+:\d+", line):
-            return found.group()
-        if not line and process.poll() is not None:
-            break
-    raise AssertionError(f"the server did not come up:\n{log.read_text()}")
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        spoke = selector.select(timeout=30)
+    found = re.search(r"http://[\w.\[\]:]+:\d+", process.stdout.readline()) if spoke else None
+    assert found, f"the server did not come up:\n{log.read_text()}"
+    return found.group()
 
 
-def until(condition: Callable[[], bool], *, within_s: float, what: str) -> float:
+def until(condition: Callable[[], object], within_s: float = 5.0, *, what: str = "it did not come to be") -> float:
     """Poll a fact of another process until it holds; how long that took. Fails after `within_s`."""
     began = time.monotonic()
     while not condition():

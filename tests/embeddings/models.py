@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import demo
+from tests.models.shapes import finish
 from tests.quantize.conftest import make
 
 TEXTS = [
@@ -103,10 +104,7 @@ def reranker_gguf(folder: Path, out: Path) -> Path:
         "cls.output.bias": model.classifier.bias,
     }.items():
         writer.add_tensor(name, numbers.detach().numpy().astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import openai
 import pytest
+
+from tests.e2e.server import until
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-canary-0123456789-key"
@@ -137,14 +139,6 @@ class Server:
             self.process.stdout.close()
 
 
-def until(condition, within_s: float = 5.0) -> None:
-    """Ask again and again until it holds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be in time"
-        time.sleep(0.01)
-
-
 def settings(canary: Path, **server) -> dict:
     model = {"path": str(canary), "context": 4096, "parallel": 4, "aliases": ["gpt-4o-mini"]}
     small = {"path": str(canary), "context": 64, "parallel": 2}
@@ -163,6 +157,15 @@ def server(canary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     running = Server(settings(canary_path), log)
     yield running
     assert running.stop() == 0, running.log
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of it, strict about every object it receives."""
+    with openai.OpenAI(
+        base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=20, _strict_response_validation=True
+    ) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

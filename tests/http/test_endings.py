@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from tests.http.conftest import Server, settings, until
+from tests.e2e.server import until
+from tests.http.conftest import Server, settings
 from tests.http.test_attacks import refused
 
 CHAT = "/v1/chat/completions"

@@ -8,7 +8,8 @@ import json
 import time
 from collections.abc import Iterator
 
-from tests.http.conftest import KEY, Server, settings, until
+from tests.e2e.server import until
+from tests.http.conftest import KEY, Server, settings
 
 
 @contextlib.contextmanager

@@ -11,14 +11,6 @@ CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_cal
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 
 
-@pytest.fixture(scope="module")
-def client(server):
-    with openai.OpenAI(
-        base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=20, _strict_response_validation=True
-    ) as client:
-        yield client
-
-
 def user(text: str) -> list:
     return [{"role": "user", "content": text}]
 

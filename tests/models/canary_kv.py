@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from demo.names import hf_name
 from tests.models import shapes
 from tests.models.bytebpe import byte_spelling
 
@@ -79,7 +80,7 @@ def build_folder(folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(5)
-    found = {_hf_name(name): _values(rng, name, dims) for name, dims in shapes.tensors(shape).items()}
+    found = {hf_name(name): _values(rng, name, dims) for name, dims in shapes.tensors(shape).items()}
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -87,29 +88,6 @@ def build_folder(folder: Path) -> Path:
 def prompt(seed: int, n_tokens: int) -> list[int]:
     """A prompt like no other."""
     return np.random.default_rng([17, seed]).integers(2, N_VOCAB, n_tokens).tolist()
-
-
-_HF_PARTS = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-
-
-def _hf_name(name: str) -> str:
-    """What transformers calls a tensor of llama.cpp's: `model.norm.weight` for `output_norm.weight`."""
-    *block, part, kind = name.split(".")
-    head = f"model.layers.{block[1]}." if block else ""
-    return f"{head}{_HF_PARTS[part]}.{kind}"
 
 
 def _values(rng: np.random.Generator, name: str, dims: tuple[int, ...]) -> NDArray[np.float32]:

@@ -23,7 +23,9 @@ from typing import Any
 import gguf
 import numpy as np
 
+from demo.names import hf_name
 from tests.models.bytebpe import byte_spelling, spell
+from tests.models.shapes import finish
 
 N_CTX_TRAIN = 8192
 SPECIALS = (
@@ -116,10 +118,7 @@ def build(path: Path, *, metadata: Mapping[str, Any] | None = None, skip_tensors
     for name, tensor in _tensors().items():
         if name not in skip_tensors:
             writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -159,26 +158,11 @@ def build_folder(folder: Path) -> Path:
         "tie_word_embeddings": False,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = {_HF_NAMES[name.removeprefix("blk.0.")]: t.astype(np.float32) for name, t in _tensors().items()}
+    tensors = {hf_name(name): t.astype(np.float32) for name, t in _tensors().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
-_LAYER = "model.layers.0."
-_HF_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "attn_norm.weight": _LAYER + "input_layernorm.weight",
-    "attn_q.weight": _LAYER + "self_attn.q_proj.weight",
-    "attn_k.weight": _LAYER + "self_attn.k_proj.weight",
-    "attn_v.weight": _LAYER + "self_attn.v_proj.weight",
-    "attn_output.weight": _LAYER + "self_attn.o_proj.weight",
-    "ffn_norm.weight": _LAYER + "post_attention_layernorm.weight",
-    "ffn_gate.weight": _LAYER + "mlp.gate_proj.weight",
-    "ffn_up.weight": _LAYER + "mlp.up_proj.weight",
-    "ffn_down.weight": _LAYER + "mlp.down_proj.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 N_HEAD, N_HEAD_KV, HEAD_SIZE, N_FF = 4, 2, 32, 64
 
 

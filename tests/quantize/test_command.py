@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.server import until
 from tests.quantize.conftest import GGUF, HF
 
 pytestmark = pytest.mark.engine
@@ -97,14 +96,6 @@ def test_interruption_leaves_no_half_file_and_keeps_the_old_one(tmp_path: Path, 
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {"m-Q4_0.gguf": b"precious"}
 
 
-def until(there: Callable[[], object]) -> None:
-    """Look at what another process does until it is done; fails after half a minute."""
-    deadline = time.monotonic() + 30
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_what_a_killed_command_leaves_is_gone_with_the_next_one(tmp_path: Path, other_text: Path) -> None:
     long = tmp_path / "long.txt"
     long.write_text(other_text.read_text() * 4)
@@ -115,7 +106,7 @@ def test_what_a_killed_command_leaves_is_gone_with_the_next_one(tmp_path: Path, 
         for line in child.stderr:
             if line.startswith("writing 1 outputs"):
                 break
-        until(lambda: list(out.glob(".onecard-*/base.gguf")))  # the calibration takes seconds from here
+        until(lambda: list(out.glob(".onecard-*/base.gguf")), 30)  # the calibration takes seconds from here
         child.kill()
     assert list(out.iterdir()) != []
 

@@ -19,6 +19,7 @@ from quantize.hf.convert import make_plan, write_plan
 from quantize.hf.source import opened
 from quantize.hf.tensor import Dtype
 from quantize.types import FILE_TYPES, NEED_IMATRIX, parse_types
+from tests.models.shapes import finish
 from tests.quantize.conftest import GGUF, HF, make
 from tests.quantize.zoo import build
 
@@ -62,10 +63,7 @@ def test_split_source_is_read(tmp_path: Path) -> None:
         writer.add_int32("split.tensors.count", len(reader.tensors))
         for tensor in reader.tensors[i::2]:
             writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
     (whole,) = make(tmp_path / "m-00001-of-00002.gguf", tmp_path / "out", "Q8_0").written
     assert whole.name == "m-Q8_0.gguf"
     (plain,) = make(GGUF, tmp_path / "plain", "Q8_0").written

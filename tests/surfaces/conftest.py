@@ -6,20 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai
 import pytest
 
-from tests.http.conftest import Server, keyed, server, settings
+from tests.http.conftest import Server, client, keyed, server, settings
 
-__all__ = ["keyed", "server"]
-
-
-@pytest.fixture(scope="module")
-def client(server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=20, _strict_response_validation=True
-    ) as client:
-        yield client
+__all__ = ["client", "keyed", "server"]
 
 
 @pytest.fixture(scope="session")

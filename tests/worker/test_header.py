@@ -14,6 +14,7 @@ import demo
 from backends.footprint import HeaderError, Plan, inspect, predict
 from backends.gguf import header
 from tests.models import broken
+from tests.models.shapes import finish
 
 NEWER_THAN_THE_PACKAGE = {42}
 """Q2_0, which the pinned llama.cpp writes and the pinned gguf package does not know."""
@@ -38,10 +39,7 @@ def write_model(path: Path, *, n_vocab: int, layers: int = 1) -> Path:
     writer.add_token_types([1] * n_vocab)
     for i in range(layers):
         writer.add_tensor(f"blk.{i}.attn_q.weight", np.zeros((32, 32), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -76,10 +74,7 @@ def test_more_layers_than_tensors_are_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     writer.add_block_count(2**31)
     writer.add_tensor("output.weight", np.zeros((32, 32), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(HeaderError, match="announces 2147483648 layers, but holds 1 tensors"):
         inspect("gguf", tmp_path / "x.gguf")
 
@@ -90,10 +85,7 @@ def test_all_parts_of_a_split_file_count(tmp_path: Path) -> None:
         writer.add_uint16("split.no", part - 1)
         writer.add_uint16("split.count", 2)
         writer.add_tensor(f"blk.{part}.w", np.zeros((32, part), dtype=np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
 
     info = header.read(tmp_path / "m-00001-of-00002.gguf")
     assert info.weight_bytes == 32 * 4 + 32 * 2 * 4
