@@ -1,6 +1,7 @@
 """Rendering a conversation with the model's own chat template.
 
-Templates are programs from strangers: they run in jinja2's immutable sandbox, with a time and a size limit.
+Templates are programs from strangers: they run in jinja2's immutable sandbox, within limits of time, memory and size,
+and nothing of them runs while they are compiled.
 User text cannot become a control token: `Guard.protect` swaps the literals of control tokens in every string that a
 user gave for private-use characters before the template runs, so that the literals in the result are its own.
 Knows no tokenizer.
@@ -17,22 +18,31 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backends.engine import JobError
 from backends.formats.known import recognise
 from backends.formats.thinking import marks_of, options_of
+from backends.kernel import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
 
+    from jinja2.compiler import Frame
     from jinja2.parser import Parser
 
+MAX_SOURCE_CHARS = 256 << 10
+"""Five times the largest that is known; a compiler takes some 7 us and 1 kB for each."""
 MAX_OUTPUT_CHARS = 32 << 20
 MAX_PRODUCT_CHARS = 1 << 20
+MAX_NUMBER_BITS = 1 << 16
+"""No clock stops the interpreter inside one multiplication."""
 RENDER_LIMIT_S = 2.0
+RENDER_LIMIT_BYTES = 256 << 20
+MAX_TOLD_CHARS = 300
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
@@ -50,20 +60,41 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Generator(CodeGenerator):
+    """Leaves every expression to the rendering: what is computed here, no limit holds."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+    def visit_EvalContextModifier(self, node: nodes.EvalContextModifier, frame: Frame) -> None:  # noqa: N802
+        if not all(isinstance(option.value, nodes.Const) for option in node.options):
+            raise jinja2.TemplateSyntaxError("autoescape takes true or false", node.lineno)
+        super().visit_EvalContextModifier(node, frame)
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     """The sandbox, with products and powers bounded as well."""
 
+    code_generator_class = _Generator
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and abs(right) > 64:
+        if operator == "**" and (abs(right) > 64 or _bits(left) * right > MAX_NUMBER_BITS):
             raise jinja2.TemplateRuntimeError("a power in the chat template is too large")
         if operator == "*":
+            if _bits(left) + _bits(right) > MAX_NUMBER_BITS:
+                raise jinja2.TemplateRuntimeError("a product in the chat template is too large")
             _check_product(left, right)
             _check_product(right, left)
         if operator == "%" and isinstance(left, str):
             _check_widths(left)
         return super().call_binop(context, operator, left, right)
+
+
+def _bits(value: Any) -> int:
+    return value.bit_length() if isinstance(value, int) else 0
 
 
 def _check_product(sequence: Any, times: Any) -> None:
@@ -101,21 +132,26 @@ class ChatTemplate:
     """One compiled template. Raises JobError(template_error) where the source is no template."""
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
+        if len(source) > MAX_SOURCE_CHARS:
+            told = f"it has {len(source)} characters, {MAX_SOURCE_CHARS} are the most"
+            raise JobError("template_error", f"the model's chat template is broken: {told}")
         self.source = source
         self._special_tokens = dict(special_tokens)
         self.format = recognise(source)
         """How the model writes tool calls."""
         self.marks = marks_of(source)
         """What opens and closes its reasoning."""
-        env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+        env = _Sandbox(
+            trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+        )
         env.filters["tojson"] = _tojson
         env.filters["format"] = _format
         env.globals["raise_exception"] = _raise_exception
         env.globals["strftime_now"] = lambda pattern: datetime.now().astimezone().strftime(pattern)
         try:
             self._template = env.from_string(source)
-        except (jinja2.TemplateError, RecursionError, ValueError) as error:
-            raise JobError("template_error", f"the model's chat template is broken: {error}") from error
+        except Exception as error:  # jinja2's, and whatever the code it makes of a stranger's text is to Python
+            raise JobError("template_error", f"the model's chat template is broken: {_told(error)}") from error
 
     @property
     def options(self) -> list[str]:
@@ -146,13 +182,16 @@ class ChatTemplate:
             return self._render_within_limits(variables)
         except _TemplateMessageError as error:
             raise JobError(
-                "template_error", f"the chat template refuses this conversation: {error}", param="prompt"
+                "template_error", f"the chat template refuses this conversation: {_told(error)}", param="prompt"
             ) from error
         except _RenderTimeoutError as error:
             raise JobError("template_error", f"the chat template ran longer than {RENDER_LIMIT_S:g} s") from error
+        except MemoryError as error:
+            most = RENDER_LIMIT_BYTES >> 20
+            raise JobError("template_error", f"the chat template wanted more than {most} MiB of memory") from error
         except Exception as error:  # whatever a stranger's program raises is a fact about the template
             raise JobError(
-                "template_error", f"the chat template failed: {type(error).__name__}: {error}", param="prompt"
+                "template_error", f"the chat template failed: {type(error).__name__}: {_told(error)}", param="prompt"
             ) from error
 
     @property
@@ -172,16 +211,23 @@ class ChatTemplate:
         parts: list[str] = []
         size = 0
         previous = sys.gettrace()
-        sys.settrace(watch)
-        try:
-            for part in self._template.generate(variables):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_OUTPUT_CHARS:
-                    raise jinja2.TemplateRuntimeError("the rendered prompt is too large")
-        finally:
-            sys.settrace(previous)
-        return "".join(parts)
+        with at_most(RENDER_LIMIT_BYTES):
+            sys.settrace(watch)
+            try:
+                for part in self._template.generate(variables):
+                    parts.append(part)
+                    size += len(part)
+                    if size > MAX_OUTPUT_CHARS:
+                        raise jinja2.TemplateRuntimeError("the rendered prompt is too large")
+            finally:
+                sys.settrace(previous)
+            return "".join(parts)
+
+
+def _told(error: Exception) -> str:
+    """What a template's error says, as long as a sentence may be."""
+    text = str(error)
+    return text if len(text) <= MAX_TOLD_CHARS else f"{text[:MAX_TOLD_CHARS]}..."
 
 
 def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,10 @@ import os
 import resource
 import signal
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
@@ -46,6 +49,20 @@ def anonymous_bytes() -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     found = [line for line in lines if line.startswith("RssAnon:")]
     return int(found[0].split()[1]) * 1024 if found else 0
+
+
+@contextlib.contextmanager
+def at_most(more_bytes: int) -> Iterator[None]:
+    """Within it no thread of this process gets memory that would make it larger by more than that: MemoryError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    has = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+    limit = has + more_bytes
+    if soft == resource.RLIM_INFINITY or limit < soft:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def give_back_freed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 from pathlib import Path
 
@@ -85,15 +86,46 @@ BOMBS = [
     "{{ '%900000000d' % 1 }}",
     "{% for a in range(99999) %}{{ 'x' * 100000 }}{% endfor %}",
     "{{ range(1000000000) | list }}",
+    "{{ 'x'.ljust(3000000000) | length }}",
+    "{{ 'x' | center(3000000000) | length }}",
+    "{{ '%*d' % (900000000, 1) }}",
+    "{{ '{:>{w}}'.format(1, w=900000000) | length }}",
+    "{{ '\\t'.expandtabs(900000000) | length }}",
+    "{{ 'x'.encode() * 1000000000 }}",
+    "{% set ns = namespace(x='x' * 1000000) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% set ns = namespace(x=[1] * 1000000) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% set ns = namespace(x=10 ** 64) %}{% for i in range(6) %}{% set ns.x = ns.x ** 64 %}{% endfor %}",
+    "{% set ns = namespace(x=10 ** 64) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    "{{ ([[1] * 1000000] * 1000) | sum(start=[]) | length }}",
+    "{{ " + " ~ ".join(["'x' * 1000000"] * 3000) + " }}",
+    "{{ a }}" * 300_000,
+    "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+    "{% autoescape 'x' | center(3000000000) %}{% endautoescape %}",
+    "{{ raise_exception('x' * 1000000) }}",
 ]
 
 
 @pytest.mark.parametrize("source", BOMBS)
 def test_a_template_cannot_take_the_machine(source: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(JobError):
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(JobError) as caught:
         template(source).render(USER)
     assert time.monotonic() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024
+    assert len(caught.value.message) < 500
+
+
+def test_nothing_is_computed_before_the_limits_hold() -> None:
+    ChatTemplate("{{ 'x' | center(3000000000) }}" * 100, special_tokens={})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20
+
+
+def test_memory_is_free_again_after_a_template() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(JobError, match="256 MiB of memory"):
+        template("{{ 'x'.ljust(3000000000) }}").render(USER)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert template(CHATML).render(USER)
 
 
 def count(pieces: list[tuple[str, bool]]) -> int:
