@@ -11,8 +11,9 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     from backends.messages import Constraint
     from backends.vocabulary import Vocabulary
 
+T = TypeVar("T")
+
 MAX_CACHED = 32
+_STACK_BYTES = 256 << 20
+"""llguidance goes down a schema and its references by recursion, 10 kB a level, and there may be 20 000 levels."""
 _GAP = "GAP: /(\\r?\\n){0,2}[ ]{0,2}/\n"
 _SEARCH_S = 0.3
 """For finding the part of a refused schema that is at fault; then the innermost one known is named."""
@@ -124,7 +129,7 @@ class Compiler:
             if (known := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
                 return known
-            made = self._compile(constraint)
+            made = _on_deep_stack(lambda: self._compile(constraint))
             self._cache[key] = made
             while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
@@ -190,6 +195,17 @@ class Compiler:
     def _reason_against(self, schema: Any) -> str | None:
         made = self._matcher(f"start: {_json(schema)}\n")
         return made if isinstance(made, str) else None
+
+
+def _on_deep_stack(work: Callable[[], T]) -> T:
+    """The result of work, done on a stack that no schema overflows; the memory it takes goes back with the thread."""
+    usual = threading.stack_size(_STACK_BYTES)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar") as executor:
+        try:
+            made = executor.submit(work)  # starts the thread
+        finally:
+            threading.stack_size(usual)
+    return made.result()
 
 
 def _lark(constraint: Constraint, format_: Format) -> str:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+THREAD_BYTES = 64 * 1024
+"""From here on a body is read and checked in a thread: a schema of so many bytes takes 50 ms."""
 LARGE_BODY_BYTES = 256 * 1024
-"""From here on a body is read in a thread. The parser keeps the interpreter to itself while it runs, so a thread alone
-does not bound how long the event loop waits: `MAX_STRUCTURE` does."""
 MAX_STRUCTURE = 500_000
+"""Of a large body. The parser keeps the interpreter to itself while it runs, so a thread alone does not bound how long
+the event loop waits."""
 _CONTAINER_COST = 10
 _KEY_COST = 10
 """Keys are dear: each is looked up among its object's others, 1.5 us in a large one."""
@@ -103,4 +105,4 @@ async def read_as(request: Request, build: Callable[[dict[str, Any]], T]) -> T:
 
 async def off_loop(n_bytes: int, work: Callable[[], T]) -> T:
     """The result of work on so many bytes of JSON; done in a thread where they are many."""
-    return work() if n_bytes <= LARGE_BODY_BYTES else await asyncio.to_thread(work)
+    return work() if n_bytes <= THREAD_BYTES else await asyncio.to_thread(work)

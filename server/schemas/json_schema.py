@@ -83,6 +83,7 @@ def checked(schema: Any, param: str, *, strict: bool = True) -> Checked:
         raise _too_much(param, "levels", levels, MAX_JSON_DEPTH)
     walk = _Walk(schema, param, strict=strict)
     cleared = walk.clear(schema, param)
+    walk.clear_moved()
     if walk.moved:
         cleared = {**cleared, "$defs": {**cleared.get("$defs", {}), **walk.moved}}
     if Alternatives(schema).too_many:
@@ -103,6 +104,10 @@ class _Walk:
         """Subschemas at places of the client's own, by their names in `$defs`."""
         self._names: dict[str, str] = {}
         """Those names by the references that lead there."""
+        self._unmoved: list[str] = []
+        """Those references whose subschema is not cleared yet."""
+        self._sound: set[str] = set()
+        """References that lead to something in the end."""
 
     def clear(self, schema: Any, path: str) -> Any:
         """The subschema without remarks. Raises ApiError."""
@@ -145,12 +150,19 @@ class _Walk:
             cleared[key] = value
 
     def _move(self, reference: str) -> str:
-        """Clear what the reference leads to, once, and refer to where it will be."""
+        """Refer to where what the reference leads to will be."""
         if reference not in self._names:
-            name = self._names[reference] = f"{_NO_WORD.sub('_', reference[2:])}_{len(self._names)}"
-            target = resolved(self._root, reference)[1]
-            self.moved[name] = self.clear(target, self._param + reference[1:].replace("/", "."))
+            self._names[reference] = f"{_NO_WORD.sub('_', reference[2:])}_{len(self._names)}"
+            self._unmoved.append(reference)
         return f"#/$defs/{self._names[reference]}"
+
+    def clear_moved(self) -> None:
+        """Clear what moves, once each: one after the other, because each may lead to the next. Raises ApiError."""
+        while self._unmoved:
+            reference = self._unmoved.pop()
+            target = resolved(self._root, reference)[1]
+            path = self._param + reference[1:].replace("/", ".")
+            self.moved[self._names[reference]] = self.clear(target, path)
 
     def _says_nothing(self, key: str, value: Any) -> bool:
         """Keywords that change no answer: annotations, and conditions that always hold."""
@@ -212,19 +224,22 @@ class _Walk:
             raise _too_much(f"{path}.properties", "properties that are not required", optional, MAX_OPTIONAL)
 
     def _check_reference(self, reference: Any, path: str) -> None:
-        seen: list[Any] = []
+        seen: set[str] = set()
         while True:
             if not isinstance(reference, str) or not reference.startswith("#"):
                 raise _wrong(path, "only references within the schema are followed")
             if reference in seen:
                 raise _wrong(path, f"'{clip(reference)}' refers to itself")
-            seen.append(reference)
+            if reference in self._sound:
+                break
+            seen.add(reference)
             found, target = resolved(self._root, reference)
             if not found:
                 raise _wrong(path, f"'{clip(reference)}' refers to nothing")
             if not isinstance(target, dict) or "$ref" not in target:
-                return
+                break
             reference = target["$ref"]
+        self._sound |= seen
 
 
 def _unenforceable(schema: dict[str, Any], key: str) -> str | None:

@@ -5,6 +5,7 @@ Pure: no error and no path.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -58,21 +59,41 @@ class Alternatives:
         )
 
     def _of(self, schema: Any) -> int:
-        if not isinstance(schema, dict):
-            return 1
-        if (known := self._known.get(id(schema))) is not None:
-            return known
-        self._known[id(schema)] = 1  # a reference back to here adds nothing
+        """Of one schema; without recursion, because references lead as deep as a client likes."""
+        waiting, entered = [schema], set[int]()
+        while waiting:
+            at = waiting.pop()
+            if not isinstance(at, dict) or id(at) in self._known:
+                continue
+            if id(at) in entered:
+                self._known[id(at)] = self._product(at)
+            else:
+                entered.add(id(at))
+                waiting += [at, *(part for part in self._parts(at) if id(part) not in entered)]
+        return self._known.get(id(schema), 1)
+
+    def _parts(self, schema: dict[str, Any]) -> list[Any]:
+        """What has to be known before its product is."""
+        lists = [value for key in ("anyOf", "oneOf", "allOf") if isinstance(value := schema.get(key), list)]
+        return [*itertools.chain(*lists), *self._target(schema)]
+
+    def _product(self, schema: dict[str, Any]) -> int:
+        def known(part: Any) -> int:
+            return self._known.get(id(part), 1)  # a reference back to where it comes from adds nothing
+
         total = 1
         for key in ("anyOf", "oneOf"):
             if isinstance(branches := schema.get(key), list):
-                total *= sum(self._of(branch) for branch in branches)
-        for part in schema.get("allOf") or []:
-            total = min(total * self._of(part), MAX_COUNTED)
-        if isinstance(reference := schema.get("$ref"), str):
-            total = min(total * self._of(resolved(self._root, reference)[1]), MAX_COUNTED)
-        self._known[id(schema)] = total
+                total = min(total * sum(map(known, branches)), MAX_COUNTED)
+        together = schema.get("allOf")
+        for part in [*(together if isinstance(together, list) else []), *self._target(schema)]:
+            total = min(total * known(part), MAX_COUNTED)
         return total
+
+    def _target(self, schema: dict[str, Any]) -> list[Any]:
+        """What it refers to, if it does."""
+        reference = schema.get("$ref")
+        return [resolved(self._root, reference)[1]] if isinstance(reference, str) else []
 
 
 def _subschemas(root: Any) -> Iterator[dict[str, Any]]:

@@ -64,7 +64,19 @@ def test_what_cannot_be_compiled_is_refused_by_its_path(compiler, name):
         assert jargon not in caught.value.message
 
 
+def chain(n: int, link, place: str = "$defs"):
+    """Definitions of which each leads to the next."""
+    links = {f"a{i}": link({"$ref": f"#/{place}/a{i + 1}"}) for i in range(n)}
+    return {"$ref": f"#/{place}/a0", place: {**links, f"a{n}": {"type": "string"}}}
+
+
 COSTLY = {
+    "references to references": chain(8_000, lambda onward: onward),
+    "references through alternatives": chain(6_000, lambda onward: {"allOf": [onward]}),
+    "references through items": chain(4_000, lambda onward: {"type": "array", "items": onward}),
+    "references through properties": chain(3_900, lambda onward: {"properties": {"n": onward}}),
+    "references elsewhere": chain(4_000, lambda onward: {"items": onward}, "x"),
+    "references through types": chain(4_000, lambda onward: {"anyOf": [{"items": onward}]}),
     "many values": {"enum": [f"value {i}" for i in range(9_900)]},
     "optional properties": {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(290)}},
     "properties": thing(**{f"p{i}": {"type": "string"} for i in range(3_900)}),
