@@ -45,7 +45,7 @@ class Plan:
     rounds: int = 2
 
 
-TINY = Plan(("tiny", "small"), (1, 2), "cpu", "60MiB", 16, 16, 2048, 1)
+TINY = Plan(("tiny", "small"), (1, 2), "cpu", "72MiB", 16, 16, 2048, 1)
 _SMALL = replace(random_q4.SHAPES["tiny"], n_layers=2)
 
 

@@ -49,6 +49,11 @@ class LibraryLog:
                 found[match[1]] = found.get(match[1], 0) + _mib(match[2])
         return found
 
+    def repacked_bytes(self) -> int:
+        """Bytes of weights that were copied into another order for this processor (`CPU_REPACK`, `AMX`, ...)."""
+        as_in_the_file = {"CPU", "CPU_Mapped"}
+        return sum(n_bytes for name, n_bytes in self.buffers("model").items() if name not in as_in_the_file)
+
     def cache_bytes(self) -> int:
         """Bytes of all caches (attention's and recurrent states), from the lines that tell sizes and cells."""
         found = (re.search(r"llama_\w+: size =\s*([\d.]+) MiB", line) for line in self.lines)

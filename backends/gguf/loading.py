@@ -153,11 +153,10 @@ def measured_parts(
     anonymous, and their originals in the file are never read again.
     """
     weights = model.n_bytes
-    repacked = sum(n_bytes for name, n_bytes in log.buffers("model").items() if "REPACK" in name)
     output = sum(log.buffers("output").values()) + scored_bytes(model) if output_bytes is None else output_bytes
     compute = sum(log.buffers("compute").values()) + output
     untouched = max(0, compute - max(0, touched_bytes))
-    total = anonymous_bytes() + max(0, weights - repacked) + untouched
+    total = anonymous_bytes() + max(0, weights - log.repacked_bytes()) + untouched
     parts = {"weights": weights, "kv": log.cache_bytes(), "compute": compute}
     return {**parts, "runtime": max(0, total - sum(parts.values()))}
 

@@ -139,8 +139,9 @@ class PriceList:
         return footprint.runtime - RUNTIME_BYTES[plan.device] + round(statistics.median(kept))
 
     def _machine(self, header: ModelHeader, plan: Plan) -> str:
-        """The name under which the process itself is priced: each backend has libraries of its own."""
-        return f"{plan.device} {self._engine}" + ("" if isinstance(header, HeaderInfo) else " folders")
+        """The name under which the process itself is priced: libraries differ by backend and by what a model gives."""
+        kinds = ["" if isinstance(header, HeaderInfo) else " folders", "" if header.gives == "text" else " vectors"]
+        return f"{plan.device} {self._engine}{''.join(kinds)}"
 
     def _key(self, file: FileKey, plan: Plan | None = None) -> str:
         words = [*file, *(astuple(plan) if plan is not None else ()), self._engine]

@@ -151,6 +151,18 @@ def test_buffers_on_a_card_are_told_apart_and_the_rest_is_runtime() -> None:
     assert parts_on_card(log, 11_000 * MIB, None) is None
 
 
+@pytest.mark.parametrize("order", ["CPU_REPACK", "AMX"])
+def test_weights_copied_into_the_processors_order_are_told_from_those_of_the_file(order: str) -> None:
+    log = LibraryLog(
+        lines=[
+            "load_tensors:   CPU_Mapped model buffer size =    40.00 MiB",
+            f"load_tensors:          {order} model buffer size =    20.25 MiB",
+            f"sched_reserve:          {order} compute buffer size =     3.00 MiB",
+        ]
+    )
+    assert log.repacked_bytes() == 81 * MIB // 4
+
+
 def test_whole_batch_of_warming_up_leaves_nothing_behind(canary_path: Path) -> None:
     log = LibraryLog()
     model = Model(canary_path, gpu_layers=0, log=log)

@@ -127,6 +127,15 @@ def test_other_files_start_from_the_median_of_this_machine(file: Path) -> None:
     assert shop.quote((1, 2, 3), HEADER, PLAN).footprint.runtime == usual.runtime + 12 * MIB
 
 
+def test_a_process_that_gives_vectors_tells_nothing_about_one_that_gives_text(file: Path) -> None:
+    shop = prices(file)
+    pools = replace(HEADER, metadata=HEADER.metadata | {"llama.pooling_type": 1})
+    shop.learn((1, 1, 1), pools, PLAN, predict(pools, PLAN).total_bytes + 9 * MIB)
+
+    assert shop.quote((1, 2, 3), HEADER, PLAN).footprint == predict(HEADER, PLAN)
+    assert shop.quote((1, 2, 4), pools, PLAN).footprint.runtime == predict(pools, PLAN).runtime + 9 * MIB
+
+
 def test_what_is_learned_survives_the_process_but_not_the_engine_or_the_file(file: Path) -> None:
     shop = prices(file)
     measured = shop.quote(FILE, HEADER, PLAN).footprint.total_bytes + MIB
