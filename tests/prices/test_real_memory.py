@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.gguf.context import Model
 from backends.gguf.library_log import LibraryLog
+from backends.gguf.model import Model
 from backends.messages import Failed, Finished, Generate, TextPrompt
 from demo import GGUF_PATH
 from server.memory import host
