@@ -11,12 +11,13 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 EXTRAS = {"serve": "gguf", "install": "quantize", "test": "test", "gpu": "gguf,gpu"}
+PROCESSOR = Path("/proc/cpuinfo")
+AMX_TILES = Path(__file__).resolve().parent / "amx_tiles.h"
 SUPERSETS = {"serve": ["install", "test", "gpu"], "install": ["test"], "test": [], "gpu": ["test"]}
 _NINJA = re.compile(r"\[(\d+)/(\d+)\]")
 _PIP = re.compile(r"\s*(Collecting|Downloading|Installing collected packages:|Building wheel for) ?(\S+)")
@@ -38,8 +41,14 @@ class Build:
     """How llama.cpp is compiled."""
 
     name: str
-    """`cpu`, `cuda-sm89`, or `custom-<hash>` for the user's own CMAKE_ARGS."""
+    """`cpu`, `cuda-sm89`, or `custom-<hash>` for the user's own CMAKE_ARGS; with `-amx` behind it see `amx_tiles.h`."""
     cmake_args: str | None
+    cxx_flags: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Compiled as it comes, so that pip's own cache may hold it."""
+        return self.cmake_args is None and not self.cxx_flags
 
 
 def say(text: str) -> None:
@@ -48,6 +57,14 @@ def say(text: str) -> None:
 
 
 def chosen_build() -> Build:
+    """What is compiled for this machine's card and processor."""
+    build = build_for_card()
+    if not PROCESSOR.is_file() or "amx_tile" not in PROCESSOR.read_text():
+        return build
+    return replace(build, name=f"{build.name}-amx", cxx_flags=f"-include {shlex.quote(str(AMX_TILES))}")
+
+
+def build_for_card() -> Build:
     """The user's CMAKE_ARGS, else CUDA for the card that is there, else the CPU."""
     if args := os.environ.get("CMAKE_ARGS"):
         return Build(f"custom-{hashlib.sha256(args.encode()).hexdigest()[:8]}", args)
@@ -174,7 +191,7 @@ def install_llama(build: Build) -> None:
     if shutil.which(os.environ.get("CC", "gcc")) is None:
         raise InstallError("no C compiler, which llama.cpp needs. hint: apt install gcc g++ make")
     say(f"llama.cpp for {build.name}: compiled once per machine (7 minutes on 2 cores), then from the cache")
-    if build.cmake_args is None:
+    if build.plain:
         pip("install", "--verbose", requirement, log="llama-build.log")
     else:
         wheel = cached_wheel(requirement, build)
@@ -184,16 +201,17 @@ def install_llama(build: Build) -> None:
 
 
 def cached_wheel(requirement: str, build: Build) -> Path:
-    """The wheel of a build with CMAKE_ARGS, compiled where this user has none yet.
+    """The wheel of a build that is not plain, compiled where this user has none yet.
 
-    pip's own cache does not know CMAKE_ARGS: it would hand out a CPU wheel, or keep this one for CPU machines.
+    pip's own cache knows nothing of such flags: it would hand out a CPU wheel, or keep this one for CPU machines.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "onecard" / "wheels" / build.name
     pattern = f"llama_cpp_python-{requirement.partition('==')[2]}-*.whl"
     if not list(folder.glob(pattern)):
         compiled = ["--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python", "--wheel-dir", str(folder)]
-        env = {"CMAKE_ARGS": build.cmake_args or ""}
+        flags = f"{os.environ.get('CXXFLAGS', '')} {build.cxx_flags}".strip()
+        env = {"CMAKE_ARGS": build.cmake_args or "", "CXXFLAGS": flags}
         pip("wheel", "--verbose", *compiled, requirement, env=env, log="llama-build.log")
     return next(folder.glob(pattern))
 

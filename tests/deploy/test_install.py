@@ -15,7 +15,7 @@ from tests.deploy.dockerfile import ROOT
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """The script as a module of its own, over an empty venv; no card and no tool of this machine is seen."""
+    """The script as a module of its own, over an empty venv; no card, tool or processor of this machine is seen."""
     spec = importlib.util.spec_from_file_location("onecard_install", ROOT / "deploy" / "install.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "onecard_install", module)
@@ -23,13 +23,14 @@ def install(tmp_path, monkeypatch):
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     module.VENV, module.PYTHON, module.ROOT = venv, venv / "bin" / "python", tmp_path
-    module.CONSTRAINTS = tmp_path / "constraints.txt"
+    module.CONSTRAINTS, module.PROCESSOR = tmp_path / "constraints.txt", tmp_path / "cpuinfo"
     module.CONSTRAINTS.write_text("torch==1\n")
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    monkeypatch.delenv("CXXFLAGS", raising=False)
     return module
 
 
@@ -62,6 +63,39 @@ def test_the_users_own_cmake_args_win(install, monkeypatch):
     assert build.cmake_args == "-DGGML_BLAS=on"
 
 
+def test_a_processor_with_amx_gets_a_build_of_its_own(install, tmp_path, monkeypatch):
+    install.PROCESSOR.write_text("flags\t\t: fpu avx512_bf16 amx_bf16 amx_tile amx_int8\n")
+    monkeypatch.setenv("CXXFLAGS", "-g")
+    program(install.VENV / "bin", "python", PIP)
+    build = install.chosen_build()
+    install.install_llama(build)
+    assert build.name == "cpu-amx"
+    compiled, *installed = (install.VENV / "bin" / "calls").read_text().splitlines()
+    assert compiled.endswith(f"CMAKE_ARGS= CXXFLAGS=-g -include {ROOT / 'deploy' / 'amx_tiles.h'}")
+    assert all("/onecard/wheels/cpu-amx/" in call for call in installed)
+
+
+CONFIGURES = """
+#include <immintrin.h>
+struct alignas(64) Tiles { unsigned char palette, rest[63]; };
+void configure() {
+    Tiles tiles = {};
+    tiles.palette = 1;
+    tiles.rest[47] = 77;
+    _tile_loadconfig(&tiles);
+}
+"""
+
+
+def test_every_byte_of_a_tile_configuration_is_written(install, tmp_path):
+    source = tmp_path / "configures.cpp"
+    source.write_text(CONFIGURES)
+    command = ["g++", "-O3", "-mamx-tile", "-include", str(install.AMX_TILES), "-S", "-o", "-", str(source)]
+    compiled = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "ldtilecfg" in compiled
+    assert "$77" in compiled
+
+
 def test_a_stamp_covers_smaller_variants_and_changes_with_the_project(install, tmp_path):
     build = install.chosen_build()
     assert not install.is_installed("serve", build)
@@ -75,7 +109,7 @@ def test_a_stamp_covers_smaller_variants_and_changes_with_the_project(install, t
 
 
 PIP = """
-echo "$@ CMAKE_ARGS=$CMAKE_ARGS" >> "$(dirname "$0")/calls"
+echo "$@ CMAKE_ARGS=$CMAKE_ARGS CXXFLAGS=$CXXFLAGS" >> "$(dirname "$0")/calls"
 echo "  [1/2] Building CXX object"
 while [ $# -gt 0 ]; do
   if [ "$1" = --wheel-dir ]; then mkdir -p "$2"; touch "$2/llama_cpp_python-0.3.36-py3-none-any.whl"; fi
@@ -95,7 +129,7 @@ def test_a_cuda_wheel_is_built_once_outside_pips_cache(install, tmp_path):
     compiled = [call for call in calls if " wheel " in call]
     assert len(compiled) == 1
     assert "--no-cache-dir" in compiled[0]
-    assert compiled[0].endswith("CMAKE_ARGS=-DGGML_CUDA=on")
+    assert compiled[0].endswith("CMAKE_ARGS=-DGGML_CUDA=on CXXFLAGS=")
     wheel = tmp_path / "cache/onecard/wheels/cuda-sm89/llama_cpp_python-0.3.36-py3-none-any.whl"
     assert all(str(wheel) in call for call in calls if " install " in call)
 
