@@ -39,8 +39,8 @@ class TextStream:
     _held: str = ""
     _released: int = 0
     _decoded: int = 0
-    _waiting: deque[tuple[int, TokenLogprob]] = field(default_factory=deque)
-    """Log-probabilities held back, each with the number of characters that must be out before it may go."""
+    _waiting: deque[tuple[int, int, TokenLogprob]] = field(default_factory=deque)
+    """Log-probabilities held back, each with the characters before it, and those that must be out before it may go."""
 
     def push(self, piece: bytes, logprob: TokenLogprob | None = None) -> Piece:
         """Add one token's bytes; returns the text, and the log-probabilities of its tokens, that may go out now."""
@@ -54,10 +54,11 @@ class TextStream:
         return self._advance("", None, final=True)
 
     def _advance(self, text: str, logprob: TokenLogprob | None, *, final: bool) -> Piece:
+        begin = self._decoded
         self._decoded += len(text)
         if logprob is not None:
             unfinished = bool(self._decoder.getstate()[0])
-            self._waiting.append((self._decoded + unfinished, logprob))
+            self._waiting.append((begin, self._decoded + unfinished, logprob))
         pending = self._held + text
         stop, cut = find_stop(pending, self.stops)
         if stop is not None:
@@ -66,12 +67,17 @@ class TextStream:
             keep = 0 if final else held_back(pending, self.stops)
             out, self._held = pending[: len(pending) - keep], pending[len(pending) - keep :]
         self._released += len(out)
-        return Piece(out, self._release_logprobs(everything=final and stop is None), stop)
+        return Piece(out, self._release_logprobs(final=final, stopped=stop is not None), stop)
 
-    def _release_logprobs(self, *, everything: bool) -> list[TokenLogprob]:
+    def _release_logprobs(self, *, final: bool, stopped: bool) -> list[TokenLogprob]:
+        """Those whose text is out; at a stop string also the one whose text it has cut."""
         ready: list[TokenLogprob] = []
-        while self._waiting and (everything or self._waiting[0][0] <= self._released):
-            ready.append(self._waiting.popleft()[1])
+        while self._waiting:
+            begin, end, logprob = self._waiting[0]
+            if end > self._released and not (begin < self._released if stopped else final):
+                break
+            self._waiting.popleft()
+            ready.append(logprob)
         return ready
 
 

@@ -31,12 +31,17 @@ class Reader(Protocol):
         """Calls announced so far."""
         ...
 
+    @property
+    def is_cut(self) -> bool:
+        """The text has ended inside a call."""
+        ...
+
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
         ...
 
-    def flush(self) -> list[Piece]:
-        """The rest, at the end of the text."""
+    def flush(self, *, cut: bool) -> list[Piece]:
+        """The rest, at the end of the text; `cut`: not its writer has ended it, so that half a call is one."""
         ...
 
 
@@ -92,7 +97,8 @@ class Format:
         if self.reader is not None:
             return self.reader(make_id, tools)
         assert self.notation is not None
-        return CallReader(self.notation, new_id=make_id)
+        names = [tool.get("function", tool)["name"] for tool in tools]
+        return CallReader(self.notation, new_id=make_id, names=names)
 
 
 def quoted(text: str) -> str:

@@ -59,7 +59,7 @@ FENCED = Format(
     rules=_fenced,
     notation=Notation(
         begins=(ALL, ONE),
-        opening=header(rf"(?:function{SEP})?(?P<name>[^\n<{{]{{1,256}}?)\n```(?:json)?\s*(?=\{{)"),
+        opening=header(rf"(?:function{SEP})?(?P<name>[^\n<{{]{{1,256}}?)\n```(?:json)?"),
         gaps=("```", ONE_END, ALL_END),
         enclosed=False,
     ),
@@ -73,7 +73,7 @@ FORMAT = Format(
     rules=_plain,
     notation=Notation(
         begins=(ALL, ONE),
-        opening=header(rf"(?P<name>[^\n<{{]{{1,256}}?){SEP}\s*(?=\{{)"),
+        opening=header(rf"(?P<name>[^\n<{{]{{1,256}}?){SEP}"),
         gaps=(ONE_END, ALL_END),
         enclosed=False,
     ),

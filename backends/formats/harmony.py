@@ -57,14 +57,18 @@ class HarmonyReader:
     def __init__(self, new_id: Callable[[], str]) -> None:
         self._new_id = new_id
         self._state = _State.OPENING
+        self._n_fed = 0
         self._held = ""
-        self._make: Callable[[str], Piece] = Content
+        self._make: Callable[[str, int], Piece] = Content
         self._scan: JsonScan | None = None
         """In a call: finds the end of its arguments, in which the marks are text."""
         self.n_calls = 0
+        self.is_cut = False
+        """See `Reader`."""
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
+        self._n_fed += len(text)
         self._held += text
         pieces: list[Piece] = []
         moves = {
@@ -77,12 +81,28 @@ class HarmonyReader:
             pass
         return pieces
 
-    def flush(self) -> list[Piece]:
-        """The rest, at the end of the text."""
-        text, self._held = self._held, ""
-        if not text or self._state is _State.HEADER:
-            return []
-        return [self._make(text)]
+    def flush(self, *, cut: bool) -> list[Piece]:
+        """See `Reader`."""
+        pieces: list[Piece] = []
+        if self._state is _State.HEADER:
+            self._cut_header(pieces, cut=cut)
+        elif self._held:
+            self._say(pieces, len(self._held))
+        self.is_cut = self.is_cut or (self._state is _State.BODY and self._scan is not None)
+        return pieces
+
+    def _cut_header(self, pieces: list[Piece], *, cut: bool) -> None:
+        """A call without arguments, where its name is certainly whole."""
+        recipient = _RECIPIENT.search(self._held)
+        self.is_cut = cut and recipient is not None
+        if cut and recipient is not None and recipient.end() < len(self._held):
+            self._announce(pieces, recipient[1])
+
+    def _say(self, pieces: list[Piece], n: int) -> None:
+        """The first `n` characters that are held."""
+        if n:
+            pieces.append(self._make(self._held[:n], self._n_fed - len(self._held)))
+            self._held = self._held[n:]
 
     def _open(self, _pieces: list[Piece]) -> bool:
         stripped = self._held.lstrip()
@@ -95,9 +115,7 @@ class HarmonyReader:
         return True
 
     def _plain(self, pieces: list[Piece]) -> bool:
-        if self._held:
-            pieces.append(Content(self._held))
-            self._held = ""
+        self._say(pieces, len(self._held))
         return False
 
     def _header(self, pieces: list[Piece]) -> bool:
@@ -107,38 +125,42 @@ class HarmonyReader:
         self._held = rest
         channel, recipient = _CHANNEL.search(head), _RECIPIENT.search(head)
         if recipient is not None:
-            number = self.n_calls
-            self.n_calls += 1
-            pieces.append(CallBegins(number, self._new_id(), recipient[1]))
-            self._make = lambda text: CallArguments(number, text)
+            number = self._announce(pieces, recipient[1])
+            self._make = lambda text, _: CallArguments(number, text)
             self._scan = JsonScan()
         else:
             self._scan = None
-            self._make = Reasoning if channel is not None and channel[1] == "analysis" else Content
+            self._make = _reasoning if channel is not None and channel[1] == "analysis" else Content
         self._state = _State.BODY
         return True
+
+    def _announce(self, pieces: list[Piece], name: str) -> int:
+        """The call's number."""
+        pieces.append(CallBegins(self.n_calls, self._new_id(), name))
+        self.n_calls += 1
+        return self.n_calls - 1
 
     def _body(self, pieces: list[Piece]) -> bool:
         if self._scan is not None:
             return self._arguments(self._scan, pieces)
         at, mark = first_of(self._held, _ENDS)
         cut = at if at >= 0 else len(self._held) - held_back(self._held, *_ENDS)
-        if cut:
-            pieces.append(self._make(self._held[:cut]))
-        self._held = self._held[cut + len(mark) :]
+        self._say(pieces, cut)
+        self._held = self._held[len(mark) :]
         if at >= 0:
             self._state = _State.HEADER
         return at >= 0
 
     def _arguments(self, scan: JsonScan, pieces: list[Piece]) -> bool:
         end = scan.end(self._held)
-        cut = end if end >= 0 else len(self._held)
-        if cut:
-            pieces.append(self._make(self._held[:cut]))
-        self._held = self._held[cut:]
+        self._say(pieces, end if end >= 0 else len(self._held))
         if end >= 0:
             self._state = _State.HEADER
         return end >= 0
+
+
+def _reasoning(text: str, _at: int) -> Reasoning:
+    return Reasoning(text)
 
 
 def _reader(new_id: Callable[[], str], _tools: Sequence[Json]) -> HarmonyReader:

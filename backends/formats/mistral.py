@@ -64,7 +64,7 @@ HEADED = Format(
     rules=_headed,
     notation=Notation(
         begins=(OPEN,),
-        opening=header(r"(?P<name>[^\[{]{1,256}?)(?:\[CALL_ID\][^\[{]{0,64})?\[ARGS\]\s*(?=\{)"),
+        opening=header(r"(?P<name>[^\[{]{1,256}?)(?:\[CALL_ID\][^\[{]{0,64})?\[ARGS\]"),
         enclosed=False,
     ),
     marks=(OPEN, ARGS, "[CALL_ID]"),

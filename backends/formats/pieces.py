@@ -10,6 +10,8 @@ class Content(NamedTuple):
     """Words for the user."""
 
     text: str
+    at: int = 0
+    """Where they begin in what was fed, in characters: every one of them stands there as it is written."""
 
 
 class Reasoning(NamedTuple):

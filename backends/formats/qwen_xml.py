@@ -84,6 +84,7 @@ class XmlReader:
         functions = [tool.get("function", tool) for tool in tools]
         self._properties = {f["name"]: (f.get("parameters") or {}).get("properties") or {} for f in functions}
         self._state = _State.TEXT
+        self._n_fed = 0
         self._held = ""
         self._gap = ""
         self._name = ""
@@ -92,9 +93,12 @@ class XmlReader:
         self._n_parameters = 0
         self._after_call = False
         self.n_calls = 0
+        self.is_cut = False
+        """See `Reader`."""
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
+        self._n_fed += len(text)
         self._held += text
         pieces: list[Piece] = []
         moves = {
@@ -108,27 +112,32 @@ class XmlReader:
             pass
         return pieces
 
-    def flush(self) -> list[Piece]:
-        """The rest, at the end of the text."""
+    def flush(self, *, cut: bool) -> list[Piece]:
+        """See `Reader`; a name that is cut in two is none."""
         text, self._held = self._held, ""
         if self._state is _State.TEXT:
-            return [Content(text)] if text and not (self._after_call and not text.strip()) else []
+            return [self._content(text)] if text and not (self._after_call and not text.strip()) else []
         if self._state is _State.CALL:
-            return [] if self._after_call else [Content(self._gap + OPEN + text)]
+            self.is_cut = cut and (not self._after_call or text.lstrip().startswith(_FUNCTION))
+            return [] if self._after_call or cut else [self._content(self._gap + OPEN + text)]
+        self.is_cut = True
         return []
+
+    def _content(self, text: str) -> Content:
+        """What was written right before what is held now."""
+        return Content(text, self._n_fed - len(self._held) - len(text))
 
     def _text(self, pieces: list[Piece]) -> bool:
         at = self._held.find(OPEN)
         cut = at if at >= 0 else len(self._held) - held_back(self._held, OPEN)
         certain = self._held[:cut].rstrip()
+        self._held = self._held[len(certain) :]
         if certain:
-            pieces.append(Content(certain.lstrip() if self._after_call else certain))
+            pieces.append(self._content(certain.lstrip() if self._after_call else certain))
             self._after_call = False
         if at < 0:
-            self._held = self._held[len(certain) :]
             return False
-        self._gap = self._held[len(certain) : at]
-        self._held = self._held[at + len(OPEN) :]
+        self._gap, _, self._held = self._held.partition(OPEN)
         self._state = _State.CALL
         self._after_call = False
         return True
@@ -151,7 +160,7 @@ class XmlReader:
         if expected.startswith(stripped) or _FUNCTION.startswith(stripped):
             return False
         if not self._after_call:
-            pieces.append(Content(self._gap + OPEN))
+            pieces.append(self._content(self._gap + OPEN))
         self._state = _State.TEXT
         return True
 

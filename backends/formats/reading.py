@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,9 +18,8 @@ import msgspec
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, first_of, held_back
 
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
-_NAMED_OBJECT = re.compile(
-    r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.){1,256}")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)', re.DOTALL
-)
+_NAMED = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.){1,256}")', re.DOTALL)
+_NAMED_OBJECT = re.compile(rf'{_NAMED.pattern}\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{{)', re.DOTALL)
 _MAX_HEADER_CHARS = 512
 
 
@@ -89,20 +88,29 @@ class JsonArguments:
         return (text, -1) if end < 0 else (text[:end], end)
 
 
-def header(pattern: str) -> Callable[[str], Opening | None]:
-    """A call's opening by a regular expression whose group `name` is its name and behind which arguments begin."""
-    compiled = re.compile(pattern, re.DOTALL)
+class Find(Protocol):
+    """Finds a call's opening at the start of a text, up to its arguments; where the text is cut, its name will do."""
 
-    def find(text: str) -> Opening | None:
-        match = compiled.match(text)
+    def __call__(self, text: str, *, cut: bool = False) -> Opening | None:
+        """None where there is none, or not yet."""
+        ...
+
+
+def header(pattern: str) -> Find:
+    """An opening by a regular expression whose group `name` is the name; an object of arguments follows it."""
+    name_alone = re.compile(pattern, re.DOTALL)
+    with_arguments = re.compile(rf"{pattern}\s*(?=\{{)", re.DOTALL)
+
+    def find(text: str, *, cut: bool = False) -> Opening | None:
+        match = (name_alone if cut else with_arguments).match(text)
         return None if match is None else Opening(match["name"].strip(), match.end())
 
     return find
 
 
-def named_object(text: str) -> Opening | None:
+def named_object(text: str, *, cut: bool = False) -> Opening | None:
     """The opening of `{"name": ..., "arguments": {`."""
-    match = _NAMED_OBJECT.match(text)
+    match = (_NAMED if cut else _NAMED_OBJECT).match(text)
     if match is None:
         return None
     try:
@@ -118,7 +126,7 @@ class Notation:
 
     begins: tuple[str, ...]
     """Marks behind which calls stand."""
-    opening: Callable[[str], Opening | None] = named_object
+    opening: Find = named_object
     arguments: Callable[[], ArgumentsReader] = JsonArguments
     gaps: tuple[str, ...] = ()
     """What may stand around and between calls, besides `begins` and white space."""
@@ -140,12 +148,14 @@ class _State(enum.Enum):
 
 
 class CallReader:
-    """One choice's text; `new_id` names the calls."""
+    """One choice's text; `new_id` names the calls, `names` are the functions offered."""
 
-    def __init__(self, notation: Notation, *, new_id: Callable[[], str]) -> None:
+    def __init__(self, notation: Notation, *, new_id: Callable[[], str], names: Collection[str] = ()) -> None:
         self._notation = notation
         self._new_id = new_id
+        self._names = names
         self._state = _State.TEXT
+        self._n_fed = 0
         self._held = ""
         self._at_start = True
         self._gap = ""
@@ -154,14 +164,19 @@ class CallReader:
         """What was read of the section since its last call."""
         self._marked = False
         """A mark stands in `_written`, so a call has to follow."""
+        self._bare = False
+        """No mark was needed, so only the name of a function tells a call from a text."""
         self._after_call = False
         self._scan = JsonScan()
         self._scanned = 0
         self._arguments: ArgumentsReader = JsonArguments()
         self.n_calls = 0
+        self.is_cut = False
+        """See `Reader`."""
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
+        self._n_fed += len(text)
         self._held += text
         pieces: list[Piece] = []
         moves = {
@@ -174,16 +189,38 @@ class CallReader:
             pass
         return pieces
 
-    def flush(self) -> list[Piece]:
-        """The rest, at the end of the text."""
+    def flush(self, *, cut: bool) -> list[Piece]:
+        """See `Reader`."""
         text, self._held = self._held, ""
         if self._state is _State.TEXT:
-            return [Content(text)] if text and not (self._after_call and not text.strip()) else []
+            return [self._content(text)] if text and not (self._after_call and not text.strip()) else []
         if self._state is not _State.SECTION:
+            self.is_cut = self._state is _State.ARGUMENTS
             return []
+        says_more = bool(text.strip()) and not self._is_gap_beginning(text)
+        if cut and (self._marked or (self._notation.many and says_more)):
+            opening = self._notation.opening(text[:_MAX_HEADER_CHARS], cut=True)
+            named = opening is not None and self._takes(opening.name)
+            if named or not self._bare or not self._marked:
+                return self._cut_short(opening)
         if self._marked:
-            return [Content(self._gap + self._written + text)]
-        return [Content(text)] if text.strip() and not self._is_gap_beginning(text) else []
+            return [self._content(self._gap + self._written + text)]
+        return [self._content(text)] if says_more else []
+
+    def _cut_short(self, opening: Opening | None) -> list[Piece]:
+        """A call without arguments, where at least its name is there; nothing of one whose name is not."""
+        pieces: list[Piece] = []
+        self.is_cut = True
+        if opening is not None:
+            self._announce(pieces, opening.name)
+        return pieces
+
+    def _takes(self, name: str) -> bool:
+        return not self._bare or not self._names or name in self._names
+
+    def _content(self, text: str) -> Content:
+        """What was written right before what is held now."""
+        return Content(text, self._n_fed - len(self._held) - len(text))
 
     def _text(self, pieces: list[Piece]) -> bool:
         if self._at_start and self._notation.bare and (stripped := self._held.lstrip()):
@@ -197,14 +234,13 @@ class CallReader:
             return False
         if at >= 0:
             before = self._held[:at]
+            gap = before[len(before.rstrip()) :]
             self._say(pieces, before.rstrip())
-            self._enter(before[len(before.rstrip()) :], mark)
-            self._held = self._held[at + len(mark) :]
+            self._enter(gap, mark)
+            self._held = self._held[len(gap) + len(mark) :]
             return True
         keep = held_back(self._held, *self._notation.begins)
-        certain = self._held[: len(self._held) - keep].rstrip()
-        self._held = self._held[len(certain) :]
-        self._say(pieces, certain)
+        self._say(pieces, self._held[: len(self._held) - keep].rstrip())
         return False
 
     def _may_grow(self, mark: str) -> bool:
@@ -214,6 +250,7 @@ class CallReader:
     def _enter(self, gap: str, mark: str) -> None:
         self._state = _State.SECTION
         self._gap, self._written, self._marked = gap, mark, True
+        self._bare = not mark
         self._at_start = False
         self._begin_scan()
 
@@ -226,6 +263,8 @@ class CallReader:
             return False
         opening = self._notation.opening(self._held[:_MAX_HEADER_CHARS])
         if opening is not None and (self._marked or self._notation.many):
+            if not self._takes(opening.name):
+                return self._leave(pieces)
             self._announce(pieces, opening.name)
             self._held = self._held[opening.at :]
             self._arguments = self._notation.arguments()
@@ -271,7 +310,7 @@ class CallReader:
         end += self._scanned
         self._begin_scan()
         call = read_call(self._held[:end])
-        if call is None:
+        if call is None or not self._takes(call[0]):
             return self._leave(pieces)
         self._announce(pieces, call[0])
         pieces.append(CallArguments(self.n_calls - 1, call[1]))
@@ -283,7 +322,7 @@ class CallReader:
         self._state = _State.TEXT
         self._begin_scan()
         if self._marked and (written := self._gap + self._written):
-            pieces.append(Content(written))
+            pieces.append(self._content(written))
             self._after_call = False
         self._gap = self._written = ""
         self._marked = False
@@ -321,9 +360,10 @@ class CallReader:
         return True
 
     def _say(self, pieces: list[Piece], text: str) -> None:
-        """Text outside calls; the space around a call is layout."""
+        """What is held begins with this text outside calls; the space around a call is layout."""
         if text:
-            pieces.append(Content(text.lstrip() if self._after_call else text))
+            self._held = self._held[len(text) :]
+            pieces.append(self._content(text.lstrip() if self._after_call else text))
             self._after_call = False
 
 

@@ -52,17 +52,17 @@ class Chooser:
         sequence.token = token
         sequence.generated.append(token)
         sequence.n_unsent += 1
-        logprob = sampling.describe(token, *raw, self._model.piece) if raw is not None else None
+        piece = self._shown_piece(token) if sequence.request.shows_marks else self._model.piece(token)
+        logprob = sampling.describe(token, *raw, self._model.literal, wrote=piece) if raw is not None else None
         if token in self._ends:
             # Whoever scores prompts counts the tokens behind them; in an answer an end is no token.
             return self._finish(sequence, _ending(guide), events, last=logprob if job.echo else None)
-        return self._emit(sequence, token, logprob, events)
+        return self._emit(sequence, piece, logprob, events)
 
-    def _emit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, events: list[Event]) -> bool:
+    def _emit(self, sequence: Sequence, piece: bytes, logprob: TokenLogprob | None, events: list[Event]) -> bool:
         job = sequence.request.job
         if sequence.n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string
             sequence.text.stops = tuple(job.stop)
-        piece = self._shown_piece(token) if sequence.request.shows_marks else self._model.piece(token)
         text, logprobs, stop = sequence.text.push(piece, logprob)
         if stop is not None:
             return self._end(sequence, "stop", text, logprobs, events, stop=stop)

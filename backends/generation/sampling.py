@@ -39,21 +39,23 @@ def describe(
     token: int,
     values: NDArray[np.float32],
     best: NDArray[np.intp],
-    spelling: Callable[[int], bytes],
+    literal: Callable[[int], bytes],
     *,
-    piece: bytes | None = None,
+    wrote: bytes,
 ) -> TokenLogprob:
-    """The message for one token and its alternatives; impossible ones are clamped to -9999, as OpenAI does.
+    """The message for one token that `wrote` these bytes of a text, and its alternatives.
 
-    `piece` is what the token shows, where that is not its `spelling`.
+    Control tokens, which write nothing, are known by their `literal`. Impossible tokens are clamped to -9999, as OpenAI
+    does.
     """
 
-    def one(candidate: int, raw: bytes, top: list[TokenLogprob]) -> TokenLogprob:
+    def one(candidate: int, wrote: bytes, top: list[TokenLogprob]) -> TokenLogprob:
         value = max(float(values[candidate]), -9999.0)
-        return TokenLogprob(token=raw.decode("utf-8", "replace"), logprob=value, bytes=raw, top=top)
+        name = (wrote or literal(candidate)).decode("utf-8", "replace")
+        return TokenLogprob(token=name, logprob=value, bytes=wrote, top=top)
 
-    others = [one(int(candidate), spelling(int(candidate)), []) for candidate in best]
-    return one(token, spelling(token) if piece is None else piece, others)
+    others = [one(int(candidate), literal(int(candidate)), []) for candidate in best]
+    return one(token, wrote, others)
 
 
 def unscored(piece: bytes) -> TokenLogprob:

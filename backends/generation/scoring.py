@@ -50,7 +50,7 @@ class Echo:
         """Score the token behind a position from that position's `(n_vocab,) float32` logits."""
         token = int(self._tokens[position + 1])
         values, best = sampling.logprobs(logits, self._n_top)
-        self._take(sampling.describe(token, values, best, self._literal, piece=self._pieces[position + 1]))
+        self._take(sampling.describe(token, values, best, self._literal, wrote=self._pieces[position + 1]))
 
     def _take(self, scored: TokenLogprob) -> None:
         text, logprobs, _ = self._stream.push(scored.bytes, scored)

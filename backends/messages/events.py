@@ -37,7 +37,8 @@ ErrorCode = Literal[
 class TokenLogprob(Plain, frozen=True):
     """One token of the output, or of an echoed prompt, with its log-probability.
 
-    `bytes` is the exact piece, `token` its text with U+FFFD for half characters.
+    `bytes` is what it wrote, exactly, and of an alternative what it is spelled with; `token` is its text, with U+FFFD
+    for half characters, or a control token's literal.
     """
 
     token: str

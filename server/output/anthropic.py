@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+import jiter
 
 from backends.formats.pieces import CallArguments, CallBegins, Content
 from server.error_bodies import anthropic_error
@@ -82,10 +82,10 @@ class _Blocks:
 
 
 def _input(text: str) -> dict[str, Any]:
-    """A call's arguments as an object; nothing where the answer was cut off inside them."""
+    """A call's arguments as an object; of those that were cut what Anthropic's clients read: whole values alone."""
     try:
-        value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        value = jiter.from_json(text.encode(), partial_mode=True)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -126,7 +126,7 @@ class MessageAnswer:
         return to_json({**self._message(_usage(usage)), "content": self._blocks.done, **self._stop()})
 
     def _changes(self, event: Delta) -> Iterator[Event]:
-        for piece in self._sorter.pieces(event):
+        for piece, _ in self._sorter.said(event):
             yield from self._blocks.feed(piece)
 
     def _open(self) -> bytes:

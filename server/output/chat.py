@@ -1,6 +1,6 @@
 """A chat completion as clients read it: a stream of chunks, or one object.
 
-Pure: deltas in, bytes out. Sorting text into content, reasoning and calls is `splitter`'s.
+Pure: deltas in, bytes out. Sorting text into content, reasoning and calls is `sorting`'s.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning
 from server.output.frame import DONE, Framer, Head, Usage, chat_logprobs, to_json
-from server.output.splitter import Splitter, finish_reason
+from server.output.sorting import Said, Sorter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.messages import Delta, TokenLogprob
+    from server.output.splitter import Splitter
 
 
 class ChatStream:
@@ -24,35 +25,21 @@ class ChatStream:
         self._framer = Framer(head, "chat.completion.chunk", include_usage=include_usage)
         self._include_usage = include_usage
         self._new_splitter = new_splitter
-        self._splitters: dict[int, Splitter | None] = {}
+        self._sorters: dict[int, Sorter] = {}
 
     def delta(self, event: Delta, choice: int) -> bytes:
         """The chunks of one delta; empty where all of its text is held back."""
         opening = b""
-        if choice not in self._splitters:
-            self._splitters[choice] = self._new_splitter()
+        if choice not in self._sorters:
+            self._sorters[choice] = Sorter(self._new_splitter())
             opening = self._chunk(choice, b'"role":"assistant","content":""')
-        splitter = self._splitters[choice]
-        if splitter is None and event.logprobs is None and event.finish_reason is None:
+        sorter = self._sorters[choice]
+        if sorter.needs_none and event.logprobs is None and event.finish_reason is None:
             return opening + self._chunk(choice, b'"content":' + to_json(event.text)) if event.text else opening
-        return opening + self._sorted(event, choice, splitter)
-
-    def _sorted(self, event: Delta, choice: int, splitter: Splitter | None) -> bytes:
-        if splitter is None:
-            pieces: list[Piece] = [Content(event.text)] if event.text else []
-        else:
-            pieces = splitter.feed(event.text)
-            if event.finish_reason is not None:
-                pieces += splitter.flush()
-        logprobs = b"null" if event.logprobs is None else to_json(chat_logprobs(event.logprobs))
-        bodies = [_piece_body(piece) for piece in _joined(pieces)]
-        if not bodies and event.logprobs:
-            bodies = [b'"content":""']
-        chunks = [self._chunk(choice, body, b"null" if i else logprobs) for i, body in enumerate(bodies)]
+        chunks = [self._chunk(choice, _piece_body(said.piece), _logprobs(said)) for said in _joined(sorter.said(event))]
         if event.finish_reason is not None:
-            reason = finish_reason(event.finish_reason, has_calls=splitter is not None and splitter.has_calls)
-            chunks.append(self._chunk(choice, b"", finish=to_json(reason)))
-        return b"".join(chunks)
+            chunks.append(self._chunk(choice, b"", finish=to_json(sorter.finish_reason)))
+        return opening + b"".join(chunks)
 
     def end(self, usage: Usage) -> bytes:
         """The usage where it was asked for, and the end mark."""
@@ -62,6 +49,10 @@ class ChatStream:
         return self._framer.frame(
             b'{"index":%d,"delta":{%b},"logprobs":%b,"finish_reason":%b}' % (choice, delta, logprobs, finish)
         )
+
+
+def _logprobs(said: Said) -> bytes:
+    return b"null" if said.tokens is None else to_json(chat_logprobs(said.tokens))
 
 
 def _piece_body(piece: Piece) -> bytes:
@@ -77,57 +68,58 @@ def _piece_body(piece: Piece) -> bytes:
     return name + to_json(piece.text)
 
 
-def _joined(pieces: list[Piece]) -> list[Piece]:
+def _joined(everything: list[Said]) -> list[Said]:
     """Neighbouring pieces of one kind as one."""
-    joined: list[Piece] = []
-    for piece in pieces:
+    joined: list[Said] = []
+    for said in everything:
         last = joined[-1] if joined else None
-        if isinstance(piece, Content) and isinstance(last, Content):
-            joined[-1] = Content(last.text + piece.text)
-        elif isinstance(piece, Reasoning) and isinstance(last, Reasoning):
-            joined[-1] = Reasoning(last.text + piece.text)
-        elif isinstance(piece, CallArguments) and isinstance(last, CallArguments) and piece.number == last.number:
-            joined[-1] = CallArguments(last.number, last.text + piece.text)
+        piece = None if last is None else _join(last.piece, said.piece)
+        if last is None or piece is None:
+            joined.append(said)
         else:
-            joined.append(piece)
+            joined[-1] = Said(piece, None if said.tokens is None else [*(last.tokens or []), *said.tokens])
     return joined
+
+
+def _join(first: Piece, second: Piece) -> Piece | None:
+    """Both as one; None where they are of different kinds."""
+    if isinstance(first, Content) and isinstance(second, Content):
+        return Content(first.text + second.text, first.at)
+    if isinstance(first, Reasoning) and isinstance(second, Reasoning):
+        return Reasoning(first.text + second.text)
+    if isinstance(first, CallArguments) and isinstance(second, CallArguments) and first.number == second.number:
+        return CallArguments(first.number, first.text + second.text)
+    return None
 
 
 class _Choice:
     """One choice as far as it has come."""
 
     def __init__(self, splitter: Splitter | None) -> None:
-        self.splitter = splitter
-        self.pieces: list[Piece] = []
-        self.logprobs: list[TokenLogprob] | None = None
-        self.finish_reason: str | None = None
+        self._sorter = Sorter(splitter)
+        self._pieces: list[Piece] = []
+        self._logprobs: list[TokenLogprob] | None = None
 
     def add(self, event: Delta) -> None:
-        if self.splitter is None:
-            self.pieces.append(Content(event.text))
-        else:
-            self.pieces += self.splitter.feed(event.text)
-        if event.logprobs is not None:
-            self.logprobs = self.logprobs or []
-            self.logprobs += event.logprobs
-        if event.finish_reason is not None:
-            self.pieces += [] if self.splitter is None else self.splitter.flush()
-            self.finish_reason = finish_reason(
-                event.finish_reason, has_calls=self.splitter is not None and self.splitter.has_calls
-            )
+        if event.logprobs is not None and self._logprobs is None:
+            self._logprobs = []
+        for piece, tokens in self._sorter.said(event):
+            self._pieces.append(piece)
+            if tokens is not None and self._logprobs is not None:
+                self._logprobs += tokens
 
     def as_dict(self, index: int) -> dict[str, Any]:
         return {
             "index": index,
             "message": self._message(),
-            "logprobs": None if self.logprobs is None else chat_logprobs(self.logprobs),
-            "finish_reason": self.finish_reason,
+            "logprobs": None if self._logprobs is None else chat_logprobs(self._logprobs),
+            "finish_reason": self._sorter.finish_reason,
         }
 
     def _message(self) -> dict[str, Any]:
-        calls = [piece for piece in self.pieces if isinstance(piece, CallBegins)]
-        content = "".join(piece.text for piece in self.pieces if isinstance(piece, Content))
-        reasoning = "".join(piece.text for piece in self.pieces if isinstance(piece, Reasoning))
+        calls = [piece for piece in self._pieces if isinstance(piece, CallBegins)]
+        content = "".join(piece.text for piece in self._pieces if isinstance(piece, Content))
+        reasoning = "".join(piece.text for piece in self._pieces if isinstance(piece, Reasoning))
         message: dict[str, Any] = {
             "role": "assistant",
             "content": None if calls and not content else content,
@@ -147,7 +139,7 @@ class _Choice:
         return message
 
     def _arguments(self, number: int) -> str:
-        pieces = (piece for piece in self.pieces if isinstance(piece, CallArguments))
+        pieces = (piece for piece in self._pieces if isinstance(piece, CallArguments))
         return "".join(piece.text for piece in pieces if piece.number == number)
 
 

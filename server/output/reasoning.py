@@ -25,13 +25,15 @@ class ReasoningSplitter:
     def __init__(self, marks: tuple[str, str], *, opened: bool = False) -> None:
         self._open, self._close = marks
         self._state = _State.REASONING if opened else _State.START
+        self._n_fed = 0
         self._held = ""
         self._spoke = False
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
+        self._n_fed += len(text)
         if self._state is _State.CONTENT:
-            return [Content(text)] if text else []
+            return [Content(text, self._n_fed - len(text))] if text else []
         self._held += text
         pieces: list[Piece] = []
         while self._advance(pieces):
@@ -46,7 +48,7 @@ class ReasoningSplitter:
             return [Reasoning(text)] if text else []
         if self._state is _State.AFTER:
             return []
-        return [Content(text)] if text else []
+        return [Content(text, self._n_fed - len(text))] if text else []
 
     def _advance(self, pieces: list[Piece]) -> bool:
         """One move; True while there may be another."""
@@ -59,10 +61,14 @@ class ReasoningSplitter:
             if not self._held:
                 return False
         self._state = _State.CONTENT
-        if self._held:
-            pieces.append(Content(self._held))
-            self._held = ""
+        self._pass(pieces)
         return False
+
+    def _pass(self, pieces: list[Piece]) -> None:
+        """All that is held is content."""
+        if self._held:
+            pieces.append(Content(self._held, self._n_fed - len(self._held)))
+            self._held = ""
 
     def _start(self, pieces: list[Piece]) -> bool:
         stripped = self._held.lstrip()
@@ -73,8 +79,7 @@ class ReasoningSplitter:
         if self._open.startswith(stripped):
             return False
         self._state = _State.CONTENT
-        pieces.append(Content(self._held))
-        self._held = ""
+        self._pass(pieces)
         return False
 
     def _reason(self, pieces: list[Piece]) -> bool:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backends.formats.pieces import CallBegins, Content
-from server.output.content_tokens import ContentTokens
 from server.output.frame import chat_logprobs, to_json
 
 if TYPE_CHECKING:
@@ -40,7 +38,6 @@ class ResponseAnswer:
         self._sorter: Sorter | None = None
         self._now = now
         self._on_done = on_done
-        self._tokens = ContentTokens()
         self._sequence = 0
         self._opened = self._ended = False
 
@@ -61,14 +58,14 @@ class ResponseAnswer:
     def end(self, usage: Usage) -> bytes:
         """What closes the last item, and the whole response."""
         opening = self._open()
-        changes = self._events(self._items.finish(self._status))
+        changes = self._events(self._items.finish(self._last_status))
         response = self._done(usage)
         self._ended = True
         return opening + changes + self._event(_FINAL[response["status"]], {"response": response})
 
     def body(self, _head: Head, usage: Usage) -> bytes:
         """The whole response."""
-        for _ in self._items.finish(self._status):
+        for _ in self._items.finish(self._last_status):
             pass
         return to_json(self._done(usage))
 
@@ -98,13 +95,15 @@ class ResponseAnswer:
     def _status(self) -> str:
         return "incomplete" if self._finish == "length" else "completed"
 
+    @property
+    def _last_status(self) -> str:
+        """How its last item has ended: a stop string may cut a call, too."""
+        return "incomplete" if self._sorter is not None and self._sorter.is_cut else self._status
+
     def _changes(self, event: Delta) -> Iterable[Change]:
         assert self._sorter is not None
-        self._tokens.add(event.logprobs or [])
-        for piece in self._sorter.pieces(event):
-            tokens = [] if isinstance(piece, CallBegins) else self._tokens.of(piece.text)
-            logprobs = chat_logprobs(tokens)["content"] if isinstance(piece, Content) else []
-            yield from self._items.feed(piece, logprobs)
+        for piece, tokens in self._sorter.said(event):
+            yield from self._items.feed(piece, chat_logprobs(tokens or [])["content"])
 
     def _done(self, usage: Usage) -> dict[str, Any]:
         response = {**self._opening, "status": self._status, "output": self._items.items}

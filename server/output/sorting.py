@@ -1,16 +1,23 @@
-"""One choice's deltas as content, reasoning and calls, for surfaces that have one choice."""
+"""One choice's deltas as content, reasoning and calls, each piece of content with the tokens that wrote it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backends.formats.pieces import Content
-from server.output.splitter import finish_reason
+from server.output.content_tokens import ContentTokens
 
 if TYPE_CHECKING:
     from backends.formats.pieces import Piece
-    from backends.messages import Delta
+    from backends.messages import Delta, TokenLogprob
     from server.output.splitter import Splitter
+
+
+class Said(NamedTuple):
+    """A piece, and the tokens that content came to its end with; None where nobody asked for them."""
+
+    piece: Piece
+    tokens: list[TokenLogprob] | None = None
 
 
 class Sorter:
@@ -18,22 +25,56 @@ class Sorter:
 
     def __init__(self, splitter: Splitter | None) -> None:
         self._splitter = splitter
+        self._n_chars = 0
+        self._tokens: ContentTokens | None = None
         self.finish_reason: str | None = None
         """OpenAI's word for how it ended; None while it goes on."""
         self.stop: str | None = None
         """The stop string that ended it, when one did."""
 
-    def pieces(self, event: Delta) -> list[Piece]:
+    @property
+    def needs_none(self) -> bool:
+        """Every text is content as it comes."""
+        return self._splitter is None
+
+    @property
+    def is_cut(self) -> bool:
+        """It has ended inside a call."""
+        return self._splitter is not None and self._splitter.is_cut
+
+    def said(self, event: Delta) -> list[Said]:
         """What is certain by now; the rest with the last delta."""
+        pieces = self._pieces(event)
+        if event.logprobs is None:
+            return [Said(piece) for piece in pieces]
+        self._tokens = self._tokens or ContentTokens()
+        self._tokens.add(event.logprobs)
+        said = [entry for piece in pieces for entry in self._with_tokens(piece, self._tokens)]
+        if event.finish_reason is not None and (rest := self._tokens.rest()):
+            said.append(Said(Content(""), rest))
+        return said
+
+    def _pieces(self, event: Delta) -> list[Piece]:
         if self._splitter is None:
-            pieces: list[Piece] = [Content(event.text)] if event.text else []
+            pieces: list[Piece] = [Content(event.text, self._n_chars)] if event.text else []
+            self._n_chars += len(event.text)
         else:
             pieces = self._splitter.feed(event.text)
         if event.finish_reason is not None:
-            has_calls = False
-            if self._splitter is not None:
-                pieces += self._splitter.flush()
-                has_calls = self._splitter.has_calls
-            self.finish_reason = finish_reason(event.finish_reason, has_calls=has_calls)
-            self.stop = event.stop
+            self._end(event, pieces)
         return pieces
+
+    def _end(self, event: Delta, pieces: list[Piece]) -> None:
+        reason = self.finish_reason = event.finish_reason
+        self.stop = event.stop
+        if self._splitter is not None:
+            pieces += self._splitter.flush(cut=reason == "length" or event.stop is not None)
+            if reason == "stop" and self._splitter.has_calls and not self._splitter.is_cut:
+                self.finish_reason = "tool_calls"
+
+    @staticmethod
+    def _with_tokens(piece: Piece, tokens: ContentTokens) -> list[Said]:
+        if isinstance(piece, Content):
+            return [Said(piece, tokens.of(piece.at, len(piece.text)))]
+        rest = tokens.rest()  # content has come to an end here, whatever else its last token holds
+        return [*([Said(Content(""), rest)] if rest else []), Said(piece)]

@@ -25,29 +25,45 @@ class Splitter:
     def __init__(self, *, marks: tuple[str, str] | None, opened: bool, calls: Reader | None) -> None:
         self._reasoning = None if marks is None else ReasoningSplitter(marks, opened=opened)
         self._calls = calls
+        self._before: int | None = None
+        """Characters before the first one that the reader of calls was fed."""
 
     @property
     def has_calls(self) -> bool:
         """A tool call was delivered."""
         return self._calls is not None and self._calls.n_calls > 0
 
+    @property
+    def is_cut(self) -> bool:
+        """The text has ended inside a call."""
+        return self._calls is not None and self._calls.is_cut
+
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
         pieces: list[Piece] = [Content(text)] if self._reasoning is None else self._reasoning.feed(text)
         return self._through_calls(pieces)
 
-    def flush(self) -> list[Piece]:
-        """The rest, at the end of the choice."""
+    def flush(self, *, cut: bool) -> list[Piece]:
+        """The rest, at the end of the choice; `cut`: not the model has ended it."""
         pieces = self._through_calls([] if self._reasoning is None else self._reasoning.flush())
-        return pieces if self._calls is None else pieces + self._calls.flush()
+        return pieces if self._calls is None else pieces + self._placed(self._calls.flush(cut=cut))
 
     def _through_calls(self, pieces: list[Piece]) -> list[Piece]:
         if self._calls is None:
             return pieces
         sorted_pieces: list[Piece] = []
         for piece in pieces:
-            sorted_pieces += self._calls.feed(piece.text) if isinstance(piece, Content) else [piece]
+            if isinstance(piece, Content):
+                self._before = piece.at if self._before is None else self._before
+                sorted_pieces += self._placed(self._calls.feed(piece.text))
+            else:
+                sorted_pieces.append(piece)
         return sorted_pieces
+
+    def _placed(self, pieces: list[Piece]) -> list[Piece]:
+        """What the reader of calls found, at its place in all that was fed."""
+        before = self._before or 0
+        return [piece._replace(at=before + piece.at) if isinstance(piece, Content) else piece for piece in pieces]
 
 
 def splitters(
@@ -73,8 +89,3 @@ def splitters(
         return Splitter(marks=None if format_.reasons else marks, opened=opened, calls=calls)
 
     return new_splitter
-
-
-def finish_reason(reason: str, *, has_calls: bool) -> str:
-    """OpenAI's word for how a choice ended."""
-    return "tool_calls" if has_calls and reason == "stop" else reason

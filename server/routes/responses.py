@@ -40,6 +40,7 @@ async def create_response(request: Request) -> Response:
     """Answer the items of a conversation, streamed or whole, and keep the answer for the next request."""
     app = services(request)
     asked = await _read(request, app)
+    asked.check_results()
     chat = asked.chat
     entry = app.entry(chat.model)
     if kinds := skipped(chat.tools):

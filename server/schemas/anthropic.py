@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.errors import ApiError, missing_parameter
-from server.schemas.blocks import Messages, System, left_out, messages_of, system_text
+from server.schemas.blocks import Messages, System, left_out, messages_of, system_text, turns_of
 from server.schemas.fields import MAX_STOP_CHARS, MAX_STOPS, Tokens, Use, refuse_unsupported
 from server.schemas.problems import check
 from server.schemas.renames import Renames
+from server.schemas.tool_results import check_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,7 @@ def parse_message(data: dict[str, Any]) -> Asked:
     asked = parse_count(data)
     if asked.own.max_tokens is None:
         raise missing_parameter("max_tokens")
+    check_blocks(turns_of(asked.own.messages))
     return asked
 
 

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
 from server.schemas.parts import Strict
 from server.schemas.problems import problem, wrong_type
+from server.schemas.tool_results import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -187,6 +188,14 @@ def system_text(blocks: Iterable[TextBlock]) -> str:
 def messages_of(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """The chat messages, in order."""
     return [plain for message in messages for plain in message.messages()]
+
+
+def turns_of(messages: Iterable[Message]) -> Iterator[Turn]:
+    """What the messages have to do with calls."""
+    for i, message in enumerate(messages):
+        for plain in message.messages():
+            calls = [call["id"] for call in plain.get("tool_calls", [])]
+            yield Turn(i, plain["role"], calls, plain.get("tool_call_id"))
 
 
 def left_out(messages: Iterable[Message]) -> list[str]:

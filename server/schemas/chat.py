@@ -24,6 +24,7 @@ from server.schemas.fields import (
 )
 from server.schemas.messages import ConversationFields, Messages, conversation, unknown_names
 from server.schemas.problems import check, problem, wrong_type
+from server.schemas.tool_results import check_chat
 
 if TYPE_CHECKING:
     from backends.messages import Ready
@@ -272,6 +273,13 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields):
 
 def parse_chat(data: dict[str, Any]) -> ChatRequest:
     """The checked request. Raises ApiError 400."""
+    request = parse_meaning(data)
+    check_chat(request.messages, open_end=request.end == "nothing")
+    return request
+
+
+def parse_meaning(data: dict[str, Any]) -> ChatRequest:
+    """The same for other surfaces' requests, which say in their own words what is wrong with results of calls."""
     refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
     refuse_unsupported(data, refused, NEUTRAL, instead=INSTEAD)
     request = check(ChatRequest, data)

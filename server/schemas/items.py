@@ -123,17 +123,27 @@ class CallItem(Strict):
 
 
 class OutputItem(Strict):
-    """What a called tool answered."""
+    """What a tool answered; without the id of a call it is what a tool says that the client has called itself."""
 
     type: Literal["function_call_output", "custom_tool_call_output"]
-    call_id: Annotated[str, Field(min_length=1)]
+    call_id: Annotated[str, Field(min_length=1)] | None = None
+    name: str | None = None
     output: Text
     id: str | None = None
     status: str | None = None
 
+    @model_validator(mode="after")
+    def _answers_a_call(self) -> OutputItem:
+        if self.call_id is None and self.type == "custom_tool_call_output":
+            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=".call_id")
+        return self
+
     def message(self) -> dict[str, Any] | None:
         """The chat message."""
-        return {"role": "tool", "tool_call_id": self.call_id, "content": _plain(self.output)}
+        text = _plain(self.output)
+        if self.call_id is None:
+            return {"role": "user", "content": f"{self.name}: {text}" if self.name else text}
+        return {"role": "tool", "tool_call_id": self.call_id, "content": text}
 
     def stored(self) -> dict[str, Any]:
         """The form in which input items are listed."""

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from server.errors import ApiError
-from server.schemas.chat import ChatRequest, parse_chat
+from server.schemas.chat import ChatRequest, parse_meaning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,6 +49,6 @@ class Renames:
     def parse(self, chat: dict[str, Any]) -> ChatRequest:
         """The checked chat request. Raises ApiError 400 in the surface's words."""
         try:
-            return parse_chat(chat)
+            return parse_meaning(chat)
         except ApiError as problem:
             raise self.error(problem) from None

@@ -13,6 +13,7 @@ from server.schemas.fields import Bool, Tokens, Use, refuse_unsupported
 from server.schemas.items import Item, Items, OtherItem, ReferenceItem, left_out, messages_of
 from server.schemas.problems import check, problem, wrong_type
 from server.schemas.response_fields import FIELDS, INSTEAD, NEUTRAL, RENAMES, SAME
+from server.schemas.tool_results import check_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +127,10 @@ class Asked:
     """The conversation so far as chat messages, without the instructions."""
     ignored: list[str]
 
+    def check_results(self) -> None:
+        """Every call is answered, and no other. Raises ApiError 400."""
+        check_items(self.turns)
+
     @property
     def wants_envelope(self) -> bool:
         """Reasoning is asked for in the form that comes back."""
@@ -192,8 +197,9 @@ _PREFIXES = {
 
 
 def turns_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The chat messages that items of our own making mean."""
-    return messages_of([_ITEM.validate_python(item) for item in items])
+    """The chat messages that items of our own making mean; nobody can answer a call that was cut."""
+    kept = [item for item in items if (item["type"], item["status"]) != ("function_call", "incomplete")]
+    return messages_of([_ITEM.validate_python(item) for item in kept])
 
 
 def _shown(tool: dict[str, Any]) -> dict[str, Any]:

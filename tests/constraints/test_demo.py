@@ -142,7 +142,7 @@ def check_calls(outcome: Outcome) -> int:
     assert not isinstance(outcome.end, Failed), outcome.end
     ids = iter(f"id{i}" for i in range(1000))
     reader = named("hermes").read(TOOLS, new_id=lambda: next(ids))
-    pieces = [*reader.feed(outcome.text()), *reader.flush()]
+    pieces = [*reader.feed(outcome.text()), *reader.flush(cut=False)]
     begun = [piece for piece in pieces if isinstance(piece, CallBegins)]
     if outcome.reason() == "length":
         return 0

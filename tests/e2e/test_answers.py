@@ -190,20 +190,6 @@ def test_a_model_without_tools_in_its_template_calls_them_all_the_same(client: o
     assert not forced.message.content
 
 
-def test_log_probabilities_of_every_token_come_along_with_calls(client: openai.OpenAI) -> None:
-    fields: Any = {"model": "demo", "messages": PARIS, "tools": TOOLS, "temperature": 0, "logprobs": True}
-    whole = client.chat.completions.create(**fields, top_logprobs=2)
-    chunks = list(client.chat.completions.create(**fields, stream=True))
-
-    streamed = [entry for c in chunks if c.choices[0].logprobs for entry in c.choices[0].logprobs.content or []]
-    logprobs = whole.choices[0].logprobs
-    assert logprobs is not None
-    assert logprobs.content is not None
-    assert [entry.token for entry in streamed] == [entry.token for entry in logprobs.content]
-    assert b"".join(bytes(entry.bytes or []) for entry in logprobs.content).startswith(b"<tool_call>")
-    assert all(len(entry.top_logprobs) == 2 for entry in logprobs.content)
-
-
 def test_text_completions_take_forms_too(client: openai.OpenAI) -> None:
     fields: Any = {"model": "demo", "prompt": "Paris", "temperature": 1, "max_tokens": 200, "seed": 1}
     by_pattern = client.completions.create(**fields, extra_body={"guided_regex": "[0-9]{3}-[a-f]{2}"})

@@ -11,7 +11,7 @@ import pytest
 
 from server.schemas.fields import Use
 from server.surfaces import SURFACES
-from tests.e2e import test_answers, test_conversations, test_sdk, test_surfaces
+from tests.e2e import test_answers, test_conversations, test_logprobs, test_sdk, test_surfaces
 from tests.e2e.server import Server
 from tests.models import canary_p
 
@@ -98,8 +98,8 @@ BESIDE: dict[str, Any] = {
     "guided_regex": test_answers.test_text_completions_take_forms_too,
     "guided_choice": test_answers.test_text_completions_take_forms_too,
     "best_of": test_answers.test_the_best_of_several_is_the_likeliest,
-    "logprobs": test_answers.test_log_probabilities_of_every_token_come_along_with_calls,
-    "top_logprobs": test_answers.test_log_probabilities_of_every_token_come_along_with_calls,
+    "logprobs": test_logprobs.test_joined_the_bytes_of_the_tokens_are_the_content,
+    "top_logprobs": test_logprobs.test_joined_the_bytes_of_the_tokens_are_the_content,
     "input": test_surfaces.test_a_response_calls_a_tool_and_reads_its_result,
     "previous_response_id": test_surfaces.test_a_conversation_goes_on_by_its_id,
     "reasoning": test_surfaces.test_reasoning_and_a_schema_on_both_surfaces,

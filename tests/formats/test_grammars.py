@@ -95,7 +95,7 @@ def test_whatever_a_required_call_may_be_it_reads_and_validates(compilers, name)
 def read_offered(name: str, text: str):
     ids = iter(f"id{i}" for i in range(1000))
     reader = named(name).read(OFFERED, new_id=lambda: next(ids))
-    return [piece for char in text for piece in reader.feed(char)] + reader.flush()
+    return [piece for char in text for piece in reader.feed(char)] + reader.flush(cut=False)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "harmony"])

@@ -16,10 +16,23 @@ from backends.formats.reading import JsonScan
 from tests.formats.recorded import RECORDED, TEMPLATES, TOOLS, Recorded
 
 
-def read(name: str, chunks: list[str]) -> list[Piece]:
+def read(name: str, chunks: list[str], *, cut: bool = False) -> list[Piece]:
+    return read_to_its_end(name, chunks, cut=cut)[0]
+
+
+def read_to_its_end(name: str, chunks: list[str], *, cut: bool) -> tuple[list[Piece], bool]:
+    """What was read, content at its place in the text, and whether the text ended inside a call."""
     ids = (f"id{i}" for i in itertools.count())
     reader = named(name).read(TOOLS, new_id=lambda: next(ids))
-    return joined([piece for chunk in chunks for piece in reader.feed(chunk)] + reader.flush())
+    pieces = [piece for chunk in chunks for piece in reader.feed(chunk)] + reader.flush(cut=cut)
+    text, before = "".join(chunks), 0
+    for piece in pieces:
+        if isinstance(piece, Content):
+            assert piece.text
+            assert text[piece.at : piece.at + len(piece.text)] == piece.text
+            assert piece.at >= before
+            before = piece.at + len(piece.text)
+    return joined(pieces), reader.is_cut
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:
@@ -33,6 +46,7 @@ def joined(pieces: list[Piece]) -> list[Piece]:
             result[-1] = CallArguments(piece.number, last.text + piece.text)
         else:
             result[-1] = type(piece)(last.text + piece.text)
+    result = [Content(piece.text) if isinstance(piece, Content) else piece for piece in result]
     return [_canonical(piece) if isinstance(piece, CallArguments) else piece for piece in result]
 
 
@@ -68,6 +82,76 @@ def test_an_answer_cut_short_gives_what_is_certain_and_never_fails(case):
         pieces = read(case.format, list(case.text[:end]))
         seen = [piece.name for piece in pieces if isinstance(piece, CallBegins)]
         assert seen == names[: len(seen)]
+
+
+@pytest.mark.parametrize("case", [c for c in RECORDED if c.grammatical], ids=name_of)
+def test_half_a_call_is_no_text(case):
+    """From its mark to the end of its arguments a call that was cut is a call, or nothing before its name is whole."""
+    marks = {mark for format_ in FORMATS for mark in format_.marks}
+    names = [piece.name for piece in case.pieces if isinstance(piece, CallBegins)]
+    words = next((piece.text for piece in case.pieces if isinstance(piece, Content)), "")
+    bare = case.text.startswith("{")
+    n_cut = 0
+    for end in range(len(case.text)):
+        text = case.text[:end]
+        pieces, is_cut = read_to_its_end(case.format, [text], cut=True)
+        assert (pieces, is_cut) == read_to_its_end(case.format, list(text), cut=True)
+        seen = [piece.name for piece in pieces if isinstance(piece, CallBegins)]
+        assert seen == names[: len(seen)]
+        said = "".join(piece.text for piece in pieces if isinstance(piece, Content))
+        half_a_mark = any(text.endswith(mark[:n]) for mark in marks for n in range(1, len(mark)))
+        assert words.startswith(said.rstrip()) or half_a_mark or (bare and not seen)
+        arguments = [piece.text for piece in pieces if isinstance(piece, CallArguments)]
+        whole = arguments == [piece.text for piece in case.pieces if isinstance(piece, CallArguments)][: len(seen)]
+        assert is_cut or whole
+        n_cut += is_cut
+    assert n_cut or not names
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "called", "arguments"),
+    [
+        ("hermes", '<tool_call>\n{"name": "add", "argu', "add", None),
+        ("hermes", '<tool_call>\n{"name": "ad', None, None),
+        ("hermes", '<tool_call>\n{"name": "add", "arguments": {"numbers": [1, 2', "add", '{"numbers": [1, 2'),
+        ("llama", '{"name": "add", "param', "add", None),
+        ("mistral", '[TOOL_CALLS] [{"name": "add"', "add", None),
+        ("mistral-args", "[TOOL_CALLS]add[ARGS]", "add", None),
+        ("mistral-args", "[TOOL_CALLS]ad", None, None),
+        ("gemma", "<|tool_call>call:ad", None, None),
+        ("gemma", "<|tool_call>call:add{numbers:[1", "add", '{"numbers": [1'),
+        ("deepseek", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>", "add", None),
+        ("deepseek-r1", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```js", "add", None),
+        ("qwen-xml", "<tool_call>\n<function=ad", None, None),
+        ("qwen-xml", "<tool_call>\n<function=get_weather>\n<parameter=city>\nPa", "get_weather", '{"city": "Pa'),
+        ("harmony", "<|channel|>commentary to=functions.add <|constrain|>js", "add", None),
+        ("harmony", "<|channel|>commentary to=functions.ad", None, None),
+        ("harmony", '<|channel|>commentary to=functions.add <|message|>{"numbers', "add", '{"numbers'),
+    ],
+)
+def test_what_is_told_of_a_call_that_was_cut(name, text, called, arguments):
+    begins = [CallBegins(0, "id0", called)] if called else []
+    expected = [*begins, *([CallArguments(0, arguments)] if arguments else [])]
+    assert read_to_its_end(name, [text], cut=True) == (expected, True)
+    assert read_to_its_end(name, list(text), cut=True) == (expected, True)
+
+
+def test_a_call_after_a_whole_one_may_be_cut_as_well():
+    first = '{"name": "add", "arguments": {}}'
+    text = f'[TOOL_CALLS] [{first}, {{"name": "get_w'
+    assert read_to_its_end("mistral", [text], cut=True) == ([CallBegins(0, "id0", "add"), CallArguments(0, "{}")], True)
+    pieces, is_cut = read_to_its_end("mistral", [f'[TOOL_CALLS] [{first}, {{"name": "add", "ar'], cut=True)
+    assert (pieces[-1], is_cut) == (CallBegins(1, "id1", "add"), True)
+    assert read_to_its_end("mistral", [f"[TOOL_CALLS] [{first}"], cut=True)[1] is False
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "Ann", "age": 7}', '{"name": "Ann", "age', '{"na', '{"name": "Ann"} and more']
+)
+def test_an_object_that_names_no_function_is_text_where_calls_need_no_mark(text):
+    for cut in (True, False):
+        assert read_to_its_end("llama", [text], cut=cut) == ([Content(text)], False)
+        assert read_to_its_end("llama", list(text), cut=cut) == ([Content(text)], False)
 
 
 @pytest.mark.parametrize("case", [c for c in RECORDED if len(c.pieces) > 1], ids=name_of)

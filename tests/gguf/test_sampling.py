@@ -122,7 +122,7 @@ def test_logprobs_are_a_log_softmax_with_the_best_first() -> None:
 
     assert np.exp(values).sum() == pytest.approx(1.0, abs=1e-6)
     assert best.tolist() == [1, 2, 0]
-    assert sampling.describe(3, values, best, lambda _: b"x").logprob == -9999.0
+    assert sampling.describe(3, values, best, lambda _: b"x", wrote=b"x").logprob == -9999.0
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-45, 1e-300])

@@ -96,9 +96,12 @@ def test_choices_are_told_apart():
 
 
 def test_log_probabilities_survive_infinity_and_half_characters():
-    token = TokenLogprob("\ufffd", float("-inf"), b"\xe2\x82", [TokenLogprob("a", -0.5, b"a")])
+    tokens = [
+        TokenLogprob("\ufffd", float("-inf"), b"\xe2\x82", [TokenLogprob("a", -0.5, b"a")]),
+        TokenLogprob("\ufffd", -1.0, b"\xac"),
+    ]
     stream = ChatStream(HEAD, include_usage=False, new_splitter=lambda: None)
-    chunk = events(stream.delta(delta("", logprobs=[token]), 0))[-1]
+    chunk = events(stream.delta(delta("€", logprobs=tokens), 0))[-1]
     assert chunk["choices"][0]["logprobs"] == {
         "content": [
             {
@@ -106,7 +109,8 @@ def test_log_probabilities_survive_infinity_and_half_characters():
                 "logprob": -9999.0,
                 "bytes": [0xE2, 0x82],
                 "top_logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97]}],
-            }
+            },
+            {"token": "\ufffd", "logprob": -1.0, "bytes": [0xAC], "top_logprobs": []},
         ],
         "refusal": None,
     }

@@ -223,7 +223,8 @@ def test_conversations_are_put_in_the_order_strict_templates_want():
 @pytest.mark.parametrize("content", [None, "", "absent"])
 def test_calls_and_results_are_echoed_as_clients_send_them(content):
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
-    assistant = {"role": "assistant", "tool_calls": [call]} | ({} if content == "absent" else {"content": content})
+    calls = [call, {**call, "id": "c2"}]
+    assistant = {"role": "assistant", "tool_calls": calls} | ({} if content == "absent" else {"content": content})
     results = [
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "4"}]},
         {"role": "tool", "tool_call_id": "c2", "content": "5"},
@@ -231,7 +232,7 @@ def test_calls_and_results_are_echoed_as_clients_send_them(content):
     messages = chat(messages=[*USER, assistant, *results]).job("j").prompt.messages
     plain_call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
     assert messages[1:] == [
-        {"role": "assistant", "content": "", "tool_calls": [plain_call]},
+        {"role": "assistant", "content": "", "tool_calls": [plain_call, {**plain_call, "id": "c2"}]},
         {"role": "tool", "content": "4", "tool_call_id": "c1"},
         {"role": "tool", "content": "5", "tool_call_id": "c2"},
     ]
@@ -239,7 +240,8 @@ def test_calls_and_results_are_echoed_as_clients_send_them(content):
 
 def test_arguments_that_are_no_object_stay_text():
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{broken"}}
-    messages = chat(messages=[*USER, {"role": "assistant", "tool_calls": [call]}]).job("j").prompt.messages
+    answered = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": ""}]
+    messages = chat(messages=[*USER, *answered]).job("j").prompt.messages
     assert messages[1]["tool_calls"][0]["function"]["arguments"] == "{broken"
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from backends.formats import hermes
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, held_back
-from server.output.splitter import Splitter, finish_reason
+from backends.messages import Delta, FinishReason
+from server.output.sorting import Sorter
+from server.output.splitter import Splitter
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 ARGS = '{"city": "Paris"}'
@@ -25,7 +27,10 @@ def sort(chunks: list[str], *, reasons: bool = True, opened: bool = False, tools
     numbers = itertools.count()
     reader = hermes.FORMAT.read(new_id=lambda: f"call_{next(numbers)}") if tools else None
     splitter = Splitter(marks=("<think>", "</think>") if reasons else None, opened=opened, calls=reader)
-    return joined([piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush())
+    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush(cut=False)
+    text = "".join(chunks)
+    assert all(text.startswith(piece.text, piece.at) for piece in pieces if isinstance(piece, Content))
+    return joined(pieces)
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:
@@ -38,7 +43,7 @@ def joined(pieces: list[Piece]) -> list[Piece]:
             result[-1] = type(piece)(result[-1].text + piece.text)
         else:
             result.append(piece)
-    return result
+    return [Content(piece.text) if isinstance(piece, Content) else piece for piece in result]
 
 
 CASES = [
@@ -122,10 +127,25 @@ def test_held_back_is_the_longest_beginning_of_the_tag():
     assert held_back("", "</think>") == 0
 
 
-def test_calls_turn_stop_into_tool_calls_and_leave_length_alone():
-    assert finish_reason("stop", has_calls=True) == "tool_calls"
-    assert finish_reason("stop", has_calls=False) == "stop"
-    assert finish_reason("length", has_calls=True) == "length"
+@pytest.mark.parametrize(
+    ("text", "reason", "stop", "expected"),
+    [
+        (CALL, "stop", None, "tool_calls"),
+        (CALL, "tool_calls", None, "tool_calls"),
+        ("no call", "stop", None, "stop"),
+        (CALL, "length", None, "length"),
+        (CALL[:40], "length", None, "length"),
+        (CALL, "stop", "\n\n", "tool_calls"),
+        (CALL[:60], "stop", "Paris", "stop"),
+        (CALL[:20], "stop", "weather", "stop"),
+    ],
+)
+def test_whole_calls_turn_stop_into_tool_calls(text: str, reason: FinishReason, stop: str | None, expected: str):
+    """Whoever is told of calls runs them, so that a call that was cut is not told so."""
+    sorter = Sorter(Splitter(marks=None, opened=False, calls=hermes.FORMAT.read()))
+    sorter.said(Delta(id="j", index=0, text=text, n_tokens=1, finish_reason=reason, stop=stop))
+    assert (sorter.finish_reason, sorter.stop) == (expected, stop)
+    assert sorter.is_cut == (text != CALL and text != "no call")
 
 
 def test_arguments_are_json():

@@ -1,41 +1,140 @@
-"""Which tokens wrote a piece of an answer."""
+"""The tokens of content: joined, their bytes are the content, whatever else was written and however it came."""
 
 from __future__ import annotations
 
-from backends.messages import TokenLogprob
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.formats import hermes
+from backends.formats.pieces import Content
+from backends.messages import Delta, TokenLogprob
+from backends.text import TextStream
 from server.output.content_tokens import ContentTokens
+from server.output.sorting import Said, Sorter
+from server.output.splitter import Splitter
+
+
+def token(raw: bytes) -> TokenLogprob:
+    return TokenLogprob(raw.decode("utf-8", "replace"), -1.0, raw)
 
 
 def tokens(*texts: str) -> list[TokenLogprob]:
-    return [TokenLogprob(text, -1.0, text.encode()) for text in texts]
+    return [token(text.encode()) for text in texts]
 
 
 def names(found: list[TokenLogprob]) -> list[str]:
-    return [token.token for token in found]
+    return [entry.token for entry in found]
 
 
-def test_marks_and_space_before_a_piece_are_no_part_of_it():
+def written(found: list[TokenLogprob]) -> bytes:
+    return b"".join(entry.bytes for entry in found)
+
+
+def test_marks_and_space_around_content_are_no_part_of_it():
     waiting = ContentTokens()
     waiting.add(tokens("<think>", "\n", "hm", "\n", "</think>", "\n\n", "Par", "is"))
 
-    assert names(waiting.of("hm")) == ["hm"]
-    assert names(waiting.of("Paris")) == ["Par", "is"]
-    assert waiting.of("") == []
+    assert names(waiting.of(21, 5)) == ["Par", "is"]
+    assert waiting.rest() == []
 
 
-def test_a_piece_may_be_written_over_several_deltas_and_end_inside_a_token():
+def test_the_same_letters_elsewhere_are_not_taken_for_it():
+    waiting = ContentTokens()
+    waiting.add(tokens("<think>", "t", "</think>", "t"))
+
+    (found,) = waiting.of(16, 1)
+    assert (found.token, waiting.rest()) == ("t", [])
+
+
+def test_a_token_comes_with_the_end_of_its_text():
     waiting = ContentTokens()
     waiting.add(tokens("a", "b <"))
-    assert names(waiting.of("ab")) == ["a", "b <"]
+    assert names(waiting.of(0, 2)) == ["a"]
 
     waiting.add(tokens("c"))
-    assert names(waiting.of(" <c")) == ["c"], "the token before belongs to the piece that it began with"
+    assert names(waiting.of(2, 3)) == ["b <", "c"]
 
 
-def test_the_same_piece_again_has_tokens_of_its_own():
+def test_of_a_token_that_only_begins_as_content_there_is_what_it_wrote_of_it():
     waiting = ContentTokens()
-    waiting.add(tokens("é", " é", " é"))
+    waiting.add(tokens("é", "€.\n\n"))
 
-    assert names(waiting.of("é")) == ["é"]
-    assert names(waiting.of(" é")) == [" é"]
-    assert names(waiting.of(" é")) == [" é"]
+    assert names(waiting.of(0, 3)) == ["é"]
+    (last,) = waiting.rest()
+    assert (last.token, last.bytes) == ("€.\n\n", "€.".encode())
+
+
+def test_text_may_come_before_its_tokens():
+    waiting = ContentTokens()
+    assert waiting.of(0, 2) == []
+    waiting.add(tokens("ab", "c"))
+    assert names(waiting.of(2, 1)) == ["ab", "c"]
+
+
+PARTS = [
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    '{"name":"f","arguments":{"a":1}}',
+    "\n",
+    " ",
+    "<",
+    "é€😀",
+    "ab",
+]
+
+
+def answered(raw: list[bytes], *, stops: list[str], batch: int, ends: bool) -> list[Said]:
+    """What a worker and the server make of these tokens; several may come as one delta."""
+    stream = TextStream(stops=stops, keep_logprobs=True)
+    reader = hermes.FORMAT.read(new_id=lambda: "id")
+    sorter = Sorter(Splitter(marks=("<think>", "</think>"), opened=False, calls=reader))
+    steps = []
+    for piece in raw:
+        steps.append(stream.push(piece, token(piece)))
+        if steps[-1].stopped_by is not None:
+            break
+    else:
+        steps.append(stream.flush())
+    said: list[Said] = []
+    for group in (steps[i : i + batch] for i in range(0, len(steps), batch)):
+        last = group[-1] is steps[-1]
+        stop = group[-1].stopped_by
+        reason = None if not last else "stop" if stop or ends else "length"
+        text = "".join(step.text for step in group)
+        logprobs = [entry for step in group for entry in step.logprobs]
+        said += sorter.said(Delta("j", 0, text, len(group), logprobs, reason, stop))
+    return said
+
+
+def is_subsequence(some: list[str], of: list[str]) -> bool:
+    left = iter(of)
+    return all(name in left for name in some)
+
+
+@given(
+    parts=st.lists(st.sampled_from(PARTS), max_size=10),
+    cuts=st.lists(st.integers(0, 400), max_size=40),
+    stops=st.lists(st.sampled_from(["b\n", "é", "</", " a", "€😀a"]), max_size=2),
+    batch=st.integers(1, 4),
+    ends=st.booleans(),
+    tail=st.sampled_from([b"", b"\xe2\x82", b"\xff", b"\xf0\x9f\xe2\x82\xacx"]),
+)
+def test_joined_the_bytes_of_the_tokens_are_the_content(parts, cuts, stops, batch, ends, tail):
+    whole = "".join(parts).encode() + tail
+    edges = sorted({0, len(whole), *(cut % (len(whole) + 1) for cut in cuts)})
+    raw = [whole[a:b] for a, b in itertools.pairwise(edges)]
+
+    said = answered(raw, stops=stops, batch=batch, ends=ends)
+
+    content = "".join(entry.piece.text for entry in said if isinstance(entry.piece, Content))
+    found = [entry for one in said for entry in one.tokens or []]
+    assert written(found).decode("utf-8", "replace") == content
+    assert all(entry.bytes for entry in found)
+    assert all(isinstance(one.piece, Content) or one.tokens is None for one in said)
+    names = [piece.decode("utf-8", "replace") for piece in raw]
+    places = [name for name, _ in itertools.groupby(entry.token for entry in found)]
+    assert is_subsequence(places, names)

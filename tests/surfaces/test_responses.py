@@ -93,7 +93,7 @@ def test_a_tool_loop_goes_there_and_back(client):
     history = [{"role": "user", "content": "x"}, *[item.to_dict() for item in first.output], *results]
     second = client.responses.create(model="fake", input=history, tools=TOOLS)
     assert second.output_text == "echo: sunny"
-    parts = [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "dry"}]}]
+    parts = [{**results[0], "output": [{"type": "input_text", "text": "dry"}]}]
     third = client.responses.create(model="fake", input=[*history, *parts])
     assert third.output_text == "echo: dry"
 
