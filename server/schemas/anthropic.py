@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.errors import ApiError, missing_parameter
 from server.schemas.blocks import Messages, System, left_out, messages_of, system_text, turns_of
 from server.schemas.fields import MAX_STOP_CHARS, MAX_STOPS, Tokens, Use, refuse_unsupported
+from server.schemas.harmless import MessagesHarmless
 from server.schemas.problems import check
 from server.schemas.renames import Renames
 from server.schemas.tool_results import check_blocks
@@ -98,7 +99,7 @@ class OutputConfig(BaseModel):
     format: dict[str, Any] | None = None
 
 
-class MessagesRequest(BaseModel):
+class MessagesRequest(MessagesHarmless):
     """The fields of a message that chat completions have not, or otherwise."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)

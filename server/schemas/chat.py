@@ -22,6 +22,7 @@ from server.schemas.fields import (
     refuse_unsupported,
     sampling,
 )
+from server.schemas.harmless import ChatHarmless
 from server.schemas.messages import ConversationFields, Messages, conversation, unknown_names
 from server.schemas.problems import check, problem, wrong_type
 from server.schemas.tool_results import check_chat
@@ -143,7 +144,7 @@ def _template_kwargs(value: Any) -> Any:
 _NAMES = ", ".join(f"'{name}'" for name in _OPTIONS)
 
 
-class ChatRequest(SamplingFields, AnswerFields, ConversationFields):
+class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless):
     """The body of a chat completion."""
 
     messages: Messages
@@ -199,8 +200,7 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields):
     @property
     def session(self) -> str:
         """What the client calls this conversation, where it does."""
-        name = (self.model_extra or {}).get("prompt_cache_key")
-        return name[:256] if isinstance(name, str) else ""
+        return (self.prompt_cache_key or "")[:256]
 
     @property
     def limit(self) -> int | None:

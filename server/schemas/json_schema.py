@@ -14,12 +14,14 @@ import msgspec
 from server.errors import ApiError, clip
 from server.schemas.schema_shape import (
     GROUPS,
+    LARGEST_BOUND,
     LISTS,
     MAX_ALTERNATIVES,
     MAX_SAFE_INTEGER,
     SINGLES,
     Alternatives,
     depth,
+    enforceable,
     inexact,
     over_keywords,
     resolved,
@@ -48,6 +50,8 @@ _UNENFORCED = frozenset(
     }
 )
 _REMARKS = frozenset({"$comment", "$id", "id", "$schema", "default", "examples", "title", "description", "x-guidance"})
+_FROM_ABOVE = ("maximum", "exclusiveMaximum")
+_FROM_BELOW = ("minimum", "exclusiveMinimum")
 _AT_LEAST = ("minItems", "minLength", "minProperties")
 _AT_MOST = ("maxItems", "maxLength", "maxProperties")
 _REPEATED_ANCHOR = re.compile(r"(?<!\\)(?:\\\\)*(?:[\^$]|\\[bB])(?:[*+?]|\{\d)")
@@ -129,6 +133,8 @@ class _Walk:
             if self._strict:
                 raise _wrong(f"{path}.{key}", why, code="unsupported_value")
             self.unenforced.add(key)
+        elif key in _FROM_ABOVE or key in _FROM_BELOW:
+            cleared[key] = _bound(schema, key)
         elif key == "additionalItems":
             if isinstance(schema.get("items"), list):  # else it says nothing
                 cleared["items"] = self.clear(value, f"{path}.{key}")
@@ -249,10 +255,21 @@ def _unenforceable(schema: dict[str, Any], key: str) -> str | None:
         return "this keyword cannot be enforced"
     if key in ("const", "enum") and (number := inexact(value)) is not None:
         return f"{clip(number)} cannot be written exactly; numbers are, up to {MAX_SAFE_INTEGER}"
+    if key in (*_FROM_ABOVE, *_FROM_BELOW) and value is not None and _bound(schema, key) is None:
+        return f"numbers beyond {LARGEST_BOUND} cannot be written"
     # A grammar does not remember names, so one that is not declared may come twice and counts once.
     if key == "minProperties" and value > (most := len(set(schema.get("required", []))) + 1):
         return f"at most {most} can be enforced here, which is one more than there are required properties"
     return None
+
+
+def _bound(schema: dict[str, Any], key: str) -> Any:
+    """The bound as it is enforced, None where it cannot be; draft 4 has booleans there, and other things stay too."""
+    value = schema[key]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    strict = key.startswith("exclusive") or schema.get(f"exclusive{key.capitalize()}") is True
+    return enforceable(value, from_above=key in _FROM_ABOVE, strict=strict)
 
 
 def _check_counts(schema: dict[str, Any], path: str) -> None:

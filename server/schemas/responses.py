@@ -10,8 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from server.errors import ApiError, clip, missing_parameter
 from server.schemas.fields import Bool, Tokens, Use, refuse_unsupported
+from server.schemas.harmless import Metadata, ResponseHarmless
 from server.schemas.items import Item, Items, OtherItem, ReferenceItem, left_out, messages_of
-from server.schemas.problems import check, problem, wrong_type
+from server.schemas.problems import check, wrong_type
 from server.schemas.response_fields import FIELDS, INSTEAD, NEUTRAL, RENAMES, SAME
 from server.schemas.tool_results import check_items
 
@@ -62,21 +63,13 @@ def _input(value: Any) -> Any:
     return value
 
 
-def _metadata(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > 16:
-        raise problem(
-            "object_above_max_properties",
-            "Invalid '{param}': too many properties. Expected at most 16, but got {n} instead.",
-            n=len(value),
-        )
-    return value
-
-
-class ResponseRequest(BaseModel):
+class ResponseRequest(ResponseHarmless):
     """The fields of a response that chat completions have not, or otherwise."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-    input: Annotated[Items, BeforeValidator(_input, json_schema_input_type=str | list[Item] | None)] = []
+    input: Annotated[Items, BeforeValidator(_input, json_schema_input_type=str | list[Item] | None)] = Field(
+        default_factory=list
+    )
     instructions: str | None = None
     previous_response_id: str | None = None
     store: Bool = None
@@ -86,13 +79,8 @@ class ResponseRequest(BaseModel):
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
     include: Annotated[list[_INCLUDABLE], Field(max_length=64, fail_fast=True)] | None = None
-    metadata: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
-        BeforeValidator(_metadata),
-    ] = None
+    metadata: Metadata = None
     truncation: Literal["auto", "disabled"] | None = None
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ MAX_ALTERNATIVES = 256
 MAX_COUNTED = 20_000
 """Where counting combinations stops."""
 MAX_SAFE_INTEGER = 2**53 - 1
+LARGEST_BOUND = 9_223_372_036_854_770_000
+"""What is compared is a double of 15 digits and, of an integer, 64 bits."""
 GROUPS = ("properties", "patternProperties", "$defs", "definitions")
 """Keywords that hold schemas by name."""
 SINGLES = ("items", "additionalProperties")
@@ -129,6 +131,32 @@ def inexact(value: Any) -> int | float | None:
             return item
         waiting += _inside(item)
     return None
+
+
+def enforceable(bound: float, *, from_above: bool, strict: bool) -> int | float | None:
+    """A bound of numbers that no number beyond it passes; None where it leaves nothing to write.
+
+    llguidance reads bounds as doubles and writes them in as many digits as tell doubles apart, so a large one is taken
+    as the next one inside that has 15 digits. `strict`: a number that equals it is outside.
+    """
+    if not math.isfinite(bound):
+        return None
+    if abs(bound) <= MAX_SAFE_INTEGER:
+        return bound
+    if not from_above:
+        least = enforceable(-bound, from_above=True, strict=strict)
+        return None if least is None else -least
+    if bound > LARGEST_BOUND:
+        return LARGEST_BOUND
+    return None if bound < -LARGEST_BOUND else _rounded_down(int(bound), strict=strict)
+
+
+def _rounded_down(bound: int, *, strict: bool) -> int:
+    unit = int(10 ** (len(str(abs(bound))) - 15))
+    rounded = bound // unit * unit
+    while max(rounded, int(float(rounded))) > bound - strict:
+        rounded -= unit
+    return rounded
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -1,0 +1,114 @@
+"""Fields that change no answer here, with the types and bounds that the published APIs give them.
+
+A wrong value is refused all the same: a client that sends one means something else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+from server.schemas.messages import Content
+from server.schemas.parts import Strict
+from server.schemas.problems import problem, wrong_type
+
+MAX_METADATA = 16
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_METADATA:
+        raise problem(
+            "object_above_max_properties",
+            "Invalid '{param}': too many properties. Expected at most {limit}, but got {n} instead.",
+            limit=MAX_METADATA,
+            n=len(value),
+        )
+    return value
+
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None, BeforeValidator(_few)
+]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
+
+
+class CacheOptions(Strict):
+    """OpenAI's `prompt_cache_options`; what was computed is found again without them."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m"] | None = None
+
+
+class CacheFields(BaseModel):
+    """What chat completions and responses have in common."""
+
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    """OpenAI's own SDKs spell the first one with a hyphen."""
+    prompt_cache_options: CacheOptions | None = None
+    safety_identifier: Annotated[str, Field(max_length=64)] | None = None
+
+
+def _some(content: Any) -> Any:
+    if content is None:
+        raise wrong_type("a string or an array of objects", content)
+    return content
+
+
+class Prediction(Strict):
+    """What the answer is thought to be."""
+
+    type: Literal["content"]
+    content: Annotated[Content, AfterValidator(_some)]
+
+
+class ChatHarmless(CacheFields):
+    """Of chat completions."""
+
+    metadata: Metadata = None
+    store: bool | None = None
+    service_tier: ServiceTier | None = None
+    prediction: Prediction | None = None
+
+
+class ResponseStreamOptions(Strict):
+    """How a response is streamed; nothing is padded here."""
+
+    include_obfuscation: bool | None = None
+
+
+class ResponseHarmless(CacheFields):
+    """Of responses."""
+
+    service_tier: ServiceTier | Literal["ultrafast"] | None = None
+    stream_options: ResponseStreamOptions | None = None
+    max_tool_calls: int | None = None
+    client_metadata: dict[str, Any] | None = None
+
+
+class MessageMetadata(Strict):
+    """Who asks."""
+
+    user_id: str | None = None
+
+
+class CacheControl(Strict):
+    """Where Anthropic keeps what was computed."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class MessagesHarmless(BaseModel):
+    """Of Anthropic's messages."""
+
+    metadata: MessageMetadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+    cache_control: CacheControl | None = None
+    diagnostics: dict[str, Any] | None = None
+    speed: Literal["standard", "fast"] | None = None
+    inference_geo: str | None = None
+    user_profile_id: str | None = None
+    workspace_id: str | None = None
+    betas: list[str] | None = None
