@@ -1,4 +1,4 @@
-"""What llama.vim and llama.vscode send to `/infill`, field by field as their sources have it, and what they read of it."""
+"""What llama.vim and llama.vscode send to `/infill`, by their sources, field by field, and what they read of it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def post(server: Server, body: dict[str, Any]) -> Any:
 
 def is_suggestion(text: str) -> bool:
     """The model's golden text, as far as the time allowed."""
-    return 0 < len(text) and canary_p.expected_infill(128).startswith(text)
+    return len(text) > 0 and canary_p.expected_infill(128).startswith(text)
 
 
 def test_llama_vim_gets_what_it_reads(server: Server) -> None:
