@@ -34,6 +34,9 @@ _GOOD_BATCHES: Final = 32
 _HEAD_BYTES: Final = 64
 """Of a saved row, before its cells: its length, and room so that the cells are aligned."""
 
+Run = tuple[int, int, int, int]
+"""A slot's rows in the batch: `(slot, positions before it, first row, row behind it)`."""
+
 
 class BnbContext:
     """`parallel` rows of `context` tokens."""
@@ -77,6 +80,7 @@ class BnbContext:
         runs = list(self._runs(n_tokens))
         wanted = np.flatnonzero(self.outputs[:n_tokens])
         self.shortage = FULL
+        most = self._most
         try:
             if not all(self._cache.grow(slot, past + end - begin) for slot, past, begin, end in runs):
                 return _NO_ROOM
@@ -84,6 +88,7 @@ class BnbContext:
         except (RuntimeError, MemoryError) as error:
             if not shortage.is_shortage(error):
                 raise
+            self._most = most  # smaller ones did not help: whoever stays is not to pay for them
             self.shortage = f"no memory is left to go on: {shortage.told(error)}. hint: retry later, or ask for less"
             return _NO_ROOM
         self._logits = logits
@@ -92,29 +97,31 @@ class BnbContext:
             self._lengths[slot] = past + end - begin
         return 0
 
-    def _runs(self, n_tokens: int) -> Iterator[tuple[int, int, int, int]]:
-        """`(slot, positions before it, first row, row behind it)` of each slot's rows in the batch."""
+    def _runs(self, n_tokens: int) -> Iterator[Run]:
         slots = self.sequences[:n_tokens]
         borders = np.flatnonzero(np.diff(slots)) + 1
         for begin, end in zip([0, *borders.tolist()], [*borders.tolist(), n_tokens], strict=True):
             yield int(slots[begin]), int(self.positions[begin]), begin, end
 
-    def _compute(self, runs: Sequence[tuple[int, int, int, int]]) -> NDArray[np.float32]:
-        """Logits of all outputs, in as many passes as memory makes necessary."""
-        while True:
+    def _compute(self, runs: Sequence[Run]) -> NDArray[np.float32]:
+        """Logits of all outputs, in as many passes as memory makes necessary; what is computed stays."""
+        found: list[NDArray[np.float32]] = []
+        rest = list(runs)
+        while rest:
+            part, behind = split(rest, self._most)
             try:
-                found = [self._pass(part) for part in cut(runs, self._most)]
-                logits: NDArray[np.float32] = np.concatenate(found) if len(found) > 1 else found[0]
+                found.append(self._pass(part))
             except (RuntimeError, MemoryError) as error:
-                n_rows = min(self._most, sum(end - begin for _, _, begin, end in runs))
+                n_rows = sum(end - begin for _, _, begin, end in part)
                 if not shortage.is_shortage(error) or n_rows == 1:
                     raise
                 self._shrink(error, n_rows)
-                continue
-            self._n_good += 1
-            if self._n_good >= _GOOD_BATCHES and self._most < self.max_batch:
-                self._most, self._n_good = min(2 * self._most, self.max_batch), 0
-            return logits
+            else:
+                rest = behind
+        self._n_good += 1
+        if self._n_good >= _GOOD_BATCHES and self._most < self.max_batch:
+            self._most, self._n_good = min(2 * self._most, self.max_batch), 0
+        return np.concatenate(found) if len(found) > 1 else found[0]
 
     def _shrink(self, error: BaseException, n_rows: int) -> None:
         """Make passes half as long as the one for which there was no memory."""
@@ -124,7 +131,7 @@ class BnbContext:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _pass(self, runs: Sequence[tuple[int, int, int, int]]) -> NDArray[np.float32]:
+    def _pass(self, runs: Sequence[Run]) -> NDArray[np.float32]:
         rows = np.concatenate([np.arange(begin, end) for _, _, begin, end in runs])
         decoding: list[Decoding] = []
         stretches: list[Stretch] = []
@@ -229,16 +236,14 @@ class BnbContext:
         self._cache.layers.clear()
 
 
-def cut(runs: Sequence[tuple[int, int, int, int]], most: int) -> list[list[tuple[int, int, int, int]]]:
-    """Runs in parts of at most so many rows, in their order; a run that is too long is cut as well."""
-    parts: list[list[tuple[int, int, int, int]]] = [[]]
-    room = most
-    for slot, past, begin, end in runs:
-        while begin < end:
-            if room == 0:
-                parts.append([])
-                room = most
-            n_rows = min(room, end - begin)
-            parts[-1].append((slot, past, begin, begin + n_rows))
-            past, begin, room = past + n_rows, begin + n_rows, room - n_rows
-    return parts
+def split(runs: Sequence[Run], most: int) -> tuple[list[Run], list[Run]]:
+    """The first `most` rows of runs and those behind them, in their order; the run in between is cut."""
+    part: list[Run] = []
+    for index, (slot, past, begin, end) in enumerate(runs):
+        n_rows = min(most, end - begin)
+        part.append((slot, past, begin, begin + n_rows))
+        most -= n_rows
+        if most == 0:
+            cut = [(slot, past + n_rows, begin + n_rows, end)] if begin + n_rows < end else []
+            return part, [*cut, *runs[index + 1 :]]
+    return part, []

@@ -106,27 +106,6 @@ def test_a_pool_that_runs_full_sets_back_and_fails_nobody(small_pool: Engine) ->
     assert sum(outcome.finished.preemptions for outcome in outcomes) > 0
 
 
-def test_a_pass_without_memory_is_computed_in_smaller_ones(
-    canary_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    engine: Any = load(
-        LoadModel("canary", "bnb", str(canary_folder), context=512, parallel=2, threads=1), lambda _: None
-    )
-    forward = engine._context._runner.forward
-
-    def short_of_memory(tokens: Any, *rest: Any) -> Any:
-        if len(tokens) > 100:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
-        return forward(tokens, *rest)
-
-    monkeypatch.setattr(engine._context._runner, "forward", short_of_memory)
-    (outcome,) = run(engine, [text_job("x" * 400 + "k", max_tokens=20)])
-    engine.close()
-
-    assert outcome.text() == canary_p.expected_text("k", 20)
-    assert "99 bytes" in capfd.readouterr().err
-
-
 def test_a_new_worker_finds_what_the_last_one_left(tmp_path: Path, canary_folder: Path) -> None:
     store = Store(folder=str(tmp_path), max_bytes=32 << 20)
     prompt = "h" * 300
