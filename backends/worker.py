@@ -45,8 +45,10 @@ class Timeouts:
 
     load_s: float = 600.0
     ping_every_s: float = 1.0
+    start_s: float = 60.0
+    """From the start of a process to its first sign of life: imports take long beside others, or from a cold disk."""
     pong_s: float = 8.0
-    """Silence after which a worker counts as hung."""
+    """Silence after which a worker counts as hung, once it has given one."""
     step_s: float = 300.0
     """The longest an engine step (or the preparation of one job) may run."""
     stop_s: float = 5.0
@@ -97,6 +99,7 @@ class Worker:
         self._verdict: Exit | None = None
         self._load_failed: LoadFailed | None = None
         self._unanswered_pings = 0
+        self._heard = False
         self._exited = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -160,6 +163,7 @@ class Worker:
 
     def received(self, report: Report) -> None:
         """Take a report from the socket."""
+        self._heard = True
         match report:
             case Step():
                 self._deliver(report)
@@ -209,14 +213,14 @@ class Worker:
     async def _watch(self) -> None:
         """Count unanswered pings, not seconds: a server that slept itself must not blame its workers."""
         timeouts = self._timeouts
-        allowed = max(1, round(timeouts.pong_s / timeouts.ping_every_s))
         loading_s = 0.0
         while not self._exited.is_set():
             self._unanswered_pings += 1
             self._send(Ping())
             await asyncio.sleep(timeouts.ping_every_s)
-            if self._unanswered_pings >= allowed:
-                self.condemn("worker_hung", f"gave no sign of life for {timeouts.pong_s:g} s")
+            silence_s = timeouts.pong_s if self._heard else timeouts.start_s
+            if self._unanswered_pings >= max(1, round(silence_s / timeouts.ping_every_s)):
+                self.condemn("worker_hung", f"gave no sign of life for {silence_s:g} s")
             if self.ready is None:
                 loading_s += timeouts.ping_every_s
                 if loading_s > timeouts.load_s:

