@@ -53,6 +53,23 @@ def test_no_number_passes_its_bound(kind, key, edge, off, sign, beside):
 
 
 @pytest.mark.parametrize(
+    ("kind", "bound", "beyond"),
+    [
+        ("integer", 1_152_921_504_606_850_000, 48),  # the double next to it lies beyond
+        ("number", 1_152_921_504_606_850_000, 48),
+        ("number", 2**60 + 1, 1),  # written in as few digits as tell doubles apart it is 1152921504606847000
+        ("number", 2**60, 1),
+        ("integer", 2**53 + 3, 1),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_rounding_leads_beyond_a_bound(kind, bound, beyond, sign):
+    schema = {"type": kind, "maximum" if sign > 0 else "minimum": sign * bound}
+    assert not any(may_write(schema, str(sign * (bound + more))) for more in range(1, beyond + 1))
+    assert may_write(schema, str(sign * 10**15))
+
+
+@pytest.mark.parametrize(
     ("schema", "numbers"),
     [
         ({"type": "integer", "maximum": 2**63 - 1}, [0, 1234567890123456789, 9_223_372_036_854_769_664]),

@@ -146,7 +146,14 @@ def test_a_call_after_a_whole_one_may_be_cut_as_well():
 
 
 @pytest.mark.parametrize(
-    "text", ['{"name": "Ann", "age": 7}', '{"name": "Ann", "age', '{"na', '{"name": "Ann"} and more']
+    "text",
+    [
+        '{"name": "Ann", "age": 7}',
+        '{"name": "Ann", "parameters": {"a": 1}}',
+        '{"name": "Ann", "age',
+        '{"na',
+        '{"name": "Ann"} and more',
+    ],
 )
 def test_an_object_that_names_no_function_is_text_where_calls_need_no_mark(text):
     for cut in (True, False):

@@ -66,6 +66,17 @@ def test_of_a_token_that_only_begins_as_content_there_is_what_it_wrote_of_it():
     assert (last.token, last.bytes) == ("€.\n\n", "€.".encode())
 
 
+def test_half_a_character_and_the_one_behind_it_are_told_apart():
+    waiting = ContentTokens()
+    waiting.add([token(b"\xf0\x9f"), token(b"\xe2\x82\xac"), token(b"\xf0x")])
+
+    assert [entry.bytes for entry in waiting.of(0, 1)] == [b"\xf0\x9f"]
+    assert [entry.bytes for entry in waiting.of(1, 1)] == ["€".encode()]
+    assert waiting.of(2, 1) == []
+    assert [entry.bytes for entry in waiting.rest()] == [b"\xf0"]
+    assert [entry.bytes for entry in waiting.of(3, 1)] == [b"x"]
+
+
 def test_text_may_come_before_its_tokens():
     waiting = ContentTokens()
     assert waiting.of(0, 2) == []
