@@ -110,6 +110,18 @@ def test_a_tool_loop_goes_there_and_back(claude):
     assert third.content[0].text == "echo: and now?"
 
 
+def test_a_call_that_is_cut_has_the_values_that_are_whole(claude):
+    """As the SDK itself reads what was streamed."""
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Paris", "days": 2}}</tool_call>'
+    ask = {"model": "fake", "max_tokens": 6, "messages": user(f"!say {call}"), "tools": TOOLS}
+    with claude.messages.stream(**ask) as stream:
+        streamed = stream.get_final_message()
+
+    for message in (claude.messages.create(**ask), streamed):
+        (block,) = message.content
+        assert (block.name, block.input, message.stop_reason) == ("weather", {"city": "Paris"}, "max_tokens")
+
+
 def test_a_streamed_call_comes_as_partial_json(claude):
     with claude.messages.stream(model="fake", max_tokens=99, messages=user(f"!say {CALL}"), tools=TOOLS) as stream:
         events = list(stream)
