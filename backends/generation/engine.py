@@ -141,6 +141,7 @@ class GeneratingEngine:
         request = self._requests.pop(job_id, None)
         if request is None:
             return []
+        self._residency.forget(request)
         for sequence in [s for s in self._sequences if s.request is request]:
             self._n_waiting -= sequence.phase is Phase.WAITING
             self._lay_down(sequence)
@@ -350,7 +351,7 @@ class GeneratingEngine:
         """Let waiting choices begin from the prompt that `source` just computed, each from the same logits."""
         request = source.request
         family = [source]
-        if len(request.unstarted) > len(self._free) and request.state is None:
+        if len(request.unstarted) > len(self._free) and request.box is None:
             self._residency.remember(source)
         while request.unstarted and self._free:
             sequence = self._start(request)
@@ -388,6 +389,7 @@ class GeneratingEngine:
 
     def _end(self, request: Request, events: list[Event]) -> None:
         del self._requests[request.job.id]
+        self._residency.forget(request)
         events.append(
             Finished(
                 request.job.id,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from backends.generation.decoder import DecoderContext, DecoderModel
     from backends.generation.pace import Pace
+    from backends.generation.sequence import Request
     from backends.prefix.shelf import Box
 
 GROWTH_TOKENS: Final = 64
@@ -124,7 +125,14 @@ class Residency:
 
     def remember(self, source: Sequence) -> None:
         """Keep the prompt that `source` has computed for choices of its job that find no slot yet."""
-        source.request.state = self._context.save(source.slot)
+        if self._store is not None:
+            source.request.box = self._keep(source, pinned=True)
+
+    def forget(self, request: Request) -> None:
+        """No choice of a job needs its computed prompt any more."""
+        if self._store is not None and request.box is not None:
+            self._store.drop(request.box)
+            request.box = None
 
     def _best_running(self, sequence: Sequence) -> tuple[Sequence, int] | None:
         if not self._cuttable or sequence.request.scoring:
@@ -145,10 +153,13 @@ class Residency:
 
     def _take(self, sequence: Sequence, stored: Found | None) -> int:
         """Restore what was found into the sequence's empty slot; how many positions that gave."""
-        if sequence.request.state is not None and not sequence.generated:
-            last = sequence.target.size - 1
-            return last if self._restore(sequence, sequence.request.state, last) else 0
-        if stored is None or self._store is None:
+        if self._store is None:
+            return 0
+        if sequence.request.box is not None and not sequence.generated:
+            state, last = self._store.open(sequence.request.box, now_s=self._clock()), sequence.target.size - 1
+            if state is not None and self._restore(sequence, state, last):
+                return last
+        if stored is None:
             return 0
         room = self.room
         if room is not None and stored.box.label.n_tokens > room:  # it comes back whole before it is cut

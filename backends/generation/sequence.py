@@ -67,8 +67,8 @@ class Request:
     """Choices that have not finished."""
     opening: list[Event]
     """What the client is told once the first choice has its place."""
-    state: NDArray[np.uint8] | None = None
-    """The computed prompt, kept while choices wait for a slot."""
+    box: Box | None = None
+    """The computed prompt in the store, for choices that wait for a slot; None: they compute what they find nowhere."""
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Of the prompt, those that were found computed."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from backends import registry
 from backends.engine import Engine, JobError, LoadError
 from backends.gguf import library_log
 from backends.gguf.loading import load
@@ -22,6 +25,7 @@ from backends.messages import (
     InfillPrompt,
     LoadModel,
     Sampling,
+    Store,
     TextPrompt,
     Tokenize,
     Tokenized,
@@ -67,19 +71,38 @@ def test_sequences_join_and_leave_between_steps(engine: Engine) -> None:
         assert outcomes[job.id].text() == canary_p.expected_text(job.prompt.text, job.max_tokens or 0)
 
 
+@pytest.fixture
+def keeping(backend: str, canary_model: Path, tmp_path: Path) -> Iterator[Engine]:
+    """The same with a store for computed prompts."""
+    spec = LoadModel(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
+    spec = msgspec.structs.replace(spec, store=Store(str(tmp_path), max_bytes=32 << 20))
+    engine = registry.engine_of(backend)(spec, lambda _: None)
+    yield engine
+    engine.close()
+
+
 @pytest.mark.parametrize("n", [2, 4, 7])
-def test_choices_share_one_prefill_even_when_there_are_more_than_slots(engine: Engine, n: int) -> None:
-    prepared = engine.prepare(text_job("y" * 200 + "z", n=n, max_tokens=20))
+def test_choices_share_one_prefill_even_when_there_are_more_than_slots(keeping: Engine, n: int) -> None:
+    engine = keeping
+    prepared = engine.prepare(text_job("y" * 200 + "z", n=n, max_tokens=20, cache_prompt=False))
     outcome = Outcome(engine.add(prepared))
-    n_prefill = 0
+    n_prefill = most_kept = kept = 0
     while not engine.idle:
         step = engine.step()
         n_prefill += step.n_prefill
+        kept, most_kept = step.store_bytes, max(most_kept, step.store_bytes)
         outcome.events += step.events
 
+    assert (most_kept > 0) == (n > 4), "the prompt of those that wait is counted"
+    assert kept == 0
     assert [outcome.text(i) for i in range(n)] == [canary_p.expected_text("z", 20)] * n
     assert outcome.finished.completion_tokens == 20 * n
     assert n_prefill <= 201 + max(0, n - 4)
+
+
+def test_choices_that_wait_compute_the_prompt_again_where_nothing_is_kept(engine: Engine) -> None:
+    (outcome,) = run(engine, [text_job("y" * 40 + "z", n=7, max_tokens=20)])
+    assert [outcome.text(i) for i in range(7)] == [canary_p.expected_text("z", 20)] * 7
 
 
 def test_a_cancelled_job_frees_its_slots_at_once(engine: Engine) -> None:
