@@ -24,8 +24,8 @@ class Outcome:
     def reason(self, index: int = 0) -> str | None:
         return self.deltas(index)[-1].finish_reason
 
-    def logprobs(self) -> list[TokenLogprob]:
-        return [entry for delta in self.deltas() for entry in delta.logprobs or []]
+    def logprobs(self, index: int = 0) -> list[TokenLogprob]:
+        return [entry for delta in self.deltas(index) for entry in delta.logprobs or []]
 
     @property
     def started(self) -> Started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from backends.messages import Finished, KvLayout
 from tests.gguf.driver import Outcome, run, step_until_idle
 from tests.gguf.prefixes import Gold, generated, job, open_engine
 from tests.models import canary_kv
-from tests.models.canary_kv import KINDS, Kind, prompt
+from tests.models.canary_kv import EXACT_CELLS, KINDS, Kind, prompt
 
 pytestmark = pytest.mark.engine
 
@@ -32,15 +33,27 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(scope="module")
-def gold(models: dict[Kind, Path], kind: Kind) -> Iterator[Gold]:
-    engine = open_engine(models[kind], parallel=1)
+def alone(models: dict[Kind, Path], kind: Kind) -> Iterator[Gold]:
+    engine = open_engine(models[kind], kv_type=EXACT_CELLS, parallel=1)
     yield Gold(engine)
     engine.close()
 
 
 @pytest.fixture(params=LAYOUTS)
-def engine(request: pytest.FixtureRequest, models: dict[Kind, Path], kind: Kind, tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(models[kind], layout=request.param, store=tmp_path / "store")
+def layout(request: pytest.FixtureRequest) -> KvLayout:
+    chosen: KvLayout = request.param
+    return chosen
+
+
+@pytest.fixture
+def gold(alone: Gold, layout: KvLayout) -> Gold:
+    """What the answers of `engine` are held against."""
+    return replace(alone, exact=layout == "split")
+
+
+@pytest.fixture
+def engine(layout: KvLayout, models: dict[Kind, Path], kind: Kind, tmp_path: Path) -> Iterator[Engine]:
+    engine = open_engine(models[kind], layout=layout, kv_type=EXACT_CELLS, store=tmp_path / "store")
     yield engine
     assert engine.idle
     engine.close()
@@ -155,34 +168,37 @@ def test_who_wants_no_cache_neither_finds_nor_leaves_anything(engine: Engine, go
 
 
 def test_a_new_engine_finds_what_the_last_one_left(
-    models: dict[Kind, Path], kind: Kind, gold: Gold, tmp_path: Path
+    models: dict[Kind, Path], kind: Kind, alone: Gold, tmp_path: Path
 ) -> None:
     tokens = prompt(8, 400)
-    first = open_engine(models[kind], store=tmp_path / "store")
+    first = open_engine(models[kind], kv_type=EXACT_CELLS, store=tmp_path / "store")
     tokens += [*_ids(first, tokens, 30), *prompt(9, 12)]
     first.close()
 
-    second = open_engine(models[kind], store=tmp_path / "store")
+    second = open_engine(models[kind], kv_type=EXACT_CELLS, store=tmp_path / "store")
     outcome = ask(second, tokens)
     second.close()
-    other = open_engine(models[kind], layout="unified", store=tmp_path / "store")
+    other = open_engine(models[kind], layout="unified", kv_type=EXACT_CELLS, store=tmp_path / "store")
     stranger = ask(other, tokens)
     other.close()
 
     assert outcome.finished.cached_tokens == 400 + 30 - 1
     assert stranger.finished.cached_tokens == 0
-    gold.check(outcome, tokens)
-    gold.check(stranger, tokens)
+    replace(alone, exact=True).check(outcome, tokens)
+    alone.check(stranger, tokens)
 
 
 @pytest.mark.parametrize("store_bytes", [32 << 20, 1])
 def test_a_pool_that_runs_full_sets_back_and_fails_nobody(
-    models: dict[Kind, Path], kind: Kind, gold: Gold, tmp_path: Path, store_bytes: int
+    models: dict[Kind, Path], kind: Kind, alone: Gold, tmp_path: Path, store_bytes: int
 ) -> None:
-    if kind == "state":
-        pytest.skip("a running state takes no cells")
     engine = open_engine(
-        models[kind], layout="unified", kv_tokens=512, store=tmp_path / "store", store_bytes=store_bytes
+        models[kind],
+        layout="unified",
+        kv_tokens=512,
+        kv_type=EXACT_CELLS,
+        store=tmp_path / "store",
+        store_bytes=store_bytes,
     )
     prompts = [prompt(20 + seed, 120) for seed in range(4)]
 
@@ -190,17 +206,15 @@ def test_a_pool_that_runs_full_sets_back_and_fails_nobody(
 
     assert all(isinstance(outcome.end, Finished) for outcome in outcomes)
     for outcome, tokens in zip(outcomes, prompts, strict=True):
-        gold.check(outcome, tokens, 90)
+        alone.check(outcome, tokens, 90)
         assert len(generated(outcome)) == 90
     assert sum(outcome.finished.preemptions for outcome in outcomes) > 0
     assert outcomes[0].finished.preemptions == 0
     engine.close()
 
 
-def test_the_lowest_priority_is_set_back_first(models: dict[Kind, Path], kind: Kind, tmp_path: Path) -> None:
-    if kind != "full":
-        pytest.skip("the order does not depend on the kind")
-    engine = open_engine(models[kind], layout="unified", kv_tokens=512, store=tmp_path / "store")
+def test_the_lowest_priority_is_set_back_first(models: dict[Kind, Path], tmp_path: Path) -> None:
+    engine = open_engine(models["full"], layout="unified", kv_tokens=512, kv_type=EXACT_CELLS, store=tmp_path / "store")
     jobs = [job(prompt(30 + i, 120), 90, priority=priority) for i, priority in enumerate((-1, 5, 0))]
 
     outcomes = run(engine, jobs)

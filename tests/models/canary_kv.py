@@ -1,7 +1,10 @@
 """CANARY-KV: random weights whose every next token depends on all tokens before it, so that any mix-up of cells shows.
 
-Three kinds, by what their memory can do: `full` attention can be cut anywhere, `window` (a sliding window in most
-layers) forgets what it cannot be cut back to, `state` (recurrent) cannot be cut at all.
+Four kinds, by what their memory can do: `full` attention can be cut anywhere, `window` (a sliding window in most
+layers) forgets what it cannot be cut back to, `state` (recurrent) cannot be cut at all, nor can `hybrid` (both).
+
+No row is a multiple of four long. llama.cpp then has one way to multiply, however many rows there are, and with cells
+in `EXACT_CELLS` one way to attend. So logits do not depend on who else is in a batch, to the last bit.
 """
 
 from __future__ import annotations
@@ -14,21 +17,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.messages import KvType
 from demo.names import hf_name
 from tests.models import shapes
 from tests.models.bytebpe import byte_spelling
 
-Kind = Literal["full", "window", "state"]
-KINDS: tuple[Kind, ...] = ("full", "window", "state")
+Kind = Literal["full", "window", "state", "hybrid"]
+KINDS: tuple[Kind, ...] = ("full", "window", "state", "hybrid")
 N_VOCAB = 512
 WINDOW = 48
-_LLAMA = shapes.Shape(n_layers=3, n_embd=96, n_heads=3, n_kv_heads=1, head_size=32, n_ff=160, kind="F32")
+EXACT_CELLS: KvType = "bf16"
+_LLAMA = shapes.Shape(n_layers=3, n_embd=102, n_heads=3, n_kv_heads=1, head_size=34, n_ff=162, kind="F32")
+_ODD = replace(_LLAMA, n_embd=99, head_size=33)
 SHAPES: dict[Kind, shapes.Shape] = {
     "full": _LLAMA,
     "window": replace(_LLAMA, arch="gemma3", n_layers=4, window=WINDOW),
-    "state": replace(_LLAMA, arch="mamba"),
+    "state": replace(_ODD, arch="mamba"),
+    "hybrid": replace(_ODD, arch="jamba", n_layers=4, attends=(False, True, False, True)),
 }
-_INNER, _STATE, _RANK, _KERNEL = 192, 16, 6, 4
+_INNER, _STATE, _RANK, _KERNEL = 2 * _ODD.n_embd, 16, 6, 4
 
 
 def build(path: Path, kind: Kind) -> Path:
@@ -37,13 +44,13 @@ def build(path: Path, kind: Kind) -> Path:
     writer = shapes.begin(path, shape)
     if kind == "window":
         writer.add_array("gemma3.attention.sliding_window_pattern", [True, True, False, True])
-    if kind == "state":
+    if kind in ("state", "hybrid"):
         writer.add_ssm_conv_kernel(_KERNEL)
         writer.add_ssm_inner_size(_INNER)
         writer.add_ssm_state_size(_STATE)
         writer.add_ssm_time_step_rank(_RANK)
     rng = np.random.default_rng(5)
-    for name, dims in (_mamba(shape) if kind == "state" else shapes.tensors(shape)).items():
+    for name, dims in _tensors(kind, shape).items():
         writer.add_tensor(name, _values(rng, name, dims))
     shapes.finish(writer)
     return path
@@ -99,25 +106,30 @@ def _values(rng: np.random.Generator, name: str, dims: tuple[int, ...]) -> NDArr
     return (rng.standard_normal(dims) * gain).astype(np.float32)
 
 
-def _mamba(shape: shapes.Shape) -> dict[str, tuple[int, ...]]:
-    embd = shape.n_embd
-    found: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (shape.n_vocab, embd),
-        "output_norm.weight": (embd,),
-        "output.weight": (shape.n_vocab, embd),
-    }
+def _tensors(kind: Kind, shape: shapes.Shape) -> dict[str, tuple[int, ...]]:
+    found = shapes.tensors(shape)
     for i in range(shape.n_layers):
-        block: dict[str, tuple[int, ...]] = {
-            "attn_norm.weight": (embd,),
-            "ssm_in.weight": (2 * _INNER, embd),
-            "ssm_conv1d.weight": (_INNER, _KERNEL),
-            "ssm_conv1d.bias": (_INNER,),
-            "ssm_x.weight": (_RANK + 2 * _STATE, _INNER),
-            "ssm_dt.weight": (_INNER, _RANK),
-            "ssm_dt.bias": (_INNER,),
-            "ssm_a": (_INNER, _STATE),
-            "ssm_d": (_INNER,),
-            "ssm_out.weight": (embd, _INNER),
-        }
-        found |= {f"blk.{i}.{name}": dims for name, dims in block.items()}
+        if kind == "state":
+            found = {name: dims for name, dims in found.items() if not name.startswith(f"blk.{i}.")}
+        if kind == "state" or (kind == "hybrid" and not shape.attends[i]):
+            found = {name: dims for name, dims in found.items() if not name.startswith(f"blk.{i}.attn_")}
+            found |= {f"blk.{i}.{name}": dims for name, dims in _running_state(kind, shape.n_embd).items()}
     return found
+
+
+def _running_state(kind: Kind, embd: int) -> dict[str, tuple[int, ...]]:
+    block: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": (embd,),
+        "ssm_in.weight": (2 * _INNER, embd),
+        "ssm_conv1d.weight": (_INNER, _KERNEL),
+        "ssm_conv1d.bias": (_INNER,),
+        "ssm_x.weight": (_RANK + 2 * _STATE, _INNER),
+        "ssm_dt.weight": (_INNER, _RANK),
+        "ssm_dt.bias": (_INNER,),
+        "ssm_a": (_INNER, _STATE),
+        "ssm_d": (_INNER,),
+        "ssm_out.weight": (embd, _INNER),
+    }
+    if kind == "hybrid":
+        block |= {"ssm_dt_norm.weight": (_RANK,), "ssm_b_norm.weight": (_STATE,), "ssm_c_norm.weight": (_STATE,)}
+    return block

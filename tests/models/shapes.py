@@ -28,6 +28,8 @@ class Shape:
     n_experts: int = 0
     n_experts_used: int = 2
     window: int = 0
+    attends: tuple[bool, ...] = ()
+    """Which layers have attention; empty: all."""
     kind: str = "F16"
 
 
@@ -91,7 +93,7 @@ def _metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_block_count(shape.n_layers)
     writer.add_feed_forward_length(shape.n_ff)
     writer.add_head_count(shape.n_heads)
-    writer.add_head_count_kv(shape.n_kv_heads)
+    writer.add_head_count_kv([shape.n_kv_heads * attends for attends in shape.attends] or shape.n_kv_heads)
     writer.add_key_length(shape.head_size)
     writer.add_value_length(shape.head_size)
     writer.add_rope_dimension_count(shape.head_size)
