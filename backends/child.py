@@ -28,6 +28,7 @@ _KEPT_VARIABLES: Final = re.compile(
     r"|(CUDA|NVIDIA|OMP|GOMP|OPENBLAS|MKL|GGML|PYTORCH)_\w+|COVERAGE_\w+|ONECARD_TEST_\w+"
 )
 """What a worker may see of the environment: never a key or a token, because it parses files from strangers."""
+_READ_BYTES: Final = 1 << 18
 _SPINS: Final = 3000
 """How often a thread looks whether the others have come before it sleeps: tens of microseconds.
 
@@ -60,10 +61,10 @@ class Copier(Protocol):
 class Child:
     """One process and the server's end of its socket."""
 
-    def __init__(self, running: Process, owner: Owner) -> None:
+    def __init__(self, running: Process, ours: socket.socket, owner: Owner) -> None:
         self._process = running
         self._encoder = Encoder()
-        self._port = _Port(owner)
+        self._port = _Port(ours, owner)
 
     @property
     def pid(self) -> int:
@@ -87,54 +88,74 @@ class Child:
         """The exit status, once its last frames and words have been heard, or `linger_s` after the end."""
         status = await self._process.wait()
         await asyncio.wait([self._port.closed, self._process.heard_out], timeout=linger_s)
-        self._port.abort()
+        self._port.close()
         self._process.hang_up()
         return status
 
-    async def attach(self, ours: socket.socket) -> None:
-        """Listen on the socket."""
-        ours.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda: self._port, sock=ours)
 
+class _Port:
+    """The server's end of the socket: bytes to reports, and frames to bytes.
 
-class _Port(asyncio.Protocol):
-    """Bytes to reports."""
+    Not asyncio's transport: that closes where it cannot write, and what the child has said before it ended is lost.
+    """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, ours: socket.socket, owner: Owner) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
         self._owner = owner
         self._decoder: Decoder[Report] = report_decoder()
-        self._transport: asyncio.Transport | None = None
+        self._unsent = bytearray()
+        self._hears = True
+        self._socket = ours
+        ours.setblocking(False)
+        self._loop.add_reader(ours, self._read)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport to write to."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+    def write(self, frame: bytes) -> None:
+        """Send a frame; after the end it is dropped, because the exit answers for everything."""
+        if self._hears and not self.closed.done():
+            self._unsent += frame
+            self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def close(self) -> None:
+        """Neither read nor write any more."""
+        if self.closed.done():
+            return
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self.closed.set_result(None)
+        self._owner.disconnected()
+
+    def _read(self) -> None:
         """Decode and hand over; nonsense condemns the child and nobody else."""
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # it ended without reading everything
+            data = b""
+        if not data:
+            self.close()
+            return
         try:
             for report in self._decoder.feed(data):
                 self._owner.received(report)
         except WireError:
             self._owner.babbled()
-            self.abort()
+            self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The child closed its end or died."""
-        if not self.closed.done():
-            self.closed.set_result(None)
-        self._owner.disconnected()
-
-    def write(self, frame: bytes) -> None:
-        """Send a frame; after the end it is dropped, because the exit answers for everything."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame)
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
+    def _flush(self) -> None:
+        try:
+            del self._unsent[: self._socket.send(self._unsent)]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:  # it is gone, and may have left words behind
+            self._hears = False
+            self._unsent.clear()
+        if self._unsent:
+            self._loop.add_writer(self._socket, self._flush)
+        else:
+            self._loop.remove_writer(self._socket)
 
 
 async def start_child(owner: Owner, *, copier: Copier | None = None) -> Child:
@@ -154,14 +175,12 @@ async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | 
         if running is None:
             ours.close()
             return None
-        child = Child(running, owner)
-        await child.attach(ours)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
-    return child
+    return Child(running, ours, owner)
 
 
 async def _started(socket_fd: int) -> Process:

@@ -290,6 +290,22 @@ async def test_assertion_of_a_library_is_told_without_its_path(start: Starter, t
     assert str(tmp_path) not in how.message
 
 
+async def test_why_a_load_failed_is_heard_by_a_server_that_speaks_before_it_listens(start: Starter) -> None:
+    """The process is gone before its last frame is read, and something is sent to it in between."""
+    worker, ear = await start("fail not a model", ready=False)
+    assert worker.pid is not None
+    deadline = time.monotonic() + 20
+    while not gone(worker.pid):  # the loop stands still meanwhile, as on a crowded machine
+        assert time.monotonic() < deadline
+        time.sleep(0.005)  # noqa: ASYNC251
+
+    worker.keep(0)
+    how = await ear.until_exit()
+
+    assert how.code == "load_failed"
+    assert how.message == "not a model"
+
+
 async def test_load_without_an_end_is_cut(start: Starter) -> None:
     timeouts = Timeouts(load_s=0.5, ping_every_s=0.1, pong_s=10.0)
     _, ear = await start("hang", timeouts=timeouts, ready=False)
