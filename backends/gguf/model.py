@@ -6,6 +6,8 @@ Owns the model's pointer. What computes with it is `context` or `pooled`.
 from __future__ import annotations
 
 import ctypes
+import re
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import llama_cpp
@@ -13,6 +15,7 @@ import numpy as np
 
 from backends.control import Control
 from backends.engine import LoadError
+from backends.gguf import fragments
 from backends.gguf.info import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.infill import InfillMarks
@@ -111,6 +114,27 @@ class Model:
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
+        literals = self._literals if len(text) > fragments.SHORT_CHARS else None
+        found: list[int] = []
+        for fragment in fragments.fragments(text, literals, recursive=self.splits_words):
+            found += self._tokenize(fragment, parse_special=parse_special)
+        return found
+
+    @property
+    def splits_words(self) -> bool:
+        """Whether a text is cut into words before its tokens are looked for."""
+        return bool(llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_BPE)
+
+    @cached_property
+    def _literals(self) -> re.Pattern[str] | None:
+        """Every text that the library looks for in a text before it tokenizes the rest."""
+        kinds = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        ids = (token for token in range(self.n_vocab) if llama_cpp.llama_vocab_get_attr(self.vocab, token) & kinds)
+        found = {self.literal(token).decode("utf-8", "replace") for token in ids} - {""}
+        longest_first = sorted(found, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first))) if found else None
+
+    def _tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         raw = text.encode("utf-8", "replace")
         capacity = len(raw) + 16
         while True:

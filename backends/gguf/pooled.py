@@ -200,6 +200,9 @@ def _output_bytes(model: Model, max_batch: int) -> int:
 
 def tokenize(model: Model, text: str) -> list[int]:
     """The tokens of a whole text as the model was trained on it: with CLS and SEP, BOS and EOS, or none."""
+    if model.splits_words:
+        first, _, last = pair_frame(model)
+        return [*first, *model.tokenize(text, parse_special=False), *last]
     raw = text.encode("utf-8", "replace")
     capacity = len(raw) + 16
     while True:

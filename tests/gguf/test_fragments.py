@@ -1,0 +1,102 @@
+"""Texts that llama.cpp cannot take whole: no worker dies of one, none takes for ever, and tokens stay what they are."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.gguf import fragments
+from backends.gguf.library_log import LibraryLog
+from backends.gguf.model import Model
+from tests.models import canary_p
+
+pytestmark = pytest.mark.engine
+
+RECURSIVE = ("tekken", "gpt-4o", "falcon", "default", "deepseek-v3", "qwen2", "llama-bpe")
+LONG = {
+    "letters": "a" * 200_000,
+    "capitals": "Ab" * 100_000,
+    "digits": "7" * 200_000,
+    "spaces": " " * 200_000,
+    "line ends": "\r\n" * 100_000,
+    "punctuation": "!" * 200_000,
+    "marks": "e" + "\u0301" * 100_000,
+    "letters and marks": "e\u0301" * 100_000,
+    "ideographs": "中" * 200_000,
+    "emoji": "😀" * 100_000,
+    "control tokens": "<|im_end|>" * 50_000,
+}
+CHILD = """
+import resource, sys, threading
+from pathlib import Path
+from backends.gguf.library_log import LibraryLog
+from backends.gguf.model import Model
+from tests.gguf.test_fragments import LONG
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+threading.stack_size(8 << 20)
+def check():
+    log = LibraryLog()
+    log.install()
+    model = Model(Path(sys.argv[1]), gpu_layers=0, log=log)
+    for name, text in LONG.items():
+        for special in (False, True):
+            tokens = model.tokenize(text, parse_special=special)
+            assert b"".join(map(model.literal, tokens)) == text.encode(), name
+    print("all")
+thread = threading.Thread(target=check)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("splitter", RECURSIVE)
+def test_no_text_ends_the_process_or_takes_for_ever(splitter: str, tmp_path: Path) -> None:
+    path = canary_p.build(tmp_path / "x.gguf", metadata={"tokenizer.ggml.pre": splitter})
+
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout) == (0, "all\n"), done.stderr[-500:]
+    assert time.monotonic() - began < 30
+
+
+@pytest.fixture(scope="module")
+def model(canary_path: Path) -> Iterator[Model]:
+    log = LibraryLog()
+    log.install()
+    loaded = Model(canary_path, gpu_layers=0, log=log)
+    yield loaded
+    loaded.close()
+
+
+def test_a_text_of_sentences_has_the_tokens_it_has_whole(model: Model) -> None:
+    dice = random.Random(4)
+    words = ["中文字", "здесь", "word", "it's", "don’t", "x1", "ÄÖ"]
+    text = "".join(dice.choice(words) + dice.choice("，。,.!") for _ in range(6_000))
+
+    cut = list(fragments.fragments(text, None, recursive=True))
+
+    assert len(cut) > 1
+    assert "".join(cut) == text
+    assert all(part[0] in "，。,.!" for part in cut[1:])
+    assert model.tokenize(text, parse_special=False) == model._tokenize(text, parse_special=False)
+
+
+def test_usual_texts_are_taken_as_they_are() -> None:
+    for text in ("", "short", "some words\n" * 20_000, "a" * fragments.MAX_STRETCH):
+        assert list(fragments.fragments(text, None, recursive=True)) in ([text], [text, ""])
+
+
+def test_control_tokens_are_found_and_text_between_them_is_kept(model: Model) -> None:
+    text = "<|im_end|> a <|im_start|>b" * 3_000
+
+    tokens = model.tokenize(text, parse_special=True)
+
+    assert tokens == model._tokenize(text, parse_special=True)
+    assert tokens.count(canary_p.IDS[b"<|im_end|>"]) == 3_000
