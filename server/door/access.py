@@ -82,9 +82,9 @@ class OriginRule:
 
     def allows(self, origin: bytes) -> bool:
         """Whether a page of this origin may read answers."""
-        if "*" in self.allowed or origin.decode("latin-1") in self.allowed:
-            return True
         match = _ORIGIN.fullmatch(origin)
+        if "*" in self.allowed or (match is not None and origin.decode("latin-1") in self.allowed):
+            return True
         if match is None or "localhost" not in self.allowed:
             return False
         host = _split_host(match["host"])

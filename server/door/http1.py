@@ -1,7 +1,8 @@
 """HTTP/1.1 on the wire, stricter than the library's default, with refusals in OpenAI's shape.
 
-What two HTTP readers could understand differently (bare line feeds, folded header lines) is refused, so that nothing
-can be smuggled behind a proxy. Everything behind the parser is `server.door.gate`'s.
+What two HTTP readers could understand differently (bare line feeds, folded header lines, a length said twice) is
+refused, so that nothing can be smuggled behind a proxy; who sends too slowly or in crumbs is cut. Everything behind the
+parser is `server.door.gate`'s.
 """
 
 from __future__ import annotations
@@ -19,10 +20,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from server.errors import ApiError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from uvicorn.config import Config
 
 log = logging.getLogger("onecard.http")
 MAX_HEAD_BYTES = 32 * 1024
+ARRIVAL_S = 15.0
+"""A head has to be there within so long, and so has each next part of a body."""
+ARRIVAL_BYTES = 16 * 1024
+"""What is a part: less in that time is an attack, or a line that no request gets through."""
+FREE_CHUNKS = 4096
+BYTES_PER_CHUNK = 64
+"""On average, of chunks beyond the free ones: each costs the event loop 5 us, whatever is in it."""
+_VERSIONS = (b"1.0", b"1.1")
+_LENGTH = b"content-length:"
 _FOLDS = (b" ", b"\t")
 
 
@@ -42,13 +54,34 @@ class StrictBuffer(ReceiveBuffer):
             raise h11.RemoteProtocolError("a line of the head does not end in CR LF")
         if any(line.startswith(_FOLDS) for line in lines):
             raise h11.RemoteProtocolError("a header line is folded")
+        lengths = [line for line in lines if line[: len(_LENGTH)].lower() == _LENGTH]
+        if len(lengths) > 1 or any(b"," in line for line in lengths):
+            raise h11.RemoteProtocolError("the head has more than one Content-Length")
         return lines
 
 
 class Connection(h11.Connection):
-    """A connection whose chunks skip the library's bookkeeping: a stream is made of them, and they change no state."""
+    """A connection whose chunks skip the library's bookkeeping: a stream is made of them, and they change no state.
+
+    What comes in has a version that is known, and no body in crumbs.
+    """
 
     _chunked = False
+    _n_chunks = _n_bytes = 0
+
+    def next_event(self) -> Any:
+        """The next event of what was received. Raises RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._n_chunks += event.chunk_start
+            self._n_bytes += len(event.data)
+            if self._n_chunks > FREE_CHUNKS + self._n_bytes // BYTES_PER_CHUNK:
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        elif isinstance(event, h11.Request):
+            self._n_chunks = self._n_bytes = 0
+            if event.http_version not in _VERSIONS:
+                raise h11.RemoteProtocolError("the version of HTTP is unknown")
+        return event
 
     def send(self, event: h11.Event) -> Any:
         """The bytes of an event; None for the end of the connection. Raises LocalProtocolError."""
@@ -61,12 +94,57 @@ class Connection(h11.Connection):
 
 
 class StrictHttp(H11Protocol):
-    """uvicorn's protocol over the strict buffer."""
+    """uvicorn's protocol over the strict buffer, with a time within which a request has to arrive."""
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self.conn = Connection(h11.SERVER, MAX_HEAD_BYTES)
         self.conn._receive_buffer = StrictBuffer()  # noqa: SLF001  (h11 has no other way; a test holds it to this)
+        self._arrival: asyncio.TimerHandle | None = None
+        self._n_arrived = 0
+        """Bytes since the timer was set."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        self._n_arrived += len(data)
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Go through what is there, and wait for the rest of it."""
+        super().handle_events()
+        in_body = self.conn.their_state is h11.SEND_BODY
+        if not in_body and not (self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]):
+            self._expect_nothing()
+        elif self._arrival is None or (in_body and self._n_arrived >= ARRIVAL_BYTES):
+            self._expect()
+
+    def _expect(self) -> None:
+        self._expect_nothing()
+        self._arrival = self.loop.call_later(ARRIVAL_S, self._not_arrived)
+
+    def _expect_nothing(self) -> None:
+        self._n_arrived = 0
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
+
+    def _not_arrived(self) -> None:
+        self._arrival = None
+        if self.flow.read_paused:  # it is we who don't read
+            self._expect()
+        elif not self.transport.is_closing():
+            log.warning("request_too_slow peer=%s", self.client[0] if self.client else "unknown")
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, and close. The library calls it while it handles the parser's exception."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from starlette.routing import Route
@@ -168,7 +169,9 @@ def test_preflights_need_no_key_but_everything_else_does(keyed):
     assert denied.headers["access-control-allow-origin"] == "http://127.0.0.1:1"
 
 
-@pytest.mark.parametrize("origin", ["http://evil.com", "null", "http://localhost.evil.com", "http://notlocalhost"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.com", "null", "http://localhost.evil.com", "http://notlocalhost", "localhost"]
+)
 def test_other_pages_get_no_permission(server, origin):
     answer = server.get("/v1/models", headers={"origin": origin})
     assert "access-control-allow-origin" not in answer.headers
@@ -208,6 +211,8 @@ GOOD = json.dumps(BODY).encode()
 SMUGGLING = {
     "length and chunks": post(b"0\r\n\r\n" + SECOND, "content-length: 5", "transfer-encoding: chunked"),
     "two lengths": post(b"{}" + SECOND, "content-length: 2", "content-length: 3"),
+    "one length twice": post(b"{}" + SECOND, "content-length: 2", "Content-Length: 2"),
+    "list of one length": post(b"{}" + SECOND, "content-length: 2, 2"),
     "list of lengths": post(b"{}" + SECOND, "content-length: 2, 3"),
     "signed length": post(b"{}" + SECOND, "content-length: +2"),
     "xchunked": post(b"0\r\n\r\n" + SECOND, "transfer-encoding: xchunked"),
@@ -224,6 +229,8 @@ SMUGGLING = {
     "100000 headers": request("/v1/models", *["a: b"] * 100_000) + SECOND,
     "zero byte": b"GET /v1/models\0 HTTP/1.1\r\nhost: localhost\r\n\r\n" + SECOND,
     "http 0.9": b"GET /v1/models\r\n\r\n" + SECOND,
+    "http 3": b"GET /v1/models HTTP/3.0\r\nhost: localhost\r\n\r\n" + SECOND,
+    "a body in crumbs": post(b"1\r\n \r\n" * 200_000 + b"0\r\n\r\n" + SECOND, "transfer-encoding: chunked"),
     "http 2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SECOND,
     "tls hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + SECOND,
 }
@@ -258,6 +265,32 @@ def test_right_requests_on_one_connection_are_all_answered(server):
     received = server.raw(chunked + post(GOOD, f"content-length: {len(GOOD)}") + SECOND)
     assert received.count(b"HTTP/1.1 200 OK") == 3
     assert received.count(b"echo: hi") == 2
+
+
+def test_who_sends_too_slowly_is_cut_and_others_are_not(server):
+    slow = [b"", b"GET /heal", b"GET /health HTTP/1.1\r\nhost: localhost\r\n", post(b"{", "content-length: 100")]
+    slow += [post(b"5\r\n{", "transfer-encoding: chunked"), request(CHAT, "content-length: 9", method="POST") + b"{"]
+    connections = [server.connect() for _ in slow]
+    for connection, data in zip(connections, slow, strict=True):
+        connection.sendall(data)
+    body = json.dumps(
+        {"model": "fake", "messages": [{"role": "user", "content": "!slow 40 500"}], "stream": True}
+    ).encode()
+    stream = server.connect()
+    stream.sendall(post(body, f"content-length: {len(body)}"))
+    began = time.monotonic()
+    for connection in connections:
+        connection.settimeout(20)
+        while connection.recv(4096):
+            pass
+        assert time.monotonic() - began < 20
+    assert time.monotonic() - began > 10
+    received = b""
+    while b"[DONE]" not in received:
+        more = stream.recv(65536)
+        assert more
+        received += more
+    assert server.log.count("request_too_slow") == len(slow) - 1  # one had its refusal before its body
 
 
 @pytest.mark.parametrize("method", ["TRACE", "PUT", "DELETE", "PATCH", "GET"])
