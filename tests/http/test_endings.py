@@ -72,6 +72,26 @@ def test_hanging_up_in_a_stream_frees_the_room(server):
     until(lambda: logged_499(server) == before + 1)
 
 
+def test_nothing_but_the_step_at_hand_is_computed_for_clients_that_have_hung_up(server):
+    """Steps of 150 ms: what comes for a client that has left was at hand when it left."""
+    server.chat()
+    before, received = generated(server), 0
+    for last_word in (0, 1, 4, 2):
+        connection = server.open_stream("!slow 150 500")
+        read_until(connection, f'"content":"{last_word}'.encode(), f'"content":" {last_word}'.encode())
+        connection.close()
+        received += last_word + 1
+        server.wait_idle(2)
+
+    assert 0 <= generated(server) - before - received <= 4
+
+
+def generated(server: Server) -> int:
+    """Tokens that the model has said, whoever read them."""
+    page = server.get("/metrics").body.decode()
+    return int(float(re.search(r'^onecard_generation_tokens_total\{model_name="fake"\} (\S+)$', page, re.MULTILINE)[1]))
+
+
 def test_hanging_up_while_waiting_for_a_whole_answer_frees_the_room(server):
     before = logged_499(server)
     connection = send_whole(server, "!slow 20 500")
