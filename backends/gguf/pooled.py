@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SEQUENCES: Final = 64
 """Inputs of one pass at most."""
+_SHORT_TOKENS: Final = 32
+"""Up to here a pass is a short one."""
 _FLOAT_BYTES: Final = 4
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _RANK: Final = llama_cpp.LLAMA_POOLING_TYPE_RANK
@@ -56,9 +58,18 @@ class PooledContext:
     """Raises LoadError when the memory for it cannot be had."""
 
     def __init__(
-        self, model: Model, *, context: int, kv_type: KvType, pass_tokens: int, threads: int, log: LibraryLog
+        self,
+        model: Model,
+        *,
+        context: int,
+        kv_type: KvType,
+        pass_tokens: int,
+        threads: int,
+        short_threads: int,
+        log: LibraryLog,
     ) -> None:
-        """`pass_tokens` is what a pass holds where one input is not longer."""
+        """`pass_tokens` is what a pass holds where one input is not longer; short passes have threads of their own."""
+        self._threads, self._short_threads = threads, short_threads
         self.limit = input_limit(context, model.n_ctx_train)
         self.max_batch = batch_tokens(self.limit, pass_tokens, in_pieces=_tells_at_the_end(model))
         params = _params(model, self.limit, kv_type=kv_type, max_batch=self.max_batch, threads=threads)
@@ -142,6 +153,8 @@ class PooledContext:
 
     def _compute(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens
+        threads = self._short_threads if n_tokens <= _SHORT_TOKENS else self._threads
+        llama_cpp.llama_set_n_threads(self.pointer, threads, threads)
         run = llama_cpp.llama_decode if self._memory else llama_cpp.llama_encode
         status = run(self.pointer, self._batch)
         if status != 0:
