@@ -65,19 +65,26 @@ class FolderEncoder:
     def text(self, text: str, *, add_special: bool = True) -> list[int]:
         """The tokens of a text behind the folder's prompt; a special token's literal in it stays text."""
         whole = self._layout.prompt + text if add_special else text
-        ids: list[int] = self._encode(whole, add_special=add_special).ids
-        return ids
+        self._tokens.encode_special_tokens = True
+        return self._plain(self._tokens.encode(_sound(whole), add_special_tokens=add_special))[0]
 
     def pair(self, query: str, document: str) -> Input:
         """Both texts as the folder's tokenizer puts them together."""
         self._tokens.encode_special_tokens = True
         both = self._tokens.encode(_sound(query), _sound(document), add_special_tokens=True)
-        second = both.type_ids.index(1) if 1 in both.type_ids else 0
-        return Input(np.array(both.ids, dtype=np.int32), second=second)
+        ids, types = self._plain(both)
+        return Input(np.array(ids, dtype=np.int32), second=types.index(1) if 1 in types else 0)
 
-    def _encode(self, text: str, *, add_special: bool) -> Any:
-        self._tokens.encode_special_tokens = True
-        return self._tokens.encode(_sound(text), add_special_tokens=add_special)
+    def _plain(self, encoding: Any) -> tuple[list[int], list[int]]:
+        """Ids and types, without control tokens but those that the tokenizer's own template has written."""
+        ids, types, own = encoding.ids, encoding.type_ids, encoding.special_tokens_mask
+        plain = self._vocabulary.plain
+        text = [token for token, is_own in zip(ids, own, strict=True) if not is_own]
+        if plain(text) is text:
+            return ids, types
+        rows = zip(ids, types, own, strict=True)
+        found = [(one, kind) for token, kind, is_own in rows for one in ([token] if is_own else plain([token]))]
+        return [one for one, _ in found], [kind for _, kind in found]
 
     def decode(self, tokens: list[int]) -> str:
         """The text of token ids."""

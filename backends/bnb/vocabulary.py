@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from backends.control import Control
+from backends.control import Control, PlainText, looks_like_one
 from backends.infill import InfillMarks
 
 if TYPE_CHECKING:
@@ -52,11 +52,15 @@ class Vocabulary:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._added: dict[int, Any] = self._backend.get_added_tokens_decoder()
-        self._spell = _speller(json.loads(self._backend.to_str()).get("decoder"))
+        described = json.loads(self._backend.to_str())
+        self._spell = _speller(described.get("decoder"))
         self._pieces: list[bytes | None] = [None] * n_vocab
-        self._whole, self._later = _pre_tokenizers(self._backend)
+        self._whole, self._later = _pre_tokenizers(self._backend, described.get("pre_tokenizer") or {})
         self._ends = np.array(sorted({e for e in ends if e < n_vocab} | self._known_ends()), dtype=np.int32)
         self._bos, self._opening = self._first_tokens()
+        self.plain: Final = PlainText(
+            self.controls(), unknown=self._unknown(described["model"]), pieces=self._all_pieces
+        )
 
     def _known_ends(self) -> set[int]:
         special = {t for t, added in self._added.items() if added.special and added.content in _ENDS}
@@ -77,7 +81,15 @@ class Vocabulary:
         if self._later is not None:
             self._backend.pre_tokenizer = self._whole if parse_special else self._later
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return ids if parse_special else self.plain(ids)
+
+    def _unknown(self, model: Mapping[str, Any]) -> int | None:
+        name = model.get("unk_token")
+        token: int | None = model.get("unk_id") if name is None else self._backend.token_to_id(name)
+        return token
+
+    def _all_pieces(self) -> list[bytes]:
+        return [self.piece(token) for token in range(self.n_vocab)]
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; empty for control tokens and for ids that no token has."""
@@ -101,7 +113,7 @@ class Vocabulary:
         return [
             Control(token, added.content, bool(added.lstrip), bool(added.rstrip))
             for token, added in self._added.items()
-            if added.special and added.content and token < self.n_vocab
+            if (added.special or looks_like_one(added.content)) and added.content and token < self.n_vocab
         ]
 
     def ends(self) -> NDArray[np.int32]:
@@ -150,13 +162,12 @@ class Vocabulary:
         return next((token for token in ids if token is not None and token < self.n_vocab), None)
 
 
-def _pre_tokenizers(backend: Any) -> tuple[Any, Any]:
+def _pre_tokenizers(backend: Any, described: Mapping[str, Any]) -> tuple[Any, Any]:
     """The tokenizer's own, and the one for text that is not the first of its prompt; None where that is the same.
 
     A Metaspace with `prepend_scheme = "first"` puts its sign before the text only where a prompt begins.
     """
     own = backend.pre_tokenizer
-    described = json.loads(backend.to_str()).get("pre_tokenizer") or {}
     if described.get("type") != "Metaspace" or described.get("prepend_scheme") != "first":
         return own, None
     sign = described.get("replacement", _SPACE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import llama_cpp
 import numpy as np
 
-from backends.control import Control
+from backends.control import Control, PlainText, looks_like_one
 from backends.engine import LoadError
 from backends.gguf import fragments
 from backends.gguf.info import ENCODERS
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from backends.gguf.library_log import LibraryLog
 
 _ALL_LAYERS = 1 << 30
+_UNKNOWN = {
+    llama_cpp.LLAMA_VOCAB_TYPE_SPM: 0,
+    llama_cpp.LLAMA_VOCAB_TYPE_UGM: 2,
+    llama_cpp.LLAMA_VOCAB_TYPE_WPM: 100,
+}
+"""What text without a token becomes where the file does not tell it."""
 
 
 class Model:
@@ -118,7 +124,18 @@ class Model:
         found: list[int] = []
         for fragment in fragments.fragments(text, literals, recursive=self.splits_words):
             found += self._tokenize(fragment, parse_special=parse_special)
-        return found
+        return found if parse_special else self.plain(found)
+
+    @cached_property
+    def plain(self) -> PlainText:
+        """Takes control tokens out of plain text."""
+        declared = self.metadata("tokenizer.ggml.unknown_token_id")
+        usual = _UNKNOWN.get(llama_cpp.llama_vocab_type(self.vocab))
+        return PlainText(
+            self.controls(),
+            unknown=usual if declared is None else int(declared),
+            pieces=lambda: [self.piece(token) for token in range(self.n_vocab)],
+        )
 
     @property
     def splits_words(self) -> bool:
@@ -165,13 +182,17 @@ class Model:
 
     def controls(self) -> list[Control]:
         """Every control token with a literal."""
+        return self._controls
+
+    @cached_property
+    def _controls(self) -> list[Control]:
         found = []
+        marked, everywhere = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL, llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        left, right = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
         for token in range(self.n_vocab):
             attr = llama_cpp.llama_vocab_get_attr(self.vocab, token)
-            if attr & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL and (
-                literal := self.literal(token).decode("utf-8", "replace")
-            ):
-                left, right = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+            literal = self.literal(token).decode("utf-8", "replace") if attr & (marked | everywhere) else ""
+            if literal and (attr & marked or looks_like_one(literal)):
                 found.append(Control(token, literal, bool(attr & left), bool(attr & right)))
         return found
 

@@ -222,7 +222,9 @@ def tokenize(model: Model, text: str) -> list[int]:
         tokens = (ctypes.c_int32 * capacity)()
         count = llama_cpp.llama_tokenize(model.vocab, raw, len(raw), tokens, capacity, True, False)
         if count >= 0:
-            return tokens[:count]
+            first, _, last = pair_frame(model)
+            end = count - len(last)
+            return [*tokens[: len(first)], *model.plain(tokens[len(first) : end]), *tokens[end:count]]
         capacity = -count
 
 
