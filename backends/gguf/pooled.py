@@ -1,8 +1,7 @@
 """A llama.cpp context that gives one vector (or the scores of a head) per sequence, instead of logits.
 
-Owns pointers, the batch and
-what llama.cpp asks of embedding models: an encoder's pass is one whole micro-batch, a decoder's cells are dropped after
-it. Decides nothing about jobs.
+Owns pointers, the batch and what llama.cpp asks of embedding models: an encoder's pass is one whole micro-batch, a
+decoder's cells are dropped after it. Decides nothing about jobs.
 """
 
 from __future__ import annotations
