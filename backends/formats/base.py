@@ -36,6 +36,11 @@ class Reader(Protocol):
         """The text has ended inside a call."""
         ...
 
+    @property
+    def n_passed(self) -> int:
+        """Characters of what was fed in front of which no further content begins."""
+        ...
+
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
         ...

@@ -91,6 +91,11 @@ class HarmonyReader:
         self.is_cut = self.is_cut or (self._state is _State.BODY and self._scan is not None)
         return pieces
 
+    @property
+    def n_passed(self) -> int:
+        """See `Reader`."""
+        return self._n_fed - len(self._held)
+
     def _cut_header(self, pieces: list[Piece], *, cut: bool) -> None:
         """A call without arguments, where its name is certainly whole."""
         recipient = _RECIPIENT.search(self._held)

@@ -123,6 +123,12 @@ class XmlReader:
         self.is_cut = True
         return []
 
+    @property
+    def n_passed(self) -> int:
+        """See `Reader`."""
+        begun = len(self._gap + OPEN) if self._state is _State.CALL and not self._after_call else 0
+        return self._n_fed - len(self._held) - begun
+
     def _content(self, text: str) -> Content:
         """What was written right before what is held now."""
         return Content(text, self._n_fed - len(self._held) - len(text))

@@ -207,6 +207,12 @@ class CallReader:
             return [self._content(self._gap + self._written + text)]
         return [self._content(text)] if says_more else []
 
+    @property
+    def n_passed(self) -> int:
+        """See `Reader`."""
+        begun = len(self._gap) + len(self._written) if self._state is _State.SECTION else 0
+        return self._n_fed - len(self._held) - begun
+
     def _cut_short(self, opening: Opening | None) -> list[Piece]:
         """A call without arguments, where at least its name is there; nothing of one whose name is not."""
         pieces: list[Piece] = []

@@ -80,17 +80,23 @@ class ContentTokens:
         self._pass()
         return self._done(started=True)
 
+    def skip_to(self, at: int) -> None:
+        """No content that was not named begins before `at`: who wrote the rest of it need not be known."""
+        self._wanted.append((at, at))
+        self._pass()
+
     def _pass(self) -> None:
         """Go through what is wanted, as far as its tokens are known."""
-        while self._wanted and self._characters:
+        while self._wanted:
             begin, end = self._wanted[0]
             while self._characters and self._n_passed < end:
                 letters = self._characters.popleft()
                 for writer, byte in letters if self._n_passed >= begin else ():
                     writer.wrote.append(byte)
                 self._n_passed += 1
-            if self._n_passed >= end:
-                self._wanted.popleft()
+            if self._n_passed < end:
+                return
+            self._wanted.popleft()
 
     def _done(self, *, started: bool = False) -> list[TokenLogprob]:
         """The writers of content that have no part in what was not passed yet, and with `started` the one that has."""

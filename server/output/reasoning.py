@@ -29,6 +29,11 @@ class ReasoningSplitter:
         self._held = ""
         self._spoke = False
 
+    @property
+    def n_passed(self) -> int:
+        """Characters of what was fed in front of which no further content begins."""
+        return self._n_fed - len(self._held)
+
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
         self._n_fed += len(text)

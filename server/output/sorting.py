@@ -50,6 +50,8 @@ class Sorter:
         self._tokens = self._tokens or ContentTokens()
         self._tokens.add(event.logprobs)
         said = [entry for piece in pieces for entry in self._with_tokens(piece, self._tokens)]
+        if self._splitter is not None and pieces and not isinstance(pieces[-1], Content):
+            self._tokens.skip_to(self._splitter.n_passed)
         if event.finish_reason is not None and (rest := self._tokens.rest()):
             said.append(Said(Content(""), rest))
         return said

@@ -38,6 +38,13 @@ class Splitter:
         """The text has ended inside a call."""
         return self._calls is not None and self._calls.is_cut
 
+    @property
+    def n_passed(self) -> int:
+        """Characters of what was fed in front of which no further content begins."""
+        if self._calls is not None and (self._reasoning is None or self._before is not None):
+            return (self._before or 0) + self._calls.n_passed
+        return 0 if self._reasoning is None else self._reasoning.n_passed
+
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
         pieces: list[Piece] = [Content(text)] if self._reasoning is None else self._reasoning.feed(text)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.formats import hermes
-from backends.formats.pieces import Content
+from backends.formats import harmony, hermes, qwen_xml
+from backends.formats.base import Format
+from backends.formats.pieces import CallArguments, Content
 from backends.messages import Delta, TokenLogprob
 from backends.text import TextStream
 from server.output.content_tokens import ContentTokens
@@ -83,12 +86,75 @@ def test_text_may_come_before_its_tokens():
     assert names(waiting.of(2, 1)) == ["ab", "c"]
 
 
+def test_what_was_skipped_is_nobody_s_and_what_was_named_before_it_still_comes():
+    waiting = ContentTokens()
+    assert waiting.of(0, 2) == []
+    waiting.skip_to(6)
+    waiting.add(tokens("a", "b <", "c>", "d"))
+
+    (first, last) = waiting.rest()
+    assert (first.bytes, last.bytes) == (b"a", b"b")
+    assert names(waiting.of(6, 1)) == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "call"),
+    [
+        (hermes.FORMAT, '<tool_call>{"name":"f","arguments":{}}</tool_call>'),
+        (qwen_xml.FORMAT, "<tool_call><function=f></function></tool_call>"),
+    ],
+)
+def test_a_mark_behind_a_call_that_turns_out_to_be_text_has_its_tokens(format_, call):
+    sorter = Sorter(Splitter(marks=None, opened=False, calls=format_.read()))
+    said = sorter.said(Delta("j", 0, call + " <tool_call>", 2, tokens(call, " <tool_call>"), None, None))
+    assert isinstance(said[-1].piece, CallArguments)
+
+    said = sorter.said(Delta("j", 0, "no", 1, tokens("no"), "stop", None))
+
+    assert names([entry for one in said for entry in one.tokens or []]) == [" <tool_call>", "no"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "opening", "more"),
+    [
+        (hermes.FORMAT, "<think>", "hm, "),
+        (hermes.FORMAT, '<tool_call>{"name":"f","arguments":{"a":"', "word "),
+        (qwen_xml.FORMAT, "<tool_call><function=f><parameter=a>", "<word> "),
+        (harmony.FORMAT, "<|channel|>analysis<|message|>", "hm, "),
+        (harmony.FORMAT, "<|channel|>commentary to=functions.f<|message|>", '{"a":"'),
+    ],
+)
+def test_of_a_long_thought_or_call_next_to_nothing_is_held(format_, opening, more):
+    tools = [{"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}]
+    marks = None if format_.reasons else ("<think>", "</think>")
+    sorter = Sorter(Splitter(marks=marks, opened=False, calls=format_.read(tools)))
+    sorter.said(Delta("j", 0, opening, 1, tokens(opening), None, None))
+
+    tracemalloc.start()
+    try:
+        for _ in range(2_000):
+            sorter.said(Delta("j", 0, more, 1, tokens(more), None, None))
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 100_000
+
+
 PARTS = [
     "<think>",
     "</think>",
     "<tool_call>",
     "</tool_call>",
     '{"name":"f","arguments":{"a":1}}',
+    "<function=f>",
+    "<parameter=a>",
+    "</parameter>",
+    "</function>",
+    "<|channel|>analysis<|message|>",
+    "<|channel|>commentary to=functions.f<|message|>",
+    "<|channel|>final<|message|>",
+    "<|end|>",
+    "<|start|>assistant",
     "\n",
     " ",
     "<",
@@ -97,11 +163,11 @@ PARTS = [
 ]
 
 
-def answered(raw: list[bytes], *, stops: list[str], batch: int, ends: bool) -> list[Said]:
+def answered(raw: list[bytes], format_: Format, *, stops: list[str], batch: int, ends: bool) -> list[Said]:
     """What a worker and the server make of these tokens; several may come as one delta."""
     stream = TextStream(stops=stops, keep_logprobs=True)
-    reader = hermes.FORMAT.read(new_id=lambda: "id")
-    sorter = Sorter(Splitter(marks=("<think>", "</think>"), opened=False, calls=reader))
+    marks = None if format_.reasons else ("<think>", "</think>")
+    sorter = Sorter(Splitter(marks=marks, opened=False, calls=format_.read(new_id=lambda: "id")))
     steps = []
     for piece in raw:
         steps.append(stream.push(piece, token(piece)))
@@ -126,6 +192,7 @@ def is_subsequence(some: list[str], of: list[str]) -> bool:
 
 
 @given(
+    format_=st.sampled_from([hermes.FORMAT, qwen_xml.FORMAT, harmony.FORMAT]),
     parts=st.lists(st.sampled_from(PARTS), max_size=10),
     cuts=st.lists(st.integers(0, 400), max_size=40),
     stops=st.lists(st.sampled_from(["b\n", "é", "</", " a", "€😀a"]), max_size=2),
@@ -133,12 +200,12 @@ def is_subsequence(some: list[str], of: list[str]) -> bool:
     ends=st.booleans(),
     tail=st.sampled_from([b"", b"\xe2\x82", b"\xff", b"\xf0\x9f\xe2\x82\xacx"]),
 )
-def test_joined_the_bytes_of_the_tokens_are_the_content(parts, cuts, stops, batch, ends, tail):
+def test_joined_the_bytes_of_the_tokens_are_the_content(format_, parts, cuts, stops, batch, ends, tail):
     whole = "".join(parts).encode() + tail
     edges = sorted({0, len(whole), *(cut % (len(whole) + 1) for cut in cuts)})
     raw = [whole[a:b] for a, b in itertools.pairwise(edges)]
 
-    said = answered(raw, stops=stops, batch=batch, ends=ends)
+    said = answered(raw, format_, stops=stops, batch=batch, ends=ends)
 
     content = "".join(entry.piece.text for entry in said if isinstance(entry.piece, Content))
     found = [entry for one in said for entry in one.tokens or []]
