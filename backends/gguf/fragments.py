@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 SHORT_CHARS: Final = 16_384
-"""Texts up to this length are taken as they are."""
+"""Texts up to this length are not cut behind literals."""
 MAX_STRETCH: Final = 8_192
 """Characters with no change between white space and anything else: no piece is longer."""
 MAX_LITERALS: Final = 1_000
-_STRETCH: Final = re.compile(rf"\S{{{MAX_STRETCH}}}|\s{{{MAX_STRETCH}}}")
+_SHORT: Final = re.compile(rf"(?:\S{{1,{MAX_STRETCH - 1}}}+(?=\s|\Z)|\s{{1,{MAX_STRETCH - 1}}}+(?=\S|\Z))*+")
+"""Shorter stretches, as many as follow each other. Possessive: each character is looked at once."""
 
 
 def after_literals(text: str, literals: re.Pattern[str] | None) -> Iterator[str]:
@@ -35,11 +36,18 @@ def after_literals(text: str, literals: re.Pattern[str] | None) -> Iterator[str]
 def within_stretches(text: str) -> Iterator[str]:
     """The text with long stretches cut: before a mark of punctuation behind a letter where there is one."""
     start = 0
-    while (match := _STRETCH.search(text, start)) is not None:
-        end = _place(text, match.start(), match.end())
+    while (first := _end_of_short(text, start)) < len(text):
+        end = _place(text, first, first + MAX_STRETCH)
         yield text[start:end]
         start = end
     yield text[start:]
+
+
+def _end_of_short(text: str, start: int) -> int:
+    """Where the first long stretch begins; the length of the text where there is none."""
+    match = _SHORT.match(text, start)
+    assert match is not None  # it may be empty
+    return match.end()
 
 
 def _place(text: str, first: int, last: int) -> int:

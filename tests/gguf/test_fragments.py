@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
@@ -91,6 +92,39 @@ def test_a_text_of_sentences_has_the_tokens_it_has_whole(model: Model) -> None:
 def test_usual_texts_are_taken_as_they_are() -> None:
     for text in ("", "short", "some words\n" * 20_000, "a" * fragments.MAX_STRETCH):
         assert list(fragments.fragments(text, None, recursive=True)) in ([text], [text, ""])
+
+
+def test_stretches_that_are_just_short_take_no_time() -> None:
+    text = ("a" * (fragments.MAX_STRETCH - 1) + " ") * 256
+    began = time.monotonic()
+
+    assert list(fragments.fragments(text, None, recursive=True)) == [text]
+
+    assert time.monotonic() - began < 3
+
+
+def test_only_long_stretches_are_cut_and_each_is() -> None:
+    dice = random.Random(7)
+    for _ in range(50):
+        runs = [
+            dice.choice("a ") * dice.choice((1, fragments.MAX_STRETCH - 1, fragments.MAX_STRETCH, 20_000)) + "\nb"
+            for _ in range(6)
+        ]
+        text = "".join(runs)
+
+        parts = list(fragments.within_stretches(text))
+
+        assert "".join(parts) == text
+        assert all(longest(part) <= fragments.MAX_STRETCH for part in parts)
+        assert len(parts) == 1 + sum(n // fragments.MAX_STRETCH for n in stretches(text))
+
+
+def stretches(text: str) -> list[int]:
+    return [len(list(run)) for _, run in itertools.groupby(text, str.isspace)]
+
+
+def longest(text: str) -> int:
+    return max(stretches(text), default=0)
 
 
 def test_control_tokens_are_found_and_text_between_them_is_kept(model: Model) -> None:
