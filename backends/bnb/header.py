@@ -98,6 +98,7 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
     config = _json(folder / "config.json", MAX_CONFIG_BYTES)
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
+    _check(config, text)
     stored = config.get("quantization_config")
     tensors: list[StoredTensor] = []
     file_bytes = 0
@@ -107,9 +108,8 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
         file_bytes += n_bytes
     if len(tensors) > MAX_TENSORS:
         raise HeaderError(f"the folder announces {len(tensors)} tensors, more than there can be")
-    kind = config.get("model_type")
     return FolderInfo(
-        architecture=kind if isinstance(kind, str) else "",
+        architecture=config.get("model_type") or "",
         config={"dtype": config.get("dtype", config.get("torch_dtype")), **text},
         quantization=stored if isinstance(stored, dict) else _asked(quantization),
         stored_quantised=isinstance(stored, dict),
@@ -117,6 +117,14 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
         file_bytes=file_bytes,
         layout=_layout(folder, config),
     )
+
+
+def _check(config: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    if any(not isinstance(part.get("model_type"), str | None) for part in (config, text)):
+        raise HeaderError("config.json says model_type, and not as text")
+    n_layers = text.get("num_hidden_layers")
+    if isinstance(n_layers, int) and n_layers < 1:
+        raise HeaderError(f"config.json says num_hidden_layers = {n_layers}, and a model has layers")
 
 
 def _layout(folder: Path, config: dict[str, Any]) -> Layout:

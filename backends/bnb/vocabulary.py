@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import pre_tokenizers
 
 from backends.control import Control, PlainText, looks_like_one
+from backends.engine import JobError
 from backends.infill import InfillMarks
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_PANIC: Final = "PanicException"
+"""What the library raises where its expressions give up; it is no `Exception`, so it would end the worker."""
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE: Final = "\u2581"
 _ENDS: Final = frozenset(
@@ -80,7 +83,16 @@ class Vocabulary:
         self._backend.encode_special_tokens = not parse_special
         if self._later is not None:
             self._backend.pre_tokenizer = self._whole if parse_special else self._later
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            if type(error).__name__ != _PANIC:
+                raise
+            told = "the folder's tokenizer cannot split this text: its expression takes too long"
+            raise JobError("invalid_value", told, param="prompt") from None
+        if ids and max(ids) >= self.n_vocab:
+            told = f"the folder's tokenizer makes token {max(ids)} of this text, and the model has {self.n_vocab}"
+            raise JobError("invalid_value", f"{told}. hint: its tokenizer.json is another model's", param="prompt")
         return ids if parse_special else self.plain(ids)
 
     def _unknown(self, model: Mapping[str, Any]) -> int | None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from backends.bnb.vocabulary import Vocabulary
+from backends.engine import JobError
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
 from tests.models import canary_p
@@ -84,6 +85,19 @@ def test_ordinary_text_keeps_the_tokens_it_has(kind: str) -> None:
     vocabulary = folder(tokenizer)
     for text in ("ab", "a b \u2603", "< /s>", "<think>a</think>"):
         assert vocabulary.tokenize(text, parse_special=False) == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_an_expression_that_gives_up_is_told() -> None:
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated")
+    with pytest.raises(JobError, match="takes too long"):
+        folder(tokenizer).tokenize("x" * 60, parse_special=False)
+
+
+def test_tokens_that_the_model_has_not_are_told() -> None:
+    source: Any = PreTrainedTokenizerFast(tokenizer_object=byte_level())
+    with pytest.raises(JobError, match="makes token 258 of this text, and the model has 200"):
+        Vocabulary(source, n_vocab=200, ends=set()).tokenize("a<|turn>", parse_special=True)
 
 
 def folder(tokenizer: Tokenizer) -> Vocabulary:

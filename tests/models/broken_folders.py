@@ -82,6 +82,9 @@ TABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "architecture": (
         lambda f: edit(f, "config.json", model_type="warp_drive"), r"model_type = 'warp_drive'.*no architecture"
     ),
+    "architecture as a list": (lambda f: edit(f, "config.json", model_type=["llama"]), r"model_type, and not as text"),
+    "layers below none": (lambda f: edit(f, "config.json", num_hidden_layers=-1), r"num_hidden_layers = -1"),
+    "no layers": (lambda f: edit(f, "config.json", num_hidden_layers=0), r"num_hidden_layers = 0"),
     "method": (
         lambda f: edit(f, "config.json", quantization_config={"quant_method": "gptq"}), r"stored with gptq.*hint"
     ),
