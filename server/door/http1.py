@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 import sys
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -68,6 +69,8 @@ class Connection(h11.Connection):
 
     _chunked = False
     _n_chunks = _n_bytes = 0
+    n_heads = 0
+    """Requests that have begun."""
 
     def next_event(self) -> Any:
         """The next event of what was received. Raises RemoteProtocolError."""
@@ -78,6 +81,7 @@ class Connection(h11.Connection):
             if self._n_chunks > FREE_CHUNKS + self._n_bytes // BYTES_PER_CHUNK:
                 raise h11.RemoteProtocolError("the chunks of the body are too small")
         elif isinstance(event, h11.Request):
+            self.n_heads += 1
             self._n_chunks = self._n_bytes = 0
             if event.http_version not in _VERSIONS:
                 raise h11.RemoteProtocolError("the version of HTTP is unknown")
@@ -120,12 +124,13 @@ class StrictHttp(H11Protocol):
         super().data_received(data)
 
     def handle_events(self) -> None:
-        """Go through what is there, and wait for the rest of it."""
+        """Go through what is there, and wait for the rest of it: a body has its own time, not what its head left."""
+        n_heads = self.conn.n_heads
         super().handle_events()
         in_body = self.conn.their_state is h11.SEND_BODY
         if not in_body and not (self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]):
             self._expect_nothing()
-        elif self._arrival is None or (in_body and self._n_arrived >= ARRIVAL_BYTES):
+        elif self._arrival is None or (in_body and (self.conn.n_heads > n_heads or self._n_arrived >= ARRIVAL_BYTES)):
             self._expect()
 
     def _expect(self) -> None:
@@ -143,7 +148,20 @@ class StrictHttp(H11Protocol):
         if self.flow.read_paused:  # it is we who don't read
             self._expect()
         elif not self.transport.is_closing():
-            log.warning("request_too_slow peer=%s", self.client[0] if self.client else "unknown")
+            in_body = self.conn.their_state is h11.SEND_BODY
+            if in_body or self.conn.trailing_data[0]:  # not who has only connected
+                log.warning("request_too_slow peer=%s", self._peer())
+            if in_body and self.conn.our_state is h11.SEND_RESPONSE:
+                self._refuse(
+                    ApiError(
+                        408,
+                        f"Less than {ARRIVAL_BYTES >> 10} KiB of the request's body arrived within {ARRIVAL_S:g} s. "
+                        "hint: send the body at once after the head",
+                        code="request_too_slow",
+                    )
+                )
+                self.cycle.disconnected = True  # the application has nothing more to say
+                self.cycle.message_event.set()
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
@@ -152,8 +170,13 @@ class StrictHttp(H11Protocol):
         why = str(problem) if isinstance(problem, h11.RemoteProtocolError) else msg
         # Behind a colon the parser quotes what it got, and that may be a key.
         why = why.partition(":")[0]
-        log.warning("invalid_http peer=%s reason=%s", self.client[0] if self.client else "unknown", json.dumps(why))
-        body = ApiError(400, "The request is not valid HTTP/1.1.", code="invalid_http").body()
+        log.warning("invalid_http peer=%s reason=%s", self._peer(), json.dumps(why))
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(ApiError(400, "The request is not valid HTTP/1.1.", code="invalid_http"))
+        self.transport.close()
+
+    def _refuse(self, error: ApiError) -> None:
+        body = error.body()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode("ascii")),
@@ -161,12 +184,13 @@ class StrictHttp(H11Protocol):
             (b"server", b"onecard"),
             (b"connection", b"close"),
         ]
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            events = (
-                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            )
-            for event in events:
-                self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        events = (
+            h11.Response(status_code=error.status, headers=headers, reason=HTTPStatus(error.status).phrase.encode()),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        )
+        for event in events:
+            self.transport.write(self.conn.send(event) or b"")
+
+    def _peer(self) -> str:
+        return self.client[0] if self.client else "unknown"

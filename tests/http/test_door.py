@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from tests.http.test_attacks import refused
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
+BODY_BYTES = json.dumps(BODY).encode()
 
 
 def request(path: str = "/v1/models", *lines: str, method: str = "GET", host: str | None = "localhost") -> bytes:
@@ -279,18 +281,38 @@ def test_who_sends_too_slowly_is_cut_and_others_are_not(server):
     stream = server.connect()
     stream.sendall(post(body, f"content-length: {len(body)}"))
     began = time.monotonic()
+    late = server.connect()
+    assert says_nothing(late, 8)
+    late.sendall(post(b"{", f"content-length: {len(BODY_BYTES)}"))
+    answers = []
     for connection in connections:
         connection.settimeout(20)
-        while connection.recv(4096):
-            pass
+        answers.append(b"".join(iter(lambda connection=connection: connection.recv(4096), b"")))
         assert time.monotonic() - began < 20
     assert time.monotonic() - began > 10
+    assert [answer[9:12] for answer in answers] == [b"", b"", b"", b"408", b"408", b"415"]
+    assert body_of(answers[3])["code"] == "request_too_slow"
+    assert says_nothing(late, 2), "a body had only the time that its head left it"
+    late.sendall(BODY_BYTES[1:])
+    assert status_of(late.recv(4096)) == 200
     received = b""
     while b"[DONE]" not in received:
         more = stream.recv(65536)
         assert more
         received += more
-    assert server.log.count("request_too_slow") == len(slow) - 1  # one had its refusal before its body
+    assert (
+        server.log.count("request_too_slow") == len(slow) - 2
+    )  # one said nothing, and one had its refusal before its body
+
+
+def says_nothing(connection: socket.socket, for_s: float) -> bool:
+    connection.settimeout(for_s)
+    try:
+        connection.recv(1)
+    except TimeoutError:
+        connection.settimeout(20)
+        return True
+    return False
 
 
 @pytest.mark.parametrize("method", ["TRACE", "PUT", "DELETE", "PATCH", "GET"])
