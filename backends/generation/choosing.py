@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backends.engine import JobError
 from backends.generation import sampling
 from backends.messages import Delta
 
@@ -32,8 +33,11 @@ class Chooser:
     def choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> bool:
         """Choose the sequence's next token from its `(n_vocab,) float32` logits; True when that ends the sequence.
 
-        `row` is the batch row the logits belong to.
+        `row` is the batch row the logits belong to. Raises JobError where they are no numbers to choose by.
         """
+        if not np.isfinite(logits.max()):
+            told = "the model computes no numbers behind this text (NaN or infinity). hint: its weights may be damaged"
+            raise JobError("internal_error", told)
         job = sequence.request.job
         raw = sampling.logprobs(logits, job.logprobs) if job.logprobs is not None else None
         if job.ignore_eos or sequence.n_generated < job.min_tokens:
