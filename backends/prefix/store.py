@@ -108,8 +108,8 @@ class PrefixStore:
     ) -> Box | None:
         """Keep the state of `tokens`, which `fill` writes; None where it is not worth the room it would take.
 
-        `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves. Where
-        host memory has no room for it, it goes to the disk.
+        `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves:
+        once it is written, or before where there is no room for both. Where host memory has none, it goes to the disk.
         """
         contained = [
             box
@@ -126,10 +126,11 @@ class PrefixStore:
             given_back = sum(box.n_bytes for box in contained if self._of.get(box) is tier)
             if not self._make_room(tier, n_bytes - given_back, worth_at_least=bound, now_s=now_s, spare=contained):
                 continue
-            for box in contained:
-                self.drop(box)
+            if self._bytes[tier] + n_bytes > self._tiers[tier]:
+                self._drop_all(contained)
             made = tier.put(label, tokens, fill, now_s=now_s)
             if made is not None:
+                self._drop_all(contained)
                 made.n_uses, made.pinned = uses, pinned
                 self._add(made, tier)
                 return made
@@ -142,6 +143,10 @@ class PrefixStore:
             self._bytes[tier] -= box.n_bytes
             self._index.remove(box)
             tier.drop(box)
+
+    def _drop_all(self, boxes: list[Box]) -> None:
+        for box in boxes:
+            self.drop(box)
 
     def _add(self, box: Box, tier: Shelf) -> None:
         self._of[box] = tier

@@ -259,6 +259,24 @@ def test_a_folder_that_takes_nothing_costs_the_state_and_nothing_else(tmp_path: 
     assert kept.has(2) == "host"
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_shorter_state_leaves_only_when_the_longer_one_is_written(tmp_path: Path, *, fits: bool) -> None:
+    kept = Kept(tmp_path, host=4 * ONE)
+    kept.put(0)
+    longer = np.concatenate([tokens(0), tokens(1)])
+
+    def fill(target: np.ndarray) -> bool:
+        target[:] = state(0)
+        return True
+
+    with files_of_at_most(4 * ONE if fits else ONE // 2):
+        made = kept.store.put(longer, N_STATE, fill, cost_us=lambda _: 100.0, now_s=1)
+
+    assert (made is not None) is fits
+    assert len(kept.store) == len(list(kept.host_folder.iterdir())) == 1
+    assert kept.has(0) == "host"
+
+
 def test_a_folder_that_is_gone_costs_the_state_and_nothing_else(tmp_path: Path) -> None:
     kept = Kept(tmp_path, host=ONE, disk=4 * ONE)
     kept.put(0)
