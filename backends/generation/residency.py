@@ -157,7 +157,9 @@ class Residency:
             return 0
         if sequence.request.box is not None and not sequence.generated:
             state, last = self._store.open(sequence.request.box, now_s=self._clock()), sequence.target.size - 1
-            if state is not None and self._restore(sequence, state, last):
+            if state is None:
+                sequence.request.box = None
+            elif self._restore(sequence, state, last):
                 return last
         if stored is None:
             return 0

@@ -127,6 +127,19 @@ def test_choices_of_one_prompt_and_prompts_like_it_say_the_same(engine: Engine, 
     gold.check(ask(engine, tokens), tokens)
 
 
+def test_a_prompt_that_leaves_while_choices_wait_for_it_is_kept_again(models: dict[Kind, Path], tmp_path: Path) -> None:
+    engine = open_engine(models["full"], parallel=1, store=tmp_path)
+    engine.add(engine.prepare(job(prompt(4, 120), 4, n=4, cache_prompt=False)))
+    n_prefill = engine.step().n_prefill
+    engine.keep(0)
+    engine.keep(32 << 20)
+    while not engine.idle:
+        n_prefill += engine.step().n_prefill
+    engine.close()
+
+    assert n_prefill == 120 + 120 + 1 + 1
+
+
 def test_what_a_cancelled_job_had_computed_is_there_for_the_next(engine: Engine, gold: Gold, kind: Kind) -> None:
     tokens = prompt(5, 300)
     first = job(tokens, 200)
