@@ -106,30 +106,35 @@ class BnbContext:
     def _compute(self, runs: Sequence[Run]) -> NDArray[np.float32]:
         """Logits of all outputs, in as many passes as memory makes necessary; what is computed stays."""
         found: list[NDArray[np.float32]] = []
-        rest = list(runs)
+        rest, most, longest = list(runs), self._most, 0
         while rest:
-            part, behind = split(rest, self._most)
-            try:
-                found.append(self._pass(part))
-            except (RuntimeError, MemoryError) as error:
-                n_rows = sum(end - begin for _, _, begin, end in part)
-                if not shortage.is_shortage(error) or n_rows == 1:
-                    raise
-                self._shrink(error, n_rows)
-            else:
-                rest = behind
+            part, behind = split(rest, most)
+            n_rows = sum(end - begin for _, _, begin, end in part)
+            logits = self._tried(part, n_rows)
+            if logits is not None:
+                found.append(logits)
+                rest, longest = behind, max(longest, n_rows)
+                continue
+            most, self._n_good = n_rows // 2, 0
+            if n_rows > longest:  # fewer rows than have just fitted fail for what stands before them
+                self._most = most
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         self._n_good += 1
         if self._n_good >= _GOOD_BATCHES and self._most < self.max_batch:
             self._most, self._n_good = min(2 * self._most, self.max_batch), 0
         return np.concatenate(found) if len(found) > 1 else found[0]
 
-    def _shrink(self, error: BaseException, n_rows: int) -> None:
-        """Make passes half as long as the one for which there was no memory."""
-        sys.stderr.write(f"no memory for a pass of {n_rows} tokens: {shortage.told(error)}\n")
-        sys.stderr.flush()
-        self._most, self._n_good = n_rows // 2, 0
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _tried(self, runs: Sequence[Run], n_rows: int) -> NDArray[np.float32] | None:
+        """A pass's logits; None where there is no memory for it, and nothing of it is held any more."""
+        try:
+            return self._pass(runs)
+        except (RuntimeError, MemoryError) as error:
+            if not shortage.is_shortage(error) or n_rows == 1:
+                raise
+            sys.stderr.write(f"no memory for a pass of {n_rows} tokens: {shortage.told(error)}\n")
+            sys.stderr.flush()
+            return None
 
     def _pass(self, runs: Sequence[Run]) -> NDArray[np.float32]:
         rows = np.concatenate([np.arange(begin, end) for _, _, begin, end in runs])
