@@ -102,7 +102,7 @@ class StrictHttp(H11Protocol):
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self.conn = Connection(h11.SERVER, MAX_HEAD_BYTES)
+        self.conn: Connection = Connection(h11.SERVER, MAX_HEAD_BYTES)
         self.conn._receive_buffer = StrictBuffer()  # noqa: SLF001  (h11 has no other way; a test holds it to this)
         self._arrival: asyncio.TimerHandle | None = None
         self._n_arrived = 0
