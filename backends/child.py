@@ -143,6 +143,9 @@ class _Port:
         except WireError:
             self._owner.babbled()
             self.close()
+        except BaseException:  # the reports behind this one are lost: the exit answers for everything
+            self.close()
+            raise
 
     def _flush(self) -> None:
         try:

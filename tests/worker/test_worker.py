@@ -22,12 +22,13 @@ from backends.messages import (
     Finished,
     Generate,
     LoadModel,
+    Step,
     TextPrompt,
     Tokenize,
     Tokenized,
 )
 from backends.wire import Encoder
-from backends.worker import Timeouts
+from backends.worker import Timeouts, Worker
 from tests.worker.conftest import QUICK, Starter, ask
 
 
@@ -157,6 +158,27 @@ async def test_exception_in_a_step_ends_the_worker_and_keeps_the_prompt_out(star
     assert "KeyError" in how.message
     assert "secret" not in how.message
     assert "canary" not in how.message
+
+
+async def test_a_listener_that_fails_once_ends_the_worker_and_its_jobs(
+    start: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, ear = await start()
+    hear, faults = ear.on_step, [ZeroDivisionError()]
+
+    def stumble(worker: Worker, step: Step) -> None:
+        if faults:
+            raise faults.pop()
+        hear(worker, step)
+
+    monkeypatch.setattr(ear, "on_step", stumble)
+    worker.submit(ask("a", "!slow 5 100000"))
+    how = await ear.until_exit()
+
+    assert how.code == "worker_crashed"
+    (ended,) = ear.terminals("a")
+    assert isinstance(ended, Failed)
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_kill_from_outside_is_noticed_at_once(start: Starter) -> None:
