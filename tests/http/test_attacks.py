@@ -219,9 +219,9 @@ def test_a47_names_that_are_no_model_are_not_found(server, model):
 
 
 def test_a47_paths_that_are_no_model_are_not_found(server):
-    for path in ("/v1/models/..%2f..%2fetc", "/v1/models/%00", "/v1/models/", "/v1/models/x/y/z"):
+    for path in ("/v1/models/..%2f..%2fetc", "/v1/models/%00", "/v1/models/", "/v1/models/x/y/z", "/v1/models/fake%0a"):
         refused(server.get(path), 404)
-    for path in ("/v1/models/nope/load", "/v1/models/../fake/unload", "/v1/models//load"):
+    for path in ("/v1/models/nope/load", "/v1/models/../fake/unload", "/v1/models//load", "/v1/models/fake/load%0a"):
         refused(server.post(path, {}), 404)
 
 
