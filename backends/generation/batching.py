@@ -21,6 +21,8 @@ ALONE_US: Final = 250_000.0
 """A step in which nobody decodes: nobody waits for it but who comes in the middle of it."""
 GRAIN: Final = TILE
 """Prompts go in multiples of this, and no slower."""
+LEAST_TOKENS: Final = 8
+"""Of a prompt's short rest, however long it takes."""
 _AGEING: Final = 1.0
 """Microseconds of remaining work that each microsecond of waiting makes up for."""
 
@@ -96,18 +98,25 @@ class Batcher:
     def _fitting(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
         """Tokens of a prompt that the time is enough for; the first prompt of a step always advances.
 
-        It is rounded to the nearest grain, and the others down, so that a step is longer by half of one at most.
+        It is rounded to the nearest grain, and the others down, so that a step is longer by half of one at most. A
+        rest that fills no grain is not left where it can be helped: it would be computed token by token.
         """
+        n_tokens = demand.n_tokens
         if self.pace.token_us(demand.depth) <= 0:
             return (GRAIN if n_decode else 2 * GRAIN) if first else 0
-        exact = self.pace.tokens_within(left_us, demand.depth)
-        if not first:
-            return demand.n_tokens if demand.n_tokens <= exact else exact // GRAIN * GRAIN
-        if demand.n_tokens <= exact + GRAIN // 2:
-            return demand.n_tokens
-        fits = max(GRAIN, round(exact / GRAIN) * GRAIN)
-        tail = demand.n_tokens - fits  # one this short would cost a step of its own
-        return fits - GRAIN if tail < GRAIN // 2 and fits > GRAIN else fits
+        exact = self.pace.tokens_within(left_us, demand.depth, short=n_tokens <= GRAIN)
+        if n_tokens <= GRAIN:
+            return n_tokens if n_tokens <= exact else max(exact, min(n_tokens, LEAST_TOKENS)) if first else 0
+        if -(-n_tokens // GRAIN) * GRAIN <= exact + (GRAIN // 2 if first else 0):  # a part of one takes as long
+            return n_tokens
+        fits = max(GRAIN, round(exact / GRAIN) * GRAIN) if first else exact // GRAIN * GRAIN
+        rest = n_tokens - fits
+        if rest > GRAIN + 1:  # one token of it may go with those of decoding sequences
+            return fits
+        if fits > GRAIN or not first:
+            return max(0, fits - GRAIN)
+        whole_us, rest_us = (self.pace.prefill_us(demand.depth + n_tokens - n, n) for n in (n_tokens, rest))
+        return n_tokens if whole_us < rest_us else fits
 
     def _urgency(self, demand: Demand) -> float:
         return self.pace.prefill_us(demand.depth, demand.n_tokens) - _AGEING * demand.waited_us

@@ -1,8 +1,9 @@
 """What forward passes cost on this machine, learned from those that were made. Pure: durations are told, not taken.
 
 A step takes what its decoding sequences take, for every chunk of a prompt what a pass over one token takes, and for
-each of its tokens `a + b * depth` microseconds: attention reads everything before it. All are followed with
-forgetting, so that a machine that gets slower is believed.
+each of its tokens `a + b * depth` microseconds: attention reads everything before it. A chunk that fills no tile of
+attention has a line of its own: on a processor its tokens go one by one, and cost several times as much at some depth.
+All are followed with forgetting, so that a machine that gets slower is believed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from backends.generation.tiles import TILE
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _NEWEST_SHARE: Final = 0.1
 _FORGET: Final = 0.95
@@ -62,6 +65,8 @@ class Pace:
     _decode_us: dict[int, float] = field(default_factory=dict)
     """By the number of sequences."""
     _token_us: Line = field(default_factory=Line)
+    _short_us: Line = field(default_factory=Line)
+    """The same for chunks of less than a tile."""
 
     def decode_us(self, n_sequences: int) -> float:
         """A step in which so many sequences decode and nothing else happens; 0 while there was none."""
@@ -71,34 +76,51 @@ class Pace:
 
     def token_us(self, depth: float) -> float:
         """One prompt token at that depth, without the pass it is in; 0 while there was none."""
-        return self._token_us.at(depth)
+        return self._line(TILE).at(depth)
 
     def prefill_us(self, depth: int, n_tokens: int) -> float:
         """A chunk of so many prompt tokens from that depth on."""
-        return self.decode_us(1) + n_tokens * self.token_us(depth + n_tokens / 2)
+        return self.decode_us(1) + n_tokens * self._line(n_tokens).at(depth + n_tokens / 2)
 
-    def tokens_within(self, us: float, depth: int) -> int:
-        """How many prompt tokens from that depth on take no longer; not for when nothing is known."""
+    def tokens_within(self, us: float, depth: int, *, short: bool = False) -> int:
+        """How many prompt tokens from that depth on take no longer, `short` of a tile or in whole ones.
+
+        Not for when nothing is known.
+        """
+        line = self._line(0 if short else TILE)
         left_us = max(0.0, us - self.decode_us(1))
-        at_first = left_us / self.token_us(depth)
-        return int(left_us / self.token_us(depth + at_first / 2))
+        at_first = left_us / line.at(depth)
+        return int(left_us / line.at(depth + at_first / 2))
 
     def learn(self, *, n_decode: int, chunks: Iterable[Chunk], duration_us: float) -> None:
         """Take in a step; `n_decode` counts the sequences that only decoded."""
         chunks = list(chunks)
-        n_prompt = sum(chunk.n_tokens for chunk in chunks)
-        if n_prompt == 0:
+        if not chunks:
             self._learn_decode(n_decode, duration_us)
             return
         if n_decode and not self._decode_us:
             return
-        middle = sum((chunk.depth + chunk.n_tokens / 2) * chunk.n_tokens for chunk in chunks) / n_prompt
         n_passes = len({chunk.n_tokens for chunk in chunks})  # those of one length go together
-        beside_us = min(self.decode_us(n_decode) + n_passes * self.decode_us(1), 0.75 * duration_us)
-        each = (duration_us - beside_us) / n_prompt
-        known = self.token_us(middle)
+        beside_us = self.decode_us(n_decode) + n_passes * self.decode_us(1)
+        short = [chunk for chunk in chunks if chunk.n_tokens < TILE]
+        whole = [chunk for chunk in chunks if chunk.n_tokens >= TILE]
+        if short and whole:
+            beside_us += sum(c.n_tokens * self._short_us.at(c.depth + c.n_tokens / 2) for c in short)
+        left_us = duration_us - min(beside_us, 0.75 * duration_us)
+        self._learn_chunks(self._token_us if whole else self._short_us, whole or short, left_us)
+
+    def _line(self, n_tokens: int) -> Line:
+        """That of a chunk of so many tokens; the other one where it has no point yet."""
+        one, other = (self._short_us, self._token_us) if n_tokens < TILE else (self._token_us, self._short_us)
+        return one if one.weight else other
+
+    @staticmethod
+    def _learn_chunks(line: Line, chunks: Sequence[Chunk], duration_us: float) -> None:
+        n_tokens = sum(chunk.n_tokens for chunk in chunks)
+        middle = sum((chunk.depth + chunk.n_tokens / 2) * chunk.n_tokens for chunk in chunks) / n_tokens
+        each, known = duration_us / n_tokens, line.at(middle)
         told = min(max(each, known / _MOST_SURPRISE), known * _MOST_SURPRISE) if known else each
-        self._token_us.add(middle, told, min(1.0, n_prompt / _USUAL_TOKENS))
+        line.add(middle, told, min(1.0, n_tokens / _USUAL_TOKENS))
 
     def _learn_decode(self, n_decode: int, duration_us: float) -> None:
         known = self._decode_us.get(n_decode)
