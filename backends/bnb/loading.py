@@ -130,7 +130,7 @@ def _engine(
     )
     batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * first_s)
-    store = open_store(spec.store, identity=identity(spec, order, dtype))
+    store, ready = open_store(spec.store, ready, identity=identity(spec, order, dtype))
     return GeneratingEngine(vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store)
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from backends.messages import Ready
 from backends.prefix.shelf import Shelf
 from backends.prefix.store import PrefixStore
@@ -67,13 +69,17 @@ def making_guides(tokenizer: Tokenizer) -> Iterator[None]:
     made.result()
 
 
-def open_store(store: Store | None, *, identity: str) -> PrefixStore | None:
-    """What is kept of computed prompts, with what the last worker of this very model left; None without a folder."""
+def open_store(store: Store | None, ready: Ready, *, identity: str) -> tuple[PrefixStore | None, Ready]:
+    """What is kept of computed prompts, with what the last worker of this very model left; None without a folder.
+
+    `Ready` says so where a folder cannot be used, which costs computing, not the model.
+    """
     if store is None:
-        return None
+        return None, ready
     try:
         shelf = Shelf(Path(store.folder), checked=False)
         disk = Shelf(Path(store.disk_folder), checked=True) if store.disk_folder else None
-        return PrefixStore(shelf, store.max_bytes, identity=identity, disk=disk, disk_bytes=store.disk_bytes)
-    except OSError:  # a folder that cannot be used costs computing, not the model
-        return None
+        kept = PrefixStore(shelf, store.max_bytes, identity=identity, disk=disk, disk_bytes=store.disk_bytes)
+    except OSError as error:
+        return None, msgspec.structs.replace(ready, store_error=str(error))
+    return kept, ready

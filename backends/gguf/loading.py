@@ -81,7 +81,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
     )
     batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
-    store = open_store(spec.store, identity=identity(spec, context))
+    store, ready = open_store(spec.store, ready, identity=identity(spec, context))
     return GeneratingEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
 
 

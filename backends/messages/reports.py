@@ -40,6 +40,8 @@ class Ready(Plain, tag="ready", frozen=True):
     """Name and version of the inference library."""
     load_s: float = 0.0
     """Seconds the engine took for the load itself, without the start of the process and its imports."""
+    store_error: str = ""
+    """Why nothing is kept of computed prompts though it was asked for; empty where it is."""
 
 
 class LoadFailed(Plain, tag="load_failed", frozen=True):

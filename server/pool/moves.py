@@ -93,6 +93,10 @@ class Moves:
             predicted_ratio="unknown" if ratio is None else round(ratio, 3),
             pid=worker.pid,
         )
+        if ready.store_error:
+            parts.tell(
+                "conversations_off", model=name, reason=ready.store_error, hint="prompts are computed every time"
+            )
         parts.prices.forget(name)
         parts.memory.share_out()
         parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from server.scheduling.decisions import Drain, Unload
 
 _LOG = logging.getLogger("onecard.pool")
-_WARNINGS = ("crashed", "load_failed", "load_refused", "preload_skipped")
+_WARNINGS = ("conversations_off", "crashed", "load_failed", "load_refused", "preload_skipped")
 
 
 class Teller:

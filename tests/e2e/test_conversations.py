@@ -130,6 +130,24 @@ def test_files_are_for_their_owner_only_within_the_cap_and_in_the_status(server:
     assert 0 < memory["conversations_bytes"] <= memory["conversations_max_bytes"]
 
 
+def test_a_folder_that_cannot_be_used_is_told_and_costs_no_answer(tmp_path: Path, canary_kv_model: Path) -> None:
+    env = {"XDG_CACHE_HOME": str(tmp_path), "ONECARD_MEMORY__CONVERSATIONS_DISK": "64MiB"}
+    with serving(tmp_path, models={"a": canary_kv_model}, env=env) as server:
+        move(server, "a", "load")
+        move(server, "a", "unload")
+        (folder,) = (tmp_path / "onecard/conversations").glob("*/*/")
+        folder.rmdir()
+        folder.write_text("no folder")
+
+        answers = [ask(server, canary_kv.prompt(1, 300)) for _ in range(2)]
+
+        assert [cached(answer) for answer in answers] == [0, 0]
+        told = [line for line in server.log.read_text().splitlines() if "conversations_off" in line]
+        assert len(told) == 1
+        assert "model=a" in told[0]
+        assert "File exists" in told[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_a_server_that_ended_or_was_killed(
     tmp_path: Path, canary_kv_model: Path, number: int
