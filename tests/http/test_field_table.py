@@ -14,7 +14,7 @@ FIELDS: Mapping[str, Mapping[str, Use]] = {
 }
 ROW = {
     Use.HONOURED: "honoured",
-    Use.HARMLESS: "accepted, changes nothing",
+    Use.HARMLESS: "accepted, changes no answer",
     Use.NEUTRAL_ONLY: "refused by name",
 }
 
