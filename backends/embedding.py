@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
     from backends.messages import Event, Job, Ready
 
-JOBS_AT_ONCE = 64
-"""What an embedding engine reports as `parallel`: jobs cost it no memory, only inputs in the same pass do."""
-
 
 class NoRoomError(Exception):
     """The device has no memory left for a single input; the text tells the numbers."""

@@ -16,7 +16,7 @@ from backends.gguf import arithmetic
 from backends.gguf.header import HeaderError
 from backends.gguf.header import read as read_gguf
 from backends.gguf.info import HeaderInfo
-from backends.plan import ALL_LAYERS, RUNTIME_BYTES, Device, Footprint, Plan
+from backends.plan import ALL_LAYERS, JOBS_AT_ONCE, RUNTIME_BYTES, Device, Footprint, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_LAYERS",
+    "JOBS_AT_ONCE",
     "RUNTIME_BYTES",
     "Device",
     "FolderInfo",

@@ -22,6 +22,8 @@ SCORED_ROWS: Final = 16
 of 128 000."""
 CONSTRAINT_BYTES: Final = 350
 """Host memory per token of a vocabulary for what makes constraints over it; measured."""
+JOBS_AT_ONCE: Final = 64
+"""What an embedding engine reports as `parallel`: jobs cost it no memory, only inputs in the same pass do."""
 CELL_BLOCK: Final = 256
 """llama.cpp rounds each sequence's cells up to this."""
 KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(

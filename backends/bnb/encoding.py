@@ -25,10 +25,10 @@ from backends.bnb.layout import input_limit
 from backends.bnb.measure import runtime_bytes, version, weight_bytes
 from backends.bnb.vocabulary import Vocabulary
 from backends.bnb.weights import Kind, first_line, load_model
-from backends.embedding import JOBS_AT_ONCE, EmbeddingEngine, Input, NoRoomError
+from backends.embedding import EmbeddingEngine, Input, NoRoomError
 from backends.engine import LoadError
 from backends.messages import Ready
-from backends.plan import Plan
+from backends.plan import JOBS_AT_ONCE, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends import card
-from backends.embedding import JOBS_AT_ONCE, EmbeddingEngine
+from backends.embedding import EmbeddingEngine
 from backends.engine import LoadError
 from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
@@ -24,7 +24,7 @@ from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
 from backends.messages import Ready
-from backends.plan import BATCH_TOKENS
+from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,6 +5,7 @@ Owns no rule: files are judged by the header readers, room by the pool's own pla
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backends.footprint import HeaderError
@@ -35,15 +36,26 @@ def without_engine(entries: Iterable[CatalogEntry]) -> dict[str, str]:
     return {e.name: f"this version has no '{e.backend}' backend" for e in entries if e.backend not in ENGINES}
 
 
-async def unusable(pool: Pool, entries: Iterable[CatalogEntry]) -> dict[str, str]:
-    """Models of a started pool that are broken or fit into no plan of its budget, with the sentence."""
-    found = without_engine(entries)
+@dataclass(frozen=True)
+class Checkup:
+    """What a look at all models has given, by their names."""
+
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Those that are broken or fit into no plan of the budget, with the sentence."""
+    gives: dict[str, str] = field(default_factory=dict)
+    """`text`, `vectors` or `scores`, of those whose files could be read."""
+
+
+async def look_over(pool: Pool, entries: Iterable[CatalogEntry]) -> Checkup:
+    """Look at the models of a started pool."""
+    found = Checkup(without_engine(entries))
     for entry in entries:
         try:
             plan = await pool.capacity(entry.name, Asked())
         except HeaderError as problem:
-            found[entry.name] = str(problem)
+            found.unusable[entry.name] = str(problem)
         else:
+            found.gives[entry.name] = plan.gives
             if not plan.fits:
-                found[entry.name] = plan.reason or "it does not fit into the budget"
+                found.unusable[entry.name] = plan.reason or "it does not fit into the budget"
     return found

@@ -138,6 +138,8 @@ def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
     table.add_row("free", format_size(answer.free_bytes))
     stdout().print(table)
     write(f"price: {_SOURCES[answer.source]}")
+    if answer.trained_context is not None and answer.plan.context > answer.trained_context:
+        write(f"beware: the model was trained for a context of {answer.trained_context} tokens")
     if answer.would_evict:
         write(f"would leave: {', '.join(answer.would_evict)}")
     for other in answer.alternatives:

@@ -5,49 +5,75 @@ from __future__ import annotations
 import json
 import shlex
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
+    from server.cli.checkup import Checkup
     from server.settings.catalog import CatalogEntry
 
 _QUESTION = "What is the capital of France?"
+_DOCUMENTS = ["Paris is the capital of France.", "Bread is baked in an oven."]
 
 
-def greeting(
-    url: str, entries: list[CatalogEntry], *, states: dict[str, str], keyed: bool, problems: dict[str, str]
-) -> str:
-    """The whole text; its first line ends with the URL. `problems` are the models that cannot be served."""
-    shown = next((entry.name for entry in entries if entry.name not in problems), entries[0].name)
-    messages = [{"role": "user", "content": _QUESTION}]
-    body = json.dumps({"model": shown, "stream": True, "messages": messages}, ensure_ascii=False)
+def greeting(url: str, entries: list[CatalogEntry], *, states: dict[str, str], keyed: bool, checkup: Checkup) -> str:
+    """The whole text; its first line ends with the URL."""
+    problems, gives = checkup.unusable, checkup.gives
+    shown = _shown([entry.name for entry in entries if entry.name not in problems] or [entries[0].name], gives)
+    path, body, call = _request(shown, gives.get(shown, "text"))
     headers = "-H 'Content-Type: application/json'"
     if keyed:
         headers = '-H "Authorization: Bearer $ONECARD_API_KEY" ' + headers
     key = 'os.environ["ONECARD_API_KEY"]' if keyed else '"none"'
-    model = json.dumps(shown, ensure_ascii=False)
     imports = ("import os; " if keyed else "") + "from openai import OpenAI"
+    curl = f"curl -N {url}{path} {headers} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+    client = f"{imports}; client = OpenAI(base_url={json.dumps(url + '/v1')}, api_key={key})"
     lines = [
         f"onecard {version('onecard')} serves {url}/v1",
-        *_table(entries, states),
+        *_table(entries, {name: told(state, name in problems) for name, state in states.items()}),
         *(f"  warning: {name}: {' '.join(why.split())}" for name, why in problems.items()),
         *(["  warning: no model can be served"] if len(problems) == len(entries) else []),
         "",
-        f"  curl -N {url}/v1/chat/completions {headers} -d {shlex.quote(body)}",
+        f"  {curl}",
         "",
-        f"  {imports}; client = OpenAI(base_url={json.dumps(url + '/v1')}, api_key={key})",
-        f"  print(client.chat.completions.create(model={model}, messages={json.dumps(messages)})"
-        ".choices[0].message.content)",
-        "",
+        *([f"  {client}", f"  {call}", ""] if call else []),
     ]
     return "\n".join(lines)
 
 
+def _shown(names: list[str], gives: dict[str, str]) -> str:
+    """The model of the request to copy: the first that generates text, else one that gives vectors, else the first."""
+    for kind in ("text", "vectors"):
+        for name in names:
+            if gives.get(name, "text") == kind:
+                return name
+    return names[0]
+
+
+def _request(name: str, kind: str) -> tuple[str, dict[str, Any], str]:
+    """Path and body of a request, and the call of OpenAI's client that is the same; empty where it has none."""
+    model = json.dumps(name, ensure_ascii=False)
+    if kind == "vectors":
+        call = f"print(client.embeddings.create(model={model}, input={json.dumps(_QUESTION)}).data[0].embedding[:4])"
+        return "/v1/embeddings", {"model": name, "input": _QUESTION}, call
+    if kind == "scores":
+        return "/v1/rerank", {"model": name, "query": _QUESTION, "documents": _DOCUMENTS}, ""
+    messages = [{"role": "user", "content": _QUESTION}]
+    call = f"print(client.chat.completions.create(model={model}, messages={json.dumps(messages)})"
+    body = {"model": name, "stream": True, "messages": messages}
+    return "/v1/chat/completions", body, call + ".choices[0].message.content)"
+
+
+def told(state: str, unusable: bool) -> str:
+    """`unloaded (unusable)`: the state of a model that no request could load."""
+    return f"{state} (unusable)" if unusable else state
+
+
 def _table(entries: list[CatalogEntry], states: dict[str, str]) -> list[str]:
-    width = max(len(entry.name) for entry in entries)
+    width, wide = max(len(entry.name) for entry in entries), max(9, *map(len, states.values()))
     return [
-        f"  {entry.name:<{width}}  {states[entry.name]:<9} {format_size(entry.size_bytes):>8}  {entry.backend}"
+        f"  {entry.name:<{width}}  {states[entry.name]:<{wide}} {format_size(entry.size_bytes):>8}  {entry.backend}"
         + (f"  also {', '.join(entry.aliases)}" if entry.aliases else "")
         for entry in entries
     ]

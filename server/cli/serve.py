@@ -9,7 +9,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
-from server.cli.checkup import unusable
+from server.cli.checkup import Checkup, look_over
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, write
 from server.cli.greeting import greeting
@@ -49,9 +49,9 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
 
     async def announce() -> None:
         entries = app.state.catalog.entries
-        problems = await _problems_soon(app.state.pool, entries)
+        checkup = await _checkup_soon(app.state.pool, entries)
         states = {entry.name: str(app.state.pool.info(entry.name).state.value) for entry in entries}
-        write(greeting(url, entries, states=states, keyed=bool(settings.server.api_keys), problems=problems))
+        write(greeting(url, entries, states=states, keyed=bool(settings.server.api_keys), checkup=checkup))
         log.info("ready url=%s models=%d", url, len(entries))
 
     drain_s = settings.server.drain_s
@@ -68,21 +68,21 @@ def _refuse_missing(loaded: Loaded, entries: list[CatalogEntry]) -> None:
             raise CliError(f"model '{entry.name}': {entry.missing}", ExitCode.USAGE)
 
 
-async def _problems_soon(pool: Pool, entries: list[CatalogEntry]) -> dict[str, str]:
-    """What is wrong with the models, for the greeting; on a slow disk none, and the log has it later."""
-    looking = asyncio.create_task(unusable(pool, entries))
+async def _checkup_soon(pool: Pool, entries: list[CatalogEntry]) -> Checkup:
+    """What is known of the models for the greeting; on a slow disk nothing, and the log has the problems later."""
+    looking = asyncio.create_task(look_over(pool, entries))
     looking.add_done_callback(_log_problems)
     done, _ = await asyncio.wait({looking}, timeout=_GREETING_WAITS_S)
-    return looking.result() if done and looking.exception() is None else {}
+    return looking.result() if done and looking.exception() is None else Checkup()
 
 
-def _log_problems(looking: asyncio.Task[dict[str, str]]) -> None:
+def _log_problems(looking: asyncio.Task[Checkup]) -> None:
     if looking.cancelled():
         return
     if (error := looking.exception()) is not None:
         log.error("checkup_failed", exc_info=error)
         return
-    for name, why in looking.result().items():
+    for name, why in looking.result().unusable.items():
         log.warning("unusable model=%s reason=%s", json.dumps(name), json.dumps(why, ensure_ascii=False))
 
 

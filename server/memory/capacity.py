@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from backends.footprint import JOBS_AT_ONCE
 from backends.messages import KvType
 from server.memory.placement import Placed, Refused, Wish, largest_context, place, plans
 from server.scheduling.eviction import Candidate, choose
@@ -50,6 +51,7 @@ class PlanStatus(msgspec.Struct, frozen=True):
 
     context: int
     parallel: int
+    """Requests at once; of a model that gives vectors or scores what its engine takes, which costs no memory."""
     kv_type: str
     gpu_layers: int
     """Layers on the card, the output layer counted; 0 on the CPU."""
@@ -82,6 +84,9 @@ class Capacity(msgspec.Struct, frozen=True):
     """The largest other configurations that fit, the longest context first."""
     reason: str | None = None
     """Why it does not fit."""
+    gives: Literal["text", "vectors", "scores"] = "text"
+    trained_context: int | None = None
+    """Tokens that the model was trained for; None where its files do not say."""
 
 
 def appraise(
@@ -117,10 +122,12 @@ def appraise(
         budget_bytes=budget_bytes,
         free_bytes=free_bytes,
         fits=isinstance(placed, Placed),
-        plan=PlanStatus(plan.context, plan.parallel, plan.kv_type, _n_layers(header, plan), plan.kv_tokens),
+        plan=PlanStatus(plan.context, _parallel(header, plan), plan.kv_type, _n_layers(header, plan), plan.kv_tokens),
         would_evict=sorted(candidate.name for candidate in leaving or ()),
         alternatives=_alternatives(header, plan, usable, price, fits=isinstance(placed, Placed)),
         reason=placed.message if isinstance(placed, Refused) else None,
+        gives=header.gives,
+        trained_context=header.n_ctx_train or None,
     )
 
 
@@ -137,7 +144,8 @@ def _alternatives(
         if (fits and _covers(plan, best)) or any(_covers(better, best) for better in found):
             continue
         layers = _n_layers(header, best)
-        found.append(Alternative(context, best.parallel, best.kv_type, layers, total_bytes=price(best).total_bytes))
+        parallel, total_bytes = _parallel(header, best), price(best).total_bytes
+        found.append(Alternative(context, parallel, best.kv_type, layers, total_bytes=total_bytes))
     return sorted(found, key=lambda a: (-a.context, -a.parallel, a.total_bytes))[:MOST_ALTERNATIVES]
 
 
@@ -152,12 +160,17 @@ def _variants(header: ModelHeader, plan: Plan, price: Callable[[Plan], Footprint
     kv_types: list[KvType] = [plan.kv_type]
     if price(smaller).total_bytes < price(longest).total_bytes:
         kv_types.append("q8_0")
+    parallels = (2 * plan.parallel, plan.parallel, 1) if header.gives == "text" else (plan.parallel,)
     for kv_type in kv_types:
-        for parallel in dict.fromkeys((2 * plan.parallel, plan.parallel, 1)):
+        for parallel in dict.fromkeys(parallels):
             yield replace(longest, parallel=parallel, kv_type=kv_type)
     if plan.device == "cuda":
         for n_layers in range(header.n_layers, 0, -max(1, header.n_layers // 4)):
             yield replace(longest, gpu_layers=n_layers)
+
+
+def _parallel(header: ModelHeader, plan: Plan) -> int:
+    return plan.parallel if header.gives == "text" else JOBS_AT_ONCE
 
 
 def _n_layers(header: ModelHeader, plan: Plan) -> int:

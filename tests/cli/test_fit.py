@@ -2,7 +2,9 @@
 
 import json
 
+from backends.plan import JOBS_AT_ONCE
 from demo import HF_PATH
+from tests.embeddings.models import minilm
 
 
 def fit(onecard, *arguments, **options):
@@ -83,3 +85,17 @@ def test_broken_file_is_a_sentence(onecard, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("onecard: ")
     assert "Traceback" not in done.stderr
+
+
+def test_models_that_give_vectors_take_what_their_engine_takes_whatever_is_asked(onecard):
+    for flags in ((), ("--parallel", "4")):
+        done, answer = fit(onecard, str(minilm()), "--budget", "2GiB", *flags)
+        assert done.returncode == 0
+        assert (answer["gives"], answer["plan"]["parallel"]) == ("vectors", JOBS_AT_ONCE)
+        assert {other["parallel"] for other in answer["alternatives"]} <= {JOBS_AT_ONCE}
+
+
+def test_a_context_beyond_the_trained_one_is_told(onecard):
+    said = "beware: the model was trained for a context of 4096 tokens"
+    assert said in onecard("fit", "demo", "--budget", "1GiB", "--context", "8192").stdout
+    assert said not in onecard("fit", "demo", "--budget", "1GiB", "--context", "4096").stdout

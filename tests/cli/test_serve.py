@@ -19,6 +19,7 @@ import pytest
 
 from tests.cli.conftest import FAKE
 from tests.e2e.server import serving, until
+from tests.embeddings.models import minilm, reranker
 
 
 def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path):
@@ -51,6 +52,7 @@ def test_models_that_cannot_be_served_stop_no_other_and_are_named_at_start(envir
     )
     with _started(environment, tmp_path, "--config", "c.toml") as (process, url):
         lines = [process.stdout.readline() for _ in range(7)]
+        assert ["(unusable)" in line for line in lines[:3]] == [True, True, False]
         assert lines[3].startswith("  warning: broken: ")
         assert lines[4] == f"  warning: gone: there is no file or folder {tmp_path}/gone.gguf\n"
         assert '"model": "good"' in lines[6]
@@ -62,6 +64,29 @@ def test_models_that_cannot_be_served_stop_no_other_and_are_named_at_start(envir
     said = (tmp_path / "log").read_text()
     assert 'unusable model="broken"' in said
     assert 'unusable model="gone"' in said
+
+
+def test_the_request_to_copy_is_one_that_the_model_answers(environment, tmp_path):
+    vectors, scores = minilm(), reranker(tmp_path / "ranker", n_types=1)
+    for models, said in (
+        (
+            {"ranker": scores, "vectors": vectors, "chat": "demo"},
+            ["data: [DONE]", "echo: What is the capital of France?"],
+        ),
+        ({"ranker": scores, "vectors": vectors}, ['"embedding":', "[30.0, "]),
+        ({"ranker": scores}, ['"relevance_score":']),
+    ):
+        flags = [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
+        with _started(environment, tmp_path, *flags) as (process, _):
+            lines = [process.stdout.readline().strip() for _ in range(2 + len(models))]
+            answers = [subprocess.run(lines[-1], shell=True, capture_output=True, text=True, check=True).stdout]
+            assert process.stdout.readline() == "\n"
+            if len(said) == 2:
+                snippet = "\n".join(process.stdout.readline().strip() for _ in range(2))
+                done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True)
+                answers.append(done.stdout)
+        for answer, part in zip(answers, said, strict=True):
+            assert part in answer
 
 
 def test_a_budget_that_no_model_fits_is_said_at_start(environment, tmp_path):
