@@ -51,10 +51,18 @@ def anonymous_bytes() -> int:
     return int(found[0].split()[1]) * 1024 if found else 0
 
 
+def memory_limit() -> tuple[int, int]:
+    """What `at_most` lowers, in bytes: soft and hard, or RLIM_INFINITY."""
+    return resource.getrlimit(resource.RLIMIT_DATA)
+
+
 @contextlib.contextmanager
 def at_most(more_bytes: int) -> Iterator[None]:
-    """Within it no thread of this process gets memory that would make it larger by more than that: MemoryError."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    """Within it no thread of this process gets memory that would make it larger by more than that: MemoryError.
+
+    The limit is the process's: for one thread at a time, never nested, and no thread is started inside: stacks count.
+    """
+    soft, hard = memory_limit()
     has = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
     limit = has + more_bytes
     if soft == resource.RLIM_INFINITY or limit < soft:

@@ -11,6 +11,7 @@ import pytest
 from backends.formats.known import FORMATS, named
 from backends.formats.pieces import CallArguments, CallBegins, Content
 from backends.grammars import Compiler
+from backends.kernel import at_most
 from backends.messages import Constraint, JsonSchema, ToolCalls
 from tests.formats.recorded import ADD, RECORDED, TOOLS, WEATHER
 from tests.formats.test_reading import name_of, read
@@ -123,3 +124,11 @@ def test_text_is_read_as_it_was_written(compilers):
     for name in NAMES:
         opening = "<|channel|>final<|message|>" if name == "harmony" else ""
         assert read(name, [opening + "a, b"]) == [Content("a, b")]
+
+
+def test_a_grammar_is_not_compiled_where_its_stack_may_find_no_room():
+    compiler, form = Compiler(vocabulary, named("generic")), JsonSchema('{"type": "object"}')
+    with at_most(1 << 30), pytest.raises(RuntimeError, match="at_most"):
+        compiler.compile(form)
+
+    assert accepts(compiler.compile(form).start(), "{}")
