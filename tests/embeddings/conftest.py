@@ -16,7 +16,7 @@ from tests.embeddings import models
 
 @dataclass(frozen=True)
 class Models:
-    """Folders by name, and the same as GGUF files where llama.cpp can serve them."""
+    """Folders by name, and the same as GGUF files where llama.cpp can serve them, some of those in F16 too."""
 
     folders: dict[str, Path]
     files: dict[str, Path]
@@ -36,6 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Models:
         "typed": models.reranker(out / "typed", n_types=2),
     }
     files = {name: models.to_gguf(folders[name], out, "F32") for name in ("minilm", "last", "mean")}
+    files |= {f"{name} in F16": models.to_gguf(folders[name], out, "F16") for name in ("minilm", "last", "mean")}
     files |= {name: models.reranker_gguf(folders[name], out) for name in ("ranker", "typed")}
     return Models(folders, files)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backends.engine import JobError, LoadError
+from backends.engine import Engine, JobError, LoadError
 from backends.messages import ChatPrompt, Detokenize, Detokenized, Embed, Generate, Rerank, TextPrompt, Tokenize
 from tests.embeddings import models
 from tests.embeddings.driver import Outcome, cosines, run, scores, take, vectors
@@ -17,7 +17,10 @@ QUERY = "Which river flows through Paris?"
 DOCUMENTS = ["The Seine flows through Paris.", "Bread is baked at 220 degrees.", "Paris has many rivers? No.", "x" * 90]
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("minilm", "mean"), ("last", "lasttoken"), ("mean", "mean")])
+POOLINGS = [("minilm", "mean"), ("last", "lasttoken"), ("mean", "mean")]
+
+
+@pytest.mark.parametrize(("name", "pooling"), POOLINGS)
 def test_vectors_are_those_of_transformers(engine_of, made, backend, name, pooling) -> None:
     found = vectors(engine_of(name, backend), TEXTS)
 
@@ -27,7 +30,20 @@ def test_vectors_are_those_of_transformers(engine_of, made, backend, name, pooli
 
 @pytest.mark.parametrize("name", ["minilm", "last", "mean"])
 def test_a_batch_gives_each_text_what_it_gets_alone(engine_of, backend, name) -> None:
-    engine = engine_of(name, backend)
+    _check_together(engine_of(name, backend))
+
+
+@pytest.mark.parametrize(("name", "pooling"), POOLINGS)
+def test_a_file_of_f16_gives_the_vectors_of_transformers_alone_and_together(engine_of, made, name, pooling) -> None:
+    engine = engine_of(f"{name} in F16", "gguf")
+
+    found = vectors(engine, TEXTS)
+
+    assert cosines(found, models.reference_vectors(made.folders[name], TEXTS, pooling)).min() > 0.999
+    _check_together(engine)
+
+
+def _check_together(engine: Engine) -> None:
     texts = [text * (1 + i % 3) for i, text in enumerate(TEXTS * 4)]
 
     together = vectors(engine, texts)
