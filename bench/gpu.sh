@@ -12,6 +12,8 @@ usage: bench/gpu.sh [--bundle FOLDER] [--out FOLDER] [--limit SECONDS] [--python
   --limit SECONDS   for everything together (default 530)
   --python EXE      use this Python as it is; nothing is installed or compiled
   --dry             no card: tests are only collected, shapes are small, everything runs on the CPU
+Time is shared in this order: up to 360 s build, up to 120 s tests, figures in what is left.
+Exits with 1 when tests or figures failed, after the table.
 TEXT
 }
 
@@ -33,7 +35,9 @@ out=$(realpath "$out")
 export XDG_DATA_HOME="$out/data"  # the first prices are not those that an earlier run learned
 rm -rf "$XDG_DATA_HOME"
 
+least=15  # seconds: what has no more is left out
 left() { echo $((limit - SECONDS)); }
+within() { echo $(($(left) < 1 ? 1 : $(left) < $1 ? $(left) : $1)); }  # 0 would be no limit to `timeout`
 say() { echo "gpu.sh [${SECONDS}s]: $*" >&2; }
 
 card='no card'
@@ -53,7 +57,7 @@ if [ -z "$python" ]; then
   fi
   python=$PWD/.venv/bin/python
   before=$SECONDS
-  timeout 360 python3 deploy/install.py gpu >&2 || { tail -n 40 .venv/*.log >&2; exit 1; }
+  timeout "$(within 360)" python3 deploy/install.py gpu >&2 || { tail -n 40 .venv/*.log >&2; exit 1; }
   cp .venv/llama-build.log "$out/build.log" 2>/dev/null || true
   if "$python" -c 'import torch' 2>/dev/null; then
     timeout 60 "$python" -m pip install --quiet --disable-pip-version-check --editable '.[bnb]' >&2 ||
@@ -64,16 +68,25 @@ if [ -z "$python" ]; then
   build="$((SECONDS - before)) s"
 fi
 
-tests='collected only'
-if [ -n "$dry" ]; then
-  "$python" -m pytest -m gpu --collect-only tests/gpu >"$out/pytest.txt"
-else
+status=0
+tests='left out for want of time'
+if [ "$(left)" -gt $least ]; then
   say 'tests marked gpu'
-  timeout 120 "$python" -m pytest -m gpu -rs tests/gpu >"$out/pytest.txt" 2>&1 || say 'some failed: pytest.txt'
-  tests=$(tail -n 1 "$out/pytest.txt")
+  tests='' code=0
+  timeout "$(within 120)" "$python" -m pytest -m gpu ${dry:+--collect-only} -rs tests/gpu >"$out/pytest.txt" 2>&1 || code=$?
+  if [ $code -ne 0 ]; then
+    status=1 tests="failed (exit $code): "
+    say 'tests failed: pytest.txt'
+  fi
+  tests=$tests$(tail -n 1 "$out/pytest.txt")
 fi
 
+if [ "$(left)" -le $least ]; then
+  echo "$card; build $build; tests $tests; figures left out for want of time"
+  exit $status
+fi
 say 'figures'
 models=${dry:+$out/models}
-exec timeout "$(left)" "$python" -m bench.gpu --out "$out" --models "${models:-bench/out/gpu-models}" --seconds "$(($(left) - 15))" \
-  --card "$card" --build "$build" --tests "$tests" ${dry:+--tiny}
+timeout "$(within "$limit")" "$python" -m bench.gpu --out "$out" --models "${models:-bench/out/gpu-models}" --seconds "$(($(left) - least))" \
+  --card "$card" --build "$build" --tests "$tests" ${dry:+--tiny} || status=1
+exit $status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -82,6 +83,30 @@ def test_the_script_run_dry_ends_with_the_table(tmp_path):
     assert len(told["swap_s"]) == 4
     assert told["skipped"] == []
     assert "test_cuda.py" in (tmp_path / "pytest.txt").read_text()
+
+
+def dry(out: Path, *, limit_s: int, pytest_options: str = "") -> subprocess.CompletedProcess[str]:
+    script = [str(ROOT / "bench" / "gpu.sh"), "--dry", "--python", sys.executable, "--out", str(out)]
+    env = {**os.environ, "PYTEST_ADDOPTS": pytest_options}
+    command = [*script, "--limit", str(limit_s)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=env)
+
+
+@pytest.mark.engine
+def test_tests_that_fail_make_the_script_fail_after_the_table(tmp_path):
+    done = dry(tmp_path, limit_s=40, pytest_options="--no-such-option")
+
+    assert done.returncode == 1
+    assert "tests failed (exit 4)" in done.stdout
+    assert "left out for want of time" in done.stdout.splitlines()[-1]
+
+
+def test_what_has_no_time_is_left_out(tmp_path):
+    done = dry(tmp_path, limit_s=0)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("tests left out for want of time; figures left out for want of time\n")
+    assert not (tmp_path / "pytest.txt").exists()
 
 
 def test_the_script_without_a_card_says_so(tmp_path):
