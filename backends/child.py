@@ -173,17 +173,20 @@ async def start_child(owner: Owner, *, copier: Copier | None = None) -> Child:
 async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | None]]) -> Child | None:
     """Each attempt has a socket of its own: a copy that comes too late finds nobody at the other end, and ends."""
     ours, theirs = socket.socketpair()
+    running: Process | None = None
     try:
         running = await begin(theirs.fileno())
         if running is None:
             ours.close()
             return None
+        return Child(running, ours, owner)
     except BaseException:
         ours.close()
+        if running is not None:
+            await running.end()
         raise
     finally:
         theirs.close()
-    return Child(running, ours, owner)
 
 
 async def _started(socket_fd: int) -> Process:

@@ -7,6 +7,7 @@ tell (python/cpython#87744), and it cannot watch a child that it has not started
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -24,7 +25,10 @@ _UNKNOWN_STATUS: Final = 255
 
 
 class Process:
-    """A child of this process, however it came to be; `stderr_fd` is where its words can be read."""
+    """A child of this process, however it came to be; `stderr_fd` is where its words can be read.
+
+    Raises OSError where it cannot be watched; then it has been ended and reaped, and that file is closed.
+    """
 
     def __init__(self, pid: int, stderr_fd: int) -> None:
         self.pid = pid
@@ -33,8 +37,11 @@ class Process:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         try:
             self._pidfd = os.pidfd_open(pid)
-        except OSError:
+        except OSError as error:
             os.close(stderr_fd)
+            if error.errno != errno.ESRCH:  # nobody else has reaped it: the number is still its own
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             raise
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
         self._words = _Words(stderr_fd)
