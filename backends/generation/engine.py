@@ -86,7 +86,7 @@ class GeneratingEngine:
         """Free everything; what running jobs have computed is kept."""
         for job_id in list(self._requests):
             self.cancel(job_id)
-        self._settle()
+        self._settle(most=len(self._ended))
         self._context.close()
         self._model.close()
 
@@ -109,7 +109,7 @@ class GeneratingEngine:
         if ends_here:
             return [*opening, Finished(id=job.id, prompt_tokens=n_prompt)]
         if not self._free:
-            self._settle()
+            self._settle(most=1)
         if not self._free:
             return [Failed(id=job.id, code="internal_error", message="the job was dispatched to a full engine")]
         unstarted = list(range(job.n))
@@ -156,7 +156,8 @@ class GeneratingEngine:
         begin = time.perf_counter_ns()
         events: list[Event] = []
         if self._ended:
-            self._settle()
+            nobody_needs_them = self._sequences and not self._n_waiting and self._residency.room is None
+            self._settle(most=1 if nobody_needs_them else len(self._ended))
             if not self._sequences:
                 return self._report(begin, events)
         if self._n_waiting and (self._n_apart == 0 or self._n_waiting == len(self._sequences)):
@@ -189,14 +190,15 @@ class GeneratingEngine:
             store_bytes=self._residency.store_bytes,
         )
 
-    def _settle(self) -> None:
-        """Keep what ended sequences have computed and free their slots: clients have their ends by now.
+    def _settle(self, *, most: int) -> None:
+        """Keep what so many ended sequences have computed and free their slots: clients have their ends by now.
 
-        A state takes about 10 us per token to keep, so the end of a long conversation would come late by a step or two.
+        A state takes about 10 us per token to keep, so the end of a long conversation would come late by a step or two,
+        and the ends of several at once would hold up who goes on.
         """
-        for sequence in self._ended:
+        for sequence in self._ended[:most]:
             self._free_slot(sequence)
-        self._ended.clear()
+        del self._ended[:most]
         self._start_waiting_choices()
 
     def _admit(self, events: list[Event]) -> None:

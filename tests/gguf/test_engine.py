@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,20 @@ def test_choices_share_one_prefill_even_when_there_are_more_than_slots(keeping: 
     assert [outcome.text(i) for i in range(n)] == [canary_p.expected_text("z", 20)] * n
     assert outcome.finished.completion_tokens == 20 * n
     assert n_prefill <= 201 + max(0, n - 4)
+
+
+def test_the_states_of_those_that_end_together_are_kept_one_a_step(keeping: Engine) -> None:
+    """Who goes on waits for one of them at a time."""
+    for i, n_tokens in enumerate((4, 4, 4, 40)):
+        prepared = keeping.prepare(text_job("abcd"[i] * 200, id=f"j{i}", max_tokens=n_tokens, ignore_eos=True))
+        keeping.add(prepared)
+    kept = [0]
+    while not keeping.idle:
+        kept.append(keeping.step().store_bytes)
+
+    grown = [after - before for before, after in itertools.pairwise(kept) if after > before]
+    assert len(grown) == 4
+    assert max(grown) < 1.5 * min(grown)
 
 
 def test_choices_that_wait_compute_the_prompt_again_where_nothing_is_kept(engine: Engine) -> None:
