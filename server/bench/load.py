@@ -168,7 +168,7 @@ def _read(item: _Connection) -> None:
     if not raw and answer.cut:
         return
     if status != [b"200"] or b"chunked" not in head.lower():
-        answer.error = raw[:500].decode(errors="replace") or "no answer"
+        answer.error = _refusal(raw)
         return
     rest = b""
     for end, content in _chunks(raw, len(head) + 4):
@@ -178,6 +178,18 @@ def _read(item: _Connection) -> None:
             _read_event(answer, event, at_s)
     if not answer.cut and b"data: [DONE]" not in raw[-200:]:
         answer.error = answer.error or "the stream ended without [DONE]"
+
+
+def _refusal(raw: bytes) -> str:
+    """What an answer that is no stream says: the message of an error's body, or the beginning of what came."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    if b"chunked" in head.lower():
+        body = b"".join(content for _, content in _chunks(raw, len(head) + 4))
+    line = head.split(b"\r\n", 1)[0].decode(errors="replace").removeprefix("HTTP/1.1 ")
+    try:
+        return f"{line}: {json.loads(body)['error']['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{line} {body[:200].decode(errors='replace')}".strip() or "no answer"
 
 
 def _read_event(answer: Answer, event: bytes, at_s: float) -> None:

@@ -82,7 +82,7 @@ class Prompts:
 def measure(
     target: Target, streams: Sequence[int], *, n_prompt: int, n_generate: int, rounds: int, say: Callable[[str], None]
 ) -> list[Row]:
-    """One row per number of streams, of the best of the rounds. Raises RuntimeError, TimeoutError, OSError.
+    """One row per number of streams: the best rate, times of all rounds. Raises RuntimeError, TimeoutError, OSError.
 
     A round is one run of every number, so that a machine's slow moment does not fall on one number alone.
     """
@@ -93,7 +93,7 @@ def measure(
         say(f"round {index + 1}/{rounds}: {count} at once")
         requests = [completion(target.model, prompts.make(n_prompt), n_generate) for _ in range(count)]
         runs[count].append(_send(target, requests))
-    rows = [_row(count, max(runs[count], key=_rate)) for count in streams]
+    rows = [_row(count, runs[count]) for count in streams]
     say("a long prompt beside them")
     return [_with_prefill(row, target, prompts, n_prompt=n_prompt) for row in rows]
 
@@ -111,7 +111,8 @@ def _rate(answers: Sequence[Answer]) -> float:
     return n_tokens / (max(answer.ended_s for answer in answers) - min(answer.sent_s for answer in answers))
 
 
-def _row(count: int, answers: Sequence[Answer]) -> Row:
+def _row(count: int, rounds: Sequence[Sequence[Answer]]) -> Row:
+    answers = [answer for one in rounds for answer in one]
     pace = [
         (answer.ended_s - answer.text_at_s[0]) / (answer.completion_tokens - 1)
         for answer in answers
@@ -119,7 +120,7 @@ def _row(count: int, answers: Sequence[Answer]) -> Row:
     ]
     return Row(
         parallel=count,
-        tokens_per_s=_rate(answers),
+        tokens_per_s=max(map(_rate, rounds)),
         ttft_ms=_spread([answer.first_text_s for answer in answers]),
         itl_ms=_spread([gap for answer in answers for gap in answer.gaps_s]),
         token_ms=_ms(median(pace)),

@@ -176,11 +176,11 @@ def fit(
 def bench(
     model: Annotated[str, typer.Argument(help="A model of the server, a path, an hf: reference, or demo.")],
     parallel: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Requests at once [1,2,4,8, as far as the server goes].")
+        str | None, typer.Option(metavar="N,N", help="Requests at once [1,2,4,8 as far as the server goes].")
     ] = None,
     prompt: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of each prompt.")] = 64,
     generate: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens of each answer.")] = 128,
-    rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Repetitions; the best counts.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Repetitions; the best rate counts.")] = 3,
     bare: Annotated[bool, typer.Option("--bare/--no-bare", help="Also measure the same work without a server.")] = True,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the figures.")] = None,
     url: Url = None,

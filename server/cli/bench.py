@@ -16,7 +16,7 @@ from server.bench.yardstick import Yardstick, loop_of
 from server.bench.yardstick import measure as measure_yardstick
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
-from server.cli.finding import server_for
+from server.cli.finding import refuse_without_text, server_for
 from server.settings.config import is_loopback
 from server.settings.references import Located, LocateError, locate
 
@@ -50,6 +50,7 @@ def run_bench(
     context = max(OWN_CONTEXT, n_prompt + n_generate)
     own = {"parallel": max(asked or STREAMS) + 1, "context": context}
     with server_for(model, url=url, config=config, settings=settings, overrides=own) as (client, name):
+        refuse_without_text(client, name)
         target, status = _target(client, name)
         streams = _that_fit(asked, target, needed=n_prompt + n_generate)
         say(f"{name} on {client.base}: {n_prompt} tokens in, {n_generate} out, {_times(rounds)}")
@@ -160,7 +161,7 @@ def _table(report: Report) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    titles = ("AT ONCE", "TOK/S", "BARE", "SHARE", "TTFT", "TTFT P99", "ITL", "ITL P99", "ITL MAX", "IN PREFILL")
+    titles = ("AT ONCE", "TOK/S", "BARE", "SHARE", "TTFT", "TTFT MAX", "ITL", "ITL P99", "ITL MAX", "IN PREFILL")
     for title in titles:
         table.add_column(title, justify="right")
     for row in report.rows:
@@ -171,12 +172,13 @@ def _table(report: Report) -> None:
         write(f"BARE ({report.yardstick}): n/a, {report.yardstick_missing}")
     else:
         write(f"BARE is the {report.yardstick} on the same work; SHARE is TOK/S over it")
+    write("TTFT and ITL are of all rounds' requests: TTFT the median and the longest; TOK/S is the best round's")
     write("IN PREFILL is the longest gap of the streams while a long prompt is computed beside them")
 
 
 def _cells(row: Row) -> list[str]:
     share = "-" if row.efficiency is None else f"{row.efficiency:.2f}"
-    times = [row.ttft_ms.p50, row.ttft_ms.p99, row.itl_ms.p50, row.itl_ms.p99, row.itl_ms.max, row.prefill_gap_ms]
+    times = [row.ttft_ms.p50, row.ttft_ms.max, row.itl_ms.p50, row.itl_ms.p99, row.itl_ms.max, row.prefill_gap_ms]
     return [str(row.parallel), _number(row.tokens_per_s), _number(row.bare_tokens_per_s), share, *map(_number, times)]
 
 

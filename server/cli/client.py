@@ -83,7 +83,10 @@ class Client:
 
     def _unreachable(self, problem: Exception) -> CliError:
         what = "took too long" if isinstance(problem, httpx2.TimeoutException) else "does not answer"
-        return CliError(f"{self.base} {what}. hint: `onecard serve` starts a server", ExitCode.UNREACHABLE)
+        return CliError(
+            f"{self.base} {what}. hint: `onecard serve` starts a server, --url or ONECARD_URL names another one",
+            ExitCode.UNREACHABLE,
+        )
 
 
 def problem_of(document: Any, fallback: str) -> CliError:
@@ -92,7 +95,8 @@ def problem_of(document: Any, fallback: str) -> CliError:
     if not isinstance(error, dict):
         return CliError(fallback)
     code = ExitCode.DOES_NOT_FIT if error.get("code") == "cannot_fit" else ExitCode.ERROR
-    return CliError(str(error.get("message") or fallback), code)
+    hint = " hint: set ONECARD_API_KEY to the server's key" if error.get("code") == "invalid_api_key" else ""
+    return CliError(str(error.get("message") or fallback) + hint, code)
 
 
 def _documents(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from server.cli.client import Client, client_for, problem_of
-from server.cli.console import CliError
+from server.cli.console import CliError, ExitCode
 from server.cli.flags import name_for
 from server.cli.spawn import own_server
 from server.settings.references import DEMO, parse_hub_reference
@@ -43,6 +43,18 @@ def server_for(
     name, flags = _own_model(model, settings)
     with own_server(flags, config, tables={name: overrides} if overrides else {}) as own:
         yield Client(own, key=next(iter(settings.server.api_keys), None)), name
+
+
+def refuse_without_text(client: Client, name: str) -> None:
+    """Say what a model is for that writes no text. Raises CliError."""
+    can = client.get(f"/v1/models/{quote(name)}")["capabilities"]
+    for capability, kind, route in (
+        ("embedding", "an embedding model", "/v1/embeddings"),
+        ("rerank", "a reranker", "/v1/rerank"),
+    ):
+        if capability in can and "completion" not in can:
+            hint = f"serve it with `onecard serve` and POST {route}; the README has an example"
+            raise CliError(f"'{name}' is {kind} and writes no text. hint: {hint}", ExitCode.USAGE)
 
 
 def _serves(client: Client, model: str) -> bool:

@@ -7,11 +7,10 @@ import select
 import stat
 import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, write
-from server.cli.finding import server_for
+from server.cli.finding import refuse_without_text, server_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,23 +28,11 @@ def run_chat(model: str, prompt: str | None, *, system: str | None, url: str | N
         raise CliError("there is nothing to ask. hint: give a prompt as an argument or on stdin", ExitCode.USAGE)
     messages = [{"role": "system", "content": system}] if system else []
     with server_for(model, url=url, config=config, settings=settings) as (client, name):
-        _refuse_without_text(client, name)
+        refuse_without_text(client, name)
         if question is None:
             _chat(client, name, messages)
         else:
             _answer(client, name, [*messages, {"role": "user", "content": question}])
-
-
-def _refuse_without_text(client: Client, name: str) -> None:
-    """Say what a model is for that writes no text. Raises CliError."""
-    can = client.get(f"/v1/models/{quote(name)}")["capabilities"]
-    for capability, kind, route in (
-        ("embedding", "an embedding model", "/v1/embeddings"),
-        ("rerank", "a reranker", "/v1/rerank"),
-    ):
-        if capability in can and "completion" not in can:
-            hint = f"serve it with `onecard serve` and POST {route}; the README has an example"
-            raise CliError(f"'{name}' is {kind} and writes no text. hint: {hint}", ExitCode.USAGE)
 
 
 def _question(prompt: str | None) -> str | None:

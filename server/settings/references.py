@@ -176,4 +176,4 @@ def first_parts(folder: Path) -> list[Path]:
 
 def _how_to_get(reference: HubReference) -> str:
     include = f' --include "*{reference.quant}*.gguf"' if reference.quant else ""
-    return f"hint: `onecard pull` is not in this version; `hf download {reference.repo}{include}` puts it there"
+    return f"hint: `hf download {reference.repo}{include}` puts it there"

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from backends.plan import JOBS_AT_ONCE
 from demo import HF_PATH
 from tests.embeddings.models import minilm
@@ -78,12 +80,37 @@ def test_wrong_use_is_exit_code_2(onecard, tmp_path):
     assert onecard("fit", "demo", "--context", "-1").returncode == 2
 
 
+def test_a_model_without_files_is_told_by_what_is_wrong_with_it(onecard, tmp_path):
+    (tmp_path / "o.toml").write_text("[models.gone]\npath = 'away'")
+    (tmp_path / "notes.md").write_text("# notes")
+    gone = onecard("fit", "gone", "-c", "o.toml")
+    assert (gone.returncode, gone.stderr) == (
+        2,
+        f"onecard: model 'gone': there is no file or folder {tmp_path}/away\n",
+    )
+    assert "notes.md is no .gguf file" in onecard("fit", "notes.md").stderr
+    nope = onecard("fit", "nope", env={"ONECARD_URL": "http://far.example:99/v1"})
+    assert nope.returncode == 2
+    assert "http://far.example:99/v1/capacity?model=nope" in nope.stderr
+
+
+@pytest.mark.engine
+def test_what_is_far_beyond_the_budget_is_computed_without_a_word_of_the_log(onecard, environment, tmp_path):
+    """The real engine's child is asked for the one, and not for the other, which would take it 20 s to give up."""
+    del environment["ONECARD_TEST_ENGINE"]
+    environment["XDG_DATA_HOME"] = str(tmp_path)
+    for context, code, source in (("512", 0, "dry"), ("9999999", 3, "header")):
+        done, answer = fit(onecard, "demo", "--budget", "1GiB", "--context", context, "--parallel", "64")
+        assert (done.returncode, answer["source"]) == (code, source)
+        assert "dry_load_failed" not in done.stderr
+
+
 def test_broken_file_is_a_sentence(onecard, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))
     done = onecard("fit", str(broken))
     assert done.returncode == 1
-    assert done.stderr.startswith("onecard: ")
+    assert done.stderr.startswith(f"onecard: {broken}: ")
     assert "Traceback" not in done.stderr
 
 

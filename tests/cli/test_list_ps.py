@@ -62,4 +62,17 @@ def test_list_shows_paths_under_the_home_folder_as_people_write_them(onecard, tm
 def test_ps_without_a_server_is_exit_code_4(onecard):
     done = onecard("ps", "--url", "http://127.0.0.1:9")
     assert done.returncode == 4
-    assert done.stderr == "onecard: http://127.0.0.1:9 does not answer. hint: `onecard serve` starts a server\n"
+    assert done.stderr == (
+        "onecard: http://127.0.0.1:9 does not answer. "
+        "hint: `onecard serve` starts a server, --url or ONECARD_URL names another one\n"
+    )
+
+
+def test_ps_without_the_key_of_a_server_says_where_it_goes(onecard, tmp_path):
+    (tmp_path / "keys").write_text("sesame-open-4711\n")
+    (tmp_path / "keys").chmod(0o600)
+    with serving(tmp_path, models={"demo": "demo"}, flags=("--api-key-file", f"{tmp_path}/keys"), env=FAKE) as server:
+        done = onecard("ps", "--url", server.url)
+        assert done.returncode == 1
+        assert done.stderr.endswith(" hint: set ONECARD_API_KEY to the server's key\n")
+        assert onecard("ps", "--url", server.url, env={"ONECARD_API_KEY": "sesame-open-4711"}).returncode == 0
