@@ -26,6 +26,10 @@ AT_ONCE = 24
 PARALLEL = 8
 N_TOKENS = 40
 LONG = 2000
+MOST_WASTED = 400
+"""Tokens per hang-up that nobody read: 135 to 185 on two cores for clients, server and worker, nearly all of those
+who hang up in the middle of a stream; of those who do right behind the headers it is 6, right behind the request 0.
+"""
 PHASES = ("in the body", "sent", "headers", "in the stream", "near the end")
 
 
@@ -139,7 +143,7 @@ def test_half_the_clients_hang_up_and_the_others_get_their_answers(crowded: Serv
     assert storm.n_refused == 0
     assert storm.n_answered + n_dropped == n
     assert set(storm.dropped) == set(PHASES)
-    assert wasted < LONG / 2, "they are cancelled, and not only cut off"
+    assert wasted < MOST_WASTED, "they are cancelled, and not only cut off"
     assert len(crowded.workers()) == 1
     assert crowded.process.poll() is None
 
