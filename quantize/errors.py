@@ -1,6 +1,9 @@
-"""The one exception of this package: a sentence for the user and whether the request itself was wrong."""
+"""What ends a run: a sentence for the user and whether the request itself was wrong, or an interruption."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class QuantizeError(Exception):
@@ -13,3 +16,11 @@ class QuantizeError(Exception):
         """The request can never succeed as it was given (exit code 2), as against failed work (exit code 1)."""
         self.does_not_fit = does_not_fit
         """No type is small enough for the memory that was named (exit code 3)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; what was finished before is there, and nothing else."""
+
+    def __init__(self, written: Sequence[Path]) -> None:
+        super().__init__()
+        self.written = tuple(written)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from backends.footprint import ALL_LAYERS, HeaderError, ModelHeader, Plan, inspect, predict
+from backends.footprint import ALL_LAYERS, Device, HeaderError, ModelHeader, Plan, inspect, predict
 
 
-def predicted_bytes(header: ModelHeader, *, context: int, device: Literal["cuda", "cpu"] = "cuda") -> int | None:
+def predicted_bytes(header: ModelHeader, *, context: int, device: Device) -> int | None:
     """Bytes with one request of `context` tokens at once, F16 cache; None where the model has not so much context."""
     if header.n_ctx_train and context > header.n_ctx_train:
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from backends.footprint import Device
 from quantize.errors import QuantizeError
 from quantize.types import is_bnb
 
@@ -39,6 +40,8 @@ class Order:
     name: str | None = None
     fit_bytes: int | None = None
     context: int = DEFAULT_CONTEXT
+    device: Device = "cuda"
+    """Where outputs will be served: memory is predicted for it."""
     imatrix: Path | None = None
     calibrate: Path | None = None
     """Text the importance matrix is computed from."""

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.footprint import ModelHeader
+from backends.footprint import Device, ModelHeader
 from backends.gguf.info import HeaderInfo
 from quantize import bnb, memory, quantizer
 from quantize.errors import QuantizeError
 from quantize.hf.source import HfSource
 from quantize.order import Order
-from quantize.report.card import CONTEXTS
+from quantize.report.card import memory_headings
 from quantize.types import FIT_LADDER, FLOATS, is_bnb
 from quantize.words import size
+
+LEAST_CONTEXT = 256
+"""No hint names a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Price:
         """Over all tensors."""
         return 8 * self.n_bytes / max(1, self.n_weights)
 
-    def memory(self, context: int) -> int | None:
+    def memory(self, context: int, device: Device) -> int | None:
         """Predicted bytes when served."""
-        return memory.predicted_bytes(self.header, context=context) if self.header else None
+        return memory.predicted_bytes(self.header, context=context, device=device) if self.header else None
 
 
 def recipe(order: Order, type_name: str, *, imatrix: Path | None) -> quantizer.Recipe:
@@ -79,27 +82,36 @@ def choose(order: Order, base: Path | None, info: HeaderInfo | None, hf: HfSourc
     if not order.types and info and any(t.type_name not in FLOATS for t in info.tensors):
         raise QuantizeError("--fit needs an unquantised source", usage=True)
     for one in sorted(tried, key=lambda entry: -entry.n_bytes):
-        needed = one.memory(context)
+        needed = one.memory(context, order.device)
         if needed is not None and needed <= order.fit_bytes:
             return [one]
     least = min(tried, key=lambda entry: entry.n_bytes)
-    needed = least.memory(context)
+    needed = least.memory(context, order.device)
     raise QuantizeError(
         f"{order.model_name} does not fit {size(order.fit_bytes)} at context {context}: even {least.type_name} "
-        f"({size(least.n_bytes)}) needs {size(needed or 0)}. hint: a smaller --context",
+        f"({size(least.n_bytes)}) needs {size(needed or 0)} on {order.device}. {_hint(least, context, order)}",
         does_not_fit=True,
     )
 
 
-def table(prices: Sequence[Price]) -> list[tuple[str, ...]]:
+def _hint(least: Price, context: int, order: Order) -> str:
+    """A context at which the smallest output fits, only where there is one."""
+    while (context := context // 2) >= LEAST_CONTEXT:
+        needed = least.memory(context, order.device)
+        if needed is not None and needed <= (order.fit_bytes or 0):
+            return f"hint: --context {context} fits"
+    return "hint: no smaller context makes it fit; more memory or a smaller model does"
+
+
+def table(prices: Sequence[Price], contexts: Sequence[int], device: Device) -> list[tuple[str, ...]]:
     """Heading and rows of texts."""
-    heading = ("TYPE", "SIZE", "BITS/W", *(f"MEMORY {context // 1024}k" for context in CONTEXTS))
+    heading = ("TYPE", "SIZE", "BITS/W", *memory_headings(contexts))
     body = [
         (
             one.type_name,
             size(one.n_bytes),
             f"{one.bits_per_weight:.2f}",
-            *("-" if (n := one.memory(context)) is None else size(n) for context in CONTEXTS),
+            *("-" if (n := one.memory(context, device)) is None else size(n) for context in contexts),
         )
         for one in prices
     ]

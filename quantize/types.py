@@ -101,7 +101,8 @@ def parse_type(name: str) -> str:
     if lower in BNB_TYPES:
         return "bnb-4bit" if lower == "bnb-nf4" else lower
     near = nearest(name, [*FILE_TYPES, *BNB_TYPES])
-    hint = f"; the nearest is {near}" if near else ""
+    usual = ", ".join([*FIT_LADDER, *BNB_TYPES])
+    hint = f"; the nearest is {near}" if near else f". hint: {usual}; docs/quantize.md names the rest"
     raise QuantizeError(f"{shown(name)} is no type{hint}", usage=True)
 
 

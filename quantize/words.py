@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 def size(n_bytes: int) -> str:
-    """`4.7 GiB`, `600 MiB`, `512 B`."""
+    """`4.7 GiB`, `600 MiB`, `10 MiB`, `512 B`."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n_bytes >= scale:
             value = n_bytes / scale
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+            return f"{value:.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.1f} {unit}"
     return f"{n_bytes} B"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from backends.gguf.info import HeaderInfo
 from quantize import bnb, converter, pricing, quantizer
 from quantize.calibrate import calibrate, check_text
-from quantize.errors import QuantizeError
+from quantize.errors import Interrupted, QuantizeError
 from quantize.files import check_space, check_target, replacing
 from quantize.hf.convert import Plan, make_plan, write_outline, write_plan
 from quantize.hf.source import HfSource, opened
@@ -19,7 +19,7 @@ from quantize.hf.tensor import Dtype
 from quantize.order import Order, Teller
 from quantize.pricing import Price
 from quantize.report import measure
-from quantize.report.card import Card
+from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
 from quantize.scratch import scratch_folder
 from quantize.types import FLOATS, is_bnb
@@ -31,6 +31,8 @@ class Done:
     """What a run made."""
 
     prices: list[Price]
+    contexts: tuple[int, ...]
+    """Tokens of context that memory is predicted for."""
     written: list[Path] = field(default_factory=list)
     card: Card | None = None
     reports: list[Path] = field(default_factory=list)
@@ -49,7 +51,7 @@ class _Source:
 
 
 def run(order: Order, tell: Teller) -> Done:
-    """Do it. Raises QuantizeError; what was there before is as it was."""
+    """Do it. Raises QuantizeError: what was there before is as it was; Interrupted: what was finished is there."""
     _check_request(order)
     with ExitStack() as stack:
         source = _read(order, stack, tell)
@@ -58,20 +60,29 @@ def run(order: Order, tell: Teller) -> Done:
         _check_recipes(order, source, order.types)
         prices = pricing.choose(order, source.base, source.info, source.hf)
         _check_recipes(order, source, [one.type_name for one in prices])
-        done = Done(prices)
+        longest = source.info.n_ctx_train if source.info else None
+        done = Done(prices, contexts_for(longest, order.context if order.fit_bytes is not None else None))
         if order.dry_run:
             return done
-        for one in prices:
-            check_target(order.target(one.type_name), order.source, force=order.force)
-        order.folder.mkdir(parents=True, exist_ok=True)
-        check_space(order.folder, _bytes_needed(source, prices))
-        if prices:
-            tell.line(f"writing {len(prices)} outputs, {size(sum(one.n_bytes for one in prices))}, to {order.folder}")
-        base = stack.enter_context(_base(order, source, prices, tell, done))
+        try:
+            _write(order, source, prices, tell, done)
+        except KeyboardInterrupt:
+            raise Interrupted([*done.written, *done.reports]) from None
+        return done
+
+
+def _write(order: Order, source: _Source, prices: Sequence[Price], tell: Teller, done: Done) -> None:
+    for one in prices:
+        check_target(order.target(one.type_name), order.source, force=order.force)
+    order.folder.mkdir(parents=True, exist_ok=True)
+    check_space(order.folder, _bytes_needed(source, prices))
+    if prices:
+        outputs = "one output" if len(prices) == 1 else f"{len(prices)} outputs"
+        tell.line(f"writing {outputs}, {size(sum(one.n_bytes for one in prices))}, to {order.folder}")
+    with _base(order, source, prices, tell, done) as base:
         _make(order, source, base, prices, tell, done)
         if order.report or order.also:
             _report(order, source, base, prices, tell, done)
-        return done
 
 
 def _check_request(order: Order) -> None:

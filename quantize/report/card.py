@@ -6,11 +6,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from backends.footprint import Device
 from quantize.scores.compare import Scores
 from quantize.words import size
 
 CONTEXTS = (4096, 16384, 32768)
-"""For which memory is predicted."""
+"""For which memory is predicted, and for the one that `--fit` counts with."""
+
+
+def contexts_for(longest: int | None, wanted: int | None) -> tuple[int, ...]:
+    """For which memory is predicted: a model that has less than the first of CONTEXTS is priced at all it has."""
+    usual = CONTEXTS if not longest or longest >= CONTEXTS[0] else (longest,)
+    asked = () if wanted is None else (min(wanted, longest or wanted),)
+    return tuple(sorted({*usual, *asked}))
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Line:
     n_bytes: int
     bits_per_weight: float
     memory_bytes: tuple[int | None, ...]
-    """Predicted at each of CONTEXTS, None where nothing predicts it."""
+    """Predicted at each of the card's contexts, None where nothing predicts it."""
     scores: Scores | None
 
 
@@ -34,17 +42,15 @@ class Card:
     text: str
     n_tokens: int
     budget_bytes: int | None
+    device: Device
+    contexts: tuple[int, ...]
+    """Tokens of context that memory is predicted for."""
     lines: tuple[Line, ...]
     """The source first."""
 
 
-_HEADINGS = (
-    "TYPE",
-    "SIZE",
-    "BITS/W",
-    "MEMORY 4k",
-    "16k",
-    "32k",
+_START = ("TYPE", "SIZE", "BITS/W")
+_MEASURED = (
     "PERPLEXITY",
     "KL MEAN",
     "KL 99.9%",
@@ -54,9 +60,15 @@ _HEADINGS = (
 )
 
 
+def memory_headings(contexts: Sequence[int]) -> tuple[str, ...]:
+    """`MEMORY 512`, `MEMORY 4k`, `16k`: which memory is said once."""
+    said = [f"{context // 1024}k" if context % 1024 == 0 else str(context) for context in contexts]
+    return (f"MEMORY {said[0]}", *said[1:])
+
+
 def rows(card: Card) -> list[tuple[str, ...]]:
     """Heading and one row of texts per line."""
-    return [_HEADINGS, *(_row(line) for line in card.lines)]
+    return [(*_START, *memory_headings(card.contexts), *_MEASURED), *(_row(line) for line in card.lines)]
 
 
 def _row(line: Line) -> tuple[str, ...]:
@@ -100,7 +112,8 @@ def as_markdown(card: Card, picture: str | None = None) -> str:
         f"# {card.model}: what each type costs",
         "",
         f"Measured over {card.n_tokens} tokens of {card.text}, each with at least half a window before it. KL "
-        "divergence (nats per token) and top-1 agreement are against the first line; memory is predicted.",
+        "divergence (nats per token) and top-1 agreement are against the first line; memory is predicted for "
+        f"one request on {card.device}.",
         "",
         "| " + " | ".join(heading) + " |",
         "|---" + "|--:" * (len(heading) - 1) + "|",
@@ -113,4 +126,4 @@ def as_markdown(card: Card, picture: str | None = None) -> str:
 
 def as_json(card: Card) -> str:
     """Every figure, unrounded."""
-    return json.dumps(asdict(card) | {"contexts": CONTEXTS}, indent=2) + "\n"
+    return json.dumps(asdict(card), indent=2) + "\n"

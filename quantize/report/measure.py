@@ -19,7 +19,7 @@ from quantize.hf.safetensors import Shard
 from quantize.hf.source import shard_files
 from quantize.order import Order, Teller
 from quantize.report import card as cards
-from quantize.report.card import CONTEXTS, Card, Line
+from quantize.report.card import Card, Line, contexts_for
 from quantize.report.picture import as_svg
 from quantize.scores.compare import Scores, compare
 from quantize.words import duration
@@ -44,12 +44,13 @@ def measure(
             importlib.resources.as_file(importlib.resources.files("quantize") / "texts" / SHIPPED_TEXT)
         )
         n_ctx = info.n_ctx_train if info and info.n_ctx_train else 512
+        contexts = contexts_for(info.n_ctx_train if info else None, order.context if order.fit_bytes else None)
         lines = [
-            _line(subject, info, _scores(order, reference, subject, text, n_ctx, tell))
+            _line(order, contexts, subject, info, _scores(order, reference, subject, text, n_ctx, tell))
             for subject in [reference, *subjects]
         ]
         n_tokens = lines[0].scores.quality.n_tokens if lines[0].scores else 0
-        return Card(order.model_name, text.name, n_tokens, order.fit_bytes, tuple(lines))
+        return Card(order.model_name, text.name, n_tokens, order.fit_bytes, order.device, contexts, tuple(lines))
 
 
 def write(card: Card, order: Order) -> list[Path]:
@@ -82,7 +83,9 @@ def _scores(order: Order, reference: Subject, subject: Subject, text: Path, n_ct
     return compare(reference.path, subject.path, text, n_ctx=n_ctx, most_windows=order.windows, progress=note)
 
 
-def _line(subject: Subject, twin: HeaderInfo | None, scores: Scores | None) -> Line:
+def _line(
+    order: Order, contexts: Sequence[int], subject: Subject, twin: HeaderInfo | None, scores: Scores | None
+) -> Line:
     if subject.path.is_file():
         info = header.read(subject.path)
         n_bytes = info.file_bytes
@@ -92,7 +95,9 @@ def _line(subject: Subject, twin: HeaderInfo | None, scores: Scores | None) -> L
         n_bytes = sum(file.stat().st_size for file in shard_files(subject.path))
         n_weights = sum(math.prod(tensor.shape) for tensor in twin.tensors) if twin else _weights_of(subject.path)
         predicted = memory.of_folder(subject.path)
-    memories = tuple(memory.predicted_bytes(predicted, context=n) if predicted else None for n in CONTEXTS)
+    memories = tuple(
+        memory.predicted_bytes(predicted, context=n, device=order.device) if predicted else None for n in contexts
+    )
     return Line(subject.path.name, subject.type_name, n_bytes, 8 * n_bytes / max(1, n_weights), memories, scores)
 
 

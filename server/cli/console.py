@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     DOES_NOT_FIT = 3
     UNREACHABLE = 4
+    INTERRUPTED = 130
 
 
 class CliError(Exception):

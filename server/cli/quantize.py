@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
@@ -15,6 +16,7 @@ import typer
 from server.cli.console import CliError, ExitCode, say, write, write_json
 
 if TYPE_CHECKING:
+    from backends.footprint import Device
     from quantize.order import Order
     from quantize.work import Done
 
@@ -33,6 +35,9 @@ def quantize(
         str | None, typer.Option(metavar="SIZE", help="Make the largest type that fits, e.g. 11GiB.")
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens of context that --fit counts with.", min=1)] = 8192,
+    device: Annotated[
+        str, typer.Option(help="Where outputs will be served: auto (as `serve` chooses here), cuda or cpu.")
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print sizes and predicted memory, write nothing.")
     ] = False,
@@ -99,6 +104,7 @@ def quantize(
             name=name,
             fit_bytes=fit_bytes,
             context=context,
+            device=_device(device),
             imatrix=imatrix,
             calibrate=calibrate,
             converter=converter,
@@ -138,10 +144,12 @@ def _run(order: Order, *, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals clean up on their way out
     try:
         done = run(order, _Console())
-    except KeyboardInterrupt:
-        raise CliError("interrupted: no half output is left, what was there is as it was") from None
+    except KeyboardInterrupt as stop:
+        written = ", ".join(str(path) for path in getattr(stop, "written", ()))
+        kept = f"finished: {written}" if written else "what was there is as it was"
+        raise CliError(f"interrupted: no half output is left; {kept}", ExitCode.INTERRUPTED) from None
     if as_json:
-        write_json(_as_json(done))
+        write_json(_as_json(order, done))
     else:
         _print(order, done)
 
@@ -150,7 +158,8 @@ def _print(order: Order, done: Done) -> None:
     from quantize import pricing
     from quantize.report.card import aligned, as_table
 
-    write(as_table(done.card) if done.card else aligned(pricing.table(done.prices)))
+    write(as_table(done.card) if done.card else aligned(pricing.table(done.prices, done.contexts, order.device)))
+    write(f"MEMORY is predicted for one request of so many tokens on {order.device} (--device)")
     for path in [*done.written, *done.reports]:
         say(f"wrote {path}")
     gguf = next((path for path in done.written if path.suffix == ".gguf" and "imatrix" not in path.name), None)
@@ -158,23 +167,35 @@ def _print(order: Order, done: Done) -> None:
         say(f"serve it: onecard serve --model {order.model_name}={gguf}")
 
 
-def _as_json(done: Done) -> dict[str, Any]:
-    from quantize.report.card import CONTEXTS
-
+def _as_json(order: Order, done: Done) -> dict[str, Any]:
     outputs = [
         {
             "type": one.type_name,
             "size_bytes": one.n_bytes,
             "bits_per_weight": round(one.bits_per_weight, 4),
-            "memory_bytes": {str(context): one.memory(context) for context in CONTEXTS},
+            "memory_bytes": {str(context): one.memory(context, order.device) for context in done.contexts},
         }
         for one in done.prices
     ]
     return {
+        "device": order.device,
         "outputs": outputs,
         "written": [str(path) for path in [*done.written, *done.reports]],
         "report": json.loads(json.dumps(asdict(done.card))) if done.card else None,
     }
+
+
+def _device(text: str) -> Device:
+    """What is assumed; `auto` is what a server would take on this machine."""
+    from server.memory.memory import open_memory
+    from server.settings.config import MemorySection
+
+    match text:
+        case "cuda" | "cpu":
+            return text
+        case "auto":
+            return asyncio.run(open_memory(MemorySection())).device
+    raise CliError(f"--device {text!r}: auto, cuda or cpu", ExitCode.USAGE)
 
 
 def _source(text: str) -> Path:

@@ -187,7 +187,7 @@ def test_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_fits_is_told_with_the_sums(tmp_path: Path) -> None:
-    sentence = r"does not fit 1.0 MiB at context 2048: even .* needs \d+ MiB"
+    sentence = r"does not fit 1 MiB at context 2048: even .* needs \d+ MiB"
     assert refused(sentence, HF, tmp_path / "out", fit_bytes=2**20, context=2048).does_not_fit
 
 

@@ -75,7 +75,7 @@ def test_fit_takes_the_largest_type_that_fits(tmp_path: Path) -> None:
     folder = build("llama2", tmp_path / "wide", hidden_size=256, intermediate_size=512)
     priced = make(folder, tmp_path, "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", dry_run=True).prices
     prices = {one.type_name: one for one in priced}
-    limit = prices["Q6_K"].memory(512)
+    limit = prices["Q6_K"].memory(512, "cuda")
     assert limit is not None
     done = make(folder, tmp_path / "out", fit_bytes=limit, context=512)
     assert [one.type_name for one in done.prices] == ["Q6_K"]
