@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, get_args
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+from urllib.parse import quote
 
 import msgspec
 
 from backends.footprint import HeaderError
 from backends.messages import KvType
+from server.cli.client import server_url
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write, write_json
 from server.cli.flags import name_for
-from server.memory.appraiser import Appraiser, likely_plans, look, wish
+from server.memory.appraiser import Appraiser, Looked, likely_plans, look, wish
 from server.memory.capacity import Asked, Capacity, PlanStatus, appraise
 from server.memory.memory import DeviceError, open_memory
 from server.scheduling.eviction import Candidate
@@ -21,11 +26,12 @@ from server.settings.config_source import ConfigError
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from backends.footprint import Plan
     from server.memory.memory import Memory
     from server.settings.catalog import CatalogEntry
     from server.settings.config import Settings
+
+_NEAR: Final = 2
 
 
 def show_fit(
@@ -71,15 +77,15 @@ def _entries(names: list[str], flags: dict[str, Any], config: Path | None) -> tu
         raise CliError(f"there is no model {names[found.index(None)]}", ExitCode.USAGE)
     for given, entry in zip(names, found, strict=True):
         if entry is not None and entry.missing is not None:
-            raise CliError(_missing(given, entry, settings), ExitCode.USAGE)
+            raise CliError(_missing(given, entry, settings, configured=given in known), ExitCode.USAGE)
     return settings, [entry for entry in found if entry is not None]
 
 
-def _missing(given: str, entry: CatalogEntry, settings: Settings) -> str:
+def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured: bool) -> str:
     """Why there is nothing to look at; a plain name may be one that a running server was told."""
-    if "/" in given or given.endswith(".gguf"):
+    if configured or "/" in given or given.endswith(".gguf") or Path(given).expanduser().exists():
         return f"model '{entry.name}': {entry.missing}"
-    url = f"http://{settings.server.host}:{settings.server.port}/v1/capacity?model={given}"
+    url = f"{server_url(os.environ.get('ONECARD_URL'), settings)}/v1/capacity?model={quote(given)}"
     return (
         f"no model '{given}' is configured here, and no file is called so. hint: a running server knows its own: {url}"
     )
@@ -89,14 +95,16 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked)
     """The first entry's plan beside the others, which are taken to be resident."""
     memory = await open_memory(settings.memory)
     appraiser = Appraiser()
-    looked = [look(entry) for entry in entries]
+    looked = [_looked(entry) for entry in entries]
     wishes = [wish(entry.config, memory.device) for entry in entries]
     wishes[0] = asked.over(wishes[0])
-    await appraiser.ask_dry([(seen, likely_plans(seen, w)) for seen, w in zip(looked, wishes, strict=True)])
+    likely = [(seen, likely_plans(seen, w)) for seen, w in zip(looked, wishes, strict=True)]
+    # A child that fails leaves the computed price, and the answer says which price it is.
+    logging.getLogger("onecard.dry").addHandler(logging.NullHandler())
+    await appraiser.ask_dry([(seen, _near(appraiser, seen, plans, memory)) for seen, plans in likely])
     residents = []
-    for entry, seen, wanted in zip(entries[1:], looked[1:], wishes[1:], strict=True):
-        plan = likely_plans(seen, wanted)[0]
-        footprint = appraiser.quote(seen, plan).footprint
+    for entry, (seen, plans) in zip(entries[1:], likely[1:], strict=True):
+        footprint = appraiser.quote(seen, plans[0]).footprint
         _reserve(memory, entry, footprint.total_bytes)
         memory.ledger.reserve(entry.name, footprint)
         if not entry.config.pinned:
@@ -111,6 +119,19 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked)
         free_bytes=memory.ledger.free_bytes,
         residents=residents,
     )
+
+
+def _looked(entry: CatalogEntry) -> Looked:
+    try:
+        return look(entry)
+    except HeaderError as problem:
+        raise CliError(f"{entry.path}: {problem}") from None
+
+
+def _near(appraiser: Appraiser, seen: Looked, plans: list[Plan], memory: Memory) -> list[Plan]:
+    """The plans that an exact price could let in: what takes many times the budget takes the engine long to price."""
+    most_bytes = _NEAR * memory.ledger.budget_bytes
+    return [plan for plan in plans if appraiser.quote(seen, plan).footprint.total_bytes <= most_bytes]
 
 
 def _reserve(memory: Memory, entry: CatalogEntry, n_bytes: int) -> None:
