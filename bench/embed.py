@@ -65,15 +65,15 @@ def minilm(type_name: str = "F16") -> Path:
     return target
 
 
-def measure(path: Path | None = None, *, words: int = 3, rounds: int = 3) -> dict[str, float]:
-    """The median of the rounds."""
+def measure(path: Path | None = None, *, words: int = 3, rounds: int = 3) -> dict[str, Any]:
+    """What was measured (the file's name has the type, where it was made here), and the median of the rounds."""
     model = (path or minilm()).resolve()
     with running(config_text(model, context=CONTEXT, parallel=2)) as server:
         connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=120)
         _call(connection, ["wake up"])
         rows = [_round(connection, _texts(words, seed=index)) for index in range(rounds)]
         connection.close()
-    figures = _medians(rows)
+    figures: dict[str, Any] = {"model": model.name, "texts": TEXTS, "words": words} | _medians(rows)
     return figures | _medians(_alone(model, words, rounds)) if model.is_file() else figures
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.figures import emit, missed
 from server.bench.figures import median, percentile
 from server.bench.load import chat, run, summary
 
@@ -75,6 +76,7 @@ def test_text_times_and_usage_survive_any_cut(cut: int) -> None:
         (HEAD + chunked(text("a")), "without [DONE]"),
         (HEAD + chunked(text("a"))[:-20], "without [DONE]"),
         (b"HTTP/1.1 503 Busy\r\n\r\n{}", "503 Busy"),
+        (b'HTTP/1.1 400 Bad\r\nserver: x\r\n\r\n{"error": {"message": "no text"}}', "400 Bad: no text"),
         (b"", "no answer"),
     ],
 )
@@ -85,6 +87,16 @@ def test_stream_that_failed_is_an_error(wire: bytes, words: str) -> None:
     with pytest.raises(RuntimeError, match="1 of 1 requests failed"):
         summary(answers)
     assert words in str(answers[0].error)
+
+
+def test_a_figure_beyond_its_limit_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"gap": 3.0, "gap_limit": 2.0, "rate_ratio": 0.96, "rate_ratio_limit": 0.95, "n": 1.0, "n_limit": 1.0}
+    assert missed(figures) == ["gap"]
+    assert missed({**figures, "rate_ratio": 0.94}) == ["gap", "rate_ratio"]
+    emit(figures, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "MISSED" in line] == [f"{'gap':28} 3  MISSED"]
+    assert lines[-1] == "missed: gap"
 
 
 def test_percentile_is_a_measured_value() -> None:

@@ -17,6 +17,7 @@ from server.bench.picture import as_svg
 from server.bench.report import Report, with_yardstick
 from server.bench.yardstick import Yardstick
 from tests.e2e.server import serving
+from tests.embeddings import models
 
 SVG = "{http://www.w3.org/2000/svg}"
 REAL = {"ONECARD_TEST_ENGINE": ""}
@@ -91,6 +92,14 @@ def test_what_cannot_be_measured_is_refused_before_any_server_starts(onecard, ar
     done = onecard("bench", "demo", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
+
+
+@pytest.mark.engine
+def test_a_model_that_writes_no_text_is_not_measured(onecard, tmp_path):
+    done = onecard("bench", str(models.to_gguf(models.minilm(), tmp_path, "F32")), env=REAL)
+    assert done.returncode == 2
+    assert "is an embedding model and writes no text" in done.stderr
+    assert "HTTP/1.1" not in done.stderr
 
 
 @pytest.mark.engine
