@@ -68,6 +68,8 @@ def test_the_sdk_gets_the_same_vectors_as_base64_and_as_numbers(client, server, 
 def test_one_text_and_token_ids_are_taken(client, server) -> None:
     one = client.embeddings.create(model="minilm", input="hello world", dimensions=16).data
     _, tokenized, _ = post(server, "/tokenize", {"model": "minilm", "prompt": "hello world"})
+    _, marked, _ = post(server, "/tokenize", {"model": "minilm", "content": "hello world", "add_special": True})
+    assert marked["tokens"] == tokenized["tokens"]
     ids = client.embeddings.create(model="minilm", input=tokenized["tokens"], dimensions=16).data
     lists = client.embeddings.create(model="minilm", input=[tokenized["tokens"]] * 2, dimensions=16).data
 
