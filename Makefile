@@ -8,14 +8,15 @@ PYTEST ?=
 
 .PHONY: help install serve test test-gpu gpu-bundle check clients bench demo deps-serve deps-install deps-test
 help:
-	@echo "make serve    install what serving GGUF models needs and serve (ARGS=\"--port 9000\")"
-	@echo "make install  install both engines"
-	@echo "make test     install what tests need and run them all"
-	@echo "make check    format check, lint, types, tests"
-	@echo "make clients  real clients (openai, anthropic, llm, langchain, openai-node) on both backends, in .venv-clients"
-	@echo "make bench    compare the server with bare llama.cpp"
-	@echo "make gpu-bundle    what bench/gpu.sh needs on a CUDA machine without a network (ARGS=\"--python 3.12\")"
-	@echo "make demo     train the demo model again"
+	@echo "make serve       install what serving GGUF models needs and serve (ARGS=\"--port 9000\")"
+	@echo "make install     install both engines"
+	@echo "make test        install what tests need and run them all"
+	@echo "make test-gpu    run the tests that need a card"
+	@echo "make check       format check, lint, types, tests"
+	@echo "make clients     real clients (openai, anthropic, llm, langchain, openai-node) on both backends, in .venv-clients"
+	@echo "make bench       compare the server with bare llama.cpp"
+	@echo "make gpu-bundle  what bench/gpu.sh needs on a CUDA machine without a network (ARGS=\"--python 3.12\")"
+	@echo "make demo        train the demo model again"
 
 deps-serve deps-install deps-test:
 	@$(PYTHON) deploy/install.py $(@:deps-%=%)

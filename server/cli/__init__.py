@@ -14,7 +14,8 @@ def main() -> None:
     try:
         app()
     except CliError as problem:
-        say(f"onecard: {problem.message}")
+        for line in problem.message.splitlines():
+            say(f"onecard: {line}")
         sys.exit(problem.code)
     except BrokenPipeError:
         # The reader of our output went away (`onecard list | head`); what is still buffered must not fail at exit.

@@ -52,6 +52,26 @@ def write_example(output: Path | None, *, force: bool) -> None:
 
 def check(config: Path | None, *, as_json: bool) -> None:
     """`config check`: settings, keys and the header of every model's file; exit code 2 with all that is wrong."""
+    try:
+        loaded, catalog = _checked(config)
+    except CliError as problem:
+        if as_json:
+            write_json({"file": None, "models": [], "warnings": [], "errors": problem.message.splitlines()})
+        raise
+    warnings = [f"model '{name}': {why}" for name, why in without_engine(catalog.entries).items()]
+    if as_json:
+        models = [entry.name for entry in catalog.entries]
+        file = str(loaded.file) if loaded.file else None
+        write_json({"file": file, "models": models, "warnings": warnings, "errors": []})
+        return
+    for warning in warnings:
+        say(f"warning: {warning}")
+    where = loaded.file or f"no file at {default_config_file()}, so defaults"
+    write(f"ok: {where}, models: {', '.join(entry.name for entry in catalog.entries)}")
+
+
+def _checked(config: Path | None) -> tuple[Loaded, Catalog]:
+    """Raises CliError with all that is wrong, a line each."""
     loaded = loaded_or_exit(config)
     refuse_open_listener(loaded.settings)
     try:
@@ -60,15 +80,7 @@ def check(config: Path | None, *, as_json: bool) -> None:
         raise CliError(str(problem), ExitCode.USAGE) from None
     if found := broken(catalog.entries):
         raise CliError("\n".join(f"model '{name}': {why}" for name, why in found.items()), ExitCode.USAGE)
-    warnings = [f"model '{name}': {why}" for name, why in without_engine(catalog.entries).items()]
-    if as_json:
-        models = [entry.name for entry in catalog.entries]
-        write_json({"file": str(loaded.file) if loaded.file else None, "models": models, "warnings": warnings})
-        return
-    for warning in warnings:
-        say(f"warning: {warning}")
-    where = loaded.file or f"no file at {default_config_file()}, so defaults"
-    write(f"ok: {where}, models: {', '.join(entry.name for entry in catalog.entries)}")
+    return loaded, catalog
 
 
 def show_schema() -> None:

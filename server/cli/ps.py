@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from server.cli.client import client_for
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import stdout, write_json
+from server.cli.greeting import told
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -80,9 +81,14 @@ def page(status: dict[str, Any]) -> Group:
 
 
 def troubles(status: dict[str, Any]) -> list[str]:
-    """A line for every model with an error, which is gone after its next good load."""
-    failed = [(model["name"], model["last_error"]) for model in status["models"] if model.get("last_error")]
-    return [f"{name}: last error: {' '.join(error.split())}" for name, error in failed]
+    """A line for every model with broken files or an error, which is gone after its next good load."""
+    lines = []
+    for model in status["models"]:
+        if unusable := model.get("unusable"):
+            lines.append(f"{model['name']}: {' '.join(unusable.split())}")
+        elif error := model.get("last_error"):
+            lines.append(f"{model['name']}: last error: {' '.join(error.split())}")
+    return lines
 
 
 def marks_of(status: dict[str, Any]) -> dict[str, str]:
@@ -103,7 +109,7 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
     partly = f" {layers}/{total} layers" if on_card and layers is not None and total and layers < total else ""
     return [
         name,
-        f"{model['state']}{partly}",
+        told(model["state"], model.get("unusable") is not None) + partly,
         f"{_size(model.get('predicted_bytes'))}/{_size(model.get('measured_bytes'))}",
         _plain(model.get("context")),
         f"{model.get('busy') or 0}/{_plain(model.get('parallel'))}",

@@ -30,14 +30,19 @@ class Overview:
         parts = self._parts
         view = parts.scheduler.view(name, parts.clock())
         header, problem = parts.loader.known(name) if parts.loader else (None, None)
-        return ModelInfo(view.state, parts.residents[name].ready, header, view.last_error or problem)
+        return ModelInfo(view.state, parts.residents[name].ready, header, view.last_error or problem, problem)
 
     def status(self) -> Status:
         """Everything at this moment; never loads anything."""
         parts, now = self._parts, self._parts.clock()
-        ledger = parts.loader.memory.ledger if parts.loader else None
+        loader = parts.loader
         models = [
-            resident.status(parts.scheduler.view(name, now), ledger.booking(name) if ledger else None, now)
+            resident.status(
+                parts.scheduler.view(name, now),
+                loader.memory.ledger.booking(name) if loader else None,
+                loader.known(name)[1] if loader else None,
+                now,
+            )
             for name, resident in parts.residents.items()
         ]
         queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]

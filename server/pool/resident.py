@@ -116,7 +116,7 @@ class Resident:
         _settle(self.load_waiters, PoolError(code, message))
         _settle(self.gone_waiters, None)
 
-    def status(self, view: ModelView, booking: Booking | None, now: float) -> ModelStatus:
+    def status(self, view: ModelView, booking: Booking | None, unusable: str | None, now: float) -> ModelStatus:
         """The model's line."""
         worker = self.worker
         return model_status(
@@ -126,6 +126,7 @@ class Resident:
             booking,
             pid=worker.pid if worker is not None else None,
             tokens_per_s=self.pace.per_s(now),
+            unusable=unusable,
             now=now,
         )
 

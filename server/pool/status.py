@@ -90,6 +90,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     last_error: str | None = None
     prediction_error: float | None = None
     """Measured / predicted - 1 of this load; None before the measurement."""
+    unusable: str | None = None
+    """What is wrong with its files, as of the last look; None where nothing is."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
@@ -116,6 +118,8 @@ class ModelInfo:
     """Run-time figures of the last successful load."""
     header: ModelHeader | None
     last_error: str | None
+    unusable: str | None
+    """What is wrong with its files, as of the last look."""
 
 
 def model_status(
@@ -126,6 +130,7 @@ def model_status(
     *,
     pid: int | None,
     tokens_per_s: float,
+    unusable: str | None,
     now: float,
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `booking` only while it is resident."""
@@ -155,4 +160,5 @@ def model_status(
         load_s=ready.load_s if ready else None,
         last_error=view.last_error,
         prediction_error=None if ratio is None else round(ratio - 1, 4),
+        unusable=unusable,
     )

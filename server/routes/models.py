@@ -86,6 +86,7 @@ def _item(app: Services, entry: CatalogEntry) -> dict[str, Any]:
         "max_model_len": context,
         "meta": {"n_ctx": context, "n_ctx_train": trained},
         "state": info.state.value,
+        "unusable": info.unusable,
         "backend": entry.backend,
         "capabilities": app.capabilities(entry),
         "aliases": list(entry.aliases),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+_LEADS = re.compile(r"^(should be|expected|a size looks like) ")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PLAIN_REASONS = {
     "bool_type": "should be true or false",
@@ -72,7 +73,7 @@ def _sentence(keys: tuple[str, ...], details: list[ErrorDetails], label: str) ->
 def _either(reasons: Iterable[str]) -> str:
     """`should be 'auto' or a number`."""
     first, *others = reasons
-    return " or ".join([first, *(other.removeprefix("should be ").removeprefix("expected ") for other in others)])
+    return " or ".join([first, *(_LEADS.sub("", other) for other in others)])
 
 
 def _reason(detail: ErrorDetails, keys: tuple[str, ...]) -> str:

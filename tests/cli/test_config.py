@@ -18,7 +18,12 @@ def test_init_writes_what_check_accepts(onecard, tmp_path):
 
 
 def test_check_in_json(onecard):
-    assert json.loads(onecard("config", "check", "--json").stdout) == {"file": None, "models": ["demo"], "warnings": []}
+    assert json.loads(onecard("config", "check", "--json").stdout) == {
+        "file": None,
+        "models": ["demo"],
+        "warnings": [],
+        "errors": [],
+    }
 
 
 def test_schema_is_json_schema_of_every_section(onecard):
@@ -69,7 +74,14 @@ def test_check_reads_the_models_headers_and_names_all_that_are_broken(onecard, t
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()
     assert first.startswith("onecard: model 'b': ")
-    assert second == f"model 'c': there is no file or folder {tmp_path}/none.gguf"
+    assert second == f"onecard: model 'c': there is no file or folder {tmp_path}/none.gguf"
+    done = onecard("config", "check", "--config", "c.toml", "--json")
+    assert done.returncode == 2
+    assert [f"onecard: {error}" for error in json.loads(done.stdout)["errors"]] == [first, second]
+    (tmp_path / "c.toml").write_text("[server]\nprot = 99\n[memory]\nbugdet = 1")
+    done = onecard("config", "check", "--config", "c.toml", "--json")
+    assert [f"onecard: {error}" for error in json.loads(done.stdout)["errors"]] == done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_a_wrong_variable_is_exit_code_2(onecard):

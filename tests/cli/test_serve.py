@@ -61,6 +61,22 @@ def test_models_that_cannot_be_served_stop_no_other_and_are_named_at_start(envir
             status, error = _chat(url, name)
             assert (status, error["code"]) == (503, "load_failed")
         assert "there is no file or folder gone.gguf" in error["message"]
+        done = subprocess.run(
+            [sys.executable, "-m", "server.cli", "ps", "--url", url],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert [line.split()[1:3] for line in done.stdout.splitlines() if "(unusable)" in line] == [
+            ["unloaded", "(unusable)"]
+        ] * 2
+        assert "gone: there is no file or folder" in done.stdout
+        with urllib.request.urlopen(f"{url}/models", timeout=20) as answer:
+            told = {model["id"]: model["unusable"] for model in json.loads(answer.read())["data"]}
+        assert told["good"] is None
+        assert told["gone"] == f"there is no file or folder {tmp_path}/gone.gguf"
     said = (tmp_path / "log").read_text()
     assert 'unusable model="broken"' in said
     assert 'unusable model="gone"' in said

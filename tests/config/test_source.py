@@ -83,7 +83,10 @@ def test_references_are_no_paths(write, reference):
         ("[model.a]\npath = 'x'", "model is an unknown section. hint: did you mean 'models'?"),
         ("[models.a]\naliases = ['x']", "onecard.toml: models.a.path is missing"),
         ("[server]\nzzz = 1", "server.zzz is an unknown key. hint: there are host, port"),
-        ("[memory]\nbudget = '12 XB'", "memory.budget = '12 XB': should be 'auto' or a size looks like 12GiB"),
+        (
+            "[memory]\nbudget = '12 XB'",
+            "memory.budget = '12 XB': should be 'auto' or 12GiB, 600MiB, 12GB or a plain number",
+        ),
         ("[server]\nport = 'http'", "server.port = 'http': should be a whole number"),
         ("[server]\nport = true", "server.port = true: expected a number, not true or false"),
         ("[server", "onecard.toml: this is no TOML"),
