@@ -28,6 +28,7 @@ EXTRAS = {"serve": "gguf", "install": "quantize", "test": "test", "gpu": "gguf,g
 PROCESSOR = Path("/proc/cpuinfo")
 AMX_TILES = Path(__file__).resolve().parent / "amx_tiles.h"
 SUPERSETS = {"serve": ["install", "test", "gpu"], "install": ["test"], "test": [], "gpu": ["test"]}
+_COMPILED = "compiled once per machine (7 minutes on 2 cores)"
 _NINJA = re.compile(r"\[(\d+)/(\d+)\]")
 _PIP = re.compile(r"\s*(Collecting|Downloading|Installing collected packages:|Building wheel for) ?(\S+)")
 
@@ -190,8 +191,8 @@ def install_llama(build: Build) -> None:
         return
     if shutil.which(os.environ.get("CC", "gcc")) is None:
         raise InstallError("no C compiler, which llama.cpp needs. hint: apt install gcc g++ make")
-    say(f"llama.cpp for {build.name}: compiled once per machine (7 minutes on 2 cores), then from the cache")
     if build.plain:
+        say(f"llama.cpp for {build.name}: from pip's cache, else {_COMPILED}")
         pip("install", "--verbose", requirement, log="llama-build.log")
     else:
         wheel = cached_wheel(requirement, build)
@@ -208,7 +209,10 @@ def cached_wheel(requirement: str, build: Build) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "onecard" / "wheels" / build.name
     pattern = f"llama_cpp_python-{requirement.partition('==')[2]}-*.whl"
-    if not list(folder.glob(pattern)):
+    if list(folder.glob(pattern)):
+        say(f"llama.cpp for {build.name}: from {folder}")
+    else:
+        say(f"llama.cpp for {build.name}: {_COMPILED}")
         compiled = ["--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python", "--wheel-dir", str(folder)]
         flags = f"{os.environ.get('CXXFLAGS', '')} {build.cxx_flags}".strip()
         env = {"CMAKE_ARGS": build.cmake_args or "", "CXXFLAGS": flags}

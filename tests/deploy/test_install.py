@@ -118,7 +118,7 @@ done
 """
 
 
-def test_a_cuda_wheel_is_built_once_outside_pips_cache(install, tmp_path):
+def test_a_cuda_wheel_is_built_once_outside_pips_cache(install, tmp_path, capsys):
     program(install.VENV / "bin", "python", PIP)
     build = install.Build("cuda-sm89", "-DGGML_CUDA=on")
     install.install_llama(build)
@@ -132,6 +132,9 @@ def test_a_cuda_wheel_is_built_once_outside_pips_cache(install, tmp_path):
     assert compiled[0].endswith("CMAKE_ARGS=-DGGML_CUDA=on CXXFLAGS=")
     wheel = tmp_path / "cache/onecard/wheels/cuda-sm89/llama_cpp_python-0.3.36-py3-none-any.whl"
     assert all(str(wheel) in call for call in calls if " install " in call)
+    first, second = [line for line in capsys.readouterr().out.splitlines() if "llama.cpp for" in line]
+    assert "compiled once per machine" in first
+    assert second == f"onecard: llama.cpp for cuda-sm89: from {wheel.parent}"
 
 
 def test_a_cpu_build_uses_pips_cache(install):
