@@ -107,7 +107,8 @@ class Batcher:
         exact = self.pace.tokens_within(left_us, demand.depth, short=n_tokens <= GRAIN)
         if n_tokens <= GRAIN:
             return n_tokens if n_tokens <= exact else max(exact, min(n_tokens, LEAST_TOKENS)) if first else 0
-        if -(-n_tokens // GRAIN) * GRAIN <= exact + (GRAIN // 2 if first else 0):  # a part of one takes as long
+        whole = GRAIN if n_tokens == GRAIN + 1 else -(-n_tokens // GRAIN) * GRAIN  # a part of one takes as long
+        if whole <= exact + (GRAIN // 2 if first else 0):
             return n_tokens
         fits = max(GRAIN, round(exact / GRAIN) * GRAIN) if first else exact // GRAIN * GRAIN
         rest = n_tokens - fits

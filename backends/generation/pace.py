@@ -92,6 +92,13 @@ class Pace:
         at_first = left_us / line.at(depth)
         return int(left_us / line.at(depth + at_first / 2))
 
+    def begin_at(self, n_known: int, size: int) -> int:
+        """Where to begin computing a prompt that is known so far: earlier, where a whole tile is the cheaper rest."""
+        whole = size - TILE - 1  # one goes with those of decoding sequences
+        if whole >= n_known or whole < TILE:
+            return n_known
+        return whole if self.prefill_us(whole, size - whole) < self.prefill_us(n_known, size - n_known) else n_known
+
     def learn(self, *, n_decode: int, chunks: Iterable[Chunk], duration_us: float) -> None:
         """Take in a step; `n_decode` counts the sequences that only decoded."""
         chunks = list(chunks)

@@ -92,6 +92,8 @@ class Residency:
         if sequence.box is not None:
             return self._bring_back(sequence)
         shared = self._best_running(sequence)
+        if shared is not None and not self._pooled:
+            shared = shared[0], self._pace.begin_at(shared[1], sequence.target.size)
         stored = self._best_stored(sequence)
         n_stored = stored.n_tokens if stored is not None else 0
         if shared is not None:

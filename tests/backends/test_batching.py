@@ -163,6 +163,18 @@ def _pass_us(n_tokens: int, depth: int) -> float:
     return 8_000 + 750 * n_tokens + n_tiles * GRAIN * each_us * (depth + n_tokens / 2)
 
 
+def test_a_known_prompt_is_computed_from_earlier_where_a_tile_is_cheaper_than_a_few_tokens() -> None:
+    pace = Pace()
+    for past in 2 * list(range(0, 4000, 400)):
+        for n_tokens in (64, 40):
+            pace.learn(n_decode=0, chunks=[Chunk(past, n_tokens)], duration_us=_pass_us(n_tokens, past))
+    assert pace.begin_at(760, 800) == 800 - 65
+    assert pace.begin_at(796, 800) == 796, "four tokens one by one take less"
+    assert pace.begin_at(700, 800) == 700, "what is left fills a tile"
+    assert pace.begin_at(40, 80) == 40
+    assert learned().begin_at(760, 800) == 760, "where they cost the same nothing is computed twice"
+
+
 def test_a_pause_of_the_machine_is_not_taken_for_the_models_pace() -> None:
     pace = learned()
     before_us = pace.token_us(500)
