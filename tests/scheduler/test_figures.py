@@ -130,33 +130,35 @@ def test_one_client_of_a_model_that_needs_all_places_is_not_overtaken_by_twenty_
     assert max(run.waits["big"]) <= 8.0  # twice that where age counts for nothing
 
 
-def test_decision_takes_less_than_200_us_with_50_models_and_1000_queued_jobs() -> None:
-    """The median, in processor time; of three rounds the quickest, because others compute on this machine too."""
-    medians = []
-    for _ in range(3):
-        scheduler = crowded()
-        taken = []
-        for n in range(200):
-            began = time.thread_time()
-            scheduler.submit(f"x{n}", f"m{n % 50}", sequences=1, now=1.0 + n * 1e-4)
-            scheduler.next_deadline()
-            taken.append(time.thread_time() - began)
-        medians.append(statistics.median(taken))
-    assert min(medians) < 200e-6, medians
+def test_decision_takes_hardly_longer_with_ten_times_as_many_jobs_in_the_queue() -> None:
+    """In processor time, both in turn; of five rounds the quickest, because others compute on this machine too."""
+    few, many = (min(taken) for taken in zip(*((decision_s(150), decision_s(1500)) for _ in range(5)), strict=True))
+    assert many < 2.5 * few, (few, many)
 
 
-def crowded() -> Scheduler:
-    """Fifty models, twenty of them resident and busy, and a thousand jobs of which nearly all wait."""
+def decision_s(n_jobs: int) -> float:
+    """The median of a job's arrival among so many."""
+    scheduler, taken = crowded(n_jobs), []
+    for n in range(200):
+        began = time.thread_time()
+        scheduler.submit(f"x{n}", f"m{n % 50}", sequences=1, now=1.0 + n * 1e-4)
+        scheduler.next_deadline()
+        taken.append(time.thread_time() - began)
+    return statistics.median(taken)
+
+
+def crowded(n_jobs: int) -> Scheduler:
+    """Fifty models, twenty of them resident and busy, and so many jobs of which most wait."""
     models = [f"m{i}" for i in range(50)]
     books = FakeBooks(20, dict.fromkeys(models, 1))
     rules = Rules(max_queue=2000, swaps=SwapRules())
     scheduler = Scheduler([ModelRules(m, parallel=2) for m in models], rules, books)
     n_loaded = 0
-    for n in range(1000):
+    for n in range(n_jobs):
         actions = scheduler.submit(f"j{n}", models[n % 50], sequences=1, now=n * 1e-4)
         while n_loaded < 20 and (load := next((a for a in actions if isinstance(a, Load)), None)):
             books.reserve(load.model)
             n_loaded += 1
             actions = scheduler.on_ready(load.model, parallel=2, now=n * 1e-4)
-    assert scheduler.n_waiting > 900
+    assert scheduler.n_waiting > 0.7 * n_jobs
     return scheduler
