@@ -123,7 +123,7 @@ class Model:
         literals = self._literals if len(text) > fragments.SHORT_CHARS else None
         found: list[int] = []
         for fragment in fragments.fragments(text, literals, recursive=self.splits_words):
-            found += self._tokenize(fragment, parse_special=parse_special)
+            found += self.library_tokens(fragment, parse_special=parse_special)
         return found if parse_special else self.plain(found)
 
     @cached_property
@@ -151,12 +151,13 @@ class Model:
         longest_first = sorted(found, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first))) if found else None
 
-    def _tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+    def library_tokens(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """The library's own tokens of a text; what may be in it and how long it may be is the caller's business."""
         raw = text.encode("utf-8", "replace")
         capacity = len(raw) + 16
         while True:
             tokens = (ctypes.c_int32 * capacity)()
-            count = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, False, parse_special)
+            count = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, add_special, parse_special)
             if count >= 0:
                 return tokens[:count]
             capacity = -count

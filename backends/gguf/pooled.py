@@ -215,16 +215,10 @@ def tokenize(model: Model, text: str) -> list[int]:
     if model.splits_words:
         first, _, last = pair_frame(model)
         return [*first, *model.tokenize(text, parse_special=False), *last]
-    raw = text.encode("utf-8", "replace")
-    capacity = len(raw) + 16
-    while True:
-        tokens = (ctypes.c_int32 * capacity)()
-        count = llama_cpp.llama_tokenize(model.vocab, raw, len(raw), tokens, capacity, True, False)
-        if count >= 0:
-            first, _, last = pair_frame(model)
-            end = count - len(last)
-            return [*tokens[: len(first)], *model.plain(tokens[len(first) : end]), *tokens[end:count]]
-        capacity = -count
+    tokens = model.library_tokens(text, parse_special=False, add_special=True)
+    first, _, last = pair_frame(model)
+    end = len(tokens) - len(last)
+    return [*tokens[: len(first)], *model.plain(tokens[len(first) : end]), *tokens[end:]]
 
 
 def pair_frame(model: Model) -> tuple[list[int], list[int], list[int]]:

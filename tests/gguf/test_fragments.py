@@ -86,7 +86,7 @@ def test_a_text_of_sentences_has_the_tokens_it_has_whole(model: Model) -> None:
     assert len(cut) > 1
     assert "".join(cut) == text
     assert all(part[0] in "，。,.!" for part in cut[1:])
-    assert model.tokenize(text, parse_special=False) == model._tokenize(text, parse_special=False)
+    assert model.tokenize(text, parse_special=False) == model.library_tokens(text, parse_special=False)
 
 
 def test_usual_texts_are_taken_as_they_are() -> None:
@@ -132,5 +132,5 @@ def test_control_tokens_are_found_and_text_between_them_is_kept(model: Model) ->
 
     tokens = model.tokenize(text, parse_special=True)
 
-    assert tokens == model._tokenize(text, parse_special=True)
+    assert tokens == model.library_tokens(text, parse_special=True)
     assert tokens.count(canary_p.IDS[b"<|im_end|>"]) == 3_000

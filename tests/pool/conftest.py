@@ -134,3 +134,15 @@ async def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
         await rig.pool.close(0)
         assert all(model.pid is None for model in rig.pool.status().models)
         assert rig.pool.status().memory.reserved_bytes == 0
+
+
+SLOW = "!slow 20 100000"
+
+
+async def running(rig: Rig, model: str = "a", prompt: str = SLOW):
+    """A stream that has its first text."""
+    stream = rig.submit(model, prompt)
+    async for event in stream:
+        if isinstance(event, Delta):
+            return stream
+    raise AssertionError("the job ended before its first text")

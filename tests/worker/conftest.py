@@ -130,3 +130,15 @@ def _direct(path: Path, directive: str) -> None:
 
 def ask(job_id: str, text: str, **fields: object) -> Generate:
     return Generate(job_id, TextPrompt(text), **fields)  # type: ignore[arg-type]
+
+
+def process_file(pid: int, name: str = "") -> Path:
+    return Path("/proc", str(pid), name)
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"  # dead; its new parent is to reap it
