@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from backends.footprint import Footprint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class LedgerError(Exception):
@@ -52,6 +52,8 @@ class Ledger:
         self._budget_bytes = budget_bytes
         self._bookings: dict[str, Booking] = {}
         self._conversations_bytes = 0
+        self.on_change: list[Callable[[], None]] = []
+        """Called after anything in the books has changed, whatever the cause."""
 
     @property
     def budget_bytes(self) -> int:
@@ -98,6 +100,7 @@ class Ledger:
     def resize(self, budget_bytes: int) -> None:
         """Set the budget anew; bookings stay, even above it."""
         self._budget_bytes = max(0, budget_bytes)
+        self._changed()
 
     def booking(self, model: str) -> Booking | None:
         """What a model holds; None when nothing."""
@@ -110,6 +113,7 @@ class Ledger:
         if footprint.total_bytes > self.nobodys_bytes:
             raise LedgerError(f"model '{model}' needs {footprint.total_bytes} bytes, {self.nobodys_bytes} are free")
         self._bookings[model] = Booking(footprint, footprint.total_bytes)
+        self._changed()
 
     def settle(self, model: str, measured_bytes: int, parts: Mapping[str, int]) -> Booking:
         """Put what a loaded model takes with all its buffers in place of what was predicted; 0 means not measured.
@@ -128,6 +132,7 @@ class Ledger:
             measured_parts=dict(parts),
         )
         self._bookings[model] = after
+        self._changed()
         return after
 
     def book_conversations(self, n_bytes: int) -> None:
@@ -142,7 +147,13 @@ class Ledger:
             more = min(booking.unbooked_bytes, self._budget_bytes - self.reserved_bytes - n_bytes)
             if more > 0:
                 self._bookings[model] = replace(booking, booked_bytes=booking.booked_bytes + more)
+        self._changed()
 
     def release(self, model: str) -> None:
         """Give a model's bytes back; only after its worker has exited."""
         self._bookings.pop(model, None)
+        self._changed()
+
+    def _changed(self) -> None:
+        for tell in self.on_change:
+            tell()

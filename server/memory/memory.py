@@ -68,9 +68,10 @@ class Memory:
         self._device_total_bytes = device_total_bytes
         self._last_free_bytes = free_bytes
         self._auto = auto
-        self._promised_bytes = 0
-        """To a load that is about to be booked."""
-        self._confirmed = asyncio.Event()
+        self._promised: list[int] = []
+        """To loads that are about to be booked."""
+        self._books_changed = asyncio.Event()
+        self.ledger.on_change.append(self._books_changed.set)
 
     @property
     def other_bytes(self) -> int:
@@ -98,7 +99,7 @@ class Memory:
     def _room(self) -> int:
         """What they may take: the cap, and on the CPU no more than models leave."""
         cap = self.conversations.max_bytes
-        return cap if self.device != "cpu" else min(cap, max(0, self.ledger.free_bytes - self._promised_bytes))
+        return cap if self.device != "cpu" else min(cap, max(0, self.ledger.free_bytes - sum(self._promised)))
 
     def share_out(self) -> None:
         """What models hold has changed: share what they leave out among computed prompts."""
@@ -115,23 +116,25 @@ class Memory:
         """A worker holds no more than that of computed prompts."""
         self.conversations.confirm(model, n_bytes)
         self.share_out()
-        self._confirmed.set()
 
     async def make_room(self, n_bytes: int, *, within_s: float = _CONFIRMED_WITHIN_S) -> None:
-        """Let computed prompts leave until a model of so many bytes can be booked, or the time is over."""
+        """Let computed prompts leave until a model of so many bytes can be booked, or cannot be, or the time is over.
+
+        Every change of the books is looked at: a worker that confirmed, one that ended instead, a budget that moved.
+        """
         if self.device != "cpu" or n_bytes > self.ledger.free_bytes:
             return
-        self._promised_bytes = n_bytes
+        self._promised.append(n_bytes)
         try:
             self.share_out()
             async with asyncio.timeout(within_s):
-                while self.ledger.nobodys_bytes < n_bytes:
-                    self._confirmed.clear()
-                    await self._confirmed.wait()
+                while self.ledger.nobodys_bytes < n_bytes <= self.ledger.free_bytes:
+                    self._books_changed.clear()
+                    await self._books_changed.wait()
         except TimeoutError:
             _LOG.warning("conversations_stay reason=%r", "a worker did not confirm in time that it keeps less")
         finally:
-            self._promised_bytes = 0
+            self._promised.remove(n_bytes)
 
     def before_leaving(self, model: str, *, for_bytes: int) -> None:
         """A worker is about to end to make room for so many bytes: what would have to leave memory goes to its disk."""
