@@ -1,12 +1,13 @@
 """The server's side of dry loads: asks a short-lived child what plans would take, and survives whatever it does.
 
-For the event loop's thread only. What the child does is in `backends.gguf.dryrun`.
+For the event loop's thread only. What the child does is the backend's business (`Backend.dry`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import socket
@@ -28,6 +29,8 @@ _LOG = logging.getLogger("onecard.dry")
 class Question:
     """Plans of one model, all with the same layers on the GPU."""
 
+    module: str
+    """The program that answers."""
     path: Path
     plans: tuple[Plan, ...]
 
@@ -62,18 +65,19 @@ async def ask(
     questions: Sequence[Question], *, within_s: float = ANSWER_WITHIN_S
 ) -> AsyncGenerator[tuple[Question, Answer], None]:
     """Ask one child after the other; each question is answered once, also when it kills its child."""
-    left = list(questions)
+    left = sorted(questions, key=lambda question: question.module)
     while left:
         n_answered = 0
-        async with _child() as line:
-            for question in left:
+        module = left[0].module
+        async with _child(module) as line:
+            for question in next(of_one for _, of_one in itertools.groupby(left, lambda q: q.module)):
                 answer = await _answer(line, question, within_s)
                 if answer is None:
                     break
                 n_answered += 1
                 yield question, answer
         left = left[n_answered:]
-        if left:
+        if left and left[0].module == module:
             culprit = left.pop(0)
             _LOG.warning("dry_load_failed file=%s hint=%s", culprit.path.name, "computed from its header instead")
             yield culprit, tuple(None for _ in culprit.plans)
@@ -114,13 +118,13 @@ def _sizes(weights: int, plan: dict[str, Any]) -> DrySizes:
 
 
 @contextlib.asynccontextmanager
-async def _child() -> AsyncIterator[socket.socket]:
+async def _child(module: str) -> AsyncIterator[socket.socket]:
     """A line to a child, which is gone at its end."""
     ours, theirs = socket.socketpair()
     with ours:
         ours.setblocking(False)
         with theirs:
-            running = run_module("backends.gguf.dryrun", theirs.fileno())
+            running = run_module(module, theirs.fileno())
         try:
             yield ours
         finally:

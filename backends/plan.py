@@ -90,6 +90,21 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What the configuration asks of a load; None means choose."""
+
+    context: int | None
+    parallel: int
+    kv_type: KvType
+    gpu_layers: int | None
+    device: Device
+    open: frozenset[Literal["parallel", "kv_type"]] = frozenset()
+    """Values that were not asked for: the plan may take fewer sequences, or a KV cache of 8 bits."""
+    kv_tokens: int | None = None
+    """Of the KV pool; None: context x parallel, less where memory is short, never below one context."""
+
+
+@dataclass(frozen=True)
 class Footprint:
     """Bytes on the budgeted device, by component."""
 

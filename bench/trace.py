@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Final
 
-from backends.footprint import Plan, inspect, predict
 from backends.messages import Failed, Generate, Sampling, TextPrompt
+from backends.plan import Plan
+from backends.registry import BACKENDS, estimate
 from demo import GGUF_PATH
 from server.bench.figures import median, percentile
 from server.memory import host
@@ -97,9 +99,9 @@ def measure() -> dict[str, float]:
 
 
 def _price(contexts: Mapping[str, int]) -> dict[str, int]:
-    header = inspect("gguf", GGUF_PATH)
+    header = BACKENDS["gguf"].describe(Path(GGUF_PATH), {})
     return {
-        name: predict(header, Plan(context, PARALLEL, "f16", 0, "cpu")).total_bytes
+        name: estimate(header, Plan(context, PARALLEL, "f16", 0, "cpu")).total_bytes
         for name, context in contexts.items()
     }
 

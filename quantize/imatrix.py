@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from backends.backend import HeaderError
 from backends.gguf import header
 from backends.gguf.info import HeaderInfo
 from quantize.errors import QuantizeError
@@ -70,7 +71,7 @@ def read(path: Path) -> Imatrix:
     """Raises QuantizeError for a file that is no importance matrix or holds numbers that are none."""
     try:
         info = header.read(path)
-    except header.HeaderError as error:
+    except HeaderError as error:
         raise QuantizeError(f"{path.name} is no importance matrix: {error}") from None
     if info.metadata.get("general.type") != "imatrix":
         raise QuantizeError(f"{path.name} is a GGUF file, but no importance matrix (general.type)")

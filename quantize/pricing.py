@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.footprint import Device, ModelHeader
+from backends.backend import Header
 from backends.gguf.info import HeaderInfo
+from backends.plan import Device
 from quantize import bnb, memory, quantizer
 from quantize.errors import QuantizeError
 from quantize.hf.source import HfSource
@@ -28,7 +29,7 @@ class Price:
     type_name: str
     n_bytes: int
     n_weights: int
-    header: ModelHeader | None
+    header: Header | None
     """What its memory is predicted from; None where nothing predicts it."""
 
     @property

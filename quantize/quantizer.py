@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from backends.backend import HeaderError
 from backends.gguf import header
 from backends.gguf.header import TENSOR_TYPES
 from backends.gguf.info import HeaderInfo, Tensor
@@ -76,7 +77,7 @@ def read_header(path: Path) -> HeaderInfo:
     """The checked header of a GGUF source. Raises QuantizeError."""
     try:
         return header.read(path)
-    except header.HeaderError as error:
+    except HeaderError as error:
         raise QuantizeError(f"{path.name}: {error}") from None
 
 

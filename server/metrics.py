@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from backends.messages import Delta, Event, Failed, Finished, Started, Step
+from backends.registry import BACKENDS
 from server.exposition import Exposition
 from server.scheduling.decisions import ModelState, UnloadReason
 from server.tally import Tally, TallyFamily
@@ -111,7 +112,7 @@ class ModelMetrics:
 class Metrics:
     """One registry with everything in it."""
 
-    def __init__(self, models: Iterable[str], *, backends: Iterable[str] = ("gguf",), vllm_names: bool = False) -> None:
+    def __init__(self, models: Iterable[str], *, backends: Iterable[str] = BACKENDS, vllm_names: bool = False) -> None:
         self._registry = CollectorRegistry()
         self._exposition = Exposition(self._registry)
         self._vllm_names = vllm_names

@@ -26,7 +26,9 @@ SERVER_MAY_USE = {
     "backends.spare",
     "backends.worker",
     "backends.dry",
-    "backends.footprint",
+    "backends.backend",
+    "backends.options",
+    "backends.plan",
     "backends.last_words",
     "backends.wire",
     "backends.workload",
@@ -38,7 +40,15 @@ MAY_IMPORT = {
     "server": {"server", *SERVER_MAY_USE},
     "backends": {"backends"},
     "demo": {"demo"},
-    "quantize": {"quantize", "backends.footprint", "backends.gguf.header", "backends.gguf.info"},
+    "quantize": {
+        "quantize",
+        "backends.backend",
+        "backends.bnb.header",
+        "backends.gguf.header",
+        "backends.gguf.info",
+        "backends.plan",
+        "backends.registry",
+    },
 }
 COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""

@@ -12,10 +12,10 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from backends.backend import HeaderError
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
-from backends.gguf.header import HeaderError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +54,8 @@ class StoredTensor:
 class FolderInfo:
     """What a folder says, as far as the server needs it."""
 
+    backend: ClassVar[str] = "bnb"
+
     architecture: str
     config: Mapping[str, Any] = field(repr=False)
     """The text model's part of config.json."""
@@ -75,6 +77,11 @@ class FolderInfo:
         """A count of the configuration, never below 0."""
         value = self.config.get(key)
         return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else default
+
+    @property
+    def tokens_cover_text(self) -> bool:
+        """Not known before the tokenizer is loaded."""
+        return False
 
     @property
     def n_ctx_train(self) -> int:

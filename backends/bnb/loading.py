@@ -21,6 +21,7 @@ import transformers.quantizers.auto  # noqa: E402, F401
 from transformers import AutoTokenizer, conversion_mapping  # noqa: E402
 
 from backends import card  # noqa: E402
+from backends.backend import HeaderError  # noqa: E402
 from backends.bnb import arithmetic, folder, linear, shortage  # noqa: E402
 from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
 from backends.bnb.context import BnbContext  # noqa: E402
@@ -36,7 +37,6 @@ from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
 from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
-from backends.gguf.header import HeaderError  # noqa: E402
 from backends.plan import BATCH_TOKENS, Plan  # noqa: E402
 
 if TYPE_CHECKING:

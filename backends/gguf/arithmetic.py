@@ -118,7 +118,7 @@ def cache_bytes(header: HeaderInfo, plan: Plan, *, with_windows: bool = True) ->
     heads, windowed = _kv_heads(header), windows(header) if with_windows else [False] * header.n_layers
     n_cached = header.n_layers - header.number("attention.shared_kv_layers")
     n_cached = min(n_cached, _FIRST_WITHOUT_CACHE.get(header.architecture, n_cached))
-    full, short = _head_sizes(header, ""), _head_sizes(header, "_swa")
+    full, short = head_sizes(header, ""), head_sizes(header, "_swa")
     block, block_bytes = KV_BYTES[plan.kv_type]
     n_bytes = 0
     for layer in range(max(n_cached, 0)):
@@ -149,12 +149,12 @@ def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
     masks = plan.cells_seen
     if any(windows(header)):
         masks += _window_cells(header, plan)
-        floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(_head_sizes(header, ""))
+        floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(head_sizes(header, ""))
     n_outputs = plan.parallel + SCORED_ROWS
     logits = n_outputs * header.n_vocab * _FLOAT_BYTES
     graph = batch * (floats * _FLOAT_BYTES + masks * 2)
     if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied
-        graph += max(_kv_heads(header), default=0) * sum(_head_sizes(header, "")) * plan.cells * 2
+        graph += max(_kv_heads(header), default=0) * sum(head_sizes(header, "")) * plan.cells * 2
     behind_activations = logits + 2 * batch * embedding * _FLOAT_BYTES
     return max(graph, behind_activations) + logits + 2**16
 
@@ -175,7 +175,7 @@ def _activations(header: HeaderInfo) -> int:
 
 
 def _query_values(header: HeaderInfo) -> int:
-    return max(header.number("attention.head_count", 1), 1) * max(_head_sizes(header, ""))
+    return max(header.number("attention.head_count", 1), 1) * max(head_sizes(header, ""))
 
 
 def windows(header: HeaderInfo) -> list[bool]:
@@ -212,7 +212,7 @@ def _kv_heads(header: HeaderInfo) -> list[int]:
     return [max(0, told) if isinstance(told, int) else n_heads] * header.n_layers
 
 
-def _head_sizes(header: HeaderInfo, suffix: str) -> tuple[int, int]:
+def head_sizes(header: HeaderInfo, suffix: str) -> tuple[int, int]:
     """Values per head of a key and of a value."""
     n_heads = max(header.number("attention.head_count", 1), 1)
     plain = header.number("embedding_length") // n_heads

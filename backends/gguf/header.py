@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from backends.backend import HeaderError
 from backends.gguf.info import HeaderInfo, Tensor, Value
 
 if TYPE_CHECKING:
@@ -102,10 +103,6 @@ _STRING: Final = 8
 _ARRAY: Final = 9
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
-
-
-class HeaderError(Exception):
-    """A file that is no sound GGUF model; the message is a sentence without its path."""
 
 
 def read(path: Path) -> HeaderInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 Value = int | float | bool | str | list["Value"]
 
@@ -32,6 +32,8 @@ class Tensor:
 @dataclass(frozen=True)
 class HeaderInfo:
     """What a header says, as far as the server needs it."""
+
+    backend: ClassVar[str] = "gguf"
 
     architecture: str
     file_bytes: int
@@ -82,6 +84,11 @@ class HeaderInfo:
     def n_vocab(self) -> int:
         """Tokens of the vocabulary."""
         return self.array_lengths.get("tokenizer.ggml.tokens", 0) or self.number("vocab_size")
+
+    @property
+    def tokens_cover_text(self) -> bool:
+        """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
+        return self.metadata.get("tokenizer.ggml.model") in ("gpt2", "llama")
 
     @property
     def weight_bytes(self) -> int:

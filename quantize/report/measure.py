@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.footprint import ModelHeader
+from backends.backend import Header
 from backends.gguf import header
 from backends.gguf.info import HeaderInfo
 from quantize import memory
@@ -90,7 +90,7 @@ def _line(
         info = header.read(subject.path)
         n_bytes = info.file_bytes
         n_weights = sum(math.prod(tensor.shape) for tensor in info.tensors)
-        predicted: ModelHeader | None = info
+        predicted: Header | None = info
     else:
         n_bytes = sum(file.stat().st_size for file in shard_files(subject.path))
         n_weights = sum(math.prod(tensor.shape) for tensor in twin.tensors) if twin else _weights_of(subject.path)

@@ -17,6 +17,7 @@ import msgspec
 
 from backends.child import environment
 from backends.last_words import essence
+from backends.registry import BACKENDS
 from backends.workload import Question, Workload
 
 
@@ -40,7 +41,8 @@ ALONE = Loop("engine alone", "backends.alone")
 
 def loop_of(backend: str) -> Loop:
     """The barest program that this backend has."""
-    return BARE if backend == "gguf" else ALONE
+    module = BACKENDS[backend].baseline
+    return Loop("bare loop", module, ours=False) if module is not None else ALONE
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backends.footprint import HeaderError
-from backends.registry import ENGINES
+from backends.backend import HeaderError
+from backends.registry import BACKENDS
 from server.memory.appraiser import look
 from server.memory.capacity import Asked
 
@@ -33,7 +33,7 @@ def broken(entries: Iterable[CatalogEntry]) -> dict[str, str]:
 
 def without_engine(entries: Iterable[CatalogEntry]) -> dict[str, str]:
     """Models this version has no engine for."""
-    return {e.name: f"this version has no '{e.backend}' backend" for e in entries if e.backend not in ENGINES}
+    return {e.name: f"this version has no '{e.backend}' backend" for e in entries if e.backend not in BACKENDS}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from backends.footprint import HeaderError
+from backends.backend import HeaderError
 from backends.messages import KvType
+from backends.registry import BACKENDS
 from server.cli.client import server_url
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write, write_json
@@ -26,7 +27,7 @@ from server.settings.config_source import ConfigError
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from backends.footprint import Plan
+    from backends.plan import Plan
     from server.memory.memory import Memory
     from server.settings.catalog import CatalogEntry
     from server.settings.config import Settings
@@ -47,8 +48,9 @@ def show_fit(
     if (kv_type := asked.get("kv_type")) not in (None, *get_args(KvType)):
         raise CliError(f"--kv-type {kv_type!r}: one of {', '.join(get_args(KvType))}", ExitCode.USAGE)
     settings, entries = _entries([model, *others], flags, config)
-    if kv_type is not None and entries[0].backend == "bnb":
-        raise CliError("--kv-type: a model folder's KV cache has the type it computes in", ExitCode.USAGE)
+    backend = BACKENDS[entries[0].backend]
+    if kv_type is not None and (why := backend.refuses.get("kv_type")):
+        raise CliError(f"--kv-type: this is {backend.files}, {why}", ExitCode.USAGE)
     try:
         answer = asyncio.run(_answer(settings, entries, Asked(**asked)))
     except (DeviceError, HeaderError) as problem:
@@ -111,7 +113,6 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked)
             residents.append(Candidate(entry.name, footprint.total_bytes, 1.0))
     return appraise(
         entries[0].name,
-        entries[0].backend,
         looked[0].header,
         wishes[0],
         lambda plan: appraiser.quote(looked[0], plan),

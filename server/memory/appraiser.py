@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from backends import dry
-from backends.footprint import HeaderError, ModelHeader, Plan, check, inspect
-from backends.registry import TEST_ENGINE
-from server.memory.placement import Wish, plans
+from backends.backend import Header, HeaderError
+from backends.plan import Plan, Wish
+from backends.registry import BACKENDS, TEST_ENGINE, backend_of
 from server.memory.pricelist import FileKey, PriceList, Quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from backends.footprint import Device, Footprint
+    from backends.plan import Device, Footprint
     from server.settings.catalog import CatalogEntry
     from server.settings.config import ModelConfig
 
@@ -36,9 +36,8 @@ class Looked:
     """A model's files as they were at the last look."""
 
     path: Path
-    backend: str
     key: FileKey
-    header: ModelHeader
+    header: Header
 
 
 def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
@@ -46,26 +45,25 @@ def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
     if (missing := entry.still_missing()) is not None:
         raise HeaderError(missing)
     try:
-        key = key_of(entry.path, entry.config)
+        key = key_of(entry)
     except OSError as error:
         raise HeaderError(f"{entry.path.name} cannot be read: {error.strerror}") from None
     if before is not None and before.key == key:
         return before
-    header = inspect(entry.backend, entry.path, quantization=entry.config.quantization)
-    check(entry.backend, entry.path, trust_remote_code=entry.config.trust_remote_code)
-    return Looked(entry.path, entry.backend, key, header)
+    header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
+    return Looked(entry.path, key, header)
 
 
-def key_of(path: Path, config: ModelConfig) -> FileKey:
+def key_of(entry: CatalogEntry) -> FileKey:
     """What tells one state of a model's files, as they are to be loaded, from another. Raises OSError.
 
     One system call for a file, and one for each file of a folder.
     """
-    status = os.stat(path)  # noqa: PTH116 - the three figures are of one call
+    status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     if not stat.S_ISDIR(status.st_mode):
         return status.st_size, status.st_mtime_ns, status.st_ino
-    inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(path) if e.is_file())
-    told = repr((inside, sorted(config.engine_options().items())))
+    inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(entry.path) if e.is_file())
+    told = repr((inside, sorted(entry.config.options_of(entry.backend).items())))
     return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
 
 
@@ -103,8 +101,9 @@ class Appraiser:
         asked = {question: looked for looked, wanted in models for question in self._questions(looked, wanted)}
         async with contextlib.aclosing(dry.ask(list(asked))) as answers:  # its child ends with it
             async for question, answer in answers:
+                looked = asked[question]
                 for plan, sizes in zip(question.plans, answer, strict=True):
-                    self.prices.note_dry(asked[question].key, plan, sizes)
+                    self.prices.note_dry(looked.key, looked.header, plan, sizes)
         if asked:
             await self.save()
 
@@ -123,13 +122,15 @@ class Appraiser:
 
     def _questions(self, looked: Looked, wanted: Sequence[Plan]) -> list[dry.Question]:
         """The plans whose exact price is missing, those with the same layers on the GPU together."""
-        if looked.backend != "gguf":
+        module = backend_of(looked.header).dry
+        if module is None:
             return []
-        missing = [plan for plan in wanted[:MOST_DRY_PLANS] if not self.prices.has_dry(looked.key, plan)]
+        known = self.prices.has_dry
+        missing = [plan for plan in wanted[:MOST_DRY_PLANS] if not known(looked.key, looked.header, plan)]
         layers = dict.fromkeys(plan.gpu_layers for plan in missing)
-        return [dry.Question(looked.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
+        return [dry.Question(module, looked.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
 
 
 def likely_plans(looked: Looked, wanted: Wish) -> list[Plan]:
     """What placement may choose, best first."""
-    return list(plans(looked.header, wanted))
+    return list(backend_of(looked.header).plans(looked.header, wanted))

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from backends.footprint import JOBS_AT_ONCE
 from backends.messages import KvType
-from server.memory.placement import Placed, Refused, Wish, largest_context, place, plans
+from backends.plan import JOBS_AT_ONCE
+from backends.registry import backend_of
+from server.memory.placement import Placed, Refused, largest_context, place
 from server.scheduling.eviction import Candidate, choose
 
 if TYPE_CHECKING:
-    from backends.footprint import Footprint, ModelHeader, Plan
+    from backends.backend import Header
+    from backends.plan import Footprint, Plan, Wish
     from server.memory.pricelist import Quote
     from server.pool.status import ModelStatus
 
@@ -91,8 +93,7 @@ class Capacity(msgspec.Struct, frozen=True):
 
 def appraise(
     name: str,
-    backend: str,
-    header: ModelHeader,
+    header: Header,
     wish: Wish,
     quote: Callable[[Plan], Quote],
     *,
@@ -110,12 +111,16 @@ def appraise(
 
     usable = min(budget_bytes, free_bytes + sum(resident.n_bytes for resident in residents))
     placed = place(name, header, wish, budget_bytes=budget_bytes, free_bytes=usable, price=price)
-    plan = placed.plan if isinstance(placed, Placed) else min(plans(header, wish), key=lambda p: price(p).total_bytes)
+    plan = (
+        placed.plan
+        if isinstance(placed, Placed)
+        else min(backend_of(header).plans(header, wish), key=lambda p: price(p).total_bytes)
+    )
     footprint = price(plan)
     leaving = choose(residents, footprint.total_bytes - free_bytes) if isinstance(placed, Placed) else None
     return Capacity(
         model=name,
-        backend=backend,
+        backend=header.backend,
         source=quote(plan).source,
         parts=footprint.parts,
         total_bytes=footprint.total_bytes,
@@ -132,7 +137,7 @@ def appraise(
 
 
 def _alternatives(
-    header: ModelHeader, plan: Plan, usable_bytes: int, price: Callable[[Plan], Footprint], *, fits: bool
+    header: Header, plan: Plan, usable_bytes: int, price: Callable[[Plan], Footprint], *, fits: bool
 ) -> list[Alternative]:
     """Nothing that is no more than the plan, where that fits, or than another one with the cache that was asked for."""
     found: list[Alternative] = []
@@ -153,7 +158,7 @@ def _covers(better: Plan | Alternative, other: Plan) -> bool:
     return better.context >= other.context and better.parallel >= other.parallel
 
 
-def _variants(header: ModelHeader, plan: Plan, price: Callable[[Plan], Footprint]) -> Iterator[Plan]:
+def _variants(header: Header, plan: Plan, price: Callable[[Plan], Footprint]) -> Iterator[Plan]:
     """Plans whose longest context is worth knowing, the cache that was asked for before a smaller one."""
     longest = replace(plan, context=max(header.n_ctx_train, plan.context), kv_tokens=0)
     smaller = replace(longest, kv_type="q8_0")
@@ -169,11 +174,11 @@ def _variants(header: ModelHeader, plan: Plan, price: Callable[[Plan], Footprint
             yield replace(longest, gpu_layers=n_layers)
 
 
-def _parallel(header: ModelHeader, plan: Plan) -> int:
+def _parallel(header: Header, plan: Plan) -> int:
     return plan.parallel if header.gives == "text" else JOBS_AT_ONCE
 
 
-def _n_layers(header: ModelHeader, plan: Plan) -> int:
+def _n_layers(header: Header, plan: Plan) -> int:
     if plan.device == "cpu":
         return 0
     return header.n_layers + 1 if plan.gpu_layers < 0 else plan.gpu_layers

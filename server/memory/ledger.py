@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backends.footprint import Footprint
+from backends.plan import Footprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,8 +21,8 @@ from server.pool.status import MemoryStatus
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from backends.footprint import Device
     from backends.messages import Store
+    from backends.plan import Device
     from server.settings.config import MemorySection
 
 CPU_SHARE: Final = 0.8

@@ -5,18 +5,19 @@ Prices are instant: whoever has time lets `backends.dry` find out more and notes
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import statistics
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from backends.footprint import RUNTIME_BYTES, Footprint, HeaderInfo, ModelHeader, Plan, layer_share, predict
-from backends.registry import TEST_ENGINE
+from backends.backend import version_of
+from backends.registry import TEST_ENGINE, backend_of
 from server.memory.remembered import Remembered
 
 if TYPE_CHECKING:
+    from backends.backend import Header
     from backends.dry import DrySizes
+    from backends.plan import Footprint, Plan
 
 Source = Literal["measured", "dry", "header"]
 FileKey = tuple[int, int, int]
@@ -49,45 +50,47 @@ class PriceList:
     """The price list of one machine."""
 
     def __init__(self, remembered: Remembered | None = None, *, engine: str | None = None) -> None:
+        """`engine`: which build of its engine every figure is of; None asks the model's backend."""
         self.remembered = remembered or Remembered()
-        self._engine = engine_version() if engine is None else engine
+        self._engine = os.environ.get(TEST_ENGINE) if engine is None else engine
         self._memo: dict[tuple[FileKey, Plan], Quote] = {}
         self.version = 0
         """Counts up with every change of a price."""
 
-    def quote(self, file: FileKey, header: ModelHeader, plan: Plan) -> Quote:
+    def quote(self, file: FileKey, header: Header, plan: Plan) -> Quote:
         """The price of a plan for a file."""
         if (known := self._memo.get((file, plan))) is not None:
             return known
         self._memo[file, plan] = quote = self._quote(file, header, plan)
         return quote
 
-    def has_dry(self, file: FileKey, plan: Plan) -> bool:
+    def has_dry(self, file: FileKey, header: Header, plan: Plan) -> bool:
         """Whether a dry load of the plan is on the books, or known to be refused."""
-        return self.remembered.get("dry", self._key(file, plan)) is not None
+        return self.remembered.get("dry", self._key(file, header, plan)) is not None
 
-    def note_dry(self, file: FileKey, plan: Plan, sizes: DrySizes | None) -> None:
-        """Keep what a dry load told; None where llama.cpp refused."""
+    def note_dry(self, file: FileKey, header: Header, plan: Plan, sizes: DrySizes | None) -> None:
+        """Keep what a dry load told; None where the library refused."""
         told = sizes.on(plan.device) if sizes is not None else {}
-        self.remembered.put("dry", self._key(file, plan), told)
+        self.remembered.put("dry", self._key(file, header, plan), told)
         self._changed()
 
-    def learn(self, file: FileKey, header: ModelHeader, plan: Plan, measured_bytes: int) -> int:
+    def learn(self, file: FileKey, header: Header, plan: Plan, measured_bytes: int) -> int:
         """Keep what a loaded plan takes; by how many bytes it missed the price, signed."""
         before = self.quote(file, header, plan).footprint
         known = before.total_bytes - before.runtime
         runtime = max(0, measured_bytes - known)
-        self.remembered.put("measured", self._key(file, plan), measured_bytes)
-        self.remembered.put("doubt", self._key(file, plan), 0)
-        self.remembered.put("runtime", self._key(file), runtime)
+        self.remembered.put("measured", self._key(file, header, plan), measured_bytes)
+        self.remembered.put("doubt", self._key(file, header, plan), 0)
+        self.remembered.put("runtime", self._key(file, header), runtime)
         section, name = "machine", self._machine(header, plan)
         kept = _numbers(self.remembered.get(section, name))
-        vocabulary = predict(header, plan).runtime - RUNTIME_BYTES[plan.device]
+        backend = backend_of(header)
+        vocabulary = backend.estimate(header, plan).runtime - backend.runtime_bytes(header, plan)
         self.remembered.put(section, name, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
         self._changed()
         return measured_bytes - before.total_bytes
 
-    def doubt(self, file: FileKey, header: ModelHeader, plan: Plan) -> int:
+    def doubt(self, file: FileKey, header: Header, plan: Plan) -> int:
         """A load of the plan has run out of memory: until one is measured its price counts more, by so many bytes.
 
         A price that was measured stands: then it is the memory that others have taken.
@@ -97,7 +100,7 @@ class PriceList:
             return 0
         least = max(_LEAST_DOUBT_BYTES, round(_LEAST_DOUBT * quote.footprint.total_bytes))
         doubt_bytes = max(least, 2 * quote.doubt_bytes)
-        self.remembered.put("doubt", self._key(file, plan), doubt_bytes)
+        self.remembered.put("doubt", self._key(file, header, plan), doubt_bytes)
         self._changed()
         return doubt_bytes
 
@@ -105,24 +108,25 @@ class PriceList:
         self._memo.clear()
         self.version += 1
 
-    def _quote(self, file: FileKey, header: ModelHeader, plan: Plan) -> Quote:
+    def _quote(self, file: FileKey, header: Header, plan: Plan) -> Quote:
         footprint, source = self._told(file, header, plan)
         known = footprint.total_bytes - footprint.runtime
-        measured = self.remembered.get("measured", self._key(file, plan))
+        measured = self.remembered.get("measured", self._key(file, header, plan))
         if _is_size(measured) and measured >= known:
             return Quote(replace(footprint, runtime=measured - known), "measured")
-        of_file = self.remembered.get("runtime", self._key(file))
+        of_file = self.remembered.get("runtime", self._key(file, header))
         runtime = of_file if _is_size(of_file) else self._usual_runtime(footprint, header, plan)
-        doubt = self.remembered.get("doubt", self._key(file, plan))
+        doubt = self.remembered.get("doubt", self._key(file, header, plan))
         return Quote(replace(footprint, runtime=runtime), source, doubt if _is_size(doubt) else 0)
 
-    def _told(self, file: FileKey, header: ModelHeader, plan: Plan) -> tuple[Footprint, Source]:
+    def _told(self, file: FileKey, header: Header, plan: Plan) -> tuple[Footprint, Source]:
         """Without what was measured."""
-        footprint = predict(header, plan)
-        told = self.remembered.get("dry", self._key(file, plan))
+        backend = backend_of(header)
+        footprint = backend.estimate(header, plan)
+        told = self.remembered.get("dry", self._key(file, header, plan))
         if not isinstance(told, dict) or not all(_is_size(told.get(name)) for name in ("weights", "cache", "compute")):
             return footprint, "header"
-        share = layer_share(header, plan)
+        share = backend.layer_share(header, plan)
         cache = round(told["cache"] * share)
         return replace(
             footprint,
@@ -131,31 +135,25 @@ class PriceList:
             compute=told["compute"] + _ROUNDED_BYTES,
         ), "dry"
 
-    def _usual_runtime(self, footprint: Footprint, header: ModelHeader, plan: Plan) -> int:
+    def _usual_runtime(self, footprint: Footprint, header: Header, plan: Plan) -> int:
         """The constant of the first time is replaced by this machine's median."""
         kept = _numbers(self.remembered.get("machine", self._machine(header, plan)))
         if not kept:
             return footprint.runtime
-        return footprint.runtime - RUNTIME_BYTES[plan.device] + round(statistics.median(kept))
+        return footprint.runtime - backend_of(header).runtime_bytes(header, plan) + round(statistics.median(kept))
 
-    def _machine(self, header: ModelHeader, plan: Plan) -> str:
+    def _machine(self, header: Header, plan: Plan) -> str:
         """The name under which the process itself is priced: libraries differ by backend and by what a model gives."""
-        kinds = ["" if isinstance(header, HeaderInfo) else " folders", "" if header.gives == "text" else " vectors"]
-        return f"{plan.device} {self._engine}{''.join(kinds)}"
+        gives = "text" if header.gives == "text" else "vectors"
+        return f"{plan.device} {header.backend} {self._engine_of(header)} {gives}"
 
-    def _key(self, file: FileKey, plan: Plan | None = None) -> str:
-        words = [*file, *(astuple(plan) if plan is not None else ()), self._engine]
+    def _key(self, file: FileKey, header: Header, plan: Plan | None = None) -> str:
+        words = [*file, *(astuple(plan) if plan is not None else ()), self._engine_of(header)]
         return " ".join(str(word) for word in words)
 
-
-def engine_version() -> str:
-    """Which build of the engine the figures are of; another one may take other amounts."""
-    if test := os.environ.get(TEST_ENGINE):
-        return test
-    try:
-        return importlib.metadata.version("llama-cpp-python")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+    def _engine_of(self, header: Header) -> str:
+        """Which build of the engine the figures are of; another one may take other amounts."""
+        return version_of(backend_of(header)) if self._engine is None else self._engine
 
 
 def _is_size(value: Any) -> bool:

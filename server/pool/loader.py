@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from backends.footprint import HeaderError, ModelHeader, Plan
+from backends.backend import Header, HeaderError
 from backends.last_words import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
+from backends.plan import Plan
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.appraiser import Appraiser, Looked, key_of, likely_plans, look, wish
 from server.memory.capacity import Asked, Capacity, appraise
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from backends.child import Copier
-    from backends.footprint import Footprint
+    from backends.plan import Footprint
     from server.memory.memory import Memory
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
@@ -52,12 +53,12 @@ class Loader:
         self._known: dict[str, Looked] = {}
         self._problems: dict[str, str] = {}
 
-    def known(self, name: str) -> tuple[ModelHeader | None, str | None]:
+    def known(self, name: str) -> tuple[Header | None, str | None]:
         """What the last look at a model's file gave: its header, or what is wrong with it."""
         known = self._known.get(name)
         return (known.header if known else None), self._problems.get(name)
 
-    async def inspect(self, entry: CatalogEntry) -> ModelHeader:
+    async def inspect(self, entry: CatalogEntry) -> Header:
         """The header of the model's file, read again when the file has changed. Raises LoadRefusedError."""
         before = self._known.get(entry.name)
         try:
@@ -135,7 +136,6 @@ class Loader:
         own = ledger.booking(entry.name)
         return appraise(
             entry.name,
-            entry.backend,
             looked.header,
             asked.over(wish(entry.config, self.memory.device)),
             lambda plan: self.appraiser.quote(looked, plan),
@@ -170,7 +170,7 @@ class Loader:
         if known is None:
             return
         try:
-            changed = key_of(entry.path, entry.config) != known.key
+            changed = key_of(entry) != known.key
         except OSError:
             changed = True
         if changed:
@@ -205,5 +205,5 @@ class Loader:
             kv_layout=plan.kv_layout,
             max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
-            options=entry.config.engine_options() if entry.backend == "bnb" else {},
+            options=entry.config.options_of(entry.backend),
         )

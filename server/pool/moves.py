@@ -14,8 +14,8 @@ from server.pool.loader import LoadRefusedError
 from server.pool.telling import why
 
 if TYPE_CHECKING:
-    from backends.footprint import Footprint
     from backends.messages import ErrorCode, LoadModel, Ready
+    from backends.plan import Footprint
     from backends.worker import Exit, Listener, Worker
     from server.pool.loader import Loader
     from server.pool.parts import Parts

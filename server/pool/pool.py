@@ -11,6 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
+from backends.registry import BACKENDS
 from backends.worker import Exit, Timeouts, Worker
 from server.memory.memory import open_memory
 from server.memory.placement import Refused
@@ -70,7 +71,7 @@ class Pool:
         self._parts = Parts(self._residents, self._scheduler, prices, metrics, teller, clock, self._perform)
         backends = {entry.backend for entry in catalog.entries}
         wanted = settings.scheduler.spare_worker
-        self._spares = {name: Spare(name, enabled=wanted and name in backends) for name in ("gguf", "bnb")}
+        self._spares = {name: Spare(name, enabled=wanted and name in backends) for name in BACKENDS}
         self._overview = Overview(self._parts, self._spares.values())
         self._jobs = Jobs(self._parts, self._overview)
         self._moves = Moves(self._parts, self)

@@ -10,8 +10,8 @@ from server.pool.status import ModelStatus, Pace, model_status
 if TYPE_CHECKING:
     import asyncio
 
-    from backends.footprint import Device
     from backends.messages import ErrorCode, Ready
+    from backends.plan import Device
     from backends.worker import Exit, Worker
     from server.memory.ledger import Booking
     from server.metrics import ModelMetrics

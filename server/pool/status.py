@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from backends.footprint import ModelHeader
+from backends.backend import Header
 from backends.messages import Ready
 from server.scheduling.decisions import ModelState
 
@@ -116,7 +116,7 @@ class ModelInfo:
     state: ModelState
     ready: Ready | None
     """Run-time figures of the last successful load."""
-    header: ModelHeader | None
+    header: Header | None
     last_error: str | None
     unusable: str | None
     """What is wrong with its files, as of the last look."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, get_args
 
 from starlette.responses import Response
 
-from backends.footprint import HeaderError
+from backends.backend import HeaderError
 from backends.last_words import clean
 from backends.messages import KvType
+from backends.registry import BACKENDS
 from server.errors import ApiError
 from server.memory.capacity import Asked
 from server.output.frame import to_json
@@ -34,10 +35,11 @@ async def capacity(request: Request) -> Response:
         parallel=whole_number(request, "parallel", least=1, most=_MOST_PARALLEL),
         kv_type=_kv_type(query.get("kv_type")),
     )
-    if asked.kv_type is not None and entry.backend == "bnb":
+    backend = BACKENDS[entry.backend]
+    if asked.kv_type is not None and (why := backend.refuses.get("kv_type")):
         raise ApiError(
             400,
-            f"Invalid 'kv_type': '{entry.name}' is a model folder, whose KV cache has the type it computes in.",
+            f"Invalid 'kv_type': '{entry.name}' is {backend.files}, {why}.",
             param="kv_type",
             code="invalid_value",
         )

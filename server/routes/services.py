@@ -9,9 +9,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from backends.footprint import HeaderInfo
+from backends.registry import backend_of
 from server.errors import ApiError, model_not_found
-from server.memory.placement import longest_context
 from server.schemas.fields import ignored_header
 
 if TYPE_CHECKING:
@@ -98,17 +97,17 @@ class Services:
     def tokens_cover_text(self, entry: CatalogEntry) -> bool:
         """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
         header = self.pool.info(entry.name).header
-        return isinstance(header, HeaderInfo) and header.metadata.get("tokenizer.ggml.model") in ("gpt2", "llama")
+        return header is not None and header.tokens_cover_text
 
     def context_limit(self, entry: CatalogEntry) -> int | None:
         """Tokens a request may use at most: effective where known, else configured, else what `auto` begins with."""
         info = self.pool.info(entry.name)
         if info.ready is not None:
             return info.ready.context
-        configured = entry.config.context
-        if configured == "auto" and info.header is None:
-            return None
-        return longest_context(info.header, None if configured == "auto" else configured)
+        configured = None if entry.config.context == "auto" else entry.config.context
+        if info.header is None:
+            return configured
+        return backend_of(info.header).longest_context(info.header, configured)
 
     def trained_context(self, entry: CatalogEntry) -> int | None:
         """The context the model was made for."""
@@ -119,11 +118,11 @@ class Services:
 
     def refuse_too_long(self, entry: CatalogEntry, n_bytes: int, *, param: str, noun: str | None = None) -> None:
         """Refuse a prompt whose bytes alone prove that it cannot fit, before any load. Raises ApiError 400."""
-        info, configured = self.pool.info(entry.name), entry.config.context
+        info, configured = self.pool.info(entry.name), None if entry.config.context == "auto" else entry.config.context
         if info.header is None or not info.header.longest_token_bytes:
             return
         # The next load may give more than the last one did.
-        possible = longest_context(info.header, None if configured == "auto" else configured)
+        possible = backend_of(info.header).longest_context(info.header, configured)
         context = max(possible, info.ready.context if info.ready is not None else 0)
         at_least = n_bytes // max(info.header.longest_token_bytes, _SHORTEST_BOUND_BYTES)
         if at_least > context:

@@ -10,21 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from backends.registry import BACKENDS
 from server.settings.config import ModelConfig
 from server.settings.references import DEMO, Located, LocateError, locate, parse_hub_reference
 
 if TYPE_CHECKING:
     from server.settings.config import Settings
-
-
-_NOT_THERE = {
-    "kv_type": "a model folder, whose KV cache has the type it computes in",
-    "gpu_layers": "a model folder, whose layers are all on one device",
-    "trust_remote_code": "a GGUF file, which brings no code",
-}
-_QUANTISED = "a GGUF file, which stays as it was quantised"
 
 
 class CatalogError(Exception):
@@ -37,7 +30,8 @@ class CatalogEntry:
 
     name: str
     config: ModelConfig
-    backend: Literal["gguf", "bnb"]
+    backend: str
+    """The name of the one that serves it."""
     path: Path
     """The resolved `.gguf` file (the first part of a split one) or model folder; where it would be, if missing."""
     aliases: tuple[str, ...]
@@ -97,17 +91,14 @@ def _entry(model: ModelConfig) -> CatalogEntry:
         located: Located = locate(model.path)
     except LocateError as problem:
         return _missing(model, str(problem))
+    backend = BACKENDS[located.backend]
     if model.backend not in ("auto", located.backend):
-        what = (
-            "a GGUF file, which backend gguf serves"
-            if located.backend == "gguf"
-            else "a model folder, which backend bnb serves"
-        )
         raise CatalogError(
-            f"model '{model.name}': backend = '{model.backend}' but {located.path} is {what}. hint: leave backend out"
+            f"model '{model.name}': backend = '{model.backend}' but {located.path} is {backend.files}, "
+            f"which backend {backend.name} serves. hint: leave backend out"
         )
-    if key := model.of_other_backend(located.backend):
-        what = _NOT_THERE.get(key, _QUANTISED)
+    if key := model.of_other_backend(backend.name):
+        what = f"{backend.files}, {backend.refuses[key]}"
         raise CatalogError(f"model '{model.name}': it has {key}, but {located.path} is {what}. hint: leave {key} out")
     return CatalogEntry(
         name=model.name,
@@ -122,7 +113,7 @@ def _entry(model: ModelConfig) -> CatalogEntry:
 def _missing(model: ModelConfig, problem: str) -> CatalogEntry:
     reference = parse_hub_reference(model.path)
     looks_gguf = model.path.lower().endswith(".gguf") or (reference is not None and reference.quant is not None)
-    backend: Literal["gguf", "bnb"] = "gguf" if looks_gguf else "bnb"
+    backend = "gguf" if looks_gguf else "bnb"
     return CatalogEntry(
         name=model.name,
         config=model,

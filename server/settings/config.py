@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,38 +18,21 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationInfo,
+    WithJsonSchema,
+    create_model,
     field_validator,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 
+from backends.backend import Setting
 from backends.messages import KvType
+from backends.options import NO_BOOL, Options, StrList, comma_list
+from backends.registry import BACKENDS
 from server.settings.sizes import Size
 
 MAX_NAME_CHARS = 200
-_OF_FOLDERS = (
-    "quantization",
-    "trust_remote_code",
-    "bnb_4bit_quant_type",
-    "bnb_4bit_use_double_quant",
-    "bnb_4bit_compute_dtype",
-    "llm_int8_threshold",
-    "llm_int8_skip_modules",
-)
-_OF_FILES = ("kv_type", "gpu_layers")
 _SHRINKABLE: tuple[Literal["parallel"], Literal["kv_type"]] = ("parallel", "kv_type")
-
-
-def _no_bool(value: object) -> object:
-    """TOML's `true` is no number, although Python's is."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, not true or false")
-    return value
-
-
-def _comma_list(value: object) -> object:
-    """Environment and flags write lists as `a,b`."""
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
 def _key_is_sendable(key: str) -> str:
@@ -91,7 +74,6 @@ _ORIGIN = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<port>:[0-9]{1,5})?/?"
 )
 _OWN_PORTS = {"http": ":80", "https": ":443"}
-NO_BOOL = BeforeValidator(_no_bool)
 _YEAR_S = 86400 * 365
 Seconds = Annotated[float, Field(ge=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL]
 PositiveSeconds = Annotated[float, Field(gt=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL]
@@ -102,7 +84,6 @@ GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 GapMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
-StrList = Annotated[list[str], BeforeValidator(_comma_list)]
 
 
 class Section(BaseModel):
@@ -117,7 +98,7 @@ class ServerSection(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535), NO_BOOL] = 8080
     """0 takes a free port and prints it."""
-    api_keys: Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(_comma_list)] = Field(
+    api_keys: Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)] = Field(
         default=[], repr=False
     )
     """A request needs one of these when there is any."""
@@ -125,7 +106,7 @@ class ServerSection(Section):
     """A file with one key per line; `#` starts a comment line."""
     allow_public: bool = False
     """Bind an address that others can reach although there is no key."""
-    cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(_comma_list)] = ["localhost"]
+    cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(comma_list)] = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
     max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64
     request_timeout_s: PositiveSeconds = 600
@@ -177,15 +158,30 @@ class DefaultsSection(Section):
     max_gap_ms: GapMs = "auto"
 
 
-class ModelConfig(Section):
+def _backend(name: str) -> str:
+    if name not in ("auto", *BACKENDS):
+        raise ValueError(f"a backend is one of auto, {', '.join(BACKENDS)}")
+    return name
+
+
+BackendName = Annotated[
+    str, AfterValidator(_backend), WithJsonSchema({"enum": ["auto", *sorted(BACKENDS)], "type": "string"})
+]
+if TYPE_CHECKING:
+    _BackendOptions = Options
+else:
+    _BackendOptions = create_model("_BackendOptions", __base__=tuple(b.options() for b in BACKENDS.values()))
+
+
+class ModelConfig(_BackendOptions, Section):
     """`[models.NAME]`: a named model; what it leaves out is taken from `[defaults]` and `[scheduler]`."""
 
     name: SkipJsonSchema[str] = ""
     """The table's own name; set by `Settings`."""
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     """A `.gguf` file, a Hugging Face model folder, `hf:org/repo:QUANT` in the local cache, or `demo`."""
-    backend: Literal["auto", "gguf", "bnb"] = "auto"
-    aliases: Annotated[list[ModelName], BeforeValidator(_comma_list)] = []
+    backend: BackendName = "auto"
+    aliases: Annotated[list[ModelName], BeforeValidator(comma_list)] = []
     context: Context = "auto"
     """Tokens one request may use."""
     parallel: Parallel = 2
@@ -201,17 +197,6 @@ class ModelConfig(Section):
     priority: Annotated[int, Field(ge=-1000, le=1000), NO_BOOL] = 0
     keep_alive_s: KeepAlive = 600
     preload: bool = False
-    quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"
-    """Of a folder whose weights are not stored quantised."""
-    trust_remote_code: bool = False
-    """Run the Python code that the folder brings; it can do whatever the server's user can."""
-    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
-    bnb_4bit_use_double_quant: bool = True
-    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    llm_int8_threshold: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), NO_BOOL] = 0.0
-    """Activations above it are computed in 16 bits; 0: none are, which is faster and keeps requests independent."""
-    llm_int8_skip_modules: StrList = []
-    """Parts of names of layers that stay as they are, in 4 bits too."""
     _open: frozenset[Literal["parallel", "kv_type"]] = PrivateAttr(default=frozenset())
     _written: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -221,9 +206,10 @@ class ModelConfig(Section):
             raise ValueError(f"kv_tokens = {self.kv_tokens} holds less than one context of {self.context} tokens")
         return self
 
-    def engine_options(self) -> dict[str, bool | int | float | str]:
-        """What only a folder's engine knows of: keys that were written down, so that stored ones win over defaults."""
-        written = {key: getattr(self, key) for key in _OF_FOLDERS if key in self.model_fields_set}
+    def options_of(self, backend: str) -> dict[str, Setting]:
+        """The backend's own keys as they were written down; what is stored in the model's files wins over defaults."""
+        own = BACKENDS[backend].options().model_fields
+        written = {key: getattr(self, key) for key in own if key in self.model_fields_set}
         return {key: ",".join(value) if isinstance(value, list) else value for key, value in written.items()}
 
     @property
@@ -231,10 +217,9 @@ class ModelConfig(Section):
         """What nobody wrote down, so that a small budget may make it smaller; set by `Settings`."""
         return self._open
 
-    def of_other_backend(self, backend: Literal["gguf", "bnb"]) -> str | None:
+    def of_other_backend(self, backend: str) -> str | None:
         """A key of the model's own table that asks for what this backend has not; None where there is none."""
-        keys = _OF_FILES if backend == "bnb" else _OF_FOLDERS
-        written = ((key, getattr(self, key)) for key in keys if key in self._written)
+        written = ((key, getattr(self, key)) for key in BACKENDS[backend].refuses if key in self._written)
         return next((key for key, value in written if value not in ("none", "auto") and value is not False), None)
 
 

@@ -9,7 +9,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 DEMO = "demo"
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -26,7 +25,7 @@ class Located:
 
     path: Path
     """The `.gguf` (first part of a split one) or the folder."""
-    backend: Literal["gguf", "bnb"]
+    backend: str
     size_bytes: int
 
 

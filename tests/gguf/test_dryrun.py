@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from backends.footprint import Plan, inspect, predict
 from backends.gguf.context import Context
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.loading import load, parts_on_card
 from backends.gguf.model import Model
 from backends.messages import KvType, LoadModel
+from backends.plan import Plan
+from backends.registry import BACKENDS, estimate
 from tests.models.shapes import LLAMA, SHAPES, Shape, build
 
 pytestmark = pytest.mark.engine
@@ -76,26 +77,26 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
 @pytest.mark.parametrize("name", SHAPES)
 def test_weights_are_exact(name: str, answers: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     path, answer = answers[name]
-    assert predict(inspect("gguf", path), PLANS[0]).weights == answer["weights"]
+    assert estimate(BACKENDS["gguf"].describe(path, {}), PLANS[0]).weights == answer["weights"]
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_caches_are_exact(name: str, answers: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     path, answer = answers[name]
-    header = inspect("gguf", path)
+    header = BACKENDS["gguf"].describe(path, {})
     for plan, told in zip(PLANS, answer["plans"], strict=True):
         n_lines = 2 if SHAPES[name].window else 1
-        assert abs(predict(header, plan).kv - told["cache"]) <= n_lines * ROUNDED, plan
+        assert abs(estimate(header, plan).kv - told["cache"]) <= n_lines * ROUNDED, plan
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_compute_buffers_are_fitted_from_above(name: str, answers: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     path, answer = answers[name]
-    header = inspect("gguf", path)
+    header = BACKENDS["gguf"].describe(path, {})
     for plan, told in zip(PLANS, answer["plans"], strict=True):
         reported = sum(told["compute"].values()) + sum(told["output"].values())
         most = 1.4 if plan.kv_type == "f32" else 1.2
-        assert reported <= predict(header, plan).compute <= most * reported + 2 * MIB, plan
+        assert reported <= estimate(header, plan).compute <= most * reported + 2 * MIB, plan
 
 
 def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:
     plan = Plan(32768, 2, "f16", 0, "cpu")
     per_cell = 2 * 2 * 32 * 2  # K and V, two heads of 32 values, two bytes
 
-    assert predict(inspect("gguf", path), plan).kv == 3 * per_cell * 2 * (32768 + 1024 + 512)
+    assert estimate(BACKENDS["gguf"].describe(path, {}), plan).kv == 3 * per_cell * 2 * (32768 + 1024 + 512)
 
 
 def test_a_model_that_llama_cpp_refuses_does_not_end_the_child(tmp_path: Path, canary_path: Path) -> None:

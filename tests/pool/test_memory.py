@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.footprint import Footprint
+from backends.plan import Footprint
 from server.memory import gpu, host
 from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
 from server.settings.config import MemorySection

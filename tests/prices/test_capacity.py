@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.footprint import Plan
+from backends.plan import Plan, Wish
+from backends.registry import estimate
 from server.memory.capacity import Asked, Capacity, appraise
-from server.memory.placement import Wish
 from server.memory.pricelist import Quote
 from server.scheduling.eviction import Candidate
-from tests.scheduler.test_placement import HEADER, WISH, predict
+from tests.scheduler.test_placement import HEADER, WISH
 
 HUGE = 2**50
 
 
 def quote(plan: Plan) -> Quote:
-    return Quote(predict(HEADER, plan), "header")
+    return Quote(estimate(HEADER, plan), "header")
 
 
 def ask(
     wish: Wish = WISH, *, budget: int = HUGE, free: int | None = None, residents: tuple[Candidate, ...] = ()
 ) -> Capacity:
     free = budget if free is None else free
-    return appraise("m", "gguf", HEADER, wish, quote, budget_bytes=budget, free_bytes=free, residents=residents)
+    return appraise("m", HEADER, wish, quote, budget_bytes=budget, free_bytes=free, residents=residents)
 
 
 def total(**changes: object) -> int:
-    return predict(HEADER, replace(Plan(8192, 2, "f16", 0, "cpu"), **changes)).total_bytes
+    return estimate(HEADER, replace(Plan(8192, 2, "f16", 0, "cpu"), **changes)).total_bytes
 
 
 def test_model_that_fits_into_what_is_free_sends_nobody_away() -> None:

@@ -30,7 +30,7 @@ async def test_the_first_price_of_a_folder_is_what_it_takes(tmp_path: Path, monk
         "mapped": ModelConfig(path=str(stored), context=512),
     }
     settings = Settings(models=models, memory={"device": "cpu"})  # type: ignore[arg-type]
-    pool = Pool(settings, Catalog(settings), Metrics(list(models), backends=("bnb",)))
+    pool = Pool(settings, Catalog(settings), Metrics(list(models)))
     await pool.start()
     try:
         async with asyncio.timeout(120):

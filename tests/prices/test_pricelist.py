@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from backends.dry import DrySizes
-from backends.footprint import HeaderInfo, Plan, predict
-from backends.gguf.info import Tensor
+from backends.gguf.info import HeaderInfo, Tensor
+from backends.plan import Plan
+from backends.registry import estimate
 from server.memory.pricelist import PriceList
 from server.memory.remembered import Remembered, data_folder
 
@@ -50,13 +51,13 @@ def dry(*, cache: int, compute: int) -> DrySizes:
 def test_unseen_file_is_priced_from_its_header(file: Path) -> None:
     quote = prices(file).quote(FILE, HEADER, PLAN)
     assert quote.source == "header"
-    assert quote.footprint == predict(HEADER, PLAN)
+    assert quote.footprint == estimate(HEADER, PLAN)
 
 
 def test_dry_load_tells_compute_and_leaves_the_exact_cache_of_the_arithmetic(file: Path) -> None:
     shop = prices(file)
-    exact = predict(HEADER, PLAN).kv
-    shop.note_dry(FILE, PLAN, dry(cache=exact + 5000, compute=3 * MIB))
+    exact = estimate(HEADER, PLAN).kv
+    shop.note_dry(FILE, HEADER, PLAN, dry(cache=exact + 5000, compute=3 * MIB))
 
     quote = shop.quote(FILE, HEADER, PLAN)
 
@@ -67,15 +68,15 @@ def test_dry_load_tells_compute_and_leaves_the_exact_cache_of_the_arithmetic(fil
 
 def test_dry_load_is_believed_where_the_arithmetic_is_wrong(file: Path) -> None:
     shop = prices(file)
-    exact = predict(HEADER, PLAN).kv
-    shop.note_dry(FILE, PLAN, dry(cache=2 * exact, compute=3 * MIB))
+    exact = estimate(HEADER, PLAN).kv
+    shop.note_dry(FILE, HEADER, PLAN, dry(cache=2 * exact, compute=3 * MIB))
     assert shop.quote(FILE, HEADER, PLAN).footprint.kv >= 2 * exact
 
 
 def test_refused_dry_load_is_not_asked_again_and_changes_no_price(file: Path) -> None:
     shop = prices(file)
-    shop.note_dry(FILE, PLAN, None)
-    assert shop.has_dry(FILE, PLAN)
+    shop.note_dry(FILE, HEADER, PLAN, None)
+    assert shop.has_dry(FILE, HEADER, PLAN)
     assert shop.quote(FILE, HEADER, PLAN).source == "header"
 
 
@@ -120,7 +121,7 @@ def test_other_configurations_of_the_file_share_what_its_process_takes(file: Pat
 
 def test_other_files_start_from_the_median_of_this_machine(file: Path) -> None:
     shop = prices(file)
-    usual = predict(HEADER, PLAN)
+    usual = estimate(HEADER, PLAN)
     for i, missed in enumerate((10 * MIB, 12 * MIB, 300 * MIB)):
         shop.learn((FILE[0], i, i), HEADER, PLAN, usual.total_bytes + missed)
 
@@ -130,10 +131,10 @@ def test_other_files_start_from_the_median_of_this_machine(file: Path) -> None:
 def test_a_process_that_gives_vectors_tells_nothing_about_one_that_gives_text(file: Path) -> None:
     shop = prices(file)
     pools = replace(HEADER, metadata=HEADER.metadata | {"llama.pooling_type": 1})
-    shop.learn((1, 1, 1), pools, PLAN, predict(pools, PLAN).total_bytes + 9 * MIB)
+    shop.learn((1, 1, 1), pools, PLAN, estimate(pools, PLAN).total_bytes + 9 * MIB)
 
-    assert shop.quote((1, 2, 3), HEADER, PLAN).footprint == predict(HEADER, PLAN)
-    assert shop.quote((1, 2, 4), pools, PLAN).footprint.runtime == predict(pools, PLAN).runtime + 9 * MIB
+    assert shop.quote((1, 2, 3), HEADER, PLAN).footprint == estimate(HEADER, PLAN)
+    assert shop.quote((1, 2, 4), pools, PLAN).footprint.runtime == estimate(pools, PLAN).runtime + 9 * MIB
 
 
 def test_what_is_learned_survives_the_process_but_not_the_engine_or_the_file(file: Path) -> None:
@@ -171,12 +172,12 @@ def test_corrupt_file_counts_as_empty_and_is_replaced(file: Path, content: bytes
 def test_values_of_the_wrong_kind_are_not_believed(file: Path) -> None:
     shop = prices(file)
     shop.learn(FILE, HEADER, PLAN, 2**40)
-    shop.note_dry(FILE, PLAN, dry(cache=1, compute=1))
+    shop.note_dry(FILE, HEADER, PLAN, dry(cache=1, compute=1))
     shop.remembered.save()
     nonsense = json.loads(file.read_text(), parse_int=lambda text: "many" if text != "1" else 1)
     file.write_text(json.dumps({**nonsense, "version": 1}))
 
-    assert prices(file).quote(FILE, HEADER, PLAN).footprint == predict(HEADER, PLAN)
+    assert prices(file).quote(FILE, HEADER, PLAN).footprint == estimate(HEADER, PLAN)
 
 
 def test_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

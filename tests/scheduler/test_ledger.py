@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backends.footprint import Footprint
+from backends.plan import Footprint
 from server.memory.ledger import Ledger, LedgerError
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.footprint import ALL_LAYERS, Footprint, HeaderInfo, Plan, predict
-from backends.gguf.info import Tensor
-from server.memory.placement import Placed, Refused, Wish, place
+from backends.gguf.info import HeaderInfo, Tensor
+from backends.plan import ALL_LAYERS, Footprint, Plan, Wish
+from backends.registry import estimate
+from server.memory.placement import Placed, Refused, place
 
 MIB = 2**20
 N_LAYERS = 16
@@ -35,12 +36,12 @@ WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cp
 
 
 def price(wish: Wish = WISH, *, context: int, layers: int = 0) -> int:
-    return predict(HEADER, Plan(context, wish.parallel, wish.kv_type, layers, wish.device)).total_bytes
+    return estimate(HEADER, Plan(context, wish.parallel, wish.kv_type, layers, wish.device)).total_bytes
 
 
 def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = None, more_bytes: int = 0):
     def dearer(plan: Plan) -> Footprint:
-        footprint = predict(HEADER, plan)
+        footprint = estimate(HEADER, plan)
         return replace(footprint, runtime=footprint.runtime + more_bytes)
 
     budget = free_bytes if budget_bytes is None else budget_bytes
@@ -48,15 +49,15 @@ def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = N
 
 
 def test_price_of_weights_and_kv_is_exact() -> None:
-    parts = predict(HEADER, Plan(8192, 2, "f16", 0, "cpu"))
+    parts = estimate(HEADER, Plan(8192, 2, "f16", 0, "cpu"))
 
     assert parts.weights == (8 + 64 * N_LAYERS) * MIB
     assert parts.kv == N_LAYERS * 8 * (64 + 64) * 2 * 8192 * 2
 
 
 def test_quantised_kv_costs_its_blocks() -> None:
-    f16 = predict(HEADER, Plan(8192, 2, "f16", 0, "cpu")).kv
-    assert predict(HEADER, Plan(8192, 2, "q8_0", 0, "cpu")).kv == f16 * 34 // 64
+    f16 = estimate(HEADER, Plan(8192, 2, "f16", 0, "cpu")).kv
+    assert estimate(HEADER, Plan(8192, 2, "q8_0", 0, "cpu")).kv == f16 * 34 // 64
 
 
 def test_automatic_context_is_8192_at_most() -> None:
@@ -106,7 +107,7 @@ STEPS = [(4, "f16"), (2, "f16"), (1, "f16"), (1, "q8_0")]
 
 
 def cost(wish: Wish, parallel: int, kv_type: str, *, context: int = 4096) -> int:
-    return predict(HEADER, Plan(context, parallel, kv_type, 0, wish.device)).total_bytes  # type: ignore[arg-type]
+    return estimate(HEADER, Plan(context, parallel, kv_type, 0, wish.device)).total_bytes  # type: ignore[arg-type]
 
 
 def test_what_nobody_asked_for_shrinks_before_a_context_does() -> None:
@@ -201,4 +202,4 @@ def test_a_pool_that_is_named_is_taken_as_it_is_and_holds_one_context_at_least()
 def _pool_price(wish: Wish, kv_tokens: int) -> int:
     whole = kv_tokens == 4096 * wish.parallel
     plan = Plan(4096, wish.parallel, wish.kv_type, 0, wish.device, 0 if whole else kv_tokens)
-    return predict(HEADER, plan).total_bytes
+    return estimate(HEADER, plan).total_bytes

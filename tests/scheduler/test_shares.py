@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.footprint import Footprint
+from backends.plan import Footprint
 from server.memory.ledger import Ledger, LedgerError
 from server.memory.shares import Kept, Shares
 

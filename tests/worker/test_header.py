@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import demo
-from backends.footprint import HeaderError, Plan, inspect, predict
+from backends.backend import HeaderError
 from backends.gguf import header
+from backends.plan import Plan
+from backends.registry import BACKENDS, estimate
 from tests.models import broken
 from tests.models.shapes import finish
 
@@ -65,8 +67,8 @@ def test_figures_of_the_demo_model_are_those_of_the_gguf_package() -> None:
 
 
 def test_per_layer_heads_are_summed(tmp_path: Path) -> None:
-    info = inspect("gguf", write_model(tmp_path / "x.gguf", n_vocab=300, layers=3))
-    kv = predict(info, Plan(256, 1, "f16", 0, "cpu")).kv
+    info = BACKENDS["gguf"].describe(write_model(tmp_path / "x.gguf", n_vocab=300, layers=3), {})
+    kv = estimate(info, Plan(256, 1, "f16", 0, "cpu")).kv
     assert kv == 3 * 2 * (16 + 16) * 256 * 2
 
 
@@ -76,7 +78,7 @@ def test_more_layers_than_tensors_are_refused(tmp_path: Path) -> None:
     writer.add_tensor("output.weight", np.zeros((32, 32), dtype=np.float32))
     finish(writer)
     with pytest.raises(HeaderError, match="announces 2147483648 layers, but holds 1 tensors"):
-        inspect("gguf", tmp_path / "x.gguf")
+        BACKENDS["gguf"].describe(tmp_path / "x.gguf", {})
 
 
 def test_all_parts_of_a_split_file_count(tmp_path: Path) -> None:

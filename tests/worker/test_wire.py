@@ -116,7 +116,7 @@ def test_messages_refuse_unknown_fields() -> None:
 
 
 def test_handle_and_wire_import_no_heavy_library() -> None:
-    code = "import sys, backends.worker, backends.footprint; print(*sys.modules)"
+    code = "import sys, backends.worker, backends.registry; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     loaded = set(done.stdout.split())
-    assert not loaded & {"numpy", "llama_cpp", "jinja2", "torch", "gguf", "fastapi"}
+    assert not loaded & {"numpy", "llama_cpp", "jinja2", "torch", "gguf", "fastapi", "pydantic"}

@@ -1,0 +1,129 @@
+"""What a kind of model is to everything outside its own folder: one `Backend`, which knows its files, plans and bytes.
+
+Light enough for the server and the worker alike: no inference library is imported here, nor by any `Backend`. The
+objects stand in `backends.registry`; what loads and computes is named by `Backend.engine` and imported in the worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from backends.options import Options
+    from backends.plan import Footprint, Plan, Wish
+
+Gives = Literal["text", "vectors", "scores"]
+"""What a model answers with."""
+Setting = bool | int | float | str
+
+
+class HeaderError(Exception):
+    """Files that are no sound model of their kind; the message is a sentence without their path."""
+
+
+class Header(Protocol):
+    """What the files of a model say about it, as far as the server needs it; read and checked by its backend."""
+
+    backend: ClassVar[str]
+    """The name of the backend that has read it."""
+
+    @property
+    def gives(self) -> Gives:
+        """What the model answers with."""
+        ...
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of context the model was trained for; 0 where the files do not say."""
+        ...
+
+    @property
+    def n_layers(self) -> int:
+        """Transformer blocks."""
+        ...
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        ...
+
+    @property
+    def longest_token_bytes(self) -> int:
+        """Bytes of the longest token; 0 where it is not known."""
+        ...
+
+    @property
+    def tokens_cover_text(self) -> bool:
+        """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
+        ...
+
+
+HeaderT = TypeVar("HeaderT")
+
+
+class Backend(Protocol[HeaderT]):
+    """One kind of model: its files, its options, its plans and their bytes. Stateless."""
+
+    name: str
+    """As configuration, metrics and messages have it."""
+    files: str
+    """What it serves, for people: `a GGUF file`."""
+    engine: str
+    """`module:function` that loads a model; imported in a worker only."""
+    dry: str | None
+    """The module whose process tells what a load would allocate; None: there is none, and arithmetic has to do."""
+    baseline: str | None
+    """The module of a program that computes without our engine, which the bench holds us against."""
+    refuses: Mapping[str, str]
+    """Keys of the general configuration or of other backends that ask for what it has not: key -> why, as a clause."""
+    packages: Sequence[str]
+    """Distributions whose versions its estimates and learned figures depend on."""
+
+    def options(self) -> type[Options]:
+        """Its own keys of a model's configuration; imported when asked for, because only the server needs pydantic."""
+        ...
+
+    def describe(self, path: Path, options: Mapping[str, Setting]) -> HeaderT:
+        """Read and check the files; `options` are those keys that were written down. Raises HeaderError; blocks."""
+        ...
+
+    def plans(self, header: HeaderT, wish: Wish) -> Iterator[Plan]:
+        """Acceptable plans, best first; at least one."""
+        ...
+
+    def longest_context(self, header: HeaderT, context: int | None) -> int:
+        """The most tokens a request can ever use; `context` is the configured one, None for `auto`."""
+        ...
+
+    def estimate(self, header: HeaderT, plan: Plan) -> Footprint:
+        """The bytes a plan takes on its device, computed from the header at once."""
+        ...
+
+    def layer_share(self, header: HeaderT, plan: Plan) -> float:
+        """The part of a model's layers that lies on the budgeted device, 0..1."""
+        ...
+
+    def runtime_bytes(self, header: HeaderT, plan: Plan) -> int:
+        """What a process takes before a model is in it: the part of an estimate that this machine's median replaces."""
+        ...
+
+
+AnyBackend = Backend[Any]
+
+
+def version_of(backend: AnyBackend) -> str:
+    """The versions of the libraries that its figures are of; other versions may take other amounts."""
+    return "+".join(_version(package) for package in backend.packages)
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return f"{package}-{importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package}-none"

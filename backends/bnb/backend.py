@@ -1,0 +1,74 @@
+"""Hugging Face folders through transformers and bitsandbytes, as `backends.backend.Backend` asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from backends import ladder
+from backends.backend import HeaderError, Setting
+from backends.bnb import arithmetic, folder
+from backends.bnb.header import FolderInfo, read
+from backends.engine import LoadError
+from backends.plan import Footprint, Plan, Wish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backends.options import Options
+
+
+class Folders:
+    """See `backends.backend.Backend`."""
+
+    name = "bnb"
+    files = "a model folder"
+    engine = "backends.bnb.loading:load"
+    dry: str | None = None
+    baseline: str | None = None
+    refuses: Mapping[str, str] = MappingProxyType(
+        {
+            "kv_type": "whose KV cache has the type it computes in",
+            "gpu_layers": "whose layers are all on one device",
+        }
+    )
+    packages: Sequence[str] = ("bitsandbytes", "transformers", "torch")
+
+    def options(self) -> type[Options]:
+        """How bitsandbytes loads."""
+        from backends.bnb.options import FolderOptions
+
+        return FolderOptions
+
+    def describe(self, path: Path, options: Mapping[str, Setting]) -> FolderInfo:
+        """config.json, the weights' headers, and that nothing in the folder asks for what it may not have."""
+        header = read(path, str(options.get("quantization", "none")))
+        try:
+            folder.check(path, trust_remote_code=options.get("trust_remote_code") is True)
+        except LoadError as error:
+            raise HeaderError(error.message) from None
+        return header
+
+    def plans(self, header: FolderInfo, wish: Wish) -> Iterator[Plan]:
+        """The KV cache has the type that is computed in, and all layers are on one device."""
+        kv_type = arithmetic.computed_type(header, wish.device)
+        plan = ladder.first_plan(wish, context=self.longest_context(header, wish.context), kv_type=kv_type)
+        yield from ladder.smaller_plans(plan, wish, has_pool=True, takes_q8_0=False)
+
+    def longest_context(self, header: FolderInfo, context: int | None) -> int:
+        """Embedding models and rerankers read no more than they were trained for."""
+        bounded = header.gives != "text"
+        return ladder.longest_context(context, trained=header.n_ctx_train, most=ladder.AUTO_CONTEXT, bounded=bounded)
+
+    def estimate(self, header: FolderInfo, plan: Plan) -> Footprint:
+        """See `backends.bnb.arithmetic`."""
+        return arithmetic.predict(header, plan)
+
+    def layer_share(self, header: FolderInfo, plan: Plan) -> float:
+        """All of them."""
+        return 1.0
+
+    def runtime_bytes(self, header: FolderInfo, plan: Plan) -> int:
+        """Python with PyTorch; on a card the driver's context and cuBLAS."""
+        return arithmetic.RUNTIME_BYTES[plan.device]

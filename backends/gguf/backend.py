@@ -1,0 +1,87 @@
+"""GGUF files through llama.cpp, as `backends.backend.Backend` asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from backends import ladder
+from backends.backend import HeaderError, Setting
+from backends.gguf import arithmetic
+from backends.gguf.header import read
+from backends.gguf.info import HeaderInfo
+from backends.plan import RUNTIME_BYTES, Footprint, Plan, Wish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backends.options import Options
+
+_AS_QUANTISED: Final = "which stays as it was quantised"
+
+
+class Gguf:
+    """See `backends.backend.Backend`."""
+
+    name = "gguf"
+    files = "a GGUF file"
+    engine = "backends.gguf.loading:load"
+    dry: str | None = "backends.gguf.dryrun"
+    baseline: str | None = "backends.gguf.bare"
+    refuses: Mapping[str, str] = MappingProxyType(
+        {
+            "quantization": _AS_QUANTISED,
+            "bnb_4bit_quant_type": _AS_QUANTISED,
+            "bnb_4bit_use_double_quant": _AS_QUANTISED,
+            "bnb_4bit_compute_dtype": _AS_QUANTISED,
+            "llm_int8_threshold": _AS_QUANTISED,
+            "llm_int8_skip_modules": _AS_QUANTISED,
+            "trust_remote_code": "which brings no code",
+        }
+    )
+    packages: Sequence[str] = ("llama-cpp-python",)
+
+    def options(self) -> type[Options]:
+        """None."""
+        from backends.gguf.options import GgufOptions
+
+        return GgufOptions
+
+    def describe(self, path: Path, options: Mapping[str, Setting]) -> HeaderInfo:
+        """The file's header, of a split one all of them."""
+        header = read(path)
+        if header.n_layers > len(header.tensors):
+            raise HeaderError(f"the file announces {header.n_layers} layers, but holds {len(header.tensors)} tensors")
+        return header
+
+    def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[Plan]:
+        """At last, with less and less layers on the card."""
+        plan = ladder.first_plan(wish, context=self.longest_context(header, wish.context), kv_type=wish.kv_type)
+        has_pool = header.gives == "text" and header.number("attention.head_count") > 0
+        takes_q8_0 = ladder.takes_q8_0(*arithmetic.head_sizes(header, ""))
+        for smaller in ladder.smaller_plans(plan, wish, has_pool=has_pool, takes_q8_0=takes_q8_0):
+            plan = smaller
+            yield plan
+        if wish.device == "cuda" and wish.gpu_layers is None:
+            for n_layers in range(header.n_layers, 0, -1):
+                yield replace(plan, gpu_layers=n_layers)
+
+    def longest_context(self, header: HeaderInfo, context: int | None) -> int:
+        """Embedding models and rerankers read no more than they were trained for."""
+        most = ladder.AUTO_INPUT if header.wants_whole_inputs else ladder.AUTO_CONTEXT
+        bounded = header.gives != "text"
+        return ladder.longest_context(context, trained=header.n_ctx_train, most=most, bounded=bounded)
+
+    def estimate(self, header: HeaderInfo, plan: Plan) -> Footprint:
+        """See `backends.gguf.arithmetic`."""
+        return arithmetic.predict(header, plan)
+
+    def layer_share(self, header: HeaderInfo, plan: Plan) -> float:
+        """Of the transformer blocks."""
+        return arithmetic.layer_share(header, plan)
+
+    def runtime_bytes(self, header: HeaderInfo, plan: Plan) -> int:
+        """Python with llama.cpp; on a card the driver's context and cuBLAS."""
+        return RUNTIME_BYTES[plan.device]

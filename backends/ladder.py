@@ -1,0 +1,74 @@
+"""The plans of a model that reads tokens, best first. Pure; what only some kinds of model have is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from backends.plan import ALL_LAYERS, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backends.messages import KvType
+    from backends.plan import Wish
+
+AUTO_CONTEXT: Final = 8192
+AUTO_INPUT: Final = 2048
+"""For models that read each input in one pass: their buffers grow with the longest."""
+LEAST_AUTO_CONTEXT: Final = 2048
+
+
+def first_plan(wish: Wish, *, context: int, kv_type: KvType) -> Plan:
+    """Everything as wished; what was left open at its best."""
+    layers = 0 if wish.device == "cpu" else ALL_LAYERS if wish.gpu_layers is None else wish.gpu_layers
+    return Plan(context, wish.parallel, kv_type, layers, wish.device)
+
+
+def smaller_plans(plan: Plan, wish: Wish, *, has_pool: bool, takes_q8_0: bool) -> Iterator[Plan]:
+    """The plan and smaller ones: a smaller KV pool, less parallel, 8 bits of KV, a shorter context.
+
+    Sequences that share a pool are as many as those with cells of their own, only not all of them at full length.
+    """
+    if has_pool and wish.kv_tokens is not None and wish.kv_tokens < plan.context * plan.parallel:
+        plan = replace(plan, context=min(plan.context, wish.kv_tokens), kv_tokens=wish.kv_tokens)
+    yield plan
+    if has_pool and wish.kv_tokens is None:
+        for kv_tokens in _smaller_pools(plan):
+            plan = replace(plan, kv_tokens=kv_tokens)
+            yield plan
+    while "parallel" in wish.open and plan.parallel > 1:
+        plan = replace(plan, parallel=plan.parallel // 2)
+        plan = replace(plan, kv_tokens=plan.kv_tokens if plan.kv_tokens < plan.context * plan.parallel else 0)
+        yield plan
+    if "kv_type" in wish.open and takes_q8_0 and plan.kv_type in ("f32", "f16", "bf16"):
+        plan = replace(plan, kv_type="q8_0")
+        yield plan
+    while wish.context is None and plan.context // 2 >= LEAST_AUTO_CONTEXT:
+        shorter = plan.context // 2
+        kv_tokens = max(shorter, plan.kv_tokens // 2) if plan.kv_tokens else 0
+        plan = replace(plan, context=shorter, kv_tokens=kv_tokens if wish.kv_tokens is None else plan.kv_tokens)
+        yield plan
+
+
+def _smaller_pools(plan: Plan) -> Iterator[int]:
+    """Sizes of a pool between all contexts and one, each three quarters of the one before."""
+    kv_tokens = plan.context * plan.parallel
+    while kv_tokens > plan.context:
+        kv_tokens = max(plan.context, kv_tokens * 3 // 4)
+        yield kv_tokens
+
+
+def longest_context(context: int | None, *, trained: int, most: int, bounded: bool) -> int:
+    """The most tokens a request can use: `context`, or for `auto` (None) what the model was trained for, up to `most`.
+
+    `bounded`: nothing beyond the trained length works at all.
+    """
+    if context is not None:
+        return min(context, trained) if bounded and trained > 0 else context
+    return min(trained, most) if trained > 0 else most
+
+
+def takes_q8_0(*head_sizes: int) -> bool:
+    """Whether keys and values of heads of these sizes divide into blocks of 32."""
+    return all(size > 0 and size % 32 == 0 for size in head_sizes)

@@ -1,0 +1,34 @@
+"""The base of a backend's own keys of `[models.NAME]`, and the types of values that configuration is written in.
+
+Imported by the server only: workers get plain values (`LoadModel.options`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _no_bool(value: object) -> object:
+    """TOML's `true` is no number, although Python's is."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    return value
+
+
+def comma_list(value: object) -> object:
+    """Environment and flags write lists as `a,b`."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+NO_BOOL = BeforeValidator(_no_bool)
+StrList = Annotated[list[str], BeforeValidator(comma_list)]
+
+
+class Options(BaseModel):
+    """Keys of one backend; what is not written down is left to its engine."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
