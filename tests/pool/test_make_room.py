@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.footprint import Footprint
+from backends.plan import Footprint
 from server.memory.conversations import open_conversations
 from server.memory.memory import Memory
 from tests.pool.test_store_in_the_books import MIB, prompt, watched
