@@ -19,8 +19,10 @@ from bench import (
     constraint,
     embed,
     engine,
+    llama_server,
     mix,
     model,
+    peers,
     report,
     scenarios,
     serve_hf,
@@ -78,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     served = commands.add_parser("serve-hf", help="onecard serve against transformers serve, over HTTP")
     served.add_argument("--rounds", type=int, default=2, help="servers of each side, taking turns (default 2)")
     served.add_argument("--json", action="store_true", help="print one JSON line")
+    beside = commands.add_parser("peers", help="onecard beside llama-server and the bare loop, over HTTP, taking turns")
+    beside.add_argument("path", nargs="?", type=Path, help="a GGUF file (default: the random model in Q8_0)")
+    beside.add_argument("--llama-server", type=Path, help="the program (default: on PATH, else built once)")
+    beside.add_argument("--rounds", type=int, default=5, help="runs of each side (default 5)")
+    beside.add_argument("--generate", type=int, default=256, help="tokens generated per stream (default 256)")
+    beside.add_argument("--beside", type=float, default=0.0, help="share of a core another process takes (default 0)")
+    beside.add_argument("--json", action="store_true", help="print one JSON line")
     swaps = commands.add_parser("swap", help="swapping tiny models: time to the first token, and the server's share")
     swaps.add_argument("--rounds", type=int, default=20, help="swaps that are measured (default 20)")
     swaps.add_argument("--pause", type=float, default=0.0, help="seconds between requests (default 0: back to back)")
@@ -127,6 +136,18 @@ def _all(options: argparse.Namespace, load: Workload) -> int:
     return 0 if all(figure.kept is not False for figure in figures) else 1
 
 
+def _peers(options: argparse.Namespace) -> dict[str, str]:
+    program = llama_server.find(options.llama_server)
+    terms = peers.Terms(
+        path=options.path or model.path(quantisation="Q8_0"),
+        rounds=options.rounds,
+        n_generate=options.generate,
+        beside=options.beside,
+    )
+    about = {"file": terms.path.name, "llama-server": llama_server.version(program), "beside": f"{terms.beside:g}"}
+    return about | peers.measure(terms, program, say=lambda line: print(line, file=sys.stderr))
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; 1 when a target is missed."""
     if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
@@ -146,6 +167,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.command == "serve-hf":
         emit(serve_hf.measure(options.rounds), as_json=options.json)
+        return 0
+    if options.command == "peers":
+        emit(_peers(options), as_json=options.json)
         return 0
     if options.command == "swap":
         figures = swap.measure(rounds=options.rounds, spare=not options.no_spare, pause_s=options.pause)

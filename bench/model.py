@@ -27,6 +27,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 QUANTISATION = "Q4_K_M"
+FILE_TYPES = {"Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0}
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,15 @@ class Shape:
         return self.n_embd // self.n_heads
 
 
-def path(shape: Shape = Shape()) -> Path:
+def path(shape: Shape = Shape(), quantisation: str = QUANTISATION) -> Path:
     """The quantised model file, made on the first call."""
-    target = OUT / f"random-{QUANTISATION.lower()}-{shape.n_layers}x{shape.n_embd}x{shape.n_vocab}.gguf"
+    target = OUT / f"random-{quantisation.lower()}-{shape.n_layers}x{shape.n_embd}x{shape.n_vocab}.gguf"
     if not target.exists():
         OUT.mkdir(exist_ok=True)
         source, part = OUT / "random-f16.part", OUT / "random-quantised.part"
         print(f"making {target.name} (once)", file=sys.stderr)
         write_f16(source, shape)
-        quantise(source, part)
+        quantise(source, part, quantisation)
         source.unlink()
         part.rename(target)
     return target
@@ -101,10 +102,10 @@ def is_text(tokens: list[str]) -> NDArray[np.bool_]:
     return np.array(plain) & ~np.isin(tokens, SPECIALS) & ~np.char.startswith(tokens, RESERVED)
 
 
-def quantise(source: Path, target: Path) -> None:
+def quantise(source: Path, target: Path, quantisation: str = QUANTISATION) -> None:
     """Quantise with llama.cpp's own quantiser. Raises RuntimeError with its status."""
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    params.ftype = FILE_TYPES[quantisation]
     params.nthread = 0
     quiet = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))

@@ -13,8 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,18 +127,9 @@ def _transformers(weights: Weights) -> Iterator[str]:
         process = subprocess.Popen([*command, *flags], stdout=log, stderr=log, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"
-            if not _answers(process, url):
+            if not serving.answers(process, url, within_s=START_TIMEOUT_S):
                 log.seek(0)
                 raise RuntimeError(f"transformers serve did not become ready; it wrote:\n{log.read()[-4000:]}")
             yield url
         finally:
             serving.end(process, within_s=20)
-
-
-def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2) as response:
-            return bool(response.status == 200)
-        time.sleep(0.1)
-    return False

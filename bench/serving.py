@@ -72,6 +72,16 @@ def end(process: subprocess.Popen[bytes], *, within_s: float) -> None:
         process.wait()
 
 
+def answers(process: subprocess.Popen[bytes], url: str, *, within_s: float) -> bool:
+    """Wait until another server says on `/health` that it is ready; False when it ends or the time is over."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2) as response:
+            return bool(response.status == 200)
+        time.sleep(0.1)
+    return False
+
+
 def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
     """The URL, once `/ready` answers there."""
     deadline = time.monotonic() + START_TIMEOUT_S
