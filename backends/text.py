@@ -39,12 +39,18 @@ class TextStream:
     _held: str = ""
     _released: int = 0
     _decoded: int = 0
+    _halved: bool = False
+    """The decoder holds the first bytes of a character."""
     _waiting: deque[tuple[int, int, TokenLogprob]] = field(default_factory=deque)
     """Log-probabilities held back, each with the characters before it, and those that must be out before it may go."""
 
     def push(self, piece: bytes, logprob: TokenLogprob | None = None) -> Piece:
         """Add one token's bytes; returns the text, and the log-probabilities of its tokens, that may go out now."""
-        text = self._decoder.decode(piece)
+        if not self._halved and piece.isascii():  # the library's decoder takes ten times as long
+            text = piece.decode("ascii")
+        else:
+            text = self._decoder.decode(piece)
+            self._halved = bool(self._decoder.getstate()[0])
         if not self.stops and not self.keep_logprobs:
             return Piece(text, [], None)
         return self._advance(text, logprob, final=False)
@@ -57,8 +63,7 @@ class TextStream:
         begin = self._decoded
         self._decoded += len(text)
         if logprob is not None:
-            unfinished = bool(self._decoder.getstate()[0])
-            self._waiting.append((begin, self._decoded + unfinished, logprob))
+            self._waiting.append((begin, self._decoded + self._halved, logprob))
         pending = self._held + text
         stop, cut = find_stop(pending, self.stops)
         if stop is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,25 +31,32 @@ class Chooser:
         self._end_ids = model.ends()
         self._ends = frozenset(self._end_ids.tolist())
 
-    def choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> bool:
+    def choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], best: int, events: list[Event]) -> bool:
         """Choose the sequence's next token from its `(n_vocab,) float32` logits; True when that ends the sequence.
 
-        `row` is the batch row the logits belong to. Raises JobError where they are no numbers to choose by.
+        `row` is the batch row the logits belong to, `best` where they are highest, or the first that is no number.
+        Raises JobError where they are no numbers to choose by.
         """
-        if not np.isfinite(logits.max()):
+        if not math.isfinite(logits.item(best)):
             told = "the model computes no numbers behind this text (NaN or infinity). hint: its weights may be damaged"
             raise JobError("internal_error", told)
         job = sequence.request.job
         raw = sampling.logprobs(logits, job.logprobs) if job.logprobs is not None else None
+        guide, greedy = sequence.guide, sequence.sampler.greedy
         if job.ignore_eos or sequence.n_generated < job.min_tokens:
-            sampling.forbid(logits, self._end_ids)
-        guide = sequence.guide
+            if not greedy or guide is not None:
+                sampling.forbid(logits, self._end_ids)
+            elif best in self._ends:
+                sampling.forbid(logits, self._end_ids)
+                best = int(logits.argmax())
         allowed = None if guide is None else guide.allowed()
         if allowed is not None:
             sampling.allow_only(logits, allowed)
             if logits.max() == -np.inf:  # nothing but an end may follow, and ends were forbidden
                 return self._finish(sequence, _ending(guide), events)
-        token = int(logits.argmax()) if sequence.sampler.greedy else sequence.sampler.sample(row)
+        if guide is not None and greedy:
+            best = int(logits.argmax())
+        token = best if greedy else sequence.sampler.sample(row)
         if allowed is not None and not allowed[token]:  # the draw is of rounded sums
             token = int(logits.argmax())
         if guide is not None:

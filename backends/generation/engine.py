@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -40,6 +40,20 @@ if TYPE_CHECKING:
 
 _NO_ROOM = 1
 _APART_STEPS = 64
+
+
+class StepRows(NamedTuple):
+    """What one step computes."""
+
+    shares: list[Share]
+    outputs: list[tuple[Sequence, int]]
+    """Who has logits, and in which row of the batch."""
+    n_tokens: int
+    """Rows of the batch."""
+    n_prefill: int
+    """Those that are of prompts."""
+    n_scored: int
+    """Outputs that only score a prompt."""
 
 
 class GeneratingEngine:
@@ -70,6 +84,8 @@ class GeneratingEngine:
         """Steps in which nobody is let in beside those that run: there was no room for all, whatever the books said."""
         self._n_started = 0
         self._requests: dict[str, Request] = {}
+        self._steady: StepRows | None = None
+        """The last step's rows where every sequence decoded and the next step has the same rows; None where not."""
         self._preparer = Preparer(model, tokenizer, context=ready.context)
         self._chooser = Chooser(model, shown_piece=tokenizer.shown_piece)
 
@@ -134,6 +150,7 @@ class GeneratingEngine:
         sequence = Sequence(request, index, slot, sampler, text, request.prompt, self._n_started, now_us)
         self._sequences.append(sequence)
         self._n_waiting += 1
+        self._steady = None
         return sequence
 
     def cancel(self, job_id: str) -> list[Event]:
@@ -163,21 +180,29 @@ class GeneratingEngine:
         if self._n_waiting and (self._n_apart == 0 or self._n_waiting == len(self._sequences)):
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
-        shares = self._plan(planned / 1000)
-        outputs, n_tokens, n_prefill, n_scored = self._fill(shares)
-        status = self._context.decode(n_tokens)
+        if self._steady is not None and self._all_fit():
+            rows = self._refill(self._steady)
+        else:
+            rows = self._fill(self._plan(planned / 1000))
+        status = self._context.decode(rows.n_tokens)
         if status == _NO_ROOM:
             return Step(events=[*events, *self._shed()])
         if status != 0:
             raise RuntimeError(f"decoding failed with status {status}")
         self._n_apart = max(0, self._n_apart - 1)
-        self._learn(shares, (time.perf_counter_ns() - planned) / 1000)
-        for index, count in shares:
+        self._learn(rows, (time.perf_counter_ns() - planned) / 1000)
+        for index, count in rows.shares:
             self._residency.grow(self._sequences[index], count)
-        if outputs:
-            self._advance(outputs, events)
+        self._steady = rows if not rows.n_prefill and len(rows.outputs) == len(self._sequences) else None
+        if rows.outputs:
+            self._advance(rows.outputs, events)
             self._start_waiting_choices()
-        return self._report(begin, events, n_decode=len(outputs) - n_scored, n_prefill=n_prefill)
+        return self._report(begin, events, n_decode=len(rows.outputs) - rows.n_scored, n_prefill=rows.n_prefill)
+
+    def _all_fit(self) -> bool:
+        """Whether the pool has room for one token more of every sequence."""
+        room = self._residency.room
+        return room is None or room >= len(self._sequences)
 
     def _report(self, begin_ns: int, events: list[Event], *, n_decode: int = 0, n_prefill: int = 0) -> Step:
         return Step(
@@ -255,6 +280,7 @@ class GeneratingEngine:
     def _set_back(self, sequence: Sequence) -> None:
         self._residency.set_back(sequence)
         self._n_waiting += 1
+        self._steady = None
 
     def _slot_of(self, share: Share) -> int:
         return self._sequences[share.sequence].slot
@@ -275,8 +301,11 @@ class GeneratingEngine:
                     demands.append(Demand(index, n_tokens, False, past, waited_us))
         return demands
 
-    def _learn(self, shares: list[Share], duration_us: float) -> None:
-        chunks = []
+    def _learn(self, rows: StepRows, duration_us: float) -> None:
+        shares, chunks = rows.shares, []
+        if not rows.n_prefill:
+            self._batcher.pace.learn_decode(len(shares), duration_us)
+            return
         for index, count in shares:
             sequence = self._sequences[index]
             if sequence.phase is Phase.PREFILL:
@@ -285,8 +314,15 @@ class GeneratingEngine:
                 chunks.append(Chunk(sequence.n_past, count))
         self._batcher.pace.learn(n_decode=len(shares) - len(chunks), chunks=chunks, duration_us=duration_us)
 
-    def _fill(self, shares: list[Share]) -> tuple[list[tuple[Sequence, int]], int, int, int]:
-        """Write the batch; `(sequence, row)` of the outputs, and tokens: all, those of prompts, those to be scored."""
+    def _refill(self, rows: StepRows) -> StepRows:
+        """Write the same batch one position further on."""
+        context, n_tokens = self._context, rows.n_tokens
+        context.tokens[:n_tokens] = [sequence.token for sequence, _ in rows.outputs]
+        context.positions[:n_tokens] = [sequence.n_past for sequence, _ in rows.outputs]
+        return rows
+
+    def _fill(self, shares: list[Share]) -> StepRows:
+        """Write the batch."""
         context = self._context
         outputs: list[tuple[Sequence, int]] = []
         row = n_prefill = n_scored = 0
@@ -315,20 +351,21 @@ class GeneratingEngine:
                     outputs.append((sequence, end - 1))
             context.sequences[row:end] = sequence.slot
             row = end
-        return outputs, row, n_prefill, n_scored
+        return StepRows(shares, outputs, row, n_prefill, n_scored)
 
     def _advance(self, outputs: list[tuple[Sequence, int]], events: list[Event]) -> None:
         """Choose each sequence's next token, turn it into events; `outputs` is in the order of the logits' rows."""
         logits = self._context.logits(len(outputs))
+        best = logits.argmax(axis=1).tolist()
         for output, (sequence, row) in enumerate(outputs):
             if sequence.request.job.id not in self._requests:  # a sister's constraint has failed it
                 continue
             if sequence.request.echo is not None and self._echoed(sequence, row, logits[output], events):
                 continue
             if sequence.request.unstarted and not sequence.generated:
-                self._fork(sequence, row, logits[output], events)
+                self._fork(sequence, row, logits[output], best[output], events)
             else:
-                self._choose(sequence, row, logits[output], events)
+                self._choose(sequence, row, logits[output], best[output], events)
 
     def _echoed(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> bool:
         """Score the prompt token behind a row; False where a token has to be chosen there."""
@@ -343,13 +380,12 @@ class GeneratingEngine:
             events += [Delta(job.id, index, text, 0, logprobs) for index in range(job.n)]
         if ends and request.limit == 0:
             events += [Delta(job.id, index, "", 0, None, "length") for index in range(job.n)]
-            self._sequences.remove(sequence)
-            self._ended.append(sequence)
+            self._lay_down(sequence)
             self._end(request, events)
             return True
         return not ends
 
-    def _fork(self, source: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
+    def _fork(self, source: Sequence, row: int, logits: NDArray[np.float32], best: int, events: list[Event]) -> None:
         """Let waiting choices begin from the prompt that `source` just computed, each from the same logits."""
         request = source.request
         family = [source]
@@ -364,11 +400,13 @@ class GeneratingEngine:
         for sequence in family:
             if request.job.id in self._requests:
                 logits[:] = untouched
-                self._choose(sequence, row, logits, events)
+                self._choose(sequence, row, logits, best, events)
 
-    def _choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> None:
+    def _choose(
+        self, sequence: Sequence, row: int, logits: NDArray[np.float32], best: int, events: list[Event]
+    ) -> None:
         try:
-            ended = self._chooser.choose(sequence, row, logits, events)
+            ended = self._chooser.choose(sequence, row, logits, best, events)
         except JobError as error:  # the constraint is too costly to follow
             job_id = sequence.request.job.id
             if self.cancel(job_id):
@@ -407,6 +445,7 @@ class GeneratingEngine:
         """Nothing more is computed of it; see `_settle`."""
         self._sequences.remove(sequence)
         self._ended.append(sequence)
+        self._steady = None
 
     def _free_slot(self, sequence: Sequence) -> None:
         self._residency.release(sequence)

@@ -103,7 +103,7 @@ class Pace:
         """Take in a step; `n_decode` counts the sequences that only decoded."""
         chunks = list(chunks)
         if not chunks:
-            self._learn_decode(n_decode, duration_us)
+            self.learn_decode(n_decode, duration_us)
             return
         if n_decode and not self._decode_us:
             return
@@ -129,7 +129,8 @@ class Pace:
         told = min(max(each, known / _MOST_SURPRISE), known * _MOST_SURPRISE) if known else each
         line.add(middle, told, min(1.0, n_tokens / _USUAL_TOKENS))
 
-    def _learn_decode(self, n_decode: int, duration_us: float) -> None:
+    def learn_decode(self, n_decode: int, duration_us: float) -> None:
+        """Take in a step in which so many sequences decoded and nothing else happened."""
         known = self._decode_us.get(n_decode)
         if known is None:
             self._decode_us[n_decode] = duration_us
