@@ -6,13 +6,16 @@ ARGS ?=
 # Options for pytest, for example PYTEST="-k config".
 PYTEST ?=
 
-.PHONY: help install serve test test-gpu gpu-bundle check clients bench demo deps-serve deps-install deps-test
+.PHONY: help install serve quick fix docs test test-gpu gpu-bundle check clients bench demo deps-serve deps-install deps-test
 help:
 	@echo "make serve       install what serving GGUF models needs and serve (ARGS=\"--port 9000\")"
 	@echo "make install     install both engines"
 	@echo "make test        install what tests need and run them all"
 	@echo "make test-gpu    run the tests that need a card"
 	@echo "make check       format check, lint, types, tests"
+	@echo "make quick       lint, types and the quickest tests, in less than a minute"
+	@echo "make fix         format, mend what the linter can mend, write the pages that are made of the code"
+	@echo "make docs        build docs/ as a site in docs/_build"
 	@echo "make clients     real clients (openai, anthropic, llm, langchain, openai-node) on both backends, in .venv-clients"
 	@echo "make bench       compare the server with bare llama.cpp"
 	@echo "make gpu-bundle  what bench/gpu.sh needs on a CUDA machine without a network (ARGS=\"--python 3.12\")"
@@ -47,6 +50,22 @@ check: deps-test
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/install.py deploy/bundle.py
 	@$(MAKE) --no-print-directory test
+
+# What to run before each commit: no engine, no servers.
+quick: deps-test
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -n 2 -m "not engine and not gpu" tests/test_layering.py tests/test_documents.py tests/scheduler tests/formats tests/config $(PYTEST)
+
+fix: deps-test
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@PYTHONPATH=. $(BIN)/python docs/generate.py
+
+docs: deps-test
+	@PYTHONPATH=. $(BIN)/python docs/generate.py
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 clients: deps-install
 	@$(PYTHON) tests/clients/run.py

@@ -1,7 +1,8 @@
-"""What the documents name is there: rooms, paths, targets of make, commands and their flags."""
+"""What the documents name is there: paths, targets of make, commands and their flags; and they read as they should."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,27 +14,11 @@ import typer
 from server.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "docs/clients.md")]
-DOCUMENTS += [ROOT / "docs" / "quantize.md", ROOT / "demo" / "README.md"]
+GENERATED = {"api.md", "configuration.md", "map.md"}
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "demo/README.md")]
+DOCUMENTS += sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in GENERATED)
 OUTSIDE = {"config.yaml", "extra-openai-models.yaml", "onecard.toml", "org/repo"}
 """Files of users and of other programs."""
-NAMED_ONE_BY_ONE = {
-    "server": ("", "door", "memory", "pool", "scheduling", "settings"),
-    "backends": ("", "bnb", "generation", "gguf", "messages", "prefix"),
-}
-"""Folders whose files the map names each; in the others a file is one surface, family or command like the next one."""
-
-
-def the_map() -> str:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    return text[text.index("## Map") : text.index("## State machines")]
-
-
-def rooms_on_the_map() -> set[str]:
-    """What stands at the beginning of a line or in backticks."""
-    first = (re.split(r"\s{2,}", line.strip())[0] for line in the_map().splitlines() if re.match(r" {0,2}\w", line))
-    words = {word.rstrip("/") for column in first for word in re.split(r", ", column)}
-    return words | set(re.findall(r"`(\w+)`", the_map()))
 
 
 def code_of(document: Path) -> list[str]:
@@ -44,14 +29,27 @@ def code_of(document: Path) -> list[str]:
     return [line for part in [*blocks, *inline] for line in part.splitlines()]
 
 
-def test_every_room_is_on_the_map():
-    named = rooms_on_the_map()
-    folders = [ROOT / top / below for top, rooms in NAMED_ONE_BY_ONE.items() for below in rooms]
-    files = {file.relative_to(ROOT) for folder in folders for file in folder.glob("*.py")}
-    missing = {str(file) for file in files if file.stem not in {*named, "__init__"}}
-    packages = {file.parent for top in ("server", "backends", "quantize") for file in (ROOT / top).rglob("__init__.py")}
-    missing |= {str(package.relative_to(ROOT)) for package in packages if package.name not in the_map()}
-    assert missing == set()
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "docs" / script), *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
+
+
+def test_the_pages_that_are_made_of_the_code_are_up_to_date():
+    told = run("generate.py", "--check")
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_the_documents_read_as_they_should():
+    told = run("prose.py")
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_the_site_is_built_without_a_dead_link(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", str(tmp_path / "site")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "site" / "index.html").is_file()
 
 
 def test_every_path_that_a_document_names_is_there():
@@ -107,14 +105,15 @@ def test_every_command_and_flag_that_a_document_shows_is_there():
     assert wrong == set()
 
 
-def test_every_flag_that_the_readme_names_alone_is_one_of_a_command():
+def test_every_flag_that_a_document_names_alone_is_one_of_a_command():
     commands = typer.main.get_command(app).commands.values()
     there = set().union(
         *(options_of(one) for command in commands for one in getattr(command, "commands", {"": command}).values())
     )
-    named = {code.split()[0] for code in code_of(ROOT / "README.md") if code.startswith("--")} - {"--build-arg"}
+    pages = [page for page in DOCUMENTS if page.name not in ("CONTRIBUTING.md", "quantize.md")]
+    named = {code.split()[0] for page in pages for code in code_of(page) if code.startswith("--")}
     assert len(named) >= 5
-    assert named <= there
+    assert named - {"--build-arg", "--shm-size", "--rounds"} <= there
 
 
 def test_the_flags_of_quantize_are_those_of_its_page():

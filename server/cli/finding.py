@@ -53,7 +53,7 @@ def refuse_without_text(client: Client, name: str) -> None:
         ("rerank", "a reranker", "/v1/rerank"),
     ):
         if capability in can and "completion" not in can:
-            hint = f"serve it with `onecard serve` and POST {route}; the README has an example"
+            hint = f"serve it with `onecard serve` and POST {route}; docs/embeddings.md has an example"
             raise CliError(f"'{name}' is {kind} and writes no text. hint: {hint}", ExitCode.USAGE)
 
 

@@ -1,0 +1,87 @@
+"""How the documents read: `python docs/prose.py` prints lines, words and sentence lengths, and what is too long."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_LINES = {"README.md": 250}
+MOST_WORDS = {"ARCHITECTURE.md": 1500}
+MOST_MEAN = {"README.md": 18.0, "ARCHITECTURE.md": 18.0}
+"""Words a sentence."""
+MOST_IN_A_ROW = 160
+"""Characters of a table's line."""
+REPLACED = re.compile(
+    r"computed prompts?|set[- ]backs?\b|\bset back\b|yardstick|last[_ ]words|appraiser|price ?list"
+    r"|\b(?:whoever|nobody|somebody|everybody|whom|first text|gap)\b",
+    re.IGNORECASE,
+)
+"""Words of ours where the field has its own: prefix cache, preempted, baseline, crash reason, estimate, TTFT, ITL."""
+HELD = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
+
+
+@dataclass(frozen=True)
+class Prose:
+    """One document, measured without its code and tables."""
+
+    name: str
+    n_lines: int
+    n_words: int
+    sentences: list[int]
+    """Words of each."""
+
+    @property
+    def mean(self) -> float:
+        """Words a sentence."""
+        return sum(self.sentences) / max(1, len(self.sentences))
+
+
+def measured(path: Path) -> Prose:
+    """Lines and words of all of it, sentences of what is prose."""
+    text = path.read_text()
+    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    blocks = re.split(r"\n\s*\n|\n(?=[-*#|] )|\n(?=\d+\. )", plain)
+    prose = [block for block in blocks if block.strip() and not block.lstrip().startswith(("|", "#", "![", "    "))]
+    sentences = [
+        len(re.findall(r"[\w`]\S*", sentence))
+        for block in prose
+        for sentence in re.split(r"(?<=[.!?])[\s)]+", re.sub(r"\]\([^)]*\)", "]", block))
+        if re.search(r"\w", sentence)
+    ]
+    return Prose(path.name, len(text.splitlines()), len(text.split()), sentences)
+
+
+def problems(root: Path = ROOT) -> list[str]:
+    """What is above its bound, as sentences."""
+    found = []
+    for name in HELD:
+        path = root / name
+        prose, text = measured(path), path.read_text()
+        if prose.n_lines > (most := MOST_LINES.get(name, prose.n_lines)):
+            found.append(f"{name} has {prose.n_lines} lines, at most {most}")
+        if prose.n_words > (most := MOST_WORDS.get(name, prose.n_words)):
+            found.append(f"{name} has {prose.n_words} words, at most {most}")
+        if prose.mean > MOST_MEAN.get(name, 100.0):
+            found.append(f"{name} has {prose.mean:.1f} words a sentence, at most {MOST_MEAN[name]:g}")
+        found += [f"{name} says '{match[0]}'" for match in REPLACED.finditer(text)]
+        if name == "README.md":
+            rows = [line for line in text.splitlines() if line.startswith("|")]
+            found += [f"{name}: a table's line of {len(row)} characters" for row in rows if len(row) > MOST_IN_A_ROW]
+    return found
+
+
+def main() -> int:
+    """Exit code 1 where something is above its bound."""
+    for name in HELD:
+        prose = measured(ROOT / name)
+        print(f"{name}: {prose.n_lines} lines, {prose.n_words} words, {prose.mean:.1f} words a sentence")
+    for problem in (found := problems()):
+        print(problem)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
