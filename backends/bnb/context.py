@@ -43,6 +43,8 @@ class BnbContext:
 
     def __init__(self, runner: Runner, cache: KvCache, *, n_vocab: int, max_batch: int) -> None:
         self.layout: KvLayout = "split" if cache.fixed else "unified"
+        self.forgets = cache.forgets
+        self.splits = True
         self.n_cells = cache.budget_cells
         self.max_batch = max(max_batch, cache.n_rows)
         rows = self.max_batch
@@ -171,6 +173,10 @@ class BnbContext:
         """See `DecoderContext`."""
         return self._cache.least(self._lengths[slot])
 
+    def least_shared(self, slot: int) -> int:
+        """See `DecoderContext`."""
+        return self.least(slot)
+
     def trim(self, slot: int, length: int) -> bool:
         """See `DecoderContext`."""
         if not self.least(slot) <= length <= self._lengths[slot]:
@@ -179,28 +185,30 @@ class BnbContext:
         self._cache.shrink(slot, length)
         return True
 
-    def share(self, source: int, target: int, length: int) -> bool:
+    def share(self, source: int, target: int, length: int, *, checkpoint: NDArray[np.uint8] | None = None) -> bool:
         """See `DecoderContext`."""
         before = self._lengths[source]
-        if self.layout == "unified" or not self.least(source) <= length <= before:
+        least = 0 if checkpoint is not None else self.least(source)
+        if self.layout == "unified" or not least <= length <= before:
             return False  # a copy takes cells of its own, which a pool counts as shared
         self._cache.copy(source, target, length, source_length=before)
         self._lengths[target] = length
-        return True
+        return checkpoint is None or self.go_back(target, checkpoint, length)
 
-    def state_bytes(self, slot: int) -> int:
+    def state_bytes(self, slot: int, *, partial: bool = False) -> int:
         """See `DecoderContext`."""
-        return _HEAD_BYTES + sum(part.nbytes for part in self._cache.parts(slot, self._lengths[slot]))
+        parts = self._cache.parts(slot, self._lengths[slot], windowed_only=partial)
+        return _HEAD_BYTES + sum(part.nbytes for part in parts)
 
-    def save_into(self, slot: int, target: NDArray[np.uint8]) -> bool:
+    def save_into(self, slot: int, target: NDArray[np.uint8], *, partial: bool = False) -> bool:
         """See `DecoderContext`."""
         length = self._lengths[slot]
-        if target.size != self.state_bytes(slot):
+        if target.size != self.state_bytes(slot, partial=partial):
             return False
         target[:_HEAD_BYTES] = 0
         target[:8] = np.frombuffer(length.to_bytes(8, "little"), dtype=np.uint8)
         at = _HEAD_BYTES
-        for part in self._cache.parts(slot, length):
+        for part in self._cache.parts(slot, length, windowed_only=partial):
             flat = part.contiguous().cpu().view(torch.uint8).reshape(-1).numpy()
             target[at : at + flat.size] = flat
             at += flat.size
@@ -213,19 +221,23 @@ class BnbContext:
 
     def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
         """See `DecoderContext`."""
-        length = int.from_bytes(state[:8].tobytes(), "little") if state.size >= _HEAD_BYTES else -1
+        length = _length_of(state)
         if not 0 <= length <= self._cache.cells_each or not self._has_room(slot, length):
             return False
-        parts = self._cache.parts(slot, length)
-        if state.size != _HEAD_BYTES + sum(part.nbytes for part in parts):
+        if not _read(state, self._cache.parts(slot, length)):
             self.clear(slot)
             return False
-        at = _HEAD_BYTES
-        for part in parts:
-            raw = torch.from_numpy(np.array(state[at : at + part.nbytes]))
-            part.copy_(raw.view(part.dtype).view(part.shape))
-            at += part.nbytes
         self._lengths[slot] = length
+        return True
+
+    def go_back(self, slot: int, checkpoint: NDArray[np.uint8], length: int) -> bool:
+        """See `DecoderContext`."""
+        fits = _length_of(checkpoint) == length <= self._lengths[slot]
+        if not fits or not _read(checkpoint, self._cache.parts(slot, length, windowed_only=True)):
+            self.clear(slot)
+            return False
+        self._lengths[slot] = length
+        self._cache.shrink(slot, length)
         return True
 
     def _has_room(self, slot: int, length: int) -> bool:
@@ -239,6 +251,23 @@ class BnbContext:
     def close(self) -> None:
         """Free the cells."""
         self._cache.layers.clear()
+
+
+def _length_of(state: NDArray[np.uint8]) -> int:
+    """Positions that a saved state says it has; -1 for what is none."""
+    return int.from_bytes(state[:8].tobytes(), "little") if state.size >= _HEAD_BYTES else -1
+
+
+def _read(state: NDArray[np.uint8], parts: Sequence[torch.Tensor]) -> bool:
+    """Write a saved state into the cells it belongs to; False where it is not of their size."""
+    if state.size != _HEAD_BYTES + sum(part.nbytes for part in parts):
+        return False
+    at = _HEAD_BYTES
+    for part in parts:
+        raw = torch.from_numpy(np.array(state[at : at + part.nbytes]))
+        part.copy_(raw.view(part.dtype).view(part.shape))
+        at += part.nbytes
+    return True
 
 
 def split(runs: Sequence[Run], most: int) -> tuple[list[Run], list[Run]]:

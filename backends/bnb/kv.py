@@ -165,10 +165,17 @@ class KvCache:
             default=0,
         )
 
-    def parts(self, row: int, length: int) -> list[torch.Tensor]:
+    @property
+    def forgets(self) -> bool:
+        """Some layers keep less than a row's context."""
+        return any(layer.ring < self.cells_each for layer in self.layers)
+
+    def parts(self, row: int, length: int, *, windowed_only: bool = False) -> list[torch.Tensor]:
         """The cells that hold a row's positions, keys and values of every layer in turn, as views."""
         found = []
         for layer in self.layers:
+            if windowed_only and layer.window is None:
+                continue
             n_cells = min(length, layer.ring)
             found += [layer.keys[row][:, :n_cells], layer.values[row][:, :n_cells]]
         return found

@@ -49,7 +49,6 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, *, n_vocab: int, ends: set[int]) -> None:
         """`tokenizer` is a fast tokenizer of transformers, `n_vocab` the width of the model's logits."""
         self.n_vocab = n_vocab
-        self.carries_state = False
         self._source = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()

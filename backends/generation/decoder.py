@@ -35,8 +35,6 @@ class DecoderModel(Protocol):
     """A vocabulary, and the little that an engine wants to know of the weights behind it."""
 
     n_vocab: int
-    carries_state: bool
-    """Layers keep a running state instead of a cache, which cannot be cut back."""
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
@@ -89,6 +87,12 @@ class DecoderContext(Protocol):
     """The cells of `parallel` sequences, and a batch that is written, computed and read row by row."""
 
     layout: KvLayout
+    forgets: bool
+    """Some layers keep a window or a running state, so that a prefix is there only where a checkpoint was taken."""
+    splits: bool
+    """A checkpoint is only what those layers keep, and the others' part comes from any state that begins alike;
+    otherwise it is a whole state.
+    """
     n_cells: int
     max_batch: int
     """Rows of the batch."""
@@ -119,23 +123,31 @@ class DecoderContext(Protocol):
         ...
 
     def least(self, slot: int) -> int:
-        """The shortest prefix that a sequence can be cut to without computing anything again."""
+        """The shortest prefix that a saved state of a sequence can be cut to."""
+        ...
+
+    def least_shared(self, slot: int) -> int:
+        """The shortest prefix of a sequence that `share` can give without a checkpoint."""
         ...
 
     def trim(self, slot: int, length: int) -> bool:
         """Keep the first `length` positions of a sequence; False where it cannot be cut there."""
         ...
 
-    def share(self, source: int, target: int, length: int) -> bool:
-        """Give the empty `target` the first `length` positions of `source`; False where that cannot be."""
+    def share(self, source: int, target: int, length: int, *, checkpoint: NDArray[np.uint8] | None = None) -> bool:
+        """Give the empty `target` the first `length` positions of `source`, where it had a checkpoint or can be cut;
+        False where that cannot be.
+        """
         ...
 
-    def state_bytes(self, slot: int) -> int:
+    def state_bytes(self, slot: int, *, partial: bool = False) -> int:
         """What `save_into` needs."""
         ...
 
-    def save_into(self, slot: int, target: NDArray[np.uint8]) -> bool:
-        """Write a sequence's state into `(state_bytes,) uint8`; False where it does not fit or is not there yet."""
+    def save_into(self, slot: int, target: NDArray[np.uint8], *, partial: bool = False) -> bool:
+        """Write a sequence's state, or a checkpoint, into `(state_bytes,) uint8`; False where it does not fit or is
+        not there yet.
+        """
         ...
 
     def save(self, slot: int) -> NDArray[np.uint8] | None:
@@ -144,6 +156,12 @@ class DecoderContext(Protocol):
 
     def restore(self, slot: int, state: NDArray[np.uint8]) -> bool:
         """Put a saved state into an empty sequence; False, and the sequence stays empty, when it is refused."""
+        ...
+
+    def go_back(self, slot: int, checkpoint: NDArray[np.uint8], length: int) -> bool:
+        """Cut a sequence to the `length` positions of a checkpoint, which it begins with; False, and it is empty, when
+        that is refused.
+        """
         ...
 
     def close(self) -> None:

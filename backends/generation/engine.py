@@ -73,7 +73,7 @@ class GeneratingEngine:
         self._context = context
         self._ready = ready
         self._batcher = batcher
-        self._residency = Residency(model, context, store=store, pace=batcher.pace)
+        self._residency = Residency(context, store=store, pace=batcher.pace)
         self._free = list(range(ready.parallel))
         """A heap: the lowest slots are taken first, because llama.cpp batches only neighbouring ones together."""
         self._sequences: list[Sequence] = []
@@ -86,7 +86,7 @@ class GeneratingEngine:
         self._requests: dict[str, Request] = {}
         self._steady: StepRows | None = None
         """The last step's rows where every sequence decoded and the next step has the same rows; None where not."""
-        self._preparer = Preparer(model, tokenizer, context=ready.context)
+        self._preparer = Preparer(model, tokenizer, context=ready.context, borders=context.forgets)
         self._chooser = Chooser(model, shown_piece=tokenizer.shown_piece)
 
     def ready(self) -> Ready:
@@ -132,7 +132,7 @@ class GeneratingEngine:
         request = Request(
             job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening, plan=prepared.plan
         )
-        request.echo = prepared.scored
+        request.echo, request.borders = prepared.scored, prepared.borders
         self._requests[job.id] = request
         self._start(request)
         return []
@@ -192,7 +192,10 @@ class GeneratingEngine:
         self._n_apart = max(0, self._n_apart - 1)
         self._learn(rows, (time.perf_counter_ns() - planned) / 1000)
         for index, count in rows.shares:
-            self._residency.grow(self._sequences[index], count)
+            sequence = self._sequences[index]
+            self._residency.grow(sequence, count)
+            if sequence.phase is Phase.PREFILL and sequence.stands:
+                self._residency.take_checkpoint(sequence)
         self._steady = rows if not rows.n_prefill and len(rows.outputs) == len(self._sequences) else None
         if rows.outputs:
             self._advance(rows.outputs, events)

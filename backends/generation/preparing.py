@@ -11,6 +11,7 @@ import numpy as np
 
 from backends.engine import JobError, no_vectors
 from backends.formats.thinking import Thinking
+from backends.generation.borders import borders
 from backends.generation.scoring import Echo
 from backends.generation.sequence import PreparedGenerate
 from backends.messages import (
@@ -39,12 +40,13 @@ would end the worker."""
 
 
 class Preparer:
-    """See the module's text; `context` is the tokens one job may use."""
+    """See the module's text; `context` is the tokens one job may use. `borders`: places for checkpoints are wanted."""
 
-    def __init__(self, model: DecoderModel, tokenizer: Tokenizer, *, context: int) -> None:
+    def __init__(self, model: DecoderModel, tokenizer: Tokenizer, *, context: int, borders: bool) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._context = context
+        self._borders = borders
 
     def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
         """What the engine can start, or the answer itself where it needs no step. Raises JobError."""
@@ -67,7 +69,8 @@ class Preparer:
         prompt = np.array(tokens, dtype=np.int32)
         echo, scored = self._echo(job, tokens), self._scored(job, prompt)
         plan = self._tokenizer.guides.plan(job, thinking)
-        return PreparedGenerate(job, prompt, limit, thinking is Thinking.OPEN, echo, scored, omitted, plan)
+        places = borders(self._tokenizer, job.prompt, tokens) if self._borders and job.cache_prompt else ()
+        return PreparedGenerate(job, prompt, limit, thinking is Thinking.OPEN, echo, scored, omitted, plan, places)
 
     def _scored(self, job: Generate, prompt: NDArray[np.int32]) -> Echo | None:
         """The prompt to be echoed with log-probabilities; a prompt without tokens has none to show."""

@@ -2,26 +2,30 @@
 
 A prompt begins with the longest prefix that a running sequence or the store already holds; whoever leaves the pool is
 kept in the store. When a unified pool runs full somebody is set back, and nobody fails.
+
+A model that forgets (a sliding window, a running state) cannot be cut back to a prefix. Its prompts stop where others
+are likely to part from them, and a checkpoint is kept there.
 """
 
 from __future__ import annotations
 
 import time
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.generation.cells import Cells
 from backends.generation.sequence import Phase, Sequence
+from backends.generation.tiles import TILE
 from backends.prefix.index import PrefixIndex
-from backends.prefix.store import LEAST_TOKENS, Found, PrefixStore
+from backends.prefix.store import LEAST_TOKENS, PrefixStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from backends.generation.decoder import DecoderContext, DecoderModel
+    from backends.generation.decoder import DecoderContext
     from backends.generation.pace import Pace
     from backends.generation.sequence import Request
     from backends.prefix.shelf import Box
@@ -38,12 +42,20 @@ class Verdict(Enum):
     NO_ROOM = "the pool has no room for it"
 
 
+class Start(NamedTuple):
+    """Where the first positions of a prompt come from: a running sequence or a kept state, and perhaps a checkpoint."""
+
+    n_tokens: int = 0
+    source: Sequence | None = None
+    box: Box | None = None
+    checkpoint: Box | None = None
+
+
 class Residency:
     """See the module's text."""
 
     def __init__(
         self,
-        model: DecoderModel,
         context: DecoderContext,
         *,
         store: PrefixStore | None,
@@ -54,7 +66,6 @@ class Residency:
         self._store = store
         self._pace = pace
         self._clock = clock
-        self._cuttable = not model.carries_state
         self._index: PrefixIndex[Sequence] = PrefixIndex()
         self._resident: set[Sequence] = set()
         self._cells: Cells[Sequence] = Cells(context.n_cells)
@@ -91,29 +102,28 @@ class Residency:
         """Give a waiting sequence its cells, with what is already computed of its target."""
         if sequence.box is not None:
             return self._bring_back(sequence)
-        shared = self._best_running(sequence)
-        if shared is not None and not self._pooled:
-            shared = shared[0], self._pace.begin_at(shared[1], sequence.target.size)
-        stored = self._best_stored(sequence)
-        n_stored = stored.n_tokens if stored is not None else 0
-        if shared is not None:
-            source, n_shared = shared
-            if min(n_shared, source.n_past) <= n_stored + LEAST_TOKENS and n_shared <= n_stored + LEAST_TOKENS:
-                shared = None
-            elif source.n_past < n_shared:
-                if not source.n_past < source.pause_at < n_shared:
-                    source.pause_at = n_shared
+        running, kept = self._best_running(sequence), self._best_kept(sequence)
+        start = kept
+        if running is not None and running.n_tokens > kept.n_tokens + LEAST_TOKENS:
+            source = running.source
+            assert source is not None
+            if source.n_past < running.n_tokens:
+                if not source.n_past < source.pause_at < running.n_tokens:
+                    source.pause_at = running.n_tokens
                 return Verdict.FOLLOWS
-        n_from_pool = shared[1] if shared is not None else 0
+            start = running
+        n_from_pool = start.n_tokens if start.source is not None else 0
         if not self._has_room(sequence, sequence.target.size - n_from_pool):
             return Verdict.NO_ROOM
-        if shared is not None and self._context.share(shared[0].slot, sequence.slot, shared[1]):
-            self._cells.share(shared[0], sequence, shared[1])
-            self._begin(sequence, shared[1])
+        if start.source is not None and self._share(start, sequence):
+            self._cells.share(start.source, sequence, start.n_tokens)
+            self._begin(sequence, start.n_tokens)
             return Verdict.PLACED
         self._context.clear(sequence.slot)
-        self._begin(sequence, self._take(sequence, stored))
+        self._begin(sequence, self._take(sequence, kept))
         self._cells.grow(sequence, sequence.n_past)
+        if kept.checkpoint is None and kept.box is not None and sequence.n_past == kept.box.label.n_tokens:
+            self._take_partial(sequence)  # then the next whole state can take this one's place
         return Verdict.PLACED
 
     def fork(self, source: Sequence, target: Sequence) -> bool:
@@ -136,24 +146,62 @@ class Residency:
             self._store.drop(request.box)
             request.box = None
 
-    def _best_running(self, sequence: Sequence) -> tuple[Sequence, int] | None:
-        if not self._cuttable or sequence.request.scoring:
+    def _best_running(self, sequence: Sequence) -> Start | None:
+        if sequence.request.scoring:
             return None
         most = sequence.target.size - 1
         for match in self._index.matches(sequence.target, domain=sequence.request.domain):
-            n_tokens = min(match.n_tokens, most)
-            if n_tokens >= LEAST_TOKENS and self._context.least(match.holder.slot) <= n_tokens:
-                return match.holder, n_tokens
+            least = self._context.least_shared(match.holder.slot)
+            for n_tokens in self._places(sequence, min(match.n_tokens, most)):
+                if n_tokens >= max(LEAST_TOKENS, least):
+                    return Start(n_tokens, source=match.holder)
         return None
 
-    def _best_stored(self, sequence: Sequence) -> Found | None:
+    def _places(self, sequence: Sequence, n_known: int) -> tuple[int, ...]:
+        """Where to begin with a prompt that is known so far, the best first: at a tile where that is cheaper."""
+        return (n_known,) if self._pooled else (self._pace.begin_at(n_known, sequence.target.size), n_known)
+
+    def _best_kept(self, sequence: Sequence) -> Start:
         job = sequence.request.job
         if self._store is None or not job.cache_prompt or sequence.request.scoring:
-            return None
+            return Start()
         most = sequence.target.size - 1
-        return next(self._store.find(sequence.target, domain=job.cache_domain, session=job.session, most=most), None)
+        found = next(self._store.find(sequence.target, domain=job.cache_domain, session=job.session, most=most), None)
+        start = Start()
+        if found is not None:
+            places = self._places(sequence, found.n_tokens)
+            start = Start(next(n for n in places if n >= found.box.label.least), box=found.box)
+        for checkpoint in self._store.checkpoints(sequence.target, domain=job.cache_domain, most=most):
+            n_tokens = checkpoint.label.n_tokens
+            if n_tokens <= (0 if found is None else found.n_tokens):
+                break
+            if carrier := next(self._carriers(checkpoint, job.session), None):
+                return carrier
+        return start
 
-    def _take(self, sequence: Sequence, stored: Found | None) -> int:
+    def _carriers(self, checkpoint: Box, session: str) -> Iterator[Start]:
+        """Who has what a checkpoint lacks: states that are kept, and running sequences that have come so far."""
+        assert self._store is not None
+        n_tokens, room = checkpoint.label.n_tokens, self.room
+        for box in self._store.carriers(checkpoint, session=session):
+            if room is None or box.label.n_tokens <= room:  # it comes back whole before it is cut
+                yield Start(n_tokens, box=box, checkpoint=checkpoint)
+        for match in self._index.matches(checkpoint.tokens, domain=checkpoint.label.domain):
+            if match.n_tokens == n_tokens <= match.holder.n_past:
+                yield Start(n_tokens, source=match.holder, checkpoint=checkpoint)
+
+    def _share(self, start: Start, sequence: Sequence) -> bool:
+        """Begin an empty slot with a running sequence's positions."""
+        assert start.source is not None
+        if start.checkpoint is None:
+            return self._context.share(start.source.slot, sequence.slot, start.n_tokens)
+        assert self._store is not None
+        checkpoint = self._store.open(start.checkpoint, now_s=self._clock())
+        return checkpoint is not None and self._context.share(
+            start.source.slot, sequence.slot, start.n_tokens, checkpoint=checkpoint
+        )
+
+    def _take(self, sequence: Sequence, kept: Start) -> int:
         """Restore what was found into the sequence's empty slot; how many positions that gave."""
         if self._store is None:
             return 0
@@ -163,15 +211,20 @@ class Residency:
                 sequence.request.box = None
             elif self._restore(sequence, state, last):
                 return last
-        if stored is None:
+        if kept.box is None:
             return 0
         room = self.room
-        if room is not None and stored.box.label.n_tokens > room:  # it comes back whole before it is cut
+        if room is not None and kept.box.label.n_tokens > room:  # it comes back whole before it is cut
             return 0
-        state = self._store.open(stored.box, now_s=self._clock())
-        if state is None or not self._restore(sequence, state, stored.n_tokens):
+        state = self._store.open(kept.box, now_s=self._clock())
+        if state is None:
             return 0
-        return stored.n_tokens
+        if kept.checkpoint is None:
+            return kept.n_tokens if self._restore(sequence, state, kept.n_tokens) else 0
+        checkpoint = self._store.open(kept.checkpoint, now_s=self._clock())
+        if checkpoint is None or not self._context.restore(sequence.slot, state):
+            return 0
+        return kept.n_tokens if self._context.go_back(sequence.slot, checkpoint, kept.n_tokens) else 0
 
     def _restore(self, sequence: Sequence, state: NDArray[np.uint8], n_tokens: int) -> bool:
         """Put the first tokens of a state into the sequence's slot; False, and it is empty, where that cannot be."""
@@ -201,7 +254,67 @@ class Residency:
         sequence.n_past = n_past
         sequence.phase = Phase.PREFILL if sequence.token < 0 else Phase.DECODE
         self._resident.add(sequence)
+        sequence.stops = self._stops(sequence)
         self._index.add(sequence, sequence.target, domain=sequence.request.domain)
+
+    def _stops(self, sequence: Sequence) -> tuple[int, ...]:
+        """Where a prompt that begins now stops for checkpoints: at its end, and within it whole tiles from here.
+
+        One is where it parts from what is known: who comes third will often part there too.
+        """
+        request, begin = sequence.request, sequence.n_past
+        if not self._keeps_checkpoints(request) or not request.borders:
+            return ()
+        *inner, end = request.borders
+        places = {begin + (at - begin) // TILE * TILE for at in (*inner, self._parts_at(request))}
+        stops = {at for at in places if begin < at < end} | ({end} if end - begin >= LEAST_TOKENS else set())
+        return tuple(sorted(stops))
+
+    def _parts_at(self, request: Request) -> int:
+        """How many tokens of a prompt a running sequence or a kept state begins with, of use or not."""
+        running = next(self._index.matches(request.prompt, domain=request.domain), None)
+        kept = 0 if self._store is None else self._store.longest(request.prompt, domain=request.domain)
+        return max(kept, 0 if running is None else running.n_tokens)
+
+    def _keeps_checkpoints(self, request: Request) -> bool:
+        keeps = self._store is not None and self._context.forgets
+        return keeps and request.job.cache_prompt and not request.scoring
+
+    def take_checkpoint(self, sequence: Sequence) -> None:
+        """A prompt has come to a place where others may begin: keep what it cannot be cut back to later."""
+        if not self._keeps_checkpoints(sequence.request):
+            return
+        if not self._context.splits:
+            self._keep(sequence, pinned=False)
+            return
+        assert self._store is not None
+        job, tokens = sequence.request.job, self._computed(sequence)
+        if not self._store.covers(tokens, domain=job.cache_domain, now_s=self._clock()):
+            self._take_partial(sequence)
+
+    def _take_partial(self, sequence: Sequence) -> None:
+        if not self._keeps_checkpoints(sequence.request) or not self._context.splits:
+            return
+        assert self._store is not None
+        job, tokens = sequence.request.job, self._computed(sequence)
+        n_tokens, domain = int(tokens.size), job.cache_domain
+        box = next(self._store.checkpoints(tokens, domain=domain, most=n_tokens), None)
+        if box is None or box.label.n_tokens < n_tokens:
+            since = max((one.label.n_tokens for one in sequence.checkpoints), default=0)
+            box = self._store.put(
+                tokens,
+                self._context.state_bytes(sequence.slot, partial=True),
+                lambda target: self._context.save_into(sequence.slot, target, partial=True),
+                cost_us=lambda n_shared: self._pace.prefill_us(n := max(n_shared, since), n_tokens - n),
+                now_s=self._clock(),
+                domain=domain,
+                session=job.session,
+                least=n_tokens,
+                partial=True,
+            )
+        if box is not None and box not in sequence.checkpoints:
+            box.n_running += 1
+            sequence.checkpoints.append(box)
 
     def _has_room(self, sequence: Sequence, n_tokens: int) -> bool:
         """Room for so many cells and a step of growth beside what those inside still need for their prompts."""
@@ -246,6 +359,10 @@ class Residency:
         if sequence in self._resident and self._store is not None and sequence.request.job.cache_prompt:
             self._keep(sequence, pinned=False)
         self._leave(sequence)
+        for box in sequence.checkpoints:
+            box.n_running -= 1
+        if self._store is not None:
+            self._store.let_go(sequence.checkpoints)
 
     def _keep(self, sequence: Sequence, *, pinned: bool) -> Box | None:
         assert self._store is not None

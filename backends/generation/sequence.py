@@ -47,6 +47,8 @@ class PreparedGenerate:
     """Files of a fill-in-the-middle prompt that were left out."""
     plan: GuidePlan | None = None
     """What restricts and counts its tokens; None where nothing does."""
+    borders: tuple[int, ...] = ()
+    """Lengths at which prompts like it are likely to part from it: see `Tokenizer.borders`."""
 
     @property
     def id(self) -> str:
@@ -77,6 +79,8 @@ class Request:
     reasoning_tokens: int = 0
     echo: Echo | None = None
     """The prompt with its log-probabilities, where the client wants it."""
+    borders: tuple[int, ...] = ()
+    """Of `PreparedGenerate`."""
 
     @property
     def scoring(self) -> bool:
@@ -114,6 +118,10 @@ class Sequence:
     """Positions computed."""
     pause_at: int = 0
     """A length at which it makes a stop, because somebody who begins like it waits for so much; 0: nowhere."""
+    stops: tuple[int, ...] = ()
+    """Lengths, ascending, at which a checkpoint is taken: a step ends there."""
+    checkpoints: list[Box] = field(default_factory=list)
+    """Those that it carries while it runs."""
     token: int = -1
     """The token to compute next, while it decodes."""
     generated: list[int] = field(default_factory=list)
@@ -129,8 +137,13 @@ class Sequence:
     @property
     def n_ahead(self) -> int:
         """Tokens of its prompt that the next step may compute."""
-        end = self.pause_at if self.n_past < self.pause_at else self.target.size
+        end = min((at for at in (self.pause_at, *self.stops) if at > self.n_past), default=self.target.size)
         return end - self.n_past
+
+    @property
+    def stands(self) -> bool:
+        """It is at a place where others may begin."""
+        return self.n_past == self.pause_at or self.n_past in self.stops
 
     @property
     def n_generated(self) -> int:

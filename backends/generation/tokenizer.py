@@ -86,6 +86,14 @@ class Tokenizer:
         return self._check_ids(prompt.tokens), Thinking.NEVER
 
     def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], Thinking]:
+        pieces, thinking = self.chat_pieces(prompt)
+        return self._with_bos(self._encode_pieces(pieces)), thinking
+
+    def chat_pieces(self, prompt: ChatPrompt) -> tuple[list[tuple[str, bool]], Thinking]:
+        """A rendered conversation cut at its control tokens, `(text, is_control)`, and whether reasoning follows it.
+
+        Raises JobError.
+        """
         template = self._template_for(prompt)
         (messages, tools), sentinels = self._guard.protect([prompt.messages, prompt.tools])
         turn = _open_turn(messages, template) if prompt.end == "message" else None
@@ -100,8 +108,7 @@ class Tokenizer:
             rendered = turn.cut(rendered)
             inside = template.marks is not None and turn.reasons(template.marks)
             thinking = Thinking.OPEN if inside else Thinking.NEVER
-        tokens = self._encode_pieces(self._guard.split(rendered, sentinels))
-        return self._with_bos(tokens), thinking
+        return self._guard.split(rendered, sentinels), thinking
 
     def fill(self, template: str, **texts: str) -> list[int]:
         """A template with `{name}` where a text goes: control tokens are those of the template alone."""
@@ -124,15 +131,16 @@ class Tokenizer:
         return template
 
     def _encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
-        tokens: list[int] = []
-        for index, (text, is_control) in enumerate(pieces):
-            if is_control:
-                tokens.append(self._controls[text].token)
-                continue
-            before = pieces[index - 1] if index else ("", False)
-            after = pieces[index + 1] if index + 1 < len(pieces) else ("", False)
-            tokens += self._model.tokenize(self._strip(text, before, after), parse_special=False)
-        return tokens
+        return [token for index in range(len(pieces)) for token in self.encode_piece(pieces, index)]
+
+    def encode_piece(self, pieces: Sequence[tuple[str, bool]], index: int) -> list[int]:
+        """The tokens of one piece, which depend on nothing but what stands beside it."""
+        text, is_control = pieces[index]
+        if is_control:
+            return [self._controls[text].token]
+        before = pieces[index - 1] if index else ("", False)
+        after = pieces[index + 1] if index + 1 < len(pieces) else ("", False)
+        return self._model.tokenize(self._strip(text, before, after), parse_special=False)
 
     def _strip(self, text: str, before: tuple[str, bool], after: tuple[str, bool]) -> str:
         """Some control tokens swallow the white space beside them (Phi-3 and others mark them so)."""

@@ -72,6 +72,8 @@ class Context:
         self.layout: KvLayout = layout
         self.shortage = FULL
         self.cells_per_sequence = whole_blocks(context)
+        self.forgets = model.carries_state or 0 < model.n_window < self.cells_per_sequence
+        self.splits = not model.is_recurrent
         self._copies_cells = copies_cells
         self._lazy: set[int] = set()
         """Slots whose cells llama.cpp fills only with the next decode: until then their state is not theirs."""
@@ -168,38 +170,62 @@ class Context:
         self._lazy.discard(slot)
 
     def least(self, slot: int) -> int:
-        """The shortest prefix that a sequence can be cut to without computing anything again."""
+        """The shortest prefix that a saved state can be cut to: llama.cpp writes no cells that a window has left."""
+        length = self._length(slot)
+        return length if self._model.carries_state or 0 < self._model.n_window < length else 0
+
+    def least_shared(self, slot: int) -> int:
+        """The shortest prefix of a sequence that `share` can give without a checkpoint."""
+        return self.least(slot) if self._copies_through_host else self._least_here(slot)
+
+    def _least_here(self, slot: int) -> int:
+        """The shortest prefix that the cells of a sequence can be cut to."""
         if self._model.carries_state:
-            return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
+            return self._length(slot)
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, slot) if self._model.n_window else 0
         return 0 if first <= 0 else int(first) + self._model.n_window
 
+    @property
+    def _copies_through_host(self) -> bool:
+        return self.layout == "split" and not self._copies_cells
+
+    def _length(self, slot: int) -> int:
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
     def trim(self, slot: int, length: int) -> bool:
         """Keep the first `length` positions of a sequence; False where its model cannot be cut there."""
-        return self.least(slot) <= length and bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1))
+        if self._model.n_window and length == self._length(slot):
+            return True
+        return self._least_here(slot) <= length and bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1))
 
-    def share(self, source: int, target: int, length: int) -> bool:
-        """Give the empty `target` the first `length` positions of `source`; False where that cannot be."""
+    def share(self, source: int, target: int, length: int, *, checkpoint: NDArray[np.uint8] | None = None) -> bool:
+        """Give the empty `target` the first `length` positions of `source`, where it had a checkpoint or can be cut;
+        False where that cannot be.
+        """
         if self.layout == "unified":
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
-        elif self._copies_cells:  # between streams only whole sequences can be copied
+        elif self._copies_cells and checkpoint is None:  # between streams only whole sequences can be copied
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self._lazy.add(target)
         else:
             state = self.save(source)
             if state is None or not self.restore(target, state):
                 return False
-        return self.trim(target, length)
+        return self.trim(target, length) if checkpoint is None else self.go_back(target, checkpoint, length)
 
-    def state_bytes(self, slot: int) -> int:
+    def state_bytes(self, slot: int, *, partial: bool = False) -> int:
         """What `save_into` needs."""
-        return int(llama_cpp.llama_state_seq_get_size(self.pointer, slot))
+        return int(llama_cpp.llama_state_seq_get_size_ext(self.pointer, slot, _flags(partial)))
 
-    def save_into(self, slot: int, target: NDArray[np.uint8]) -> bool:
-        """Write a sequence's state into `(state_bytes,) uint8`; False where it does not fit or is not there yet."""
+    def save_into(self, slot: int, target: NDArray[np.uint8], *, partial: bool = False) -> bool:
+        """Write a sequence's state, or a checkpoint, into `(state_bytes,) uint8`; False where it does not fit or is
+        not there yet.
+        """
         if slot in self._lazy:
             return False
-        written = llama_cpp.llama_state_seq_get_data(self.pointer, _bytes_pointer(target), target.size, slot)
+        written = llama_cpp.llama_state_seq_get_data_ext(
+            self.pointer, _bytes_pointer(target), target.size, slot, _flags(partial)
+        )
         return bool(written == target.size)
 
     def save(self, slot: int) -> NDArray[np.uint8] | None:
@@ -213,6 +239,16 @@ class Context:
         if not done:
             self.clear(slot)
         return done
+
+    def go_back(self, slot: int, checkpoint: NDArray[np.uint8], length: int) -> bool:
+        """Cut a sequence to the `length` positions of a checkpoint; False, and it is empty, when llama.cpp refuses."""
+        read = llama_cpp.llama_state_seq_set_data_ext(
+            self.pointer, _bytes_pointer(checkpoint), checkpoint.size, slot, _flags(True)
+        )
+        if not read or not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
+            self.clear(slot)
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +314,10 @@ def _context_params(
     params.swa_full = False  # layers with a sliding window keep the window's cells, not the whole context's
     params.no_perf = True
     return params
+
+
+def _flags(partial: bool) -> int:
+    return int(llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) if partial else 0
 
 
 def _bytes_pointer(array: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:

@@ -76,9 +76,9 @@ class Model:
         self.n_bytes: int = llama_cpp.llama_model_size(pointer)
         self.n_window: int = llama_cpp.llama_model_n_swa(pointer)
         """Tokens that layers with a sliding window look back; 0 without such layers."""
-        self.carries_state = bool(
-            llama_cpp.llama_model_is_recurrent(pointer) or llama_cpp.llama_model_is_hybrid(pointer)
-        )
+        self.is_recurrent = bool(llama_cpp.llama_model_is_recurrent(pointer))
+        """No layer has attention."""
+        self.carries_state = self.is_recurrent or bool(llama_cpp.llama_model_is_hybrid(pointer))
         """Layers keep a running state instead of a cache, which cannot be cut back."""
         self._pieces: list[bytes | None] = [None] * self.n_vocab
 

@@ -43,6 +43,8 @@ class Label(msgspec.Struct, frozen=True):
     """The shortest prefix the state can be cut to."""
     cost_us: float = 0.0
     """What computing it again would take, beyond what other states share with it."""
+    partial: bool = False
+    """A checkpoint: only what layers with a window or a running state hold. The rest comes from a whole state."""
     checksum: int | None = None
     """Of label, tokens and state; None in host memory, which no power cut leaves half written."""
 
@@ -59,6 +61,8 @@ class Box:
     n_uses: int = 0
     pinned: bool = False
     """Somebody waits for it: it must not leave."""
+    n_running: int = 0
+    """Sequences in the pool that hold what a checkpoint lacks."""
 
     @property
     def n_bytes(self) -> int:

@@ -1,10 +1,14 @@
 """What is kept of computed prompts, and what leaves when room is needed: the worth of each is what it saves per byte.
 
 Owns the boxes of one model in host memory and, where there is one, on a disk. It knows no engine: states are bytes.
+
+A box is a whole state or a checkpoint. A checkpoint is of use together with a carrier: a whole state, or a running
+sequence, that begins with all its tokens. It leaves with the last of them.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.prefix.index import PrefixIndex
@@ -12,7 +16,7 @@ from backends.prefix.shelf import Box, Label, Shelf, size_of
 from backends.prefix.worth import worth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -37,6 +41,8 @@ class PrefixStore:
     ) -> None:
         self._identity = identity
         self._index: PrefixIndex[Box] = PrefixIndex()
+        """Whole states."""
+        self._checkpoints: PrefixIndex[Box] = PrefixIndex()
         self._tiers = {shelf: max_bytes, **({disk: disk_bytes} if disk is not None else {})}
         self._host, self._disk = shelf, disk
         self._of: dict[Box, Shelf] = {}
@@ -44,6 +50,8 @@ class PrefixStore:
         for tier in self._tiers:
             for box in tier.scan(identity):
                 self._add(box, tier)
+        for box in [box for box in self._of if box.label.partial]:
+            self.let_go([box])
         for tier in self._tiers:  # this worker may have been given less than the one before
             self._make_room(tier, 0, worth_at_least=None, now_s=max((b.used_s for b in self._of), default=0.0))
 
@@ -61,7 +69,9 @@ class PrefixStore:
         self._make_room(self._host, 0, worth_at_least=None, now_s=now_s, pinned_too=True)
 
     def find(self, tokens: NDArray[np.int32], *, domain: str, session: str = "", most: int) -> Iterator[Found]:
-        """Boxes that hold some of the first `most` tokens and can be cut to that, longest first, memory before disk."""
+        """Whole states that hold some of the first `most` tokens and can be cut to that, longest first, memory before
+        disk.
+        """
         found = []
         for match in self._index.matches(tokens, domain=domain, most_each=_MOST_CANDIDATES):
             n_tokens = min(match.n_tokens, most)
@@ -69,6 +79,39 @@ class PrefixStore:
                 found.append(Found(match.holder, n_tokens))
         found.sort(key=lambda f: (-f.n_tokens, *self._preference(f.box, session)))
         return iter(found)
+
+    def checkpoints(self, tokens: NDArray[np.int32], *, domain: str, most: int) -> Iterator[Box]:
+        """Checkpoints within the first `most` tokens, longest first, memory before disk."""
+        found = self._checkpoints.contained(tokens[:most], domain=domain)
+        yield from sorted(found, key=lambda box: (-box.label.n_tokens, self._of[box] is not self._host))
+
+    def carriers(self, checkpoint: Box, *, session: str = "") -> Iterator[Box]:
+        """Whole states that hold what a checkpoint lacks, the smallest first, memory before disk."""
+        tokens, domain = checkpoint.tokens, checkpoint.label.domain
+        matches = self._index.matches(tokens, domain=domain, most_each=_MOST_CANDIDATES)
+        found = [match.holder for match in matches if match.n_tokens == tokens.size]
+        yield from sorted(found, key=lambda box: self._preference(box, session))
+
+    def longest(self, tokens: NDArray[np.int32], *, domain: str) -> int:
+        """How many of the tokens a whole state begins with, whether it can be cut there or not."""
+        return next((match.n_tokens for match in self._index.matches(tokens, domain=domain)), 0)
+
+    def let_go(self, checkpoints: Iterable[Box]) -> None:
+        """Nobody runs with these any more: those without a carrier are of no use."""
+        for box in checkpoints:
+            if box.n_running == 0 and next(self.carriers(box), None) is None:
+                self.drop(box)
+
+    def _reach(self, tokens: NDArray[np.int32], *, domain: str, without: list[Box]) -> tuple[int, Box | None]:
+        """How many of the tokens need not be computed, and whom that is owed to."""
+        states = self.find(tokens, domain=domain, most=tokens.size)
+        box, n_tokens = next((found for found in states if found.box not in without), (None, 0))
+        for checkpoint in self.checkpoints(tokens, domain=domain, most=tokens.size):
+            if checkpoint.label.n_tokens <= n_tokens:
+                break
+            if any(carrier not in without for carrier in self.carriers(checkpoint)):
+                return checkpoint.label.n_tokens, checkpoint
+        return n_tokens, box
 
     def _preference(self, box: Box, session: str) -> tuple[bool, bool, int]:
         """Of boxes that hold as much the smallest one of the session, in memory rather than on a disk."""
@@ -87,10 +130,10 @@ class PrefixStore:
 
     def covers(self, tokens: NDArray[np.int32], *, domain: str, now_s: float) -> bool:
         """Whether keeping these would save nothing worth its bytes; a box that holds them already is used once more."""
-        for box, n_tokens in self.find(tokens, domain=domain, most=tokens.size):
-            if tokens.size - n_tokens < LEAST_TOKENS:
-                self._of[box].touch(box, now_s)
-                return True
+        n_tokens, box = self._reach(tokens, domain=domain, without=[])
+        if box is not None and tokens.size - n_tokens < LEAST_TOKENS:
+            self._of[box].touch(box, now_s)
+            return True
         return tokens.size < LEAST_TOKENS
 
     def put(
@@ -105,23 +148,35 @@ class PrefixStore:
         session: str = "",
         least: int = 0,
         pinned: bool = False,
+        partial: bool = False,
     ) -> Box | None:
         """Keep the state of `tokens`, which `fill` writes; None where it is not worth the room it would take.
 
         `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves:
         once it is written, or before where there is no room for both. Where host memory has none, it goes to the disk.
         """
-        contained = [
-            box
-            for box in self._index.contained(tokens, domain=domain)
-            if least <= box.label.n_tokens and not box.pinned and not pinned
-        ]
-        others = self.find(tokens, domain=domain, most=tokens.size)
-        shared = next((found.n_tokens for found in others if found.box not in contained), 0)
-        label = Label(self._identity, int(tokens.size), n_state, domain, session, least, cost_us(shared))
-        uses = sum(1 + box.n_uses for box in contained)
+        contained = [] if pinned or partial else self._replaced(tokens, domain=domain, least=least)
+        shared, _ = self._reach(tokens, domain=domain, without=contained)
+        label = Label(self._identity, int(tokens.size), n_state, domain, session, least, cost_us(shared), partial)
+        uses = sum(box.n_uses + (not box.label.partial) for box in contained)
         n_bytes = size_of(int(tokens.size), n_state)
         bound = None if pinned else worth(label.cost_us, uses + 1, 0.0, n_bytes)  # who has just spoken goes on likelier
+        with self._held(self._checkpoints.contained(tokens, domain=domain)):
+            return self._place(label, tokens, fill, contained, uses=uses, bound=bound, now_s=now_s, pinned=pinned)
+
+    def _place(
+        self,
+        label: Label,
+        tokens: NDArray[np.int32],
+        fill: Callable[[NDArray[np.uint8]], bool],
+        contained: list[Box],
+        *,
+        uses: int,
+        bound: float | None,
+        now_s: float,
+        pinned: bool,
+    ) -> Box | None:
+        n_bytes = size_of(label.n_tokens, label.n_state)
         for tier in self._tiers:
             given_back = sum(box.n_bytes for box in contained if self._of.get(box) is tier)
             if not self._make_room(tier, n_bytes - given_back, worth_at_least=bound, now_s=now_s, spare=contained):
@@ -136,13 +191,40 @@ class PrefixStore:
                 return made
         return None
 
+    @contextmanager
+    def _held(self, checkpoints: list[Box]) -> Iterator[None]:
+        """While one carrier makes room for the next, checkpoints stay."""
+        for box in checkpoints:
+            box.n_running += 1
+        try:
+            yield
+        finally:
+            for box in checkpoints:
+                box.n_running -= 1
+            self.let_go(checkpoints)
+
+    def _replaced(self, tokens: NDArray[np.int32], *, domain: str, least: int) -> list[Box]:
+        """What a whole state of `tokens` makes superfluous: all that it, or it and a checkpoint, can give."""
+        checkpoints = self._checkpoints.contained(tokens, domain=domain)
+        sizes = {box.label.n_tokens for box in checkpoints}
+        return [box for box in checkpoints if least <= box.label.n_tokens] + [
+            box
+            for box in self._index.contained(tokens, domain=domain)
+            if not box.pinned and (least <= box.label.n_tokens or box.label.n_tokens in sizes)
+        ]
+
     def drop(self, box: Box) -> None:
-        """Let a box go; nothing for one that has left."""
+        """Let a box go, and checkpoints that nobody else carries; nothing for one that has left."""
         tier = self._of.pop(box, None)
-        if tier is not None:
-            self._bytes[tier] -= box.n_bytes
+        if tier is None:
+            return
+        self._bytes[tier] -= box.n_bytes
+        tier.drop(box)
+        if box.label.partial:
+            self._checkpoints.remove(box)
+        else:
             self._index.remove(box)
-            tier.drop(box)
+            self.let_go(self._checkpoints.contained(box.tokens, domain=box.label.domain))
 
     def _drop_all(self, boxes: list[Box]) -> None:
         for box in boxes:
@@ -151,7 +233,8 @@ class PrefixStore:
     def _add(self, box: Box, tier: Shelf) -> None:
         self._of[box] = tier
         self._bytes[tier] += box.n_bytes
-        self._index.add(box, box.tokens, domain=box.label.domain)
+        index = self._checkpoints if box.label.partial else self._index
+        index.add(box, box.tokens, domain=box.label.domain)
 
     def _make_room(
         self,
@@ -180,7 +263,8 @@ class PrefixStore:
         if needed > 0:
             return False
         for box in leaving:
-            self._leave(box, tier, now_s)
+            if box in self._of:  # a checkpoint leaves with its last carrier
+                self._leave(box, tier, now_s)
         return True
 
     def _leave(self, box: Box, tier: Shelf, now_s: float) -> None:
