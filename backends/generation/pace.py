@@ -21,6 +21,8 @@ _FORGET: Final = 0.95
 """Of the weight of all older observations, per observation of weight 1."""
 _USUAL_TOKENS: Final = 128
 """A chunk of fewer has less weight: it pays more per token than the usual one does."""
+FEW_TOKENS: Final = 8
+"""So few cost no more than as many steps of decoding, whatever a line of longer ones says."""
 _MOST_SURPRISE: Final = 2.0
 """A pause of the whole machine is no property of the model: a value above so many times the forecast is cut there."""
 
@@ -95,7 +97,7 @@ class Pace:
     def begin_at(self, n_known: int, size: int) -> int:
         """Where to begin computing a prompt that is known so far: earlier, where a whole tile is the cheaper rest."""
         whole = size - TILE - 1  # one goes with those of decoding sequences
-        if whole >= n_known or whole < TILE:
+        if whole >= n_known or whole < TILE or size - n_known <= FEW_TOKENS:
             return n_known
         return whole if self.prefill_us(whole, size - whole) < self.prefill_us(n_known, size - n_known) else n_known
 

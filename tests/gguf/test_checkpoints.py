@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backends.engine import Engine
+from backends.generation.tiles import TILE
 from backends.messages import KvLayout
 from tests.gguf.driver import Outcome, step_until_idle
 from tests.gguf.prefixes import Gold, job, open_engine
@@ -20,7 +21,7 @@ from tests.models.canary_kv import EXACT_CELLS, KINDS, Kind, prompt
 
 pytestmark = pytest.mark.engine
 
-HEAD = 192
+HEAD = 3 * TILE
 """Three whole tiles: where a checkpoint within a prompt may stand."""
 N_TOKENS = 24
 
@@ -126,7 +127,8 @@ def test_the_next_turn_goes_on_behind_the_answer_and_may_be_edited(place: Place)
     assert place.ask(said + prompt(10, 100)) == len(said) - 1
     assert place.ask(said + prompt(11, 90)) >= len(said) - 1, "what was said before stays where a turn is edited"
     assert place.ask(tokens) == 199
-    assert place.ask([*tokens, *prompt(12, 60)]) >= 199, "an answer that comes back otherwise than it was generated"
+    edited = place.ask([*tokens, *prompt(12, 60)])  # a tile more where that is cheaper than a short rest
+    assert edited >= 199 - TILE, "an answer that comes back otherwise than it was generated"
 
 
 def test_a_swap_and_a_disk_keep_checkpoints(place: Place) -> None:
