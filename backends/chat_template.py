@@ -1,7 +1,6 @@
 """Rendering a conversation with the model's own chat template.
 
-Templates are programs from strangers: they run in jinja2's immutable sandbox, within limits of time, memory and size,
-and nothing of them runs while they are compiled.
+Templates are programs from strangers: `template_program` runs them within limits, `renderer` in a process of its own.
 User text cannot become a control token: `Guard.protect` swaps the literals of control tokens in every string that a
 user gave for private-use characters before the template runs, so that the literals in the result are its own.
 Knows no tokenizer.
@@ -9,149 +8,36 @@ Knows no tokenizer.
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-import time
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.compiler import CodeGenerator
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from backends import renderer
 from backends.engine import JobError
 from backends.formats.known import recognise
 from backends.formats.thinking import marks_of, options_of
-from backends.kernel import at_most
+from backends.template_program import RENDER_LIMIT_BYTES, RENDER_LIMIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from types import FrameType
 
-    from jinja2.compiler import Frame
-    from jinja2.parser import Parser
+    from backends.template_program import Outcome
 
-MAX_SOURCE_CHARS = 256 << 10
-"""Five times the largest that is known; a compiler takes some 7 us and 1 kB for each."""
-MAX_OUTPUT_CHARS = 32 << 20
-MAX_PRODUCT_CHARS = 1 << 20
-MAX_NUMBER_BITS = 1 << 16
-"""No clock stops the interpreter inside one multiplication."""
-RENDER_LIMIT_S = 2.0
-RENDER_LIMIT_BYTES = 256 << 20
-MAX_TOLD_CHARS = 300
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
-class _RenderTimeoutError(Exception):
-    """The template ran longer than it may."""
-
-
-class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}` marks assistant text for training; serving renders its body as it is."""
-
-    tags = {"generation"}  # noqa: RUF012  (the base class declares it so)
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Generator(CodeGenerator):
-    """Leaves every expression to the rendering: what is computed here, no limit holds."""
-
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        if not isinstance(node, nodes.TemplateData):
-            raise nodes.Impossible
-        return super()._output_child_to_const(node, frame, finalize)
-
-    def visit_EvalContextModifier(self, node: nodes.EvalContextModifier, frame: Frame) -> None:  # noqa: N802
-        if not all(isinstance(option.value, nodes.Const) for option in node.options):
-            raise jinja2.TemplateSyntaxError("autoescape takes true or false", node.lineno)
-        super().visit_EvalContextModifier(node, frame)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """The sandbox, with products and powers bounded as well."""
-
-    code_generator_class = _Generator
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and (abs(right) > 64 or _bits(left) * right > MAX_NUMBER_BITS):
-            raise jinja2.TemplateRuntimeError("a power in the chat template is too large")
-        if operator == "*":
-            if _bits(left) + _bits(right) > MAX_NUMBER_BITS:
-                raise jinja2.TemplateRuntimeError("a product in the chat template is too large")
-            _check_product(left, right)
-            _check_product(right, left)
-        if operator == "%" and isinstance(left, str):
-            _check_widths(left)
-        return super().call_binop(context, operator, left, right)
-
-
-def _bits(value: Any) -> int:
-    return value.bit_length() if isinstance(value, int) else 0
-
-
-def _check_product(sequence: Any, times: Any) -> None:
-    if (
-        isinstance(sequence, (str, list, tuple))
-        and isinstance(times, int)
-        and len(sequence) * times > MAX_PRODUCT_CHARS
-    ):
-        raise jinja2.TemplateRuntimeError("a product in the chat template is too large")
-
-
-def _check_widths(pattern: str) -> None:
-    if any(len(digits) > 4 for digits in re.findall(r"\d+", pattern)):
-        raise jinja2.TemplateRuntimeError("a field width in the chat template is too large")
-
-
-class _TemplateMessageError(Exception):
-    """The template called raise_exception: its sentence is about the conversation."""
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _TemplateMessageError(message)
-
-
-def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def _format(pattern: str, *args: Any, **kwargs: Any) -> str:
-    _check_widths(pattern)
-    return pattern % (kwargs or args)
-
-
 class ChatTemplate:
-    """One compiled template. Raises JobError(template_error) where the source is no template."""
+    """One template. Raises JobError(template_error) where the source is none."""
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
-        if len(source) > MAX_SOURCE_CHARS:
-            told = f"it has {len(source)} characters, {MAX_SOURCE_CHARS} are the most"
-            raise JobError("template_error", f"the model's chat template is broken: {told}")
         self.source = source
         self._special_tokens = dict(special_tokens)
+        self._rendering = renderer.program_of(source)
+        if (wrong := self._rendering.check()) is not None:
+            raise self._job_error(wrong)
         self.format = recognise(source)
         """How the model writes tool calls."""
         self.marks = marks_of(source)
         """What opens and closes its reasoning."""
-        env = _Sandbox(
-            trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-        )
-        env.filters["tojson"] = _tojson
-        env.filters["format"] = _format
-        env.globals["raise_exception"] = _raise_exception
-        env.globals["strftime_now"] = lambda pattern: datetime.now().astimezone().strftime(pattern)
-        try:
-            self._template = env.from_string(source)
-        except Exception as error:  # jinja2's, and whatever the code it makes of a stranger's text is to Python
-            raise JobError("template_error", f"the model's chat template is broken: {_told(error)}") from error
 
     @property
     def options(self) -> list[str]:
@@ -178,21 +64,26 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             **kwargs,
         }
-        try:
-            return self._render_within_limits(variables)
-        except _TemplateMessageError as error:
-            raise JobError(
-                "template_error", f"the chat template refuses this conversation: {_told(error)}", param="prompt"
-            ) from error
-        except _RenderTimeoutError as error:
-            raise JobError("template_error", f"the chat template ran longer than {RENDER_LIMIT_S:g} s") from error
-        except MemoryError as error:
-            most = RENDER_LIMIT_BYTES >> 20
-            raise JobError("template_error", f"the chat template wanted more than {most} MiB of memory") from error
-        except Exception as error:  # whatever a stranger's program raises is a fact about the template
-            raise JobError(
-                "template_error", f"the chat template failed: {type(error).__name__}: {_told(error)}", param="prompt"
-            ) from error
+        outcome = self._rendering.run(variables)
+        if outcome.problem is not None:
+            raise self._job_error(outcome)
+        return outcome.text
+
+    @staticmethod
+    def _job_error(outcome: Outcome) -> JobError:
+        """What is said of a run that gave no prompt."""
+        match outcome.problem:
+            case "refused":
+                return _template_error(f"the chat template refuses this conversation: {outcome.text}", param="prompt")
+            case "time":
+                return _template_error(f"the chat template ran longer than {RENDER_LIMIT_S:g} s{outcome.text}")
+            case "memory":
+                return _template_error(
+                    f"the chat template wanted more than {RENDER_LIMIT_BYTES >> 20} MiB of memory{outcome.text}"
+                )
+            case "broken":
+                return _template_error(f"the model's chat template is broken: {outcome.text}")
+        return _template_error(f"the chat template failed: {outcome.text}", param="prompt")
 
     @property
     def _takes_system(self) -> bool:
@@ -200,34 +91,9 @@ class ChatTemplate:
         alternates_strictly = "must alternate" in self.source and "system" not in self.source
         return "System role not supported" not in self.source and not alternates_strictly
 
-    def _render_within_limits(self, variables: Mapping[str, Any]) -> str:
-        deadline = time.monotonic() + RENDER_LIMIT_S
 
-        def watch(frame: FrameType, event: str, arg: object) -> Any:
-            if time.monotonic() > deadline:
-                raise _RenderTimeoutError
-            return watch
-
-        parts: list[str] = []
-        size = 0
-        previous = sys.gettrace()
-        with at_most(RENDER_LIMIT_BYTES):
-            sys.settrace(watch)
-            try:
-                for part in self._template.generate(variables):
-                    parts.append(part)
-                    size += len(part)
-                    if size > MAX_OUTPUT_CHARS:
-                        raise jinja2.TemplateRuntimeError("the rendered prompt is too large")
-            finally:
-                sys.settrace(previous)
-            return "".join(parts)
-
-
-def _told(error: Exception) -> str:
-    """What a template's error says, as long as a sentence may be."""
-    text = str(error)
-    return text if len(text) <= MAX_TOLD_CHARS else f"{text[:MAX_TOLD_CHARS]}..."
+def _template_error(message: str, *, param: str | None = None) -> JobError:
+    return JobError("template_error", message, param=param)
 
 
 def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -227,6 +227,7 @@ def environment(inherited: Mapping[str, str], *, spins: int | None = _SPINS) -> 
         search.append(checkout)
     if spins is not None and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & kept.keys():
         kept["GOMP_SPINCOUNT"] = str(spins)
+    kept["GGML_NO_BACKTRACE"] = "1"  # it starts a debugger, whose lines hide the sentence that says why
     kept["OPENBLAS_NUM_THREADS"] = "1"  # nothing here multiplies matrices with numpy, and each thread takes memory
     if search:
         kept["PYTHONPATH"] = os.pathsep.join(search)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _STDERR_LINES: Final = 20
 _LONGEST_LINE: Final = 4096
 _READ_BYTES: Final = 1 << 16
+_GROUP_LOOKS: Final = 200
+_GROUP_PAUSE_S: Final = 0.005
 _UNKNOWN_STATUS: Final = 255
 """Of a child that somebody else has reaped."""
 
@@ -93,8 +95,20 @@ class Process:
             code = os.waitstatus_to_exitcode(status)
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
+        _reap_group(self.pid, _GROUP_LOOKS)
         self.returncode = code
         self._ended.set_result(code)
+
+
+def _reap_group(pid: int, looks: int) -> None:
+    """Reap what a child that led a group of its own has left to us: its children die with it, a moment later."""
+    try:
+        while os.waitpid(-pid, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:  # there is nobody, or they are another process's
+        return
+    if looks:
+        asyncio.get_running_loop().call_later(_GROUP_PAUSE_S, _reap_group, pid, looks - 1)
 
 
 class _Words:

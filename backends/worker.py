@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from backends.child import Child, Copier, start_child
-from backends.last_words import REASON_CHARS, clean, essence, no_memory
+from backends.kernel import busyness
+from backends.last_words import LOAD_HINT, REASON_CHARS, clean, essence, no_memory, signal_in_words
 from backends.link import EXIT_OUT_OF_MEMORY
 from backends.messages import (
     Cancel,
@@ -38,6 +38,9 @@ from backends.messages import (
 )
 from backends.wire import WireError
 
+_IDLE_TICKS: Final = 2
+"""Of 10 ms, between two looks: answering a ping takes less."""
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -47,6 +50,8 @@ class Timeouts:
     ping_every_s: float = 1.0
     start_s: float = 60.0
     """From the start of a process to its first sign of life: imports take long beside others, or from a cold disk."""
+    stall_s: float = 30.0
+    """While a model is loaded: the longest that a worker neither computes nor reads. Its disk does not answer then."""
     pong_s: float = 8.0
     """Silence after which a worker counts as hung, once it has given one."""
     step_s: float = 300.0
@@ -213,7 +218,8 @@ class Worker:
     async def _watch(self) -> None:
         """Count unanswered pings, not seconds: a server that slept itself must not blame its workers."""
         timeouts = self._timeouts
-        loading_s = 0.0
+        loading_s = stalled_s = 0.0
+        before = (0, 0)
         while not self._exited.is_set():
             self._unanswered_pings += 1
             self._send(Ping())
@@ -225,6 +231,18 @@ class Worker:
                 loading_s += timeouts.ping_every_s
                 if loading_s > timeouts.load_s:
                     self.condemn("worker_hung", f"did not finish loading in {timeouts.load_s:g} s")
+                now = self._busyness()
+                waits = now[0] - before[0] <= _IDLE_TICKS and now[1] == before[1]
+                before, stalled_s = now, stalled_s + timeouts.ping_every_s if waits else 0.0
+                if stalled_s > timeouts.stall_s:
+                    told = f"waited {timeouts.stall_s:g} s for the model's files: their disk does not answer"
+                    self.condemn("worker_hung", told)
+
+    def _busyness(self) -> tuple[int, int]:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if self._child is not None:
+                return busyness(self._child.pid)
+        return 0, 0
 
     async def _reap(self, child: Child) -> None:
         status = await child.wait(self._timeouts.linger_s)
@@ -244,10 +262,11 @@ class Worker:
             return Exit(self._load_failed.code, clean(self._load_failed.message, most_chars=REASON_CHARS))
         if self._verdict is not None:
             return self._verdict
-        ended = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+        ended = signal_in_words(-status) if status < 0 else f"exit code {status}"
         last_words = essence(self._child.stderr) if self._child is not None else ""
         what = f"the worker of model '{self.spec.name}' ended with {ended}" + (f": {last_words}" if last_words else "")
         when = ", while it loaded the model" if self.ready is None else ""
         if status == EXIT_OUT_OF_MEMORY or no_memory(last_words):
             return Exit("out_of_memory", what.replace(" ended with ", " ran out of memory and ended with ") + when)
-        return Exit("load_failed" if self.ready is None else "worker_crashed", what + when)
+        hint = f". {LOAD_HINT}" if self.ready is None else ""
+        return Exit("load_failed" if self.ready is None else "worker_crashed", what + when + hint)

@@ -21,6 +21,7 @@ from backends import registry
 from backends.clerk import Clerk
 from backends.engine import Engine, JobError, LoadError
 from backends.kernel import call_me, die_with, limit_damage
+from backends.last_words import LOAD_HINT, in_words
 from backends.link import (
     EXIT_ENGINE_ERROR,
     EXIT_LOAD_FAILED,
@@ -30,8 +31,10 @@ from backends.link import (
     leave,
     note,
 )
+from backends.load_limit import OverLimitError, limited
 from backends.messages import Cancel, Event, Failed, Keep, Keeps, LoadFailed, LoadModel, Progress, Shutdown, Step
 from backends.outbox import Outbox
+from backends.renderer import Renderer, fork_beside, rendering_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,22 +94,34 @@ def _add(engine: Engine, prepared: Prepared) -> list[Event]:
         return [Failed(id=prepared.id, code=error.code, message=error.message, param=error.param)]
 
 
-def _load(spec: LoadModel, link: Link) -> tuple[Engine, float]:
+def _load(spec: LoadModel, link: Link, renderer: Renderer | None) -> tuple[Engine, float]:
     """The engine, and the seconds its load took."""
     try:
         load = registry.engine_of(spec.backend)
         began = time.monotonic()
-        engine = load(spec, lambda fraction: link.send(Progress(fraction=fraction)))
+        with rendering_beside(renderer), limited(spec.limit_bytes):
+            engine = load(spec, lambda fraction: link.send(Progress(fraction=fraction)))
         return engine, time.monotonic() - began
     except LoadError as error:
         failure = LoadFailed(code="out_of_memory" if error.out_of_memory else "load_failed", message=error.message)
+    except OverLimitError:
+        failure = LoadFailed(code="load_failed", message=_over(spec.limit_bytes))
     except MemoryError:
         failure = LoadFailed(code="out_of_memory", message="the machine ran out of memory while the model was loaded")
-    except Exception as error:  # whatever a bad file makes a library raise is a failed load, not a crash
+    except BaseException as error:  # whatever a bad file makes a library raise is a failed load, not a crash
         note(error)
-        failure = LoadFailed(code="load_failed", message=f"the engine could not load it ({type(error).__name__})")
+        failure = LoadFailed(
+            code="load_failed", message=f"the engine could not load it: {in_words(error)}. {LOAD_HINT}"
+        )
     link.send(failure)
     return leave(EXIT_LOAD_FAILED)
+
+
+def _over(limit_bytes: int) -> str:
+    return (
+        f"its load wants more than {limit_bytes / 2**30:.1f} GiB of memory, several times what its files are estimated "
+        "at. hint: a figure in config.json or in the header is damaged; take the publisher's files"
+    )
 
 
 def serve(fd: int, server_pid: int) -> NoReturn:
@@ -121,9 +136,10 @@ def serve(fd: int, server_pid: int) -> NoReturn:
         leave(0)
     if not isinstance(first, LoadModel):
         leave(EXIT_ENGINE_ERROR)
+    renderer = None if registry.TEST_ENGINE in os.environ else fork_beside(keep_out=fd)
     clerk = Clerk(link)
     clerk.start(rest)
-    engine, load_s = _load(first, link)
+    engine, load_s = _load(first, link, renderer)
     gc.collect()
     gc.freeze()
     gc.disable()  # a full collection takes longer than a decode step; `run` collects between steps

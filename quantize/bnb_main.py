@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from backends import model_files
 from quantize.orphan import die_with_parent
 
 
@@ -32,7 +33,7 @@ def _config(type_name: str, source: Path) -> Any:
     if type_name == "bnb-8bit":
         # bitsandbytes' own default of 6 finds outliers over a whole batch, so that requests depend on each other
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = model_files.read_object(source / "config.json")
     stored = config.get("dtype") or config.get("torch_dtype")
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from backends import model_files
 from quantize import child
 from quantize.errors import QuantizeError
 from quantize.files import replacing
@@ -13,6 +14,7 @@ from quantize.quantizer import Progress
 WINDOW_TOKENS = 512
 MAX_WINDOWS = 256
 MIN_CHARACTERS = 2000
+MAX_TEXT_BYTES = 2**30
 
 
 def calibrate(
@@ -41,11 +43,9 @@ def calibrate(
 def check_text(text: Path) -> None:
     """A readable UTF-8 text that is long enough to say something."""
     try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise QuantizeError(
-            f"the text {text.name} cannot be read as UTF-8 ({type(error).__name__})", usage=True
-        ) from None
+        content = model_files.read_text(text, MAX_TEXT_BYTES)
+    except model_files.FileError as error:
+        raise QuantizeError(f"the text cannot be read: {error}", usage=True) from None
     if len(content) < MIN_CHARACTERS:
         raise QuantizeError(
             f"the text {text.name} has {len(content)} characters; at least {MIN_CHARACTERS} are needed", usage=True

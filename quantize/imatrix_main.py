@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backends import model_files
 from quantize import imatrix
+from quantize.calibrate import MAX_TEXT_BYTES
 from quantize.llama import Ggml, GgmlTensor, Model
 from quantize.orphan import die_with_parent
 
@@ -78,7 +80,7 @@ def main() -> None:
     collector = Collector()
     n_ctx = request["window"]
     model = Model(Path(request["model"]), n_ctx=n_ctx, threads=request["threads"], watch=collector.watch)
-    tokens = model.tokenize(Path(request["text"]).read_text(encoding="utf-8"))
+    tokens = model.tokenize(model_files.read_text(Path(request["text"]), MAX_TEXT_BYTES))
     starts = range(0, len(tokens) - n_ctx + 1, n_ctx) or range(1)
     starts = starts[: request["max_windows"]]
     for done, start in enumerate(starts, 1):

@@ -15,6 +15,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from backends import model_files
+
 EvalCallback = Callable[[Any, bool, Any], bool]
 
 
@@ -22,6 +24,7 @@ class Model:
     """One model with one context of `n_ctx` tokens; windows are computed from an empty memory each."""
 
     def __init__(self, path: Path, *, n_ctx: int, threads: int, watch: EvalCallback | None = None) -> None:
+        model_files.check(path)
         self._log = llama_cpp.llama_log_callback(_warnings_only)
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()

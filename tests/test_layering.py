@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ SERVER_MAY_USE = {
     "backends.messages",
     "backends.prefix.worth",
     "backends.formats.base",
+    "backends.model_files",
     "backends.formats.known",
     "backends.formats.pieces",
     "backends.registry",
@@ -48,6 +50,7 @@ MAY_IMPORT = {
         "backends.gguf.info",
         "backends.plan",
         "backends.registry",
+        "backends.model_files",
     },
 }
 COMMANDS = {"server/cli/quantize.py": "quantize"}
@@ -142,6 +145,68 @@ def test_the_help_of_the_command_line_imports_next_to_nothing():
     code = "import sys; import server.cli.app; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert {*HEAVY, "fastapi", "uvicorn", "pydantic", "httpx2"} & set(loaded.stdout.split()) == set()
+
+
+OPENER = "backends/model_files.py"
+OPENS = {
+    "open",
+    "read_text",
+    "read_bytes",
+    "fromfile",
+    "memmap",
+    "load_file",
+    "safe_open",
+    "copyfile",
+    "from_pretrained",
+}
+OPENS_OTHERS: Mapping[str, str] = {
+    "backends/bnb/encoding.py": "safetensors' own reader, behind a check of the file",
+    "backends/bnb/loading.py": "transformers' reader, behind a check of the folder",
+    "backends/bnb/measure.py": "/proc",
+    "backends/bnb/shortage.py": "/proc",
+    "backends/bnb/weights.py": "transformers' reader, behind a check of the folder",
+    "backends/generation/residency.py": "saved states, by the store's own method",
+    "backends/gguf/loading.py": "/proc",
+    "backends/kernel.py": "/proc",
+    "backends/load_limit.py": "/proc",
+    "backends/renderer.py": "/dev/null",
+    "backends/prefix/shelf.py": "saved states in a folder of our own",
+    "backends/prefix/store.py": "saved states, by the shelf's own method",
+    "quantize/bnb.py": "copies of a folder that was checked",
+    "quantize/bnb_main.py": "transformers' reader, in a child, behind a check of the folder",
+    "quantize/files.py": "what was just written",
+    "quantize/scores/folder_main.py": "transformers' reader, in a child, behind a check of the folder",
+    "quantize/scratch.py": "locks of our own",
+    "server/cli/__init__.py": "/dev/null",
+    "server/cli/configuration.py": "the example of the package",
+    "server/memory/conversations.py": "locks of our own",
+    "server/memory/host.py": "/proc and /sys",
+    "server/memory/remembered.py": "what was learned, a file of our own",
+    "server/settings/config_source.py": "the operator's configuration",
+    "server/settings/key_file.py": "the operator's keys",
+}
+"""Files of the operator, of the kernel and of our own; libraries that open a model's files once they are checked."""
+
+
+def test_files_of_models_are_opened_by_one_opener():
+    opening = {
+        str(file.relative_to(ROOT)): f"{name} in line {node.lineno}"
+        for package in ("server", "backends", "quantize")
+        for file in modules(package)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and (name := _called(node.func)) in OPENS
+    }
+    opening.pop(OPENER)
+    assert {file: what for file, what in opening.items() if file not in OPENS_OTHERS} == {}
+    assert set(OPENS_OTHERS) - set(opening) == set(), "no longer opens anything"
+
+
+def _called(function: ast.expr) -> str | None:
+    """The last name of what is called; the opener's own functions are not meant."""
+    if isinstance(function, ast.Attribute):
+        ours = isinstance(function.value, ast.Name) and function.value.id == "model_files"
+        return None if ours else function.attr
+    return function.id if isinstance(function, ast.Name) else None
 
 
 def test_a_room_stays_small():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from backends import card
+from backends import card, model_files
 from backends.bnb import arithmetic
 from backends.bnb.encoder import FolderEncoder
 from backends.bnb.layout import input_limit
@@ -134,10 +133,11 @@ def _warm_up(encoder: FolderEncoder, n_tokens: int) -> None:
 def _dense(folder: Path, *, device: str) -> torch.nn.Sequential:
     """One Dense module of sentence-transformers. Raises LoadError."""
     try:
-        settings = json.loads((folder / "config.json").read_bytes())
+        settings = model_files.read_object(folder / "config.json")
+        model_files.check(folder / "model.safetensors")
         tensors = load_file(folder / "model.safetensors")
         weight, bias = tensors["linear.weight"].float(), tensors.get("linear.bias")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, model_files.FileError) as error:
         raise LoadError(f"{folder.name} is no Dense module in safetensors: {first_line(error)}") from error
     named = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
     if named not in _ACTIVATIONS:

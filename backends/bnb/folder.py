@@ -5,16 +5,15 @@ A folder comes from strangers: pickles and Python files in it could run code, an
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
+from backends import model_files
 from backends.engine import LoadError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-_MAX_JSON_BYTES: Final = 64 * 2**20
 _CONFIGS: Final = ("config.json", "tokenizer_config.json")
 _ATTENTIONS: Final = frozenset({None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
 _CHOOSES_ATTENTION: Final = ("_attn_implementation", "_attn_implementation_internal", "attn_implementation")
@@ -22,7 +21,11 @@ _CHOOSES_ATTENTION: Final = ("_attn_implementation", "_attn_implementation_inter
 
 def check(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     """config.json, once nothing in the folder asks for what only the operator may allow. Raises LoadError."""
-    documents = {name: _json(folder / name) for name in _CONFIGS if (folder / name).is_file()}
+    try:
+        model_files.check_folder(folder)
+        documents = {name: _object(folder / name) for name in _CONFIGS if (folder / name).exists()}
+    except model_files.FileError as error:
+        raise LoadError(str(error)) from None
     config = documents.get("config.json")
     if config is None:
         raise LoadError("the folder has no config.json. hint: a model folder is what `save_pretrained` writes")
@@ -77,13 +80,5 @@ def _check_quantization(config: dict[str, Any]) -> None:
         )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise LoadError(f"{path.name} has more than {_MAX_JSON_BYTES} bytes")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise LoadError(f"{path.name} is not JSON") from None
-    if not isinstance(document, dict):
-        raise LoadError(f"{path.name} is not a JSON object")
-    return document
+def _object(path: Path) -> dict[str, Any]:
+    return model_files.read_object(path, model_files.limit_of(path.name) or model_files.CONFIG_BYTES)

@@ -6,29 +6,34 @@ Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import stat
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from backends import model_files
 from backends.backend import HeaderError
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
-MAX_CONFIG_BYTES: Final = 4 * 2**20
-MAX_INDEX_BYTES: Final = 64 * 2**20
-MAX_HEADER_BYTES: Final = 100_000_000
-"""The format's own limit."""
+MAX_HEADER_BYTES: Final = 32 * 2**20
+"""A third of the format's own limit: 300 000 tensors."""
 MAX_FILES: Final = 1000
 MAX_TENSORS: Final = 1_000_000
 _PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_LAYERS: Final = frozenset(
+    {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers"}
+)
+_COUNTS: Final = re.compile(r"^(num|n)_|_(size|dim|layers|heads|rank|groups|factor)$|^(dim|ffn_dim|d_model|d_ff|d_kv)$")
+_UNBOUNDED: Final = re.compile(r"position|window|chunk|ctx|context|block_size|factor|epoch|step|token_id|steps$")
+"""Not held in tensors: positions may be computed, windows and chunks are lengths of text."""
+_LEAST_LIMIT: Final = 2**20
+_MOST_DEPTH: Final = 4
 _BITS: Final = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
     "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
@@ -102,7 +107,7 @@ class FolderInfo:
 
 def read(folder: Path, quantization: str = "none") -> FolderInfo:
     """Read and check a folder; `quantization` says how 16-bit weights shall be loaded. Raises HeaderError; blocks."""
-    config = _json(folder / "config.json", MAX_CONFIG_BYTES)
+    config = _object(folder / "config.json")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
     _check(config, text)
@@ -115,6 +120,7 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
         file_bytes += n_bytes
     if len(tensors) > MAX_TENSORS:
         raise HeaderError(f"the folder announces {len(tensors)} tensors, more than there can be")
+    _check_figures(config, tensors)
     return FolderInfo(
         architecture=config.get("model_type") or "",
         config={"dtype": config.get("dtype", config.get("torch_dtype")), **text},
@@ -132,6 +138,37 @@ def _check(config: Mapping[str, Any], text: Mapping[str, Any]) -> None:
     n_layers = text.get("num_hidden_layers")
     if isinstance(n_layers, int) and n_layers < 1:
         raise HeaderError(f"config.json says num_hidden_layers = {n_layers}, and a model has layers")
+
+
+def _check_figures(config: Mapping[str, Any], tensors: list[StoredTensor]) -> None:
+    """No count of the configuration may go beyond the tensors that are there: libraries make what it says."""
+    largest = max((tensor.n_elements for tensor in tensors), default=0)
+    widest = max((n for tensor in tensors for n in tensor.shape), default=0)
+    for key, value in _counts(config):
+        if key in _LAYERS:
+            limit, of = len(tensors), f"{len(tensors)} tensors"
+        elif "expert" in key:
+            limit, of = max(len(tensors), widest), f"tensors of at most {widest} rows"
+        else:
+            limit, of = max(_LEAST_LIMIT, 2 * largest), f"tensors of at most {largest} values"
+        if value > limit:
+            raise HeaderError(
+                f"config.json says {key} = {value}, and the weights are {of}. hint: config.json and weights are not of "
+                "one model, or config.json is damaged"
+            )
+
+
+def _counts(config: Mapping[str, Any], *, depth: int = 0) -> Iterator[tuple[str, int]]:
+    """The configuration's sizes and counts, those of its parts too."""
+    for key, value in config.items():
+        if isinstance(value, dict) and depth < _MOST_DEPTH:
+            yield from _counts(value, depth=depth + 1)
+        elif isinstance(value, int) and not isinstance(value, bool) and _is_count(key):
+            yield key, value
+
+
+def _is_count(key: str) -> bool:
+    return _COUNTS.search(key) is not None and _UNBOUNDED.search(key) is None
 
 
 def _layout(folder: Path, config: dict[str, Any]) -> Layout:
@@ -156,16 +193,16 @@ def _files(folder: Path) -> list[Path]:
                 f"the folder has no weights: neither {SINGLE} nor {INDEX}. hint: were they downloaded completely?"
             )
         return [folder / SINGLE]
-    placed = _json(folder / INDEX, MAX_INDEX_BYTES).get("weight_map")
+    placed = _object(folder / INDEX, model_files.INDEX_BYTES).get("weight_map")
     names = sorted(set(placed.values())) if isinstance(placed, dict) and _all_text(placed.values()) else []
     if not names or len(names) > MAX_FILES:
         raise HeaderError(f"{INDEX} names no files, or more than {MAX_FILES}")
     if any(Path(name).name != name for name in names):
         raise HeaderError(f"{INDEX} names files outside of the folder")
-    if missing := [name for name in names if not (folder / name).exists()]:
+    if missing := [name for name in names if not model_files.is_there(folder / name)]:
         raise HeaderError(
-            f"{INDEX} names {missing[0]}, which is not there ({len(missing)} of {len(names)} files are missing). "
-            "hint: was the folder downloaded completely?"
+            f"{INDEX} names {model_files.shown(missing[0])}, which is not there ({len(missing)} of {len(names)} files "
+            "are missing). hint: was the folder downloaded completely?"
         )
     return [folder / name for name in names]
 
@@ -186,12 +223,17 @@ def _all_text(values: Any) -> bool:
 
 def _tensors(path: Path) -> tuple[list[StoredTensor], int]:
     """The tensors of one file, and its size."""
-    with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(MAX_HEADER_BYTES, size - 8):
-            raise HeaderError(f"{path.name} announces a header of {length} bytes, more than it can hold")
-        table = _parsed(file.read(length), path.name)
+    try:
+        with model_files.opened(path) as file:
+            length = int.from_bytes(file.at(0, 8), "little")
+            if length > min(MAX_HEADER_BYTES, file.size - 8):
+                raise HeaderError(f"{path.name} announces a header of {length} bytes, more than it can hold")
+            table = model_files.parsed(file.at(8, length), path.name)
+            size = file.size
+    except model_files.FileError as error:
+        raise HeaderError(str(error)) from None
+    if not isinstance(table, dict):
+        raise HeaderError(f"the header of {path.name} is not a JSON object")
     data_bytes = size - 8 - length
     return [_tensor(path.name, name, e, data_bytes) for name, e in table.items() if name != "__metadata__"], size
 
@@ -211,29 +253,8 @@ def _tensor(file: str, name: str, entry: Any, data_bytes: int) -> StoredTensor:
     return StoredTensor(name, tuple(shape), dtype, end - begin)
 
 
-def _json(path: Path, limit: int) -> dict[str, Any]:
-    with _opened(path) as file:
-        if os.fstat(file.fileno()).st_size > limit:
-            raise HeaderError(f"{path.name} has more than {limit} bytes")
-        return _parsed(file.read(limit), path.name)
-
-
-def _opened(path: Path) -> Any:
+def _object(path: Path, most_bytes: int = model_files.CONFIG_BYTES) -> dict[str, Any]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block the open
-    except OSError as error:
-        raise HeaderError(f"{path.name} cannot be opened: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise HeaderError(f"{path.name} is not a regular file")
-    return os.fdopen(fd, "rb")
-
-
-def _parsed(raw: bytes, name: str) -> dict[str, Any]:
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise HeaderError(f"{name} is not JSON") from None
-    if not isinstance(document, dict):
-        raise HeaderError(f"{name} is not a JSON object")
-    return document
+        return model_files.read_object(path, most_bytes)
+    except model_files.FileError as error:
+        raise HeaderError(str(error)) from None

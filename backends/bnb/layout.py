@@ -7,10 +7,11 @@ Layout: https://sbert.net/docs/package_reference/sentence_transformer/models.htm
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from backends import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "cls", "max", "last"]
 Gives = Literal["text", "vectors", "scores"]
 
-MAX_JSON_BYTES: Final = 2**20
 _POOLINGS: Final[Mapping[str, Pooling]] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -121,13 +121,11 @@ def _pooling(settings: Mapping[str, Any], path: str) -> Pooling:
 
 def _json(path: Path, *, default: Any) -> Any:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise LayoutError(f"{path.name} has more than {MAX_JSON_BYTES} bytes")
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        document = model_files.read_json(path)
+    except model_files.MissingError:
         return default
-    except (OSError, ValueError, RecursionError):
-        raise LayoutError(f"{path.name} cannot be read as JSON") from None
+    except model_files.FileError as error:
+        raise LayoutError(str(error)) from None
     if not isinstance(document, type(default)):
         raise LayoutError(f"{path.name} is not what it is for sentence-transformers")
     return document

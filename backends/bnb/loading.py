@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, conversion_mapping  # noqa: E402
 
 from backends import card  # noqa: E402
 from backends.backend import HeaderError  # noqa: E402
-from backends.bnb import arithmetic, folder, linear, shortage  # noqa: E402
+from backends.bnb import arithmetic, folder, linear, shortage, tokenizer_file  # noqa: E402
 from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
 from backends.bnb.context import BnbContext  # noqa: E402
 from backends.bnb.encoding import Source, load_encoder  # noqa: E402
@@ -136,6 +136,7 @@ def _engine(
 
 def _tokenizer(path: Path, order: Order) -> Any:
     """A fast tokenizer of transformers. Raises LoadError."""
+    tokenizer_file.check(path)
     try:
         source = AutoTokenizer.from_pretrained(
             path, trust_remote_code=order.trust_remote_code, local_files_only=True, use_fast=True

@@ -17,6 +17,7 @@ from transformers.utils import logging as library_logging
 
 from backends.bnb import attention, shortage
 from backends.engine import LoadError
+from backends.last_words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -199,8 +200,7 @@ def _shape(size: Any) -> str:
 
 def first_line(error: BaseException) -> str:
     """The beginning of what a library says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return in_words(error)
 
 
 class _Progress:

@@ -22,6 +22,33 @@ if TYPE_CHECKING:
 _AS_QUANTISED: Final = "which stays as it was quantised"
 
 
+_SIZES: Final = (
+    "embedding_length",
+    "feed_forward_length",
+    "expert_feed_forward_length",
+    "expert_count",
+    "expert_used_count",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "rope.dimension_count",
+)
+_LEAST_LIMIT: Final = 65_536
+
+
+def _check_figures(header: HeaderInfo) -> None:
+    """No size of the metadata may go beyond every tensor that is there. Raises HeaderError."""
+    widest = max((n for tensor in header.tensors for n in tensor.shape), default=0)
+    for key in _SIZES:
+        if (value := header.number(key)) > max(widest, _LEAST_LIMIT):
+            raise HeaderError(
+                f"the file says {header.architecture}.{key} = {value}, and no side of its tensors is longer than "
+                f"{widest}. hint: the file is damaged; take the publisher's"
+            )
+
+
 class Gguf:
     """See `backends.backend.Backend`."""
 
@@ -54,6 +81,9 @@ class Gguf:
         header = read(path)
         if header.n_layers > len(header.tensors):
             raise HeaderError(f"the file announces {header.n_layers} layers, but holds {len(header.tensors)} tensors")
+        if f"{header.architecture}.block_count" in header.metadata and header.n_layers < 1:
+            raise HeaderError("the file announces 0 layers (block_count), and a model has layers. hint: it is damaged")
+        _check_figures(header)
         return header
 
     def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[Plan]:

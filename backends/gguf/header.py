@@ -12,12 +12,12 @@ import itertools
 import math
 import os
 import re
-import stat
 import struct
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from backends import model_files
 from backends.backend import HeaderError
 from backends.gguf.info import HeaderInfo, Tensor, Value
 
@@ -133,22 +133,14 @@ def _other_parts(path: Path, n_parts: int) -> list[Path]:
 
 def _read_part(path: Path, *, is_first: bool = True) -> HeaderInfo:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block the open
-    except FileNotFoundError:
-        raise HeaderError(f"the file {path.name} does not exist") from None
-    except OSError as error:
-        raise HeaderError(f"the file {path.name} cannot be opened: {error.strerror}") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise HeaderError(f"{path.name} is not a regular file")
-        if status.st_size < 24:
-            raise HeaderError(f"the file has {status.st_size} bytes, too few for a GGUF header")
-        return _Reader(fd, status.st_size).header(is_first=is_first)
+        with model_files.opened(path) as file:
+            if file.size < 24:
+                raise HeaderError(f"the file has {file.size} bytes, too few for a GGUF header")
+            return _Reader(file.fd, file.size).header(is_first=is_first)
+    except model_files.FileError as error:
+        raise HeaderError(str(error)) from None
     except (OSError, OverflowError) as error:
-        raise HeaderError(f"the file {path.name} cannot be read ({type(error).__name__})") from None
-    finally:
-        os.close(fd)
+        raise HeaderError(f"the file {path.name} cannot be read: {model_files.reason(error)}") from None
 
 
 class _Reader:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import llama_cpp
 import numpy as np
 
+from backends import model_files
 from backends.control import Control, PlainText, looks_like_one
 from backends.engine import LoadError
 from backends.gguf import fragments
@@ -53,6 +54,10 @@ class Model:
         tell their sizes.
         """
         self.log = log
+        try:
+            model_files.check(path)
+        except model_files.FileError as error:
+            raise LoadError(str(error)) from None
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else _ALL_LAYERS

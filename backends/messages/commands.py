@@ -52,6 +52,8 @@ class LoadModel(Plain, tag="load", frozen=True):
     """Where computed prompts are kept; None: nowhere."""
     options: dict[str, bool | int | float | str] = {}
     """Backend-specific settings that only the engine's folder knows."""
+    limit_bytes: int = 0
+    """Host memory that the load may take: what it is estimated at, several times over; 0: no limit of its own."""
 
 
 class Submit(Plain, tag="submit", frozen=True):

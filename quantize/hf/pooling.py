@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
 import gguf
 
+from backends import model_files
 from quantize.errors import QuantizeError
 from quantize.hf.source import read_json
 from quantize.words import shown
@@ -38,11 +38,13 @@ def write_pooling(writer: Any, path: Path) -> None:
 def _pooling_folder(path: Path) -> str | None:
     file = path / "modules.json"
     try:
-        modules = json.loads(file.read_text(encoding="utf-8"))
+        modules = model_files.read_json(file)
         found = next((module["path"] for module in modules if module["type"].endswith("Pooling")), None)
-    except FileNotFoundError:
+    except model_files.MissingError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except model_files.FileError as error:
+        raise QuantizeError(str(error)) from None
+    except (KeyError, TypeError, AttributeError):
         raise QuantizeError("modules.json cannot be read") from None
     if found is not None and (not isinstance(found, str) or Path(found).name != found):
         raise QuantizeError(f"modules.json names the folder {shown(str(found))}")

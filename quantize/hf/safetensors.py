@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from backends import model_files
 from quantize.errors import QuantizeError
 from quantize.words import shown
 
@@ -67,11 +67,12 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
+            with model_files.opened(path) as file:
+                self._fd = os.dup(file.fd)
+        except model_files.MissingError:
             raise QuantizeError(f"the shard {path.name} is missing") from None
-        except OSError as error:
-            raise QuantizeError(f"the shard {path.name} cannot be opened: {error.strerror}") from None
+        except model_files.FileError as error:
+            raise QuantizeError(str(error)) from None
         try:
             self.tensors = _read_header(self._fd, path)
         except BaseException:
@@ -113,8 +114,6 @@ class Shard:
 
 def _read_header(fd: int, path: Path) -> dict[str, Stored]:
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise QuantizeError(f"{path.name} is not a regular file")
     raw_length = os.pread(fd, 8, 0)
     if len(raw_length) < 8:
         raise QuantizeError(f"{path.name} has {status.st_size} bytes, too few for a safetensors file")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from backends import model_files
 from quantize.errors import QuantizeError
 
 MAX_BYTES: Final = 64 * 2**20
@@ -39,12 +40,14 @@ class SentencePieceModel:
 
 def read(path: Path) -> SentencePieceModel:
     """Raises QuantizeError for a damaged file and for models that are not BPE."""
-    if path.stat().st_size > MAX_BYTES:
-        raise QuantizeError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB")
+    try:
+        raw = model_files.read_bytes(path, MAX_BYTES)
+    except model_files.FileError as error:
+        raise QuantizeError(str(error)) from None
     pieces: list[Piece] = []
     add_dummy_prefix, model_type = True, 1
     try:
-        for number, value in _fields(path.read_bytes()):
+        for number, value in _fields(raw):
             if number == 1 and isinstance(value, bytes):
                 pieces.append(_piece(value))
             elif number == 2 and isinstance(value, bytes):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends import model_files
 from quantize.errors import QuantizeError
 from quantize.hf.safetensors import Shard, Stored
 from quantize.words import shown
-
-MAX_JSON_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,10 @@ class HfSource:
 @contextmanager
 def opened(path: Path) -> Iterator[HfSource]:
     """The folder, its headers checked; raises QuantizeError with the first thing that is wrong."""
+    try:
+        model_files.check_folder(path)
+    except model_files.FileError as error:
+        raise QuantizeError(str(error)) from None
     config = read_config(path)
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
@@ -75,13 +77,11 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_json(file: Path) -> dict[str, Any] | None:
     """A JSON table, or None where the file is not there."""
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise QuantizeError(f"{file.name} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        value = model_files.read_json(file, model_files.limit_of(file.name) or model_files.CONFIG_BYTES)
+    except model_files.MissingError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise QuantizeError(f"{file.name} cannot be read as JSON ({type(error).__name__})") from None
+    except model_files.FileError as error:
+        raise QuantizeError(str(error)) from None
     if not isinstance(value, dict):
         raise QuantizeError(f"{file.name} is not a JSON table")
     return value
@@ -95,10 +95,10 @@ def shard_files(path: Path) -> list[Path]:
         for name in names:
             if not isinstance(name, str) or Path(name).name != name or name in {"", ".", ".."}:
                 raise QuantizeError(f"the index names {shown(str(name))}, which is no file of this folder")
-        missing = [name for name in names if not (path / name).is_file()]
+        missing = [name for name in names if not model_files.is_there(path / name)]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise QuantizeError(f"{len(missing)} of {len(names)} shards are missing: {missing[0]}{more}")
+            raise QuantizeError(f"{len(missing)} of {len(names)} shards are missing: {shown(missing[0])}{more}")
         return [path / name for name in names]
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]

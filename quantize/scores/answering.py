@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from backends import model_files
+from quantize.calibrate import MAX_TEXT_BYTES
 from quantize.orphan import die_with_parent
 
 
@@ -42,7 +44,7 @@ def answer(make: Callable[[dict[str, Any]], Scorer], *, can_tokenize: bool) -> N
     for line in sys.stdin:
         request = json.loads(line)
         if "tokenize" in request:
-            _send({"tokens": scorer.tokenize(Path(request["tokenize"]).read_text(encoding="utf-8"))})
+            _send({"tokens": scorer.tokenize(model_files.read_text(Path(request["tokenize"]), MAX_TEXT_BYTES))})
         elif "speed" in request:
             _send(_speed(scorer, *request["speed"]))
         else:

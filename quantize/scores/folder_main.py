@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from backends import model_files
 from quantize.scores.answering import answer
 
 
@@ -20,6 +21,7 @@ class FolderScorer:
     def __init__(self, request: dict[str, Any]) -> None:
         torch.set_num_threads(request["threads"])
         path = Path(request["path"])
+        model_files.check_folder(path)
         on_gpu = torch.cuda.is_available()
         self._model = AutoModelForCausalLM.from_pretrained(
             path,

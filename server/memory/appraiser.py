@@ -5,7 +5,6 @@ Owns no memory and no model: `onecard fit` uses it without a server.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import stat
@@ -15,9 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from backends import dry
 from backends.backend import Header, HeaderError
+from backends.model_files import reason
 from backends.plan import Plan, Wish
 from backends.registry import BACKENDS, TEST_ENGINE, backend_of
 from server.memory.pricelist import FileKey, PriceList, Quote
+from server.memory.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -47,10 +48,13 @@ def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
     try:
         key = key_of(entry)
     except OSError as error:
-        raise HeaderError(f"{entry.path.name} cannot be read: {error.strerror}") from None
+        raise HeaderError(f"{entry.path.name} cannot be read: {reason(error)}") from None
     if before is not None and before.key == key:
         return before
-    header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
+    try:
+        header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
+    except OSError as error:
+        raise HeaderError(f"one of its files cannot be read: {reason(error)}") from None
     return Looked(entry.path, key, header)
 
 
@@ -85,6 +89,7 @@ class Appraiser:
 
     def __init__(self, prices: PriceList | None = None) -> None:
         self.prices = prices or PriceList()
+        self._saver = Reader()
 
     def quote(self, looked: Looked, plan: Plan) -> Quote:
         """The best price there is, at once."""
@@ -118,7 +123,8 @@ class Appraiser:
 
     async def save(self) -> None:
         """Keep what has been learned for the next run."""
-        await asyncio.to_thread(self.prices.remembered.save)
+        with contextlib.suppress(HeaderError):  # a disk that hangs costs what was learned, and one thread
+            await self._saver.read("learned", self.prices.remembered.save)
 
     def _questions(self, looked: Looked, wanted: Sequence[Plan]) -> list[dry.Question]:
         """The plans whose exact price is missing, those with the same layers on the GPU together."""

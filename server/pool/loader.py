@@ -5,22 +5,24 @@ Owns what is known about the models' files. When to load is the scheduler's busi
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from backends.backend import Header, HeaderError
 from backends.last_words import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
-from backends.plan import Plan
+from backends.plan import Device, Plan
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.appraiser import Appraiser, Looked, key_of, likely_plans, look, wish
 from server.memory.capacity import Asked, Capacity, appraise
 from server.memory.ledger import LedgerError
 from server.memory.placement import Placed, Refused, place, sums
+from server.memory.reader import Reader
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from backends.child import Copier
     from backends.plan import Footprint
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
 
+LIMIT_SPARE_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 2 * 2**30, "cuda": 16 * 2**30})
+"""Of a load, beyond what is estimated; drivers and libraries of a card take much of the host's."""
 FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""
 
@@ -50,6 +54,7 @@ class Loader:
         self._spares = spares
         self._timeouts = timeouts
         self.appraiser = Appraiser()
+        self._reader = Reader()
         self._known: dict[str, Looked] = {}
         self._problems: dict[str, str] = {}
 
@@ -62,7 +67,7 @@ class Loader:
         """The header of the model's file, read again when the file has changed. Raises LoadRefusedError."""
         before = self._known.get(entry.name)
         try:
-            after = await asyncio.to_thread(look, entry, before)
+            after = await self._reader.read(entry.name, lambda: look(entry, before))
         except HeaderError as error:
             self._known.pop(entry.name, None)
             self._problems[entry.name] = str(error)
@@ -131,7 +136,8 @@ class Loader:
 
     async def capacity(self, entry: CatalogEntry, asked: Asked, residents: Sequence[Candidate]) -> Capacity:
         """What a load would come to with the wishes of the moment; loads nothing. Raises HeaderError."""
-        looked = await asyncio.to_thread(look, entry, self._known.get(entry.name))
+        before = self._known.get(entry.name)
+        looked = await self._reader.read(entry.name, lambda: look(entry, before))
         ledger = self.memory.ledger
         own = ledger.booking(entry.name)
         return appraise(
@@ -170,7 +176,8 @@ class Loader:
         if known is None:
             return
         try:
-            changed = key_of(entry) != known.key
+            key = self._reader.at_once(entry.name, lambda: key_of(entry))
+            changed = key is not None and key != known.key
         except OSError:
             changed = True
         if changed:
@@ -190,6 +197,12 @@ class Loader:
             message = f"{name} needs {format_size(needed_bytes)}, but other programs hold the card's memory"
             raise LoadRefusedError("memory_busy", message, strike=False)
 
+    def _limit_bytes(self, name: str, placed: Placed) -> int:
+        """Host memory for a load: files may be in memory twice, and an estimate be wrong, but not by so much."""
+        known = self._known.get(name)
+        file_bytes = known.key[0] if known is not None else 0
+        return 2 * (placed.footprint.total_bytes + file_bytes) + LIMIT_SPARE_BYTES[placed.plan.device]
+
     def _spec(self, entry: CatalogEntry, placed: Placed) -> LoadModel:
         plan = placed.plan
         return LoadModel(
@@ -206,4 +219,5 @@ class Loader:
             max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.options_of(entry.backend),
+            limit_bytes=self._limit_bytes(entry.name, placed),
         )

@@ -10,6 +10,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from backends.last_words import in_words
 from server.pool.loader import LoadRefusedError
 from server.pool.telling import why
 
@@ -154,7 +155,7 @@ class Moves:
             self._refused(resident, refused.code, refused.message, strike=refused.strike)
         except Exception as error:  # a fault of ours must not leave the model loading for ever
             _LOG.exception("load_error model=%s", resident.name)
-            self._refused(resident, "internal_error", f"the load failed ({type(error).__name__})", strike=True)
+            self._refused(resident, "internal_error", f"the load failed: {in_words(error)}", strike=True)
 
     def _refused(self, resident: Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
         parts, name = self._parts, resident.name

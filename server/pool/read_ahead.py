@@ -12,6 +12,7 @@ import re
 import threading
 from typing import TYPE_CHECKING, Final
 
+from backends import model_files
 from server.memory import host
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _read(path: Path, stop: threading.Event) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, model_files.FileError):
         for file in files_of(path):
-            with file.open("rb", buffering=0) as opened:
-                pull_in(opened.fileno(), stop)
+            with model_files.opened(file) as opened:
+                pull_in(opened.fd, stop)
 
 
 def pull_in(fd: int, stop: threading.Event) -> int:

@@ -8,6 +8,8 @@ strictly: `--model` with a path that is not there and `config check` end with ex
 
 from __future__ import annotations
 
+import queue
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,12 @@ from server.settings.config import ModelConfig
 from server.settings.references import DEMO, Located, LocateError, locate, parse_hub_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.settings.config import Settings
+
+
+_FOUND_WITHIN_S = 5.0
 
 
 class CatalogError(Exception):
@@ -88,7 +95,7 @@ def _demo_config(settings: Settings) -> ModelConfig:
 
 def _entry(model: ModelConfig) -> CatalogEntry:
     try:
-        located: Located = locate(model.path)
+        located: Located = _in_time(lambda: locate(model.path))
     except LocateError as problem:
         return _missing(model, str(problem))
     backend = BACKENDS[located.backend]
@@ -108,6 +115,27 @@ def _entry(model: ModelConfig) -> CatalogEntry:
         aliases=tuple(model.aliases),
         size_bytes=located.size_bytes,
     )
+
+
+def _in_time(find: Callable[[], Located]) -> Located:
+    """What it finds, unless the disk does not answer: the start of the server waits for no disk. Raises LocateError."""
+    found: queue.SimpleQueue[Located | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            found.put(find())
+        except BaseException as error:  # raised below
+            found.put(error)
+
+    threading.Thread(target=run, name="model-files", daemon=True).start()
+    try:
+        outcome = found.get(timeout=_FOUND_WITHIN_S)
+    except queue.Empty:
+        told = f"its files could not be looked at within {_FOUND_WITHIN_S:g} s: their disk does not answer"
+        raise LocateError(told) from None
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 def _missing(model: ModelConfig, problem: str) -> CatalogEntry:

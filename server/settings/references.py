@@ -10,7 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends import model_files
+
 DEMO = "demo"
+_REF_BYTES = 4096
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.ASCII)
 
@@ -131,7 +134,11 @@ def snapshot(reference: HubReference) -> Path | None:
     """The folder of one revision of a repository in the local cache; None when it is not there."""
     repo = hub_cache() / f"models--{reference.repo.replace('/', '--')}"
     ref = repo / "refs" / reference.revision
-    commit = ref.read_text().strip() if ".." not in reference.revision and ref.is_file() else reference.revision
+    commit = (
+        model_files.read_text(ref, _REF_BYTES).strip()
+        if ".." not in reference.revision and ref.is_file()
+        else reference.revision
+    )
     folder = repo / "snapshots" / commit
     return folder if ".." not in commit and folder.is_dir() else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -65,6 +66,19 @@ def endless_header(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**63) + bytes(64))
 
 
+def tokenizer_steps(*steps: dict[str, Any]) -> Callable[[Path], None]:
+    return lambda folder: edit(folder, "tokenizer.json", normalizer={"type": "Sequence", "normalizers": list(steps)})
+
+
+DOUBLES = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
+PREPENDS = {"type": "Prepend", "prepend": "x" * 2**20}
+
+
+def long_name(folder: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "x" * 5000}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 TABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle": (pickled, r"pickled \(pytorch_model.bin\).*hint"),
     "code": (own_code, r"config.json asks for Python code.*modeling_demo.py.*hint.*trust_remote_code"),
@@ -90,6 +104,17 @@ TABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "cut": (cut, r"model.safetensors"),
     "header": (endless_header, r"announces a header of"),
+    "endless modules": (lambda f: (f / "modules.json").symlink_to("/dev/zero"), r"modules.json is not a .*a device"),
+    "piped modules": (lambda f: os.mkfifo(f / "modules.json"), r"modules.json is not a regular file but a pipe"),
+    "piped adapter": (lambda f: os.mkfifo(f / "adapter_config.json"), r"adapter_config.json is not .* a pipe.*hint"),
+    "labels": (lambda f: edit(f, "config.json", num_labels=2**31), r"num_labels = 2147483648.*at most.*hint"),
+    "vocabulary": (lambda f: edit(f, "config.json", vocab_size=2**31), r"vocab_size = 2147483648.*hint"),
+    "a billion layers": (lambda f: edit(f, "config.json", num_hidden_layers=10**9), r"= 1000000000, and the weights"),
+    "experts": (lambda f: edit(f, "config.json", num_experts=10**9), r"num_experts = 1000000000.*hint"),
+    "doubling": (tokenizer_steps(*[DOUBLES] * 40), r"tokenizer.json makes a text too long.*'Replace'.*hint"),
+    "prepending": (tokenizer_steps(PREPENDS), r"tokenizer.json makes a text too long.*'Prepend'.*hint"),
+    "many steps": (tokenizer_steps(*[{"type": "NFKD"}] * 500), r"tokenizer.json has 50. steps"),
+    "a long name": (long_name, r"names x{20,}.*which is not there"),
     "config": (lambda f: (f / "config.json").write_text("{"), r"config.json is not JSON"),
 }  # fmt: skip
 """By name: what is done to a good folder, and a pattern of the sentence it is refused with."""
