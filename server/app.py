@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from server.door.gate import Gate
-from server.error_bodies import error_body
+from server.error_bodies import error_body, speaks_anthropic
 from server.errors import ApiError, clip
 from server.history import History
 from server.metrics import Metrics
@@ -126,7 +126,8 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
 
 async def _api_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, ApiError)
-    body = error_body(problem, path=request.scope["path"], request_id=request.state.request_id)
+    anthropic = speaks_anthropic(request.scope["path"], request.scope["headers"])
+    body = error_body(problem, anthropic=anthropic, request_id=request.state.request_id)
     return Response(body, status_code=problem.status, media_type="application/json", headers=problem.headers)
 
 

@@ -1,4 +1,4 @@
-"""Which error body the clients of a path read: OpenAI's everywhere but on `/v1/messages`, where it is Anthropic's.
+"""Which error body a client reads: Anthropic's on `/v1/messages` and with an `anthropic-version` header, else OpenAI's.
 
 Anthropic's holds OpenAI's four keys as well, so whoever reads `error.code` finds it on every path.
 """
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from server.errors import ApiError
 
 _TYPES = {
@@ -22,9 +24,16 @@ _TYPES = {
 }
 
 
-def error_body(problem: ApiError, *, path: str, request_id: str) -> bytes:
-    """The body of an error answer."""
+def speaks_anthropic(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the client of this request reads Anthropic's shapes."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return True
+    return any(name == b"anthropic-version" for name, _ in headers)
+
+
+def error_body(problem: ApiError, *, anthropic: bool, request_id: str) -> bytes:
+    """The body of an error answer."""
+    if anthropic:
         return msgspec.json.encode(anthropic_error(problem, request_id))
     return problem.body()
 
@@ -32,7 +41,9 @@ def error_body(problem: ApiError, *, path: str, request_id: str) -> bytes:
 def anthropic_error(problem: ApiError, request_id: str) -> dict[str, Any]:
     """`{"type": "error", "error": {...}, "request_id": ...}`."""
     kind = _TYPES.get(problem.status, "api_error" if problem.status >= 500 else "invalid_request_error")
-    error = {**problem.as_dict(), "type": kind}
+    error: dict[str, Any] = {**problem.as_dict(), "type": kind}
+    if problem.details is not None:
+        error["details"] = problem.details
     if problem.code == "context_length_exceeded":
         # Claude Code shortens its history when it reads these words.
         error["message"] = f"prompt is too long: {error['message']}"

@@ -1,4 +1,4 @@
-"""The responses that clients may refer to later: bounded in number, bytes and age, in memory only.
+"""The responses and threads that clients may refer to later: bounded in number, bytes and age, in memory only.
 
 Pure but for its own state: time is an argument. Records are bytes, so what they take is known.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["response", "thread"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One stored response; the fields are JSON."""
+    """One stored response, or one thread as its last message left it; the fields are JSON."""
 
     id: str
     domain: str
@@ -22,7 +25,9 @@ class Record:
     """Its own input items, with ids."""
     turns: bytes
     """The whole conversation as chat messages, this answer last, without instructions."""
-    item_ids: tuple[str, ...]
+    item_ids: tuple[str, ...] = ()
+    kind: Kind = "response"
+    """Which surface may refer to it."""
 
     @property
     def n_bytes(self) -> int:
@@ -57,11 +62,11 @@ class History:
         self._expire(now)
         return True
 
-    def get(self, response_id: str, domain: str, now: float) -> Record | None:
-        """A stored response of this domain; using it keeps it."""
+    def get(self, response_id: str, domain: str, now: float, *, kind: Kind = "response") -> Record | None:
+        """What was stored under this id by this domain; using it keeps it."""
         self._expire(now)
         found = self._records.get(response_id)
-        if found is None or found[0].domain != domain:
+        if found is None or (found[0].domain, found[0].kind) != (domain, kind):
             return None
         self._records[response_id] = (found[0], now + self._ttl_s)
         self._records.move_to_end(response_id)

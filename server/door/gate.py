@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from server import errors
 from server.door.access import HostRule, KeyRing, OriginRule, header_values, request_id
-from server.error_bodies import error_body
+from server.error_bodies import error_body, speaks_anthropic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,8 @@ class _Exchange:
     """What one request has come to so far."""
 
     id: str
-    path: str
+    anthropic: bool
+    """The client reads Anthropic's shapes."""
     started: float
     origin: bytes | None = None
     status: int | None = None
@@ -85,7 +86,9 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(id=request_id(scope["headers"]), path=scope["path"], started=time.monotonic())
+        headers = scope["headers"]
+        anthropic = speaks_anthropic(scope["path"], headers)
+        exchange = _Exchange(request_id(headers), anthropic=anthropic, started=time.monotonic())
         scope.setdefault("state", {})["request_id"] = exchange.id
         guarded_receive, guarded_send = self._wrap(scope, exchange, receive, send)
         try:
@@ -212,6 +215,8 @@ def _check_content(headers: list[tuple[bytes, bytes]]) -> None:
 def _labels(exchange: _Exchange) -> list[tuple[bytes, bytes]]:
     """The headers every answer has."""
     labels = [(b"x-request-id", exchange.id.encode("ascii")), (b"server", b"onecard")]
+    if exchange.anthropic:  # the name by which Anthropic's SDK finds it
+        labels.append((b"request-id", exchange.id.encode("ascii")))
     if exchange.origin is not None:
         labels += [
             (b"access-control-allow-origin", exchange.origin),
@@ -227,7 +232,7 @@ async def _answer(problem: errors.ApiError, exchange: _Exchange, send: Send) -> 
         return
     if problem.status == CLIENT_CLOSED:
         exchange.gone = True
-    body = error_body(problem, path=exchange.path, request_id=exchange.id)
+    body = error_body(problem, anthropic=exchange.anthropic, request_id=exchange.id)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode("ascii"))]
     headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in problem.headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})

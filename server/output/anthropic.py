@@ -8,13 +8,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jiter
+import msgspec
 
 from backends.formats.pieces import CallArguments, CallBegins, Content
 from server.error_bodies import anthropic_error
+from server.output.anthropic_objects import (
+    SIGNATURE,
+    Block,
+    DeltaUsage,
+    Message,
+    MessageDelta,
+    MessageDeltaEvent,
+    MessageUsage,
+    OutputTokensDetails,
+    TextBlock,
+    ThinkingBlock,
+    ToolUseBlock,
+    use_id,
+)
 from server.output.frame import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from backends.formats.pieces import Piece
     from backends.messages import Delta, Started
@@ -24,8 +39,6 @@ if TYPE_CHECKING:
     from server.pool.stream import Waiting
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
-SIGNATURE = "onecard"
-"""Stands where Anthropic proves that thinking is its own; any is accepted back."""
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 Event = dict[str, Any]
@@ -35,46 +48,46 @@ class _Blocks:
     """The content of a message as it grows: `done` are whole blocks; one more may be open."""
 
     def __init__(self) -> None:
-        self.done: list[dict[str, Any]] = []
-        self._block: dict[str, Any] | None = None
+        self.done: list[Block] = []
+        self._block: Block | None = None
         self._texts: list[str] = []
 
     def feed(self, piece: Piece) -> Iterator[Event]:
         """The events of one more piece."""
         if isinstance(piece, CallBegins):
             yield from self.close()
-            yield from self._open({"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}})
+            yield from self._open(ToolUseBlock(id=use_id(piece.id), name=piece.name, input={}))
             return
         if isinstance(piece, CallArguments):
             yield from self._more("input_json_delta", "partial_json", piece.text)
             return
-        kind = "text" if isinstance(piece, Content) else "thinking"
-        if self._block is None or self._block["type"] != kind:
+        kind = TextBlock if isinstance(piece, Content) else ThinkingBlock
+        if not isinstance(self._block, kind):
             yield from self.close()
-            empty = {"type": "text", "text": ""}
-            yield from self._open(empty if kind == "text" else {"type": "thinking", "thinking": "", "signature": ""})
-        yield from self._more(f"{kind}_delta", kind, piece.text)
+            yield from self._open(kind())
+        name = "text" if isinstance(piece, Content) else "thinking"
+        yield from self._more(f"{name}_delta", name, piece.text)
 
     def close(self) -> Iterator[Event]:
         """The open block is done."""
         if self._block is None:
             return
         block, text, index = self._block, "".join(self._texts), len(self.done)
-        if block["type"] == "text":
-            block["text"] = text
-        elif block["type"] == "thinking":
-            block |= {"thinking": text, "signature": SIGNATURE}
+        if isinstance(block, TextBlock):
+            block.text = text
+        elif isinstance(block, ThinkingBlock):
+            block.thinking, block.signature = text, SIGNATURE
             delta = {"type": "signature_delta", "signature": SIGNATURE}
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         else:
-            block["input"] = _input(text)
+            block.input = _input(text)
         yield {"type": "content_block_stop", "index": index}
         self.done.append(block)
         self._block = None
 
-    def _open(self, block: dict[str, Any]) -> Iterator[Event]:
+    def _open(self, block: Block) -> Iterator[Event]:
         self._block, self._texts = block, []
-        yield {"type": "content_block_start", "index": len(self.done), "content_block": dict(block)}
+        yield {"type": "content_block_start", "index": len(self.done), "content_block": msgspec.structs.replace(block)}
 
     def _more(self, kind: str, field: str, text: str) -> Iterator[Event]:
         self._texts.append(text)
@@ -91,12 +104,15 @@ def _input(text: str) -> dict[str, Any]:
 
 
 class MessageAnswer:
-    """One message, streamed or collected."""
+    """One message, streamed or collected. `on_done` gets its content before the client does."""
 
-    def __init__(self, head: Head, sorter: Sorter, started: Started | None) -> None:
+    def __init__(
+        self, head: Head, sorter: Sorter, started: Started | None, *, on_done: Callable[[list[Block]], None]
+    ) -> None:
         self._head = head
         self._sorter = sorter
         self._started = started
+        self._on_done = on_done
         self._blocks = _Blocks()
         self._opened = False
 
@@ -111,19 +127,17 @@ class MessageAnswer:
 
     def end(self, usage: Usage) -> bytes:
         """What closes the last block, and the message."""
-        opening = self._open()
-        closing: list[Event] = [
-            *self._blocks.close(),
-            {"type": "message_delta", "delta": self._stop(), "usage": _usage(usage)},
-            {"type": "message_stop"},
-        ]
-        return opening + b"".join(map(_frame, closing))
+        opening = self._open() + b"".join(map(_frame, self._blocks.close()))
+        self._on_done(self._blocks.done)
+        delta = MessageDeltaEvent(delta=self._stop(), usage=_delta_usage(usage))
+        return opening + _named("message_delta", delta) + _frame({"type": "message_stop"})
 
     def body(self, _head: Head, usage: Usage) -> bytes:
         """The whole message."""
         for _ in self._blocks.close():
             pass
-        return to_json({**self._message(_usage(usage)), "content": self._blocks.done, **self._stop()})
+        self._on_done(self._blocks.done)
+        return to_json(self._message(self._stop(), _usage(usage), self._blocks.done))
 
     def _changes(self, event: Delta) -> Iterator[Event]:
         for piece, _ in self._sorter.said(event):
@@ -135,24 +149,25 @@ class MessageAnswer:
             return b""
         self._opened = True
         prompt, cached = (self._started.prompt_tokens, self._started.cached_tokens) if self._started else (0, 0)
-        return _frame({"type": "message_start", "message": self._message(_tokens(prompt, cached, 0))})
+        usage = MessageUsage(**_tokens(prompt, cached, 0, 0))
+        opening = self._message(MessageDelta(stop_reason=None, stop_sequence=None), usage, [])
+        return _frame({"type": "message_start", "message": opening})
 
-    def _message(self, usage: Mapping[str, int]) -> dict[str, Any]:
-        return {
-            "id": self._head.id,
-            "type": "message",
-            "role": "assistant",
-            "model": self._head.model,
-            "content": [],
-            "stop_reason": None,
-            "stop_sequence": None,
-            "usage": usage,
-        }
+    def _message(self, stop: MessageDelta, usage: MessageUsage, content: list[Block]) -> Message:
+        return Message(
+            id=self._head.id,
+            model=self._head.model,
+            content=content,
+            stop_reason=stop.stop_reason,
+            stop_sequence=stop.stop_sequence,
+            usage=usage,
+        )
 
-    def _stop(self) -> dict[str, Any]:
+    def _stop(self) -> MessageDelta:
         if self._sorter.finish_reason == "stop" and self._sorter.stop is not None:
-            return {"stop_reason": "stop_sequence", "stop_sequence": self._sorter.stop}
-        return {"stop_reason": _STOP_REASONS.get(self._sorter.finish_reason or "stop"), "stop_sequence": None}
+            return MessageDelta(stop_reason="stop_sequence", stop_sequence=self._sorter.stop)
+        reason = _STOP_REASONS.get(self._sorter.finish_reason or "stop")
+        return MessageDelta(stop_reason=reason, stop_sequence=None)
 
 
 class Pings:
@@ -175,18 +190,30 @@ class Pings:
 
 
 def _frame(event: Event) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode("ascii"), to_json(event))
+    return _named(event["type"], event)
 
 
-def _usage(usage: Usage) -> dict[str, int]:
-    return _tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+def _named(kind: str, event: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode("ascii"), to_json(event))
 
 
-def _tokens(prompt: int, cached: int, completion: int) -> dict[str, int]:
+def _usage(usage: Usage) -> MessageUsage:
+    return MessageUsage(**_counted(usage))
+
+
+def _delta_usage(usage: Usage) -> DeltaUsage:
+    return DeltaUsage(**_counted(usage))
+
+
+def _counted(usage: Usage) -> dict[str, Any]:
+    return _tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens)
+
+
+def _tokens(prompt: int, cached: int, completion: int, reasoning: int) -> dict[str, Any]:
     """Anthropic counts what was computed before apart from the rest of the input."""
     return {
         "input_tokens": prompt - cached,
-        "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
         "output_tokens": completion,
+        "output_tokens_details": OutputTokensDetails(reasoning),
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.responses import Response
 
+from server.history import Record
 from server.output.anthropic import MessageAnswer, Pings
+from server.output.anthropic_objects import TokenCount
 from server.output.frame import Head, to_json
 from server.output.sorting import Sorter
 from server.output.splitter import splitters
@@ -16,14 +19,20 @@ from server.routes.answering import Plan, answer
 from server.routes.chat import PARAMS
 from server.routes.services import new_id, served_headers, services
 from server.routes.tokens import count_tokens
-from server.schemas.anthropic import RENAMES, parse_count, parse_message
-from server.schemas.body import read_as
+from server.schemas.anthropic import RENAMES, continued_from, parse_count, parse_message
+from server.schemas.body import off_loop, read_as
+from server.schemas.threads import Held, kept, not_found
 from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
     from backends.messages import Ready, Started
+    from server.output.anthropic_objects import Block
+    from server.routes.services import Services
+    from server.schemas.anthropic import Asked
 
 log = logging.getLogger("onecard.anthropic")
 
@@ -31,7 +40,7 @@ log = logging.getLogger("onecard.anthropic")
 async def create_message(request: Request) -> Response:
     """Answer a conversation, streamed or whole."""
     app = services(request)
-    asked = await read_as(request, parse_message)
+    asked = await _read(request, app, parse_message)
     chat = asked.chat
     entry = app.entry(chat.model)
     if kinds := skipped(chat.tools):
@@ -43,8 +52,15 @@ async def create_message(request: Request) -> Response:
         # Wanting to see thoughts is no reason to refuse a model that has none.
         chat.require(msgspec.structs.replace(ready, reasoning_marks=ready.reasoning_marks or ("", "")))
 
+    domain = request.state.domain
+
+    def keep(content: list[Block]) -> None:
+        if asked.is_held:
+            record = Record(head.id, domain, b"", b"", kept(asked.body, content), kind="thread")
+            app.history.put(record, time.monotonic())
+
     def begin(ready: Ready | None, started: Started | None) -> MessageAnswer:
-        return MessageAnswer(head, Sorter(splitters(chat.functions, ready, started)()), started)
+        return MessageAnswer(head, Sorter(splitters(chat.functions, ready, started)()), started, on_done=keep)
 
     plan = Plan(
         jobs=[chat.job(head.id)],
@@ -67,8 +83,25 @@ async def create_message(request: Request) -> Response:
 async def count_message_tokens(request: Request) -> Response:
     """How many tokens a conversation has."""
     app = services(request)
-    asked = await read_as(request, parse_count)
+    asked = await _read(request, app, parse_count)
     entry = app.entry(asked.chat.model)
     n_tokens = await count_tokens(request, app, entry, asked.chat.prompt(), params=RENAMES.params(PARAMS))
-    body = to_json({"input_tokens": n_tokens})
+    body = to_json(TokenCount(input_tokens=n_tokens))
     return Response(body, media_type="application/json", headers=served_headers(entry, asked.ignored))
+
+
+async def _read(request: Request, app: Services, parse: Callable[[dict[str, Any], Held | None], Asked]) -> Asked:
+    """The checked request, after the thread that it continues. Raises ApiError."""
+    data = await read_as(request, _as_it_is)
+    held = None
+    if (previous := continued_from(data)) is not None:
+        record = app.history.get(previous, request.state.domain, time.monotonic(), kind="thread")
+        if record is None:
+            raise not_found(previous)
+        held = record.turns
+    n_bytes = len(await request.body()) + len(held or b"")
+    return await off_loop(n_bytes, lambda: parse(data, None if held is None else Held.read(held)))
+
+
+def _as_it_is(data: dict[str, Any]) -> dict[str, Any]:
+    return data

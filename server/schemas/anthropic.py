@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server.errors import ApiError, missing_parameter
 from server.schemas.blocks import Messages, System, left_out, messages_of, system_text, turns_of
 from server.schemas.fields import MAX_STOP_CHARS, MAX_STOPS, Tokens, Use, refuse_unsupported
 from server.schemas.harmless import MessagesHarmless
-from server.schemas.problems import check
+from server.schemas.problems import check, problem
 from server.schemas.renames import Renames
+from server.schemas.threads import Held, Thread
 from server.schemas.tool_results import check_blocks
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ FIELDS: dict[str, Use] = {
     "user_profile_id": Use.HARMLESS,
     "workspace_id": Use.HARMLESS,
     "betas": Use.HARMLESS,
+    "billing_policy": Use.HARMLESS,
+    "fallbacks": Use.HARMLESS,
+    "fallback_credit_token": Use.HARMLESS,
+    "thread": Use.HONOURED,
+    "context_management": Use.HONOURED,
+    "compaction": Use.NEUTRAL_ONLY,
     "container": Use.NEUTRAL_ONLY,
     "mcp_servers": Use.NEUTRAL_ONLY,
     # Extensions of this server.
@@ -99,6 +106,31 @@ class OutputConfig(BaseModel):
     format: dict[str, Any] | None = None
 
 
+class ContextEdit(BaseModel):
+    """One way to shorten the conversation; only thinking of earlier turns may go, which chat templates leave out."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    type: str
+
+    @model_validator(mode="after")
+    def _asks_for_nothing(self) -> ContextEdit:
+        if not self.type.startswith("clear_thinking_"):
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': this server does not change the conversation; shorten 'messages' "
+                "instead.",
+                field=".type",
+            )
+        return self
+
+
+class ContextManagement(BaseModel):
+    """What may be left out of the conversation."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    edits: Annotated[list[ContextEdit], Field(max_length=16, fail_fast=True)] | None = None
+
+
 class MessagesRequest(MessagesHarmless):
     """The fields of a message that chat completions have not, or otherwise."""
 
@@ -117,6 +149,8 @@ class MessagesRequest(MessagesHarmless):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    context_management: ContextManagement | None = None
+    thread: Thread | None = None
     output_format: dict[str, Any] | None = None
     """The older name of `output_config.format`."""
 
@@ -133,21 +167,43 @@ class Asked:
     own: MessagesRequest
     chat: ChatRequest
     ignored: list[str]
+    body: dict[str, Any]
+    """The JSON that says everything: what a thread holds and what the client sent."""
+
+    @property
+    def is_held(self) -> bool:
+        """The conversation is to be held under the id of its answer."""
+        return self.own.thread is not None
 
 
-def parse_message(data: dict[str, Any]) -> Asked:
+def continued_from(data: dict[str, Any]) -> str | None:
+    """The id of the answer whose thread this body continues; None where it says everything. Raises ApiError 400."""
+    thread = check(_Threaded, data).thread
+    return None if thread is None else thread.previous_message_id
+
+
+class _Threaded(BaseModel):
+    """The one field that is read before what it refers to is looked up."""
+
+    thread: Thread | None = None
+
+
+def parse_message(data: dict[str, Any], held: Held | None = None) -> Asked:
     """The checked request. Raises ApiError 400."""
-    asked = parse_count(data)
+    asked = parse_count(data, held)
     if asked.own.max_tokens is None:
         raise missing_parameter("max_tokens")
-    check_blocks(turns_of(asked.own.messages))
+    check_blocks(turns_of(asked.own.messages), n_held=0 if held is None else len(held.messages))
     return asked
 
 
-def parse_count(data: dict[str, Any]) -> Asked:
+def parse_count(data: dict[str, Any], held: Held | None = None) -> Asked:
     """The checked request where its tokens are only counted. Raises ApiError 400."""
     refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
     own = check(MessagesRequest, data)
+    if held is not None:
+        data = held.continued_by(data)
+        own = check(MessagesRequest, data)
     if own.thinks and own.messages[-1].role == "assistant":
         raise ApiError(
             400,
@@ -158,7 +214,7 @@ def parse_count(data: dict[str, Any]) -> Asked:
     chat = RENAMES.parse(_chat(data, own))
     unknown = [name for name in data if name not in FIELDS]
     inner = [*left_out(own.messages), *_unserved(own)]
-    return Asked(own, chat, [*unknown, *inner, *_from_chat(chat)])
+    return Asked(own, chat, [*unknown, *inner, *_from_chat(chat)], data)
 
 
 def _from_chat(chat: ChatRequest) -> list[str]:
@@ -170,6 +226,8 @@ def _unserved(own: MessagesRequest) -> Iterator[str]:
     """Fields that ask for what does not happen here."""
     if own.output_config is not None and own.output_config.effort is not None and not own.thinks:
         yield "output_config.effort"
+    if own.context_management is not None and own.context_management.edits:
+        yield "context_management"
     for name, part in (
         ("thinking", own.thinking),
         ("tool_choice", own.tool_choice),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from server.output.anthropic_objects import call_id
 from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
 from server.schemas.parts import Strict
 from server.schemas.problems import problem, wrong_type
@@ -24,6 +25,8 @@ BILLING = "x-anthropic-billing-header"
 computed prompt could be used again."""
 _KIND = re.compile(r"[a-z_0-9]{1,32}")
 _REFUSED = ("image", "document", "search_result", "container_upload")
+_ELSEWHERE = ("compaction", "tool_addition", "tool_removal", "fallback")
+"""Blocks that stand for a part of the conversation that only their maker can read, or that change the tools."""
 _HARMLESS = frozenset({"cache_control", "citations", "caller", "signature"})
 
 
@@ -62,6 +65,13 @@ class OtherBlock(Strict):
                 "unsupported_value",
                 "Unsupported value: '{param}': blocks of this type are not supported by this server; send blocks of "
                 "type 'text'.",
+                field=".type",
+            )
+        if self.type in _ELSEWHERE:
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': what blocks of this type stand for is not known to this server; send "
+                "the messages and tools themselves.",
                 field=".type",
             )
         return self
@@ -186,8 +196,16 @@ def system_text(blocks: Iterable[TextBlock]) -> str:
 
 
 def messages_of(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """The chat messages, in order."""
-    return [plain for message in messages for plain in message.messages()]
+    """The chat messages, in order, calls under the ids that templates know."""
+    return [_with_bare_ids(plain) for message in messages for plain in message.messages()]
+
+
+def _with_bare_ids(message: dict[str, Any]) -> dict[str, Any]:
+    for call in message.get("tool_calls", ()):
+        call["id"] = call_id(call["id"])
+    if "tool_call_id" in message:
+        message["tool_call_id"] = call_id(message["tool_call_id"])
+    return message
 
 
 def turns_of(messages: Iterable[Message]) -> Iterator[Turn]:

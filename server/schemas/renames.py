@@ -43,7 +43,13 @@ class Renames:
             return problem
         message = problem.message.replace(f"'{problem.param}'", f"'{name}'")
         return ApiError(
-            problem.status, message, type=problem.type, param=name, code=problem.code, headers=problem.headers
+            problem.status,
+            message,
+            type=problem.type,
+            param=name,
+            code=problem.code,
+            headers=problem.headers,
+            details=problem.details,
         )
 
     def parse(self, chat: dict[str, Any]) -> ChatRequest:

@@ -98,8 +98,8 @@ def check_chat(messages: Sequence[Message], *, open_end: bool) -> None:
     )
 
 
-def check_blocks(turns: Iterable[Turn]) -> None:
-    """Raises ApiError 400 in Anthropic's words."""
+def check_blocks(turns: Iterable[Turn], *, n_held: int = 0) -> None:
+    """Raises ApiError 400 in Anthropic's words; the first `n_held` messages are not the client's to count."""
     found = first_unmatched(turns)
     if found is None:
         return
@@ -113,7 +113,8 @@ def check_blocks(turns: Iterable[Turn]) -> None:
             f"unexpected `tool_use_id` found in `tool_result` blocks: {clip(found.result)}. "
             "Each `tool_result` block must have a corresponding `tool_use` block in the previous message."
         )
-    raise ApiError(400, f"messages.{found.place}: {sentence}", param=f"messages[{found.place}].content")
+    place = max(0, found.place - n_held)
+    raise ApiError(400, f"messages.{place}: {sentence}", param=f"messages[{place}].content")
 
 
 def check_items(turns: Sequence[dict[str, Any]]) -> None:
