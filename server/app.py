@@ -32,6 +32,7 @@ from server.routes.models import get_model, list_models, load_model, unload_mode
 from server.routes.props import props
 from server.routes.rerank import rerank
 from server.routes.responses import (
+    compact_response,
     count_input_tokens,
     create_response,
     delete_response,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from server.settings.config import Settings
 
@@ -93,7 +95,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
 
 def _routes(*, with_metrics: bool) -> list[BaseRoute]:
     """Every route there is; the more specific first."""
-    routes: list[BaseRoute] = [
+    routes = [
         Route("/health", health, methods=["GET"]),
         Route("/ready", ready, methods=["GET"]),
         Route("/v1/status", status, methods=["GET"]),
@@ -111,6 +113,7 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/v1/messages", create_message, methods=["POST"]),
         Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
         Route("/v1/responses", create_response, methods=["POST"]),
+        Route("/v1/responses/compact", compact_response, methods=["POST"]),
         Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),
         Route("/v1/responses/{id}/input_items", list_input_items, methods=["GET"]),
         Route("/v1/responses/{id}", get_response, methods=["GET"]),
@@ -121,7 +124,28 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
         Route("/tokenize", tokenize, methods=["POST"]),
         Route("/detokenize", detokenize, methods=["POST"]),
     ]
-    return [*routes, Route("/metrics", metrics, methods=["GET"])] if with_metrics else routes
+    return _closed([*routes, Route("/metrics", metrics, methods=["GET"])] if with_metrics else routes)
+
+
+def _closed(routes: list[Route]) -> list[BaseRoute]:
+    """The routes, each path closed to methods it has not: no later path whose parameter fits the name may take them."""
+    closed: list[BaseRoute] = []
+    for i, route in enumerate(routes):
+        closed.append(route)
+        if all(later.path != route.path for later in routes[i + 1 :]):
+            methods = {method for other in routes if other.path == route.path for method in other.methods or ()}
+            closed.append(Route(route.path, _WrongMethod(sorted(methods)), methods=[]))
+    return closed
+
+
+class _WrongMethod:
+    """What answers a method that a path has not."""
+
+    def __init__(self, allowed: list[str]) -> None:
+        self._allowed = ", ".join(allowed)
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise HTTPException(405, headers={"Allow": self._allowed})
 
 
 async def _api_error(request: Request, problem: Exception) -> Response:

@@ -68,6 +68,16 @@ SURFACES = (
         required=("model",),
     ),
     Surface(
+        "/v1/responses/compact",
+        "Compact",
+        "Sum a conversation up into one item",
+        responses.ResponseRequest,
+        responses.COMPACT_FIELDS,
+        streams=False,
+        shared=("model", "priority", "keep_alive"),
+        required=("model",),
+    ),
+    Surface(
         "/v1/responses/input_tokens",
         "ResponseCount",
         "Count the tokens of such an input",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning
 from server.output.frame import DONE, Framer, Head, Usage, chat_logprobs, to_json
 from server.output.sorting import Said, Sorter
@@ -92,6 +94,17 @@ def _join(first: Piece, second: Piece) -> Piece | None:
     return None
 
 
+class ChatMessage(msgspec.Struct, kw_only=True):
+    """An answer with every field that OpenAI's has; what only some answers hold is left out of the others."""
+
+    role: str = "assistant"
+    content: str | None
+    refusal: None = None
+    annotations: list[Any] = msgspec.field(default_factory=list)
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
+
+
 class _Choice:
     """One choice as far as it has come."""
 
@@ -116,19 +129,15 @@ class _Choice:
             "finish_reason": self._sorter.finish_reason,
         }
 
-    def _message(self) -> dict[str, Any]:
+    def _message(self) -> ChatMessage:
         calls = [piece for piece in self._pieces if isinstance(piece, CallBegins)]
         content = "".join(piece.text for piece in self._pieces if isinstance(piece, Content))
         reasoning = "".join(piece.text for piece in self._pieces if isinstance(piece, Reasoning))
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": None if calls and not content else content,
-            "refusal": None,
-        }
+        message = ChatMessage(content=None if calls and not content else content)
         if reasoning:
-            message["reasoning_content"] = reasoning
+            message.reasoning_content = reasoning
         if calls:
-            message["tool_calls"] = [
+            message.tool_calls = [
                 {
                     "id": call.id,
                     "type": "function",

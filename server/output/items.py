@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backends.formats.pieces import CallArguments, CallBegins, Content
+from server.output.response_objects import FunctionCall, OutputMessage, OutputText, ReasoningItem, asdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,24 +85,16 @@ class Items:
     def _open(self, kind: str) -> Iterator[Change]:
         if kind == "message":
             empty = _text_part("", [])
-            self._item = {"id": self._new_id("msg_"), "type": kind, "role": "assistant", "content": []}
+            self._item = asdict(OutputMessage(id=self._new_id("msg_")))
         else:
             empty = {"type": "reasoning_text", "text": ""}
-            self._item = {"id": self._new_id("rs_"), "type": kind, "summary": [], "content": []}
-        self._item["status"] = "in_progress"
+            self._item = asdict(ReasoningItem(id=self._new_id("rs_")))
         self._texts, self._logprobs = [], []
         yield "response.output_item.added", {"output_index": len(self.items), "item": dict(self._item)}
         yield "response.content_part.added", {**self._place(), "content_index": 0, "part": empty}
 
     def _open_call(self, call_id: str, name: str) -> Iterator[Change]:
-        self._item = {
-            "id": self._new_id("fc_"),
-            "type": "function_call",
-            "call_id": call_id,
-            "name": name,
-            "arguments": "",
-            "status": "in_progress",
-        }
+        self._item = asdict(FunctionCall(id=self._new_id("fc_"), call_id=call_id, name=name))
         self._texts = []
         yield "response.output_item.added", {"output_index": len(self.items), "item": dict(self._item)}
 
@@ -116,4 +109,4 @@ class Items:
 
 
 def _text_part(text: str, logprobs: list[Any]) -> dict[str, Any]:
-    return {"type": "output_text", "annotations": [], "logprobs": logprobs, "text": text}
+    return asdict(OutputText(logprobs=logprobs, text=text))

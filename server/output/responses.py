@@ -111,7 +111,7 @@ class ResponseAnswer:
             response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             response["completed_at"] = int(self._now())
-        response["usage"] = _usage(usage)
+        response["usage"] = usage_object(usage)
         self._on_done(response)
         return response
 
@@ -132,7 +132,8 @@ class ResponseAnswer:
         return b"event: %b\ndata: %b\n\n" % (kind.encode("ascii"), data)
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """The tokens of a response."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},

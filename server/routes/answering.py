@@ -71,7 +71,8 @@ class Plan:
     head: Callable[[Ready | None], Head]
     require: Callable[[Ready], None]
     """Refuses what the model cannot do. Raises ApiError."""
-    new_stream: Callable[[Head, Ready | None, Started | None], Encoder]
+    new_stream: Callable[[Head, Ready | None, Started | None], Encoder] | None
+    """None where an answer is never streamed."""
     new_whole: Callable[[Ready | None, Started | None], Whole]
     voice: Voice = field(default_factory=Comments)
     limits: LineLimits | None = None
@@ -140,6 +141,7 @@ async def _streamed(request: Request, app: Services, entry: CatalogEntry, plan: 
 
     def make_encoder(first: Started | None) -> Encoder:
         ready = _able(app, entry, plan)
+        assert plan.new_stream is not None
         return plan.new_stream(plan.head(ready), ready, first)
 
     headers = {**plan.headers, **run_headers(run, started)}

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from backends.messages import Failed
-from server.errors import ApiError, from_failed
+from server.error_bodies import speaks_anthropic
+from server.errors import ApiError, clip, from_failed
+from server.output.anthropic_objects import ModelInfo, ModelPage
 from server.output.frame import to_json
 from server.pool.pool import PoolError
+from server.routes.query import whole_number
 from server.routes.running import while_connected
 from server.routes.services import Services, services
 from server.settings.config import is_loopback
@@ -22,9 +25,15 @@ if TYPE_CHECKING:
     from server.settings.catalog import CatalogEntry
 
 
+_PAGE, _LARGEST_PAGE = 20, 1000
+_LIFECYCLE = ("lifecycle", "lifecycle[]")
+
+
 async def list_models(request: Request) -> Response:
-    """Every model of the catalogue."""
+    """Every model of the catalogue; for Anthropic's clients page by page."""
     app = services(request)
+    if _for_anthropic(request):
+        return _json(_page(request, [_model_info(app, entry) for entry in app.catalog.entries]))
     data = [_item(app, entry) for entry in app.catalog.entries]
     return _json({"object": "list", "data": data})
 
@@ -32,7 +41,8 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request) -> Response:
     """One model by name or alias."""
     app = services(request)
-    return _json(_item(app, app.entry(request.path_params["id"])))
+    entry = app.entry(request.path_params["id"])
+    return _json(_model_info(app, entry) if _for_anthropic(request) else _item(app, entry))
 
 
 async def load_model(request: Request) -> Response:
@@ -91,6 +101,40 @@ def _item(app: Services, entry: CatalogEntry) -> dict[str, Any]:
         "capabilities": app.capabilities(entry),
         "aliases": list(entry.aliases),
     }
+
+
+def _for_anthropic(request: Request) -> bool:
+    return speaks_anthropic(request.scope["path"], request.scope["headers"])
+
+
+def _model_info(app: Services, entry: CatalogEntry) -> ModelInfo:
+    context = app.context_limit(entry)
+    return ModelInfo(id=entry.name, display_name=entry.name, max_input_tokens=context, max_tokens=context)
+
+
+def _page(request: Request, models: list[ModelInfo]) -> ModelPage:
+    """The models after `after_id` or before `before_id`, `limit` of them. Raises ApiError 400."""
+    limit = whole_number(request, "limit", least=1, most=_LARGEST_PAGE) or _PAGE
+    asked = request.query_params.multi_items()
+    stages = {stage for name, value in asked if name in _LIFECYCLE for stage in value.split(",")}
+    listed = models if not stages or "active" in stages else []
+    after, before = (_place(request, name, listed) for name in ("after_id", "before_id"))
+    start, end = (0 if after is None else after + 1), (len(listed) if before is None else before)
+    page = listed[start:end]
+    # A page before an id is the one right before it.
+    page, rest = (page[-limit:], page[:-limit]) if before is not None else (page[:limit], page[limit:])
+    ids = (page[0].id, page[-1].id) if page else (None, None)
+    return ModelPage(data=page, has_more=bool(rest), first_id=ids[0], last_id=ids[1])
+
+
+def _place(request: Request, name: str, models: list[ModelInfo]) -> int | None:
+    """Where the model is that a query names; None where it names none. Raises ApiError 400."""
+    if (wanted := request.query_params.get(name)) is None:
+        return None
+    places = [place for place, model in enumerate(models) if model.id == wanted]
+    if not places:
+        raise ApiError(400, f"Invalid '{name}': no model is called '{clip(wanted)}'.", param=name, code="invalid_value")
+    return places[0]
 
 
 def _json(value: Any) -> Response:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from server.errors import ApiError, clip
 from server.history import Record
+from server.output.compaction import Compaction, latest_words
 from server.output.frame import Head, to_json
 from server.output.items import Items
 from server.output.responses import ResponseAnswer
@@ -23,10 +24,12 @@ from server.routes.tokens import count_tokens
 from server.schemas.body import off_loop, read_as
 from server.schemas.items import wrapped
 from server.schemas.response_fields import RENAMES
-from server.schemas.responses import Asked, parse_response, turns_of
+from server.schemas.responses import Asked, Draft, parse_compact, parse_response, summing_up, turns_of
 from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
     from backends.messages import Ready, Started
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("onecard.responses")
 
 _MOST_LISTED = 100
+_SHORTEST_SUMMARY, _LONGEST_SUMMARY = 64, 4096
+"""Tokens; between them a quarter of the context."""
 
 
 async def create_response(request: Request) -> Response:
@@ -75,6 +80,38 @@ async def create_response(request: Request) -> Response:
         new_whole=begin,
         words=RENAMES.error,
         voice=grown,
+    )
+    return await answer(request, app, entry, plan)
+
+
+async def compact_response(request: Request) -> Response:
+    """Sum a conversation up into one item that stands for it in later requests."""
+    app = services(request)
+    asked = await _read(request, app, parse_compact)
+    entry = app.entry(asked.chat.model)
+    n_summary = min(_LONGEST_SUMMARY, max(_SHORTEST_SUMMARY, (app.context_limit(entry) or 0) // 4))
+    chat = summing_up(asked, max_tokens=n_summary)
+    app.refuse_too_long(entry, chat.text_bytes, param="input")
+    head = Head(new_id("resp_"), int(time.time()), entry.name, "")
+    words = latest_words(asked.turns)
+
+    def begin(ready: Ready | None, started: Started | None) -> Compaction:
+        return Compaction(Sorter(splitters([], ready, started)()), new_id("cmp_"), words)
+
+    plan = Plan(
+        jobs=[chat.job(head.id)],
+        choices_per_job=1,
+        priority=chat.priority or 0,
+        keep_alive_s=chat.keep_alive,
+        session=asked.own.prompt_cache_key or "",
+        streamed=False,
+        params=PARAMS,
+        headers=served_headers(entry, asked.ignored),
+        head=lambda _ready: head,
+        require=chat.require,
+        new_stream=None,
+        new_whole=begin,
+        words=RENAMES.error,
     )
     return await answer(request, app, entry, plan)
 
@@ -136,9 +173,9 @@ def _stored(request: Request) -> Record:
     return record
 
 
-async def _read(request: Request, app: Services) -> Asked:
+async def _read(request: Request, app: Services, parse: Callable[[dict[str, Any]], Draft] = parse_response) -> Asked:
     """The checked request, with what it refers to. Raises ApiError."""
-    draft = await read_as(request, parse_response)
+    draft = await read_as(request, parse)
     before, now, domain = None, time.monotonic(), request.state.domain
     if (previous := draft.own.previous_response_id) is not None:
         record = app.history.get(previous, domain, now)

@@ -101,8 +101,31 @@ class CacheControl(Strict):
     ttl: Literal["5m", "1h"] | None = None
 
 
+class BillingPolicy(Strict):
+    """Who pays."""
+
+    type: Literal["billing_policy"]
+    bill_to: Literal["self", "user_profile"] | None = None
+
+
+class Fallback(Strict):
+    """A model that is asked where another refuses for its provider's rules; none does here."""
+
+    model: str
+
+
+class CreditToken(Strict):
+    """What an earlier refusal was paid with."""
+
+    token: str
+
+
 class MessagesHarmless(BaseModel):
     """Of Anthropic's messages."""
+
+    billing_policy: BillingPolicy | None = None
+    fallbacks: Annotated[list[Fallback], Field(max_length=64)] | Literal["default"] | None = None
+    fallback_credit_token: CreditToken | str | None = None
 
     metadata: MessageMetadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from server.output.compaction import opened
 from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
 from server.schemas.parts import Strict, TextPart
 from server.schemas.problems import problem, wrong_type
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _ENVELOPE = "onecard-reasoning:"
 _KIND = re.compile(r"[a-z_0-9]{1,32}")
-_HARMLESS = frozenset({"namespace", "caller", "name", "phase"})
+_HARMLESS = frozenset({"namespace", "caller", "name", "phase", "created_by"})
 
 
 def wrapped(reasoning: str) -> str:
@@ -177,6 +178,32 @@ class ReasoningItem(Strict):
         return {"id": self.id, "type": "reasoning", "summary": summary, "content": content}
 
 
+class CompactionItem(Strict):
+    """A conversation that was summed up by `/v1/responses/compact`; another server's cannot be read."""
+
+    type: Literal["compaction", "compaction_summary"]
+    encrypted_content: str
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _is_ours(self) -> CompactionItem:
+        if opened(self.encrypted_content) is None:
+            raise problem(
+                "invalid_value",
+                "Invalid '{param}': it was not made by this server and cannot be read; send the conversation itself.",
+                field=".encrypted_content",
+            )
+        return self
+
+    def message(self) -> dict[str, Any] | None:
+        """The chat message that stands for the conversation."""
+        return {"role": "user", "content": opened(self.encrypted_content)}
+
+    def stored(self) -> dict[str, Any]:
+        """The form in which input items are listed."""
+        return {"id": self.id, "type": "compaction", "encrypted_content": self.encrypted_content}
+
+
 class ReferenceItem(Strict):
     """An item of a stored response, by its id."""
 
@@ -188,6 +215,16 @@ class OtherItem(Strict):
     """An item of a kind that this server never makes; it is left out."""
 
     type: str
+
+    @model_validator(mode="after")
+    def _may_be_left_out(self) -> OtherItem:
+        if self.type == "compaction_trigger":
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': a conversation is summed up by POST /v1/responses/compact.",
+                field=".type",
+            )
+        return self
 
     @property
     def kind(self) -> str:
@@ -203,6 +240,8 @@ _TAGS = {
     "custom_tool_call_output": "<output>",
     "reasoning": "<reasoning>",
     "item_reference": "<reference>",
+    "compaction": "<compaction>",
+    "compaction_summary": "<compaction>",
 }
 
 
@@ -221,6 +260,7 @@ Item = Annotated[
     | Annotated[OutputItem, Tag("<output>")]
     | Annotated[ReasoningItem, Tag("<reasoning>")]
     | Annotated[ReferenceItem, Tag("<reference>")]
+    | Annotated[CompactionItem, Tag("<compaction>")]
     | Annotated[OtherItem, Tag("<other>")],
     Discriminator(_item_tag),
 ]

@@ -9,6 +9,8 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from server.errors import ApiError, clip, missing_parameter
+from server.output.compaction import ASK
+from server.output.response_objects import ResponseObject, asdict
 from server.schemas.fields import Bool, Tokens, Use, refuse_unsupported
 from server.schemas.harmless import Metadata, ResponseHarmless
 from server.schemas.items import Item, Items, OtherItem, ReferenceItem, left_out, messages_of
@@ -89,6 +91,8 @@ class Draft:
 
     data: dict[str, Any]
     own: ResponseRequest
+    unused: Sequence[str] = ()
+    """Names of fields that were taken out before."""
 
     @property
     def references(self) -> list[str]:
@@ -101,7 +105,13 @@ class Draft:
         turns = [*earlier, *messages_of(_resolved(self.own.input, items))]
         chat = RENAMES.parse(_chat(self.data, self.own, turns))
         unknown = [name for name in self.data if name not in FIELDS]
-        ignored = [*unknown, *left_out(self.own.input), *_unserved(self.own), *RENAMES.names(chat.ignored)]
+        ignored = [
+            *self.unused,
+            *unknown,
+            *left_out(self.own.input),
+            *_unserved(self.own),
+            *RENAMES.names(chat.ignored),
+        ]
         return Asked(self.own, chat, turns, ignored)
 
 
@@ -132,41 +142,32 @@ class Asked:
     def opening(self, response_id: str, model: str, *, created: int) -> dict[str, Any]:
         """The response object before anything was said; `created` in Unix seconds."""
         own, chat = self.own, self.chat
-        return {
-            "id": response_id,
-            "object": "response",
-            "created_at": created,
-            "completed_at": None,
-            "status": "in_progress",
-            "background": False,
-            "error": None,
-            "incomplete_details": None,
-            "instructions": own.instructions,
-            "max_output_tokens": own.max_output_tokens,
-            "max_tool_calls": None,
-            "model": model,
-            "output": [],
-            "parallel_tool_calls": chat.parallel_tool_calls is not False,
-            "previous_response_id": own.previous_response_id,
-            "prompt_cache_key": own.prompt_cache_key,
-            "reasoning": {"effort": chat.reasoning_effort, "summary": None},
-            "safety_identifier": own.safety_identifier,
-            "service_tier": "default",
-            "store": self.is_stored,
-            "temperature": 1.0 if chat.temperature is None else chat.temperature,
-            "text": {
-                "format": (own.text and own.text.format) or {"type": "text"},
-                "verbosity": (own.text and own.text.verbosity) or "medium",
-            },
-            "tool_choice": own.tool_choice or "auto",
-            "tools": [_shown(tool) for tool in own.tools or [] if tool.get("type") == "function"],
-            "top_logprobs": chat.top_logprobs or 0,
-            "top_p": 1.0 if chat.top_p is None else chat.top_p,
-            "truncation": "disabled",  # also where "auto" was asked for: nothing is ever cut
-            "usage": None,
-            **({} if chat.user is None else {"user": chat.user}),
-            "metadata": own.metadata or {},
-        }
+        form = (own.text and own.text.format) or {"type": "text"}
+        opening = ResponseObject(
+            id=response_id,
+            created_at=created,
+            instructions=own.instructions,
+            max_output_tokens=own.max_output_tokens,
+            max_tool_calls=own.max_tool_calls,
+            model=model,
+            output=[],
+            parallel_tool_calls=chat.parallel_tool_calls is not False,
+            previous_response_id=own.previous_response_id,
+            prompt_cache_key=own.prompt_cache_key,
+            reasoning={"effort": chat.reasoning_effort, "summary": None},
+            safety_identifier=own.safety_identifier,
+            store=self.is_stored,
+            temperature=1.0 if chat.temperature is None else chat.temperature,
+            presence_penalty=chat.presence_penalty or 0.0,
+            frequency_penalty=chat.frequency_penalty or 0.0,
+            text={"format": form, "verbosity": (own.text and own.text.verbosity) or "medium"},
+            tool_choice=own.tool_choice or "auto",
+            tools=[_shown(tool) for tool in own.tools or [] if tool.get("type") == "function"],
+            top_logprobs=chat.top_logprobs or 0,
+            top_p=1.0 if chat.top_p is None else chat.top_p,
+            metadata=own.metadata or {},
+        )
+        return {**asdict(opening), **({} if chat.user is None else {"user": chat.user})}
 
     def inputs(self, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
         """The input items as they are listed later, with ids."""
@@ -181,7 +182,47 @@ _PREFIXES = {
     "function_call_output": "fco_",
     "custom_tool_call": "ctc_",
     "custom_tool_call_output": "ctco_",
+    "compaction": "cmp_",
+    "compaction_summary": "cmp_",
 }
+
+
+COMPACT_FIELDS: dict[str, Use] = {
+    "model": Use.HONOURED,
+    "input": Use.HONOURED,
+    "instructions": Use.HONOURED,
+    "previous_response_id": Use.HONOURED,
+    "prompt_cache_key": Use.HONOURED,
+    "priority": Use.HONOURED,
+    "keep_alive": Use.HONOURED,
+    "prompt_cache_options": Use.HARMLESS,
+    "prompt_cache_retention": Use.HARMLESS,
+    "service_tier": Use.HARMLESS,
+    "image": Use.HARMLESS,
+    # What Codex repeats of its other requests; a summary calls nothing and has no form.
+    "tools": Use.HARMLESS,
+    "parallel_tool_calls": Use.HARMLESS,
+    "reasoning": Use.HARMLESS,
+    "text": Use.HARMLESS,
+}
+"""What is done with each field of `/v1/responses/compact`."""
+
+
+def parse_compact(data: dict[str, Any]) -> Draft:
+    """A request to sum a conversation up. Raises ApiError 400."""
+    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
+    if data.get("model") is None:
+        raise missing_parameter("model")
+    check(ResponseHarmless, data)
+    kept = {name: value for name, value in data.items() if COMPACT_FIELDS.get(name) is Use.HONOURED}
+    return Draft(kept, check(ResponseRequest, kept), [name for name in data if name not in COMPACT_FIELDS])
+
+
+def summing_up(asked: Asked, *, max_tokens: int) -> ChatRequest:
+    """The chat request that asks for the summary. Raises ApiError 400."""
+    ask = {"role": "user", "content": ASK}
+    chat = _chat({"model": asked.chat.model}, asked.own, [*asked.turns, ask])
+    return RENAMES.parse({**chat, "max_tokens": max_tokens, "chat_template_kwargs": {"enable_thinking": False}})
 
 
 def turns_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

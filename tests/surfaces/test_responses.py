@@ -120,14 +120,14 @@ def test_tools_of_other_kinds_are_skipped_by_name(server):
 def test_items_of_other_kinds_are_skipped_and_custom_calls_are_calls(server):
     items = [
         {"type": "web_search_call", "id": "ws_1", "status": "completed"},
-        {"type": "compaction", "encrypted_content": "zzz"},
+        {"type": "computer_call", "id": "cu_1"},
         {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "*** Begin"},
         {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"},
     ]
 
     answer = server.post("/v1/responses", {"model": "fake", "input": items})
 
-    assert answer.headers["x-onecard-ignored"] == "input[compaction], input[web_search_call]"
+    assert answer.headers["x-onecard-ignored"] == "input[computer_call], input[web_search_call]"
     assert answer.json()["output"][0]["content"][0]["text"] == "echo: done"
 
 
