@@ -79,8 +79,23 @@ class ResponseStreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
+class ImageOptions(Strict):
+    """How OpenAI packs images; there are none here."""
+
+    context_compression: Literal["auto", "enabled", "disabled"] | None = None
+
+
+class AccessPrograms(Strict):
+    """Whom OpenAI lets ask what."""
+
+    cyber: Literal["standard", "daybreak_blue", "daybreak_red"] | None = None
+
+
 class ResponseHarmless(CacheFields):
     """Of responses."""
+
+    image: ImageOptions | None = None
+    access_programs: AccessPrograms | None = None
 
     service_tier: ServiceTier | Literal["ultrafast"] | None = None
     stream_options: ResponseStreamOptions | None = None

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ENVELOPE = "onecard-reasoning:"
+_INSTEAD = {
+    "compaction_trigger": "POST /v1/responses/compact",
+    "configuration_update": "the fields 'reasoning' and 'text' of the request",
+}
+"""Items that change what a request means, and what does the same here."""
 _KIND = re.compile(r"[a-z_0-9]{1,32}")
 _HARMLESS = frozenset({"namespace", "caller", "name", "phase", "created_by"})
 
@@ -218,11 +223,9 @@ class OtherItem(Strict):
 
     @model_validator(mode="after")
     def _may_be_left_out(self) -> OtherItem:
-        if self.type == "compaction_trigger":
+        if (instead := _INSTEAD.get(self.type)) is not None:
             raise problem(
-                "unsupported_value",
-                "Unsupported value: '{param}': a conversation is summed up by POST /v1/responses/compact.",
-                field=".type",
+                "unsupported_value", "Unsupported value: '{param}': use {instead}.", instead=instead, field=".type"
             )
         return self
 

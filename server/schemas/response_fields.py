@@ -35,7 +35,11 @@ FIELDS: dict[str, Use] = {
     "service_tier": Use.HARMLESS,
     "max_tool_calls": Use.HARMLESS,
     "client_metadata": Use.HARMLESS,
+    "image": Use.HARMLESS,
+    "access_programs": Use.HARMLESS,
     "background": Use.NEUTRAL_ONLY,
+    "background_options": Use.NEUTRAL_ONLY,
+    "personality": Use.NEUTRAL_ONLY,
     "conversation": Use.NEUTRAL_ONLY,
     "prompt": Use.NEUTRAL_ONLY,
     "moderation": Use.NEUTRAL_ONLY,
@@ -59,7 +63,11 @@ FIELDS: dict[str, Use] = {
 """`max_tool_calls` counts calls of the provider's own tools, of which there are none here."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {"background": (False,), "context_management": ([],)}
-INSTEAD = {"conversation": "'previous_response_id'", "prompt": "'instructions' and 'input'"}
+INSTEAD = {
+    "conversation": "'previous_response_id'",
+    "prompt": "'instructions' and 'input'",
+    "personality": "'instructions'",
+}
 
 SAME = (
     "model",

@@ -52,6 +52,8 @@ WRONG_AND_RIGHT = {
         "service_tier": (["gold", 7], [*TIERS, "ultrafast"]),
         "stream_options": (["x", [], {"include_obfuscation": "no"}], [{}, {"include_obfuscation": False}, None]),
         "max_tool_calls": (["3", 1.5, True], [3, None]),
+        "image": (["x", {"context_compression": "some"}], [{}, {"context_compression": "auto"}, None]),
+        "access_programs": (["x", {"cyber": "all"}], [{}, {"cyber": "standard"}, None]),
         "client_metadata": (["x", [], 7], [{}, {"x": "y"}, None]),
     },
     "/v1/messages": {
