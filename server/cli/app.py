@@ -66,7 +66,16 @@ def serve(
     api_key: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="A key clients must send; other users see it in `ps`.")
     ] = None,
-    api_key_file: Annotated[str | None, typer.Option(metavar="FILE", help="Keys, one per line.")] = None,
+    admin_key: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="A key that may also load and unload models.")
+    ] = None,
+    api_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keys, one per line; 'admin KEY' for an admin key.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name clients may call the server by, or *.NAME; needs a key."),
+    ] = None,
     allow_public: Annotated[
         bool | None, typer.Option("--allow-public", help="Listen on a public address without a key.")
     ] = None,
@@ -80,7 +89,7 @@ def serve(
 
     flags = Flags()
     flags.put("server", host=host, port=port, max_queue=max_queue, api_keys=api_key, api_key_file=api_key_file)
-    flags.put("server", allow_public=allow_public)
+    flags.put("server", admin_keys=admin_key, allowed_hosts=allowed_host, allow_public=allow_public)
     flags.put("memory", device=device, budget=budget, reserve=reserve)
     flags.put("scheduler", preload=preload)
     flags.put("defaults", context=context, parallel=parallel, kv_type=kv_type)
@@ -129,7 +138,10 @@ def load(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Load a model and wait until it is ready; exit code 3 when it does not fit."""
+    """Load a model and wait until it is ready; exit code 3 when it does not fit.
+
+    A server with keys wants an admin key in ONECARD_API_KEY.
+    """
     from server.cli.residents import load as load_model
 
     load_model(model, url=url, config=config, as_json=as_json)
@@ -142,7 +154,10 @@ def unload(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a model finish what it runs, then give its memory back."""
+    """Let a model finish what it runs, then give its memory back.
+
+    A server with keys wants an admin key in ONECARD_API_KEY.
+    """
     from server.cli.residents import unload as unload_model
 
     unload_model(model, url=url, config=config, as_json=as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from server.cli.checkup import broken, without_engine
 from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.settings.catalog import Catalog, CatalogError
-from server.settings.config import Settings, public_without_key
+from server.settings.config import Settings, foreign_host_without_key, public_without_key
 from server.settings.config_source import ConfigError, Loaded, default_config_file, load_settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ def refuse_open_listener(settings: Settings) -> None:
     if public_without_key(settings):
         raise CliError(
             f"server.host = '{settings.server.host}' is open to the network and there is no key. "
+            "hint: --api-key-file FILE, or --allow-public if everyone may use it",
+            ExitCode.USAGE,
+        )
+    if (host := foreign_host_without_key(settings)) is not None:
+        raise CliError(
+            f"server.allowed_hosts names {host}, and there is no key: a web page could call the server by that name. "
             "hint: --api-key-file FILE, or --allow-public if everyone may use it",
             ExitCode.USAGE,
         )
@@ -107,7 +113,8 @@ def show(config: Path | None, *, as_json: bool) -> None:
 def _visible(settings: Settings) -> dict[str, Any]:
     """The settings as plain data without keys."""
     values = settings.model_dump(mode="json")
-    values["server"]["api_keys"] = [HIDDEN] * len(settings.server.api_keys)
+    for name in ("api_keys", "admin_keys"):
+        values["server"][name] = [HIDDEN] * len(values["server"][name])
     for model in values["models"].values():
         del model["name"]
     return values

@@ -42,7 +42,7 @@ def server_for(
         return
     name, flags = _own_model(model, settings)
     with own_server(flags, config, tables={name: overrides} if overrides else {}) as own:
-        yield Client(own, key=next(iter(settings.server.api_keys), None)), name
+        yield Client(own, key=next(iter(settings.server.keys), None)), name
 
 
 def refuse_without_text(client: Client, name: str) -> None:

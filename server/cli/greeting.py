@@ -17,8 +17,16 @@ _QUESTION = "What is the capital of France?"
 _DOCUMENTS = ["Paris is the capital of France.", "Bread is baked in an oven."]
 
 
-def greeting(url: str, entries: list[CatalogEntry], *, states: dict[str, str], keyed: bool, checkup: Checkup) -> str:
-    """The whole text; its first line ends with the URL."""
+def greeting(
+    url: str,
+    entries: list[CatalogEntry],
+    *,
+    states: dict[str, str],
+    keyed: bool,
+    checkup: Checkup,
+    note: str | None = None,
+) -> str:
+    """The whole text; its first line ends with the URL. `note` is about the listener."""
     problems, gives = checkup.unusable, checkup.gives
     shown = _shown([entry.name for entry in entries if entry.name not in problems] or [entries[0].name], gives)
     path, body, call = _request(shown, gives.get(shown, "text"))
@@ -34,6 +42,7 @@ def greeting(url: str, entries: list[CatalogEntry], *, states: dict[str, str], k
         *_table(entries, {name: told(state, name in problems) for name, state in states.items()}),
         *(f"  warning: {name}: {' '.join(why.split())}" for name, why in problems.items()),
         *(["  warning: no model can be served"] if len(problems) == len(entries) else []),
+        *([f"  {note}"] if note else []),
         "",
         f"  {curl}",
         "",

@@ -122,9 +122,14 @@ def raise_file_limit() -> None:
 
 
 async def serve_until_told(
-    app: FastAPI, sock: socket.socket, *, drain_s: float, announce: Callable[[], Awaitable[None]], until_stdin: bool
+    app: FastAPI,
+    sockets: list[socket.socket],
+    *,
+    drain_s: float,
+    announce: Callable[[], Awaitable[None]],
+    until_stdin: bool,
 ) -> None:
-    """Serve on a listening socket until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
+    """Serve on listening sockets until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
     raise_file_limit()
     config = uvicorn.Config(
         app,
@@ -150,7 +155,7 @@ async def serve_until_told(
     async with app.router.lifespan_context(app):
         gc.collect()
         gc.freeze()  # what is there now stays: no later collection walks over it
-        await listener.serve(sockets=[sock])
+        await listener.serve(sockets=sockets)
 
 
 def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, drain: Drain) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from server.settings.config_source import Loaded
 
 log = logging.getLogger("onecard.serve")
+_LOOPBACKS = ("127.0.0.1", "::1")
+_TRIES_FOR_PORT = 8
 _GREETING_WAITS_S = 1.0
 """For a look at the models' files; the server answers meanwhile."""
 
@@ -44,19 +46,20 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
     except CatalogError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     _refuse_missing(loaded, app.state.catalog.entries)
-    listener = bind(settings.server)
-    url = address(settings.server.host, listener.getsockname()[1])
+    listeners, note = bind(settings.server)
+    url = address(settings.server.host, listeners[0].getsockname()[1])
 
     async def announce() -> None:
         entries = app.state.catalog.entries
         checkup = await _checkup_soon(app.state.pool, entries)
         states = {entry.name: str(app.state.pool.info(entry.name).state.value) for entry in entries}
-        write(greeting(url, entries, states=states, keyed=bool(settings.server.api_keys), checkup=checkup))
+        keyed = bool(settings.server.keys)
+        write(greeting(url, entries, states=states, keyed=keyed, checkup=checkup, note=note))
         log.info("ready url=%s models=%d", url, len(entries))
 
     drain_s = settings.server.drain_s
     try:
-        asyncio.run(serve_until_told(app, listener, drain_s=drain_s, announce=announce, until_stdin=exit_with_stdin))
+        asyncio.run(serve_until_told(app, listeners, drain_s=drain_s, announce=announce, until_stdin=exit_with_stdin))
     except DeviceError as problem:
         raise CliError(str(problem)) from None
 
@@ -86,23 +89,62 @@ def _log_problems(looking: asyncio.Task[Checkup]) -> None:
         log.warning("unusable model=%s reason=%s", json.dumps(name), json.dumps(why, ensure_ascii=False))
 
 
-def bind(server: ServerSection) -> socket.socket:
-    """A listening socket. Raises CliError with what to do about it."""
-    try:
-        found = socket.getaddrinfo(
-            server.host.strip("[]"), server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+def bind(server: ServerSection) -> tuple[list[socket.socket], str | None]:
+    """Listening sockets, and what the greeting should say about them. Raises CliError with what to do about it.
+
+    `localhost` is both loopback addresses, because clients ask either first: ::1 where that is to be had.
+    """
+    if server.host.lower() != "localhost":
+        return [_listening(_target(server.host, server.port), server)], None
+    for _ in range(_TRIES_FOR_PORT):
+        first = _listening(_target(_LOOPBACKS[0], server.port), server)
+        port = first.getsockname()[1]
+        try:
+            second = _open(_target(_LOOPBACKS[1], port))
+        except (OSError, CliError) as problem:
+            if server.port == 0 and isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE:
+                first.close()  # another free one may be free on both
+                continue
+            return [first], _alone(problem, port)
+        return [first, second], f"127.0.0.1 and ::1 both listen on port {port}"
+    raise CliError("no port is free on both 127.0.0.1 and ::1. hint: --host 127.0.0.1")
+
+
+def _alone(problem: Exception, port: int) -> str:
+    if isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE:
+        return (
+            f"warning: another program has [::1]:{port}, and clients that try ::1 first reach that one. "
+            "hint: --port takes another, or give clients http://127.0.0.1"
         )
-    except (socket.gaierror, UnicodeError):
-        raise CliError(f"server.host = '{server.host}' is no address of this machine", ExitCode.USAGE) from None
-    family, kind, protocol, _, target = min(found, key=lambda item: item[0] != socket.AF_INET)
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return "only 127.0.0.1 listens: this machine has no IPv6 loopback"
+
+
+def _target(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """Where a socket for the host is bound, IPv4 where there is a choice. Raises CliError."""
     try:
-        listener.bind(target)
-        listener.listen(2048)
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise CliError(f"server.host = '{host}' is no address of this machine", ExitCode.USAGE) from None
+    family, _, _, _, target = min(found, key=lambda item: item[0] != socket.AF_INET)
+    return family, target
+
+
+def _listening(target: tuple[socket.AddressFamily, tuple[Any, ...]], server: ServerSection) -> socket.socket:
+    try:
+        return _open(target)
     except OSError as problem:
-        listener.close()
         raise _bind_error(problem, server) from None
+
+
+def _open(target: tuple[socket.AddressFamily, tuple[Any, ...]]) -> socket.socket:
+    listener = socket.socket(target[0], socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target[1])
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
 

@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.settings.config import is_loopback
+from server.settings.config import is_local_name, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,25 +41,28 @@ def _split_host(value: bytes) -> str | None:
     match = _HOST.fullmatch(value)
     if match is None or int(match["port"] or 0) > 65535:
         return None
-    return match["name"].decode("ascii").lower().strip("[]")
+    return match["name"].decode("ascii").lower().strip("[]").removesuffix(".")
 
 
-def _is_local(host: str) -> bool:
-    """A loopback address or a name that always means this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True
 
 
 @dataclass(frozen=True)
 class HostRule:
-    """Which Host headers are right: on a loopback listener only names of this machine, so that a web page
-    whose name points at 127.0.0.1 gets nothing."""
+    """Which Host headers are right.
+
+    On a loopback listener these are the names of this machine and the `allowed` ones, so that a web page whose name
+    points at 127.0.0.1 gets nothing. A public listener takes every name, and where some are `allowed` only these, the
+    names of this machine and addresses, which no page can point elsewhere.
+    """
 
     bound_to: str
+    allowed: tuple[str, ...] = ()
 
     def refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
         """Status and sentence for a wrong Host; None when it is right."""
@@ -67,11 +70,25 @@ class HostRule:
         if len(values) != 1:
             return 400, "A request needs exactly one Host header."
         host = _split_host(values[0])
-        if host is None:
+        if not host:
             return 400, "The Host header is malformed."
-        if is_loopback(self.bound_to) and not _is_local(host) and host != self.bound_to.lower():
-            return 403, "This server answers only to names of this machine, such as localhost or 127.0.0.1."
+        if not self._answers_to(host):
+            return (
+                403,
+                "This server answers only to names of this machine, such as localhost or 127.0.0.1, and to its "
+                f"allowed_hosts. hint: start it with --allowed-host {host}, or list that in [server], and set a key",
+            )
         return None
+
+    def _answers_to(self, host: str) -> bool:
+        if is_local_name(host) or host == self.bound_to.lower() or any(_matches(host, name) for name in self.allowed):
+            return True
+        return not is_loopback(self.bound_to) and (not self.allowed or _is_address(host))
+
+
+def _matches(host: str, pattern: str) -> bool:
+    """`*.home.lan` means every name below home.lan, and not home.lan."""
+    return host.endswith(pattern[1:]) and len(host) >= len(pattern) if pattern.startswith("*.") else host == pattern
 
 
 @dataclass(frozen=True)
@@ -88,15 +105,16 @@ class OriginRule:
         if match is None or "localhost" not in self.allowed:
             return False
         host = _split_host(match["host"])
-        return host is not None and _is_local(host)
+        return host is not None and is_local_name(host)
 
 
 class KeyRing:
     """The API keys, kept as digests so that comparing takes the same time for every guess."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str], admins: Iterable[str] = ()) -> None:
         self._secret = secrets.token_bytes(32)
-        self._digests = tuple(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys)
+        self._admins = _digests(admins)
+        self._digests = _digests(keys) + self._admins
 
     @property
     def required(self) -> bool:
@@ -122,9 +140,22 @@ class KeyRing:
         presented = b"\0".join(sorted(set(_credentials(headers) or [])))
         return hmac.new(self._secret, presented, hashlib.sha256).hexdigest()[:16]
 
+    def is_admin(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Whether these right keys may move models; without any key everybody may."""
+        return not self._digests or any(_among(key, self._admins) for key in _credentials(headers) or [])
+
     def _knows(self, key: bytes) -> bool:
-        digest = hashlib.sha256(key).digest()
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+        return _among(key, self._digests)
+
+
+def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys)
+
+
+def _among(key: bytes, digests: Iterable[bytes]) -> bool:
+    """All are compared, so that the time tells nothing of which one it was."""
+    digest = hashlib.sha256(key).digest()
+    return sum(hmac.compare_digest(digest, known) for known in digests) > 0
 
 
 def _credentials(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes] | None:

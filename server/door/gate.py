@@ -70,9 +70,9 @@ class Gate:
     def __init__(self, app: ASGIApp, *, settings: Settings, draining: Callable[[], bool]) -> None:
         server = settings.server
         self._app = app
-        self._hosts = HostRule(server.host)
+        self._hosts = HostRule(server.host, tuple(server.allowed_hosts))
         self._origins = OriginRule(tuple(server.cors))
-        self._keys = KeyRing(server.api_keys)
+        self._keys = KeyRing(server.api_keys, server.admin_keys)
         self._max_body_bytes = server.max_body_bytes
         self._draining = draining
 
@@ -130,6 +130,7 @@ class Gate:
         if scope["path"].endswith("\n"):  # the router's expressions do not see it
             raise errors.ApiError(404, "Unknown request URL: it ends with a line break.", code="unknown_url")
         scope["state"]["domain"] = self._keys.domain(headers)
+        scope["state"]["admin"] = self._keys.is_admin(headers)
         if scope["method"] not in _SAFE_METHODS:
             self._check_write(scope, exchange)
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from server.errors import ApiError
 from server.output.frame import Comments, to_json
+from server.routes.rights import check_wishes
 from server.routes.running import (
     Collector,
     Encoder,
@@ -91,6 +92,7 @@ class Plan:
 
 async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
     """Run the plan. Raises ApiError for every failure before the headers."""
+    check_wishes(request, priority=plan.priority, keep_alive_s=plan.keep_alive_s)
     app.refuse_other_kind(entry, "text")
     if (ready := app.ready(entry)) is not None:
         plan.check(ready)

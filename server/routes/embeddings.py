@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import Response, StreamingResponse
 
 from server.output.vectors import embedding_body
+from server.routes.rights import check_wishes
 from server.routes.rows import answered
 from server.routes.services import new_id, served_headers, services
 from server.schemas.body import read_as
@@ -30,6 +31,7 @@ async def embeddings(request: Request) -> Response:
     app = services(request)
     asked = await read_as(request, parse_embedding)
     entry = app.entry(asked.model)
+    check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
     app.refuse_other_kind(entry, "embedding")
     _refuse_too_long(app, entry, asked)
     done = await answered(

@@ -13,6 +13,7 @@ from server.output.anthropic_objects import ModelInfo, ModelPage
 from server.output.frame import to_json
 from server.pool.pool import PoolError
 from server.routes.query import whole_number
+from server.routes.rights import require_admin
 from server.routes.running import while_connected
 from server.routes.services import Services, services
 from server.settings.config import is_loopback
@@ -48,7 +49,7 @@ async def get_model(request: Request) -> Response:
 async def load_model(request: Request) -> Response:
     """Load a model and wait until it is ready."""
     app = services(request)
-    _check_right(request, app)
+    _check_right(request, app, "Loading a model by hand")
     entry = app.entry(request.path_params["id"])
     await while_connected(request, _performed(app.pool.load(entry.name)))
     return _json(_item(app, entry))
@@ -57,16 +58,17 @@ async def load_model(request: Request) -> Response:
 async def unload_model(request: Request) -> Response:
     """Let a model finish what it runs, then unload it."""
     app = services(request)
-    _check_right(request, app)
+    _check_right(request, app, "Unloading a model by hand")
     entry = app.entry(request.path_params["id"])
     await while_connected(request, _performed(app.pool.unload(entry.name)))
     return _json(_item(app, entry))
 
 
-def _check_right(request: Request, app: Services) -> None:
-    """Who may move models: with keys whoever has one, without any only this machine. Raises ApiError 403."""
+def _check_right(request: Request, app: Services, what: str) -> None:
+    """Who may move models: with keys an admin key, without any only this machine. Raises ApiError 403."""
+    require_admin(request, what)
     peer = request.client.host if request.client is not None else "localhost"
-    if not app.settings.server.api_keys and not is_loopback(peer.removeprefix("::ffff:")):
+    if not app.settings.server.keys and not is_loopback(peer.removeprefix("::ffff:")):
         raise ApiError(
             403,
             "Loading and unloading by hand from another machine needs a key, and this server has none.",

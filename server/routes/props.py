@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from server.output.frame import to_json
+from server.routes.query import once
 from server.routes.services import Services, header_text, services
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 async def props(request: Request) -> Response:
     """Of the model in `?model=`, or of the only one; of several that are not told apart what holds for all."""
     app = services(request)
-    name = request.query_params.get("model") or None
+    name = once(request, "model") or None
     single = name is not None or len(app.catalog.entries) == 1
     found = _of(app, app.entry(name)) if single else _of_all(app)
     return Response(to_json({**found, "build_info": f"onecard {version('onecard')}"}), media_type="application/json")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from server.output.ranking import ranking_body
+from server.routes.rights import check_wishes
 from server.routes.rows import answered
 from server.routes.services import new_id, served_headers, services
 from server.schemas.body import read_as
@@ -21,6 +22,7 @@ async def rerank(request: Request) -> Response:
     app = services(request)
     asked = await read_as(request, parse_rerank)
     entry = app.entry(asked.model)
+    check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
     app.refuse_other_kind(entry, "rerank")
     answer_id = new_id("rank-")
     done = await answered(

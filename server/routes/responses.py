@@ -19,6 +19,7 @@ from server.output.sorting import Sorter
 from server.output.splitter import splitters
 from server.routes.answering import Plan, answer
 from server.routes.chat import PARAMS
+from server.routes.query import flag, known_parameters
 from server.routes.services import Services, new_id, served_headers, services
 from server.routes.tokens import count_tokens
 from server.schemas.body import off_loop, read_as
@@ -39,6 +40,8 @@ log = logging.getLogger("onecard.responses")
 _MOST_LISTED = 100
 _SHORTEST_SUMMARY, _LONGEST_SUMMARY = 64, 4096
 """Tokens; between them a quarter of the context."""
+_INCLUDE = ("include", "include[]")
+"""What OpenAI's clients send once for each thing they want to see as well."""
 
 
 async def create_response(request: Request) -> Response:
@@ -128,7 +131,8 @@ async def count_input_tokens(request: Request) -> Response:
 
 async def get_response(request: Request) -> Response:
     """A stored response, whole."""
-    if request.query_params.get("stream") in ("true", "1"):
+    known_parameters(request, "stream", "starting_after", "include_obfuscation", repeated=_INCLUDE)
+    if flag(request, "stream"):
         raise ApiError(
             400, "Unsupported parameter: 'stream': a stored response comes whole.", param="stream", code="invalid_value"
         )
@@ -144,6 +148,7 @@ async def delete_response(request: Request) -> Response:
 
 async def list_input_items(request: Request) -> Response:
     """The input items of a stored response, newest first unless `order=asc`; pages by `limit` and `after`."""
+    known_parameters(request, "order", "limit", "after", repeated=_INCLUDE)
     items = json.loads(_stored(request).inputs)
     query = request.query_params
     if (order := query.get("order", "desc")) not in ("asc", "desc"):

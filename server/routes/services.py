@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from backends.registry import backend_of
 from server.errors import ApiError, model_not_found
+from server.routes.query import once
 from server.schemas.fields import ignored_header
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def services(request: Request) -> Services:
 def named_model(request: Request, app: Services, name: str | None, *, alias: str) -> CatalogEntry:
     """The model of a client that may not be able to name one: its body's, `?model=`'s, the only one, or the one called
     `alias`. Raises ApiError."""
-    name = name or request.query_params.get("model") or None
+    name = name or once(request, "model") or None
     if name is None and len(app.catalog.entries) > 1:
         name = alias if app.catalog.resolve(alias) is not None else None
         if name is None:

@@ -214,10 +214,15 @@ def refuse_unsupported(
     """
     for name in names:
         value = data.get(name)
-        if value is not None and value not in neutral.get(name, ()):
+        if value is not None and not any(_same(value, asks_nothing) for asks_nothing in neutral.get(name, ())):
             if name in (instead or {}):
                 raise unsupported_parameter(name, f"is not supported by this server; use {(instead or {})[name]}.")
             raise unsupported_parameter(name)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal as JSON has it: 0 is no false, and 1 no true."""
+    return type(value) is type(other) and value == other
 
 
 def sampling(request: SamplingFields) -> Sampling:

@@ -41,6 +41,17 @@ def _key_is_sendable(key: str) -> str:
     return key
 
 
+_HOST_PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
+
+
+def _host_pattern(text: str) -> str:
+    """A name or address as it stands in a Host header without its port; `*.` in front means every name below it."""
+    host = text.strip().lower().strip("[]").removesuffix(".")
+    if _HOST_PATTERN.fullmatch(host) is None or ".." in host:
+        raise ValueError("a host looks like llm.home.lan, without scheme and port; '*.home.lan' is every name below it")
+    return host
+
+
 def check_name(name: str) -> str:
     """A model's name or alias: 1..200 printable characters, `/` and `:` among them. Raises ValueError."""
     if not name or len(name) > MAX_NAME_CHARS or name != name.strip():
@@ -84,6 +95,7 @@ GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 GapMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
+Keys = Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)]
 
 
 class Section(BaseModel):
@@ -98,12 +110,14 @@ class ServerSection(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535), NO_BOOL] = 8080
     """0 takes a free port and prints it."""
-    api_keys: Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)] = Field(
-        default=[], repr=False
-    )
-    """A request needs one of these when there is any."""
+    allowed_hosts: Annotated[list[Annotated[str, AfterValidator(_host_pattern)]], BeforeValidator(comma_list)] = []
+    """Names clients may call this server by, beside those of this machine; needs a key. `*.home.lan`: all below it."""
+    api_keys: Keys = Field(default=[], repr=False)
+    """A request needs one of these, or an admin key, when there is any of either."""
+    admin_keys: Keys = Field(default=[], repr=False)
+    """Keys that may also load and unload models, and set `priority` above 0 and `keep_alive`."""
     api_key_file: str | None = None
-    """A file with one key per line; `#` starts a comment line."""
+    """A file with one key per line, `admin KEY` for an admin key; `#` starts a comment line."""
     allow_public: bool = False
     """Bind an address that others can reach although there is no key."""
     cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(comma_list)] = ["localhost"]
@@ -119,6 +133,11 @@ class ServerSection(Section):
     stored_responses_bytes: Size = 64 * 2**20
     stored_responses_ttl_s: PositiveSeconds = 3600
     """Since the last use."""
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key there is, those that may do most first."""
+        return [*self.admin_keys, *self.api_keys]
 
 
 class MemorySection(Section):
@@ -297,4 +316,22 @@ def is_loopback(host: str) -> bool:
 def public_without_key(settings: Settings) -> bool:
     """Whether the listener would be open to the network with no key and without the operator's word."""
     server = settings.server
-    return not (is_loopback(server.host) or server.api_keys or server.allow_public)
+    return not (is_loopback(server.host) or server.keys or server.allow_public)
+
+
+def foreign_host_without_key(settings: Settings) -> str | None:
+    """A name of `allowed_hosts` that a web page could make its own while there is no key; None where there is none."""
+    server = settings.server
+    if server.keys or server.allow_public:
+        return None
+    return next((host for host in server.allowed_hosts if not is_local_name(host.removeprefix("*."))), None)
+
+
+def is_local_name(host: str) -> bool:
+    """A loopback address or a name that always means this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -65,7 +65,7 @@ def _sentence(keys: tuple[str, ...], details: list[ErrorDetails], label: str) ->
     if first["input"] == "" and first["loc"] == keys:
         return f"{where} is empty"
     is_key = "[key]" in first["loc"]
-    is_secret = keys[:2] == ("server", "api_keys")
+    is_secret = keys[:2] in (("server", "api_keys"), ("server", "admin_keys"))
     shown = "" if is_secret or is_key or isinstance(first["input"], dict) else f" = {_shown(first['input'])}"
     return f"{where}{shown}: {_either(dict.fromkeys(_reason(detail, keys) for detail in details))}"
 
@@ -94,7 +94,13 @@ def _shown(value: object) -> str:
 
 
 def _flag(keys: tuple[str, ...]) -> str:
-    names = {"api_keys": "api-key", "models": "model", "format": "log-format"}
+    names = {
+        "api_keys": "api-key",
+        "admin_keys": "admin-key",
+        "allowed_hosts": "allowed-host",
+        "models": "model",
+        "format": "log-format",
+    }
     last = keys[0] if keys[0] == "models" else keys[-1]
     return "--" + names.get(last, last.replace("_", "-"))
 

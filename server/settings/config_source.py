@@ -206,4 +206,8 @@ def _with_key_file(settings: Settings) -> Settings:
         keys = read_keys(Path(server.api_key_file))
     except KeyFileError as problem:
         raise ConfigError(f"server.api_key_file: {problem}") from None
-    return settings.model_copy(update={"server": server.model_copy(update={"api_keys": [*server.api_keys, *keys]})})
+    both = {
+        "api_keys": [*server.api_keys, *keys.api_keys],
+        "admin_keys": [*server.admin_keys, *keys.admin_keys],
+    }
+    return settings.model_copy(update={"server": server.model_copy(update=both)})

@@ -1,9 +1,9 @@
-"""API keys in a file: one per line, readable by its owner (and group) only."""
+"""API keys in a file: one per line, `admin KEY` for an admin key, readable by its owner (and group) only."""
 
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,11 +11,21 @@ if TYPE_CHECKING:
 _MAX_BYTES = 64 * 1024
 
 
+_ADMIN = "admin"
+
+
+class KeysRead(NamedTuple):
+    """What a key file holds."""
+
+    api_keys: list[str]
+    admin_keys: list[str]
+
+
 class KeyFileError(Exception):
     """The key file cannot be used; the text is a sentence that shows no key."""
 
 
-def read_keys(file: Path) -> list[str]:
+def read_keys(file: Path) -> KeysRead:
     """The keys of a file; empty lines and lines that start with `#` are skipped. Raises KeyFileError."""
     try:
         info = file.stat()
@@ -34,9 +44,18 @@ def read_keys(file: Path) -> list[str]:
         raise KeyFileError(f"{file} holds a character that is not ASCII") from None
     except OSError as problem:
         raise KeyFileError(f"{file} cannot be read: {problem.strerror}") from None
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not keys:
+    lines = [line.split() for line in (line.strip() for line in lines) if line and not line.startswith("#")]
+    if not lines:
         raise KeyFileError(f"{file} holds no key")
-    if not all("!" <= char <= "~" for key in keys for char in key):
-        raise KeyFileError(f"{file} holds a key with a space or a control character in it")
+    keys = KeysRead([words[0] for words in lines if len(words) == 1], [words[1] for words in lines if _is_admin(words)])
+    if len(keys.api_keys) + len(keys.admin_keys) < len(lines) or not all(
+        key and "!" <= char <= "~" for key in (*keys.api_keys, *keys.admin_keys) for char in key
+    ):
+        raise KeyFileError(
+            f"{file} holds a key with a space or a control character in it. hint: a line is KEY or admin KEY"
+        )
     return keys
+
+
+def _is_admin(words: list[str]) -> bool:
+    return len(words) == 2 and words[0] == _ADMIN and bool(words[1])

@@ -158,6 +158,68 @@ def test_a_public_address_needs_a_key_or_the_operators_word(onecard, tmp_path):
         assert server.get("/health")
 
 
+def test_localhost_is_both_loopback_addresses(environment, tmp_path):
+    with _started(environment, tmp_path, "--host", "localhost") as (process, url):
+        port = int(url.removesuffix("/v1").rsplit(":", 1)[1])
+        note = [process.stdout.readline() for _ in range(2)][-1]
+        assert url == f"http://localhost:{port}/v1"
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        if _has_ipv6_loopback():
+            assert note == f"  127.0.0.1 and ::1 both listen on port {port}\n"
+            socket.create_connection(("::1", port), timeout=5).close()
+        else:
+            assert "this machine has no IPv6 loopback" in note
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_where_another_program_has_the_ipv6_loopback_the_other_one_is_served_and_that_is_said(environment, tmp_path):
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with _started(environment, tmp_path, "--host", "localhost", "--port", str(port)) as (process, _):
+            note = [process.stdout.readline() for _ in range(2)][-1]
+            assert note.startswith(f"  warning: another program has [::1]:{port}")
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def _has_ipv6_loopback() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["llm.home.lan", "*.home.lan", "onecard", "10.0.0.7"])
+def test_other_names_need_a_key(onecard, name):
+    done = onecard("serve", "--allowed-host", name, "--port", "0")
+    assert done.returncode == 2
+    assert f"server.allowed_hosts names {name}, and there is no key" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["*", "http://llm.home.lan", "llm.home.lan:80", "a b", "*lan", "a..b"])
+def test_a_name_that_no_host_header_has_is_a_sentence(onecard, name):
+    done = onecard("serve", "--allowed-host", name, "--admin-key", "k", "--port", "0")
+    assert done.returncode == 2
+    assert "a host looks like llm.home.lan, without scheme and port" in done.stderr
+
+
+def test_a_name_of_the_network_is_answered_with_a_key(tmp_path):
+    flags = ("--allowed-host", "*.home.lan", "--admin-key", "sesame-4711")
+    with serving(tmp_path, models={"demo": "demo"}, flags=flags, env=FAKE) as server:
+        request = urllib.request.Request(f"{server.url}/v1/models", headers={"x-api-key": "sesame-4711"})
+        request.add_header("host", "llm.home.lan:8080")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.status == 200
+        request.add_header("host", "evil.example")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=20)
+        with refused.value as answer:
+            assert answer.code == 403
+            assert "--allowed-host evil.example" in json.loads(answer.read())["error"]["message"]
+        assert server.stop() == 0
+        assert "sesame" not in server.process.stdout.read() + server.log.read_text()
+
+
 def test_a_host_that_is_not_ours_is_a_sentence(onecard):
     done = onecard("serve", "--host", "192.0.2.1", "--port", "0", "--allow-public")
     assert done.returncode == 1

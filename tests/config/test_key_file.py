@@ -16,7 +16,12 @@ def key_file(tmp_path):
 
 
 def test_one_key_per_line(key_file):
-    assert read_keys(key_file) == ["sesame", "open-it"]
+    assert read_keys(key_file) == (["sesame", "open-it"], [])
+
+
+def test_an_admin_key_is_marked_as_one(key_file):
+    key_file.write_text("one\nadmin two\n  admin\tthree \nadmin\n")
+    assert read_keys(key_file) == (["one", "admin"], ["two", "three"])
 
 
 @pytest.mark.parametrize(
@@ -32,7 +37,17 @@ def test_others_must_not_reach_it(key_file, mode, good):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"# only this\n", b"two words\n", "schlüssel\n".encode(), b"a\x00b\n", b"x\n" * 40_000]
+    "content",
+    [
+        b"",
+        b"# only this\n",
+        b"two words\n",
+        b"Admin words\n",
+        b"admin two words\n",
+        "schlüssel\n".encode(),
+        b"a\x00b\n",
+        b"x\n" * 40_000,
+    ],
 )
 def test_what_holds_no_keys_is_refused_without_showing_it(key_file, content):
     key_file.write_bytes(content)

@@ -20,6 +20,7 @@ from tests.e2e.server import until
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-canary-0123456789-key"
+ADMIN = "sk-admin-0123456789-key"
 
 
 @dataclass
@@ -170,8 +171,8 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="session")
 def keyed(canary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that needs a key."""
+    """A server that needs a key, and an admin key for moving models."""
     log = tmp_path_factory.mktemp("http") / "keyed.log"
-    running = Server(settings(canary_path, api_keys=[KEY, "sk-second-9876543210"], cors=["localhost"]), log)
+    running = Server(settings(canary_path, api_keys=[KEY, "sk-second-9876543210"], admin_keys=[ADMIN]), log)
     yield running
     assert running.stop() == 0, running.log

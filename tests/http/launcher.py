@@ -35,7 +35,7 @@ def main() -> None:
     asyncio.run(
         serve_until_told(
             app,
-            listener,
+            [listener],
             drain_s=settings.server.drain_s,
             announce=announce,
             until_stdin=False,

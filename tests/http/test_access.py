@@ -47,6 +47,45 @@ def test_a_public_listener_takes_any_well_formed_name():
     assert HostRule("0.0.0.0").refusal([(b"host", b"a/b")]) is not None
 
 
+@pytest.mark.parametrize("bound_to", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        (b"llm.home.lan", True),
+        (b"LLM.home.lan:8080", True),
+        (b"llm.home.lan.", True),
+        (b"a.docker.internal", True),
+        (b"b.a.docker.internal:1", True),
+        (b"onecard", True),
+        (b"localhost", True),
+        (b"home.lan", False),
+        (b"evil.home.lan", False),
+        (b"docker.internal", False),
+        (b".docker.internal", False),
+        (b"evil-docker.internal", False),
+        (b"llm.home.lan.evil.com", False),
+        (b"onecard.evil.com", False),
+        (b".", False),
+    ],
+)
+def test_allowed_names_are_answered_and_no_others(bound_to, host, answered):
+    rule = HostRule(bound_to, ("llm.home.lan", "*.docker.internal", "onecard"))
+    assert (rule.refusal([(b"host", host)]) is None) is answered
+
+
+def test_a_public_listener_with_allowed_names_still_answers_to_addresses():
+    rule = HostRule("0.0.0.0", ("llm.home.lan",))
+    assert rule.refusal([(b"host", b"10.0.0.7:8080")]) is None
+    assert HostRule("127.0.0.1", ("llm.home.lan",)).refusal([(b"host", b"10.0.0.7:8080")]) is not None
+
+
+def test_a_refused_name_is_told_the_setting():
+    status, sentence = HostRule("127.0.0.1").refusal([(b"host", b"llm.home.lan")]) or (0, "")
+    assert status == 403
+    assert "--allowed-host llm.home.lan" in sentence
+    assert "[server]" in sentence
+
+
 @pytest.mark.parametrize(
     ("origin", "allowed"),
     [

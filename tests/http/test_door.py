@@ -323,6 +323,46 @@ def test_other_methods_are_not_allowed(server, method):
     assert server.call("CONNECT", CHAT).status == 405
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        (CHAT, "POST"),
+        ("/v1/models", "GET, HEAD"),
+        ("/v1/responses/resp_1", "DELETE, GET, HEAD"),
+        ("/v1/responses", "POST"),
+    ],
+)
+def test_every_method_of_a_path_is_told(server, path, allowed):
+    told = server.call("OPTIONS", path)
+    assert (told.status, told.headers["allow"], told.body) == (204, f"{allowed}, OPTIONS", b"")
+    refused_method = server.call("PATCH", path)
+    assert refused(refused_method, 405)["message"].endswith(f"Use {allowed}.")
+    assert refused_method.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [
+        ("/v1/responses/r?stream=null", "stream"),
+        ("/v1/responses/r?stream=false&stream=false", "stream"),
+        ("/v1/responses/r?stream=1", "stream"),
+        ("/v1/responses/r?stream=true", "stream"),
+        ("/v1/responses/r?strem=true", "strem"),
+        ("/v1/responses/r/input_items?limit=1&limit=2", "limit"),
+        ("/v1/responses/r/input_items?foo=1", "foo"),
+        ("/v1/capacity?model=fake&model=fake", "model"),
+        ("/v1/capacity?model=fake&context=8&context=8", "context"),
+        ("/v1/events?last=1&last=1", "last"),
+        ("/props?model=fake&model=fake", "model"),
+    ],
+)
+def test_what_a_query_may_say_is_said_once_and_known(server, path, param):
+    wrong = refused(server.get(path), 400)
+    assert wrong["param"] == param
+    for good in ("?stream=false", "?include=a&include=b", "?include[]=a&include[]=b"):
+        assert refused(server.get(f"/v1/responses/r{good}"), 404)["code"] == "not_found"
+
+
 def test_routers_own_refusals_have_our_shape(server):
     assert refused(server.get("/v1/nope"), 404)["code"] == "unknown_url"
     assert refused(server.get("/docs"), 404)

@@ -9,19 +9,55 @@ import psutil
 import pytest
 
 from server.app import create_app
+from server.door.access import KeyRing
 from server.settings.config import Settings
-from tests.http.conftest import KEY, settings
+from tests.http.conftest import ADMIN, KEY, settings
 
 VERBS = ("load", "unload")
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_with_keys_set_nobody_moves_models_without_one(keyed, verb):
+def test_with_keys_set_only_an_admin_key_moves_models(keyed, verb):
     path = f"/v1/models/fake/{verb}"
     for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}):
         assert keyed.post(path, {}, headers=headers).status == 401
     assert keyed.post(f"{path}?api_key={KEY}", {}).status == 401
-    assert keyed.post(path, {}, headers={"authorization": f"Bearer {KEY}"}).status == 200
+    refused = keyed.post(path, {}, headers={"authorization": f"Bearer {KEY}"})
+    assert refused.status == 403
+    assert refused.error["code"] == "admin_key_required"
+    assert "admin_keys in [server]" in refused.error["message"]
+    for headers in ({"authorization": f"Bearer {ADMIN}"}, {"x-api-key": KEY, "authorization": f"Bearer {ADMIN}"}):
+        assert keyed.post(path, {}, headers=headers).status == 200
+
+
+GENERATING = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4},
+    "/v1/responses": {"input": "hi"},
+    "/infill": {"input_prefix": "hi", "input_suffix": ""},
+    "/v1/embeddings": {"input": "hi"},
+    "/v1/rerank": {"query": "hi", "documents": ["hi"]},
+}
+
+
+@pytest.mark.parametrize(("path", "body"), GENERATING.items(), ids=GENERATING)
+def test_with_keys_set_only_an_admin_key_goes_before_others_or_keeps_a_model(keyed, path, body):
+    for wish in ({"priority": 1}, {"keep_alive": -1}, {"keep_alive": "5m"}, {"keep_alive": 0}):
+        asked = {"model": "fake", **body, **wish}
+        answer = keyed.post(path, asked, headers={"x-api-key": KEY})
+        assert (answer.status, answer.error["param"]) == (403, next(iter(wish)))
+        assert "admin_keys in [server]" in answer.error["message"]
+        assert keyed.post(path, asked, headers={"x-api-key": ADMIN}).status != 403
+    for wish in ({"priority": 0}, {"priority": -5}, {"keep_alive": None}, {"priority": None}):
+        assert keyed.post(path, {"model": "fake", **body, **wish}, headers={"x-api-key": KEY}).status != 403
+
+
+def test_where_all_keys_are_plain_nobody_moves_models(canary_path):
+    ring = KeyRing([KEY])
+    assert not ring.is_admin([(b"x-api-key", KEY.encode())])
+    assert KeyRing([], [ADMIN]).is_admin([(b"x-api-key", ADMIN.encode())])
+    assert KeyRing([]).is_admin([])
 
 
 @pytest.mark.parametrize("verb", VERBS)
