@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from backends.engine import Engine, JobError
 from backends.link import Link, note, or_leave
 from backends.messages import Cancel, Command, Event, Failed, Job, Keep, LoadModel, Ping, Pong, Shutdown, Step, Submit
+from backends.weight import job_bytes
 from backends.wire import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backends.engine import Prepared
 
 
+SHORT_BYTES: Final = 32 * 1024
+"""Of text: prepared in some ten milliseconds."""
+_AGING_BYTES_PER_S: Final = 1_000_000
+"""A long job lets shorter ones pass for a second per megabyte that it is longer."""
+
+
 class Clerk:
-    """Two threads, and what passes between them and the engine's.
+    """Three threads, and what passes between them and the engine's.
+
+    Short jobs have a preparer of their own: a library tokenizes megabytes in one call that nobody can interrupt. Of the
+    long ones the shorter go first, as long as nobody waits for ever.
 
     A job is known in `_unprepared` until it is prepared; whoever removes it from there answers for it, so a `Cancel`
     and a finished preparation never both do.
@@ -30,10 +42,12 @@ class Clerk:
         self.step_started: float | None = None
         self._link = link
         self._engine: Engine | None = None
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._short: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._long: queue.PriorityQueue[tuple[float, int, Job]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._unprepared: set[str] = set()
         self._lock = threading.Lock()
-        self._prepare_started: float | None = None
+        self._prepare_started: dict[str, float] = {}
 
     def start(self, already_read: Sequence[Command] = ()) -> None:
         """Read from now on, also while the model loads."""
@@ -44,7 +58,9 @@ class Clerk:
     def serve(self, engine: Engine) -> None:
         """Accept jobs from now on."""
         self._engine = engine
-        threading.Thread(target=or_leave, args=(self._prepare_all,), name="preparer", daemon=True).start()
+        for name, take in (("preparer", self._short.get), ("long-preparer", lambda: self._long.get()[2])):
+            work = functools.partial(self._prepare_all, take)
+            threading.Thread(target=or_leave, args=(work,), name=name, daemon=True).start()
 
     def _read(self) -> None:
         while True:
@@ -58,7 +74,7 @@ class Clerk:
             case Submit(job=job):
                 with self._lock:
                     self._unprepared.add(job.id)
-                self._jobs.put(job)
+                self._put(job)
             case Cancel(id=job_id):
                 with self._lock:
                     waiting = job_id in self._unprepared
@@ -72,13 +88,21 @@ class Clerk:
             case LoadModel():
                 pass
 
-    def _prepare_all(self) -> None:
+    def _put(self, job: Job) -> None:
+        n_bytes = job_bytes(job)
+        if n_bytes <= SHORT_BYTES:
+            self._short.put(job)
+        else:
+            rank = time.monotonic() + n_bytes / _AGING_BYTES_PER_S
+            self._long.put((rank, next(self._numbers), job))
+
+    def _prepare_all(self, take: Callable[[], Job]) -> None:
         while True:
-            job = self._jobs.get()
+            job = take()
             if job.id in self._unprepared:
-                self._prepare_started = time.monotonic()
+                self._prepare_started[job.id] = time.monotonic()
                 result = self._prepare(job)
-                self._prepare_started = None
+                del self._prepare_started[job.id]
                 self._deliver(job.id, result)
 
     def _prepare(self, job: Job) -> Prepared | list[Event]:
@@ -109,5 +133,5 @@ class Clerk:
             self._link.send(Step(events=[Failed(id=events[-1].id, code="invalid_value", message=message)]))
 
     def _age_s(self) -> float:
-        started = [t for t in (self.step_started, self._prepare_started) if t is not None]
+        started = [t for t in (self.step_started, *list(self._prepare_started.values())) if t is not None]
         return time.monotonic() - min(started) if started else 0.0

@@ -21,7 +21,7 @@ from llguidance import LLMatcher, LLParserLimits
 
 from backends.engine import JobError
 from backends.formats.base import inline, quoted
-from backends.kernel import memory_limit
+from backends.kernel import ALONE, memory_limit
 from backends.messages import JsonObject, JsonSchema, Pattern, ToolCalls
 
 if TYPE_CHECKING:
@@ -205,14 +205,15 @@ def _on_deep_stack(work: Callable[[], T], *, usual_limit: tuple[int, int]) -> T:
     For one thread at a time, because the size of a stack is set for all of the process; not within
     `kernel.at_most`, under whose limit the stack would count. Raises RuntimeError there.
     """
-    if memory_limit() != usual_limit:
-        raise RuntimeError("a grammar is compiled within kernel.at_most, where its thread may find no room")
-    usual = threading.stack_size(_STACK_BYTES)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar") as executor:
-        try:
-            made = executor.submit(work)  # starts the thread
-        finally:
-            threading.stack_size(usual)
+    with ALONE:
+        if memory_limit() != usual_limit:
+            raise RuntimeError("a grammar is compiled within kernel.at_most, where its thread may find no room")
+        usual = threading.stack_size(_STACK_BYTES)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar") as executor:
+            try:
+                made = executor.submit(work)  # starts the thread
+            finally:
+                threading.stack_size(usual)
     return made.result()
 
 

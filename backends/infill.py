@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _REPOSITORY = "myproject\n"
 _CURRENT_FILE = "filename\n"
+_LONG_FILE_BYTES = 1 << 16
+"""From here on it is worth knowing whether a file can fit before it is tokenized."""
 _SNIPPET = "\n\n--- snippet ---\n\n"
 
 
@@ -35,8 +37,12 @@ def encode(
     *,
     opening: Sequence[int],
     room: int,
+    longest_token_bytes: Callable[[], int] = lambda: _LONG_FILE_BYTES,
 ) -> tuple[list[int], int]:
-    """Token ids, and how many files were left out so that they are at most `room`; the last files stay longest."""
+    """Token ids, and how many files were left out so that they are at most `room`; the last files stay longest.
+
+    A file that is too long by its bytes alone is not tokenized.
+    """
     around = [
         *opening,
         marks.prefix,
@@ -52,6 +58,8 @@ def encode(
     left = room - len(around) - len(head) - len(tail)
     kept: list[list[int]] = []
     for file in reversed(prompt.files):
+        if len(file.text) > _LONG_FILE_BYTES and len(file.text) > left * longest_token_bytes():
+            break
         tokens = _file(file, marks, tokenize)
         left -= len(tokens)
         if left < 0:

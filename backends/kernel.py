@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 CARDS: Final = ("/dev/nvidia", "/dev/dri", "/dev/kfd")
 """Where graphics cards are in the file system."""
+ALONE: Final = threading.RLock()
+"""Held by who changes a limit of the whole process for a while."""
 
 
 def call_me(name: bytes) -> None:
@@ -60,8 +63,13 @@ def memory_limit() -> tuple[int, int]:
 def at_most(more_bytes: int) -> Iterator[None]:
     """Within it no thread of this process gets memory that would make it larger by more than that: MemoryError.
 
-    The limit is the process's: for one thread at a time, never nested, and no thread is started inside: stacks count.
+    The limit is the process's: never nested, and no thread is started inside: stacks count. Others wait meanwhile.
     """
+    with ALONE:
+        yield from _at_most(more_bytes)
+
+
+def _at_most(more_bytes: int) -> Iterator[None]:
     soft, hard = memory_limit()
     has = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
     limit = has + more_bytes

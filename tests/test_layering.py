@@ -32,6 +32,7 @@ SERVER_MAY_USE = {
     "backends.options",
     "backends.plan",
     "backends.last_words",
+    "backends.weight",
     "backends.wire",
     "backends.workload",
     "backends.gguf.header",

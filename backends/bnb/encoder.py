@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from backends.bnb import shortage
+from backends.bnb.vocabulary import encoded
 from backends.embedding import Input, NoRoomError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class FolderEncoder:
         self._model = model
         self._vocabulary = vocabulary
         self._tokens = tokenizer.backend_tokenizer
+        self._tokens.encode_special_tokens = True
         self._layout = layout
         self._dense = dense
         self._ready = ready
@@ -65,13 +67,11 @@ class FolderEncoder:
     def text(self, text: str, *, add_special: bool = True) -> list[int]:
         """The tokens of a text behind the folder's prompt; a special token's literal in it stays text."""
         whole = self._layout.prompt + text if add_special else text
-        self._tokens.encode_special_tokens = True
-        return self._plain(self._tokens.encode(_sound(whole), add_special_tokens=add_special))[0]
+        return self._plain(encoded(self._tokens, _sound(whole), add_special_tokens=add_special))[0]
 
     def pair(self, query: str, document: str) -> Input:
         """Both texts as the folder's tokenizer puts them together."""
-        self._tokens.encode_special_tokens = True
-        both = self._tokens.encode(_sound(query), _sound(document), add_special_tokens=True)
+        both = encoded(self._tokens, _sound(query), _sound(document), add_special_tokens=True)
         ids, types = self._plain(both)
         return Input(np.array(ids, dtype=np.int32), second=types.index(1) if 1 in types else 0)
 

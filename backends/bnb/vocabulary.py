@@ -6,6 +6,7 @@ What it decides about text is the folder's; which control tokens are recognised 
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time, in the thread that asks
 _PANIC: Final = "PanicException"
 """What the library raises where its expressions give up; it is no `Exception`, so it would end the worker."""
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -44,7 +46,7 @@ _FILE: Final = ("<|file_sep|>", "<file_sep>")
 
 
 class Vocabulary:
-    """For one thread: the tokenizer is switched between reading control tokens and not."""
+    """For any number of threads: one tokenizer reads control tokens and one does not, and neither is changed."""
 
     def __init__(self, tokenizer: Any, *, n_vocab: int, ends: set[int]) -> None:
         """`tokenizer` is a fast tokenizer of transformers, `n_vocab` the width of the model's logits."""
@@ -53,11 +55,12 @@ class Vocabulary:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._backend.encode_special_tokens = False
         self._added: dict[int, Any] = self._backend.get_added_tokens_decoder()
         described = json.loads(self._backend.to_str())
         self._spell = _speller(described.get("decoder"))
         self._pieces: list[bytes | None] = [None] * n_vocab
-        self._whole, self._later = _pre_tokenizers(self._backend, described.get("pre_tokenizer") or {})
+        self._text = _of_text(self._backend, described)
         self._ends = np.array(sorted({e for e in ends if e < n_vocab} | self._known_ends()), dtype=np.int32)
         self._bos, self._opening = self._first_tokens()
         self.plain: Final = PlainText(
@@ -79,11 +82,9 @@ class Vocabulary:
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
         text = text.encode("utf-8", "replace").decode()
-        self._backend.encode_special_tokens = not parse_special
-        if self._later is not None:
-            self._backend.pre_tokenizer = self._whole if parse_special else self._later
+        tokenizer = self._backend if parse_special else self._text
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            ids: list[int] = encoded(tokenizer, text, add_special_tokens=False).ids
         except BaseException as error:
             if type(error).__name__ != _PANIC:
                 raise
@@ -173,16 +174,23 @@ class Vocabulary:
         return next((token for token in ids if token is not None and token < self.n_vocab), None)
 
 
-def _pre_tokenizers(backend: Any, described: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The tokenizer's own, and the one for text that is not the first of its prompt; None where that is the same.
+def encoded(tokenizer: Any, *texts: str, add_special_tokens: bool) -> Any:
+    """One encoding of a text or of a pair. Only the library's way for many lets other threads run meanwhile."""
+    return tokenizer.encode_batch([texts if len(texts) > 1 else texts[0]], add_special_tokens=add_special_tokens)[0]
+
+
+def _of_text(backend: Any, described: Mapping[str, Any]) -> Any:
+    """A copy of the tokenizer for text that is not the first of its prompt, to which control tokens are text.
 
     A Metaspace with `prepend_scheme = "first"` puts its sign before the text only where a prompt begins.
     """
-    own = backend.pre_tokenizer
-    if described.get("type") != "Metaspace" or described.get("prepend_scheme") != "first":
-        return own, None
-    sign = described.get("replacement", _SPACE)
-    return own, pre_tokenizers.Metaspace(sign, prepend_scheme="never", split=described.get("split", True))
+    copied = type(backend).from_str(backend.to_str())
+    copied.encode_special_tokens = True
+    own = described.get("pre_tokenizer") or {}
+    if own.get("type") == "Metaspace" and own.get("prepend_scheme") == "first":
+        sign = own.get("replacement", _SPACE)
+        copied.pre_tokenizer = pre_tokenizers.Metaspace(sign, prepend_scheme="never", split=own.get("split", True))
+    return copied
 
 
 class _Speller:

@@ -26,14 +26,17 @@ from backends.messages import (
     Tokenize,
     Tokenized,
 )
+from backends.weight import sure_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.generation.decoder import DecoderModel
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import Event, Job
+    from backends.messages import Event, Job, Prompt
 
+_SHORTEST_BOUND_BYTES = 16
+"""No token is taken to be shorter than this when a prompt's length is judged unread."""
 MAX_ECHO_CHARS = 1 << 20
 """Over all choices of a job. One frame holds the echoes of all jobs that start together, and one too large to send
 would end the worker."""
@@ -60,6 +63,7 @@ class Preparer:
         if bad is not None:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
             raise JobError("invalid_value", message, param="logit_bias")
+        self._refuse_too_long(job.prompt)
         if isinstance(job.prompt, InfillPrompt):
             room = self._context - min(max(1, job.max_tokens or 1), self._context // 2)
             (tokens, omitted), thinking = self._tokenizer.encode_infill(job.prompt, room=room), Thinking.NEVER
@@ -98,6 +102,20 @@ class Preparer:
         literals = {token: self._model.literal(token) for token in set(tokens)} if job.pieces else {}
         pieces = [literals[token] for token in tokens] if job.pieces else None
         return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
+
+    def _refuse_too_long(self, prompt: Prompt) -> None:
+        """Refuse, before anything is rendered or tokenized, what is too long by its bytes alone. Raises JobError."""
+        n_bytes = sure_bytes(prompt)
+        if n_bytes <= _SHORTEST_BOUND_BYTES * self._context:
+            return
+        at_least = n_bytes // max(self._tokenizer.longest_token_bytes, _SHORTEST_BOUND_BYTES)
+        if at_least > self._context:
+            raise JobError(
+                "context_length_exceeded",
+                f"This model's maximum context length is {self._context} tokens. However, your prompt resulted in at "
+                f"least {at_least} tokens. Please reduce the length of the prompt.",
+                param="prompt",
+            )
 
     def _limit(self, job: Generate, n_prompt: int) -> int:
         context = self._context

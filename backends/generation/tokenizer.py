@@ -7,6 +7,7 @@ them is tokenized whole, so that ordinary text keeps its canonical tokens.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backends import infill
@@ -56,6 +57,11 @@ class Tokenizer:
     def can_infill(self) -> bool:
         """The vocabulary has the tokens for fill-in-the-middle."""
         return self._infill is not None
+
+    @cached_property
+    def longest_token_bytes(self) -> int:
+        """Of the vocabulary's tokens, as they are written in a text."""
+        return max(len(self._model.literal(token)) for token in range(self._model.n_vocab))
 
     @property
     def tool_template(self) -> ChatTemplate | None:
@@ -160,7 +166,12 @@ class Tokenizer:
             )
         bos = [] if self._model.bos is None else [self._model.bos]
         return infill.encode(
-            prompt, self._infill, lambda text: self._model.tokenize(text, parse_special=False), opening=bos, room=room
+            prompt,
+            self._infill,
+            lambda text: self._model.tokenize(text, parse_special=False),
+            opening=bos,
+            room=room,
+            longest_token_bytes=lambda: self.longest_token_bytes,
         )
 
     def _with_bos(self, tokens: list[int]) -> list[int]:

@@ -24,6 +24,11 @@ async def rerank(request: Request) -> Response:
     entry = app.entry(asked.model)
     check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
     app.refuse_other_kind(entry, "rerank")
+    longest = max(asked.documents, key=len)
+    if app.tokens_cover_text(entry):
+        app.refuse_too_long(
+            entry, len(asked.query) + len(longest), param="documents", noun="query and longest document"
+        )
     answer_id = new_id("rank-")
     done = await answered(
         request,

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.responses import Response
 
 from backends.messages import ChatPrompt, Detokenized, Failed, Tokenize, Tokenized
+from backends.weight import job_bytes
 from server.output.frame import to_json
 from server.routes.running import Run, while_connected
 from server.routes.services import Services, new_id, served_headers, services
 from server.schemas.body import read_as
-from server.schemas.tokens import TokenizeRequest, parse_detokenize, parse_tokenize
+from server.schemas.tokens import TokenizeRequest, parse_detokenize, parse_tokenize, refuse_uncountable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +52,7 @@ async def count_tokens(
 ) -> int:
     """How many tokens a rendered conversation has. Raises ApiError."""
     job = Tokenize(id=new_id("tok-"), prompt=prompt)
+    refuse_uncountable(job_bytes(job), param=params["prompt"])
     run = Run([app.pool.submit(entry, job)], 1, params)
     return len((await _answered(request, run, Tokenized)).tokens)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from backends.messages import ChatPrompt, Constraint, Generate, ToolCalls
+from backends.weight import sure_bytes
 from server.errors import ApiError, unsupported_parameter
 from server.schemas import tools as tool_schemas
 from server.schemas.answers import INSTEAD_OF_GRAMMARS, AnswerFields, with_tools
@@ -207,10 +208,10 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
         """Tokens each choice may have, under the newer name or the older."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
-    @property
+    @cached_property
     def text_bytes(self) -> int:
-        """Bytes of what the messages say, without roles and template."""
-        return sum(len(message.text.encode()) for message in self.messages)
+        """Bytes of what is rendered for certain: what messages say, results and calls of tools, and the tools."""
+        return sure_bytes(self.prompt())
 
     def job(self, job_id: str) -> Generate:
         """The job; `max_tokens` above the room left is the engine's to clamp."""
@@ -284,6 +285,7 @@ def parse_meaning(data: dict[str, Any]) -> ChatRequest:
     refuse_unsupported(data, refused, NEUTRAL, instead=INSTEAD)
     request = check(ChatRequest, data)
     _check_together(request)
+    _ = request.text_bytes  # counted here, in the thread that reads a large body
     return request
 
 

@@ -6,7 +6,7 @@ role become one message, tool results may be parts, an assistant's text may be m
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jiter
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -15,6 +15,9 @@ from backends.messages import PromptEnd
 from server.errors import ApiError
 from server.schemas.parts import Strict, TextPart
 from server.schemas.problems import problem, wrong_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
@@ -172,14 +175,20 @@ def conversation(messages: list[Message]) -> list[dict[str, Any]]:
     plain = [message.plain() for message in messages]
     system = [message["content"] for message in plain if message["role"] == "system"]
     turns: list[dict[str, Any]] = [{"role": "system", "content": _JOINT.join(filter(None, system))}] if system else []
-    for message in plain:
-        if message["role"] == "system":
-            continue
-        if turns and _may_merge(turns[-1], message):
-            turns[-1] = _merged(turns[-1], message)
-        else:
-            turns.append(message)
-    return turns
+    others = [message for message in plain if message["role"] != "system"]
+    return turns + [_joined(group) for group in _neighbours(others)]
+
+
+def _neighbours(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Those that become one message, together."""
+    group: list[dict[str, Any]] = []
+    for message in messages:
+        if group and not _may_merge(group[-1], message):
+            yield group
+            group = []
+        group.append(message)
+    if group:
+        yield group
 
 
 def _may_merge(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
@@ -191,11 +200,14 @@ def _may_merge(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
     )
 
 
-def _merged(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    merged = {**earlier, "content": _JOINT.join(filter(None, (earlier["content"], later["content"])))}
-    if calls := [*earlier.get("tool_calls", []), *later.get("tool_calls", [])]:
+def _joined(group: list[dict[str, Any]]) -> dict[str, Any]:
+    """One message of several; each text is copied once, however many there are."""
+    if len(group) == 1:
+        return group[0]
+    merged = {**group[0], "content": _JOINT.join(filter(None, (turn["content"] for turn in group)))}
+    if calls := [call for turn in group for call in turn.get("tool_calls", [])]:
         merged["tool_calls"] = calls
-    if reasoning := [turn["reasoning_content"] for turn in (earlier, later) if turn.get("reasoning_content")]:
+    if reasoning := [turn["reasoning_content"] for turn in group if turn.get("reasoning_content")]:
         merged["reasoning_content"] = _JOINT.join(reasoning)
     return merged
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from backends.messages import ChatPrompt, Detokenize, TextPrompt, Tokenize
+from backends.weight import job_bytes
 from server.errors import ApiError
 from server.schemas import tools as tool_schemas
 from server.schemas.completions import MAX_PROMPT_TOKENS
@@ -104,8 +105,11 @@ def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:
 
 def _check_size(request: TokenizeRequest, param: str) -> None:
     """What one request may ask a tokenizer to read. Raises ApiError 400."""
-    texts = [message.text for message in request.messages or []] or [request.content or request.prompt or ""]
-    n_bytes = sum(len(text.encode()) for text in texts)
+    refuse_uncountable(job_bytes(request.job("")), param=param)
+
+
+def refuse_uncountable(n_bytes: int, *, param: str) -> None:
+    """Refuse to count the tokens of more text than any context holds. Raises ApiError 400."""
     if n_bytes > MAX_TEXT_BYTES:
         raise ApiError(
             400,

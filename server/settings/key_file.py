@@ -44,11 +44,13 @@ def read_keys(file: Path) -> KeysRead:
         raise KeyFileError(f"{file} holds a character that is not ASCII") from None
     except OSError as problem:
         raise KeyFileError(f"{file} cannot be read: {problem.strerror}") from None
-    lines = [line.split() for line in (line.strip() for line in lines) if line and not line.startswith("#")]
-    if not lines:
+    entries = [line.split() for line in (line.strip() for line in lines) if line and not line.startswith("#")]
+    if not entries:
         raise KeyFileError(f"{file} holds no key")
-    keys = KeysRead([words[0] for words in lines if len(words) == 1], [words[1] for words in lines if _is_admin(words)])
-    if len(keys.api_keys) + len(keys.admin_keys) < len(lines) or not all(
+    keys = KeysRead(
+        [words[0] for words in entries if len(words) == 1], [words[1] for words in entries if _is_admin(words)]
+    )
+    if len(keys.api_keys) + len(keys.admin_keys) < len(entries) or not all(
         key and "!" <= char <= "~" for key in (*keys.api_keys, *keys.admin_keys) for char in key
     ):
         raise KeyFileError(
