@@ -6,6 +6,7 @@ Owns no validation: `server.schemas.problems` turns what is wrong with a body in
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from backends.messages import ErrorCode, Failed
 
 MAX_ECHO_CHARS = 64
+_ADDRESS = re.compile(r"(?:\s+at)?\s*\(?\b0x[0-9a-fA-F]{6,16}\b\)?")
 _MAX_LISTED_MODELS = 8
 MAX_RETRY_S = 60
 _DEFAULT_RETRY_S = 1.0
@@ -58,6 +60,11 @@ class ApiError(Exception):
             "param": None if self.param is None else encodable(self.param),
             "code": self.code,
         }
+
+
+def without_addresses(text: str) -> str:
+    """The text without places in memory, as Python and C++ write them: they help who attacks, and nobody else."""
+    return _ADDRESS.sub("", text)
 
 
 def encodable(text: str) -> str:
@@ -123,7 +130,7 @@ def from_failed(failed: Failed, *, params: Mapping[str, str] | None = None) -> A
         param = _renamed(param, params)
     return ApiError(
         rule.status,
-        failed.message,
+        without_addresses(failed.message),
         type=rule.type,
         param=param,
         code=rule.code,

@@ -129,6 +129,13 @@ class Preparer:
                 param="prompt",
             )
         room = context - n_prompt
+        if job.min_tokens > room:
+            told = f"this model's context of {context} tokens has room for {room} behind the prompt"
+            raise JobError(
+                "invalid_value",
+                f"Invalid 'min_tokens': {job.min_tokens} are asked for, and {told}.",
+                param="min_tokens",
+            )
         return room if job.max_tokens is None else min(job.max_tokens, room)
 
 

@@ -8,9 +8,14 @@ import sys
 
 def main() -> None:
     """Run the command line; every failure is a sentence and an exit code, never a traceback."""
+    from server.cli.early import end_quietly, hear_as_usual
+
+    end_quietly()  # while modules are imported there is nothing else to interrupt
     from server.cli.app import app
     from server.cli.console import CliError, say
 
+    if sys.argv[1:2] != ["serve"]:
+        hear_as_usual()
     try:
         app()
     except CliError as problem:

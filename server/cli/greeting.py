@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from server.cli.checkup import Checkup
     from server.settings.catalog import CatalogEntry
 
@@ -24,9 +26,9 @@ def greeting(
     states: dict[str, str],
     keyed: bool,
     checkup: Checkup,
-    note: str | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
-    """The whole text; its first line ends with the URL. `note` is about the listener."""
+    """The whole text; its first line ends with the URL. `notes` are about the listener."""
     problems, gives = checkup.unusable, checkup.gives
     shown = _shown([entry.name for entry in entries if entry.name not in problems] or [entries[0].name], gives)
     path, body, call = _request(shown, gives.get(shown, "text"))
@@ -42,7 +44,7 @@ def greeting(
         *_table(entries, {name: told(state, name in problems) for name, state in states.items()}),
         *(f"  warning: {name}: {' '.join(why.split())}" for name, why in problems.items()),
         *(["  warning: no model can be served"] if len(problems) == len(entries) else []),
-        *([f"  {note}"] if note else []),
+        *(f"  {note}" for note in notes),
         "",
         f"  {curl}",
         "",

@@ -11,13 +11,13 @@ import gc
 import logging
 import os
 import resource
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from server.cli.early import ENDING, TELLING, heard
 from server.door.http1 import StrictHttp
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from fastapi import FastAPI
+
+    from server.pool.pool import Pool
 
 log = logging.getLogger("onecard.serve")
 _STOP_S = 15
@@ -113,12 +115,14 @@ class Mishaps:
             log.warning("connections_wait reason=%r files=%d hint='raise ulimit -n'", reason, soft)
 
 
-def raise_file_limit() -> None:
-    """As many open files as this user may have: each connection is one."""
+def raise_file_limit() -> int | None:
+    """As many open files as this user may have, None where there is no limit: each connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 async def serve_until_told(
@@ -130,7 +134,6 @@ async def serve_until_told(
     until_stdin: bool,
 ) -> None:
     """Serve on listening sockets until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
-    raise_file_limit()
     config = uvicorn.Config(
         app,
         http=StrictHttp,
@@ -147,8 +150,10 @@ async def serve_until_told(
     drain = Drain(listener, app.state.pool, drain_s=drain_s)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Mishaps())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in filter(heard, ENDING):
         loop.add_signal_handler(number, drain.on_signal, number.name, 128 + number)
+    for number in TELLING:
+        loop.add_signal_handler(number, _tell, app.state.pool)
     if until_stdin:
         loop.add_reader(sys.stdin.fileno(), _at_end_of_stdin, loop, drain)
     # The lifespan is run here and not by uvicorn, which would turn a failing start into a traceback.
@@ -156,6 +161,12 @@ async def serve_until_told(
         gc.collect()
         gc.freeze()  # what is there now stays: no later collection walks over it
         await listener.serve(sockets=sockets)
+
+
+def _tell(pool: Pool) -> None:
+    status = pool.status()
+    for model in status.models:
+        log.info("status model=%s state=%s busy=%d waiting=%d", model.name, model.state, model.busy, model.waiting)
 
 
 def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, drain: Drain) -> None:

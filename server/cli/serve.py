@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from server.cli.checkup import Checkup, look_over
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, write
+from server.cli.early import end_quietly
 from server.cli.greeting import greeting
-from server.cli.lifecycle import serve_until_told
+from server.cli.lifecycle import raise_file_limit, serve_until_told
 from server.cli.logs import configure_logging
 from server.settings.catalog import CatalogError
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from server.settings.config_source import Loaded
 
 log = logging.getLogger("onecard.serve")
+_LEAST_FILES = 32
+_ENOUGH_FILES = 256
 _LOOPBACKS = ("127.0.0.1", "::1")
 _TRIES_FOR_PORT = 8
 _GREETING_WAITS_S = 1.0
@@ -34,6 +37,8 @@ _GREETING_WAITS_S = 1.0
 
 def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: bool) -> None:
     """Serve until a signal; returns after a drain."""
+    end_quietly()
+    few = _few_files(raise_file_limit())
     loaded = loaded_or_exit(config, flags=flags)
     settings = loaded.settings
     refuse_open_listener(settings)
@@ -54,7 +59,8 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
         checkup = await _checkup_soon(app.state.pool, entries)
         states = {entry.name: str(app.state.pool.info(entry.name).state.value) for entry in entries}
         keyed = bool(settings.server.keys)
-        write(greeting(url, entries, states=states, keyed=keyed, checkup=checkup, note=note))
+        notes = [text for text in (note, few) if text]
+        write(greeting(url, entries, states=states, keyed=keyed, checkup=checkup, notes=notes))
         log.info("ready url=%s models=%d", url, len(entries))
 
     drain_s = settings.server.drain_s
@@ -62,6 +68,18 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
         asyncio.run(serve_until_told(app, listeners, drain_s=drain_s, announce=announce, until_stdin=exit_with_stdin))
     except DeviceError as problem:
         raise CliError(str(problem)) from None
+    finally:
+        end_quietly()
+
+
+def _few_files(limit: int | None) -> str | None:
+    """What to say of a low limit of open files. Raises CliError where it is too low to serve."""
+    if limit is None or limit >= _ENOUGH_FILES:
+        return None
+    told = f"this process may open {limit} files"
+    if limit < _LEAST_FILES:
+        raise CliError(f"{told}, and needs {_LEAST_FILES} at least. hint: ulimit -n 1024")
+    return f"warning: {told}, and each connection and each model takes some; others wait. hint: ulimit -n 1024"
 
 
 def _refuse_missing(loaded: Loaded, entries: list[CatalogEntry]) -> None:

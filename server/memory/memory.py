@@ -7,6 +7,7 @@ lie in host memory: on the CPU that is the models' memory, so they are in the sa
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -37,6 +38,8 @@ _CONFIRMED_WITHIN_S: Final = 10.0
 LOOK_EVERY_S: Final = 2.0
 LEAST_CHANGE: Final = 1 / 64
 """An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing."""
+SAY_EVERY_S: Final = 60.0
+"""That the figures cannot be read."""
 _POLL_S: Final = 0.1
 _LOG = logging.getLogger("onecard.memory")
 
@@ -165,12 +168,18 @@ class Memory:
 
     async def keep_looking(self, *, every_s: float = LOOK_EVERY_S) -> None:
         """Look at the device every now and then, until cancelled; while it does not answer, the last figure stands."""
+        silent_until = 0.0
         while True:
             await asyncio.sleep(every_s)
             try:
                 await self.look()
             except gpu.GpuError:
                 continue
+            except OSError as error:
+                if time.monotonic() >= silent_until:
+                    silent_until = time.monotonic() + SAY_EVERY_S
+                    hint = "raise ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "it is tried again"
+                    _LOG.warning("budget_unread reason=%r hint=%r", error.strerror, hint)
             except Exception:  # a fault of ours must not leave the budget as it is for ever
                 _LOG.exception("budget_error")
 

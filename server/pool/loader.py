@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backends.child import Copier
     from backends.plan import Footprint
     from server.memory.memory import Memory
+    from server.memory.pricelist import FileKey
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
 
@@ -34,6 +35,14 @@ LIMIT_SPARE_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 2 * 2*
 """Of a load, beyond what is estimated; drivers and libraries of a card take much of the host's."""
 FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""
+
+
+def state_of(entry: CatalogEntry) -> FileKey | None:
+    """What tells one state of a model's files from another; None where they cannot be looked at."""
+    try:
+        return key_of(entry)
+    except OSError:
+        return None
 
 
 class LoadRefusedError(Exception):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from backends.last_words import in_words
-from server.pool.loader import LoadRefusedError
+from server.pool.loader import LoadRefusedError, state_of
 from server.pool.telling import why
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Moves:
         resident.load_started_at = self._parts.clock()
         resident.load_cancelled = False
         resident.loaded = 0.0
+        resident.tried_key = state_of(resident.entry)
         need = prices.need_bytes(resident.name, setbacks=setbacks)
         figures = {"need_bytes": need} if isinstance(need, int) and need else {}
         again = {"setbacks": setbacks} if setbacks else {}
@@ -69,6 +70,13 @@ class Moves:
         self._parts.memory.before_leaving(action.model, for_bytes=need if isinstance(need, int) else 0)
         self._parts.tell("evicted" if evicted else "unloading", model=action.model, **figures)
         self._parts.spawn(resident.worker.stop())
+
+    def pardon_if_repaired(self, resident: Resident) -> None:
+        """Files that have changed since they failed are no reason to leave the model alone: one look at them."""
+        paused = self._parts.scheduler.view(resident.name, self._parts.clock()).quarantined_until is not None
+        if paused and state_of(resident.entry) != resident.tried_key:
+            self._parts.tell("quarantine_lifted", model=resident.name, reason="its files have changed")
+            self._parts.scheduler.pardon(resident.name)
 
     # What workers report
 

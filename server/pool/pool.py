@@ -149,10 +149,12 @@ class Pool:
 
     def submit(self, entry: CatalogEntry, job: Job, *, priority: int = 0, keep_alive_s: float | None = None) -> Stream:
         """Take a job; whatever is wrong with it comes as its `Failed` event. `keep_alive_s` lasts to the next job."""
+        self._moves.pardon_if_repaired(self._residents[entry.name])
         return self._jobs.submit(self._residents[entry.name], job, priority=priority, keep_alive_s=keep_alive_s)
 
     async def load(self, name: str) -> None:
         """Make a model resident. Raises PoolError."""
+        self._moves.pardon_if_repaired(self._residents[name])
         view = self._scheduler.view(name, self._clock())
         if view.state is ModelState.READY:
             return

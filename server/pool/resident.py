@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from backends.plan import Device
     from backends.worker import Exit, Worker
     from server.memory.ledger import Booking
+    from server.memory.pricelist import FileKey
     from server.metrics import ModelMetrics
     from server.scheduling.scheduler import ModelView
     from server.settings.catalog import CatalogEntry
@@ -42,6 +43,8 @@ class Resident:
     """Of the last successful load."""
     load_started_at: float = 0.0
     load_cancelled: bool = False
+    tried_key: FileKey | None = None
+    """Which state of the files the last load was of; None where there were none."""
     loaded: float = 0.0
     """The share of the load under way that is done."""
     ready_at: float | None = None

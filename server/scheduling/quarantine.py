@@ -38,6 +38,11 @@ class Quarantine:
         self._failed_at.clear()
         self._n_pauses = 0
 
+    def lift(self) -> None:
+        """The model's files are other ones now: what these failed at says nothing of them."""
+        self.until = float("-inf")
+        self.forgive()
+
     def strike(self, now: float) -> bool:
         """Count a failure; True when it starts a pause."""
         rules = self.rules

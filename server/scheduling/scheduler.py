@@ -271,6 +271,10 @@ class Scheduler:
             model.leaving = None
         return self._decide(now)
 
+    def pardon(self, model_name: str) -> None:
+        """The model may be tried again at once."""
+        self._models[model_name].quarantine.lift()
+
     def unload(self, model_name: str, now: float, *, reason: UnloadReason = "manual") -> list[Action]:
         """Let the model finish what it runs and go; a load that jobs wait for is let finish first."""
         model = self._models[model_name]

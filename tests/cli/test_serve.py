@@ -262,7 +262,7 @@ def test_the_log_can_be_json(tmp_path):
     assert any(line["event"] == "ready" and line["url"] == server.url for line in lines)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_lets_a_running_stream_finish(tmp_path, number):
     with serving(tmp_path, models={"demo": "demo"}, env=FAKE) as server:
         stream = _stream(server, "!slow 20 40")
@@ -274,6 +274,61 @@ def test_a_signal_lets_a_running_stream_finish(tmp_path, number):
         assert refused == 503
         assert server.process.wait(10) == 0
         assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 0), (signal.SIGQUIT, 0)]
+)
+@pytest.mark.parametrize("module", ["typer", "uvicorn", "server.pool.pool"])
+def test_a_signal_while_it_starts_ends_it_without_a_traceback(environment, tmp_path, number, code, module):
+    program = (
+        "import os, sys; from server.cli import main\n"
+        f"told = lambda event, args: event == 'import' and args[0] == {module!r} and os.kill(os.getpid(), {number:d})\n"
+        "sys.argv = ['onecard', 'serve', '--port', '0']; sys.addaudithook(told); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+def test_who_asks_by_a_signal_is_told_the_state_in_the_log_and_nohup_is_obeyed(environment, tmp_path):
+    command = ["nohup", sys.executable, "-m", "server.cli", "serve", "--port", "0"]
+    log = tmp_path / "log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as process,
+    ):
+        assert "serves" in process.stdout.readline()
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            process.send_signal(number)
+        until(lambda: log.read_text().count("status model=demo state=unloaded") == 2, within_s=10, what="it is told")
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_too_few_files_are_said_at_start(environment, tmp_path):
+    for limit, said in (
+        (16, "may open 16 files, and needs 32 at least. hint: ulimit -n 1024"),
+        (64, "may open 64 files"),
+    ):
+        command = ["bash", "-c", f'ulimit -n {limit}; exec "$@"', "-", sys.executable, "-m", "server.cli", "serve"]
+        with subprocess.Popen(
+            [*command, "--port", "0"],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            lines = iter(process.stdout.readline, "")
+            assert any(said in line for line in lines)
+            if limit > 16:
+                process.terminate()
+            assert process.wait(20) == (1 if limit == 16 else 0)
 
 
 def test_the_grace_ends_with_an_error_in_the_stream(tmp_path):

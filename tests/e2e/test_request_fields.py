@@ -217,3 +217,11 @@ def test_every_honoured_field_is_asked_of_a_real_model_or_never_seen_by_one() ->
     here |= {surface.limit for surface in PATHS.values()}
 
     assert {name for path in PATHS for name in HONOURED[path]} == {*here, *BESIDE, *BY_THE_SERVER_ALONE, *ALIKE}
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if "min_tokens" in HONOURED[path]])
+def test_more_tokens_at_least_than_there_is_room_for_are_refused_at_once(server: Server, path: str) -> None:
+    for least in (2**31 - 1, 100_000):
+        body = {"model": "canary", **PATHS[path].body, "min_tokens": least}
+        reply = httpx2.post(f"{server.url}{path}", json=body, timeout=60)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "min_tokens")

@@ -333,6 +333,22 @@ async def test_crash_loop_is_quarantined_and_others_serve(make: Maker) -> None:
     assert refused.value.code == "quarantined"
 
 
+async def test_a_repaired_file_ends_the_quarantine(make: Maker) -> None:
+    rig = await make()
+    rig.direct("a", "crash")
+    codes = [failure(await rig.ask("a", "hello")).code for _ in range(4)]
+    rig.direct("a", "")
+    assert (codes[-1], failure(await rig.ask("a", "hello")).code) == ("quarantined", "quarantined"), "the same file"
+
+    path = rig.folder / "a.gguf"
+    repaired = path.with_suffix(".new")
+    repaired.write_bytes(path.read_bytes())
+    repaired.replace(path)
+
+    assert text(await rig.ask("a", "hello")) == "echo: hello"
+    assert "quarantine_lifted" in rig.names()
+
+
 async def test_bytes_are_booked_before_the_worker_and_released_after_it(make: Maker) -> None:
     rig = await make()
     rig.direct("a", "slow 0.5")

@@ -1,0 +1,38 @@
+"""What signals mean to `onecard serve`, from its first line on. Imports nothing of ours: it has to be there at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""A terminal that closes, or its user, means what a service manager means: end, and let what runs finish."""
+TELLING: Final = (signal.SIGUSR1, signal.SIGUSR2)
+"""The state of the models goes to the log."""
+
+
+def heard(number: signal.Signals) -> bool:
+    """Whether a signal is to be taken: who starts it with nohup wants no SIGHUP."""
+    return number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+
+
+def end_quietly() -> None:
+    """While there is nothing to drain, a signal ends the process at once and without a traceback."""
+    for number in filter(heard, ENDING):
+        signal.signal(number, _exit_now)
+    for number in TELLING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def hear_as_usual() -> None:
+    """What signals mean to every other command."""
+    for number in (*filter(heard, ENDING), *TELLING):
+        signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+
+
+def _exit_now(number: int, _frame: FrameType | None) -> None:
+    os._exit(0 if number in (signal.SIGHUP, signal.SIGQUIT) else 128 + number)
