@@ -19,6 +19,9 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 CARDS: Final = ("/dev/nvidia", "/dev/dri", "/dev/kfd")
 """Where graphics cards are in the file system."""
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_LARGE_BLOCK_BYTES: Final = 1 << 20
 ALONE: Final = threading.RLock()
 """Held by who changes a limit of the whole process for a while."""
 
@@ -96,6 +99,17 @@ def busyness(pid: int) -> tuple[int, int]:
         lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
         n_read = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "read_bytes:")))
     return int(fields[11]) + int(fields[12]), n_read + int(fields[9])
+
+
+def share_few_arenas(n: int) -> None:
+    """Let all threads allocate from so many arenas, and large blocks from the system alone, where they go back to.
+
+    For glibc; other C libraries have no arenas.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, n)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def n_threads() -> int:

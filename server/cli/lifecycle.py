@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from backends.kernel import share_few_arenas
 from server.cli.early import ENDING, TELLING, heard
 from server.door.http1 import StrictHttp
 
@@ -34,6 +35,8 @@ _STOP_S = 15
 _FLUSH_S = 3
 """How long answers that are complete may take to reach their readers."""
 _BACKLOG = 2048
+_ARENAS = 2
+"""For the event loop, and for the threads that read large bodies."""
 _ACCEPTS_PER_STEP = 32
 """asyncio goes on accepting so often although no file is left, and reports every failure."""
 _MOST_FILES = 65_536
@@ -134,6 +137,7 @@ async def serve_until_told(
     until_stdin: bool,
 ) -> None:
     """Serve on listening sockets until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
+    share_few_arenas(_ARENAS)
     config = uvicorn.Config(
         app,
         http=StrictHttp,

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from server import errors
 from server.door.access import HostRule, KeyRing, OriginRule, header_values, request_id
+from server.door.giving_back import GivingBack
 from server.error_bodies import error_body, speaks_anthropic
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class _Exchange:
     sent_all: bool = False
     gone: bool = False
     received_bytes: int = 0
+    sent_bytes: int = 0
     extra: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
@@ -75,6 +77,7 @@ class Gate:
         self._keys = KeyRing(server.api_keys, server.admin_keys)
         self._max_body_bytes = server.max_body_bytes
         self._draining = draining
+        self._giving_back = GivingBack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through to the routes, or answer it here."""
@@ -103,6 +106,7 @@ class Gate:
             await self._last_catch(problem, exchange, guarded_send)
         finally:
             _log(scope, exchange)
+            self._giving_back.after(exchange.received_bytes + exchange.sent_bytes)
 
     async def _last_catch(self, problem: Exception, exchange: _Exchange, send: Send) -> None:
         """Our own fault: the client gets the request id, the log the place. A client that is gone is not our fault."""
@@ -194,8 +198,9 @@ class Gate:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 message = {**message, "headers": [*message.get("headers", []), *_labels(exchange)]}
-            elif not message.get("more_body", False):
-                exchange.sent_all = True
+            else:
+                exchange.sent_bytes += len(message.get("body", b""))
+                exchange.sent_all = not message.get("more_body", False)
             await send(message)
 
         return counted_receive, labelled_send
