@@ -99,9 +99,12 @@ def find_stop(text: str, stops: Sequence[str]) -> tuple[str | None, int]:
 
 def held_back(text: str, stops: Sequence[str]) -> int:
     """Length of the longest suffix of `text` that is a proper prefix of a stop string."""
-    longest = max((len(stop) for stop in stops), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        tail = text[-length:]
-        if any(stop.startswith(tail) for stop in stops):
-            return length
-    return 0
+    longest = 0
+    for stop in stops:
+        begin = max(0, len(text) - len(stop) + 1)
+        while (begin := text.find(stop[0], begin)) >= 0 and len(text) - begin > longest:
+            if stop.startswith(text[begin:]):
+                longest = len(text) - begin
+                break
+            begin += 1
+    return longest

@@ -21,7 +21,7 @@ class SchemaFormat(BaseModel):
     """`response_format.json_schema`."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, populate_by_name=True)
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,256}$")] | None = None
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None

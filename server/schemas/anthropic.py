@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server.errors import ApiError, missing_parameter
 from server.schemas.blocks import Messages, System, left_out, messages_of, system_text, turns_of
-from server.schemas.fields import MAX_STOP_CHARS, MAX_STOPS, Tokens, Use, refuse_unsupported
+from server.schemas.fields import StopList, Tokens, Use, refuse_unsupported
 from server.schemas.harmless import MessagesHarmless
 from server.schemas.problems import check, problem
 from server.schemas.renames import Renames
@@ -138,13 +138,7 @@ class MessagesRequest(MessagesHarmless):
     messages: Messages
     system: System | None = None
     max_tokens: Tokens = None
-    stop_sequences: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-            Field(max_length=MAX_STOPS, fail_fast=True),
-        ]
-        | None
-    ) = None
+    stop_sequences: StopList | None = None
     tools: list[Any] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None

@@ -1,6 +1,7 @@
 """The types that request fields share: strict, bounded, and telling known fields from unknown ones.
 
-Owns the numeric bounds of OpenAI's API and of our extensions.
+Owns the numeric bounds: those of the published schemas, and our own where a request could cost too much. What a provider
+allows its customers (four stop strings, sixteen pairs of metadata) is no bound of the protocol.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from backends.messages import Sampling
 from server.errors import ApiError, unsupported_parameter
@@ -23,8 +24,9 @@ INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 MAX_CHOICES = 128
 """Continuations one request may ask for, over all its prompts."""
-MAX_STOPS = 4
-MAX_STOP_CHARS = 1024
+MAX_STOPS = 64
+MAX_STOP_BYTES = 4096
+"""Of all stop strings of one request together: every token is held against them."""
 MAX_BIASES = 1024
 _MAX_IGNORED_NAMES = 16
 _MAX_IGNORED_CHARS = 48
@@ -39,12 +41,24 @@ class Use(enum.Enum):
 
 
 def _stops(value: Any) -> Any:
-    """One stop string or a list of up to four."""
+    """One stop string or a list of them."""
     if value is None or isinstance(value, str):
         value = [] if value is None else [value]
     if not isinstance(value, list):
         raise wrong_type("a string or an array of strings", value)
     return value
+
+
+def _stops_fit(stops: list[str]) -> list[str]:
+    n_bytes = sum(len(stop.encode("utf-8", "replace")) for stop in stops)
+    if n_bytes > MAX_STOP_BYTES:
+        raise problem(
+            "string_above_max_length",
+            "Invalid '{param}': too long. Expected at most {limit} bytes in all strings together, but got {n} instead.",
+            limit=MAX_STOP_BYTES,
+            n=n_bytes,
+        )
+    return stops
 
 
 def _biases(value: Any) -> Any:
@@ -109,9 +123,13 @@ KeepAlive = Annotated[
     BeforeValidator(_keep_alive, json_schema_input_type=float | str | None),
 ]
 Priority = Annotated[int, Field(ge=-1000, le=1000)] | None
-Stop = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+StopList = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_BYTES)]],
     Field(max_length=MAX_STOPS, fail_fast=True),
+    AfterValidator(_stops_fit),
+]
+Stop = Annotated[
+    StopList,
     BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
 ]
 LogitBias = Annotated[dict[int, float], BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)]

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel
 
 from server.schemas.messages import Content
 from server.schemas.parts import Strict
 from server.schemas.problems import problem, wrong_type
 
-MAX_METADATA = 16
+MAX_METADATA_BYTES = 16 << 10
+"""Of all names and values together: a stored response keeps them."""
 
 
-def _few(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > MAX_METADATA:
+def _small(value: dict[str, str] | None) -> dict[str, str] | None:
+    n_bytes = sum(len(text.encode("utf-8", "replace")) for pair in (value or {}).items() for text in pair)
+    if n_bytes > MAX_METADATA_BYTES:
         raise problem(
-            "object_above_max_properties",
-            "Invalid '{param}': too many properties. Expected at most {limit}, but got {n} instead.",
-            limit=MAX_METADATA,
-            n=len(value),
+            "string_above_max_length",
+            "Invalid '{param}': too long. Expected at most {limit} bytes in all, but got {n} instead.",
+            limit=MAX_METADATA_BYTES,
+            n=n_bytes,
         )
     return value
 
 
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None, BeforeValidator(_few)
-]
+Metadata = Annotated[dict[str, str] | None, AfterValidator(_small)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
 
 
@@ -48,7 +48,7 @@ class CacheFields(BaseModel):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     """OpenAI's own SDKs spell the first one with a hyphen."""
     prompt_cache_options: CacheOptions | None = None
-    safety_identifier: Annotated[str, Field(max_length=64)] | None = None
+    safety_identifier: str | None = None
 
 
 def _some(content: Any) -> Any:

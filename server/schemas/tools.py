@@ -6,6 +6,7 @@ Owns what `tools` and `tool_choice` may hold; the output side is `server.output`
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
@@ -16,7 +17,8 @@ from server.errors import ApiError, clip
 from server.schemas.json_schema import Checked, checked
 from server.schemas.problems import problem, wrong_type
 
-MAX_TOOLS = 128
+MAX_TOOLS = 512
+"""Some 50 KiB of grammar; a schema of its own bounds what each may cost."""
 _KIND = re.compile(r"[a-z_0-9]{1,32}")
 
 
@@ -24,8 +26,8 @@ class Function(BaseModel):
     """A function a model may call; `parameters` is a JSON schema that is shown to the model as it is."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
-    """Anthropic's length; OpenAI's is 64, and tools of MCP servers are longer."""
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,256}$")]
+    """OpenAI's letters, and more of them: the names of MCP servers' tools are longer than its 64."""
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -144,8 +146,8 @@ def offered(tools: list[Tool] | None) -> list[dict[str, Any]]:
     """The functions a model is shown. Raises ApiError 400 where two have one name."""
     functions = [tool.plain() for tool in tools or [] if tool.type == "function"]
     names = [function["function"]["name"] for function in functions]
-    for i, name in enumerate(names):
-        if name in names[:i]:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise ApiError(
                 400, f"Invalid 'tools': two functions are named '{clip(name)}'.", param="tools", code="invalid_value"
             )

@@ -93,7 +93,9 @@ def test_sentences_are_openais():
         ("logit_bias", {"5": 100, "6": -100}),
         ("n", 128),
         ("stop", "x"),
-        ("stop", ["a"] * 4),
+        ("stop", ["a"] * 64),
+        ("stop", "x" * 4096),
+        ("stop", ["x" * 63 + chr(0xE9)] * 63 + ["x"]),
     ],
 )
 def test_values_at_their_bounds_are_accepted(name, value):
@@ -139,8 +141,10 @@ def test_wrong_messages_are_refused_at_their_place(messages, param, code):
 
 
 OTHERS = [
-    ("stop", ["a"] * 5, "stop", "array_above_max_length"),
+    ("stop", ["a"] * 65, "stop", "array_above_max_length"),
     ("stop", "", "stop[0]", "empty_string"),
+    ("stop", ["x" * 2048, "y" * 2049], "stop", "string_above_max_length"),
+    ("stop", ["\xe9" * 2049], "stop", "string_above_max_length"),
     ("stop", "x" * 2**20, "stop[0]", "string_above_max_length"),
     ("stop", ["x"] * 10_000, "stop", "array_above_max_length"),
     ("stop", [1], "stop[0]", "invalid_type"),
@@ -155,7 +159,7 @@ OTHERS = [
     ("tools", [{"type": "function"}], "tools[0].function", "missing_required_parameter"),
     ("tools", [{"type": "function", "function": {"name": 'a"b'}}], "tools[0].function.name", "invalid_value"),
     ("tools", [{"type": "function", "function": {"name": "f"}}] * 2, "tools", "invalid_value"),
-    ("tools", [{"type": "custom"}] * 129, "tools", "array_above_max_length"),
+    ("tools", [{"type": "custom"}] * 513, "tools", "array_above_max_length"),
     (
         "tools",
         [{"type": "function", "function": {"name": "f", "parameters": {"type": "hiccup"}}}],

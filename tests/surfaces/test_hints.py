@@ -14,7 +14,7 @@ BASES = {
     RESPONSES: {"model": "fake", "input": "hi"},
     MESSAGES: {"model": "fake", "max_tokens": 9, "messages": USER},
 }
-FUNCTION_NAME = "Expected a string that matches the pattern '^[a-zA-Z0-9_-]{1,128}$'."
+FUNCTION_NAME = "Expected a string that matches the pattern '^[a-zA-Z0-9_-]{1,256}$'."
 FIELDS = {
     "a function's name": (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, FUNCTION_NAME),
     "a function's name in responses": (RESPONSES, {"tools": [{"type": "function", "name": "a b"}]}, FUNCTION_NAME),
@@ -22,7 +22,7 @@ FIELDS = {
     "a schema's name": (
         CHAT,
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
-        "matches the pattern '^[a-zA-Z0-9_-]{1,64}$'.",
+        "matches the pattern '^[a-zA-Z0-9_-]{1,256}$'.",
     ),
     "functions": (CHAT, {"functions": [{"name": "f"}]}, "use 'tools'."),
     "a function call": (CHAT, {"function_call": "auto"}, "use 'tool_choice'."),
