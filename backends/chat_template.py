@@ -9,17 +9,20 @@ Knows no tokenizer.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backends import renderer
 from backends.engine import JobError
 from backends.formats.known import recognise
 from backends.formats.thinking import marks_of, options_of
+from backends.template_forms import forms, with_parts
 from backends.template_program import RENDER_LIMIT_BYTES, RENDER_LIMIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from backends.formats.base import Json
     from backends.template_program import Outcome
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
@@ -57,14 +60,10 @@ class ChatTemplate:
         Raises JobError(template_error) for what the template does wrong.
         """
         turns, shown = self.format.adapt([dict(message) for message in messages], [dict(tool) for tool in tools])
-        variables = {
-            **self._special_tokens,
-            "messages": turns if self._takes_system else _without_system(turns),
-            "tools": shown or None,
-            "add_generation_prompt": add_generation_prompt,
-            **kwargs,
-        }
-        outcome = self._rendering.run(variables)
+        if not self._takes_system:
+            turns = _without_system(turns)
+        variables = {**self._special_tokens, "add_generation_prompt": add_generation_prompt, **kwargs}
+        outcome = self._run_some_form(turns, shown, variables)
         if outcome.problem is not None:
             raise self._job_error(outcome)
         return outcome.text
@@ -84,6 +83,32 @@ class ChatTemplate:
             case "broken":
                 return _template_error(f"the model's chat template is broken: {outcome.text}")
         return _template_error(f"the chat template failed: {outcome.text}", param="prompt")
+
+    def _run_some_form(self, turns: list[Json], tools: list[Json], variables: Json) -> Outcome:
+        """What came of the first form that the template survives; where it survives none, of the first."""
+        first: Outcome | None = None
+        for messages, shown in forms(turns, tools):
+            if self._reads_parts:
+                messages = with_parts(messages)
+            outcome = self._rendering.run({**variables, "messages": messages, "tools": shown or None})
+            first = first or outcome
+            if outcome.problem not in ("failed", "refused"):
+                return outcome
+        assert first is not None
+        return first
+
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """It writes what a list of parts says, and nothing of a plain text."""
+        if "content" not in self.source or "text" not in self.source:
+            return False
+        said = "A7f"
+        plain = [{"role": "user", "content": said}]
+        shown = []
+        for messages in (plain, with_parts(plain)):
+            variables = {**self._special_tokens, "messages": messages, "tools": None, "add_generation_prompt": True}
+            shown.append(said in self._rendering.run(variables).text)
+        return shown == [False, True]
 
     @property
     def _takes_system(self) -> bool:

@@ -21,6 +21,7 @@ from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backends.kernel import at_most
+from backends.template_forms import with_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -179,7 +180,9 @@ class Program:
         with at_most(RENDER_LIMIT_BYTES):
             sys.settrace(watch)
             try:
-                for part in self._template.generate(variables):
+                for part in self._template.generate(
+                    {**variables, "messages": with_arguments(variables.get("messages"))}
+                ):
                     parts.append(part)
                     size += len(part)
                     if size > MAX_OUTPUT_CHARS:

@@ -44,13 +44,18 @@ class ThinkingBlock(Strict):
     thinking: str
 
 
+def _input(value: Any) -> Any:
+    """Of a call without arguments some clients keep nothing."""
+    return {} if value is None or value == "" else value
+
+
 class ToolUseBlock(Strict):
     """A call an assistant made."""
 
     type: Literal["tool_use"]
     id: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1, max_length=256)]
-    input: dict[str, Any]
+    input: Annotated[dict[str, Any], BeforeValidator(_input, json_schema_input_type=dict[str, Any] | None)]
 
 
 class OtherBlock(Strict):

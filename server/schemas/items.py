@@ -14,7 +14,7 @@ import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from server.output.compaction import opened
-from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
+from server.schemas.messages import MAX_MESSAGES, MAX_PARTS, Arguments
 from server.schemas.parts import Strict, TextPart
 from server.schemas.problems import problem, wrong_type
 
@@ -98,7 +98,7 @@ class CallItem(Strict):
     type: Literal["function_call", "custom_tool_call"]
     call_id: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1, max_length=256)]
-    arguments: str | None = None
+    arguments: Arguments | None = None
     input: str | None = None
     id: str | None = None
     status: str | None = None
@@ -106,7 +106,7 @@ class CallItem(Strict):
     @model_validator(mode="after")
     def _has_arguments(self) -> CallItem:
         name = "arguments" if self.type == "function_call" else "input"
-        if getattr(self, name) is None:
+        if getattr(self, name) is None and (name == "input" or name not in self.model_fields_set):
             raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{name}")
         return self
 
@@ -123,7 +123,7 @@ class CallItem(Strict):
 
     def stored(self) -> dict[str, Any]:
         """The form in which input items are listed."""
-        said = {"arguments": self.arguments} if self.type == "function_call" else {"input": self.input}
+        said = {"arguments": self.arguments or "{}"} if self.type == "function_call" else {"input": self.input}
         status = {"status": "completed"} if self.type == "function_call" else {}
         return {"id": self.id, "type": self.type, "call_id": self.call_id, "name": self.name, **said, **status}
 
@@ -137,6 +137,14 @@ class OutputItem(Strict):
     output: Text
     id: str | None = None
     status: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _output_may_be_json(cls, value: Any) -> Any:
+        """What a tool gives back is often handed on as the object it is."""
+        if isinstance(value, dict) and isinstance(output := value.get("output"), dict):
+            return {**value, "output": msgspec.json.encode(output).decode()}
+        return value
 
     @model_validator(mode="after")
     def _answers_a_call(self) -> OutputItem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jiter
+import msgspec
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from backends.messages import PromptEnd
@@ -50,11 +51,21 @@ Content = Annotated[
 ]
 
 
+def arguments_text(value: Any) -> Any:
+    """A call's arguments as JSON text: nothing is no arguments, and an object is what other servers' histories hold."""
+    if value is None:
+        return "{}"
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else value
+
+
+Arguments = Annotated[str, BeforeValidator(arguments_text, json_schema_input_type=str | dict[str, Any] | None)]
+
+
 class CalledFunction(Strict):
     """The function an assistant called, with its arguments as JSON text."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
-    arguments: str
+    arguments: Arguments
 
 
 class ToolCall(Strict):
@@ -73,11 +84,14 @@ class ToolCall(Strict):
         }
 
     def _arguments(self) -> Any:
+        text = self.function.arguments
+        if not text.strip():
+            return {}
         try:
-            value = jiter.from_json(self.function.arguments.encode(), allow_inf_nan=False)
+            value = jiter.from_json(text.encode("utf-8", "replace"), allow_inf_nan=False)
         except ValueError:
-            return self.function.arguments
-        return value if isinstance(value, dict) else self.function.arguments
+            return text
+        return {} if value is None else value if isinstance(value, dict) else text
 
 
 class Message(Strict):
@@ -90,6 +104,18 @@ class Message(Strict):
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _results_may_be_json(cls, value: Any) -> Any:
+        """What a tool gives back is often handed on as the object it is."""
+        if (
+            isinstance(value, dict)
+            and value.get("role") == "tool"
+            and isinstance(content := value.get("content"), dict)
+        ):
+            return {**value, "content": msgspec.json.encode(content).decode()}
+        return value
 
     @model_validator(mode="after")
     def _is_complete(self) -> Message:
