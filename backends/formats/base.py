@@ -84,8 +84,9 @@ class Format:
     rules: Callable[[Sequence[Function], bool], Rules]
     """The grammar of calls of these functions; the flag says whether several may follow each other."""
     notation: Notation | None = None
-    reader: Callable[[Callable[[], str], Sequence[Json]], Reader] | None = None
-    """Makes a reader from a source of ids and the functions offered, where no notation can."""
+    reader: Callable[[Callable[[], str], Sequence[Json], str], Reader] | None = None
+    """Makes a reader from a source of ids, the functions offered and the mark of reasoning that may follow a call,
+    where no notation can."""
     marks: tuple[str, ...] = ()
     """Texts that are control tokens of such vocabularies and yet belong to the answer."""
     adapt: Callable[[list[Json], list[Json]], Conversation] = unchanged
@@ -96,14 +97,17 @@ class Format:
     reasons: bool = False
     """Its reader takes reasoning apart as well."""
 
-    def read(self, tools: Sequence[Json] = (), *, new_id: Callable[[], str] | None = None) -> Reader:
-        """A reader for one choice."""
+    def read(
+        self, tools: Sequence[Json] = (), *, new_id: Callable[[], str] | None = None, closing: str = ""
+    ) -> Reader:
+        """A reader for one choice; with `closing` for calls within a block of reasoning, which that mark would close."""
         make_id = self.new_id if new_id is None else new_id
         if self.reader is not None:
-            return self.reader(make_id, tools)
+            return self.reader(make_id, tools, closing)
         assert self.notation is not None
         names = [tool.get("function", tool)["name"] for tool in tools]
-        return CallReader(self.notation, new_id=make_id, names=names)
+        notation = self.notation.within(closing) if closing else self.notation
+        return CallReader(notation, new_id=make_id, names=names)
 
 
 def quoted(text: str) -> str:

@@ -17,7 +17,7 @@ from backends.messages import Function
 
 CHANNEL, MESSAGE, END, START = "<|channel|>", "<|message|>", "<|end|>", "<|start|>"
 FINAL = f"{CHANNEL}final{MESSAGE}"
-_ENDS = (END, START, "<|call|>", "<|return|>")
+_ENDS = (END, START, CHANNEL, "<|call|>", "<|return|>")
 _RECIPIENT = re.compile(r"to=(?:functions\.)?([^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _MAX_HEADER_CHARS = 512
@@ -151,7 +151,7 @@ class HarmonyReader:
         at, mark = first_of(self._held, _ENDS)
         cut = at if at >= 0 else len(self._held) - held_back(self._held, *_ENDS)
         self._say(pieces, cut)
-        self._held = self._held[len(mark) :]
+        self._held = self._held[0 if mark == CHANNEL else len(mark) :]  # a channel's mark belongs to the next header
         if at >= 0:
             self._state = _State.HEADER
         return at >= 0
@@ -168,7 +168,7 @@ def _reasoning(text: str, _at: int) -> Reasoning:
     return Reasoning(text)
 
 
-def _reader(new_id: Callable[[], str], _tools: Sequence[Json]) -> HarmonyReader:
+def _reader(new_id: Callable[[], str], _tools: Sequence[Json], _closing: str) -> HarmonyReader:
     return HarmonyReader(new_id)
 
 

@@ -79,8 +79,9 @@ class _State(enum.Enum):
 class XmlReader:
     """One choice's text; whether a value is text or JSON is the offered functions' schemas' to say."""
 
-    def __init__(self, new_id: Callable[[], str], tools: Sequence[Json]) -> None:
+    def __init__(self, new_id: Callable[[], str], tools: Sequence[Json], closing: str = "") -> None:
         self._new_id = new_id
+        self._closing = closing
         functions = [tool.get("function", tool) for tool in tools]
         self._properties = {f["name"]: (f.get("parameters") or {}).get("properties") or {} for f in functions}
         self._state = _State.TEXT
@@ -134,6 +135,11 @@ class XmlReader:
         return Content(text, self._n_fed - len(self._held) - len(text))
 
     def _text(self, pieces: list[Piece]) -> bool:
+        if self._after_call and self._closing:
+            stripped = self._held.lstrip()
+            if self._closing.startswith(stripped):
+                return False
+            self._held = stripped.removeprefix(self._closing)
         at = self._held.find(OPEN)
         cut = at if at >= 0 else len(self._held) - held_back(self._held, OPEN)
         certain = self._held[:cut].rstrip()

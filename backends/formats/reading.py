@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import jiter
@@ -136,6 +136,10 @@ class Notation:
     """Calls may follow each other without another mark."""
     bare: bool = False
     """A text that opens with `{` is a call without any mark."""
+
+    def within(self, closing: str) -> Notation:
+        """The same inside of a block of reasoning: a call needs a mark, and the block's own end may follow it."""
+        return replace(self, gaps=(*self.gaps, closing), bare=False)
 
 
 class _State(enum.Enum):

@@ -99,7 +99,7 @@ class Chooser:
         last: TokenLogprob | None = None,
     ) -> bool:
         """End a choice that no stop string ended: what its text still held back goes out."""
-        tail, tail_logprobs, stop = sequence.text.flush()
+        tail, tail_logprobs, stop = sequence.text.flush(cut=reason == "length")
         shown = (logprobs or []) + tail_logprobs + ([] if last is None else [last])
         return self._end(sequence, "stop" if stop else reason, head + tail, shown, events, stop=stop)
 

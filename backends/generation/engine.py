@@ -133,6 +133,7 @@ class GeneratingEngine:
             job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening, plan=prepared.plan
         )
         request.echo, request.borders = prepared.scored, prepared.borders
+        request.new_splitter = prepared.new_splitter
         self._requests[job.id] = request
         self._start(request)
         return []
@@ -144,7 +145,7 @@ class GeneratingEngine:
         prompt = request.prompt.tolist() if job.sampling.repetition_penalty != 1.0 else ()
         sampler = self._context.sampler(job.sampling, prompt=prompt, choice=index)
         stops = () if job.min_tokens else tuple(job.stop)
-        text = TextStream(stops=stops, keep_logprobs=job.logprobs is not None)
+        text = TextStream(stops=stops, keep_logprobs=job.logprobs is not None, sorts=request.new_splitter())
         self._n_started += 1
         slot, now_us = heapq.heappop(self._free), time.perf_counter_ns() / 1000
         sequence = Sequence(request, index, slot, sampler, text, request.prompt, self._n_started, now_us)

@@ -74,7 +74,9 @@ class Preparer:
         echo, scored = self._echo(job, tokens), self._scored(job, prompt)
         plan = self._tokenizer.guides.plan(job, thinking)
         places = borders(self._tokenizer, job.prompt, tokens) if self._borders and job.cache_prompt else ()
-        return PreparedGenerate(job, prompt, limit, thinking is Thinking.OPEN, echo, scored, omitted, plan, places)
+        opened = thinking is Thinking.OPEN
+        sorts = self._tokenizer.splitters(job, opened=opened)
+        return PreparedGenerate(job, prompt, limit, opened, echo, scored, omitted, plan, places, sorts)
 
     def _scored(self, job: Generate, prompt: NDArray[np.int32]) -> Echo | None:
         """The prompt to be echoed with log-probabilities; a prompt without tokens has none to show."""

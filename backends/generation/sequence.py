@@ -11,9 +11,12 @@ import numpy as np
 from backends.messages import ChatPrompt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from backends.constraints import TokenMask
+    from backends.formats.splitter import Splitter
     from backends.generation.decoder import TokenSampler
     from backends.generation.scoring import Echo
     from backends.guides import GuidePlan
@@ -49,6 +52,8 @@ class PreparedGenerate:
     """What restricts and counts its tokens; None where nothing does."""
     borders: tuple[int, ...] = ()
     """Lengths at which prompts like it are likely to part from it: see `Tokenizer.borders`."""
+    new_splitter: Callable[[], Splitter | None] = lambda: None
+    """Sorts one choice's text, for stop strings; None where all of it is content."""
 
     @property
     def id(self) -> str:
@@ -76,6 +81,7 @@ class Request:
     """Of the prompt, those that were found computed."""
     preemptions: int = 0
     plan: GuidePlan | None = None
+    new_splitter: Callable[[], Splitter | None] = lambda: None
     reasoning_tokens: int = 0
     echo: Echo | None = None
     """The prompt with its log-probabilities, where the client wants it."""

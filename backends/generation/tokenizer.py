@@ -14,6 +14,7 @@ from backends import infill
 from backends.chat_template import ChatTemplate, Guard
 from backends.engine import JobError
 from backends.formats import generic
+from backends.formats.splitter import splitter
 from backends.formats.thinking import Thinking, thinking_of
 from backends.guides import Guides, shown_marks
 from backends.messages import ChatPrompt, InfillPrompt, TextPrompt
@@ -21,11 +22,12 @@ from backends.open_turn import OpenTurn
 from backends.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backends.control import Control
+    from backends.formats.splitter import Splitter
     from backends.generation.decoder import DecoderModel
-    from backends.messages import Prompt
+    from backends.messages import Generate, Prompt
 
 
 MAX_TEXT_BYTES = 16 << 20
@@ -68,6 +70,14 @@ class Tokenizer:
         """The template for conversations with tools: some models have one of their own for them."""
         template = self._templates.get("tool_use", self._templates.get("default"))
         return template if isinstance(template, ChatTemplate) else None
+
+    def splitters(self, job: Generate, *, opened: bool) -> Callable[[], Splitter | None]:
+        """Makes what sorts each choice of a job, where its stop strings are about the content alone."""
+        prompt, template = job.prompt, self.tool_template
+        if not job.stop or not isinstance(prompt, ChatPrompt) or template is None:
+            return lambda: None
+        format_, marks, tools = template.format, template.marks, prompt.tools
+        return lambda: splitter(format_, marks, opened=opened, tools=tools)
 
     def shown_piece(self, token: int) -> bytes:
         """The bytes of a token in a text that shows the marks of calls and reasoning."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.messages import Delta, TokenLogprob
-    from server.output.splitter import Splitter
+    from backends.formats.splitter import Splitter
 
 
 class ChatStream:

@@ -10,7 +10,7 @@ from server.output.content_tokens import ContentTokens
 if TYPE_CHECKING:
     from backends.formats.pieces import Piece
     from backends.messages import Delta, TokenLogprob
-    from server.output.splitter import Splitter
+    from backends.formats.splitter import Splitter
 
 
 class Said(NamedTuple):
@@ -70,7 +70,7 @@ class Sorter:
         reason = self.finish_reason = event.finish_reason
         self.stop = event.stop
         if self._splitter is not None:
-            pieces += self._splitter.flush(cut=reason == "length" or event.stop is not None)
+            pieces += self._splitter.flush(cut=reason == "length")  # a stop string stands in content
             if reason == "stop" and self._splitter.has_calls and not self._splitter.is_cut:
                 self.finish_reason = "tool_calls"
 

@@ -14,7 +14,7 @@ from server.output.anthropic import MessageAnswer, Pings
 from server.output.anthropic_objects import TokenCount
 from server.output.frame import Head, to_json
 from server.output.sorting import Sorter
-from server.output.splitter import splitters
+from server.output.splitters import splitters
 from server.routes.answering import Plan, answer
 from server.routes.chat import PARAMS
 from server.routes.services import new_id, served_headers, services

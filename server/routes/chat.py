@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from server.output.chat import ChatStream, ChatWhole
 from server.output.frame import Head, fingerprint
-from server.output.splitter import splitters
+from server.output.splitters import splitters
 from server.routes.answering import Plan, answer
 from server.routes.services import new_id, served_headers, services
 from server.schemas.body import read_as

@@ -16,7 +16,7 @@ from server.output.frame import Head, to_json
 from server.output.items import Items
 from server.output.responses import ResponseAnswer
 from server.output.sorting import Sorter
-from server.output.splitter import splitters
+from server.output.splitters import splitters
 from server.routes.answering import Plan, answer
 from server.routes.chat import PARAMS
 from server.routes.query import flag, known_parameters

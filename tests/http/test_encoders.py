@@ -13,7 +13,7 @@ from server.errors import ApiError, clip, from_failed
 from server.output.chat import ChatStream, ChatWhole
 from server.output.completions import CompletionStream, CompletionWhole
 from server.output.frame import DONE, Comments, Head, Usage, fingerprint
-from server.output.splitter import Splitter
+from backends.formats.splitter import Splitter
 
 HEAD = Head("chatcmpl-1", 1_700_000_000, "m", "fp_0")
 CALL = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'

@@ -16,7 +16,7 @@ from backends.messages import Delta, TokenLogprob
 from backends.text import TextStream
 from server.output.content_tokens import ContentTokens
 from server.output.sorting import Said, Sorter
-from server.output.splitter import Splitter
+from backends.formats.splitter import Splitter
 
 
 def token(raw: bytes) -> TokenLogprob:
@@ -165,16 +165,19 @@ PARTS = [
 
 def answered(raw: list[bytes], format_: Format, *, stops: list[str], batch: int, ends: bool) -> list[Said]:
     """What a worker and the server make of these tokens; several may come as one delta."""
-    stream = TextStream(stops=stops, keep_logprobs=True)
     marks = None if format_.reasons else ("<think>", "</think>")
-    sorter = Sorter(Splitter(marks=marks, opened=False, calls=format_.read(new_id=lambda: "id")))
+
+    def splitter() -> Splitter:
+        return Splitter(marks=marks, opened=False, calls=format_.read(new_id=lambda: "id"))
+
+    stream, sorter = TextStream(stops=stops, keep_logprobs=True, sorts=splitter()), Sorter(splitter())
     steps = []
     for piece in raw:
         steps.append(stream.push(piece, token(piece)))
         if steps[-1].stopped_by is not None:
             break
     else:
-        steps.append(stream.flush())
+        steps.append(stream.flush(cut=not ends))
     said: list[Said] = []
     for group in (steps[i : i + batch] for i in range(0, len(steps), batch)):
         last = group[-1] is steps[-1]

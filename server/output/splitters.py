@@ -1,0 +1,35 @@
+"""What sorts the text of each choice of one job: by what its model says of itself, and how its prompt ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backends.formats.known import named
+from backends.formats.splitter import Splitter, splitter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from backends.messages import Ready, Started
+
+
+def splitters(
+    tools: Sequence[dict[str, Any]],
+    ready: Ready | None,
+    started: Started | None,
+    *,
+    new_id: Callable[[], str] | None = None,
+) -> Callable[[], Splitter | None]:
+    """Makes the splitter of each choice: what this model writes, with these tools offered.
+
+    None where the text needs no sorting. `new_id` names the calls; else the model's format does.
+    """
+    format_ = named(ready.tool_format if ready is not None else None)
+    opened = started is not None and started.thinking
+    marks = ready.reasoning_marks if ready is not None else None
+
+    def new_splitter() -> Splitter | None:
+        return splitter(format_, marks, opened=opened, tools=tools, new_id=new_id)
+
+    return new_splitter
