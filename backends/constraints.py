@@ -19,6 +19,10 @@ class TokenMask(Protocol):
         """`(n_vocab,) bool`, True where a token may come; None when every token may. Not for an ended mask."""
         ...
 
+    def instead(self, token: int) -> int:
+        """The token to write where this allowed one was chosen: an end that may not be yet closes the reasoning."""
+        ...
+
     def accept(self, token: int) -> None:
         """Advance by the token that was chosen."""
         ...

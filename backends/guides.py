@@ -15,6 +15,7 @@ import numpy as np
 from backends.formats.pieces import held_back
 from backends.formats.thinking import Thinking
 from backends.grammars import Compiler
+from backends.messages import ToolCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from backends.formats.base import Format
     from backends.grammars import CompiledGrammar, Mask
-    from backends.messages import Generate
+    from backends.messages import Constraint, Generate
     from backends.vocabulary import Vocabulary
 
 _MAX_GAP_TOKENS = 4
@@ -92,7 +93,7 @@ class Words:
 
 
 class _Phase(enum.Enum):
-    """`START -> [REASONING -> GAP ->] BODY`."""
+    """`START -> [REASONING -> GAP | START ->] BODY`; a text that may be anything may then reason again."""
 
     START = enum.auto()
     REASONING = enum.auto()
@@ -116,6 +117,12 @@ class Guide:
         self._answers = True
         """At the start: the text may also be the beginning of the answer."""
         self._n_gap = 0
+        self._n_reasoned = 0
+        """Tokens of the blocks that are closed."""
+        self._likely: Mask | None = None
+        """Behind a mark of the answer in an open block: the grammar, as far as what follows fits it."""
+        self._n_likely = 0
+        """Tokens from that mark on."""
         self._closing: list[int] | None = None
         """What is left of the forced end of a block whose budget is spent."""
         self.reasoning_tokens = 0
@@ -137,16 +144,28 @@ class Guide:
     def _while_reasoning(self) -> NDArray[np.bool_] | None:
         plan = self._plan
         if self._closing is None and plan.budget is not None and self.reasoning_tokens >= plan.budget:
-            line_end = plan.words().spelling(b"\n") if plan.closing.startswith(b"</") else []
-            self._closing = [*line_end, *plan.words().spelling(plan.closing)]
+            self._close()
         if self._closing:
             return plan.words().only(self._closing[0])
         if self._mask is None:
             return None
-        words = plan.words()
         rest = plan.closing[held_back(self._text.decode("latin-1"), plan.closing.decode("latin-1")) :]
-        overshooting = words.overshooting(rest)
-        return words.going_on & ~overshooting if overshooting.any() else words.going_on
+        overshooting = plan.words().overshooting(rest)
+        return ~overshooting if overshooting.any() else None
+
+    def _close(self) -> list[int]:
+        """From now on the block's end is written; its tokens."""
+        plan = self._plan
+        line_end = plan.words().spelling(b"\n") if plan.closing.startswith(b"</") else []
+        self._closing = [*line_end, *plan.words().spelling(plan.closing)]
+        return self._closing
+
+    def instead(self, token: int) -> int:
+        """See `TokenMask`."""
+        ends = self._phase is _Phase.REASONING and token in self._plan.ends
+        if not ends or self._mask is None or self._plan.may_end:
+            return token
+        return self._close()[0]
 
     def accept(self, token: int) -> None:
         """See `TokenMask`."""
@@ -165,27 +184,73 @@ class Guide:
         self._text += self._plan.piece(token)
         self.reasoning_tokens += 1
         self._answers = self._answers and (self._mask is None or self._mask.try_accept(token))
+        self._look_for_a_block(ended=token in self._plan.ends)
+
+    def _look_for_a_block(self, *, ended: bool = False) -> None:
         text, opening = self._text.lstrip(), self._plan.opening
         if text.startswith(opening):
-            self._phase = _Phase.REASONING
+            self._phase, self._closing = _Phase.REASONING, None
             self._text = text[len(opening) :]
             self._mask = None if self._plan.grammar is None else self._plan.grammar.start()
             self._look_for_the_end()
-        elif not opening.startswith(text) or token in self._plan.ends:
+        elif ended or not opening.startswith(text):
             self._phase = _Phase.BODY
-            self.reasoning_tokens = 0
+            self.reasoning_tokens = self._n_reasoned
 
     def _reason(self, token: int) -> None:
         self.reasoning_tokens += 1
         if self._closing:
             self._closing.pop(0)
-        self._text += self._plan.piece(token)
-        self._look_for_the_end()
+        piece = self._plan.piece(token)
+        self._text += piece
+        if self._closing or not self._plan.answer_marks or not self._begins_answer(token, piece):
+            self._look_for_the_end()
 
     def _look_for_the_end(self) -> None:
-        if self._plan.closing in self._text:
+        plan = self._plan
+        closed = self._text.find(plan.closing)
+        if closed < 0:
+            self._text = self._text[-plan.longest_mark :]
+            return
+        self._likely = None
+        self._n_reasoned = self.reasoning_tokens
+        self._text = self._text[closed + len(plan.closing) :]
+        if plan.budget is not None and self.reasoning_tokens >= plan.budget:
             self._phase = _Phase.BODY if self._mask is None else _Phase.GAP
-        self._text = self._text[-len(self._plan.closing) :]
+        elif self._mask is None or plan.may_end:
+            self._phase, self._answers = _Phase.START, True
+            self._look_for_a_block()
+        else:
+            self._phase = _Phase.GAP
+
+    def _begins_answer(self, token: int, piece: bytes) -> bool:
+        """The answer has begun in the open block: a mark of its own, and something behind it that its grammar takes."""
+        plan = self._plan
+        if self._likely is not None:
+            if not self._likely.try_accept(token):
+                self._likely = None
+            self._n_likely += 1
+            said = piece
+        if self._likely is None and plan.grammar is not None:
+            for mark in plan.answer_marks:
+                end = self._text.rfind(mark) + len(mark)
+                said = self._text[end:]
+                if end >= len(mark) and len(said) < len(piece) and plan.closing not in self._text[:end]:
+                    self._look_at(mark, said)
+                    break
+        if self._likely is None or not said.strip():
+            return False
+        self._mask, self._phase = self._likely, _Phase.BODY
+        self.reasoning_tokens = max(self._n_reasoned, self.reasoning_tokens - self._n_likely)
+        return True
+
+    def _look_at(self, mark: bytes, rest: bytes) -> None:
+        """A mark of the answer stands in the open block: its grammar reads on beside the reasoning."""
+        assert self._plan.grammar is not None
+        words, mask = self._plan.words(), self._plan.grammar.start()
+        tokens = words.spelling(mark)
+        if all(mask.try_accept(token) for token in [*tokens, *(words.spelling(rest) if rest else [])]):
+            self._likely, self._n_likely = mask, len(tokens)
 
     def _bridge(self, token: int) -> None:
         assert self._mask is not None
@@ -216,12 +281,21 @@ class GuidePlan:
     words: Callable[[], Words]
     piece: Callable[[int], bytes]
     ends: frozenset[int]
+    may_end: bool = False
+    """The answer may be any text, also none."""
+    answer_marks: tuple[bytes, ...] = ()
+    """What begins the answer also where the reasoning before it was not closed."""
     opening: bytes = field(init=False)
     closing: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "opening", self.marks[0].encode())
         object.__setattr__(self, "closing", self.marks[1].encode())
+
+    @property
+    def longest_mark(self) -> int:
+        """Bytes of a text's end in which something may have begun."""
+        return max(map(len, (self.closing, *self.answer_marks)))
 
     def start(self) -> Guide:
         """The guide of one choice."""
@@ -243,6 +317,7 @@ class Guides:
         self._make_vocabulary = vocabulary
         self._made: Vocabulary | None = None
         self._compiler = Compiler(self._vocabulary, format_)
+        self._format = format_
         self._piece = piece
         self._ends = frozenset(ends)
         self._marks = marks
@@ -260,10 +335,16 @@ class Guides:
             words=self._ready_words,
             piece=self._piece,
             ends=self._ends,
+            may_end=_is_free(job.constraint),
+            answer_marks=self._answer_marks(job.constraint),
         )
         if thinking is not Thinking.NEVER and (plan.grammar is not None or plan.budget is not None):
             self._ready_words().prepare(plan.opening, plan.closing)
         return plan
+
+    def _answer_marks(self, constraint: Constraint | None) -> tuple[bytes, ...]:
+        marks = self._format.ends_reasoning(calls=isinstance(constraint, ToolCalls))
+        return tuple(mark.encode() for mark in marks)
 
     def warm(self) -> None:
         """Make what the first constraint needs, before anybody streams; nothing without tokens that end a text."""
@@ -281,6 +362,13 @@ class Guides:
         if self._made is None:
             self._made = self._make_vocabulary()
         return self._made
+
+
+def _is_free(constraint: Constraint | None) -> bool:
+    """Any text satisfies it, also none."""
+    if isinstance(constraint, ToolCalls):
+        return not constraint.required and constraint.content is None
+    return constraint is None
 
 
 def shown_marks(format_: Format, marks: tuple[str, str] | None) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """From token pieces to text a client may see: whole UTF-8 characters, and nothing of a stop string.
 
-Pure. One `TextStream` per choice; it knows no tokens, only their bytes. A client's stop strings are about the answer: where
-a text holds reasoning and calls beside it, they are held against the content alone.
+Pure. One `TextStream` per choice; it knows no tokens, only their bytes. A client's stop strings are about the
+answer: where a text holds reasoning and calls beside it, they are held against the content alone.
 """
 
 from __future__ import annotations

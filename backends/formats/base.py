@@ -87,6 +87,10 @@ class Format:
     reader: Callable[[Callable[[], str], Sequence[Json], str], Reader] | None = None
     """Makes a reader from a source of ids, the functions offered and the mark of reasoning that may follow a call,
     where no notation can."""
+    call_marks: tuple[str, ...] = ()
+    """What calls begin with, where no notation says it."""
+    answer_marks: tuple[str, ...] = ()
+    """What parts of an answer begin with: where one stands in open reasoning, that has ended."""
     marks: tuple[str, ...] = ()
     """Texts that are control tokens of such vocabularies and yet belong to the answer."""
     adapt: Callable[[list[Json], list[Json]], Conversation] = unchanged
@@ -97,10 +101,13 @@ class Format:
     reasons: bool = False
     """Its reader takes reasoning apart as well."""
 
-    def read(
-        self, tools: Sequence[Json] = (), *, new_id: Callable[[], str] | None = None, closing: str = ""
-    ) -> Reader:
-        """A reader for one choice; with `closing` for calls within a block of reasoning, which that mark would close."""
+    def ends_reasoning(self, *, calls: bool) -> tuple[str, ...]:
+        """Marks of the answer that end open reasoning without its own mark; with `calls` those of a call, too."""
+        begins = self.call_marks or (self.notation.begins[:1] if self.notation is not None else ())
+        return (*self.answer_marks, *(begins if calls else ()))
+
+    def read(self, tools: Sequence[Json] = (), *, new_id: Callable[[], str] | None = None, closing: str = "") -> Reader:
+        """A reader for one choice; with `closing` for calls within a block of reasoning that this mark closes."""
         make_id = self.new_id if new_id is None else new_id
         if self.reader is not None:
             return self.reader(make_id, tools, closing)

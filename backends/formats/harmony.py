@@ -177,6 +177,7 @@ FORMAT = Format(
     fits=lambda template: CHANNEL in template and MESSAGE in template,
     rules=rules,
     reader=_reader,
+    answer_marks=(START, CHANNEL),
     marks=(CHANNEL, MESSAGE, END, START, "<|constrain|>"),
     text_opening=f"({quoted(START + 'assistant')})? {quoted(FINAL)}",
     reasons=True,

@@ -250,5 +250,6 @@ FORMAT = Format(
     fits=lambda template: _FUNCTION in template and _PARAMETER in template,
     rules=rules,
     reader=XmlReader,
+    call_marks=(OPEN,),
     marks=(OPEN, CLOSE),
 )

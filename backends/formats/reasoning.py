@@ -47,8 +47,7 @@ class ReasoningSplitter:
         if self._state is _State.CONTENT:
             self._n_fed += len(text)
             return [Content(text, self._n_fed - len(text))] if text else []
-        pieces = self.feed_until(text, reasoning=None)
-        return pieces
+        return self.feed_until(text, reasoning=None)
 
     def feed_until(self, text: str, *, reasoning: bool | None) -> list[Piece]:
         """The same, but only until a block is open or not open, as `reasoning` says; `take` has the rest."""

@@ -60,6 +60,7 @@ class Chooser:
         if allowed is not None and not allowed[token]:  # the draw is of rounded sums
             token = int(logits.argmax())
         if guide is not None:
+            token = guide.instead(token)
             guide.accept(token)
         sequence.token = token
         sequence.generated.append(token)

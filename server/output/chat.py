@@ -16,8 +16,8 @@ from server.output.sorting import Said, Sorter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.messages import Delta, TokenLogprob
     from backends.formats.splitter import Splitter
+    from backends.messages import Delta, TokenLogprob
 
 
 class ChatStream:

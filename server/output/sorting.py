@@ -9,8 +9,8 @@ from server.output.content_tokens import ContentTokens
 
 if TYPE_CHECKING:
     from backends.formats.pieces import Piece
-    from backends.messages import Delta, TokenLogprob
     from backends.formats.splitter import Splitter
+    from backends.messages import Delta, TokenLogprob
 
 
 class Said(NamedTuple):

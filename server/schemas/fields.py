@@ -1,7 +1,7 @@
 """The types that request fields share: strict, bounded, and telling known fields from unknown ones.
 
-Owns the numeric bounds: those of the published schemas, and our own where a request could cost too much. What a provider
-allows its customers (four stop strings, sixteen pairs of metadata) is no bound of the protocol.
+Owns the numeric bounds: those of the published schemas, and our own where a request could cost too much. What a
+provider allows its customers (four stop strings, sixteen pairs of metadata) is no bound of the protocol.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def test_content_beside_calls_is_empty_or_none_as_the_template_wants_it(before: 
 
 
 def test_a_template_that_reads_parts_alone_gets_parts() -> None:
-    source = "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
+    part = "{% if c.type == 'text' %}{{ c.text }}{% endif %}"
+    source = f"{{% for m in messages %}}{{% for c in m.content %}}{part}{{% endfor %}}{{% endfor %}}"
     made = ChatTemplate(source, special_tokens={})
     assert made.render([{"role": "user", "content": "hello"}]) == "hello"
 

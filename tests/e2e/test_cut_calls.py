@@ -1,4 +1,4 @@
-"""A call that is cut by `max_tokens`, on all surfaces: a call as far as it came, never raw text; no stop string cuts one."""
+"""A call that is cut by `max_tokens`, on all surfaces: as far as it came, never raw text. No stop string cuts one."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from backends.formats import hermes
+from backends.formats.splitter import Splitter
 from backends.messages import Delta, ErrorCode, Failed, Finished, TokenLogprob
 from server.errors import ApiError, clip, from_failed
 from server.output.chat import ChatStream, ChatWhole
 from server.output.completions import CompletionStream, CompletionWhole
 from server.output.frame import DONE, Comments, Head, Usage, fingerprint
-from backends.formats.splitter import Splitter
 
 HEAD = Head("chatcmpl-1", 1_700_000_000, "m", "fp_0")
 CALL = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'

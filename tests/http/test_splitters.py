@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from backends.formats import hermes
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, held_back
+from backends.formats.splitter import Splitter
 from backends.messages import Delta, FinishReason
 from server.output.sorting import Sorter
-from backends.formats.splitter import Splitter
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 ARGS = '{"city": "Paris"}'

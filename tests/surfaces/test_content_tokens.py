@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from backends.formats import harmony, hermes, qwen_xml
 from backends.formats.base import Format
 from backends.formats.pieces import CallArguments, Content
+from backends.formats.splitter import Splitter
 from backends.messages import Delta, TokenLogprob
 from backends.text import TextStream
 from server.output.content_tokens import ContentTokens
 from server.output.sorting import Said, Sorter
-from backends.formats.splitter import Splitter
 
 
 def token(raw: bytes) -> TokenLogprob:

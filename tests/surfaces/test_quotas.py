@@ -1,4 +1,4 @@
-"""What one provider allows its own customers is no bound here: only what the protocol says, and what guards the server."""
+"""What one provider allows its own customers is no bound here: that is what guards the server."""
 
 from __future__ import annotations
 
