@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Final
 
 from backends.engine import Engine, JobError
 from backends.link import Link, note, or_leave
-from backends.messages import Cancel, Command, Event, Failed, Job, Keep, LoadModel, Ping, Pong, Shutdown, Step, Submit
+from backends.messages import (
+    Cancel,
+    Command,
+    CutShort,
+    Event,
+    Failed,
+    Job,
+    Keep,
+    LoadModel,
+    Ping,
+    Pong,
+    Shutdown,
+    Step,
+    Submit,
+)
 from backends.weight import job_bytes
 from backends.wire import WireError
 
@@ -38,7 +52,7 @@ class Clerk:
     """
 
     def __init__(self, link: Link) -> None:
-        self.inbox: queue.SimpleQueue[Prepared | Cancel | Keep | Shutdown] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Prepared | Cancel | CutShort | Keep | Shutdown] = queue.SimpleQueue()
         self.step_started: float | None = None
         self._link = link
         self._engine: Engine | None = None
@@ -75,7 +89,7 @@ class Clerk:
                 with self._lock:
                     self._unprepared.add(job.id)
                 self._put(job)
-            case Cancel(id=job_id):
+            case Cancel(id=job_id) | CutShort(id=job_id):
                 with self._lock:
                     waiting = job_id in self._unprepared
                     self._unprepared.discard(job_id)

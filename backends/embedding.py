@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.messages import Event, Job, Ready
+    from backends.messages import ErrorCode, Event, Job, Ready
 
 
 class NoRoomError(Exception):
@@ -234,6 +234,11 @@ class EmbeddingEngine:
         request = _Request(prepared.job, prepared.inputs)
         self._requests.append(request)
         return [Started(id=prepared.id, prompt_tokens=request.n_tokens)]
+
+    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
+        """Half of its vectors is no answer."""
+        del reason
+        return self.cancel(job_id)
 
     def cancel(self, job_id: str) -> list[Event]:
         """Drop a job and what it still wanted."""

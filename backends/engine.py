@@ -71,6 +71,10 @@ class Engine(Protocol):
         """Drop a job at once and free its sequences; nothing for an unknown id."""
         ...
 
+    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
+        """End a job as at `max_tokens` where it has generated something, else `cancel` it."""
+        ...
+
     def step(self) -> Step:
         """Advance every sequence once: one forward pass, one message."""
         ...

@@ -19,6 +19,7 @@ from backends.link import EXIT_OUT_OF_MEMORY
 from backends.messages import (
     Cancel,
     Command,
+    CutShort,
     ErrorCode,
     Failed,
     Finished,
@@ -142,6 +143,11 @@ class Worker:
         """Ask for the end of a job; the terminal event comes as always."""
         if job_id in self._live:
             self._send(Cancel(id=job_id))
+
+    def cut_short(self, job_id: str, reason: ErrorCode) -> None:
+        """Ask for the end of a job with what it has generated; the terminal event comes as always."""
+        if job_id in self._live:
+            self._send(CutShort(id=job_id, reason=reason))
 
     def keep(self, max_bytes: int) -> None:
         """Let it hold at most so many bytes of computed prompts; `on_keeps` follows when it does."""

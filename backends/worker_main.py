@@ -32,7 +32,19 @@ from backends.link import (
     note,
 )
 from backends.load_limit import OverLimitError, limited
-from backends.messages import Cancel, Event, Failed, Keep, Keeps, LoadFailed, LoadModel, Progress, Shutdown, Step
+from backends.messages import (
+    Cancel,
+    CutShort,
+    Event,
+    Failed,
+    Keep,
+    Keeps,
+    LoadFailed,
+    LoadModel,
+    Progress,
+    Shutdown,
+    Step,
+)
 from backends.outbox import Outbox
 from backends.renderer import Renderer, fork_beside, rendering_beside
 
@@ -57,12 +69,14 @@ def run(engine: Engine, link: Link, clerk: Clerk) -> None:
         events: list[Event] = []
         for item in arrived:
             if isinstance(item, Shutdown):
+                if events:
+                    link.send(Step(events=events))
                 return
             if isinstance(item, Keep):
                 engine.keep(item.max_bytes)
                 link.send(Keeps(max_bytes=item.max_bytes))
                 continue
-            events += engine.cancel(item.id) if isinstance(item, Cancel) else _add(engine, item)
+            events += _told(engine, item)
         report = Step() if engine.idle else engine.step()
         if events:
             report = msgspec.structs.replace(report, events=events + report.events)
@@ -78,13 +92,20 @@ def run(engine: Engine, link: Link, clerk: Clerk) -> None:
 
 
 def _drain(
-    inbox: queue.SimpleQueue[Prepared | Cancel | Keep | Shutdown], *, wait: bool
-) -> list[Prepared | Cancel | Keep | Shutdown]:
+    inbox: queue.SimpleQueue[Prepared | Cancel | CutShort | Keep | Shutdown], *, wait: bool
+) -> list[Prepared | Cancel | CutShort | Keep | Shutdown]:
     arrived = [inbox.get()] if wait else []
     with contextlib.suppress(queue.Empty):
         while True:
             arrived.append(inbox.get_nowait())
     return arrived
+
+
+def _told(engine: Engine, item: Prepared | Cancel | CutShort) -> list[Event]:
+    """What a job's arrival or its end makes to be told."""
+    if isinstance(item, Cancel):
+        return engine.cancel(item.id)
+    return engine.cut_short(item.id, item.reason) if isinstance(item, CutShort) else _add(engine, item)
 
 
 def _add(engine: Engine, prepared: Prepared) -> list[Event]:

@@ -32,6 +32,8 @@ REJECTIONS: Final[Mapping[str, str]] = {
 }
 """Error code -> the metric's reason."""
 FINISHED_REASONS: Final = ("stop", "length", "tool_calls", "abort", "error")
+CUT_SHORT: Final = ("request_timeout", "draining", "out_of_memory")
+"""Why an answer ended before the model or `max_tokens` ended it, as far as it had come."""
 
 _ERROR_RATIOS: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2)
 _LOAD_S: Final = (0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 12, 20, 30, 60, 120, 300)
@@ -85,6 +87,7 @@ class ModelMetrics:
     evictions: Mapping[str, Counter]
     rejections: Mapping[str, Counter]
     finished: Mapping[str, Counter]
+    cut_short: Mapping[str, Counter]
 
     def step(self, step: Step) -> None:
         """Count an engine step."""
@@ -202,6 +205,9 @@ class _Maker:
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens", name)
         self.generation_tokens = counter("generation_tokens", "Generated tokens", name)
         self.finished = counter("request_success", "Requests by the reason of their end", name, "finished_reason")
+        self.cut_short = counter(
+            "answers_cut_short", "Answers that a limit ended as far as they had come", name, "reason"
+        )
         self.crashes = counter("worker_crashes", "Workers that ended unasked", name)
 
     def model(self, name: str) -> ModelMetrics:
@@ -231,6 +237,7 @@ class _Maker:
             evictions={reason: self.evictions.labels(name, reason) for reason in get_args(UnloadReason)},
             rejections={reason: self.rejections.labels(name, reason) for reason in REJECTIONS.values()},
             finished={reason: self.finished.labels(name, reason) for reason in FINISHED_REASONS},
+            cut_short={reason: self.cut_short.labels(name, reason) for reason in CUT_SHORT},
         )
         made.state(ModelState.UNLOADED)
         return made

@@ -72,6 +72,10 @@ class Chooser:
             return self._finish(sequence, _ending(guide), events, last=logprob if job.echo else None)
         return self._emit(sequence, piece, logprob, events)
 
+    def cut(self, sequence: Sequence, events: list[Event]) -> None:
+        """End a choice as it is, as at `max_tokens`."""
+        self._finish(sequence, "length", events)
+
     def _emit(self, sequence: Sequence, piece: bytes, logprob: TokenLogprob | None, events: list[Event]) -> bool:
         job = sequence.request.job
         if sequence.n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string

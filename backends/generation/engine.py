@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from backends.generation.decoder import DecoderContext, DecoderModel
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import Event, FinishReason, Job
+    from backends.messages import ErrorCode, Event, FinishReason, Job
     from backends.prefix.store import PrefixStore
 
 
@@ -164,6 +164,24 @@ class GeneratingEngine:
             self._n_waiting -= sequence.phase is Phase.WAITING
             self._lay_down(sequence)
         return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
+
+    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
+        """End a job whose time is over, or for whose next token there is no memory: see `backends.engine.Engine`."""
+        request = self._requests.get(job_id)
+        sequences = [s for s in self._sequences if request is not None and s.request is request]
+        if request is None or not (request.completion_tokens or any(s.n_generated for s in sequences)):
+            return self.cancel(job_id)
+        events: list[Event] = [Delta(job_id, index, "", 0, None, "length") for index in request.unstarted]
+        request.n_open -= len(request.unstarted)
+        request.unstarted.clear()
+        request.cut_short = reason
+        for sequence in sequences:
+            self._n_waiting -= sequence.phase is Phase.WAITING
+            self._chooser.cut(sequence, events)
+            self._retire(sequence, events)
+        if not sequences:
+            self._end(request, events)
+        return events
 
     def keep(self, max_bytes: int) -> None:
         """See `backends.engine.Engine`."""
@@ -442,6 +460,7 @@ class GeneratingEngine:
                 cached_tokens=request.cached_tokens,
                 preemptions=request.preemptions,
                 reasoning_tokens=request.reasoning_tokens,
+                cut_short=request.cut_short,
             )
         )
 
@@ -463,12 +482,14 @@ class GeneratingEngine:
                 self._start(request)
 
     def _shed(self) -> list[Event]:
-        """Set the youngest back, because there is no room for this step; fail it only where it is alone."""
+        """Set the youngest back, because there is no room for this step; end it only where it is alone."""
         victim = self._residency.victim(self._sequences)
         if victim is not None:
             self._set_back(victim)
             self._n_apart = _APART_STEPS
             return []
         alone = next(s for s in self._sequences if s.phase is not Phase.WAITING).request.job.id
-        self.cancel(alone)
+        told = self.cut_short(alone, "out_of_memory")
+        if not isinstance(told[-1], Failed):
+            return told
         return [Failed(id=alone, code="out_of_memory", message=self._context.shortage)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backends.generation.decoder import TokenSampler
     from backends.generation.scoring import Echo
     from backends.guides import GuidePlan
-    from backends.messages import Event, Generate
+    from backends.messages import ErrorCode, Event, Generate
     from backends.prefix.shelf import Box
     from backends.text import TextStream
 
@@ -76,6 +76,8 @@ class Request:
     """What the client is told once the first choice has its place."""
     box: Box | None = None
     """The computed prompt in the store, for choices that wait for a slot; None: they compute what they find nowhere."""
+    cut_short: ErrorCode | None = None
+    """Why it ends before its time."""
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Of the prompt, those that were found computed."""

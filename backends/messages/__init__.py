@@ -7,6 +7,7 @@ The encoding is msgpack of these tagged structs (see `backends.wire`); never pic
 from backends.messages.commands import (
     Cancel,
     Command,
+    CutShort,
     Keep,
     KvLayout,
     KvType,
@@ -66,6 +67,7 @@ __all__ = [
     "ChatPrompt",
     "Command",
     "Constraint",
+    "CutShort",
     "Delta",
     "Detokenize",
     "Detokenized",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from backends.messages.events import ErrorCode
 from backends.messages.jobs import Job
 from backends.messages.plain import Plain
 
@@ -68,6 +69,13 @@ class Cancel(Plain, tag="cancel", frozen=True):
     id: str
 
 
+class CutShort(Plain, tag="cut_short", frozen=True):
+    """End a job as `max_tokens` would: what it has generated is its answer. One without any ends as by `Cancel`."""
+
+    id: str
+    reason: ErrorCode
+
+
 class Ping(Plain, tag="ping", frozen=True):
     """Are you alive? Answered by the reader thread."""
 
@@ -82,4 +90,4 @@ class Shutdown(Plain, tag="shutdown", frozen=True):
     """Close the engine and exit 0. Jobs still running are failed with `draining`."""
 
 
-Command = LoadModel | Submit | Cancel | Keep | Ping | Shutdown
+Command = LoadModel | Submit | Cancel | CutShort | Keep | Ping | Shutdown

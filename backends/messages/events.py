@@ -110,6 +110,8 @@ class Finished(Plain, tag="finished", frozen=True):
     preemptions: int = 0
     reasoning_tokens: int = 0
     """Those of the completion that belong to reasoning."""
+    cut_short: ErrorCode | None = None
+    """Why it ended before the model or `max_tokens` ended it; what it has generated was delivered."""
 
 
 class Failed(Plain, tag="failed", frozen=True):

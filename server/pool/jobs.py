@@ -97,12 +97,17 @@ class Jobs:
         self._finish(live, failed)
 
     def abort(self, action: Abort) -> None:
-        """Ask a job's worker to drop it; the terminal event comes as always."""
+        """Ask a job's worker to end it; the terminal event comes as always.
+
+        Where a limit of ours ends it, what it has generated is its answer; where nobody reads any more, nothing is.
+        """
         live = self._live[action.job_id]
         live.abort = live.abort or action
         worker = self._parts.residents[live.model].worker
-        if worker is not None:
+        if worker is not None and action.code == live.abort.code == "cancelled":
             worker.cancel(live.job.id)
+        elif worker is not None:
+            worker.cut_short(live.job.id, live.abort.code)
 
     # What workers report
 
@@ -164,6 +169,9 @@ class Jobs:
     def _finish(self, live: Live, event: Finished | Failed) -> None:
         """The one place where a job ends."""
         now = self._parts.clock()
+        if isinstance(event, Finished) and (cut_short := event.cut_short) is not None:
+            self._parts.tell("cut_short", model=live.model, reason=cut_short, tokens=event.completion_tokens)
+            self._parts.residents[live.model].metrics.cut_short[cut_short].inc()
         if live.abort is not None and isinstance(event, Failed):
             event = Failed(id=event.id, code=live.abort.code, message=live.abort.message)
         if live.stream.queue_ms is None:

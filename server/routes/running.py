@@ -30,6 +30,8 @@ LOADING_PATIENCE_S = 2.0
 """How long a streaming client waits for its headers while the model loads; comments follow from then on."""
 COMMENT_EVERY_S = 3.0
 _PUMP_EVENTS = 16
+_LIMITS = ("request_timeout", "queue_timeout", "draining")
+"""Failures of a job that say that its time is over, and nothing of what was asked."""
 
 
 class Encoder(Protocol):
@@ -133,16 +135,45 @@ async def _disconnected(request: Request) -> None:
 
 async def collect(run: Run, collector: Collector) -> Usage:
     """Read every job to its end. Raises ApiError for the first that fails."""
-    usage = Usage()
+    usage, late = Usage(), Late(run)
     for job in range(len(run.streams)):
         async for event in run.events(job):
             if isinstance(event, Delta):
+                late.seen(event)
                 collector.add(event, run.choice(job, event))
             elif isinstance(event, Finished):
                 usage.add(event)
             elif isinstance(event, Failed):
-                raise run.problem(event)
+                late.failed(job, event)
+    for job, delta in late.endings():
+        collector.add(delta, run.choice(job, delta))
     return usage
+
+
+class Late:
+    """Jobs of a request for which a limit of ours left no time, while others of it have generated something."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._answered = False
+        self._jobs: list[tuple[int, Failed]] = []
+
+    def seen(self, event: Delta) -> None:
+        """Some text of any of its jobs."""
+        self._answered = self._answered or event.n_tokens > 0
+
+    def failed(self, job: int, event: Failed) -> None:
+        """A job has failed. Raises ApiError where no limit of ours was the reason."""
+        if event.code not in _LIMITS:
+            raise self._run.problem(event)
+        self._jobs.append((job, event))
+
+    def endings(self) -> list[tuple[int, Delta]]:
+        """What ends the choices of these jobs. Raises ApiError where the request has generated nothing."""
+        if self._jobs and not self._answered:
+            raise self._run.problem(self._jobs[0][1])
+        choices = range(self._run.choices_per_job)
+        return [(job, Delta(event.id, index, "", 0, None, "length")) for job, event in self._jobs for index in choices]
 
 
 async def started_in_time(request: Request, run: Run, *, patience_s: float) -> Started | None:
@@ -165,15 +196,19 @@ async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder],
         async for sign in _until_started(run, voice):
             yield sign
         encoder = make_encoder(await run.started())
-        usage = Usage()
+        usage, late = Usage(), Late(run)
         async for job, event in _events(run):
             if isinstance(event, Delta):
+                late.seen(event)
                 if chunk := encoder.delta(event, run.choice(job, event)):
                     yield chunk
             elif isinstance(event, Finished):
                 usage.add(event)
             elif isinstance(event, Failed):
-                raise run.problem(event)
+                late.failed(job, event)
+        for job, delta in late.endings():
+            if chunk := encoder.delta(delta, run.choice(job, delta)):
+                yield chunk
         yield encoder.end(usage)
     except ApiError as problem:
         yield voice.error(problem)

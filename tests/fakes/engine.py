@@ -39,6 +39,7 @@ from backends.messages import (
     Detokenized,
     Embed,
     Embedded,
+    ErrorCode,
     Event,
     Failed,
     Finished,
@@ -182,6 +183,17 @@ class FakeEngine:
         if self._running.pop(job_id, None) is None:
             return []
         return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
+
+    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
+        running = self._running.get(job_id)
+        if running is None or not running.completion_tokens:
+            return self.cancel(job_id)
+        del self._running[job_id]
+        n_prompt, n_tokens = running.prepared.prompt_tokens, running.completion_tokens
+        return [
+            *(Delta(job_id, index, "", 0, None, "length") for index, _ in running.choices),
+            Finished(id=job_id, prompt_tokens=n_prompt, completion_tokens=n_tokens, cut_short=reason),
+        ]
 
     def step(self) -> Step:
         begin = time.monotonic()

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from backends.messages import (
+    Delta,
     Finished,
 )
 from server.pool.pool import PoolError
@@ -107,7 +108,9 @@ async def test_grace_ends_and_the_rest_is_told(make: Maker) -> None:
     await rig.pool.close(0.2)
 
     assert time.monotonic() - began < 3
-    assert failure(await read(stream)).code == "draining"
+    events = await read(stream)
+    assert isinstance(events[-1], Finished), "what it has generated is its answer"
+    assert [event.finish_reason for event in events if isinstance(event, Delta)][-1] == "length"
     assert failure(await read(waiting)).code == "draining"
 
 

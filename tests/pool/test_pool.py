@@ -150,10 +150,27 @@ async def test_waiting_too_long_is_a_queue_timeout(make: Maker) -> None:
     blocker.cancel()
 
 
-async def test_running_too_long_is_a_request_timeout_and_frees_the_room(make: Maker) -> None:
+async def test_running_too_long_ends_an_answer_as_far_as_it_has_come_and_frees_the_room(make: Maker) -> None:
     rig = await make(sections={"server": {"request_timeout_s": 1.0}}, parallel=1)
-    assert failure(await rig.ask("a", SLOW)).code == "request_timeout"
+    told: list[tuple[str, dict[str, object]]] = []
+    rig.pool.on_change.append(lambda what, figures: told.append((what, figures)))
+
+    events = await rig.ask("a", SLOW)
+
+    last = [event for event in events if isinstance(event, Delta)][-1]
+    assert (last.finish_reason, text(events)[:6]) == ("length", "0 1 2 ")
+    assert isinstance(events[-1], Finished)
+    assert events[-1].completion_tokens == len(text(events).split())
+    assert ("cut_short", {"model": "a", "reason": "request_timeout", "tokens": events[-1].completion_tokens}) in told
+    assert rig.sample("answers_cut_short_total", model_name="a", reason="request_timeout") == 1
+    assert rig.sample("request_success_total", model_name="a", finished_reason="length") == 1
     assert isinstance((await rig.ask("a", "next"))[-1], Finished)
+
+
+async def test_running_too_long_without_a_word_is_a_request_timeout(make: Maker) -> None:
+    rig = await make(sections={"server": {"request_timeout_s": 1.0}}, parallel=1)
+    await rig.ask("a", "here")
+    assert failure(await rig.ask("a", "!prepare 2000")).code == "request_timeout"
 
 
 async def test_model_that_never_fits_is_refused_with_the_sums(make: Maker) -> None:
