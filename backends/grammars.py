@@ -20,7 +20,8 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 
 from backends.engine import JobError
-from backends.formats.base import inline, quoted
+from backends.formats.base import compact, inline, quoted
+from backends.json_lines import JsonLines, LineTable
 from backends.kernel import ALONE, memory_limit
 from backends.messages import JsonObject, JsonSchema, Pattern, ToolCalls
 
@@ -62,20 +63,26 @@ def _limits() -> LLParserLimits:
 class Mask:
     """See `backends.constraints.TokenMask`; one text under one grammar."""
 
-    def __init__(self, matcher: LLMatcher, n_vocab: int) -> None:
+    def __init__(self, matcher: LLMatcher, n_vocab: int, lines: JsonLines | None) -> None:
         self._matcher = matcher
         self._n_vocab = n_vocab
+        self._lines = lines
 
     def allowed(self) -> NDArray[np.bool_]:
         """`(n_vocab,) bool`. Raises JobError where the grammar is too costly here."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        return np.unpackbits(bits, count=self._n_vocab, bitorder="little").view(np.bool_)
+        allowed = np.unpackbits(bits, count=self._n_vocab, bitorder="little").view(np.bool_)
+        if self._lines is not None:
+            self._lines.restrict(allowed)
+        return allowed
 
     def accept(self, token: int) -> None:
         """Advance by an allowed token, or an end."""
         self._matcher.consume_token(token)
         self._check()
+        if self._lines is not None:
+            self._lines.feed(token)
 
     def try_accept(self, token: int) -> bool:
         """Advance where the token is allowed; False where it is not."""
@@ -106,10 +113,12 @@ class CompiledGrammar:
 
     matcher: LLMatcher
     n_vocab: int
+    lines: Callable[[], JsonLines] | None = None
+    """Makes what watches a text's line ends; None where the grammar allows none in JSON, or there is no JSON."""
 
     def start(self) -> Mask:
         """A mask at the beginning of a text."""
-        return Mask(self.matcher.deep_copy(), self.n_vocab)
+        return Mask(self.matcher.deep_copy(), self.n_vocab, self.lines() if self.lines is not None else None)
 
 
 class Compiler:
@@ -119,19 +128,26 @@ class Compiler:
         self._make_vocabulary = vocabulary
         self._format = format_
         self._tokenizer: LLTokenizer | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._table: LineTable | None = None
         self._n_vocab = 0
         self._cache: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
         self._memory_limit = memory_limit()
 
-    def compile(self, constraint: Constraint) -> CompiledGrammar:
-        """The grammar, from the cache where it is known. Raises JobError for what cannot be enforced."""
-        key = _encode(constraint)
+    def compile(self, constraint: Constraint, *, without_space: bool = False) -> CompiledGrammar:
+        """The grammar, from the cache where it is known. Raises JobError for what cannot be enforced.
+
+        `without_space`: JSON is written without white space.
+        """
+        key = _encode((constraint, without_space))
         with self._lock:
             if (known := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
                 return known
-            made = _on_deep_stack(lambda: self._compile(constraint), usual_limit=self._memory_limit)
+            made = _on_deep_stack(
+                lambda: self._compile(constraint, without_space=without_space), usual_limit=self._memory_limit
+            )
             self._cache[key] = made
             while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
@@ -144,16 +160,32 @@ class Compiler:
 
     def _ready_tokenizer(self) -> LLTokenizer:
         if self._tokenizer is None:
-            vocabulary = self._make_vocabulary()
+            vocabulary = self._ready_vocabulary()
             self._n_vocab = len(vocabulary.pieces)
             self._tokenizer = vocabulary.tokenizer()
         return self._tokenizer
 
-    def _compile(self, constraint: Constraint) -> CompiledGrammar:
-        matcher = self._matcher(_lark(constraint, self._format))
+    def _ready_vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            self._vocabulary = self._make_vocabulary()
+        return self._vocabulary
+
+    def _compile(self, constraint: Constraint, *, without_space: bool) -> CompiledGrammar:
+        lark = _lark(constraint, self._format)
+        matcher = self._matcher(compact(lark) if without_space else lark)
         if isinstance(matcher, str):
             raise self._refusal(constraint, matcher)
-        return CompiledGrammar(matcher, self._n_vocab)
+        return CompiledGrammar(matcher, self._n_vocab, None if without_space else self._new_lines(constraint))
+
+    def _new_lines(self, constraint: Constraint) -> Callable[[], JsonLines] | None:
+        begins = _json_begins(constraint, self._format)
+        if begins is None:
+            return None
+        if self._table is None:
+            self._table = LineTable(self._ready_vocabulary().pieces)
+        table = self._table
+        free = isinstance(constraint, ToolCalls) and not constraint.required and constraint.content is None
+        return lambda: JsonLines(table, begins.encode(), may_be_text=free)
 
     def _matcher(self, lark: str) -> LLMatcher | str:
         """A matcher whose first mask has been computed, or why there is none."""
@@ -242,6 +274,15 @@ def _with_calls(constraint: ToolCalls, format_: Format) -> str:
     if rules.trigger is None:
         return f"start: {plain} | called\n{text}{calls}"
     return f"start: {plain} | head called\nhead[lazy]: PLAIN {trigger}\n{text}{calls}"
+
+
+def _json_begins(constraint: Constraint, format_: Format) -> str | None:
+    """What comes before an answer's JSON, "" where that comes first; None where there is none to watch."""
+    if not isinstance(constraint, ToolCalls):
+        return None if isinstance(constraint, Pattern) else ""
+    if constraint.content is not None or not format_.writes_json:
+        return "" if format_.writes_json else None
+    return format_.json_begins or format_.rules(constraint.functions, constraint.parallel).trigger or ""
 
 
 def _content(constraint: JsonObject | JsonSchema) -> str:

@@ -328,7 +328,9 @@ class Guides:
         if job.constraint is None and thinking is Thinking.NEVER:
             return None
         plan = GuidePlan(
-            grammar=None if job.constraint is None else self._compiler.compile(job.constraint),
+            grammar=None
+            if job.constraint is None
+            else self._compiler.compile(job.constraint, without_space=job.json_whitespace == "compact"),
             thinking=thinking,
             marks=self._marks or ("", ""),
             budget=job.reasoning_budget,

@@ -19,8 +19,15 @@ Json = dict[str, Any]
 Conversation = tuple[list[Json], list[Json]]
 """Messages and tools in the plain form that templates take."""
 
-WHITE_SPACE = r"[ \t]{1,40}|\r?\n[ \t]{0,40}"
-"""At one place in JSON: deep indentation, but no endless blank for a weak model to fall into."""
+PRETTY: Json = {
+    "whitespace_pattern": r"\n([ ]{0,40}|\t{0,12})",
+    "key_separator": ":[ ]?",
+    "item_separator": ",[ ]?",
+}
+"""White space in JSON as writers put it: a space behind colons and commas, or a new line with its indentation. Where
+lines may end is `backends.json_lines`'."""
+COMPACT: Json = {"whitespace_flexible": False, "key_separator": ":", "item_separator": ","}
+"""None."""
 
 
 class Reader(Protocol):
@@ -96,6 +103,10 @@ class Format:
     adapt: Callable[[list[Json], list[Json]], Conversation] = unchanged
     """Messages and tools as this family's templates want them."""
     new_id: Callable[[], str] = new_call_id
+    json_begins: str | None = None
+    """What comes before the JSON of calls, where that is not the trigger of its rules; None: nothing else does."""
+    writes_json: bool = True
+    """All that stands in brackets in a call is JSON."""
     text_opening: str = ""
     """Lark for what stands before an answer that is text."""
     reasons: bool = False
@@ -122,9 +133,17 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+_GUIDED, _COMPACTLY = (f'"x-guidance": {json.dumps(options)}}}' for options in (PRETTY, COMPACT))
+
+
 def inline(schema: Any) -> str:
     """A JSON schema in Lark, with bounded white space."""
-    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITE_SPACE}}, ensure_ascii=False)
+    return "%json " + json.dumps({**schema, "x-guidance": PRETTY}, ensure_ascii=False)
+
+
+def compact(lark: str) -> str:
+    """The same grammar without white space in its JSON; no text of a client's holds unescaped quotes."""
+    return lark.replace(_GUIDED, _COMPACTLY)
 
 
 def parameters(function: Function) -> Json:

@@ -222,6 +222,7 @@ def _format(name: str, marks: Marks) -> Format:
             enclosed=False,
         ),
         marks=(marks.begin, marks.end, marks.quote),
+        writes_json=False,
     )
 
 

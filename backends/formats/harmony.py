@@ -178,6 +178,7 @@ FORMAT = Format(
     rules=rules,
     reader=_reader,
     answer_marks=(START, CHANNEL),
+    json_begins=" to=functions.",
     marks=(CHANNEL, MESSAGE, END, START, "<|constrain|>"),
     text_opening=f"({quoted(START + 'assistant')})? {quoted(FINAL)}",
     reasons=True,

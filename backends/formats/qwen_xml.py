@@ -251,5 +251,6 @@ FORMAT = Format(
     rules=rules,
     reader=XmlReader,
     call_marks=(OPEN,),
+    writes_json=False,
     marks=(OPEN, CLOSE),
 )

@@ -119,6 +119,10 @@ Constraint = JsonObject | JsonSchema | Pattern | ToolCalls
 """What the answer must be. A reasoning block before it stays free."""
 
 
+JsonWhitespace = Literal["pretty", "compact"]
+"""`pretty`: as writers put it, on one line or indented, as the model likes; `compact`: none."""
+
+
 class Generate(Plain, tag="generate", frozen=True):
     """Generate `n` continuations of one prompt."""
 
@@ -136,6 +140,8 @@ class Generate(Plain, tag="generate", frozen=True):
     echo: bool = False
     """Deliver the prompt's own text as the start of every choice; with `logprobs`, its tokens' as well."""
     constraint: Constraint | None = None
+    json_whitespace: JsonWhitespace | None = None
+    """White space in JSON that the constraint makes; None means `pretty`."""
     reasoning_budget: int | None = None
     """Tokens after which an open reasoning block is closed; None leaves it to the model."""
     cache_prompt: bool = True

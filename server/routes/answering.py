@@ -98,7 +98,7 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
         plan.check(ready)
     if app.settings.logging.prompts:
         _log_prompts(request, plan)
-    jobs = [_marked(request, plan, job) for job in plan.jobs]
+    jobs = [_marked(request, plan, entry, job) for job in plan.jobs]
     streams = [app.pool.submit(entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in jobs]
     run = Run(streams, plan.choices_per_job, plan.params, plan.limits, plan.words)
     try:
@@ -110,13 +110,14 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
         raise
 
 
-def _marked(request: Request, plan: Plan, job: Generate) -> Generate:
-    """The job with what decides whose computed prompts it shares, and who makes way for whom.
+def _marked(request: Request, plan: Plan, entry: CatalogEntry, job: Generate) -> Generate:
+    """The job with what decides whose computed prompts it shares, who makes way for whom, and the model's own settings.
 
     Whoever has another key must not learn from the clock what was computed before.
     """
     session = job.session or plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
     marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS], "priority": plan.priority}
+    marks["json_whitespace"] = job.json_whitespace or entry.config.json_whitespace
     return msgspec.structs.replace(job, **marks)
 
 

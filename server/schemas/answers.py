@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import jiter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from backends.messages import Constraint, JsonObject, JsonSchema, Pattern
+from backends.messages import Constraint, JsonObject, JsonSchema, JsonWhitespace, Pattern
 from server.errors import ApiError, unsupported_parameter
 from server.schemas.json_schema import check_pattern, checked
 from server.schemas.problems import problem, wrong_type
@@ -114,6 +114,8 @@ class AnswerFields(BaseModel):
     """The fields of chat and text completions that say what an answer has to be; at most one may."""
 
     response_format: ResponseFormat | None = None
+    json_whitespace: JsonWhitespace | None = None
+    """White space in JSON that is asked for; the model's configuration where a client says nothing."""
     json_schema: dict[str, Any] | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None

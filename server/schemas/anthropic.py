@@ -56,10 +56,11 @@ FIELDS: dict[str, Use] = {
     # Extensions of this server.
     "priority": Use.HONOURED,
     "keep_alive": Use.HONOURED,
+    "json_whitespace": Use.HONOURED,
 }
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {"mcp_servers": ([],)}
-SAME = ("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive")
+SAME = ("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive", "json_whitespace")
 """Fields that chat completions have under the same name; they are checked there."""
 _NO_EFFECT_IN_TOOLS = frozenset({"cache_control", "eager_input_streaming", "type"})
 

@@ -101,6 +101,7 @@ FIELDS: dict[str, Use] = {
     "guided_regex": Use.HONOURED,
     "guided_choice": Use.HONOURED,
     "guided_grammar": Use.NEUTRAL_ONLY,
+    "json_whitespace": Use.HONOURED,
 }
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -227,6 +228,7 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
             ignore_eos=bool(self.ignore_eos),
             cache_prompt=self.cache_prompt is not False,
             constraint=self.constraint,
+            json_whitespace=self.json_whitespace,
             reasoning_budget=self.budget,
             session=self.session,
         )

@@ -64,6 +64,7 @@ FIELDS: dict[str, Use] = {
     "guided_regex": Use.HONOURED,
     "guided_choice": Use.HONOURED,
     "guided_grammar": Use.NEUTRAL_ONLY,
+    "json_whitespace": Use.HONOURED,
 }
 
 
@@ -155,6 +156,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
                 cache_prompt=self.cache_prompt is not False,
                 echo=bool(self.echo),
                 constraint=constraint,
+                json_whitespace=self.json_whitespace,
             )
             for i, prompt in enumerate(self.prompt)
         ]

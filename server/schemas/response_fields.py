@@ -59,6 +59,7 @@ FIELDS: dict[str, Use] = {
     "keep_alive": Use.HONOURED,
     "chat_template_kwargs": Use.HONOURED,
     "cache_prompt": Use.HONOURED,
+    "json_whitespace": Use.HONOURED,
 }
 """`max_tool_calls` counts calls of the provider's own tools, of which there are none here."""
 
@@ -92,6 +93,7 @@ SAME = (
     "keep_alive",
     "chat_template_kwargs",
     "cache_prompt",
+    "json_whitespace",
 )
 """Fields that chat completions have under the same name; they are checked there."""
 

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from backends.backend import Setting
-from backends.messages import KvType
+from backends.messages import JsonWhitespace, KvType
 from backends.options import NO_BOOL, Options, StrList, comma_list
 from backends.registry import BACKENDS
 from server.settings.sizes import Size
@@ -175,6 +175,7 @@ class DefaultsSection(Section):
     kv_type: KvType = "f16"
     gpu_layers: GpuLayers = "auto"
     max_gap_ms: GapMs = "auto"
+    json_whitespace: JsonWhitespace = "pretty"
 
 
 def _backend(name: str) -> str:
@@ -211,6 +212,8 @@ class ModelConfig(_BackendOptions, Section):
     max_gap_ms: GapMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
     gpu_layers: GpuLayers = "auto"
+    json_whitespace: JsonWhitespace = "pretty"
+    """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
     pinned: bool = False
     """Once loaded it stays, whatever its keep-alive says."""
     priority: Annotated[int, Field(ge=-1000, le=1000), NO_BOOL] = 0
