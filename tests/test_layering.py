@@ -22,6 +22,7 @@ SERVER_MAY_USE = {
     "backends.model_files",
     "backends.formats.known",
     "backends.formats.pieces",
+    "backends.formats.splitter",
     "backends.registry",
     "backends.child",
     "backends.kernel",
