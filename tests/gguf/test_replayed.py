@@ -112,8 +112,7 @@ def model(folder: Path, family: Family, text: str, *, opened: bool) -> Path:
     marks = f"{opening} {closing} {family.marks}"
     said = text.replace("<OPEN>", opening).replace("<CLOSE>", closing).replace("<CALL>", family.call)
     prompt = f"Q:{opening}" if opened else "Q:A:"
-    controls = family.controls
-    return replay.write(folder / "m.gguf", marks=marks, prompt=prompt, text=said, controls=controls)
+    return replay.write(folder / "m.gguf", replay.Said(marks, prompt, said, family.controls))
 
 
 def tool_calls(**fields: Any) -> ToolCalls:

@@ -7,6 +7,7 @@ token depends on its position alone; where the text is over, and second best eve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +23,34 @@ _WIDTH = CONTEXT + 64
 """One direction per position, and one in which the end token is always likely."""
 
 
-def write(path: Path, *, marks: str, prompt: str, text: str, controls: Sequence[str] = ()) -> Path:
-    """Write a model that answers `prompt`, which is what its template makes of every conversation, with the text.
+@dataclass(frozen=True)
+class Said:
+    """What a model says, and to what."""
 
-    `marks` stands in the template and is never written: by it the family is recognised. The literals of control tokens
-    are one token each, every other byte is one.
-    """
-    controls = [END, *controls]
-    n_prompt = len(_spelled(prompt, controls))
-    template = f"{{% if false %}}{marks}{{% endif %}}{prompt}{{{{ '' }}}}"
+    marks: str
+    """Stands in its template and is never written: by it the family is recognised."""
+    prompt: str
+    """What its template makes of every conversation."""
+    text: str
+    controls: tuple[str, ...] = ()
+    """Literals that are one token each; every other byte is one."""
+
+
+def write(path: Path, said: Said) -> Path:
+    """Write a model that answers the prompt with the text."""
+    controls = [END, *said.controls]
+    n_prompt = len(_spelled(said.prompt, controls))
+    template = f"{{% if false %}}{said.marks}{{% endif %}}{said.prompt}{{{{ '' }}}}"
     tokens = [*controls, *(LETTERS[byte] for byte in range(256)), LETTERS[32] * 2]
     types = [3] * len(controls) + [1] * 257
     while len(tokens) % 64:
         tokens.append(f"<unused{len(tokens)}>")
         types.append(5)
-    said = _spelled(text, controls)
+    ids = _spelled(said.text, controls)
     head = np.zeros((len(tokens), _WIDTH), np.float16)
     for position in range(CONTEXT):
         at = position - n_prompt + 1
-        head[said[at] if 0 <= at < len(said) else 0, position] = 1
+        head[ids[at] if 0 <= at < len(ids) else 0, position] = 1
     head[0, CONTEXT] = 0.3 + 2 * float(head[0].astype(np.float64).sum()) / _WIDTH
     positions = np.eye(CONTEXT, _WIDTH, dtype=np.float32) * 8
     positions[:, CONTEXT] = 8
