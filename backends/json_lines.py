@@ -182,8 +182,9 @@ class JsonLines:
             if self._is_text or not begun or begun == b"<":
                 return
             self._undecided = False
-        _, found, rest = self._tail.partition(self._begins)
+        at = self._tail.find(self._begins)
+        rest = self._tail[at + len(self._begins) :]
         self._tail = self._tail[-_MAX_TAIL:]
-        if found:
+        if at >= 0:
             self._walk = _Walk(_State.VALUE, b"")
             self._walk.feed(rest)

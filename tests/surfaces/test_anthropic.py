@@ -215,7 +215,7 @@ WRONG = [
     ),
     ({"tool_choice": {"type": "tool", "name": "absent"}, "tools": TOOLS}, "tool_choice"),
     ({"stop_sequences": [""]}, "stop_sequences[0]"),
-    ({"stop_sequences": ["x"] * 5}, "stop_sequences"),
+    ({"stop_sequences": ["x"] * 65}, "stop_sequences"),
     ({"temperature": 2.5}, "temperature"),
     ({"top_p": -0.2}, "top_p"),
     ({"top_k": "7"}, "top_k"),
