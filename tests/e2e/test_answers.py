@@ -273,3 +273,19 @@ def test_real_schemas_are_served(client: openai.OpenAI) -> None:
         )
         if answer.choices[0].finish_reason == "stop":
             jsonschema.validate(json.loads(answer.choices[0].message.content or ""), schema)
+
+
+def test_white_space_in_json_is_left_out_where_that_is_asked_for(client: openai.OpenAI) -> None:
+    properties = {"a": {"enum": [1]}, "b": {"enum": ["x y"]}}
+    schema = {"type": "object", "properties": properties, "required": ["a", "b"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}}
+    ask: Any = {"model": "demo", "temperature": 0, "max_tokens": 60}
+    compact: Any = {"extra_body": {"json_whitespace": "compact", "response_format": form}}
+    answer = client.chat.completions.create(**ask, messages=PARIS, **compact).choices[0]
+    text = client.completions.create(**ask, prompt="JSON:", **compact).choices[0]
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    ask |= {"messages": PARIS, "tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    called = client.chat.completions.create(**ask, extra_body={"json_whitespace": "compact"}).choices[0]
+
+    assert answer.message.content == text.text == '{"a":1,"b":"x y"}'
+    assert called.message.tool_calls[0].function.arguments == '{"a":1,"b":"x y"}'

@@ -95,6 +95,7 @@ BESIDE: dict[str, Any] = {
     "reasoning_effort": test_answers.test_reasoning_comes_first_and_apart_and_is_counted,
     "thinking_budget": test_answers.test_reasoning_stops_at_its_budget,
     "response_format": test_answers.test_a_streamed_answer_under_a_schema_is_the_same_as_a_whole_one,
+    "json_whitespace": test_answers.test_white_space_in_json_is_left_out_where_that_is_asked_for,
     "guided_regex": test_answers.test_text_completions_take_forms_too,
     "guided_choice": test_answers.test_text_completions_take_forms_too,
     "best_of": test_answers.test_the_best_of_several_is_the_likeliest,
