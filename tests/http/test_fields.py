@@ -202,6 +202,7 @@ SAMPLED = {
     "ignore_eos": True,
     "min_tokens": 3,
     "cache_prompt": False,
+    "json_whitespace": "compact",
 }
 CHAT_ONLY = {
     "logprobs": True,

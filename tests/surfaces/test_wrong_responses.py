@@ -29,7 +29,7 @@ WRONG = [
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
     ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments"),
     ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
-    ({"input": [{"type": "function_call_output", "call_id": "c", "output": {}}]}, "input[0].output"),
+    ({"input": [{"type": "function_call_output", "call_id": "c", "output": 7}]}, "input[0].output"),
     ({"input": [{"type": "custom_tool_call_output", "output": "x"}]}, "input[0].call_id"),
     ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input[0].id"),
     ({"input": [*USER] * 5000}, "input"),
