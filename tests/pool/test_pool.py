@@ -158,7 +158,7 @@ async def test_running_too_long_ends_an_answer_as_far_as_it_has_come_and_frees_t
     events = await rig.ask("a", SLOW)
 
     last = [event for event in events if isinstance(event, Delta)][-1]
-    assert (last.finish_reason, text(events)[:6]) == ("length", "0 1 2 ")
+    assert (last.finish_reason, text(events)[:1]) == ("length", "0")
     assert isinstance(events[-1], Finished)
     assert events[-1].completion_tokens == len(text(events).split())
     assert ("cut_short", {"model": "a", "reason": "request_timeout", "tokens": events[-1].completion_tokens}) in told
