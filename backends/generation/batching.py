@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.generation.pace import Pace
-from backends.generation.tiles import TILE
+from backends.generation.tiles import TILE, Rows, in_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 AUTO_GAP_STEPS: Final = 18.0
 """`auto` lets a step take so many times as long as one that only decodes."""
@@ -37,6 +37,9 @@ class Demand(NamedTuple):
     """Positions that are computed already."""
     waited_us: float = 0.0
     """Since it was ready to be computed."""
+    slot: int = 0
+    fixed: bool = False
+    """Its share may be no larger than what is planned: a prompt that is scored has few rows."""
 
 
 class Share(NamedTuple):
@@ -62,20 +65,27 @@ class Batcher:
     """What is known about costs; whoever performs the steps tells it."""
 
     def plan(self, demands: Sequence[Demand], *, room: int | None = None) -> list[Share]:
-        """Shares for one step: every decoding sequence one token, then prompts.
+        """Shares for one step, in order of slots: every decoding sequence one token, then prompts.
 
-        The sum exceeds neither `max_tokens` nor `room` (None: no other bound), and no share is empty.
+        The sum exceeds neither `max_tokens` nor `room` (None: every sequence has cells of its own), and no share is
+        empty. Cells of their own are computed as one batch where the slots ascend, otherwise at half the speed.
         """
         most = self.max_tokens if room is None else min(self.max_tokens, room)
         shares = [Share(d.sequence, 1) for d in demands if d.decoding][:most]
-        if len(shares) == len(demands):  # the usual step, kept short
-            return shares
         n_decode = len(shares)
-        left = most - n_decode
+        if n_decode < len(demands):  # the usual step is kept short
+            shares += self._prompts(demands, n_decode=n_decode, left=most - n_decode)
+        by_sequence = {demand.sequence: demand for demand in demands}
+        shares.sort(key=lambda share: by_sequence[share.sequence].slot)
+        return shares if room is not None or len(shares) == n_decode else self._in_tiles(shares, by_sequence)
+
+    def _prompts(self, demands: Sequence[Demand], *, n_decode: int, left: int) -> list[Share]:
+        """What prompts get, the most urgent first."""
+        shares: list[Share] = []
         left_us = self._prefill_us(n_decode)
         for demand in sorted((d for d in demands if not d.decoding), key=self._urgency):
-            fits = self._fitting(demand, left_us, n_decode=n_decode, first=len(shares) == n_decode)
-            n_tokens = min(demand.n_tokens, left, fits)
+            chunk = self._chunk(demand, left_us, n_decode=n_decode, first=not shares)
+            n_tokens = min(demand.n_tokens, left, chunk)
             if n_tokens <= 0:
                 break
             shares.append(Share(demand.sequence, n_tokens))
@@ -95,29 +105,48 @@ class Batcher:
             return max(self.gap_us(1), ALONE_US)
         return self.gap_us(n_decode) - self.pace.decode_us(n_decode)
 
-    def _fitting(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
-        """Tokens of a prompt that the time is enough for; the first prompt of a step always advances.
-
-        It is rounded to the nearest grain, and the others down, so that a step is longer by half of one at most. A
-        rest that fills no grain is not left where it can be helped: it would be computed token by token.
-        """
-        n_tokens = demand.n_tokens
-        if self.pace.token_us(demand.depth) <= 0:
+    def _chunk(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
+        """Tokens of a prompt that this step computes: as many as the time is enough for, in whole tiles."""
+        n_ahead, depth = demand.n_tokens, demand.depth
+        if self.pace.token_us(depth) <= 0:
             return (GRAIN if n_decode else 2 * GRAIN) if first else 0
-        exact = self.pace.tokens_within(left_us, demand.depth, short=n_tokens <= GRAIN)
-        if n_tokens <= GRAIN:
-            return n_tokens if n_tokens <= exact else max(exact, min(n_tokens, LEAST_TOKENS)) if first else 0
-        whole = GRAIN if n_tokens == GRAIN + 1 else -(-n_tokens // GRAIN) * GRAIN  # a part of one takes as long
-        if whole <= exact + (GRAIN // 2 if first else 0):
-            return n_tokens
-        fits = max(GRAIN, round(exact / GRAIN) * GRAIN) if first else exact // GRAIN * GRAIN
-        rest = n_tokens - fits
-        if rest > GRAIN + 1:  # one token of it may go with those of decoding sequences
-            return fits
-        if fits > GRAIN or not first:
-            return max(0, fits - GRAIN)
-        whole_us, rest_us = (self.pace.prefill_us(demand.depth + n_tokens - n, n) for n in (n_tokens, rest))
-        return n_tokens if whole_us < rest_us else fits
+        exact = self.pace.tokens_within(left_us, depth, short=n_ahead <= GRAIN)
+
+        def whole_is_cheaper() -> bool:
+            whole_us, rest_us = (self.pace.prefill_us(depth + n_ahead - n, n) for n in (n_ahead, n_ahead - GRAIN))
+            return whole_us < rest_us
+
+        return chunk_tokens(n_ahead, exact, first=first, whole_is_cheaper=whole_is_cheaper)
+
+    def _in_tiles(self, shares: list[Share], by_sequence: Mapping[int, Demand]) -> list[Share]:
+        """The same in whole tiles of llama.cpp's attention; see `tiles`."""
+        rows = []
+        for share in shares:
+            demand = by_sequence[share.sequence]
+            rows.append(Rows(demand.slot, share.n_tokens, share.n_tokens if demand.fixed else demand.n_tokens))
+        spare = self.max_tokens - sum(share.n_tokens for share in shares)
+        return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, spare=spare), strict=True)]
 
     def _urgency(self, demand: Demand) -> float:
         return self.pace.prefill_us(demand.depth, demand.n_tokens) - _AGEING * demand.waited_us
+
+
+def chunk_tokens(n_ahead: int, exact: int, *, first: bool, whole_is_cheaper: Callable[[], bool]) -> int:
+    """How many of a prompt's next `n_ahead` tokens a step computes that has the time for `exact` of them.
+
+    A prompt is cut where whole tiles lie before the cut, and a whole one and a token more behind it: the token may go
+    with those of decoding sequences. The first prompt of a step always advances, and half a tile more than the time
+    allows is no harm: so it is cut at the nearest place; others at the last one before.
+    """
+    if n_ahead <= GRAIN:
+        least = min(n_ahead, LEAST_TOKENS) if first else 0
+        return n_ahead if n_ahead <= exact else max(min(exact, n_ahead), least) if first else 0
+    most = exact + (GRAIN // 2 if first else 0)
+    whole = GRAIN if n_ahead == GRAIN + 1 else -(-n_ahead // GRAIN) * GRAIN  # a part of one takes as long
+    if whole <= most:
+        return n_ahead
+    cuts = range(GRAIN, n_ahead - GRAIN, GRAIN)
+    fitting = cuts[: most // GRAIN]
+    if fitting or not first:
+        return fitting[-1] if fitting else 0
+    return GRAIN if cuts or not whole_is_cheaper() else n_ahead

@@ -24,7 +24,6 @@ from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import Phase, PreparedGenerate, Request, Sequence
-from backends.generation.tiles import Rows, in_tiles
 from backends.messages import Delta, Failed, Finished, Ready, Started, Step
 from backends.plan import SCORED_ROWS
 from backends.text import TextStream
@@ -271,11 +270,7 @@ class GeneratingEngine:
             request.opening = []
 
     def _plan(self, now_us: float) -> list[Share]:
-        """Who contributes how much, in order of the slots; where the pool has no room even so somebody is set back.
-
-        With one KV stream per sequence llama.cpp computes a run of ascending slots as one batch, and every other order
-        piece by piece, at half the speed.
-        """
+        """Who contributes how much, in order of the slots; where the pool has no room even so somebody is set back."""
         while True:
             demands = self._demands(now_us)
             room = self._residency.room
@@ -284,35 +279,20 @@ class GeneratingEngine:
             short = len(shares) < n_decoding or not shares
             victim = self._residency.victim(self._sequences) if short else None
             if victim is None:
-                shares.sort(key=self._slot_of)
-                return shares if room is not None or len(shares) == n_decoding else self._aligned(shares)
+                return shares
             self._set_back(victim)
-
-    def _aligned(self, shares: list[Share]) -> list[Share]:
-        """The same in whole tiles of llama.cpp's attention; see `tiles`."""
-        rows = []
-        for share in shares:
-            sequence, most = self._sequences[share.sequence], share.n_tokens
-            if sequence.phase is Phase.PREFILL and not sequence.request.scoring:  # what is scored is one of a few rows
-                most = sequence.n_ahead
-            rows.append(Rows(sequence.slot, share.n_tokens, most))
-        spare = self._context.tokens.size - sum(share.n_tokens for share in shares)
-        return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, spare=spare), strict=True)]
 
     def _set_back(self, sequence: Sequence) -> None:
         self._residency.set_back(sequence)
         self._n_waiting += 1
         self._steady = None
 
-    def _slot_of(self, share: Share) -> int:
-        return self._sequences[share.sequence].slot
-
     def _demands(self, now_us: float) -> list[Demand]:
         demands = []
         most_scored = SCORED_ROWS
         for index, sequence in enumerate(self._sequences):
             if sequence.phase is Phase.DECODE:
-                demands.append(Demand(index, 1, True))
+                demands.append(Demand(index, 1, True, slot=sequence.slot))
             elif sequence.phase is Phase.PREFILL:
                 past = sequence.n_past
                 n_tokens, waited_us = sequence.n_ahead, now_us - sequence.since_us
@@ -320,7 +300,8 @@ class GeneratingEngine:
                     n_tokens = min(n_tokens, most_scored)
                     most_scored -= n_tokens
                 if n_tokens:
-                    demands.append(Demand(index, n_tokens, False, past, waited_us))
+                    slot, fixed = sequence.slot, sequence.request.scoring
+                    demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed))
         return demands
 
     def _learn(self, rows: StepRows, duration_us: float) -> None:

@@ -6,9 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.generation.batching import AUTO_GAP_STEPS, GRAIN, LEAST_TOKENS, MOST_AUTO_GAP_US, Batcher, Demand, Share
+from backends.generation.batching import (
+    AUTO_GAP_STEPS,
+    GRAIN,
+    LEAST_TOKENS,
+    MOST_AUTO_GAP_US,
+    Batcher,
+    Demand,
+    Share,
+    chunk_tokens,
+)
 from backends.generation.pace import Chunk, Pace
-from backends.generation.tiles import Rows, in_tiles
 
 DEMANDS = st.lists(
     st.tuples(st.integers(1, 3000), st.booleans(), st.integers(0, 8000), st.floats(0, 1e8)), max_size=12
@@ -105,6 +113,37 @@ def test_the_end_of_a_prompt_does_not_make_a_step_longer_than_half_a_grain_does(
         assert n_tokens in (rest, GRAIN) or rest - n_tokens >= GRAIN // 2
 
 
+@given(st.integers(1, 600), st.integers(0, 600), st.booleans(), st.booleans())
+def test_a_prompt_is_cut_where_tiles_lie_on_both_sides(n_ahead: int, exact: int, first: bool, whole: bool) -> None:
+    n_tokens = chunk_tokens(n_ahead, exact, first=first, whole_is_cheaper=lambda: whole)
+
+    assert 0 <= n_tokens <= n_ahead
+    assert n_tokens or not first, "the first one advances"
+    assert n_tokens <= exact + (GRAIN // 2 if first else 0) + 1 or (first and n_tokens <= 2 * GRAIN)
+    rest = n_ahead - n_tokens
+    if n_ahead <= GRAIN:
+        assert n_tokens in (0, n_ahead) or first
+    elif n_tokens and rest:
+        assert n_tokens % GRAIN == 0
+        assert rest > GRAIN or n_ahead <= 2 * GRAIN
+    if n_ahead <= exact - GRAIN:
+        assert rest == 0, "what there is time for is computed"
+    larger = chunk_tokens(n_ahead, exact + GRAIN, first=first, whole_is_cheaper=lambda: whole)
+    assert larger >= n_tokens, "more time is never less work"
+
+
+def test_shares_come_in_the_order_of_slots_and_in_whole_tiles_beside_decoding_neighbours() -> None:
+    batcher = Batcher(max_gap_us=500_000, pace=learned())
+    demands = [Demand(0, 400, False, slot=3), Demand(1, 1, True, slot=2), Demand(2, 1, True, slot=0)]
+
+    *decoding, prompt = batcher.plan(demands)
+
+    assert [share.sequence for share in decoding] == [2, 1]
+    assert prompt.n_tokens % GRAIN == 1 or prompt.n_tokens == 400, "one token goes with the neighbour's"
+    fixed = [demands[0]._replace(fixed=True, n_tokens=GRAIN + 40), *demands[1:]]
+    assert batcher.plan(fixed)[-1].n_tokens == GRAIN + 40
+
+
 @pytest.mark.parametrize("length", [1290, 1314, 1327, 1345, 1360])
 def test_streams_keep_their_gap_while_long_prompts_come_and_those_lose_little(length: int) -> None:
     """Four streams beside prompts of some length, on a machine as two cores were measured."""
@@ -119,19 +158,17 @@ def test_streams_keep_their_gap_while_long_prompts_come_and_those_lose_little(le
         if arriving and (now_us >= arriving[0] or not prompts):
             now_us = max(now_us, arriving.pop(0))
             prompts[4 + len(arriving)] = 0
-        demands = [Demand(slot, 1, True) for slot in range(4)]
-        demands += [Demand(slot, length - past, False, past) for slot, past in prompts.items()]
-        shares = sorted(batcher.plan(demands), key=lambda share: share.sequence)
-        most = {demand.sequence: demand.n_tokens for demand in demands}
-        counts = in_tiles([Rows(s.sequence, s.n_tokens, most[s.sequence]) for s in shares], spare=99)
-        chunks = [Chunk(prompts[s.sequence], n) for s, n in zip(shares, counts, strict=True) if s.sequence in prompts]
+        demands = [Demand(slot, 1, True, slot=slot) for slot in range(4)]
+        demands += [Demand(slot, length - past, False, past, slot=slot) for slot, past in prompts.items()]
+        shares = batcher.plan(demands)
+        chunks = [Chunk(prompts[s.sequence], s.n_tokens) for s in shares if s.sequence in prompts]
         slots = {share.sequence for share in shares}
         apart = [s.sequence > 4 and s.sequence - 1 not in slots for s in shares if s.sequence in prompts]
         took_us = decode_us + sum(_pass_us(c.n_tokens - (not a), c.depth) for c, a in zip(chunks, apart, strict=True))
         batcher.pace.learn(n_decode=4, chunks=chunks, duration_us=took_us)
-        for share, n in zip(shares, counts, strict=True):
+        for share in shares:
             if share.sequence in prompts:
-                prompts[share.sequence] += n
+                prompts[share.sequence] += share.n_tokens
         prompts = {slot: past for slot, past in prompts.items() if past < length}
         now_us, longest_us, prefill_us = now_us + took_us, max(longest_us, took_us), prefill_us + took_us - decode_us
 
