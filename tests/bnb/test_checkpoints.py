@@ -49,9 +49,8 @@ def prompt(seed: int, n_tokens: int) -> list[int]:
     return np.random.default_rng([23, seed]).integers(5, 60, n_tokens).tolist()
 
 
-def ask(engine: Engine, tokens: list[int], **fields: object) -> tuple[list[str], int]:
-    """The tokens and log-probabilities of an answer as texts, and how many tokens of the prompt were there."""
-    job = Generate(
+def _job(tokens: list[int], **fields: object) -> Generate:
+    return Generate(
         id=f"{len(tokens)}-{np.random.default_rng().integers(1 << 60)}",
         prompt=TokenPrompt(tokens),
         max_tokens=12,
@@ -60,13 +59,24 @@ def ask(engine: Engine, tokens: list[int], **fields: object) -> tuple[list[str],
         logprobs=0,
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _prepared(engine: Engine, job: Generate) -> object:
     prepared = engine.prepare(job)
     assert not isinstance(prepared, list)
-    outcome = Outcome()
-    engine.add(replace(prepared, borders=(HEAD, *prepared.borders)))  # type: ignore[type-var]
+    return replace(prepared, borders=(HEAD, *prepared.borders))
+
+
+def _said(outcome: Outcome) -> list[str]:
+    return [f"{entry.bytes!r} {entry.logprob:.3f}" for entry in outcome.logprobs()]
+
+
+def ask(engine: Engine, tokens: list[int], **fields: object) -> tuple[list[str], int]:
+    """The tokens and log-probabilities of an answer as texts, and how many tokens of the prompt were there."""
+    job, outcome = _job(tokens, **fields), Outcome()
+    engine.add(_prepared(engine, job))  # type: ignore[arg-type]
     step_until_idle(engine, {job.id: outcome})
-    said = [f"{entry.bytes!r} {entry.logprob:.3f}" for entry in outcome.logprobs()]
-    return said, outcome.finished.cached_tokens
+    return _said(outcome), outcome.finished.cached_tokens
 
 
 def test_what_rings_have_forgotten_is_found_at_a_checkpoint(engine: Engine) -> None:
@@ -78,3 +88,21 @@ def test_what_rings_have_forgotten_is_found_at_a_checkpoint(engine: Engine) -> N
 
     assert [said for said, _ in warm] == [said for said, _ in cold] * 2
     assert [cached for _, cached in cold + warm] == [0, 0, 0, HEAD, N_PROMPT - 1, N_PROMPT - 1]
+
+
+def test_who_comes_while_another_runs_begins_at_its_checkpoint(engine: Engine) -> None:
+    head = prompt(4, HEAD)
+    first, second = head + prompt(5, N_PROMPT - HEAD), head + prompt(6, 100)
+    cold = [ask(engine, tokens, cache_prompt=False)[0] for tokens in (first, second)]
+    running, job = Outcome(), _job(first)
+    engine.add(_prepared(engine, job))  # type: ignore[arg-type]
+    while not running.deltas():
+        running.events += engine.step().events
+
+    late, outcome = _job(second), Outcome()
+    engine.add(_prepared(engine, late))  # type: ignore[arg-type]
+    step_until_idle(engine, {job.id: running, late.id: outcome})
+
+    assert [_said(one) for one in (running, outcome)] == cold
+    split = engine._context.layout == "split"  # type: ignore[attr-defined]
+    assert outcome.finished.cached_tokens == (HEAD if split else 0), "a pool has no cells for a copy"

@@ -74,6 +74,10 @@ class Place:
         return [vocabulary[piece] for piece in self.gold.of(tokens, N_TOKENS)]
 
 
+ALIKE: tuple[Kind, ...] = ("gemma2", "gpt-oss")
+"""Windows as `window` has them: one walk through all that is kept is enough."""
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -230,3 +234,20 @@ def test_no_checkpoint_crosses_domains(place: Place) -> None:
     cached = [place.ask(tokens, cache_domain=domain) for domain in ("a", "b", "a")]
 
     assert cached == [0, 0, 299]
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_other_families_with_windows_are_found_again(kind: Kind, tmp_path: Path) -> None:
+    path = canary_kv.build(tmp_path / "model.gguf", kind)
+    alone = open_engine(path, kv_type=EXACT_CELLS, parallel=1)
+    place = Place(path, Gold(alone), kind, "split", tmp_path)
+    head = prompt(40, HEAD)
+    first, second = head + prompt(41, 200), head + prompt(42, 90)
+
+    cached = [place.ask(tokens, borders=[HEAD]) for tokens in (first, first, second)]
+    said = [*first, *place.answer(first)]
+    cached.append(place.ask(said + prompt(43, 70)))
+    alone.close()
+    place.engine.close()
+
+    assert cached == [0, len(first) - 1, HEAD, len(said) - 1]

@@ -58,7 +58,9 @@ class Walk:
             made = job(tokens, N_TOKENS, logprobs=0, priority=priority, n=n)
             self.prompts[made.id], self.outcomes[made.id], self.choices[made.id] = tokens, Outcome(), n
             self.running.append(made.id)
-            self._take(self.engine.add(self.engine.prepare(made)))
+            prepared = self.engine.prepare(made)
+            assert not isinstance(prepared, list)
+            self._take(self.engine.add(replace(prepared, borders=(60, 170, *prepared.borders))))
 
     def cancel(self, number: int) -> None:
         if self.running:

@@ -22,8 +22,9 @@ from demo.names import hf_name
 from tests.models import shapes
 from tests.models.bytebpe import byte_spelling
 
-Kind = Literal["full", "window", "state", "hybrid"]
+Kind = Literal["full", "window", "state", "hybrid", "gemma2", "gpt-oss"]
 KINDS: tuple[Kind, ...] = ("full", "window", "state", "hybrid")
+"""The others are windows again: in every second layer, with capped scores, or with sinks and experts."""
 N_VOCAB = 512
 WINDOW = 48
 EXACT_CELLS: KvType = "bf16"
@@ -34,6 +35,8 @@ SHAPES: dict[Kind, shapes.Shape] = {
     "window": replace(_LLAMA, arch="gemma3", n_layers=4, window=WINDOW),
     "state": replace(_ODD, arch="mamba"),
     "hybrid": replace(_ODD, arch="jamba", n_layers=4, attends=(False, True, False, True)),
+    "gemma2": replace(_LLAMA, arch="gemma2", n_layers=4, window=WINDOW, tied=True),
+    "gpt-oss": replace(_LLAMA, arch="gpt-oss", n_layers=4, window=WINDOW, n_experts=5),
 }
 _INNER, _STATE, _RANK, _KERNEL = 2 * _ODD.n_embd, 16, 6, 4
 
@@ -109,6 +112,9 @@ def _values(rng: np.random.Generator, name: str, dims: tuple[int, ...]) -> NDArr
 def _tensors(kind: Kind, shape: shapes.Shape) -> dict[str, tuple[int, ...]]:
     found = shapes.tensors(shape)
     for i in range(shape.n_layers):
+        if kind == "gpt-oss":
+            found |= {f"blk.{i}.{name}": dims for name, dims in _sinks_and_biases(shape).items()}
+            del found[f"blk.{i}.ffn_norm.weight"]
         if kind == "state":
             found = {name: dims for name, dims in found.items() if not name.startswith(f"blk.{i}.")}
         if kind == "state" or (kind == "hybrid" and not shape.attends[i]):
@@ -133,3 +139,19 @@ def _running_state(kind: Kind, embd: int) -> dict[str, tuple[int, ...]]:
     if kind == "hybrid":
         block |= {"ssm_dt_norm.weight": (_RANK,), "ssm_b_norm.weight": (_STATE,), "ssm_c_norm.weight": (_STATE,)}
     return block
+
+
+def _sinks_and_biases(shape: shapes.Shape) -> dict[str, tuple[int, ...]]:
+    embd, experts, kv_rows = shape.n_embd, shape.n_experts, shape.n_kv_heads * shape.head_size
+    return {
+        "post_attention_norm.weight": (embd,),
+        "attn_sinks.weight": (shape.n_heads,),
+        "attn_q.bias": (shape.n_heads * shape.head_size,),
+        "attn_k.bias": (kv_rows,),
+        "attn_v.bias": (kv_rows,),
+        "attn_output.bias": (embd,),
+        "ffn_gate_inp.bias": (experts,),
+        "ffn_gate_exps.bias": (experts, shape.n_ff),
+        "ffn_up_exps.bias": (experts, shape.n_ff),
+        "ffn_down_exps.bias": (experts, embd),
+    }
