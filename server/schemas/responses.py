@@ -214,6 +214,7 @@ def parse_compact(data: dict[str, Any]) -> Draft:
     if data.get("model") is None:
         raise missing_parameter("model")
     check(ResponseHarmless, data)
+    check(ResponseRequest, {name: value for name, value in data.items() if name in COMPACT_FIELDS})
     kept = {name: value for name, value in data.items() if COMPACT_FIELDS.get(name) is Use.HONOURED}
     return Draft(kept, check(ResponseRequest, kept), [name for name in data if name not in COMPACT_FIELDS])
 
