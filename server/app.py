@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Route
 
 from server.door.gate import Gate
 from server.error_bodies import error_body, speaks_anthropic
@@ -160,7 +160,7 @@ async def _http_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     where = f"{clip(request.method)} {clip(request.scope['path'])}"
     if problem.status_code == 405:
-        allowed = _allowed(request)
+        allowed = (problem.headers or {}).get("Allow", "")
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
         told = f"Method not allowed: {where}. Use {allowed}."
@@ -171,15 +171,6 @@ async def _http_error(request: Request, problem: Exception) -> Response:
     else:
         wrong = ApiError(problem.status_code, "The request was refused.", headers=problem.headers)
     return await _api_error(request, wrong)
-
-
-def _allowed(request: Request) -> str:
-    """Every method of a path: several routes may have the same, and the router names the first one's alone."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods or set()
-    return ", ".join(sorted(found))
 
 
 def _rather(path: str) -> str:
