@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from backends.options import Options
     from backends.plan import Footprint, Plan, Wish
+    from backends.sampling_defaults import SamplingDefaults
 
 Gives = Literal["text", "vectors", "scores"]
 """What a model answers with."""
@@ -60,6 +61,16 @@ class Header(Protocol):
     @property
     def tokens_cover_text(self) -> bool:
         """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
+        ...
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """How its makers want tokens chosen."""
+        ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the operator should know, a sentence each."""
         ...
 
 

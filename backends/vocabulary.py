@@ -15,6 +15,9 @@ _IN_STRINGS: Final = r'[^"\\\x00-\x1F\x7F]{1,10}'
 """Tokens that llguidance judges together, because they may come almost anywhere in a string. Its own four such groups
 make no mask faster than this one and take 40 MB more (128 000 tokens, a schema of strings)."""
 
+_MOST_BYTES: Final = 1000
+"""Of a token that a constraint may choose: llguidance panics at one of more than 1024 bytes."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -43,7 +46,7 @@ class _Adapter:
         self.bos_token_id = None
         # A leading 0xFF marks a token that no text holds.
         self.tokens = [
-            b"\xff<%d>" % token if token in ends or not piece else piece
+            b"\xff<%d>" % token if token in ends or not piece or len(piece) > _MOST_BYTES else piece
             for token, piece in enumerate(vocabulary.pieces)
         ]
         self.special_token_ids = [token for token, piece in enumerate(self.tokens) if piece.startswith(b"\xff<")]

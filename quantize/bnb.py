@@ -24,6 +24,7 @@ COPIED: Final = (
     "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
+    "generation_config.json",
     "chat_template.json",
     "preprocessor_config.json",
 )

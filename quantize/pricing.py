@@ -10,7 +10,7 @@ from pathlib import Path
 from backends.backend import Header
 from backends.gguf.info import HeaderInfo
 from backends.plan import Device
-from quantize import bnb, memory, quantizer
+from quantize import bnb, memory, quantizer, replaced
 from quantize.errors import QuantizeError
 from quantize.hf.source import HfSource
 from quantize.order import Order
@@ -31,6 +31,8 @@ class Price:
     n_weights: int
     header: Header | None
     """What its memory is predicted from; None where nothing predicts it."""
+    remarks: tuple[str, ...] = ()
+    """Where it is not what its name says, a sentence each."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -66,7 +68,8 @@ def price(order: Order, type_name: str, base: Path | None, info: HeaderInfo | No
     assert base is not None
     assert info is not None
     made = quantizer.outcome(base, recipe(order, type_name, imatrix=None), info)
-    return Price(type_name, made.file_bytes, n_weights(info), made)
+    remarks = replaced.remarks(type_name, made.replaced, made.header)
+    return Price(type_name, made.header.file_bytes, n_weights(info), made.header, tuple(remarks))
 
 
 def n_weights(info: HeaderInfo) -> int:

@@ -16,6 +16,7 @@ from backends.gguf.info import HeaderInfo, Tensor
 from quantize import child, imatrix
 from quantize.errors import QuantizeError
 from quantize.files import SPARE_BYTES, replacing
+from quantize.replaced import Replaced, check_choices, check_made
 from quantize.types import FILE_TYPES, FLOATS, NEED_IMATRIX, tensor_type
 from quantize.words import size
 
@@ -69,6 +70,7 @@ def check(recipe: Recipe, source: HeaderInfo, *, matrix_comes: bool = False) -> 
             raise QuantizeError(f"the pattern {pattern!r} is no regular expression: {error}", usage=True) from None
         if not matches:
             raise QuantizeError(f"the pattern {pattern!r} matches no tensor of the model", usage=True)
+    check_choices(recipe, source)
     if recipe.imatrix is not None:
         imatrix.check_fits(imatrix.read(recipe.imatrix), source, recipe.imatrix.name)
 
@@ -81,20 +83,33 @@ def read_header(path: Path) -> HeaderInfo:
         raise QuantizeError(f"{path.name}: {error}") from None
 
 
-def outcome(source: Path, recipe: Recipe, info: HeaderInfo) -> HeaderInfo:
-    """The header the output will have, from llama.cpp's dry run: exact types, no data read."""
+@dataclass(frozen=True)
+class Outcome:
+    """What an output will be."""
+
+    header: HeaderInfo
+    replaced: tuple[Replaced, ...] = ()
+
+
+def outcome(source: Path, recipe: Recipe, info: HeaderInfo) -> Outcome:
+    """The header the output will have, from llama.cpp's dry run: exact types, no data read. Raises QuantizeError."""
     if recipe.type_name in FLOATS and _is_all(info, recipe.type_name):
-        return info
+        return Outcome(info)
     types: dict[str, str] = {}
+    replaced: list[Replaced] = []
 
     def note(message: child.Message) -> None:
         if "tensor" in message:
             types[message["tensor"]] = message["type"]
+        elif "replaced" in message:
+            replaced.append(Replaced(message["replaced"], message["wanted"], message["made"]))
 
     child.run(_MODULE, _request(source, Path("/dev/null"), recipe, dry_run=True), note)
     tensors = tuple(_retyped(tensor, types.get(tensor.name, tensor.type_name)) for tensor in info.tensors)
     grown = sum(tensor.n_bytes for tensor in tensors) - info.weight_bytes
-    return replace(info, tensors=tensors, file_bytes=info.file_bytes + grown)
+    made = replace(info, tensors=tensors, file_bytes=info.file_bytes + grown)
+    check_made(recipe, info, made)
+    return Outcome(made, tuple(replaced))
 
 
 def quantize(

@@ -23,6 +23,8 @@ _LINE = re.compile(
     r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+-\s+\[[^\]]*\],\s*type =\s*(\w+)(?:.*?(?:converting to (\w+)|\((\w+)\)\s*$))?"
 )
 
+_REPLACED = re.compile(r"warning: (\S+)\s+- ncols .*required for type\s+(\w+)\).*falling back to\s+(\w+)")
+
 
 class _Log:
     """llama.cpp's log: progress lines go to stdout, the rest to stderr."""
@@ -43,8 +45,11 @@ class _Log:
         if not line.endswith("\n"):
             return
         match = _LINE.search(line)
-        if match is None:
+        if match is None and (other := _REPLACED.search(line)) is not None:
+            _send({"replaced": other[1], "wanted": other[2].upper(), "made": other[3].upper()})
+        elif match is None:
             sys.stderr.write(line)
+        if match is None:
             return
         made = match[5] or match[6] or match[4]
         _send({"done": int(match[1]), "total": int(match[2]), "tensor": match[3], "type": made.upper()})

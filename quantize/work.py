@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.gguf.info import HeaderInfo
+from backends.gguf.servable import unservable
 from quantize import bnb, converter, pricing, quantizer
 from quantize.calibrate import calibrate, check_text
 from quantize.errors import Interrupted, QuantizeError
@@ -62,6 +63,9 @@ def run(order: Order, tell: Teller) -> Done:
         _check_recipes(order, source, [one.type_name for one in prices])
         longest = source.info.n_ctx_train if source.info else None
         done = Done(prices, contexts_for(longest, order.context if order.fit_bytes is not None else None))
+        for one in prices:
+            for remark in one.remarks:
+                tell.line(f"note: {remark}")
         if order.dry_run:
             return done
         try:
@@ -96,6 +100,7 @@ def _check_request(order: Order) -> None:
         )
     if not order.types and order.fit_bytes is None and not order.also:
         raise QuantizeError("nothing to make: --to names types, --fit a size", usage=True)
+    _check_choices(order)
     if order.calibrate is not None:
         check_text(order.calibrate)
         if order.imatrix is not None and order.imatrix.exists() and not order.force:
@@ -109,10 +114,35 @@ def _check_request(order: Order) -> None:
             raise QuantizeError(f"{path} does not exist", usage=True)
 
 
+def _check_choices(order: Order) -> None:
+    """What is chosen for matrices of a GGUF file is obeyed by every output, or refused. Raises QuantizeError."""
+    whole = [name for name in order.types if is_bnb(name) or name in FLOATS]
+    chosen = {
+        "--tensor-type": order.overrides,
+        "--output-type": order.output_type,
+        "--embedding-type": order.embedding_type,
+        "--pure": order.pure,
+    }
+    if whole and (asked := [option for option, value in chosen.items() if value]):
+        raise QuantizeError(
+            f"{asked[0]} cannot be had with {whole[0]}, which has one type for all matrices. "
+            "hint: make it in a run of its own",
+            usage=True,
+        )
+    if order.types and len(whole) == len(order.types) and order.imatrix is not None and order.calibrate is None:
+        raise QuantizeError(
+            f"an importance matrix changes nothing in {', '.join(whole)}. hint: leave it out, or name a quantised type",
+            usage=True,
+        )
+
+
 def _read(order: Order, stack: ExitStack, tell: Teller) -> _Source:
     """The source, checked to the last header; a folder's GGUF form as an outline, so that it can be priced."""
     if order.source.is_file():
-        return _Source(None, None, order.source, quantizer.read_header(order.source))
+        info = quantizer.read_header(order.source)
+        if (why := unservable(info)) is not None:
+            raise QuantizeError(f"{order.source.name} {why}", usage=True)
+        return _Source(None, None, order.source, info)
     hf = stack.enter_context(opened(order.source))
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onecard-")))
     if order.converter is not None:
@@ -243,7 +273,7 @@ def _report(
 ) -> None:
     reference = base or order.source
     said = source.plan.dtype.value if source.plan else "source"
-    subjects = [Subject(one.type_name, order.target(one.type_name)) for one in prices]
+    subjects = [Subject(one.type_name, order.target(one.type_name), one.remarks) for one in prices]
     subjects += [Subject(path.stem.removeprefix(f"{order.model_name}-"), path) for path in order.also]
     subjects = [subject for subject in subjects if subject.path != reference]
     done.card = measure.measure(order, Subject(said, reference), source.info, subjects, tell)

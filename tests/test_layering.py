@@ -30,6 +30,7 @@ SERVER_MAY_USE = {
     "backends.worker",
     "backends.dry",
     "backends.backend",
+    "backends.foreign",
     "backends.options",
     "backends.plan",
     "backends.last_words",
@@ -38,6 +39,7 @@ SERVER_MAY_USE = {
     "backends.workload",
     "backends.gguf.header",
     "backends.gguf.info",
+    "backends.sampling_defaults",
     "demo",
 }
 MAY_IMPORT = {
@@ -48,11 +50,14 @@ MAY_IMPORT = {
         "quantize",
         "backends.backend",
         "backends.bnb.header",
+        "backends.bnb.stored",
         "backends.gguf.header",
         "backends.gguf.info",
+        "backends.gguf.servable",
         "backends.plan",
         "backends.registry",
         "backends.model_files",
+        "backends.sampling_defaults",
     },
 }
 COMMANDS = {"server/cli/quantize.py": "quantize"}

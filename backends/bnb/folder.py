@@ -23,6 +23,7 @@ def check(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     """config.json, once nothing in the folder asks for what only the operator may allow. Raises LoadError."""
     try:
         model_files.check_folder(folder)
+        _check_encoding(folder)
         documents = {name: _object(folder / name) for name in _CONFIGS if (folder / name).exists()}
     except model_files.FileError as error:
         raise LoadError(str(error)) from None
@@ -39,6 +40,18 @@ def check(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
             "hint: copy tokenizer.json and tokenizer_config.json of the model into it"
         )
     return config
+
+
+def _check_encoding(folder: Path) -> None:
+    """The libraries read UTF-8 and nothing else; Python's json would read more."""
+    for path in sorted(folder.glob("*.json")):
+        with model_files.opened(path) as file:
+            start = file.at(0, 4)
+        if start.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+            raise LoadError(
+                f"{path.name} begins with a byte order mark, which transformers does not read. "
+                "hint: save it as UTF-8 without one"
+            )
 
 
 def _check_code(name: str, document: dict[str, Any], folder: Path, *, trust_remote_code: bool) -> None:

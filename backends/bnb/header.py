@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from backends import model_files
+from backends import foreign, model_files
 from backends.backend import HeaderError
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
+from backends.bnb.stored import EMBEDDINGS, HEADS, Place, corrections, find, has_own_head, own_head_remark, stored_dtype
+from backends.sampling_defaults import SamplingDefaults, of_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -25,6 +27,9 @@ MAX_HEADER_BYTES: Final = 32 * 2**20
 """A third of the format's own limit: 300 000 tensors."""
 MAX_FILES: Final = 1000
 MAX_TENSORS: Final = 1_000_000
+NO_DEFAULTS: Final = SamplingDefaults()
+_HEAD_SAMPLE_BYTES: Final = 2**20
+"""Read of a head at a look; a load compares all of it."""
 _PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _LAYERS: Final = frozenset(
     {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers"}
@@ -48,6 +53,10 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     n_bytes: int
+    file: str = ""
+    """Name in the folder."""
+    start: int = 0
+    """Byte in that file."""
 
     @property
     def n_elements(self) -> int:
@@ -72,6 +81,12 @@ class FolderInfo:
     longest_token_bytes: int = 0
     layout: Layout = GENERATES
     """What the model is for, and how its vectors are made."""
+    corrected: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the text model's configuration that the tensors contradict, as they are served."""
+    sampling: SamplingDefaults = NO_DEFAULTS
+    """How its makers want tokens chosen."""
+    remarks: tuple[str, ...] = ()
+    """What the operator should know, a sentence each."""
 
     @property
     def gives(self) -> Gives:
@@ -111,6 +126,7 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
     _check(config, text)
+    _check_format(config)
     stored = config.get("quantization_config")
     tensors: list[StoredTensor] = []
     file_bytes = 0
@@ -120,16 +136,58 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
         file_bytes += n_bytes
     if len(tensors) > MAX_TENSORS:
         raise HeaderError(f"the folder announces {len(tensors)} tensors, more than there can be")
+    _check_types(tensors, quantised=isinstance(stored, dict))
+    sampling = read_sampling(folder)
+    text = {"dtype": config.get("dtype", config.get("torch_dtype")), **text}
+    corrected, remarks = ({}, ()) if isinstance(stored, dict) else _corrected(folder, tensors, text)
     _check_figures(config, tensors)
     return FolderInfo(
         architecture=config.get("model_type") or "",
-        config={"dtype": config.get("dtype", config.get("torch_dtype")), **text},
+        config={**text, **corrected},
         quantization=stored if isinstance(stored, dict) else _asked(quantization),
         stored_quantised=isinstance(stored, dict),
         tensors=tuple(tensors),
         file_bytes=file_bytes,
         layout=_layout(folder, config),
+        corrected=corrected,
+        sampling=sampling,
+        remarks=foreign.plain([*remarks, *sampling.remarks]),
     )
+
+
+def read_sampling(folder: Path) -> SamplingDefaults:
+    """What generation_config.json says of sampling; what cannot be read there is a remark."""
+    name = "generation_config.json"
+    if not (folder / name).exists():
+        return NO_DEFAULTS
+    try:
+        return of_folder(_object(folder / name))
+    except HeaderError as problem:
+        return SamplingDefaults(remarks=(f"{problem}: the model's sampling defaults are not known",))
+
+
+def places(folder: Path, tensors: Iterable[StoredTensor]) -> list[Place]:
+    """Where the tensors of a folder lie."""
+    return [Place(t.name, folder / t.file, t.start, t.n_bytes, t.dtype, t.shape) for t in tensors]
+
+
+def _corrected(
+    folder: Path, tensors: list[StoredTensor], text: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the tensors say otherwise than config.json, and the sentences for it; of the head only its beginning."""
+    known = places(folder, tensors)
+    found = corrections(known, text)
+    told: list[str] = []
+    bytes_of: dict[str, int] = {}
+    for tensor in tensors:
+        bytes_of[tensor.dtype] = bytes_of.get(tensor.dtype, 0) + tensor.n_bytes
+    if (dtype := stored_dtype(text["dtype"], bytes_of)) is not None:
+        told.append(f"config.json says dtype = {text['dtype']}, which is taken, and the weights are stored in {dtype}")
+    head = find(known, HEADS)
+    tied = text.get("tie_word_embeddings") is True
+    if head and tied and has_own_head(find(known, EMBEDDINGS), head, tied=True, limit_bytes=_HEAD_SAMPLE_BYTES):
+        found["tie_word_embeddings"] = (False, own_head_remark(head))
+    return {key: value for key, (value, _) in found.items()}, (*told, *(remark for _, remark in found.values()))
 
 
 def _check(config: Mapping[str, Any], text: Mapping[str, Any]) -> None:
@@ -171,6 +229,26 @@ def _is_count(key: str) -> bool:
     return _COUNTS.search(key) is not None and _UNBOUNDED.search(key) is None
 
 
+def _check_format(config: Mapping[str, Any]) -> None:
+    """Formats of other libraries that have no `quantization_config`. Raises HeaderError."""
+    mlx = config.get("quantization")
+    if isinstance(mlx, dict) and "bits" in mlx and "quantization_config" not in config:
+        raise HeaderError(
+            f"the weights are quantised by MLX ({str(mlx['bits'])[:4]} bits), which is for Apple's machines. "
+            "hint: take the unquantised folder, or a GGUF file"
+        )
+
+
+def _check_types(tensors: list[StoredTensor], *, quantised: bool) -> None:
+    """Eight-bit floats are numbers only with their scales. Raises HeaderError."""
+    found = next((tensor for tensor in tensors if tensor.dtype.startswith(("F8", "F4"))), None)
+    if found is not None and not quantised:
+        raise HeaderError(
+            f"tensor {found.name[:80]!r} is stored in {found.dtype}, which this backend does not compute with. "
+            "hint: take the folder in 16 bits, or a GGUF file"
+        )
+
+
 def _layout(folder: Path, config: dict[str, Any]) -> Layout:
     try:
         return read_layout(folder, config)
@@ -189,6 +267,7 @@ def _files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         _check_not_pickled(folder)
         if not (folder / SINGLE).exists():
+            _check_other_weights(folder)
             raise HeaderError(
                 f"the folder has no weights: neither {SINGLE} nor {INDEX}. hint: were they downloaded completely?"
             )
@@ -205,6 +284,20 @@ def _files(folder: Path) -> list[Path]:
             "are missing). hint: was the folder downloaded completely?"
         )
     return [folder / name for name in names]
+
+
+def _check_other_weights(folder: Path) -> None:
+    """Raises HeaderError where there are weights of another kind, or a download that has not ended."""
+    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    if ggufs := [name for name in names if name.lower().endswith(".gguf")]:
+        raise HeaderError(f"the folder holds GGUF files, each a model. hint: name one: {', '.join(ggufs[:4])}")
+    if found := next((name for name in names if foreign.is_unfinished(name)), None):
+        raise HeaderError(f"{found} is a download that is not finished. hint: let it end, or start it again")
+    others = [name for name in names if name.lower().endswith((".onnx", ".h5", ".msgpack", ".tflite", ".nemo", ".npz"))]
+    if others:
+        raise HeaderError(
+            f"the folder's weights are {others[0]}, which onecard does not read. hint: take the model's safetensors"
+        )
 
 
 def _check_not_pickled(folder: Path) -> None:
@@ -225,20 +318,25 @@ def _tensors(path: Path) -> tuple[list[StoredTensor], int]:
     """The tensors of one file, and its size."""
     try:
         with model_files.opened(path) as file:
-            length = int.from_bytes(file.at(0, 8), "little")
-            if length > min(MAX_HEADER_BYTES, file.size - 8):
-                raise HeaderError(f"{path.name} announces a header of {length} bytes, more than it can hold")
+            start, size = file.at(0, foreign.PROBE_BYTES), file.size
+            length = int.from_bytes(start[:8], "little")
+            if length > min(MAX_HEADER_BYTES, size - 8) or not start.strip(b"\0"):
+                raise HeaderError(
+                    f"{path.name} announces a header of {length} bytes, more than it can hold: "
+                    f"{foreign.told(start, size)}"
+                )
             table = model_files.parsed(file.at(8, length), path.name)
-            size = file.size
     except model_files.FileError as error:
         raise HeaderError(str(error)) from None
     if not isinstance(table, dict):
         raise HeaderError(f"the header of {path.name} is not a JSON object")
     data_bytes = size - 8 - length
-    return [_tensor(path.name, name, e, data_bytes) for name, e in table.items() if name != "__metadata__"], size
+    return [
+        _tensor(path.name, name, e, data_bytes, 8 + length) for name, e in table.items() if name != "__metadata__"
+    ], size
 
 
-def _tensor(file: str, name: str, entry: Any, data_bytes: int) -> StoredTensor:
+def _tensor(file: str, name: str, entry: Any, data_bytes: int, data_start: int) -> StoredTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         bits = _BITS[dtype]
@@ -250,7 +348,7 @@ def _tensor(file: str, name: str, entry: Any, data_bytes: int) -> StoredTensor:
         raise HeaderError(f"{file} describes tensor {name[:80]!r} in a way that is not understood") from None
     if end > data_bytes or wanted != (end - begin) * 8:
         raise HeaderError(f"tensor {name[:80]!r} does not fit into {file}: it is cut or wrong")
-    return StoredTensor(name, tuple(shape), dtype, end - begin)
+    return StoredTensor(name, tuple(shape), dtype, end - begin, file, data_start + begin)
 
 
 def _object(path: Path, most_bytes: int = model_files.CONFIG_BYTES) -> dict[str, Any]:

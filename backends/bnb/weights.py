@@ -6,6 +6,7 @@ Only safetensors, only from the disk, and no code of the folder unless the opera
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -15,7 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
+from backends import model_files
+from backends.backend import HeaderError
 from backends.bnb import attention, shortage
+from backends.bnb.header import places, read
+from backends.bnb.stored import EMBEDDINGS, HEADS, find, has_own_head, unused_within
 from backends.engine import LoadError
 from backends.last_words import in_words
 
@@ -85,6 +90,7 @@ def load_model(
     """The model, evaluating, on its device. Raises LoadError."""
     attention.install()
     known = _known_config(spec, config, order, kind)
+    _believe_tensors(Path(spec.path), known)
     stored = config.get("quantization_config")
     wanted = _quantization(order, stored)
     library_logging.set_verbosity_error()
@@ -121,6 +127,13 @@ def load_model(
     finally:
         library_logging.set_tqdm_hook(None)
     _check_complete(told, kind.unused)
+    _check_used(told, model)
+    names = [name for name, _ in model.named_modules()]
+    if absent := [part for part in order.skip_modules if wanted is not None and not any(part in n for n in names)]:
+        raise LoadError(
+            f"llm_int8_skip_modules has {absent[0][:60]!r}, which is in no layer's name. "
+            f"hint: names are like {next((n for n in reversed(names) if n), '')}"
+        )
     if order.int8_threshold is not None:
         for module in model.modules():
             if isinstance(module, Linear8bitLt):
@@ -145,6 +158,22 @@ def _known_config(spec: LoadModel, config: dict[str, Any], order: Order, kind: K
         )
     except Exception as error:  # validation of strangers' files raises whatever it likes
         raise LoadError(f"config.json is not understood: {first_line(error)}") from error
+
+
+def _believe_tensors(folder: Path, known: Any) -> None:
+    """Correct what the stored tensors contradict, and an output head that is tied only in name. Raises LoadError."""
+    try:
+        info = read(folder)
+        text = known.get_text_config()
+        for key, value in info.corrected.items():
+            if key in ("vocab_size", "attention_bias", "mlp_bias"):
+                setattr(text, key, value)
+        tied = bool(getattr(text, "tie_word_embeddings", False))
+        stored = [] if info.stored_quantised else places(folder, info.tensors)
+        if tied and has_own_head(find(stored, EMBEDDINGS), find(stored, HEADS), tied=True):
+            text.tie_word_embeddings = known.tie_word_embeddings = False
+    except (HeaderError, model_files.FileError) as error:
+        raise LoadError(str(error)) from error
 
 
 def _quantization(order: Order, stored: Any) -> Any:
@@ -192,6 +221,17 @@ def _check_complete(told: Mapping[str, Any], unused: tuple[str, ...]) -> None:
     if missing:
         shown = ", ".join(missing[:_NAMES_SHOWN]) + (", ..." if len(missing) > _NAMES_SHOWN else "")
         raise LoadError(f"the safetensors files lack {len(missing)} tensors that config.json calls for: {shown}")
+
+
+def _check_used(told: Mapping[str, Any], model: Any) -> None:
+    """transformers leaves out what its class has no place for; within what it computes, that is a mistake."""
+    modules = {name for name, _ in model.named_modules()}
+    modules |= {name.removeprefix(f"{model.base_model_prefix}.") for name in modules}
+    if wrong := unused_within(told.get("unexpected_keys") or (), modules):
+        raise LoadError(
+            f"the safetensors files hold {', '.join(wrong[:_NAMES_SHOWN])}, which a model as config.json describes it "
+            "does not compute. hint: model_type, num_hidden_layers or a bias in config.json is wrong"
+        )
 
 
 def _shape(size: Any) -> str:

@@ -12,6 +12,7 @@ from backends.backend import HeaderError, Setting
 from backends.gguf import arithmetic
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
+from backends.gguf.servable import unservable
 from backends.plan import RUNTIME_BYTES, Footprint, Plan, Wish
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class Gguf:
     def describe(self, path: Path, options: Mapping[str, Setting]) -> HeaderInfo:
         """The file's header, of a split one all of them."""
         header = read(path)
-        if header.n_layers > len(header.tensors):
-            raise HeaderError(f"the file announces {header.n_layers} layers, but holds {len(header.tensors)} tensors")
+        if (why := unservable(header)) is not None:
+            raise HeaderError(f"the file {why}")
         if f"{header.architecture}.block_count" in header.metadata and header.n_layers < 1:
             raise HeaderError("the file announces 0 layers (block_count), and a model has layers. hint: it is damaged")
         _check_figures(header)

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from backends import model_files
+from backends import foreign, model_files
 from backends.backend import HeaderError
+from backends.gguf import vocabulary
 from backends.gguf.info import HeaderInfo, Tensor, Value
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ MAX_KEPT_BYTES: Final = 32 * 2**20
 _MAX_INT64: Final = 2**63 - 1
 _DEFAULT_ALIGNMENT: Final = 32
 _WINDOW_BYTES: Final = 2**20
+_AGAIN: Final = "hint: download it again"
 _ALIGNMENT_KEY: Final = "general.alignment"
 
 TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = MappingProxyType(
@@ -99,6 +101,7 @@ _SCALARS: Final[Mapping[int, struct.Struct]] = MappingProxyType(
     }
 )
 _UINT32: Final = 4
+_INT32: Final = 5
 _STRING: Final = 8
 _ARRAY: Final = 9
 _U32: Final = struct.Struct("<I")
@@ -134,8 +137,13 @@ def _other_parts(path: Path, n_parts: int) -> list[Path]:
 def _read_part(path: Path, *, is_first: bool = True) -> HeaderInfo:
     try:
         with model_files.opened(path) as file:
+            start = file.at(0, foreign.PROBE_BYTES)
+            if len(start) < min(foreign.PROBE_BYTES, file.size):
+                raise HeaderError("the file changed while it was read")
+            if not foreign.is_gguf(start):
+                raise HeaderError(f"the file is not GGUF: {foreign.told(start, file.size)}")
             if file.size < 24:
-                raise HeaderError(f"the file has {file.size} bytes, too few for a GGUF header")
+                raise HeaderError(f"the file has {file.size} bytes, too few for a GGUF header. {_AGAIN}")
             return _Reader(file.fd, file.size).header(is_first=is_first)
     except model_files.FileError as error:
         raise HeaderError(str(error)) from None
@@ -154,10 +162,11 @@ class _Reader:
         self._window_start = 0
         self._kept_bytes = 0
         self._longest_token_bytes = 0
+        self._tokens: list[bytes] = []
+        self._token_types = b""
 
     def header(self, *, is_first: bool) -> HeaderInfo:
-        if self._take(4) != b"GGUF":
-            raise HeaderError("the file is not GGUF: its first four bytes are not 'GGUF'")
+        self._take(len(foreign.MAGIC))
         version = self._unsigned(_U32)
         if version not in (2, 3):
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
@@ -168,9 +177,12 @@ class _Reader:
         n_tensors = self._count(MAX_TENSORS, "tensors", least_bytes=24)
         n_keys = self._count(MAX_KEYS, "metadata keys", least_bytes=12)
         metadata, lengths = self._metadata(n_keys)
-        architecture = metadata.get("general.architecture", "")
+        kind = metadata.get("general.type")
+        architecture = metadata.get("general.architecture", kind if kind == "imatrix" else "")
         if not isinstance(architecture, str) or (is_first and not architecture):
             raise HeaderError("the file names no architecture (general.architecture)")
+        if (wrong := vocabulary.problem(self._tokens, self._token_types, metadata, lengths)) is not None:
+            raise HeaderError(wrong)
         alignment = metadata.get(_ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
             raise HeaderError(f"{_ALIGNMENT_KEY} is {alignment!r}, not a power of two")
@@ -205,7 +217,8 @@ class _Reader:
             end = data_start + offset + tensor.n_bytes
             if end > self._size:
                 raise HeaderError(
-                    f"tensor {_shown(tensor.name)} ends at byte {end}, the file at {self._size}: it is cut or wrong"
+                    f"tensor {_shown(tensor.name)} ends at byte {end}, the file at {self._size}: it is cut or wrong. "
+                    "hint: was it downloaded completely?"
                 )
         ordered = sorted((offset, tensor.n_bytes) for tensor, offset in entries)
         if any(a + size > b for (a, size), (b, _) in itertools.pairwise(ordered)):
@@ -240,15 +253,38 @@ class _Reader:
         least_bytes = 8 if kind == _STRING else self._scalar(kind, key).size
         if length > MAX_ELEMENTS or length * least_bytes > self._size - self._at:
             raise HeaderError(f"the array {_shown(key)} announces {length} values, more than the file can hold")
-        if length <= KEPT_ELEMENTS and kind != _STRING:
+        if length <= KEPT_ELEMENTS and kind != _STRING and key != vocabulary.TYPES:
             return length, [self._value(kind, key) for _ in range(length)]
-        if kind == _STRING:
-            longest = self._skip_strings(length, key)
-            if key == "tokenizer.ggml.tokens":
-                self._longest_token_bytes = longest
+        if key == vocabulary.TOKENS and kind == _STRING:
+            self._tokens = self._strings(length, key)
+            self._longest_token_bytes = max(map(len, self._tokens), default=0)
+        elif kind == _STRING:
+            self._skip_strings(length, key)
+        elif key == vocabulary.TYPES and kind == _INT32:
+            self._token_types = self._take(length * least_bytes)
         else:
             self._at += length * least_bytes
         return length, None
+
+    def _strings(self, length: int, key: str) -> list[bytes]:
+        """The strings themselves, for a look that is over when the header is read."""
+        unpack = _U64.unpack_from
+        found: list[bytes] = []
+        while len(found) < length:
+            start = self._at
+            window = self._ahead(8)
+            at = start - self._window_start
+            n_bytes = unpack(window, at)[0]
+            if n_bytes > MAX_STRING_BYTES:
+                raise HeaderError(f"the array {_shown(key)} holds a string of {n_bytes} bytes, more than there can be")
+            window = self._ahead(8 + n_bytes)
+            at = start - self._window_start
+            end = len(window)
+            while len(found) < length and at + 8 <= end and (after := at + 8 + unpack(window, at)[0]) <= end:
+                found.append(window[at + 8 : after])
+                at = after
+            self._at = self._window_start + at
+        return found
 
     def _skip_strings(self, length: int, key: str) -> int:
         """Walk over strings; the bytes of the longest."""
@@ -321,7 +357,7 @@ class _Reader:
     def _ahead(self, n_bytes: int) -> bytes:
         """The window, moved so that the next `n_bytes` are in it."""
         if self._at + n_bytes > self._size:
-            raise HeaderError(f"the file ends at byte {self._size}, inside its header: it is cut or wrong")
+            raise HeaderError(f"the file ends at byte {self._size}, inside its header: it is cut or wrong. {_AGAIN}")
         if self._at + n_bytes > self._window_start + len(self._window) or self._at < self._window_start:
             self._window = os.pread(self._fd, max(n_bytes, _WINDOW_BYTES), self._at)
             self._window_start = self._at

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
+from backends import foreign
+from backends.gguf import vocabulary
+from backends.sampling_defaults import SamplingDefaults, of_gguf
+
 Value = int | float | bool | str | list["Value"]
 
 ENCODERS: Final = frozenset(
@@ -89,6 +93,16 @@ class HeaderInfo:
     def tokens_cover_text(self) -> bool:
         """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
         return self.metadata.get("tokenizer.ggml.model") in ("gpt2", "llama")
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """How its makers want tokens chosen."""
+        return of_gguf(self.metadata)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the operator should know, a sentence each."""
+        return foreign.plain([*self.sampling.remarks, *vocabulary.remarks(self.metadata, self.n_vocab)])
 
     @property
     def weight_bytes(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +15,19 @@ from typing import Any, Final
 import gguf
 import numpy as np
 
+from backends import model_files
+from backends.bnb.stored import Place, corrections, has_own_head, own_head_remark
+from backends.sampling_defaults import GGUF_KEYS, SamplingDefaults, of_folder
 from quantize.errors import QuantizeError
 from quantize.hf import pretokenizer
 from quantize.hf.config import Config
 from quantize.hf.families import family_of
-from quantize.hf.families.base import Family, Mapped
+from quantize.hf.families.base import Family, Mapped, named_as
 from quantize.hf.pooling import write_pooling
 from quantize.hf.reference import Reference, load_reference
 from quantize.hf.safetensors import FLOATS, Stored
-from quantize.hf.source import HfSource
+from quantize.hf.shapes import check_shapes, with_head_dim
+from quantize.hf.source import HfSource, read_json
 from quantize.hf.special import write_special
 from quantize.hf.tensor import Dtype, Planned, chunks
 from quantize.hf.vocabulary import Vocabulary, read_vocabulary
@@ -67,16 +71,26 @@ class Plan:
 
 def make_plan(source: HfSource, dtype: Dtype, *, pre: str | None = None) -> Plan:
     """Check the folder against its family and lay the file out. Raises QuantizeError; writes nothing that stays."""
-    family, config = family_of(source.architecture), Config(source.config)
+    config = Config(source.config)
+    family = family_of(source.architecture, config.text("model_type") or None)
     if "quantization_config" in source.config:
         raise QuantizeError("the model is already quantised (quantization_config); convert the original weights")
-    mapped = _mapped(source, family, config)
+    if not family.is_encoder:
+        config.require("is_causal", True)
+        config.require("use_bidirectional_attention", False)
+    config = Config(with_head_dim(source.config, source.tensors.values()))
+    mapped, remarks = _mapped(source, family, config)
     tensors = _planned(family, config, dtype, mapped)
     embedding = next((stored for stored, entry in mapped if entry.name == family.embedding), None)
     if embedding is None:
         raise QuantizeError(f"no shard holds {family.embedding}, the token embedding")
     vocabulary = read_vocabulary(source.path, n_rows=embedding.shape[0])
-    warnings = family.warnings(config)
+    sampling = sampling_of(source.path)
+    unknown = [name for name in sampling.values if name not in GGUF_KEYS]
+    lost = [f"generation_config.json: a GGUF file has no place for {', '.join(unknown)}"] if unknown else []
+    warnings = [*remarks, *sampling.remarks, *lost, *family.warnings(config)]
+    if source.architecture and source.architecture not in family.hf_names:
+        warnings.append(f"config.json names {shown(source.architecture)}; it is converted as {family.gguf_name}")
     reference = load_reference(vocabulary.tokenizer_json) if vocabulary.tokenizer_json else None
     if reference is None:
         warnings.append("there is no tokenizer.json to compare the tokenization with")
@@ -84,6 +98,12 @@ def make_plan(source: HfSource, dtype: Dtype, *, pre: str | None = None) -> Plan
     else:
         if vocabulary.kind == "llama":
             vocabulary.add_space_prefix = reference.prefixes_space
+        if max(reference.n_added) > 1:
+            before, behind = reference.n_added
+            warnings.append(
+                f"tokenizer.json puts {before} tokens before every text and {behind} behind it; "
+                "llama.cpp puts one at most"
+            )
         match = _recognised(vocabulary, reference, family, pre)
     if match.n_wrong:
         total = len(pretokenizer.PROBES)
@@ -145,20 +165,44 @@ def _padded(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def _mapped(source: HfSource, family: Family, config: Config) -> list[tuple[Stored, Mapped]]:
-    """Tensors that are taken. Raises QuantizeError for number types that are no plain floats."""
-    taken = []
+def _mapped(source: HfSource, family: Family, config: Config) -> tuple[list[tuple[Stored, Mapped]], list[str]]:
+    """Tensors that are taken, and remarks. Raises QuantizeError for number types that are no plain floats."""
+    names = named_as(family, source.tensors)
+    entries = [(stored, family.map_tensor(names[name], config)) for name, stored in source.tensors.items()]
+    at = {entry.name: stored for stored, entry in entries if entry is not None}
     tied = config.flag("tie_word_embeddings", default=family.tied_by_default)
-    for name, stored in source.tensors.items():
-        entry = family.map_tensor(name, config)
-        if entry is None or (tied and entry.name == family.head):
+    embedding, head = at.get(family.embedding), at.get(family.head or "")
+    try:
+        own = has_own_head(_place(embedding), _place(head), tied=tied)
+    except model_files.FileError as error:
+        raise QuantizeError(str(error)) from None
+    remarks = [sentence for _, sentence in corrections(map(_place, source.tensors.values()), config.values).values()]
+    if own and tied and head is not None:
+        remarks.append(own_head_remark(_place(head)))
+    if embedding is None and head is not None and tied:
+        entries.append((head, Mapped(family.embedding)))
+        remarks.append(f"{family.embedding} is not stored and {head.name} is: config.json ties them, so it is both")
+    taken = []
+    for stored, entry in entries:
+        if entry is None or (entry.name == family.head and not own):
             continue
         if stored.dtype not in FLOATS:
-            raise QuantizeError(f"tensor {shown(name)} is of type {stored.dtype}; {', '.join(FLOATS)} are converted")
+            raise QuantizeError(
+                f"tensor {shown(stored.name)} is of type {stored.dtype}; {', '.join(FLOATS)} are converted"
+            )
         taken.append((stored, entry))
-    if not tied and family.head and not any(entry.name == family.head for _, entry in taken):
+    if not tied and family.head and head is None and not _is_embedder(source):
         raise QuantizeError(f"no shard holds {family.head}, and config.json does not tie it to the embedding")
-    return taken
+    return taken, remarks
+
+
+def _place(stored: Stored | None) -> Any:
+    return stored and Place(stored.name, stored.file, stored.start, stored.n_bytes, stored.dtype, stored.shape)
+
+
+def _is_embedder(source: HfSource) -> bool:
+    """Its tokens' vectors are pooled, so that nobody asks for a head."""
+    return (source.path / "modules.json").is_file()
 
 
 def _planned(family: Family, config: Config, dtype: Dtype, mapped: list[tuple[Stored, Mapped]]) -> tuple[Planned, ...]:
@@ -176,6 +220,7 @@ def _planned(family: Family, config: Config, dtype: Dtype, mapped: list[tuple[St
         is_f32 = len(shape) < 2 or name.startswith(family.f32_names) or name.endswith("_norm.weight")
         tensors.append(Planned(name, shape, Dtype.F32 if is_f32 else dtype, stored, entry.rearrange, entry.add))
     _check_complete(tensors, config.n_layers)
+    check_shapes(tensors, config)
     return tuple(tensors)
 
 
@@ -212,6 +257,19 @@ def _safe_name(plan: Plan) -> str | None:
     return None if says_phi3 and not {"<unk>", "<s>", "<|endoftext|>"} <= set(plan.vocabulary.tokens) else name
 
 
+def sampling_of(folder: Path) -> SamplingDefaults:
+    """How the model's makers want tokens chosen. Raises QuantizeError for a file that is no JSON."""
+    return of_folder(read_json(folder / "generation_config.json"))
+
+
+def _write_sampling(writer: Any, values: Mapping[str, float]) -> None:
+    """Under the keys that llama.cpp and onecard read."""
+    for name, key in GGUF_KEYS.items():
+        if name in values:
+            add = writer.add_int32 if name == "top_k" else writer.add_float32
+            add(key, values[name])
+
+
 def _write_metadata(writer: Any, plan: Plan) -> None:
     writer.add_type("model")
     if (name := _safe_name(plan)) is not None:
@@ -221,6 +279,7 @@ def _write_metadata(writer: Any, plan: Plan) -> None:
     writer.add_file_type(_FILE_TYPES[plan.dtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     plan.vocabulary.write(writer, plan.pre)
+    _write_sampling(writer, sampling_of(plan.source.path).values)
     write_special(writer, plan.source.path, plan.vocabulary, plan.reference)
     if plan.family.is_encoder:
         writer.add_token_type_count(plan.config.integer("type_vocab_size", default=2))

@@ -17,6 +17,7 @@ _KINDS: Final = {
     "pooling_mode_cls_token": gguf.PoolingType.CLS,
     "pooling_mode_lasttoken": gguf.PoolingType.LAST,
 }
+_KNOWN_MODULES: Final = ("Transformer", "Pooling", "Normalize")
 _NAMED: Final = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "lasttoken": gguf.PoolingType.LAST}
 
 
@@ -25,6 +26,7 @@ def write_pooling(writer: Any, path: Path) -> None:
     folder = _pooling_folder(path)
     if folder is None:
         return
+    _refuse_more(path)
     settings = read_json(path / folder / "config.json") or {}
     chosen = [kind for key, kind in _KINDS.items() if settings.get(key)]
     named = _NAMED.get(str(settings.get("pooling_mode")))
@@ -33,6 +35,17 @@ def write_pooling(writer: Any, path: Path) -> None:
             f"{folder}/config.json asks for a pooling that llama.cpp has not; it has mean, cls and last"
         )
     writer.add_pooling_type(chosen[0] if len(chosen) == 1 else named)
+
+
+def _refuse_more(path: Path) -> None:
+    """Modules behind the pooling that change vectors; llama.cpp normalises itself. Raises QuantizeError."""
+    modules = model_files.read_json(path / "modules.json")
+    more = [kind for m in modules if (kind := m["type"].rsplit(".", 1)[-1]) not in _KNOWN_MODULES]
+    if more:
+        raise QuantizeError(
+            f"modules.json has a module of kind {shown(more[0])} behind the pooling, which a GGUF file of this "
+            "architecture cannot hold: the vectors would be others. hint: serve the folder itself"
+        )
 
 
 def _pooling_folder(path: Path) -> str | None:

@@ -20,6 +20,8 @@ class Reference:
     added_first: int | None
     """Token it puts before every text, or None."""
     added_last: int | None
+    n_added: tuple[int, int] = (0, 0)
+    """How many tokens it puts before and behind; llama.cpp puts one at most."""
 
     def tokens(self, text: str) -> list[int]:
         """Ids without special tokens added."""
@@ -45,4 +47,4 @@ def load_reference(file: Path) -> Reference:
     full = tokenizer.encode("x", add_special_tokens=True).ids
     at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
     before, after = full[:at], full[at + len(plain) :]
-    return Reference(tokenizer, before[0] if before else None, after[-1] if after else None)
+    return Reference(tokenizer, before[0] if before else None, after[-1] if after else None, (len(before), len(after)))

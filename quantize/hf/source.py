@@ -22,6 +22,7 @@ class HfSource:
     config: dict[str, Any]
     """Of the text model: a `text_config` inside is lifted to the top."""
     architecture: str
+    """The first of `architectures`; empty where config.json names none."""
     tensors: dict[str, Stored]
     shards: dict[Path, Shard]
 
@@ -48,7 +49,9 @@ def opened(path: Path) -> Iterator[HfSource]:
         raise QuantizeError(str(error)) from None
     config = read_config(path)
     architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+    named = architectures[0] if isinstance(architectures, list) and architectures else ""
+    by_type = "architectures" not in config and isinstance(config.get("model_type"), str)
+    if not isinstance(named, str) or not (named or by_type):
         raise QuantizeError(f"config.json in {path.name} names no architecture")
     text = config.get("text_config")
     merged = {**config, **text} if isinstance(text, dict) else config
@@ -63,7 +66,7 @@ def opened(path: Path) -> Iterator[HfSource]:
                     )
                 tensors[name] = stored
         _check_index(path, tensors)
-        yield HfSource(path, merged, architectures[0], tensors, shards)
+        yield HfSource(path, merged, named, tensors, shards)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -41,8 +41,14 @@ def write_special(writer: Any, path: Path, vocabulary: Vocabulary, reference: Re
         if vocabulary.kind == "bert":
             for names, token in ((("bos", "cls"), first), (("eos", "sep"), last)):
                 ids.update({name: token for name in names if token is not None})
-        elif first is not None:
-            ids["bos"] = first
+        else:
+            if first is not None:
+                ids["bos"] = first
+            if last is not None and last != ids.get("eos"):
+                # llama.cpp adds its end token, so that has to be what tokenizer.json adds (llama.cpp 14252)
+                if "eos" in ids:
+                    ids.setdefault("eot", ids["eos"])
+                ids["eos"] = last
     special.add_to_gguf(writer, quiet=True)
     _write_more_ends(writer, path, special.special_token_ids, len(vocabulary.tokens))
     at = {token: index for index, token in enumerate(vocabulary.tokens)}

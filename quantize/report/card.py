@@ -32,6 +32,8 @@ class Line:
     memory_bytes: tuple[int | None, ...]
     """Predicted at each of the card's contexts, None where nothing predicts it."""
     scores: Scores | None
+    remarks: tuple[str, ...] = ()
+    """Where it is not what its name says, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def as_markdown(card: Card, picture: str | None = None) -> str:
         "|---" + "|--:" * (len(heading) - 1) + "|",
         *("| " + " | ".join(row) + " |" for row in body),
     ]
+    if found := [remark for line in card.lines for remark in line.remarks]:
+        lines += ["", *(f"- {remark}." for remark in found)]
     if picture is not None:
         lines += ["", f"![KL divergence against size]({picture})"]
     return "\n".join(lines) + "\n"

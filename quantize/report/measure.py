@@ -33,6 +33,7 @@ class Subject:
 
     type_name: str
     path: Path
+    remarks: tuple[str, ...] = ()
 
 
 def measure(
@@ -98,7 +99,8 @@ def _line(
     memories = tuple(
         memory.predicted_bytes(predicted, context=n, device=order.device) if predicted else None for n in contexts
     )
-    return Line(subject.path.name, subject.type_name, n_bytes, 8 * n_bytes / max(1, n_weights), memories, scores)
+    bits = 8 * n_bytes / max(1, n_weights)
+    return Line(subject.path.name, subject.type_name, n_bytes, bits, memories, scores, subject.remarks)
 
 
 def _weights_of(folder: Path) -> int:

@@ -44,6 +44,8 @@ class Checkup:
     """Those that are broken or fit into no plan of the budget, with the sentence."""
     gives: dict[str, str] = field(default_factory=dict)
     """`text`, `vectors` or `scores`, of those whose files could be read."""
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the files say otherwise than they are served."""
 
 
 async def look_over(pool: Pool, entries: Iterable[CatalogEntry]) -> Checkup:
@@ -56,6 +58,9 @@ async def look_over(pool: Pool, entries: Iterable[CatalogEntry]) -> Checkup:
             found.unusable[entry.name] = str(problem)
         else:
             found.gives[entry.name] = plan.gives
+            await pool.look(entry.name)
+            if (header := pool.info(entry.name).header) is not None and header.remarks:
+                found.remarks[entry.name] = header.remarks
             if not plan.fits:
                 found.unusable[entry.name] = plan.reason or "it does not fit into the budget"
     return found

@@ -43,6 +43,7 @@ def greeting(
         f"onecard {version('onecard')} serves {url}/v1",
         *_table(entries, {name: told(state, name in problems) for name, state in states.items()}),
         *(f"  warning: {name}: {' '.join(why.split())}" for name, why in problems.items()),
+        *(f"  note: {name}: {remark}" for name, remarks in checkup.remarks.items() for remark in remarks),
         *(["  warning: no model can be served"] if len(problems) == len(entries) else []),
         *(f"  {note}" for note in notes),
         "",

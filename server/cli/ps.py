@@ -70,7 +70,7 @@ def page(status: dict[str, Any]) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    lines += [Text(line) for line in troubles(status)]
+    lines += [Text(line) for line in [*troubles(status), *choices(status)]]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("conversations_reserved_bytes"):
         legend += "; ~ is kept for conversations"
@@ -89,6 +89,15 @@ def troubles(status: dict[str, Any]) -> list[str]:
         elif error := model.get("last_error"):
             lines.append(f"{model['name']}: last error: {' '.join(error.split())}")
     return lines
+
+
+def choices(status: dict[str, Any]) -> list[str]:
+    """A line for every model whose configuration or files say how tokens are chosen."""
+    return [
+        f"{model['name']}: {', '.join(f'{key} {value:g}' for key, value in sampling.items())} by default"
+        for model in status["models"]
+        if (sampling := model.get("sampling"))
+    ]
 
 
 def marks_of(status: dict[str, Any]) -> dict[str, str]:

@@ -173,6 +173,7 @@ def _as_json(order: Order, done: Done) -> dict[str, Any]:
             "type": one.type_name,
             "size_bytes": one.n_bytes,
             "bits_per_weight": round(one.bits_per_weight, 4),
+            "remarks": list(one.remarks),
             "memory_bytes": {str(context): one.memory(context, order.device) for context in done.contexts},
         }
         for one in done.prices

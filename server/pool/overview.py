@@ -42,6 +42,7 @@ class Overview:
                 loader.memory.ledger.booking(name) if loader else None,
                 loader.known(name)[1] if loader else None,
                 now,
+                loader.known(name)[0] if loader else None,
             )
             for name, resident in parts.residents.items()
         ]

@@ -18,7 +18,7 @@ from server.memory.placement import Refused
 from server.memory.prices import Prices
 from server.pool import limits
 from server.pool.jobs import Jobs
-from server.pool.loader import Loader
+from server.pool.loader import Loader, LoadRefusedError
 from server.pool.moves import Moves
 from server.pool.overview import Overview
 from server.pool.parts import Parts
@@ -151,6 +151,12 @@ class Pool:
         """Take a job; whatever is wrong with it comes as its `Failed` event. `keep_alive_s` lasts to the next job."""
         self._moves.pardon_if_repaired(self._residents[entry.name])
         return self._jobs.submit(self._residents[entry.name], job, priority=priority, keep_alive_s=keep_alive_s)
+
+    async def look(self, name: str) -> None:
+        """Look at a model's files now; what is wrong with them is told by `info`."""
+        if self._parts.loader is not None:
+            with contextlib.suppress(LoadRefusedError):
+                await self._parts.loader.inspect(self._residents[name].entry)
 
     async def load(self, name: str) -> None:
         """Make a model resident. Raises PoolError."""

@@ -10,6 +10,7 @@ from server.pool.status import ModelStatus, Pace, model_status
 if TYPE_CHECKING:
     import asyncio
 
+    from backends.backend import Header
     from backends.messages import ErrorCode, Ready
     from backends.plan import Device
     from backends.worker import Exit, Worker
@@ -119,7 +120,14 @@ class Resident:
         _settle(self.load_waiters, PoolError(code, message))
         _settle(self.gone_waiters, None)
 
-    def status(self, view: ModelView, booking: Booking | None, unusable: str | None, now: float) -> ModelStatus:
+    def status(
+        self,
+        view: ModelView,
+        booking: Booking | None,
+        unusable: str | None,
+        now: float,
+        header: Header | None = None,
+    ) -> ModelStatus:
         """The model's line."""
         worker = self.worker
         return model_status(
@@ -131,6 +139,7 @@ class Resident:
             tokens_per_s=self.pace.per_s(now),
             unusable=unusable,
             now=now,
+            header=header,
         )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from backends.backend import Header
 from backends.messages import Ready
 from server.scheduling.decisions import ModelState
+from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
     from server.memory.ledger import Booking
@@ -92,6 +93,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Measured / predicted - 1 of this load; None before the measurement."""
     unusable: str | None = None
     """What is wrong with its files, as of the last look; None where nothing is."""
+    sampling: dict[str, float] = {}
+    """How tokens are chosen where a request does not say, by the names of a request's fields."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
@@ -132,6 +135,7 @@ def model_status(
     tokens_per_s: float,
     unusable: str | None,
     now: float,
+    header: Header | None = None,
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `booking` only while it is resident."""
     config = entry.config
@@ -161,4 +165,5 @@ def model_status(
         last_error=view.last_error,
         prediction_error=None if ratio is None else round(ratio - 1, 4),
         unusable=unusable,
+        sampling=plain_sampling(config, header),
     )

@@ -17,6 +17,7 @@ from server.output.sorting import Sorter
 from server.output.splitters import splitters
 from server.routes.answering import Plan, answer
 from server.routes.chat import PARAMS
+from server.routes.defaults import with_defaults
 from server.routes.services import new_id, served_headers, services
 from server.routes.tokens import count_tokens
 from server.schemas.anthropic import RENAMES, continued_from, parse_count, parse_message
@@ -46,6 +47,7 @@ async def create_message(request: Request) -> Response:
     if kinds := skipped(chat.tools):
         log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
     app.refuse_too_long(entry, chat.text_bytes, param="messages")
+    chat, chosen = await with_defaults(app, entry, chat)
     head = Head(new_id("msg_"), 0, entry.name, "")
 
     def require(ready: Ready) -> None:
@@ -69,7 +71,7 @@ async def create_message(request: Request) -> Response:
         keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
         params=PARAMS,
-        headers=served_headers(entry, asked.ignored),
+        headers=served_headers(entry, asked.ignored) | chosen,
         head=lambda _ready: head,
         require=require,
         new_stream=lambda _head, ready, started: begin(ready, started),

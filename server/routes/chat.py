@@ -10,6 +10,7 @@ from server.output.chat import ChatStream, ChatWhole
 from server.output.frame import Head, fingerprint
 from server.output.splitters import splitters
 from server.routes.answering import Plan, answer
+from server.routes.defaults import with_defaults
 from server.routes.services import new_id, served_headers, services
 from server.schemas.body import read_as
 from server.schemas.chat import parse_chat
@@ -41,6 +42,7 @@ async def chat_completions(request: Request) -> Response:
     if kinds := skipped(chat.tools):
         log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
     app.refuse_too_long(entry, chat.text_bytes, param="messages")
+    chat, chosen = await with_defaults(app, entry, chat)
     answer_id, created = new_id("chatcmpl-"), int(time.time())
 
     def new_whole(ready: Ready | None, started: Started | None) -> ChatWhole:
@@ -56,7 +58,7 @@ async def chat_completions(request: Request) -> Response:
         keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
         params=PARAMS,
-        headers=served_headers(entry, chat.ignored_by(app.ready(entry))),
+        headers=served_headers(entry, chat.ignored_by(app.ready(entry))) | chosen,
         head=head,
         require=chat.require,
         new_stream=lambda head, ready, started: ChatStream(

@@ -9,6 +9,7 @@ from server.errors import ApiError
 from server.output.completions import Best, CompletionStream, CompletionWhole
 from server.output.frame import Head, fingerprint
 from server.routes.answering import Plan, answer
+from server.routes.defaults import with_defaults
 from server.routes.services import new_id, served_headers, services
 from server.schemas.body import read_as
 from server.schemas.completions import parse_completion
@@ -30,6 +31,7 @@ async def completions(request: Request) -> Response:
     for prompt in asked.prompt:
         if isinstance(prompt, str):
             app.refuse_too_long(entry, len(prompt.encode()), param="prompt")
+    asked, chosen = await with_defaults(app, entry, asked)
     answer_id, created = new_id("cmpl-"), int(time.time())
     jobs = asked.jobs(answer_id)
     most = app.settings.server.max_queue
@@ -52,7 +54,7 @@ async def completions(request: Request) -> Response:
         keep_alive_s=asked.keep_alive,
         streamed=bool(asked.stream),
         params=PARAMS,
-        headers=served_headers(entry, asked.ignored),
+        headers=served_headers(entry, asked.ignored) | chosen,
         head=head,
         require=lambda ready: None,
         new_stream=lambda head, ready, started: CompletionStream(

@@ -17,6 +17,7 @@ from server.routes.rights import require_admin
 from server.routes.running import while_connected
 from server.routes.services import Services, services
 from server.settings.config import is_loopback
+from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -100,6 +101,8 @@ def _item(app: Services, entry: CatalogEntry) -> dict[str, Any]:
         "state": info.state.value,
         "unusable": info.unusable,
         "backend": entry.backend,
+        "sampling": plain_sampling(entry.config, info.header),
+        "remarks": list(info.header.remarks) if info.header is not None else [],
         "capabilities": app.capabilities(entry),
         "aliases": list(entry.aliases),
     }

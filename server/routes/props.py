@@ -10,6 +10,7 @@ from starlette.responses import Response
 from server.output.frame import to_json
 from server.routes.query import once
 from server.routes.services import Services, header_text, services
+from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,7 +31,10 @@ def _of(app: Services, entry: CatalogEntry) -> dict[str, Any]:
     ready = app.ready(entry)
     capabilities = [] if ready is None else ready.capabilities
     return {
-        "default_generation_settings": {"n_ctx": app.context_limit(entry), "params": {}},
+        "default_generation_settings": {
+            "n_ctx": app.context_limit(entry),
+            "params": plain_sampling(entry.config, app.pool.info(entry.name).header),
+        },
         "total_slots": ready.parallel if ready is not None else entry.config.parallel,
         "model_alias": entry.name,
         "model_path": header_text(entry.name),

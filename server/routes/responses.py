@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from server.output.sorting import Sorter
 from server.output.splitters import splitters
 from server.routes.answering import Plan, answer
 from server.routes.chat import PARAMS
+from server.routes.defaults import with_defaults
 from server.routes.query import flag, known_parameters
 from server.routes.services import Services, new_id, served_headers, services
 from server.routes.tokens import count_tokens
@@ -54,6 +56,8 @@ async def create_response(request: Request) -> Response:
     if kinds := skipped(chat.tools):
         log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
     app.refuse_too_long(entry, chat.text_bytes, param="input")
+    chat, chosen = await with_defaults(app, entry, chat)
+    asked = replace(asked, chat=chat)
     response_id = new_id("resp_")
     opening = asked.opening(response_id, entry.name, created=int(time.time()))
     domain = request.state.domain
@@ -76,7 +80,7 @@ async def create_response(request: Request) -> Response:
         session=asked.own.prompt_cache_key or "",
         streamed=bool(chat.stream),
         params=PARAMS,
-        headers=served_headers(entry, asked.ignored),
+        headers=served_headers(entry, asked.ignored) | chosen,
         head=lambda _ready: Head(response_id, 0, entry.name, ""),
         require=chat.require,
         new_stream=lambda _head, ready, started: begin(ready, started),

@@ -178,6 +178,21 @@ class DefaultsSection(Section):
     json_whitespace: JsonWhitespace = "pretty"
 
 
+class SamplingTable(Section):
+    """`sampling = { temperature = 0.7, top_p = 0.8 }`: what a request that leaves a field out gets, over the files'."""
+
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), NO_BOOL] | None = None
+    """0 takes the likeliest token always."""
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), NO_BOOL] | None = None
+    """0 is off."""
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False), NO_BOOL] | None = None
+    """1 is off."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), NO_BOOL] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), NO_BOOL] | None = None
+
+
 def _backend(name: str) -> str:
     if name not in ("auto", *BACKENDS):
         raise ValueError(f"a backend is one of auto, {', '.join(BACKENDS)}")
@@ -214,6 +229,8 @@ class ModelConfig(_BackendOptions, Section):
     gpu_layers: GpuLayers = "auto"
     json_whitespace: JsonWhitespace = "pretty"
     """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
+    sampling: SamplingTable | None = None
+    """How tokens are chosen where a request does not say; wins over what the model's files say."""
     pinned: bool = False
     """Once loaded it stays, whatever its keep-alive says."""
     priority: Annotated[int, Field(ge=-1000, le=1000), NO_BOOL] = 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from server.settings.config import ModelConfig, Settings
+from server.settings.config import ModelConfig, SamplingTable, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,7 +45,7 @@ def sentences(problem: ValidationError, label_of: Callable[[tuple[str, ...]], st
 
 def _key_of(loc: tuple[int | str, ...]) -> tuple[str, ...]:
     """The part of a location that is a key of the file: the rest tells alternatives of a union or places in a list."""
-    depth = 3 if loc and loc[0] == "models" else 2
+    depth = 2 if not loc or loc[0] != "models" else 4 if len(loc) > 3 and loc[2] == "sampling" else 3
     return tuple(str(part) for part in loc[:depth] if part != "[key]")
 
 
@@ -110,7 +110,7 @@ def owner(keys: tuple[str, ...]) -> type[BaseModel]:
     if len(keys) == 1:
         return Settings
     if keys[0] == "models":
-        return ModelConfig
+        return SamplingTable if len(keys) > 3 else ModelConfig
     section = Settings.model_fields[keys[0]].annotation
     return section if isinstance(section, type) and issubclass(section, BaseModel) else Settings
 

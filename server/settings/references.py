@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends import model_files
+from backends import foreign, model_files
 
 DEMO = "demo"
 _REF_BYTES = 4096
@@ -96,14 +96,29 @@ def _at(path: Path) -> Located:
     # The hub's cache is made of links, so the target decides: a device or a pipe would block or never end.
     if not path.is_file():
         raise LocateError(f"{path} is neither a regular file nor a folder")
-    if path.suffix.lower() != ".gguf":
-        in_folder = (path.parent / "config.json").is_file()
-        hint = (
-            f"name its folder, {path.parent}" if in_folder else "give a .gguf file or a folder that holds config.json"
-        )
-        raise LocateError(f"{path} is no .gguf file. hint: {hint}")
+    if path.suffix.lower() != ".gguf" or foreign.is_unfinished(path.name):
+        _check_content(path)
     parts = split_parts(path)
     return Located(path=path, backend="gguf", size_bytes=sum(part.stat().st_size for part in parts))
+
+
+def _check_content(path: Path) -> None:
+    """A file of any name that is GGUF by its first bytes is fine; what else it is, is said. Raises LocateError."""
+    if foreign.is_unfinished(path.name):
+        raise LocateError(
+            f"{path} is a download that is not finished, by its name. hint: let the download end, or rename the file"
+        )
+    try:
+        with model_files.opened(path) as file:
+            start, size = file.at(0, foreign.PROBE_BYTES), file.size
+    except model_files.FileError as error:
+        raise LocateError(f"{path}: {error}") from None
+    if foreign.is_gguf(start):
+        return
+    what = foreign.told(start, size)
+    if (path.parent / "config.json").is_file() and "folder" in what:
+        what = f"{what.partition('. hint:')[0]}. hint: name its folder, {path.parent}"
+    raise LocateError(f"{path} is no .gguf file: {what}")
 
 
 def split_parts(path: Path) -> list[Path]:
@@ -123,11 +138,27 @@ def split_parts(path: Path) -> list[Path]:
 
 def _folder(path: Path) -> Located:
     if not (path / "config.json").is_file():
-        ggufs = sorted(file.name for file in path.glob("*.gguf"))
-        hint = f"name the file: {', '.join(ggufs[:4])}" if ggufs else "a model folder holds config.json"
-        raise LocateError(f"{path} is a folder without config.json. hint: {hint}")
+        raise LocateError(f"{path} is a folder without config.json{_other_folder(path)}")
     weights = sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())
     return Located(path=path, backend="bnb", size_bytes=weights)
+
+
+def _other_folder(path: Path) -> str:
+    """What a folder is that holds no config.json, and what to do."""
+    ggufs = sorted(file.name for file in path.glob("*.gguf"))
+    if ggufs:
+        return f". hint: name the file: {', '.join(ggufs[:4])}"
+    if (path / "adapter_config.json").exists():
+        return ", a LoRA adapter, which changes another model. hint: merge it, and name the merged model's folder"
+    if (path / "model_index.json").exists():
+        return ", a pipeline that makes pictures. hint: onecard serves models of text"
+    if (path / "params.json").exists():
+        return ", in the format of the model's own makers. hint: take the model's folder for transformers"
+    if found := next((file for file in sorted(path.iterdir()) if foreign.is_unfinished(file.name)), None):
+        return f", and {found.name} is a download that is not finished. hint: let it end"
+    inside = sorted(file.parent.name for file in path.glob("*/config.json"))
+    hint = f"name the folder inside: {', '.join(inside[:4])}" if inside else "a model folder holds config.json"
+    return f". hint: {hint}"
 
 
 def snapshot(reference: HubReference) -> Path | None:

@@ -31,11 +31,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Models:
     folders = {
         "minilm": models.minilm(),
         "last": models.decoder(out / "last", "lasttoken"),
+        "bare": models.bare_decoder(out / "bare"),
         "mean": models.decoder(out / "mean", "mean_tokens"),
         "ranker": models.reranker(out / "ranker", n_types=1),
         "typed": models.reranker(out / "typed", n_types=2),
     }
-    files = {name: models.to_gguf(folders[name], out, "F32") for name in ("minilm", "last", "mean")}
+    files = {name: models.to_gguf(folders[name], out, "F32") for name in ("minilm", "last", "mean", "bare")}
     files |= {f"{name} in F16": models.to_gguf(folders[name], out, "F16") for name in ("minilm", "last", "mean")}
     files |= {name: models.reranker_gguf(folders[name], out) for name in ("ranker", "typed")}
     return Models(folders, files)

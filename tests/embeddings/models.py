@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import demo
 from tests.models.shapes import finish
@@ -55,6 +56,28 @@ def decoder(folder: Path, pooling: str) -> Path:
     )
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{pooling}": True}))
+    return folder
+
+
+def bare_decoder(folder: Path) -> Path:
+    """The same as Qwen3-Embedding is saved: names without `model.`, no head, an end token that the template adds."""
+    decoder(folder, "lasttoken")
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("model."): value for name, value in tensors.items() if name != "lm_head.weight"}
+    save_file(bare, folder / "model.safetensors", {"format": "pt"})
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    end, number = "<|endoftext|>", 1191
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": end, "type_id": 0}}],
+        "pair": [
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": end, "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 0}},
+        ],
+        "special_tokens": {end: {"id": end, "ids": [number], "tokens": [end]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
 
 

@@ -20,7 +20,7 @@ DOCUMENTS = ["The Seine flows through Paris.", "Bread is baked at 220 degrees.",
 POOLINGS = [("minilm", "mean"), ("last", "lasttoken"), ("mean", "mean")]
 
 
-@pytest.mark.parametrize(("name", "pooling"), POOLINGS)
+@pytest.mark.parametrize(("name", "pooling"), [*POOLINGS, ("bare", "lasttoken")])
 def test_vectors_are_those_of_transformers(engine_of, made, backend, name, pooling) -> None:
     found = vectors(engine_of(name, backend), TEXTS)
 

@@ -17,13 +17,26 @@ from quantize.words import shown
 FAMILIES: Final = (LLAMA, QWEN2, QWEN3, PHI3, GEMMA2, GEMMA3, GPT2, BERT)
 
 
-def family_of(architecture: str) -> Family:
-    """The family of an architecture name of config.json. Raises QuantizeError with what is known."""
+_KNOWN: Final = frozenset(name for family in FAMILIES for name in family.hf_names)
+_BODIES: Final = frozenset(
+    name.removesuffix("ForCausalLM") + "Model" for name in _KNOWN if name.endswith("ForCausalLM")
+)
+"""A model without its head, as embedding models are often saved. Another head is another model."""
+
+
+def family_of(architecture: str, model_type: str | None = None) -> Family:
+    """The family of a folder, by `model_type` as transformers chooses, or by `architectures` where that is missing.
+
+    Raises QuantizeError with what is known.
+    """
+    by_type = next((family for family in FAMILIES if model_type in family.model_types), None)
+    if by_type is not None and (not architecture or architecture in _KNOWN | _BODIES):
+        return by_type
     for family in FAMILIES:
-        if architecture in family.hf_names:
+        if architecture in family.hf_names and by_type in (None, family):
             return family
     known = ", ".join(name for family in FAMILIES for name in family.hf_names[:1])
     raise QuantizeError(
-        f"the architecture {shown(architecture)} is not one of those converted here ({known}). "
+        f"the architecture {shown(architecture or str(model_type))} is not one of those converted here ({known}). "
         "hint: --converter PATH runs the converter of your own llama.cpp checkout"
     )

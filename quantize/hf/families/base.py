@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from quantize.errors import QuantizeError
 from quantize.hf.config import Config
 from quantize.hf.rope import rope_of, write_rope
 from quantize.hf.tensor import Rearrange
@@ -21,6 +22,29 @@ class Mapped:
     name: str
     rearrange: Rearrange | None = None
     add: float = 0.0
+
+
+def named_as(family: Family, names: Iterable[str]) -> dict[str, str]:
+    """Stored name -> name as the family's `map_tensor` wants it, whatever the body is called in the file.
+
+    Versions of transformers and sentence-transformers save the same model as `model.layers.0`, `layers.0`,
+    `language_model.model.layers.0` or `0.auto_model.layers.0`; the embedding's name tells. Raises QuantizeError.
+    """
+    known = list(names)
+    tail = family.embedding.removeprefix(family.prefix)
+    found = sorted(name.removesuffix(tail) for name in known if f".{name}".endswith(f".{tail}"))
+    if len(found) > 1 and family.prefix not in found:
+        raise QuantizeError(f"{len(found)} tensors are called {tail}, so which is the model's own cannot be told")
+    stored = family.prefix if not found or family.prefix in found else found[0]
+    head = family.head
+    return {
+        name: head
+        if head is not None and f".{name}".endswith(f".{head}")
+        else family.prefix + name.removeprefix(stored)
+        if name.startswith(stored)
+        else name
+        for name in known
+    }
 
 
 def no_warnings(config: Config) -> list[str]:
@@ -43,6 +67,8 @@ class Family:
     """general.architecture."""
     hf_names: tuple[str, ...]
     """Values of `architectures` in config.json."""
+    model_types: tuple[str, ...]
+    """Values of `model_type` there, by which transformers chooses."""
     write_parameters: Callable[[Any, Config], None]
     """Puts the hyperparameters into a GGUFWriter; raises QuantizeError for what llama.cpp computes otherwise."""
     map_tensor: Callable[[str, Config], Mapped | None]
@@ -54,6 +80,8 @@ class Family:
     is_encoder: bool = False
     tied_by_default: bool = False
     """`tie_word_embeddings` where config.json does not say."""
+    prefix: str = "model."
+    """What the names of the body begin with, as `map_tensor` wants them; files may have another, or none."""
     embedding: str = "model.embed_tokens.weight"
     """Name of the token embedding after `map_tensor`; its rows are the vocabulary."""
     head: str | None = "lm_head.weight"

@@ -25,7 +25,6 @@ def _write(writer: Any, config: Config) -> None:
 
 def _map(name: str, config: Config) -> Mapped | None:
     del config
-    name = name.removeprefix("bert.")
     if name.startswith(_LEFT_OUT):
         return None
     return Mapped(name.replace(".gamma", ".weight").replace(".beta", ".bias"))
@@ -34,9 +33,11 @@ def _map(name: str, config: Config) -> Mapped | None:
 BERT = Family(
     "bert",
     ("BertModel", "BertForMaskedLM"),
+    ("bert",),
     _write,
     _map,
     is_encoder=True,
+    prefix="",
     embedding="embeddings.word_embeddings.weight",
     head=None,
     f32_names=("position_embd", "token_types"),

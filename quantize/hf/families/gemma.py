@@ -16,10 +16,6 @@ _VISION = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "mo
 def _map(name: str, config: Config) -> Mapped | None:
     if name.startswith(_VISION):
         return None
-    for prefix in ("language_model.model.", "model.language_model."):
-        if name.startswith(prefix):
-            name = "model." + name.removeprefix(prefix)
-    name = name.removeprefix("language_model.")
     if name.endswith("norm.weight"):
         return Mapped(name, add=1.0)
     return plain_decoder_tensor(name, config)
@@ -91,7 +87,12 @@ def _local_rope(config: Config) -> float:
     return config.number("rope_local_base_freq", default=10_000.0)
 
 
-GEMMA2 = Family("gemma2", ("Gemma2ForCausalLM",), _write_gemma2, _map, tied_by_default=True)
+GEMMA2 = Family("gemma2", ("Gemma2ForCausalLM",), ("gemma2",), _write_gemma2, _map, tied_by_default=True)
 GEMMA3 = Family(
-    "gemma3", ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"), _write_gemma3, _map, tied_by_default=True
+    "gemma3",
+    ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    ("gemma3", "gemma3_text"),
+    _write_gemma3,
+    _map,
+    tied_by_default=True,
 )

@@ -29,8 +29,6 @@ def _map(name: str, config: Config) -> Mapped | None:
     del config
     if name.endswith((".attn.bias", ".attn.masked_bias")):
         return None
-    if not name.startswith(("transformer.", "lm_head.")):
-        name = f"transformer.{name}"
     if name.endswith(_TRANSPOSED):
         return Mapped(name, lambda values: np.ascontiguousarray(values.T))
     return Mapped(name)
@@ -39,9 +37,11 @@ def _map(name: str, config: Config) -> Mapped | None:
 GPT2 = Family(
     "gpt2",
     ("GPT2LMHeadModel",),
+    ("gpt2",),
     _write,
     _map,
     tied_by_default=True,
+    prefix="transformer.",
     embedding="transformer.wte.weight",
     f32_names=("position_embd",),
 )

@@ -48,4 +48,12 @@ def _warnings(config: Config) -> list[str]:
     ]
 
 
-LLAMA = Family("llama", ("LlamaForCausalLM", "MistralForCausalLM"), _write, _map, extras=_extras, warnings=_warnings)
+LLAMA = Family(
+    "llama",
+    ("LlamaForCausalLM", "MistralForCausalLM"),
+    ("llama", "mistral"),
+    _write,
+    _map,
+    extras=_extras,
+    warnings=_warnings,
+)

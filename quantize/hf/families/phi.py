@@ -61,4 +61,4 @@ def _warnings(config: Config) -> list[str]:
     return [f"llama.cpp does not apply the sliding window of {window} tokens: longer contexts differ from transformers"]
 
 
-PHI3 = Family("phi3", ("Phi3ForCausalLM",), _write, plain_decoder_tensor, extras=_extras, warnings=_warnings)
+PHI3 = Family("phi3", ("Phi3ForCausalLM",), ("phi3",), _write, plain_decoder_tensor, extras=_extras, warnings=_warnings)

@@ -16,5 +16,5 @@ def _write(writer: Any, config: Config) -> None:
     write_decoder(writer, config)
 
 
-QWEN2 = Family("qwen2", ("Qwen2ForCausalLM",), _write, plain_decoder_tensor)
-QWEN3 = Family("qwen3", ("Qwen3ForCausalLM",), _write, plain_decoder_tensor)
+QWEN2 = Family("qwen2", ("Qwen2ForCausalLM",), ("qwen2",), _write, plain_decoder_tensor)
+QWEN3 = Family("qwen3", ("Qwen3ForCausalLM",), ("qwen3",), _write, plain_decoder_tensor)

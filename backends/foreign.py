@@ -1,0 +1,138 @@
+"""What a file is by its first bytes, whatever it is called: GGUF, or a sentence that says what else and what to do.
+
+The bytes are given by whoever opened the file; nothing is opened here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from typing import Final
+
+PROBE_BYTES: Final = 512
+"""So many bytes from the start are enough."""
+MAGIC: Final = b"GGUF"
+_MOST_REMARKS: Final = 16
+_MOST_CHARS: Final = 400
+_UNFINISHED: Final = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
+_AGAIN: Final = "hint: download it again"
+_FOLDER: Final = "hint: name the folder that holds it beside config.json"
+_ARCHIVES: Final = (
+    (b"\x1f\x8b", "gzip"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"Rar!", "rar"),
+)
+_OLD_GGML: Final = (b"tjgg", b"fmgg", b"lmgg", b"ggjt", b"ggmf", b"ggml", b"algg", b"ggla")
+_TENSORS: Final = "the weights of a model folder"
+
+
+def is_gguf(start: bytes) -> bool:
+    """By its magic."""
+    return start.startswith(MAGIC)
+
+
+def is_unfinished(name: str) -> bool:
+    """A name that programs give to downloads under way."""
+    return name.lower().endswith(_UNFINISHED)
+
+
+def told(start: bytes, size: int) -> str:
+    """What a file that is no GGUF model is, and what to do: `it is ... hint: ...`."""
+    if size == 0:
+        return f"it is empty (0 bytes). {_AGAIN}"
+    for found in (_pointer(start), _text(start), _weights(start, size), _container(start)):
+        if found is not None:
+            return found
+    if not start.strip(b"\0"):
+        return f"it begins with zeros, as a download does that reserved its space and was interrupted. {_AGAIN}"
+    if size < 24:
+        return f"it has {size} bytes, too few for a model. {_AGAIN}"
+    if _printable(start):
+        return "it is text. hint: give a GGUF file or a folder that holds config.json"
+    return (
+        f"its first four bytes are {start[:4].hex(' ')} and not 'GGUF'. "
+        "hint: give a GGUF file or a folder that holds config.json"
+    )
+
+
+def plain(remarks: Iterable[str]) -> tuple[str, ...]:
+    """Sentences that hold a stranger's names, as a terminal and a log may show them: printable, and not without end."""
+    first = list(itertools.islice(remarks, _MOST_REMARKS))
+    return tuple("".join(sign if sign.isprintable() else "?" for sign in text[:_MOST_CHARS]) for text in first)
+
+
+def _pointer(start: bytes) -> str | None:
+    if not start.startswith(b"version https://git-lfs"):
+        return None
+    stated = re.search(rb"\nsize (\d{1,15})\n", start)
+    of = f" to a file of {int(stated[1])} bytes" if stated else ""
+    return f"it is a git LFS pointer{of}, not the file itself. hint: run `git lfs pull` in its folder"
+
+
+def _text(start: bytes) -> str | None:
+    head = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
+        return (
+            "it is a web page or an error message (HTML or XML), which a server sent instead of the file. "
+            "hint: download it again from the address of the file itself, with a token where the repository wants one"
+        )
+    if head.startswith((b"{", b"[")) and _printable(start):
+        return "it is JSON, perhaps an error message that a server sent instead of the file. " + _AGAIN
+    if head.startswith((b"entry not found", b"not found", b"invalid username", b"access to model", b"unauthorized")):
+        return f"it is an error message that a server sent instead of the file. {_AGAIN}"
+    return None
+
+
+def _weights(start: bytes, size: int) -> str | None:
+    if len(start) > 8 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size:
+        return f"it is a safetensors file: {_TENSORS}. {_FOLDER}"
+    if start.startswith(b"PK\x03\x04"):
+        if b"data.pkl" in start or b"/version" in start:
+            return (
+                f"it is a PyTorch file (pickled in a zip): {_TENSORS}, which can run code when they are read. "
+                "hint: take the model's safetensors or a GGUF file"
+            )
+        return "it is a zip archive. hint: unpack it, and name what is in it"
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+        return (
+            f"it is a pickle: {_TENSORS}, which can run code when they are read. "
+            "hint: take the model's safetensors or a GGUF file"
+        )
+    if start.startswith(_OLD_GGML):
+        return (
+            "it is a GGML file from before GGUF (August 2023), which llama.cpp reads no more. hint: take a GGUF file "
+            "of the model"
+        )
+    return None
+
+
+def _container(start: bytes) -> str | None:
+    for magic, name in _ARCHIVES:
+        if start.startswith(magic):
+            return f"it is an archive ({name}). hint: unpack it, and name what is in it"
+    if start[257:262] == b"ustar":
+        return "it is an archive (tar). hint: unpack it, and name what is in it"
+    others = (
+        (start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x1a", b":"), "ONNX"),
+        (start.startswith(b"\x89HDF"), "HDF5 (Keras)"),
+        (start[4:8] == b"TFL3", "TensorFlow Lite"),
+        (start.startswith(b"\x93NUMPY"), "NumPy"),
+    )
+    for is_it, name in others:
+        if is_it:
+            return f"it is a file of {name}, which onecard does not run. hint: take GGUF or safetensors of the model"
+    return None
+
+
+def _printable(start: bytes) -> bool:
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 4:
+            return False
+        text = start[: error.start].decode("utf-8")
+    return all(sign.isprintable() or sign in "\r\n\t" for sign in text)

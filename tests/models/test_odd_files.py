@@ -1,0 +1,134 @@
+"""What is no model is told at the first look, in a sentence of its own and under any name; what is only odd works."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import demo
+from backends import foreign, registry
+from backends.backend import HeaderError
+from backends.messages import Generate, LoadModel, Sampling, TextPrompt
+from server.memory.appraiser import look
+from server.settings.catalog import Catalog
+from server.settings.config import Settings
+from server.settings.references import LocateError, locate
+from tests.models import odd_files
+
+
+@pytest.mark.parametrize("name", ["sha256-0123", "model.bin", "MODEL.GGUF", "no suffix at all"])
+def test_a_gguf_file_of_any_name_is_one(tmp_path: Path, name: str) -> None:
+    shutil.copy(demo.GGUF_PATH, tmp_path / name)
+    (entry,) = Catalog(Settings.model_validate({"models": {"m": {"path": str(tmp_path / name)}}})).entries
+    assert (entry.backend, entry.missing) == ("gguf", None)
+    assert registry.BACKENDS["gguf"].describe(entry.path, {}).gives == "text"
+
+
+@pytest.mark.parametrize("kind", odd_files.FOREIGN)
+@pytest.mark.parametrize("name", ["blob", "m.gguf"])
+def test_another_file_is_named_for_what_it_is(tmp_path: Path, kind: str, name: str) -> None:
+    raw, sentence = odd_files.FOREIGN[kind]
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises((LocateError, HeaderError), match=sentence):
+        registry.BACKENDS["gguf"].describe(locate(str(tmp_path / name)).path, {})
+
+
+def test_a_remark_cannot_write_to_a_terminal() -> None:
+    assert foreign.plain(["\x1b[2Jgone\n" + "x" * 999] * 99) == ("?[2Jgone?" + "x" * 391,) * 16
+
+
+@pytest.mark.parametrize("suffix", [".incomplete", ".part", ".crdownload"])
+def test_a_download_under_way_is_none_yet(tmp_path: Path, suffix: str) -> None:
+    shutil.copy(demo.GGUF_PATH, tmp_path / f"m.gguf{suffix}")
+    with pytest.raises(LocateError, match="a download that is not finished"):
+        locate(str(tmp_path / f"m.gguf{suffix}"))
+
+
+def test_a_safetensors_file_names_its_folder(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo.HF_PATH, tmp_path / "m"))
+    with pytest.raises(LocateError, match=f"a safetensors file: .* hint: name its folder, {folder}"):
+        locate(str(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("case", odd_files.UNSERVABLE)
+def test_a_gguf_file_that_nothing_can_answer_with_is_told_from_its_header(tmp_path: Path, case: str) -> None:
+    write, sentence = odd_files.UNSERVABLE[case]
+    with pytest.raises(HeaderError, match=sentence):
+        registry.BACKENDS["gguf"].describe(write(tmp_path / "m.gguf"), {})
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("case", odd_files.ODD_BUT_FINE)
+def test_an_odd_vocabulary_is_served(tmp_path: Path, case: str) -> None:
+    path = odd_files.ODD_BUT_FINE[case](tmp_path / "m.gguf")
+    spec = LoadModel(name="m", backend="gguf", path=str(path), context=128, parallel=1, threads=1)
+    remarks = registry.BACKENDS["gguf"].describe(path, {}).remarks
+    assert ("beyond" in case) == any("tokenizer.ggml.bos_token_id is 2147483648" in remark for remark in remarks)
+
+    engine = registry.engine_of("gguf")(spec, lambda _: None)
+    try:
+        for prompt in (TextPrompt("hello world"), TextPrompt("x" * 60)):
+            engine.add(engine.prepare(Generate(id="g", prompt=prompt, max_tokens=2, sampling=Sampling(temperature=0))))
+            steps = 0
+            while not engine.idle and (steps := steps + 1) < 20:
+                engine.step()
+            assert engine.idle
+    finally:
+        engine.close()
+
+
+def _config(folder: Path, **more: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+
+
+def _weights(name: str, raw: bytes | None = None) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        if raw is None:
+            (folder / "model.safetensors").rename(folder / name)
+        else:
+            (folder / name).write_bytes(raw)
+
+    return change
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "byte order mark": (
+        lambda f: (f / "config.json").write_bytes(b"\xef\xbb\xbf" + (f / "config.json").read_bytes()),
+        "config.json begins with a byte order mark",
+    ),
+    "pointer": (_weights("model.safetensors", odd_files.FOREIGN["git lfs pointer"][0]), "git LFS pointer"),
+    "page": (_weights("model.safetensors", odd_files.FOREIGN["html"][0]), "a web page"),
+    "no bytes": (_weights("model.safetensors", b""), "it is empty"),
+    "zeros": (_weights("model.safetensors", bytes(4096)), "begins with zeros"),
+    "unfinished": (_weights("model.safetensors.incomplete"), "a download that is not finished"),
+    "onnx": (_weights("model.onnx"), "weights are model.onnx"),
+    "gguf": (_weights("m.gguf"), "holds GGUF files, each a model. hint: name one: m.gguf"),
+    "pickled": (_weights("pytorch_model.bin"), "pickle can run code"),
+    "mlx": (lambda f: _config(f, quantization={"group_size": 64, "bits": 4}), "quantised by MLX"),
+    "awq": (lambda f: _config(f, quantization_config={"quant_method": "awq", "bits": 4}), "stored with awq"),
+    "exl2": (lambda f: _config(f, quantization_config={"quant_method": "exl2"}), "stored with exl2"),
+    "fp8": (lambda f: _config(f, quantization_config={"quant_method": "fp8"}), "stored with fp8"),
+    "adapter": (lambda f: (f / "config.json").rename(f / "adapter_config.json"), "a LoRA adapter"),
+    "pictures": (lambda f: (f / "config.json").rename(f / "model_index.json"), "makes pictures"),
+    "original": (lambda f: (f / "config.json").rename(f / "params.json"), "model's own makers"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_that_cannot_be_served_says_why_at_the_first_look(tmp_path: Path, case: str) -> None:
+    change, sentence = FOLDERS[case]
+    folder = Path(shutil.copytree(demo.HF_PATH, tmp_path / "m"))
+    change(folder)
+    with pytest.raises((LocateError, HeaderError), match=sentence):
+        _look(folder)
+
+
+def _look(folder: Path) -> None:
+    (entry,) = Catalog(Settings.model_validate({"models": {"m": {"path": str(folder)}}})).entries
+    look(entry)
