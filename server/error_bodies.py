@@ -5,6 +5,7 @@ Anthropic's holds OpenAI's four keys as well, so whoever reads `error.code` find
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,16 @@ _TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+
+
+_LENGTHS = re.compile(r"context length is (\d+) tokens\b.*? resulted in (?:at least )?(\d+) ")
+
+
+def _too_long(sentence: str) -> str:
+    """Anthropic's words in front: Claude Code reads both numbers in them and shortens its history."""
+    found = _LENGTHS.search(sentence)
+    lengths = "" if found is None else f" {found[2]} tokens > {found[1]} maximum."
+    return f"prompt is too long:{lengths} {sentence}"
 
 
 def speaks_anthropic(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -45,6 +56,5 @@ def anthropic_error(problem: ApiError, request_id: str) -> dict[str, Any]:
     if problem.details is not None:
         error["details"] = problem.details
     if problem.code == "context_length_exceeded":
-        # Claude Code shortens its history when it reads these words.
-        error["message"] = f"prompt is too long: {error['message']}"
+        error["message"] = _too_long(error["message"])
     return {"type": "error", "error": error, "request_id": request_id}

@@ -162,7 +162,10 @@ class FakeEngine:
             pieces = [bytes([token]) for token in tokens] if job.pieces else None
             return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id)]
         if len(tokens) >= self._spec.context:
-            message = f"the context is {self._spec.context} tokens, the prompt has {len(tokens)}"
+            message = (
+                f"This model's maximum context length is {self._spec.context} tokens. However, your prompt resulted in "
+                f"{len(tokens)} tokens. Please reduce the length of the prompt."
+            )
             raise JobError("context_length_exceeded", message, param="prompt")
         return _script(job, len(tokens))
 

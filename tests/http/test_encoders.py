@@ -122,7 +122,13 @@ def test_a_whole_chat_completion_has_openais_shape():
         whole.add(delta(text, finish=finish), choice)
     body = json.loads(whole.body(HEAD, Usage(prompt_tokens=1, completion_tokens=2)))
     first, second = body["choices"]
-    assert first["message"] == {"role": "assistant", "content": "yes", "refusal": None, "reasoning_content": "hm"}
+    assert first["message"] == {
+        "role": "assistant",
+        "content": "yes",
+        "refusal": None,
+        "annotations": [],
+        "reasoning_content": "hm",
+    }
     assert (first["finish_reason"], second["finish_reason"]) == ("length", "tool_calls")
     assert second["message"]["content"] is None
     assert second["message"]["tool_calls"] == [

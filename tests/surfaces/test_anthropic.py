@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import anthropic
 import pytest
@@ -248,7 +249,10 @@ def test_errors_have_the_clients_own_classes(claude, keyed, server):
     assert missing.value.body["error"]["type"] == "not_found_error"
     with pytest.raises(anthropic.BadRequestError) as long:
         claude.messages.create(model="fake", max_tokens=9, messages=user("x" * 5000))
-    assert "prompt is too long" in long.value.body["error"]["message"]
+    # The expression by which Claude Code finds both numbers, from its own package.
+    words = r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)"
+    found = re.search(words, long.value.body["error"]["message"], re.IGNORECASE)
+    assert (int(found[1]), int(found[2])) == (5000, 4096)
     with anthropic.Anthropic(base_url=keyed.url, api_key="wrong", max_retries=0) as stranger:
         with pytest.raises(anthropic.AuthenticationError) as refused:
             stranger.messages.create(model="fake", max_tokens=9, messages=user("x"))

@@ -43,7 +43,7 @@ ELSEWHERE = [
     ("/v1/responses", RESPONSE, {"context_management": [{"type": "compaction"}]}, "context_management"),
     ("/v1/responses", RESPONSE, {"background_options": {"completion_window": "2h"}}, "background_options"),
     ("/v1/responses", RESPONSE, {"personality": "friendly"}, "personality"),
-    ("/v1/responses", RESPONSE, {"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
+    ("/v1/responses", RESPONSE, {"input": [{"type": "item_reference", "id": "msg_nobodys"}]}, "input[0].id"),
     ("/v1/responses", RESPONSE, {"input": [{"type": "compaction_trigger"}]}, "input[0].type"),
     ("/v1/responses", RESPONSE, {"input": [{"type": "configuration_update"}]}, "input[0].type"),
     ("/v1/responses/input_tokens", RESPONSE, {"personality": "friendly"}, "personality"),
