@@ -22,7 +22,7 @@ from llguidance import LLMatcher, LLParserLimits
 from backends.engine import JobError
 from backends.formats.base import compact, inline, quoted
 from backends.json_lines import JsonLines, LineTable
-from backends.kernel import ALONE, memory_limit
+from backends.kernel import ALONE, USUAL_MEMORY_LIMIT, memory_limit
 from backends.messages import JsonObject, JsonSchema, Pattern, ToolCalls
 
 if TYPE_CHECKING:
@@ -133,7 +133,6 @@ class Compiler:
         self._n_vocab = 0
         self._cache: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
-        self._memory_limit = memory_limit()
 
     def compile(self, constraint: Constraint, *, without_space: bool = False) -> CompiledGrammar:
         """The grammar, from the cache where it is known. Raises JobError for what cannot be enforced.
@@ -145,9 +144,7 @@ class Compiler:
             if (known := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
                 return known
-            made = _on_deep_stack(
-                lambda: self._compile(constraint, without_space=without_space), usual_limit=self._memory_limit
-            )
+            made = _on_deep_stack(lambda: self._compile(constraint, without_space=without_space))
             self._cache[key] = made
             while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
@@ -231,14 +228,14 @@ class Compiler:
         return made if isinstance(made, str) else None
 
 
-def _on_deep_stack(work: Callable[[], T], *, usual_limit: tuple[int, int]) -> T:
+def _on_deep_stack(work: Callable[[], T]) -> T:
     """The result of work, done on a stack that no schema overflows; the memory it takes goes back with the thread.
 
     For one thread at a time, because the size of a stack is set for all of the process; not within
     `kernel.at_most`, under whose limit the stack would count. Raises RuntimeError there.
     """
     with ALONE:
-        if memory_limit() != usual_limit:
+        if memory_limit() != USUAL_MEMORY_LIMIT:
             raise RuntimeError("a grammar is compiled within kernel.at_most, where its thread may find no room")
         usual = threading.stack_size(_STACK_BYTES)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar") as executor:

@@ -62,6 +62,10 @@ def memory_limit() -> tuple[int, int]:
     return resource.getrlimit(resource.RLIMIT_DATA)
 
 
+USUAL_MEMORY_LIMIT: Final = memory_limit()
+"""That of this process before `at_most` has lowered it for the first time."""
+
+
 @contextlib.contextmanager
 def at_most(more_bytes: int) -> Iterator[None]:
     """Within it no thread of this process gets memory that would make it larger by more than that: MemoryError.
