@@ -139,6 +139,12 @@ class Asked:
         """The response can be referred to later; OpenAI's default."""
         return self.own.store is not False
 
+    @property
+    def _summary(self) -> str | None:
+        """The kind of summary that was asked for, as OpenAI repeats it; reasoning itself comes whole."""
+        asked = self.own.reasoning
+        return None if asked is None else asked.summary or asked.generate_summary
+
     def opening(self, response_id: str, model: str, *, created: int) -> dict[str, Any]:
         """The response object before anything was said; `created` in Unix seconds."""
         own, chat = self.own, self.chat
@@ -154,7 +160,7 @@ class Asked:
             parallel_tool_calls=chat.parallel_tool_calls is not False,
             previous_response_id=own.previous_response_id,
             prompt_cache_key=own.prompt_cache_key,
-            reasoning={"effort": chat.reasoning_effort, "summary": None},
+            reasoning={"effort": chat.reasoning_effort, "summary": self._summary},
             safety_identifier=own.safety_identifier,
             store=self.is_stored,
             temperature=1.0 if chat.temperature is None else chat.temperature,
