@@ -37,7 +37,9 @@ _LAYERS: Final = frozenset(
 _COUNTS: Final = re.compile(r"^(num|n)_|_(size|dim|layers|heads|rank|groups|factor)$|^(dim|ffn_dim|d_model|d_ff|d_kv)$")
 _UNBOUNDED: Final = re.compile(r"position|window|chunk|ctx|context|block_size|factor|epoch|step|token_id|steps$")
 """Not held in tensors: positions may be computed, windows and chunks are lengths of text."""
-_LEAST_LIMIT: Final = 2**20
+_LEAST_LAYERS: Final = 8
+_LEAST_LIMIT: Final = 4096
+_LEAST_PACKED: Final = 65_536
 _MOST_DEPTH: Final = 4
 _BITS: Final = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
@@ -202,13 +204,16 @@ def _check_figures(config: Mapping[str, Any], tensors: list[StoredTensor]) -> No
     """No count of the configuration may go beyond the tensors that are there: libraries make what it says."""
     largest = max((tensor.n_elements for tensor in tensors), default=0)
     widest = max((n for tensor in tensors for n in tensor.shape), default=0)
+    packed = isinstance(config.get("quantization_config"), dict)
     for key, value in _counts(config):
         if key in _LAYERS:
-            limit, of = len(tensors), f"{len(tensors)} tensors"
+            limit, of = max(_LEAST_LAYERS, len(tensors)), f"{len(tensors)} tensors"
         elif "expert" in key:
             limit, of = max(len(tensors), widest), f"tensors of at most {widest} rows"
+        elif packed:
+            limit, of = max(_LEAST_PACKED, 2 * largest), f"tensors of at most {largest} values"
         else:
-            limit, of = max(_LEAST_LIMIT, 2 * largest), f"tensors of at most {largest} values"
+            limit, of = max(_LEAST_LIMIT, 2 * widest), f"tensors of at most {widest} rows or columns"
         if value > limit:
             raise HeaderError(
                 f"config.json says {key} = {value}, and the weights are {of}. hint: config.json and weights are not of "

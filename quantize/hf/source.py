@@ -101,7 +101,9 @@ def shard_files(path: Path) -> list[Path]:
         missing = [name for name in names if not model_files.is_there(path / name)]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise QuantizeError(f"{len(missing)} of {len(names)} shards are missing: {shown(missing[0])}{more}")
+            raise QuantizeError(
+                f"{len(missing)} of {len(names)} shards are missing: {model_files.shown(missing[0])}{more}"
+            )
         return [path / name for name in names]
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]
