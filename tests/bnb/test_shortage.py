@@ -25,7 +25,7 @@ OUT_OF_MEMORY = rf"out_of_memory: no memory is left to go on: {ASKED}. hint: "
 CUT_SHORT = ("oldest", "youngest")
 """Where the job stands that finds no memory alone."""
 NOISE_MIB = 32
-"""What a process may hold more after it has run short than before it: kernels for new shapes, no pass."""
+"""What a process may hold more after it has run short than before it; a pass of one token takes 4, of many hundreds."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,18 @@ class Told:
 
 
 def told(kind: str, folder: Path, kept: str = "") -> Told:
-    """The C library keeps nothing for later, so that what can be taken does not depend on what was taken before."""
+    """What libraries keep for later is given back, so that what is held does not depend on what was computed before.
+
+    The C library keeps freed memory, oneDNN a kernel for every number of rows, 4 MB each. How many there are is a
+    matter of time: the lengths of passes follow the processor's pace.
+    """
     command = [sys.executable, "-m", "tests.bnb.short_of_memory", kind, str(folder), kept]
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_ARENA_MAX": "1"}
+    keeps_nothing = {
+        "MALLOC_MMAP_THRESHOLD_": str(2**16),
+        "MALLOC_ARENA_MAX": "1",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",
+    }
+    env = {**os.environ, **keeps_nothing}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     return Told(json.loads(done.stdout.splitlines()[-1]), done.stderr)
@@ -117,7 +126,7 @@ def test_passes_that_were_too_long_for_one_are_not_shorter_for_the_others(passes
 def test_memory_comes_back(passes: Told) -> None:
     said = passes.said
 
-    assert max(said[scene]["more_bytes"] for scene in ("together", *CUT_SHORT, "again")) <= NOISE_MIB * 2**20
+    assert max(said[scene]["more_bytes"] for scene in ("together", *CUT_SHORT, "later", "again")) <= NOISE_MIB * 2**20
     assert said["later"]["texts"]["long"] == said["alone"]["long"]
     assert said["again"]["passes"][:3] == said["together"]["passes"][:3], "long passes are tried again after a while"
     assert said["again"]["texts"] == said["together"]["texts"]

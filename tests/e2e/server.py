@@ -21,6 +21,8 @@ import openai
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.cpu import cpu_s
+
 KEY = "test-key"
 
 
@@ -58,6 +60,10 @@ class Server:
 
     def metric(self, name: str, **labels: str) -> float:
         return self.metrics()[name, frozenset(labels.items())]
+
+    def cpu_s(self) -> float:
+        """What the server process, without its workers, has computed."""
+        return cpu_s(self.process.pid)
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes of this server, without the spare."""
