@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from backends.worker import Worker
 from server.pool.spare import Spare, SpareRules
 from tests.pool.conftest import Maker, until
 from tests.worker.conftest import QUICK, Ear, ask
+from tests.worker.parent import started
 
 RULES = SpareRules(back_off_s=0.2, longest_back_off_s=0.4)
 New = Callable[..., Awaitable[Spare]]
@@ -128,15 +128,15 @@ async def main():
     await asyncio.sleep(60)
 asyncio.run(main())
 """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, str(tmp_path), stdout=asyncio.subprocess.PIPE
-    )
+    process = started(code, str(tmp_path))
     assert process.stdout is not None
-    pids = [int(word) for word in (await asyncio.wait_for(process.stdout.readline(), 20)).split()]
-    running = [psutil.Process(pid) for pid in pids]
-    assert running[1].ppid() == process.pid
-    process.kill()
-    await process.communicate()  # to the end of its pipe: only then is the transport closed
+    try:
+        line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 60)
+        running = [psutil.Process(int(word)) for word in line.split()]
+        assert running[1].ppid() == process.pid
+    finally:
+        process.kill()
+        process.communicate()
     await until(lambda: not any(_alive(p) for p in running))
 
 

@@ -20,6 +20,7 @@ from backends.messages import (
 )
 from backends.wire import Encoder
 from tests.worker.conftest import Starter, gone, process_file
+from tests.worker.parent import started
 
 # Orphans
 
@@ -48,19 +49,18 @@ asyncio.run(main())
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
 async def test_workers_vanish_when_the_server_is_killed(tmp_path: Path, stopped: bool) -> None:
     env = {**os.environ, "ONECARD_TEST_ENGINE": "tests.fakes.engine:load"}
-    parent = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PARENT, str(tmp_path / "x.gguf")), stdout=asyncio.subprocess.PIPE, env=env
-    )
+    parent = started(PARENT, str(tmp_path / "x.gguf"), env=env)
     assert parent.stdout is not None
-    pids = [int(await asyncio.wait_for(parent.stdout.readline(), 20)) for _ in range(2)]
-    if stopped:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+    try:
+        pids = [int(await asyncio.wait_for(asyncio.to_thread(parent.stdout.readline), 60)) for _ in range(2)]
+        if stopped:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+    finally:
+        parent.kill()
+        parent.communicate()
 
-    parent.kill()
-    await parent.communicate()  # to the end of its pipe: only then is the transport closed
-
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not all(gone(pid) for pid in pids):
         assert time.monotonic() < deadline, "workers outlive the server"
         await asyncio.sleep(0.02)
