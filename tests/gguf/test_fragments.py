@@ -96,11 +96,11 @@ def test_usual_texts_are_taken_as_they_are() -> None:
 
 def test_stretches_that_are_just_short_take_no_time() -> None:
     text = ("a" * (fragments.MAX_STRETCH - 1) + " ") * 256
-    began = time.monotonic()
+    began = time.process_time()
 
     assert list(fragments.fragments(text, None, recursive=True)) == [text]
 
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_only_long_stretches_are_cut_and_each_is() -> None:

@@ -69,10 +69,10 @@ MANY = {
 def test_a_body_of_very_many_values_is_refused_or_read_quickly(value):
     # The scan gives the interpreter up between tokens; only the parser keeps it, for what the scan let through.
     body = b'{"a":' + value + b"}"
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ApiError):
         parse_object(body)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_text_full_of_brackets_is_no_structure():

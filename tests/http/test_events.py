@@ -93,7 +93,7 @@ def test_the_stream_ends_when_the_server_has_stopped(canary_path, tmp_path):
         assert response.readline() == b": listening\n"
         began = time.monotonic()
         assert running.stop() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         told = []
         while (document := next_document(response)) is not None:
             told.append(document["what"])

@@ -52,11 +52,11 @@ def test_header_is_refused_with_a_sentence(case: broken.Broken, tmp_path: Path) 
     path = tmp_path / "x.gguf"
     path.write_bytes(case.make())
 
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(header.HeaderError) as refusal:
         look_at(path)
 
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert len(str(refusal.value).split()) >= 4
     assert str(tmp_path) not in str(refusal.value)
 

@@ -129,7 +129,7 @@ async def test_driver_that_hangs_is_left_behind() -> None:
     began = time.monotonic()
     with pytest.raises(gpu.GpuError, match=r"did not answer in 0\.1 s"):
         await gpu.answer(never.wait, within_s=0.1)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     never.set()
 
 

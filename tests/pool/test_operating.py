@@ -11,6 +11,7 @@ from backends.messages import (
     Delta,
     Finished,
 )
+from backends.worker import Timeouts
 from server.pool.pool import PoolError
 from server.scheduling.decisions import ModelState
 from tests.pool.conftest import Maker, failure, read, running, until
@@ -107,7 +108,7 @@ async def test_grace_ends_and_the_rest_is_told(make: Maker) -> None:
     began = time.monotonic()
     await rig.pool.close(0.2)
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
     events = await read(stream)
     assert isinstance(events[-1], Finished), "what it has generated is its answer"
     assert [event.finish_reason for event in events if isinstance(event, Delta)][-1] == "length"
@@ -124,7 +125,7 @@ async def test_close_now_does_not_wait_for_a_hung_engine_or_a_load(make: Maker) 
     began = time.monotonic()
     await rig.pool.close(0)
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < Timeouts().stop_s, "what a worker has when the server goes on"
     assert failure(await read(hung)).code == "draining"
     assert failure(await read(loading)).code == "draining"
 

@@ -285,7 +285,7 @@ async def test_crash_mid_stream_is_an_error_event_and_the_next_request_is_served
     assert failure(events).code == "worker_crashed"
     assert "SIGABRT" in failure(events).message
     assert text(after) == "echo: hello"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
     assert rig.pid("a") != before
     assert rig.sample("worker_crashes_total", model_name="a") == 1
     bystander.cancel()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 
 import psutil
 import pytest
 
+from tests.cpu import cpu_s
 from tests.http.test_attacks import BODIES, refused, unshaken
 
 __all__ = ["unshaken"]
@@ -104,11 +104,11 @@ def test_large_bodies_do_not_hold_up_others(server):
     thread = threading.Thread(target=attack)
     thread.start()
     while thread.is_alive():
-        begin = time.monotonic()
+        before_s = cpu_s(server.pid)
         assert server.get("/health").status == 200
-        slowest = max(slowest, time.monotonic() - begin)
+        slowest = max(slowest, cpu_s(server.pid) - before_s)
     assert done.is_set()
-    assert slowest < 0.4  # the figure is 0.1 on a machine that does nothing else
+    assert slowest < 0.4
 
 
 def test_canaries_stay_out_of_logs_metrics_and_errors(server):

@@ -93,9 +93,9 @@ def test_nothing_to_predict_prepares_the_prompt_and_says_nothing(server):
 def test_the_time_limit_ends_an_answer(server):
     """The words of this engine hold no line ends, so twice the limit is the end."""
     begin = time.monotonic()
-    found = fill(server, "!slow 50 100 ", t_max_predict_ms=200).json()
+    found = fill(server, "!slow 50 1000 ", t_max_predict_ms=200).json()
 
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 25, "all of it takes 50 s"
     assert found["stop_type"] == "limit"
     assert 2 <= found["tokens_predicted"] <= 20
     assert found["content"].startswith("0 1 2")

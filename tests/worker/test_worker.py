@@ -97,8 +97,8 @@ async def test_cancel_takes_effect_between_steps(start: Starter) -> None:
 async def test_cancel_reaches_a_job_still_in_preparation_and_the_one_behind_it(start: Starter) -> None:
     worker, ear = await start()
     began = time.monotonic()
-    worker.submit(ask("slow", "!prepare 1500"))
-    worker.submit(ask("behind", "!prepare 1500"))
+    worker.submit(ask("slow", "!prepare 4000"))
+    worker.submit(ask("behind", "!prepare 4000"))
 
     worker.cancel("behind")
     worker.cancel("slow")
@@ -106,7 +106,7 @@ async def test_cancel_reaches_a_job_still_in_preparation_and_the_one_behind_it(s
         ended = await ear.terminal(job_id)
         assert isinstance(ended, Failed)
         assert ended.code == "cancelled"
-    assert time.monotonic() - began < 1.4
+    assert time.monotonic() - began < 4, "a preparation that has begun goes on, and its job does not wait for it"
 
     worker.submit(ask("next", "fine"))
     assert isinstance(await ear.terminal("next"), Finished)
@@ -186,7 +186,7 @@ async def test_kill_from_outside_is_noticed_at_once(start: Starter) -> None:
     os.kill(worker.pid, signal.SIGKILL)
     ended = await ear.terminal("a")
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 6, "before silence would have told"
     assert isinstance(ended, Failed)
     assert "SIGKILL" in ended.message
     assert not process_file(worker.pid).exists(), "the child is not reaped"
@@ -335,7 +335,7 @@ async def test_stop_does_not_wait_for_a_load(start: Starter) -> None:
     worker, ear = await start("hang", ready=False)
     began = time.monotonic()
     await worker.stop()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < Timeouts().stop_s
     assert ear.how is not None
     assert ear.how.code is None
 
@@ -348,7 +348,7 @@ async def test_stop_kills_a_worker_that_does_not_listen(start: Starter) -> None:
     began = time.monotonic()
     await worker.stop()
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     (ended,) = ear.terminals("a")
     assert isinstance(ended, Failed)
     assert ended.code == "draining"
