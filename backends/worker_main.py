@@ -7,10 +7,8 @@ the engine. It never outlives the server: end-of-file on the socket or the paren
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import os
-import queue
 import socket
 import time
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -49,6 +47,7 @@ from backends.outbox import Outbox
 from backends.renderer import Renderer, fork_beside, rendering_beside
 
 if TYPE_CHECKING:
+    import queue
     from collections.abc import Sequence
 
     from backends.engine import Prepared
@@ -95,9 +94,8 @@ def _drain(
     inbox: queue.SimpleQueue[Prepared | Cancel | CutShort | Keep | Shutdown], *, wait: bool
 ) -> list[Prepared | Cancel | CutShort | Keep | Shutdown]:
     arrived = [inbox.get()] if wait else []
-    with contextlib.suppress(queue.Empty):
-        while True:
-            arrived.append(inbox.get_nowait())
+    while not inbox.empty():  # nobody else takes from it
+        arrived.append(inbox.get_nowait())
     return arrived
 
 
