@@ -108,6 +108,8 @@ class Batcher:
     def _chunk(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
         """Tokens of a prompt that this step computes: as many as the time is enough for, in whole tiles."""
         n_ahead, depth = demand.n_tokens, demand.depth
+        if first and n_decode == 0 and n_ahead <= GRAIN:  # in crumbs it would take many times as long
+            return n_ahead
         if self.pace.token_us(depth) <= 0:
             return (GRAIN if n_decode else 2 * GRAIN) if first else 0
         exact = self.pace.tokens_within(left_us, depth, short=n_ahead <= GRAIN)

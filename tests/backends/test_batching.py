@@ -96,6 +96,13 @@ def test_a_prompt_advances_however_slow_the_machine_is() -> None:
     assert batcher.plan([Demand(0, 1, True), Demand(1, 900, False)]) == [Share(0, 1), Share(1, GRAIN)]
 
 
+def test_a_short_prompt_that_holds_up_nobody_is_computed_at_once_however_slow_the_machine_is() -> None:
+    batcher = Batcher(pace=learned(decode_us=50_000, token_us=50_000))
+
+    assert batcher.plan([Demand(0, 47, False)]) == [Share(0, 47)]
+    assert batcher.plan([Demand(0, 1, True), Demand(1, 47, False)])[1].n_tokens < 47
+
+
 def test_another_prompt_has_a_share_only_where_the_one_before_it_ends() -> None:
     batcher = Batcher(max_gap_us=200_000, pace=learned())
     streams, ending, long = Demand(0, 1, True), Demand(1, 40, False), Demand(2, 900, False)
