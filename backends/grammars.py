@@ -151,9 +151,10 @@ class Compiler:
             return made
 
     def warm(self) -> None:
-        """Make the tokenizer ahead of the first constraint."""
+        """Make the tokenizer and the tokens with line ends ahead of the first constraint."""
         with self._lock:
             self._ready_tokenizer()
+            self._ready_table()
 
     def _ready_tokenizer(self) -> LLTokenizer:
         if self._tokenizer is None:
@@ -161,6 +162,11 @@ class Compiler:
             self._n_vocab = len(vocabulary.pieces)
             self._tokenizer = vocabulary.tokenizer()
         return self._tokenizer
+
+    def _ready_table(self) -> LineTable:
+        if self._table is None:
+            self._table = LineTable(self._ready_vocabulary().pieces)
+        return self._table
 
     def _ready_vocabulary(self) -> Vocabulary:
         if self._vocabulary is None:
@@ -178,9 +184,7 @@ class Compiler:
         begins = _json_begins(constraint, self._format)
         if begins is None:
             return None
-        if self._table is None:
-            self._table = LineTable(self._ready_vocabulary().pieces)
-        table = self._table
+        table = self._ready_table()
         free = isinstance(constraint, ToolCalls) and not constraint.required and constraint.content is None
         return lambda: JsonLines(table, begins.encode(), may_be_text=free)
 
