@@ -1,6 +1,6 @@
 """The engine without its server: a workload driven by `Engine.step` in one process.
 
-`python -m backends.alone` answers one question (`backends.workload`) from stdin; it is the yardstick of backends that
+`python -m backends.alone` answers one question (`backends.workload`) from stdin; it is the baseline of backends that
 have no bare loop.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def free_bytes() -> int | None:
-    """Bytes that are free on the first card CUDA shows to this process; None where nobody can tell."""
+    """Bytes that are free on the first card CUDA shows to this process; None where that cannot be told."""
     try:
         import pynvml
 

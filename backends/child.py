@@ -1,4 +1,4 @@
-"""A worker process as the server sees it: its start, its socket, its last words, its end.
+"""A worker process as the server sees it: its start, its socket, its crash reason, its end.
 
 Owns no model and no jobs: that is `backends.worker`. For the event loop's thread only.
 """
@@ -127,7 +127,7 @@ class _Port:
         self._owner.disconnected()
 
     def _read(self) -> None:
-        """Decode and hand over; nonsense condemns the child and nobody else."""
+        """Decode and hand over; nonsense condemns this child alone."""
         try:
             data = self._socket.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -171,7 +171,7 @@ async def start_child(owner: Owner, *, copier: Copier | None = None) -> Child:
 
 
 async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | None]]) -> Child | None:
-    """Each attempt has a socket of its own: a copy that comes too late finds nobody at the other end, and ends."""
+    """Each attempt has a socket of its own: a copy that comes too late finds the other end closed, and ends."""
     ours, theirs = socket.socketpair()
     running: Process | None = None
     try:

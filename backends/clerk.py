@@ -44,10 +44,10 @@ _AGING_BYTES_PER_S: Final = 1_000_000
 class Clerk:
     """Three threads, and what passes between them and the engine's.
 
-    Short jobs have a preparer of their own: a library tokenizes megabytes in one call that nobody can interrupt. Of the
-    long ones the shorter go first, as long as nobody waits for ever.
+    Short jobs have a preparer of their own: a library tokenizes megabytes in one call without an end. Of the
+    long ones the shorter go first, as long as none waits for ever.
 
-    A job is known in `_unprepared` until it is prepared; whoever removes it from there answers for it, so a `Cancel`
+    A job is known in `_unprepared` until it is prepared; the side that removes it answers for it, so a `Cancel`
     and a finished preparation never both do.
     """
 

@@ -34,7 +34,7 @@ class LoadError(Exception):
 
 
 def no_vectors(job: Embed | Rerank) -> JobError:
-    """What a model that generates text says to whoever wants vectors or scores of it."""
+    """What a model that generates text says to a job that wants vectors or scores of it."""
     wanted, kind = ("embeddings", "an embedding model") if isinstance(job, Embed) else ("scores", "a reranker")
     message = f"this model generates text and gives no {wanted}. hint: configure {kind} and name it in 'model'"
     return JobError("invalid_value", message, param="model")
@@ -80,7 +80,7 @@ class Engine(Protocol):
         ...
 
     def keep(self, max_bytes: int) -> None:
-        """Hold at most so many bytes of computed prompts in the store's folder from now on."""
+        """Hold at most so many bytes of cached prefixes in the store's folder from now on."""
         ...
 
     @property

@@ -1,6 +1,6 @@
 """What a file is by its first bytes, whatever it is called: GGUF, or a sentence that says what else and what to do.
 
-The bytes are given by whoever opened the file; nothing is opened here.
+The bytes are given by the code that opened the file; nothing is opened here.
 """
 
 from __future__ import annotations

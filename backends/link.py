@@ -70,6 +70,6 @@ def or_leave(work: Callable[[], None]) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once, its last words said."""
+    """End the process at once, its crash reason said."""
     sys.stderr.flush()
     os._exit(code)  # daemon threads sit in blocking calls; a normal interpreter exit could wait for them

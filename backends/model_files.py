@@ -1,6 +1,6 @@
 """The one way to open a file of a model: regular files only, never waiting for a writer, never more bytes than allowed.
 
-Files of a model come from strangers: a name may be a link to a device that never ends, a pipe that nobody writes to, or
+Files of a model come from strangers: a name may be a link to a device that never ends, a pipe without a writer, or
 a file whose size is a lie. `tests/test_layering.py` holds that no other way is used. Libraries that open files by their
 path get a folder only after `check_folder`. It blocks on the disk: the server calls it on threads for that alone.
 """

@@ -1,4 +1,4 @@
-"""A child process by its pidfd: its last words, its end, and a way to end it that can never hit another process.
+"""A child process by its pidfd: its crash reason, its end, and a way to end it that can never hit another process.
 
 `asyncio.subprocess` would not do: its `kill` reaps behind the back of its own watcher, which then has no exit status to
 tell (python/cpython#87744), and it cannot watch a child that it has not started. For the event loop's thread only.
@@ -23,7 +23,7 @@ _READ_BYTES: Final = 1 << 16
 _GROUP_LOOKS: Final = 200
 _GROUP_PAUSE_S: Final = 0.005
 _UNKNOWN_STATUS: Final = 255
-"""Of a child that somebody else has reaped."""
+"""Of a child that was reaped elsewhere."""
 
 
 class Process:
@@ -41,7 +41,7 @@ class Process:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
             os.close(stderr_fd)
-            if error.errno != errno.ESRCH:  # nobody else has reaped it: the number is still its own
+            if error.errno != errno.ESRCH:  # it was not reaped elsewhere: the number is still its own
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             raise
@@ -77,7 +77,7 @@ class Process:
 
     @property
     def heard_out(self) -> asyncio.Future[None]:
-        """Done when nobody can write to its stderr any more."""
+        """Done when no process can write to its stderr any more."""
         return self._words.over
 
     def hang_up(self) -> None:
@@ -105,7 +105,7 @@ def _reap_group(pid: int, looks: int) -> None:
     try:
         while os.waitpid(-pid, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:  # there is nobody, or they are another process's
+    except ChildProcessError:  # there is none, or it is another process's
         return
     if looks:
         asyncio.get_running_loop().call_later(_GROUP_PAUSE_S, _reap_group, pid, looks - 1)

@@ -199,7 +199,7 @@ def _nurse(line: socket.socket, parent: int) -> NoReturn:
     die_with(parent)
     call_me(b"onecard-nursery")
     _silence()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a renderer ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # how a renderer ended is not asked
     me = os.getpid()
     from backends import template_program  # noqa: F401 - a renderer shall not wait for it
 

@@ -1,6 +1,6 @@
 """How a model's makers want tokens chosen: `generation_config.json` of a folder, `general.sampling.*` of a GGUF file.
 
-Nonsense in a file is ignored by name. Pure; who wins over whom is the server's business.
+Nonsense in a file is ignored by name. Pure; which value wins is the server's business.
 """
 
 from __future__ import annotations

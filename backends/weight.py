@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backends.messages import ChatPrompt, Detokenize, Embed, InfillPrompt, Rerank, TextPrompt
+from backends.messages import ChatPrompt, Detokenize, Embed, FimPrompt, Rerank, TextPrompt
 
 if TYPE_CHECKING:
     from backends.messages import Job, Prompt
@@ -29,7 +29,7 @@ def _prompt_bytes(prompt: Prompt) -> int:
         return text_bytes([prompt.messages, prompt.tools])
     if isinstance(prompt, TextPrompt):
         return text_bytes(prompt.text)
-    if isinstance(prompt, InfillPrompt):
+    if isinstance(prompt, FimPrompt):
         return text_bytes([prompt.prefix, prompt.suffix, [file.text for file in prompt.files]])
     return len(prompt.tokens) * _TOKEN_BYTES
 
@@ -41,7 +41,7 @@ def sure_bytes(prompt: Prompt) -> int:
         return text_bytes([[message.get("content") for message in prompt.messages], calls, prompt.tools])
     if isinstance(prompt, TextPrompt):
         return text_bytes(prompt.text)
-    if isinstance(prompt, InfillPrompt):
+    if isinstance(prompt, FimPrompt):
         return text_bytes([prompt.prefix, prompt.suffix])
     return 0
 

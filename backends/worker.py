@@ -13,8 +13,8 @@ from typing import Final, Protocol
 import msgspec
 
 from backends.child import Child, Copier, start_child
+from backends.crash_reason import LOAD_HINT, REASON_CHARS, clean, essence, no_memory, signal_in_words
 from backends.kernel import busyness
-from backends.last_words import LOAD_HINT, REASON_CHARS, clean, essence, no_memory, signal_in_words
 from backends.link import EXIT_OUT_OF_MEMORY
 from backends.messages import (
     Cancel,
@@ -60,7 +60,7 @@ class Timeouts:
     stop_s: float = 5.0
     """From the request to stop to SIGKILL."""
     linger_s: float = 1.0
-    """For the process after its socket closed, and for its last words after it exited."""
+    """For the process after its socket closed, and for its crash reason after it exited."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Listener(Protocol):
         """Events of live jobs; exactly one terminal event each, here or in `Exit.failed`."""
 
     def on_keeps(self, worker: Worker, max_bytes: int) -> None:
-        """It holds no more than that of computed prompts."""
+        """It holds no more than that of cached prefixes."""
 
     def on_exit(self, worker: Worker, how: Exit) -> None:
         """The process is gone and reaped. The last call."""
@@ -150,7 +150,7 @@ class Worker:
             self._send(CutShort(id=job_id, reason=reason))
 
     def keep(self, max_bytes: int) -> None:
-        """Let it hold at most so many bytes of computed prompts; `on_keeps` follows when it does."""
+        """Let it hold at most so many bytes of cached prefixes; `on_keeps` follows when it does."""
         self._send(Keep(max_bytes=max_bytes))
 
     async def stop(self, *, within_s: float | None = None) -> None:
@@ -269,10 +269,12 @@ class Worker:
         if self._verdict is not None:
             return self._verdict
         ended = signal_in_words(-status) if status < 0 else f"exit code {status}"
-        last_words = essence(self._child.stderr) if self._child is not None else ""
-        what = f"the worker of model '{self.spec.name}' ended with {ended}" + (f": {last_words}" if last_words else "")
+        crash_reason = essence(self._child.stderr) if self._child is not None else ""
+        what = f"the worker of model '{self.spec.name}' ended with {ended}" + (
+            f": {crash_reason}" if crash_reason else ""
+        )
         when = ", while it loaded the model" if self.ready is None else ""
-        if status == EXIT_OUT_OF_MEMORY or no_memory(last_words):
+        if status == EXIT_OUT_OF_MEMORY or no_memory(crash_reason):
             return Exit("out_of_memory", what.replace(" ended with ", " ran out of memory and ended with ") + when)
         hint = f". {LOAD_HINT}" if self.ready is None else ""
         return Exit("load_failed" if self.ready is None else "worker_crashed", what + when + hint)

@@ -17,9 +17,9 @@ import msgspec
 
 from backends import registry
 from backends.clerk import Clerk
+from backends.crash_reason import LOAD_HINT, in_words
 from backends.engine import Engine, JobError, LoadError
 from backends.kernel import call_me, die_with, limit_damage
-from backends.last_words import LOAD_HINT, in_words
 from backends.link import (
     EXIT_ENGINE_ERROR,
     EXIT_LOAD_FAILED,
@@ -94,7 +94,7 @@ def _drain(
     inbox: queue.SimpleQueue[Prepared | Cancel | CutShort | Keep | Shutdown], *, wait: bool
 ) -> list[Prepared | Cancel | CutShort | Keep | Shutdown]:
     arrived = [inbox.get()] if wait else []
-    while not inbox.empty():  # nobody else takes from it
+    while not inbox.empty():  # no other thread takes from it
         arrived.append(inbox.get_nowait())
     return arrived
 

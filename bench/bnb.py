@@ -31,7 +31,7 @@ N_GENERATE = 96
 N_WARM = 8
 N_LOADS = 2
 LARGE = Shape(n_layers=16, n_embd=1536, n_ff=4096)
-"""About 415 M parameters: their bytes are most of a load, as in a model that somebody uses."""
+"""About 415 M parameters: their bytes are most of a load, as in a model that is used."""
 
 
 def measure(rounds: int) -> dict[str, float]:

@@ -92,7 +92,7 @@ def _of_sides(sides: dict[str, list[dict[str, float]]], name: str) -> list[Figur
     ]
     figures += [Figure(f"{side}, {name}", median(taken), "tokens/s", runs=taken) for side, taken in rates.items()]
     for key, what, unit in (
-        ("first_text_p50_ms", "time to first text, p50", "ms"),
+        ("first_text_p50_ms", "time to first token, p50", "ms"),
         ("gap_p99_ms", "gap between texts, p99", "ms"),
         ("cpu_us", "processor time of the server process", "us/token"),
     ):
@@ -126,5 +126,5 @@ def _light(say: Callable[[str], None]) -> list[Figure]:
     return [
         below("server resident without a model", resident / 1e6, "MB", 120),
         below("import server.app", serving.import_seconds(), "s", 1.5),
-        Figure("demo: request to first text, cold worker", median(first), "s", "< 2", median(first) < 2, first),
+        Figure("demo: request to first token, cold worker", median(first), "s", "< 2", median(first) < 2, first),
     ]

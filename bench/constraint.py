@@ -36,7 +36,7 @@ ENDLESS = {
 
 
 def new_schema(number: int) -> dict[str, Any]:
-    """About 10 kB that nobody has seen before."""
+    """About 10 kB that were never seen before."""
     text = {"type": "string", "maxLength": 200, "description": "what a reader has to know about this field"}
     properties = {f"field_{number}_{i}": text for i in range(90)}
     return {
@@ -102,7 +102,7 @@ def _beside(engine: Engine, work: Workload, rounds: int) -> dict[str, float]:
 
 
 def _join(engine: Engine, work: Workload, number: int, *, constrained: bool) -> tuple[float, float]:
-    """Milliseconds from the newcomer's arrival to its first text, and the longest step beside it."""
+    """Milliseconds from the newcomer's arrival to its first token, and the longest step beside it."""
     *running, newcomer = jobs(work, engine.ready().n_vocab, first_seed=1000 + number * work.streams)
     newcomer = msgspec.structs.replace(newcomer, id="newcomer", max_tokens=8, ignore_eos=False)
     start(engine, running)

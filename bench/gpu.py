@@ -21,11 +21,11 @@ import msgspec
 from backends.workload import Workload
 from bench import random_q4, report
 from bench.serving import running
-from server.bench import yardstick
+from server.bench import baseline
 from server.bench.figures import median
 from server.bench.load import completion, run
 from server.bench.measure import TEXT, Prompts, Target, measure
-from server.bench.report import with_yardstick
+from server.bench.report import with_baseline
 
 LONG_PROMPT = 1536
 N_SWAPS = 4
@@ -132,7 +132,7 @@ def _target(url: str, name: str, ledger: list[Any]) -> Target:
 
 
 def _swap(url: str, name: str, plan: Plan, ledger: list[Any]) -> float:
-    """Seconds from a request for the absent model to its first text. Raises RuntimeError when it was resident."""
+    """Seconds from a request for the absent model to its first token. Raises RuntimeError when it was resident."""
     if _status(url, name)["state"] == "ready":
         raise RuntimeError(f"{name} was still there: the budget {plan.budget} holds all models")
     seconds = _first_text_s(url, name, list(range(48, 48 + plan.n_prompt)))
@@ -158,10 +158,8 @@ def _noted(url: str, name: str, ledger: list[Any]) -> dict[str, Any]:
 def _compare(figures: dict[str, Any], path: Path, plan: Plan) -> None:
     layers = -1 if plan.device == "cuda" else 0
     work = Workload(n_prompt=plan.n_prompt, n_generate=plan.n_generate, context=plan.context, gpu_layers=layers)
-    bare = yardstick.measure(
-        yardstick.BARE, path, "gguf", work, streams=plan.streams, rounds=plan.rounds, timeout_s=120
-    )
-    figures["rows"], figures["bare_missing"] = with_yardstick(figures["rows"], bare), bare.missing
+    bare = baseline.measure(baseline.BARE, path, "gguf", work, streams=plan.streams, rounds=plan.rounds, timeout_s=120)
+    figures["rows"], figures["bare_missing"] = with_baseline(figures["rows"], bare), bare.missing
 
 
 def _status(url: str, name: str) -> dict[str, Any]:
@@ -184,7 +182,7 @@ def table(told: dict[str, Any]) -> str:
     """Everything on one screen."""
     lines = [f"{told['card']}; llama-cpp-python {told['about']['llama_cpp']}; Python {told['about']['python']}"]
     lines += [f"build {told['build']}; tests {told['tests']}", ""]
-    lines.append("model  streams    tok/s     bare  share  longest gap in prefill  first text p50")
+    lines.append("model  streams    tok/s     bare  share  longest ITL in prefill  first token p50")
     for name, figures in told["models"].items():
         for row in figures.get("rows", ()):
             share = "-" if row["efficiency"] is None else f"{row['efficiency']:.2f}"
@@ -198,7 +196,7 @@ def table(told: dict[str, Any]) -> str:
             rate = _cell(figures["prefill_tokens_per_s"], 0)
             lines.append(f"{name}: prefill {rate} tok/s, load {figures['load_s']:.2f} s, {layers}")
     if told["swap_s"]:
-        lines.append(f"swap to first text: median {median(told['swap_s']):.2f} s, worst {max(told['swap_s']):.2f} s")
+        lines.append(f"swap to first token: median {median(told['swap_s']):.2f} s, worst {max(told['swap_s']):.2f} s")
     errors = [abs(entry["prediction_error"]) for entry in told["ledger"] if entry["prediction_error"] is not None]
     if errors:
         lines.append(f"ledger error: first load {errors[0]:.1%}, worst {max(errors):.1%}, last {errors[-1]:.1%}")

@@ -12,11 +12,11 @@ N_PROMPTS = 6
 PROMPT_TOKENS = 1300
 EVERY_S = 1.5
 LEAD_S = 2.0
-"""Streams decode alone for this long, which is the yardstick."""
+"""Streams decode alone for this long, which is the baseline."""
 
 
 def measure(url: str, *, n_generate: int = 1200) -> dict[str, float]:
-    """Gaps of the decoding streams alone and beside prompts, and how long each prompt waits for its first text."""
+    """Gaps of the decoding streams alone and beside prompts, and how long each prompt waits for its first token."""
     decoding = [chat(MODEL_NAME, digits(32, seed), n_generate) for seed in range(N_DECODING)]
     arriving = [
         chat(MODEL_NAME, digits(PROMPT_TOKENS, 100 + i), 8, at_s=LEAD_S + i * EVERY_S) for i in range(N_PROMPTS)

@@ -33,7 +33,7 @@ CHEAP_REST = TILE + 1
 def stall() -> dict[str, float]:
     """Four streams decode while a long prompt comes every 1.5 s; the same with steps of 2048 tokens for comparison."""
     figures = _stall("")
-    whole = _stall("max_gap_ms = 60000\n")  # a batch has room for 2048 tokens, and no time ends it
+    whole = _stall("max_itl_ms = 60000\n")  # a batch has room for 2048 tokens, and no time ends it
     return {
         **figures,
         "chunks_of_2048_gap_max_ms": whole["gap_max_ms"],
@@ -64,7 +64,7 @@ def _stall(extra: str) -> dict[str, float]:
         "gap_p99_ms": percentile(gaps, 99),
         "gap_max_ms": max(gaps),
         "gap_max_ms_limit": min(300.0, 12 * median(gaps)),
-        "gap_max_over_alone": max(gaps) / alone_ms,
+        "itl_max_over_alone": max(gaps) / alone_ms,
         "prompt_alone_first_text_ms": alone.first_text_s * 1e3,
         "prompt_first_text_p50_ms": median([prompt.first_text_s * 1e3 for prompt in prompts]),
         "prompt_first_text_p50_over_queue": median(queued),
@@ -74,14 +74,14 @@ def _stall(extra: str) -> dict[str, float]:
 
 
 def _ahead(prompt: Answer, prompts: Sequence[Answer]) -> int:
-    """How many prompts were waiting for their first text when this one came, itself among them."""
+    """How many prompts were waiting for their first token when this one came, itself among them."""
     return 1 + sum(
         other.sent_s < prompt.sent_s < other.sent_s + other.first_text_s for other in prompts if other is not prompt
     )
 
 
 def prefix() -> dict[str, float]:
-    """24 requests, six at a time, that begin with one system prompt which nobody has seen before."""
+    """24 requests, six at a time, that begin with one system prompt which was never seen before."""
     with running(_config(context=2048, parallel=AT_A_TIME)) as server:
         _checked(run(server.url, [chat(MODEL_NAME, model.digits(64, 900), 8)]))
         before = _metric(server.url, "prefix_cache_hits_total")

@@ -64,7 +64,7 @@ def _weights(name: str, made: Path) -> Weights:
 def _figures(name: str, sides: dict[str, list[dict[str, float]]]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for streams in REPEATS:
-        for key, unit in (("tokens_per_s", "tokens/s"), ("first_text_p99_ms", "first text p99 ms")):
+        for key, unit in (("tokens_per_s", "tokens/s"), ("first_text_p99_ms", "first token p99 ms")):
             mine, its = (median([taken[f"{key} {streams}"] for taken in runs]) for runs in sides.values())
             begin = f"{name}, {streams} streams: "
             figures |= {begin + unit: mine, f"{begin}transformers {unit}": its, f"{begin}{unit} /": mine / its}
@@ -72,7 +72,7 @@ def _figures(name: str, sides: dict[str, list[dict[str, float]]]) -> dict[str, f
 
 
 def _measured(url: str, name: str, *, theirs: bool) -> dict[str, float]:
-    """Short requests first, then those that count: medians of the rates, times to a first text over all of them."""
+    """Short requests first, then those that count: medians of the rates, times to a first token over all of them."""
     found: dict[str, float] = {}
     for streams in REPEATS:
         _ended(run(url, [_request(name, seed, N_WARM, theirs=theirs) for seed in range(900, 900 + streams)]))

@@ -49,7 +49,7 @@ def measure(*, rounds: int = 20, spare: bool = True, pause_s: float = 0.0) -> di
 
 def _config(*, budget: str, spare: bool) -> str:
     models = "".join(f'[models.{name}]\npath = "{GGUF_PATH}"\ncontext = 512\nparallel = 1\n' for name in NAMES)
-    scheduler = f"[scheduler]\nmin_residency_s = 0\nspare_worker = {str(spare).lower()}\n"
+    scheduler = f"[scheduler]\nmin_residency_s = 0\ntemplate_process = {str(spare).lower()}\n"
     return f'[memory]\ndevice = "cpu"\nbudget = "{budget}"\n{scheduler}{models}'
 
 

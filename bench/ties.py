@@ -2,7 +2,7 @@
 
 Kernels for one row and for many add in different orders, so logits differ in their last digits, and where the two best
 tokens lie closer together than that either may win. A wrong state would show otherwise: in tokens that part although
-the best was far ahead, and in logits that differ more after a sequence was set back and restored than before: what it
+the best was far ahead, and in logits that differ more after a sequence was preempted and restored than before: what it
 had said by then is given to an engine alone as a prompt, and the logits behind it are compared.
 """
 
@@ -25,12 +25,12 @@ from bench import model
 STREAMS, PROMPT, GENERATE, DEMAND = 8, 150, 250, 1.5
 TOP = 8
 LOOKS = 6
-"""Places on either side of a set-back, four tokens apart."""
+"""Places on either side of a preemption, four tokens apart."""
 
 
 @dataclass
 class Told:
-    """One stream's tokens with their best alternatives, and where it was set back."""
+    """One stream's tokens with their best alternatives, and where it was preempted."""
 
     entries: list[TokenLogprob]
     set_back_at: int | None = None
@@ -98,7 +98,7 @@ def compare(alone: Told, loaded: Told) -> Compared:
 
 
 def replay(path: Path, prompts: Sequence[list[int]], told: Sequence[Told]) -> tuple[list[float], list[float]]:
-    """The noise of streams that were set back, before and after it, against an engine that reads what they said."""
+    """The noise of streams that were preempted, before and after it, against an engine that reads what they said."""
     engine = _open(path, 1, 0, "")
     ids = {engine._model.piece(token): token for token in range(engine.ready().n_vocab)}  # type: ignore[attr-defined]  # noqa: SLF001
     before: list[float] = []
@@ -170,7 +170,7 @@ def _generate(engine: Engine, prompts: Sequence[list[int]], *, n_tokens: int = G
                 told[event.id].entries += event.logprobs or []
             elif isinstance(event, Finished):
                 told[event.id].preemptions = event.preemptions
-        for job_id, stream in told.items():  # who has begun and says nothing in a step of others has been set back
+        for job_id, stream in told.items():  # who has begun and says nothing in a step of others has been preempted
             if step.n_decode and stream.entries and len(stream.entries) < n_tokens and job_id not in spoke:
                 waiting.add(job_id)
                 if stream.set_back_at is None:

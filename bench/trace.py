@@ -111,7 +111,7 @@ async def _run(trace: Trace, policy: Policy) -> Outcome:
     outcome = Outcome()
     pool.on_change.append(lambda what, _: _count(pool, outcome, what))
     await pool.start()
-    await asyncio.sleep(1.0)  # the spare worker and the prices are there
+    await asyncio.sleep(1.0)  # the template process and the estimates are there
     left = iter(range(trace.n_requests))
     began = time.monotonic()
     try:

@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 def run(module: str, request: Message, on_message: Callable[[Message], None]) -> None:
     """Run `python -m module` to its end. Raises QuantizeError with its reason when it fails."""
-    with started(module) as (child, last_words):
+    with started(module) as (child, last_lines):
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -36,9 +36,9 @@ def run(module: str, request: Message, on_message: Callable[[Message], None]) ->
             if (message := _message(line)) is not None:
                 on_message(message)
             else:  # C code that aborts prints where it likes
-                last_words.append(line.decode("utf-8", "replace").strip()[:500])
+                last_lines.append(line.decode("utf-8", "replace").strip()[:500])
         if child.wait() != 0:
-            raise QuantizeError(reason(last_words, child.returncode))
+            raise QuantizeError(reason(last_lines, child.returncode))
 
 
 def _message(line: bytes) -> Message | None:
@@ -51,7 +51,7 @@ def _message(line: bytes) -> Message | None:
 
 @contextmanager
 def started(module: str) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]:
-    """A child and its last words; it is gone when the block ends, however it ends."""
+    """A child and its crash reason; it is gone when the block ends, however it ends."""
     child = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
@@ -60,11 +60,11 @@ def started(module: str) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]
         start_new_session=True,
         env={**os.environ, "GGML_NO_BACKTRACE": "1"},
     )
-    last_words: deque[str] = deque(maxlen=20)
-    listener = threading.Thread(target=_listen, args=(child, last_words), daemon=True)
+    last_lines: deque[str] = deque(maxlen=20)
+    listener = threading.Thread(target=_listen, args=(child, last_lines), daemon=True)
     listener.start()
     try:
-        yield child, last_words
+        yield child, last_lines
     finally:
         end(child)
         listener.join(GRACE_S)
@@ -85,17 +85,17 @@ def end(child: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def _listen(child: subprocess.Popen[bytes], last_words: deque[str]) -> None:
+def _listen(child: subprocess.Popen[bytes], last_lines: deque[str]) -> None:
     assert child.stderr is not None
     with child.stderr as stderr:
         for line in stderr:
             if text := line.decode("utf-8", "replace").strip():
-                last_words.append(text[:500])
+                last_lines.append(text[:500])
 
 
-def reason(last_words: deque[str], code: int) -> str:
+def reason(last_lines: deque[str], code: int) -> str:
     """One sentence of why a child failed."""
-    said = last_words[-1] if last_words else ""
+    said = last_lines[-1] if last_lines else ""
     for prefix in ("llama_model_quantize: failed to quantize: ", "quantize: "):
         said = said.removeprefix(prefix)
     how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"

@@ -24,7 +24,7 @@ def find(checkout: Path) -> tuple[Path, Path]:
 
 
 def run(checkout: Path, source: Path, target: Path) -> None:
-    """Write the F16 file of a model folder to `target`. Raises QuantizeError with the script's last words."""
+    """Write the F16 file of a model folder to `target`. Raises QuantizeError with the script's crash reason."""
     python, script = find(checkout)
     environment = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")

@@ -1,6 +1,6 @@
 """Which error body a client reads: Anthropic's on `/v1/messages` and with an `anthropic-version` header, else OpenAI's.
 
-Anthropic's holds OpenAI's four keys as well, so whoever reads `error.code` finds it on every path.
+Anthropic's holds OpenAI's four keys as well, so a client that reads `error.code` finds it on every path.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class ApiError(Exception):
 
 
 def without_addresses(text: str) -> str:
-    """The text without places in memory, as Python and C++ write them: they help who attacks, and nobody else."""
+    """The text without places in memory, as Python and C++ write them: they help an attacker alone."""
     return _ADDRESS.sub("", text)
 
 

@@ -18,7 +18,7 @@ class Record:
 
     id: str
     domain: str
-    """Whose it is: nobody else finds it."""
+    """Whose it is: no other key finds it."""
     response: bytes
     """The response object as it was sent."""
     inputs: bytes

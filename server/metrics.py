@@ -120,14 +120,14 @@ class Metrics:
         self._exposition = Exposition(self._registry)
         self._vllm_names = vllm_names
         self.on_render: list[Callable[[], None]] = []
-        """Called before a page is made: gauges that mirror somebody's state are set there."""
+        """Called before a page is made: gauges that mirror state elsewhere are set there."""
         self._build_info()
         self.memory_budget = self._gauge("memory_budget_bytes", "What all models may hold", "device")
         self.memory_reserved = self._gauge("memory_reserved_bytes", "What the models hold", "device")
         self.memory_other = self._gauge("memory_other_bytes", "What other programs hold", "device")
-        self.conversations = self._gauge("conversations_bytes", "Computed prompts in host memory")
-        self.conversations_reserved = self._gauge(
-            "conversations_reserved_bytes", "What is booked for them in the budget; 0 on a card"
+        self.prefix_cache = self._gauge("prefix_cache_bytes", "Cached prefixes in host memory")
+        self.prefix_cache_reserved = self._gauge(
+            "prefix_cache_reserved_bytes", "What is booked for them in the budget; 0 on a card"
         )
         ratio = self._histogram("memory_prediction_error_ratio", "Measured / predicted", _ERROR_RATIOS, "backend")
         self.prediction_error = {backend: ratio.labels(backend) for backend in backends}
@@ -143,8 +143,8 @@ class Metrics:
         self.memory_budget.labels(memory.device).set(memory.budget_bytes)
         self.memory_reserved.labels(memory.device).set(memory.reserved_bytes)
         self.memory_other.labels(memory.device).set(memory.other_bytes)
-        self.conversations.set(memory.conversations_bytes)
-        self.conversations_reserved.set(memory.conversations_reserved_bytes)
+        self.prefix_cache.set(memory.prefix_cache_bytes)
+        self.prefix_cache_reserved.set(memory.prefix_cache_reserved_bytes)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""
@@ -199,7 +199,7 @@ class _Maker:
         self.queue = histogram("request_queue_time_seconds", "From arrival to a worker", _REQUEST_S, name)
         self.batch = tally("batch_sequences", "Sequences decoded, or inputs embedded, in one step", _BATCH, name)
         self.kv = gauge("kv_cache_usage_perc", "Used share of the KV cells, 0..1", name)
-        self.preemptions = counter("num_preemptions", "Sequences set back for want of room", name)
+        self.preemptions = counter("num_preemptions", "Sequences preempted for want of room", name)
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up", name)
         self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens found", name)
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens", name)

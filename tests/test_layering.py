@@ -17,7 +17,7 @@ OUR = {"server", "backends", "quantize", "demo", "bench", "tests"}
 HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "numpy", "jinja2", "gguf", "llguidance"}
 SERVER_MAY_USE = {
     "backends.messages",
-    "backends.prefix.worth",
+    "backends.prefix.eviction_score",
     "backends.formats.base",
     "backends.model_files",
     "backends.formats.known",
@@ -26,14 +26,14 @@ SERVER_MAY_USE = {
     "backends.registry",
     "backends.child",
     "backends.kernel",
-    "backends.spare",
+    "backends.template_process",
     "backends.worker",
     "backends.dry",
     "backends.backend",
     "backends.foreign",
     "backends.options",
     "backends.plan",
-    "backends.last_words",
+    "backends.crash_reason",
     "backends.weight",
     "backends.wire",
     "backends.workload",
@@ -63,7 +63,7 @@ MAY_IMPORT = {
 COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""
 LOW_LEVEL = {f"backends/gguf/{name}.py" for name in ("context", "library_log", "model", "pooled", "sampling")}
-YARDSTICK = "backends/gguf/bare.py"
+BASELINE = "backends/gguf/bare.py"
 """The loop that the engine is measured by shares nothing with it, so it calls llama.cpp itself."""
 
 
@@ -123,7 +123,7 @@ def test_only_a_few_files_touch_llama_cpp():
         for file in modules(package)
         if any(module.split(".", maxsplit=1)[0] == "llama_cpp" for module in imported(file))
     }
-    assert users <= {*LOW_LEVEL, YARDSTICK}
+    assert users <= {*LOW_LEVEL, BASELINE}
 
 
 def test_what_the_server_uses_of_the_backends_is_light_itself():
@@ -177,7 +177,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/kernel.py": "/proc",
     "backends/load_limit.py": "/proc",
     "backends/renderer.py": "/dev/null",
-    "backends/prefix/shelf.py": "saved states in a folder of our own",
+    "backends/prefix/entry_files.py": "saved states in a folder of our own",
     "backends/prefix/store.py": "saved states, by the shelf's own method",
     "quantize/bnb.py": "copies of a folder that was checked",
     "quantize/bnb_main.py": "transformers' reader, in a child, behind a check of the folder",
@@ -186,9 +186,9 @@ OPENS_OTHERS: Mapping[str, str] = {
     "quantize/scratch.py": "locks of our own",
     "server/cli/__init__.py": "/dev/null",
     "server/cli/configuration.py": "the example of the package",
-    "server/memory/conversations.py": "locks of our own",
+    "server/memory/prefix_cache.py": "locks of our own",
     "server/memory/host.py": "/proc and /sys",
-    "server/memory/remembered.py": "what was learned, a file of our own",
+    "server/memory/learned.py": "what was learned, a file of our own",
     "server/settings/config_source.py": "the operator's configuration",
     "server/settings/key_file.py": "the operator's keys",
 }

@@ -94,7 +94,7 @@ def packed_bytes(n_values: int, *, double: bool) -> int:
 
 
 def is_linear(tensor: StoredTensor, quantization: Mapping[str, Any]) -> bool:
-    """Whether bitsandbytes takes it: a matrix of a linear layer that nobody asked to skip."""
+    """Whether bitsandbytes takes it: a matrix of a linear layer that is not to be skipped."""
     skipped = quantization.get("llm_int8_skip_modules")
     named = tuple(s for s in skipped if isinstance(s, str)) if isinstance(skipped, list) else ()
     name = tensor.name

@@ -1,7 +1,7 @@
 """Rows of keys and values and the batch over them, for one transformers model: a `generation.decoder.DecoderContext`.
 
 Where PyTorch finds no memory for a pass, it is computed in smaller ones; where not even one token fits, or a row cannot
-grow, the batch has no room, and the engine sets somebody back.
+grow, the batch has no room, and the engine preempts a sequence.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class BnbContext:
         except (RuntimeError, MemoryError) as error:
             if not shortage.is_shortage(error):
                 raise
-            self._most = most  # smaller ones did not help: whoever stays is not to pay for them
+            self._most = most  # smaller ones did not help: the sequences that stay are not to pay for them
             self.shortage = f"no memory is left to go on: {shortage.told(error)}. hint: retry later, or ask for less"
             return _NO_ROOM
         self._logits = logits

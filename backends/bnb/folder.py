@@ -68,7 +68,7 @@ def _check_code(name: str, document: dict[str, Any], folder: Path, *, trust_remo
     raise LoadError(
         f"{name} asks for Python code of the folder to be run (auto_map){code}. hint: where transformers knows the "
         f"architecture itself, delete auto_map from {name}; else set trust_remote_code = true for this model if you "
-        "trust whoever wrote that code"
+        "trust the authors of that code"
     )
 
 

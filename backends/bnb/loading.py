@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read when the libraries are imported
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a package that we do without
 
-import accelerate  # noqa: E402, F401 - here and the next: transformers imports them while it loads, a spare before
+import accelerate  # noqa: E402, F401 - here and the next: transformers imports them while it loads, a template before
 import bitsandbytes  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from backends.engine import Engine
     from backends.messages import LoadModel
 
-conversion_mapping.get_checkpoint_conversion_mapping("")  # makes its table once, 0.15 s: a spare has it before a load
+conversion_mapping.get_checkpoint_conversion_mapping("")  # makes its table once, 0.15 s: a template has it before
 
 _WARM_TOKENS: Final[Mapping[str, int]] = MappingProxyType({"cpu": 32, "cuda": BATCH_TOKENS})
 """A card's allocator keeps what the longest pass took; on a processor that pass would only be a wait."""
@@ -128,7 +128,7 @@ def _engine(
         parts=_parts(spec, model, info, cache, free_before),
         engine=version(),
     )
-    batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
+    batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * first_s)
     store, ready = open_store(spec.store, ready, identity=identity(spec, order, dtype))
     return GeneratingEngine(vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store)

@@ -73,7 +73,7 @@ def _same(one: Place, other: Place, limit_bytes: int | None) -> bool:
 
 
 def own_head_remark(head: Place) -> str:
-    """For whoever reads that the configuration is not followed."""
+    """For a reader: the configuration is not followed."""
     return (
         f"config.json ties the head to the embedding, and {head.name} is stored with other numbers: "
         "the stored head is used"

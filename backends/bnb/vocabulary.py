@@ -1,6 +1,6 @@
 """A Hugging Face tokenizer as prompts and engines see a vocabulary: text to ids, ids to exact bytes.
 
-What it decides about text is the folder's; which control tokens are recognised is decided by whoever asks.
+What it decides about text is the folder's; which control tokens are recognised is decided by the caller.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers
 
 from backends.control import Control, PlainText, looks_like_one
 from backends.engine import JobError
-from backends.infill import InfillMarks
+from backends.fim import InfillMarks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

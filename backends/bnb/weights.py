@@ -21,8 +21,8 @@ from backends.backend import HeaderError
 from backends.bnb import attention, shortage
 from backends.bnb.header import places, read
 from backends.bnb.stored import EMBEDDINGS, HEADS, find, has_own_head, unused_within
+from backends.crash_reason import in_words
 from backends.engine import LoadError
-from backends.last_words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -212,7 +212,7 @@ def dtype_of(config: Any, *, device: str, quantised: bool) -> torch.dtype:
 
 
 def _check_complete(told: Mapping[str, Any], unused: tuple[str, ...]) -> None:
-    """transformers fills what is missing with random numbers and goes on; nobody wants that served."""
+    """transformers fills what is missing with random numbers and goes on; that must not be served."""
     missing = sorted(name for name in told.get("missing_keys") or () if not name.startswith(unused))
     mismatched = list(told.get("mismatched_keys") or ())
     if mismatched:

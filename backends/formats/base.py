@@ -77,7 +77,7 @@ def unchanged(messages: list[Json], tools: list[Json]) -> Conversation:
 
 
 def new_call_id() -> str:
-    """An id nobody guesses."""
+    """An id that can not be guessed."""
     return f"call_{secrets.token_hex(12)}"
 
 

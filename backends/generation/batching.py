@@ -18,7 +18,7 @@ LEAST_AUTO_GAP_US: Final = 20_000.0
 MOST_AUTO_GAP_US: Final = 160_000.0
 """A longer one is, and wins hardly any throughput."""
 ALONE_US: Final = 250_000.0
-"""A step in which nobody decodes: nobody waits for it but who comes in the middle of it."""
+"""A step without decoding sequences: only a job that comes in the middle of it waits for it."""
 GRAIN: Final = TILE
 """Prompts go in multiples of this, and no slower."""
 LEAST_TOKENS: Final = 8
@@ -59,10 +59,10 @@ class Batcher:
 
     max_tokens: int = 512
     """Of one step."""
-    max_gap_us: float = 0.0
+    max_itl_us: float = 0.0
     """The longest step wished for while others decode; 0: `AUTO_GAP_STEPS` times one that only decodes."""
     pace: Pace = field(default_factory=Pace)
-    """What is known about costs; whoever performs the steps tells it."""
+    """What is known about costs; the engine tells it."""
 
     def plan(self, demands: Sequence[Demand], *, room: int | None = None) -> list[Share]:
         """Shares for one step, in order of slots: every decoding sequence one token, then prompts.
@@ -98,7 +98,7 @@ class Batcher:
     def gap_us(self, n_decode: int) -> float:
         """The longest step wished for beside so many decoding sequences."""
         wished = AUTO_GAP_STEPS * self.pace.decode_us(n_decode)
-        return self.max_gap_us or min(max(wished, LEAST_AUTO_GAP_US), MOST_AUTO_GAP_US)
+        return self.max_itl_us or min(max(wished, LEAST_AUTO_GAP_US), MOST_AUTO_GAP_US)
 
     def _prefill_us(self, n_decode: int) -> float:
         if n_decode == 0:

@@ -1,6 +1,6 @@
 """Where other prompts are likely to part from a prompt: the places for checkpoints of models that forget.
 
-A wrong place costs a checkpoint that nobody uses, never a wrong answer.
+A wrong place costs a checkpoint without use, never a wrong answer.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Cells(Generic[H]):
 
     @property
     def free(self) -> int:
-        """Cells nobody uses."""
+        """Cells that are not in use."""
         return self.total - self.used
 
     def grow(self, holder: H, n_cells: int) -> None:

@@ -68,7 +68,7 @@ class Chooser:
         piece = self._shown_piece(token) if sequence.request.shows_marks else self._model.piece(token)
         logprob = sampling.describe(token, *raw, self._model.literal, wrote=piece) if raw is not None else None
         if token in self._ends:
-            # Whoever scores prompts counts the tokens behind them; in an answer an end is no token.
+            # Scoring a prompt counts the tokens behind it; in an answer an end is no token.
             return self._finish(sequence, _ending(guide), events, last=logprob if job.echo else None)
         return self._emit(sequence, piece, logprob, events)
 

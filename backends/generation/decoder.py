@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.control import Control
-    from backends.infill import InfillMarks
+    from backends.fim import InfillMarks
     from backends.messages import KvLayout, Sampling
 
 FULL: Final = "the model's KV pool is full; retry in a moment"
@@ -104,7 +104,7 @@ class DecoderContext(Protocol):
     outputs: NDArray[np.int8]
     """1 where logits are wanted."""
     shortage: str
-    """Why the last batch had no room, for whoever asked for it."""
+    """Why the last batch had no room, for its jobs."""
 
     def decode(self, n_tokens: int) -> int:
         """Compute the first rows of the batch: 0, or 1 where the cells have no room for it; it is done on return."""

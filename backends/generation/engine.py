@@ -80,7 +80,7 @@ class GeneratingEngine:
         """Their ends are told; what they have computed is still to be kept, and their slots to be freed."""
         self._n_waiting = 0
         self._n_apart = 0
-        """Steps in which nobody is let in beside those that run: there was no room for all, whatever the books said."""
+        """Steps in which no other sequence is let in: there was no room for all, whatever was estimated."""
         self._n_started = 0
         self._requests: dict[str, Request] = {}
         self._steady: StepRows | None = None
@@ -248,7 +248,7 @@ class GeneratingEngine:
         self._start_waiting_choices()
 
     def _admit(self, events: list[Event]) -> None:
-        """Let in whoever waits, the highest priority and then the oldest first; nobody overtakes for want of room."""
+        """Let in waiting sequences, the highest priority and then the oldest first; none overtakes for want of room."""
         waiting = [sequence for sequence in self._sequences if sequence.phase is Phase.WAITING]
         for sequence in sorted(waiting, key=lambda s: (-s.request.job.priority, s.order)):
             verdict = self._residency.admit(sequence)
@@ -270,7 +270,7 @@ class GeneratingEngine:
             request.opening = []
 
     def _plan(self, now_us: float) -> list[Share]:
-        """Who contributes how much, in order of the slots; where the pool has no room even so somebody is set back."""
+        """Who contributes how much, in order of the slots; without room even so, one is preempted."""
         while True:
             demands = self._demands(now_us)
             room = self._residency.room

@@ -18,9 +18,9 @@ from backends.messages import (
     Detokenize,
     Detokenized,
     Embed,
+    FimPrompt,
     Finished,
     Generate,
-    InfillPrompt,
     Rerank,
     TextPrompt,
     Tokenize,
@@ -64,7 +64,7 @@ class Preparer:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
             raise JobError("invalid_value", message, param="logit_bias")
         self._refuse_too_long(job.prompt)
-        if isinstance(job.prompt, InfillPrompt):
+        if isinstance(job.prompt, FimPrompt):
             room = self._context - min(max(1, job.max_tokens or 1), self._context // 2)
             (tokens, omitted), thinking = self._tokenizer.encode_infill(job.prompt, room=room), Thinking.NEVER
         else:
@@ -88,7 +88,7 @@ class Preparer:
         return Echo(prompt, pieces, n_top=job.logprobs, literal=self._model.literal)
 
     def _echo(self, job: Generate, tokens: list[int]) -> str:
-        """The prompt as the client wrote it; tokens would show a BOS and a space that nobody wrote."""
+        """The prompt as the client wrote it; tokens would show a BOS and a space that are not the client's."""
         if not job.echo or job.logprobs is not None:
             return ""
         text = job.prompt.text if isinstance(job.prompt, TextPrompt) else self._tokenizer.decode(tokens)

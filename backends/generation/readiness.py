@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from backends.messages import Ready
-from backends.prefix.shelf import Shelf
+from backends.prefix.entry_files import EntryFolder
 from backends.prefix.store import PrefixStore
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def describe(
     parts: dict[str, int] | None,
     engine: str,
 ) -> Ready:
-    """The model's `Ready`; `parts` are measured bytes by component, None where nobody can tell."""
+    """The model's `Ready`; `parts` are measured bytes by component, None where that cannot be told."""
     template = tokenizer.tool_template
     capabilities = ["completion"]
     if template is not None:
@@ -70,15 +70,15 @@ def making_guides(tokenizer: Tokenizer) -> Iterator[None]:
 
 
 def open_store(store: Store | None, ready: Ready, *, identity: str) -> tuple[PrefixStore | None, Ready]:
-    """What is kept of computed prompts, with what the last worker of this very model left; None without a folder.
+    """What is kept of cached prefixes, with what the last worker of this very model left; None without a folder.
 
     `Ready` says so where a folder cannot be used, which costs computing, not the model.
     """
     if store is None:
         return None, ready
     try:
-        shelf = Shelf(Path(store.folder), checked=False)
-        disk = Shelf(Path(store.disk_folder), checked=True) if store.disk_folder else None
+        shelf = EntryFolder(Path(store.folder), checked=False)
+        disk = EntryFolder(Path(store.disk_folder), checked=True) if store.disk_folder else None
         kept = PrefixStore(shelf, store.max_bytes, identity=identity, disk=disk, disk_bytes=store.disk_bytes)
     except OSError as error:
         return None, msgspec.structs.replace(ready, store_error=str(error))

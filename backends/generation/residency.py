@@ -1,7 +1,7 @@
 """Which sequences have their cells in the KV pool, and where the first positions of a prompt come from.
 
-A prompt begins with the longest prefix that a running sequence or the store already holds; whoever leaves the pool is
-kept in the store. When a unified pool runs full somebody is set back, and nobody fails.
+A prompt begins with the longest prefix that a running sequence or the store already holds; what leaves the pool
+is kept in the store. When a unified pool runs full a sequence is preempted, and none fails.
 
 A model that forgets (a sliding window, a running state) cannot be cut back to a prefix. Its prompts stop where others
 are likely to part from them, and a checkpoint is kept there.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backends.generation.decoder import DecoderContext
     from backends.generation.pace import Pace
     from backends.generation.sequence import Request
-    from backends.prefix.shelf import Box
+    from backends.prefix.entry_files import EntryFile
 
 GROWTH_TOKENS: Final = 64
 """Room that a sequence needs beyond its prompt to be let in; more is found, or made, when it gets there."""
@@ -47,8 +47,8 @@ class Start(NamedTuple):
 
     n_tokens: int = 0
     source: Sequence | None = None
-    box: Box | None = None
-    checkpoint: Box | None = None
+    box: EntryFile | None = None
+    checkpoint: EntryFile | None = None
 
 
 class Residency:
@@ -73,7 +73,7 @@ class Residency:
 
     @property
     def room(self) -> int | None:
-        """Cells that are free for whoever; None where every sequence has cells of its own."""
+        """Cells that are free for any; None where every sequence has cells of its own."""
         return self._cells.free if self._pooled else None
 
     @property
@@ -141,7 +141,7 @@ class Residency:
             source.request.box = self._keep(source, pinned=True)
 
     def forget(self, request: Request) -> None:
-        """No choice of a job needs its computed prompt any more."""
+        """No choice of a job needs its cached prefixes any more."""
         if self._store is not None and request.box is not None:
             self._store.drop(request.box)
             request.box = None
@@ -179,7 +179,7 @@ class Residency:
                 return carrier
         return start
 
-    def _carriers(self, checkpoint: Box, session: str) -> Iterator[Start]:
+    def _carriers(self, checkpoint: EntryFile, session: str) -> Iterator[Start]:
         """Who has what a checkpoint lacks: states that are kept, and running sequences that have come so far."""
         assert self._store is not None
         n_tokens, room = checkpoint.label.n_tokens, self.room
@@ -234,7 +234,7 @@ class Residency:
         return False
 
     def _bring_back(self, sequence: Sequence) -> Verdict:
-        """Put a sequence that was set back where it was."""
+        """Put a sequence that was preempted where it was."""
         assert sequence.box is not None
         assert self._store is not None
         if not self._has_room(sequence, sequence.box.label.n_tokens):
@@ -334,7 +334,7 @@ class Residency:
         self._cells.grow(sequence, n_tokens)
 
     def victim(self, among: Iterable[Sequence]) -> Sequence | None:
-        """Who is set back when there is no room: the youngest of the lowest priority; None when nobody would stay."""
+        """Which sequence is preempted: the youngest of the lowest priority; None when no other would stay."""
         inside = [sequence for sequence in among if sequence in self._resident]
         if len(inside) < 2:
             return None
@@ -352,7 +352,7 @@ class Residency:
             self._compute_again(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """A sequence has ended: what it has computed is kept for whoever begins like it."""
+        """A sequence has ended: what it has computed is kept for prompts that begin like it."""
         if sequence.box is not None and self._store is not None:
             self._store.drop(sequence.box)
             sequence.box = None
@@ -364,7 +364,7 @@ class Residency:
         if self._store is not None:
             self._store.let_go(sequence.checkpoints)
 
-    def _keep(self, sequence: Sequence, *, pinned: bool) -> Box | None:
+    def _keep(self, sequence: Sequence, *, pinned: bool) -> EntryFile | None:
         assert self._store is not None
         tokens = self._computed(sequence)
         now_s, job = self._clock(), sequence.request.job

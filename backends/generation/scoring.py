@@ -39,7 +39,7 @@ class Echo:
 
     @property
     def scoring(self) -> bool:
-        """Tokens wait for their logits, so the prompt has to be computed, whoever has its beginning already."""
+        """Tokens wait for their logits, so the prompt has to be computed, whether its beginning is cached or not."""
         return self._n_scored < len(self._pieces)
 
     def wanted(self, past: int, count: int) -> range:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from backends.generation.scoring import Echo
     from backends.guides import GuidePlan
     from backends.messages import ErrorCode, Event, Generate
-    from backends.prefix.shelf import Box
+    from backends.prefix.entry_files import EntryFile
     from backends.text import TextStream
 
 
 class Phase(Enum):
-    """`waiting -> prefill -> decode`; whoever is set back for want of room goes to `waiting` again."""
+    """`waiting -> prefill -> decode`; a preempted one goes to `waiting` again."""
 
     WAITING = "it has a slot and no cells"
     PREFILL = "its prompt is being computed"
@@ -74,8 +74,8 @@ class Request:
     """Choices that have not finished."""
     opening: list[Event]
     """What the client is told once the first choice has its place."""
-    box: Box | None = None
-    """The computed prompt in the store, for choices that wait for a slot; None: they compute what they find nowhere."""
+    box: EntryFile | None = None
+    """The cached prefixes in the store, for choices that wait for a slot; None: they compute what they find nowhere."""
     cut_short: ErrorCode | None = None
     """Why it ends before its time."""
     completion_tokens: int = 0
@@ -97,7 +97,7 @@ class Request:
 
     @property
     def domain(self) -> str:
-        """Whose computed prompts it may use; a job that shares with nobody has a domain of its own."""
+        """Whose cached prefixes it may use; a job that shares with no other has a domain of its own."""
         return self.job.cache_domain if self.job.cache_prompt else f"{self.job.cache_domain}\0{self.job.id}"
 
     @property
@@ -116,7 +116,7 @@ class Sequence:
     sampler: TokenSampler
     text: TextStream
     target: NDArray[np.int32]
-    """What has to be computed before its next token is chosen: the prompt, and what it had generated when set back."""
+    """What has to be computed before its next token is chosen: the prompt, and what it had generated when preempted."""
     order: int
     """Counts up: the youngest has the highest."""
     since_us: float
@@ -125,18 +125,18 @@ class Sequence:
     n_past: int = 0
     """Positions computed."""
     pause_at: int = 0
-    """A length at which it makes a stop, because somebody who begins like it waits for so much; 0: nowhere."""
+    """A length at which it makes a stop, because a prompt that begins like it waits for so much; 0: nowhere."""
     stops: tuple[int, ...] = ()
     """Lengths, ascending, at which a checkpoint is taken: a step ends there."""
-    checkpoints: list[Box] = field(default_factory=list)
+    checkpoints: list[EntryFile] = field(default_factory=list)
     """Those that it carries while it runs."""
     token: int = -1
     """The token to compute next, while it decodes."""
     generated: list[int] = field(default_factory=list)
     n_unsent: int = 0
     """Tokens generated since the last delta."""
-    box: Box | None = None
-    """Where its state is while it is set back; None: it is computed again."""
+    box: EntryFile | None = None
+    """Where its state is while it is preempted; None: it is computed again."""
     guide: TokenMask | None = field(init=False)
 
     def __post_init__(self) -> None:

@@ -10,14 +10,14 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from backends import infill
+from backends import fim
 from backends.chat_template import ChatTemplate, Guard
 from backends.engine import JobError
 from backends.formats import generic
 from backends.formats.splitter import splitter
 from backends.formats.thinking import Thinking, thinking_of
 from backends.guides import Guides, shown_marks
-from backends.messages import ChatPrompt, InfillPrompt, TextPrompt
+from backends.messages import ChatPrompt, FimPrompt, TextPrompt
 from backends.open_turn import OpenTurn
 from backends.vocabulary import Vocabulary
 
@@ -97,7 +97,7 @@ class Tokenizer:
         if isinstance(prompt, TextPrompt):
             tokens = self._with_bos(self._model.tokenize(prompt.text, parse_special=True))
             return tokens or self._opening(), Thinking.NEVER
-        if isinstance(prompt, InfillPrompt):
+        if isinstance(prompt, FimPrompt):
             return self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], Thinking.NEVER
         return self._check_ids(prompt.tokens), Thinking.NEVER
 
@@ -166,7 +166,7 @@ class Tokenizer:
             text = text.rstrip()
         return text
 
-    def encode_infill(self, prompt: InfillPrompt, *, room: int) -> tuple[list[int], int]:
+    def encode_infill(self, prompt: FimPrompt, *, room: int) -> tuple[list[int], int]:
         """Token ids, at most `room` where leaving files out achieves it, and how many were. Raises JobError."""
         if self._infill is None:
             raise JobError(
@@ -175,7 +175,7 @@ class Tokenizer:
                 param="suffix",
             )
         bos = [] if self._model.bos is None else [self._model.bos]
-        return infill.encode(
+        return fim.encode(
             prompt,
             self._infill,
             lambda text: self._model.tokenize(text, parse_special=False),

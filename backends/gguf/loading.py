@@ -79,7 +79,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
         parts=parts,
         engine=version(),
     )
-    batcher = Batcher(max_tokens=context.max_batch, max_gap_us=spec.max_gap_ms * 1000)
+    batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
     store, ready = open_store(spec.store, ready, identity=identity(spec, context))
     return GeneratingEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
@@ -169,7 +169,7 @@ def parts_on_card(log: LibraryLog, free_before: int | None, free_after: int | No
     """What this process took of the card, by component; None where the driver does not tell.
 
     Buffers on a card are whole from the start. The driver's context and its libraries are what the buffers don't
-    explain. Another program that takes or gives memory during the load is counted too: nobody can tell it apart.
+    explain. Another program that takes or gives memory during the load is counted too: it can not be told apart.
     """
     if free_before is None or free_after is None:
         return None

@@ -14,12 +14,12 @@ KvLayout = Literal["split", "unified"]
 
 
 class Store(Plain, frozen=True):
-    """Where a worker may keep computed prompts, so that the next request, or the next worker, finds them."""
+    """Where a worker may keep cached prefixes, so that the next request, or the next worker, finds them."""
 
     folder: str
     """In host memory (a file system that has no disk); it is the server's, and the worker writes nothing else there.
 
-    Its files are named by `backends.prefix.worth`: the server reads the names, and may remove any file at any time.
+    Its files are named by `backends.prefix.eviction_score`: the server reads the names, and may remove any file.
     """
     max_bytes: int
     """To begin with; `Keep` changes it."""
@@ -47,10 +47,10 @@ class LoadModel(Plain, tag="load", frozen=True):
     kv_tokens: int = 0
     """Tokens the KV pool holds for all sequences together; 0 means context x parallel."""
     kv_layout: KvLayout = "split"
-    max_gap_ms: float = 0.0
+    max_itl_ms: float = 0.0
     """The longest a running stream should wait for its next token beside prompts; 0: a small multiple of a step."""
     store: Store | None = None
-    """Where computed prompts are kept; None: nowhere."""
+    """Where cached prefixes are kept; None: nowhere."""
     options: dict[str, bool | int | float | str] = {}
     """Backend-specific settings that only the engine's folder knows."""
     limit_bytes: int = 0
@@ -81,7 +81,7 @@ class Ping(Plain, tag="ping", frozen=True):
 
 
 class Keep(Plain, tag="keep", frozen=True):
-    """Hold at most so many bytes of computed prompts in the store's folder from now on. Answered by `Keeps`."""
+    """Hold at most so many bytes of cached prefixes in the store's folder from now on. Answered by `Keeps`."""
 
     max_bytes: int
 

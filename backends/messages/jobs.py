@@ -53,23 +53,23 @@ class TokenPrompt(Plain, tag="tokens", frozen=True):
     tokens: list[int]
 
 
-class InfillFile(Plain, frozen=True):
+class FimFile(Plain, frozen=True):
     """Another file, or a part of one, that a fill-in-the-middle model may look at."""
 
     name: str
     text: str
 
 
-class InfillPrompt(Plain, tag="infill", frozen=True):
+class FimPrompt(Plain, tag="infill", frozen=True):
     """Fill in the middle: the model continues `prefix` so that `suffix` fits behind it."""
 
     prefix: str
     suffix: str
-    files: list[InfillFile] = []
+    files: list[FimFile] = []
     """In front of the prefix; the first of them are left out where the context has no room (`Started.omitted`)."""
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | FimPrompt
 
 
 class JsonObject(Plain, tag="json_object", frozen=True):
@@ -147,11 +147,11 @@ class Generate(Plain, tag="generate", frozen=True):
     cache_prompt: bool = True
     """False: the prompt is computed, nothing computed before is used for it, and nothing of it is kept."""
     cache_domain: str = ""
-    """Computed prompts are shared among jobs of one domain only; not a key, and nothing a key could be told from."""
+    """Cached prefixes are shared among jobs of one domain only; not a key, and nothing a key could be told from."""
     session: str = ""
-    """What the client calls this conversation; only breaks ties between computed prompts of equal length."""
+    """What the client calls this conversation; only breaks ties between cached prefixes of equal length."""
     priority: int = 0
-    """When memory runs out the job of the lowest priority is set back first."""
+    """When memory runs out the job of the lowest priority is preempted first."""
 
     @property
     def sequences(self) -> int:

@@ -24,7 +24,7 @@ class Ready(Plain, tag="ready", frozen=True):
     gpu_layers: int
     n_layers: int
     measured_bytes: int
-    """Bytes this process takes once all its buffers are in use, by the best instrument there is; 0: nobody can tell."""
+    """Bytes this process takes once all its buffers are in use, by the best instrument there is; 0: not known."""
     parts: dict[str, int] = {}
     """Measured or reported bytes by component: weights, kv, compute, projector, runtime (those the engine knows)."""
     capabilities: list[str] = []
@@ -41,7 +41,7 @@ class Ready(Plain, tag="ready", frozen=True):
     load_s: float = 0.0
     """Seconds the engine took for the load itself, without the start of the process and its imports."""
     store_error: str = ""
-    """Why nothing is kept of computed prompts though it was asked for; empty where it is."""
+    """Why nothing is kept of cached prefixes though it was asked for; empty where it is."""
 
 
 class LoadFailed(Plain, tag="load_failed", frozen=True):
@@ -71,7 +71,7 @@ class Step(Plain, tag="step", frozen=True):
     """Used cells of the KV pool after the step."""
     kv_total: int = 0
     store_bytes: int = 0
-    """What computed prompts take in the store's folder after the step."""
+    """What cached prefixes take in the store's folder after the step."""
 
 
 class Pong(Plain, tag="pong", frozen=True):

@@ -149,7 +149,7 @@ def _split(node: _Node[H], n: int) -> _Node[H]:
 
 
 def _join(node: _Node[H]) -> None:
-    """Let a node that nobody ends at and that has one child become one with it."""
+    """Let a node at which no entry ends and that has one child become one with it."""
     assert node.parent is not None
     (child,) = node.children.values()
     child.label = np.concatenate([node.label, child.label])

@@ -1,4 +1,4 @@
-"""What is kept of computed prompts, and what leaves when room is needed: the worth of each is what it saves per byte.
+"""What is kept of cached prefixes, and what leaves when room is needed: the worth of each is what it saves per byte.
 
 Owns the boxes of one model in host memory and, where there is one, on a disk. It knows no engine: states are bytes.
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from backends.prefix.entry_files import EntryFile, EntryFolder, Label, size_of
+from backends.prefix.eviction_score import worth
 from backends.prefix.index import PrefixIndex
-from backends.prefix.shelf import Box, Label, Shelf, size_of
-from backends.prefix.worth import worth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +29,7 @@ _MOST_CANDIDATES: Final = 32
 class Found(NamedTuple):
     """A box that holds the beginning of a prompt, and how many tokens of it."""
 
-    box: Box
+    box: EntryFile
     n_tokens: int
 
 
@@ -37,15 +37,15 @@ class PrefixStore:
     """See the module's text. `identity` names everything that a state depends on."""
 
     def __init__(
-        self, shelf: Shelf, max_bytes: int, *, identity: str, disk: Shelf | None = None, disk_bytes: int = 0
+        self, shelf: EntryFolder, max_bytes: int, *, identity: str, disk: EntryFolder | None = None, disk_bytes: int = 0
     ) -> None:
         self._identity = identity
-        self._index: PrefixIndex[Box] = PrefixIndex()
+        self._index: PrefixIndex[EntryFile] = PrefixIndex()
         """Whole states."""
-        self._checkpoints: PrefixIndex[Box] = PrefixIndex()
+        self._checkpoints: PrefixIndex[EntryFile] = PrefixIndex()
         self._tiers = {shelf: max_bytes, **({disk: disk_bytes} if disk is not None else {})}
         self._host, self._disk = shelf, disk
-        self._of: dict[Box, Shelf] = {}
+        self._of: dict[EntryFile, EntryFolder] = {}
         self._bytes = dict.fromkeys(self._tiers, 0)
         for tier in self._tiers:
             for box in tier.scan(identity):
@@ -80,12 +80,12 @@ class PrefixStore:
         found.sort(key=lambda f: (-f.n_tokens, *self._preference(f.box, session)))
         return iter(found)
 
-    def checkpoints(self, tokens: NDArray[np.int32], *, domain: str, most: int) -> Iterator[Box]:
+    def checkpoints(self, tokens: NDArray[np.int32], *, domain: str, most: int) -> Iterator[EntryFile]:
         """Checkpoints within the first `most` tokens, longest first, memory before disk."""
         found = self._checkpoints.contained(tokens[:most], domain=domain)
         yield from sorted(found, key=lambda box: (-box.label.n_tokens, self._of[box] is not self._host))
 
-    def carriers(self, checkpoint: Box, *, session: str = "") -> Iterator[Box]:
+    def carriers(self, checkpoint: EntryFile, *, session: str = "") -> Iterator[EntryFile]:
         """Whole states that hold what a checkpoint lacks, the smallest first, memory before disk."""
         tokens, domain = checkpoint.tokens, checkpoint.label.domain
         matches = self._index.matches(tokens, domain=domain, most_each=_MOST_CANDIDATES)
@@ -96,14 +96,16 @@ class PrefixStore:
         """How many of the tokens a whole state begins with, whether it can be cut there or not."""
         return next((match.n_tokens for match in self._index.matches(tokens, domain=domain)), 0)
 
-    def let_go(self, checkpoints: Iterable[Box]) -> None:
-        """Nobody runs with these any more: those without a carrier are of no use."""
+    def let_go(self, checkpoints: Iterable[EntryFile]) -> None:
+        """No sequence runs with these any more: those without a carrier are of no use."""
         for box in checkpoints:
             if box.n_running == 0 and next(self.carriers(box), None) is None:
                 self.drop(box)
 
-    def _reach(self, tokens: NDArray[np.int32], *, domain: str, without: list[Box]) -> tuple[int, Box | None]:
-        """How many of the tokens need not be computed, and whom that is owed to."""
+    def _reach(
+        self, tokens: NDArray[np.int32], *, domain: str, without: list[EntryFile]
+    ) -> tuple[int, EntryFile | None]:
+        """How many of the tokens need not be computed, and which entry that is owed to."""
         states = self.find(tokens, domain=domain, most=tokens.size)
         box, n_tokens = next((found for found in states if found.box not in without), (None, 0))
         for checkpoint in self.checkpoints(tokens, domain=domain, most=tokens.size):
@@ -113,11 +115,11 @@ class PrefixStore:
                 return checkpoint.label.n_tokens, checkpoint
         return n_tokens, box
 
-    def _preference(self, box: Box, session: str) -> tuple[bool, bool, int]:
+    def _preference(self, box: EntryFile, session: str) -> tuple[bool, bool, int]:
         """Of boxes that hold as much the smallest one of the session, in memory rather than on a disk."""
         return self._of[box] is not self._host, not session or box.label.session != session, box.n_bytes
 
-    def open(self, box: Box, *, now_s: float) -> NDArray[np.uint8] | None:
+    def open(self, box: EntryFile, *, now_s: float) -> NDArray[np.uint8] | None:
         """The bytes of a box; None for one that has left, or that turns out to be broken, which is dropped."""
         if box not in self._of:
             return None
@@ -149,7 +151,7 @@ class PrefixStore:
         least: int = 0,
         pinned: bool = False,
         partial: bool = False,
-    ) -> Box | None:
+    ) -> EntryFile | None:
         """Keep the state of `tokens`, which `fill` writes; None where it is not worth the room it would take.
 
         `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves:
@@ -169,13 +171,13 @@ class PrefixStore:
         label: Label,
         tokens: NDArray[np.int32],
         fill: Callable[[NDArray[np.uint8]], bool],
-        contained: list[Box],
+        contained: list[EntryFile],
         *,
         uses: int,
         bound: float | None,
         now_s: float,
         pinned: bool,
-    ) -> Box | None:
+    ) -> EntryFile | None:
         n_bytes = size_of(label.n_tokens, label.n_state)
         for tier in self._tiers:
             given_back = sum(box.n_bytes for box in contained if self._of.get(box) is tier)
@@ -192,7 +194,7 @@ class PrefixStore:
         return None
 
     @contextmanager
-    def _held(self, checkpoints: list[Box]) -> Iterator[None]:
+    def _held(self, checkpoints: list[EntryFile]) -> Iterator[None]:
         """While one carrier makes room for the next, checkpoints stay."""
         for box in checkpoints:
             box.n_running += 1
@@ -203,7 +205,7 @@ class PrefixStore:
                 box.n_running -= 1
             self.let_go(checkpoints)
 
-    def _replaced(self, tokens: NDArray[np.int32], *, domain: str, least: int) -> list[Box]:
+    def _replaced(self, tokens: NDArray[np.int32], *, domain: str, least: int) -> list[EntryFile]:
         """What a whole state of `tokens` makes superfluous: all that it, or it and a checkpoint, can give."""
         checkpoints = self._checkpoints.contained(tokens, domain=domain)
         sizes = {box.label.n_tokens for box in checkpoints}
@@ -213,8 +215,8 @@ class PrefixStore:
             if not box.pinned and (least <= box.label.n_tokens or box.label.n_tokens in sizes)
         ]
 
-    def drop(self, box: Box) -> None:
-        """Let a box go, and checkpoints that nobody else carries; nothing for one that has left."""
+    def drop(self, box: EntryFile) -> None:
+        """Let a box go, and checkpoints that no other carries; nothing for one that has left."""
         tier = self._of.pop(box, None)
         if tier is None:
             return
@@ -226,11 +228,11 @@ class PrefixStore:
             self._index.remove(box)
             self.let_go(self._checkpoints.contained(box.tokens, domain=box.label.domain))
 
-    def _drop_all(self, boxes: list[Box]) -> None:
+    def _drop_all(self, boxes: list[EntryFile]) -> None:
         for box in boxes:
             self.drop(box)
 
-    def _add(self, box: Box, tier: Shelf) -> None:
+    def _add(self, box: EntryFile, tier: EntryFolder) -> None:
         self._of[box] = tier
         self._bytes[tier] += box.n_bytes
         index = self._checkpoints if box.label.partial else self._index
@@ -238,17 +240,17 @@ class PrefixStore:
 
     def _make_room(
         self,
-        tier: Shelf,
+        tier: EntryFolder,
         n_bytes: int,
         *,
         worth_at_least: float | None,
         now_s: float,
-        spare: list[Box] | None = None,
+        spare: list[EntryFile] | None = None,
         pinned_too: bool = False,
     ) -> bool:
         """Let those of least worth leave until so many bytes are free, none worth more than `worth_at_least`."""
         needed = self._bytes[tier] + n_bytes - self._tiers[tier]
-        leaving: list[Box] = []
+        leaving: list[EntryFile] = []
         if needed > 0:
             rated = sorted(
                 (b.pinned, worth(b.label.cost_us, b.n_uses, now_s - b.used_s, b.n_bytes), i, b)
@@ -267,13 +269,13 @@ class PrefixStore:
                 self._leave(box, tier, now_s)
         return True
 
-    def _leave(self, box: Box, tier: Shelf, now_s: float) -> None:
+    def _leave(self, box: EntryFile, tier: EntryFolder, now_s: float) -> None:
         """Out of host memory a box goes to the disk, where there is one and it has room for it."""
         if tier is self._host and self._disk is not None:
             self._sink(box, self._disk, now_s)
         self.drop(box)
 
-    def _sink(self, box: Box, disk: Shelf, now_s: float) -> None:
+    def _sink(self, box: EntryFile, disk: EntryFolder, now_s: float) -> None:
         bound = worth(box.label.cost_us, box.n_uses, now_s - box.used_s, box.n_bytes)
         if not self._make_room(disk, box.n_bytes, worth_at_least=bound, now_s=now_s):
             return

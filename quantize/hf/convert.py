@@ -201,7 +201,7 @@ def _place(stored: Stored | None) -> Any:
 
 
 def _is_embedder(source: HfSource) -> bool:
-    """Its tokens' vectors are pooled, so that nobody asks for a head."""
+    """Its tokens' vectors are pooled, so that no head is needed."""
     return (source.path / "modules.json").is_file()
 
 

@@ -102,7 +102,7 @@ def _from_tokenizer_json(tokenizer: dict[str, Any]) -> Vocabulary:
 
 
 def _by_id(vocab: dict[str, Any], added: list[Any]) -> list[str]:
-    """Names in the order of ids; an id nobody has is a pad token."""
+    """Names in the order of ids; an id without a name is a pad token."""
     names: dict[int, str] = {}
     for name, index in [*vocab.items(), *((one.get("content"), one.get("id")) for one in added)]:
         if not isinstance(index, int) or not isinstance(name, str) or not 0 <= index < 2**24:

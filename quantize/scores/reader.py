@@ -31,7 +31,7 @@ class Reader:
     """A model that is loaded in its child."""
 
     process: Popen[bytes]
-    last_words: deque[str]
+    last_lines: deque[str]
     n_vocab: int
     first_token: int | None
     can_tokenize: bool
@@ -75,36 +75,36 @@ class Reader:
             raise self._failure() from None
 
     def _receive(self) -> child.Message:
-        return receive(self.process, self.last_words)
+        return receive(self.process, self.last_lines)
 
     def _failure(self) -> QuantizeError:
-        return _failure(self.process, self.last_words)
+        return _failure(self.process, self.last_lines)
 
 
 @contextmanager
 def reading(path: Path, *, n_ctx: int, threads: int = 0) -> Iterator[Reader]:
     """A GGUF file or a model folder, loaded; gone when the block ends."""
     module = "quantize.scores.gguf_main" if path.is_file() else "quantize.scores.folder_main"
-    with child.started(module) as (process, last_words):
+    with child.started(module) as (process, last_lines):
         assert process.stdin is not None
         request = {"path": str(path), "n_ctx": n_ctx, "threads": threads or os.cpu_count() or 1}
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
-        ready = receive(process, last_words)
-        yield Reader(process, last_words, ready["n_vocab"], ready["first_token"], ready["can_tokenize"])
+        ready = receive(process, last_lines)
+        yield Reader(process, last_lines, ready["n_vocab"], ready["first_token"], ready["can_tokenize"])
 
 
-def receive(process: Popen[bytes], last_words: deque[str]) -> child.Message:
-    """One line. Raises QuantizeError with the child's last words when it is gone."""
+def receive(process: Popen[bytes], last_lines: deque[str]) -> child.Message:
+    """One line. Raises QuantizeError with the child's crash reason when it is gone."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise _failure(process, last_words)
+        raise _failure(process, last_lines)
     message: Any = json.loads(line)
     assert isinstance(message, dict)
     return message
 
 
-def _failure(process: Popen[bytes], last_words: deque[str]) -> QuantizeError:
+def _failure(process: Popen[bytes], last_lines: deque[str]) -> QuantizeError:
     code = process.wait()
-    return QuantizeError(child.reason(last_words, code))
+    return QuantizeError(child.reason(last_lines, code))

@@ -1,1 +1,1 @@
-"""What `onecard bench` is made of: a load generator, the yardstick beside it, the figures and their picture."""
+"""What `onecard bench` is made of: a load generator, the baseline beside it, the figures and their picture."""

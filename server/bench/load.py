@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def first_text_s(self) -> float:
-        """Time to the first text; NaN without any."""
+        """Time to the first token; NaN without any."""
         return self.text_at_s[0] - self.sent_s if self.text_at_s else float("nan")
 
     @property
@@ -240,7 +240,7 @@ def completion(
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, float]:
-    """Throughput over the whole run, times to first text and gaps between texts. Raises RuntimeError for any error."""
+    """Throughput over the whole run, times to first token and gaps between texts. Raises RuntimeError for any error."""
     errors = [answer.error for answer in answers if answer.error]
     if errors:
         raise RuntimeError(f"{len(errors)} of {len(answers)} requests failed, the first with: {errors[0]}")

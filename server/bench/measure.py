@@ -44,14 +44,14 @@ class Row(msgspec.Struct, frozen=True):
     itl_ms: Spread
     """Between texts as they arrive; quick tokens may come several in one text."""
     token_ms: float | None
-    """A stream's time per token after its first text, median over the streams."""
+    """A stream's time per token after its first token, median over the streams."""
     bare_tokens_per_s: float | None = None
     efficiency: float | None = None
     """`tokens_per_s` over `bare_tokens_per_s`."""
     prefill_gap_ms: float | None = None
     """The longest a running stream waited for text while a long prompt was computed."""
     prefill_ttft_ms: float | None = None
-    """How long that prompt waited for its own first text."""
+    """How long that prompt waited for its own first token."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _with_prefill(row: Row, target: Target, prompts: Prompts, *, n_prompt: int) 
 
 
 def _longest_gap_ms(streams: Sequence[Answer], prompt: Answer) -> float | None:
-    """Among gaps that overlap the wait for the prompt's first text; None when a stream had ended before that."""
+    """Among gaps that overlap the wait for the prompt's first token; None when a stream had ended before that."""
     began, ended = prompt.sent_s, prompt.text_at_s[0]
     if any(not stream.cut and stream.ended_s < ended for stream in streams):
         return None

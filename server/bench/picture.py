@@ -1,4 +1,4 @@
-"""The picture of a bench: tokens per second beside the yardstick's, and waiting times; SVG without any library."""
+"""The picture of a bench: tokens per second beside the baseline's, and waiting times; SVG without any library."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WIDTH, HEIGHT = 980, 440
 TOP, BOTTOM = 84, 356
 BLUE, GREY, GREEN, GOLD, RED = "#2457a6", "#b4bcc8", "#2e7d4f", "#b8860b", "#c0392b"
 _TIMES: tuple[tuple[str, str, Callable[[Row], float | None]], ...] = (
-    ("first text, p50", GREEN, lambda row: row.ttft_ms.p50),
+    ("first token, p50", GREEN, lambda row: row.ttft_ms.p50),
     ("between texts, p50", BLUE, lambda row: row.itl_ms.p50),
     ("between texts, p99", GOLD, lambda row: row.itl_ms.p99),
-    ("longest gap beside a prompt", RED, lambda row: row.prefill_gap_ms),
+    ("longest ITL beside a prompt", RED, lambda row: row.prefill_gap_ms),
 )
 
 
@@ -71,7 +71,7 @@ def _rates(report: Report) -> list[str]:
         parts.append(_bar(panel, x + 1, bar, row.bare_tokens_per_s, GREY))
         y = panel.y(max(row.tokens_per_s, row.bare_tokens_per_s)) - 6
         parts.append(_text(x, y, f"{row.efficiency:.2f}", anchor="middle", colour="#1a1a1a"))
-    named = [("onecard", BLUE)] + ([(report.yardstick, GREY)] if report.yardstick_missing is None else [])
+    named = [("onecard", BLUE)] + ([(report.baseline, GREY)] if report.baseline_missing is None else [])
     return parts + _legend(panel.left, named, columns=2)
 
 

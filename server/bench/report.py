@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from server.bench.baseline import Baseline
 from server.bench.measure import Row
-from server.bench.yardstick import Yardstick
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -21,14 +21,14 @@ class Report(msgspec.Struct, frozen=True):
     """-1: all of them."""
     prompt_tokens: int
     generate_tokens: int
-    yardstick: str
-    yardstick_missing: str | None
+    baseline: str
+    baseline_missing: str | None
     rows: list[Row]
 
 
-def with_yardstick(rows: Sequence[Row], yardstick: Yardstick) -> list[Row]:
-    """The rows with the yardstick's rates beside their own."""
-    rates = yardstick.tokens_per_s
+def with_baseline(rows: Sequence[Row], baseline: Baseline) -> list[Row]:
+    """The rows with the baseline's rates beside their own."""
+    rates = baseline.tokens_per_s
     return [
         msgspec.structs.replace(
             row, bare_tokens_per_s=rates[row.parallel], efficiency=row.tokens_per_s / rates[row.parallel]

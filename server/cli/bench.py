@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backends.workload import Workload
+from server.bench.baseline import Baseline, loop_of
+from server.bench.baseline import measure as measure_baseline
 from server.bench.measure import TEXT, Row, Target, measure
 from server.bench.picture import as_svg
-from server.bench.report import Report, with_yardstick
-from server.bench.yardstick import Yardstick, loop_of
-from server.bench.yardstick import measure as measure_yardstick
+from server.bench.report import Report, with_baseline
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
 from server.cli.finding import refuse_without_text, server_for
@@ -60,7 +60,7 @@ def run_bench(
             raise CliError(f"{client.base}: {problem}") from None
     work = Workload(n_prompt=n_prompt, n_generate=n_generate, context=target.context, **_plan(status, name, settings))
     files = _files(model, settings) if is_loopback(urlsplit(target.url).hostname or "") else None
-    yardstick = _yardstick(files, work, streams, rounds) if bare else Yardstick("none", missing="not asked for")
+    baseline = _baseline(files, work, streams, rounds) if bare else Baseline("none", missing="not asked for")
     report = Report(
         model=name,
         backend=status["backend"],
@@ -69,9 +69,9 @@ def run_bench(
         gpu_layers=work.gpu_layers,
         prompt_tokens=n_prompt,
         generate_tokens=n_generate,
-        yardstick=yardstick.name,
-        yardstick_missing=yardstick.missing,
-        rows=with_yardstick(rows, yardstick),
+        baseline=baseline.name,
+        baseline_missing=baseline.missing,
+        rows=with_baseline(rows, baseline),
     )
     _show(report, svg=svg, as_json=as_json)
 
@@ -118,7 +118,7 @@ def _that_fit(asked: tuple[int, ...] | None, target: Target, *, needed: int) -> 
 
 
 def _plan(status: dict[str, Any], name: str, settings: Settings) -> dict[str, Any]:
-    """How the server has loaded the model, for the yardstick to do the same."""
+    """How the server has loaded the model, for the baseline to do the same."""
     config = settings.models.get(name)
     layers, all_layers = status["gpu_layers"] or 0, status["n_layers"] or 0
     return {
@@ -136,11 +136,11 @@ def _files(model: str, settings: Settings) -> Located | None:
         return None
 
 
-def _yardstick(files: Located | None, work: Workload, streams: tuple[int, ...], rounds: int) -> Yardstick:
+def _baseline(files: Located | None, work: Workload, streams: tuple[int, ...], rounds: int) -> Baseline:
     if files is None:
-        return Yardstick("none", missing="the model's files are not known here")
+        return Baseline("none", missing="the model's files are not known here")
     say("the same without a server")
-    return measure_yardstick(loop_of(files.backend), files.path, files.backend, work, streams=streams, rounds=rounds)
+    return measure_baseline(loop_of(files.backend), files.path, files.backend, work, streams=streams, rounds=rounds)
 
 
 def _times(rounds: int) -> str:
@@ -168,12 +168,12 @@ def _table(report: Report) -> None:
         table.add_row(*_cells(row))
     stdout().print(table)
     write(f"times in ms, context {report.context}; ITL is between texts: quick tokens may come several in one")
-    if report.yardstick_missing:
-        write(f"BARE ({report.yardstick}): n/a, {report.yardstick_missing}")
+    if report.baseline_missing:
+        write(f"BARE ({report.baseline}): n/a, {report.baseline_missing}")
     else:
-        write(f"BARE is the {report.yardstick} on the same work; SHARE is TOK/S over it")
+        write(f"BARE is the {report.baseline} on the same work; SHARE is TOK/S over it")
     write("TTFT and ITL are of all rounds' requests: TTFT the median and the longest; TOK/S is the best round's")
-    write("IN PREFILL is the longest gap of the streams while a long prompt is computed beside them")
+    write("IN PREFILL is the longest ITL of the streams while a long prompt is computed beside them")
 
 
 def _cells(row: Row) -> list[str]:

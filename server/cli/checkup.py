@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from backends.backend import HeaderError
 from backends.registry import BACKENDS
-from server.memory.appraiser import look
 from server.memory.capacity import Asked
+from server.memory.estimator import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

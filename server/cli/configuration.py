@@ -27,7 +27,7 @@ def loaded_or_exit(config: Path | None, *, flags: dict[str, Any] | None = None) 
 
 
 def refuse_open_listener(settings: Settings) -> None:
-    """Exit code 2 where everybody on the network could use the server. A loopback address needs no key."""
+    """Exit code 2 where anyone on the network could use the server. A loopback address needs no key."""
     if public_without_key(settings):
         raise CliError(
             f"server.host = '{settings.server.host}' is open to the network and there is no key. "

@@ -18,8 +18,8 @@ from server.cli.client import server_url
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write, write_json
 from server.cli.flags import name_for
-from server.memory.appraiser import Appraiser, Looked, likely_plans, look, wish
 from server.memory.capacity import Asked, Capacity, PlanStatus, appraise
+from server.memory.estimator import Estimator, Looked, likely_plans, look, wish
 from server.memory.memory import DeviceError, open_memory
 from server.scheduling.eviction import Candidate
 from server.settings.catalog import Catalog, CatalogError
@@ -96,17 +96,17 @@ def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured:
 async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked) -> Capacity:
     """The first entry's plan beside the others, which are taken to be resident."""
     memory = await open_memory(settings.memory)
-    appraiser = Appraiser()
+    estimator = Estimator()
     looked = [_looked(entry) for entry in entries]
     wishes = [wish(entry.config, memory.device) for entry in entries]
     wishes[0] = asked.over(wishes[0])
     likely = [(seen, likely_plans(seen, w)) for seen, w in zip(looked, wishes, strict=True)]
     # A child that fails leaves the computed price, and the answer says which price it is.
     logging.getLogger("onecard.dry").addHandler(logging.NullHandler())
-    await appraiser.ask_dry([(seen, _near(appraiser, seen, plans, memory)) for seen, plans in likely])
+    await estimator.ask_dry([(seen, _near(estimator, seen, plans, memory)) for seen, plans in likely])
     residents = []
     for entry, (seen, plans) in zip(entries[1:], likely[1:], strict=True):
-        footprint = appraiser.quote(seen, plans[0]).footprint
+        footprint = estimator.quote(seen, plans[0]).footprint
         _reserve(memory, entry, footprint.total_bytes)
         memory.ledger.reserve(entry.name, footprint)
         if not entry.config.pinned:
@@ -115,7 +115,7 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked)
         entries[0].name,
         looked[0].header,
         wishes[0],
-        lambda plan: appraiser.quote(looked[0], plan),
+        lambda plan: estimator.quote(looked[0], plan),
         budget_bytes=memory.ledger.budget_bytes,
         free_bytes=memory.ledger.free_bytes,
         residents=residents,
@@ -129,10 +129,10 @@ def _looked(entry: CatalogEntry) -> Looked:
         raise CliError(f"{entry.path}: {problem}") from None
 
 
-def _near(appraiser: Appraiser, seen: Looked, plans: list[Plan], memory: Memory) -> list[Plan]:
+def _near(estimator: Estimator, seen: Looked, plans: list[Plan], memory: Memory) -> list[Plan]:
     """The plans that an exact price could let in: what takes many times the budget takes the engine long to price."""
     most_bytes = _NEAR * memory.ledger.budget_bytes
-    return [plan for plan in plans if appraiser.quote(seen, plan).footprint.total_bytes <= most_bytes]
+    return [plan for plan in plans if estimator.quote(seen, plan).footprint.total_bytes <= most_bytes]
 
 
 def _reserve(memory: Memory, entry: CatalogEntry, n_bytes: int) -> None:

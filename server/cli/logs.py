@@ -32,7 +32,7 @@ def configure_logging(section: LoggingSection) -> None:
 
 
 def one_line(text: str) -> str:
-    """Text whose control characters, line ends and lone surrogates are escaped, so that nobody can forge a line."""
+    """Text whose control characters, line ends and lone surrogates are escaped, so that no text can forge a line."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -50,7 +50,7 @@ def _place(record: logging.LogRecord) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The event on one line; libraries quote where our files lie, which is nobody's business."""
+    """The event on one line; libraries quote where our files lie, which no reader needs."""
     return one_line(record.getMessage() + _place(record)).replace(f"{_ROOT}/", "")
 
 

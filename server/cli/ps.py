@@ -72,8 +72,8 @@ def page(status: dict[str, Any]) -> Group:
         lines.append(Text("waiting: " + waiting))
     lines += [Text(line) for line in [*troubles(status), *choices(status)]]
     legend = "MEMORY is what was predicted / what was measured"
-    if status["memory"].get("conversations_reserved_bytes"):
-        legend += "; ~ is kept for conversations"
+    if status["memory"].get("prefix_cache_reserved_bytes"):
+        legend += "; ~ is the prefix cache"
     lines.append(Text(legend, style="dim"))
     if others := status["memory"].get("other_bytes"):
         lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
@@ -131,11 +131,11 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
 def bar(status: dict[str, Any]) -> str:
     """`[AAAABB~.....] 1.2 GiB + 0.1 GiB of 11.2 GiB on cpu`: each share, one cell at least.
 
-    A letter is a model's, `~` is what is booked for computed prompts, which yield to models.
+    A letter is a model's, `~` is what is booked for cached prefixes, which yield to models.
     """
     memory = status["memory"]
     budget, reserved = memory["budget_bytes"] or 0, memory["reserved_bytes"] or 0
-    kept = memory.get("conversations_reserved_bytes") or 0
+    kept = memory.get("prefix_cache_reserved_bytes") or 0
     more = f" + {format_size(kept)}" if kept else ""
     return f"[{_drawn(status, budget)}] {format_size(reserved)}{more} of {format_size(budget)} on {memory['device']}"
 
@@ -149,7 +149,7 @@ def _drawn(status: dict[str, Any], budget: int) -> str:
             end_bytes += held_bytes(model)
             cells = max(1, round(_BAR_CELLS * end_bytes / budget) - len(drawn))
             drawn += marks[model["name"]] * cells
-    kept = status["memory"].get("conversations_reserved_bytes") or 0
+    kept = status["memory"].get("prefix_cache_reserved_bytes") or 0
     if budget and kept:
         drawn += "~" * max(1, round(_BAR_CELLS * (end_bytes + kept) / budget) - len(drawn))
     return drawn[:_BAR_CELLS].ljust(_BAR_CELLS, ".")

@@ -46,7 +46,7 @@ def _question(prompt: str | None) -> str | None:
 
 
 def _has_input() -> bool:
-    """Whether stdin is a file, or a pipe that gives something. A pipe that somebody left open must not hang us."""
+    """Whether stdin is a file, or a pipe that gives something. A pipe that was left open must not hang us."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):

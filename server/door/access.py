@@ -134,14 +134,14 @@ class KeyRing:
         return f"Incorrect API key provided: {masked(wrong[0])}." if wrong else None
 
     def domain(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        """A name for whoever presents these right keys; nothing a key could be told from, and new with every start."""
+        """A name for the client with these right keys; nothing a key could be told from, and new with every start."""
         if not self._digests:
             return ""
         presented = b"\0".join(sorted(set(_credentials(headers) or [])))
         return hmac.new(self._secret, presented, hashlib.sha256).hexdigest()[:16]
 
     def is_admin(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Whether these right keys may move models; without any key everybody may."""
+        """Whether these right keys may move models; without any key every client may."""
         return not self._digests or any(_among(key, self._admins) for key in _credentials(headers) or [])
 
     def _knows(self, key: bytes) -> bool:

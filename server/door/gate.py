@@ -233,7 +233,7 @@ def _labels(exchange: _Exchange) -> list[tuple[bytes, bytes]]:
 
 
 async def _answer(problem: errors.ApiError, exchange: _Exchange, send: Send) -> None:
-    """Send an error, unless the answer has already begun or nobody is there."""
+    """Send an error, unless the answer has already begun or the client is gone."""
     if exchange.status is not None:
         return
     if problem.status == CLIENT_CLOSED:

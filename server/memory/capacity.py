@@ -20,7 +20,7 @@ from server.scheduling.eviction import Candidate, choose
 if TYPE_CHECKING:
     from backends.backend import Header
     from backends.plan import Footprint, Plan, Wish
-    from server.memory.pricelist import Quote
+    from server.memory.estimates import Estimate
     from server.pool.status import ModelStatus
 
 MOST_ALTERNATIVES: Final = 6
@@ -30,7 +30,7 @@ _BUSY: Final = 1000.0
 
 @dataclass(frozen=True)
 class Asked:
-    """What whoever asks wants otherwise than configured; None leaves it."""
+    """What the question wants otherwise than configured; None leaves it."""
 
     context: int | None = None
     parallel: int | None = None
@@ -95,13 +95,13 @@ def appraise(
     name: str,
     header: Header,
     wish: Wish,
-    quote: Callable[[Plan], Quote],
+    quote: Callable[[Plan], Estimate],
     *,
     budget_bytes: int,
     free_bytes: int,
     residents: Sequence[Candidate] = (),
 ) -> Capacity:
-    """What a load of the model would come to; `residents` are the others that may leave, `free_bytes` what nobody has.
+    """What a load of the model would come to; `residents` are the others that may leave, `free_bytes` what is free.
 
     A model that is resident counts as free, because it would be loaded in its own place.
     """

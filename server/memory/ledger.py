@@ -3,7 +3,7 @@
 A reservation that would bring the sum of all bookings above the budget by one byte is refused. Two things can still go
 wrong, and `over_bytes` counts both: a budget that shrinks under its bookings, and a load that took more than was left.
 
-Computed prompts are booked beside the models where they lie in the same memory. They yield: what is free for models
+Cached prefixes are booked beside the models where they lie in the same memory. They yield: what is free for models
 is counted without them, and booked once they have made room.
 """
 
@@ -29,7 +29,7 @@ class Booking:
     predicted: Footprint
     booked_bytes: int
     measured_bytes: int | None = None
-    """What it takes once all its buffers are in use; None before the load, and where nobody could measure."""
+    """What it takes once all its buffers are in use; None before the load, and where it can not be measured."""
     measured_parts: Mapping[str, int] | None = None
 
     @property
@@ -51,7 +51,7 @@ class Ledger:
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
         self._bookings: dict[str, Booking] = {}
-        self._conversations_bytes = 0
+        self._prefix_cache_bytes = 0
         self.on_change: list[Callable[[], None]] = []
         """Called after anything in the books has changed, whatever the cause."""
 
@@ -73,19 +73,19 @@ class Ledger:
         return sum(known) if len(known) == len(measured) else None
 
     @property
-    def conversations_bytes(self) -> int:
-        """What is booked for computed prompts."""
-        return self._conversations_bytes
+    def prefix_cache_bytes(self) -> int:
+        """What is booked for cached prefixes."""
+        return self._prefix_cache_bytes
 
     @property
     def free_bytes(self) -> int:
-        """What is left for models, to whom computed prompts yield; 0 while models hold more than the budget."""
+        """What is left for models, to which cached prefixes yield; 0 while models hold more than the budget."""
         return max(0, self._left_by_models)
 
     @property
-    def nobodys_bytes(self) -> int:
-        """What neither models nor computed prompts have."""
-        return max(0, self._left_by_models - self._conversations_bytes)
+    def unreserved_bytes(self) -> int:
+        """What neither models nor cached prefixes have."""
+        return max(0, self._left_by_models - self._prefix_cache_bytes)
 
     @property
     def over_bytes(self) -> int:
@@ -110,21 +110,21 @@ class Ledger:
         """Book a model before it is loaded. Raises LedgerError when the budget is too small or it is booked already."""
         if model in self._bookings:
             raise LedgerError(f"model '{model}' is booked already")
-        if footprint.total_bytes > self.nobodys_bytes:
-            raise LedgerError(f"model '{model}' needs {footprint.total_bytes} bytes, {self.nobodys_bytes} are free")
+        if footprint.total_bytes > self.unreserved_bytes:
+            raise LedgerError(f"model '{model}' needs {footprint.total_bytes} bytes, {self.unreserved_bytes} are free")
         self._bookings[model] = Booking(footprint, footprint.total_bytes)
         self._changed()
 
     def settle(self, model: str, measured_bytes: int, parts: Mapping[str, int]) -> Booking:
         """Put what a loaded model takes with all its buffers in place of what was predicted; 0 means not measured.
 
-        The booking grows as far as the budget goes, further when computed prompts have made room; what is beyond that
+        The booking grows as far as the budget goes, further when cached prefixes have made room; what is beyond that
         counts in `over_bytes`.
         """
         before = self._bookings[model]
         if measured_bytes <= 0:
             return before
-        room = self.nobodys_bytes + before.booked_bytes
+        room = self.unreserved_bytes + before.booked_bytes
         after = replace(
             before,
             booked_bytes=min(measured_bytes, room),
@@ -135,14 +135,14 @@ class Ledger:
         self._changed()
         return after
 
-    def book_conversations(self, n_bytes: int) -> None:
-        """Book what computed prompts may take from now on. Raises LedgerError when that is more than is there.
+    def book_prefix_cache(self, n_bytes: int) -> None:
+        """Book what cached prefixes may take from now on. Raises LedgerError when that is more than is there.
 
         Models that took more than was left for them get what this gives back.
         """
-        if n_bytes > self._conversations_bytes + self.nobodys_bytes:
-            raise LedgerError(f"computed prompts want {n_bytes} bytes, {self.nobodys_bytes} more are free")
-        self._conversations_bytes = n_bytes
+        if n_bytes > self._prefix_cache_bytes + self.unreserved_bytes:
+            raise LedgerError(f"cached prefixes want {n_bytes} bytes, {self.unreserved_bytes} more are free")
+        self._prefix_cache_bytes = n_bytes
         for model, booking in list(self._bookings.items()):
             more = min(booking.unbooked_bytes, self._budget_bytes - self.reserved_bytes - n_bytes)
             if more > 0:

@@ -1,6 +1,6 @@
 """The memory that models share on this machine: which device, how large the budget, who else holds some of it.
 
-Owns the ledger and what is known about the device. What fits is decided in `server.memory.placement`. Computed prompts
+Owns the ledger and what is known about the device. What fits is decided in `server.memory.placement`. Cached prefixes
 lie in host memory: on the CPU that is the models' memory, so they are in the same books and yield to models.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from server.memory import gpu, host
-from server.memory.conversations import Conversations, open_conversations
 from server.memory.ledger import Ledger
+from server.memory.prefix_cache import PrefixCache, open_prefix_cache
 from server.pool.status import MemoryStatus
 from server.settings.sizes import format_size
 
@@ -30,11 +30,11 @@ CPU_SHARE: Final = 0.8
 """Of the available host memory, because other programs' needs change."""
 LEAST_AUTO_BYTES: Final = 512 * 2**20
 """An automatic budget is never smaller, so that a small model always runs."""
-CONVERSATIONS_SHARE: Final = 1 / 16
-"""Of the available host memory, for computed prompts."""
-MOST_AUTO_CONVERSATIONS: Final = 8 * 2**30
+PREFIX_CACHE_SHARE: Final = 1 / 16
+"""Of the available host memory, for cached prefixes."""
+MOST_AUTO_PREFIX_CACHE: Final = 8 * 2**30
 _CONFIRMED_WITHIN_S: Final = 10.0
-"""For workers to let computed prompts go: a step may be under way."""
+"""For workers to let cached prefixes go: a step may be under way."""
 LOOK_EVERY_S: Final = 2.0
 LEAST_CHANGE: Final = 1 / 64
 """An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing."""
@@ -59,11 +59,11 @@ class Memory:
         device_total_bytes: int,
         free_bytes: int,
         auto: Callable[[int], int] | None = None,
-        conversations: Conversations | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.device: Device = device
         self.ledger = Ledger(budget_bytes)
-        self.conversations = conversations or Conversations(None, 0)
+        self.prefix_cache = prefix_cache or PrefixCache(None, 0)
         self.on_budget_change: list[Callable[[], None]] = []
         """Called after the budget has changed."""
         self.pids: Callable[[], list[int]] = list
@@ -82,46 +82,46 @@ class Memory:
         if self.device == "cpu":
             self._last_free_bytes = host.available_bytes()
         used = self._device_total_bytes - self._last_free_bytes
-        ours = self.conversations.used_bytes if self.device == "cpu" else 0
+        ours = self.prefix_cache.used_bytes if self.device == "cpu" else 0
         return max(0, used - self.ledger.reserved_bytes - ours)
 
     def release(self, model: str) -> None:
         """Give a model's bytes back: its worker has exited, or there was none."""
         self.ledger.release(model)
-        self.conversations.leave(model)
+        self.prefix_cache.leave(model)
         self.share_out()
 
     def close(self) -> None:
         """Leave nothing behind; only once no worker is left."""
-        self.conversations.close()
+        self.prefix_cache.close()
         self._book()
 
-    # Computed prompts
+    # Cached prefixes
 
     @property
     def _room(self) -> int:
         """What they may take: the cap, and on the CPU no more than models leave."""
-        cap = self.conversations.max_bytes
+        cap = self.prefix_cache.max_bytes
         return cap if self.device != "cpu" else min(cap, max(0, self.ledger.free_bytes - sum(self._promised)))
 
     def share_out(self) -> None:
-        """What models hold has changed: share what they leave out among computed prompts."""
-        self.conversations.fit(self._room)
+        """What models hold has changed: share what they leave out among cached prefixes."""
+        self.prefix_cache.fit(self._room)
         self._book()
 
     def store_for(self, model: str) -> Store | None:
-        """Where the worker of a model that is booked may keep computed prompts; `share_out` may give it more later."""
-        store = self.conversations.join(model, self._room)
+        """Where the worker of a model that is booked may keep cached prefixes; `share_out` may give it more later."""
+        store = self.prefix_cache.join(model, self._room)
         self._book()
         return store
 
     def on_keeps(self, model: str, n_bytes: int) -> None:
-        """A worker holds no more than that of computed prompts."""
-        self.conversations.confirm(model, n_bytes)
+        """A worker holds no more than that of cached prefixes."""
+        self.prefix_cache.confirm(model, n_bytes)
         self.share_out()
 
     async def make_room(self, n_bytes: int, *, within_s: float = _CONFIRMED_WITHIN_S) -> None:
-        """Let computed prompts leave until a model of so many bytes can be booked, or cannot be, or the time is over.
+        """Let cached prefixes leave until a model of so many bytes can be booked, or cannot be, or the time is over.
 
         Every change of the books is looked at: a worker that confirmed, one that ended instead, a budget that moved.
         """
@@ -131,11 +131,11 @@ class Memory:
         try:
             self.share_out()
             async with asyncio.timeout(within_s):
-                while self.ledger.nobodys_bytes < n_bytes <= self.ledger.free_bytes:
+                while self.ledger.unreserved_bytes < n_bytes <= self.ledger.free_bytes:
                     self._books_changed.clear()
                     await self._books_changed.wait()
         except TimeoutError:
-            _LOG.warning("conversations_stay reason=%r", "a worker did not confirm in time that it keeps less")
+            _LOG.warning("prefix_cache_stay reason=%r", "a worker did not confirm in time that it keeps less")
         finally:
             self._promised.remove(n_bytes)
 
@@ -143,15 +143,15 @@ class Memory:
         """A worker is about to end to make room for so many bytes: what would have to leave memory goes to its disk."""
         booking = self.ledger.booking(model)
         freed = booking.booked_bytes if booking is not None else 0
-        room = self.conversations.max_bytes
+        room = self.prefix_cache.max_bytes
         if self.device == "cpu":
             room = min(room, self.ledger.free_bytes + freed - for_bytes)
-        n_loaded = max(0, self.conversations.n_loaded - 1) + bool(for_bytes)
-        self.conversations.before_leaving(model, room, n_loaded=n_loaded)
+        n_loaded = max(0, self.prefix_cache.n_loaded - 1) + bool(for_bytes)
+        self.prefix_cache.before_leaving(model, room, n_loaded=n_loaded)
 
     def _book(self) -> None:
         if self.device == "cpu":
-            self.ledger.book_conversations(self.conversations.booked_bytes)
+            self.ledger.book_prefix_cache(self.prefix_cache.booked_bytes)
 
     def status(self) -> MemoryStatus:
         """The budget at this moment."""
@@ -161,9 +161,9 @@ class Memory:
             reserved_bytes=self.ledger.reserved_bytes,
             other_bytes=self.other_bytes,
             over_bytes=self.ledger.over_bytes,
-            conversations_bytes=self.conversations.used_bytes,
-            conversations_reserved_bytes=self.ledger.conversations_bytes,
-            conversations_max_bytes=self.conversations.max_bytes,
+            prefix_cache_bytes=self.prefix_cache.used_bytes,
+            prefix_cache_reserved_bytes=self.ledger.prefix_cache_bytes,
+            prefix_cache_max_bytes=self.prefix_cache.max_bytes,
         )
 
     async def keep_looking(self, *, every_s: float = LOOK_EVERY_S) -> None:
@@ -201,7 +201,7 @@ class Memory:
     def _held_bytes(self) -> int | None:
         """By how much models lessen what the device calls free; None while a load changes it from moment to moment."""
         if self.device == "cpu":  # mapped weights are page cache, which the kernel calls available
-            return sum(host.anonymous_bytes(pid) for pid in self.pids()) + self.conversations.used_bytes
+            return sum(host.anonymous_bytes(pid) for pid in self.pids()) + self.prefix_cache.used_bytes
         return self.ledger.measured_bytes
 
     async def wait_for_free(
@@ -236,8 +236,8 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
             if settings.device == "cuda":
                 raise DeviceError(f"device = 'cuda', but {error}. hint: device = 'cpu'") from None
     if card is not None:
-        return _on_card(settings, card, _conversations(settings, n_models))
-    conversations = _conversations(settings, n_models)
+        return _on_card(settings, card, _prefix_cache(settings, n_models))
+    prefix_cache = _prefix_cache(settings, n_models)
     available = host.available_bytes()
     auto = _auto_on_host(settings.reserve)
     return Memory(
@@ -246,25 +246,25 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
         device_total_bytes=host.total_bytes(),
         free_bytes=available,
         auto=auto if settings.budget == "auto" else None,
-        conversations=conversations,
+        prefix_cache=prefix_cache,
     )
 
 
-def _conversations(settings: MemorySection, n_models: int) -> Conversations:
-    """Where computed prompts are kept; nothing for whoever has no models to load."""
+def _prefix_cache(settings: MemorySection, n_models: int) -> PrefixCache:
+    """Where cached prefixes are kept; nothing where there are no models to load."""
     if n_models == 0:
-        return Conversations(None, 0)
-    automatic = min(int(host.available_bytes() * CONVERSATIONS_SHARE), MOST_AUTO_CONVERSATIONS)
+        return PrefixCache(None, 0)
+    automatic = min(int(host.available_bytes() * PREFIX_CACHE_SHARE), MOST_AUTO_PREFIX_CACHE)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return open_conversations(
-        automatic if settings.conversations == "auto" else settings.conversations,
+    return open_prefix_cache(
+        automatic if settings.prefix_cache == "auto" else settings.prefix_cache,
         n_models=n_models,
-        disk_root=cache / "onecard" / "conversations",
-        disk_bytes=settings.conversations_disk,
+        disk_root=cache / "onecard" / "prefix_cache",
+        disk_bytes=settings.prefix_cache_disk,
     )
 
 
-def _on_card(settings: MemorySection, card: gpu.GpuMemory, conversations: Conversations) -> Memory:
+def _on_card(settings: MemorySection, card: gpu.GpuMemory, prefix_cache: PrefixCache) -> Memory:
     def auto(usable_bytes: int) -> int:
         return max(usable_bytes - settings.reserve, 0)
 
@@ -276,7 +276,7 @@ def _on_card(settings: MemorySection, card: gpu.GpuMemory, conversations: Conver
         device_total_bytes=card.total_bytes,
         free_bytes=card.free_bytes,
         auto=auto if automatic else None,
-        conversations=conversations,
+        prefix_cache=prefix_cache,
     )
 
 

@@ -45,7 +45,7 @@ def place(
     budget_bytes: int,
     free_bytes: int,
     price: Callable[[Plan], Footprint] | None = None,
-    setbacks: int = 0,
+    smaller_by: int = 0,
 ) -> Placed | Refused:
     """The first acceptable plan that fits into the free bytes, at the given prices or else at those of the header.
 
@@ -59,7 +59,7 @@ def place(
         placed = Placed(plan, ask(plan))
         if placed.footprint.total_bytes <= free_bytes:
             fitting.append(placed)
-            if len(fitting) > setbacks:
+            if len(fitting) > smaller_by:
                 return placed
         elif smallest is None or placed.footprint.total_bytes < smallest.footprint.total_bytes:
             smallest = placed

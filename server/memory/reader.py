@@ -37,7 +37,7 @@ class _Reading(Generic[T]):
     def run(self, work: Callable[[], T]) -> None:
         try:
             self.result = work()
-        except BaseException as error:  # told to whoever waits
+        except BaseException as error:  # told to the one that waits
             self.error = error
 
     def outcome(self) -> T:

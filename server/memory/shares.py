@@ -1,4 +1,4 @@
-"""Who may keep how many bytes of computed prompts, and what leaves when there is less room for them. Pure.
+"""Who may keep how many bytes of cached prefixes, and what leaves when there is less room for them. Pure.
 
 Every loaded model has an equal share; what models that are not loaded have left may take one share too, and what it
 does not take is the others'. Of those files the ones worth most per byte stay. A worker's bytes count until it has said
@@ -98,7 +98,7 @@ class Shares:
             grant.confirmed = n_bytes
 
     def fit(self, room: int, *, listening: Collection[str]) -> Change:
-        """Share so much room out among those who listen; nobody gets more before others have made room for it."""
+        """Share so much room out among those who listen; no model gets more before others have made room for it."""
         change = Change({}, self._drop(room))
         targets = {model: target for model, target in self._targets(room).items() if model in listening}
         for model, target in targets.items():

@@ -120,7 +120,7 @@ class ModelInfo(msgspec.Struct, tag_field="type", tag="model", kw_only=True):
     id: str
     display_name: str
     created_at: str = "1970-01-01T00:00:00Z"
-    """The time of a release that nobody knows, as Anthropic writes it."""
+    """The time of a release that is not known, as Anthropic writes it."""
     max_input_tokens: int | None
     max_tokens: int | None
     capabilities: None = None

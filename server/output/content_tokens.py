@@ -28,7 +28,7 @@ class _Writer:
     token: TokenLogprob
     end: int = 0
     wrote: bytearray = field(default_factory=bytearray)
-    """Its bytes in the content that nobody was told of."""
+    """Its bytes in the content that were not told yet."""
 
     def told(self) -> list[TokenLogprob]:
         """The token with what it wrote of the content; none where that is nothing."""

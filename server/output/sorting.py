@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Said(NamedTuple):
-    """A piece, and the tokens that content came to its end with; None where nobody asked for them."""
+    """A piece, and the tokens that content came to its end with; None where they were not asked for."""
 
     piece: Piece
     tokens: list[TokenLogprob] | None = None

@@ -1,4 +1,4 @@
-"""What happens to the models, told to whoever listens: bounded buffers between the pool and slow readers.
+"""What happens to the models, told to every listener: bounded buffers between the pool and slow readers.
 
 Owns the subscriptions. What happens is the pool's to say; how it goes over HTTP is the route's. For the event loop's
 thread only.

@@ -99,7 +99,7 @@ class Jobs:
     def abort(self, action: Abort) -> None:
         """Ask a job's worker to end it; the terminal event comes as always.
 
-        Where a limit of ours ends it, what it has generated is its answer; where nobody reads any more, nothing is.
+        Where a limit of ours ends it, what it has generated is its answer; where the reader is gone, nothing is.
         """
         live = self._live[action.job_id]
         live.abort = live.abort or action
@@ -145,7 +145,7 @@ class Jobs:
     def _look_again_before_refusing(self, resident: Resident) -> None:
         """A file that is too large may have been replaced by a smaller one: then the load itself will tell."""
         prices, loader = self._parts.prices, self._parts.loader
-        if loader is not None and isinstance(prices.need_bytes(resident.name, setbacks=0), Refused):
+        if loader is not None and isinstance(prices.need_bytes(resident.name, smaller_by=0), Refused):
             loader.forget_if_changed(resident.entry)
             prices.forget(resident.name)
 

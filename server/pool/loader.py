@@ -10,12 +10,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from backends.backend import Header, HeaderError
-from backends.last_words import REASON_CHARS, clean
+from backends.crash_reason import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
 from backends.plan import Device, Plan
 from backends.worker import Listener, Timeouts, Worker
-from server.memory.appraiser import Appraiser, Looked, key_of, likely_plans, look, wish
 from server.memory.capacity import Asked, Capacity, appraise
+from server.memory.estimator import Estimator, Looked, key_of, likely_plans, look, wish
 from server.memory.ledger import LedgerError
 from server.memory.placement import Placed, Refused, place, sums
 from server.memory.reader import Reader
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from backends.child import Copier
     from backends.plan import Footprint
+    from server.memory.estimates import FileKey
     from server.memory.memory import Memory
-    from server.memory.pricelist import FileKey
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
 
@@ -58,11 +58,11 @@ class LoadRefusedError(Exception):
 class Loader:
     """See the module's text."""
 
-    def __init__(self, memory: Memory, timeouts: Timeouts, spares: Mapping[str, Copier]) -> None:
+    def __init__(self, memory: Memory, timeouts: Timeouts, template_processes: Mapping[str, Copier]) -> None:
         self.memory = memory
-        self._spares = spares
+        self._template_processes = template_processes
         self._timeouts = timeouts
-        self.appraiser = Appraiser()
+        self.estimator = Estimator()
         self._reader = Reader()
         self._known: dict[str, Looked] = {}
         self._problems: dict[str, str] = {}
@@ -90,14 +90,14 @@ class Loader:
         return after.header
 
     async def start(
-        self, entry: CatalogEntry, listener: Listener, *, usable_bytes: int | None = None, setbacks: int = 0
+        self, entry: CatalogEntry, listener: Listener, *, usable_bytes: int | None = None, smaller_by: int = 0
     ) -> Worker:
         """Start a worker for the model; its bytes are booked until `memory.release`. Raises LoadRefusedError.
 
         The plan is chosen for `usable_bytes` (None: the whole budget), and has to fit into what is free.
         """
         await self.inspect(entry)
-        placed = self.quote(entry, usable_bytes=usable_bytes, setbacks=setbacks)
+        placed = self.quote(entry, usable_bytes=usable_bytes, smaller_by=smaller_by)
         assert placed is not None
         if isinstance(placed, Refused):
             raise LoadRefusedError(placed.code, placed.message, strike=False)
@@ -109,8 +109,8 @@ class Loader:
         try:
             await self._wait_for_card(entry.name, placed)
             worker = Worker(self._spec(entry, placed), listener, self._timeouts)
-            await worker.start(self._spares.get(entry.backend))
-            self.memory.conversations.listens(entry.name, worker.keep)
+            await worker.start(self._template_processes.get(entry.backend))
+            self.memory.prefix_cache.listens(entry.name, worker.keep)
         except OSError as error:
             self.memory.release(entry.name)
             message = f"no worker process could be started: {error.strerror}"
@@ -121,9 +121,9 @@ class Loader:
         return worker
 
     def quote(
-        self, entry: CatalogEntry, *, usable_bytes: int | None = None, setbacks: int = 0
+        self, entry: CatalogEntry, *, usable_bytes: int | None = None, smaller_by: int = 0
     ) -> Placed | Refused | None:
-        """How the model would be loaded if it could have so many bytes; None while nobody has looked at its file."""
+        """How the model would be loaded if it could have so many bytes; None while its file has not been looked at."""
         known = self._known.get(entry.name)
         if known is None:
             return None
@@ -135,8 +135,8 @@ class Loader:
             wish(entry.config, self.memory.device),
             budget_bytes=budget_bytes,
             free_bytes=usable,
-            price=self.appraiser.price_of(known, within_bytes=usable),
-            setbacks=setbacks,
+            price=self.estimator.price_of(known, within_bytes=usable),
+            smaller_by=smaller_by,
         )
 
     def looked(self, name: str) -> Looked | None:
@@ -153,7 +153,7 @@ class Loader:
             entry.name,
             looked.header,
             asked.over(wish(entry.config, self.memory.device)),
-            lambda plan: self.appraiser.quote(looked, plan),
+            lambda plan: self.estimator.quote(looked, plan),
             budget_bytes=ledger.budget_bytes,
             free_bytes=ledger.free_bytes + (own.booked_bytes if own is not None else 0),
             residents=residents,
@@ -163,18 +163,18 @@ class Loader:
         """Find out the exact prices of the models that have been looked at."""
         seen = [(entry, known) for entry in entries if (known := self._known.get(entry.name)) is not None]
         device = self.memory.device
-        await self.appraiser.ask_dry([(known, likely_plans(known, wish(e.config, device))) for e, known in seen])
+        await self.estimator.ask_dry([(known, likely_plans(known, wish(e.config, device))) for e, known in seen])
 
     def learn(self, spec: LoadModel, ready: Ready) -> None:
-        """Remember what a load really took; `appraiser.save` keeps it."""
+        """Remember what a load really took; `estimator.save` keeps it."""
         if (known := self._known.get(spec.name)) is not None:
-            self.appraiser.learn(known, self._plan(spec), ready.measured_bytes)
+            self.estimator.learn(known, self._plan(spec), ready.measured_bytes)
 
     def ran_out(self, spec: LoadModel, footprint: Footprint) -> str:
-        """Remember that a load ran out of memory: what was planned, in one sentence; `appraiser.save` keeps it."""
+        """Remember that a load ran out of memory: what was planned, in one sentence; `estimator.save` keeps it."""
         plan = self._plan(spec)
         if (known := self._known.get(spec.name)) is not None:
-            self.appraiser.doubt(known, plan)
+            self.estimator.doubt(known, plan)
         ledger = self.memory.ledger
         left = f"{format_size(ledger.free_bytes)} of {format_size(ledger.budget_bytes)} were free beside it"
         return f"the plan was {sums(Placed(plan, footprint))}; {left}"
@@ -225,7 +225,7 @@ class Loader:
             device=plan.device,
             kv_tokens=plan.kv_tokens,
             kv_layout=plan.kv_layout,
-            max_gap_ms=0.0 if entry.config.max_gap_ms == "auto" else entry.config.max_gap_ms,
+            max_itl_ms=0.0 if entry.config.max_itl_ms == "auto" else entry.config.max_itl_ms,
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.options_of(entry.backend),
             limit_bytes=self._limit_bytes(entry.name, placed),

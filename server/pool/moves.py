@@ -10,9 +10,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from backends.last_words import in_words
+from backends.crash_reason import in_words
+from server.pool.event_log import why
 from server.pool.loader import LoadRefusedError, state_of
-from server.pool.telling import why
 
 if TYPE_CHECKING:
     from backends.messages import ErrorCode, LoadModel, Ready
@@ -36,22 +36,22 @@ class Moves:
 
     # What the scheduler wants
 
-    def begin_load(self, resident: Resident, setbacks: int) -> None:
+    def begin_load(self, resident: Resident, smaller_by: int) -> None:
         """Start the model's worker."""
         prices = self._parts.prices
         resident.load_started_at = self._parts.clock()
         resident.load_cancelled = False
         resident.loaded = 0.0
         resident.tried_key = state_of(resident.entry)
-        need = prices.need_bytes(resident.name, setbacks=setbacks)
+        need = prices.need_bytes(resident.name, smaller_by=smaller_by)
         figures = {"need_bytes": need} if isinstance(need, int) and need else {}
-        again = {"setbacks": setbacks} if setbacks else {}
+        again = {"setbacks": smaller_by} if smaller_by else {}
         self._parts.tell("loading", model=resident.name, **figures, free_bytes=prices.free_bytes, **again)
-        self._parts.spawn(self._load(resident, setbacks))
+        self._parts.spawn(self._load(resident, smaller_by))
 
     def cancel_load(self, resident: Resident) -> None:
         """Give up a load under way."""
-        self._parts.tell("load_cancelled", model=resident.name, reason="nobody waits for it any more")
+        self._parts.tell("load_cancelled", model=resident.name, reason="no request waits for it any more")
         resident.load_cancelled = True
         if resident.worker is not None:
             self._parts.spawn(resident.worker.stop())
@@ -66,7 +66,7 @@ class Moves:
         resident.metrics.evictions[action.reason].inc()
         evicted = action.reason in ("room", "ttl", "pressure")
         figures = {**why(action), "freed_bytes": self._parts.prices.held_bytes(action.model)}
-        need = self._parts.prices.need_bytes(action.beneficiary, setbacks=0) if action.beneficiary else 0
+        need = self._parts.prices.need_bytes(action.beneficiary, smaller_by=0) if action.beneficiary else 0
         self._parts.memory.before_leaving(action.model, for_bytes=need if isinstance(need, int) else 0)
         self._parts.tell("evicted" if evicted else "unloading", model=action.model, **figures)
         self._parts.spawn(resident.worker.stop())
@@ -103,9 +103,7 @@ class Moves:
             pid=worker.pid,
         )
         if ready.store_error:
-            parts.tell(
-                "conversations_off", model=name, reason=ready.store_error, hint="prompts are computed every time"
-            )
+            parts.tell("prefix_cache_off", model=name, reason=ready.store_error, hint="prompts are computed every time")
         parts.prices.forget(name)
         parts.memory.share_out()
         parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now))
@@ -149,13 +147,13 @@ class Moves:
 
     # How
 
-    async def _load(self, resident: Resident, setbacks: int) -> None:
+    async def _load(self, resident: Resident, smaller_by: int) -> None:
         loader = self._parts.loader
         assert loader is not None
         usable_bytes = self._parts.prices.usable_bytes(resident.name)
         try:
             resident.worker = await loader.start(
-                resident.entry, self._listener, usable_bytes=usable_bytes, setbacks=setbacks
+                resident.entry, self._listener, usable_bytes=usable_bytes, smaller_by=smaller_by
             )
             if resident.load_cancelled:
                 await resident.worker.stop()
@@ -176,12 +174,12 @@ class Moves:
     def _learn(self, spec: LoadModel, ready: Ready) -> None:
         assert self._parts.loader is not None
         self._parts.loader.learn(spec, ready)
-        self._parts.spawn(self._parts.loader.appraiser.save())
+        self._parts.spawn(self._parts.loader.estimator.save())
 
     def _explain(self, spec: LoadModel, how: Exit, predicted: Footprint) -> Exit:
         """A load that ran out of memory, told with its plan, whose price is doubted from now on."""
         assert self._parts.loader is not None
         plan = self._parts.loader.ran_out(spec, predicted)
-        self._parts.spawn(self._parts.loader.appraiser.save())
+        self._parts.spawn(self._parts.loader.estimator.save())
         message = f"model '{spec.name}' ran out of memory while it loaded ({how.message}): {plan}. {_HINT}"
         return replace(how, message=message)

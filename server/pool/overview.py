@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from server.pool.parts import Parts
     from server.pool.resident import Resident
-    from server.pool.spare import Spare
+    from server.pool.template_process import TemplateProcess
 
 
 class Overview:
     """See the module's text."""
 
-    def __init__(self, parts: Parts, spares: Iterable[Spare]) -> None:
+    def __init__(self, parts: Parts, template_processes: Iterable[TemplateProcess]) -> None:
         self._parts = parts
-        self._spares = list(spares)
+        self._template_processes = list(template_processes)
         parts.metrics.on_render.append(self._publish)
 
     def info(self, name: str) -> ModelInfo:
@@ -73,10 +73,12 @@ class Overview:
     def _memory(self) -> MemoryStatus:
         if self._parts.loader is None:
             return MemoryStatus(device="", budget_bytes=0, reserved_bytes=0, other_bytes=0)
-        return self._parts.loader.memory.status().beside(sum(spare.resident_bytes for spare in self._spares))
+        return self._parts.loader.memory.status().beside(
+            sum(spare.resident_bytes for spare in self._template_processes)
+        )
 
     def _publish(self) -> None:
-        """Set the gauges that mirror state, when somebody looks."""
+        """Set the gauges that mirror state, when they are read."""
         parts, now = self._parts, self._parts.clock()
         for name, resident in parts.residents.items():
             view = parts.scheduler.view(name, now)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from server.memory.ledger_budget import LedgerBudget
     from server.memory.memory import Memory
-    from server.memory.prices import Prices
     from server.metrics import Metrics
+    from server.pool.event_log import EventLog
     from server.pool.loader import Loader
     from server.pool.resident import Resident
-    from server.pool.telling import Teller
     from server.scheduling.decisions import Action
     from server.scheduling.scheduler import Scheduler
 
@@ -25,9 +25,9 @@ class Parts:
 
     residents: dict[str, Resident]
     scheduler: Scheduler
-    prices: Prices
+    prices: LedgerBudget
     metrics: Metrics
-    teller: Teller
+    event_log: EventLog
     clock: Callable[[], float]
     perform: Callable[[list[Action]], None]
     loader: Loader | None = None
@@ -43,7 +43,7 @@ class Parts:
 
     def tell(self, what: str, **figures: object) -> None:
         """Something has happened."""
-        self.teller.tell(what, **figures)
+        self.event_log.tell(what, **figures)
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Let something go on beside everything else."""

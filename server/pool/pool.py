@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from backends.registry import BACKENDS
 from backends.worker import Exit, Timeouts, Worker
+from server.memory.ledger_budget import LedgerBudget
 from server.memory.memory import open_memory
 from server.memory.placement import Refused
-from server.memory.prices import Prices
 from server.pool import limits
+from server.pool.event_log import EventLog
 from server.pool.jobs import Jobs
 from server.pool.loader import Loader, LoadRefusedError
 from server.pool.moves import Moves
@@ -24,10 +25,9 @@ from server.pool.overview import Overview
 from server.pool.parts import Parts
 from server.pool.read_ahead import ReadAhead
 from server.pool.resident import PoolError, Resident
-from server.pool.spare import Spare
 from server.pool.status import ModelInfo, Status
 from server.pool.stream import Stream
-from server.pool.telling import Teller
+from server.pool.template_process import TemplateProcess
 from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
 from server.scheduling.scheduler import Rules, Scheduler
 from server.settings.sizes import format_size
@@ -62,17 +62,19 @@ class Pool:
         self._settings = settings
         self._timeouts = timeouts
         self._clock = clock
-        prices = Prices({e.name: e for e in catalog.entries})
+        prices = LedgerBudget({e.name: e for e in catalog.entries})
         models = [limits.model_rules(e) for e in catalog.entries]
         self._scheduler = Scheduler(models, rules or limits.rules(settings), prices)
         self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
-        teller = Teller()
-        self.on_change = teller.on_change
-        self._parts = Parts(self._residents, self._scheduler, prices, metrics, teller, clock, self._perform)
+        event_log = EventLog()
+        self.on_change = event_log.on_change
+        self._parts = Parts(self._residents, self._scheduler, prices, metrics, event_log, clock, self._perform)
         backends = {entry.backend for entry in catalog.entries}
-        wanted = settings.scheduler.spare_worker
-        self._spares = {name: Spare(name, enabled=wanted and name in backends) for name in BACKENDS}
-        self._overview = Overview(self._parts, self._spares.values())
+        wanted = settings.scheduler.template_process
+        self._template_processes = {
+            name: TemplateProcess(name, enabled=wanted and name in backends) for name in BACKENDS
+        }
+        self._overview = Overview(self._parts, self._template_processes.values())
         self._jobs = Jobs(self._parts, self._overview)
         self._moves = Moves(self._parts, self)
         self.on_change.append(ReadAhead({e.name: e.path for e in catalog.entries}).on_change)
@@ -89,10 +91,12 @@ class Pool:
         Raises DeviceError.
         """
         memory = await open_memory(self._settings.memory, n_models=len(self._residents))
-        loader = self._parts.loader = self._parts.prices.loader = Loader(memory, self._timeouts, self._spares)
+        loader = self._parts.loader = self._parts.prices.loader = Loader(
+            memory, self._timeouts, self._template_processes
+        )
         memory.on_budget_change.append(self._budget_changed)
         self._parts.tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
-        for spare in self._spares.values():
+        for spare in self._template_processes.values():
             spare.prepare()
         self._parts.spawn(self._look_at_files(loader))
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
@@ -122,7 +126,7 @@ class Pool:
     async def close(self, grace_s: float) -> None:
         """Let what runs finish for a while, fail the rest, stop every worker; nothing is left when it returns."""
         self.begin_drain()
-        for spare in self._spares.values():
+        for spare in self._template_processes.values():
             await spare.close()
         try:
             await asyncio.wait_for(self._jobs.none_left.wait(), grace_s)
@@ -196,7 +200,7 @@ class Pool:
         self._jobs.on_step(self._residents[worker.spec.name], step)
 
     def on_keeps(self, worker: Worker, max_bytes: int) -> None:
-        """A worker has let computed prompts go, or may hold more."""
+        """A worker has let cached prefixes go, or may hold more."""
         self._parts.memory.on_keeps(worker.spec.name, max_bytes)
 
     def on_exit(self, worker: Worker, how: Exit) -> None:
@@ -211,7 +215,7 @@ class Pool:
                 case Dispatch():
                     self._jobs.dispatch(action)
                 case Load():
-                    self._moves.begin_load(self._residents[action.model], action.setbacks)
+                    self._moves.begin_load(self._residents[action.model], action.smaller_by)
                 case CancelLoad():
                     self._moves.cancel_load(self._residents[action.model])
                 case Drain():
@@ -247,8 +251,8 @@ class Pool:
             self._beside.append(asyncio.create_task(self._moves.ask_dry(loader)))
 
     async def _preload(self, name: str) -> None:
-        """Load a model into room that nobody has; those that come first stay, and the others wait for a request."""
-        need, free_bytes = self._parts.prices.need_bytes(name, setbacks=0), self._parts.prices.free_bytes
+        """Load a model into free room; those that come first stay, and the others wait for a request."""
+        need, free_bytes = self._parts.prices.need_bytes(name, smaller_by=0), self._parts.prices.free_bytes
         if isinstance(need, Refused):
             self._parts.tell("preload_skipped", model=name, reason=need.message)
         elif need > free_bytes:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from backends.messages import ErrorCode, Ready
     from backends.plan import Device
     from backends.worker import Exit, Worker
+    from server.memory.estimates import FileKey
     from server.memory.ledger import Booking
-    from server.memory.pricelist import FileKey
     from server.metrics import ModelMetrics
     from server.scheduling.scheduler import ModelView
     from server.settings.catalog import CatalogEntry
@@ -116,7 +116,7 @@ class Resident:
         _settle(self.load_waiters, None)
 
     def tell_gone(self, code: ErrorCode, message: str) -> None:
-        """Wake everybody: there is no worker any more."""
+        """Wake all that wait: there is no worker any more."""
         _settle(self.load_waiters, PoolError(code, message))
         _settle(self.gone_waiters, None)
 

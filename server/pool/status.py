@@ -50,17 +50,17 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     other_bytes: int
     over_bytes: int = 0
     """By how much models hold more than the budget."""
-    conversations_bytes: int = 0
-    """Host memory that computed prompts take, of all models, loaded or not."""
-    conversations_reserved_bytes: int = 0
+    prefix_cache_bytes: int = 0
+    """Host memory that cached prefixes take, of all models, loaded or not."""
+    prefix_cache_reserved_bytes: int = 0
     """What is booked for them in the budget, where host memory is what models share; 0 on a card."""
-    conversations_max_bytes: int = 0
+    prefix_cache_max_bytes: int = 0
     """What they may take at most."""
     spare_bytes: int = 0
-    """Host memory of the spare worker, which has no model: paid from the reserve, never from the budget."""
+    """Host memory of the template process, which has no model: paid from the reserve, never from the budget."""
 
     def beside(self, spare_bytes: int) -> MemoryStatus:
-        """The same, with the spare worker told apart from other programs."""
+        """The same, with the template process told apart from other programs."""
         ours = spare_bytes if self.device == "cpu" else 0
         return msgspec.structs.replace(self, spare_bytes=spare_bytes, other_bytes=max(0, self.other_bytes - ours))
 

@@ -103,7 +103,7 @@ class Stream:
 
     @property
     def waiting(self) -> Waiting | None:
-        """How long it may take; None once the job has begun, or where nobody can tell."""
+        """How long it may take; None once the job has begun, or where it is not known."""
         return None if self._complete else self._outlook()
 
     def cancel(self) -> None:
@@ -140,7 +140,7 @@ class Stream:
         if self._complete:
             return
         if isinstance(event, Delta):
-            if self._cancelled:  # nobody reads any more
+            if self._cancelled:  # the reader is gone
                 return
             pending = self._unread.get(event.index)
             if pending is not None:

@@ -43,7 +43,7 @@ log = logging.getLogger("onecard.prompts")
 _MAX_LOGGED_BYTES = 4096
 _MAX_SESSION_CHARS = 256
 SESSION_HEADERS = ("x-session-id", "session_id", "x-session-affinity")
-"""What clients call their conversation; it only decides between computed prompts that are equally long."""
+"""What clients call their conversation; it only decides between cached prefixes that are equally long."""
 
 
 class Whole(Collector, Protocol):
@@ -111,9 +111,9 @@ async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Pla
 
 
 def _marked(request: Request, plan: Plan, entry: CatalogEntry, job: Generate) -> Generate:
-    """The job with what decides whose computed prompts it shares, who makes way for whom, and the model's own settings.
+    """The job with what decides whose cached prefixes it shares, which job makes way, and the model's own settings.
 
-    Whoever has another key must not learn from the clock what was computed before.
+    A client with another key must not learn from the clock what was computed before.
     """
     session = job.session or plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
     marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS], "priority": plan.priority}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from starlette.responses import Response
 
 from backends.backend import HeaderError
-from backends.last_words import clean
+from backends.crash_reason import clean
 from backends.messages import KvType
 from backends.registry import BACKENDS
 from server.errors import ApiError

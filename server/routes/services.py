@@ -86,7 +86,7 @@ class Services:
         )
 
     def _kinds(self, entry: CatalogEntry) -> list[str]:
-        """What is known of the work the model is for; empty where nobody can tell before it is loaded."""
+        """What is known of the work the model is for; empty where that is not known before it is loaded."""
         info = self.pool.info(entry.name)
         if info.ready is not None:
             can = info.ready.capabilities
@@ -162,7 +162,7 @@ def named_model(request: Request, app: Services, name: str | None, *, alias: str
 
 
 def new_id(prefix: str) -> str:
-    """An id nobody guesses."""
+    """An id that can not be guessed."""
     return f"{prefix}{secrets.token_hex(12)}"
 
 

@@ -14,8 +14,8 @@ class ModelState(Enum):
 
     unloaded -> loading -> ready -> draining -> unloading -> unloaded. A failed load and a dead worker lead from
     wherever it was to unloaded; a ready model without running jobs passes through draining at once. A model that
-    drains for another goes back to ready when that one is not wanted any more; a load nobody waits for is cancelled
-    and leads from loading to unloading.
+    drains for another goes back to ready when that one is not wanted any more; a load without a waiting request is
+    cancelled and leads from loading to unloading.
     """
 
     UNLOADED = "unloaded"
@@ -41,7 +41,7 @@ class Load:
     """Start the model's worker; answer with `on_ready` or `on_gone`."""
 
     model: str
-    setbacks: int = 0
+    smaller_by: int = 0
     """Loads of it that ran out of memory since the last that did not: so many plans down the list."""
 
 
@@ -57,7 +57,7 @@ class Unload:
 
 @dataclass(frozen=True)
 class CancelLoad:
-    """Give up the load under way, because nobody waits for it; answer with `on_gone`."""
+    """Give up the load under way, because no request waits for it; answer with `on_gone`."""
 
     model: str
 

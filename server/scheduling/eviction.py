@@ -67,7 +67,7 @@ def _greedy(by_density: Sequence[Candidate], needed_bytes: int) -> list[Candidat
 
 
 def _prune(taken: list[Candidate], needed_bytes: int) -> list[Candidate]:
-    """Leave out, dearest first, whoever is not needed."""
+    """Leave out, dearest first, the models that need not go."""
     spare = sum(c.n_bytes for c in taken) - needed_bytes
     kept = []
     for candidate in sorted(taken, key=lambda c: -c.cost):

@@ -20,7 +20,7 @@ class Quarantine:
     """The failures of one model.
 
     After a pause the next request tries once; a failure then doubles the pause. A finished job forgives everything,
-    so that one poisonous request among good ones does not take the model from everybody.
+    so that one poisonous request among good ones does not take the model from all clients.
     """
 
     rules: QuarantineRules

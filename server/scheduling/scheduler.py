@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.messages import ErrorCode
-from server.memory.books import Books, Boundless
+from server.memory.budget import Budget, Unbounded
 from server.memory.placement import Refused
 from server.scheduling.deadlines import Deadlines
 from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, ModelState, Reject, Unload, UnloadReason
+from server.scheduling.model_record import LIGHT_JOBS, ModelRecord, ModelRules, Ticket, whole_seconds
 from server.scheduling.quarantine import Quarantine, QuarantineRules
-from server.scheduling.standing import LIGHT_JOBS, ModelRules, Standing, Ticket, whole_seconds
 from server.scheduling.swaps import SwapRules, Swaps
 
 __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Scheduler", "SwapRules"]
@@ -70,10 +70,10 @@ class Outlook:
 class Scheduler:
     """See the module's text. Every `now` is in seconds on one monotonic clock of the caller's."""
 
-    def __init__(self, models: Iterable[ModelRules], rules: Rules, books: Books | None = None) -> None:
+    def __init__(self, models: Iterable[ModelRules], rules: Rules, books: Budget | None = None) -> None:
         self._rules = rules
-        self._books = books or Boundless()
-        self._models = {m.name: Standing(m, Quarantine(rules.quarantine), m.parallel) for m in models}
+        self._books = books or Unbounded()
+        self._models = {m.name: ModelRecord(m, Quarantine(rules.quarantine), m.parallel) for m in models}
         self._swaps = Swaps(self._models, self._books, rules.swaps, unclaim=self._unclaim)
         self._tickets: dict[str, Ticket] = {}
         self._deadlines: Deadlines[Ticket] = Deadlines(self._deadline)
@@ -195,7 +195,7 @@ class Scheduler:
         """A load has succeeded."""
         model = self._models[model_name]
         model.loaded_in(now - model.loading_since)
-        model.state, model.parallel, model.setbacks = ModelState.READY, parallel, 0
+        model.state, model.parallel, model.smaller_by = ModelState.READY, parallel, 0
         model.wanted_at = model.last_error = None
         model.ready_at = model.idle_since = now
         self._unclaim(model, now)
@@ -322,7 +322,7 @@ class Scheduler:
                 actions.append(Unload(name, model.leaving or "manual", self._swaps.beneficiary(name)))
         return actions
 
-    def _dispatch(self, model: Standing, now: float) -> list[Action]:
+    def _dispatch(self, model: ModelRecord, now: float) -> list[Action]:
         """Move what may run now from the queue to running."""
         actions: list[Action] = []
         while (ticket := model.next_job()) is not None and self._in_turn(ticket):
@@ -340,39 +340,39 @@ class Scheduler:
             return True
         return not any(t.order < ticket.order for model in self._models.values() for t in model.waiting)
 
-    def _at_once(self, model: Standing, ticket: Ticket) -> bool:
+    def _at_once(self, model: ModelRecord, ticket: Ticket) -> bool:
         fits = min(ticket.sequences, model.parallel) <= model.free
         return model.state is ModelState.READY and not model.n_waiting and fits
 
-    def _never_fits(self, model: Standing) -> Refused | None:
+    def _never_fits(self, model: ModelRecord) -> Refused | None:
         if model.state is not ModelState.UNLOADED:
             return None
-        need = self._books.need_bytes(model.name, setbacks=model.setbacks)
+        need = self._books.need_bytes(model.name, smaller_by=model.smaller_by)
         return need if isinstance(need, Refused) else None
 
-    def _another_try(self, model: Standing, code: ErrorCode, now: float) -> list[Action] | None:
+    def _another_try(self, model: ModelRecord, code: ErrorCode, now: float) -> list[Action] | None:
         """What a load that found too little memory leads to; None when there is nothing more to try."""
         if self._draining or self._never_fits(model) is not None or not model.wanted:
             return None
         if code == "memory_busy":
-            need = self._books.need_bytes(model.name, setbacks=model.setbacks)
+            need = self._books.need_bytes(model.name, smaller_by=model.smaller_by)
             known_now = not isinstance(need, Refused) and need > self._books.free_bytes
             return [] if known_now else None
         if code != "out_of_memory":
             return None
-        model.setbacks += 1
-        if model.setbacks >= _MOST_SETBACKS:
+        model.smaller_by += 1
+        if model.smaller_by >= _MOST_SETBACKS:
             return None
-        return [] if model.setbacks == 1 else self._swaps.make_air(model, now) or None
+        return [] if model.smaller_by == 1 else self._swaps.make_air(model, now) or None
 
     def _count_failure(
-        self, model: Standing, error: tuple[ErrorCode, str], now: float, *, was_loading: bool, strike: bool
+        self, model: ModelRecord, error: tuple[ErrorCode, str], now: float, *, was_loading: bool, strike: bool
     ) -> list[Action]:
         """End those who wait for a failed load, and those of a model that fails too often."""
         code, message = error
         actions: list[Action] = []
         if was_loading:
-            model.setbacks = 0
+            model.smaller_by = 0
             retry_s = self._retry_after_s(model, now) if code in ("memory_busy", "out_of_memory") else None
             actions += self._reject_waiting(model, code, message, retry_s)
         if strike and model.quarantine.strike(now):
@@ -402,12 +402,12 @@ class Scheduler:
             return total
         return min(total, ticket.waiting_since + self._rules.swaps.max_wait_s)
 
-    def _unclaim(self, model: Standing, now: float) -> None:
+    def _unclaim(self, model: ModelRecord, now: float) -> None:
         model.unclaim(now)
         for ticket in model.waiting:
             self._deadlines.add(ticket)
 
-    def _wait_s(self, model: Standing, n_before: int, now: float) -> float:
+    def _wait_s(self, model: ModelRecord, n_before: int, now: float) -> float:
         """Seconds until a job behind so many others of its model may begin, by measured drains and loads."""
         wait_s = model.drain_s(n_before + len(model.running))
         if model.state is ModelState.READY:
@@ -422,12 +422,12 @@ class Scheduler:
         before = sum(1 for m in self._models.values() if m is not model and m.may_load(now))
         return wait_s + drain_s + load_s + before * typical_s
 
-    def _retry_after_s(self, model: Standing, now: float) -> float:
+    def _retry_after_s(self, model: ModelRecord, now: float) -> float:
         return whole_seconds(self._wait_s(model, model.n_waiting, now))
 
     # Ends
 
-    def _quarantined(self, model: Standing, job_id: str, now: float) -> Reject:
+    def _quarantined(self, model: ModelRecord, job_id: str, now: float) -> Reject:
         message = f"model '{model.name}' failed repeatedly and is paused: {model.last_error}"
         return Reject(job_id, "quarantined", message, whole_seconds(model.quarantine.until - now))
 
@@ -437,7 +437,7 @@ class Scheduler:
         return Reject(ticket.job_id, code, message, retry_after_s)
 
     def _reject_waiting(
-        self, model: Standing, code: ErrorCode, message: str, retry_after_s: float | None = None
+        self, model: ModelRecord, code: ErrorCode, message: str, retry_after_s: float | None = None
     ) -> list[Reject]:
         return [self._reject(ticket, code, message, retry_after_s) for ticket in list(model.waiting)]
 

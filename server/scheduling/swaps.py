@@ -1,9 +1,9 @@
 """Which model is loaded next and who leaves for it: the part of the scheduler that thinks in bytes. Pure.
 
 Waiting models take turns. A resident stays for its turn, the shorter the more models wait for its place, so that
-requests are served in runs and not one per load. When nothing runs anywhere, everybody waits for a load, and the turns
+requests are served in runs and not one per load. When nothing runs anywhere, all wait for a load, and the turns
 end as soon as the next request has had time to come. What is taken for a waiting model is claimed for it, so that
-nobody else slips in.
+no other model slips in.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from server.scheduling.eviction import Candidate, choose, regret
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from server.memory.books import Books
-    from server.scheduling.standing import Standing
+    from server.memory.budget import Budget
+    from server.scheduling.model_record import ModelRecord
 
 Policy = Literal["collate", "fifo"]
 
@@ -55,11 +55,11 @@ class Swaps:
 
     def __init__(
         self,
-        models: Mapping[str, Standing],
-        books: Books,
+        models: Mapping[str, ModelRecord],
+        books: Budget,
         rules: SwapRules,
         *,
-        unclaim: Callable[[Standing, float], None],
+        unclaim: Callable[[ModelRecord, float], None],
     ) -> None:
         self._models = models
         self._books = books
@@ -75,7 +75,7 @@ class Swaps:
         """Begin at most one load, and whatever has to leave for it or for want of budget."""
         self.look_at = None
         actions = self._relieve(now)
-        waiting: list[Standing] = []
+        waiting: list[ModelRecord] = []
         for model in self._models.values():
             if model.state is ModelState.LOADING:
                 return actions
@@ -86,7 +86,7 @@ class Swaps:
         return actions
 
     def call_off(self, now: float) -> None:
-        """Drop the claims of models that nobody wants any more; who only drains for them stays."""
+        """Drop the claims of models that are not wanted any more; who only drains for them stays."""
         for name in [name for name in self._claims if not self._models[name].may_load(now)]:
             victims = self._claims.pop(name)
             self._unclaim(self._models[name], now)
@@ -94,7 +94,7 @@ class Swaps:
                 if victim.state is ModelState.DRAINING and victim.leaving == "room":
                     victim.state, victim.leaving = ModelState.READY, None
 
-    def make_air(self, model: Standing, now: float) -> list[Action]:
+    def make_air(self, model: ModelRecord, now: float) -> list[Action]:
         """Let the idle model that is missed least leave, although the books say there is room; empty without one."""
         idle = [self._candidate(other, now) for other in self._evictable() if other.idle and other is not model]
         least = min(idle, key=lambda c: c.cost, default=None)
@@ -102,7 +102,7 @@ class Swaps:
 
     # Whose turn it is
 
-    def _next(self, waiting: list[Standing], now: float) -> list[Action]:
+    def _next(self, waiting: list[ModelRecord], now: float) -> list[Action]:
         free, coming = self._books.free_bytes, self._unclaimed()
         self._typical_load_s = max((m.load_s for m in self._models.values() if m.load_s is not None), default=0.0)
         self._quiet_since = self._all_idle_since()
@@ -134,19 +134,19 @@ class Swaps:
                 return self._claim(model, chosen, now)
             first = self.look_at is not None and self._quiet_since is not None
             if first or self._rules.policy == "fifo" or self._pressing(model, model.oldest_wait_s(now)):
-                return []  # nobody overtakes: the moment of this one comes
+                return []  # none overtakes: the moment of this one comes
         return []
 
     def _unclaimed(self) -> int:
-        """Bytes that are about to come free, for nobody in particular."""
+        """Bytes that are about to come free, for no model in particular."""
         if not any(m.state is ModelState.UNLOADING for m in self._models.values()):
             return 0
         claimed = {victim for victims in self._claims.values() for victim in victims}
         leaving = (m.name for m in self._models.values() if m.state is ModelState.UNLOADING and m.name not in claimed)
         return sum(self._books.held_bytes(name) for name in leaving)
 
-    def _in_order(self, waiting: Iterable[Standing], now: float) -> list[Standing]:
-        def key(model: Standing) -> tuple[float, ...]:
+    def _in_order(self, waiting: Iterable[ModelRecord], now: float) -> list[ModelRecord]:
+        def key(model: ModelRecord) -> tuple[float, ...]:
             if self._rules.policy == "fifo":
                 return (min((ticket.order for ticket in model.waiting), default=0),)
             age_s = model.oldest_wait_s(now)
@@ -155,25 +155,25 @@ class Swaps:
 
         return sorted((m for m in waiting if m.name not in self._claims), key=key)
 
-    def _pressing(self, model: Standing, age_s: float) -> bool:
+    def _pressing(self, model: ModelRecord, age_s: float) -> bool:
         """It has waited so long that age alone counts."""
         load_s = self._typical_load_s if model.load_s is None else model.load_s
         return age_s >= min(self._rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
 
-    def _need(self, model: Standing) -> int | Refused:
-        return self._books.need_bytes(model.name, setbacks=model.setbacks)
+    def _need(self, model: ModelRecord) -> int | Refused:
+        return self._books.need_bytes(model.name, smaller_by=model.smaller_by)
 
-    def _load(self, model: Standing, now: float) -> Load:
+    def _load(self, model: ModelRecord, now: float) -> Load:
         model.state, model.loading_since = ModelState.LOADING, now
         model.claim(now)
-        return Load(model.name, model.setbacks)
+        return Load(model.name, model.smaller_by)
 
     # Who leaves
 
-    def _evictable(self) -> list[Standing]:
+    def _evictable(self) -> list[ModelRecord]:
         return [m for m in self._models.values() if m.state is ModelState.READY and not m.rules.pinned]
 
-    def _victims(self, model: Standing, needed: int, n_waiting: int, now: float) -> list[Candidate] | None:
+    def _victims(self, model: ModelRecord, needed: int, n_waiting: int, now: float) -> list[Candidate] | None:
         """The cheapest set that may leave now; None when it is too early for any, or never enough."""
         others = self._evictable()
         if self._rules.policy == "fifo":
@@ -192,7 +192,7 @@ class Swaps:
             return victims
         return None
 
-    def _places(self, model: Standing, others: list[Standing]) -> int:
+    def _places(self, model: ModelRecord, others: list[ModelRecord]) -> int:
         """How many models of its size have room where others are now."""
         need = self._need(model)
         if isinstance(need, Refused) or need == 0:
@@ -200,7 +200,7 @@ class Swaps:
         there = self._books.free_bytes + sum(self._books.held_bytes(other.name) for other in others)
         return max(1, there // need)
 
-    def _may_leave_at(self, resident: Standing, model: Standing, rivals: float, now: float) -> float:
+    def _may_leave_at(self, resident: ModelRecord, model: ModelRecord, rivals: float, now: float) -> float:
         """When a resident's turn is over, seen from a waiting model, one of so many `rivals` for one place."""
         load_s = resident.load_s or 0.0
         turn_loads = max((_ROUND_LOADS - 1) / max(rivals, 1.0) - 1, _LEAST_TURN_LOADS)
@@ -224,7 +224,7 @@ class Swaps:
             return None
         return max((m.idle_since or 0.0 for m in residents), default=0.0)
 
-    def _least_recently_used(self, others: list[Standing], needed: int) -> list[Candidate] | None:
+    def _least_recently_used(self, others: list[ModelRecord], needed: int) -> list[Candidate] | None:
         victims, freed = [], 0
         for other in sorted(others, key=lambda m: (bool(m.running), m.idle_since or 0.0)):
             if freed >= needed:
@@ -233,19 +233,19 @@ class Swaps:
             freed += victims[-1].n_bytes
         return victims if freed >= needed else None
 
-    def _candidate(self, model: Standing, now: float) -> Candidate:
+    def _candidate(self, model: ModelRecord, now: float) -> Candidate:
         cost = regret(load_s=model.load_s or 0.0, heat=model.heat(now), priority=model.rules.priority)
         drain_s = model.drain_s(len(model.running)) + model.n_waiting * (model.load_s or 0.0)
         return Candidate(model.name, self._books.held_bytes(model.name), cost + drain_s)
 
     # Leaving
 
-    def _claim(self, model: Standing, victims: list[Candidate], now: float) -> list[Action]:
+    def _claim(self, model: ModelRecord, victims: list[Candidate], now: float) -> list[Action]:
         self._claims[model.name] = frozenset(victim.name for victim in victims)
         model.claim(now)
         return [self._leave(self._models[victim.name], "room", model.name) for victim in victims]
 
-    def _leave(self, model: Standing, reason: UnloadReason, beneficiary: str | None = None) -> Action:
+    def _leave(self, model: ModelRecord, reason: UnloadReason, beneficiary: str | None = None) -> Action:
         model.leaving = reason
         if model.running:
             model.state = ModelState.DRAINING
@@ -254,7 +254,7 @@ class Swaps:
         return Unload(model.name, reason, beneficiary)
 
     def beneficiary(self, model: str) -> str | None:
-        """For whom a model leaves."""
+        """For which other a model leaves."""
         return next((name for name, victims in self._claims.items() if model in victims), None)
 
     def _relieve(self, now: float) -> list[Action]:
@@ -272,7 +272,7 @@ class Swaps:
             self.look_at = at if self.look_at is None else min(self.look_at, at)
 
 
-def _linger_s(model: Standing) -> float:
+def _linger_s(model: ModelRecord) -> float:
     """How long an idle model's next request is worth waiting for."""
     load_s = model.load_s or 0.0
     likely_s = 2 * model.gap_s if model.gap_s is not None and 4 * model.gap_s <= load_s else 0.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BILLING = "x-anthropic-billing-header"
 """Claude Code puts a line that begins so in front of its system prompt; it changes with every request, so that no
-computed prompt could be used again."""
+cached prefixes could be used again."""
 _KIND = re.compile(r"[a-z_0-9]{1,32}")
 _REFUSED = ("image", "document", "search_result", "container_upload")
 _ELSEWHERE = ("compaction", "tool_addition", "tool_removal", "fallback")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from backends.messages import Generate, InfillPrompt, Prompt, TextPrompt, TokenPrompt
+from backends.messages import FimPrompt, Generate, Prompt, TextPrompt, TokenPrompt
 from server.errors import ApiError, unsupported_parameter
 from server.schemas.answers import INSTEAD_OF_GRAMMARS, AnswerFields
 from server.schemas.fields import (
@@ -165,7 +165,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
         if isinstance(prompt, list):
             return TokenPrompt(tokens=prompt)
         if self.suffix is not None:
-            return InfillPrompt(prefix=prompt, suffix=self.suffix)
+            return FimPrompt(prefix=prompt, suffix=self.suffix)
         return TextPrompt(text=prompt)
 
 

@@ -14,7 +14,7 @@ from server.schemas.problems import check, problem, wrong_type
 MAX_INPUTS = 2048
 PIECE_INPUTS = 256
 PIECE_BYTES = 64 * 1024
-"""A request becomes jobs of this size, so that nobody waits until thousands of texts are tokenized."""
+"""A request becomes jobs of this size, so that no client waits until thousands of texts are tokenized."""
 _TOKEN_BYTES = 4
 HINT = "hint: send text; in LangChain set check_embedding_ctx_length=False"
 

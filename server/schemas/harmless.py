@@ -44,7 +44,7 @@ class CacheFields(BaseModel):
     """What chat completions and responses have in common."""
 
     prompt_cache_key: str | None = None
-    """Names a conversation: of computed prompts that hold as much, its own is taken."""
+    """Names a conversation: of cached prefixes that hold as much, its own is taken."""
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     """OpenAI's own SDKs spell the first one with a hyphen."""
     prompt_cache_options: CacheOptions | None = None
@@ -86,7 +86,7 @@ class ImageOptions(Strict):
 
 
 class AccessPrograms(Strict):
-    """Whom OpenAI lets ask what."""
+    """Which of OpenAI's clients may ask what."""
 
     cyber: Literal["standard", "daybreak_blue", "daybreak_red"] | None = None
 

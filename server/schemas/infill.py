@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from backends.messages import Generate, InfillFile, InfillPrompt
+from backends.messages import FimFile, FimPrompt, Generate
 from server.output.line_limits import LineLimits
 from server.schemas.fields import (
     INT32_MAX,
@@ -121,9 +121,9 @@ class InfillRequest(TokenChoice):
         )
 
     def job(self, job_id: str) -> Generate:
-        """The job; preparing computes one token, which nobody sees."""
-        files = [InfillFile(name=extra.filename, text=extra.text) for extra in self.input_extra or []]
-        prompt = InfillPrompt(prefix=self.input_prefix + (self.prompt or ""), suffix=self.input_suffix, files=files)
+        """The job; preparing computes one token, which is not shown."""
+        files = [FimFile(name=extra.filename, text=extra.text) for extra in self.input_extra or []]
+        prompt = FimPrompt(prefix=self.input_prefix + (self.prompt or ""), suffix=self.input_suffix, files=files)
         return Generate(
             id=job_id,
             prompt=prompt,

@@ -239,7 +239,7 @@ def _joined(group: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def unknown_names(messages: list[Message]) -> list[str]:
-    """Fields of messages and of their parts that nobody knows, as `messages[].name`, each once."""
+    """Fields of messages and of their parts that are unknown, as `messages[].name`, each once."""
     names = {name for message in messages for name in message.model_extra or {} if name not in ("audio", "annotations")}
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     names |= {f"content[].{name}" for part in parts for name in part.model_extra or {}}

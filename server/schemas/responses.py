@@ -233,7 +233,7 @@ def summing_up(asked: Asked, *, max_tokens: int) -> ChatRequest:
 
 
 def turns_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The chat messages that items of our own making mean; nobody can answer a call that was cut."""
+    """The chat messages that items of our own making mean; a call that was cut can not be answered."""
     kept = [item for item in items if (item["type"], item["status"]) != ("function_call", "incomplete")]
     return messages_of([_ITEM.validate_python(item) for item in kept])
 

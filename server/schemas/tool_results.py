@@ -1,4 +1,4 @@
-"""Calls and their results belong together: whoever asks for an answer has answered every call, and no other.
+"""Calls and their results belong together: a request for an answer has answered every call, and no other.
 
 OpenAI, Anthropic and strict templates insist on it. Each surface says what is wrong in its provider's words.
 """

@@ -1,7 +1,7 @@
 """Which models there are: names and aliases to resolved files, fixed at start.
 
 Lookups are dict lookups; a name from a client never reaches the file system. A model whose files are missing or broken
-stops nobody else: it is there, a request for it is answered with the sentence that says why, and once its files are in
+stops no other: it is there, a request for it is answered with the sentence that says why, and once its files are in
 their place it is served. What contradicts itself in the configuration is a CatalogError. The commands decide more
 strictly: `--model` with a path that is not there and `config check` end with exit code 2.
 """

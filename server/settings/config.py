@@ -93,7 +93,7 @@ ModelName = Annotated[str, AfterValidator(check_name)]
 Context = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
-GapMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
+ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
 Keys = Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)]
 
@@ -149,10 +149,10 @@ class MemorySection(Section):
     """Left free on the device for others."""
     on_pressure: Literal["unload", "keep"] = "unload"
     """What happens to idle models when other programs take the memory."""
-    conversations: Literal["auto"] | Size = "auto"
-    """The most host memory for computed prompts, which come back after other requests and after a swap. On the CPU they
+    prefix_cache: Literal["auto"] | Size = "auto"
+    """The most host memory for cached prefixes, which come back after other requests and after a swap. On the CPU they
     are part of the budget and yield to models; on a card they are beside it."""
-    conversations_disk: Size = 0
+    prefix_cache_disk: Size = 0
     """The same on the disk of the user's cache folder, for what has to leave memory; gone when the server ends."""
 
 
@@ -163,7 +163,7 @@ class SchedulerSection(Section):
     max_wait_s: Seconds = 60
     min_residency_s: Seconds = 15
     preload: StrList = []
-    spare_worker: bool = True
+    template_process: bool = True
     """Keep one worker process started, without a model, so that a load does not wait for Python's imports."""
 
 
@@ -174,7 +174,7 @@ class DefaultsSection(Section):
     parallel: Parallel = 2
     kv_type: KvType = "f16"
     gpu_layers: GpuLayers = "auto"
-    max_gap_ms: GapMs = "auto"
+    max_itl_ms: ItlMs = "auto"
     json_whitespace: JsonWhitespace = "pretty"
 
 
@@ -224,7 +224,7 @@ class ModelConfig(_BackendOptions, Section):
     kv_type: KvType = "f16"
     kv_tokens: KvTokens = "auto"
     """Tokens that all requests together may hold; auto: context x parallel, less where memory is short."""
-    max_gap_ms: GapMs = "auto"
+    max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
     gpu_layers: GpuLayers = "auto"
     json_whitespace: JsonWhitespace = "pretty"
@@ -253,7 +253,7 @@ class ModelConfig(_BackendOptions, Section):
 
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:
-        """What nobody wrote down, so that a small budget may make it smaller; set by `Settings`."""
+        """What was not written down, so that a small budget may make it smaller; set by `Settings`."""
         return self._open
 
     def of_other_backend(self, backend: str) -> str | None:

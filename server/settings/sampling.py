@@ -14,7 +14,7 @@ SamplingSource = Literal["config", "model"]
 
 
 def sampling_of(config: ModelConfig, header: Header | None) -> dict[str, tuple[float, SamplingSource]]:
-    """Name of a request's field -> its default, and who gives it; `header` is None where nobody has looked yet."""
+    """Name of a request's field -> its default, and its source; `header` is None before the first look."""
     found: dict[str, tuple[float, SamplingSource]] = {}
     if header is not None:
         found |= {name: (value, "model") for name, value in header.sampling.values.items()}

@@ -53,7 +53,7 @@ def test_every_decoding_sequence_gets_its_token_and_the_step_stays_within_bounds
 @given(demands=DEMANDS.filter(lambda ds: any(d.decoding for d in ds)), gap_ms=st.integers(30, 500))
 def test_no_step_beside_running_streams_is_longer_than_the_gap_wished_for(demands, gap_ms) -> None:
     pace = learned(per_depth_us=0.1)
-    shares = Batcher(max_tokens=4096, max_gap_us=gap_ms * 1e3, pace=pace).plan(demands)
+    shares = Batcher(max_tokens=4096, max_itl_us=gap_ms * 1e3, pace=pace).plan(demands)
 
     took_us = pace.decode_us(sum(d.decoding for d in demands))
     prompts = [(demands[s.sequence], s.n_tokens) for s in shares if not demands[s.sequence].decoding]
@@ -73,7 +73,7 @@ def test_a_gap_is_a_small_multiple_of_a_step_where_nobody_says() -> None:
 
 
 def test_a_deep_prompt_gets_fewer_tokens_than_a_shallow_one() -> None:
-    batcher = Batcher(max_gap_us=300_000, pace=learned(per_depth_us=0.5))
+    batcher = Batcher(max_itl_us=300_000, pace=learned(per_depth_us=0.5))
 
     shallow = batcher.plan([Demand(0, 1, True), Demand(1, 3000, False, depth=0)])
     deep = batcher.plan([Demand(0, 1, True), Demand(1, 3000, False, depth=3000)])
@@ -91,7 +91,7 @@ def test_the_shortest_rest_comes_first_and_waiting_makes_up_for_length() -> None
 
 
 def test_a_prompt_advances_however_slow_the_machine_is() -> None:
-    batcher = Batcher(max_gap_us=1000, pace=learned(decode_us=10_000, token_us=5_000))
+    batcher = Batcher(max_itl_us=1000, pace=learned(decode_us=10_000, token_us=5_000))
 
     assert batcher.plan([Demand(0, 1, True), Demand(1, 900, False)]) == [Share(0, 1), Share(1, GRAIN)]
 
@@ -104,7 +104,7 @@ def test_a_short_prompt_that_holds_up_nobody_is_computed_at_once_however_slow_th
 
 
 def test_another_prompt_has_a_share_only_where_the_one_before_it_ends() -> None:
-    batcher = Batcher(max_gap_us=200_000, pace=learned())
+    batcher = Batcher(max_itl_us=200_000, pace=learned())
     streams, ending, long = Demand(0, 1, True), Demand(1, 40, False), Demand(2, 900, False)
 
     assert [share.sequence for share in batcher.plan([streams, long, long._replace(sequence=3)])] == [0, 2]
@@ -112,7 +112,7 @@ def test_another_prompt_has_a_share_only_where_the_one_before_it_ends() -> None:
 
 
 def test_the_end_of_a_prompt_does_not_make_a_step_longer_than_half_a_grain_does() -> None:
-    batcher = Batcher(max_gap_us=110_000, pace=learned(decode_us=10_000, token_us=1_000))
+    batcher = Batcher(max_itl_us=110_000, pace=learned(decode_us=10_000, token_us=1_000))
 
     for rest in range(GRAIN, 6 * GRAIN):
         n_tokens = batcher.plan([Demand(0, 1, True), Demand(1, rest, False)])[1].n_tokens
@@ -140,7 +140,7 @@ def test_a_prompt_is_cut_where_tiles_lie_on_both_sides(n_ahead: int, exact: int,
 
 
 def test_shares_come_in_the_order_of_slots_and_in_whole_tiles_beside_decoding_neighbours() -> None:
-    batcher = Batcher(max_gap_us=500_000, pace=learned())
+    batcher = Batcher(max_itl_us=500_000, pace=learned())
     demands = [Demand(0, 400, False, slot=3), Demand(1, 1, True, slot=2), Demand(2, 1, True, slot=0)]
 
     *decoding, prompt = batcher.plan(demands)
@@ -154,7 +154,7 @@ def test_shares_come_in_the_order_of_slots_and_in_whole_tiles_beside_decoding_ne
 @pytest.mark.parametrize("length", [1290, 1314, 1327, 1345, 1360])
 def test_streams_keep_their_gap_while_long_prompts_come_and_those_lose_little(length: int) -> None:
     """Four streams beside prompts of some length, on a machine as two cores were measured."""
-    gap_us, batcher = 160_000.0, Batcher(max_gap_us=160_000)
+    gap_us, batcher = 160_000.0, Batcher(max_itl_us=160_000)
     for n in (1, 4):
         batcher.pace.learn(n_decode=n, chunks=(), duration_us=_pass_us(n, 0))
     for past in range(0, 1300, 100):
@@ -186,7 +186,7 @@ def test_streams_keep_their_gap_while_long_prompts_come_and_those_lose_little(le
 @pytest.mark.parametrize("depth", [0, 1300, 4000])
 def test_a_short_rest_takes_no_longer_than_the_gap_however_deep_it_lies(depth: int) -> None:
     """What a conversation adds to a prompt that was found: nothing of it fills a tile."""
-    batcher = Batcher(max_gap_us=160_000)
+    batcher = Batcher(max_itl_us=160_000)
     for past in 2 * list(range(0, 4000, 400)):
         for n_tokens in (64, 40):
             took_us = _pass_us(4, 0) + _pass_us(n_tokens, past)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from backends.control import Control
+from backends.fim import InfillMarks
 from backends.generation.borders import borders
 from backends.generation.tokenizer import Tokenizer
-from backends.infill import InfillMarks
 from backends.messages import ChatPrompt, TextPrompt
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<think>")

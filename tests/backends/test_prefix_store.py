@@ -1,4 +1,4 @@
-"""What is kept of computed prompts, in memory and on a disk: caps, worth, and files that are not what they were."""
+"""What is kept of cached prefixes, in memory and on a disk: caps, worth, and files that are not what they were."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.prefix.shelf import Box, Label, Shelf, size_of
+from backends.prefix.entry_files import EntryFile, EntryFolder, Label, size_of
+from backends.prefix.eviction_score import HALF_LIFE_S, cost_of, file_name
 from backends.prefix.store import PrefixStore
-from backends.prefix.worth import HALF_LIFE_S, cost_of, file_name
 
 N_STATE = 30_000
 ONE = size_of(64, N_STATE)
@@ -39,14 +39,14 @@ class Kept:
 
     def __init__(self, folder: Path, *, host: int, disk: int = 0, identity: str = "model") -> None:
         self.host_folder, self.disk_folder = folder / "host", folder / "disk"
-        on_disk = Shelf(self.disk_folder, checked=True) if disk else None
+        on_disk = EntryFolder(self.disk_folder, checked=True) if disk else None
         self.store = PrefixStore(
-            Shelf(self.host_folder, checked=False), host, identity=identity, disk=on_disk, disk_bytes=disk
+            EntryFolder(self.host_folder, checked=False), host, identity=identity, disk=on_disk, disk_bytes=disk
         )
 
     def put(
         self, seed: int, *, cost_us: float = 100.0, now_s: float = 0.0, domain: str = "", **more: bool
-    ) -> Box | None:
+    ) -> EntryFile | None:
         def fill(target: np.ndarray) -> bool:
             target[:] = state(seed)
             return True

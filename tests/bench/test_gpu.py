@@ -76,7 +76,7 @@ def test_the_script_run_dry_ends_with_the_table(tmp_path):
         ["small", "1"],
         ["small", "2"],
     ]
-    assert lines[-2].startswith("swap to first text: median ")
+    assert lines[-2].startswith("swap to first token: median ")
     assert lines[-1].startswith("ledger error: first load ")
     told = json.loads((tmp_path / "gpu.json").read_text())
     assert all(row["efficiency"] > 0 for model in told["models"].values() for row in model["rows"])

@@ -123,7 +123,7 @@ def cells(folder: str) -> dict[str, Any]:
 def passes(folder: str, store: Store | None) -> dict[str, Any]:
     """A model whose passes take memory by the token, and at some depth more than there is."""
     # A gap so long that time decides nothing: passes are as long on every processor.
-    fields: dict[str, Any] = {"context": 1024, "parallel": 3, "threads": 1, "store": store, "max_gap_ms": 60_000.0}
+    fields: dict[str, Any] = {"context": 1024, "parallel": 3, "threads": 1, "store": store, "max_itl_ms": 60_000.0}
     engine: Any = load(LoadModel("kv", "bnb", folder, **fields, kv_tokens=2048, kv_layout="unified"), lambda _: None)
     a, b, c = (canary_job(name, 130) for name in "abc")
     deep, long = canary_job("deep", DEEP + 100), canary_job("long", 20, n=200)

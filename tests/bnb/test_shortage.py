@@ -63,7 +63,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=["computed", "kept"])
 def passes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """What is set back is computed again, or kept and brought back."""
+    """What is preempted is computed again, or kept and brought back."""
     folder = canary_kv.build_folder(tmp_path_factory.mktemp("canary"))
     kept = str(tmp_path_factory.mktemp("kept")) if request.param == "kept" else ""
     return told("passes", folder, kept)

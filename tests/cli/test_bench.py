@@ -10,12 +10,12 @@ import pytest
 
 from backends.workload import Workload
 from demo import GGUF_PATH
-from server.bench import yardstick
+from server.bench import baseline
+from server.bench.baseline import Baseline
 from server.bench.load import completion, run
 from server.bench.measure import Row, Spread
 from server.bench.picture import as_svg
-from server.bench.report import Report, with_yardstick
-from server.bench.yardstick import Yardstick
+from server.bench.report import Report, with_baseline
 from tests.e2e.server import serving
 from tests.embeddings import models
 
@@ -29,7 +29,7 @@ def row(parallel: int, **given) -> Row:
 
 
 def report(rows: list[Row], **given) -> Report:
-    fields = {"yardstick": "bare loop", "yardstick_missing": None, **given}
+    fields = {"baseline": "bare loop", "baseline_missing": None, **given}
     return Report("a<b", "gguf", 2048, 9, 0, 64, 128, rows=rows, **fields)
 
 
@@ -41,7 +41,7 @@ def test_the_demo_model_is_measured_on_a_server_of_its_own(onecard, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["model"], told["backend"], told["yardstick"], told["yardstick_missing"]) == (
+    assert (told["model"], told["backend"], told["baseline"], told["baseline_missing"]) == (
         "demo",
         "gguf",
         "bare loop",
@@ -103,10 +103,10 @@ def test_a_model_that_writes_no_text_is_not_measured(onecard, tmp_path):
 
 
 @pytest.mark.engine
-def test_both_yardsticks_do_the_same_work():
+def test_both_baselines_do_the_same_work():
     work = Workload(n_prompt=16, n_generate=16, context=256)
-    bare = yardstick.measure(yardstick.BARE, GGUF_PATH, "gguf", work, streams=[1, 3], rounds=1)
-    alone = yardstick.measure(yardstick.ALONE, GGUF_PATH, "gguf", work, streams=[1, 3], rounds=1)
+    bare = baseline.measure(baseline.BARE, GGUF_PATH, "gguf", work, streams=[1, 3], rounds=1)
+    alone = baseline.measure(baseline.ALONE, GGUF_PATH, "gguf", work, streams=[1, 3], rounds=1)
     assert (bare.name, alone.name) == ("bare loop", "engine alone")
     assert (bare.missing, alone.missing) == (None, None)
     assert bare.tokens_per_s.keys() == alone.tokens_per_s.keys() == {1, 3}
@@ -114,16 +114,16 @@ def test_both_yardsticks_do_the_same_work():
 
 
 @pytest.mark.engine
-def test_a_yardstick_that_fails_says_why(tmp_path):
+def test_a_baseline_that_fails_says_why(tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(GGUF_PATH.read_bytes()[:4000])
-    found = yardstick.measure(yardstick.BARE, broken, "gguf", Workload(n_generate=4), streams=[1], rounds=1)
+    found = baseline.measure(baseline.BARE, broken, "gguf", Workload(n_generate=4), streams=[1], rounds=1)
     assert found.tokens_per_s == {}
     assert "cannot load this file" in found.missing
 
 
 def test_rates_stand_beside_the_rows_they_belong_to():
-    rows = with_yardstick([row(1), row(8)], Yardstick("bare loop", {1: 100.0}, "no memory for 8"))
+    rows = with_baseline([row(1), row(8)], Baseline("bare loop", {1: 100.0}, "no memory for 8"))
     assert [(r.bare_tokens_per_s, r.efficiency) for r in rows] == [(100.0, 0.5), (None, None)]
 
 
@@ -142,11 +142,11 @@ def shapes(picture: str, tag: str) -> list[dict[str, str]]:
 
 
 def test_the_picture_shows_every_figure_inside_its_frame():
-    rows = with_yardstick([row(n, prefill_gap_ms=500.0) for n in (1, 2, 4, 8)], Yardstick("bare loop", {1: 70, 8: 900}))
+    rows = with_baseline([row(n, prefill_gap_ms=500.0) for n in (1, 2, 4, 8)], Baseline("bare loop", {1: 70, 8: 900}))
     picture = as_svg(report(rows))
     circles, bars = shapes(picture, "circle"), [r for r in shapes(picture, "rect") if float(r["width"]) > 12]
     assert len(circles) == 4 * 4
-    assert len(bars) == 1 + 4 + 2  # the background, ours, the yardstick's
+    assert len(bars) == 1 + 4 + 2  # the background, ours, the baseline's
     assert all(560 <= float(c["cx"]) <= 950 and 84 <= float(c["cy"]) <= 356 for c in circles)
     heights = sorted(float(bar["height"]) for bar in bars[1:])
     assert heights[-1] / heights[0] == pytest.approx(900 / 50, rel=0.02)
@@ -156,7 +156,7 @@ def test_the_picture_shows_every_figure_inside_its_frame():
 def test_the_picture_does_without_what_was_not_measured():
     nothing = Spread(None, None, None)
     bare = msgspec.structs.replace(row(1), ttft_ms=nothing, itl_ms=nothing)
-    picture = as_svg(report([bare], yardstick="none", yardstick_missing="not asked for"))
+    picture = as_svg(report([bare], baseline="none", baseline_missing="not asked for"))
     assert shapes(picture, "circle") == []
     assert "nan" not in picture.lower()
     assert "none" not in [element.text for element in ET.fromstring(picture).iter(f"{SVG}text")]

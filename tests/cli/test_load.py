@@ -98,7 +98,7 @@ def test_the_bar_stacks_what_each_model_holds(models, drawn):
 
 def test_what_is_booked_for_conversations_is_in_the_bar_and_after_it():
     shown = status(("a", 50 * MIB, None))
-    shown["memory"]["conversations_reserved_bytes"] = 25 * MIB
+    shown["memory"]["prefix_cache_reserved_bytes"] = 25 * MIB
 
     assert bar(shown) == f"[{'A' * 20}{'~' * 10}{'.' * 10}] 50 MiB + 25 MiB of 100 MiB on cpu"
 

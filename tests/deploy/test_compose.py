@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from server.memory.memory import MOST_AUTO_CONVERSATIONS
+from server.memory.memory import MOST_AUTO_PREFIX_CACHE
 from server.settings.config import Settings
 from tests.deploy.dockerfile import ROOT, stages
 
@@ -61,7 +61,7 @@ def test_there_is_time_to_drain_before_the_kill():
 
 
 def test_computed_prompts_have_room_in_shared_memory():
-    assert int(SERVICE["shm_size"].removesuffix("gb")) << 30 >= MOST_AUTO_CONVERSATIONS
+    assert int(SERVICE["shm_size"].removesuffix("gb")) << 30 >= MOST_AUTO_PREFIX_CACHE
 
 
 def test_secrets_and_data_are_never_committed():

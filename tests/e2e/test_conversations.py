@@ -1,4 +1,4 @@
-"""Computed prompts as clients see them: told truly, found again after a swap, never shared between keys, cleaned up."""
+"""Cached prefixes as clients see them: told truly, found again after a swap, never shared between keys, cleaned up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = ("first-key", "second-key")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, canary_kv_model: Path) -> Iterator[Server]:
     with serving(
-        tmp_path_factory.mktemp("conversations"),
+        tmp_path_factory.mktemp("prefix_cache"),
         models={"a": canary_kv_model, "b": copy_of(canary_kv_model)},
         flags=("--context", "2048", "--parallel", "4"),
         env={"ONECARD_SERVER__API_KEYS": ",".join(KEYS)},
@@ -66,7 +66,7 @@ def root_of(server: Server) -> Path:
     """The folder in memory whose lock the server holds."""
     open_files = (fd.readlink() for fd in Path(f"/proc/{server.process.pid}/fd").iterdir() if fd.is_symlink())
     locked = [file.parent for file in open_files if file.parent.name.startswith("onecard-")]
-    return next(folder for folder in locked if folder.parent.name != "conversations")
+    return next(folder for folder in locked if folder.parent.name != "prefix_cache")
 
 
 def test_usage_and_header_tell_how_much_of_the_prompt_was_there(server: Server) -> None:
@@ -127,7 +127,7 @@ def test_files_are_for_their_owner_only_within_the_cap_and_in_the_status(server:
     assert files
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert {stat.S_IMODE(path.parent.stat().st_mode) for path in files} == {0o700}
-    assert 0 < memory["conversations_bytes"] <= memory["conversations_max_bytes"]
+    assert 0 < memory["prefix_cache_bytes"] <= memory["prefix_cache_max_bytes"]
 
 
 def test_a_folder_that_cannot_be_used_is_told_and_costs_no_answer(tmp_path: Path, canary_kv_model: Path) -> None:
@@ -135,14 +135,14 @@ def test_a_folder_that_cannot_be_used_is_told_and_costs_no_answer(tmp_path: Path
     with serving(tmp_path, models={"a": canary_kv_model}, env=env) as server:
         move(server, "a", "load")
         move(server, "a", "unload")
-        (folder,) = (tmp_path / "onecard/conversations").glob("*/*/")
+        (folder,) = (tmp_path / "onecard/prefix_cache").glob("*/*/")
         folder.rmdir()
         folder.write_text("no folder")
 
         answers = [ask(server, canary_kv.prompt(1, 300)) for _ in range(2)]
 
         assert [cached(answer) for answer in answers] == [0, 0]
-        told = [line for line in server.log.read_text().splitlines() if "conversations_off" in line]
+        told = [line for line in server.log.read_text().splitlines() if "prefix_cache_off" in line]
         assert len(told) == 1
         assert "model=a" in told[0]
         assert "File exists" in told[0]
@@ -178,4 +178,4 @@ def test_nothing_is_left_of_a_server_that_ended_or_was_killed(
             assert not kept()
             successor.stop()
     assert not root.exists()
-    assert list((tmp_path / "cache/onecard/conversations").iterdir()) == []
+    assert list((tmp_path / "cache/onecard/prefix_cache").iterdir()) == []

@@ -42,10 +42,10 @@ from backends.messages import (
     ErrorCode,
     Event,
     Failed,
+    FimPrompt,
     Finished,
     FinishReason,
     Generate,
-    InfillPrompt,
     Job,
     LoadModel,
     Prompt,
@@ -354,7 +354,7 @@ def _last_text(prompt: Prompt) -> str:
             return str((users or messages)[-1].get("content") or "")
         case TextPrompt(text=text):
             return text
-        case InfillPrompt(prefix=prefix, suffix=suffix):
+        case FimPrompt(prefix=prefix, suffix=suffix):
             return f"{prefix}|{suffix}"
         case TokenPrompt(tokens=tokens):
             return bytes(token % 256 for token in tokens).decode(errors="replace")
@@ -366,7 +366,7 @@ def _tokens(prompt: Prompt) -> list[int]:
             return list("\n".join(str(m.get("content") or "") for m in messages).encode())
         case TextPrompt(text=text):
             return list(text.encode())
-        case InfillPrompt(prefix=prefix, suffix=suffix):
+        case FimPrompt(prefix=prefix, suffix=suffix):
             return list((prefix + suffix).encode())
         case TokenPrompt(tokens=tokens):
             if any(not 0 <= token < 256 for token in tokens):

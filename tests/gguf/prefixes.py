@@ -35,7 +35,7 @@ def open_engine(
     store_bytes: int = 32 << 20,
     disk: Path | None = None,
     disk_bytes: int = 0,
-    max_gap_ms: float = 0.0,
+    max_itl_ms: float = 0.0,
 ) -> Engine:
     spec = LoadModel(
         name="canary",
@@ -47,7 +47,7 @@ def open_engine(
         kv_layout=layout,
         kv_type=kv_type,
         kv_tokens=kv_tokens,
-        max_gap_ms=max_gap_ms,
+        max_itl_ms=max_itl_ms,
         store=Store(str(store), store_bytes, str(disk or ""), disk_bytes) if store is not None else None,
     )
     return load(spec, lambda _: None)
@@ -119,7 +119,7 @@ def _case(at: int, ours: TokenLogprob, best: TokenLogprob, outcome: Outcome, tok
     set_back = getattr(outcome.end, "preemptions", "unknown")
     return (
         f"token {at} is {ours.bytes!r} at {ours.logprob}, alone {best.bytes!r} at {best.logprob} of {alone}; "
-        f"{cached} of {len(tokens)} tokens were there, set back: {set_back}; {list(tokens)}"
+        f"{cached} of {len(tokens)} tokens were there, preempted: {set_back}; {list(tokens)}"
     )
 
 

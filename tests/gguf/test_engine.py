@@ -21,9 +21,9 @@ from backends.messages import (
     Detokenized,
     Event,
     Failed,
+    FimPrompt,
     Finished,
     Generate,
-    InfillPrompt,
     LoadModel,
     Sampling,
     Store,
@@ -74,7 +74,7 @@ def test_sequences_join_and_leave_between_steps(engine: Engine) -> None:
 
 @pytest.fixture
 def keeping(backend: str, canary_model: Path, tmp_path: Path) -> Iterator[Engine]:
-    """The same with a store for computed prompts."""
+    """The same with a store for cached prefixes."""
     spec = LoadModel(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
     spec = msgspec.structs.replace(spec, store=Store(str(tmp_path), max_bytes=32 << 20))
     engine = registry.engine_of(backend)(spec, lambda _: None)
@@ -282,7 +282,7 @@ def test_one_logprob_per_token_of_the_text(engine: Engine) -> None:
 
 
 def test_text_between_a_prefix_and_a_suffix(engine: Engine) -> None:
-    job = Generate(id="fim", prompt=InfillPrompt("def f(", "): pass"), max_tokens=10)
+    job = Generate(id="fim", prompt=FimPrompt("def f(", "): pass"), max_tokens=10)
 
     (outcome,) = run(engine, [job])
 

@@ -63,7 +63,7 @@ class Interrupted:
 @pytest.mark.parametrize("at", [0, 1, 4, 7, 8, 9, 30])
 def test_only_the_step_at_hand_is_computed_for_who_has_hung_up(tmp_path: Path, at: int) -> None:
     """Before its prompt, at its first piece, in the middle, at its end, at the first token and later."""
-    engine = open_engine(canary_kv.build(tmp_path / "kv.gguf", "full"), parallel=2, max_gap_ms=0.001)
+    engine = open_engine(canary_kv.build(tmp_path / "kv.gguf", "full"), parallel=2, max_itl_ms=0.001)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         link = Link(theirs)

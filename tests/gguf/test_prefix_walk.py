@@ -1,4 +1,4 @@
-"""Jobs that come, go on, are cancelled, set back and restored in any order: every greedy answer is the uncontended one.
+"""Jobs that come, go on, are cancelled, preempted and restored in any order: greedy answers are the uncontended ones.
 
 From running cells, from host memory and from a disk, before and after the model was unloaded and loaded again. With a
 pool per sequence to the last bit; in a shared one the order of cells parts answers at numerical ties.

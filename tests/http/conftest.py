@@ -147,7 +147,7 @@ def settings(canary: Path, **server) -> dict:
         "models": {"fake": model, "org/small:Q8": small},
         "server": {"max_body_bytes": 8 * 2**20, "drain_s": 5, "sse_keepalive_s": 5, **server},
         "memory": {"device": "cpu", "budget": "2GiB"},
-        "scheduler": {"spare_worker": False},
+        "scheduler": {"template_process": False},
     }
 
 

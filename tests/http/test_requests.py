@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from backends.messages import InfillPrompt, Ready, TextPrompt, TokenPrompt, ToolCalls
+from backends.messages import FimPrompt, Ready, TextPrompt, TokenPrompt, ToolCalls
 from server.errors import ApiError
 from server.schemas.chat import parse_chat
 from server.schemas.completions import parse_completion
@@ -420,7 +420,7 @@ def test_prompts_of_all_shapes_become_one_job_each():
     assert [job.prompt for job in jobs] == [TokenPrompt(tokens=[1]), TokenPrompt(tokens=[2, 3])]
     assert len({job.id for job in jobs}) == 2
     infill = completion(prompt="a", suffix="b").jobs("j")[0]
-    assert infill.prompt == InfillPrompt(prefix="a", suffix="b")
+    assert infill.prompt == FimPrompt(prefix="a", suffix="b")
 
 
 def test_completions_have_openais_defaults():

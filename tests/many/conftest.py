@@ -73,7 +73,7 @@ class FleetMaker:
             name: ModelConfig(path=str(self.folder / f"{name}.gguf"), **{"context": 512, **(each or {}).get(name, {})})
             for name in sizes_mib
         }
-        given = {"scheduler": {"spare_worker": False}, **(sections or {})}
+        given = {"scheduler": {"template_process": False}, **(sections or {})}
         memory = {"device": "cpu", "budget": budget_mib * MIB, **given.pop("memory", {})}
         settings = Settings(models=configs, memory=memory, **given)  # type: ignore[arg-type]
         catalog = Catalog(settings)

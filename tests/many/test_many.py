@@ -120,7 +120,7 @@ async def test_two_hundred_requests_for_fifty_names_load_one_at_a_time_within_th
     rig = await fleet(
         dict.fromkeys(names, BIG),
         budget_mib=1000,
-        sections={"server": {"max_queue": 500}, "scheduler": {"spare_worker": False}},
+        sections={"server": {"max_queue": 500}, "scheduler": {"template_process": False}},
     )
     most, loading = 0, 0
 

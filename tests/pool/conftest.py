@@ -115,7 +115,7 @@ class Maker:
             (self.folder / f"{name}.gguf").write_bytes(broken.VALID.encode())
         configs = {n: ModelConfig(path=str(self.folder / f"{n}.gguf"), **{"context": 512, **config}) for n in names}
         memory = {"device": "cpu", **sections.pop("memory", {})}
-        scheduler = {"spare_worker": False, **sections.pop("scheduler", {})}
+        scheduler = {"template_process": False, **sections.pop("scheduler", {})}
         settings = Settings(models=configs, memory=memory, scheduler=scheduler, **sections)  # type: ignore[arg-type]
         catalog = Catalog(settings)
         metrics = Metrics([entry.name for entry in catalog.entries], vllm_names=vllm_names)
@@ -140,9 +140,9 @@ SLOW = "!slow 20 100000"
 
 
 async def running(rig: Rig, model: str = "a", prompt: str = SLOW):
-    """A stream that has its first text."""
+    """A stream that has its first token."""
     stream = rig.submit(model, prompt)
     async for event in stream:
         if isinstance(event, Delta):
             return stream
-    raise AssertionError("the job ended before its first text")
+    raise AssertionError("the job ended before its first token")

@@ -1,4 +1,4 @@
-"""Folders for computed prompts: one cap for all models, nothing left behind, whoever ends and however."""
+"""Folders for cached prefixes: one cap for all models, nothing left behind, whoever ends and however."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from backends.messages import Store
-from backends.prefix.worth import file_name
+from backends.prefix.eviction_score import file_name
 from server.memory import host
-from server.memory.conversations import Conversations, open_conversations, roomiest
+from server.memory.prefix_cache import PrefixCache, open_prefix_cache, roomiest
 
 MIB = 1 << 20
 
@@ -26,7 +26,7 @@ def fill(store: Store, n_bytes: int, *, number: int, cost_us: float) -> Path:
     return path
 
 
-def join(kept: Conversations, model: str) -> tuple[Store, list[int]]:
+def join(kept: PrefixCache, model: str) -> tuple[Store, list[int]]:
     """A worker that takes its folder, and the bounds it is told from then on."""
     store, told = kept.join(model, kept.max_bytes), []
     assert store is not None
@@ -35,7 +35,7 @@ def join(kept: Conversations, model: str) -> tuple[Store, list[int]]:
 
 
 def test_folders_are_for_this_user_only_and_gone_with_the_server(tmp_path: Path) -> None:
-    kept = open_conversations(64 * MIB, n_models=2, within=tmp_path, disk_root=tmp_path / "disk", disk_bytes=MIB)
+    kept = open_prefix_cache(64 * MIB, n_models=2, within=tmp_path, disk_root=tmp_path / "disk", disk_bytes=MIB)
     store, _ = join(kept, "org/model:Q4")
     assert kept.root is not None
     assert kept.disk is not None
@@ -53,7 +53,7 @@ def test_folders_are_for_this_user_only_and_gone_with_the_server(tmp_path: Path)
 
 
 def test_one_model_alone_has_all_of_it_and_loaded_ones_share(tmp_path: Path) -> None:
-    kept = open_conversations(64 * MIB, n_models=3, within=tmp_path)
+    kept = open_prefix_cache(64 * MIB, n_models=3, within=tmp_path)
     a, told_a = join(kept, "a")
     assert a.max_bytes == 64 * MIB
 
@@ -70,7 +70,7 @@ def test_one_model_alone_has_all_of_it_and_loaded_ones_share(tmp_path: Path) -> 
 
 
 def test_of_what_unloaded_models_have_left_the_most_worth_per_byte_stays(tmp_path: Path) -> None:
-    kept = open_conversations(64 * MIB, n_models=2, within=tmp_path)
+    kept = open_prefix_cache(64 * MIB, n_models=2, within=tmp_path)
     a, _ = join(kept, "a")
     cheap, dear, dearest = (fill(a, 20 * MIB, number=i, cost_us=cost) for i, cost in enumerate((9e4, 5e5, 2e6)))
     written = Path(a.folder) / "00000007-1.part"
@@ -89,7 +89,7 @@ def test_of_what_unloaded_models_have_left_the_most_worth_per_byte_stays(tmp_pat
 
 
 def test_who_comes_back_finds_what_fits(tmp_path: Path) -> None:
-    kept = open_conversations(64 * MIB, n_models=2, within=tmp_path)
+    kept = open_prefix_cache(64 * MIB, n_models=2, within=tmp_path)
     a, _ = join(kept, "a")
     cheap, dear = (fill(a, 20 * MIB, number=i, cost_us=cost) for i, cost in enumerate((1e4, 2e6)))
     kept.leave("a")
@@ -103,7 +103,7 @@ def test_who_comes_back_finds_what_fits(tmp_path: Path) -> None:
 
 
 def test_a_file_not_used_for_long_is_worth_less(tmp_path: Path) -> None:
-    kept = open_conversations(64 * MIB, n_models=2, within=tmp_path)
+    kept = open_prefix_cache(64 * MIB, n_models=2, within=tmp_path)
     a, _ = join(kept, "a")
     old, young = (fill(a, 20 * MIB, number=i, cost_us=cost) for i, cost in enumerate((1e6, 4e5)))
     os.utime(old, (time.time() - 3600, time.time() - 3600))
@@ -117,7 +117,7 @@ def test_a_file_not_used_for_long_is_worth_less(tmp_path: Path) -> None:
 
 def test_a_worker_about_to_end_is_told_what_may_stay_in_memory_only_where_a_disk_takes_the_rest(tmp_path: Path) -> None:
     for disk_bytes, expected in ((0, []), (64 * MIB, [15 * MIB])):
-        kept = open_conversations(
+        kept = open_prefix_cache(
             64 * MIB, n_models=2, within=tmp_path, disk_root=tmp_path / "disk", disk_bytes=disk_bytes
         )
         _, told = join(kept, "a")
@@ -131,9 +131,9 @@ def test_what_a_killed_server_left_goes_at_the_next_start_and_a_living_ones_stay
     memory, disk = tmp_path / "memory", tmp_path / "disk"
     memory.mkdir()
     code = (
-        "import os, sys; from pathlib import Path; from server.memory.conversations import open_conversations\n"
+        "import os, sys; from pathlib import Path; from server.memory.prefix_cache import open_prefix_cache\n"
         "memory, disk = map(Path, sys.argv[1:])\n"
-        "kept = open_conversations(64 << 20, n_models=1, within=memory, disk_root=disk, disk_bytes=64 << 20)\n"
+        "kept = open_prefix_cache(64 << 20, n_models=1, within=memory, disk_root=disk, disk_bytes=64 << 20)\n"
         "store = kept.join('a', 64 << 20); Path(store.disk_folder).mkdir()\n"
         "[(Path(f) / '1.kv').write_bytes(b'prompt') for f in (store.folder, store.disk_folder)]\n"
         "os.kill(os.getpid(), 9)"
@@ -142,9 +142,9 @@ def test_what_a_killed_server_left_goes_at_the_next_start_and_a_living_ones_stay
     (left,) = (tmp_path / where).iterdir()
     assert list(left.rglob("*.kv"))
 
-    living = open_conversations(64 * MIB, n_models=1, within=memory, disk_root=disk, disk_bytes=MIB)
+    living = open_prefix_cache(64 * MIB, n_models=1, within=memory, disk_root=disk, disk_bytes=MIB)
     assert not left.exists()
-    second = open_conversations(64 * MIB, n_models=1, within=memory, disk_root=disk, disk_bytes=MIB)
+    second = open_prefix_cache(64 * MIB, n_models=1, within=memory, disk_root=disk, disk_bytes=MIB)
 
     for root in (living.root, living.disk):
         assert root is not None
@@ -156,8 +156,8 @@ def test_what_a_killed_server_left_goes_at_the_next_start_and_a_living_ones_stay
 
 def test_without_memory_to_give_there_is_none(tmp_path: Path) -> None:
     for kept in (
-        open_conversations(0, n_models=1, within=tmp_path),
-        open_conversations(64 * MIB, n_models=1, within=tmp_path / "missing"),
+        open_prefix_cache(0, n_models=1, within=tmp_path),
+        open_prefix_cache(64 * MIB, n_models=1, within=tmp_path / "missing"),
     ):
         assert kept.join("a", 64 * MIB) is None
         assert (kept.max_bytes, kept.used_bytes, kept.booked_bytes) == (0, 0, 0)
@@ -167,7 +167,7 @@ def test_without_memory_to_give_there_is_none(tmp_path: Path) -> None:
 def test_a_disk_that_cannot_be_written_costs_the_disk_and_not_memory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
-    kept = open_conversations(64 * MIB, n_models=1, within=tmp_path, disk_root=tmp_path / "file", disk_bytes=MIB)
+    kept = open_prefix_cache(64 * MIB, n_models=1, within=tmp_path, disk_root=tmp_path / "file", disk_bytes=MIB)
 
     store = kept.join("a", 64 * MIB)
     assert store is not None
@@ -199,9 +199,9 @@ def test_a_folder_with_too_little_room_is_told_and_the_roomiest_one_taken(
     assert roomiest([(100, small), (100, large)]) == (100, small)
     beyond = 1 << 62
 
-    kept = open_conversations(beyond, n_models=1, within=tmp_path)
+    kept = open_prefix_cache(beyond, n_models=1, within=tmp_path)
 
     assert 0 < kept.max_bytes < beyond
-    assert "conversations_small" in caplog.text
+    assert "prefix_cache_small" in caplog.text
     assert "--shm-size" in caplog.text
     kept.close()

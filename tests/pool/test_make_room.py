@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from backends.plan import Footprint
-from server.memory.conversations import open_conversations
 from server.memory.memory import Memory
+from server.memory.prefix_cache import open_prefix_cache
 from tests.pool.test_store_in_the_books import MIB, prompt, watched
 
 BOUND_S = 5.0
@@ -21,17 +21,17 @@ MODEL = 40 * MIB
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
     """Two loaded models that share what 100 MiB leave: each may keep 10 MiB."""
-    conversations = open_conversations(64 * MIB, n_models=3, within=tmp_path)
-    made = Memory("cpu", 100 * MIB, device_total_bytes=1 << 40, free_bytes=1 << 40, conversations=conversations)
+    prefix_cache = open_prefix_cache(64 * MIB, n_models=3, within=tmp_path)
+    made = Memory("cpu", 100 * MIB, device_total_bytes=1 << 40, free_bytes=1 << 40, prefix_cache=prefix_cache)
     for name in ("a", "b"):
         made.ledger.reserve(name, Footprint(weights=MODEL, kv=0, compute=0, runtime=0))
     for name in ("a", "b"):
         assert made.store_for(name) is not None
-        made.conversations.listens(name, lambda _n_bytes: None)
+        made.prefix_cache.listens(name, lambda _n_bytes: None)
     made.share_out()
     made.on_keeps("a", 10 * MIB)
     made.share_out()
-    assert made.ledger.nobodys_bytes == 0
+    assert made.ledger.unreserved_bytes == 0
     return made
 
 
@@ -64,7 +64,7 @@ async def test_whatever_makes_room_or_takes_it_wakes_who_waits(
 
     async with asyncio.timeout(BOUND_S):
         await waiting
-    assert (memory.ledger.nobodys_bytes >= 16 * MIB) is has_room
+    assert (memory.ledger.unreserved_bytes >= 16 * MIB) is has_room
     memory.close()
 
 

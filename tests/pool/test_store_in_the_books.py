@@ -1,4 +1,4 @@
-"""Computed prompts in a tight budget, with the real engine: never a byte too many, and found again where they fit."""
+"""Cached prefixes in a tight budget, with the real engine: never a byte too many, and found again where they fit."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Watched:
 
     def look(self) -> MemoryStatus:
         memory = self.pool.status().memory
-        assert memory.reserved_bytes + memory.conversations_reserved_bytes <= memory.budget_bytes
-        assert memory.conversations_bytes <= memory.conversations_reserved_bytes <= memory.conversations_max_bytes
+        assert memory.reserved_bytes + memory.prefix_cache_reserved_bytes <= memory.budget_bytes
+        assert memory.prefix_cache_bytes <= memory.prefix_cache_reserved_bytes <= memory.prefix_cache_max_bytes
         assert memory.over_bytes == 0
         self.seen.append(memory)
         return memory
@@ -63,10 +63,10 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(budget_bytes: int, *names: str, conversations: int = PLENTY, disk: int = 0) -> AsyncIterator[Watched]:
+async def watched(budget_bytes: int, *names: str, prefix_cache: int = PLENTY, disk: int = 0) -> AsyncIterator[Watched]:
     config = ModelConfig(path=str(GGUF_PATH), context=1024, parallel=2)
     settings = Settings(
-        memory=MemorySection(device="cpu", budget=budget_bytes, conversations=conversations, conversations_disk=disk),
+        memory=MemorySection(device="cpu", budget=budget_bytes, prefix_cache=prefix_cache, prefix_cache_disk=disk),
         models=dict.fromkeys(names, config),
     )
     catalog = Catalog(settings)
@@ -78,7 +78,7 @@ async def watched(budget_bytes: int, *names: str, conversations: int = PLENTY, d
     finally:
         await made.pool.close(0)
     memory = made.pool.status().memory
-    assert (memory.reserved_bytes, memory.conversations_reserved_bytes, memory.conversations_bytes) == (0, 0, 0)
+    assert (memory.reserved_bytes, memory.prefix_cache_reserved_bytes, memory.prefix_cache_bytes) == (0, 0, 0)
 
 
 def prompt(number: int) -> list[int]:
@@ -95,17 +95,17 @@ async def need() -> int:
 
 
 async def test_a_store_that_fills_stays_inside_the_budget_and_gives_way_to_a_model(need: int) -> None:
-    async with watched(2 * need + 4 * MIB, "a", "b", conversations=12 * MIB) as rig:
+    async with watched(2 * need + 4 * MIB, "a", "b", prefix_cache=12 * MIB) as rig:
         for number in range(14):
             await rig.ask("a", prompt(number))
         alone = rig.look()
-        assert alone.conversations_reserved_bytes == 12 * MIB
-        assert alone.conversations_bytes > 10 * MIB, "it has filled"
+        assert alone.prefix_cache_reserved_bytes == 12 * MIB
+        assert alone.prefix_cache_bytes > 10 * MIB, "it has filled"
 
         await rig.ask("b", prompt(50))
-        both = await rig.settled(lambda m: m.conversations_reserved_bytes > m.budget_bytes - m.reserved_bytes - 2)
+        both = await rig.settled(lambda m: m.prefix_cache_reserved_bytes > m.budget_bytes - m.reserved_bytes - 2)
         assert [m.state for m in rig.pool.status().models] == ["ready", "ready"], "states left, no model"
-        assert 0 < both.conversations_reserved_bytes < 5 * MIB
+        assert 0 < both.prefix_cache_reserved_bytes < 5 * MIB
         first, text = await rig.ask("a", prompt(60))
         again, same = await rig.ask("a", prompt(60))
 
@@ -135,7 +135,7 @@ async def test_what_a_swap_leaves_no_memory_for_comes_back_from_the_disk(
 
     async with watched(need + more, "a", "b", disk=64 * MIB) as rig:
         _, before = await rig.ask("a", prompt(1))
-        await rig.settled(lambda m: m.conversations_bytes > told and (told > 0 or bool(on_disk())))
+        await rig.settled(lambda m: m.prefix_cache_bytes > told and (told > 0 or bool(on_disk())))
         await rig.ask("b", prompt(2))
         again, after = await rig.ask("a", prompt(1))
 
@@ -148,9 +148,9 @@ async def test_when_a_model_leaves_the_others_may_keep_more(need: int) -> None:
     async with watched(2 * need + 4 * MIB, "a", "b") as rig:
         await rig.ask("a", prompt(1))
         await rig.ask("b", prompt(2))
-        await rig.settled(lambda m: m.conversations_reserved_bytes >= m.budget_bytes - m.reserved_bytes - 1)
+        await rig.settled(lambda m: m.prefix_cache_reserved_bytes >= m.budget_bytes - m.reserved_bytes - 1)
         await rig.pool.unload("b")
 
-        memory = await rig.settled(lambda m: m.conversations_reserved_bytes > need)
+        memory = await rig.settled(lambda m: m.prefix_cache_reserved_bytes > need)
 
-        assert memory.budget_bytes - memory.reserved_bytes - memory.conversations_reserved_bytes in (0, 1)
+        assert memory.budget_bytes - memory.reserved_bytes - memory.prefix_cache_reserved_bytes in (0, 1)

@@ -7,15 +7,15 @@ from dataclasses import replace
 from backends.plan import Plan, Wish
 from backends.registry import estimate
 from server.memory.capacity import Asked, Capacity, appraise
-from server.memory.pricelist import Quote
+from server.memory.estimates import Estimate
 from server.scheduling.eviction import Candidate
 from tests.scheduler.test_placement import HEADER, WISH
 
 HUGE = 2**50
 
 
-def quote(plan: Plan) -> Quote:
-    return Quote(estimate(HEADER, plan), "header")
+def quote(plan: Plan) -> Estimate:
+    return Estimate(estimate(HEADER, plan), "header")
 
 
 def ask(

@@ -138,7 +138,7 @@ def pool(stub: None, tmp_path: Path) -> Pool:
     path.write_bytes(broken.VALID.encode())
     settings = Settings(
         memory=MemorySection(device="cpu"),
-        scheduler=SchedulerSection(spare_worker=False),
+        scheduler=SchedulerSection(template_process=False),
         models={"a": ModelConfig(path=str(path), context=512)},
     )
     return Pool(settings, Catalog(settings), Metrics(["a"]))

@@ -31,7 +31,7 @@ def settings(canary_path: Path, request: pytest.FixtureRequest) -> Settings:
         "demo": ModelConfig(path=str(GGUF_PATH), context=2048),
         "canary": ModelConfig(path=str(canary_path), context=2048, parallel=4, kv_type="f32"),
     }
-    return Settings(models=models, scheduler=SchedulerSection(spare_worker=request.param), memory={"device": "cpu"})  # type: ignore[arg-type]
+    return Settings(models=models, scheduler=SchedulerSection(template_process=request.param), memory={"device": "cpu"})  # type: ignore[arg-type]
 
 
 class Pools:

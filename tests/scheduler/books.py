@@ -29,17 +29,17 @@ class FakeBooks:
     def held_bytes(self, model: str) -> int:
         return self.held.get(model, 0)
 
-    def need_bytes(self, model: str, *, setbacks: int) -> int | Refused:
-        size = self.shrunk.get((model, setbacks), self.sizes[model])
+    def need_bytes(self, model: str, *, smaller_by: int) -> int | Refused:
+        size = self.shrunk.get((model, smaller_by), self.sizes[model])
         if size > self.budget:
             return Refused("cannot_fit", f"{model} needs {size}, {self.budget} usable")
         if size > self.budget - sum(self.held_bytes(m) for m in self.pinned if m != model):
             return Refused("memory_busy", f"{model} needs {size}, pinned models hold the rest")
         return size
 
-    def reserve(self, model: str, *, setbacks: int = 0) -> None:
+    def reserve(self, model: str, *, smaller_by: int = 0) -> None:
         """What the loader does before it starts a worker."""
-        need = self.need_bytes(model, setbacks=setbacks)
+        need = self.need_bytes(model, smaller_by=smaller_by)
         assert isinstance(need, int)
         assert need <= self.free_bytes, f"{model} loads without room: {need} needed, {self.free_bytes} free"
         assert model not in self.held

@@ -132,7 +132,9 @@ def test_context_that_was_asked_for_is_never_cut() -> None:
 
 
 def test_load_that_ran_out_of_memory_takes_the_next_plan_and_then_the_last_again() -> None:
-    taken = [place("m", HEADER, OPEN, budget_bytes=HUGE, free_bytes=HUGE, setbacks=setbacks) for setbacks in range(5)]
+    taken = [
+        place("m", HEADER, OPEN, budget_bytes=HUGE, free_bytes=HUGE, smaller_by=smaller_by) for smaller_by in range(5)
+    ]
     assert [(p.plan.parallel, p.plan.kv_type) for p in taken if isinstance(p, Placed)] == [*STEPS, STEPS[-1]]
 
 

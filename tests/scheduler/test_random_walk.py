@@ -63,12 +63,12 @@ class Walk(RuleBasedStateMachine):
                     assert job_id not in running
                     running.add(job_id)
                     self.check_room(model)
-                case Load(model, setbacks):
+                case Load(model, smaller_by):
                     assert self.world.loading is None, "two loads at once"
                     assert model not in self.world.workers
                     self.world.loading = model
-                    if isinstance(self.world.books.need_bytes(model, setbacks=0), int):
-                        self.world.books.reserve(model, setbacks=setbacks)
+                    if isinstance(self.world.books.need_bytes(model, smaller_by=0), int):
+                        self.world.books.reserve(model, smaller_by=smaller_by)
                 case CancelLoad(model):
                     assert self.world.loading == model
                     self.world.loading = None

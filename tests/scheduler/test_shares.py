@@ -87,7 +87,7 @@ class World:
         self.remove(change.leaving)
         for model, bound in change.bounds.items():
             self.workers[model].told.append(bound)
-        self.ledger.book_conversations(self.shares.booked_bytes)
+        self.ledger.book_prefix_cache(self.shares.booked_bytes)
 
     def remove(self, leaving: list[Kept]) -> None:
         for model, files in self.files.items():
@@ -100,8 +100,8 @@ class World:
         return live + sum(file.n_bytes for files in self.files.values() for file in files)
 
     def check(self) -> None:
-        assert self.held <= self.shares.booked_bytes == self.ledger.conversations_bytes <= self.cap
-        assert self.ledger.reserved_bytes + self.ledger.conversations_bytes <= BUDGET
+        assert self.held <= self.shares.booked_bytes == self.ledger.prefix_cache_bytes <= self.cap
+        assert self.ledger.reserved_bytes + self.ledger.prefix_cache_bytes <= BUDGET
 
 
 ACTS = st.lists(
@@ -137,7 +137,7 @@ def test_books_hold_whoever_comes_and_goes(acts: list[tuple[str, str, int]]) -> 
     bounds = {worker.bound for worker in world.workers.values()}
     assert len(bounds) <= 1, "loaded models have equal shares"
     if bounds:
-        left = world.room - world.ledger.conversations_bytes
+        left = world.room - world.ledger.prefix_cache_bytes
         assert left < len(world.workers), "nothing is left unused"
 
 
@@ -170,7 +170,7 @@ def test_a_model_that_took_more_than_it_booked_is_booked_in_full_once_prompts_ha
     booking = world.ledger.booking("a")
     assert booking is not None
     assert (booking.booked_bytes, booking.unbooked_bytes) == (700, 0)
-    assert world.ledger.conversations_bytes == 300
+    assert world.ledger.prefix_cache_bytes == 300
     world.check()
 
 

@@ -38,7 +38,7 @@ class World:
     def booked(self, actions: list[Action]) -> list[Action]:
         for action in actions:
             if isinstance(action, Load):
-                self.books.reserve(action.model, setbacks=action.setbacks)
+                self.books.reserve(action.model, smaller_by=action.smaller_by)
         return actions
 
     def ready(self, model: str, now: float) -> list[Action]:

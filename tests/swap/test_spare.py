@@ -12,26 +12,26 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends import spare_main
+from backends import template_process_main
 from backends.messages import LoadModel
 from backends.worker import Worker
-from server.pool.spare import Spare, SpareRules
+from server.pool.template_process import TemplateProcess, TemplateRules
 from tests.pool.conftest import Maker, until
 from tests.worker.conftest import QUICK, Ear, ask
 from tests.worker.parent import started
 
-RULES = SpareRules(back_off_s=0.2, longest_back_off_s=0.4)
-New = Callable[..., Awaitable[Spare]]
+RULES = TemplateRules(back_off_s=0.2, longest_back_off_s=0.4)
+New = Callable[..., Awaitable[TemplateProcess]]
 
 
 @pytest.fixture
 async def new(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[New]:
     """A spare of the fake engine, closed at the end; with `warm` its imports are done."""
     monkeypatch.setenv("ONECARD_TEST_ENGINE", "tests.fakes.engine:load")
-    made: list[Spare] = []
+    made: list[TemplateProcess] = []
 
-    async def maker(*, rules: SpareRules = RULES, warm: bool = True, enabled: bool = True) -> Spare:
-        spare = Spare("gguf", enabled=enabled, rules=rules)
+    async def maker(*, rules: TemplateRules = RULES, warm: bool = True, enabled: bool = True) -> TemplateProcess:
+        spare = TemplateProcess("gguf", enabled=enabled, rules=rules)
         made.append(spare)
         spare.prepare()
         if warm:
@@ -44,7 +44,7 @@ async def new(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[New]:
         assert spare.pid is None
 
 
-async def loaded(spare: Spare, folder: Path, *, directive: str = "") -> tuple[Worker, Ear]:
+async def loaded(spare: TemplateProcess, folder: Path, *, directive: str = "") -> tuple[Worker, Ear]:
     path = folder / "m.gguf"
     await asyncio.to_thread(Path(f"{path}.fake").write_text, directive)
     ear = Ear()
@@ -62,7 +62,7 @@ def parent_of(worker: Worker) -> int:
 def is_copy(worker: Worker) -> bool:
     """A copy keeps the command line of what it was copied from."""
     assert worker.pid is not None
-    return "backends.spare_main" in psutil.Process(worker.pid).cmdline()
+    return "backends.template_process_main" in psutil.Process(worker.pid).cmdline()
 
 
 async def test_a_copy_is_a_worker_and_the_child_of_this_process(new: New, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ async def test_copies_die_with_the_server(new: New, tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from pathlib import Path
-from server.pool.spare import Spare
+from server.pool.template_process import Spare
 from tests.swap.test_spare import RULES, loaded
 async def main():
     spare = Spare("gguf", enabled=True, rules=RULES)
@@ -166,7 +166,7 @@ async def test_a_load_waits_for_a_spare_that_does_its_imports(new: New, tmp_path
 
 
 async def test_a_stuck_spare_is_replaced_and_the_load_goes_on_without_it(new: New, tmp_path: Path) -> None:
-    spare = await new(rules=SpareRules(back_off_s=0.2, copy_within_s=0.3))
+    spare = await new(rules=TemplateRules(back_off_s=0.2, copy_within_s=0.3))
     assert spare.pid is not None
     stuck = spare.pid
     os.kill(stuck, signal.SIGSTOP)
@@ -197,8 +197,8 @@ async def test_a_backend_that_cannot_be_copied_gets_no_other_spare(
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
     monkeypatch.setenv("ONECARD_TEST_ENGINE", "threaded:load")
-    with caplog.at_level(logging.WARNING, logger="onecard.spare"):
-        spare = Spare("gguf", enabled=True, rules=RULES)
+    with caplog.at_level(logging.WARNING, logger="onecard.template_process"):
+        spare = TemplateProcess("gguf", enabled=True, rules=RULES)
         spare.prepare()
         await until(lambda: not spare.started)
         worker, _ = await loaded(spare, tmp_path)
@@ -210,15 +210,15 @@ async def test_a_backend_that_cannot_be_copied_gets_no_other_spare(
 
 
 def test_an_open_graphics_card_makes_a_process_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spare_main, "n_threads", lambda: 1)
-    assert spare_main.why_unfit() is None
+    monkeypatch.setattr(template_process_main, "n_threads", lambda: 1)
+    assert template_process_main.why_unfit() is None
     monkeypatch.setattr("backends.kernel.CARDS", (str(tmp_path),))
     with (tmp_path / "nvidia0").open("w"):
-        assert "graphics card" in str(spare_main.why_unfit())
+        assert "graphics card" in str(template_process_main.why_unfit())
 
 
 async def test_no_spare_where_memory_is_short_or_it_is_turned_off(new: New, tmp_path: Path) -> None:
-    short = await new(warm=False, rules=SpareRules(least_available_bytes=2**60))
+    short = await new(warm=False, rules=TemplateRules(least_available_bytes=2**60))
     off = await new(warm=False, enabled=False)
     await until(lambda: not short.started)
     assert short.pid is None
@@ -240,8 +240,8 @@ async def test_a_spare_that_is_just_being_started_leaves_nothing_when_closed(new
 
 
 async def test_a_pool_copies_its_spare_and_leaves_none(make: Maker) -> None:
-    rig = await make("a", "b", sections={"scheduler": {"spare_worker": True}})
-    spare = rig.pool._spares["gguf"]
+    rig = await make("a", "b", sections={"scheduler": {"template_process": True}})
+    spare = rig.pool._template_processes["gguf"]
     await until(lambda: spare.warm)
     first = spare.pid
     assert rig.pool.status().memory.spare_bytes > 2**20
@@ -251,7 +251,7 @@ async def test_a_pool_copies_its_spare_and_leaves_none(make: Maker) -> None:
     pids = [rig.pid("a"), rig.pid("b"), first]
     assert len(set(pids)) == 3
     assert spare.pid == first
-    assert all("backends.spare_main" in psutil.Process(pid).cmdline() for pid in pids)
+    assert all("backends.template_process_main" in psutil.Process(pid).cmdline() for pid in pids)
 
     await rig.pool.close(0)
     assert not any(psutil.pid_exists(pid) for pid in pids if pid is not None)
@@ -260,7 +260,7 @@ async def test_a_pool_copies_its_spare_and_leaves_none(make: Maker) -> None:
 @pytest.mark.engine
 async def test_a_warm_spare_holds_no_model_and_has_only_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONECARD_TEST_ENGINE", raising=False)
-    spare = Spare("gguf", enabled=True, rules=RULES)
+    spare = TemplateProcess("gguf", enabled=True, rules=RULES)
     spare.prepare()
     await until(lambda: spare.warm)
     assert spare.pid is not None

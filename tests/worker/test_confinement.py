@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from backends.child import environment
-from backends.last_words import clean, essence
+from backends.crash_reason import clean, essence
 from backends.messages import (
     LoadModel,
 )

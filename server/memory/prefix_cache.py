@@ -1,4 +1,4 @@
-"""Where workers keep computed prompts in host memory: a folder per model that outlives its worker, under one cap.
+"""Where workers keep cached prefixes in host memory: a folder per model that outlives its worker, under one cap.
 
 Owns the folders and who may fill how much of them (`shares` decides); what lies in the files is the workers' business.
 The cap holds for all models together, loaded or not. Whatever is in the folders, on a disk too, belongs to this server:
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.messages import Store
-from backends.prefix.worth import SUFFIX, cost_of, worth
+from backends.prefix.eviction_score import SUFFIX, cost_of, worth
 from server.memory import host
 from server.memory.shares import Change, Kept, Shares
 from server.settings.sizes import format_size
@@ -32,7 +32,7 @@ _LOCK: Final = "lock"
 _SHARE_OF_FOLDER: Final = 0.5
 """Of what the file system has free, because others use it too."""
 _LEAST_BYTES: Final = 1 << 20
-_LOG = logging.getLogger("onecard.conversations")
+_LOG = logging.getLogger("onecard.prefix_cache")
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class Root:
 
 
 @dataclass
-class Conversations:
+class PrefixCache:
     """See the module's text. `root` is None where nothing is kept."""
 
     root: Root | None
@@ -139,14 +139,14 @@ class Conversations:
             self._listeners[model](n_bytes)
 
 
-def open_conversations(
+def open_prefix_cache(
     max_bytes: int,
     *,
     n_models: int,
     within: Path | None = None,
     disk_root: Path | None = None,
     disk_bytes: int = 0,
-) -> Conversations:
+) -> PrefixCache:
     """Clean up after servers that are no more, and make this one's folders; without memory to give there is none.
 
     Without `within` the folder is in the first file system in memory that has room for it, or the roomiest one.
@@ -160,20 +160,20 @@ def open_conversations(
     except OSError as error:
         return _off(error)
     if not roomy or max_bytes < _LEAST_BYTES:
-        return Conversations(None, 0)
+        return PrefixCache(None, 0)
     room, place = roomiest(roomy)
     if room < max_bytes:
         hint = f"give {place} more room, such as docker run --shm-size"
         wanted = format_size(max_bytes)
-        _LOG.warning("conversations_small have=%r wanted=%r hint=%r", format_size(room), wanted, hint)
+        _LOG.warning("prefix_cache_small have=%r wanted=%r hint=%r", format_size(room), wanted, hint)
     if room < _LEAST_BYTES:
-        return Conversations(None, 0)
+        return PrefixCache(None, 0)
     try:
         root = _make(place)
     except OSError as error:
         return _off(error)
     disk = _make_on_disk(disk_root) if disk_root is not None and disk_bytes >= _LEAST_BYTES else None
-    return Conversations(root, room, disk, disk_bytes if disk else 0, max(1, n_models))
+    return PrefixCache(root, room, disk, disk_bytes if disk else 0, max(1, n_models))
 
 
 def roomiest(found: Sequence[tuple[int, Path]]) -> tuple[int, Path]:
@@ -181,9 +181,9 @@ def roomiest(found: Sequence[tuple[int, Path]]) -> tuple[int, Path]:
     return max(found, key=lambda pair: pair[0])
 
 
-def _off(error: OSError) -> Conversations:
-    _LOG.warning("conversations_off reason=%r hint=%r", error.strerror, "they are computed again after a swap")
-    return Conversations(None, 0)
+def _off(error: OSError) -> PrefixCache:
+    _LOG.warning("prefix_cache_off reason=%r hint=%r", error.strerror, "they are computed again after a swap")
+    return PrefixCache(None, 0)
 
 
 def _room_in(folder: Path) -> int:
@@ -216,7 +216,7 @@ def _prefix() -> str:
 
 
 def _sweep(places: Sequence[Path]) -> None:
-    """Remove the folders whose servers have ended: nobody holds their locks."""
+    """Remove the folders whose servers have ended: their locks are free."""
     for folder in (folder for within in places for folder in within.glob(f"{_prefix()}*")):
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             continue

@@ -64,7 +64,7 @@ def _since(ticket: Ticket) -> float | None:
 
 
 @dataclass(eq=False)
-class Standing:
+class ModelRecord:
     """One model of the catalogue."""
 
     rules: ModelRules
@@ -77,7 +77,7 @@ class Standing:
     """Jobs without."""
     running: dict[str, Ticket] = field(default_factory=dict)
     wanted_at: float | None = None
-    """Since when somebody asks for the model itself, not for an answer of it."""
+    """Since when the model itself is asked for, not for an answer of it."""
     leaving: UnloadReason | None = None
     claimed_at: float | None = None
     """Since when room is being made for it, or it loads."""
@@ -86,7 +86,7 @@ class Standing:
     idle_since: float | None = None
     last_used_at: float | None = None
     last_error: str | None = None
-    setbacks: int = 0
+    smaller_by: int = 0
     keep_alive_s: float | None = None
     """What the last request asked for; None: what the configuration says."""
     load_s: float | None = None
@@ -116,7 +116,7 @@ class Standing:
 
     @property
     def wanted(self) -> bool:
-        """Somebody waits for it, with or without a job."""
+        """It is waited for, with or without a job."""
         return self.wanted_at is not None or bool(self.queue) or bool(self.light)
 
     @property
@@ -165,7 +165,7 @@ class Standing:
         self.claimed_at = None
 
     def oldest_wait_s(self, now: float) -> float:
-        """How long somebody waits for the model."""
+        """How long the model has been waited for."""
         since = self._oldest.next()
         if since is None or (self.wanted_at is not None and self.wanted_at < since):
             since = self.wanted_at

@@ -26,7 +26,7 @@ def data_folder() -> Path:
     return base / "onecard"
 
 
-class Remembered:
+class Learned:
     """Sections of keys and JSON values."""
 
     def __init__(self, path: Path | None = None) -> None:

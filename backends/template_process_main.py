@@ -1,4 +1,4 @@
-"""The spare process: does a backend's imports, and then becomes as many workers as it is asked for.
+"""The template process: does a backend's imports, and then becomes as many workers as it is asked for.
 
 It has one thread, no model and no graphics card open, so that a copy of it is as good as a new process, and makes sure
 of that before it offers copies. Each copy is made by a child that ends at once, which leaves the copy to the server.
@@ -20,13 +20,13 @@ from backends import registry
 from backends.engine import LoadError
 from backends.kernel import anonymous_bytes, call_me, die_with, holds_a_card, limit_damage, n_threads
 from backends.link import EXIT_ENGINE_ERROR, EXIT_ORPHANED, leave, note
-from backends.spare import MOST_BYTES, Copied, Unfit, Warm
+from backends.template_process import MOST_BYTES, Copied, Unfit, Warm
 from backends.worker_main import serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backends.spare import Word
+    from backends.template_process import Word
 
 _STDERR: Final = 2
 _ADOPTED_WITHIN_S: Final = 5.0
@@ -57,7 +57,7 @@ def make_copy(sock: socket.socket, files: Sequence[int], server_pid: int) -> int
             os._exit(0)
         except BaseException as error:
             note(error)
-        leave(EXIT_ENGINE_ERROR)  # never back into the spare's own loop
+        leave(EXIT_ENGINE_ERROR)  # never back into the template's own loop
     os.close(telling)
     os.waitpid(go_between, 0)  # from now on the copy is the server's child
     with os.fdopen(told, "rb") as opened:
@@ -78,15 +78,15 @@ def _become_worker(socket_fd: int, stderr_fd: int, server_pid: int) -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a spare on the socket `--fd` until the server is gone."""
-    parser = argparse.ArgumentParser(prog="onecard-spare")
+    """Run a template process on the socket `--fd` until the server is gone."""
+    parser = argparse.ArgumentParser(prog="onecard-template")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--backend", required=True)
     args = parser.parse_args(argv)
     die_with(args.parent, status=EXIT_ORPHANED)
     limit_damage()
-    call_me(b"onecard-spare")
+    call_me(b"onecard-template")
     os.set_inheritable(args.fd, False)
     sock = socket.socket(fileno=args.fd)
     with contextlib.suppress(LoadError):  # the load runs into it again and explains it

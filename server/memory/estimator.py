@@ -17,7 +17,7 @@ from backends.backend import Header, HeaderError
 from backends.model_files import reason
 from backends.plan import Plan, Wish
 from backends.registry import BACKENDS, TEST_ENGINE, backend_of
-from server.memory.pricelist import FileKey, PriceList, Quote
+from server.memory.estimates import Estimate, Estimates, FileKey
 from server.memory.reader import Reader
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ def wish(config: ModelConfig, device: Device) -> Wish:
     )
 
 
-class Appraiser:
-    """The price list with what fills it."""
+class Estimator:
+    """The estimates with what fills it."""
 
-    def __init__(self, prices: PriceList | None = None) -> None:
-        self.prices = prices or PriceList()
+    def __init__(self, prices: Estimates | None = None) -> None:
+        self.prices = prices or Estimates()
         self._saver = Reader()
 
-    def quote(self, looked: Looked, plan: Plan) -> Quote:
+    def quote(self, looked: Looked, plan: Plan) -> Estimate:
         """The best price there is, at once."""
         return self.prices.quote(looked.key, looked.header, plan)
 
@@ -124,7 +124,7 @@ class Appraiser:
     async def save(self) -> None:
         """Keep what has been learned for the next run."""
         with contextlib.suppress(HeaderError):  # a disk that hangs costs what was learned, and one thread
-            await self._saver.read("learned", self.prices.remembered.save)
+            await self._saver.read("learned", self.prices.learned.save)
 
     def _questions(self, looked: Looked, wanted: Sequence[Plan]) -> list[dry.Question]:
         """The plans whose exact price is missing, those with the same layers on the GPU together."""

@@ -1,4 +1,4 @@
-"""The scheduler's books over the real ledger and price list; see `server.memory.books`."""
+"""The scheduler's books over the real ledger and estimates; see `server.memory.budget`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from server.settings.catalog import CatalogEntry
 
 
-class Prices:
+class LedgerBudget:
     """Instant answers; what a model needs is kept until something about it changes."""
 
     def __init__(self, entries: Mapping[str, CatalogEntry]) -> None:
@@ -43,18 +43,18 @@ class Prices:
         pinned = (name for name, entry in self._entries.items() if entry.config.pinned and name != model)
         return max(0, self.loader.memory.ledger.budget_bytes - sum(self.held_bytes(name) for name in pinned))
 
-    def need_bytes(self, model: str, *, setbacks: int) -> int | Refused:
+    def need_bytes(self, model: str, *, smaller_by: int) -> int | Refused:
         """What a load would book, or why it never can."""
         if self.loader is None:
             return 0
         usable = self.usable_bytes(model)
-        state = (usable, self.loader.appraiser.prices.version)
-        known = self._needs.get((model, setbacks))
+        state = (usable, self.loader.estimator.prices.version)
+        known = self._needs.get((model, smaller_by))
         if known is not None and known[0] == state:
             return known[1]
-        placed = self.loader.quote(self._entries[model], usable_bytes=usable, setbacks=setbacks)
+        placed = self.loader.quote(self._entries[model], usable_bytes=usable, smaller_by=smaller_by)
         need = 0 if placed is None else placed if isinstance(placed, Refused) else placed.footprint.total_bytes
-        self._needs[model, setbacks] = (state, need)
+        self._needs[model, smaller_by] = (state, need)
         return need
 
     def forget(self, model: str) -> None:

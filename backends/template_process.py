@@ -1,7 +1,8 @@
-"""The server's handle of a spare: a process with a backend's imports done and no model, which makes copies of itself.
+"""The server's handle of a template process: a backend's imports done, no model; it makes copies of itself.
 
-A copy is a worker like any other and a child of the server, not of the spare: it outlives the spare, and its exit
-status is the kernel's word. What the spare itself does is in `backends.spare_main`. For the event loop's thread only.
+A copy is a worker like any other and a child of the server: it outlives this process, and its exit
+status is the kernel's word. What the process itself does is in `backends.template_process_main`. For the event loop's
+thread only.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ class Unfit(msgspec.Struct, tag="unfit", frozen=True):
 Word = Warm | Copied | Unfit
 
 
-class SpareError(Exception):
+class TemplateProcessError(Exception):
     """It is of no use, now or ever; the message is why."""
 
 
-class UnfitError(SpareError):
+class UnfitError(TemplateProcessError):
     """Its backend cannot be copied at all."""
 
 
-class Spare:
+class TemplateProcess:
     """One process and the server's end of its socket."""
 
     def __init__(self, running: Process, ours: socket.socket) -> None:
@@ -79,7 +80,7 @@ class Spare:
         if isinstance(word, Unfit):
             raise UnfitError(word.reason)
         if not isinstance(word, Warm):
-            raise SpareError("it spoke out of turn")
+            raise TemplateProcessError("it spoke out of turn")
         return word.resident_bytes
 
     async def copy(self, *, socket_fd: int, stderr_fd: int) -> int:
@@ -89,10 +90,10 @@ class Spare:
             try:
                 socket.send_fds(self._socket, [b"copy"], [socket_fd, stderr_fd])
             except OSError as error:
-                raise SpareError(f"it cannot be asked: {error.strerror}") from None
+                raise TemplateProcessError(f"it cannot be asked: {error.strerror}") from None
             word = await self._hear()
         if not isinstance(word, Copied):
-            raise SpareError(word.reason if isinstance(word, Unfit) else "it spoke out of turn")
+            raise TemplateProcessError(word.reason if isinstance(word, Unfit) else "it spoke out of turn")
         return word.pid
 
     def kill(self) -> None:
@@ -111,23 +112,23 @@ class Spare:
         try:
             packet = await asyncio.get_running_loop().sock_recv(self._socket, MOST_BYTES)
         except OSError as error:
-            raise SpareError(f"it cannot be heard: {error.strerror}") from None
+            raise TemplateProcessError(f"it cannot be heard: {error.strerror}") from None
         try:
             word: Word = msgspec.msgpack.decode(packet, type=Word)
         except msgspec.MsgspecError:
-            raise SpareError("it is gone" if not packet else "it sent a broken message") from None
+            raise TemplateProcessError("it is gone" if not packet else "it sent a broken message") from None
         return word
 
 
-def start(backend: str) -> Spare:
-    """Start a spare of a backend. Raises OSError."""
+def start(backend: str) -> TemplateProcess:
+    """Start a template process of a backend. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        running = run_module("backends.spare_main", theirs.fileno(), "--backend", backend)
+        running = run_module("backends.template_process_main", theirs.fileno(), "--backend", backend)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
     ours.setblocking(False)
-    return Spare(running, ours)
+    return TemplateProcess(running, ours)

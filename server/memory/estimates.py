@@ -1,6 +1,6 @@
 """What a plan costs in bytes, from the best that is known: measured before, told by a dry load, or computed.
 
-Prices are instant: whoever has time lets `backends.dry` find out more and notes it here. Owns what was learned.
+Estimates are instant: `backends.dry` finds out more meanwhile, and what it finds is noted here. Owns what was learned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from backends.backend import version_of
 from backends.registry import TEST_ENGINE, backend_of
-from server.memory.remembered import Remembered
+from server.memory.learned import Learned
 
 if TYPE_CHECKING:
     from backends.backend import Header
@@ -32,7 +32,7 @@ _LEAST_DOUBT: Final = 1 / 16
 
 
 @dataclass(frozen=True)
-class Quote:
+class Estimate:
     """A price and where it comes from."""
 
     footprint: Footprint
@@ -46,18 +46,18 @@ class Quote:
         return replace(self.footprint, runtime=self.footprint.runtime + doubt)
 
 
-class PriceList:
-    """The price list of one machine."""
+class Estimates:
+    """The estimates of one machine."""
 
-    def __init__(self, remembered: Remembered | None = None, *, engine: str | None = None) -> None:
+    def __init__(self, learned: Learned | None = None, *, engine: str | None = None) -> None:
         """`engine`: which build of its engine every figure is of; None asks the model's backend."""
-        self.remembered = remembered or Remembered()
+        self.learned = learned or Learned()
         self._engine = os.environ.get(TEST_ENGINE) if engine is None else engine
-        self._memo: dict[tuple[FileKey, Plan], Quote] = {}
+        self._memo: dict[tuple[FileKey, Plan], Estimate] = {}
         self.version = 0
         """Counts up with every change of a price."""
 
-    def quote(self, file: FileKey, header: Header, plan: Plan) -> Quote:
+    def quote(self, file: FileKey, header: Header, plan: Plan) -> Estimate:
         """The price of a plan for a file."""
         if (known := self._memo.get((file, plan))) is not None:
             return known
@@ -66,12 +66,12 @@ class PriceList:
 
     def has_dry(self, file: FileKey, header: Header, plan: Plan) -> bool:
         """Whether a dry load of the plan is on the books, or known to be refused."""
-        return self.remembered.get("dry", self._key(file, header, plan)) is not None
+        return self.learned.get("dry", self._key(file, header, plan)) is not None
 
     def note_dry(self, file: FileKey, header: Header, plan: Plan, sizes: DrySizes | None) -> None:
         """Keep what a dry load told; None where the library refused."""
         told = sizes.on(plan.device) if sizes is not None else {}
-        self.remembered.put("dry", self._key(file, header, plan), told)
+        self.learned.put("dry", self._key(file, header, plan), told)
         self._changed()
 
     def learn(self, file: FileKey, header: Header, plan: Plan, measured_bytes: int) -> int:
@@ -79,14 +79,14 @@ class PriceList:
         before = self.quote(file, header, plan).footprint
         known = before.total_bytes - before.runtime
         runtime = max(0, measured_bytes - known)
-        self.remembered.put("measured", self._key(file, header, plan), measured_bytes)
-        self.remembered.put("doubt", self._key(file, header, plan), 0)
-        self.remembered.put("runtime", self._key(file, header), runtime)
+        self.learned.put("measured", self._key(file, header, plan), measured_bytes)
+        self.learned.put("doubt", self._key(file, header, plan), 0)
+        self.learned.put("runtime", self._key(file, header), runtime)
         section, name = "machine", self._machine(header, plan)
-        kept = _numbers(self.remembered.get(section, name))
+        kept = _numbers(self.learned.get(section, name))
         backend = backend_of(header)
         vocabulary = backend.estimate(header, plan).runtime - backend.runtime_bytes(header, plan)
-        self.remembered.put(section, name, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
+        self.learned.put(section, name, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
         self._changed()
         return measured_bytes - before.total_bytes
 
@@ -100,7 +100,7 @@ class PriceList:
             return 0
         least = max(_LEAST_DOUBT_BYTES, round(_LEAST_DOUBT * quote.footprint.total_bytes))
         doubt_bytes = max(least, 2 * quote.doubt_bytes)
-        self.remembered.put("doubt", self._key(file, header, plan), doubt_bytes)
+        self.learned.put("doubt", self._key(file, header, plan), doubt_bytes)
         self._changed()
         return doubt_bytes
 
@@ -108,22 +108,22 @@ class PriceList:
         self._memo.clear()
         self.version += 1
 
-    def _quote(self, file: FileKey, header: Header, plan: Plan) -> Quote:
+    def _quote(self, file: FileKey, header: Header, plan: Plan) -> Estimate:
         footprint, source = self._told(file, header, plan)
         known = footprint.total_bytes - footprint.runtime
-        measured = self.remembered.get("measured", self._key(file, header, plan))
+        measured = self.learned.get("measured", self._key(file, header, plan))
         if _is_size(measured) and measured >= known:
-            return Quote(replace(footprint, runtime=measured - known), "measured")
-        of_file = self.remembered.get("runtime", self._key(file, header))
+            return Estimate(replace(footprint, runtime=measured - known), "measured")
+        of_file = self.learned.get("runtime", self._key(file, header))
         runtime = of_file if _is_size(of_file) else self._usual_runtime(footprint, header, plan)
-        doubt = self.remembered.get("doubt", self._key(file, header, plan))
-        return Quote(replace(footprint, runtime=runtime), source, doubt if _is_size(doubt) else 0)
+        doubt = self.learned.get("doubt", self._key(file, header, plan))
+        return Estimate(replace(footprint, runtime=runtime), source, doubt if _is_size(doubt) else 0)
 
     def _told(self, file: FileKey, header: Header, plan: Plan) -> tuple[Footprint, Source]:
         """Without what was measured."""
         backend = backend_of(header)
         footprint = backend.estimate(header, plan)
-        told = self.remembered.get("dry", self._key(file, header, plan))
+        told = self.learned.get("dry", self._key(file, header, plan))
         if not isinstance(told, dict) or not all(_is_size(told.get(name)) for name in ("weights", "cache", "compute")):
             return footprint, "header"
         share = backend.layer_share(header, plan)
@@ -137,7 +137,7 @@ class PriceList:
 
     def _usual_runtime(self, footprint: Footprint, header: Header, plan: Plan) -> int:
         """The constant of the first time is replaced by this machine's median."""
-        kept = _numbers(self.remembered.get("machine", self._machine(header, plan)))
+        kept = _numbers(self.learned.get("machine", self._machine(header, plan)))
         if not kept:
             return footprint.runtime
         return footprint.runtime - backend_of(header).runtime_bytes(header, plan) + round(statistics.median(kept))

@@ -1,4 +1,4 @@
-"""What happens to models and jobs, told in one place: a log line each, and whoever listens."""
+"""What happens to models and jobs, told in one place: a log line each, and a message to every listener."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from server.scheduling.decisions import Drain, Unload
 
 _LOG = logging.getLogger("onecard.pool")
-_WARNINGS = ("conversations_off", "crashed", "load_failed", "load_refused", "preload_skipped")
+_WARNINGS = ("prefix_cache_off", "crashed", "load_failed", "load_refused", "preload_skipped")
 
 
-class Teller:
+class EventLog:
     """`on_change` is called with the name and the figures of everything that is also logged."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Teller:
 
 
 def why(action: Drain | Unload) -> dict[str, object]:
-    """The reason of a model's leaving, and for whom."""
+    """Why a model leaves, and for which other."""
     return {"reason": action.reason, **({"for": action.beneficiary} if action.beneficiary else {})}
 
 

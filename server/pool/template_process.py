@@ -10,36 +10,36 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from backends import spare
+from backends import template_process
 from backends.kernel import adopt_orphans
-from backends.spare import SpareError, UnfitError
+from backends.template_process import TemplateProcessError, UnfitError
 from server.memory import host
 
-_LOG = logging.getLogger("onecard.spare")
+_LOG = logging.getLogger("onecard.template_process")
 
 
 @dataclass(frozen=True)
-class SpareRules:
-    """When a spare is started and how long it may take, in seconds and bytes."""
+class TemplateRules:
+    """When a template process is started and how long it may take, in seconds and bytes."""
 
     back_off_s: float = 1.0
-    """After a spare that died; doubled each time."""
+    """After one that died; doubled each time."""
     longest_back_off_s: float = 60.0
     warm_within_s: float = 60.0
     copy_within_s: float = 2.0
-    """A spare that takes longer is stuck: it is killed, and the load starts a process of its own."""
+    """One that takes longer is stuck: it is killed, and the load starts a process of its own."""
     least_available_bytes: int = 256 * 2**20
     """With less host memory available none is started."""
 
 
-class Spare:
+class TemplateProcess:
     """At most one process. `enabled` false: none, ever."""
 
-    def __init__(self, backend: str, *, enabled: bool, rules: SpareRules = SpareRules()) -> None:
+    def __init__(self, backend: str, *, enabled: bool, rules: TemplateRules = TemplateRules()) -> None:
         self._backend = backend
         self._rules = rules
         self._closed = not enabled
-        self._running: spare.Spare | None = None
+        self._running: template_process.TemplateProcess | None = None
         self._resident_bytes: int | None = None
         self._n_deaths = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -75,7 +75,7 @@ class Spare:
             self._timer = asyncio.get_running_loop().call_later(self._back_off_s(), self._begin)
 
     async def copy(self, *, socket_fd: int, stderr_fd: int) -> int | None:
-        """The pid of a new worker; None where there is no spare. One that is just doing its imports is waited for."""
+        """The pid of a new worker; None where there is none. One that is just doing its imports is waited for."""
         self.prepare()
         await self._settled.wait()
         running = self._running
@@ -84,13 +84,13 @@ class Spare:
         try:
             async with asyncio.timeout(self._rules.copy_within_s):
                 return await running.copy(socket_fd=socket_fd, stderr_fd=stderr_fd)
-        except (SpareError, TimeoutError) as error:
+        except (TemplateProcessError, TimeoutError) as error:
             _LOG.warning("spare_failed pid=%s reason=%s", running.pid, error or "it does not answer")
             running.kill()
             return None
 
     async def close(self) -> None:
-        """No spare any more; nothing of it is left on return."""
+        """No template process any more; nothing of it is left on return."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -107,11 +107,11 @@ class Spare:
         self._keeper = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
-        """Start one and stay with it to its end. Never cancelled: nobody else would see that end."""
+        """Start one and stay with it to its end. Never cancelled: only this task sees that end."""
         try:
             if host.available_bytes() < self._rules.least_available_bytes:
                 return
-            self._running = spare.start(self._backend)
+            self._running = template_process.start(self._backend)
             await self._warm(self._running)
             status = await self._running.wait()
             self._n_deaths += 1
@@ -125,13 +125,13 @@ class Spare:
             self._settled.set()
         self._again()
 
-    async def _warm(self, running: spare.Spare) -> None:
+    async def _warm(self, running: template_process.TemplateProcess) -> None:
         if self._closed:
             running.kill()
         try:
             async with asyncio.timeout(self._rules.warm_within_s):
                 self._resident_bytes = await running.warmed()
-        except (SpareError, TimeoutError) as error:
+        except (TemplateProcessError, TimeoutError) as error:
             if not self._closed:
                 _LOG.warning("spare_unfit backend=%s reason=%s", self._backend, error or "its imports take too long")
             self._closed = self._closed or isinstance(error, UnfitError)

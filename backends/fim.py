@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backends.messages import InfillFile, InfillPrompt
+    from backends.messages import FimFile, FimPrompt
 
 _REPOSITORY = "myproject\n"
 _CURRENT_FILE = "filename\n"
@@ -31,7 +31,7 @@ class InfillMarks(NamedTuple):
 
 
 def encode(
-    prompt: InfillPrompt,
+    prompt: FimPrompt,
     marks: InfillMarks,
     tokenize: Callable[[str], list[int]],
     *,
@@ -72,7 +72,7 @@ def encode(
     return [*around[: len(opening)], *head, *files, *tail, *around[len(opening) :]], omitted
 
 
-def _file(file: InfillFile, marks: InfillMarks, tokenize: Callable[[str], list[int]]) -> list[int]:
+def _file(file: FimFile, marks: InfillMarks, tokenize: Callable[[str], list[int]]) -> list[int]:
     if marks.file is None:
         return tokenize(_SNIPPET + file.text)
     return [marks.file, *tokenize(file.name + "\n"), *tokenize(file.text)]

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from server.memory.placement import Refused
 
 
-class Books(Protocol):
-    """The ledger and the price list, read only."""
+class Budget(Protocol):
+    """The ledger and the estimates, read only."""
 
     @property
     def free_bytes(self) -> int:
@@ -25,15 +25,15 @@ class Books(Protocol):
         """What leaves with the model; 0 when it holds nothing."""
         ...
 
-    def need_bytes(self, model: str, *, setbacks: int) -> int | Refused:
+    def need_bytes(self, model: str, *, smaller_by: int) -> int | Refused:
         """What a load of the model would book, or why there is no room for it even when all leave who may.
 
-        0 while nobody has looked at its file: then the load itself will tell.
+        0 while its file has not been looked at: then the load itself will tell.
         """
         ...
 
 
-class Boundless:
+class Unbounded:
     """Books of a machine whose memory has no end: every model fits beside every other."""
 
     free_bytes = 0
@@ -43,6 +43,6 @@ class Boundless:
         """Nothing."""
         return 0
 
-    def need_bytes(self, model: str, *, setbacks: int) -> int | Refused:
+    def need_bytes(self, model: str, *, smaller_by: int) -> int | Refused:
         """Nothing."""
         return 0

@@ -12,8 +12,8 @@ from backends.dry import DrySizes
 from backends.gguf.info import HeaderInfo, Tensor
 from backends.plan import Plan
 from backends.registry import estimate
-from server.memory.pricelist import PriceList
-from server.memory.remembered import Remembered, data_folder
+from server.memory.estimates import Estimates
+from server.memory.learned import Learned, data_folder
 
 MIB = 2**20
 FILE = (100 * MIB, 1, 2)
@@ -40,8 +40,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "onecard" / "learned.json"
 
 
-def prices(file: Path, *, engine: str = "e1") -> PriceList:
-    return PriceList(Remembered(file), engine=engine)
+def prices(file: Path, *, engine: str = "e1") -> Estimates:
+    return Estimates(Learned(file), engine=engine)
 
 
 def dry(*, cache: int, compute: int) -> DrySizes:
@@ -101,7 +101,7 @@ def test_load_that_ran_out_of_memory_raises_the_price_twice_as_much_each_time_un
     assert quote.within(2**40).total_bytes == usual + second
     assert quote.within(usual + 5).total_bytes == usual + 5, "a doubt must not make a model impossible"
     assert quote.within(usual - 5).total_bytes == usual
-    shop.remembered.save()
+    shop.learned.save()
     assert prices(file).quote(FILE, HEADER, PLAN).doubt_bytes == second
 
     shop.learn(FILE, HEADER, PLAN, usual + MIB)
@@ -141,7 +141,7 @@ def test_what_is_learned_survives_the_process_but_not_the_engine_or_the_file(fil
     shop = prices(file)
     measured = shop.quote(FILE, HEADER, PLAN).footprint.total_bytes + MIB
     shop.learn(FILE, HEADER, PLAN, measured)
-    shop.remembered.save()
+    shop.learned.save()
 
     assert prices(file).quote(FILE, HEADER, PLAN).source == "measured"
     assert prices(file, engine="e2").quote(FILE, HEADER, PLAN).source == "header"
@@ -165,7 +165,7 @@ def test_corrupt_file_counts_as_empty_and_is_replaced(file: Path, content: bytes
     shop = prices(file)
     assert shop.quote(FILE, HEADER, PLAN).source == "header"
     shop.learn(FILE, HEADER, PLAN, 2**40)
-    shop.remembered.save()
+    shop.learned.save()
     assert prices(file).quote(FILE, HEADER, PLAN).footprint.total_bytes == 2**40
 
 
@@ -173,7 +173,7 @@ def test_values_of_the_wrong_kind_are_not_believed(file: Path) -> None:
     shop = prices(file)
     shop.learn(FILE, HEADER, PLAN, 2**40)
     shop.note_dry(FILE, HEADER, PLAN, dry(cache=1, compute=1))
-    shop.remembered.save()
+    shop.learned.save()
     nonsense = json.loads(file.read_text(), parse_int=lambda text: "many" if text != "1" else 1)
     file.write_text(json.dumps({**nonsense, "version": 1}))
 
@@ -182,28 +182,28 @@ def test_values_of_the_wrong_kind_are_not_believed(file: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "onecard").write_text("a file where the folder should be")
-    remembered = Remembered(tmp_path / "onecard" / "learned.json")
-    remembered.put("dry", "k", {})
-    remembered.save()
-    assert remembered.get("dry", "k") == {}
+    learned = Learned(tmp_path / "onecard" / "learned.json")
+    learned.put("dry", "k", {})
+    learned.save()
+    assert learned.get("dry", "k") == {}
 
 
 def test_two_processes_keep_each_others_figures(file: Path) -> None:
-    one, two = Remembered(file), Remembered(file)
+    one, two = Learned(file), Learned(file)
     one.put("dry", "a", 1)
     one.save()
     two.put("dry", "b", 2)
     two.save()
-    again = Remembered(file)
+    again = Learned(file)
     assert (again.get("dry", "a"), again.get("dry", "b")) == (1, 2)
 
 
 def test_the_oldest_is_forgotten_when_there_is_too_much(file: Path) -> None:
-    remembered = Remembered(file)
+    learned = Learned(file)
     for i in range(1100):
-        remembered.put("dry", str(i), i)
-    assert remembered.get("dry", "0") is None
-    assert remembered.get("dry", "1099") == 1099
+        learned.put("dry", str(i), i)
+    assert learned.get("dry", "0") is None
+    assert learned.get("dry", "1099") == 1099
 
 
 def test_data_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

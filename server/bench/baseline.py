@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from backends.child import environment
-from backends.last_words import essence
+from backends.crash_reason import essence
 from backends.registry import BACKENDS
 from backends.workload import Question, Workload
 
@@ -46,7 +46,7 @@ def loop_of(backend: str) -> Loop:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Baseline:
     """Tokens per second by number of streams, and what they were measured with."""
 
     name: str
@@ -64,7 +64,7 @@ def measure(
     streams: Sequence[int],
     rounds: int,
     timeout_s: float = 3600,
-) -> Yardstick:
+) -> Baseline:
     """The best of the rounds for each number of streams; from one that fails on, they are missing."""
     question = Question(str(path), backend, work, list(streams), rounds)
     try:
@@ -78,10 +78,10 @@ def measure(
             env=loop.environment(),
         )
     except subprocess.TimeoutExpired:
-        return Yardstick(loop.name, missing=f"it took more than {timeout_s:.0f} s")
+        return Baseline(loop.name, missing=f"it took more than {timeout_s:.0f} s")
     rates: dict[int, float] = {}
     for line in map(json.loads, done.stdout.splitlines()):
         rates[line["streams"]] = max(line["tokens_per_s"], rates.get(line["streams"], 0.0))
     if done.returncode == 0:
-        return Yardstick(loop.name, rates)
-    return Yardstick(loop.name, rates, essence(done.stderr.splitlines()) or f"it ended with status {done.returncode}")
+        return Baseline(loop.name, rates)
+    return Baseline(loop.name, rates, essence(done.stderr.splitlines()) or f"it ended with status {done.returncode}")

@@ -1,4 +1,4 @@
-"""One folder of computed prompts, a file each: written once, renamed into place, mapped when they are needed.
+"""One folder of cached prefixes, a file each: written once, renamed into place, mapped when they are needed.
 
 Owns the format. A file that is not whole, or of another model, layout or version, is removed and never given out. The
 folder is the server's; only its owner may read what is in it.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from backends.prefix.worth import SUFFIX, file_name
+from backends.prefix.eviction_score import SUFFIX, file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ class Label(msgspec.Struct, frozen=True):
 
 
 @dataclass(eq=False)
-class Box:
+class EntryFile:
     """One file of the shelf."""
 
     path: Path
@@ -60,7 +60,7 @@ class Box:
     """Unix seconds of the last use; kept as the file's own time."""
     n_uses: int = 0
     pinned: bool = False
-    """Somebody waits for it: it must not leave."""
+    """A request waits for it: it must not leave."""
     n_running: int = 0
     """Sequences in the pool that hold what a checkpoint lacks."""
 
@@ -75,7 +75,7 @@ def size_of(n_tokens: int, n_state: int) -> int:
     return _pages(_HEAD_BYTES + _pages(4 * n_tokens) + n_state)
 
 
-class Shelf:
+class EntryFolder:
     """See the module's text. `checked` writes and compares checksums."""
 
     def __init__(self, folder: Path, *, checked: bool) -> None:
@@ -84,7 +84,7 @@ class Shelf:
         self._checked = checked
         self._number = 0
 
-    def scan(self, identity: str) -> list[Box]:
+    def scan(self, identity: str) -> list[EntryFile]:
         """What a worker before this one has left; whatever else lies in the folder is removed."""
         found = []
         for path in sorted(self._folder.iterdir()):
@@ -97,7 +97,7 @@ class Shelf:
 
     def put(
         self, label: Label, tokens: NDArray[np.int32], fill: Callable[[NDArray[np.uint8]], bool], *, now_s: float
-    ) -> Box | None:
+    ) -> EntryFile | None:
         """Write a state that `fill` puts into `(n_state,) uint8`; None where that fails or the folder is full."""
         path = self._free_name(label.cost_us)
         part = path.with_suffix(".part")
@@ -119,14 +119,14 @@ class Shelf:
                 return None
             os.utime(file, (now_s, now_s))
             part.rename(path)
-            return Box(path, label, tokens, now_s)
+            return EntryFile(path, label, tokens, now_s)
         except OSError:
             return None
         finally:
             os.close(file)
             part.unlink(missing_ok=True)
 
-    def open(self, box: Box) -> NDArray[np.uint8] | None:
+    def open(self, box: EntryFile) -> NDArray[np.uint8] | None:
         """The state of a box as `(n_state,) uint8`; None when it is not there or not as it was written."""
         try:
             with box.path.open("rb") as file:
@@ -140,14 +140,14 @@ class Shelf:
         good = not self._checked or _checksum(box.label, box.tokens, view) == box.label.checksum
         return view if good else None
 
-    def touch(self, box: Box, now_s: float) -> None:
+    def touch(self, box: EntryFile, now_s: float) -> None:
         """It was of use."""
         box.used_s = now_s
         box.n_uses += 1
         with contextlib.suppress(OSError):
             os.utime(box.path, (now_s, now_s))
 
-    def drop(self, box: Box) -> None:
+    def drop(self, box: EntryFile) -> None:
         """Remove it."""
         box.path.unlink(missing_ok=True)
 
@@ -158,7 +158,7 @@ class Shelf:
             if not path.exists():
                 return path
 
-    def _read(self, path: Path) -> Box | None:
+    def _read(self, path: Path) -> EntryFile | None:
         try:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -172,7 +172,7 @@ class Shelf:
                 tokens = np.frombuffer(file.read(4 * label.n_tokens), np.int32)
         except (OSError, msgspec.MsgspecError):
             return None
-        return Box(path, label, tokens, status.st_mtime)
+        return EntryFile(path, label, tokens, status.st_mtime)
 
 
 def _checksum(label: Label, tokens: NDArray[np.int32], state: NDArray[np.uint8]) -> int:
