@@ -36,7 +36,8 @@ def configuration() -> str:
         f"{MADE} `onecard config init` writes a file with every key,",
         "`onecard config check` checks it, `onecard config show` prints what is in effect.",
         "Flags override the environment (`ONECARD_SECTION__KEY`), which overrides the file.",
-        "Sizes are bytes, or `12GiB`, `600MiB`, `12GB`. An unknown key is an error.",
+        "Sizes are bytes, or `12GiB`, `600MiB`, `12GB`. Times (`_s`) are seconds, or `30s`, `5m`, `1h30m` in quotes.",
+        "An unknown key is an error.",
     ]
     for section in SECTIONS:
         below = schema["properties"][section]

@@ -124,7 +124,7 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
         f"{model.get('busy') or 0}/{_plain(model.get('parallel'))}",
         _plain(model.get("tokens_per_s"), digits=1),
         _duration(model.get("idle_s")),
-        _duration(model.get("unload_in_s")),
+        _until(model),
     ]
 
 
@@ -163,10 +163,19 @@ def _plain(value: float | None, *, digits: int = 0) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _until(model: dict[str, Any]) -> str:
+    """When it leaves; a model that is busy or not loaded has no such time."""
+    stays = model["state"] == "ready" and model.get("idle_s") is not None and model.get("keep_alive_s", 0) < 0
+    return "for ever" if stays else _duration(model.get("unload_in_s"))
+
+
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     if seconds < 0:
         return "for ever"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+    whole = int(seconds)
+    for large, small, n_large, n_small in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
+        if whole >= n_large:
+            return f"{whole // n_large}{large}{whole % n_large // n_small:02}{small}"
+    return f"{whole}s"

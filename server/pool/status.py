@@ -83,6 +83,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     waiting: int = 0
     tokens_per_s: float | None = None
     unload_in_s: float | None = None
+    """None while it is busy or not loaded, and where it stays."""
+    keep_alive_s: float = -1.0
+    """How long it stays when idle, as its last request or its configuration says; -1: for ever."""
     gpu_layers: int | None = None
     n_layers: int | None = None
     pid: int | None = None
@@ -139,7 +142,6 @@ def model_status(
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `booking` only while it is resident."""
     config = entry.config
-    keeps = config.pinned or config.keep_alive_s < 0
     idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
     ratio = booking.error_ratio if booking else None
     parts = (booking.measured_parts or booking.predicted.parts) if booking else {}
@@ -157,7 +159,8 @@ def model_status(
         pinned=config.pinned,
         waiting=view.waiting,
         tokens_per_s=round(tokens_per_s, 1) if ready else None,
-        unload_in_s=None if idle_s is None or keeps else max(0.0, config.keep_alive_s - idle_s),
+        unload_in_s=None if view.unload_at is None else max(0.0, view.unload_at - now),
+        keep_alive_s=view.keep_s,
         gpu_layers=ready.gpu_layers if ready else None,
         n_layers=ready.n_layers if ready else None,
         pid=pid,

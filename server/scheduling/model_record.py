@@ -206,11 +206,16 @@ class ModelRecord:
         """How long it stays when idle; negative means for ever."""
         return self.rules.keep_alive_s if self.keep_alive_s is None else self.keep_alive_s
 
+    @property
+    def stays_s(self) -> float:
+        """The same with `pinned`, whose models stay; -1 for ever."""
+        return -1.0 if self.rules.pinned or self.keep_s < 0 else self.keep_s
+
     def unload_at(self) -> float | None:
         """When the idle model is to go; None when it stays."""
-        if not self.idle or self.idle_since is None or self.rules.pinned or self.keep_s < 0:
+        if not self.idle or self.idle_since is None or self.stays_s < 0:
             return None
-        return self.idle_since + self.keep_s
+        return self.idle_since + self.stays_s
 
     def drain_s(self, n_jobs: int) -> float:
         """Seconds until so many jobs are done, by the measured pace."""

@@ -55,6 +55,9 @@ class ModelView:
     last_error: str | None
     quarantined_until: float | None
     unload_at: float | None
+    """By the same figure that `on_tick` goes by; None while it is busy and where it stays."""
+    keep_s: float
+    """How long it stays when idle, as its last request or its configuration says; -1: for ever."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Scheduler:
             last_error=model.last_error,
             quarantined_until=model.quarantine.until if model.quarantine.active(now) else None,
             unload_at=model.unload_at(),
+            keep_s=model.stays_s,
         )
 
     def outlook(self, job_id: str, now: float) -> Outlook | None:
@@ -237,6 +241,8 @@ class Scheduler:
             actions += self._count_failure(model, error, now, was_loading=was_loading, strike=strike)
         if was_loading:
             model.wanted_at = None
+        if not model.wanted:
+            model.keep_alive_s = None  # what the last request asked for was for the load that is over
         if self._draining:
             actions += self._reject_waiting(model, "draining", "the server is shutting down")
         return actions + self._decide(now)

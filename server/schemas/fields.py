@@ -7,7 +7,6 @@ provider allows its customers (four stop strings, sixteen pairs of metadata) is 
 from __future__ import annotations
 
 import enum
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from backends.messages import Sampling
 from server.errors import ApiError, unsupported_parameter
 from server.schemas.problems import problem, wrong_type
+from server.settings.durations import FORMS, LONGEST_S, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -92,17 +92,13 @@ def _bias(bias: object) -> float:
     return float(bias)
 
 
-_DURATION = re.compile(r"(-?\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|)", re.ASCII)
-_UNIT_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
 def _keep_alive(value: Any) -> Any:
-    """Seconds, as a number or as `30s`, `5m`, `1.5h`; anything negative means for ever."""
+    """Seconds, as a number or as a duration of Go's; anything negative means for ever."""
     if isinstance(value, str):
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            raise problem("invalid_value", "Invalid '{param}': expected seconds or a duration such as '5m' or '30s'.")
-        value = float(found[1]) * _UNIT_S[found[2]]
+        try:
+            value = parse_duration(value)
+        except ValueError:
+            raise problem("invalid_value", f"Invalid '{{param}}': expected {FORMS}.") from None
     elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise wrong_type("a number of seconds or a duration such as '5m'", value)
     return value if value is None else -1.0 if value < 0 else float(value)
@@ -119,7 +115,7 @@ Repetition = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None
 TopK = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None
 KeepAlive = Annotated[
-    Annotated[float, Field(le=86400 * 365, allow_inf_nan=False)] | None,
+    Annotated[float, Field(le=LONGEST_S, allow_inf_nan=False)] | None,
     BeforeValidator(_keep_alive, json_schema_input_type=float | str | None),
 ]
 Priority = Annotated[int, Field(ge=-1000, le=1000)] | None

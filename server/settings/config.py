@@ -29,6 +29,7 @@ from backends.backend import Setting
 from backends.messages import JsonWhitespace, KvType
 from backends.options import NO_BOOL, Options, StrList, comma_list
 from backends.registry import BACKENDS
+from server.settings.durations import LONGEST_S, keep_alive_of, seconds_of
 from server.settings.sizes import Size
 
 MAX_NAME_CHARS = 200
@@ -77,7 +78,7 @@ def _origin(text: str) -> str:
 
 def _forever_or_seconds(value: float) -> float:
     if value < 0 and value != -1:
-        raise ValueError("a keep-alive is a number of seconds, 0 for at once or -1 for never")
+        raise ValueError("a keep-alive is a number of seconds, '1h30m', 0 for at once or -1 for never")
     return value
 
 
@@ -86,9 +87,16 @@ _ORIGIN = re.compile(
 )
 _OWN_PORTS = {"http": ":80", "https": ":443"}
 _YEAR_S = 86400 * 365
-Seconds = Annotated[float, Field(ge=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL]
-PositiveSeconds = Annotated[float, Field(gt=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL]
-KeepAlive = Annotated[float, Field(le=_YEAR_S, allow_inf_nan=False), AfterValidator(_forever_or_seconds), NO_BOOL]
+_DURATION = BeforeValidator(seconds_of, json_schema_input_type=float | str)
+Seconds = Annotated[float, Field(ge=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL, _DURATION]
+PositiveSeconds = Annotated[float, Field(gt=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL, _DURATION]
+KeepAlive = Annotated[
+    float,
+    Field(le=LONGEST_S, allow_inf_nan=False),
+    AfterValidator(_forever_or_seconds),
+    NO_BOOL,
+    BeforeValidator(keep_alive_of, json_schema_input_type=float | str),
+]
 ModelName = Annotated[str, AfterValidator(check_name)]
 Context = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]

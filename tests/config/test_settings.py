@@ -19,6 +19,35 @@ def test_a_model_inherits_what_it_leaves_out():
     assert (b.name, b.parallel, b.preload) == ("b", 8, False)
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("1h30m", 5400),
+        ("30s", 30),
+        ("90", 90),
+        (90, 90),
+        ("1d", 86400),
+        ("-1", -1),
+        ("-1m", -1),
+        ("0", 0),
+        ("250ms", 0.25),
+    ],
+)
+def test_a_keep_alive_is_written_as_in_a_request(written, seconds):
+    settings = Settings.model_validate(
+        {
+            "scheduler": {"keep_alive_s": written},
+            "models": {"a": {"path": "a"}, "b": {"path": "b", "keep_alive_s": written}},
+        }
+    )
+    assert [model.keep_alive_s for model in settings.models.values()] == [seconds, seconds]
+
+
+def test_other_times_are_written_so_too():
+    settings = Settings.model_validate({"server": {"request_timeout_s": "10m"}, "scheduler": {"max_wait_s": "1m30s"}})
+    assert (settings.server.request_timeout_s, settings.scheduler.max_wait_s) == (600, 90)
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError):
         Settings().server.port = 1
@@ -78,6 +107,9 @@ def test_a_name_means_one_model(models):
         {"memory": {"device": "tpu"}},
         {"scheduler": {"keep_alive_s": -2}},
         {"scheduler": {"keep_alive_s": float("inf")}},
+        {"scheduler": {"keep_alive_s": "soon"}},
+        {"scheduler": {"max_wait_s": "-1m"}},
+        {"server": {"drain_s": "1h30"}},
         {"defaults": {"context": "big"}},
         {"defaults": {"parallel": 0}},
         {"defaults": {"kv_type": "q9_9"}},

@@ -147,13 +147,41 @@ def test_fields_that_change_nothing_are_accepted_and_not_named(name, value):
 
 @pytest.mark.parametrize(
     ("given", "seconds"),
-    [(None, None), (0, 0.0), (-1, -1.0), (90, 90.0), ("5m", 300.0), ("500ms", 0.5), ("1.5h", 5400.0), ("-1m", -1.0)],
-)
+    [(None, None), (0, 0.0), (-1, -1.0), (90, 90.0), ("5m", 300.0), ("500ms", 0.5), ("1.5h", 5400.0), ("-1m", -1.0),
+        ("1h30m", 5400.0), ("1h0m0.5s", 3600.5), ("1d", 86400.0), ("1d12h", 129600.0), ("2m30s", 150.0), ("+30s", 30.0),
+        ("250us", 0.00025), ("250µs", 0.00025), ("1000000000ns", 1.0), (".5m", 30.0), ("5.s", 5.0), ("300", 300.0),
+        ("-1h30m", -1.0), ("-1", -1.0), ("0", 0.0), ("0s", 0.0), ("87600h", 315360000.0),
+    ],
+)  # fmt: skip
 def test_keep_alive_is_seconds_or_a_duration(given, seconds):
     assert chat.parse_chat(chat_body(keep_alive=given)).keep_alive == seconds
 
 
-@pytest.mark.parametrize("given", ["soon", "", True, [], "5 m", 1e99, float("nan"), "9" * 400])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "soon",
+        "",
+        True,
+        [],
+        "5 m",
+        "1h30",
+        "30m1",
+        "1h 30m",
+        "m",
+        "-",
+        "1e3s",
+        "--1s",
+        "1h-30m",
+        ".",
+        ".s",
+        "٣s",
+        "1H",
+        1e99,
+        float("nan"),
+        "9" * 400,
+    ],
+)
 def test_keep_alive_that_is_no_time_is_refused(given):
     with pytest.raises(ApiError) as refused:
         chat.parse_chat(chat_body(keep_alive=given))

@@ -316,6 +316,22 @@ def test_keep_alive_of_the_last_request_holds() -> None:
     world.scheduler.submit("x", "a", sequences=1, keep_alive_s=0.0, now=1.0)
     world.done("x", 2.0)
     assert world.tick(2.0) == [Unload("a", "ttl")]
+    world.gone("a", 3.0)
+    world.scheduler.load("a", 4.0)
+    world.ready("a", 5.0)
+    assert world.tick(6.0) == [], "a load by hand is not the last request's"
+
+
+@pytest.mark.parametrize(("asked", "left"), [(None, 598.0), (30.0, 28.0), (7200.0, 7198.0), (-1.0, None)])
+def test_what_is_told_of_a_models_leaving_is_what_it_leaves_by(asked: float | None, left: float | None) -> None:
+    world = World(10, {"a": 5})
+    world.resident("a")
+    world.scheduler.submit("x", "a", sequences=1, keep_alive_s=asked, now=1.0)
+    assert world.scheduler.view("a", 1.5).unload_at is None, "it is busy"
+    world.done("x", 2.0)
+    view = world.scheduler.view("a", 4.0)
+    assert view.unload_at == (None if left is None else 4.0 + left)
+    assert view.keep_s == (600.0 if asked is None else asked)
 
 
 OOM = ("out_of_memory", "no memory")
