@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 
 def main() -> None:
     """Run the command line; every failure is a sentence and an exit code, never a traceback."""
-    from server.cli.early import end_quietly, hear_as_usual
+    from server.cli.early import end_quietly, hear_as_usual, open_standard_files
 
     end_quietly()  # while modules are imported there is nothing else to interrupt
-    from server.cli.app import app
-    from server.cli.console import CliError, say
+    open_standard_files()
+    from server.cli.app import command
+    from server.cli.console import CliError, ExitCode, complain
+    from server.cli.output import open_output, sentence, silence
 
+    open_output()
     if sys.argv[1:2] != ["serve"]:
         hear_as_usual()
     try:
-        app()
+        try:
+            command()()
+        finally:
+            sys.stdout.flush()
     except CliError as problem:
-        for line in problem.message.splitlines():
-            say(f"onecard: {line}")
+        complain(problem.message)
         sys.exit(problem.code)
-    except BrokenPipeError:
-        # The reader of our output went away (`onecard list | head`); what is still buffered must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output went away (`onecard list | head`)
+        silence(sys.stdout)
+        sys.exit(ExitCode.ERROR)
+    except OSError as problem:
+        silence(sys.stdout)
+        complain(sentence(problem))
+        sys.exit(ExitCode.ERROR)

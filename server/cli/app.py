@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.main import get_command
 
+from server.cli.console import EXIT_CODES
 from server.cli.quantize import quantize
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context
 
 app = typer.Typer(
     name="onecard",
@@ -15,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
 )
 config_app = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
@@ -260,3 +266,18 @@ def config_show(config: ConfigFile = None, as_json: AsJson = False) -> None:
     from server.cli.configuration import show
 
     show(config, as_json=as_json)
+
+
+def command() -> Command:
+    """The whole command line, whose flags that take no value show none in `--help`."""
+    whole = get_command(app)
+    _blank(whole, whole.context_class(whole, **whole.context_settings))
+    return whole
+
+
+def _blank(of: Command, context: Context) -> None:
+    for parameter in of.get_params(context):
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    for below in getattr(of, "commands", {}).values():
+        _blank(below, below.context_class(below, parent=context))

@@ -17,6 +17,7 @@ from server.bench.report import Report, with_baseline
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
 from server.cli.finding import refuse_without_text, server_for
+from server.cli.output import naming
 from server.settings.config import is_loopback
 from server.settings.references import Located, LocateError, locate
 
@@ -149,7 +150,8 @@ def _times(rounds: int) -> str:
 
 def _show(report: Report, *, svg: Path | None, as_json: bool) -> None:
     if svg is not None:
-        svg.expanduser().write_text(as_svg(report))
+        with naming(svg):
+            svg.expanduser().write_text(as_svg(report))
         say(f"wrote {svg}")
     if as_json:
         write_json(msgspec.to_builtins(report))

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from server.cli.logs import JsonLines
+from server.cli.output import silence
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
+
+
+_UNBOUND: Final = 100_000
+"""Columns of a table that goes to a file or another program."""
 
 
 class ExitCode(IntEnum):
@@ -21,6 +32,24 @@ class ExitCode(IntEnum):
     UNREACHABLE = 4
     INTERRUPTED = 130
 
+    @property
+    def meaning(self) -> str:
+        """In words, for `--help`."""
+        return _MEANINGS[self]
+
+
+_MEANINGS: Final[Mapping[ExitCode, str]] = MappingProxyType(
+    {
+        ExitCode.OK: "done",
+        ExitCode.ERROR: "failed, and stderr says why",
+        ExitCode.USAGE: "a wrong flag, value, path or configuration",
+        ExitCode.DOES_NOT_FIT: "a model does not fit into the budget",
+        ExitCode.UNREACHABLE: "no server answers",
+        ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
+    }
+)
+EXIT_CODES: Final = "Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in ExitCode) + "."
+
 
 class CliError(Exception):
     """A command that cannot do its work: the sentence the user sees and the exit code."""
@@ -32,16 +61,29 @@ class CliError(Exception):
 
 
 def stdout() -> Console:
-    """Rich console for tables; `NO_COLOR` and pipes turn colour off."""
+    """Rich console for tables; `NO_COLOR` and pipes turn colour off, and only in a terminal lines are wrapped."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUND)
 
 
 def say(text: str) -> None:
-    """One line for a person, on stderr: stdout holds what was asked for."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """One line for a person, on stderr: stdout holds what was asked for. Where stderr takes nothing, nobody is told."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        silence(sys.stderr)
+
+
+def complain(message: str) -> None:
+    """Why a command ends, a line each; an event of the log where stderr is to hold nothing else."""
+    as_json = any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+    for line in message.splitlines():
+        if as_json:
+            logging.getLogger("onecard").error("failed reason=%s", json.dumps(line, ensure_ascii=False))
+        else:
+            say(f"onecard: {line}")
 
 
 def write(text: str, *, end: str = "\n") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,6 +27,20 @@ def end_quietly() -> None:
         signal.signal(number, _exit_now)
     for number in TELLING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def open_standard_files() -> None:
+    """Where a parent closed stdin, stdout or stderr, the null device takes its place: else the next file would."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def hear_as_usual() -> None:

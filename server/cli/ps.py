@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from rich.console import Group
 
+_TITLES = ("NAME", "STATE", "MEMORY", "CONTEXT", "BUSY", "TOK/S", "IDLE", "UNTIL")
+_GIVE_WAY = ("TOK/S", "IDLE", "CONTEXT", "BUSY", "UNTIL", "MEMORY", "STATE")
+"""What a narrow terminal does without, the first first."""
 _BAR_CELLS = 40
 _MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -27,7 +30,8 @@ def show_status(*, url: str | None, config: Path | None, as_json: bool) -> None:
     if as_json:
         write_json(status)
     else:
-        stdout().print(page(status))
+        console = stdout()
+        console.print(page(status, console.width))
 
 
 def watch_status(*, url: str | None, config: Path | None, every_s: float) -> None:
@@ -36,36 +40,53 @@ def watch_status(*, url: str | None, config: Path | None, every_s: float) -> Non
 
     client = client_for(url, loaded_or_exit(config).settings)
     console = stdout()
-    shown = page(client.get("/v1/status"))
+    shown = page(client.get("/v1/status"), console.width)
     with contextlib.suppress(KeyboardInterrupt):
         if not console.is_terminal:
             while True:
                 console.print(shown)
                 time.sleep(every_s)
-                shown = page(client.get("/v1/status"))
+                shown = page(client.get("/v1/status"), console.width)
         with Live(shown, console=console, auto_refresh=False, screen=False) as live:
             while True:
                 time.sleep(every_s)
-                live.update(page(client.get("/v1/status")), refresh=True)
+                live.update(page(client.get("/v1/status"), console.width), refresh=True)
 
 
-def page(status: dict[str, Any]) -> Group:
-    """Table, bar and queue."""
+def columns_for(rows: list[list[str]], columns: int) -> list[str]:
+    """The titles of a table that has room: names are never cut, so the columns that tell least give way to them."""
+    from rich.cells import cell_len
+
+    wide = {title: max(len(title), *(cell_len(row[at]) for row in rows)) for at, title in enumerate(_TITLES)}
+    for title in _GIVE_WAY:
+        if sum(wide.values()) + len(wide) - 1 <= columns:
+            break
+        del wide[title]
+    return list(wide)
+
+
+def page(status: dict[str, Any], columns: int) -> Group:
+    """Table, bar and queue for so many columns."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("NAME", "STATE", "MEMORY", "CONTEXT", "BUSY", "TOK/S", "IDLE", "UNTIL"):
-        table.add_column(title, justify="left" if title in ("NAME", "STATE") else "right", no_wrap=title != "NAME")
     marks = marks_of(status)
+    rows = []
     for model in status["models"]:
         cells = row(model, on_card=status["memory"]["device"] != "cpu")
         if model["name"] in marks:
             cells[0] = f"{marks[model['name']]} {cells[0]}"
         elif marks:
             cells[0] = f"  {cells[0]}"
-        table.add_row(*(Text(cell) for cell in cells))
+        rows.append(cells)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = columns_for(rows, columns)
+    for title in shown:
+        left = title in ("NAME", "STATE")
+        table.add_column(title, justify="left" if left else "right", no_wrap=title != "NAME", overflow="fold")
+    for cells in rows:
+        table.add_row(*(Text(cell) for title, cell in zip(_TITLES, cells, strict=True) if title in shown))
     lines: list[Any] = [table, Text(bar(status), no_wrap=True, overflow="ignore")]
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from pathlib import Path
 
-_URL = re.compile(r"serves (http://\S+)/v1$")
+_URL = re.compile(r"serves (http://\S+)/v1$|\"url\": \"(http://[^\"]+)\"")
+"""In the greeting's first line, as text or as JSON."""
 _END_S = 10
 _MODELS = "ONECARD_MODELS"
 
@@ -55,7 +56,7 @@ def own_server(
                 raise CliError(
                     f"the server did not start: {last[0].removeprefix('onecard: ')}", _code(process.returncode)
                 )
-            yield match[1]
+            yield match[1] or match[2]
         finally:
             _end(process)
 

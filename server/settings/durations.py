@@ -1,4 +1,4 @@
-"""Durations as people and Go's programs write them: seconds, `30s`, `1h30m`, `1.5h`, `2d`. Anything negative is for ever."""
+"""Durations as people and Go's programs write them: seconds, `30s`, `1h30m`, `1.5h`, `2d`."""
 
 from __future__ import annotations
 
