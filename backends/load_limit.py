@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.engine import LoadError
+from backends.host import available_bytes
 from backends.kernel import at_most
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def limited(limit_bytes: int) -> Iterator[None]:
         except (LoadError, MemoryError) as error:
             short = isinstance(error, MemoryError) or error.out_of_memory
             left = allowed - (_data_bytes() - before)
-            if short and not _limited_otherwise() and _available_bytes() > left and "CUDA" not in str(error):
+            if short and not _limited_otherwise() and available_bytes() > left and "CUDA" not in str(error):
                 raise OverLimitError from error
             raise
 
@@ -50,10 +51,3 @@ def _limited_otherwise() -> bool:
 
 def _data_bytes() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
-
-
-def _available_bytes() -> int:
-    """What the machine could still give."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    found = [line for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0].split()[1]) * 1024 if found else 0

@@ -15,12 +15,12 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
+from backends import host
 from backends.messages import Failed, Generate, Sampling, TextPrompt
 from backends.plan import Plan
 from backends.registry import BACKENDS, estimate
 from demo import GGUF_PATH
 from server.bench.figures import median, percentile
-from server.memory import host
 from server.metrics import Metrics
 from server.pool.limits import rules
 from server.pool.pool import Pool

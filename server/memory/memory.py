@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from server.memory import gpu, host
+from backends import host
+from server.memory import gpu
 from server.memory.ledger import Ledger
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache
 from server.pool.status import MemoryStatus

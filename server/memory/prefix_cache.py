@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from backends import host
 from backends.messages import Store
 from backends.prefix.eviction_score import SUFFIX, cost_of, worth
-from server.memory import host
 from server.memory.shares import Change, Kept, Shares
 from server.settings.sizes import format_size
 

@@ -12,8 +12,7 @@ import re
 import threading
 from typing import TYPE_CHECKING, Final
 
-from backends import model_files
-from server.memory import host
+from backends import host, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,10 +10,9 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from backends import template_process
+from backends import host, template_process
 from backends.kernel import adopt_orphans
 from backends.template_process import TemplateProcessError, UnfitError
-from server.memory import host
 
 _LOG = logging.getLogger("onecard.template_process")
 

@@ -80,7 +80,7 @@ ROWS = {
         (TEXT, {"logprobs": 6}, "logprobs", None),
     ],
     "A11 stop": [
-        (CHAT, {"stop": ["a"] * 5}, "stop", None),
+        (CHAT, {"stop": ["a"] * 65}, "stop", None),
         (CHAT, {"stop": ""}, "stop[0]", None),
         (CHAT, {"stop": "x" * 2**20}, "stop[0]", None),
         (CHAT, {"stop": ["x"] * 10_000}, "stop", None),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from backends import host
 from backends.messages import Failed, Generate, TextPrompt
-from server.memory import host
 from server.pool.pool import PoolError
 from server.scheduling.scheduler import Rules, SwapRules
 from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, code, ok, write_model

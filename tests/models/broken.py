@@ -71,6 +71,8 @@ class Raw:
         number(b"llama.feed_forward_length", 32),
         number(b"llama.attention.head_count", 1),
         pair(b"llama.attention.layer_norm_rms_epsilon", F32_VALUE, struct.pack("<f", 1e-5)),
+        pair(b"tokenizer.ggml.model", STRING, string(b"gpt2")),
+        array(b"tokenizer.ggml.merges", STRING, 1, string(b"a b")),
     )
     tensors: tuple[bytes, ...] = (tensor(b"token_embd.weight", (32, 4)),)
     data: bytes = bytes(512)

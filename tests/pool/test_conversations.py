@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from backends import host
 from backends.messages import Store
 from backends.prefix.eviction_score import file_name
-from server.memory import host
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache, roomiest
 
 MIB = 1 << 20

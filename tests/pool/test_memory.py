@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from backends import host
 from backends.plan import Footprint
-from server.memory import gpu, host
+from server.memory import gpu
 from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
 from server.settings.config import MemorySection
 

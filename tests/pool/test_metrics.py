@@ -43,6 +43,7 @@ NAMES = {
     "generation_tokens",
     "request_success",
     "worker_crashes",
+    "answers_cut_short",
     "build_info",
 }
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from backends import host
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
 from backends.messages import Failed, Finished, Generate, TextPrompt
 from demo import GGUF_PATH
-from server.memory import host
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.pool.status import ModelStatus

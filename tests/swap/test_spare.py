@@ -119,10 +119,10 @@ async def test_copies_die_with_the_server(new: New, tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from pathlib import Path
-from server.pool.template_process import Spare
+from server.pool.template_process import TemplateProcess
 from tests.swap.test_spare import RULES, loaded
 async def main():
-    spare = Spare("gguf", enabled=True, rules=RULES)
+    spare = TemplateProcess("gguf", enabled=True, rules=RULES)
     worker, _ = await loaded(spare, Path(sys.argv[1]))
     print(spare.pid, worker.pid, flush=True)
     await asyncio.sleep(60)
