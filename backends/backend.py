@@ -64,6 +64,11 @@ class Header(Protocol):
         ...
 
     @property
+    def capabilities(self) -> list[str]:
+        """What the model can do, as its `Ready` will say."""
+        ...
+
+    @property
     def sampling(self) -> SamplingDefaults:
         """How its makers want tokens chosen."""
         ...

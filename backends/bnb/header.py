@@ -16,6 +16,8 @@ from backends import foreign, model_files
 from backends.backend import HeaderError
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
 from backends.bnb.stored import EMBEDDINGS, HEADS, Place, corrections, find, has_own_head, own_head_remark, stored_dtype
+from backends.bnb.text_files import chat_template, has_infill_marks
+from backends.capabilities import of_kind
 from backends.sampling_defaults import SamplingDefaults, of_folder
 
 if TYPE_CHECKING:
@@ -87,6 +89,10 @@ class FolderInfo:
     """Keys of the text model's configuration that the tensors contradict, as they are served."""
     sampling: SamplingDefaults = NO_DEFAULTS
     """How its makers want tokens chosen."""
+    template: str | None = field(default=None, repr=False)
+    """The chat template that conversations with tools take."""
+    infills: bool = False
+    """The vocabulary has the tokens for fill-in-the-middle."""
     remarks: tuple[str, ...] = ()
     """What the operator should know, a sentence each."""
 
@@ -94,6 +100,11 @@ class FolderInfo:
     def gives(self) -> Gives:
         """What the model answers with."""
         return self.layout.gives
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What the model can do, as its `Ready` will say."""
+        return of_kind(self.gives, self.template, infills=self.infills)
 
     def number(self, key: str, default: int = 0) -> int:
         """A count of the configuration, never below 0."""
@@ -153,6 +164,8 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
         layout=_layout(folder, config),
         corrected=corrected,
         sampling=sampling,
+        template=chat_template(folder),
+        infills=has_infill_marks(folder),
         remarks=foreign.plain([*remarks, *sampling.remarks]),
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from tokenizers import pre_tokenizers
 
+from backends.capabilities import FIM_MARKS
 from backends.control import Control, PlainText, looks_like_one
 from backends.engine import JobError
 from backends.fim import InfillMarks
@@ -33,14 +34,6 @@ _ENDS: Final = frozenset(
      "<|END_OF_TURN_TOKEN|>"}
 )  # fmt: skip
 """Control tokens that end a turn wherever they are in a vocabulary; llama.cpp knows the same ones."""
-_INFILL: Final = (
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
-    ("<PRE>", "<SUF>", "<MID>"),
-    ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
-)
 _REPOSITORY: Final = ("<|repo_name|>", "<repo_name>", "<reponame>")
 _FILE: Final = ("<|file_sep|>", "<file_sep>")
 
@@ -158,7 +151,7 @@ class Vocabulary:
 
     def infill_marks(self) -> InfillMarks | None:
         """The tokens that mark prefix, suffix and middle; None when the vocabulary has no fill-in-the-middle."""
-        for names in _INFILL:
+        for names in FIM_MARKS:
             ids = [self._backend.token_to_id(name) for name in names]
             if all(token is not None and token < self.n_vocab for token in ids):
                 return InfillMarks(

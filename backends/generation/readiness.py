@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from backends.capabilities import of_text
 from backends.messages import Ready
 from backends.prefix.entry_files import EntryFolder
 from backends.prefix.store import PrefixStore
@@ -33,13 +34,6 @@ def describe(
 ) -> Ready:
     """The model's `Ready`; `parts` are measured bytes by component, None where that cannot be told."""
     template = tokenizer.tool_template
-    capabilities = ["completion"]
-    if template is not None:
-        capabilities += ["chat", "tools"]
-    if tokenizer.can_infill:
-        capabilities.append("infill")
-    if template is not None and template.options:
-        capabilities.append("thinking")
     return Ready(
         context=spec.context,
         parallel=spec.parallel,
@@ -49,7 +43,7 @@ def describe(
         n_layers=n_layers,
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},
-        capabilities=capabilities,
+        capabilities=of_text(template.source if template else None, infills=tokenizer.can_infill),
         tool_format=template.format.name if template else None,
         reasoning_marks=template.marks if template else None,
         template_options=template.options if template else [],

@@ -121,7 +121,13 @@ def read(path: Path) -> HeaderInfo:
         tensors += info.tensors
         file_bytes += info.file_bytes
     return HeaderInfo(
-        first.architecture, file_bytes, first.metadata, first.array_lengths, first.longest_token_bytes, tensors
+        first.architecture,
+        file_bytes,
+        first.metadata,
+        first.array_lengths,
+        first.longest_token_bytes,
+        tensors,
+        first.infills,
     )
 
 
@@ -187,7 +193,8 @@ class _Reader:
         if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
             raise HeaderError(f"{_ALIGNMENT_KEY} is {alignment!r}, not a power of two")
         tensors = self._tensors(n_tensors, alignment)
-        return HeaderInfo(architecture, self._size, metadata, lengths, self._longest_token_bytes, tensors)
+        infills = vocabulary.infills(self._tokens, metadata)
+        return HeaderInfo(architecture, self._size, metadata, lengths, self._longest_token_bytes, tensors, infills)
 
     def _metadata(self, n_keys: int) -> tuple[dict[str, Value], dict[str, int]]:
         metadata: dict[str, Value] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
 from backends import foreign
+from backends.capabilities import of_kind
 from backends.gguf import vocabulary
 from backends.sampling_defaults import SamplingDefaults, of_gguf
 
@@ -47,6 +48,8 @@ class HeaderInfo:
     longest_token_bytes: int
     """Bytes of the longest entry of the vocabulary; 0 without one."""
     tensors: tuple[Tensor, ...] = field(repr=False)
+    infills: bool = False
+    """The vocabulary has the tokens for fill-in-the-middle."""
 
     def number(self, key: str, default: int = 0) -> int:
         """A count of the architecture, e.g. `block_count`, never below 0; of a per-layer array its largest."""
@@ -93,6 +96,13 @@ class HeaderInfo:
     def tokens_cover_text(self) -> bool:
         """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
         return self.metadata.get("tokenizer.ggml.model") in ("gpt2", "llama")
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What the model can do, as its `Ready` will say."""
+        sources = (self.metadata.get(key) for key in ("tokenizer.chat_template.tool_use", "tokenizer.chat_template"))
+        template = next((source for source in sources if isinstance(source, str) and source), None)
+        return of_kind(self.gives, template, infills=self.infills)
 
     @property
     def sampling(self) -> SamplingDefaults:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from backends.capabilities import has_infill_tokens
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -49,6 +51,19 @@ def remarks(metadata: Mapping[str, object], n_tokens: int) -> list[str]:
         if n_tokens and isinstance(value, int) and not 0 <= value < n_tokens and value not in (-1, _ABSENT):
             found.append(f"{key} is {value}, and the vocabulary has {n_tokens} tokens: llama.cpp takes its default")
     return found
+
+
+def infills(tokens: Sequence[bytes], metadata: Mapping[str, object]) -> bool:
+    """Whether llama.cpp will have tokens for fill-in-the-middle: by number, else by text."""
+    named = all(
+        any(_is_token(metadata.get(f"tokenizer.ggml.{key}_token_id"), len(tokens)) for key in keys)
+        for keys in (("fim_pre", "prefix"), ("fim_suf", "suffix"), ("fim_mid", "middle"))
+    )
+    return named or has_infill_tokens(frozenset(tokens))
+
+
+def _is_token(value: object, n_tokens: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < n_tokens
 
 
 def _duplicate(tokens: Sequence[bytes]) -> bytes | None:

@@ -36,6 +36,7 @@ async def list_models(request: Request) -> Response:
     app = services(request)
     if _for_anthropic(request):
         return _json(_page(request, [_model_info(app, entry) for entry in app.catalog.entries]))
+    await app.look_once(*app.catalog.entries)
     data = [_item(app, entry) for entry in app.catalog.entries]
     return _json({"object": "list", "data": data})
 
@@ -44,6 +45,7 @@ async def get_model(request: Request) -> Response:
     """One model by name or alias."""
     app = services(request)
     entry = app.entry(request.path_params["id"])
+    await app.look_once(entry)
     return _json(_model_info(app, entry) if _for_anthropic(request) else _item(app, entry))
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from server.output.frame import to_json
 from server.routes.query import once
 from server.routes.services import Services, header_text, services
+from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ async def props(request: Request) -> Response:
     app = services(request)
     name = once(request, "model") or None
     single = name is not None or len(app.catalog.entries) == 1
+    if single:
+        await app.look_once(app.entry(name))
     found = _of(app, app.entry(name)) if single else _of_all(app)
     return Response(to_json({**found, "build_info": f"onecard {version('onecard')}"}), media_type="application/json")
 
 
 def _of(app: Services, entry: CatalogEntry) -> dict[str, Any]:
-    ready = app.ready(entry)
-    capabilities = [] if ready is None else ready.capabilities
+    ready, state = app.ready(entry), app.pool.info(entry.name).state
     return {
         "default_generation_settings": {
             "n_ctx": app.context_limit(entry),
@@ -38,9 +40,9 @@ def _of(app: Services, entry: CatalogEntry) -> dict[str, Any]:
         "total_slots": ready.parallel if ready is not None else entry.config.parallel,
         "model_alias": entry.name,
         "model_path": header_text(entry.name),
-        "chat_template_caps": {"supports_tools": "tools" in capabilities},
+        "chat_template_caps": {"supports_tools": "tools" in app.capabilities(entry)},
         "modalities": {"vision": False, "audio": False},
-        "is_sleeping": ready is None,
+        "is_sleeping": state not in (ModelState.READY, ModelState.DRAINING),
     }
 
 

@@ -5,6 +5,7 @@ Owns the questions routes ask about a model before any work is done for it.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from server.metrics import Metrics
     from server.pool.events import Events
     from server.pool.pool import Pool
+    from server.pool.status import ModelInfo
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
 
@@ -33,6 +35,7 @@ _KINDS = {
     "text": ("a model that generates text", "no vectors and no scores", "name an embedding model or a reranker"),
 }
 """Capability -> what such a model is, what it gives, and where it is asked."""
+_LOOK_WAITS_S = 1.0
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
 
@@ -66,11 +69,18 @@ class Services:
         """The model's run-time figures, as far as they have ever been known."""
         return self.pool.info(entry.name).ready
 
+    async def look_once(self, *entries: CatalogEntry) -> None:
+        """Read the files of models of which nothing is known yet, each on a thread of its own, and wait a moment."""
+        unknown = [entry.name for entry in entries if _is_unknown(self.pool.info(entry.name))]
+        if unknown:
+            await asyncio.wait([asyncio.create_task(self.pool.look(name)) for name in unknown], timeout=_LOOK_WAITS_S)
+
     def capabilities(self, entry: CatalogEntry) -> list[str]:
-        """What the model can do; before its first load only as far as its files tell."""
+        """What the model can do; before its first load what its files tell."""
         if (ready := self.ready(entry)) is not None:
             return ready.capabilities
-        return [kind for kind in self._kinds(entry) if kind != "text"]
+        header = self.pool.info(entry.name).header
+        return [] if header is None else header.capabilities
 
     def refuse_other_kind(self, entry: CatalogEntry, wanted: Literal["text", "embedding", "rerank"]) -> None:
         """Refuse what is known to be another kind of model's work, before any load. Raises ApiError 400."""
@@ -136,6 +146,10 @@ class Services:
                 param=param,
                 code="context_length_exceeded",
             )
+
+
+def _is_unknown(info: ModelInfo) -> bool:
+    return info.header is None and info.ready is None and info.unusable is None
 
 
 def services(request: Request) -> Services:

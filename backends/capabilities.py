@@ -1,0 +1,52 @@
+"""What a model can do, told alike by its files before a load and by its engine afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from backends.formats.thinking import options_of
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from backends.backend import Gives
+
+FIM_MARKS: Final = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
+    ("<PRE>", "<SUF>", "<MID>"),
+    ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
+)
+"""Tokens before prefix, suffix and middle of a fill-in-the-middle prompt, family by family."""
+_LLAMA_CPP: Final = (
+    *FIM_MARKS,
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
+    ("<|prefix|>", "<|suffix|>", "<|middle|>"),
+)
+"""Those that llama.cpp knows by their texts; it takes each of the three from any family."""
+
+
+def of_text(template: str | None, *, infills: bool) -> list[str]:
+    """Of a model that generates text. A template without tools of its own is given them in the system message."""
+    found = ["completion"]
+    if template:
+        found += ["chat", "tools"]
+    if infills:
+        found.append("infill")
+    if template and options_of(template):
+        found.append("thinking")
+    return found
+
+
+def of_kind(gives: Gives, template: str | None, *, infills: bool) -> list[str]:
+    """Of any model."""
+    if gives == "text":
+        return of_text(template, infills=infills)
+    return ["rerank" if gives == "scores" else "embedding"]
+
+
+def has_infill_tokens(tokens: Container[bytes]) -> bool:
+    """Whether llama.cpp would find the three tokens in a vocabulary that does not name them by number."""
+    return all(any(text.encode() in tokens for text in texts) for texts in zip(*_LLAMA_CPP, strict=True))
