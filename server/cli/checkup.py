@@ -48,9 +48,13 @@ class Checkup:
     """What the files say otherwise than they are served."""
 
 
-async def look_over(pool: Pool, entries: Iterable[CatalogEntry]) -> Checkup:
-    """Look at the models of a started pool."""
-    found = Checkup(without_engine(entries))
+def without_engines(entries: Iterable[CatalogEntry]) -> Checkup:
+    """What is known before any file is read."""
+    return Checkup(without_engine(entries))
+
+
+async def look_over(pool: Pool, entries: Iterable[CatalogEntry], found: Checkup) -> Checkup:
+    """Look at the models of a started pool, and put what comes into `found`, model by model."""
     for entry in entries:
         try:
             plan = await pool.capacity(entry.name, Asked())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from server.cli.checkup import Checkup
+    from server.pool.status import MemoryStatus
     from server.settings.catalog import CatalogEntry
 
 _QUESTION = "What is the capital of France?"
@@ -26,11 +27,50 @@ def greeting(
     states: dict[str, str],
     keyed: bool,
     checkup: Checkup,
+    memory: MemoryStatus,
     notes: Sequence[str] = (),
 ) -> str:
     """The whole text; its first line ends with the URL. `notes` are about the listener."""
     problems, gives = checkup.unusable, checkup.gives
-    shown = _shown([entry.name for entry in entries if entry.name not in problems] or [entries[0].name], gives)
+    usable = [entry.name for entry in entries if entry.name not in problems]
+    lines = [
+        f"onecard {version('onecard')} serves {url}/v1",
+        *_table(entries, {name: told(state, name in problems) for name, state in states.items()}),
+        *(f"  warning: {name}: {' '.join(why.split())}" for name, why in problems.items()),
+        *(f"  note: {name}: {remark}" for name, remarks in checkup.remarks.items() for remark in remarks),
+        *(["  warning: no model can be served"] if len(problems) == len(entries) else []),
+        *(f"  {note}" for note in notes),
+        *(f"  warning: {text}" for text in memory.warnings),
+        "",
+        *(_to_copy(url, _shown(usable, gives), gives, keyed=keyed) if usable else []),
+        f"  {device_words(memory)}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def device_words(memory: MemoryStatus) -> str:
+    """`cpu, 12.3 GiB for models` or `NVIDIA RTX 4070 Ti, 10.9 GiB of 12 GiB for models`."""
+    budget = format_size(memory.budget_bytes)
+    if memory.device == "cpu":
+        return f"cpu, {budget} for models"
+    return f"{memory.device_name or memory.device}, {budget} of {format_size(memory.device_total_bytes)} for models"
+
+
+def greeting_line(
+    url: str, entries: list[CatalogEntry], *, states: dict[str, str], checkup: Checkup, memory: MemoryStatus
+) -> str:
+    """The same as one line of JSON, for who reads the log as JSON."""
+    models = [
+        {"name": e.name, "state": states[e.name], "backend": e.backend, "unusable": checkup.unusable.get(e.name)}
+        for e in entries
+    ]
+    told = {"event": "serving", "url": url, "version": version("onecard"), "models": models}
+    return json.dumps({**told, "device": device_words(memory), "warnings": memory.warnings}, ensure_ascii=False)
+
+
+def _to_copy(url: str, shown: str, gives: dict[str, str], *, keyed: bool) -> list[str]:
+    """A request for curl, and for OpenAI's client where it has a call for it."""
     path, body, call = _request(shown, gives.get(shown, "text"))
     headers = "-H 'Content-Type: application/json'"
     if keyed:
@@ -39,19 +79,7 @@ def greeting(
     imports = ("import os; " if keyed else "") + "from openai import OpenAI"
     curl = f"curl -N {url}{path} {headers} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     client = f"{imports}; client = OpenAI(base_url={json.dumps(url + '/v1')}, api_key={key})"
-    lines = [
-        f"onecard {version('onecard')} serves {url}/v1",
-        *_table(entries, {name: told(state, name in problems) for name, state in states.items()}),
-        *(f"  warning: {name}: {' '.join(why.split())}" for name, why in problems.items()),
-        *(f"  note: {name}: {remark}" for name, remarks in checkup.remarks.items() for remark in remarks),
-        *(["  warning: no model can be served"] if len(problems) == len(entries) else []),
-        *(f"  {note}" for note in notes),
-        "",
-        f"  {curl}",
-        "",
-        *([f"  {client}", f"  {call}", ""] if call else []),
-    ]
-    return "\n".join(lines)
+    return [f"  {curl}", "", *([f"  {client}", f"  {call}", ""] if call else [])]
 
 
 def _shown(names: list[str], gives: dict[str, str]) -> str:

@@ -91,7 +91,7 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    lines += [Text(line) for line in [*troubles(status), *choices(status)]]
+    lines += [Text(line) for line in [*card_warnings(status), *troubles(status), *choices(status)]]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
         legend += "; ~ is the prefix cache"
@@ -99,6 +99,11 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if others := status["memory"].get("other_bytes"):
         lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
     return Group(*lines)
+
+
+def card_warnings(status: dict[str, Any]) -> list[str]:
+    """A line for every way in which a graphics card is there and unused."""
+    return [f"warning: {text}" for text in status["memory"].get("warnings") or []]
 
 
 def troubles(status: dict[str, Any]) -> list[str]:

@@ -9,11 +9,11 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
-from server.cli.checkup import Checkup, look_over
+from server.cli.checkup import Checkup, look_over, without_engines
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, write
 from server.cli.early import end_quietly
-from server.cli.greeting import greeting
+from server.cli.greeting import greeting, greeting_line
 from server.cli.lifecycle import raise_file_limit, serve_until_told
 from server.cli.logs import configure_logging
 from server.settings.catalog import CatalogError
@@ -60,7 +60,15 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
         states = {entry.name: str(app.state.pool.info(entry.name).state.value) for entry in entries}
         keyed = bool(settings.server.keys)
         notes = [text for text in (note, few) if text]
-        write(greeting(url, entries, states=states, keyed=keyed, checkup=checkup, notes=notes))
+        memory = app.state.pool.status().memory
+        if settings.logging.format == "json":
+            for text in notes:
+                log.warning("note text=%s", json.dumps(text, ensure_ascii=False))
+            write(greeting_line(url, entries, states=states, checkup=checkup, memory=memory))
+        else:
+            write(greeting(url, entries, states=states, keyed=keyed, checkup=checkup, memory=memory, notes=notes))
+        for text in memory.warnings:
+            log.warning("card_unused reason=%s", json.dumps(text, ensure_ascii=False))
         log.info("ready url=%s models=%d", url, len(entries))
 
     drain_s = settings.server.drain_s
@@ -90,11 +98,12 @@ def _refuse_missing(loaded: Loaded, entries: list[CatalogEntry]) -> None:
 
 
 async def _checkup_soon(pool: Pool, entries: list[CatalogEntry]) -> Checkup:
-    """What is known of the models for the greeting; on a slow disk nothing, and the log has the problems later."""
-    looking = asyncio.create_task(look_over(pool, entries))
+    """What is known of the models for the greeting; on a slow disk what has come, and the log has the rest later."""
+    found = without_engines(entries)
+    looking = asyncio.create_task(look_over(pool, entries, found))
     looking.add_done_callback(_log_problems)
     done, _ = await asyncio.wait({looking}, timeout=_GREETING_WAITS_S)
-    return looking.result() if done and looking.exception() is None else Checkup()
+    return looking.result() if done and looking.exception() is None else found
 
 
 def _log_problems(looking: asyncio.Task[Checkup]) -> None:

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends import host
-from server.memory import gpu
+from server.memory import gpu, unused_card
 from server.memory.ledger import Ledger
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache
 from server.pool.status import MemoryStatus
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backends.messages import Store
     from backends.plan import Device
     from server.settings.config import MemorySection
@@ -59,6 +61,8 @@ class Memory:
         *,
         device_total_bytes: int,
         free_bytes: int,
+        device_name: str = "",
+        warnings: Sequence[str] = (),
         auto: Callable[[int], int] | None = None,
         prefix_cache: PrefixCache | None = None,
     ) -> None:
@@ -70,6 +74,8 @@ class Memory:
         self.pids: Callable[[], list[int]] = list
         """The worker processes there are."""
         self._device_total_bytes = device_total_bytes
+        self._device_name = device_name
+        self._warnings = list(warnings)
         self._last_free_bytes = free_bytes
         self._auto = auto
         self._promised: list[int] = []
@@ -165,6 +171,9 @@ class Memory:
             prefix_cache_bytes=self.prefix_cache.used_bytes,
             prefix_cache_reserved_bytes=self.ledger.prefix_cache_bytes,
             prefix_cache_max_bytes=self.prefix_cache.max_bytes,
+            device_name=self._device_name,
+            device_total_bytes=self._device_total_bytes,
+            warnings=self._warnings,
         )
 
     async def keep_looking(self, *, every_s: float = LOOK_EVERY_S) -> None:
@@ -229,15 +238,19 @@ class Memory:
 
 async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
     """Choose the device and the budget, and what so many models may keep beside it. Raises DeviceError."""
-    card = None
+    card, driver_error = None, None
     if settings.device == "cuda" or (settings.device == "auto" and gpu.engine_has_cuda()):
         try:
             card = await gpu.memory()
         except gpu.GpuError as error:
             if settings.device == "cuda":
                 raise DeviceError(f"device = 'cuda', but {error}. hint: device = 'cpu'") from None
+            driver_error = str(error)
+    warnings = unused_card.warnings(
+        unused_card.probe(settings.device, "cpu" if card is None else "cuda", driver_error=driver_error)
+    )
     if card is not None:
-        return _on_card(settings, card, _prefix_cache(settings, n_models))
+        return _on_card(settings, card, _prefix_cache(settings, n_models), warnings)
     prefix_cache = _prefix_cache(settings, n_models)
     available = host.available_bytes()
     auto = _auto_on_host(settings.reserve)
@@ -246,6 +259,7 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
         auto(available) if settings.budget == "auto" else settings.budget,
         device_total_bytes=host.total_bytes(),
         free_bytes=available,
+        warnings=warnings,
         auto=auto if settings.budget == "auto" else None,
         prefix_cache=prefix_cache,
     )
@@ -265,7 +279,9 @@ def _prefix_cache(settings: MemorySection, n_models: int) -> PrefixCache:
     )
 
 
-def _on_card(settings: MemorySection, card: gpu.GpuMemory, prefix_cache: PrefixCache) -> Memory:
+def _on_card(
+    settings: MemorySection, card: gpu.GpuMemory, prefix_cache: PrefixCache, warnings: Sequence[str]
+) -> Memory:
     def auto(usable_bytes: int) -> int:
         return max(usable_bytes - settings.reserve, 0)
 
@@ -276,6 +292,8 @@ def _on_card(settings: MemorySection, card: gpu.GpuMemory, prefix_cache: PrefixC
         _at_most(budget, card.total_bytes, card.name),
         device_total_bytes=card.total_bytes,
         free_bytes=card.free_bytes,
+        device_name=card.name,
+        warnings=warnings,
         auto=auto if automatic else None,
         prefix_cache=prefix_cache,
     )

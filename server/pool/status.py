@@ -45,6 +45,7 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     """The budget, in bytes."""
 
     device: str
+    """`cuda` or `cpu`."""
     budget_bytes: int
     reserved_bytes: int
     other_bytes: int
@@ -58,6 +59,12 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     """What they may take at most."""
     spare_bytes: int = 0
     """Host memory of the template process, which has no model: paid from the reserve, never from the budget."""
+
+    device_name: str = ""
+    """The card's; empty on the CPU."""
+    device_total_bytes: int = 0
+    warnings: list[str] = []
+    """A graphics card that is there and unused, and why."""
 
     def beside(self, spare_bytes: int) -> MemoryStatus:
         """The same, with the template process told apart from other programs."""
