@@ -32,7 +32,7 @@ REJECTIONS: Final[Mapping[str, str]] = {
 }
 """Error code -> the metric's reason."""
 FINISHED_REASONS: Final = ("stop", "length", "tool_calls", "abort", "error")
-CUT_SHORT: Final = ("request_timeout", "draining", "out_of_memory")
+CUT_SHORT: Final = ("request_timeout", "out_of_memory")
 """Why an answer ended before the model or `max_tokens` ended it, as far as it had come."""
 
 _ERROR_RATIOS: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2)

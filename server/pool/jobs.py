@@ -99,12 +99,12 @@ class Jobs:
     def abort(self, action: Abort) -> None:
         """Ask a job's worker to end it; the terminal event comes as always.
 
-        Where a limit of ours ends it, what it has generated is its answer; where the reader is gone, nothing is.
+        Where its time is over, what it has generated is its answer; where the reader or the server goes, nothing is.
         """
         live = self._live[action.job_id]
         live.abort = live.abort or action
         worker = self._parts.residents[live.model].worker
-        if worker is not None and action.code == live.abort.code == "cancelled":
+        if worker is not None and action.code == "cancelled":
             worker.cancel(live.job.id)
         elif worker is not None:
             worker.cut_short(live.job.id, live.abort.code)

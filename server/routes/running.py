@@ -30,7 +30,7 @@ LOADING_PATIENCE_S = 2.0
 """How long a streaming client waits for its headers while the model loads; comments follow from then on."""
 COMMENT_EVERY_S = 3.0
 _PUMP_EVENTS = 16
-_LIMITS = ("request_timeout", "queue_timeout", "draining")
+_LIMITS = ("request_timeout", "queue_timeout")
 """Failures of a job that say that its time is over, and nothing of what was asked."""
 
 

@@ -116,7 +116,8 @@ def test_a_server_nobody_uses_costs_next_to_nothing_and_moves_nothing(server):
         time.sleep(1)
     share = (cpu(process) - cpu_s) / (time.monotonic() - began)
 
-    assert share < 0.015, f"{share:.1%} of a core"
+    # 0.9 % on a quiet machine and twice that beside another process; a loop that looks instead of waiting takes more.
+    assert share < 0.05, f"{share:.1%} of a core"
     assert moves(server) == loads
     assert process.memory_info().rss - rss_bytes < 4 * 2**20
 
