@@ -8,7 +8,6 @@ import time
 import pytest
 
 from backends.messages import (
-    Delta,
     Finished,
 )
 from backends.worker import Timeouts
