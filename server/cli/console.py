@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from enum import IntEnum
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from server.cli.logs import JsonLines
 from server.cli.output import silence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
@@ -79,11 +80,22 @@ def say(text: str) -> None:
 def complain(message: str) -> None:
     """Why a command ends, a line each; an event of the log where stderr is to hold nothing else."""
     as_json = any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+    as_json = as_json or wants_json(sys.argv[1:], os.environ)
     for line in message.splitlines():
         if as_json:
-            logging.getLogger("onecard").error("failed reason=%s", json.dumps(line, ensure_ascii=False))
+            told = f"failed reason={json.dumps(line, ensure_ascii=False)}"
+            say(JsonLines().format(logging.LogRecord("onecard", logging.ERROR, "", 0, told, None, None)))
         else:
             say(f"onecard: {line}")
+
+
+def wants_json(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether a server's log is asked for as JSON, where its configuration could not be read to the end."""
+    if arguments[:1] != ["serve"]:
+        return False
+    flagged = " ".join(arguments).replace("--log-format=", "--log-format ")
+    named = (environ.get("ONECARD_LOGGING__FORMAT"), environ.get("ONECARD_LOGGING_FORMAT"))
+    return "--log-format json" in flagged or ("--log-format" not in flagged and "json" in named)
 
 
 def write(text: str, *, end: str = "\n") -> None:

@@ -94,3 +94,11 @@ def test_with_a_json_log_everything_is_json(tmp_path, onecard: Onecard):
         assert all(json.loads(line)["event"] for line in server.log.read_text().splitlines())
     answered = onecard("run", "demo", "hello", env={"ONECARD_LOGGING__FORMAT": "json"})
     assert (answered.returncode, answered.stdout) == (0, "echo: hello\n")
+
+
+@pytest.mark.parametrize("wrong", [("--port", "99999"), ("--preload", "nope"), ("--model", "x=no-such.gguf")])
+@pytest.mark.parametrize("how", [("--log-format", "json"), ("--log-format=json",), ()])
+def test_with_a_json_log_a_server_that_cannot_start_says_so_in_json(wrong, how, onecard: Onecard):
+    done = onecard("serve", *wrong, *how, env={} if how else {"ONECARD_LOGGING__FORMAT": "json"})
+    assert done.returncode == 2
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["failed"]
