@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, canary_kv_model: Path) -> I
         tmp_path_factory.mktemp("prefix_cache"),
         models={"a": canary_kv_model, "b": copy_of(canary_kv_model)},
         flags=("--context", "2048", "--parallel", "4"),
-        env={"ONECARD_SERVER__API_KEYS": ",".join(KEYS)},
+        env={"ONECARD_SERVER__ADMIN_KEYS": KEYS[0], "ONECARD_SERVER__API_KEYS": KEYS[1]},
     ) as running:
         yield running
 
@@ -131,7 +131,7 @@ def test_files_are_for_their_owner_only_within_the_cap_and_in_the_status(server:
 
 
 def test_a_folder_that_cannot_be_used_is_told_and_costs_no_answer(tmp_path: Path, canary_kv_model: Path) -> None:
-    env = {"XDG_CACHE_HOME": str(tmp_path), "ONECARD_MEMORY__CONVERSATIONS_DISK": "64MiB"}
+    env = {"XDG_CACHE_HOME": str(tmp_path), "ONECARD_MEMORY__PREFIX_CACHE_DISK": "64MiB"}
     with serving(tmp_path, models={"a": canary_kv_model}, env=env) as server:
         move(server, "a", "load")
         move(server, "a", "unload")
@@ -155,8 +155,8 @@ def test_nothing_is_left_of_a_server_that_ended_or_was_killed(
     """Neither in memory nor on the disk, which takes what two small conversations leave no memory for."""
     env = {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "ONECARD_MEMORY__CONVERSATIONS": "1MiB",
-        "ONECARD_MEMORY__CONVERSATIONS_DISK": "64MiB",
+        "ONECARD_MEMORY__PREFIX_CACHE": "1MiB",
+        "ONECARD_MEMORY__PREFIX_CACHE_DISK": "64MiB",
     }
 
     def kept() -> set[str]:

@@ -16,7 +16,7 @@ from tests.models import canary_kv
 pytestmark = pytest.mark.engine
 
 SEEDS = (1, 2, 3)
-ENV = {"ONECARD_TEST_ENGINE": "tests.bnb.short_of_memory:load_short", "ONECARD_SCHEDULER__SPARE_WORKER": "false"}
+ENV = {"ONECARD_TEST_ENGINE": "tests.bnb.short_of_memory:load_short", "ONECARD_SCHEDULER__TEMPLATE_PROCESS": "false"}
 
 
 @pytest.fixture(scope="module")
