@@ -117,6 +117,7 @@ BESIDE: dict[str, Any] = {
 """Fields that another test of this folder asks a real model about."""
 BY_THE_SERVER_ALONE = {
     "model", "priority", "keep_alive", "include", "store", "metadata", "truncation", "n_indent", "response_fields",
+    "thread", "context_management",
 }  # fmt: skip
 """Fields that no engine sees, for tests over the tests' own engine."""
 ALIKE = {
