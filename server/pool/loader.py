@@ -6,13 +6,12 @@ Owns what is known about the models' files. When to load is the scheduler's busi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from backends.backend import Header, HeaderError
 from backends.crash_reason import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
-from backends.plan import Device, Plan
+from backends.plan import Plan
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.capacity import Asked, Capacity, appraise
 from server.memory.estimator import Estimator, Looked, key_of, likely_plans, look, wish
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
 
-LIMIT_SPARE_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 2 * 2**30, "cuda": 16 * 2**30})
-"""Of a load, beyond what is estimated; drivers and libraries of a card take much of the host's."""
+LIMIT_SPARE_BYTES: Final = 2 * 2**30
+"""Of a load, beyond what is estimated."""
 FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""
 
@@ -207,10 +206,15 @@ class Loader:
             raise LoadRefusedError("memory_busy", message, strike=False)
 
     def _limit_bytes(self, name: str, placed: Placed) -> int:
-        """Host memory for a load: files may be in memory twice, and an estimate be wrong, but not by so much."""
+        """Host memory for a load: files may be in memory twice, and an estimate be wrong, but not by so much.
+
+        0 (no limit) on a card: what its driver maps counts too, and how much that is was never measured.
+        """
+        if placed.plan.device == "cuda":
+            return 0
         known = self._known.get(name)
         file_bytes = known.key[0] if known is not None else 0
-        return 2 * (placed.footprint.total_bytes + file_bytes) + LIMIT_SPARE_BYTES[placed.plan.device]
+        return 2 * (placed.footprint.total_bytes + file_bytes) + LIMIT_SPARE_BYTES
 
     def _spec(self, entry: CatalogEntry, placed: Placed) -> LoadModel:
         plan = placed.plan
