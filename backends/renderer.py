@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backends.template_program import Outcome, Program
 
 GRACE_S: Final = 0.3
+_BORN_WITHIN_S: Final = 5.0
 """Beyond the template's own limit: its Python lines end themselves and say so."""
 LARGE_BYTES: Final = 256 << 10
 """A conversation from this size on may be what makes an honest template slow, so the template is not blamed for it."""
@@ -117,8 +118,9 @@ class Renderer:
         self._nursery_pid = nursery_pid
         self._turn = threading.Lock()
         self._line: socket.socket | None = None
-        self._pid = 0
         self._pidfd = -1
+        self._late = 0
+        """Answers of the nursery that were not waited for."""
         self._decoder = msgspec.msgpack.Decoder(Outcome)
 
     def ask(self, asked: Ask) -> tuple[Outcome, int]:
@@ -132,6 +134,9 @@ class Renderer:
         with self._turn:
             try:
                 line = self._begun()
+            except OSError:
+                return Outcome("no process to render in could be started", "failed"), len(raw)
+            try:
                 line.settimeout(RENDER_LIMIT_S + GRACE_S)
                 deadline = time.monotonic() + RENDER_LIMIT_S + GRACE_S
                 line.sendall(_LENGTH.pack(len(raw)) + raw)
@@ -156,17 +161,29 @@ class Renderer:
     def _begun(self) -> socket.socket:
         """A line to a renderer that runs."""
         if self._line is None:
+            self._forget_late()
             ours, theirs = socket.socketpair()
             with theirs:
                 socket.send_fds(self._nursery, [b"renderer"], [theirs.fileno()])
-            self._nursery.settimeout(GRACE_S + 2)
-            told = self._nursery.recv(32)
-            if not told:
+            self._nursery.settimeout(_BORN_WITHIN_S)
+            try:
+                told = self._nursery.recv(32)
+                if not told:
+                    raise OSError("the nursery is gone")
+                pidfd = os.pidfd_open(int(told))
+            except OSError as error:  # TimeoutError among them: it is no template's fault
                 ours.close()
-                raise OSError("the nursery is gone")
-            self._pid, self._line = int(told), ours
-            self._pidfd = os.pidfd_open(self._pid)
+                self._late += isinstance(error, TimeoutError)
+                raise OSError("no process to render in could be started") from error
+            self._line, self._pidfd = ours, pidfd
         return self._line
+
+    def _forget_late(self) -> None:
+        """Take answers of the nursery that were not waited for: their renderers find their lines closed, and end."""
+        self._nursery.settimeout(_BORN_WITHIN_S)
+        while self._late:
+            self._nursery.recv(32)
+            self._late -= 1
 
     def _end(self) -> None:
         """End the renderer; the next question has a new one begun."""
@@ -176,6 +193,7 @@ class Renderer:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             os.close(self._pidfd)
+            self._pidfd = -1
 
 
 def fork_beside(*, keep_out: int) -> Renderer:

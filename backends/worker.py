@@ -225,7 +225,7 @@ class Worker:
         """Count unanswered pings, not seconds: a server that slept itself must not blame its workers."""
         timeouts = self._timeouts
         loading_s = stalled_s = 0.0
-        before = (0, 0)
+        before: tuple[int, int] | None = None
         while not self._exited.is_set():
             self._unanswered_pings += 1
             self._send(Ping())
@@ -238,17 +238,17 @@ class Worker:
                 if loading_s > timeouts.load_s:
                     self.condemn("worker_hung", f"did not finish loading in {timeouts.load_s:g} s")
                 now = self._busyness()
-                waits = now[0] - before[0] <= _IDLE_TICKS and now[1] == before[1]
+                waits = now is not None and before is not None and _stands_still(before, now)
                 before, stalled_s = now, stalled_s + timeouts.ping_every_s if waits else 0.0
                 if stalled_s > timeouts.stall_s:
                     told = f"waited {timeouts.stall_s:g} s for the model's files: their disk does not answer"
                     self.condemn("worker_hung", told)
 
-    def _busyness(self) -> tuple[int, int]:
+    def _busyness(self) -> tuple[int, int] | None:
         with contextlib.suppress(OSError, ValueError, IndexError):
             if self._child is not None:
                 return busyness(self._child.pid)
-        return 0, 0
+        return None
 
     async def _reap(self, child: Child) -> None:
         status = await child.wait(self._timeouts.linger_s)
@@ -278,3 +278,8 @@ class Worker:
             return Exit("out_of_memory", what.replace(" ended with ", " ran out of memory and ended with ") + when)
         hint = f". {LOAD_HINT}" if self.ready is None else ""
         return Exit("load_failed" if self.ready is None else "worker_crashed", what + when + hint)
+
+
+def _stands_still(before: tuple[int, int], now: tuple[int, int]) -> bool:
+    """Neither computing nor reading, by ticks of the processor and bytes read."""
+    return now[0] - before[0] <= _IDLE_TICKS and now[1] == before[1]

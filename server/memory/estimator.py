@@ -19,6 +19,7 @@ from backends.plan import Plan, Wish
 from backends.registry import BACKENDS, TEST_ENGINE, backend_of
 from server.memory.estimates import Estimate, Estimates, FileKey
 from server.memory.reader import Reader
+from server.settings.references import LocateError, split_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -65,10 +66,22 @@ def key_of(entry: CatalogEntry) -> FileKey:
     """
     status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     if not stat.S_ISDIR(status.st_mode):
-        return status.st_size, status.st_mtime_ns, status.st_ino
+        others = _other_parts(entry.path)
+        if not others:
+            return status.st_size, status.st_mtime_ns, status.st_ino
+        told = repr([(part.st_size, part.st_mtime_ns) for part in (status, *others)])
+        return sum(part.st_size for part in (status, *others)), zlib.crc32(told.encode()), status.st_ino
     inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(entry.path) if e.is_file())
     told = repr((inside, sorted(entry.config.options_of(entry.backend).items())))
     return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
+
+
+def _other_parts(path: Path) -> list[os.stat_result]:
+    """Of a file that is split: the parts behind the first. Raises OSError."""
+    try:
+        return [part.stat() for part in split_parts(path)[1:]]
+    except LocateError:
+        return []
 
 
 def wish(config: ModelConfig, device: Device) -> Wish:

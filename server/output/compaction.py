@@ -86,6 +86,10 @@ class Compaction:
     def body(self, head: Head, usage: Usage) -> bytes:
         """The whole answer. Raises ApiError 500 where the model has said nothing: that would lose the conversation."""
         summary = "".join(self._texts).strip()
+        if self._sorter.finish_reason == "length":
+            told = "The summary was cut off before its end, and half of one would lose the conversation."
+            hint = " hint: keep the input as it is, or raise the model's context"
+            raise ApiError(500, told + hint, type="server_error", code="server_error", headers=_NO_RETRY)
         if not summary:
             raise ApiError(
                 500, "The model wrote no summary.", type="server_error", code="server_error", headers=_NO_RETRY

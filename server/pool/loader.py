@@ -36,12 +36,14 @@ FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""
 
 
-def state_of(entry: CatalogEntry) -> FileKey | None:
-    """What tells one state of a model's files from another; None where they cannot be looked at."""
+_NOT_THERE: Final[FileKey] = (0, 0, 0)
+
+
+def _state_of(entry: CatalogEntry) -> FileKey:
     try:
         return key_of(entry)
     except OSError:
-        return None
+        return _NOT_THERE
 
 
 class LoadRefusedError(Exception):
@@ -65,6 +67,10 @@ class Loader:
         self._reader = Reader()
         self._known: dict[str, Looked] = {}
         self._problems: dict[str, str] = {}
+
+    def state_now(self, entry: CatalogEntry) -> FileKey | None:
+        """What tells one state of a model's files from another; None where their disk does not answer at once."""
+        return self._reader.at_once(entry.name, lambda: _state_of(entry))
 
     def known(self, name: str) -> tuple[Header | None, str | None]:
         """What the last look at a model's file gave: its header, or what is wrong with it."""
@@ -205,15 +211,15 @@ class Loader:
             message = f"{name} needs {format_size(needed_bytes)}, but other programs hold the card's memory"
             raise LoadRefusedError("memory_busy", message, strike=False)
 
-    def _limit_bytes(self, name: str, placed: Placed) -> int:
+    def _limit_bytes(self, entry: CatalogEntry, placed: Placed) -> int:
         """Host memory for a load: files may be in memory twice, and an estimate be wrong, but not by so much.
 
         0 (no limit) on a card: what its driver maps counts too, and how much that is was never measured.
         """
         if placed.plan.device == "cuda":
             return 0
-        known = self._known.get(name)
-        file_bytes = known.key[0] if known is not None else 0
+        known = self._known.get(entry.name)
+        file_bytes = max(known.key[0] if known is not None else 0, entry.size_bytes)
         return 2 * (placed.footprint.total_bytes + file_bytes) + LIMIT_SPARE_BYTES
 
     def _spec(self, entry: CatalogEntry, placed: Placed) -> LoadModel:
@@ -232,5 +238,5 @@ class Loader:
             max_itl_ms=0.0 if entry.config.max_itl_ms == "auto" else entry.config.max_itl_ms,
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.options_of(entry.backend),
-            limit_bytes=self._limit_bytes(entry.name, placed),
+            limit_bytes=self._limit_bytes(entry, placed),
         )

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from backends.crash_reason import in_words
 from server.pool.event_log import why
-from server.pool.loader import LoadRefusedError, state_of
+from server.pool.loader import LoadRefusedError
 
 if TYPE_CHECKING:
     from backends.messages import ErrorCode, LoadModel, Ready
     from backends.plan import Footprint
     from backends.worker import Exit, Listener, Worker
+    from server.memory.estimates import FileKey
     from server.pool.loader import Loader
     from server.pool.parts import Parts
     from server.pool.resident import Resident
@@ -42,7 +43,7 @@ class Moves:
         resident.load_started_at = self._parts.clock()
         resident.load_cancelled = False
         resident.loaded = 0.0
-        resident.tried_key = state_of(resident.entry)
+        resident.tried_key = self._state_now(resident)
         need = prices.need_bytes(resident.name, smaller_by=smaller_by)
         figures = {"need_bytes": need} if isinstance(need, int) and need else {}
         again = {"setbacks": smaller_by} if smaller_by else {}
@@ -74,9 +75,16 @@ class Moves:
     def pardon_if_repaired(self, resident: Resident) -> None:
         """Files that have changed since they failed are no reason to leave the model alone: one look at them."""
         paused = self._parts.scheduler.view(resident.name, self._parts.clock()).quarantined_until is not None
-        if paused and state_of(resident.entry) != resident.tried_key:
+        if not paused or resident.tried_key is None:
+            return
+        now = self._state_now(resident)
+        if now is not None and now != resident.tried_key:
             self._parts.tell("quarantine_lifted", model=resident.name, reason="its files have changed")
             self._parts.scheduler.pardon(resident.name)
+
+    def _state_now(self, resident: Resident) -> FileKey | None:
+        loader = self._parts.loader
+        return loader.state_now(resident.entry) if loader is not None else None
 
     # What workers report
 

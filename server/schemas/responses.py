@@ -229,7 +229,9 @@ def summing_up(asked: Asked, *, max_tokens: int) -> ChatRequest:
     """The chat request that asks for the summary. Raises ApiError 400."""
     ask = {"role": "user", "content": ASK}
     chat = _chat({"model": asked.chat.model}, asked.own, [*asked.turns, ask])
-    return RENAMES.parse({**chat, "max_tokens": max_tokens, "chat_template_kwargs": {"enable_thinking": False}})
+    limits = {"max_tokens": max_tokens, "chat_template_kwargs": {"enable_thinking": False}}
+    wishes = {"priority": asked.chat.priority, "keep_alive": asked.chat.keep_alive}
+    return RENAMES.parse({**chat, **limits, **{name: value for name, value in wishes.items() if value is not None}})
 
 
 def turns_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

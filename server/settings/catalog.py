@@ -21,6 +21,7 @@ from server.settings.references import DEMO, Located, LocateError, locate, parse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backends.backend import AnyBackend
     from server.settings.config import Settings
 
 
@@ -55,6 +56,8 @@ class CatalogEntry:
             located = locate(self.config.path)
         except LocateError as problem:
             return str(problem)
+        if (key := self.config.of_other_backend(located.backend)) is not None:
+            return _not_of(key, located.path, BACKENDS[located.backend])
         if (located.path, located.backend) != (self.path, self.backend):
             return f"its files came to {located.path} after the start. hint: restart onecard"
         return None
@@ -105,8 +108,7 @@ def _entry(model: ModelConfig) -> CatalogEntry:
             f"which backend {backend.name} serves. hint: leave backend out"
         )
     if key := model.of_other_backend(backend.name):
-        what = f"{backend.files}, {backend.refuses[key]}"
-        raise CatalogError(f"model '{model.name}': it has {key}, but {located.path} is {what}. hint: leave {key} out")
+        raise CatalogError(f"model '{model.name}': {_not_of(key, located.path, backend)}")
     return CatalogEntry(
         name=model.name,
         config=model,
@@ -136,6 +138,11 @@ def _in_time(find: Callable[[], Located]) -> Located:
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
+
+
+def _not_of(key: str, path: Path, backend: AnyBackend) -> str:
+    """Why a key of the model's table cannot be kept."""
+    return f"it has {key}, but {path} is {backend.files}, {backend.refuses[key]}. hint: leave {key} out"
 
 
 def _missing(model: ModelConfig, problem: str) -> CatalogEntry:

@@ -50,6 +50,8 @@ def read_keys(file: Path) -> KeysRead:
     keys = KeysRead(
         [words[0] for words in entries if len(words) == 1], [words[1] for words in entries if _is_admin(words)]
     )
+    if ["admin"] in entries:
+        raise KeyFileError(f"{file} has a line 'admin' without a key. hint: a line is KEY or admin KEY")
     if len(keys.api_keys) + len(keys.admin_keys) < len(entries) or not all(
         key and "!" <= char <= "~" for key in (*keys.api_keys, *keys.admin_keys) for char in key
     ):

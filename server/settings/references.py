@@ -53,13 +53,22 @@ def parse_hub_reference(text: str) -> HubReference | None:
 def absolute(text: str, base: Path) -> str:
     """A path made absolute against the folder it was written in; references and `demo` stay as they are."""
     path = base / Path(text).expanduser()
-    if text == DEMO or text.startswith("hf:") or (not path.exists() and parse_hub_reference(text)):
+    if text == DEMO or text.startswith("hf:") or (parse_hub_reference(text) and not path.exists()):
         return text
     return str(Path(os.path.abspath(path)))  # noqa: PTH100 - resolve() would follow the cache's links
 
 
 def locate(text: str) -> Located:
     """The files behind a path or reference. Raises LocateError."""
+    try:
+        return _located(text)
+    except model_files.FileError as error:
+        raise LocateError(str(error)) from None
+    except OSError as error:
+        raise LocateError(f"{text[:200]} cannot be looked at: {model_files.reason(error)}") from None
+
+
+def _located(text: str) -> Located:
     if text == DEMO:
         return _demo()
     path = Path(text).expanduser()

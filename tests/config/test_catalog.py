@@ -14,6 +14,10 @@ def catalog(**paths):
     return Catalog(Settings.model_validate({"models": {name: {"path": str(path)} for name, path in paths.items()}}))
 
 
+def catalog_of(**models):
+    return Catalog(Settings.model_validate({"models": models}))
+
+
 def missing(path):
     return catalog(a=path).resolve("a").still_missing()
 
@@ -111,6 +115,21 @@ def test_a_missing_model_is_there_and_says_why_until_its_file_comes(gguf, tmp_pa
     assert entry.still_missing() == f"there is no file or folder {late}"
     late.write_bytes(b"GGUF")
     assert entry.still_missing() is None
+
+
+def test_a_path_that_cannot_even_be_looked_at_stops_no_other_model(gguf):
+    made = catalog(bad="/" + "x" * 300, good=gguf)
+
+    assert "its name is longer" in made.resolve("bad").missing
+    assert made.resolve("good").missing is None
+
+
+def test_files_that_come_later_are_held_to_the_keys_of_their_model(gguf, tmp_path):
+    late = tmp_path / "late.gguf"
+    entry = catalog_of(late={"path": str(late), "quantization": "bnb-4bit"}).resolve("late")
+    late.write_bytes(gguf.read_bytes())
+
+    assert "it has quantization" in entry.still_missing()
 
 
 def test_a_reference_that_came_into_the_cache_needs_a_restart(hub):

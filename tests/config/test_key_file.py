@@ -20,8 +20,8 @@ def test_one_key_per_line(key_file):
 
 
 def test_an_admin_key_is_marked_as_one(key_file):
-    key_file.write_text("one\nadmin two\n  admin\tthree \nadmin\n")
-    assert read_keys(key_file) == (["one", "admin"], ["two", "three"])
+    key_file.write_text("one\nadmin two\n  admin\tthree \n")
+    assert read_keys(key_file) == (["one"], ["two", "three"])
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,7 @@ def test_others_must_not_reach_it(key_file, mode, good):
         b"two words\n",
         b"Admin words\n",
         b"admin two words\n",
+        b"sk-app\nadmin\n",
         "schlüssel\n".encode(),
         b"a\x00b\n",
         b"x\n" * 40_000,

@@ -5,6 +5,14 @@ from __future__ import annotations
 import openai
 import pytest
 
+from backends.messages import Delta
+from server.errors import ApiError
+from server.output.compaction import Compaction
+from server.output.frame import Head, Usage
+from server.output.sorting import Sorter
+from server.output.splitters import splitters
+from tests.http.conftest import KEY
+
 ASKED = [
     {"role": "user", "content": "We launch on Tuesday."},
     {"role": "assistant", "content": "Understood, and support is told before. " * 3},
@@ -83,3 +91,20 @@ def test_a_parameter_of_a_path_swallows_no_name(server, method, path, status, al
 
     assert (answer.status, answer.headers.get("allow")) == (status, allow)
     assert answer.error["code"] == ("method_not_allowed" if status == 405 else "unknown_url")
+
+
+def test_a_summary_that_was_cut_stands_for_no_conversation():
+    cut = Compaction(Sorter(splitters([], None, None)()), "cmp_1", [])
+    cut.add(Delta("j", 0, "The user wants", 3, None, "length"), 0)
+
+    with pytest.raises(ApiError, match="cut off before its end") as told:
+        cut.body(Head("resp_1", 0, "fake", ""), Usage())
+    assert told.value.headers["x-should-retry"] == "false"
+
+
+def test_priority_and_keep_alive_are_those_of_the_request(server, keyed):
+    asked = {"model": "fake", "input": "hello", "keep_alive": "5m"}
+
+    assert server.post("/v1/responses/compact", asked).status == 200
+    refused = keyed.post("/v1/responses/compact", asked, headers={"x-api-key": KEY})
+    assert (refused.status, refused.error["param"]) == (403, "keep_alive")
