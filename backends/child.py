@@ -1,4 +1,4 @@
-"""A worker process as the server sees it: its start, its socket, its crash reason, its end.
+"""A worker process as the server sees it: its start, its socket, its stderr, its end.
 
 Owns no model and no jobs: that is `backends.worker`. For the event loop's thread only.
 """

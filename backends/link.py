@@ -61,7 +61,7 @@ def note(error: BaseException) -> None:
 
 
 def or_leave(work: Callable[[], None]) -> None:
-    """Run a thread's work; a worker that lost one of its threads is no use to anybody."""
+    """Run a thread's work; a worker that lost one of its threads is of no use."""
     try:
         work()
     except BaseException as error:
@@ -70,6 +70,6 @@ def or_leave(work: Callable[[], None]) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once, its crash reason said."""
+    """End the process at once, after what it said on stderr is written."""
     sys.stderr.flush()
     os._exit(code)  # daemon threads sit in blocking calls; a normal interpreter exit could wait for them

@@ -1,7 +1,7 @@
 """Decides when the server is told what an engine has done: at once, or with the next step where steps are quick.
 
 Every message wakes the server and its client, and that takes a core from the engine; a small model makes a message in
-2 ms. So plain text of quick steps waits for more, for one frame of a display at most. A start, the first token of a
+2 ms. So plain text of quick steps waits for more, for one frame of a display at most. A start, the first text of a
 choice, an end, and steps that compute a prompt go at once, and take along what waits. Pure: time is an argument.
 """
 
@@ -29,7 +29,7 @@ class Outbox:
         """When the oldest of them was made."""
         self._last = 0.0
         self._flowing: dict[str, set[int]] = {}
-        """Choices by job whose first token was taken in: later text of theirs may wait."""
+        """Choices by job whose first text was taken in: later text of theirs may wait."""
 
     def put(self, step: Step, now: float, *, idle: bool) -> Step | None:
         """Take in a step that ended at `now` seconds; the message to send, None where it waits. `idle`: none follows.

@@ -1,4 +1,4 @@
-"""A child process by its pidfd: its crash reason, its end, and a way to end it that can never hit another process.
+"""A child process by its pidfd: its last lines on stderr, its end, and a way to end it that hits no other process.
 
 `asyncio.subprocess` would not do: its `kill` reaps behind the back of its own watcher, which then has no exit status to
 tell (python/cpython#87744), and it cannot watch a child that it has not started. For the event loop's thread only.

@@ -60,7 +60,7 @@ class Timeouts:
     stop_s: float = 5.0
     """From the request to stop to SIGKILL."""
     linger_s: float = 1.0
-    """For the process after its socket closed, and for its crash reason after it exited."""
+    """For the process after its socket closed, and for its last lines on stderr after it exited."""
 
 
 @dataclass(frozen=True)

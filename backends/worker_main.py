@@ -1,7 +1,8 @@
 """The worker process: one model, one engine, one socket to the server.
 
-Three threads: the reader takes commands and answers pings, the preparer renders and tokenizes, the main thread steps
-the engine. It never outlives the server: end-of-file on the socket or the parent's death ends it at once.
+Four threads: the reader takes commands and answers pings, two preparers (of short and of long jobs) render and
+tokenize, the main thread steps the engine. It never outlives the server: end-of-file on the socket or the parent's
+death ends it at once.
 """
 
 from __future__ import annotations

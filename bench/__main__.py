@@ -87,10 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     beside.add_argument("--generate", type=int, default=256, help="tokens generated per stream (default 256)")
     beside.add_argument("--beside", type=float, default=0.0, help="share of a core another process takes (default 0)")
     beside.add_argument("--json", action="store_true", help="print one JSON line")
-    swaps = commands.add_parser("swap", help="swapping tiny models: time to the first token, and the server's share")
+    swaps = commands.add_parser("swap", help="swapping tiny models: time to first token, and the server's share")
     swaps.add_argument("--rounds", type=int, default=20, help="swaps that are measured (default 20)")
     swaps.add_argument("--pause", type=float, default=0.0, help="seconds between requests (default 0: back to back)")
-    swaps.add_argument("--no-spare", action="store_true", help="without the process that workers are copies of")
+    swaps.add_argument("--no-template", action="store_true", help="without the process that workers are copies of")
     swaps.add_argument("--json", action="store_true", help="print one JSON line")
     embeds = commands.add_parser("embed", help="64 texts in one call to /v1/embeddings against 64 calls in a row")
     embeds.add_argument("path", nargs="?", type=Path, help="an embedding model (default: all-MiniLM-L6-v2 in F16)")
@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> int:
         emit(_peers(options), as_json=options.json)
         return 0
     if options.command == "swap":
-        figures = swap.measure(rounds=options.rounds, spare=not options.no_spare, pause_s=options.pause)
+        figures = swap.measure(rounds=options.rounds, template=not options.no_template, pause_s=options.pause)
         emit(figures, as_json=options.json)
         return 0
     if options.command == "embed":

@@ -22,10 +22,10 @@ from demo import GGUF_PATH
 NAMES = ("a", "b")
 
 
-def measure(*, rounds: int = 20, spare: bool = True, pause_s: float = 0.0) -> dict[str, float]:
+def measure(*, rounds: int = 20, template: bool = True, pause_s: float = 0.0) -> dict[str, float]:
     """Swap a -> b -> a ..., back to back or with a pause between."""
     budget = _budget_for_one()
-    with running(_config(budget=budget, spare=spare)) as server:
+    with running(_config(budget=budget, template=template)) as server:
         _first_token_ms(server.url, NAMES[1])
         cold, warm, engine = [], [], []
         for index in range(rounds):
@@ -47,15 +47,15 @@ def measure(*, rounds: int = 20, spare: bool = True, pause_s: float = 0.0) -> di
     }
 
 
-def _config(*, budget: str, spare: bool) -> str:
+def _config(*, budget: str, template: bool) -> str:
     models = "".join(f'[models.{name}]\npath = "{GGUF_PATH}"\ncontext = 512\nparallel = 1\n' for name in NAMES)
-    scheduler = f"[scheduler]\nmin_residency_s = 0\ntemplate_process = {str(spare).lower()}\n"
+    scheduler = f"[scheduler]\nmin_residency_s = 0\ntemplate_process = {str(template).lower()}\n"
     return f'[memory]\ndevice = "cpu"\nbudget = "{budget}"\n{scheduler}{models}'
 
 
 def _budget_for_one() -> str:
     """A budget that holds one of the models and not two, from what the server itself says one takes."""
-    with running(_config(budget="2GiB", spare=False)) as server:
+    with running(_config(budget="2GiB", template=False)) as server:
         _first_token_ms(server.url, NAMES[0])
         booked = _model(server.url, NAMES[0])
     return str(int(1.6 * max(booked["predicted_bytes"], booked["measured_bytes"])))

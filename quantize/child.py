@@ -51,7 +51,7 @@ def _message(line: bytes) -> Message | None:
 
 @contextmanager
 def started(module: str) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]:
-    """A child and its crash reason; it is gone when the block ends, however it ends."""
+    """A child and its last lines on stderr; it is gone when the block ends, however it ends."""
     child = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,

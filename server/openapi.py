@@ -44,7 +44,7 @@ _READS = {
     "/ready": "Requests are taken",
     "/v1/status": "Budget, models with their bytes, and the queue",
     "/v1/events": "Every decision with its reason, as events",
-    "/v1/capacity": "What a load would take, and who would leave",
+    "/v1/capacity": "What a load would take, and which models would be evicted",
     "/v1/models": "Every model",
     "/models": "Every model, where clients of llama.cpp look",
     "/v1/models/{id}": "One model",

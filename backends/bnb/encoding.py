@@ -23,7 +23,8 @@ from backends.bnb.encoder import FolderEncoder
 from backends.bnb.layout import input_limit
 from backends.bnb.measure import runtime_bytes, version, weight_bytes
 from backends.bnb.vocabulary import Vocabulary
-from backends.bnb.weights import Kind, first_line, load_model
+from backends.bnb.weights import Kind, load_model
+from backends.crash_reason import in_words
 from backends.embedding import EmbeddingEngine, Input, NoRoomError
 from backends.engine import LoadError
 from backends.messages import Ready
@@ -126,7 +127,7 @@ def _warm_up(encoder: FolderEncoder, n_tokens: int) -> None:
     try:
         encoder.encode([Input(np.zeros(n, dtype=np.int32))] * max(1, n_tokens // n))
     except (NoRoomError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        message = f"the model loads, but its first forward pass fails: {first_line(error)}"
+        message = f"the model loads, but its first forward pass fails: {in_words(error)}"
         raise LoadError(message, out_of_memory=isinstance(error, NoRoomError)) from error
 
 
@@ -138,7 +139,7 @@ def _dense(folder: Path, *, device: str) -> torch.nn.Sequential:
         tensors = load_file(folder / "model.safetensors")
         weight, bias = tensors["linear.weight"].float(), tensors.get("linear.bias")
     except (OSError, ValueError, KeyError, SafetensorError, model_files.FileError) as error:
-        raise LoadError(f"{folder.name} is no Dense module in safetensors: {first_line(error)}") from error
+        raise LoadError(f"{folder.name} is no Dense module in safetensors: {in_words(error)}") from error
     named = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
     if named not in _ACTIVATIONS:
         raise LoadError(f"{folder.name} asks for the activation {str(named)[:60]!r}, which is none of those known")

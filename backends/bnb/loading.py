@@ -31,7 +31,8 @@ from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
 from backends.bnb.measure import runtime_bytes, version, weight_bytes  # noqa: E402
 from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
-from backends.bnb.weights import Order, first_line, load_model, pin_positions  # noqa: E402
+from backends.bnb.weights import Order, load_model, pin_positions  # noqa: E402
+from backends.crash_reason import in_words  # noqa: E402
 from backends.engine import LoadError  # noqa: E402
 from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
@@ -117,7 +118,7 @@ def _engine(
         if shortage.is_shortage(error):
             message = f"no memory is left for the KV cache: {shortage.told(error)}. hint: a smaller context or parallel"
             raise LoadError(message, out_of_memory=True) from error
-        raise LoadError(f"the model loads, but its first pass fails: {first_line(error)}") from error
+        raise LoadError(f"the model loads, but its first pass fails: {in_words(error)}") from error
     ready = describe(
         spec,
         tokenizer,
@@ -142,7 +143,7 @@ def _tokenizer(path: Path, order: Order) -> Any:
             path, trust_remote_code=order.trust_remote_code, local_files_only=True, use_fast=True
         )
     except Exception as error:  # the parsers of strangers' files raise whatever they like
-        raise LoadError(f"the folder's tokenizer cannot be read: {first_line(error)}") from error
+        raise LoadError(f"the folder's tokenizer cannot be read: {in_words(error)}") from error
     if not getattr(source, "is_fast", False):
         raise LoadError("the folder's tokenizer has no tokenizer.json, and none can be made of what is there")
     return source
@@ -163,7 +164,7 @@ def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
         if shortage.is_shortage(error):
             message = f"no memory is left for a pass of one token: {shortage.told(error)}. hint: a smaller quantization"
             raise LoadError(message, out_of_memory=True) from error
-        raise LoadError(f"a {config.model_type} model cannot be served: {first_line(error)}") from error
+        raise LoadError(f"a {config.model_type} model cannot be served: {in_words(error)}") from error
     kinds = list(getattr(config, "layer_types", None) or [])
     n_layers = int(config.num_hidden_layers)
     strange = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})

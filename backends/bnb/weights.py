@@ -123,7 +123,7 @@ def load_model(
         if shortage.is_shortage(error):
             message = f"no memory is left for the weights: {shortage.told(error)}. hint: a smaller quantization"
             raise LoadError(message, out_of_memory=True) from error
-        raise LoadError(f"transformers cannot load the folder: {first_line(error)}") from error
+        raise LoadError(f"transformers cannot load the folder: {in_words(error)}") from error
     finally:
         library_logging.set_tqdm_hook(None)
     _check_complete(told, kind.unused)
@@ -157,7 +157,7 @@ def _known_config(spec: LoadModel, config: dict[str, Any], order: Order, kind: K
             **({} if kind.attention is None else {"attn_implementation": kind.attention}),
         )
     except Exception as error:  # validation of strangers' files raises whatever it likes
-        raise LoadError(f"config.json is not understood: {first_line(error)}") from error
+        raise LoadError(f"config.json is not understood: {in_words(error)}") from error
 
 
 def _believe_tensors(folder: Path, known: Any) -> None:
@@ -236,11 +236,6 @@ def _check_used(told: Mapping[str, Any], model: Any) -> None:
 
 def _shape(size: Any) -> str:
     return str(list(size)) if size is not None else "another one"
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what a library says."""
-    return in_words(error)
 
 
 class _Progress:

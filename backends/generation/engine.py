@@ -1,7 +1,7 @@
 """The generating engine: continuous batching over what a library decodes (`decoder`).
 
 Owns the sequences of one model and what happens to them in a step. What the library does lies behind `decoder`,
-prompts in `preparing`, tokens and text in `choosing`, the plan of a step in `batching`, cells and computed prefixes in
+prompts in `preparing`, tokens and text in `choosing`, the plan of a step in `batching`, cells and cached prefixes in
 `residency`.
 
 A sequence goes `waiting -> prefill -> decode -> done`, and back to `waiting` when the pool runs full. Choices of one

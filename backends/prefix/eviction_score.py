@@ -1,4 +1,4 @@
-"""What a cached prefixes is worth, and the name of its file, which tells the server enough to judge it. Pure."""
+"""What a cache entry is worth, and the name of its file, which tells the server enough to judge it. Pure."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def bench(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model: time to the first token, gaps, tokens per second, and the share of the bare loop's speed."""
+    """Measure a model: time to first token, inter-token latency, tokens per second, share of the baseline's speed."""
     from server.cli.bench import run_bench
 
     run_bench(

@@ -69,7 +69,7 @@ def stdout() -> Console:
 
 
 def say(text: str) -> None:
-    """One line for a person, on stderr: stdout holds what was asked for. Where stderr takes nothing, nobody is told."""
+    """One line for a person, on stderr: stdout holds what was asked for. Where stderr takes nothing, it is lost."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -159,11 +159,11 @@ def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
     table.add_row("total", f"{format_size(answer.total_bytes)} of {format_size(answer.budget_bytes)}")
     table.add_row("free", format_size(answer.free_bytes))
     stdout().print(table)
-    write(f"price: {_SOURCES[answer.source]}")
+    write(f"estimate: {_SOURCES[answer.source]}")
     if answer.trained_context is not None and answer.plan.context > answer.trained_context:
         write(f"beware: the model was trained for a context of {answer.trained_context} tokens")
     if answer.would_evict:
-        write(f"would leave: {', '.join(answer.would_evict)}")
+        write(f"would evict: {', '.join(answer.would_evict)}")
     for other in answer.alternatives:
         write(f"fits too: {_words(other)}: {format_size(other.total_bytes)}")
 

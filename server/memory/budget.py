@@ -34,7 +34,7 @@ class Budget(Protocol):
 
 
 class Unbounded:
-    """Books of a machine whose memory has no end: every model fits beside every other."""
+    """The budget of a machine whose memory has no end: every model fits beside every other."""
 
     free_bytes = 0
     over_bytes = 0

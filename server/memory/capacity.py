@@ -1,4 +1,4 @@
-"""The plan of a load without the load: what it would take, who would leave for it, and what else would fit. Pure.
+"""The plan of a load without the load: what it would take, what would be evicted for it, and what else would fit. Pure.
 
 The answer of `onecard fit` and `GET /v1/capacity`.
 """

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, TypeVar
 
 ANSWER_WITHIN_S: Final = 5.0
@@ -56,13 +54,6 @@ async def answer(question: Callable[[], T], *, within_s: float) -> T:
         return await asyncio.wait_for(future, within_s)
     except TimeoutError:
         raise GpuError(f"the NVIDIA driver did not answer in {within_s:g} s") from None
-
-
-def engine_has_cuda() -> bool:
-    """Whether the installed llama.cpp was built for CUDA: its library lies beside the others. Imports nothing."""
-    spec = importlib.util.find_spec("llama_cpp")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    return any(next(folder.glob("lib/*ggml-cuda*"), None) is not None for folder in folders)
 
 
 def _tell(

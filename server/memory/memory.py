@@ -239,7 +239,7 @@ class Memory:
 async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
     """Choose the device and the budget, and what so many models may keep beside it. Raises DeviceError."""
     card, driver_error = None, None
-    if settings.device == "cuda" or (settings.device == "auto" and gpu.engine_has_cuda()):
+    if settings.device == "cuda" or (settings.device == "auto" and unused_card.engine_has_cuda()):
         try:
             card = await gpu.memory()
         except gpu.GpuError as error:

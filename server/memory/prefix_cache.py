@@ -206,8 +206,8 @@ def _make_on_disk(within: Path) -> Root | None:
         within.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _make(within)
     except OSError as error:
-        hint = "conversations that leave memory are computed again"
-        _LOG.warning("conversations_disk_off reason=%r hint=%r", error.strerror, hint)
+        hint = "prefixes that leave memory are computed again"
+        _LOG.warning("prefix_cache_disk_off reason=%r hint=%r", error.strerror, hint)
         return None
 
 

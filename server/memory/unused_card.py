@@ -69,10 +69,15 @@ def probe(asked: str, device: str, *, driver_error: str | None) -> Probes:
         device,
         card=any(next(Path("/").glob(pattern[1:]), None) is not None for pattern in _NODES),
         hidden=visible is not None and not visible.split(",")[0].strip().startswith(("GPU-", "MIG-", *"0123456789")),
-        llama=built_for_cuda("llama_cpp", "lib/*ggml-cuda*"),
+        llama=engine_has_cuda(),
         torch=built_for_cuda("torch", "lib/*c10_cuda*"),
         driver_error=driver_error,
     )
+
+
+def engine_has_cuda() -> bool | None:
+    """Whether the installed llama.cpp is built for CUDA; None where it is not installed."""
+    return built_for_cuda("llama_cpp", "lib/*ggml-cuda*")
 
 
 def built_for_cuda(package: str, library: str) -> bool | None:

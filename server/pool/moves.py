@@ -46,7 +46,7 @@ class Moves:
         resident.tried_key = self._state_now(resident)
         need = prices.need_bytes(resident.name, smaller_by=smaller_by)
         figures = {"need_bytes": need} if isinstance(need, int) and need else {}
-        again = {"setbacks": smaller_by} if smaller_by else {}
+        again = {"smaller_by": smaller_by} if smaller_by else {}
         self._parts.tell("loading", model=resident.name, **figures, free_bytes=prices.free_bytes, **again)
         self._parts.spawn(self._load(resident, smaller_by))
 

@@ -74,7 +74,7 @@ class Overview:
         if self._parts.loader is None:
             return MemoryStatus(device="", budget_bytes=0, reserved_bytes=0, other_bytes=0)
         return self._parts.loader.memory.status().beside(
-            sum(spare.resident_bytes for spare in self._template_processes)
+            sum(process.resident_bytes for process in self._template_processes)
         )
 
     def _publish(self) -> None:

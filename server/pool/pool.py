@@ -96,8 +96,8 @@ class Pool:
         )
         memory.on_budget_change.append(self._budget_changed)
         self._parts.tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
-        for spare in self._template_processes.values():
-            spare.prepare()
+        for process in self._template_processes.values():
+            process.prepare()
         self._parts.spawn(self._look_at_files(loader))
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
@@ -126,8 +126,8 @@ class Pool:
     async def close(self, grace_s: float) -> None:
         """Let what runs finish for a while, fail the rest, stop every worker; nothing is left when it returns."""
         self.begin_drain()
-        for spare in self._template_processes.values():
-            await spare.close()
+        for process in self._template_processes.values():
+            await process.close()
         try:
             await asyncio.wait_for(self._jobs.none_left.wait(), grace_s)
         except TimeoutError:

@@ -57,7 +57,7 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     """What is booked for them in the budget, where host memory is what models share; 0 on a card."""
     prefix_cache_max_bytes: int = 0
     """What they may take at most."""
-    spare_bytes: int = 0
+    template_process_bytes: int = 0
     """Host memory of the template process, which has no model: paid from the reserve, never from the budget."""
 
     device_name: str = ""
@@ -66,10 +66,12 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     warnings: list[str] = []
     """A graphics card that is there and unused, and why."""
 
-    def beside(self, spare_bytes: int) -> MemoryStatus:
+    def beside(self, template_process_bytes: int) -> MemoryStatus:
         """The same, with the template process told apart from other programs."""
-        ours = spare_bytes if self.device == "cpu" else 0
-        return msgspec.structs.replace(self, spare_bytes=spare_bytes, other_bytes=max(0, self.other_bytes - ours))
+        ours = template_process_bytes if self.device == "cpu" else 0
+        return msgspec.structs.replace(
+            self, template_process_bytes=template_process_bytes, other_bytes=max(0, self.other_bytes - ours)
+        )
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

@@ -84,7 +84,7 @@ class TemplateProcess:
             async with asyncio.timeout(self._rules.copy_within_s):
                 return await running.copy(socket_fd=socket_fd, stderr_fd=stderr_fd)
         except (TemplateProcessError, TimeoutError) as error:
-            _LOG.warning("spare_failed pid=%s reason=%s", running.pid, error or "it does not answer")
+            _LOG.warning("template_process_failed pid=%s reason=%s", running.pid, error or "it does not answer")
             running.kill()
             return None
 
@@ -115,10 +115,10 @@ class TemplateProcess:
             status = await self._running.wait()
             self._n_deaths += 1
             if not self._closed:
-                _LOG.warning("spare_ended status=%d deaths=%d", status, self._n_deaths)
+                _LOG.warning("template_process_ended status=%d deaths=%d", status, self._n_deaths)
         except OSError as error:  # the next load itself will tell
             self._n_deaths += 1
-            _LOG.warning("spare_refused reason=%s", error.strerror)
+            _LOG.warning("template_process_refused reason=%s", error.strerror)
         finally:
             self._running = self._resident_bytes = self._keeper = None
             self._settled.set()
@@ -132,11 +132,13 @@ class TemplateProcess:
                 self._resident_bytes = await running.warmed()
         except (TemplateProcessError, TimeoutError) as error:
             if not self._closed:
-                _LOG.warning("spare_unfit backend=%s reason=%s", self._backend, error or "its imports take too long")
+                _LOG.warning(
+                    "template_process_unfit backend=%s reason=%s", self._backend, error or "its imports take too long"
+                )
             self._closed = self._closed or isinstance(error, UnfitError)
             running.kill()
         else:
-            _LOG.debug("spare_ready pid=%d resident_bytes=%d", running.pid, self._resident_bytes)
+            _LOG.debug("template_process_ready pid=%d resident_bytes=%d", running.pid, self._resident_bytes)
             self._n_deaths = 0
             self._settled.set()
 

@@ -25,7 +25,7 @@ _KNOWN = ("model", "context", "parallel", "kv_type")
 
 
 async def capacity(request: Request) -> Response:
-    """What a load of `model` would take and who would leave for it."""
+    """What a load of `model` would take and which models would be evicted for it."""
     app = services(request)
     query = request.query_params
     known_parameters(request, *_KNOWN)

@@ -27,7 +27,7 @@ from server.scheduling.swaps import SwapRules, Swaps
 __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Scheduler", "SwapRules"]
 
 _DRAINING_RETRY_S: Final = 1.0
-_MOST_SETBACKS: Final = 3
+_MOST_SMALLER_BY: Final = 3
 """Loads that may run out of memory in a row: as planned, with the next plan, with one idle model less."""
 _RETRIED: Final[frozenset[ErrorCode]] = frozenset(("worker_crashed", "out_of_memory"))
 """Failures after which a job that got no token is run once more."""
@@ -367,7 +367,7 @@ class Scheduler:
         if code != "out_of_memory":
             return None
         model.smaller_by += 1
-        if model.smaller_by >= _MOST_SETBACKS:
+        if model.smaller_by >= _MOST_SMALLER_BY:
             return None
         return [] if model.smaller_by == 1 else self._swaps.make_air(model, now) or None
 

@@ -116,6 +116,7 @@ class ServerSection(Section):
     """`[server]`: the listener and its limits."""
 
     host: str = "127.0.0.1"
+    """The address to listen on. One that others can reach needs a key."""
     port: Annotated[int, Field(ge=0, le=65535), NO_BOOL] = 8080
     """0 takes a free port and prints it."""
     allowed_hosts: Annotated[list[Annotated[str, AfterValidator(_host_pattern)]], BeforeValidator(comma_list)] = []
@@ -131,14 +132,19 @@ class ServerSection(Section):
     cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(comma_list)] = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
     max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64
+    """Requests that may wait; more get 429."""
     request_timeout_s: PositiveSeconds = 600
+    """How long a request may take; then its answer ends as far as it has come."""
     sse_keepalive_s: PositiveSeconds = 5
+    """After so long without an event, a stream gets a comment."""
     max_body_bytes: Annotated[Size, Field(ge=1024)] = 16 * 2**20
+    """The largest body of a request; a larger one gets 413."""
     drain_s: Seconds = 30
     """How long running requests may finish after SIGTERM."""
     stored_responses: Annotated[int, Field(ge=0, le=1_000_000), NO_BOOL] = 1000
     """Answers of `/v1/responses` kept in memory for `previous_response_id`; the least recently used go first."""
     stored_responses_bytes: Size = 64 * 2**20
+    """The memory these answers may take."""
     stored_responses_ttl_s: PositiveSeconds = 3600
     """Since the last use."""
 
@@ -152,7 +158,9 @@ class MemorySection(Section):
     """`[memory]`: the one budget all models share."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where models run; auto: on the card where llama.cpp is built for CUDA and the driver answers."""
     budget: Literal["auto"] | Annotated[Size, Field(gt=0)] = "auto"
+    """What all models may take together; auto: what is free on the device, less `reserve`."""
     reserve: Size = 600 * 2**20
     """Left free on the device for others."""
     on_pressure: Literal["unload", "keep"] = "unload"
@@ -168,9 +176,13 @@ class SchedulerSection(Section):
     """`[scheduler]`: when models come and go."""
 
     keep_alive_s: KeepAlive = 600
+    """How long an idle model stays loaded; 0: not at all, -1: for ever."""
     max_wait_s: Seconds = 60
+    """How long a request waits for its model, its own drain and load not counted; then it gets 503."""
     min_residency_s: Seconds = 15
+    """How long a model in use stays loaded at most while others wait for its memory."""
     preload: StrList = []
+    """Names of models to load at start."""
     template_process: bool = True
     """Keep one worker process started, without a model, so that a load does not wait for Python's imports."""
 
@@ -179,11 +191,17 @@ class DefaultsSection(Section):
     """`[defaults]`: what a model has that does not say otherwise."""
 
     context: Context = "auto"
+    """Tokens one request may use; auto: what the model was trained for, at most 8192."""
     parallel: Parallel = 2
+    """Requests decoded at once."""
     kv_type: KvType = "f16"
+    """Type of the KV cache; smaller types hold more context in the same memory."""
     gpu_layers: GpuLayers = "auto"
+    """Layers of a GGUF file on the card; auto: as many as fit."""
     max_itl_ms: ItlMs = "auto"
+    """The longest a running stream should wait for its next token while prompts are computed."""
     json_whitespace: JsonWhitespace = "pretty"
+    """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
 
 
 class SamplingTable(Section):
@@ -224,17 +242,21 @@ class ModelConfig(_BackendOptions, Section):
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     """A `.gguf` file, a Hugging Face model folder, `hf:org/repo:QUANT` in the local cache, or `demo`."""
     backend: BackendName = "auto"
+    """`gguf` for GGUF files, `bnb` for Hugging Face folders; auto: from the files."""
     aliases: Annotated[list[ModelName], BeforeValidator(comma_list)] = []
+    """Other names that clients may use."""
     context: Context = "auto"
     """Tokens one request may use."""
     parallel: Parallel = 2
     """Requests decoded at once."""
     kv_type: KvType = "f16"
+    """Type of the KV cache; smaller types hold more context in the same memory."""
     kv_tokens: KvTokens = "auto"
     """Tokens that all requests together may hold; auto: context x parallel, less where memory is short."""
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
     gpu_layers: GpuLayers = "auto"
+    """Layers of a GGUF file on the card; auto: as many as fit."""
     json_whitespace: JsonWhitespace = "pretty"
     """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
     sampling: SamplingTable | None = None
@@ -242,8 +264,11 @@ class ModelConfig(_BackendOptions, Section):
     pinned: bool = False
     """Once loaded it stays, whatever its keep-alive says."""
     priority: Annotated[int, Field(ge=-1000, le=1000), NO_BOOL] = 0
+    """Requests for a model of higher priority go first."""
     keep_alive_s: KeepAlive = 600
+    """How long it stays loaded when idle; 0: not at all, -1: for ever."""
     preload: bool = False
+    """Load it at start."""
     _open: frozenset[Literal["parallel", "kv_type"]] = PrivateAttr(default=frozenset())
     _written: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -274,6 +299,7 @@ class MetricsSection(Section):
     """`[metrics]`: the Prometheus page."""
 
     enabled: bool = True
+    """Serve the page `/metrics`."""
     vllm_names: bool = False
     """Emit every metric under vLLM's name too."""
 
@@ -282,7 +308,9 @@ class LoggingSection(Section):
     """`[logging]`: one line per event on stderr."""
 
     format: Literal["text", "json"] = "text"
+    """`json` writes each event as one JSON object."""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe events that are written."""
     prompts: bool = False
     """Let prompts appear in the log."""
 

@@ -71,7 +71,7 @@ def test_table_is_for_people(onecard):
     assert done.returncode == 0
     assert done.stdout.startswith("demo fits: context 4096")
     assert "weights" in done.stdout
-    assert "price: computed from the files" in done.stdout
+    assert "estimate: computed from the files" in done.stdout
 
 
 def test_wrong_use_is_exit_code_2(onecard, tmp_path):

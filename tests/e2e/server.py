@@ -66,7 +66,7 @@ class Server:
         return cpu_s(self.process.pid)
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes of this server, without the spare."""
+        """The worker processes of this server, without the template process."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in children if _name(child) == "onecard-worker"]
 

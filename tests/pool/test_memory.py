@@ -11,7 +11,7 @@ import pytest
 
 from backends import host
 from backends.plan import Footprint
-from server.memory import gpu
+from server.memory import gpu, unused_card
 from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
 from server.settings.config import MemorySection
 
@@ -86,7 +86,7 @@ class Card:
         self.total, self.free = total, free
         self.asked = threading.Event()
         monkeypatch.setattr(gpu, "_query", self.query)
-        monkeypatch.setattr(gpu, "engine_has_cuda", lambda: True)
+        monkeypatch.setattr(unused_card, "engine_has_cuda", lambda: True)
 
     def query(self) -> gpu.GpuMemory:
         self.asked.set()

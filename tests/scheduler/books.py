@@ -15,7 +15,7 @@ class FakeBooks:
     sizes: dict[str, int]
     pinned: frozenset[str] = frozenset()
     shrunk: dict[tuple[str, int], int] = field(default_factory=dict)
-    """(model, setbacks) -> its size in the plan that follows after so many."""
+    """(model, smaller_by) -> its size in the plan that follows after so many."""
     held: dict[str, int] = field(default_factory=dict)
 
     @property

@@ -1,4 +1,4 @@
-"""The spare: workers are copies of it and children of the server, it is replaced when it dies, and it holds no card."""
+"""The template process: workers are copies of it and the server's children, a dead one is replaced, no card is held."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ New = Callable[..., Awaitable[TemplateProcess]]
 
 @pytest.fixture
 async def new(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[New]:
-    """A spare of the fake engine, closed at the end; with `warm` its imports are done."""
+    """A template process of the fake engine, closed at the end; with `warm` its imports are done."""
     monkeypatch.setenv("ONECARD_TEST_ENGINE", "tests.fakes.engine:load")
     made: list[TemplateProcess] = []
 
     async def maker(*, rules: TemplateRules = RULES, warm: bool = True, enabled: bool = True) -> TemplateProcess:
-        spare = TemplateProcess("gguf", enabled=enabled, rules=rules)
-        made.append(spare)
-        spare.prepare()
+        template = TemplateProcess("gguf", enabled=enabled, rules=rules)
+        made.append(template)
+        template.prepare()
         if warm:
-            await until(lambda: spare.warm)
-        return spare
+            await until(lambda: template.warm)
+        return template
 
     yield maker
-    for spare in made:
-        await spare.close()
-        assert spare.pid is None
+    for template in made:
+        await template.close()
+        assert template.pid is None
 
 
-async def loaded(spare: TemplateProcess, folder: Path, *, directive: str = "") -> tuple[Worker, Ear]:
+async def loaded(template: TemplateProcess, folder: Path, *, directive: str = "") -> tuple[Worker, Ear]:
     path = folder / "m.gguf"
     await asyncio.to_thread(Path(f"{path}.fake").write_text, directive)
     ear = Ear()
     worker = Worker(LoadModel("m", "gguf", str(path), 512, 4), ear, QUICK)
-    await worker.start(spare)
+    await worker.start(template)
     await ear.until(lambda: ear.ready is not None or ear.how is not None)
     return worker, ear
 
@@ -66,8 +66,8 @@ def is_copy(worker: Worker) -> bool:
 
 
 async def test_a_copy_is_a_worker_and_the_child_of_this_process(new: New, tmp_path: Path) -> None:
-    spare = await new()
-    worker, ear = await loaded(spare, tmp_path)
+    template = await new()
+    worker, ear = await loaded(template, tmp_path)
     assert worker.pid is not None
     process = psutil.Process(worker.pid)
     assert is_copy(worker)
@@ -82,18 +82,18 @@ async def test_a_copy_is_a_worker_and_the_child_of_this_process(new: New, tmp_pa
     assert ear.how is not None
     assert ear.how.code is None
     assert not psutil.pid_exists(worker.pid)
-    assert spare.warm
+    assert template.warm
 
 
 async def test_the_server_learns_how_a_copy_ended_and_what_it_said(new: New, tmp_path: Path) -> None:
-    spare = await new()
-    worker, ear = await loaded(spare, tmp_path)
+    template = await new()
+    worker, ear = await loaded(template, tmp_path)
     worker.submit(ask("a", "!crash"))
     how = await ear.until_exit()
     assert how.code == "worker_crashed"
     assert "ended with SIGABRT" in how.message
 
-    _, ear = await loaded(spare, tmp_path, directive="crash")
+    _, ear = await loaded(template, tmp_path, directive="crash")
     assert ear.how is not None
     assert ear.how.code == "load_failed"
     assert (
@@ -101,13 +101,13 @@ async def test_the_server_learns_how_a_copy_ended_and_what_it_said(new: New, tmp
     )
 
 
-async def test_copies_outlive_the_spare(new: New, tmp_path: Path) -> None:
-    spare = await new()
-    worker, ear = await loaded(spare, tmp_path)
-    assert spare.pid is not None
-    gone = spare.pid
-    os.kill(spare.pid, signal.SIGKILL)
-    await until(lambda: spare.pid != gone)
+async def test_copies_outlive_the_template_process(new: New, tmp_path: Path) -> None:
+    template = await new()
+    worker, ear = await loaded(template, tmp_path)
+    assert template.pid is not None
+    gone = template.pid
+    os.kill(template.pid, signal.SIGKILL)
+    await until(lambda: template.pid != gone)
     worker.submit(ask("a", "hello"))
     await ear.terminal("a")
     assert ear.text("a") == "echo: hello"
@@ -120,11 +120,11 @@ async def test_copies_die_with_the_server(new: New, tmp_path: Path) -> None:
 import asyncio, sys
 from pathlib import Path
 from server.pool.template_process import TemplateProcess
-from tests.swap.test_spare import RULES, loaded
+from tests.swap.test_template_process import RULES, loaded
 async def main():
-    spare = TemplateProcess("gguf", enabled=True, rules=RULES)
-    worker, _ = await loaded(spare, Path(sys.argv[1]))
-    print(spare.pid, worker.pid, flush=True)
+    template = TemplateProcess("gguf", enabled=True, rules=RULES)
+    worker, _ = await loaded(template, Path(sys.argv[1]))
+    print(template.pid, worker.pid, flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
 """
@@ -148,46 +148,46 @@ def _alive(process: psutil.Process) -> bool:
 
 
 async def test_many_copies_one_after_the_other_and_at_once(new: New, tmp_path: Path) -> None:
-    spare = await new()
-    workers = await asyncio.gather(*(loaded(spare, tmp_path) for _ in range(6)))
+    template = await new()
+    workers = await asyncio.gather(*(loaded(template, tmp_path) for _ in range(6)))
     assert len({worker.pid for worker, _ in workers}) == 6
     assert all(is_copy(worker) for worker, _ in workers)
     await asyncio.gather(*(worker.stop() for worker, _ in workers))
-    assert spare.pid is not None
-    assert psutil.Process(spare.pid).children() == []
-    assert psutil.Process(spare.pid).num_fds() < 10
+    assert template.pid is not None
+    assert psutil.Process(template.pid).children() == []
+    assert psutil.Process(template.pid).num_fds() < 10
 
 
-async def test_a_load_waits_for_a_spare_that_does_its_imports(new: New, tmp_path: Path) -> None:
-    spare = await new(warm=False)
-    worker, _ = await loaded(spare, tmp_path)
+async def test_a_load_waits_for_a_template_process_that_does_its_imports(new: New, tmp_path: Path) -> None:
+    template = await new(warm=False)
+    worker, _ = await loaded(template, tmp_path)
     assert is_copy(worker)
     await worker.stop()
 
 
-async def test_a_stuck_spare_is_replaced_and_the_load_goes_on_without_it(new: New, tmp_path: Path) -> None:
-    spare = await new(rules=TemplateRules(back_off_s=0.2, copy_within_s=0.3))
-    assert spare.pid is not None
-    stuck = spare.pid
+async def test_a_stuck_template_process_is_replaced_and_the_load_goes_on_without_it(new: New, tmp_path: Path) -> None:
+    template = await new(rules=TemplateRules(back_off_s=0.2, copy_within_s=0.3))
+    assert template.pid is not None
+    stuck = template.pid
     os.kill(stuck, signal.SIGSTOP)
-    worker, _ = await loaded(spare, tmp_path)
+    worker, _ = await loaded(template, tmp_path)
     assert not is_copy(worker)
-    await until(lambda: spare.warm and spare.pid != stuck)
+    await until(lambda: template.warm and template.pid != stuck)
     await worker.stop()
 
 
-async def test_a_spare_that_dies_is_replaced_after_a_pause(new: New) -> None:
-    spare = await new()
-    seen = {spare.pid}
+async def test_a_template_process_that_dies_is_replaced_after_a_pause(new: New) -> None:
+    template = await new()
+    seen = {template.pid}
     for _ in range(2):
-        assert spare.pid is not None
-        os.kill(spare.pid, signal.SIGKILL)
-        await until(lambda: spare.pid is None)
-        await until(lambda: spare.warm and spare.pid not in seen)
-        seen.add(spare.pid)
+        assert template.pid is not None
+        os.kill(template.pid, signal.SIGKILL)
+        await until(lambda: template.pid is None)
+        await until(lambda: template.warm and template.pid not in seen)
+        seen.add(template.pid)
 
 
-async def test_a_backend_that_cannot_be_copied_gets_no_other_spare(
+async def test_a_backend_that_cannot_be_copied_gets_no_other_template_process(
     new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     package = tmp_path / "threaded.py"
@@ -198,15 +198,15 @@ async def test_a_backend_that_cannot_be_copied_gets_no_other_spare(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
     monkeypatch.setenv("ONECARD_TEST_ENGINE", "threaded:load")
     with caplog.at_level(logging.WARNING, logger="onecard.template_process"):
-        spare = TemplateProcess("gguf", enabled=True, rules=RULES)
-        spare.prepare()
-        await until(lambda: not spare.started)
-        worker, _ = await loaded(spare, tmp_path)
+        template = TemplateProcess("gguf", enabled=True, rules=RULES)
+        template.prepare()
+        await until(lambda: not template.started)
+        worker, _ = await loaded(template, tmp_path)
     assert "the imports started 1 threads" in caplog.text
-    assert not spare.started
+    assert not template.started
     assert not is_copy(worker)
     await worker.stop()
-    await spare.close()
+    await template.close()
 
 
 def test_an_open_graphics_card_makes_a_process_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,40 +217,40 @@ def test_an_open_graphics_card_makes_a_process_unfit(tmp_path: Path, monkeypatch
         assert "graphics card" in str(template_process_main.why_unfit())
 
 
-async def test_no_spare_where_memory_is_short_or_it_is_turned_off(new: New, tmp_path: Path) -> None:
+async def test_no_template_process_where_memory_is_short_or_it_is_turned_off(new: New, tmp_path: Path) -> None:
     short = await new(warm=False, rules=TemplateRules(least_available_bytes=2**60))
     off = await new(warm=False, enabled=False)
     await until(lambda: not short.started)
     assert short.pid is None
     assert not off.started
-    for spare in (short, off):
-        worker, _ = await loaded(spare, tmp_path)
+    for template in (short, off):
+        worker, _ = await loaded(template, tmp_path)
         assert not is_copy(worker)
         await worker.stop()
 
 
-async def test_a_spare_that_is_just_being_started_leaves_nothing_when_closed(new: New) -> None:
+async def test_a_template_process_that_is_just_being_started_leaves_nothing_when_closed(new: New) -> None:
     before = set(psutil.Process().children())
     for _ in range(5):
-        spare = await new(warm=False)
-        await until(lambda spare=spare: spare._timer is None)
-        await spare.close()
-        assert not spare.started
+        template = await new(warm=False)
+        await until(lambda template=template: template._timer is None)
+        await template.close()
+        assert not template.started
     assert set(psutil.Process().children()) <= before
 
 
-async def test_a_pool_copies_its_spare_and_leaves_none(make: Maker) -> None:
+async def test_a_pool_copies_its_template_process_and_leaves_none(make: Maker) -> None:
     rig = await make("a", "b", sections={"scheduler": {"template_process": True}})
-    spare = rig.pool._template_processes["gguf"]
-    await until(lambda: spare.warm)
-    first = spare.pid
-    assert rig.pool.status().memory.spare_bytes > 2**20
+    template = rig.pool._template_processes["gguf"]
+    await until(lambda: template.warm)
+    first = template.pid
+    assert rig.pool.status().memory.template_process_bytes > 2**20
 
     await rig.ask("a", "hello")
     await rig.ask("b", "hello")
     pids = [rig.pid("a"), rig.pid("b"), first]
     assert len(set(pids)) == 3
-    assert spare.pid == first
+    assert template.pid == first
     assert all("backends.template_process_main" in psutil.Process(pid).cmdline() for pid in pids)
 
     await rig.pool.close(0)
@@ -258,17 +258,17 @@ async def test_a_pool_copies_its_spare_and_leaves_none(make: Maker) -> None:
 
 
 @pytest.mark.engine
-async def test_a_warm_spare_holds_no_model_and_has_only_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_warm_template_process_holds_no_model_and_has_only_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONECARD_TEST_ENGINE", raising=False)
-    spare = TemplateProcess("gguf", enabled=True, rules=RULES)
-    spare.prepare()
-    await until(lambda: spare.warm)
-    assert spare.pid is not None
-    process = psutil.Process(spare.pid)
+    template = TemplateProcess("gguf", enabled=True, rules=RULES)
+    template.prepare()
+    await until(lambda: template.warm)
+    assert template.pid is not None
+    process = psutil.Process(template.pid)
     maps = {Path(m.path).name for m in process.memory_maps()}
     assert any(name.startswith("libllama") for name in maps), "the imports are not done"
     assert process.num_threads() == 1
-    assert spare.resident_bytes < 40 * 2**20
+    assert template.resident_bytes < 40 * 2**20
     links = [f.path for f in process.open_files()]
     assert not any("nvidia" in link for link in links), "it holds the card"
-    await spare.close()
+    await template.close()
