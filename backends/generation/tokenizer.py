@@ -47,6 +47,9 @@ class Tokenizer:
         marks = None if template is None else template.marks
         shown = () if template is None else shown_marks(template.format, marks)
         self._shown = {c.token: c.literal.encode() for c in self._controls.values() if c.literal in shown}
+        self._marks = {literal: token for token, literal in self._shown.items()}
+        longest_first = sorted(self._marks, key=len, reverse=True)
+        self._mark = re.compile(b"(" + b"|".join(map(re.escape, longest_first)) + b")") if longest_first else None
         self.guides = Guides(
             vocabulary=self._vocabulary,
             format_=generic.FORMAT if template is None else template.format,
@@ -87,8 +90,18 @@ class Tokenizer:
         return Vocabulary(
             pieces=[self.shown_piece(token) for token in range(self._model.n_vocab)],
             ends=self._model.ends().tolist(),
-            tokenize=lambda text: self._model.tokenize(text.decode("utf-8", "replace"), parse_special=False),
+            tokenize=self._spelled,
         )
+
+    def _spelled(self, text: bytes) -> list[int]:
+        """Tokens that write a text as the model would: marks are the control tokens that they are."""
+        tokens: list[int] = []
+        for piece in self._mark.split(text) if self._mark is not None else [text]:
+            if (mark := self._marks.get(piece)) is not None:
+                tokens.append(mark)
+            elif piece:
+                tokens += self._model.tokenize(piece.decode("utf-8", "replace"), parse_special=False)
+        return tokens
 
     def encode(self, prompt: Prompt) -> tuple[list[int], Thinking]:
         """Token ids of a prompt, and whether reasoning follows it. Raises JobError."""

@@ -5,7 +5,7 @@ The model says its text whatever it is asked, and wants to end behind it. So wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,21 @@ FAMILIES = {
 }
 
 
+WITH_TOKENS = {
+    "deepseek": (
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ),
+    "mistral-args": ("[TOOL_CALLS]", "[ARGS]"),
+    "phi": ("<|tool_call|>", "<|/tool_call|>"),
+    "gemma": ("<|tool_call>", '<|"|>', "<tool_call|>"),
+}
+"""Families whose vocabularies have a control token for each mark."""
+
+
 def reads(path: Path, **fields: Any) -> tuple[str, str, list[tuple[str, str]], str | None, int]:
     """Reasoning, content, calls, why it ended, and the tokens it took."""
     spec = LoadModel(name="replay", backend="gguf", path=str(path), context=replay.CONTEXT, parallel=1, threads=1)
@@ -133,6 +148,20 @@ AUTO = [
     ("a<CLOSE>yes<CLOSE>no", True, ("a", "yes<CLOSE>no", [], "stop")),
     ("yes<CLOSE>no", False, ("", "yes<CLOSE>no", [], "stop")),
 ]
+
+
+@pytest.mark.parametrize("name", WITH_TOKENS)
+@pytest.mark.parametrize("required", [False, True])
+def test_marks_within_a_call_are_the_tokens_that_they_are(tmp_path: Path, name: str, required: bool) -> None:
+    family = replace(FAMILIES[name], controls=WITH_TOKENS[name])
+    path = model(tmp_path, family, "<CALL>", opened=False)
+
+    *said, n_tokens = reads(path, constraint=tool_calls(required=required), max_tokens=200)
+
+    assert said == ["", "", CALL, "tool_calls"]
+    as_text = sum(len(mark.encode()) for mark in WITH_TOKENS[name] for _ in range(family.call.count(mark)))
+    n_marks = sum(family.call.count(mark) for mark in WITH_TOKENS[name])
+    assert n_tokens <= len(family.call.encode()) - as_text + n_marks + 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)
