@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server.errors import ApiError, missing_parameter
 from server.schemas.blocks import Messages, System, left_out, messages_of, system_text, turns_of
-from server.schemas.fields import StopList, Tokens, Use, refuse_unsupported
+from server.schemas.fields import ELSEWHERE, StopList, Tokens, Use, refuse_unsupported
 from server.schemas.harmless import MessagesHarmless
 from server.schemas.problems import check, problem
 from server.schemas.renames import Renames
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from server.schemas.chat import ChatRequest
 
 FIELDS: dict[str, Use] = {
+    **ELSEWHERE,
     "model": Use.HONOURED,
     "messages": Use.HONOURED,
     "system": Use.HONOURED,

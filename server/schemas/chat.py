@@ -14,6 +14,7 @@ from server.errors import ApiError, unsupported_parameter
 from server.schemas import tools as tool_schemas
 from server.schemas.answers import INSTEAD_OF_GRAMMARS, AnswerFields, with_tools
 from server.schemas.fields import (
+    ELSEWHERE,
     INT32_MAX,
     Bool,
     SamplingFields,
@@ -43,6 +44,7 @@ _EFFORTS: Mapping[str, str] = {
 """In the three words that templates know."""
 
 FIELDS: dict[str, Use] = {
+    **ELSEWHERE,
     "model": Use.HONOURED,
     "messages": Use.HONOURED,
     "stream": Use.HONOURED,
@@ -94,6 +96,14 @@ FIELDS: dict[str, Use] = {
     "cache_prompt": Use.HONOURED,
     "keep_alive": Use.HONOURED,
     "chat_template": Use.NEUTRAL_ONLY,
+    # Of other servers' chats: they change what the messages mean.
+    "documents": Use.NEUTRAL_ONLY,
+    "images": Use.NEUTRAL_ONLY,
+    "system": Use.NEUTRAL_ONLY,
+    "prompt": Use.NEUTRAL_ONLY,
+    "raw": Use.NEUTRAL_ONLY,
+    "template": Use.NEUTRAL_ONLY,
+    "suffix": Use.NEUTRAL_ONLY,
     "grammar": Use.NEUTRAL_ONLY,
     "json_schema": Use.HONOURED,
     "structured_outputs": Use.HONOURED,
@@ -109,6 +119,13 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "functions": ([],),
     "function_call": ("none",),
+    "documents": ([],),
+    "images": ([],),
+    "system": ("",),
+    "prompt": ("",),
+    "raw": (False,),
+    "template": ("",),
+    "suffix": ("",),
 }
 """Values that ask for nothing; null always does."""
 INSTEAD = {"functions": "'tools'", "function_call": "'tool_choice'", **INSTEAD_OF_GRAMMARS}

@@ -40,6 +40,21 @@ class Use(enum.Enum):
     NEUTRAL_ONLY = "accepted where it asks for nothing, refused by name otherwise"
 
 
+ELSEWHERE = dict.fromkeys(
+    (
+        "conversation",
+        "previous_message_id",
+        "previous_response_id",
+        "parent_message_id",
+        "thread",
+        "thread_id",
+        "memory_id",
+    ),
+    Use.NEUTRAL_ONLY,
+)
+"""Fields of other servers and surfaces that say where the rest of the messages is: never merely named in a header."""
+
+
 def _stops(value: Any) -> Any:
     """One stop string or a list of them."""
     if value is None or isinstance(value, str):

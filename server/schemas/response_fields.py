@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.schemas.fields import Use
+from server.schemas.fields import ELSEWHERE, Use
 from server.schemas.renames import Renames
 
 FIELDS: dict[str, Use] = {
+    **ELSEWHERE,
     "model": Use.HONOURED,
     "input": Use.HONOURED,
     "instructions": Use.HONOURED,

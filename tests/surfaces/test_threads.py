@@ -154,3 +154,30 @@ def test_a_call_that_a_thread_waits_for_is_asked_for_in_the_clients_own_count(se
 def test_wrong_threads_are_refused_by_name(server, thread, param):
     answer = server.post("/v1/messages", {"model": "fake", "max_tokens": 9, "messages": [HI], "thread": thread})
     assert (answer.status, answer.error["param"]) == (400, param)
+
+
+ELSEWHERE = {
+    "/v1/messages": ("conversation", "previous_message_id", "previous_response_id", "thread_id", "memory_id"),
+    "/v1/chat/completions": (
+        "conversation",
+        "previous_response_id",
+        "thread",
+        "parent_message_id",
+        "documents",
+        "system",
+    ),
+    "/v1/responses": ("conversation", "previous_message_id", "thread_id", "memory_id"),
+}
+
+
+@pytest.mark.parametrize(("path", "field"), [(path, name) for path, names in ELSEWHERE.items() for name in names])
+def test_a_field_that_says_the_rest_is_elsewhere_is_refused_by_name(server, path, field):
+    text = {"input": "hi"} if path == "/v1/responses" else {"messages": [{"role": "user", "content": "hi"}]}
+    asked = {"model": "fake", "max_tokens": 4, **text}
+    if path == "/v1/responses":
+        del asked["max_tokens"]
+
+    refused = server.post(path, {**asked, field: "m_1"})
+
+    assert (refused.status, refused.error["param"]) == (400, field)
+    assert server.post(path, {**asked, field: None}).status == 200
