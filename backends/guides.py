@@ -46,7 +46,7 @@ class Words:
         self.continuing(opening)
         self.overshooting(closing)
         self.spelling(closing)
-        _ = self.spaces, self.going_on
+        _ = self.line_ends, self.going_on
 
     def continuing(self, rest: bytes) -> NDArray[np.bool_]:
         """Tokens that are a beginning of `rest`."""
@@ -57,9 +57,9 @@ class Words:
         return self._mask("overshooting", rest, lambda piece: bool(piece.partition(rest)[2].strip()))
 
     @property
-    def spaces(self) -> NDArray[np.bool_]:
-        """Tokens of white space alone."""
-        return self._mask("spaces", b"", lambda piece: not piece.strip())
+    def line_ends(self) -> NDArray[np.bool_]:
+        """Tokens of line ends alone, as models write them between reasoning and answer."""
+        return self._mask("line ends", b"", lambda piece: not piece.strip(b"\r\n"))
 
     @property
     def going_on(self) -> NDArray[np.bool_]:
@@ -137,7 +137,7 @@ class Guide:
             return None
         words = self._plan.words()
         if self._phase is _Phase.GAP:
-            return self._mask.allowed() | words.spaces if self._n_gap < _MAX_GAP_TOKENS else self._mask.allowed()
+            return self._mask.allowed() | words.line_ends if self._n_gap < _MAX_GAP_TOKENS else self._mask.allowed()
         rest = self._plan.opening[len(self._text.lstrip()) :]
         return self._mask.allowed() | words.continuing(rest) if self._answers else words.continuing(rest)
 

@@ -103,8 +103,10 @@ class Best(NamedTuple):
         return [choice for group in groups for choice in sorted(group, key=_by_rank)[: self.n]]
 
 
-def _by_rank(choice: _Choice) -> float:
-    return -choice.mean_logprob
+def _by_rank(choice: _Choice) -> tuple[bool, float]:
+    """Candidates for which there was no time come last."""
+    unbegun = choice.finish_reason == "length" and not choice.logprobs
+    return unbegun, -choice.mean_logprob
 
 
 class CompletionWhole:
