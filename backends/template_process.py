@@ -74,7 +74,7 @@ class TemplateProcess:
         return self._process.stderr
 
     async def warmed(self) -> int:
-        """Wait until the imports are done, once: the anonymous memory it holds, in bytes. Raises SpareError."""
+        """Wait for the imports, once: the anonymous memory it holds, in bytes. Raises TemplateProcessError."""
         async with self._turn:
             word = await self._hear()
         if isinstance(word, Unfit):
@@ -84,7 +84,7 @@ class TemplateProcess:
         return word.resident_bytes
 
     async def copy(self, *, socket_fd: int, stderr_fd: int) -> int:
-        """The pid of a new worker on that socket; only once it is warm. Raises SpareError."""
+        """The pid of a new worker on that socket; only once it is warm. Raises TemplateProcessError."""
         async with self._turn:
             adopt_orphans(wanted=True)
             try:
@@ -108,7 +108,7 @@ class TemplateProcess:
         return status
 
     async def _hear(self) -> Word:
-        """The next packet. Raises SpareError when none can come any more."""
+        """The next packet. Raises TemplateProcessError when none can come any more."""
         try:
             packet = await asyncio.get_running_loop().sock_recv(self._socket, MOST_BYTES)
         except OSError as error:
