@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.options import Options
-    from backends.plan import Footprint, Plan, Wish
+    from backends.plan import Footprint, LoadPlan, Wish
     from backends.sampling_defaults import SamplingDefaults
 
 Gives = Literal["text", "vectors", "scores"]
@@ -108,7 +108,7 @@ class Backend(Protocol[HeaderT]):
         """Read and check the files; `options` are those keys that were written down. Raises HeaderError; blocks."""
         ...
 
-    def plans(self, header: HeaderT, wish: Wish) -> Iterator[Plan]:
+    def plans(self, header: HeaderT, wish: Wish) -> Iterator[LoadPlan]:
         """Acceptable plans, best first; at least one."""
         ...
 
@@ -116,15 +116,15 @@ class Backend(Protocol[HeaderT]):
         """The most tokens a request can ever use; `context` is the configured one, None for `auto`."""
         ...
 
-    def estimate(self, header: HeaderT, plan: Plan) -> Footprint:
+    def estimate(self, header: HeaderT, plan: LoadPlan) -> Footprint:
         """The bytes a plan takes on its device, computed from the header at once."""
         ...
 
-    def layer_share(self, header: HeaderT, plan: Plan) -> float:
+    def layer_share(self, header: HeaderT, plan: LoadPlan) -> float:
         """The part of a model's layers that lies on the budgeted device, 0..1."""
         ...
 
-    def runtime_bytes(self, header: HeaderT, plan: Plan) -> int:
+    def runtime_bytes(self, header: HeaderT, plan: LoadPlan) -> int:
         """What a process takes before a model is in it: the part of an estimate that this machine's median replaces."""
         ...
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends.child import run_module
-from backends.plan import Device, Plan
+from backends.plan import Device, LoadPlan
 
 ANSWER_WITHIN_S: Final = 20.0
 _MOST_ANSWER_BYTES: Final = 1 << 20
@@ -32,7 +32,7 @@ class Question:
     module: str
     """The program that answers."""
     path: Path
-    plans: tuple[Plan, ...]
+    plans: tuple[LoadPlan, ...]
 
     def encode(self) -> bytes:
         """One line."""

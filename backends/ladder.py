@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from backends.plan import ALL_LAYERS, Plan
+from backends.plan import ALL_LAYERS, LoadPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,13 +19,13 @@ AUTO_INPUT: Final = 2048
 LEAST_AUTO_CONTEXT: Final = 2048
 
 
-def first_plan(wish: Wish, *, context: int, kv_type: KvType) -> Plan:
+def first_plan(wish: Wish, *, context: int, kv_type: KvType) -> LoadPlan:
     """Everything as wished; what was left open at its best."""
     layers = 0 if wish.device == "cpu" else ALL_LAYERS if wish.gpu_layers is None else wish.gpu_layers
-    return Plan(context, wish.parallel, kv_type, layers, wish.device)
+    return LoadPlan(context, wish.parallel, kv_type, layers, wish.device)
 
 
-def smaller_plans(plan: Plan, wish: Wish, *, has_pool: bool, takes_q8_0: bool) -> Iterator[Plan]:
+def smaller_plans(plan: LoadPlan, wish: Wish, *, has_pool: bool, takes_q8_0: bool) -> Iterator[LoadPlan]:
     """The plan and smaller ones: a smaller KV pool, less parallel, 8 bits of KV, a shorter context.
 
     Sequences that share a pool are as many as those with cells of their own, only not all of them at full length.
@@ -51,7 +51,7 @@ def smaller_plans(plan: Plan, wish: Wish, *, has_pool: bool, takes_q8_0: bool) -
         yield plan
 
 
-def _smaller_pools(plan: Plan) -> Iterator[int]:
+def _smaller_pools(plan: LoadPlan) -> Iterator[int]:
     """Sizes of a pool between all contexts and one, each three quarters of the one before."""
     kv_tokens = plan.context * plan.parallel
     while kv_tokens > plan.context:

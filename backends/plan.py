@@ -55,7 +55,7 @@ def pool_cells(*, context: int, parallel: int, kv_tokens: int) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """How a model is loaded."""
 
     context: int
@@ -105,13 +105,46 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Bytes on the budgeted device, by component."""
+class Amount:
+    """Bytes of both memories. On a machine without a card there is only host memory."""
 
-    weights: int
-    kv: int
-    compute: int
-    runtime: int
+    device: int = 0
+    """Of the graphics card's memory."""
+    host: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.device + other.device, self.host + other.host)
+
+    def __sub__(self, other: Amount) -> Amount:
+        """Either side may come out negative."""
+        return Amount(self.device - other.device, self.host - other.host)
+
+    def __bool__(self) -> bool:
+        return self.device != 0 or self.host != 0
+
+    def within(self, room: Amount) -> bool:
+        """Whether both sides have room."""
+        return self.device <= room.device and self.host <= room.host
+
+    def no_less_than_none(self) -> Amount:
+        """With nothing in place of what is negative."""
+        return Amount(max(0, self.device), max(0, self.host))
+
+    @property
+    def total_bytes(self) -> int:
+        """Both sides together."""
+        return self.device + self.host
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes of one memory by component."""
+
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    runtime: int = 0
+    """The process with its libraries, its vocabulary and what makes constraints."""
     projector: int = 0
 
     @property
@@ -120,6 +153,33 @@ class Footprint:
         return self.weights + self.kv + self.compute + self.runtime + self.projector
 
     @property
-    def parts(self) -> dict[str, int]:
-        """By name."""
+    def by_name(self) -> dict[str, int]:
+        """For people and for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The bytes a model takes in a given configuration. On a machine without a card all of them are host memory."""
+
+    device: Parts = Parts()
+    host: Parts = Parts()
+
+    @property
+    def amount(self) -> Amount:
+        """The sums."""
+        return Amount(self.device.total_bytes, self.host.total_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """Both memories together."""
+        return self.device.total_bytes + self.host.total_bytes
+
+    def on(self, device: Device) -> Parts:
+        """What lies where the model computes."""
+        return self.device if device == "cuda" else self.host
+
+
+def footprint_on(device: Device, parts: Parts) -> Footprint:
+    """All of it where the model computes."""
+    return Footprint(device=parts) if device == "cuda" else Footprint(host=parts)

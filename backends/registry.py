@@ -15,7 +15,7 @@ from backends.messages import LoadModel
 
 if TYPE_CHECKING:
     from backends.backend import AnyBackend, Header
-    from backends.plan import Footprint, Plan
+    from backends.plan import Footprint, LoadPlan
 
 _KNOWN: Final[tuple[AnyBackend, ...]] = (Gguf(), Folders())
 BACKENDS: Final[Mapping[str, AnyBackend]] = MappingProxyType({backend.name: backend for backend in _KNOWN})
@@ -33,7 +33,7 @@ def backend_of(header: Header) -> AnyBackend:
     return BACKENDS[header.backend]
 
 
-def estimate(header: Header, plan: Plan) -> Footprint:
+def estimate(header: Header, plan: LoadPlan) -> Footprint:
     """The bytes a plan takes, computed from the header."""
     return backend_of(header).estimate(header, plan)
 

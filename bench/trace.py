@@ -17,7 +17,7 @@ from typing import Final
 
 from backends import host
 from backends.messages import Failed, Generate, Sampling, TextPrompt
-from backends.plan import Plan
+from backends.plan import LoadPlan
 from backends.registry import BACKENDS, estimate
 from demo import GGUF_PATH
 from server.bench.figures import median, percentile
@@ -101,7 +101,7 @@ def measure() -> dict[str, float]:
 def _price(contexts: Mapping[str, int]) -> dict[str, int]:
     header = BACKENDS["gguf"].describe(Path(GGUF_PATH), {})
     return {
-        name: estimate(header, Plan(context, PARALLEL, "f16", 0, "cpu")).total_bytes
+        name: estimate(header, LoadPlan(context, PARALLEL, "f16", 0, "cpu")).total_bytes
         for name, context in contexts.items()
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backends.backend import Header, HeaderError
 from backends.bnb import header as folders
-from backends.plan import ALL_LAYERS, Device, Plan
+from backends.plan import ALL_LAYERS, Device, LoadPlan
 from backends.registry import estimate
 
 
@@ -14,7 +14,7 @@ def predicted_bytes(header: Header, *, context: int, device: Device) -> int | No
     """Bytes with one request of `context` tokens at once, F16 cache; None where the model has not so much context."""
     if header.n_ctx_train and context > header.n_ctx_train:
         return None
-    plan = Plan(context=context, parallel=1, kv_type="f16", gpu_layers=ALL_LAYERS, device=device)
+    plan = LoadPlan(context=context, parallel=1, kv_type="f16", gpu_layers=ALL_LAYERS, device=device)
     return estimate(header, plan).total_bytes
 
 

@@ -12,7 +12,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.bnb.layout import input_limit
-from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, SCORED_ROWS, Device, Footprint, Plan, whole_blocks
+from backends.plan import (
+    BATCH_TOKENS,
+    CONSTRAINT_BYTES,
+    SCORED_ROWS,
+    Device,
+    Footprint,
+    LoadPlan,
+    Parts,
+    footprint_on,
+    whole_blocks,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,17 +45,19 @@ _TYPES: Final[Mapping[str, KvType]] = MappingProxyType(
 _SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
 
 
-def predict(folder: FolderInfo, plan: Plan) -> Footprint:
+def predict(folder: FolderInfo, plan: LoadPlan) -> Footprint:
     """The price of a plan; layers on the CPU are not possible with this backend."""
     if folder.gives != "text":
         weights = sum(tensor_bytes(tensor, folder, plan.device) for tensor in folder.tensors)
-        return Footprint(weights, kv=0, compute=pass_bytes(folder, plan), runtime=RUNTIME_BYTES[plan.device])
-    return Footprint(
+        parts = Parts(weights, kv=0, compute=pass_bytes(folder, plan), runtime=RUNTIME_BYTES[plan.device])
+        return footprint_on(plan.device, parts)
+    parts = Parts(
         weights=weight_bytes(folder, plan.device),
         kv=cache_bytes(folder, plan),
         compute=compute_bytes(folder, plan),
         runtime=RUNTIME_BYTES[plan.device] + (folder.n_vocab * CONSTRAINT_BYTES if plan.device == "cpu" else 0),
     )
+    return footprint_on(plan.device, parts)
 
 
 def pass_tokens(device: Device) -> int:
@@ -53,7 +65,7 @@ def pass_tokens(device: Device) -> int:
     return 4096 if device == "cuda" else 512
 
 
-def pass_bytes(folder: FolderInfo, plan: Plan) -> int:
+def pass_bytes(folder: FolderInfo, plan: LoadPlan) -> int:
     """Activations of an embedding model's largest pass, its mask, and one matrix unpacked."""
     size = value_bytes(folder, plan.device)
     longest = input_limit(plan.context, folder.config)
@@ -114,7 +126,7 @@ def value_bytes(folder: FolderInfo, device: Device) -> int:
     return 4 if computed_type(folder, device) == "f32" else 2
 
 
-def cache_bytes(folder: FolderInfo, plan: Plan) -> int:
+def cache_bytes(folder: FolderInfo, plan: LoadPlan) -> int:
     """Keys and values; layers with a sliding window keep the window and one pass."""
     n_heads = max(folder.number("num_attention_heads", 1), 1)
     kv_heads = folder.number("num_key_value_heads", n_heads)
@@ -140,7 +152,7 @@ def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:
     return cells if window is None else min(cells, whole_blocks(window + pass_tokens))
 
 
-def compute_bytes(folder: FolderInfo, plan: Plan) -> int:
+def compute_bytes(folder: FolderInfo, plan: LoadPlan) -> int:
     """Activations of one batch, logits, the mask, and one matrix unpacked for a long prompt."""
     size = value_bytes(folder, plan.device)
     embedding, ff = folder.number("hidden_size"), folder.number("intermediate_size")

@@ -11,7 +11,7 @@ from backends.backend import HeaderError, Setting
 from backends.bnb import arithmetic, folder
 from backends.bnb.header import FolderInfo, read
 from backends.engine import LoadError
-from backends.plan import Footprint, Plan, Wish
+from backends.plan import Footprint, LoadPlan, Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ class Folders:
             raise HeaderError(error.message) from None
         return header
 
-    def plans(self, header: FolderInfo, wish: Wish) -> Iterator[Plan]:
+    def plans(self, header: FolderInfo, wish: Wish) -> Iterator[LoadPlan]:
         """The KV cache has the type that is computed in, and all layers are on one device."""
         kv_type = arithmetic.computed_type(header, wish.device)
         plan = ladder.first_plan(wish, context=self.longest_context(header, wish.context), kv_type=kv_type)
@@ -61,14 +61,14 @@ class Folders:
         bounded = header.gives != "text"
         return ladder.longest_context(context, trained=header.n_ctx_train, most=ladder.AUTO_CONTEXT, bounded=bounded)
 
-    def estimate(self, header: FolderInfo, plan: Plan) -> Footprint:
+    def estimate(self, header: FolderInfo, plan: LoadPlan) -> Footprint:
         """See `backends.bnb.arithmetic`."""
         return arithmetic.predict(header, plan)
 
-    def layer_share(self, header: FolderInfo, plan: Plan) -> float:
+    def layer_share(self, header: FolderInfo, plan: LoadPlan) -> float:
         """All of them."""
         return 1.0
 
-    def runtime_bytes(self, header: FolderInfo, plan: Plan) -> int:
+    def runtime_bytes(self, header: FolderInfo, plan: LoadPlan) -> int:
         """Python with PyTorch; on a card the driver's context and cuBLAS."""
         return arithmetic.RUNTIME_BYTES[plan.device]

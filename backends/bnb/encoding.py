@@ -28,7 +28,7 @@ from backends.crash_reason import in_words
 from backends.embedding import EmbeddingEngine, Input, NoRoomError
 from backends.engine import LoadError
 from backends.messages import Ready
-from backends.plan import JOBS_AT_ONCE, Plan
+from backends.plan import JOBS_AT_ONCE, LoadPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,8 +104,8 @@ def _describe(source: Source, model: Any, n_vocab: int) -> Ready:
 def _parts(source: Source, model: Any) -> dict[str, int] | None:
     """What this process takes, by component; a pass's activations come and go, so off a card they are as predicted."""
     spec = source.spec
-    plan = Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device)
-    parts = {"weights": weight_bytes(model), "kv": 0, "compute": arithmetic.predict(source.info, plan).compute}
+    plan = LoadPlan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device)
+    parts = {"weights": weight_bytes(model), "kv": 0, "compute": arithmetic.pass_bytes(source.info, plan)}
     if spec.device == "cuda":
         free_after = card.free_bytes()
         if source.free_before is None or free_after is None:

@@ -38,7 +38,7 @@ from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
 from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
-from backends.plan import BATCH_TOKENS, Plan  # noqa: E402
+from backends.plan import BATCH_TOKENS, LoadPlan  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -180,8 +180,8 @@ def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
     return shapes
 
 
-def _plan(spec: LoadModel) -> Plan:
-    return Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device, spec.kv_tokens)
+def _plan(spec: LoadModel) -> LoadPlan:
+    return LoadPlan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device, spec.kv_tokens)
 
 
 def _ends(model: Any, source: Any) -> set[int]:

@@ -21,7 +21,9 @@ from backends.plan import (
     RUNTIME_BYTES,
     SCORED_ROWS,
     Footprint,
-    Plan,
+    LoadPlan,
+    Parts,
+    footprint_on,
     whole_blocks,
 )
 
@@ -52,21 +54,22 @@ _VOCABULARY_BYTES: Final = 200
 _FLOAT_BYTES: Final = 4
 
 
-def predict(header: HeaderInfo, plan: Plan) -> Footprint:
+def predict(header: HeaderInfo, plan: LoadPlan) -> Footprint:
     """The price of a plan in bytes of the plan's device."""
     if header.gives != "text":
         return _predict_pooled(header, plan)
     share = layer_share(header, plan)
     constraints = header.n_vocab * CONSTRAINT_BYTES if plan.device == "cpu" else 0
-    return Footprint(
+    parts = Parts(
         weights=weight_bytes(header, plan),
         kv=math.ceil((cache_bytes(header, plan) + state_bytes(header, plan)) * share),
         compute=compute_bytes(header, plan),
         runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan) + constraints,
     )
+    return footprint_on(plan.device, parts)
 
 
-def _predict_pooled(header: HeaderInfo, plan: Plan) -> Footprint:
+def _predict_pooled(header: HeaderInfo, plan: LoadPlan) -> Footprint:
     """An embedding model or a reranker: no cells but those of a pass, and an output per token of the largest one."""
     limit = input_limit(plan.context, header.n_ctx_train)
     batch = batch_tokens(limit, pass_tokens(plan.gpu_layers), in_pieces=header.tells_at_the_end)
@@ -74,20 +77,21 @@ def _predict_pooled(header: HeaderInfo, plan: Plan) -> Footprint:
     kv = 0 if header.architecture in ENCODERS else cache_bytes(header, one, with_windows=False)
     graph = batch * (_activations(header) * _FLOAT_BYTES + one.cells_each * 2) + 2**16
     output = batch * (header.n_vocab + header.number("embedding_length")) * _FLOAT_BYTES if plan.device == "cpu" else 0
-    return Footprint(
+    parts = Parts(
         weights=weight_bytes(header, plan),
         kv=math.ceil(kv * layer_share(header, plan)),
         compute=graph + output,
         runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan),
     )
+    return footprint_on(plan.device, parts)
 
 
-def vocabulary_bytes(header: HeaderInfo, plan: Plan) -> int:
+def vocabulary_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     """What the vocabulary takes beside the weights; only host memory, so nothing of a card."""
     return header.n_vocab * _VOCABULARY_BYTES if plan.device == "cpu" else 0
 
 
-def layer_share(header: HeaderInfo, plan: Plan) -> float:
+def layer_share(header: HeaderInfo, plan: LoadPlan) -> float:
     """The part of the transformer blocks that lies on the budgeted device."""
     if plan.device == "cpu" or plan.gpu_layers == ALL_LAYERS or header.n_layers == 0:
         return 1.0
@@ -95,7 +99,7 @@ def layer_share(header: HeaderInfo, plan: Plan) -> float:
     return blocks / header.n_layers
 
 
-def weight_bytes(header: HeaderInfo, plan: Plan) -> int:
+def weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     """The tensors that lie on the budgeted device."""
     if plan.device == "cpu":
         return header.weight_bytes
@@ -113,7 +117,7 @@ def weight_bytes(header: HeaderInfo, plan: Plan) -> int:
     return n_bytes
 
 
-def cache_bytes(header: HeaderInfo, plan: Plan, *, with_windows: bool = True) -> int:
+def cache_bytes(header: HeaderInfo, plan: LoadPlan, *, with_windows: bool = True) -> int:
     """Keys and values of every layer that has a cache of its own."""
     heads, windowed = _kv_heads(header), windows(header) if with_windows else [False] * header.n_layers
     n_cached = header.n_layers - header.number("attention.shared_kv_layers")
@@ -128,7 +132,7 @@ def cache_bytes(header: HeaderInfo, plan: Plan, *, with_windows: bool = True) ->
     return n_bytes
 
 
-def state_bytes(header: HeaderInfo, plan: Plan) -> int:
+def state_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     """The fixed state of recurrent layers, one per sequence, in float32."""
     inner, state = header.number("ssm.inner_size"), header.number("ssm.state_size")
     if not inner:
@@ -138,7 +142,7 @@ def state_bytes(header: HeaderInfo, plan: Plan) -> int:
     return recurrent * plan.parallel * (convolution + state * inner) * _FLOAT_BYTES
 
 
-def compute_bytes(header: HeaderInfo, plan: Plan) -> int:
+def compute_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     """Buffers of the largest graph: activations of one batch and the attention masks (f16), or logits; and the output.
 
     The factors are fitted from above to what llama.cpp reports with flash attention.
@@ -195,7 +199,7 @@ def _window(header: HeaderInfo) -> int:
     return header.number("attention.sliding_window", _DEFAULT_WINDOW.get(header.architecture, 0))
 
 
-def _window_cells(header: HeaderInfo, plan: Plan) -> int:
+def _window_cells(header: HeaderInfo, plan: LoadPlan) -> int:
     """Cells in a layer with a window, of one sequence or of a whole pool: the windows and one batch, rounded up."""
     windows = _window(header) * (plan.parallel if plan.kv_tokens else 1)
     cells = min(plan.cells_seen, windows + max(BATCH_TOKENS, plan.parallel))

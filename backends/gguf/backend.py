@@ -13,7 +13,7 @@ from backends.gguf import arithmetic
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
-from backends.plan import RUNTIME_BYTES, Footprint, Plan, Wish
+from backends.plan import RUNTIME_BYTES, Footprint, LoadPlan, Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ class Gguf:
         _check_figures(header)
         return header
 
-    def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[Plan]:
+    def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[LoadPlan]:
         """At last, with less and less layers on the card."""
         plan = ladder.first_plan(wish, context=self.longest_context(header, wish.context), kv_type=wish.kv_type)
         has_pool = header.gives == "text" and header.number("attention.head_count") > 0
@@ -105,14 +105,14 @@ class Gguf:
         bounded = header.gives != "text"
         return ladder.longest_context(context, trained=header.n_ctx_train, most=most, bounded=bounded)
 
-    def estimate(self, header: HeaderInfo, plan: Plan) -> Footprint:
+    def estimate(self, header: HeaderInfo, plan: LoadPlan) -> Footprint:
         """See `backends.gguf.arithmetic`."""
         return arithmetic.predict(header, plan)
 
-    def layer_share(self, header: HeaderInfo, plan: Plan) -> float:
+    def layer_share(self, header: HeaderInfo, plan: LoadPlan) -> float:
         """Of the transformer blocks."""
         return arithmetic.layer_share(header, plan)
 
-    def runtime_bytes(self, header: HeaderInfo, plan: Plan) -> int:
+    def runtime_bytes(self, header: HeaderInfo, plan: LoadPlan) -> int:
         """Python with llama.cpp; on a card the driver's context and cuBLAS."""
         return RUNTIME_BYTES[plan.device]

@@ -27,7 +27,7 @@ from server.settings.config_source import ConfigError
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from backends.plan import Plan
+    from backends.plan import LoadPlan
     from server.memory.memory import Memory
     from server.settings.catalog import CatalogEntry
     from server.settings.config import Settings
@@ -129,7 +129,7 @@ def _looked(entry: CatalogEntry) -> Looked:
         raise CliError(f"{entry.path}: {problem}") from None
 
 
-def _near(estimator: Estimator, seen: Looked, plans: list[Plan], memory: Memory) -> list[Plan]:
+def _near(estimator: Estimator, seen: Looked, plans: list[LoadPlan], memory: Memory) -> list[LoadPlan]:
     """The plans that an exact price could let in: what takes many times the budget takes the engine long to price."""
     most_bytes = _NEAR * memory.ledger.budget_bytes
     return [plan for plan in plans if estimator.quote(seen, plan).footprint.total_bytes <= most_bytes]

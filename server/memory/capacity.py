@@ -19,7 +19,7 @@ from server.scheduling.eviction import Candidate, choose
 
 if TYPE_CHECKING:
     from backends.backend import Header
-    from backends.plan import Footprint, Plan, Wish
+    from backends.plan import Footprint, LoadPlan, Wish
     from server.memory.estimates import Estimate
     from server.pool.status import ModelStatus
 
@@ -95,7 +95,7 @@ def appraise(
     name: str,
     header: Header,
     wish: Wish,
-    quote: Callable[[Plan], Estimate],
+    quote: Callable[[LoadPlan], Estimate],
     *,
     budget_bytes: int,
     free_bytes: int,
@@ -106,7 +106,7 @@ def appraise(
     A model that is resident counts as free, because it would be loaded in its own place.
     """
 
-    def price(plan: Plan) -> Footprint:
+    def price(plan: LoadPlan) -> Footprint:
         return quote(plan).footprint
 
     usable = min(budget_bytes, free_bytes + sum(resident.n_bytes for resident in residents))
@@ -122,7 +122,7 @@ def appraise(
         model=name,
         backend=header.backend,
         source=quote(plan).source,
-        parts=footprint.parts,
+        parts=footprint.on(plan.device).by_name,
         total_bytes=footprint.total_bytes,
         budget_bytes=budget_bytes,
         free_bytes=free_bytes,
@@ -137,7 +137,7 @@ def appraise(
 
 
 def _alternatives(
-    header: Header, plan: Plan, usable_bytes: int, price: Callable[[Plan], Footprint], *, fits: bool
+    header: Header, plan: LoadPlan, usable_bytes: int, price: Callable[[LoadPlan], Footprint], *, fits: bool
 ) -> list[Alternative]:
     """Nothing that is no more than the plan, where that fits, or than another one with the cache that was asked for."""
     found: list[Alternative] = []
@@ -154,11 +154,11 @@ def _alternatives(
     return sorted(found, key=lambda a: (-a.context, -a.parallel, a.total_bytes))[:MOST_ALTERNATIVES]
 
 
-def _covers(better: Plan | Alternative, other: Plan) -> bool:
+def _covers(better: LoadPlan | Alternative, other: LoadPlan) -> bool:
     return better.context >= other.context and better.parallel >= other.parallel
 
 
-def _variants(header: Header, plan: Plan, price: Callable[[Plan], Footprint]) -> Iterator[Plan]:
+def _variants(header: Header, plan: LoadPlan, price: Callable[[LoadPlan], Footprint]) -> Iterator[LoadPlan]:
     """Plans whose longest context is worth knowing, the cache that was asked for before a smaller one."""
     longest = replace(plan, context=max(header.n_ctx_train, plan.context), kv_tokens=0)
     smaller = replace(longest, kv_type="q8_0")
@@ -174,11 +174,11 @@ def _variants(header: Header, plan: Plan, price: Callable[[Plan], Footprint]) ->
             yield replace(longest, gpu_layers=n_layers)
 
 
-def _parallel(header: Header, plan: Plan) -> int:
+def _parallel(header: Header, plan: LoadPlan) -> int:
     return plan.parallel if header.gives == "text" else JOBS_AT_ONCE
 
 
-def _n_layers(header: Header, plan: Plan) -> int:
+def _n_layers(header: Header, plan: LoadPlan) -> int:
     if plan.device == "cpu":
         return 0
     return header.n_layers + 1 if plan.gpu_layers < 0 else plan.gpu_layers

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from backends import dry
 from backends.backend import Header, HeaderError
 from backends.model_files import reason
-from backends.plan import Plan, Wish
+from backends.plan import LoadPlan, Wish
 from backends.registry import BACKENDS, TEST_ENGINE, backend_of
 from server.memory.estimates import Estimate, Estimates, FileKey
 from server.memory.reader import Reader
@@ -104,15 +104,15 @@ class Estimator:
         self.prices = prices or Estimates()
         self._saver = Reader()
 
-    def quote(self, looked: Looked, plan: Plan) -> Estimate:
+    def quote(self, looked: Looked, plan: LoadPlan) -> Estimate:
         """The best price there is, at once."""
         return self.prices.quote(looked.key, looked.header, plan)
 
-    def price_of(self, looked: Looked, *, within_bytes: int) -> Callable[[Plan], Footprint]:
+    def price_of(self, looked: Looked, *, within_bytes: int) -> Callable[[LoadPlan], Footprint]:
         """The prices of one model's plans, with the doubts that leave them possible in so many bytes."""
         return lambda plan: self.quote(looked, plan).within(within_bytes)
 
-    async def ask_dry(self, models: Iterable[tuple[Looked, Sequence[Plan]]]) -> None:
+    async def ask_dry(self, models: Iterable[tuple[Looked, Sequence[LoadPlan]]]) -> None:
         """Let one patient child tell the exact prices; a child that fails leaves the computed ones."""
         if TEST_ENGINE in os.environ:  # whatever tests load with, it is not llama.cpp
             return
@@ -125,12 +125,12 @@ class Estimator:
         if asked:
             await self.save()
 
-    def learn(self, looked: Looked, plan: Plan, measured_bytes: int) -> None:
+    def learn(self, looked: Looked, plan: LoadPlan, measured_bytes: int) -> None:
         """Remember what a loaded plan really takes, so that the next price is better; `save` keeps it."""
         if measured_bytes > 0:
             self.prices.learn(looked.key, looked.header, plan, measured_bytes)
 
-    def doubt(self, looked: Looked, plan: Plan) -> int:
+    def doubt(self, looked: Looked, plan: LoadPlan) -> int:
         """Remember that a load of the plan ran out of memory: by how many bytes its price counts more from now on."""
         return self.prices.doubt(looked.key, looked.header, plan)
 
@@ -139,7 +139,7 @@ class Estimator:
         with contextlib.suppress(HeaderError):  # a disk that hangs costs what was learned, and one thread
             await self._saver.read("learned", self.prices.learned.save)
 
-    def _questions(self, looked: Looked, wanted: Sequence[Plan]) -> list[dry.Question]:
+    def _questions(self, looked: Looked, wanted: Sequence[LoadPlan]) -> list[dry.Question]:
         """The plans whose exact price is missing, those with the same layers on the GPU together."""
         module = backend_of(looked.header).dry
         if module is None:
@@ -150,6 +150,6 @@ class Estimator:
         return [dry.Question(module, looked.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
 
 
-def likely_plans(looked: Looked, wanted: Wish) -> list[Plan]:
+def likely_plans(looked: Looked, wanted: Wish) -> list[LoadPlan]:
     """What placement may choose, best first."""
     return list(backend_of(looked.header).plans(looked.header, wanted))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.backend import Header
-    from backends.plan import Footprint, Plan, Wish
+    from backends.plan import Footprint, LoadPlan, Wish
 
 _CONTEXT_STEP: Final = 256
 
@@ -25,7 +25,7 @@ _CONTEXT_STEP: Final = 256
 class Placed:
     """The chosen plan and its price."""
 
-    plan: Plan
+    plan: LoadPlan
     footprint: Footprint
 
 
@@ -44,7 +44,7 @@ def place(
     *,
     budget_bytes: int,
     free_bytes: int,
-    price: Callable[[Plan], Footprint] | None = None,
+    price: Callable[[LoadPlan], Footprint] | None = None,
     smaller_by: int = 0,
 ) -> Placed | Refused:
     """The first acceptable plan that fits into the free bytes, at the given prices or else at those of the header.
@@ -76,14 +76,16 @@ def place(
 
 def sums(placed: Placed) -> str:
     """A plan and its price by component, for people."""
-    parts = " + ".join(f"{name} {format_size(n)}" for name, n in placed.footprint.parts.items() if n)
+    parts = " + ".join(
+        f"{name} {format_size(n)}" for name, n in placed.footprint.on(placed.plan.device).by_name.items() if n
+    )
     plan = placed.plan
     pool = f", kv_tokens {plan.kv_tokens}" if plan.kv_tokens else ""
     shape = f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{pool}"
     return f"{format_size(placed.footprint.total_bytes)} ({parts}) at {shape}"
 
 
-def largest_context(plan: Plan, n_bytes: int, price: Callable[[Plan], Footprint]) -> int:
+def largest_context(plan: LoadPlan, n_bytes: int, price: Callable[[LoadPlan], Footprint]) -> int:
     """The longest context of a plan that fits into the bytes, in steps of 256; 0 when none does."""
     low, high = 0, plan.context // _CONTEXT_STEP
     while low < high:
@@ -95,7 +97,7 @@ def largest_context(plan: Plan, n_bytes: int, price: Callable[[Plan], Footprint]
     return low * _CONTEXT_STEP
 
 
-def _hint(plan: Plan, budget_bytes: int, price: Callable[[Plan], Footprint]) -> str:
+def _hint(plan: LoadPlan, budget_bytes: int, price: Callable[[LoadPlan], Footprint]) -> str:
     """The largest that would fit, in the order an operator would rather give things up."""
     options: list[str] = []
     if plan.kv_type != "q8_0" and price(replace(plan, kv_type="q8_0")).total_bytes <= budget_bytes:

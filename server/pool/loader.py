@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from backends.backend import Header, HeaderError
 from backends.crash_reason import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
-from backends.plan import Plan
+from backends.plan import LoadPlan
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.capacity import Asked, Capacity, appraise
 from server.memory.estimator import Estimator, Looked, key_of, likely_plans, look, wish
@@ -202,8 +202,8 @@ class Loader:
         known = self._known.get(entry.name)
         return known is not None and known.header.gives == "text"
 
-    def _plan(self, spec: LoadModel) -> Plan:
-        return Plan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device, spec.kv_tokens)
+    def _plan(self, spec: LoadModel) -> LoadPlan:
+        return LoadPlan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device, spec.kv_tokens)
 
     async def _wait_for_card(self, name: str, placed: Placed) -> None:
         needed_bytes = placed.footprint.total_bytes

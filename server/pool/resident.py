@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from backends.backend import Header
     from backends.messages import ErrorCode, Ready
-    from backends.plan import Device
+    from backends.plan import Device, Footprint
     from backends.worker import Exit, Worker
     from server.memory.estimates import FileKey
     from server.memory.ledger import Booking
@@ -84,7 +84,7 @@ class Resident:
         if self.ready is not None:
             self.metrics.gpu_layers.set(self.ready.gpu_layers)
             self.metrics.layers.set(self.ready.n_layers)
-        for part, n_bytes in booking.predicted.parts.items():
+        for part, n_bytes in _by_part(booking.predicted).items():
             self.metrics.predicted_bytes[part].set(n_bytes)
 
     def count_exit(self, how: Exit, *, was_ready: bool) -> str:
@@ -141,6 +141,11 @@ class Resident:
             now=now,
             header=header,
         )
+
+
+def _by_part(footprint: Footprint) -> dict[str, int]:
+    host = footprint.host.by_name
+    return {part: n_bytes + host[part] for part, n_bytes in footprint.device.by_name.items()}
 
 
 def _settle(waiters: list[asyncio.Future[None]], error: PoolError | None) -> None:

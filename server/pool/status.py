@@ -153,7 +153,14 @@ def model_status(
     config = entry.config
     idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
     ratio = booking.error_ratio if booking else None
-    parts = (booking.measured_parts or booking.predicted.parts) if booking else {}
+    parts = (
+        (
+            booking.measured_parts
+            or (booking.predicted.device if booking.predicted.device.total_bytes else booking.predicted.host).by_name
+        )
+        if booking
+        else {}
+    )
     return ModelStatus(
         name=entry.name,
         state=view.state.value,

@@ -18,7 +18,7 @@ from backends.gguf.library_log import LibraryLog
 from backends.gguf.loading import load, parts_on_card
 from backends.gguf.model import Model
 from backends.messages import KvType, LoadModel
-from backends.plan import Plan
+from backends.plan import LoadPlan
 from backends.registry import BACKENDS, estimate
 from tests.models.shapes import LLAMA, SHAPES, Shape, build
 
@@ -29,7 +29,7 @@ ROUNDED = 5_300
 """llama.cpp tells sizes rounded to hundredths of a MiB."""
 MIB = 2**20
 PLANS = [
-    Plan(context, parallel, kv_type, 0, "cpu")
+    LoadPlan(context, parallel, kv_type, 0, "cpu")
     for context, parallel, kv_type in (
         (8192, 2, "f16"),
         (512, 1, "f16"),
@@ -37,10 +37,10 @@ PLANS = [
         (4096, 3, "q4_0"),
         (1000, 4, "f32"),
     )
-] + [Plan(4096, 4, "f16", 0, "cpu", 6000), Plan(2048, 3, "q8_0", 0, "cpu", 2048)]
+] + [LoadPlan(4096, 4, "f16", 0, "cpu", 6000), LoadPlan(2048, 3, "q8_0", 0, "cpu", 2048)]
 
 
-def question(path: Path, plans: list[Plan] = PLANS) -> dict[str, Any]:
+def question(path: Path, plans: list[LoadPlan] = PLANS) -> dict[str, Any]:
     names = ("context", "parallel", "kv_type", "kv_tokens")
     asked = [{name: getattr(plan, name) for name in names} for plan in plans]
     return {"path": str(path), "gpu_layers": 0, "plans": asked}
@@ -77,7 +77,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
 @pytest.mark.parametrize("name", SHAPES)
 def test_weights_are_exact(name: str, answers: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     path, answer = answers[name]
-    assert estimate(BACKENDS["gguf"].describe(path, {}), PLANS[0]).weights == answer["weights"]
+    assert estimate(BACKENDS["gguf"].describe(path, {}), PLANS[0]).host.weights == answer["weights"]
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -86,7 +86,7 @@ def test_caches_are_exact(name: str, answers: dict[str, tuple[Path, dict[str, An
     header = BACKENDS["gguf"].describe(path, {})
     for plan, told in zip(PLANS, answer["plans"], strict=True):
         n_lines = 2 if SHAPES[name].window else 1
-        assert abs(estimate(header, plan).kv - told["cache"]) <= n_lines * ROUNDED, plan
+        assert abs(estimate(header, plan).host.kv - told["cache"]) <= n_lines * ROUNDED, plan
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -96,15 +96,15 @@ def test_compute_buffers_are_fitted_from_above(name: str, answers: dict[str, tup
     for plan, told in zip(PLANS, answer["plans"], strict=True):
         reported = sum(told["compute"].values()) + sum(told["output"].values())
         most = 1.4 if plan.kv_type == "f32" else 1.2
-        assert reported <= estimate(header, plan).compute <= most * reported + 2 * MIB, plan
+        assert reported <= estimate(header, plan).host.compute <= most * reported + 2 * MIB, plan
 
 
 def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:
     path = build(tmp_path / "gemma2.gguf", SHAPES["gemma2"])
-    plan = Plan(32768, 2, "f16", 0, "cpu")
+    plan = LoadPlan(32768, 2, "f16", 0, "cpu")
     per_cell = 2 * 2 * 32 * 2  # K and V, two heads of 32 values, two bytes
 
-    assert estimate(BACKENDS["gguf"].describe(path, {}), plan).kv == 3 * per_cell * 2 * (32768 + 1024 + 512)
+    assert estimate(BACKENDS["gguf"].describe(path, {}), plan).host.kv == 3 * per_cell * 2 * (32768 + 1024 + 512)
 
 
 def test_a_model_that_llama_cpp_refuses_does_not_end_the_child(tmp_path: Path, canary_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_model_that_llama_cpp_refuses_does_not_end_the_child(tmp_path: Path, c
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_the_real_load_reports_what_the_dry_one_promised(tmp_path: Path, shape: Shape, kv_type: KvType) -> None:
     path = build(tmp_path / "m.gguf", shape)
-    (dry,) = ask(question(path, [Plan(2048, 2, kv_type, 0, "cpu")]))
+    (dry,) = ask(question(path, [LoadPlan(2048, 2, kv_type, 0, "cpu")]))
     spec = LoadModel(
         name="m", backend="gguf", path=str(path), context=2048, parallel=2, kv_type=kv_type, device="cpu", threads=1
     )

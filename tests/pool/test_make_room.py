@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.plan import Footprint
+from backends.plan import Footprint, Parts
 from server.memory.memory import Memory
 from server.memory.prefix_cache import open_prefix_cache
 from tests.pool.test_store_in_the_books import MIB, prompt, watched
@@ -24,7 +24,7 @@ def memory(tmp_path: Path) -> Memory:
     prefix_cache = open_prefix_cache(64 * MIB, n_models=3, within=tmp_path)
     made = Memory("cpu", 100 * MIB, device_total_bytes=1 << 40, free_bytes=1 << 40, prefix_cache=prefix_cache)
     for name in ("a", "b"):
-        made.ledger.reserve(name, Footprint(weights=MODEL, kv=0, compute=0, runtime=0))
+        made.ledger.reserve(name, Footprint(host=Parts(MODEL)))
     for name in ("a", "b"):
         assert made.store_for(name) is not None
         made.prefix_cache.listens(name, lambda _n_bytes: None)
@@ -71,7 +71,7 @@ async def test_whatever_makes_room_or_takes_it_wakes_who_waits(
 async def test_two_loads_that_wait_both_get_what_they_were_promised(memory: Memory) -> None:
     async def load(name: str, n_bytes: int) -> None:
         await memory.make_room(n_bytes, within_s=60)
-        memory.ledger.reserve(name, Footprint(weights=n_bytes, kv=0, compute=0, runtime=0))
+        memory.ledger.reserve(name, Footprint(host=Parts(n_bytes)))
 
     loads = [asyncio.create_task(load(name, n * MIB)) for name, n in (("c", 4), ("d", 14))]
     await asyncio.sleep(0)

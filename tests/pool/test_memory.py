@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends import host
-from backends.plan import Footprint
+from backends.plan import Footprint, Parts
 from server.memory import gpu, unused_card
 from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
 from server.settings.config import MemorySection
@@ -175,7 +175,7 @@ async def test_memory_that_models_hold_themselves_does_not_shrink_their_budget(
 ) -> None:
     card = Card(monkeypatch, free=11 * GIB)
     memory = await open_memory(MemorySection(reserve=GIB))
-    memory.ledger.reserve("a", Footprint(weights=4 * GIB, kv=0, compute=0, runtime=0))
+    memory.ledger.reserve("a", Footprint(host=Parts(4 * GIB)))
     card.free = 8 * GIB
     await memory.look()
     assert memory.ledger.budget_bytes == 10 * GIB, "a load in progress tells nothing"

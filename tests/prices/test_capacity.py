@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.plan import Plan, Wish
+from backends.plan import LoadPlan, Wish
 from backends.registry import estimate
 from server.memory.capacity import Asked, Capacity, appraise
 from server.memory.estimates import Estimate
@@ -14,8 +14,8 @@ from tests.scheduler.test_placement import HEADER, WISH
 HUGE = 2**50
 
 
-def quote(plan: Plan) -> Estimate:
-    return Estimate(estimate(HEADER, plan), "header")
+def quote(plan: LoadPlan) -> Estimate:
+    return Estimate(estimate(HEADER, plan), "header", plan.device)
 
 
 def ask(
@@ -26,7 +26,7 @@ def ask(
 
 
 def total(**changes: object) -> int:
-    return estimate(HEADER, replace(Plan(8192, 2, "f16", 0, "cpu"), **changes)).total_bytes
+    return estimate(HEADER, replace(LoadPlan(8192, 2, "f16", 0, "cpu"), **changes)).total_bytes
 
 
 def test_model_that_fits_into_what_is_free_sends_nobody_away() -> None:

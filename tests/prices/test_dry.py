@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from backends import dry
-from backends.plan import Plan
+from backends.plan import LoadPlan
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog
@@ -23,7 +23,7 @@ from tests.pool.conftest import until
 
 pytestmark = pytest.mark.engine
 
-PLAN = Plan(1024, 2, "f16", 0, "cpu")
+PLAN = LoadPlan(1024, 2, "f16", 0, "cpu")
 STUB = """
 import json, os, socket, sys, time
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1])).makefile("rw")

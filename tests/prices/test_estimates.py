@@ -10,14 +10,14 @@ import pytest
 
 from backends.dry import DrySizes
 from backends.gguf.info import HeaderInfo, Tensor
-from backends.plan import Plan
+from backends.plan import LoadPlan
 from backends.registry import estimate
 from server.memory.estimates import Estimates
 from server.memory.learned import Learned, data_folder
 
 MIB = 2**20
 FILE = (100 * MIB, 1, 2)
-PLAN = Plan(4096, 2, "f16", 0, "cpu")
+PLAN = LoadPlan(4096, 2, "f16", 0, "cpu")
 HEADER = HeaderInfo(
     architecture="llama",
     file_bytes=FILE[0],
@@ -56,21 +56,21 @@ def test_unseen_file_is_priced_from_its_header(file: Path) -> None:
 
 def test_dry_load_tells_compute_and_leaves_the_exact_cache_of_the_arithmetic(file: Path) -> None:
     shop = prices(file)
-    exact = estimate(HEADER, PLAN).kv
+    exact = estimate(HEADER, PLAN).host.kv
     shop.note_dry(FILE, HEADER, PLAN, dry(cache=exact + 5000, compute=3 * MIB))
 
     quote = shop.quote(FILE, HEADER, PLAN)
 
     assert quote.source == "dry"
-    assert quote.footprint.kv == exact
-    assert 3 * MIB <= quote.footprint.compute < 3.1 * MIB
+    assert quote.footprint.host.kv == exact
+    assert 3 * MIB <= quote.footprint.host.compute < 3.1 * MIB
 
 
 def test_dry_load_is_believed_where_the_arithmetic_is_wrong(file: Path) -> None:
     shop = prices(file)
-    exact = estimate(HEADER, PLAN).kv
+    exact = estimate(HEADER, PLAN).host.kv
     shop.note_dry(FILE, HEADER, PLAN, dry(cache=2 * exact, compute=3 * MIB))
-    assert shop.quote(FILE, HEADER, PLAN).footprint.kv >= 2 * exact
+    assert shop.quote(FILE, HEADER, PLAN).footprint.host.kv >= 2 * exact
 
 
 def test_refused_dry_load_is_not_asked_again_and_changes_no_price(file: Path) -> None:
@@ -125,7 +125,7 @@ def test_other_files_start_from_the_median_of_this_machine(file: Path) -> None:
     for i, missed in enumerate((10 * MIB, 12 * MIB, 300 * MIB)):
         shop.learn((FILE[0], i, i), HEADER, PLAN, usual.total_bytes + missed)
 
-    assert shop.quote((1, 2, 3), HEADER, PLAN).footprint.runtime == usual.runtime + 12 * MIB
+    assert shop.quote((1, 2, 3), HEADER, PLAN).footprint.host.runtime == usual.host.runtime + 12 * MIB
 
 
 def test_a_process_that_gives_vectors_tells_nothing_about_one_that_gives_text(file: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_process_that_gives_vectors_tells_nothing_about_one_that_gives_text(fi
     shop.learn((1, 1, 1), pools, PLAN, estimate(pools, PLAN).total_bytes + 9 * MIB)
 
     assert shop.quote((1, 2, 3), HEADER, PLAN).footprint == estimate(HEADER, PLAN)
-    assert shop.quote((1, 2, 4), pools, PLAN).footprint.runtime == estimate(pools, PLAN).runtime + 9 * MIB
+    assert shop.quote((1, 2, 4), pools, PLAN).footprint.host.runtime == estimate(pools, PLAN).host.runtime + 9 * MIB
 
 
 def test_what_is_learned_survives_the_process_but_not_the_engine_or_the_file(file: Path) -> None:

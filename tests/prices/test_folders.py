@@ -15,7 +15,7 @@ import pytest
 from backends.backend import HeaderError
 from backends.bnb.arithmetic import packed_bytes, tensor_bytes
 from backends.bnb.header import INDEX, SINGLE, read
-from backends.plan import Device, Plan, Wish
+from backends.plan import Device, LoadPlan, Wish
 from backends.registry import BACKENDS, estimate
 from demo import HF_PATH
 
@@ -31,7 +31,7 @@ CONFIG = {
     "vocab_size": 100,
     "dtype": "bfloat16",
 }
-PLAN = Plan(1024, 2, "f16", 0, "cpu")
+PLAN = LoadPlan(1024, 2, "f16", 0, "cpu")
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int], int]]) -> bytes:
@@ -78,7 +78,7 @@ def test_the_cache_has_the_type_that_is_computed_in(
 
 
 def test_embeddings_stay_in_16_bits_and_matrices_are_packed(folder: Path) -> None:
-    plain, int8, nf4 = (estimate(read(folder, q), PLAN).weights for q in ("none", "bnb-8bit", "bnb-4bit"))
+    plain, int8, nf4 = (estimate(read(folder, q), PLAN).host.weights for q in ("none", "bnb-8bit", "bnb-4bit"))
     embedding = 100 * 64 * 2
     assert plain == embedding + 128 * 64 * 2
     assert int8 == embedding + 128 * 64 + 128 * 4
@@ -86,13 +86,13 @@ def test_embeddings_stay_in_16_bits_and_matrices_are_packed(folder: Path) -> Non
 
 
 def test_cache_follows_the_configuration(folder: Path) -> None:
-    assert estimate(read(folder), PLAN).kv == 2 * (2 * 2 * 16 * 2) * 1024 * 2
+    assert estimate(read(folder), PLAN).host.kv == 2 * (2 * 2 * 16 * 2) * 1024 * 2
 
 
 def test_windowed_layers_keep_their_window(folder: Path) -> None:
     windowed = {**CONFIG, "sliding_window": 256, "layer_types": ["sliding_attention", "full_attention"]}
     (folder / "config.json").write_text(json.dumps(windowed))
-    assert estimate(read(folder), PLAN).kv == (2 * 2 * 16 * 2) * (768 + 1024) * 2
+    assert estimate(read(folder), PLAN).host.kv == (2 * 2 * 16 * 2) * (768 + 1024) * 2
 
 
 def test_files_of_an_index_are_all_counted(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_files_of_an_index_are_all_counted(folder: Path) -> None:
 def test_checkpoint_stored_in_4_bits_takes_what_it_stores(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": {"load_in_4bit": True}}))
     (folder / SINGLE).write_bytes(safetensors({"model.layers.0.mlp.up_proj.weight": ("U8", [4096, 1], 4096)}))
-    assert estimate(read(folder), PLAN).weights == 4096
+    assert estimate(read(folder), PLAN).host.weights == 4096
 
 
 @pytest.mark.parametrize(

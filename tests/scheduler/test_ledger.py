@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from backends.plan import Footprint
+from backends.plan import Footprint, Parts
 from server.memory.ledger import Ledger, LedgerError
 
 
 def footprint(n_bytes: int) -> Footprint:
-    return Footprint(weights=n_bytes, kv=0, compute=0, runtime=0)
+    return Footprint(host=Parts(n_bytes))
 
 
 def test_booking_to_the_last_byte_is_allowed_and_one_more_is_not() -> None:

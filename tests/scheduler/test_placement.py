@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backends.gguf.info import HeaderInfo, Tensor
-from backends.plan import ALL_LAYERS, Footprint, Plan, Wish
+from backends.plan import ALL_LAYERS, Footprint, LoadPlan, Wish, footprint_on
 from backends.registry import estimate
 from server.memory.placement import Placed, Refused, place
 
@@ -36,34 +36,35 @@ WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cp
 
 
 def price(wish: Wish = WISH, *, context: int, layers: int = 0) -> int:
-    return estimate(HEADER, Plan(context, wish.parallel, wish.kv_type, layers, wish.device)).total_bytes
+    return estimate(HEADER, LoadPlan(context, wish.parallel, wish.kv_type, layers, wish.device)).total_bytes
 
 
 def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = None, more_bytes: int = 0):
-    def dearer(plan: Plan) -> Footprint:
+    def dearer(plan: LoadPlan) -> Footprint:
         footprint = estimate(HEADER, plan)
-        return replace(footprint, runtime=footprint.runtime + more_bytes)
+        parts = footprint.on(plan.device)
+        return footprint_on(plan.device, replace(parts, runtime=parts.runtime + more_bytes))
 
     budget = free_bytes if budget_bytes is None else budget_bytes
     return place("m", HEADER, wish, budget_bytes=budget, free_bytes=free_bytes, price=dearer)
 
 
 def test_price_of_weights_and_kv_is_exact() -> None:
-    parts = estimate(HEADER, Plan(8192, 2, "f16", 0, "cpu"))
+    parts = estimate(HEADER, LoadPlan(8192, 2, "f16", 0, "cpu")).host
 
     assert parts.weights == (8 + 64 * N_LAYERS) * MIB
     assert parts.kv == N_LAYERS * 8 * (64 + 64) * 2 * 8192 * 2
 
 
 def test_quantised_kv_costs_its_blocks() -> None:
-    f16 = estimate(HEADER, Plan(8192, 2, "f16", 0, "cpu")).kv
-    assert estimate(HEADER, Plan(8192, 2, "q8_0", 0, "cpu")).kv == f16 * 34 // 64
+    f16 = estimate(HEADER, LoadPlan(8192, 2, "f16", 0, "cpu")).host.kv
+    assert estimate(HEADER, LoadPlan(8192, 2, "q8_0", 0, "cpu")).host.kv == f16 * 34 // 64
 
 
 def test_automatic_context_is_8192_at_most() -> None:
     placed = place_in(HUGE)
     assert isinstance(placed, Placed)
-    assert placed.plan == Plan(8192, 2, "f16", 0, "cpu")
+    assert placed.plan == LoadPlan(8192, 2, "f16", 0, "cpu")
 
 
 def test_automatic_context_is_no_longer_than_the_model_was_trained_for() -> None:
@@ -107,7 +108,7 @@ STEPS = [(4, "f16"), (2, "f16"), (1, "f16"), (1, "q8_0")]
 
 
 def cost(wish: Wish, parallel: int, kv_type: str, *, context: int = 4096) -> int:
-    return estimate(HEADER, Plan(context, parallel, kv_type, 0, wish.device)).total_bytes  # type: ignore[arg-type]
+    return estimate(HEADER, LoadPlan(context, parallel, kv_type, 0, wish.device)).total_bytes  # type: ignore[arg-type]
 
 
 def test_what_nobody_asked_for_shrinks_before_a_context_does() -> None:
@@ -169,7 +170,7 @@ def test_layers_the_operator_fixed_are_kept() -> None:
     placed = place_in(HUGE, wish)
     assert isinstance(placed, Placed)
     assert placed.plan.gpu_layers == 4
-    assert placed.footprint.weights == 3 * 64 * MIB + 4 * MIB  # three blocks and the output
+    assert placed.footprint.device.weights == 3 * 64 * MIB + 4 * MIB  # three blocks and the output
 
 
 def test_sequences_share_a_pool_where_their_contexts_do_not_fit_side_by_side() -> None:
@@ -203,5 +204,5 @@ def test_a_pool_that_is_named_is_taken_as_it_is_and_holds_one_context_at_least()
 
 def _pool_price(wish: Wish, kv_tokens: int) -> int:
     whole = kv_tokens == 4096 * wish.parallel
-    plan = Plan(4096, wish.parallel, wish.kv_type, 0, wish.device, 0 if whole else kv_tokens)
+    plan = LoadPlan(4096, wish.parallel, wish.kv_type, 0, wish.device, 0 if whole else kv_tokens)
     return estimate(HEADER, plan).total_bytes

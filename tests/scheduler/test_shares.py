@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.plan import Footprint
+from backends.plan import Footprint, Parts
 from server.memory.ledger import Ledger, LedgerError
 from server.memory.shares import Kept, Shares
 
@@ -47,7 +47,7 @@ class World:
         self.promised = n_bytes
         self.fit(self.room)
         try:
-            self.ledger.reserve(model, Footprint(n_bytes, 0, 0, 0))
+            self.ledger.reserve(model, Footprint(host=Parts(n_bytes)))
         except LedgerError:
             return
         self.promised = 0

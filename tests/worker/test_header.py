@@ -13,7 +13,7 @@ import pytest
 import demo
 from backends.backend import HeaderError
 from backends.gguf import header
-from backends.plan import Plan
+from backends.plan import LoadPlan
 from backends.registry import BACKENDS, estimate
 from tests.models import broken
 from tests.models.shapes import finish
@@ -68,7 +68,7 @@ def test_figures_of_the_demo_model_are_those_of_the_gguf_package() -> None:
 
 def test_per_layer_heads_are_summed(tmp_path: Path) -> None:
     info = BACKENDS["gguf"].describe(write_model(tmp_path / "x.gguf", n_vocab=300, layers=3), {})
-    kv = estimate(info, Plan(256, 1, "f16", 0, "cpu")).kv
+    kv = estimate(info, LoadPlan(256, 1, "f16", 0, "cpu")).host.kv
     assert kv == 3 * 2 * (16 + 16) * 256 * 2
 
 
