@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from backends import registry
-from backends.engine import Engine
+from backends.engine import AnyEngine
 from backends.kernel import die_with, limit_damage
 from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
 from backends.workload import WARMING_TOKENS, Question, Workload
@@ -52,7 +52,7 @@ def jobs(work: Workload, n_vocab: int, *, first_seed: int = 0) -> list[Generate]
     ]
 
 
-def open_engine(path: Path, work: Workload, *, backend: str = "gguf") -> Engine:
+def open_engine(path: Path, work: Workload, *, backend: str = "gguf") -> AnyEngine:
     """Load the model as a worker would, and collect garbage as one does: not between steps. Raises LoadError."""
     spec = LoadModel(
         name="bench",
@@ -72,7 +72,7 @@ def open_engine(path: Path, work: Workload, *, backend: str = "gguf") -> Engine:
     return engine
 
 
-def start(engine: Engine, work: list[Generate]) -> None:
+def start(engine: AnyEngine, work: list[Generate]) -> None:
     """Give the engine these jobs. Raises RuntimeError."""
     for job in work:
         prepared = engine.prepare(job)

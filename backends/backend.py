@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from backends.kinds import AnyKind
     from backends.options import Options
     from backends.plan import Footprint, LoadPlan, Wish
     from backends.sampling_defaults import SamplingDefaults
 
-Gives = Literal["text", "vectors", "scores"]
-"""What a model answers with."""
+Gives = str
+"""What a model answers with: the `gives` of one of its backend's kinds."""
 Setting = bool | int | float | str
 
 
@@ -89,8 +90,12 @@ class Backend(Protocol[HeaderT]):
     """As configuration, metrics and messages have it."""
     files: str
     """What it serves, for people: `a GGUF file`."""
+    kinds: Sequence[AnyKind]
+    """The kinds of jobs that its models run."""
     engine: str
     """`module:function` that loads a model; imported in a worker only."""
+    routes: Sequence[str]
+    """Modules that hold a `router` for its kinds; imported in the server only. Empty: the server has theirs."""
     dry: str | None
     """The module whose process tells what a load would allocate; None: there is none, and arithmetic has to do."""
     baseline: str | None

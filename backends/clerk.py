@@ -7,9 +7,10 @@ import itertools
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
-from backends.engine import Engine, JobError
+from backends.engine import AnyEngine, JobError
+from backends.kinds import refusal
 from backends.link import Link, note, or_leave
 from backends.messages import (
     Cancel,
@@ -26,7 +27,7 @@ from backends.messages import (
     Step,
     Submit,
 )
-from backends.weight import job_bytes
+from backends.registry import KINDS, kind_of
 from backends.wire import WireError
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ SHORT_BYTES: Final = 32 * 1024
 """Of text: prepared in some ten milliseconds."""
 _AGING_BYTES_PER_S: Final = 1_000_000
 """A long job lets shorter ones pass for a second per megabyte that it is longer."""
+
+
+def prepared(engine: AnyEngine, job: Job) -> Prepared | list[Event]:
+    """What the engine makes of a job of a kind that it takes. Raises JobError."""
+    if type(job) not in engine.takes:
+        why = refusal(KINDS[engine.takes[0]], kind_of(job))
+        raise JobError("invalid_value", f"this model {why}", param="model")
+    ready: Prepared | list[Event] = engine.prepare(job)
+    return ready
 
 
 class Clerk:
@@ -55,7 +65,7 @@ class Clerk:
         self.inbox: queue.SimpleQueue[Prepared | Cancel | CutShort | Keep | Shutdown] = queue.SimpleQueue()
         self.step_started: float | None = None
         self._link = link
-        self._engine: Engine | None = None
+        self._engine: AnyEngine | None = None
         self._short: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._long: queue.PriorityQueue[tuple[float, int, Job]] = queue.PriorityQueue()
         self._numbers = itertools.count()
@@ -69,7 +79,7 @@ class Clerk:
             self._take(command)
         threading.Thread(target=or_leave, args=(self._read,), name="reader", daemon=True).start()
 
-    def serve(self, engine: Engine) -> None:
+    def serve(self, engine: AnyEngine) -> None:
         """Accept jobs from now on."""
         self._engine = engine
         for name, take in (("preparer", self._short.get), ("long-preparer", lambda: self._long.get()[2])):
@@ -101,9 +111,11 @@ class Clerk:
                 self.inbox.put(command)
             case LoadModel():
                 pass
+            case _:
+                assert_never(command)
 
     def _put(self, job: Job) -> None:
-        n_bytes = job_bytes(job)
+        n_bytes = kind_of(job).weight(job)
         if n_bytes <= SHORT_BYTES:
             self._short.put(job)
         else:
@@ -122,7 +134,7 @@ class Clerk:
     def _prepare(self, job: Job) -> Prepared | list[Event]:
         assert self._engine is not None
         try:
-            return self._engine.prepare(job)
+            return prepared(self._engine, job)
         except JobError as error:
             return [Failed(id=job.id, code=error.code, message=error.message, param=error.param)]
         except Exception as error:  # a fault of ours must not take the other jobs along

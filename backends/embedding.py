@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
 
 import numpy as np
 
 from backends.engine import JobError
+from backends.kinds import EMBED, RERANK
 from backends.messages import (
     ChatPrompt,
     Detokenize,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.messages import ErrorCode, Event, Job, Ready
+    from backends.messages import ErrorCode, Event, Job, Ready, VectorJob
 
 
 class NoRoomError(Exception):
@@ -138,6 +139,11 @@ class EmbeddingEngine:
         self._ready = encoder.ready()
         self._requests: deque[_Request] = deque()
 
+    @property
+    def takes(self) -> Sequence[type[Job]]:
+        """A model either embeds or reranks."""
+        return (Rerank if self._encoder.reranks else Embed, Tokenize, Detokenize)
+
     def ready(self) -> Ready:
         """The effective run-time figures."""
         return self._ready
@@ -152,7 +158,7 @@ class EmbeddingEngine:
         self._requests.clear()
         self._encoder.close()
 
-    def prepare(self, job: Job) -> PreparedInputs | list[Event]:
+    def prepare(self, job: VectorJob) -> PreparedInputs | list[Event]:
         """Tokenize and check; called from the preparer's thread."""
         match job:
             case Embed():
@@ -164,25 +170,19 @@ class EmbeddingEngine:
             case Detokenize():
                 self._check_ids(job.tokens, "tokens", param="tokens")
                 return [Detokenized(id=job.id, text=self._encoder.decode(job.tokens)), Finished(id=job.id)]
-        raise self._wrong_use("writes no text")
-
-    def _wrong_use(self, what: str) -> JobError:
-        """The model is of another kind than the job; the sentence says where it belongs."""
-        kind, route = (
-            ("a reranker", "/v1/rerank") if self._encoder.reranks else ("an embedding model", "/v1/embeddings")
-        )
-        return JobError("invalid_value", f"this model is {kind} and {what}. hint: POST {route}", param="model")
+            case _:
+                assert_never(job)
 
     def _tokenize(self, job: Tokenize) -> list[Event]:
         if isinstance(job.prompt, ChatPrompt):
-            raise self._wrong_use("has no chat template")
+            kind = RERANK if self._encoder.reranks else EMBED
+            message = f"this model {kind.does} and has no chat template. hint: {kind.surface}"
+            raise JobError("invalid_value", message, param="model")
         tokens = self._encoder.text(job.prompt.text, add_special=job.add_special)
         pieces = self._encoder.pieces(tokens) if job.pieces else None
         return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
 
     def _texts(self, job: Embed) -> list[Input]:
-        if self._encoder.reranks:
-            raise self._wrong_use("gives no embeddings")
         if job.dimensions is not None and job.dimensions > self._encoder.width:
             message = f"this model's vectors have {self._encoder.width} dimensions, not {job.dimensions}"
             raise JobError("invalid_value", message, param="dimensions")
@@ -196,8 +196,6 @@ class EmbeddingEngine:
         return found
 
     def _pairs(self, job: Rerank) -> list[Input]:
-        if not self._encoder.reranks:
-            raise self._wrong_use("scores no documents")
         pairs = [self._encoder.pair(job.query, document) for document in job.documents]
         for place, one in enumerate(pairs, job.first):
             self._checked(one.ids, f"documents[{place}] with the query", param="documents")

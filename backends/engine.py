@@ -1,17 +1,23 @@
 """The seam between a worker and an inference library: one small Protocol, and the error a bad job raises.
 
+An engine runs the kinds of jobs that it takes, `Engine[Generate | Tokenize | Detokenize]`, and is asked no others.
+
 An engine lives on the worker's main thread; only `prepare` is called from another thread,
 always the same one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from backends.messages import Embed
+from backends.messages import Job
 
 if TYPE_CHECKING:
-    from backends.messages import ErrorCode, Event, Job, Ready, Rerank, Step
+    from collections.abc import Sequence
+
+    from backends.messages import ErrorCode, Event, Ready, Step
+
+J = TypeVar("J", bound=Job, contravariant=True)
 
 
 class JobError(Exception):
@@ -33,13 +39,6 @@ class LoadError(Exception):
         self.out_of_memory = out_of_memory
 
 
-def no_vectors(job: Embed | Rerank) -> JobError:
-    """What a model that generates text says to a job that wants vectors or scores of it."""
-    wanted, kind = ("embeddings", "an embedding model") if isinstance(job, Embed) else ("scores", "a reranker")
-    message = f"this model generates text and gives no {wanted}. hint: configure {kind} and name it in 'model'"
-    return JobError("invalid_value", message, param="model")
-
-
 class Prepared(Protocol):
     """A job made ready beside the engine's thread: rendered, tokenized, checked. Engines define what else it holds."""
 
@@ -49,14 +48,19 @@ class Prepared(Protocol):
         ...
 
 
-class Engine(Protocol):
+class Engine(Protocol[J]):
     """One loaded model that runs many jobs at once."""
+
+    @property
+    def takes(self) -> Sequence[type[Job]]:
+        """The jobs it runs, what the model is for first; others are refused before they come here."""
+        ...
 
     def ready(self) -> Ready:
         """The effective run-time figures of the loaded model."""
         ...
 
-    def prepare(self, job: Job) -> Prepared | list[Event]:
+    def prepare(self, job: J) -> Prepared | list[Event]:
         """Render, tokenize and check a job; the events themselves where it needs no step (`Tokenize`, `Detokenize`).
 
         Thread-safe against `step`. Raises JobError.
@@ -91,3 +95,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the model's memory."""
         ...
+
+
+AnyEngine = Engine[Any]

@@ -7,11 +7,11 @@ choice, an end, and steps that compute a prompt go at once, and take along what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
-from backends.messages import Delta, Failed, Finished, Step
+from backends.messages import Delta, Failed, Finished, Part, Started, Step
 
 if TYPE_CHECKING:
     from backends.messages import Event, TokenLogprob
@@ -57,14 +57,18 @@ class Outbox:
         """Whether it holds only more text of choices that flow already; notes what begins and ends."""
         plain = not step.n_prefill
         for event in step.events:
-            if isinstance(event, Delta):
-                flowing = self._flowing.setdefault(event.id, set())
-                plain = plain and event.finish_reason is None and event.index in flowing
-                flowing.add(event.index)
-            else:
-                plain = False
-                if isinstance(event, Finished | Failed):
+            match event:
+                case Delta():
+                    flowing = self._flowing.setdefault(event.id, set())
+                    plain = plain and event.finish_reason is None and event.index in flowing
+                    flowing.add(event.index)
+                case Finished() | Failed():
+                    plain = False
                     self._flowing.pop(event.id, None)
+                case Started() | Part():
+                    plain = False
+                case _:
+                    assert_never(event)
         return plain
 
 

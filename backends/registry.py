@@ -1,4 +1,8 @@
-"""Which kinds of model there are, and which object knows each. A new kind adds its line to `_KNOWN`."""
+"""Which kinds of model and which kinds of jobs there are. A new kind of model adds its line to `_KNOWN`.
+
+One that is installed beside onecard is named in the environment instead, `ONECARD_BACKENDS=module:Class`, and is one
+like the others from there on.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,55 @@ import importlib
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.bnb.backend import Folders
-from backends.engine import Engine, LoadError
+from backends.engine import AnyEngine, LoadError
 from backends.gguf.backend import Gguf
-from backends.messages import LoadModel
+from backends.messages import Job, LoadModel
 
 if TYPE_CHECKING:
     from backends.backend import AnyBackend, Header
+    from backends.kinds import AnyKind
     from backends.plan import Footprint, LoadPlan
 
-_KNOWN: Final[tuple[AnyBackend, ...]] = (Gguf(), Folders())
+FURTHER: Final = "ONECARD_BACKENDS"
+"""Environment variable that names further backends, `module:Class` with commas between: server and workers see it."""
+
+
+def named(reference: str) -> Any:
+    """What a `module:name` names. Raises ImportError or AttributeError."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+_KNOWN: Final[tuple[AnyBackend, ...]] = (
+    Gguf(),
+    Folders(),
+    *(named(reference.strip())() for reference in os.environ.get(FURTHER, "").split(",") if reference.strip()),
+)
 BACKENDS: Final[Mapping[str, AnyBackend]] = MappingProxyType({backend.name: backend for backend in _KNOWN})
 """By name."""
+KINDS: Final[Mapping[type[Job], AnyKind]] = MappingProxyType(
+    {kind.job: kind for backend in _KNOWN for kind in backend.kinds}
+)
+"""All kinds of jobs, by their messages."""
 
 TEST_ENGINE: Final = "ONECARD_TEST_ENGINE"
 """Environment variable with which tests put their own `module:function` in place of every engine."""
 
-Load = Callable[[LoadModel, Callable[[float], None]], Engine]
+Load = Callable[[LoadModel, Callable[[float], None]], AnyEngine]
 """Builds the engine, reporting a share of 0..1 while loading. Raises LoadError."""
+
+
+def kind_of(job: Job) -> AnyKind:
+    """The kind of a job."""
+    return KINDS[type(job)]
+
+
+def kind_giving(gives: str) -> AnyKind:
+    """The kind of jobs that a model is for, by what its header says it gives."""
+    return next(kind for kind in KINDS.values() if kind.gives == gives)
 
 
 def backend_of(header: Header) -> AnyBackend:
@@ -44,11 +77,9 @@ def engine_of(name: str) -> Load:
     target = os.environ.get(TEST_ENGINE) or (backend.engine if backend is not None else None)
     if target is None:
         raise LoadError(f"this version has no '{name}' backend; it serves: {', '.join(sorted(BACKENDS))}")
-    module_name, _, function_name = target.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        load: Load = named(target)
     except ImportError as error:
-        missing = error.name or module_name
+        missing = error.name or target.partition(":")[0]
         raise LoadError(f"the '{name}' backend is not installed (module {missing} is missing)") from error
-    load: Load = getattr(module, function_name)
     return load

@@ -1,49 +1,47 @@
-"""How much work a job is to prepare, told from the bytes of its text before anybody renders or tokenizes it. Pure."""
+"""How much text a prompt is, told from its bytes before anybody renders or tokenizes it. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, assert_never
 
-from backends.messages import ChatPrompt, Detokenize, Embed, FimPrompt, Rerank, TextPrompt
+from backends.messages import ChatPrompt, FimPrompt, TextPrompt, TokenPrompt
 
 if TYPE_CHECKING:
-    from backends.messages import Job, Prompt
+    from backends.messages import Prompt
 
-_TOKEN_BYTES = 4
+TOKEN_BYTES: Final = 4
 """What one token id counts for."""
 
 
-def job_bytes(job: Job) -> int:
-    """About so many bytes of text have to be read for the job."""
-    if isinstance(job, Embed):
-        return sum(text_bytes(one) if isinstance(one, str) else len(one) * _TOKEN_BYTES for one in job.inputs)
-    if isinstance(job, Rerank):
-        return text_bytes(job.query) * len(job.documents) + text_bytes(job.documents)
-    if isinstance(job, Detokenize):
-        return len(job.tokens) * _TOKEN_BYTES
-    return _prompt_bytes(job.prompt)
-
-
-def _prompt_bytes(prompt: Prompt) -> int:
-    if isinstance(prompt, ChatPrompt):
-        return text_bytes([prompt.messages, prompt.tools])
-    if isinstance(prompt, TextPrompt):
-        return text_bytes(prompt.text)
-    if isinstance(prompt, FimPrompt):
-        return text_bytes([prompt.prefix, prompt.suffix, [file.text for file in prompt.files]])
-    return len(prompt.tokens) * _TOKEN_BYTES
+def prompt_bytes(prompt: Prompt) -> int:
+    """About so many bytes of text have to be read for it."""
+    match prompt:
+        case ChatPrompt():
+            return text_bytes([prompt.messages, prompt.tools])
+        case TextPrompt():
+            return text_bytes(prompt.text)
+        case FimPrompt():
+            return text_bytes([prompt.prefix, prompt.suffix, [file.text for file in prompt.files]])
+        case TokenPrompt():
+            return len(prompt.tokens) * TOKEN_BYTES
+        case _:
+            assert_never(prompt)
 
 
 def sure_bytes(prompt: Prompt) -> int:
     """Bytes that are in the rendered prompt for certain; templates may leave other things out, such as reasoning."""
-    if isinstance(prompt, ChatPrompt):
-        calls = [call.get("function") for message in prompt.messages for call in message.get("tool_calls", [])]
-        return text_bytes([[message.get("content") for message in prompt.messages], calls, prompt.tools])
-    if isinstance(prompt, TextPrompt):
-        return text_bytes(prompt.text)
-    if isinstance(prompt, FimPrompt):
-        return text_bytes([prompt.prefix, prompt.suffix])
-    return 0
+    match prompt:
+        case ChatPrompt():
+            calls = [call.get("function") for message in prompt.messages for call in message.get("tool_calls", [])]
+            return text_bytes([[message.get("content") for message in prompt.messages], calls, prompt.tools])
+        case TextPrompt():
+            return text_bytes(prompt.text)
+        case FimPrompt():
+            return text_bytes([prompt.prefix, prompt.suffix])
+        case TokenPrompt():
+            return 0
+        case _:
+            assert_never(prompt)
 
 
 def text_bytes(value: object) -> int:

@@ -1,19 +1,22 @@
 """Frames between the server and a worker: 4 bytes of length (little endian), then msgpack of one message.
 
-Owns the encoding and its limits. The vocabulary is in `backends.messages`, the sockets in `child` and `link`.
+Owns the encoding and its limits. The vocabulary is in `backends.messages`, and what single kinds of jobs add to it in
+their lines of `backends.registry.KINDS`; the sockets are in `child` and `link`.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Union, get_args
 
 import msgspec
 
-from backends.messages import Command, Report
+from backends.messages import Command, Failed, Finished, Report, Started, Step, Submit
+from backends.registry import KINDS
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
 MAX_FRAME_BYTES: Final = 64 * 2**20
 """More than any honest message needs; a longer one is a fault of the sender."""
@@ -48,7 +51,7 @@ class Encoder:
 class Decoder(Generic[T]):
     """Turns a byte stream back into messages of one kind, however the bytes are cut."""
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
         self._buffer = bytearray()
 
@@ -81,12 +84,20 @@ class Decoder(Generic[T]):
 
 def report_decoder() -> Decoder[Report]:
     """The server's side."""
-    return Decoder(Report)  # type: ignore[arg-type]
+    events = _any_of({Started, Finished, Failed, *(part for kind in KINDS.values() for part in kind.parts)})
+    step: Any = Step
+    return Decoder(_any_of({*get_args(Report)} - {step} | {step[events]}))
 
 
 def command_decoder() -> Decoder[Command]:
     """The worker's side."""
-    return Decoder(Command)  # type: ignore[arg-type]
+    submit: Any = Submit
+    return Decoder(_any_of({*get_args(Command)} - {submit} | {submit[_any_of(KINDS)]}))
+
+
+def _any_of(types: Iterable[Any]) -> Any:
+    """Messages are told apart by their tags."""
+    return Union[tuple(types)]  # noqa: UP007 - made at run time
 
 
 def receive(sock: socket.socket, decoder: Decoder[T]) -> list[T] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
@@ -17,12 +17,12 @@ from backends.crash_reason import LOAD_HINT, REASON_CHARS, clean, essence, no_me
 from backends.kernel import busyness
 from backends.link import EXIT_OUT_OF_MEMORY
 from backends.messages import (
+    ENDS,
     Cancel,
     Command,
     CutShort,
     ErrorCode,
     Failed,
-    Finished,
     Job,
     Keep,
     Keeps,
@@ -134,10 +134,9 @@ class Worker:
         try:
             self._send(Submit(job=job))
         except WireError as error:
-            failed = Failed(
-                id=job.id, code="invalid_value", message=f"the request cannot be sent to the model: {error}"
-            )
-            asyncio.get_running_loop().call_soon(self._deliver, Step(events=[failed]))
+            message = f"the request cannot be sent to the model: {error}"
+            step: Step = Step(events=[Failed(id=job.id, code="invalid_value", message=message)])
+            asyncio.get_running_loop().call_soon(self._deliver, step)
 
     def cancel(self, job_id: str) -> None:
         """Ask for the end of a job; the terminal event comes as always."""
@@ -192,6 +191,8 @@ class Worker:
                 self._load_failed = report
             case Keeps(max_bytes=max_bytes):
                 self._listener.on_keeps(self, max_bytes)
+            case _:
+                assert_never(report)
 
     def babbled(self) -> None:
         """Bytes have come that are no report."""
@@ -215,7 +216,7 @@ class Worker:
         live = self._live
         events = [event for event in step.events if event.id in live]
         for event in events:
-            if isinstance(event, Finished | Failed):
+            if isinstance(event, ENDS):
                 live.discard(event.id)
         if len(events) != len(step.events):  # late words about a job that is already answered for
             step = msgspec.structs.replace(step, events=events)

@@ -19,7 +19,7 @@ import msgspec
 from backends import registry
 from backends.clerk import Clerk
 from backends.crash_reason import LOAD_HINT, in_words
-from backends.engine import Engine, JobError, LoadError
+from backends.engine import AnyEngine, JobError, LoadError
 from backends.kernel import call_me, die_with, limit_damage
 from backends.link import (
     EXIT_ENGINE_ERROR,
@@ -57,7 +57,7 @@ _STEPS_PER_COLLECT: Final = 4096
 """The garbage collector runs when the loop is idle, and after this many steps without a pause."""
 
 
-def run(engine: Engine, link: Link, clerk: Clerk) -> None:
+def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
     """Step the engine while it has work and sleep while it has none; returns at `Shutdown`."""
     steps_since_collect = 0
     outbox = Outbox()
@@ -68,15 +68,20 @@ def run(engine: Engine, link: Link, clerk: Clerk) -> None:
         clerk.step_started = time.monotonic()
         events: list[Event] = []
         for item in arrived:
-            if isinstance(item, Shutdown):
-                if events:
-                    link.send(Step(events=events))
-                return
-            if isinstance(item, Keep):
-                engine.keep(item.max_bytes)
-                link.send(Keeps(max_bytes=item.max_bytes))
-                continue
-            events += _told(engine, item)
+            match item:
+                case Shutdown():
+                    if events:
+                        link.send(Step(events=events))
+                    return
+                case Keep(max_bytes=max_bytes):
+                    engine.keep(max_bytes)
+                    link.send(Keeps(max_bytes=max_bytes))
+                case Cancel(id=job_id):
+                    events += engine.cancel(job_id)
+                case CutShort(id=job_id, reason=reason):
+                    events += engine.cut_short(job_id, reason)
+                case _:
+                    events += _add(engine, item)
         report = Step() if engine.idle else engine.step()
         if events:
             report = msgspec.structs.replace(report, events=events + report.events)
@@ -100,21 +105,14 @@ def _drain(
     return arrived
 
 
-def _told(engine: Engine, item: Prepared | Cancel | CutShort) -> list[Event]:
-    """What a job's arrival or its end makes to be told."""
-    if isinstance(item, Cancel):
-        return engine.cancel(item.id)
-    return engine.cut_short(item.id, item.reason) if isinstance(item, CutShort) else _add(engine, item)
-
-
-def _add(engine: Engine, prepared: Prepared) -> list[Event]:
+def _add(engine: AnyEngine, prepared: Prepared) -> list[Event]:
     try:
         return engine.add(prepared)
     except JobError as error:
         return [Failed(id=prepared.id, code=error.code, message=error.message, param=error.param)]
 
 
-def _load(spec: LoadModel, link: Link, renderer: Renderer | None) -> tuple[Engine, float]:
+def _load(spec: LoadModel, link: Link, renderer: Renderer | None) -> tuple[AnyEngine, float]:
     """The engine, and the seconds its load took."""
     try:
         load = registry.engine_of(spec.backend)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from backends.alone import check, jobs, open_engine, start
-from backends.engine import Engine
+from backends.engine import AnyEngine
 from backends.messages import Constraint, Delta, Generate, JsonSchema
 from backends.workload import Workload
 from server.bench.figures import median
@@ -51,7 +51,7 @@ def _form(schema: dict[str, Any]) -> JsonSchema:
     return JsonSchema(checked(schema, "schema").text)
 
 
-def _rate(engine: Engine, work: Workload, constraint: Constraint | None, seed: int) -> float:
+def _rate(engine: AnyEngine, work: Workload, constraint: Constraint | None, seed: int) -> float:
     """Tokens per second over the steps in which every stream decodes."""
     plain = jobs(work, engine.ready().n_vocab, first_seed=seed)
     start(engine, [msgspec.structs.replace(job, constraint=constraint) for job in plain])
@@ -83,7 +83,7 @@ def measure(path: Path, work: Workload, *, rounds: int) -> dict[str, float]:
     return figures
 
 
-def _beside(engine: Engine, work: Workload, rounds: int) -> dict[str, float]:
+def _beside(engine: AnyEngine, work: Workload, rounds: int) -> dict[str, float]:
     """A stream with a new schema joins the others: what it waits more than one without, and the others' worst gap."""
     waits: dict[bool, list[float]] = {True: [], False: []}
     gaps: dict[bool, list[float]] = {True: [], False: []}
@@ -101,7 +101,7 @@ def _beside(engine: Engine, work: Workload, rounds: int) -> dict[str, float]:
     }
 
 
-def _join(engine: Engine, work: Workload, number: int, *, constrained: bool) -> tuple[float, float]:
+def _join(engine: AnyEngine, work: Workload, number: int, *, constrained: bool) -> tuple[float, float]:
     """Milliseconds from the newcomer's arrival to its first token, and the longest step beside it."""
     *running, newcomer = jobs(work, engine.ready().n_vocab, first_seed=1000 + number * work.streams)
     newcomer = msgspec.structs.replace(newcomer, id="newcomer", max_tokens=8, ignore_eos=False)

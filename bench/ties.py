@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from backends.alone import check, random_tokens
-from backends.engine import Engine
+from backends.engine import AnyEngine
 from backends.gguf.loading import load
 from backends.messages import Delta, Finished, Generate, KvLayout, LoadModel, Sampling, Store, TokenLogprob, TokenPrompt
 from bench import model
@@ -140,14 +140,14 @@ def _run(path: Path, prompts: Sequence[list[int]], *, pool: int = 0) -> list[Tol
     return told
 
 
-def _open(path: Path, parallel: int, pool: int, folder: str) -> Engine:
+def _open(path: Path, parallel: int, pool: int, folder: str) -> AnyEngine:
     layout: KvLayout = "unified" if pool else "split"
     store = Store(folder, 1 << 30) if pool else None
     spec = LoadModel("ties", "gguf", str(path), 1024, parallel, kv_layout=layout, kv_tokens=pool, store=store)
     return load(spec, lambda _: None)
 
 
-def _generate(engine: Engine, prompts: Sequence[list[int]], *, n_tokens: int = GENERATE) -> list[Told]:
+def _generate(engine: AnyEngine, prompts: Sequence[list[int]], *, n_tokens: int = GENERATE) -> list[Told]:
     told = {f"job-{i}": Told([]) for i in range(len(prompts))}
     for job_id, prompt in zip(told, prompts, strict=True):
         greedy = Sampling(temperature=0.0)

@@ -116,6 +116,7 @@ _RULES: dict[ErrorCode, _Rule] = {
     "worker_crashed": _Rule(500, code="worker_crashed"),
     "worker_hung": _Rule(500, code="worker_hung"),
     "out_of_memory": _Rule(503, code="out_of_memory", retry=True),
+    "unsupported_media": _Rule(400, "invalid_request_error", "unsupported_media"),
     "draining": _Rule(503, code="draining", retry=True, headers={"connection": "close"}),
     "cancelled": _Rule(499, code="cancelled", retry=False),
     "internal_error": _Rule(500, code="internal_error"),

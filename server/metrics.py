@@ -9,17 +9,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, assert_never, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from backends.messages import Delta, Event, Failed, Finished, Started, Step
+from backends.messages import Delta, Event, Failed, Finished, Part, Started, Step
 from backends.registry import BACKENDS
 from server.exposition import Exposition
 from server.scheduling.decisions import ModelState, UnloadReason
 from server.tally import Tally, TallyFamily
 
 if TYPE_CHECKING:
+    from backends.kinds import Series
     from server.pool.status import MemoryStatus
 
 PARTS: Final = ("weights", "kv", "compute", "projector", "runtime")
@@ -248,6 +249,8 @@ class RequestMeter:
     """Turns the events of one job into the series of its model. Times are seconds on the pool's clock."""
 
     metrics: ModelMetrics
+    series: frozenset[Series]
+    """Those of the job's kind, beside what all requests count into."""
     submitted_at: float
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -263,7 +266,7 @@ class RequestMeter:
         """More of one choice."""
         if event.finish_reason is not None:
             self.reason = event.finish_reason
-        if not event.n_tokens:
+        if not event.n_tokens or "token_latency" not in self.series:
             return
         if not self.generated_tokens:
             self.metrics.time_to_first_token.observe(now - self.submitted_at)
@@ -276,25 +279,37 @@ class RequestMeter:
     def other(self, event: Event, now: float) -> None:
         """Any event but a delta."""
         match event:
-            case Started() if not self.started:
-                self.started = True
-                self.prompt_tokens = event.prompt_tokens
-                self.metrics.prefix_queries.inc(event.prompt_tokens)
-                self.metrics.prefix_hits.inc(event.cached_tokens)
-            case Finished() if self.started:
-                self.metrics.preemptions.inc(event.preemptions)
-                self.metrics.end_to_end.observe(now - self.submitted_at)
-                self._end(self.reason, event.prompt_tokens, event.completion_tokens)
+            case Started():
+                if not self.started:
+                    self._start(event)
+            case Part():
+                pass
+            case Finished():
+                if self.started:
+                    self.metrics.preemptions.inc(event.preemptions)
+                    self.metrics.end_to_end.observe(now - self.submitted_at)
+                    self._end(self.reason, event.prompt_tokens, event.completion_tokens)
             case Failed():
                 if (rejected := REJECTIONS.get(event.code)) and not self.started:
                     self.metrics.rejections[rejected].inc()
                 else:
                     ended = "abort" if event.code == "cancelled" else "error"
                     self._end(ended, self.prompt_tokens, self.generated_tokens)
+            case _:
+                assert_never(event)
+
+    def _start(self, event: Started) -> None:
+        self.started = True
+        self.prompt_tokens = event.prompt_tokens
+        if "prefix_cache" in self.series:
+            self.metrics.prefix_queries.inc(event.prompt_tokens)
+            self.metrics.prefix_hits.inc(event.cached_tokens)
 
     def _end(self, reason: str, prompt_tokens: int, completion_tokens: int) -> None:
-        self.metrics.prompt_tokens.inc(prompt_tokens)
-        self.metrics.generation_tokens.inc(completion_tokens)
+        if "prompt_tokens" in self.series:
+            self.metrics.prompt_tokens.inc(prompt_tokens)
+        if "generation_tokens" in self.series:
+            self.metrics.generation_tokens.inc(completion_tokens)
         self.metrics.finished[reason].inc()
 
 

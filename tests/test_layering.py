@@ -32,6 +32,7 @@ SERVER_MAY_USE = {
     "backends.host",
     "backends.backend",
     "backends.foreign",
+    "backends.kinds",
     "backends.options",
     "backends.plan",
     "backends.crash_reason",

@@ -11,6 +11,7 @@ from backends.backend import HeaderError, Setting
 from backends.bnb import arithmetic, folder
 from backends.bnb.header import FolderInfo, read
 from backends.engine import LoadError
+from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import Footprint, LoadPlan, Wish
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ class Folders:
 
     name = "bnb"
     files = "a model folder"
+    kinds: Sequence[AnyKind] = OF_TEXT
     engine = "backends.bnb.loading:load"
+    routes: Sequence[str] = ()
     dry: str | None = None
     baseline: str | None = None
     refuses: Mapping[str, str] = MappingProxyType(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from backends.bnb.header import FolderInfo
     from backends.bnb.weights import Order
-    from backends.engine import Engine
+    from backends.engine import AnyEngine
     from backends.messages import LoadModel
 
 _ACTIVATIONS: Final = {
@@ -63,7 +63,7 @@ class Source:
     """Of the card's memory."""
 
 
-def load_encoder(source: Source, progress: Callable[[float], None]) -> Engine:
+def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine:
     """The engine of an embedding model or reranker. Raises LoadError."""
     spec, layout = source.spec, source.info.layout
     if layout.gives == "scores" and (n_labels := _n_labels(source.config)) != 1:

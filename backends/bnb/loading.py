@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from backends.bnb.header import FolderInfo
-    from backends.engine import Engine
+    from backends.engine import AnyEngine
     from backends.messages import LoadModel
 
 conversion_mapping.get_checkpoint_conversion_mapping("")  # makes its table once, 0.15 s: a template has it before
@@ -55,7 +55,7 @@ _TOY_BYTES: Final = 32 << 20
 _KV_TYPES: Final = ("f16", "bf16", "f32")
 
 
-def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
+def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     """Load the folder as `spec` says. Raises LoadError."""
     if spec.kv_type not in _KV_TYPES:
         raise LoadError(
@@ -93,7 +93,7 @@ def _engine(
     *,
     device: torch.device,
     free_before: int | None,
-) -> Engine:
+) -> AnyEngine:
     config = model.config.get_text_config()
     runner = Runner(model, device=device)
     dtype = model.get_input_embeddings().weight.dtype

@@ -24,7 +24,7 @@ from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import Phase, PreparedGenerate, Request, Sequence
-from backends.messages import Delta, Failed, Finished, Ready, Started, Step
+from backends.messages import Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.plan import SCORED_ROWS
 from backends.text import TextStream
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from backends.generation.decoder import DecoderContext, DecoderModel
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import ErrorCode, Event, FinishReason, Job
+    from backends.messages import ErrorCode, Event, FinishReason, TextJob
     from backends.prefix.store import PrefixStore
 
 
@@ -57,6 +57,8 @@ class StepRows(NamedTuple):
 
 class GeneratingEngine:
     """See `backends.engine.Engine`."""
+
+    takes = (Generate, Tokenize, Detokenize)
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class GeneratingEngine:
         self._context.close()
         self._model.close()
 
-    def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
+    def prepare(self, job: TextJob) -> PreparedGenerate | list[Event]:
         """See `backends.generation.preparing`; called from the preparer's thread."""
         return self._preparer.prepare(job)
 

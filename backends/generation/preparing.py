@@ -5,11 +5,11 @@ For the preparer's thread: it only reads the model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
-from backends.engine import JobError, no_vectors
+from backends.engine import JobError
 from backends.formats.thinking import Thinking
 from backends.generation.borders import borders
 from backends.generation.scoring import Echo
@@ -17,11 +17,9 @@ from backends.generation.sequence import PreparedGenerate
 from backends.messages import (
     Detokenize,
     Detokenized,
-    Embed,
     FimPrompt,
     Finished,
     Generate,
-    Rerank,
     TextPrompt,
     Tokenize,
     Tokenized,
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
     from backends.generation.decoder import DecoderModel
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import Event, Job, Prompt
+    from backends.messages import Event, Prompt, TextJob
 
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
@@ -51,14 +49,19 @@ class Preparer:
         self._context = context
         self._borders = borders
 
-    def prepare(self, job: Job) -> PreparedGenerate | list[Event]:
+    def prepare(self, job: TextJob) -> PreparedGenerate | list[Event]:
         """What the engine can start, or the answer itself where it needs no step. Raises JobError."""
-        if isinstance(job, Tokenize):
-            return self._tokenize(job)
-        if isinstance(job, Detokenize):
-            return [Detokenized(id=job.id, text=self._tokenizer.decode(job.tokens)), Finished(id=job.id)]
-        if isinstance(job, Embed | Rerank):
-            raise no_vectors(job)
+        match job:
+            case Generate():
+                return self._generate(job)
+            case Tokenize():
+                return self._tokenize(job)
+            case Detokenize():
+                return [Detokenized(id=job.id, text=self._tokenizer.decode(job.tokens)), Finished(id=job.id)]
+            case _:
+                assert_never(job)
+
+    def _generate(self, job: Generate) -> PreparedGenerate:
         bad = next((token for token in job.sampling.logit_bias if not 0 <= token < self._model.n_vocab), None)
         if bad is not None:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"

@@ -13,6 +13,7 @@ from backends.gguf import arithmetic
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
+from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import RUNTIME_BYTES, Footprint, LoadPlan, Wish
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Gguf:
 
     name = "gguf"
     files = "a GGUF file"
+    kinds: Sequence[AnyKind] = OF_TEXT
     engine = "backends.gguf.loading:load"
+    routes: Sequence[str] = ()
     dry: str | None = "backends.gguf.dryrun"
     baseline: str | None = "backends.gguf.bare"
     refuses: Mapping[str, str] = MappingProxyType(

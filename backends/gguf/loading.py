@@ -29,14 +29,14 @@ from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.engine import Engine
+    from backends.engine import AnyEngine
     from backends.messages import LoadModel
 
 _TOY_BYTES = 32 << 20
 TOY_ENCODER_BYTES = 16 << 20
 
 
-def load(spec: LoadModel, progress: Callable[[float], None]) -> Engine:
+def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     """Load the model as `spec` says. Raises LoadError."""
     log = LibraryLog()
     log.install()
@@ -92,7 +92,7 @@ def identity(spec: LoadModel, context: Context) -> str:
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
-def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: int | None) -> Engine:
+def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: int | None) -> AnyEngine:
     """An embedding model or a reranker."""
     max_tokens = pass_tokens(spec.gpu_layers if spec.device == "cuda" else 0)
     context = PooledContext(

@@ -1,6 +1,7 @@
 """Every message that crosses the border between the server and a worker, as plain data.
 
 Owns the vocabulary (jobs, events, commands, reports) and nothing else: no transport, no HTTP types, no engine types.
+Jobs and the parts of answers that a backend adds are in its own folder; `backends.kinds` says which there are.
 The encoding is msgpack of these tagged structs (see `backends.wire`); never pickle.
 """
 
@@ -18,6 +19,7 @@ from backends.messages.commands import (
     Submit,
 )
 from backends.messages.events import (
+    ENDS,
     Delta,
     Detokenized,
     Embedded,
@@ -26,6 +28,7 @@ from backends.messages.events import (
     Failed,
     Finished,
     FinishReason,
+    Part,
     Started,
     Tokenized,
     TokenLogprob,
@@ -48,10 +51,12 @@ from backends.messages.jobs import (
     PromptEnd,
     Rerank,
     Sampling,
+    TextJob,
     TextPrompt,
     Tokenize,
     TokenPrompt,
     ToolCalls,
+    VectorJob,
 )
 from backends.messages.reports import (
     Keeps,
@@ -64,6 +69,7 @@ from backends.messages.reports import (
 )
 
 __all__ = [
+    "ENDS",
     "Cancel",
     "ChatPrompt",
     "Command",
@@ -93,6 +99,7 @@ __all__ = [
     "KvType",
     "LoadFailed",
     "LoadModel",
+    "Part",
     "Pattern",
     "Ping",
     "Pong",
@@ -108,10 +115,12 @@ __all__ = [
     "Step",
     "Store",
     "Submit",
+    "TextJob",
     "TextPrompt",
     "TokenLogprob",
     "TokenPrompt",
     "Tokenize",
     "Tokenized",
     "ToolCalls",
+    "VectorJob",
 ]

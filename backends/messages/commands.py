@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Generic, Literal
+
+from typing_extensions import TypeVar
 
 from backends.messages.events import ErrorCode
 from backends.messages.jobs import Job
@@ -11,6 +13,9 @@ from backends.messages.plain import Plain
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
+
+
+J = TypeVar("J", bound=Job, default=Job)
 
 
 class Store(Plain, frozen=True):
@@ -57,10 +62,10 @@ class LoadModel(Plain, tag="load", frozen=True):
     """Host memory that the load may take: what it is estimated at, several times over; 0: no limit of its own."""
 
 
-class Submit(Plain, tag="submit", frozen=True):
+class Submit(Plain, Generic[J], tag="submit", frozen=True):
     """Run a job."""
 
-    job: Job
+    job: J
 
 
 class Cancel(Plain, tag="cancel", frozen=True):

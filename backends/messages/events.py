@@ -1,8 +1,12 @@
-"""What comes back of a job: its start, its text or vectors, and exactly one end."""
+"""What comes back of a job: its start, the parts of its answer, and exactly one end.
+
+Starts and ends are the same for all kinds of jobs. What an answer consists of is its kind's own: a subclass of `Part`,
+named in the kind's line of `backends.kinds`.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from backends.messages.plain import Plain
 
@@ -27,6 +31,7 @@ ErrorCode = Literal[
     "worker_crashed",
     "worker_hung",
     "out_of_memory",
+    "unsupported_media",
     "draining",
     "cancelled",
     "internal_error",
@@ -60,10 +65,15 @@ class Started(Plain, tag="started", frozen=True):
     """Files of a fill-in-the-middle prompt that were left out for want of room."""
 
 
-class Delta(Plain, tag="delta", frozen=True):
-    """More text of one choice. Text never splits a character and never holds a stop string."""
+class Part(Plain, frozen=True):
+    """A part of a job's answer; each kind of job has its own."""
 
     id: str
+
+
+class Delta(Part, tag="delta", frozen=True):
+    """More text of one choice. Text never splits a character and never holds a stop string."""
+
     index: int
     text: str
     n_tokens: int
@@ -74,25 +84,22 @@ class Delta(Plain, tag="delta", frozen=True):
     """The stop string that ended the choice, when one did."""
 
 
-class Tokenized(Plain, tag="tokenized", frozen=True):
+class Tokenized(Part, tag="tokenized", frozen=True):
     """Answer to `Tokenize`; `pieces[i]` are the bytes of `tokens[i]` when asked for."""
 
-    id: str
     tokens: list[int]
     pieces: list[bytes] | None = None
 
 
-class Detokenized(Plain, tag="detokenized", frozen=True):
+class Detokenized(Part, tag="detokenized", frozen=True):
     """Answer to `Detokenize`."""
 
-    id: str
     text: str
 
 
-class Embedded(Plain, tag="embedded", frozen=True):
+class Embedded(Part, tag="embedded", frozen=True):
     """The vectors of some inputs of an `Embed` (or the scores of some documents of a `Rerank`, with `dimensions` 1)."""
 
-    id: str
     inputs: list[int]
     """Which ones, in the order of the rows; every input comes once."""
     dimensions: int
@@ -128,4 +135,6 @@ class Failed(Plain, tag="failed", frozen=True):
     retry_after_s: float | None = None
 
 
-Event = Started | Delta | Tokenized | Detokenized | Embedded | Finished | Failed
+Event = Started | Part | Finished | Failed
+ENDS: Final = (Finished, Failed)
+"""Exactly one of them ends each job."""

@@ -1,4 +1,8 @@
-"""What a worker is asked to compute: prompts, what the answer must be, how tokens are chosen."""
+"""What a worker is asked to compute: prompts, what the answer must be, how tokens are chosen.
+
+The jobs here are those of text and vectors. Other kinds have theirs beside their engine: a subclass of `Job`, named in
+the kind's line of `backends.kinds`.
+"""
 
 from __future__ import annotations
 
@@ -123,10 +127,20 @@ JsonWhitespace = Literal["pretty", "compact"]
 """`pretty`: as writers put it, on one line or indented, as the model likes; `compact`: none."""
 
 
-class Generate(Plain, tag="generate", frozen=True):
-    """Generate `n` continuations of one prompt."""
+class Job(Plain, frozen=True):
+    """One unit of inference; each kind of job is a subclass with a tag of its own."""
 
     id: str
+
+    @property
+    def sequences(self) -> int:
+        """How much of a worker's room it takes; 0 for what is answered without a step."""
+        return 1
+
+
+class Generate(Job, tag="generate", frozen=True):
+    """Generate `n` continuations of one prompt."""
+
     prompt: Prompt
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
@@ -159,10 +173,9 @@ class Generate(Plain, tag="generate", frozen=True):
         return self.n
 
 
-class Tokenize(Plain, tag="tokenize", frozen=True):
+class Tokenize(Job, tag="tokenize", frozen=True):
     """Ask for the token ids of a prompt. Answered by `Tokenized`, then `Finished`."""
 
-    id: str
     prompt: ChatPrompt | TextPrompt
     add_special: bool = True
     pieces: bool = False
@@ -173,10 +186,9 @@ class Tokenize(Plain, tag="tokenize", frozen=True):
         return 0
 
 
-class Detokenize(Plain, tag="detokenize", frozen=True):
+class Detokenize(Job, tag="detokenize", frozen=True):
     """Ask for the text of token ids. Answered by `Detokenized`, then `Finished`."""
 
-    id: str
     tokens: list[int]
 
     @property
@@ -185,10 +197,12 @@ class Detokenize(Plain, tag="detokenize", frozen=True):
         return 0
 
 
-class Embed(Plain, tag="embed", frozen=True):
-    """Ask for one vector per input. Answered by `Started`, `Embedded` (one or more), then `Finished`."""
+class Embed(Job, tag="embed", frozen=True):
+    """Ask for one vector per input. Answered by `Started`, `Embedded` (one or more), then `Finished`.
 
-    id: str
+    It takes the room of one, however many inputs: they share steps with those of other jobs, as tokens allow.
+    """
+
     inputs: list[str | list[int]]
     """Texts, which get the model's special tokens, or token ids of its own vocabulary, which are taken as they are."""
     dimensions: int | None = None
@@ -198,25 +212,17 @@ class Embed(Plain, tag="embed", frozen=True):
     first: int = 0
     """Which of its request's inputs the first one is: a large request comes as several jobs."""
 
-    @property
-    def sequences(self) -> int:
-        """One, however many inputs: its inputs share steps with those of other jobs, as tokens allow."""
-        return 1
 
-
-class Rerank(Plain, tag="rerank", frozen=True):
+class Rerank(Job, tag="rerank", frozen=True):
     """Ask how well each document answers a query. Answered like `Embed`, with one number per document."""
 
-    id: str
     query: str
     documents: list[str]
     first: int = 0
     """Which of its request's documents the first one is."""
 
-    @property
-    def sequences(self) -> int:
-        """One, however many documents."""
-        return 1
 
-
-Job = Generate | Tokenize | Detokenize | Embed | Rerank
+TextJob = Generate | Tokenize | Detokenize
+"""What an engine that generates text runs."""
+VectorJob = Embed | Rerank | Tokenize | Detokenize
+"""What an engine that gives vectors or scores runs."""

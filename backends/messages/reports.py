@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Generic, Literal
+
+from typing_extensions import TypeVar
 
 from backends.messages.events import Event
 from backends.messages.plain import Plain
+
+E = TypeVar("E", default=Event)
 
 
 class Progress(Plain, tag="progress", frozen=True):
@@ -51,13 +55,13 @@ class LoadFailed(Plain, tag="load_failed", frozen=True):
     message: str
 
 
-class Step(Plain, tag="step", frozen=True):
+class Step(Plain, Generic[E], tag="step", frozen=True):
     """Everything one engine step (or one prepared job) produced, for all its jobs, with the figures of the step.
 
     Several quick steps may come as one; the figures are sums then.
     """
 
-    events: list[Event] = []
+    events: list[E] = []
     n_decode: int = 0
     """Sequences that got a decoded token in this step."""
     n_prefill: int = 0

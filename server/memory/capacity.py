@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -86,7 +86,8 @@ class Capacity(msgspec.Struct, frozen=True):
     """The largest other configurations that fit, the longest context first."""
     reason: str | None = None
     """Why it does not fit."""
-    gives: Literal["text", "vectors", "scores"] = "text"
+    gives: str = "text"
+    """What the model answers with: `text`, `vectors`, `scores` or the word of another kind of job."""
     trained_context: int | None = None
     """Tokens that the model was trained for; None where its files do not say."""
 

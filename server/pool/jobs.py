@@ -6,9 +6,10 @@ Owns them and what their readers get. Which of them runs is the scheduler's busi
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
-from backends.messages import Delta, Failed, Finished, Started
+from backends.messages import Delta, Failed, Finished, Part, Started
+from backends.registry import kind_of
 from server.memory.placement import Refused
 from server.metrics import REJECTIONS, RequestMeter
 from server.pool.live import Live
@@ -46,7 +47,7 @@ class Jobs:
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
-        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, now), now)
+        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, kind_of(job).series, now), now)
         self.none_left.clear()
         self._look_again_before_refusing(resident)
         actions = self._parts.scheduler.submit(
@@ -155,16 +156,22 @@ class Jobs:
     def _hand_out(self, live: Live, event: Event, now: float) -> None:
         """Anything but a delta."""
         scheduler, perform = self._parts.scheduler, self._parts.perform
-        if isinstance(event, Failed) and event.code == "out_of_memory" and not live.answered and live.abort is None:
-            again = (event.code, event.message)
-            perform(scheduler.on_terminal(event.id, now, finished=False, again=again))
-        elif isinstance(event, Finished | Failed):
-            self._finish(live, event)
-            perform(scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
-        elif not isinstance(event, Started) or not live.meter.started:  # a second run starts silently
-            live.answered = live.answered or not isinstance(event, Started)
-            live.meter.other(event, now)
-            live.stream.push(event)
+        match event:
+            case Failed(code="out_of_memory") if not live.answered and live.abort is None:
+                again = (event.code, event.message)
+                perform(scheduler.on_terminal(event.id, now, finished=False, again=again))
+            case Finished() | Failed():
+                self._finish(live, event)
+                perform(scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
+            case Started():
+                if not live.meter.started:  # a second run starts silently
+                    live.meter.other(event, now)
+                    live.stream.push(event)
+            case Part():
+                live.answered = True
+                live.stream.push(event)
+            case _:
+                assert_never(event)
 
     def _finish(self, live: Live, event: Finished | Failed) -> None:
         """The one place where a job ends."""

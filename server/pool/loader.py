@@ -12,6 +12,7 @@ from backends.backend import Header, HeaderError
 from backends.crash_reason import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
 from backends.plan import LoadPlan
+from backends.registry import kind_giving
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.capacity import Asked, Capacity, appraise
 from server.memory.estimator import Estimator, Looked, key_of, likely_plans, look, wish
@@ -200,7 +201,7 @@ class Loader:
     def _keeps(self, entry: CatalogEntry) -> bool:
         """Whether its engine computes prompts that can be found again: vectors have no state."""
         known = self._known.get(entry.name)
-        return known is not None and known.header.gives == "text"
+        return known is not None and "prefix_cache" in kind_giving(known.header.gives).series
 
     def _plan(self, spec: LoadModel) -> LoadPlan:
         return LoadPlan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device, spec.kv_tokens)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from backends.registry import BACKENDS
 from backends.worker import Exit, Timeouts, Worker
@@ -226,6 +226,8 @@ class Pool:
                     self._jobs.reject(action)
                 case Abort():
                     self._jobs.abort(action)
+                case _:
+                    assert_never(action)
         self._arm()
 
     def _arm(self) -> None:

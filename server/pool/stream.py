@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
-from backends.messages import Delta, Event, Failed, Finished
+from backends.messages import ENDS, Delta, Event, Failed, Finished, Part, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,26 +132,31 @@ class Stream:
             if self._unread.get(head.first.index) is head:
                 del self._unread[head.first.index]
             return head.merged()
-        self._drained = isinstance(head, Finished | Failed)
+        self._drained = isinstance(head, ENDS)
         return head
 
     def push(self, event: Event) -> None:
         """Take an event from the pool; nothing follows a terminal one."""
         if self._complete:
             return
-        if isinstance(event, Delta):
-            if self._cancelled:  # the reader is gone
+        match event:
+            case Part() if self._cancelled:  # the reader is gone
                 return
-            pending = self._unread.get(event.index)
-            if pending is not None:
-                pending.add(event)
-                return
-            pending = _Pending(event, [event.text], event.n_tokens, event.logprobs, event.finish_reason, event.stop)
-            self._unread[event.index] = pending
-            self._buffer.append(pending)
-        else:
-            self._complete = isinstance(event, Finished | Failed)
-            self._buffer.append(event)
+            case Delta():
+                pending = self._unread.get(event.index)
+                if pending is not None:
+                    pending.add(event)
+                    return
+                pending = _Pending(event, [event.text], event.n_tokens, event.logprobs, event.finish_reason, event.stop)
+                self._unread[event.index] = pending
+                self._buffer.append(pending)
+            case Started() | Part():
+                self._buffer.append(event)
+            case Finished() | Failed():
+                self._complete = True
+                self._buffer.append(event)
+            case _:
+                assert_never(event)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

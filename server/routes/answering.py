@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from starlette.responses import Response
 
+from backends.kinds import GENERATE
 from server.errors import ApiError
 from server.output.frame import Comments, to_json
 from server.routes.rights import check_wishes
@@ -93,7 +94,7 @@ class Plan:
 async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
     """Run the plan. Raises ApiError for every failure before the headers."""
     check_wishes(request, priority=plan.priority, keep_alive_s=plan.keep_alive_s)
-    app.refuse_other_kind(entry, "text")
+    app.refuse_other_kind(entry, GENERATE)
     if (ready := app.ready(entry)) is not None:
         plan.check(ready)
     if app.settings.logging.prompts:

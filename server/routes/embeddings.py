@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response, StreamingResponse
 
+from backends.kinds import EMBED
 from server.output.vectors import embedding_body
 from server.routes.rights import check_wishes
 from server.routes.rows import answered
@@ -32,7 +33,7 @@ async def embeddings(request: Request) -> Response:
     asked = await read_as(request, parse_embedding)
     entry = app.entry(asked.model)
     check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
-    app.refuse_other_kind(entry, "embedding")
+    app.refuse_other_kind(entry, EMBED)
     _refuse_too_long(app, entry, asked)
     done = await answered(
         request,

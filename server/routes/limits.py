@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from backends.messages import Delta, Finished, Started
+from backends.messages import Delta, Failed, Finished, Part, Started
 from server.output.line_limits import LineWatch
 
 if TYPE_CHECKING:
@@ -26,15 +26,20 @@ async def limited(stream: Stream, limits: LineLimits) -> AsyncIterator[Event]:
         while True:
             async with asyncio.timeout_at(watch.deadline):
                 event = await anext(stream)
-            if isinstance(event, Started):
-                watch.begin(clock())
-                usage = Finished(id=event.id, prompt_tokens=event.prompt_tokens, cached_tokens=event.cached_tokens)
-            elif isinstance(event, Delta):
-                usage = msgspec.structs.replace(usage, completion_tokens=usage.completion_tokens + event.n_tokens)
-                text, ends = watch.text(event.text, clock())
-                if (ends and event.finish_reason is None) or len(text) < len(event.text):
-                    yield msgspec.structs.replace(event, text=text, finish_reason="length", stop=None)
-                    break
+            match event:
+                case Started():
+                    watch.begin(clock())
+                    usage = Finished(id=event.id, prompt_tokens=event.prompt_tokens, cached_tokens=event.cached_tokens)
+                case Delta():
+                    usage = msgspec.structs.replace(usage, completion_tokens=usage.completion_tokens + event.n_tokens)
+                    text, ends = watch.text(event.text, clock())
+                    if (ends and event.finish_reason is None) or len(text) < len(event.text):
+                        yield msgspec.structs.replace(event, text=text, finish_reason="length", stop=None)
+                        break
+                case Part() | Finished() | Failed():
+                    pass
+                case _:
+                    assert_never(event)
             yield event
     except StopAsyncIteration:
         return

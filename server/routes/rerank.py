@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from backends.kinds import RERANK
 from server.output.ranking import ranking_body
 from server.routes.rights import check_wishes
 from server.routes.rows import answered
@@ -23,7 +24,7 @@ async def rerank(request: Request) -> Response:
     asked = await read_as(request, parse_rerank)
     entry = app.entry(asked.model)
     check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
-    app.refuse_other_kind(entry, "rerank")
+    app.refuse_other_kind(entry, RERANK)
     longest = max(asked.documents, key=len)
     if app.tokens_cover_text(entry):
         app.refuse_too_long(

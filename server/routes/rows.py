@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
-from backends.messages import Embed, Embedded, Failed, Finished
+from backends.kinds import EMBED
+from backends.messages import Embed, Embedded, Failed, Finished, Part, Started
 from server.output.frame import Usage, to_json
 from server.output.vectors import Rows
 from server.routes.answering import run_headers
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 2
 """Jobs of one request that the worker has: it computes one while the next is tokenized."""
-_PARAMS: Final = {"inputs": "input"}
 _MAX_LOGGED_BYTES: Final = 4096
 _LOG = logging.getLogger("onecard.prompts")
 
@@ -55,7 +55,7 @@ async def answered(
     """Run the jobs and gather their rows. Raises ApiError for the first failure, or where the client hangs up."""
     if app.settings.logging.prompts:
         _log_inputs(request, jobs[0])
-    run = Run([], 1, _PARAMS)
+    run = Run([], 1, EMBED.params)
     todo: deque[Embed | Rerank] = deque(jobs)
     rows, usage = Rows(n_rows), Usage()
 
@@ -83,12 +83,17 @@ async def answered(
 
 async def _read(stream: Stream, run: Run, rows: Rows, usage: Usage, *, first: int) -> None:
     async for event in stream:
-        if isinstance(event, Embedded):
-            rows.put(event, first)
-        elif isinstance(event, Finished):
-            usage.add(event)
-        elif isinstance(event, Failed):
-            raise run.problem(event)
+        match event:
+            case Embedded():
+                rows.put(event, first)
+            case Finished():
+                usage.add(event)
+            case Failed():
+                raise run.problem(event)
+            case Started() | Part():
+                pass
+            case _:
+                assert_never(event)
 
 
 def _log_inputs(request: Request, job: Embed | Rerank) -> None:

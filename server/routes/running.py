@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, assert_never
 
-from backends.messages import Delta, Failed, Finished, Started
+from backends.messages import Delta, Failed, Finished, Part, Started
 from server.errors import ApiError, from_failed
 from server.output.frame import Usage
 from server.routes.limits import limited
@@ -138,13 +138,18 @@ async def collect(run: Run, collector: Collector) -> Usage:
     usage, late = Usage(), Late(run)
     for job in range(len(run.streams)):
         async for event in run.events(job):
-            if isinstance(event, Delta):
-                late.seen(event)
-                collector.add(event, run.choice(job, event))
-            elif isinstance(event, Finished):
-                usage.add(event)
-            elif isinstance(event, Failed):
-                late.failed(job, event)
+            match event:
+                case Delta():
+                    late.seen(event)
+                    collector.add(event, run.choice(job, event))
+                case Finished():
+                    usage.add(event)
+                case Failed():
+                    late.failed(job, event)
+                case Started() | Part():
+                    pass
+                case _:
+                    assert_never(event)
     for job, delta in late.endings():
         collector.add(delta, run.choice(job, delta))
     return usage
@@ -198,14 +203,19 @@ async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder],
         encoder = make_encoder(await run.started())
         usage, late = Usage(), Late(run)
         async for job, event in _events(run):
-            if isinstance(event, Delta):
-                late.seen(event)
-                if chunk := encoder.delta(event, run.choice(job, event)):
-                    yield chunk
-            elif isinstance(event, Finished):
-                usage.add(event)
-            elif isinstance(event, Failed):
-                late.failed(job, event)
+            match event:
+                case Delta():
+                    late.seen(event)
+                    if chunk := encoder.delta(event, run.choice(job, event)):
+                        yield chunk
+                case Finished():
+                    usage.add(event)
+                case Failed():
+                    late.failed(job, event)
+                case Started() | Part():
+                    pass
+                case _:
+                    assert_never(event)
         for job, delta in late.endings():
             if chunk := encoder.delta(delta, run.choice(job, delta)):
                 yield chunk

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from backends.registry import backend_of
+from backends.kinds import main_kind, refusal
+from backends.registry import KINDS, backend_of, kind_giving
 from server.errors import ApiError, model_not_found
 from server.routes.query import once
 from server.schemas.fields import ignored_header
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from backends.kinds import AnyKind
     from backends.messages import Ready
     from server.history import History
     from server.metrics import Metrics
@@ -29,12 +31,6 @@ if TYPE_CHECKING:
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
 
-_KINDS = {
-    "embedding": ("an embedding model", "vectors, no text and no scores", "POST /v1/embeddings"),
-    "rerank": ("a reranker", "scores of documents, no text and no vectors", "POST /v1/rerank"),
-    "text": ("a model that generates text", "no vectors and no scores", "name an embedding model or a reranker"),
-}
-"""Capability -> what such a model is, what it gives, and where it is asked."""
 _LOOK_WAITS_S = 1.0
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
@@ -82,28 +78,18 @@ class Services:
         header = self.pool.info(entry.name).header
         return [] if header is None else header.capabilities
 
-    def refuse_other_kind(self, entry: CatalogEntry, wanted: Literal["text", "embedding", "rerank"]) -> None:
+    def refuse_other_kind(self, entry: CatalogEntry, wanted: AnyKind) -> None:
         """Refuse what is known to be another kind of model's work, before any load. Raises ApiError 400."""
-        kinds = self._kinds(entry)
-        if not kinds or wanted in kinds:
-            return
-        kind, gives, hint = _KINDS[kinds[0]]
-        raise ApiError(
-            400,
-            f"The model '{entry.name}' is {kind}: it gives {gives}. hint: {hint}",
-            param="model",
-            code="invalid_value",
-        )
-
-    def _kinds(self, entry: CatalogEntry) -> list[str]:
-        """What is known of the work the model is for; empty where that is not known before it is loaded."""
         info = self.pool.info(entry.name)
         if info.ready is not None:
-            can = info.ready.capabilities
-            return [name for name in _KINDS if name in can or (name == "text" and "completion" in can)]
-        if info.header is None:
-            return []
-        return [{"text": "text", "vectors": "embedding", "scores": "rerank"}[info.header.gives]]
+            kind = main_kind(KINDS.values(), info.ready.capabilities)
+            able = kind is None or wanted.capability in info.ready.capabilities
+        else:
+            kind = None if info.header is None else kind_giving(info.header.gives)
+            able = kind is None or kind is wanted
+        if kind is not None and not able:
+            told = f"The model '{entry.name}' {refusal(kind, wanted)}"
+            raise ApiError(400, told, param="model", code="invalid_value")
 
     def tokens_cover_text(self, entry: CatalogEntry) -> bool:
         """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import Response
 
+from backends.kinds import TOKENIZE
 from backends.messages import ChatPrompt, Detokenized, Failed, Tokenize, Tokenized
-from backends.weight import job_bytes
 from server.output.frame import to_json
 from server.routes.running import Run, while_connected
 from server.routes.services import Services, new_id, served_headers, services
@@ -52,7 +52,7 @@ async def count_tokens(
 ) -> int:
     """How many tokens a rendered conversation has. Raises ApiError."""
     job = Tokenize(id=new_id("tok-"), prompt=prompt)
-    refuse_uncountable(job_bytes(job), param=params["prompt"])
+    refuse_uncountable(TOKENIZE.weight(job), param=params["prompt"])
     run = Run([app.pool.submit(entry, job)], 1, params)
     return len((await _answered(request, run, Tokenized)).tokens)
 

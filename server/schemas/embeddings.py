@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from backends.kinds import EMBED
 from backends.messages import Embed
 from server.schemas.completions import MAX_PROMPT_TOKENS
 from server.schemas.fields import INT32_MAX, Bool, KeepAlive, Priority, Use
 from server.schemas.problems import check, problem, wrong_type
 
-MAX_INPUTS = 2048
 PIECE_INPUTS = 256
 PIECE_BYTES = 64 * 1024
 """A request becomes jobs of this size, so that no client waits until thousands of texts are tokenized."""
@@ -43,12 +43,12 @@ def _inputs(value: Any) -> Any:
         raise problem("empty_array", "Invalid '{param}': empty array. Expected at least one input.")
     if type(value[0]) is int:
         return [_token_ids(value, "")]
-    if len(value) > MAX_INPUTS:
+    if len(value) > EMBED.limits.items:
         raise problem(
             "array_above_max_length",
             "Invalid '{param}': array too long. Expected an array with maximum length {limit}, but got an array with "
             "length {n} instead.",
-            limit=MAX_INPUTS,
+            limit=EMBED.limits.items,
             n=len(value),
         )
     one = _token_ids if isinstance(value[0], list) else _text

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from backends.kinds import RERANK
 from backends.messages import Rerank
-from server.schemas.embeddings import MAX_INPUTS, pieces
+from server.schemas.embeddings import pieces
 from server.schemas.fields import INT32_MAX, Bool, KeepAlive, Priority, Use, refuse_unsupported
 from server.schemas.problems import check, problem, wrong_type
 
@@ -33,12 +34,12 @@ def _documents(value: Any) -> Any:
         raise wrong_type("an array of strings", value)
     if not value:
         raise problem("empty_array", "Invalid '{param}': empty array. Expected at least one document.")
-    if len(value) > MAX_INPUTS:
+    if len(value) > RERANK.limits.items:
         raise problem(
             "array_above_max_length",
             "Invalid '{param}': array too long. Expected an array with maximum length {limit}, but got an array with "
             "length {n} instead.",
-            limit=MAX_INPUTS,
+            limit=RERANK.limits.items,
             n=len(value),
         )
     return [_text(document, f"[{place}]") for place, document in enumerate(value)]

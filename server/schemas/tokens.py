@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backends.kinds import TOKENIZE
 from backends.messages import ChatPrompt, Detokenize, TextPrompt, Tokenize
-from backends.weight import job_bytes
 from server.errors import ApiError
 from server.schemas import tools as tool_schemas
 from server.schemas.completions import MAX_PROMPT_TOKENS
@@ -105,7 +105,7 @@ def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:
 
 def _check_size(request: TokenizeRequest, param: str) -> None:
     """What one request may ask a tokenizer to read. Raises ApiError 400."""
-    refuse_uncountable(job_bytes(request.job("")), param=param)
+    refuse_uncountable(TOKENIZE.weight(request.job("")), param=param)
 
 
 def refuse_uncountable(n_bytes: int, *, param: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backends.clerk import prepared
 from backends.engine import Engine, JobError, LoadError
 from backends.messages import ChatPrompt, Detokenize, Detokenized, Embed, Generate, Rerank, TextPrompt, Tokenize
 from tests.embeddings import models
@@ -173,7 +174,7 @@ def test_a_special_token_in_a_text_stays_text(engine_of, backend) -> None:
 )
 def test_another_kind_of_job_is_told_where_it_belongs(engine_of, backend, name, job, match) -> None:
     with pytest.raises(JobError, match=match):
-        engine_of(name, backend).prepare(job)
+        prepared(engine_of(name, backend), job)
 
 
 def test_scores_are_those_of_transformers(engine_of, made, backend) -> None:

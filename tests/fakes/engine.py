@@ -132,6 +132,8 @@ class FakeEngine:
         self._measured_bytes = measured_bytes
         self._running: dict[str, Running] = {}
 
+    takes = (Generate, Tokenize, Detokenize, Embed, Rerank)
+
     def ready(self) -> Ready:
         return Ready(
             context=self._spec.context,

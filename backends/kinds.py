@@ -1,0 +1,159 @@
+"""Kinds of jobs: for each what differs outside its own engine and routes, in one line of one table.
+
+`backends.registry.KINDS` has those of all backends. A kind of a new backend is a `Kind` in the backend's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+
+from backends.messages import (
+    Delta,
+    Detokenize,
+    Detokenized,
+    Embed,
+    Embedded,
+    Generate,
+    Job,
+    Part,
+    Rerank,
+    Tokenize,
+    Tokenized,
+)
+from backends.weight import TOKEN_BYTES, prompt_bytes, text_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+J = TypeVar("J", bound=Job)
+Series = Literal["prefix_cache", "prompt_tokens", "generation_tokens", "token_latency"]
+"""What the jobs of a kind count into beside requests, their times and their ends, which all kinds have."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request of a kind may hold; the JSON body has the server's own limit."""
+
+    items: int = 1
+    """Prompts, inputs or documents."""
+    files: int = 0
+    """Uploaded files; 0: the body is JSON and nothing else."""
+    file_bytes: int = 0
+    """Of each file."""
+    media: tuple[str, ...] = ()
+    """Media types of the files, such as `audio/wav` or `audio/*`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Generic[J]):
+    """One kind of job. What runs it in a worker is a `backends.engine.Engine[J]`."""
+
+    name: str
+    job: type[J]
+    """Its message."""
+    parts: tuple[type[Part], ...]
+    """What its answer consists of."""
+    capability: str | None
+    """The word of `/v1/models` for models that run it; None where that cannot be told before a job is tried."""
+    gives: str
+    """What a model for it answers with, in one word: `text`, `vectors` ...; the `gives` of a header."""
+    does: str
+    """Of a model for it, to be said behind its name: `is an embedding model`."""
+    lacks: str
+    """Of any other model: `gives no embeddings`."""
+    wanted: str
+    """What the operator configures for it: `an embedding model`."""
+    surface: str
+    """Where it is asked."""
+    weight: Callable[[J], int]
+    """About how many bytes have to be read to prepare a job."""
+    series: frozenset[Series] = frozenset()
+    limits: Limits = Limits()
+    params: Mapping[str, str] = field(default_factory=dict)
+    """The job's field names as requests have them, where these differ."""
+
+
+AnyKind = Kind[Any]
+
+GENERATE: Final = Kind(
+    name="generate",
+    job=Generate,
+    parts=(Delta,),
+    capability="completion",
+    gives="text",
+    does="generates text",
+    lacks="writes no text",
+    wanted="a model that generates text",
+    surface="POST /v1/chat/completions",
+    weight=lambda job: prompt_bytes(job.prompt),
+    series=frozenset({"prefix_cache", "prompt_tokens", "generation_tokens", "token_latency"}),
+)
+EMBED: Final = Kind(
+    name="embed",
+    job=Embed,
+    parts=(Embedded,),
+    capability="embedding",
+    gives="vectors",
+    does="is an embedding model",
+    lacks="gives no embeddings",
+    wanted="an embedding model",
+    surface="POST /v1/embeddings",
+    weight=lambda job: sum(text_bytes(one) if isinstance(one, str) else len(one) * TOKEN_BYTES for one in job.inputs),
+    series=frozenset({"prompt_tokens"}),
+    limits=Limits(items=2048),
+    params=MappingProxyType({"inputs": "input"}),
+)
+RERANK: Final = Kind(
+    name="rerank",
+    job=Rerank,
+    parts=(Embedded,),
+    capability="rerank",
+    gives="scores",
+    does="is a reranker",
+    lacks="scores no documents",
+    wanted="a reranker",
+    surface="POST /v1/rerank",
+    weight=lambda job: text_bytes(job.query) * len(job.documents) + text_bytes(job.documents),
+    series=frozenset({"prompt_tokens"}),
+    limits=Limits(items=2048),
+)
+TOKENIZE: Final = Kind(
+    name="tokenize",
+    job=Tokenize,
+    parts=(Tokenized,),
+    capability=None,
+    gives="tokens",
+    does="counts tokens",
+    lacks="has no tokens to count",
+    wanted="a model of text",
+    surface="POST /tokenize",
+    weight=lambda job: prompt_bytes(job.prompt),
+)
+DETOKENIZE: Final = Kind(
+    name="detokenize",
+    job=Detokenize,
+    parts=(Detokenized,),
+    capability=None,
+    gives="tokens",
+    does="reads tokens",
+    lacks="has no tokens to read",
+    wanted="a model of text",
+    surface="POST /detokenize",
+    weight=lambda job: len(job.tokens) * TOKEN_BYTES,
+)
+OF_TEXT: Final[tuple[AnyKind, ...]] = (GENERATE, EMBED, RERANK, TOKENIZE, DETOKENIZE)
+"""Those of a backend that serves models of text, whatever they give."""
+
+
+def refusal(model: AnyKind, wanted: AnyKind) -> str:
+    """Why a model of one kind does not do another's work, to be said behind its name; and what would."""
+    return f"{model.does} and {wanted.lacks}. hint: name {wanted.wanted} in 'model', or ask this one: {model.surface}"
+
+
+def main_kind(kinds: Iterable[AnyKind], capabilities: Iterable[str]) -> AnyKind | None:
+    """What a model is for, by what it can; None where it can nothing that is known."""
+    can = set(capabilities)
+    return next((kind for kind in kinds if kind.capability in can), None)
