@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from server.schemas.fields import Use
+from server.schemas.surface import Use
 from server.settings.config import Settings
 from server.surfaces import SURFACES
 

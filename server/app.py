@@ -19,28 +19,8 @@ from server.history import History
 from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
-from server.routes.anthropic import count_message_tokens, create_message
-from server.routes.capacity import capacity
-from server.routes.chat import chat_completions
-from server.routes.completions import completions
-from server.routes.described import openapi
-from server.routes.embeddings import embeddings
-from server.routes.events import events
-from server.routes.health import health, metrics, ready, status
-from server.routes.infill import infill
-from server.routes.models import get_model, list_models, load_model, unload_model
-from server.routes.props import props
-from server.routes.rerank import rerank
-from server.routes.responses import (
-    compact_response,
-    count_input_tokens,
-    create_response,
-    delete_response,
-    get_response,
-    list_input_items,
-)
 from server.routes.services import Services
-from server.routes.tokens import detokenize, tokenize
+from server.routes.table import METRICS, ROUTERS
 from server.settings.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -94,41 +74,15 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
 
 
 def _routes(*, with_metrics: bool) -> list[BaseRoute]:
-    """Every route there is; the more specific first."""
-    routes = [
-        Route("/health", health, methods=["GET"]),
-        Route("/ready", ready, methods=["GET"]),
-        Route("/v1/status", status, methods=["GET"]),
-        Route("/v1/events", events, methods=["GET"]),
-        Route("/v1/capacity", capacity, methods=["GET"]),
-        Route("/v1/models", list_models, methods=["GET"]),
-        Route("/models", list_models, methods=["GET"]),
-        Route("/openapi.json", openapi, methods=["GET"]),
-        Route("/props", props, methods=["GET"]),
-        Route("/v1/models/{id:path}/load", load_model, methods=["POST"]),
-        Route("/v1/models/{id:path}/unload", unload_model, methods=["POST"]),
-        Route("/v1/models/{id:path}", get_model, methods=["GET"]),
-        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-        Route("/v1/completions", completions, methods=["POST"]),
-        Route("/v1/messages", create_message, methods=["POST"]),
-        Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
-        Route("/v1/responses", create_response, methods=["POST"]),
-        Route("/v1/responses/compact", compact_response, methods=["POST"]),
-        Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),
-        Route("/v1/responses/{id}/input_items", list_input_items, methods=["GET"]),
-        Route("/v1/responses/{id}", get_response, methods=["GET"]),
-        Route("/v1/responses/{id}", delete_response, methods=["DELETE"]),
-        Route("/v1/embeddings", embeddings, methods=["POST"]),
-        Route("/v1/rerank", rerank, methods=["POST"]),
-        Route("/infill", infill, methods=["POST"]),
-        Route("/tokenize", tokenize, methods=["POST"]),
-        Route("/detokenize", detokenize, methods=["POST"]),
-    ]
-    return _closed([*routes, Route("/metrics", metrics, methods=["GET"])] if with_metrics else routes)
+    """Every route there is, each path closed to methods it has not: no later path that fits its name may take them.
 
-
-def _closed(routes: list[Route]) -> list[BaseRoute]:
-    """The routes, each path closed to methods it has not: no later path whose parameter fits the name may take them."""
+    They lie in one row: FastAPI tries the routes of a router that is included in another twice.
+    """
+    routes: list[Route] = []
+    for router in [*ROUTERS, METRICS] if with_metrics else ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, Route), f"a router may not include another one: {route}"
+            routes.append(route)
     closed: list[BaseRoute] = []
     for i, route in enumerate(routes):
         closed.append(route)
@@ -166,16 +120,17 @@ async def _http_error(request: Request, problem: Exception) -> Response:
         told = f"Method not allowed: {where}. Use {allowed}."
         wrong = ApiError(405, told, code="method_not_allowed", headers={"Allow": allowed})
     elif problem.status_code == 404:
-        told = f"Unknown request URL: {where}. {_rather(request.scope['path'])}"
+        told = f"Unknown request URL: {where}. {_rather(request)}"
         wrong = ApiError(404, told, code="unknown_url")
     else:
         wrong = ApiError(problem.status_code, "The request was refused.", headers=problem.headers)
     return await _api_error(request, wrong)
 
 
-def _rather(path: str) -> str:
+def _rather(request: Request) -> str:
     """What to do about a path that is unknown: the base URL is what is wrong most often."""
-    known = {route.path for route in _routes(with_metrics=True) if isinstance(route, Route)}
+    known = {route.path for route in request.app.routes if isinstance(route, Route)}
+    path = request.scope["path"]
     plain = path.rstrip("/")
     if plain.startswith("/v1/v1") and plain[3:] in known:
         return "The path says /v1 twice: leave it out of the base URL."

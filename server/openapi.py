@@ -9,8 +9,8 @@ from pydantic.json_schema import model_json_schema
 
 from backends.messages import KvType
 from server.schemas.chat import ChatRequest
-from server.schemas.fields import Use
-from server.surfaces import SURFACES, Surface
+from server.schemas.surface import Surface, Use
+from server.surfaces import SURFACES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -149,7 +149,7 @@ def _request(surface: Surface, models: Sequence[str]) -> dict[str, Schema]:
         if use is Use.HARMLESS and name not in properties:
             properties[name] = {"description": use.value}
         elif use is Use.NEUTRAL_ONLY:
-            properties[name] = {"description": use.value, "enum": [None, *surface.neutral.get(name, ())]}
+            properties[name] = {"description": use.value, "enum": [None, *surface.refused.get(name, ())]}
     properties["model"] = {"enum": list(models), "description": "Which model answers, by its name or an alias"}
     required = sorted({*own.get("required", []), *surface.required})
     whole = {"type": "object", "description": surface.summary, "properties": properties, "required": required}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from backends.kinds import GENERATE
 from server.errors import ApiError
 from server.output.frame import Comments, to_json
-from server.routes.rights import check_wishes
+from server.routes.dependencies import check_wishes
 from server.routes.running import (
     Collector,
     Encoder,
@@ -26,8 +26,10 @@ from server.routes.running import (
     started_in_time,
     while_connected,
 )
-from server.routes.services import Services
+from server.routes.services import ModelFacts, Services
 from server.routes.sse import StreamedAnswer
+from server.schemas.fields import TokenChoice
+from server.settings.sampling import SamplingSource, sampling_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
     from backends.messages import Generate, Ready, Started
     from server.output.frame import Head, Usage
     from server.output.line_limits import LineLimits
-    from server.settings.catalog import CatalogEntry
 
 
 log = logging.getLogger("onecard.prompts")
+C = TypeVar("C", bound=TokenChoice)
+SAMPLING_HEADER: Final = "x-onecard-sampling"
+_SOURCES: Final[tuple[SamplingSource, ...]] = ("config", "model")
 _MAX_LOGGED_BYTES = 4096
 _MAX_SESSION_CHARS = 256
 SESSION_HEADERS = ("x-session-id", "session_id", "x-session-affinity")
@@ -91,34 +95,49 @@ class Plan:
             raise self.words(problem) from None
 
 
-async def answer(request: Request, app: Services, entry: CatalogEntry, plan: Plan) -> Response:
+async def with_defaults(app: Services, model: ModelFacts, asked: C) -> tuple[C, dict[str, str]]:
+    """The request with the model's defaults in the fields it leaves out, and the header that tells of them."""
+    model = await app.looked_at(model)
+    found = sampling_of(model.entry.config, model.header)
+    used = {name: given for name, given in found.items() if getattr(asked, name, None) is None}
+    if not used:
+        return asked, {}
+    told = {by: ",".join(f"{name}={value:g}" for name, (value, b) in used.items() if b == by) for by in _SOURCES}
+    parts = [f"{values} ({by})" for by, values in told.items() if values]
+    given = {name: value for name, (value, _) in used.items()}
+    return asked.model_copy(update=given), {SAMPLING_HEADER: "; ".join(parts)}
+
+
+async def answer(request: Request, app: Services, model: ModelFacts, plan: Plan) -> Response:
     """Run the plan. Raises ApiError for every failure before the headers."""
     check_wishes(request, priority=plan.priority, keep_alive_s=plan.keep_alive_s)
-    app.refuse_other_kind(entry, GENERATE)
-    if (ready := app.ready(entry)) is not None:
-        plan.check(ready)
+    model.refuse_other_kind(GENERATE)
+    if model.ready is not None:
+        plan.check(model.ready)
     if app.settings.logging.prompts:
         _log_prompts(request, plan)
-    jobs = [_marked(request, plan, entry, job) for job in plan.jobs]
-    streams = [app.pool.submit(entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in jobs]
+    jobs = [_marked(request, plan, model, job) for job in plan.jobs]
+    streams = [
+        app.pool.submit(model.entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in jobs
+    ]
     run = Run(streams, plan.choices_per_job, plan.params, plan.limits, plan.words)
     try:
         if plan.streamed:
-            return await _streamed(request, app, entry, plan, run)
-        return await _whole(request, app, entry, plan, run)
+            return await _streamed(request, app, model, plan, run)
+        return await _whole(request, app, model, plan, run)
     except BaseException:
         run.cancel()
         raise
 
 
-def _marked(request: Request, plan: Plan, entry: CatalogEntry, job: Generate) -> Generate:
+def _marked(request: Request, plan: Plan, model: ModelFacts, job: Generate) -> Generate:
     """The job with what decides whose cached prefixes it shares, which job makes way, and the model's own settings.
 
     A client with another key must not learn from the clock what was computed before.
     """
     session = job.session or plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
     marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS], "priority": plan.priority}
-    marks["json_whitespace"] = job.json_whitespace or entry.config.json_whitespace
+    marks["json_whitespace"] = job.json_whitespace or model.entry.config.json_whitespace
     return msgspec.structs.replace(job, **marks)
 
 
@@ -129,22 +148,22 @@ def _log_prompts(request: Request, plan: Plan) -> None:
         log.info("prompt id=%s job=%s prompt=%s", request.state.request_id, job.id, text)
 
 
-def _able(app: Services, entry: CatalogEntry, plan: Plan) -> Ready | None:
+def _able(app: Services, model: ModelFacts, plan: Plan) -> Ready | None:
     """The model's figures once it runs, checked against what the request needs. Raises ApiError."""
-    ready = app.ready(entry)
+    ready = app.facts(model.entry).ready
     if ready is not None:
         plan.check(ready)
     return ready
 
 
-async def _streamed(request: Request, app: Services, entry: CatalogEntry, plan: Plan, run: Run) -> Response:
+async def _streamed(request: Request, app: Services, model: ModelFacts, plan: Plan, run: Run) -> Response:
     keepalive_s = app.settings.server.sse_keepalive_s
     started = await started_in_time(request, run, patience_s=keepalive_s)
     if started is not None:
-        _able(app, entry, plan)
+        _able(app, model, plan)
 
     def make_encoder(first: Started | None) -> Encoder:
-        ready = _able(app, entry, plan)
+        ready = _able(app, model, plan)
         assert plan.new_stream is not None
         return plan.new_stream(plan.head(ready), ready, first)
 
@@ -153,10 +172,10 @@ async def _streamed(request: Request, app: Services, entry: CatalogEntry, plan: 
     return StreamedAnswer(body, run, headers=headers, keepalive_s=keepalive_s, keep_alive=plan.voice.keep_alive)
 
 
-async def _whole(request: Request, app: Services, entry: CatalogEntry, plan: Plan, run: Run) -> Response:
+async def _whole(request: Request, app: Services, model: ModelFacts, plan: Plan, run: Run) -> Response:
     async def work() -> Response:
         started = await run.started()
-        ready = _able(app, entry, plan)
+        ready = _able(app, model, plan)
         whole = plan.new_whole(ready, started)
         usage = await collect(run, whole)
         headers = {**plan.headers, **run_headers(run, started)}

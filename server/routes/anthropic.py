@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from server.history import Record
@@ -15,40 +17,59 @@ from server.output.anthropic_objects import TokenCount
 from server.output.frame import Head, to_json
 from server.output.sorting import Sorter
 from server.output.splitters import splitters
-from server.routes.answering import Plan, answer
+from server.routes.answering import Plan, answer, with_defaults
 from server.routes.chat import PARAMS
-from server.routes.defaults import with_defaults
-from server.routes.services import new_id, served_headers, services
+from server.routes.dependencies import App, JsonBody, services
+from server.routes.described import Described
+from server.routes.services import new_id, served_headers
 from server.routes.tokens import count_tokens
-from server.schemas.anthropic import RENAMES, continued_from, parse_count, parse_message
+from server.schemas.anthropic import COUNT, SURFACE, Asked, continued_from, parse_count, parse_message
 from server.schemas.body import off_loop, read_as
+from server.schemas.renames import TO_MESSAGES
 from server.schemas.threads import Held, kept, not_found
 from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.requests import Request
-
     from backends.messages import Ready, Started
     from server.output.anthropic_objects import Block
-    from server.routes.services import Services
-    from server.schemas.anthropic import Asked
+    from server.schemas.surface import Surface
 
+router = APIRouter(route_class=Described)
 log = logging.getLogger("onecard.anthropic")
 
 
-async def create_message(request: Request) -> Response:
+def _body(surface: Surface, parse: Callable[[dict[str, Any], Held | None], Asked]) -> JsonBody[Asked]:
+    """The checked request, after the thread that it continues."""
+
+    async def read(request: Request) -> Asked:
+        data = await read_as(request, lambda whole: whole)
+        held = None
+        if (previous := continued_from(data)) is not None:
+            history = (await services(request)).history
+            record = history.get(previous, request.state.domain, time.monotonic(), kind="thread")
+            if record is None:
+                raise not_found(previous)
+            held = record.turns
+        n_bytes = len(await request.body()) + len(held or b"")
+        return await off_loop(n_bytes, lambda: parse(data, None if held is None else Held.read(held)))
+
+    return JsonBody(surface, read)
+
+
+@router.post(SURFACE.path)
+async def create_message(
+    request: Request, app: App, asked: Annotated[Asked, Depends(_body(SURFACE, parse_message))]
+) -> Response:
     """Answer a conversation, streamed or whole."""
-    app = services(request)
-    asked = await _read(request, app, parse_message)
     chat = asked.chat
-    entry = app.entry(chat.model)
+    model = app.model(chat.model)
     if kinds := skipped(chat.tools):
         log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
-    app.refuse_too_long(entry, chat.text_bytes, param="messages")
-    chat, chosen = await with_defaults(app, entry, chat)
-    head = Head(new_id("msg_"), 0, entry.name, "")
+    app.refuse_too_long(model, chat.text_bytes, param="messages")
+    chat, chosen = await with_defaults(app, model, chat)
+    head = Head(new_id("msg_"), 0, model.name, "")
 
     def require(ready: Ready) -> None:
         # Wanting to see thoughts is no reason to refuse a model that has none.
@@ -71,39 +92,23 @@ async def create_message(request: Request) -> Response:
         keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
         params=PARAMS,
-        headers=served_headers(entry, asked.ignored) | chosen,
+        headers=served_headers(model, asked.ignored) | chosen,
         head=lambda _ready: head,
         require=require,
         new_stream=lambda _head, ready, started: begin(ready, started),
         new_whole=begin,
-        words=RENAMES.error,
+        words=TO_MESSAGES.error,
         voice=Pings(request.state.request_id),
     )
-    return await answer(request, app, entry, plan)
+    return await answer(request, app, model, plan)
 
 
-async def count_message_tokens(request: Request) -> Response:
+@router.post(COUNT.path)
+async def count_message_tokens(
+    request: Request, app: App, asked: Annotated[Asked, Depends(_body(COUNT, parse_count))]
+) -> Response:
     """How many tokens a conversation has."""
-    app = services(request)
-    asked = await _read(request, app, parse_count)
-    entry = app.entry(asked.chat.model)
-    n_tokens = await count_tokens(request, app, entry, asked.chat.prompt(), params=RENAMES.params(PARAMS))
+    model = app.model(asked.chat.model)
+    n_tokens = await count_tokens(request, app, model, asked.chat.prompt(), params=TO_MESSAGES.params(PARAMS))
     body = to_json(TokenCount(input_tokens=n_tokens))
-    return Response(body, media_type="application/json", headers=served_headers(entry, asked.ignored))
-
-
-async def _read(request: Request, app: Services, parse: Callable[[dict[str, Any], Held | None], Asked]) -> Asked:
-    """The checked request, after the thread that it continues. Raises ApiError."""
-    data = await read_as(request, _as_it_is)
-    held = None
-    if (previous := continued_from(data)) is not None:
-        record = app.history.get(previous, request.state.domain, time.monotonic(), kind="thread")
-        if record is None:
-            raise not_found(previous)
-        held = record.turns
-    n_bytes = len(await request.body()) + len(held or b"")
-    return await off_loop(n_bytes, lambda: parse(data, None if held is None else Held.read(held)))
-
-
-def _as_it_is(data: dict[str, Any]) -> dict[str, Any]:
-    return data
+    return Response(body, media_type="application/json", headers=served_headers(model, asked.ignored))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import Annotated, get_args
 
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from backends.backend import HeaderError
@@ -13,28 +15,28 @@ from backends.registry import BACKENDS
 from server.errors import ApiError
 from server.memory.capacity import Asked
 from server.output.frame import to_json
-from server.routes.query import known_parameters, whole_number
-from server.routes.services import services
+from server.routes.dependencies import App, StrictQuery, Whole, Word
+from server.routes.described import Described
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-_LARGEST = 2**31 - 1
-_MOST_PARALLEL = 256
-_KNOWN = ("model", "context", "parallel", "kv_type")
+router = APIRouter(route_class=Described)
+_KV_TYPES = get_args(KvType)
 
 
-async def capacity(request: Request) -> Response:
-    """What a load of `model` would take and which models would be evicted for it."""
-    app = services(request)
-    query = request.query_params
-    known_parameters(request, *_KNOWN)
-    entry = app.entry(query.get("model"))
-    asked = Asked(
-        context=whole_number(request, "context", least=8, most=_LARGEST),
-        parallel=whole_number(request, "parallel", least=1, most=_MOST_PARALLEL),
-        kv_type=_kv_type(query.get("kv_type")),
-    )
+class CapacityQuery(BaseModel):
+    """A load, as far as it shall differ from the configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str | None = None
+    context: Annotated[int | None, Whole(8, 2**31 - 1)] = None
+    parallel: Annotated[int | None, Whole(1, 256)] = None
+    kv_type: Annotated[KvType | None, Word(_KV_TYPES, f"one of {', '.join(_KV_TYPES)}")] = None
+
+
+@router.get("/v1/capacity")
+async def capacity(app: App, query: Annotated[CapacityQuery, Depends(StrictQuery(CapacityQuery))]) -> Response:
+    """What a load would take, and which models would be evicted."""
+    entry = app.model(query.model).entry
+    asked = Asked(context=query.context, parallel=query.parallel, kv_type=query.kv_type)
     backend = BACKENDS[entry.backend]
     if asked.kv_type is not None and (why := backend.refuses.get("kv_type")):
         raise ApiError(
@@ -53,18 +55,3 @@ async def capacity(request: Request) -> Response:
             code="load_failed",
         ) from None
     return Response(to_json(answer), media_type="application/json")
-
-
-def _kv_type(text: str | None) -> KvType | None:
-    if text is None:
-        return None
-    for kv_type in get_args(KvType):
-        if text == kv_type:
-            known: KvType = kv_type
-            return known
-    raise ApiError(
-        400,
-        f"Invalid 'kv_type': one of {', '.join(get_args(KvType))} is expected.",
-        param="kv_type",
-        code="invalid_value",
-    )

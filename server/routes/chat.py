@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
 
 from server.output.chat import ChatStream, ChatWhole
 from server.output.frame import Head, fingerprint
 from server.output.splitters import splitters
-from server.routes.answering import Plan, answer
-from server.routes.defaults import with_defaults
-from server.routes.services import new_id, served_headers, services
-from server.schemas.body import read_as
-from server.schemas.chat import parse_chat
+from server.routes.answering import Plan, answer, with_defaults
+from server.routes.dependencies import App, parsed
+from server.routes.described import Described
+from server.routes.services import new_id, served_headers
+from server.schemas.chat import SURFACE, ChatRequest, parse_chat
 from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
+    from backends.messages import Ready
 
-    from backends.messages import Ready, Started
-
+router = APIRouter(route_class=Described)
 log = logging.getLogger("onecard.chat")
 
 PARAMS = {
@@ -34,22 +36,20 @@ PARAMS = {
 }
 
 
-async def chat_completions(request: Request) -> Response:
+@router.post(SURFACE.path)
+async def chat_completions(
+    request: Request, app: App, chat: Annotated[ChatRequest, Depends(parsed(SURFACE, parse_chat))]
+) -> Response:
     """Answer a conversation, streamed or whole; answers name the model itself, also where an alias was asked for."""
-    app = services(request)
-    chat = await read_as(request, parse_chat)
-    entry = app.entry(chat.model)
+    model = app.model(chat.model)
     if kinds := skipped(chat.tools):
         log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
-    app.refuse_too_long(entry, chat.text_bytes, param="messages")
-    chat, chosen = await with_defaults(app, entry, chat)
+    app.refuse_too_long(model, chat.text_bytes, param="messages")
+    chat, chosen = await with_defaults(app, model, chat)
     answer_id, created = new_id("chatcmpl-"), int(time.time())
 
-    def new_whole(ready: Ready | None, started: Started | None) -> ChatWhole:
-        return ChatWhole(n=chat.n or 1, new_splitter=splitters(chat.functions, ready, started))
-
     def head(ready: Ready | None) -> Head:
-        return Head(answer_id, created, entry.name, fingerprint(entry.name, ready))
+        return Head(answer_id, created, model.name, fingerprint(model.name, ready))
 
     plan = Plan(
         jobs=[chat.job(answer_id)],
@@ -58,7 +58,7 @@ async def chat_completions(request: Request) -> Response:
         keep_alive_s=chat.keep_alive,
         streamed=bool(chat.stream),
         params=PARAMS,
-        headers=served_headers(entry, chat.ignored_by(app.ready(entry))) | chosen,
+        headers=served_headers(model, chat.ignored_by(model.ready)) | chosen,
         head=head,
         require=chat.require,
         new_stream=lambda head, ready, started: ChatStream(
@@ -68,4 +68,4 @@ async def chat_completions(request: Request) -> Response:
             n=chat.n or 1, new_splitter=splitters(chat.functions, ready, started)
         ),
     )
-    return await answer(request, app, entry, plan)
+    return await answer(request, app, model, plan)

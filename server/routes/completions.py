@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
 
 from server.errors import ApiError
 from server.output.completions import Best, CompletionStream, CompletionWhole
 from server.output.frame import Head, fingerprint
-from server.routes.answering import Plan, answer
-from server.routes.defaults import with_defaults
-from server.routes.services import new_id, served_headers, services
-from server.schemas.body import read_as
-from server.schemas.completions import parse_completion
+from server.routes.answering import Plan, answer, with_defaults
+from server.routes.dependencies import App, parsed
+from server.routes.described import Described
+from server.routes.services import new_id, served_headers
+from server.schemas.completions import SURFACE, CompletionRequest, parse_completion
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
     from backends.messages import Ready
 
+router = APIRouter(route_class=Described)
 PARAMS = {"prompt": "prompt", "n": "n"}
 
 
-async def completions(request: Request) -> Response:
+@router.post(SURFACE.path)
+async def completions(
+    request: Request, app: App, asked: Annotated[CompletionRequest, Depends(parsed(SURFACE, parse_completion))]
+) -> Response:
     """Continue one or more prompts, streamed or whole."""
-    app = services(request)
-    asked = await read_as(request, parse_completion)
-    entry = app.entry(asked.model)
+    model = app.model(asked.model)
     for prompt in asked.prompt:
         if isinstance(prompt, str):
-            app.refuse_too_long(entry, len(prompt.encode()), param="prompt")
-    asked, chosen = await with_defaults(app, entry, asked)
+            app.refuse_too_long(model, len(prompt.encode()), param="prompt")
+    asked, chosen = await with_defaults(app, model, asked)
     answer_id, created = new_id("cmpl-"), int(time.time())
     jobs = asked.jobs(answer_id)
     most = app.settings.server.max_queue
@@ -45,7 +48,7 @@ async def completions(request: Request) -> Response:
         )
 
     def head(ready: Ready | None) -> Head:
-        return Head(answer_id, created, entry.name, fingerprint(entry.name, ready))
+        return Head(answer_id, created, model.name, fingerprint(model.name, ready))
 
     plan = Plan(
         jobs=jobs,
@@ -54,7 +57,7 @@ async def completions(request: Request) -> Response:
         keep_alive_s=asked.keep_alive,
         streamed=bool(asked.stream),
         params=PARAMS,
-        headers=served_headers(entry, asked.ignored) | chosen,
+        headers=served_headers(model, asked.ignored) | chosen,
         head=head,
         require=lambda ready: None,
         new_stream=lambda head, ready, started: CompletionStream(
@@ -67,4 +70,4 @@ async def completions(request: Request) -> Response:
             with_top=bool(asked.logprobs),
         ),
     )
-    return await answer(request, app, entry, plan)
+    return await answer(request, app, model, plan)

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
+from starlette.responses import Response
 
 from server.errors import ApiError
 from server.output.frame import to_json
 from server.pool.events import KEPT, Events, Subscription, TooManyReadersError
-from server.routes.query import known_parameters, whole_number
-from server.routes.services import services
+from server.routes.dependencies import App, StrictQuery, Whole
+from server.routes.described import Described
 from server.routes.sse import SEND_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
+router = APIRouter(route_class=Described)
 
-async def events(request: Request) -> Response:
-    """What happens from now on, after the `last` that happened, until the client hangs up or the server has stopped."""
-    app = services(request)
-    known_parameters(request, "last")
+
+class EventsQuery(BaseModel):
+    """How many of the last events come first."""
+
+    model_config = ConfigDict(extra="forbid")
+    last: Annotated[int, Whole(0, KEPT)] = 0
+
+
+@router.get("/v1/events")
+async def events(app: App, query: Annotated[EventsQuery, Depends(StrictQuery(EventsQuery))]) -> Response:
+    """Every decision with its reason, as events.
+
+    What happens from now on, after the `last` that happened, until the client hangs up or the server has stopped.
+    """
     try:
-        reader = app.events.subscribe(last=whole_number(request, "last", least=0, most=KEPT) or 0)
+        reader = app.events.subscribe(last=query.last)
     except TooManyReadersError:
         raise ApiError(429, "Too many clients read the events.", type="requests", code="too_many_readers") from None
     return _Feed(app.events, reader, keepalive_s=app.settings.server.sse_keepalive_s)

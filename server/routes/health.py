@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from server.errors import ApiError, draining
 from server.output.frame import to_json
-from server.routes.services import services
+from server.routes.dependencies import App
+from server.routes.described import Described
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
+router = APIRouter(route_class=Described)
+metrics_router = APIRouter(route_class=Described)
 
 
-async def health(request: Request) -> Response:
-    """The process is alive; asked without a key."""
+@router.get("/health")
+async def health() -> Response:
+    """The process is alive; needs no key."""
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
-async def ready(request: Request) -> Response:
+@router.get("/ready")
+async def ready(app: App) -> Response:
     """Requests are taken: 200, else 503."""
-    pool = services(request).pool
-    if pool.draining:
+    if app.pool.draining:
         raise draining()
-    if not pool.ready:
+    if not app.pool.ready:
         raise ApiError(
             503,
             "No model can be served at the moment.",
@@ -35,12 +36,13 @@ async def ready(request: Request) -> Response:
     return Response(b'{"status":"ready"}', media_type="application/json")
 
 
-async def status(request: Request) -> Response:
+@router.get("/v1/status")
+async def status(app: App) -> Response:
     """Budget, models with their bytes, and the queue."""
-    return Response(to_json(services(request).pool.status()), media_type="application/json")
+    return Response(to_json(app.pool.status()), media_type="application/json")
 
 
-async def metrics(request: Request) -> Response:
+@metrics_router.get("/metrics")
+async def metrics(app: App) -> Response:
     """The Prometheus page."""
-    app = services(request)
     return Response(app.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
 
 from server.output.frame import Head
 from server.output.infill import InfillAnswer
 from server.routes.answering import Plan, answer
-from server.routes.services import named_model, new_id, served_headers, services
-from server.schemas.body import read_as
-from server.schemas.infill import parse_infill
+from server.routes.dependencies import App, ModelQuery, StrictQuery, parsed
+from server.routes.described import Described
+from server.routes.services import new_id, served_headers
+from server.schemas.infill import SURFACE, InfillRequest, parse_infill
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
     from backends.messages import Ready, Started
 
+router = APIRouter(route_class=Described)
 PARAMS = {"prompt": "input_prefix", "suffix": "input_suffix"}
 
 
-async def infill(request: Request) -> Response:
+@router.post(SURFACE.path)
+async def infill(
+    request: Request,
+    app: App,
+    query: Annotated[ModelQuery, Depends(StrictQuery(ModelQuery))],
+    asked: Annotated[InfillRequest, Depends(parsed(SURFACE, parse_infill))],
+) -> Response:
     """Fill in what is missing between two texts, streamed or whole."""
-    app = services(request)
-    asked = await read_as(request, parse_infill)
-    entry = named_model(request, app, asked.model, alias="infill")
-    app.refuse_too_long(entry, asked.text_bytes, param="input_prefix")
-    head = Head(new_id("infill-"), 0, entry.name, "")
+    model = app.model(asked.model or query.model, alias="infill")
+    app.refuse_too_long(model, asked.text_bytes, param="input_prefix")
+    head = Head(new_id("infill-"), 0, model.name, "")
     job = asked.job(head.id)
     settings = {
         "n_predict": -1 if asked.n_predict is None else asked.n_predict,
@@ -43,7 +50,7 @@ async def infill(request: Request) -> Response:
 
     def begin(ready: Ready | None, started: Started | None) -> InfillAnswer:
         return InfillAnswer(
-            entry.name,
+            model.name,
             started,
             settings={"n_ctx": ready.context if ready else None, **settings},
             fields=asked.response_fields,
@@ -58,11 +65,11 @@ async def infill(request: Request) -> Response:
         keep_alive_s=asked.keep_alive,
         streamed=bool(asked.stream),
         params=PARAMS,
-        headers=served_headers(entry, asked.ignored),
+        headers=served_headers(model, asked.ignored),
         head=lambda _ready: head,
         require=lambda _ready: None,
         new_stream=lambda _head, ready, started: begin(ready, started),
         new_whole=begin,
         limits=asked.limits,
     )
-    return await answer(request, app, entry, plan)
+    return await answer(request, app, model, plan)

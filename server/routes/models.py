@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from backends.messages import Failed
@@ -12,64 +15,66 @@ from server.errors import ApiError, clip, from_failed
 from server.output.anthropic_objects import ModelInfo, ModelPage
 from server.output.frame import to_json
 from server.pool.pool import PoolError
-from server.routes.query import whole_number
-from server.routes.rights import require_admin
+from server.routes.dependencies import App, StrictQuery, Whole, require_admin
+from server.routes.described import Described
 from server.routes.running import while_connected
-from server.routes.services import Services, services
+from server.routes.services import ModelFacts
 from server.settings.config import is_loopback
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from starlette.requests import Request
-
-    from server.settings.catalog import CatalogEntry
-
-
-_PAGE, _LARGEST_PAGE = 20, 1000
-_LIFECYCLE = ("lifecycle", "lifecycle[]")
+router = APIRouter(route_class=Described)
+_LARGEST_PAGE = 1000
 
 
-async def list_models(request: Request) -> Response:
+def _for_anthropic(request: Request) -> bool:
+    return speaks_anthropic(request.scope["path"], request.scope["headers"])
+
+
+class PageQuery(BaseModel):
+    """Which models an Anthropic client wants to see."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    limit: Annotated[int, Whole(1, _LARGEST_PAGE)] = 20
+    after_id: str | None = None
+    before_id: str | None = None
+    lifecycle: list[str] = []
+    lifecycles: Annotated[list[str], Field(alias="lifecycle[]")] = []
+
+    @property
+    def wants_active(self) -> bool:
+        """All models here are."""
+        stages = {stage for value in (*self.lifecycle, *self.lifecycles) for stage in value.split(",")}
+        return not stages or "active" in stages
+
+
+Page = Annotated[PageQuery | None, Depends(StrictQuery(PageQuery, _for_anthropic))]
+
+
+@router.get("/v1/models")
+@router.get("/models", summary="Every model, where clients of llama.cpp look")
+async def list_models(app: App, page: Page) -> Response:
     """Every model of the catalogue; for Anthropic's clients page by page."""
-    app = services(request)
-    if _for_anthropic(request):
-        return _json(_page(request, [_model_info(app, entry) for entry in app.catalog.entries]))
-    await app.look_once(*app.catalog.entries)
-    data = [_item(app, entry) for entry in app.catalog.entries]
-    return _json({"object": "list", "data": data})
+    if page is not None:
+        return _json(_page(page, [_model_info(app.facts(entry)) for entry in app.catalog.entries]))
+    models = await app.listed(*app.catalog.entries)
+    return _json({"object": "list", "data": [_item(model, app.started_unix) for model in models]})
 
 
-async def get_model(request: Request) -> Response:
-    """One model by name or alias."""
-    app = services(request)
-    entry = app.entry(request.path_params["id"])
-    await app.look_once(entry)
-    return _json(_model_info(app, entry) if _for_anthropic(request) else _item(app, entry))
+async def _named(request: Request, app: App) -> ModelFacts:
+    """The model that the path names. Raises ApiError 404."""
+    return app.model(request.path_params["id"])
 
 
-async def load_model(request: Request) -> Response:
-    """Load a model and wait until it is ready."""
-    app = services(request)
-    _check_right(request, app, "Loading a model by hand")
-    entry = app.entry(request.path_params["id"])
-    await while_connected(request, _performed(app.pool.load(entry.name)))
-    return _json(_item(app, entry))
+PathModel = Annotated[ModelFacts, Depends(_named)]
 
 
-async def unload_model(request: Request) -> Response:
-    """Let a model finish what it runs, then unload it."""
-    app = services(request)
-    _check_right(request, app, "Unloading a model by hand")
-    entry = app.entry(request.path_params["id"])
-    await while_connected(request, _performed(app.pool.unload(entry.name)))
-    return _json(_item(app, entry))
-
-
-def _check_right(request: Request, app: Services, what: str) -> None:
+async def _movable(request: Request, app: App) -> None:
     """Who may move models: with keys an admin key, without any only this machine. Raises ApiError 403."""
-    require_admin(request, what)
+    what = "Unloading" if request.scope["path"].endswith("/unload") else "Loading"
+    require_admin(request, f"{what} a model by hand")
     peer = request.client.host if request.client is not None else "localhost"
     if not app.settings.server.keys and not is_loopback(peer.removeprefix("::ffff:")):
         raise ApiError(
@@ -80,6 +85,27 @@ def _check_right(request: Request, app: Services, what: str) -> None:
         )
 
 
+@router.post("/v1/models/{id:path}/load", dependencies=[Depends(_movable)])
+async def load_model(request: Request, app: App, model: PathModel) -> Response:
+    """Load a model by hand and wait until it is ready."""
+    await while_connected(request, _performed(app.pool.load(model.name)))
+    return _json(_item(app.facts(model.entry), app.started_unix))
+
+
+@router.post("/v1/models/{id:path}/unload", dependencies=[Depends(_movable)])
+async def unload_model(request: Request, app: App, model: PathModel) -> Response:
+    """Unload a model by hand, once it has finished what it runs."""
+    await while_connected(request, _performed(app.pool.unload(model.name)))
+    return _json(_item(app.facts(model.entry), app.started_unix))
+
+
+@router.get("/v1/models/{id:path}")
+async def get_model(request: Request, app: App, model: PathModel) -> Response:
+    """One model by name or alias."""
+    (model,) = await app.listed(model.entry)
+    return _json(_model_info(model) if _for_anthropic(request) else _item(model, app.started_unix))
+
+
 async def _performed(work: Coroutine[None, None, None]) -> None:
     """Wait for the pool. Raises ApiError where it could not."""
     try:
@@ -88,44 +114,37 @@ async def _performed(work: Coroutine[None, None, None]) -> None:
         raise from_failed(Failed(id="", code=problem.code, message=problem.message)) from None
 
 
-def _item(app: Services, entry: CatalogEntry) -> dict[str, Any]:
+def _item(model: ModelFacts, created: int) -> dict[str, Any]:
     """OpenAI's fields, and the ones in which different clients look for the context."""
-    info = app.pool.info(entry.name)
-    context, trained = app.context_limit(entry), app.trained_context(entry)
+    entry, info, context = model.entry, model.info, model.context_limit
     return {
-        "id": entry.name,
+        "id": model.name,
         "object": "model",
-        "created": app.started_unix,
+        "created": created,
         "owned_by": "onecard",
         "context_length": context,
         "max_model_len": context,
-        "meta": {"n_ctx": context, "n_ctx_train": trained},
+        "meta": {"n_ctx": context, "n_ctx_train": model.trained_context},
         "state": info.state.value,
         "unusable": info.unusable,
         "backend": entry.backend,
         "sampling": plain_sampling(entry.config, info.header),
         "remarks": list(info.header.remarks) if info.header is not None else [],
-        "capabilities": app.capabilities(entry),
+        "capabilities": model.capabilities,
         "aliases": list(entry.aliases),
     }
 
 
-def _for_anthropic(request: Request) -> bool:
-    return speaks_anthropic(request.scope["path"], request.scope["headers"])
+def _model_info(model: ModelFacts) -> ModelInfo:
+    context = model.context_limit
+    return ModelInfo(id=model.name, display_name=model.name, max_input_tokens=context, max_tokens=context)
 
 
-def _model_info(app: Services, entry: CatalogEntry) -> ModelInfo:
-    context = app.context_limit(entry)
-    return ModelInfo(id=entry.name, display_name=entry.name, max_input_tokens=context, max_tokens=context)
-
-
-def _page(request: Request, models: list[ModelInfo]) -> ModelPage:
+def _page(asked: PageQuery, models: list[ModelInfo]) -> ModelPage:
     """The models after `after_id` or before `before_id`, `limit` of them. Raises ApiError 400."""
-    limit = whole_number(request, "limit", least=1, most=_LARGEST_PAGE) or _PAGE
-    asked = request.query_params.multi_items()
-    stages = {stage for name, value in asked if name in _LIFECYCLE for stage in value.split(",")}
-    listed = models if not stages or "active" in stages else []
-    after, before = (_place(request, name, listed) for name in ("after_id", "before_id"))
+    limit = asked.limit
+    listed = models if asked.wants_active else []
+    after, before = _place("after_id", asked.after_id, listed), _place("before_id", asked.before_id, listed)
     start, end = (0 if after is None else after + 1), (len(listed) if before is None else before)
     page = listed[start:end]
     # A page before an id is the one right before it.
@@ -134,9 +153,9 @@ def _page(request: Request, models: list[ModelInfo]) -> ModelPage:
     return ModelPage(data=page, has_more=bool(rest), first_id=ids[0], last_id=ids[1])
 
 
-def _place(request: Request, name: str, models: list[ModelInfo]) -> int | None:
+def _place(name: str, wanted: str | None, models: list[ModelInfo]) -> int | None:
     """Where the model is that a query names; None where it names none. Raises ApiError 400."""
-    if (wanted := request.query_params.get(name)) is None:
+    if wanted is None:
         return None
     places = [place for place, model in enumerate(models) if model.id == wanted]
     if not places:

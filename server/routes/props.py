@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from server.output.frame import to_json
-from server.routes.query import once
-from server.routes.services import Services, header_text, services
+from server.routes.dependencies import App, ModelQuery, StrictQuery
+from server.routes.described import Described
+from server.routes.services import header_text
 from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    from server.routes.services import ModelFacts, Services
 
-    from server.settings.catalog import CatalogEntry
+router = APIRouter(route_class=Described)
 
 
-async def props(request: Request) -> Response:
-    """Of the model in `?model=`, or of the only one; of several that are not told apart what holds for all."""
-    app = services(request)
-    name = once(request, "model") or None
-    single = name is not None or len(app.catalog.entries) == 1
-    if single:
-        await app.look_once(app.entry(name))
-    found = _of(app, app.entry(name)) if single else _of_all(app)
+@router.get("/props")
+async def props(app: App, query: Annotated[ModelQuery, Depends(StrictQuery(ModelQuery))]) -> Response:
+    """What clients of llama.cpp ask of a model.
+
+    Of the model in `?model=`, or of the only one; of several that are not told apart what holds for all.
+    """
+    single = bool(query.model) or len(app.catalog.entries) == 1
+    found = _of((await app.listed(app.model(query.model or None).entry))[0]) if single else _of_all(app)
     return Response(to_json({**found, "build_info": f"onecard {version('onecard')}"}), media_type="application/json")
 
 
-def _of(app: Services, entry: CatalogEntry) -> dict[str, Any]:
-    ready, state = app.ready(entry), app.pool.info(entry.name).state
+def _of(model: ModelFacts) -> dict[str, Any]:
+    ready, entry = model.ready, model.entry
     return {
         "default_generation_settings": {
-            "n_ctx": app.context_limit(entry),
-            "params": plain_sampling(entry.config, app.pool.info(entry.name).header),
+            "n_ctx": model.context_limit,
+            "params": plain_sampling(entry.config, model.header),
         },
         "total_slots": ready.parallel if ready is not None else entry.config.parallel,
-        "model_alias": entry.name,
-        "model_path": header_text(entry.name),
-        "chat_template_caps": {"supports_tools": "tools" in app.capabilities(entry)},
+        "model_alias": model.name,
+        "model_path": header_text(model.name),
+        "chat_template_caps": {"supports_tools": "tools" in model.capabilities},
         "modalities": {"vision": False, "audio": False},
-        "is_sleeping": state not in (ModelState.READY, ModelState.DRAINING),
+        "is_sleeping": model.info.state not in (ModelState.READY, ModelState.DRAINING),
     }
 
 

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from backends.kinds import RERANK
 from server.output.ranking import ranking_body
-from server.routes.rights import check_wishes
+from server.routes.dependencies import App, check_wishes, parsed
+from server.routes.described import Described
 from server.routes.rows import answered
-from server.routes.services import new_id, served_headers, services
-from server.schemas.body import read_as
-from server.schemas.rerank import parse_rerank
+from server.routes.services import new_id, served_headers
+from server.schemas.rerank import SURFACE, RerankRequest, parse_rerank
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
+router = APIRouter(route_class=Described)
 
 
-async def rerank(request: Request) -> Response:
+@router.post(SURFACE.path)
+async def rerank(
+    request: Request, app: App, asked: Annotated[RerankRequest, Depends(parsed(SURFACE, parse_rerank))]
+) -> Response:
     """The best documents first, each with a score of 0..1."""
-    app = services(request)
-    asked = await read_as(request, parse_rerank)
-    entry = app.entry(asked.model)
+    model = app.model(asked.model)
     check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
-    app.refuse_other_kind(entry, RERANK)
+    model.refuse_other_kind(RERANK)
     longest = max(asked.documents, key=len)
-    if app.tokens_cover_text(entry):
+    if model.tokens_cover_text:
         app.refuse_too_long(
-            entry, len(asked.query) + len(longest), param="documents", noun="query and longest document"
+            model, len(asked.query) + len(longest), param="documents", noun="query and longest document"
         )
     answer_id = new_id("rank-")
     done = await answered(
         request,
         app,
-        entry,
+        model,
         asked.jobs(answer_id),
         n_rows=len(asked.documents),
         priority=asked.priority,
@@ -44,9 +46,9 @@ async def rerank(request: Request) -> Response:
         done.rows.numbers(),
         asked.documents if asked.return_documents else None,
         answer_id=answer_id,
-        model=entry.name,
+        model=model.name,
         n_tokens=done.n_tokens,
         top_n=asked.top_n,
     )
-    headers = {**served_headers(entry, asked.ignored), **done.headers}
+    headers = {**served_headers(model, asked.ignored), **done.headers}
     return Response(body, media_type="application/json", headers=headers)

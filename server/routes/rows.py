@@ -16,7 +16,7 @@ from server.output.frame import Usage, to_json
 from server.output.vectors import Rows
 from server.routes.answering import run_headers
 from server.routes.running import Run, while_connected
-from server.routes.services import Services
+from server.routes.services import ModelFacts, Services
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from backends.messages import Rerank
     from server.pool.stream import Stream
-    from server.settings.catalog import CatalogEntry
 
 AT_ONCE: Final = 2
 """Jobs of one request that the worker has: it computes one while the next is tokenized."""
@@ -45,7 +44,7 @@ class Answered:
 async def answered(
     request: Request,
     app: Services,
-    entry: CatalogEntry,
+    model: ModelFacts,
     jobs: Sequence[Embed] | Sequence[Rerank],
     *,
     n_rows: int,
@@ -60,7 +59,7 @@ async def answered(
     rows, usage = Rows(n_rows), Usage()
 
     def submit() -> Stream:
-        stream = app.pool.submit(entry, todo.popleft(), priority=priority or 0, keep_alive_s=keep_alive_s)
+        stream = app.pool.submit(model.entry, todo.popleft(), priority=priority or 0, keep_alive_s=keep_alive_s)
         run.streams.append(stream)
         return stream
 

@@ -10,10 +10,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar, assert_never
 
+import msgspec
+
 from backends.messages import Delta, Failed, Finished, Part, Started
 from server.errors import ApiError, from_failed
 from server.output.frame import Usage
-from server.routes.limits import limited
+from server.output.line_limits import LineWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -106,6 +108,37 @@ class Run:
         if isinstance(event, Failed):
             raise self.problem(event)
         return event if isinstance(event, Started) else None
+
+
+async def limited(stream: Stream, limits: LineLimits) -> AsyncIterator[Event]:
+    """The events of a job with one choice, cut where `limits` say so."""
+    watch, clock = LineWatch(limits), asyncio.get_running_loop().time
+    usage = Finished(id=stream.job_id)
+    try:
+        while True:
+            async with asyncio.timeout_at(watch.deadline):
+                event = await anext(stream)
+            match event:
+                case Started():
+                    watch.begin(clock())
+                    usage = Finished(id=event.id, prompt_tokens=event.prompt_tokens, cached_tokens=event.cached_tokens)
+                case Delta():
+                    usage = msgspec.structs.replace(usage, completion_tokens=usage.completion_tokens + event.n_tokens)
+                    text, ends = watch.text(event.text, clock())
+                    if (ends and event.finish_reason is None) or len(text) < len(event.text):
+                        yield msgspec.structs.replace(event, text=text, finish_reason="length", stop=None)
+                        break
+                case Part() | Finished() | Failed():
+                    pass
+                case _:
+                    assert_never(event)
+            yield event
+    except StopAsyncIteration:
+        return
+    except TimeoutError:
+        yield Delta(id=usage.id, index=0, text="", n_tokens=0, finish_reason="length")
+    stream.cancel()
+    yield usage
 
 
 async def while_connected(request: Request, work: Coroutine[None, None, T], *, timeout_s: float | None = None) -> T:

@@ -1,4 +1,4 @@
-"""What every route needs, handed down by `create_app`: the settings, the models and the pool.
+"""What every route needs, handed down by `create_app`, and what is known of the model a request names.
 
 Owns the questions routes ask about a model before any work is done for it.
 """
@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 from backends.kinds import main_kind, refusal
 from backends.registry import KINDS, backend_of, kind_giving
-from server.errors import ApiError, model_not_found
-from server.routes.query import once
+from server.errors import ApiError, missing_parameter, model_not_found
 from server.schemas.fields import ignored_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.requests import Request
-
+    from backends.backend import Header
     from backends.kinds import AnyKind
     from backends.messages import Ready
     from server.history import History
@@ -37,6 +35,79 @@ _SHORTEST_BOUND_BYTES = 16
 
 
 @dataclass(frozen=True)
+class ModelFacts:
+    """What is known of one model at one moment: a request asks once, and again where its model may have loaded."""
+
+    entry: CatalogEntry
+    info: ModelInfo
+
+    @property
+    def name(self) -> str:
+        """As it is configured, also where an alias was asked for."""
+        return self.entry.name
+
+    @property
+    def ready(self) -> Ready | None:
+        """Its run-time figures, as far as they have ever been known."""
+        return self.info.ready
+
+    @property
+    def header(self) -> Header | None:
+        """What its files tell."""
+        return self.info.header
+
+    @property
+    def is_unknown(self) -> bool:
+        """Its files were not looked at yet."""
+        return self.header is None and self.ready is None and self.info.unusable is None
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What it can do; before its first load what its files tell."""
+        known = self.ready or self.header
+        return [] if known is None else known.capabilities
+
+    @property
+    def tokens_cover_text(self) -> bool:
+        """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
+        return self.header is not None and self.header.tokens_cover_text
+
+    @property
+    def context_limit(self) -> int | None:
+        """Tokens a request may use at most: effective where known, else configured, else what `auto` begins with."""
+        return self.ready.context if self.ready is not None else self._longest_context
+
+    @property
+    def trained_context(self) -> int | None:
+        """The context the model was made for."""
+        if self.ready is not None:
+            return self.ready.n_ctx_train
+        return (self.header.n_ctx_train or None) if self.header is not None else None
+
+    @property
+    def possible_context(self) -> int:
+        """What this load or the next may give: it may be more than the last one gave."""
+        return max(self._longest_context or 0, 0 if self.ready is None else self.ready.context)
+
+    @property
+    def _longest_context(self) -> int | None:
+        configured = None if self.entry.config.context == "auto" else self.entry.config.context
+        return configured if self.header is None else backend_of(self.header).longest_context(self.header, configured)
+
+    def refuse_other_kind(self, wanted: AnyKind) -> None:
+        """Refuse what is known to be another kind of model's work, before any load. Raises ApiError 400."""
+        if self.ready is not None:
+            kind = main_kind(KINDS.values(), self.ready.capabilities)
+            able = kind is None or wanted.capability in self.ready.capabilities
+        else:
+            kind = None if self.header is None else kind_giving(self.header.gives)
+            able = kind is None or kind is wanted
+        if kind is not None and not able:
+            told = f"The model '{self.name}' {refusal(kind, wanted)}"
+            raise ApiError(400, told, param="model", code="invalid_value")
+
+
+@dataclass(frozen=True)
 class Services:
     """One per application."""
 
@@ -48,82 +119,47 @@ class Services:
     history: History
     started_unix: int
 
-    def entry(self, name: str | None) -> CatalogEntry:
-        """The model a client names; where it names none, the only one there is. Raises ApiError 404 or 400."""
+    def model(self, name: str | None, *, alias: str | None = None) -> ModelFacts:
+        """The model a client names; where it names none, the only one there is, or the one called `alias`.
+
+        Raises ApiError 404 or 400.
+        """
+        entries = self.catalog.entries
         if name is None:
-            if len(self.catalog.entries) == 1:
-                return self.catalog.entries[0]
-            raise ApiError(
-                400, "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
-            )
-        entry = self.catalog.resolve(name)
-        if entry is None:
-            raise model_not_found(name, [entry.name for entry in self.catalog.entries])
-        return entry
+            found = entries[0] if len(entries) == 1 else None if alias is None else self.catalog.resolve(alias)
+            if found is None:
+                raise _nameless(alias)
+            return self.facts(found)
+        if (entry := self.catalog.resolve(name)) is None:
+            raise model_not_found(name, [entry.name for entry in entries])
+        return self.facts(entry)
 
-    def ready(self, entry: CatalogEntry) -> Ready | None:
-        """The model's run-time figures, as far as they have ever been known."""
-        return self.pool.info(entry.name).ready
+    def facts(self, entry: CatalogEntry) -> ModelFacts:
+        """What is known of a model now."""
+        return ModelFacts(entry, self.pool.info(entry.name))
 
-    async def look_once(self, *entries: CatalogEntry) -> None:
-        """Read the files of models of which nothing is known yet, each on a thread of its own, and wait a moment."""
-        unknown = [entry.name for entry in entries if _is_unknown(self.pool.info(entry.name))]
+    async def looked_at(self, model: ModelFacts) -> ModelFacts:
+        """What is known of a model once its files were read; waits for that where they were not yet."""
+        if model.header is not None or model.info.unusable is not None:
+            return model
+        await self.pool.look(model.name)
+        return self.facts(model.entry)
+
+    async def listed(self, *entries: CatalogEntry) -> list[ModelFacts]:
+        """The models; files of those of which nothing is known are read, each on a thread of its own, for a moment."""
+        unknown = [entry.name for entry in entries if self.facts(entry).is_unknown]
         if unknown:
             await asyncio.wait([asyncio.create_task(self.pool.look(name)) for name in unknown], timeout=_LOOK_WAITS_S)
+        return [self.facts(entry) for entry in entries]
 
-    def capabilities(self, entry: CatalogEntry) -> list[str]:
-        """What the model can do; before its first load what its files tell."""
-        if (ready := self.ready(entry)) is not None:
-            return ready.capabilities
-        header = self.pool.info(entry.name).header
-        return [] if header is None else header.capabilities
-
-    def refuse_other_kind(self, entry: CatalogEntry, wanted: AnyKind) -> None:
-        """Refuse what is known to be another kind of model's work, before any load. Raises ApiError 400."""
-        info = self.pool.info(entry.name)
-        if info.ready is not None:
-            kind = main_kind(KINDS.values(), info.ready.capabilities)
-            able = kind is None or wanted.capability in info.ready.capabilities
-        else:
-            kind = None if info.header is None else kind_giving(info.header.gives)
-            able = kind is None or kind is wanted
-        if kind is not None and not able:
-            told = f"The model '{entry.name}' {refusal(kind, wanted)}"
-            raise ApiError(400, told, param="model", code="invalid_value")
-
-    def tokens_cover_text(self, entry: CatalogEntry) -> bool:
-        """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
-        header = self.pool.info(entry.name).header
-        return header is not None and header.tokens_cover_text
-
-    def context_limit(self, entry: CatalogEntry) -> int | None:
-        """Tokens a request may use at most: effective where known, else configured, else what `auto` begins with."""
-        info = self.pool.info(entry.name)
-        if info.ready is not None:
-            return info.ready.context
-        configured = None if entry.config.context == "auto" else entry.config.context
-        if info.header is None:
-            return configured
-        return backend_of(info.header).longest_context(info.header, configured)
-
-    def trained_context(self, entry: CatalogEntry) -> int | None:
-        """The context the model was made for."""
-        info = self.pool.info(entry.name)
-        if info.ready is not None:
-            return info.ready.n_ctx_train
-        return (info.header.n_ctx_train or None) if info.header is not None else None
-
-    def refuse_too_long(self, entry: CatalogEntry, n_bytes: int, *, param: str, noun: str | None = None) -> None:
+    def refuse_too_long(self, model: ModelFacts, n_bytes: int, *, param: str, noun: str | None = None) -> None:
         """Refuse a prompt whose bytes alone prove that it cannot fit, before any load. Raises ApiError 400."""
-        info, configured = self.pool.info(entry.name), None if entry.config.context == "auto" else entry.config.context
-        if info.header is None or not info.header.longest_token_bytes:
+        if model.header is None or not model.header.longest_token_bytes:
             return
-        # The next load may give more than the last one did.
-        possible = backend_of(info.header).longest_context(info.header, configured)
-        context = max(possible, info.ready.context if info.ready is not None else 0)
-        at_least = n_bytes // max(info.header.longest_token_bytes, _SHORTEST_BOUND_BYTES)
+        context = model.possible_context
+        at_least = n_bytes // max(model.header.longest_token_bytes, _SHORTEST_BOUND_BYTES)
         if at_least > context:
-            self.metrics.model(entry.name).rejections["too_long"].inc()
+            self.metrics.model(model.name).rejections["too_long"].inc()
             noun = noun or ("messages" if param == "messages" else "prompt")
             raise ApiError(
                 400,
@@ -134,31 +170,17 @@ class Services:
             )
 
 
-def _is_unknown(info: ModelInfo) -> bool:
-    return info.header is None and info.ready is None and info.unusable is None
-
-
-def services(request: Request) -> Services:
-    """The application's services."""
-    found: Services = request.app.state.services
-    return found
-
-
-def named_model(request: Request, app: Services, name: str | None, *, alias: str) -> CatalogEntry:
-    """The model of a client that may not be able to name one: its body's, `?model=`'s, the only one, or the one called
-    `alias`. Raises ApiError."""
-    name = name or once(request, "model") or None
-    if name is None and len(app.catalog.entries) > 1:
-        name = alias if app.catalog.resolve(alias) is not None else None
-        if name is None:
-            raise ApiError(
-                400,
-                "Missing required parameter: 'model'. Send it in the body or as '?model=NAME', or give one model the "
-                f"alias '{alias}'.",
-                param="model",
-                code="missing_required_parameter",
-            )
-    return app.entry(name)
+def _nameless(alias: str | None) -> ApiError:
+    """No model is named, and there are several."""
+    if alias is None:
+        return missing_parameter("model")
+    return ApiError(
+        400,
+        "Missing required parameter: 'model'. Send it in the body or as '?model=NAME', or give one model the alias "
+        f"'{alias}'.",
+        param="model",
+        code="missing_required_parameter",
+    )
 
 
 def new_id(prefix: str) -> str:
@@ -166,9 +188,9 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{secrets.token_hex(12)}"
 
 
-def served_headers(entry: CatalogEntry, ignored: Iterable[str] = ()) -> dict[str, str]:
+def served_headers(model: ModelFacts, ignored: Iterable[str] = ()) -> dict[str, str]:
     """The headers that are known before a job is submitted."""
-    headers = {"x-onecard-model": header_text(entry.name)}
+    headers = {"x-onecard-model": header_text(model.name)}
     if (names := ignored_header(ignored)) is not None:
         headers["x-onecard-ignored"] = names
     return headers

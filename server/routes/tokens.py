@@ -2,58 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from backends.kinds import TOKENIZE
 from backends.messages import ChatPrompt, Detokenized, Failed, Tokenize, Tokenized
 from server.output.frame import to_json
+from server.routes.dependencies import App, parsed
+from server.routes.described import Described
 from server.routes.running import Run, while_connected
-from server.routes.services import Services, new_id, served_headers, services
-from server.schemas.body import read_as
-from server.schemas.tokens import TokenizeRequest, parse_detokenize, parse_tokenize, refuse_uncountable
+from server.routes.services import ModelFacts, Services, new_id, served_headers
+from server.schemas.tokens import (
+    DETOKENIZE_SURFACE,
+    TOKENIZE_SURFACE,
+    DetokenizeRequest,
+    TokenizeRequest,
+    parse_detokenize,
+    parse_tokenize,
+    refuse_uncountable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.requests import Request
-
-    from server.settings.catalog import CatalogEntry
-
+router = APIRouter(route_class=Described)
 PARAMS = {"prompt": "content"}
 T = TypeVar("T", Tokenized, Detokenized)
 
 
-async def tokenize(request: Request) -> Response:
+@router.post(TOKENIZE_SURFACE.path)
+async def tokenize(
+    request: Request, app: App, asked: Annotated[TokenizeRequest, Depends(parsed(TOKENIZE_SURFACE, parse_tokenize))]
+) -> Response:
     """Token ids of a text or of a rendered conversation."""
-    app = services(request)
-    asked = await read_as(request, parse_tokenize)
-    entry = app.entry(asked.model)
-    run = Run([app.pool.submit(entry, asked.job(new_id("tok-")))], 1, PARAMS)
+    model = app.model(asked.model)
+    run = Run([app.pool.submit(model.entry, asked.job(new_id("tok-")))], 1, PARAMS)
     tokenized = await _answered(request, run, Tokenized)
-    body = {"count": len(tokenized.tokens), "max_model_len": app.context_limit(entry), **_tokens(asked, tokenized)}
-    return Response(to_json(body), media_type="application/json", headers=served_headers(entry, asked.ignored))
+    now = app.facts(model.entry)
+    body = {"count": len(tokenized.tokens), "max_model_len": now.context_limit, **_tokens(asked, tokenized)}
+    return Response(to_json(body), media_type="application/json", headers=served_headers(model, asked.ignored))
 
 
-async def detokenize(request: Request) -> Response:
+@router.post(DETOKENIZE_SURFACE.path)
+async def detokenize(
+    request: Request,
+    app: App,
+    asked: Annotated[DetokenizeRequest, Depends(parsed(DETOKENIZE_SURFACE, parse_detokenize))],
+) -> Response:
     """The text of token ids, under both dialects' names."""
-    app = services(request)
-    asked = await read_as(request, parse_detokenize)
-    entry = app.entry(asked.model)
-    run = Run([app.pool.submit(entry, asked.job(new_id("detok-")))], 1, {"prompt": "tokens"})
+    model = app.model(asked.model)
+    run = Run([app.pool.submit(model.entry, asked.job(new_id("detok-")))], 1, {"prompt": "tokens"})
     text = (await _answered(request, run, Detokenized)).text
     body = to_json({"content": text, "prompt": text})
-    return Response(body, media_type="application/json", headers=served_headers(entry, asked.ignored))
+    return Response(body, media_type="application/json", headers=served_headers(model, asked.ignored))
 
 
 async def count_tokens(
-    request: Request, app: Services, entry: CatalogEntry, prompt: ChatPrompt, *, params: Mapping[str, str]
+    request: Request, app: Services, model: ModelFacts, prompt: ChatPrompt, *, params: Mapping[str, str]
 ) -> int:
     """How many tokens a rendered conversation has. Raises ApiError."""
     job = Tokenize(id=new_id("tok-"), prompt=prompt)
     refuse_uncountable(TOKENIZE.weight(job), param=params["prompt"])
-    run = Run([app.pool.submit(entry, job)], 1, params)
+    run = Run([app.pool.submit(model.entry, job)], 1, params)
     return len((await _answered(request, run, Tokenized)).tokens)
 
 

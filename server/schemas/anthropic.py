@@ -1,18 +1,19 @@
-"""`POST /v1/messages` and `/v1/messages/count_tokens`: every field Anthropic has, and the chat request it becomes."""
+"""`POST /v1/messages` and `/v1/messages/count_tokens`: its fields, and the chat request one becomes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server.errors import ApiError, missing_parameter
 from server.schemas.blocks import Messages, System, left_out, messages_of, system_text, turns_of
-from server.schemas.fields import ELSEWHERE, StopList, Tokens, Use, refuse_unsupported
+from server.schemas.fields import StopList, Tokens
 from server.schemas.harmless import MessagesHarmless
 from server.schemas.problems import check, problem
-from server.schemas.renames import Renames
+from server.schemas.renames import TO_MESSAGES
+from server.schemas.surface import ELSEWHERE, Surface
 from server.schemas.threads import Held, Thread
 from server.schemas.tool_results import check_blocks
 
@@ -21,66 +22,7 @@ if TYPE_CHECKING:
 
     from server.schemas.chat import ChatRequest
 
-FIELDS: dict[str, Use] = {
-    **ELSEWHERE,
-    "model": Use.HONOURED,
-    "messages": Use.HONOURED,
-    "system": Use.HONOURED,
-    "max_tokens": Use.HONOURED,
-    "stream": Use.HONOURED,
-    "stop_sequences": Use.HONOURED,
-    "temperature": Use.HONOURED,
-    "top_p": Use.HONOURED,
-    "top_k": Use.HONOURED,
-    "tools": Use.HONOURED,
-    "tool_choice": Use.HONOURED,
-    "thinking": Use.HONOURED,
-    "output_config": Use.HONOURED,
-    "output_format": Use.HONOURED,
-    "metadata": Use.HARMLESS,
-    "service_tier": Use.HARMLESS,
-    "cache_control": Use.HARMLESS,
-    "diagnostics": Use.HARMLESS,
-    "speed": Use.HARMLESS,
-    "inference_geo": Use.HARMLESS,
-    "user_profile_id": Use.HARMLESS,
-    "workspace_id": Use.HARMLESS,
-    "betas": Use.HARMLESS,
-    "billing_policy": Use.HARMLESS,
-    "fallbacks": Use.HARMLESS,
-    "fallback_credit_token": Use.HARMLESS,
-    "thread": Use.HONOURED,
-    "context_management": Use.HONOURED,
-    "compaction": Use.NEUTRAL_ONLY,
-    "container": Use.NEUTRAL_ONLY,
-    "mcp_servers": Use.NEUTRAL_ONLY,
-    # Extensions of this server.
-    "priority": Use.HONOURED,
-    "keep_alive": Use.HONOURED,
-    "json_whitespace": Use.HONOURED,
-}
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {"mcp_servers": ([],)}
-SAME = ("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive", "json_whitespace")
-"""Fields that chat completions have under the same name; they are checked there."""
 _NO_EFFECT_IN_TOOLS = frozenset({"cache_control", "eager_input_streaming", "type"})
-
-RENAMES = Renames(
-    {
-        r"^stop\b": "stop_sequences",
-        r"^messages\b.*": "messages",
-        r"^continue_final_message$": "messages",
-        r"^(tools\[\d*\])\.function\.parameters\b": r"\1.input_schema",
-        r"^(tools\[\d*\])\.function\b": r"\1",
-        r"^tool_choice\.function\b": "tool_choice",
-        r"^parallel_tool_calls$": "tool_choice.disable_parallel_tool_use",
-        r"^response_format\.json_schema\b": "output_config.format",
-        r"^response_format\b": "output_config.format",
-        r"^reasoning_effort$": "thinking",
-        r"^thinking_budget$": "thinking.budget_tokens",
-        r"^chat_template_kwargs\b.*": "thinking",
-    }
-)
 
 
 class Thinking(BaseModel):
@@ -156,6 +98,27 @@ class MessagesRequest(MessagesHarmless):
         return self.thinking is not None and self.thinking.type != "disabled"
 
 
+SURFACE = Surface(
+    path="/v1/messages",
+    name="Messages",
+    summary="Answer a conversation in Anthropic's shape",
+    model=MessagesRequest,
+    example={"max_tokens": 256, "messages": [{"role": "user", "content": "Why is the sky blue?"}]},
+    refused={**ELSEWHERE, "compaction": (), "container": (), "mcp_servers": ([],)},
+    no_effect=MessagesHarmless.model_fields,
+    shared=("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive", "json_whitespace"),
+    required=("model", "max_tokens"),
+)
+COUNT = replace(
+    SURFACE,
+    path="/v1/messages/count_tokens",
+    name="MessagesCount",
+    summary="Count the tokens of such a conversation",
+    required=("model",),
+    streams=False,
+)
+
+
 @dataclass(frozen=True)
 class Asked:
     """One checked request: its own fields, and the chat request it means."""
@@ -195,7 +158,7 @@ def parse_message(data: dict[str, Any], held: Held | None = None) -> Asked:
 
 def parse_count(data: dict[str, Any], held: Held | None = None) -> Asked:
     """The checked request where its tokens are only counted. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
+    SURFACE.refuse(data)
     own = check(MessagesRequest, data)
     if held is not None:
         data = held.continued_by(data)
@@ -207,15 +170,15 @@ def parse_count(data: dict[str, Any], held: Held | None = None) -> Asked:
             param="messages",
             code="invalid_parameter_combination",
         )
-    chat = RENAMES.parse(_chat(data, own))
-    unknown = [name for name in data if name not in FIELDS]
+    chat = TO_MESSAGES.parse(_chat(data, own))
+    unknown = [name for name in data if name not in SURFACE.fields]
     inner = [*left_out(own.messages), *_unserved(own)]
     return Asked(own, chat, [*unknown, *inner, *_from_chat(chat)], data)
 
 
 def _from_chat(chat: ChatRequest) -> list[str]:
     """What chat completions leave out, in this surface's words."""
-    return [name for name in RENAMES.names(chat.ignored) if name not in ("thinking", "messages")]
+    return [name for name in TO_MESSAGES.names(chat.ignored) if name not in ("thinking", "messages")]
 
 
 def _unserved(own: MessagesRequest) -> Iterator[str]:
@@ -237,7 +200,7 @@ def _unserved(own: MessagesRequest) -> Iterator[str]:
 
 def _chat(data: dict[str, Any], own: MessagesRequest) -> dict[str, Any]:
     """The body of the chat completion that means the same."""
-    chat: dict[str, Any] = {name: data[name] for name in SAME if name in data}
+    chat: dict[str, Any] = {name: data[name] for name in SURFACE.shared if name in data}
     text = system_text(own.system or [])
     chat["messages"] = [*([{"role": "system", "content": text}] if text else []), *messages_of(own.messages)]
     chat["max_tokens"] = own.max_tokens

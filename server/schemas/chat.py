@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: every field OpenAI has, what is done with it, and the job it becomes."""
+"""`POST /v1/chat/completions`: its fields, what of OpenAI's is refused, and the job a request becomes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from server.errors import ApiError, unsupported_parameter
 from server.schemas import tools as tool_schemas
 from server.schemas.answers import INSTEAD_OF_GRAMMARS, AnswerFields, with_tools
 from server.schemas.fields import (
-    ELSEWHERE,
     INT32_MAX,
     Bool,
     SamplingFields,
     Tokens,
     TokensOrNone,
-    Use,
-    refuse_unsupported,
     sampling,
 )
 from server.schemas.harmless import ChatHarmless
 from server.schemas.messages import ConversationFields, Messages, conversation, unknown_names
 from server.schemas.problems import check, problem, wrong_type
+from server.schemas.surface import ELSEWHERE, Surface
 from server.schemas.tool_results import check_chat
 
 if TYPE_CHECKING:
@@ -42,93 +40,6 @@ _EFFORTS: Mapping[str, str] = {
     "max": "high",
 }
 """In the three words that templates know."""
-
-FIELDS: dict[str, Use] = {
-    **ELSEWHERE,
-    "model": Use.HONOURED,
-    "messages": Use.HONOURED,
-    "stream": Use.HONOURED,
-    "stream_options": Use.HONOURED,
-    "n": Use.HONOURED,
-    "seed": Use.HONOURED,
-    "stop": Use.HONOURED,
-    "temperature": Use.HONOURED,
-    "top_p": Use.HONOURED,
-    "presence_penalty": Use.HONOURED,
-    "frequency_penalty": Use.HONOURED,
-    "logit_bias": Use.HONOURED,
-    "logprobs": Use.HONOURED,
-    "top_logprobs": Use.HONOURED,
-    "max_tokens": Use.HONOURED,
-    "max_completion_tokens": Use.HONOURED,
-    "tools": Use.HONOURED,
-    "tool_choice": Use.HONOURED,
-    "parallel_tool_calls": Use.HONOURED,
-    "reasoning_effort": Use.HONOURED,
-    "response_format": Use.HONOURED,
-    "user": Use.HARMLESS,
-    "metadata": Use.HARMLESS,
-    "store": Use.HARMLESS,
-    "service_tier": Use.HARMLESS,
-    "safety_identifier": Use.HARMLESS,
-    "prompt_cache_key": Use.HARMLESS,
-    "prompt_cache_retention": Use.HARMLESS,
-    "prompt_cache_options": Use.HARMLESS,
-    "prediction": Use.HARMLESS,
-    "modalities": Use.NEUTRAL_ONLY,
-    "audio": Use.NEUTRAL_ONLY,
-    "verbosity": Use.NEUTRAL_ONLY,
-    "web_search_options": Use.NEUTRAL_ONLY,
-    "moderation": Use.NEUTRAL_ONLY,
-    "functions": Use.NEUTRAL_ONLY,
-    "function_call": Use.NEUTRAL_ONLY,
-    # Extensions of this and of other servers.
-    "top_k": Use.HONOURED,
-    "min_p": Use.HONOURED,
-    "repetition_penalty": Use.HONOURED,
-    "ignore_eos": Use.HONOURED,
-    "min_tokens": Use.HONOURED,
-    "priority": Use.HONOURED,
-    "chat_template_kwargs": Use.HONOURED,
-    "thinking_budget": Use.HONOURED,
-    "add_generation_prompt": Use.HONOURED,
-    "continue_final_message": Use.HONOURED,
-    "cache_prompt": Use.HONOURED,
-    "keep_alive": Use.HONOURED,
-    "chat_template": Use.NEUTRAL_ONLY,
-    # Of other servers' chats: they change what the messages mean.
-    "documents": Use.NEUTRAL_ONLY,
-    "images": Use.NEUTRAL_ONLY,
-    "system": Use.NEUTRAL_ONLY,
-    "prompt": Use.NEUTRAL_ONLY,
-    "raw": Use.NEUTRAL_ONLY,
-    "template": Use.NEUTRAL_ONLY,
-    "suffix": Use.NEUTRAL_ONLY,
-    "grammar": Use.NEUTRAL_ONLY,
-    "json_schema": Use.HONOURED,
-    "structured_outputs": Use.HONOURED,
-    "guided_json": Use.HONOURED,
-    "guided_regex": Use.HONOURED,
-    "guided_choice": Use.HONOURED,
-    "guided_grammar": Use.NEUTRAL_ONLY,
-    "json_whitespace": Use.HONOURED,
-}
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "modalities": (["text"],),
-    "verbosity": ("medium",),
-    "functions": ([],),
-    "function_call": ("none",),
-    "documents": ([],),
-    "images": ([],),
-    "system": ("",),
-    "prompt": ("",),
-    "raw": (False,),
-    "template": ("",),
-    "suffix": ("",),
-}
-"""Values that ask for nothing; null always does."""
-INSTEAD = {"functions": "'tools'", "function_call": "'tool_choice'", **INSTEAD_OF_GRAMMARS}
 
 
 def _effort(value: Any) -> Any:
@@ -210,7 +121,7 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
         options = [] if ready is None else ready.template_options
         leaves_effort = self.reasoning_effort not in (None, "none") and "reasoning_effort" not in options
         return [
-            *self.without_effect(FIELDS),
+            *self.without_effect(SURFACE.fields),
             *(["reasoning_effort"] if leaves_effort else []),
             *tool_schemas.without_effect(self.tools),
             *unknown_names(self.messages),
@@ -291,6 +202,38 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
             )
 
 
+SURFACE = Surface(
+    path="/v1/chat/completions",
+    name="Chat",
+    summary="Answer a conversation",
+    model=ChatRequest,
+    example={"messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": True},
+    refused={
+        **ELSEWHERE,
+        "modalities": (["text"],),
+        "audio": (),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+        "moderation": (),
+        "functions": ([],),
+        "function_call": ("none",),
+        "chat_template": (),
+        # Of other servers' chats: they change what the messages mean.
+        "documents": ([],),
+        "images": ([],),
+        "system": ("",),
+        "prompt": ("",),
+        "raw": (False,),
+        "template": ("",),
+        "suffix": ("",),
+        "grammar": (),
+        "guided_grammar": (),
+    },
+    instead={"functions": "'tools'", "function_call": "'tool_choice'", **INSTEAD_OF_GRAMMARS},
+    no_effect={*ChatHarmless.model_fields, "user"},
+)
+
+
 def parse_chat(data: dict[str, Any]) -> ChatRequest:
     """The checked request. Raises ApiError 400."""
     request = parse_meaning(data)
@@ -300,8 +243,7 @@ def parse_chat(data: dict[str, Any]) -> ChatRequest:
 
 def parse_meaning(data: dict[str, Any]) -> ChatRequest:
     """The same for other surfaces' requests, which say in their own words what is wrong with results of calls."""
-    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
-    refuse_unsupported(data, refused, NEUTRAL, instead=INSTEAD)
+    SURFACE.refuse(data)
     request = check(ChatRequest, data)
     _check_together(request)
     _ = request.text_bytes  # counted here, in the thread that reads a large body

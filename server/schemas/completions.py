@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: every field OpenAI has, what is done with it, and the jobs it becomes (one per prompt)."""
+"""`POST /v1/completions`: its fields, what is refused, and the jobs a request becomes (one per prompt)."""
 
 from __future__ import annotations
 
@@ -15,57 +15,16 @@ from server.schemas.fields import (
     Bool,
     SamplingFields,
     TokensOrNone,
-    Use,
-    refuse_unsupported,
     sampling,
 )
 from server.schemas.problems import check, problem, wrong_type
+from server.schemas.surface import Surface
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 2048
 MAX_PROMPT_TOKENS = 2**20
 MAX_SCORED = 2**20
 """Log-probabilities of prompts that one answer may have to hold, a character counted as a token."""
-
-FIELDS: dict[str, Use] = {
-    "model": Use.HONOURED,
-    "prompt": Use.HONOURED,
-    "suffix": Use.HONOURED,
-    "echo": Use.HONOURED,
-    "stream": Use.HONOURED,
-    "stream_options": Use.HONOURED,
-    "n": Use.HONOURED,
-    "best_of": Use.HONOURED,
-    "seed": Use.HONOURED,
-    "stop": Use.HONOURED,
-    "temperature": Use.HONOURED,
-    "top_p": Use.HONOURED,
-    "presence_penalty": Use.HONOURED,
-    "frequency_penalty": Use.HONOURED,
-    "logit_bias": Use.HONOURED,
-    "logprobs": Use.HONOURED,
-    "max_tokens": Use.HONOURED,
-    "user": Use.HARMLESS,
-    # Extensions of this and of other servers.
-    "top_k": Use.HONOURED,
-    "min_p": Use.HONOURED,
-    "repetition_penalty": Use.HONOURED,
-    "ignore_eos": Use.HONOURED,
-    "min_tokens": Use.HONOURED,
-    "priority": Use.HONOURED,
-    "cache_prompt": Use.HONOURED,
-    "keep_alive": Use.HONOURED,
-    "response_format": Use.HONOURED,
-    "prompt_embeds": Use.NEUTRAL_ONLY,
-    "grammar": Use.NEUTRAL_ONLY,
-    "json_schema": Use.HONOURED,
-    "structured_outputs": Use.HONOURED,
-    "guided_json": Use.HONOURED,
-    "guided_regex": Use.HONOURED,
-    "guided_choice": Use.HONOURED,
-    "guided_grammar": Use.NEUTRAL_ONLY,
-    "json_whitespace": Use.HONOURED,
-}
 
 
 def _prompts(value: Any) -> Any:
@@ -136,7 +95,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
     @property
     def ignored(self) -> list[str]:
         """Names of fields that have no effect."""
-        return self.without_effect(FIELDS)
+        return self.without_effect(SURFACE.fields)
 
     def jobs(self, job_id: str) -> list[Generate]:
         """One job per prompt, their ids told apart by a number."""
@@ -169,10 +128,21 @@ class CompletionRequest(SamplingFields, AnswerFields):
         return TextPrompt(text=prompt)
 
 
+SURFACE = Surface(
+    path="/v1/completions",
+    name="Completion",
+    summary="Continue texts",
+    model=CompletionRequest,
+    example={"prompt": "Once upon a time", "max_tokens": 64},
+    refused={"prompt_embeds": (), "grammar": (), "guided_grammar": ()},
+    instead=INSTEAD_OF_GRAMMARS,
+    no_effect={"user"},
+)
+
+
 def parse_completion(data: dict[str, Any]) -> CompletionRequest:
     """The checked request. Raises ApiError 400."""
-    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
-    refuse_unsupported(data, refused, {}, instead=INSTEAD_OF_GRAMMARS)
+    SURFACE.refuse(data)
     request = check(CompletionRequest, data)
     request.check_together(max_tokens=request.limit)
     _check_counts(request)

@@ -9,26 +9,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from backends.kinds import EMBED
 from backends.messages import Embed
 from server.schemas.completions import MAX_PROMPT_TOKENS
-from server.schemas.fields import INT32_MAX, Bool, KeepAlive, Priority, Use
+from server.schemas.fields import INT32_MAX, Bool, KeepAlive, Priority
 from server.schemas.problems import check, problem, wrong_type
+from server.schemas.surface import Surface
 
 PIECE_INPUTS = 256
 PIECE_BYTES = 64 * 1024
 """A request becomes jobs of this size, so that no client waits until thousands of texts are tokenized."""
 _TOKEN_BYTES = 4
 HINT = "hint: send text; in LangChain set check_embedding_ctx_length=False"
-
-FIELDS: dict[str, Use] = {
-    "model": Use.HONOURED,
-    "input": Use.HONOURED,
-    "encoding_format": Use.HONOURED,
-    "dimensions": Use.HONOURED,
-    "user": Use.HARMLESS,
-    # Extensions.
-    "normalize": Use.HONOURED,
-    "priority": Use.HONOURED,
-    "keep_alive": Use.HONOURED,
-}
 
 _SHAPES = "a string, an array of strings, an array of token ids or an array of such arrays"
 
@@ -132,6 +121,17 @@ def pieces(sizes: list[int]) -> list[tuple[int, int]]:
             start, n_bytes = place, 0
         n_bytes += size
     return [*found, (start, len(sizes))]
+
+
+SURFACE = Surface(
+    path="/v1/embeddings",
+    name="Embedding",
+    summary="Vectors of texts",
+    model=EmbeddingRequest,
+    example={"input": ["a text", "another"]},
+    no_effect={"user"},
+    streams=False,
+)
 
 
 def parse_embedding(data: dict[str, Any]) -> EmbeddingRequest:

@@ -6,19 +6,18 @@ provider allows its customers (four stop strings, sixteen pairs of metadata) is 
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from backends.messages import Sampling
-from server.errors import ApiError, unsupported_parameter
+from server.errors import ApiError
 from server.schemas.problems import problem, wrong_type
 from server.settings.durations import FORMS, LONGEST_S, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -30,29 +29,6 @@ MAX_STOP_BYTES = 4096
 MAX_BIASES = 1024
 _MAX_IGNORED_NAMES = 16
 _MAX_IGNORED_CHARS = 48
-
-
-class Use(enum.Enum):
-    """What this server does with a known request field."""
-
-    HONOURED = "honoured"
-    HARMLESS = "accepted; it does not change the output"
-    NEUTRAL_ONLY = "accepted where it asks for nothing, refused by name otherwise"
-
-
-ELSEWHERE = dict.fromkeys(
-    (
-        "conversation",
-        "previous_message_id",
-        "previous_response_id",
-        "parent_message_id",
-        "thread",
-        "thread_id",
-        "memory_id",
-    ),
-    Use.NEUTRAL_ONLY,
-)
-"""Fields of other servers and surfaces that say where the rest of the messages is: never merely named in a header."""
 
 
 def _stops(value: Any) -> Any:
@@ -205,7 +181,7 @@ class SamplingFields(TokenChoice):
         """A last chunk with the usage is asked for."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def without_effect(self, known: Mapping[str, Use]) -> list[str]:
+    def without_effect(self, known: Container[str]) -> list[str]:
         """Names of fields that were accepted and change nothing."""
         unknown = [name for name in self.model_extra or {} if name not in known]
         options = (self.stream_options and self.stream_options.model_extra) or {}
@@ -228,30 +204,6 @@ class SamplingFields(TokenChoice):
                 param="stream_options",
                 code="invalid_value",
             )
-
-
-def refuse_unsupported(
-    data: Mapping[str, Any],
-    names: Iterable[str],
-    neutral: Mapping[str, tuple[Any, ...]],
-    *,
-    instead: Mapping[str, str] | None = None,
-) -> None:
-    """Refuse by name every one of these fields that asks for something. Raises ApiError 400.
-
-    `instead` names the fields that do the same.
-    """
-    for name in names:
-        value = data.get(name)
-        if value is not None and not any(_same(value, asks_nothing) for asks_nothing in neutral.get(name, ())):
-            if name in (instead or {}):
-                raise unsupported_parameter(name, f"is not supported by this server; use {(instead or {})[name]}.")
-            raise unsupported_parameter(name)
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Equal as JSON has it: 0 is no false, and 1 no true."""
-    return type(value) is type(other) and value == other
 
 
 def sampling(request: SamplingFields) -> Sampling:

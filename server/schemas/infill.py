@@ -16,47 +16,12 @@ from server.schemas.fields import (
     Repetition,
     Stop,
     TokenChoice,
-    Use,
-    refuse_unsupported,
 )
 from server.schemas.problems import check
+from server.schemas.surface import Surface
 
 MAX_FILES = 1024
 MAX_RESPONSE_FIELDS = 64
-
-FIELDS: dict[str, Use] = {
-    "model": Use.HONOURED,
-    "input_prefix": Use.HONOURED,
-    "input_suffix": Use.HONOURED,
-    "input_extra": Use.HONOURED,
-    "prompt": Use.HONOURED,
-    "n_predict": Use.HONOURED,
-    "n_indent": Use.HONOURED,
-    "t_max_prompt_ms": Use.HONOURED,
-    "t_max_predict_ms": Use.HONOURED,
-    "stream": Use.HONOURED,
-    "stop": Use.HONOURED,
-    "temperature": Use.HONOURED,
-    "top_k": Use.HONOURED,
-    "top_p": Use.HONOURED,
-    "min_p": Use.HONOURED,
-    "repeat_penalty": Use.HONOURED,
-    "presence_penalty": Use.HONOURED,
-    "frequency_penalty": Use.HONOURED,
-    "seed": Use.HONOURED,
-    "logit_bias": Use.HONOURED,
-    "ignore_eos": Use.HONOURED,
-    "response_fields": Use.HONOURED,
-    "cache_prompt": Use.HONOURED,
-    "priority": Use.HONOURED,
-    "keep_alive": Use.HONOURED,
-    "grammar": Use.NEUTRAL_ONLY,
-    "json_schema": Use.NEUTRAL_ONLY,
-    "lora": Use.NEUTRAL_ONLY,
-    "n_cmpl": Use.NEUTRAL_ONLY,
-}
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {"grammar": ("",), "json_schema": ({},), "lora": ([],), "n_cmpl": (1,)}
 
 Milliseconds = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
 
@@ -105,7 +70,7 @@ class InfillRequest(TokenChoice):
     @property
     def ignored(self) -> list[str]:
         """Names of fields that have no effect."""
-        return [name for name in self.model_extra or {} if name not in FIELDS]
+        return [name for name in self.model_extra or {} if name not in SURFACE.fields]
 
     @property
     def text_bytes(self) -> int:
@@ -140,7 +105,17 @@ def _seconds(milliseconds: int | None) -> float | None:
     return milliseconds / 1000 if milliseconds is not None and milliseconds > 0 else None
 
 
+SURFACE = Surface(
+    path="/infill",
+    name="Infill",
+    summary="Fill in the middle, in llama.cpp's shape",
+    model=InfillRequest,
+    example={"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 32},
+    refused={"grammar": ("",), "json_schema": ({},), "lora": ([],), "n_cmpl": (1,)},
+)
+
+
 def parse_infill(data: dict[str, Any]) -> InfillRequest:
     """The checked request. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
+    SURFACE.refuse(data)
     return check(InfillRequest, data)

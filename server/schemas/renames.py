@@ -58,3 +58,35 @@ class Renames:
             return parse_meaning(chat)
         except ApiError as problem:
             raise self.error(problem) from None
+
+
+TO_RESPONSES = Renames(
+    {
+        r"^messages\b.*": "input",
+        r"^max_(completion_)?tokens": "max_output_tokens",
+        r"^(tools\[\d*\])\.function\b": r"\1",
+        r"^tool_choice\.function\b": "tool_choice",
+        r"^tool_choice\.allowed_tools\b": "tool_choice",
+        r"^response_format\.json_schema\b": "text.format",
+        r"^response_format\b": "text.format",
+        r"^verbosity$": "text.verbosity",
+        r"^reasoning_effort$": "reasoning.effort",
+        r"^logprobs$": "include",
+    }
+)
+TO_MESSAGES = Renames(
+    {
+        r"^stop\b": "stop_sequences",
+        r"^messages\b.*": "messages",
+        r"^continue_final_message$": "messages",
+        r"^(tools\[\d*\])\.function\.parameters\b": r"\1.input_schema",
+        r"^(tools\[\d*\])\.function\b": r"\1",
+        r"^tool_choice\.function\b": "tool_choice",
+        r"^parallel_tool_calls$": "tool_choice.disable_parallel_tool_use",
+        r"^response_format\.json_schema\b": "output_config.format",
+        r"^response_format\b": "output_config.format",
+        r"^reasoning_effort$": "thinking",
+        r"^thinking_budget$": "thinking.budget_tokens",
+        r"^chat_template_kwargs\b.*": "thinking",
+    }
+)

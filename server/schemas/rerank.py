@@ -9,23 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from backends.kinds import RERANK
 from backends.messages import Rerank
 from server.schemas.embeddings import pieces
-from server.schemas.fields import INT32_MAX, Bool, KeepAlive, Priority, Use, refuse_unsupported
+from server.schemas.fields import INT32_MAX, Bool, KeepAlive, Priority
 from server.schemas.problems import check, problem, wrong_type
-
-FIELDS: dict[str, Use] = {
-    "model": Use.HONOURED,
-    "query": Use.HONOURED,
-    "documents": Use.HONOURED,
-    "top_n": Use.HONOURED,
-    "return_documents": Use.HONOURED,
-    "priority": Use.HONOURED,
-    "keep_alive": Use.HONOURED,
-    "user": Use.HARMLESS,
-    # Documents are never cut, and only their text is read.
-    "max_tokens_per_doc": Use.NEUTRAL_ONLY,
-    "max_chunks_per_doc": Use.NEUTRAL_ONLY,
-    "rank_fields": Use.NEUTRAL_ONLY,
-}
+from server.schemas.surface import Surface
 
 
 def _documents(value: Any) -> Any:
@@ -73,7 +59,7 @@ class RerankRequest(BaseModel):
     @property
     def ignored(self) -> list[str]:
         """Names of fields that have no effect."""
-        return [name for name in self.model_extra or {} if name not in FIELDS]
+        return [name for name in self.model_extra or {} if name not in SURFACE.fields]
 
     def jobs(self, job_id: str) -> list[Rerank]:
         """Jobs of a bounded size, in the order of the documents; each reads the query again for each of them."""
@@ -84,7 +70,20 @@ class RerankRequest(BaseModel):
         ]
 
 
+SURFACE = Surface(
+    path="/v1/rerank",
+    name="Rerank",
+    summary="Score documents against a query",
+    model=RerankRequest,
+    example={"query": "Which is a fruit?", "documents": ["an apple", "a car"]},
+    # Documents are never cut, and only their text is read.
+    refused={"max_tokens_per_doc": (), "max_chunks_per_doc": (), "rank_fields": ()},
+    no_effect={"user"},
+    streams=False,
+)
+
+
 def parse_rerank(data: dict[str, Any]) -> RerankRequest:
     """The checked request. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], {})
+    SURFACE.refuse(data)
     return check(RerankRequest, data)

@@ -1,8 +1,8 @@
-"""`POST /v1/responses`: every field OpenAI has, what is done with it, and the chat request it becomes."""
+"""`POST /v1/responses`: its fields, what of OpenAI's is refused, and the chat request one becomes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -11,11 +11,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from server.errors import ApiError, clip, missing_parameter
 from server.output.compaction import ASK
 from server.output.response_objects import ResponseObject, asdict
-from server.schemas.fields import Bool, Tokens, Use, refuse_unsupported
+from server.schemas.fields import Bool, SamplingFields, Tokens
 from server.schemas.harmless import Metadata, ResponseHarmless
 from server.schemas.items import Item, Items, OtherItem, ReferenceItem, left_out, messages_of
 from server.schemas.problems import check, wrong_type
-from server.schemas.response_fields import FIELDS, INSTEAD, NEUTRAL, RENAMES, SAME
+from server.schemas.renames import TO_RESPONSES
+from server.schemas.surface import ELSEWHERE, Surface, Use
 from server.schemas.tool_results import check_items
 
 if TYPE_CHECKING:
@@ -85,6 +86,59 @@ class ResponseRequest(ResponseHarmless):
     truncation: Literal["auto", "disabled"] | None = None
 
 
+SURFACE = Surface(
+    path="/v1/responses",
+    name="Response",
+    summary="Answer the items of a conversation, and keep the answer",
+    model=ResponseRequest,
+    example={"input": "Why is the sky blue?"},
+    refused={
+        **ELSEWHERE,
+        "background": (False,),
+        "background_options": (),
+        "personality": (),
+        "prompt": (),
+        "moderation": (),
+        "context_management": ([],),
+    },
+    instead={
+        "conversation": "'previous_response_id'",
+        "prompt": "'instructions' and 'input'",
+        "personality": "'instructions'",
+    },
+    # `max_tool_calls` counts calls of the provider's own tools, of which there are none here.
+    no_effect={*ResponseHarmless.model_fields, "user"},
+    shared=(
+        *(name for name in SamplingFields.model_fields if name not in ("n", "stream_options")),
+        *("top_logprobs", "parallel_tool_calls", "prompt_cache_key", "chat_template_kwargs", "json_whitespace"),
+    ),
+    required=("model",),
+)
+COUNT = replace(
+    SURFACE,
+    path="/v1/responses/input_tokens",
+    name="ResponseCount",
+    summary="Count the tokens of such an input",
+    streams=False,
+)
+COMPACT = Surface(
+    path="/v1/responses/compact",
+    name="Compact",
+    summary="Sum a conversation up into one item",
+    model=ResponseRequest,
+    example={"input": [{"role": "user", "content": "Remember the number 7."}]},
+    takes=("input", "instructions", "previous_response_id", "prompt_cache_key"),
+    shared=("model", "priority", "keep_alive"),
+    no_effect=(
+        *("prompt_cache_options", "prompt_cache_retention", "service_tier", "image"),
+        # What Codex repeats of its other requests; a summary calls nothing and has no form.
+        *("tools", "parallel_tool_calls", "reasoning", "text"),
+    ),
+    required=("model",),
+    streams=False,
+)
+
+
 @dataclass(frozen=True)
 class Draft:
     """A request whose own fields are checked, before what it refers to was looked up."""
@@ -103,14 +157,14 @@ class Draft:
         """The request after the turns in `before` (JSON), with the items it refers to. Raises ApiError 400."""
         earlier: list[dict[str, Any]] = [] if before is None else msgspec.json.decode(before)
         turns = [*earlier, *messages_of(_resolved(self.own.input, items))]
-        chat = RENAMES.parse(_chat(self.data, self.own, turns))
-        unknown = [name for name in self.data if name not in FIELDS]
+        chat = TO_RESPONSES.parse(_chat(self.data, self.own, turns))
+        unknown = [name for name in self.data if name not in SURFACE.fields]
         ignored = [
             *self.unused,
             *unknown,
             *left_out(self.own.input),
             *_unserved(self.own),
-            *RENAMES.names(chat.ignored),
+            *TO_RESPONSES.names(chat.ignored),
         ]
         return Asked(self.own, chat, turns, ignored)
 
@@ -193,36 +247,15 @@ _PREFIXES = {
 }
 
 
-COMPACT_FIELDS: dict[str, Use] = {
-    "model": Use.HONOURED,
-    "input": Use.HONOURED,
-    "instructions": Use.HONOURED,
-    "previous_response_id": Use.HONOURED,
-    "prompt_cache_key": Use.HONOURED,
-    "priority": Use.HONOURED,
-    "keep_alive": Use.HONOURED,
-    "prompt_cache_options": Use.HARMLESS,
-    "prompt_cache_retention": Use.HARMLESS,
-    "service_tier": Use.HARMLESS,
-    "image": Use.HARMLESS,
-    # What Codex repeats of its other requests; a summary calls nothing and has no form.
-    "tools": Use.HARMLESS,
-    "parallel_tool_calls": Use.HARMLESS,
-    "reasoning": Use.HARMLESS,
-    "text": Use.HARMLESS,
-}
-"""What is done with each field of `/v1/responses/compact`."""
-
-
 def parse_compact(data: dict[str, Any]) -> Draft:
     """A request to sum a conversation up. Raises ApiError 400."""
-    refuse_unsupported(data, [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY], NEUTRAL)
+    SURFACE.refuse(data)
     if data.get("model") is None:
         raise missing_parameter("model")
     check(ResponseHarmless, data)
-    check(ResponseRequest, {name: value for name, value in data.items() if name in COMPACT_FIELDS})
-    kept = {name: value for name, value in data.items() if COMPACT_FIELDS.get(name) is Use.HONOURED}
-    return Draft(kept, check(ResponseRequest, kept), [name for name in data if name not in COMPACT_FIELDS])
+    check(ResponseRequest, {name: value for name, value in data.items() if name in COMPACT.fields})
+    kept = {name: value for name, value in data.items() if COMPACT.fields.get(name) is Use.HONOURED}
+    return Draft(kept, check(ResponseRequest, kept), [name for name in data if name not in COMPACT.fields])
 
 
 def summing_up(asked: Asked, *, max_tokens: int) -> ChatRequest:
@@ -231,7 +264,9 @@ def summing_up(asked: Asked, *, max_tokens: int) -> ChatRequest:
     chat = _chat({"model": asked.chat.model}, asked.own, [*asked.turns, ask])
     limits = {"max_tokens": max_tokens, "chat_template_kwargs": {"enable_thinking": False}}
     wishes = {"priority": asked.chat.priority, "keep_alive": asked.chat.keep_alive}
-    return RENAMES.parse({**chat, **limits, **{name: value for name, value in wishes.items() if value is not None}})
+    return TO_RESPONSES.parse(
+        {**chat, **limits, **{name: value for name, value in wishes.items() if value is not None}}
+    )
 
 
 def turns_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -253,8 +288,7 @@ def _shown(tool: dict[str, Any]) -> dict[str, Any]:
 
 def parse_response(data: dict[str, Any]) -> Draft:
     """The request, its own fields checked. Raises ApiError 400."""
-    refused = [name for name, use in FIELDS.items() if use is Use.NEUTRAL_ONLY]
-    refuse_unsupported(data, refused, NEUTRAL, instead=INSTEAD)
+    SURFACE.refuse(data)
     return Draft(data, check(ResponseRequest, data))
 
 
@@ -291,7 +325,7 @@ def _unserved(own: ResponseRequest) -> list[str]:
 def _chat(data: Mapping[str, Any], own: ResponseRequest, turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The body of the chat completion that means the same."""
     system = [{"role": "system", "content": own.instructions}] if own.instructions else []
-    chat: dict[str, Any] = {name: data[name] for name in SAME if name in data}
+    chat: dict[str, Any] = {name: data[name] for name in SURFACE.shared if name in data}
     # Nothing said yet is a turn without words: templates want a user's.
     chat["messages"] = [*system, *(turns or [{"role": "user", "content": ""}])]
     chat["max_tokens"] = own.max_output_tokens

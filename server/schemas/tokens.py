@@ -14,6 +14,7 @@ from server.schemas.completions import MAX_PROMPT_TOKENS
 from server.schemas.fields import INT32_MAX, Bool
 from server.schemas.messages import ConversationFields, Messages, conversation
 from server.schemas.problems import check
+from server.schemas.surface import Surface
 
 TokenIds = Annotated[
     list[Annotated[int, Field(ge=0, le=INT32_MAX)]], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)
@@ -80,6 +81,24 @@ class DetokenizeRequest(BaseModel):
     def job(self, job_id: str) -> Detokenize:
         """The job."""
         return Detokenize(id=job_id, tokens=self.tokens)
+
+
+TOKENIZE_SURFACE = Surface(
+    path="/tokenize",
+    name="Tokenize",
+    summary="Token ids of a text or a conversation",
+    model=TokenizeRequest,
+    example={"content": "a text", "with_pieces": True},
+    streams=False,
+)
+DETOKENIZE_SURFACE = Surface(
+    path="/detokenize",
+    name="Detokenize",
+    summary="The text of token ids",
+    model=DetokenizeRequest,
+    example={"tokens": [1, 2, 3]},
+    streams=False,
+)
 
 
 def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:

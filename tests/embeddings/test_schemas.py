@@ -11,16 +11,16 @@ from backends.messages import Embedded
 from server.output.vectors import Rows, embedding_body
 from server.schemas import embeddings, rerank
 from server.schemas.embeddings import PIECE_BYTES, PIECE_INPUTS, parse_embedding, pieces
-from server.schemas.fields import Use
 from server.schemas.rerank import parse_rerank
+from server.schemas.surface import Use
 
 OPENAI = {"model", "input", "encoding_format", "dimensions", "user"}
 
 
 def test_every_field_has_a_place():
-    assert set(embeddings.FIELDS) >= OPENAI
-    assert set(embeddings.EmbeddingRequest.model_fields) == set(embeddings.FIELDS)
-    taken = {name for name, use in rerank.FIELDS.items() if use is not Use.NEUTRAL_ONLY}
+    assert set(embeddings.SURFACE.fields) >= OPENAI
+    assert set(embeddings.EmbeddingRequest.model_fields) == set(embeddings.SURFACE.fields)
+    taken = {name for name, use in rerank.SURFACE.fields.items() if use is not Use.NEUTRAL_ONLY}
     assert set(rerank.RerankRequest.model_fields) == taken
 
 

@@ -6,8 +6,10 @@ import pytest
 
 from server.errors import ApiError
 from server.schemas import chat, completions, tokens
-from server.schemas.fields import Use, ignored_header
+from server.schemas.fields import ignored_header
+from server.schemas.surface import Use
 
+CHAT, COMPLETION = chat.SURFACE, completions.SURFACE
 CHAT_NAMES = [
     "messages",
     "model",
@@ -95,24 +97,24 @@ def chat_body(**fields):
 
 
 def test_every_chat_field_of_openai_is_classified():
-    assert set(CHAT_NAMES) <= set(chat.FIELDS)
+    assert set(CHAT_NAMES) <= set(CHAT.fields)
 
 
 def test_every_completion_field_of_openai_is_classified():
-    assert set(COMPLETION_NAMES) <= set(completions.FIELDS)
+    assert set(COMPLETION_NAMES) <= set(COMPLETION.fields)
 
 
-@pytest.mark.parametrize("name", [name for name, use in chat.FIELDS.items() if use is Use.HONOURED])
+@pytest.mark.parametrize("name", [name for name, use in CHAT.fields.items() if use is Use.HONOURED])
 def test_honoured_chat_fields_are_fields_of_the_request(name):
     assert name in chat.ChatRequest.model_fields
 
 
-@pytest.mark.parametrize("name", [name for name, use in completions.FIELDS.items() if use is Use.HONOURED])
+@pytest.mark.parametrize("name", [name for name, use in COMPLETION.fields.items() if use is Use.HONOURED])
 def test_honoured_completion_fields_are_fields_of_the_request(name):
     assert name in completions.CompletionRequest.model_fields
 
 
-@pytest.mark.parametrize("name", [name for name, use in chat.FIELDS.items() if use is Use.NEUTRAL_ONLY])
+@pytest.mark.parametrize("name", [name for name, use in CHAT.fields.items() if use is Use.NEUTRAL_ONLY])
 def test_unsupported_chat_fields_are_refused_by_name(name):
     with pytest.raises(ApiError) as caught:
         chat.parse_chat(chat_body(**{name: ASKING.get(name, "x")}))
@@ -120,14 +122,14 @@ def test_unsupported_chat_fields_are_refused_by_name(name):
 
 
 @pytest.mark.parametrize(
-    ("module", "parse", "base"),
+    ("surface", "parse", "base"),
     [
-        (chat, chat.parse_chat, chat_body()),
-        (completions, completions.parse_completion, {"model": "m", "prompt": "x"}),
+        (CHAT, chat.parse_chat, chat_body()),
+        (COMPLETION, completions.parse_completion, {"model": "m", "prompt": "x"}),
     ],
 )
-def test_null_asks_for_nothing_in_any_optional_field(module, parse, base):
-    request = parse(base | {name: None for name in module.FIELDS if name not in base})
+def test_null_asks_for_nothing_in_any_optional_field(surface, parse, base):
+    request = parse(base | {name: None for name in surface.fields if name not in base})
     assert request.ignored == []
 
 
@@ -259,8 +261,8 @@ def honoured(fields):
 
 
 def test_every_honoured_field_is_in_these_tables():
-    assert honoured(chat.FIELDS) == {*SAMPLED, *ANSWERS, *CHAT_ONLY, *SEEN_BY_THE_ROUTE, *NEED_ANOTHER} - {"prompt"}
-    assert honoured(completions.FIELDS) == {*SAMPLED, *ANSWERS, *COMPLETION_ONLY, *SEEN_BY_THE_ROUTE} - {"messages"}
+    assert honoured(CHAT.fields) == {*SAMPLED, *ANSWERS, *CHAT_ONLY, *SEEN_BY_THE_ROUTE, *NEED_ANOTHER} - {"prompt"}
+    assert honoured(COMPLETION.fields) == {*SAMPLED, *ANSWERS, *COMPLETION_ONLY, *SEEN_BY_THE_ROUTE} - {"messages"}
 
 
 @pytest.mark.parametrize(("name", "value"), [*SAMPLED.items(), *ANSWERS.items(), *CHAT_ONLY.items()])
@@ -326,7 +328,7 @@ def test_ignored_names_cannot_break_a_header():
     assert ignored_header(["0", ""]) == '0, ""'
 
 
-@pytest.mark.parametrize("name", [name for name, use in completions.FIELDS.items() if use is Use.NEUTRAL_ONLY])
+@pytest.mark.parametrize("name", [name for name, use in COMPLETION.fields.items() if use is Use.NEUTRAL_ONLY])
 def test_unsupported_completion_fields_are_refused_by_name(name):
     value = "x"
     with pytest.raises(ApiError) as caught:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.schemas import anthropic, response_fields
-from server.schemas.fields import Use
+from server.schemas import anthropic, responses
+from server.schemas.surface import Use
 from server.surfaces import SURFACES
 
 RESPONSES = [
@@ -68,8 +68,8 @@ MESSAGES = [
 
 
 def test_every_field_of_the_published_apis_is_classified():
-    assert set(RESPONSES) <= set(response_fields.FIELDS)
-    assert set(MESSAGES) <= set(anthropic.FIELDS)
+    assert set(RESPONSES) <= set(responses.SURFACE.fields)
+    assert set(MESSAGES) <= set(anthropic.SURFACE.fields)
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.schemas.fields import Use
+from server.schemas.surface import Use
 from server.surfaces import SURFACES
 
 BODIES = {

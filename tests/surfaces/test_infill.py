@@ -10,7 +10,7 @@ import pytest
 from backends.messages import Delta, Failed, Finished, Started
 from server.output.line_limits import LineLimits
 from server.pool.stream import Stream
-from server.routes.limits import limited
+from server.routes.running import limited
 
 LLAMA_VIM = {
     "input_prefix": "def f(",

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from server.surfaces import SURFACES, Surface
+from server.schemas.surface import Surface, Use
+from server.surfaces import SURFACES
 
 USER = [{"role": "user", "content": "hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -68,8 +69,8 @@ def cases() -> list[Any]:
 
 def neutral(surface: Surface) -> Iterator[tuple[str, Any]]:
     """What equals, in Python, a value that asks for nothing."""
-    for name, values in surface.neutral.items():
-        for value in values:
+    for name in surface.named(Use.NEUTRAL_ONLY):
+        for value in surface.refused[name]:
             if isinstance(value, int):
                 yield from ((name, like) for like in (0, 1, 0.0, 1.0, True, "false") if type(like) is not type(value))
 
