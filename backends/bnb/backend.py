@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from backends import ladder
-from backends.backend import HeaderError, Setting
+from backends.backend import Files, HeaderError, Setting
 from backends.bnb import arithmetic, folder
 from backends.bnb.header import FolderInfo, read
 from backends.engine import LoadError
@@ -43,6 +43,16 @@ class Folders:
         from backends.bnb.options import FolderOptions
 
         return FolderOptions
+
+    def recognise(self, path: Path) -> Files | None:
+        """A folder with the config.json of transformers."""
+        if not (path / "config.json").is_file():
+            return None
+        return Files(tuple(sorted(file for file in path.glob("*.safetensors") if file.is_file())))
+
+    def claims(self, reference: str) -> bool:
+        """Any that has no ending of a file."""
+        return True
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> FolderInfo:
         """config.json, the weights' headers, and that nothing in the folder asks for what it may not have."""

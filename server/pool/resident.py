@@ -72,18 +72,18 @@ class Resident:
 
     def layers_on(self, device: Device) -> tuple[int, int] | None:
         """Layers on the card and layers in all, for a model that should be on one."""
-        if self.ready is None or device == "cpu":
+        if self.ready is None or self.ready.layers is None or device == "cpu":
             return None
-        return self.ready.gpu_layers, self.ready.n_layers
+        return self.ready.layers.on_card, self.ready.layers.total
 
     def count_ready(self, booking: Booking, load_s: float) -> None:
         """A load has succeeded, with this in the books."""
         self.metrics.loads["ok"].inc()
         self.metrics.load_seconds.observe(load_s)
         self.metrics.measured_bytes.set(booking.measured_bytes or 0)
-        if self.ready is not None:
-            self.metrics.gpu_layers.set(self.ready.gpu_layers)
-            self.metrics.layers.set(self.ready.n_layers)
+        if self.ready is not None and (layers := self.ready.layers) is not None:
+            self.metrics.gpu_layers.set(layers.on_card)
+            self.metrics.layers.set(layers.total)
         for part, n_bytes in _by_part(booking.predicted).items():
             self.metrics.predicted_bytes[part].set(n_bytes)
 

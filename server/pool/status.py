@@ -84,6 +84,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     measured_bytes: int | None
     parts: dict[str, int]
     context: int | None
+    """None while it is not loaded, and of a model that reads no text."""
     parallel: int | None
     busy: int
     """Jobs in the worker."""
@@ -151,6 +152,7 @@ def model_status(
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `booking` only while it is resident."""
     config = entry.config
+    text, layers = (ready.text, ready.layers) if ready else (None, None)
     idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
     ratio = booking.error_ratio if booking else None
     parts = (
@@ -168,7 +170,7 @@ def model_status(
         predicted_bytes=booking.predicted.total_bytes if booking else None,
         measured_bytes=booking.measured_bytes if booking else None,
         parts=dict(parts),
-        context=ready.context if ready else None,
+        context=text.context if text else None,
         parallel=ready.parallel if ready else None,
         busy=view.running,
         idle_s=idle_s,
@@ -177,8 +179,8 @@ def model_status(
         tokens_per_s=round(tokens_per_s, 1) if ready else None,
         unload_in_s=None if view.unload_at is None else max(0.0, view.unload_at - now),
         keep_alive_s=view.keep_s,
-        gpu_layers=ready.gpu_layers if ready else None,
-        n_layers=ready.n_layers if ready else None,
+        gpu_layers=layers.on_card if layers else None,
+        n_layers=layers.total if layers else None,
         pid=pid,
         load_s=ready.load_s if ready else None,
         last_error=view.last_error,

@@ -46,7 +46,9 @@ from backends.messages import (
     Finished,
     FinishReason,
     Generate,
+    GeneratorFacts,
     Job,
+    Layers,
     LoadModel,
     Prompt,
     Ready,
@@ -135,19 +137,21 @@ class FakeEngine:
     takes = (Generate, Tokenize, Detokenize, Embed, Rerank)
 
     def ready(self) -> Ready:
-        return Ready(
+        facts = GeneratorFacts(
             context=self._spec.context,
-            parallel=self._spec.parallel,
             n_ctx_train=8192,
             n_vocab=256,
-            gpu_layers=0,
-            n_layers=4,
-            measured_bytes=self._measured_bytes,
-            parts={"weights": self._measured_bytes},
-            capabilities=["chat", "completion", "infill", "tools", "thinking", "embedding", "rerank"],
             tool_format="hermes",
             reasoning_marks=("<think>", "</think>"),
             template_options=["enable_thinking"],
+        )
+        return Ready(
+            facts,
+            parallel=self._spec.parallel,
+            layers=Layers(0, 4),
+            measured_bytes=self._measured_bytes,
+            parts={"weights": self._measured_bytes},
+            capabilities=["chat", "completion", "infill", "tools", "thinking", "embedding", "rerank"],
             engine="fake 1",
         )
 
