@@ -52,15 +52,11 @@ def jobs(work: Workload, n_vocab: int, *, first_seed: int = 0) -> list[Generate]
     ]
 
 
-def open_engine(path: Path, work: Workload, *, backend: str | None = None) -> AnyEngine:
-    """Load the model as a worker would, and collect garbage as one does: not between steps. Raises LoadError.
-
-    Without a backend it is the one that recognises the files.
-    """
-    found = registry.recognised(path) if backend is None else None
+def open_engine(path: Path, work: Workload, *, backend: str = "gguf") -> AnyEngine:
+    """Load the model as a worker would, and collect garbage as one does: not between steps. Raises LoadError."""
     spec = LoadModel(
         name="bench",
-        backend=found[0].name if found is not None else backend or "",
+        backend=backend,
         path=str(path),
         context=work.context,
         parallel=work.streams,
@@ -74,13 +70,6 @@ def open_engine(path: Path, work: Workload, *, backend: str | None = None) -> An
     gc.freeze()
     gc.disable()
     return engine
-
-
-def vocabulary_size(engine: AnyEngine) -> int:
-    """Token ids of a model of text."""
-    facts = engine.ready().text
-    assert facts is not None
-    return facts.n_vocab
 
 
 def start(engine: AnyEngine, work: list[Generate]) -> None:
@@ -100,10 +89,10 @@ def check(step: Step) -> Step:
     return step
 
 
-def throughput(path: Path, work: Workload, *, backend: str | None = None, rounds: int = 1) -> dict[str, float]:
+def throughput(path: Path, work: Workload, *, backend: str = "gguf", rounds: int = 1) -> dict[str, float]:
     """Tokens per second of the engine alone, best of `rounds` after a short one that is not counted."""
     engine = open_engine(path, work, backend=backend)
-    n_vocab = vocabulary_size(engine)
+    n_vocab = engine.ready().n_vocab
     best: dict[str, float] = {"tokens_per_s": 0.0}
     for index in range(rounds + 1):
         started = time.perf_counter()

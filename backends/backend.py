@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
-
-from backends.sampling_defaults import SamplingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +16,8 @@ if TYPE_CHECKING:
 
     from backends.kinds import AnyKind
     from backends.options import Options
-    from backends.plan import Footprint, LoadPlan, Wish
+    from backends.plan import Amount, Footprint, LoadPlan, Wish
+    from backends.sampling_defaults import SamplingDefaults
 
 Gives = str
 """What a model answers with: the `gives` of one of its backend's kinds."""
@@ -30,24 +28,8 @@ class HeaderError(Exception):
     """Files that are no sound model of their kind; the message is a sentence without their path."""
 
 
-@dataclass(frozen=True)
-class Files:
-    """What a backend has recognised as a model of its own."""
-
-    weights: tuple[Path, ...]
-    """The files that a load reads."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the weights. Raises OSError."""
-        return sum(file.stat().st_size for file in self.weights)
-
-
 class Header(Protocol):
-    """What the files of a model say about it, as far as the server needs it; read and checked by its backend.
-
-    What only models of text have is 0 or empty here, for headers of others to inherit.
-    """
+    """What the files of a model say about it, as far as the server needs it; read and checked by its backend."""
 
     backend: ClassVar[str]
     """The name of the backend that has read it."""
@@ -60,27 +42,27 @@ class Header(Protocol):
     @property
     def n_ctx_train(self) -> int:
         """Tokens of context the model was trained for; 0 where the files do not say."""
-        return 0
+        ...
 
     @property
     def n_layers(self) -> int:
         """Transformer blocks."""
-        return 0
+        ...
 
     @property
     def n_vocab(self) -> int:
         """Tokens of the vocabulary."""
-        return 0
+        ...
 
     @property
     def longest_token_bytes(self) -> int:
         """Bytes of the longest token; 0 where it is not known."""
-        return 0
+        ...
 
     @property
     def tokens_cover_text(self) -> bool:
         """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
-        return False
+        ...
 
     @property
     def capabilities(self) -> list[str]:
@@ -90,12 +72,12 @@ class Header(Protocol):
     @property
     def sampling(self) -> SamplingDefaults:
         """How its makers want tokens chosen."""
-        return SamplingDefaults()
+        ...
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the operator should know, a sentence each."""
-        return ()
+        ...
 
 
 HeaderT = TypeVar("HeaderT")
@@ -127,17 +109,6 @@ class Backend(Protocol[HeaderT]):
         """Its own keys of a model's configuration; imported when asked for, because only the server needs pydantic."""
         ...
 
-    def recognise(self, path: Path) -> Files | None:
-        """The files behind a path that is there, where their content is a model of this kind; None where it is not.
-
-        Raises HeaderError where it is, and some of it is missing; blocks on the disk.
-        """
-        ...
-
-    def claims(self, reference: str) -> bool:
-        """Whether a path or reference that leads to no files reads like one of this kind of model."""
-        ...
-
     def describe(self, path: Path, options: Mapping[str, Setting]) -> HeaderT:
         """Read and check the files; `options` are those keys that were written down. Raises HeaderError; blocks."""
         ...
@@ -146,22 +117,19 @@ class Backend(Protocol[HeaderT]):
         """Acceptable plans, best first; at least one."""
         ...
 
-    def longest_context(self, header: HeaderT, context: int | None) -> int | None:
-        """The most tokens a request can ever use; `context` is the configured one, None for `auto`.
-
-        None for models that read no text.
-        """
+    def longest_context(self, header: HeaderT, context: int | None) -> int:
+        """The most tokens a request can ever use; `context` is the configured one, None for `auto`."""
         ...
 
     def estimate(self, header: HeaderT, plan: LoadPlan) -> Footprint:
-        """The bytes a plan takes on its device, computed from the header at once."""
+        """The bytes a plan takes of either memory, computed from the header at once."""
         ...
 
-    def layer_share(self, header: HeaderT, plan: LoadPlan) -> float:
-        """The part of a model's layers that lies on the budgeted device, 0..1."""
+    def card_share(self, header: HeaderT, plan: LoadPlan) -> float:
+        """The part of a model's layers that lies on the card, 0..1; 0 on a machine without one."""
         ...
 
-    def runtime_bytes(self, header: HeaderT, plan: LoadPlan) -> int:
+    def runtime_bytes(self, header: HeaderT, plan: LoadPlan) -> Amount:
         """What a process takes before a model is in it: the part of an estimate that this machine's median replaces."""
         ...
 

@@ -52,9 +52,13 @@ class DrySizes:
     """Buffers of computation and output by the device that llama.cpp names."""
 
     def on(self, device: Device) -> dict[str, int]:
-        """As plain figures of one device."""
-        names = [n for n in self.compute if device == "cpu" or (n.startswith("CUDA") and n != "CUDA_Host")]
-        return {"weights": self.weights, "cache": self.cache, "compute": sum(self.compute[n] for n in names)}
+        """As plain figures of a machine with or without a card; `host_compute` is what a card's machine adds."""
+        on_card = {n for n in self.compute if n.startswith("CUDA") and n != "CUDA_Host"} if device == "cuda" else set()
+        off_card = sum(n_bytes for name, n_bytes in self.compute.items() if name not in on_card)
+        plain = {"weights": self.weights, "cache": self.cache}
+        if device == "cpu":
+            return {**plain, "compute": off_card}
+        return {**plain, "compute": sum(self.compute[name] for name in on_card), "host_compute": off_card}
 
 
 Answer = tuple[DrySizes | None, ...]

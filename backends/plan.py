@@ -39,8 +39,6 @@ KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(
     }
 )
 """Elements per block, bytes per block."""
-RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 33 * 2**20, "cuda": 400 * 2**20})
-"""A process with its libraries, before this machine has measured one; on a GPU the driver's context and cuBLAS."""
 
 
 def whole_blocks(n_cells: float) -> int:
@@ -126,6 +124,17 @@ class Amount:
         """Whether both sides have room."""
         return self.device <= room.device and self.host <= room.host
 
+    def missing_from(self, room: Amount) -> Amount:
+        """What `room` lacks, negative where it has more; nothing of a memory of which nothing is needed."""
+        return Amount(
+            self.device - room.device if self.device else 0,
+            self.host - room.host if self.host else 0,
+        )
+
+    def at_most(self, most: Amount) -> Amount:
+        """The smaller of each side."""
+        return Amount(min(self.device, most.device), min(self.host, most.host))
+
     def no_less_than_none(self) -> Amount:
         """With nothing in place of what is negative."""
         return Amount(max(0, self.device), max(0, self.host))
@@ -134,6 +143,13 @@ class Amount:
     def total_bytes(self) -> int:
         """Both sides together."""
         return self.device + self.host
+
+
+RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(
+    {"cpu": Amount(host=33 * 2**20), "cuda": Amount(device=400 * 2**20, host=200 * 2**20)}
+)
+"""A process with its libraries, before this machine has measured one. On a card the driver's context and cuBLAS; what
+CUDA takes of host memory was never measured before the first load."""
 
 
 @dataclass(frozen=True)
@@ -170,16 +186,6 @@ class Footprint:
         """The sums."""
         return Amount(self.device.total_bytes, self.host.total_bytes)
 
-    @property
-    def total_bytes(self) -> int:
-        """Both memories together."""
-        return self.device.total_bytes + self.host.total_bytes
-
     def on(self, device: Device) -> Parts:
         """What lies where the model computes."""
         return self.device if device == "cuda" else self.host
-
-
-def footprint_on(device: Device, parts: Parts) -> Footprint:
-    """All of it where the model computes."""
-    return Footprint(device=parts) if device == "cuda" else Footprint(host=parts)

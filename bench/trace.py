@@ -101,7 +101,7 @@ def measure() -> dict[str, float]:
 def _price(contexts: Mapping[str, int]) -> dict[str, int]:
     header = BACKENDS["gguf"].describe(Path(GGUF_PATH), {})
     return {
-        name: estimate(header, LoadPlan(context, PARALLEL, "f16", 0, "cpu")).total_bytes
+        name: estimate(header, LoadPlan(context, PARALLEL, "f16", 0, "cpu")).amount.host
         for name, context in contexts.items()
     }
 

@@ -11,11 +11,11 @@ from backends.registry import estimate
 
 
 def predicted_bytes(header: Header, *, context: int, device: Device) -> int | None:
-    """Bytes with one request of `context` tokens at once, F16 cache; None where the model has not so much context."""
+    """Bytes where it computes, with one request of `context` tokens, F16 cache; None beyond its context."""
     if header.n_ctx_train and context > header.n_ctx_train:
         return None
     plan = LoadPlan(context=context, parallel=1, kv_type="f16", gpu_layers=ALL_LAYERS, device=device)
-    return estimate(header, plan).total_bytes
+    return estimate(header, plan).on(device).total_bytes
 
 
 def of_folder(folder: Path, type_name: str = "none") -> Header | None:

@@ -21,9 +21,10 @@ from server.tally import Tally, TallyFamily
 
 if TYPE_CHECKING:
     from backends.kinds import Series
-    from server.pool.status import MemoryStatus
 
 PARTS: Final = ("weights", "kv", "compute", "projector", "runtime")
+MEMORIES: Final = ("device", "host")
+"""Of a card, and of the machine; without a card all is host memory."""
 LOAD_OUTCOMES: Final = ("ok", "oom", "error", "timeout", "cancelled")
 REJECTIONS: Final[Mapping[str, str]] = {
     "queue_full": "queue_full",
@@ -79,10 +80,12 @@ class ModelMetrics:
     load_seconds: Histogram
     swap_wait: Histogram
     crashes: Counter
-    measured_bytes: Gauge
+    measured_bytes: Mapping[str, Gauge]
+    """By memory."""
     gpu_layers: Gauge
     layers: Gauge
-    predicted_bytes: Mapping[str, Gauge]
+    predicted_bytes: Mapping[tuple[str, str], Gauge]
+    """By memory and part."""
     states: Mapping[ModelState, Gauge]
     loads: Mapping[str, Counter]
     evictions: Mapping[str, Counter]
@@ -123,15 +126,17 @@ class Metrics:
         self.on_render: list[Callable[[], None]] = []
         """Called before a page is made: gauges that mirror state elsewhere are set there."""
         self._build_info()
-        self.memory_budget = self._gauge("memory_budget_bytes", "What all models may hold", "device")
-        self.memory_reserved = self._gauge("memory_reserved_bytes", "What the models hold", "device")
-        self.memory_other = self._gauge("memory_other_bytes", "What other programs hold", "device")
+        self.memory_budget = self._gauge("memory_budget_bytes", "What all models may hold", "device", "memory")
+        self.memory_reserved = self._gauge("memory_reserved_bytes", "What the models hold", "device", "memory")
+        self.memory_other = self._gauge("memory_other_bytes", "What other programs hold", "device", "memory")
         self.prefix_cache = self._gauge("prefix_cache_bytes", "Cached prefixes in host memory")
         self.prefix_cache_reserved = self._gauge(
-            "prefix_cache_reserved_bytes", "What is booked for them in the budget; 0 on a card"
+            "prefix_cache_reserved_bytes", "What is reserved for them in the budget of host memory"
         )
-        ratio = self._histogram("memory_prediction_error_ratio", "Measured / predicted", _ERROR_RATIOS, "backend")
-        self.prediction_error = {backend: ratio.labels(backend) for backend in backends}
+        ratio = self._histogram(
+            "memory_prediction_error_ratio", "Measured / predicted", _ERROR_RATIOS, "backend", "memory"
+        )
+        self.prediction_error = {(name, memory): ratio.labels(name, memory) for name in backends for memory in MEMORIES}
         make = _Maker(self)
         self._models = {name: make.model(name) for name in models}
 
@@ -139,13 +144,22 @@ class Metrics:
         """The series of a model of the catalogue."""
         return self._models[name]
 
-    def publish_memory(self, memory: MemoryStatus) -> None:
-        """Show the budget as it is now."""
-        self.memory_budget.labels(memory.device).set(memory.budget_bytes)
-        self.memory_reserved.labels(memory.device).set(memory.reserved_bytes)
-        self.memory_other.labels(memory.device).set(memory.other_bytes)
-        self.prefix_cache.set(memory.prefix_cache_bytes)
-        self.prefix_cache_reserved.set(memory.prefix_cache_reserved_bytes)
+    def publish_memory(self, device: str, memory: str, *, budget: int, reserved: int, other: int) -> None:
+        """Show the budget of one memory as it is now."""
+        self.memory_budget.labels(device, memory).set(budget)
+        self.memory_reserved.labels(device, memory).set(reserved)
+        self.memory_other.labels(device, memory).set(other)
+
+    def publish_prefix_cache(self, *, used: int, reserved: int) -> None:
+        """Show what cached prefixes take now."""
+        self.prefix_cache.set(used)
+        self.prefix_cache_reserved.set(reserved)
+
+    def count_errors(self, backend: str, device: float | None, host: float | None) -> None:
+        """How wrong the estimate of a load was: measured / predicted of each memory, None where it is not known."""
+        for memory, ratio in (("device", device), ("host", host)):
+            if ratio is not None:
+                self.prediction_error[backend, memory].observe(ratio)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""
@@ -182,8 +196,8 @@ class _Maker:
         gauge, counter, histogram = metrics._gauge, metrics._counter, metrics._histogram  # noqa: SLF001 - its own half
         tally = metrics._tally  # noqa: SLF001
         name = "model_name"
-        self.predicted = gauge("model_memory_predicted_bytes", "Price of the loaded model", name, "part")
-        self.measured = gauge("model_memory_measured_bytes", "What the loaded model took", name)
+        self.predicted = gauge("model_memory_predicted_bytes", "Estimate of the loaded model", name, "memory", "part")
+        self.measured = gauge("model_memory_measured_bytes", "What the loaded model took", name, "memory")
         self.gpu_layers = gauge("model_gpu_layers", "Layers of the loaded model that lie on the GPU", name)
         self.layers = gauge("model_layers", "Layers of the loaded model, the output layer counted", name)
         self.state = gauge("model_state", "1 for the state the model is in", name, "state")
@@ -229,10 +243,12 @@ class _Maker:
             load_seconds=self.load_s.labels(name),
             swap_wait=self.swap_s.labels(name),
             crashes=self.crashes.labels(name),
-            measured_bytes=self.measured.labels(name),
+            measured_bytes={memory: self.measured.labels(name, memory) for memory in MEMORIES},
             gpu_layers=self.gpu_layers.labels(name),
             layers=self.layers.labels(name),
-            predicted_bytes={part: self.predicted.labels(name, part) for part in PARTS},
+            predicted_bytes={
+                (memory, part): self.predicted.labels(name, memory, part) for memory in MEMORIES for part in PARTS
+            },
             states={state: self.state.labels(name, state.value) for state in ModelState},
             loads={outcome: self.loads.labels(name, outcome) for outcome in LOAD_OUTCOMES},
             evictions={reason: self.evictions.labels(name, reason) for reason in get_args(UnloadReason)},

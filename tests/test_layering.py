@@ -41,7 +41,6 @@ SERVER_MAY_USE = {
     "backends.workload",
     "backends.gguf.header",
     "backends.gguf.info",
-    "backends.gguf.parts",
     "backends.sampling_defaults",
     "demo",
 }
@@ -190,9 +189,9 @@ OPENS_OTHERS: Mapping[str, str] = {
     "server/cli/early.py": "/dev/null",
     "server/cli/configuration.py": "the example of the package",
     "server/cli/output.py": "/dev/null",
-    "server/own_folder.py": "locks of our own",
+    "server/memory/prefix_cache.py": "locks of our own",
     "backends/host.py": "/proc and /sys",
-    "server/memory/learned.py": "what was learned, a file of our own",
+    "server/memory/estimator.py": "what was learned, a file of our own",
     "server/settings/config_source.py": "the operator's configuration",
     "server/settings/key_file.py": "the operator's keys",
 }

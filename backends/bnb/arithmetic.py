@@ -8,6 +8,7 @@ Embeddings, the output head and the norms stay as they are. Checkpoints that are
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,11 +17,11 @@ from backends.plan import (
     BATCH_TOKENS,
     CONSTRAINT_BYTES,
     SCORED_ROWS,
+    Amount,
     Device,
     Footprint,
     LoadPlan,
     Parts,
-    footprint_on,
     whole_blocks,
 )
 
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from backends.bnb.header import FolderInfo, StoredTensor
     from backends.messages import KvType
 
-RUNTIME_BYTES: Final[Mapping[Device, int]] = MappingProxyType({"cpu": 330 * 2**20, "cuda": 600 * 2**20})
-"""Python with PyTorch; on a GPU the driver's context and cuBLAS, as published."""
+RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(
+    {"cpu": Amount(host=330 * 2**20), "cuda": Amount(device=600 * 2**20, host=800 * 2**20)}
+)
+"""Python with PyTorch; on a card the driver's context and cuBLAS, as published, and what CUDA takes of host memory,
+which was never measured before the first load."""
 BLOCK: Final = 64
 GROWTH: Final = 64
 """Cells by which the rows of a shared pool grow."""
@@ -46,18 +50,19 @@ _SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
 
 
 def predict(folder: FolderInfo, plan: LoadPlan) -> Footprint:
-    """The price of a plan; layers on the CPU are not possible with this backend."""
+    """What a plan takes of either memory; layers on the CPU beside a card are not possible with this backend."""
+    runtime = RUNTIME_BYTES[plan.device]
     if folder.gives != "text":
+        constraints = 0
         weights = sum(tensor_bytes(tensor, folder, plan.device) for tensor in folder.tensors)
-        parts = Parts(weights, kv=0, compute=pass_bytes(folder, plan), runtime=RUNTIME_BYTES[plan.device])
-        return footprint_on(plan.device, parts)
-    parts = Parts(
-        weights=weight_bytes(folder, plan.device),
-        kv=cache_bytes(folder, plan),
-        compute=compute_bytes(folder, plan),
-        runtime=RUNTIME_BYTES[plan.device] + (folder.n_vocab * CONSTRAINT_BYTES if plan.device == "cpu" else 0),
-    )
-    return footprint_on(plan.device, parts)
+        parts = Parts(weights, kv=0, compute=pass_bytes(folder, plan))
+    else:
+        constraints = folder.n_vocab * CONSTRAINT_BYTES
+        weights = weight_bytes(folder, plan.device)
+        parts = Parts(weights, kv=cache_bytes(folder, plan), compute=compute_bytes(folder, plan))
+    if plan.device == "cpu":
+        return Footprint(host=replace(parts, runtime=runtime.host + constraints))
+    return Footprint(replace(parts, runtime=runtime.device), Parts(runtime=runtime.host + constraints))
 
 
 def pass_tokens(device: Device) -> int:

@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from backends import ladder
-from backends.backend import Files, HeaderError, Setting
+from backends.backend import HeaderError, Setting
 from backends.bnb import arithmetic, folder
 from backends.bnb.header import FolderInfo, read
 from backends.engine import LoadError
 from backends.kinds import OF_TEXT, AnyKind
-from backends.plan import Footprint, LoadPlan, Wish
+from backends.plan import Amount, Footprint, LoadPlan, Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,16 +44,6 @@ class Folders:
 
         return FolderOptions
 
-    def recognise(self, path: Path) -> Files | None:
-        """A folder with the config.json of transformers."""
-        if not (path / "config.json").is_file():
-            return None
-        return Files(tuple(sorted(file for file in path.glob("*.safetensors") if file.is_file())))
-
-    def claims(self, reference: str) -> bool:
-        """Any that has no ending of a file."""
-        return True
-
     def describe(self, path: Path, options: Mapping[str, Setting]) -> FolderInfo:
         """config.json, the weights' headers, and that nothing in the folder asks for what it may not have."""
         header = read(path, str(options.get("quantization", "none")))
@@ -78,10 +68,10 @@ class Folders:
         """See `backends.bnb.arithmetic`."""
         return arithmetic.predict(header, plan)
 
-    def layer_share(self, header: FolderInfo, plan: LoadPlan) -> float:
-        """All of them."""
-        return 1.0
+    def card_share(self, header: FolderInfo, plan: LoadPlan) -> float:
+        """All of them or none."""
+        return 1.0 if plan.device == "cuda" else 0.0
 
-    def runtime_bytes(self, header: FolderInfo, plan: LoadPlan) -> int:
+    def runtime_bytes(self, header: FolderInfo, plan: LoadPlan) -> Amount:
         """Python with PyTorch; on a card the driver's context and cuBLAS."""
         return arithmetic.RUNTIME_BYTES[plan.device]

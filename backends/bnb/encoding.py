@@ -21,13 +21,13 @@ from backends import card, model_files
 from backends.bnb import arithmetic
 from backends.bnb.encoder import FolderEncoder
 from backends.bnb.layout import input_limit
-from backends.bnb.measure import runtime_bytes, version, weight_bytes
+from backends.bnb.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
 from backends.bnb.vocabulary import Vocabulary
 from backends.bnb.weights import Kind, load_model
 from backends.crash_reason import in_words
 from backends.embedding import EmbeddingEngine, Input, NoRoomError
 from backends.engine import LoadError
-from backends.messages import EncoderFacts, Layers, Ready
+from backends.messages import Ready
 from backends.plan import JOBS_AT_ONCE, LoadPlan
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine
     draft = _describe(source, model, vocabulary.n_vocab)
     max_tokens = arithmetic.pass_tokens(spec.device)
 
-    def made(ready: Ready[EncoderFacts]) -> FolderEncoder:
+    def made(ready: Ready) -> FolderEncoder:
         return FolderEncoder(
             model, vocabulary, source.tokenizer, layout, dense=dense, ready=ready, max_tokens=max_tokens
         )
@@ -83,15 +83,20 @@ def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine
     _warm_up(made(draft), max_tokens if spec.device == "cuda" else 1)
     parts = _parts(source, model)
     measured = sum(parts.values()) if parts is not None else 0
-    return EmbeddingEngine(made(msgspec.structs.replace(draft, measured_bytes=measured, parts=parts or {})))
+    beside = host_parts_beside_card() if spec.device == "cuda" else {}
+    ready = msgspec.structs.replace(draft, measured_bytes=measured, parts=parts or {}, host_parts=beside)
+    return EmbeddingEngine(made(ready))
 
 
-def _describe(source: Source, model: Any, n_vocab: int) -> Ready[EncoderFacts]:
+def _describe(source: Source, model: Any, n_vocab: int) -> Ready:
     spec, n_layers = source.spec, int(model.config.get_text_config().num_hidden_layers) + 1
     return Ready(
-        EncoderFacts(input_limit(spec.context, source.config), source.info.n_ctx_train, n_vocab),
+        context=input_limit(spec.context, source.config),
         parallel=JOBS_AT_ONCE,
-        layers=Layers(n_layers if spec.device == "cuda" else 0, n_layers),
+        n_ctx_train=source.info.n_ctx_train,
+        n_vocab=n_vocab,
+        gpu_layers=n_layers if spec.device == "cuda" else 0,
+        n_layers=n_layers,
         measured_bytes=0,
         capabilities=["rerank" if source.info.gives == "scores" else "embedding"],
         engine=version(),
@@ -120,7 +125,7 @@ def _n_labels(config: dict[str, Any]) -> int:
 
 def _warm_up(encoder: FolderEncoder, n_tokens: int) -> None:
     """Compute something, so that libraries and buffers are there. Raises LoadError."""
-    n = min(n_tokens, encoder.ready().facts.context)
+    n = min(n_tokens, encoder.ready().context)
     try:
         encoder.encode([Input(np.zeros(n, dtype=np.int32))] * max(1, n_tokens // n))
     except (NoRoomError, RuntimeError, TypeError, ValueError, IndexError) as error:

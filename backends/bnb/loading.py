@@ -28,7 +28,7 @@ from backends.bnb.context import BnbContext  # noqa: E402
 from backends.bnb.encoding import Source, load_encoder  # noqa: E402
 from backends.bnb.header import read  # noqa: E402
 from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
-from backends.bnb.measure import runtime_bytes, version, weight_bytes  # noqa: E402
+from backends.bnb.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes  # noqa: E402
 from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
 from backends.bnb.weights import Order, load_model, pin_positions  # noqa: E402
@@ -38,7 +38,6 @@ from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
 from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
-from backends.messages import Layers  # noqa: E402
 from backends.plan import BATCH_TOKENS, LoadPlan  # noqa: E402
 
 if TYPE_CHECKING:
@@ -125,8 +124,10 @@ def _engine(
         tokenizer,
         n_ctx_train=info.n_ctx_train,
         n_vocab=vocabulary.n_vocab,
-        layers=Layers(len(shapes) + 1 if device.type == "cuda" else 0, len(shapes) + 1),
+        gpu_layers=len(shapes) + 1 if device.type == "cuda" else 0,
+        n_layers=len(shapes) + 1,
         parts=_parts(spec, model, info, cache, free_before),
+        host_parts=host_parts_beside_card() if device.type == "cuda" else {},
         engine=version(),
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)

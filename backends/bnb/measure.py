@@ -31,6 +31,13 @@ def runtime_bytes(model: Any, *, beside: int) -> int:
     return max(0, anonymous_bytes() + mapped_bytes(model) - weight_bytes(model) - beside)
 
 
+def host_parts_beside_card() -> dict[str, int]:
+    """What this process holds of host memory while its model lies on a card."""
+    gc.collect()
+    give_back_freed()
+    return {"runtime": anonymous_bytes()}
+
+
 def _tensors(model: Any) -> dict[int, int]:
     """The bytes of each tensor by its place in memory."""
     seen = {}

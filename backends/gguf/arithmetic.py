@@ -23,7 +23,6 @@ from backends.plan import (
     Footprint,
     LoadPlan,
     Parts,
-    footprint_on,
     whole_blocks,
 )
 
@@ -55,18 +54,14 @@ _FLOAT_BYTES: Final = 4
 
 
 def predict(header: HeaderInfo, plan: LoadPlan) -> Footprint:
-    """The price of a plan in bytes of the plan's device."""
+    """What a plan takes of either memory."""
     if header.gives != "text":
         return _predict_pooled(header, plan)
-    share = layer_share(header, plan)
-    constraints = header.n_vocab * CONSTRAINT_BYTES if plan.device == "cpu" else 0
-    parts = Parts(
-        weights=weight_bytes(header, plan),
-        kv=math.ceil((cache_bytes(header, plan) + state_bytes(header, plan)) * share),
-        compute=compute_bytes(header, plan),
-        runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan) + constraints,
+    cache = cache_bytes(header, plan) + state_bytes(header, plan)
+    constraints = header.n_vocab * CONSTRAINT_BYTES
+    return _footprint(
+        header, plan, cache, compute_bytes(header, plan), host_compute_bytes(header, plan), beside=constraints
     )
-    return footprint_on(plan.device, parts)
 
 
 def _predict_pooled(header: HeaderInfo, plan: LoadPlan) -> Footprint:
@@ -76,33 +71,44 @@ def _predict_pooled(header: HeaderInfo, plan: LoadPlan) -> Footprint:
     one = replace(plan, context=max(limit, batch), parallel=1)
     kv = 0 if header.architecture in ENCODERS else cache_bytes(header, one, with_windows=False)
     graph = batch * (_activations(header) * _FLOAT_BYTES + one.cells_each * 2) + 2**16
-    output = batch * (header.n_vocab + header.number("embedding_length")) * _FLOAT_BYTES if plan.device == "cpu" else 0
-    parts = Parts(
-        weights=weight_bytes(header, plan),
-        kv=math.ceil(kv * layer_share(header, plan)),
-        compute=graph + output,
-        runtime=RUNTIME_BYTES[plan.device] + vocabulary_bytes(header, plan),
+    output = batch * (header.n_vocab + header.number("embedding_length")) * _FLOAT_BYTES
+    if plan.device == "cpu":
+        return _footprint(header, plan, kv, graph + output, 0)
+    inputs = batch * (header.number("embedding_length") * _FLOAT_BYTES + one.cells_each * _FLOAT_BYTES)
+    return _footprint(header, plan, kv, graph, output + (inputs if _all_on_card(header, plan) else graph))
+
+
+def _footprint(
+    header: HeaderInfo, plan: LoadPlan, cache: int, compute: int, host_compute: int, *, beside: int = 0
+) -> Footprint:
+    """Layers that are not on the card lie in host memory with their cache; so do the vocabulary and `beside`."""
+    runtime = RUNTIME_BYTES[plan.device]
+    host_runtime = runtime.host + header.n_vocab * _VOCABULARY_BYTES + beside
+    if plan.device == "cpu":
+        return Footprint(host=Parts(header.weight_bytes, cache, compute, host_runtime))
+    share = card_share(header, plan)
+    return Footprint(
+        device=Parts(card_weight_bytes(header, plan), math.ceil(cache * share), compute, runtime.device),
+        host=Parts(host_weight_bytes(header, plan), math.ceil(cache * (1 - share)), host_compute, host_runtime),
     )
-    return footprint_on(plan.device, parts)
 
 
-def vocabulary_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
-    """What the vocabulary takes beside the weights; only host memory, so nothing of a card."""
-    return header.n_vocab * _VOCABULARY_BYTES if plan.device == "cpu" else 0
-
-
-def layer_share(header: HeaderInfo, plan: LoadPlan) -> float:
-    """The part of the transformer blocks that lies on the budgeted device."""
-    if plan.device == "cpu" or plan.gpu_layers == ALL_LAYERS or header.n_layers == 0:
+def card_share(header: HeaderInfo, plan: LoadPlan) -> float:
+    """The part of the transformer blocks that lies on the card."""
+    if plan.device == "cpu":
+        return 0.0
+    if plan.gpu_layers == ALL_LAYERS or header.n_layers == 0:
         return 1.0
     blocks = min(max(plan.gpu_layers - 1, 0), header.n_layers)  # the output layer is the first to go there
     return blocks / header.n_layers
 
 
-def weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
-    """The tensors that lie on the budgeted device."""
-    if plan.device == "cpu":
-        return header.weight_bytes
+def _all_on_card(header: HeaderInfo, plan: LoadPlan) -> bool:
+    return plan.gpu_layers == ALL_LAYERS or plan.gpu_layers > header.n_layers
+
+
+def card_weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+    """The tensors that lie on the card."""
     on_gpu = header.n_layers + 1 if plan.gpu_layers == ALL_LAYERS else plan.gpu_layers
     first = header.n_layers - on_gpu  # llama.cpp offloads the last layers first, and the output before any
     has_output = any(tensor.name == "output.weight" for tensor in header.tensors)
@@ -115,6 +121,16 @@ def weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
         elif head != "token_embd" or not has_output:
             n_bytes += tensor.n_bytes if on_gpu > 0 else 0
     return n_bytes
+
+
+def host_weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+    """Beside a card: the layers that are not on it, and the input embedding, which is always here.
+
+    An embedding that is tied to the output lies in both memories.
+    """
+    embedding = sum(tensor.n_bytes for tensor in header.tensors if tensor.name.startswith("token_embd"))
+    tied = plan.gpu_layers != 0 and not any(tensor.name == "output.weight" for tensor in header.tensors)
+    return header.weight_bytes - card_weight_bytes(header, plan) + (embedding if tied else 0)
 
 
 def cache_bytes(header: HeaderInfo, plan: LoadPlan, *, with_windows: bool = True) -> int:
@@ -161,6 +177,17 @@ def compute_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
         graph += max(_kv_heads(header), default=0) * sum(head_sizes(header, "")) * plan.cells * 2
     behind_activations = logits + 2 * batch * embedding * _FLOAT_BYTES
     return max(graph, behind_activations) + logits + 2**16
+
+
+def host_compute_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+    """Beside a card: inputs, masks and outputs, which are copied to and fro; the whole graph where layers stay here."""
+    if plan.device == "cpu":
+        return 0
+    if not _all_on_card(header, plan):
+        return compute_bytes(header, plan)
+    batch = max(BATCH_TOKENS, plan.parallel)
+    inputs = batch * (header.number("embedding_length") + plan.cells_seen) * _FLOAT_BYTES
+    return inputs + (plan.parallel + SCORED_ROWS) * header.n_vocab * _FLOAT_BYTES
 
 
 def _activations(header: HeaderInfo) -> int:

@@ -7,15 +7,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from backends import foreign, ladder
-from backends.backend import Files, HeaderError, Setting
+from backends import ladder
+from backends.backend import HeaderError, Setting
 from backends.gguf import arithmetic
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
-from backends.gguf.parts import is_gguf, split_parts
 from backends.gguf.servable import unservable
 from backends.kinds import OF_TEXT, AnyKind
-from backends.plan import RUNTIME_BYTES, Footprint, LoadPlan, Wish
+from backends.plan import RUNTIME_BYTES, Amount, Footprint, LoadPlan, Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,16 +80,6 @@ class Gguf:
 
         return GgufOptions
 
-    def recognise(self, path: Path) -> Files | None:
-        """A file by its name or its first bytes, with its other parts."""
-        if not path.is_file() or foreign.is_unfinished(path.name) or not is_gguf(path):
-            return None
-        return Files(split_parts(path))
-
-    def claims(self, reference: str) -> bool:
-        """A name that ends in .gguf, or a reference with a quantisation: `org/repo:Q4_K_M`."""
-        return reference.lower().endswith(".gguf") or ":" in reference.removeprefix("hf:")
-
     def describe(self, path: Path, options: Mapping[str, Setting]) -> HeaderInfo:
         """The file's header, of a split one all of them."""
         header = read(path)
@@ -123,10 +112,10 @@ class Gguf:
         """See `backends.gguf.arithmetic`."""
         return arithmetic.predict(header, plan)
 
-    def layer_share(self, header: HeaderInfo, plan: LoadPlan) -> float:
+    def card_share(self, header: HeaderInfo, plan: LoadPlan) -> float:
         """Of the transformer blocks."""
-        return arithmetic.layer_share(header, plan)
+        return arithmetic.card_share(header, plan)
 
-    def runtime_bytes(self, header: HeaderInfo, plan: LoadPlan) -> int:
+    def runtime_bytes(self, header: HeaderInfo, plan: LoadPlan) -> Amount:
         """Python with llama.cpp; on a card the driver's context and cuBLAS."""
         return RUNTIME_BYTES[plan.device]

@@ -23,7 +23,7 @@ from backends.gguf.library_log import LibraryLog, supports_gpu, version
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
-from backends.messages import EncoderFacts, Layers, Ready
+from backends.messages import Ready
 from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     before_bytes = anonymous_bytes()
     context.warm_up(BATCH_TOKENS if spec.device == "cuda" else 1)
     touched_bytes = anonymous_bytes() - before_bytes
+    host_parts = {}
     if spec.device == "cuda":
-        parts = parts_on_card(log, free_before, card.free_bytes())
+        parts, host_parts = parts_on_card(log, free_before, card.free_bytes()), parts_beside_card(log)
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes)
     ready = describe(
@@ -74,8 +75,10 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         tokenizer,
         n_ctx_train=model.n_ctx_train,
         n_vocab=model.n_vocab,
-        layers=Layers(log.offloaded_layers(), model.n_layers + 1),
+        gpu_layers=log.offloaded_layers(),
+        n_layers=model.n_layers + 1,  # the output layer counts, as in llama.cpp's own reports
         parts=parts,
+        host_parts=host_parts,
         engine=version(),
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
@@ -107,16 +110,21 @@ def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: i
     before_bytes = anonymous_bytes()
     context.encode([np.zeros(max_tokens if spec.device == "cuda" else 1, dtype=np.int32)])
     touched_bytes = anonymous_bytes() - before_bytes
+    host_parts = {}
     if spec.device == "cuda":
-        parts = parts_on_card(log, free_before, card.free_bytes())
+        parts, host_parts = parts_on_card(log, free_before, card.free_bytes()), parts_beside_card(log)
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes, output_bytes=context.output_bytes)
     ready = Ready(
-        EncoderFacts(context.limit, model.n_ctx_train, model.n_vocab),
+        context=context.limit,
         parallel=JOBS_AT_ONCE,
-        layers=Layers(log.offloaded_layers(), model.n_layers + 1),
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.n_vocab,
+        gpu_layers=log.offloaded_layers(),
+        n_layers=model.n_layers + 1,
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},
+        host_parts=host_parts,
         capabilities=["rerank" if context.reranks else "embedding"],
         engine=version(),
     )
@@ -169,17 +177,38 @@ def parts_on_card(log: LibraryLog, free_before: int | None, free_after: int | No
     """
     if free_before is None or free_after is None:
         return None
+    parts = _parts_of_log(log, on_card=True)
+    return {**parts, "runtime": max(0, free_before - free_after - sum(parts.values()))}
+
+
+def parts_beside_card(log: LibraryLog) -> dict[str, int]:
+    """What this process takes of host memory beside a card, by component.
+
+    That is its anonymous memory, layers that are mapped because they are not on the card, and the pinned buffers, which
+    some drivers count among the anonymous memory: rather too much than too little.
+    """
+    parts = _parts_of_log(log, on_card=False)
+    pinned = sum(
+        n_bytes
+        for kind in ("model", "KV", "RS", "compute", "output")
+        for device, n_bytes in log.buffers(kind).items()
+        if device == "CUDA_Host"
+    )
+    total = anonymous_bytes() + log.buffers("model").get("CPU_Mapped", 0) + pinned
+    return {**parts, "runtime": max(0, total - sum(parts.values()))}
+
+
+def _parts_of_log(log: LibraryLog, *, on_card: bool) -> dict[str, int]:
     kinds = {"weights": ("model",), "kv": ("KV", "RS"), "compute": ("compute", "output")}
-    parts = {
+    return {
         part: sum(
             n_bytes
             for kind in names
             for device, n_bytes in log.buffers(kind).items()
-            if device.startswith("CUDA") and "Host" not in device
+            if (device.startswith("CUDA") and device != "CUDA_Host") is on_card
         )
         for part, names in kinds.items()
     }
-    return {**parts, "runtime": max(0, free_before - free_after - sum(parts.values()))}
 
 
 def anonymous_bytes() -> int:

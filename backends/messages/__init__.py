@@ -33,7 +33,6 @@ from backends.messages.events import (
     Tokenized,
     TokenLogprob,
 )
-from backends.messages.facts import EncoderFacts, Facts, GeneratorFacts, TextFacts
 from backends.messages.jobs import (
     ChatPrompt,
     Constraint,
@@ -59,10 +58,8 @@ from backends.messages.jobs import (
     ToolCalls,
     VectorJob,
 )
-from backends.messages.media import SpoolFile
 from backends.messages.reports import (
     Keeps,
-    Layers,
     LoadFailed,
     Pong,
     Progress,
@@ -83,10 +80,8 @@ __all__ = [
     "Detokenized",
     "Embed",
     "Embedded",
-    "EncoderFacts",
     "ErrorCode",
     "Event",
-    "Facts",
     "Failed",
     "FimFile",
     "FimPrompt",
@@ -94,7 +89,6 @@ __all__ = [
     "Finished",
     "Function",
     "Generate",
-    "GeneratorFacts",
     "Job",
     "JsonObject",
     "JsonSchema",
@@ -103,7 +97,6 @@ __all__ = [
     "Keeps",
     "KvLayout",
     "KvType",
-    "Layers",
     "LoadFailed",
     "LoadModel",
     "Part",
@@ -118,12 +111,10 @@ __all__ = [
     "Rerank",
     "Sampling",
     "Shutdown",
-    "SpoolFile",
     "Started",
     "Step",
     "Store",
     "Submit",
-    "TextFacts",
     "TextJob",
     "TextPrompt",
     "TokenLogprob",

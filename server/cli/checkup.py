@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from backends.backend import HeaderError
 from backends.registry import BACKENDS
-from server.memory.capacity import Asked
-from server.memory.estimator import look
+from server.memory.capacity import WishChange
+from server.memory.files import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ async def look_over(pool: Pool, entries: Iterable[CatalogEntry], found: Checkup)
     """Look at the models of a started pool, and put what comes into `found`, model by model."""
     for entry in entries:
         try:
-            plan = await pool.capacity(entry.name, Asked())
+            plan = await pool.capacity(entry.name, WishChange())
         except HeaderError as problem:
             found.unusable[entry.name] = str(problem)
         else:

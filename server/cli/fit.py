@@ -18,9 +18,13 @@ from server.cli.client import server_url
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write, write_json
 from server.cli.flags import name_for
-from server.memory.capacity import Asked, Capacity, PlanStatus, appraise
-from server.memory.estimator import Estimator, Looked, likely_plans, look, wish
+from server.memory.budget import likely_plans, wish
+from server.memory.capacity import Capacity, PlanStatus, WishChange, capacity_of
+from server.memory.estimator import Estimator
+from server.memory.files import ModelFacts, look
+from server.memory.ledger import LedgerError, Tenant
 from server.memory.memory import DeviceError, open_memory
+from server.memory.placement import memory_words
 from server.scheduling.eviction import Candidate
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config_source import ConfigError
@@ -52,7 +56,7 @@ def show_fit(
     if kv_type is not None and (why := backend.refuses.get("kv_type")):
         raise CliError(f"--kv-type: this is {backend.files}, {why}", ExitCode.USAGE)
     try:
-        answer = asyncio.run(_answer(settings, entries, Asked(**asked)))
+        answer = asyncio.run(_answer(settings, entries, WishChange(**asked)))
     except (DeviceError, HeaderError) as problem:
         raise CliError(str(problem)) from None
     if as_json:
@@ -93,54 +97,54 @@ def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured:
     )
 
 
-async def _answer(settings: Settings, entries: list[CatalogEntry], asked: Asked) -> Capacity:
+async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishChange) -> Capacity:
     """The first entry's plan beside the others, which are taken to be resident."""
     memory = await open_memory(settings.memory)
     estimator = Estimator()
-    looked = [_looked(entry) for entry in entries]
+    facts = [_facts(entry) for entry in entries]
     wishes = [wish(entry.config, memory.device) for entry in entries]
-    wishes[0] = asked.over(wishes[0])
-    likely = [(seen, likely_plans(seen, w)) for seen, w in zip(looked, wishes, strict=True)]
-    # A child that fails leaves the computed price, and the answer says which price it is.
+    wishes[0] = change.over(wishes[0])
+    likely = [(seen, likely_plans(seen, w)) for seen, w in zip(facts, wishes, strict=True)]
+    # A child that fails leaves the computed sizes, and the answer says which they are.
     logging.getLogger("onecard.dry").addHandler(logging.NullHandler())
     await estimator.ask_dry([(seen, _near(estimator, seen, plans, memory)) for seen, plans in likely])
     residents = []
     for entry, (seen, plans) in zip(entries[1:], likely[1:], strict=True):
-        footprint = estimator.quote(seen, plans[0]).footprint
-        _reserve(memory, entry, footprint.total_bytes)
-        memory.ledger.reserve(entry.name, footprint)
+        footprint = estimator.estimate(seen, plans[0]).footprint
+        free = memory.ledger.free
+        try:
+            memory.ledger.reserve(Tenant(entry.name), footprint)
+        except LedgerError:
+            needs, left = (memory_words(memory.device, amount) for amount in (footprint.amount, free))
+            raise CliError(
+                f"--with {entry.name}: it needs {needs} itself, {left} are free", ExitCode.DOES_NOT_FIT
+            ) from None
         if not entry.config.pinned:
-            residents.append(Candidate(entry.name, footprint.total_bytes, 1.0))
-    return appraise(
+            residents.append(Candidate(entry.name, footprint.amount, 1.0))
+    return capacity_of(
         entries[0].name,
-        looked[0].header,
+        facts[0].header,
         wishes[0],
-        lambda plan: estimator.quote(looked[0], plan),
-        budget_bytes=memory.ledger.budget_bytes,
-        free_bytes=memory.ledger.free_bytes,
+        lambda plan: estimator.estimate(facts[0], plan),
+        budget=memory.ledger.budget,
+        free=memory.ledger.free,
         residents=residents,
     )
 
 
-def _looked(entry: CatalogEntry) -> Looked:
+def _facts(entry: CatalogEntry) -> ModelFacts:
     try:
         return look(entry)
     except HeaderError as problem:
         raise CliError(f"{entry.path}: {problem}") from None
 
 
-def _near(estimator: Estimator, seen: Looked, plans: list[LoadPlan], memory: Memory) -> list[LoadPlan]:
-    """The plans that an exact price could let in: what takes many times the budget takes the engine long to price."""
-    most_bytes = _NEAR * memory.ledger.budget_bytes
-    return [plan for plan in plans if estimator.quote(seen, plan).footprint.total_bytes <= most_bytes]
-
-
-def _reserve(memory: Memory, entry: CatalogEntry, n_bytes: int) -> None:
-    if n_bytes > memory.ledger.free_bytes:
-        free = format_size(memory.ledger.free_bytes)
-        raise CliError(
-            f"--with {entry.name}: it needs {format_size(n_bytes)} itself, {free} are free", ExitCode.DOES_NOT_FIT
-        )
+def _near(estimator: Estimator, seen: ModelFacts, plans: list[LoadPlan], memory: Memory) -> list[LoadPlan]:
+    """The plans that exact sizes could let in: what takes many times the budget takes the engine long to tell."""
+    most_bytes = _NEAR * memory.account.budget_bytes
+    return [
+        plan for plan in plans if estimator.estimate(seen, plan).footprint.on(plan.device).total_bytes <= most_bytes
+    ]
 
 
 def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
@@ -153,11 +157,16 @@ def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for part, n_bytes in answer.parts.items():
-        if n_bytes:
-            table.add_row(Text(part), format_size(n_bytes))
-    table.add_row("total", f"{format_size(answer.total_bytes)} of {format_size(answer.budget_bytes)}")
-    table.add_row("free", format_size(answer.free_bytes))
+    for name, side in (("on the card", answer.device), ("host memory", answer.host)):
+        if side is None:
+            continue
+        if answer.device is not None:
+            table.add_row(Text(name, style="bold"), "")
+        for part, n_bytes in side.parts.items():
+            if n_bytes:
+                table.add_row(Text(part), format_size(n_bytes))
+        table.add_row("total", f"{format_size(side.total_bytes)} of {format_size(side.budget_bytes)}")
+        table.add_row("free", format_size(side.free_bytes))
     stdout().print(table)
     write(f"estimate: {_SOURCES[answer.source]}")
     if answer.trained_context is not None and answer.plan.context > answer.trained_context:

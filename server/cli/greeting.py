@@ -50,11 +50,12 @@ def greeting(
 
 
 def device_words(memory: MemoryStatus) -> str:
-    """`cpu, 12.3 GiB for models` or `NVIDIA RTX 4070 Ti, 10.9 GiB of 12 GiB for models`."""
+    """`cpu, 12.3 GiB for models` or `NVIDIA RTX 4070 Ti, 10.9 GiB of 12 GiB for models; 20 GiB of host memory`."""
     budget = format_size(memory.budget_bytes)
     if memory.device == "cpu":
         return f"cpu, {budget} for models"
-    return f"{memory.device_name or memory.device}, {budget} of {format_size(memory.device_total_bytes)} for models"
+    card = f"{memory.device_name or memory.device}, {budget} of {format_size(memory.device_total_bytes)} for models"
+    return card if memory.host is None else f"{card}; {format_size(memory.host.budget_bytes)} of host memory"
 
 
 def greeting_line(

@@ -87,7 +87,7 @@ def page(status: dict[str, Any], columns: int) -> Group:
         table.add_column(title, justify="left" if left else "right", no_wrap=title != "NAME", overflow="fold")
     for cells in rows:
         table.add_row(*(Text(cell) for title, cell in zip(_TITLES, cells, strict=True) if title in shown))
-    lines: list[Any] = [table, Text(bar(status), no_wrap=True, overflow="ignore")]
+    lines: list[Any] = [table, *(Text(line, no_wrap=True, overflow="ignore") for line in bars(status))]
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
@@ -128,13 +128,13 @@ def choices(status: dict[str, Any]) -> list[str]:
 
 def marks_of(status: dict[str, Any]) -> dict[str, str]:
     """The letter of each model that holds memory, as the bar shows it."""
-    holders = [model["name"] for model in status["models"] if held_bytes(model)]
+    holders = [m["name"] for m in status["models"] if held_bytes(m) or held_bytes(m.get("host"))]
     return {name: _MARKS[index % len(_MARKS)] for index, name in enumerate(holders)}
 
 
-def held_bytes(model: dict[str, Any]) -> int:
-    """What the books say of a model: what was measured, or until then what is reserved."""
-    return int(model.get("measured_bytes") or model.get("predicted_bytes") or 0)
+def held_bytes(model: dict[str, Any] | None) -> int:
+    """What the ledger says of a model: what was measured, or until then what is reserved."""
+    return int(model.get("measured_bytes") or model.get("predicted_bytes") or 0) if model else 0
 
 
 def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
@@ -154,30 +154,41 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
     ]
 
 
-def bar(status: dict[str, Any]) -> str:
-    """`[AAAABB~.....] 1.2 GiB + 0.1 GiB of 11.2 GiB on cpu`: each share, one cell at least.
+def bars(status: dict[str, Any]) -> list[str]:
+    """`[AAAABB~.....] 1.2 GiB + 0.1 GiB of 11.2 GiB on cpu`: each share, one cell at least; on a card two of them.
 
-    A letter is a model's, `~` is what is booked for cached prefixes, which yield to models.
+    A letter is a model's, `~` is what is reserved for cached prefixes, which yield to models.
     """
     memory = status["memory"]
-    budget, reserved = memory["budget_bytes"] or 0, memory["reserved_bytes"] or 0
-    kept = memory.get("prefix_cache_reserved_bytes") or 0
+    marks, models = marks_of(status), status["models"]
+    computes = {model["name"]: held_bytes(model) for model in models}
+    if memory["device"] == "cpu":
+        return [_bar(memory, computes, marks, kept=_kept(memory), where="on cpu")]
+    told = [_bar(memory, computes, marks, kept=0, where=f"on {memory['device']}")]
+    if (host := memory.get("host")) is not None:
+        held = {model["name"]: held_bytes(model.get("host")) for model in models}
+        told.append(_bar(host, held, marks, kept=_kept(memory), where="of host memory"))
+    return told
+
+
+def _kept(memory: dict[str, Any]) -> int:
+    return int(memory.get("prefix_cache_reserved_bytes") or 0)
+
+
+def _bar(side: dict[str, Any], held: dict[str, int], marks: dict[str, str], *, kept: int, where: str) -> str:
+    budget, reserved = side["budget_bytes"] or 0, side["reserved_bytes"] or 0
     more = f" + {format_size(kept)}" if kept else ""
-    return f"[{_drawn(status, budget)}] {format_size(reserved)}{more} of {format_size(budget)} on {memory['device']}"
+    drawn = _drawn(budget, [(marks[name], n) for name, n in held.items() if n], kept)
+    return f"[{drawn}] {format_size(reserved)}{more} of {format_size(budget)} {where}"
 
 
-def _drawn(status: dict[str, Any], budget: int) -> str:
+def _drawn(budget: int, held: list[tuple[str, int]], kept: int) -> str:
     """The cells: every share is rounded where it ends, so that the shares' sum is rounded once."""
-    marks = marks_of(status)
     drawn, end_bytes = "", 0
-    for model in status["models"]:
-        if budget and model["name"] in marks:
-            end_bytes += held_bytes(model)
-            cells = max(1, round(_BAR_CELLS * end_bytes / budget) - len(drawn))
-            drawn += marks[model["name"]] * cells
-    kept = status["memory"].get("prefix_cache_reserved_bytes") or 0
-    if budget and kept:
-        drawn += "~" * max(1, round(_BAR_CELLS * (end_bytes + kept) / budget) - len(drawn))
+    if budget:
+        for mark, n_bytes in [*held, *([("~", kept)] if kept else [])]:
+            end_bytes += n_bytes
+            drawn += mark * max(1, round(_BAR_CELLS * end_bytes / budget) - len(drawn))
     return drawn[:_BAR_CELLS].ljust(_BAR_CELLS, ".")
 
 

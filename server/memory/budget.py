@@ -1,48 +1,145 @@
-"""What the scheduler asks about bytes. Every answer is instant: no I/O, no waiting."""
+"""The budget as the scheduler asks for it: the ledger's figures, and what a load of each model would reserve.
+
+The way of a number: `MemoryBudget.need` -> `placement.place` -> `Estimator.estimate` -> the model's `Backend.estimate`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from backends.backend import HeaderError
+from backends.plan import Amount, Wish
+from backends.registry import backend_of
+from server.memory.capacity import capacity_of
+from server.memory.estimator import Estimator
+from server.memory.files import ModelFiles
+from server.memory.ledger import Tenant
+from server.memory.placement import Placed, place
+from server.scheduling.budget import Refused
 
 if TYPE_CHECKING:
-    from server.memory.placement import Refused
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from backends.plan import Device, LoadPlan
+    from server.memory.capacity import Capacity, WishChange
+    from server.memory.files import ModelFacts
+    from server.memory.memory import Memory
+    from server.scheduling.eviction import Candidate
+    from server.settings.catalog import CatalogEntry
+    from server.settings.config import ModelConfig
 
 
-class Budget(Protocol):
-    """The ledger and the estimates, read only."""
+def wish(config: ModelConfig, device: Device) -> Wish:
+    """What the configuration asks for, and what it leaves to choose."""
+    return Wish(
+        context=None if config.context == "auto" else config.context,
+        parallel=config.parallel,
+        kv_type=config.kv_type,
+        gpu_layers=None if config.gpu_layers == "auto" else config.gpu_layers,
+        device=device,
+        open=config.open,
+        kv_tokens=None if config.kv_tokens == "auto" else config.kv_tokens,
+    )
+
+
+def likely_plans(facts: ModelFacts, wanted: Wish) -> list[LoadPlan]:
+    """What placement may choose, best first."""
+    return list(backend_of(facts.header).plans(facts.header, wanted))
+
+
+class MemoryBudget:
+    """Instant answers; what a model needs is kept until something about it changes. See `scheduling.budget.Budget`."""
+
+    def __init__(self, entries: Mapping[str, CatalogEntry]) -> None:
+        self.memory: Memory | None = None
+        """None until the pool has started."""
+        self.files = ModelFiles()
+        self.estimator = Estimator()
+        self._entries = entries
+        self._needs: dict[tuple[str, int], tuple[tuple[Amount, int], Amount | Refused]] = {}
 
     @property
-    def free_bytes(self) -> int:
-        """What is left of the budget; 0 while models hold more than it."""
-        ...
+    def free(self) -> Amount:
+        """What is left of the budgets."""
+        return self.memory.ledger.free if self.memory else Amount()
 
     @property
-    def over_bytes(self) -> int:
-        """How much models hold above the budget."""
-        ...
+    def over(self) -> Amount:
+        """How much models hold above the budgets."""
+        return self.memory.ledger.over if self.memory else Amount()
 
-    def held_bytes(self, model: str) -> int:
-        """What leaves with the model; 0 when it holds nothing."""
-        ...
+    def held(self, model: str) -> Amount:
+        """What leaves with the model."""
+        reservation = self.memory.ledger.reservation(Tenant(model)) if self.memory else None
+        return reservation.reserved if reservation is not None else Amount()
 
-    def need_bytes(self, model: str, *, smaller_by: int) -> int | Refused:
-        """What a load of the model would book, or why there is no room for it even when all leave who may.
+    def usable(self, model: str) -> Amount:
+        """What the model can have when all leave who may: the budgets without what pinned models hold."""
+        if self.memory is None:
+            return Amount()
+        pinned = (name for name, entry in self._entries.items() if entry.config.pinned and name != model)
+        return (self.memory.ledger.budget - sum(map(self.held, pinned), Amount())).no_less_than_none()
 
-        0 while its file has not been looked at: then the load itself will tell.
-        """
-        ...
+    def need(self, model: str, *, smaller_by: int) -> Amount | Refused:
+        """What a load would reserve, or why it never can."""
+        if self.memory is None:
+            return Amount()
+        usable = self.usable(model)
+        state = (usable, self.estimator.version)
+        known = self._needs.get((model, smaller_by))
+        if known is not None and known[0] == state:
+            return known[1]
+        placed = self.place(self._entries[model], usable=usable, smaller_by=smaller_by)
+        need = Amount() if placed is None else placed.footprint.amount if isinstance(placed, Placed) else placed
+        self._needs[model, smaller_by] = (state, need)
+        return need
 
+    def forget(self, model: str) -> None:
+        """The model's file or what is known of it has changed."""
+        for key in [key for key in self._needs if key[0] == model]:
+            del self._needs[key]
 
-class Unbounded:
-    """The budget of a machine whose memory has no end: every model fits beside every other."""
+    def place(self, entry: CatalogEntry, *, usable: Amount, smaller_by: int = 0) -> Placed | Refused | None:
+        """How the model would be loaded if it could have so many bytes; None while its file has not been looked at."""
+        facts = self.files.facts(entry.name)
+        if facts is None or self.memory is None:
+            return None
+        return place(
+            entry.name,
+            facts.header,
+            wish(entry.config, self.memory.device),
+            budget=self.memory.ledger.budget,
+            free=usable,
+            estimate=self.estimator.of(facts, within=usable),
+            smaller_by=smaller_by,
+        )
 
-    free_bytes = 0
-    over_bytes = 0
+    async def capacity(self, entry: CatalogEntry, change: WishChange, residents: Sequence[Candidate]) -> Capacity:
+        """What a load would come to with the wishes of the moment; loads nothing. Raises HeaderError."""
+        assert self.memory is not None
+        facts = await self.files.look(entry)
+        return capacity_of(
+            entry.name,
+            facts.header,
+            change.over(wish(entry.config, self.memory.device)),
+            lambda plan: self.estimator.estimate(facts, plan),
+            budget=self.memory.ledger.budget,
+            free=self.memory.ledger.free + self.held(entry.name),
+            residents=residents,
+        )
 
-    def held_bytes(self, model: str) -> int:
-        """Nothing."""
-        return 0
+    async def ask_dry(self, entries: Iterable[CatalogEntry]) -> None:
+        """Find out the exact sizes of the models that have been looked at."""
+        assert self.memory is not None
+        device = self.memory.device
+        seen = [(entry, facts) for entry in entries if (facts := self.files.facts(entry.name)) is not None]
+        await self.estimator.ask_dry([(facts, likely_plans(facts, wish(e.config, device))) for e, facts in seen])
 
-    def need_bytes(self, model: str, *, smaller_by: int) -> int | Refused:
-        """Nothing."""
-        return 0
+    async def inspect(self, entry: CatalogEntry) -> None:
+        """Look at a model's files, whatever is wrong with them."""
+        try:
+            await self.files.inspect(entry)
+        except HeaderError:
+            pass  # `files.problem` tells
+        finally:
+            self.forget(entry.name)

@@ -1,155 +1,325 @@
-"""From a model's files to prices: looks at them, asks dry loads for what arithmetic cannot know, learns from loads.
+"""The memory estimate of a plan, from the best that is known: measured before, told by a dry load, or computed.
 
-Owns no memory and no model: `onecard fit` uses it without a server.
+An estimate is instant. Dry loads tell meanwhile what arithmetic cannot know, and every load teaches. What was learned
+is kept between runs in one small JSON file in the user's data folder. All of it can be measured again, so a file that
+is corrupt counts as empty, and one that cannot be written is done without.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import stat
-import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import statistics
+import tempfile
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from backends import dry
-from backends.backend import Header, HeaderError
-from backends.model_files import FileError, reason
-from backends.plan import LoadPlan, Wish
-from backends.registry import BACKENDS, TEST_ENGINE, backend_of
-from server.memory.estimates import Estimate, Estimates, FileKey
-from server.memory.reader import Reader
+from backends.backend import HeaderError, version_of
+from backends.plan import Amount, Footprint
+from backends.registry import TEST_ENGINE, backend_of
+from server.memory.files import FileReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
-    from backends.plan import Device, Footprint
-    from server.settings.catalog import CatalogEntry
-    from server.settings.config import ModelConfig
+    from backends.backend import Header
+    from backends.dry import DrySizes
+    from backends.plan import LoadPlan, Parts
+    from server.memory.files import ModelFacts
+
+Source = Literal["measured", "dry", "header"]
+Side = Literal["device", "host"]
 
 MOST_DRY_PLANS: Final = 24
 """Per model; those that placement tries first."""
+_ROUNDED_BYTES: Final = 3 * 5300
+"""llama.cpp tells sizes in hundredths of a MiB; closer than this, arithmetic is the more exact."""
+_KEPT_RUNTIMES: Final = 9
+_LEAST_DOUBT_BYTES: Final = 64 * 2**20
+_LEAST_DOUBT: Final = 1 / 16
+"""Of the estimate; doubled with every load that runs out of memory."""
+_VERSION: Final = 1
+_MOST_ENTRIES: Final = 1000
+"""Per section of the file; the oldest are forgotten."""
+_MOST_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A model's files as they were at the last look."""
+class Estimate:
+    """A footprint and where it comes from."""
 
-    path: Path
-    key: FileKey
-    header: Header
+    footprint: Footprint
+    source: Source
+    doubt: Amount = Amount()  # noqa: RUF009 - frozen
+    """What it may take beyond that: a load has run out of memory, and none has been measured since."""
 
-
-def look(entry: CatalogEntry, before: Looked | None = None) -> Looked:
-    """Read the header, unless nothing has changed. Raises HeaderError; blocks on the disk."""
-    if (missing := entry.still_missing()) is not None:
-        raise HeaderError(missing)
-    try:
-        key = key_of(entry)
-    except OSError as error:
-        raise HeaderError(f"{entry.path.name} cannot be read: {reason(error)}") from None
-    if before is not None and before.key == key:
-        return before
-    try:
-        header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
-    except OSError as error:
-        raise HeaderError(f"one of its files cannot be read: {reason(error)}") from None
-    return Looked(entry.path, key, header)
-
-
-def key_of(entry: CatalogEntry) -> FileKey:
-    """What tells one state of a model's files, as they are to be loaded, from another. Raises OSError.
-
-    One system call for a file, and one for each file of a folder.
-    """
-    status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
-    if not stat.S_ISDIR(status.st_mode):
-        others = _other_parts(entry)
-        if not others:
-            return status.st_size, status.st_mtime_ns, status.st_ino
-        told = repr([(part.st_size, part.st_mtime_ns) for part in (status, *others)])
-        return sum(part.st_size for part in (status, *others)), zlib.crc32(told.encode()), status.st_ino
-    inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(entry.path) if e.is_file())
-    told = repr((inside, sorted(entry.config.options_of(entry.backend).items())))
-    return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
-
-
-def _other_parts(entry: CatalogEntry) -> list[os.stat_result]:
-    """Of a file that is split: the parts behind the first. Raises OSError."""
-    try:
-        files = BACKENDS[entry.backend].recognise(entry.path)
-    except (HeaderError, FileError):
-        files = None
-    return [part.stat() for part in files.weights[1:]] if files is not None else []
-
-
-def wish(config: ModelConfig, device: Device) -> Wish:
-    """What the configuration asks for, and what it leaves to choose."""
-    return Wish(
-        context=None if config.context == "auto" else config.context,
-        parallel=config.parallel,
-        kv_type=config.kv_type,
-        gpu_layers=None if config.gpu_layers == "auto" else config.gpu_layers,
-        device=device,
-        open=config.open,
-        kv_tokens=None if config.kv_tokens == "auto" else config.kv_tokens,
-    )
+    def within(self, room: Amount) -> Footprint:
+        """The footprint with its doubt, of which no more counts than leaves the plan possible in so many bytes."""
+        amount = self.footprint.amount
+        device = min(self.doubt.device, max(0, room.device - amount.device))
+        host = min(self.doubt.host, max(0, room.host - amount.host))
+        parts = self.footprint
+        return Footprint(
+            replace(parts.device, runtime=parts.device.runtime + device),
+            replace(parts.host, runtime=parts.host.runtime + host),
+        )
 
 
 class Estimator:
-    """The estimates with what fills it."""
+    """The estimates of one machine. Owns no memory and no model: `onecard fit` uses it without a server."""
 
-    def __init__(self, prices: Estimates | None = None) -> None:
-        self.prices = prices or Estimates()
-        self._saver = Reader()
+    def __init__(self, learned: Learned | None = None, *, engine: str | None = None) -> None:
+        """`engine`: which build of its engine every figure is of; None asks the model's backend."""
+        self.learned = learned or Learned()
+        self._engine = os.environ.get(TEST_ENGINE) if engine is None else engine
+        self._memo: dict[tuple[tuple[int, ...], LoadPlan], Estimate] = {}
+        self._saver = FileReader()
+        self.version = 0
+        """Counts up with every change of an estimate."""
 
-    def quote(self, looked: Looked, plan: LoadPlan) -> Estimate:
-        """The best price there is, at once."""
-        return self.prices.quote(looked.key, looked.header, plan)
+    def estimate(self, facts: ModelFacts, plan: LoadPlan) -> Estimate:
+        """The best there is, at once."""
+        if (known := self._memo.get((facts.key, plan))) is not None:
+            return known
+        self._memo[facts.key, plan] = made = self._estimate(facts, plan)
+        return made
 
-    def price_of(self, looked: Looked, *, within_bytes: int) -> Callable[[LoadPlan], Footprint]:
-        """The prices of one model's plans, with the doubts that leave them possible in so many bytes."""
-        return lambda plan: self.quote(looked, plan).within(within_bytes)
+    def of(self, facts: ModelFacts, *, within: Amount) -> Callable[[LoadPlan], Footprint]:
+        """The footprints of one model's plans, with the doubts that leave them possible in so many bytes."""
+        return lambda plan: self.estimate(facts, plan).within(within)
 
-    async def ask_dry(self, models: Iterable[tuple[Looked, Sequence[LoadPlan]]]) -> None:
-        """Let one patient child tell the exact prices; a child that fails leaves the computed ones."""
+    # What dry loads tell
+
+    async def ask_dry(self, models: Iterable[tuple[ModelFacts, Sequence[LoadPlan]]]) -> None:
+        """Let one patient child tell exact sizes; a child that fails leaves the computed ones."""
         if TEST_ENGINE in os.environ:  # whatever tests load with, it is not llama.cpp
             return
-        asked = {question: looked for looked, wanted in models for question in self._questions(looked, wanted)}
+        asked = {question: facts for facts, wanted in models for question in self._questions(facts, wanted)}
         async with contextlib.aclosing(dry.ask(list(asked))) as answers:  # its child ends with it
             async for question, answer in answers:
-                looked = asked[question]
+                facts = asked[question]
                 for plan, sizes in zip(question.plans, answer, strict=True):
-                    self.prices.note_dry(looked.key, looked.header, plan, sizes)
+                    self.note_dry(facts, plan, sizes)
         if asked:
             await self.save()
 
-    def learn(self, looked: Looked, plan: LoadPlan, measured_bytes: int) -> None:
-        """Remember what a loaded plan really takes, so that the next price is better; `save` keeps it."""
-        if measured_bytes > 0:
-            self.prices.learn(looked.key, looked.header, plan, measured_bytes)
+    def has_dry(self, facts: ModelFacts, plan: LoadPlan) -> bool:
+        """Whether a dry load of the plan is known, or known to be refused."""
+        return self.learned.get("dry", self._key(facts, plan)) is not None
 
-    def doubt(self, looked: Looked, plan: LoadPlan) -> int:
-        """Remember that a load of the plan ran out of memory: by how many bytes its price counts more from now on."""
-        return self.prices.doubt(looked.key, looked.header, plan)
+    def note_dry(self, facts: ModelFacts, plan: LoadPlan, sizes: DrySizes | None) -> None:
+        """Keep what a dry load told; None where the library refused."""
+        told = sizes.on(plan.device) if sizes is not None else {}
+        self.learned.put("dry", self._key(facts, plan), told)
+        self._changed()
+
+    def _questions(self, facts: ModelFacts, wanted: Sequence[LoadPlan]) -> list[dry.Question]:
+        """The plans whose exact sizes are missing, those with the same layers on the GPU together."""
+        module = backend_of(facts.header).dry
+        if module is None:
+            return []
+        missing = [plan for plan in wanted[:MOST_DRY_PLANS] if not self.has_dry(facts, plan)]
+        layers = dict.fromkeys(plan.gpu_layers for plan in missing)
+        return [dry.Question(module, facts.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
+
+    # What loads teach
+
+    def learn(self, facts: ModelFacts, plan: LoadPlan, measured: Amount) -> None:
+        """Remember what a loaded plan really takes, 0 for what is not known; `save` keeps it."""
+        before, header = self.estimate(facts, plan).footprint, facts.header
+        backend = backend_of(header)
+        computed, bare = backend.estimate(header, plan), backend.runtime_bytes(header, plan)
+        sides: tuple[tuple[Side, int], ...] = (("device", measured.device), ("host", measured.host))
+        for side, n_bytes in sides:
+            if n_bytes <= 0:
+                continue
+            runtime = max(0, n_bytes - _known(_side(before, side)))
+            self._put("measured", plan, side, self._key(facts, plan), n_bytes)
+            self._put("doubt", plan, side, self._key(facts, plan), 0)
+            self._put("runtime", plan, side, self._key(facts), runtime)
+            machine = self._machine(header, plan)
+            kept = _numbers(self._get("machine", plan, side, machine))
+            vocabulary = _side(computed, side).runtime - getattr(bare, side)
+            self._put("machine", plan, side, machine, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
+        self._changed()
+
+    def doubt(self, facts: ModelFacts, plan: LoadPlan) -> int:
+        """A load of the plan has run out of memory: until one is measured its estimate counts more, by so many bytes.
+
+        The doubt is about the memory in which the model computes. An estimate that was measured stands: then it is the
+        memory that others have taken.
+        """
+        estimate = self.estimate(facts, plan)
+        if estimate.source == "measured":
+            return 0
+        side: Side = "device" if plan.device == "cuda" else "host"
+        least = max(_LEAST_DOUBT_BYTES, round(_LEAST_DOUBT * getattr(estimate.footprint.amount, side)))
+        doubt_bytes: int = max(least, 2 * getattr(estimate.doubt, side))
+        self._put("doubt", plan, side, self._key(facts, plan), doubt_bytes)
+        self._changed()
+        return doubt_bytes
 
     async def save(self) -> None:
         """Keep what has been learned for the next run."""
         with contextlib.suppress(HeaderError):  # a disk that hangs costs what was learned, and one thread
-            await self._saver.read("learned", self.prices.learned.save)
+            await self._saver.read("learned", self.learned.save)
 
-    def _questions(self, looked: Looked, wanted: Sequence[LoadPlan]) -> list[dry.Question]:
-        """The plans whose exact price is missing, those with the same layers on the GPU together."""
-        module = backend_of(looked.header).dry
-        if module is None:
-            return []
-        known = self.prices.has_dry
-        missing = [plan for plan in wanted[:MOST_DRY_PLANS] if not known(looked.key, looked.header, plan)]
-        layers = dict.fromkeys(plan.gpu_layers for plan in missing)
-        return [dry.Question(module, looked.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
+    # How
+
+    def _changed(self) -> None:
+        self._memo.clear()
+        self.version += 1
+
+    def _estimate(self, facts: ModelFacts, plan: LoadPlan) -> Estimate:
+        told, source = self._told(facts, plan)
+        parts, doubts = {}, {}
+        main: Side = "device" if plan.device == "cuda" else "host"
+        for side in ("device", "host"):
+            parts[side], doubts[side], was_measured = self._side(facts, plan, side, _side(told, side))
+            source = "measured" if was_measured and side == main else source
+        return Estimate(Footprint(**parts), source, Amount(**doubts))
+
+    def _side(self, facts: ModelFacts, plan: LoadPlan, side: Side, parts: Parts) -> tuple[Parts, int, bool]:
+        """One memory's part, what it is doubted by, and whether it was measured."""
+        if parts.total_bytes == 0:
+            return parts, 0, False
+        known = _known(parts)
+        measured = self._get("measured", plan, side, self._key(facts, plan))
+        if _is_size(measured) and measured >= known:
+            return replace(parts, runtime=measured - known), 0, True
+        of_file = self._get("runtime", plan, side, self._key(facts))
+        runtime = of_file if _is_size(of_file) else self._usual_runtime(facts.header, plan, side, parts)
+        doubt = self._get("doubt", plan, side, self._key(facts, plan))
+        return replace(parts, runtime=runtime), doubt if _is_size(doubt) else 0, False
+
+    def _told(self, facts: ModelFacts, plan: LoadPlan) -> tuple[Footprint, Source]:
+        """Without what was measured."""
+        backend = backend_of(facts.header)
+        computed = backend.estimate(facts.header, plan)
+        told = self.learned.get("dry", self._key(facts, plan))
+        if not isinstance(told, dict) or not all(_is_size(told.get(name)) for name in ("weights", "cache", "compute")):
+            return computed, "header"
+        share = backend.card_share(facts.header, plan)
+        if plan.device == "cpu":
+            host = replace(_dry(computed.host, told["cache"], told["compute"]), weights=told["weights"])
+            return Footprint(host=host), "dry"
+        device = _dry(computed.device, round(told["cache"] * share), told["compute"])
+        host_compute = told.get("host_compute")
+        host = _dry(computed.host, round(told["cache"] * (1 - share)), host_compute if _is_size(host_compute) else None)
+        return Footprint(device, host), "dry"
+
+    def _usual_runtime(self, header: Header, plan: LoadPlan, side: Side, parts: Parts) -> int:
+        """The constant of the first time is replaced by this machine's median."""
+        kept = _numbers(self._get("machine", plan, side, self._machine(header, plan)))
+        if not kept:
+            return parts.runtime
+        bare: int = getattr(backend_of(header).runtime_bytes(header, plan), side)
+        return parts.runtime - bare + round(statistics.median(kept))
+
+    def _get(self, section: str, plan: LoadPlan, side: Side, key: str) -> Any:
+        return self.learned.get(_section(section, plan, side), key)
+
+    def _put(self, section: str, plan: LoadPlan, side: Side, key: str, value: Any) -> None:
+        self.learned.put(_section(section, plan, side), key, value)
+
+    def _machine(self, header: Header, plan: LoadPlan) -> str:
+        """The name under which the process itself is known: libraries differ by backend and by what a model gives."""
+        gives = "text" if header.gives == "text" else "vectors"
+        return f"{plan.device} {header.backend} {self._engine_of(header)} {gives}"
+
+    def _key(self, facts: ModelFacts, plan: LoadPlan | None = None) -> str:
+        words = [*facts.key, *(astuple(plan) if plan is not None else ()), self._engine_of(facts.header)]
+        return " ".join(str(word) for word in words)
+
+    def _engine_of(self, header: Header) -> str:
+        """Which build of the engine the figures are of; another one may take other amounts."""
+        return version_of(backend_of(header)) if self._engine is None else self._engine
 
 
-def likely_plans(looked: Looked, wanted: Wish) -> list[LoadPlan]:
-    """What placement may choose, best first."""
-    return list(backend_of(looked.header).plans(looked.header, wanted))
+def _section(name: str, plan: LoadPlan, side: Side) -> str:
+    """Of a machine without a card plainly the name; a card's two memories have sections of their own."""
+    return name if plan.device == "cpu" else f"{side}_{name}"
+
+
+def _side(footprint: Footprint, side: Side) -> Parts:
+    return footprint.device if side == "device" else footprint.host
+
+
+def _known(parts: Parts) -> int:
+    return parts.total_bytes - parts.runtime
+
+
+def _dry(parts: Parts, cache: int, compute: int | None) -> Parts:
+    """A dry load's figures in place of computed ones."""
+    return replace(
+        parts,
+        kv=parts.kv if abs(cache - parts.kv) <= _ROUNDED_BYTES else cache + _ROUNDED_BYTES,
+        compute=parts.compute if compute is None else compute + _ROUNDED_BYTES,
+    )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**50
+
+
+def _numbers(value: Any) -> list[int]:
+    return [n for n in value if _is_size(n)] if isinstance(value, list) else []
+
+
+def data_folder() -> Path:
+    """`$XDG_DATA_HOME/onecard`, or its usual place."""
+    home = os.environ.get("XDG_DATA_HOME", "")
+    base = Path(home) if Path(home).is_absolute() else Path("~/.local/share").expanduser()
+    return base / "onecard"
+
+
+class Learned:
+    """Sections of keys and JSON values."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or data_folder() / "learned.json"
+        self._sections = self._read()
+
+    def get(self, section: str, key: str) -> Any:
+        """The value; None where nothing is known."""
+        return self._sections.get(section, {}).get(key)
+
+    def put(self, section: str, key: str, value: Any) -> None:
+        """Keep a value, in memory until `save`."""
+        entries = self._sections.setdefault(section, {})
+        entries.pop(key, None)
+        entries[key] = value  # the last one is the youngest
+        while len(entries) > _MOST_ENTRIES:
+            del entries[next(iter(entries))]
+
+    def save(self) -> None:
+        """Write the file whole or not at all; what another process wrote meanwhile is kept. Blocks on the disk."""
+        merged = self._read()
+        for name, entries in list(self._sections.items()):
+            ours = list(entries.items())
+            merged[name] = {**{k: v for k, v in merged.get(name, {}).items() if k not in entries}, **dict(ours)}
+        text = json.dumps({"version": _VERSION, **merged})
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=self.path.parent, prefix=".learned-", delete=False
+            ) as part:
+                part.write(text)
+            try:
+                Path(part.name).replace(self.path)
+            except OSError:
+                Path(part.name).unlink()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            if self.path.stat().st_size > _MOST_BYTES:
+                return {}
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        if not isinstance(document, dict) or document.get("version") != _VERSION:
+            return {}
+        return {name: entries for name, entries in document.items() if isinstance(entries, dict)}

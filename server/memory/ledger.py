@@ -1,36 +1,56 @@
-"""The books in bytes: one budget, what each model has reserved of it, and what it was measured to take. Pure.
+"""The ledger: what each tenant has reserved of either memory, and what it was measured to take. Pure.
 
-A reservation that would bring the sum of all bookings above the budget by one byte is refused. Two things can still go
-wrong, and `over_bytes` counts both: a budget that shrinks under its bookings, and a load that took more than was left.
+A card's memory and host memory have a budget each; on a machine without a card there is host memory alone. A
+reservation that would bring the sum of one memory above its budget by one byte is refused as a whole. Two things can
+still go wrong, and `over` counts both: a budget that shrinks below what is reserved, and a load that took more than
+was left.
 
-Cached prefixes are booked beside the models where they lie in the same memory. They yield: what is free for models
-is counted without them, and booked once they have made room.
+Tenants are whatever holds bytes: models are one sort. The prefix cache lies in host memory and yields to tenants: what
+is free for them is counted without it, and reserved once it has made room.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
-from backends.plan import Footprint
+from backends.plan import Amount, Footprint, Parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+TenantKind = Literal["model", "training", "lease", "batch"]
 
 
 class LedgerError(Exception):
-    """A booking that the budget does not allow, or that is not there."""
+    """A reservation that a budget does not allow, or that is not there."""
 
 
 @dataclass(frozen=True)
-class Booking:
-    """What one model holds."""
+class Tenant:
+    """Who holds bytes: a model, a training job, a lease to another program or a batch run."""
 
-    predicted: Footprint
-    booked_bytes: int
+    name: str
+    kind: TenantKind = "model"
+    priority: int = field(default=0, compare=False)
+    """As requests have it: a higher one is evicted later."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one tenant holds of one memory."""
+
+    predicted: Parts
+    reserved_bytes: int
     measured_bytes: int | None = None
     """What it takes once all its buffers are in use; None before the load, and where it can not be measured."""
     measured_parts: Mapping[str, int] | None = None
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """By component: as measured, until then as predicted."""
+        return dict(self.measured_parts or self.predicted.by_name)
 
     @property
     def error_ratio(self) -> float | None:
@@ -40,118 +60,203 @@ class Booking:
         return self.measured_bytes / self.predicted.total_bytes
 
     @property
-    def unbooked_bytes(self) -> int:
-        """What the model took although the budget had no room for it."""
-        return max(0, (self.measured_bytes or 0) - self.booked_bytes)
+    def unreserved_bytes(self) -> int:
+        """What the tenant took although the budget had no room for it."""
+        return max(0, (self.measured_bytes or 0) - self.reserved_bytes)
 
 
-class Ledger:
-    """See the module's text."""
+@dataclass(frozen=True)
+class Reservation:
+    """What one tenant holds of both memories."""
 
-    def __init__(self, budget_bytes: int) -> None:
+    device: Share
+    host: Share
+
+    @property
+    def predicted(self) -> Footprint:
+        """The estimate it was reserved by."""
+        return Footprint(self.device.predicted, self.host.predicted)
+
+    @property
+    def reserved(self) -> Amount:
+        """What is counted against the budgets."""
+        return Amount(self.device.reserved_bytes, self.host.reserved_bytes)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a loaded tenant takes of one memory; 0 bytes: not known."""
+
+    n_bytes: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Account:
+    """One memory: its budget and the shares of it."""
+
+    def __init__(self, budget_bytes: int, where: str, on_change: Callable[[], None]) -> None:
+        """`where` is what refusals call it: ` on the card`."""
         self._budget_bytes = budget_bytes
-        self._bookings: dict[str, Booking] = {}
+        self._where = where
+        self._on_change = on_change
+        self._shares: dict[Tenant, Share] = {}
         self._prefix_cache_bytes = 0
-        self.on_change: list[Callable[[], None]] = []
-        """Called after anything in the books has changed, whatever the cause."""
 
     @property
     def budget_bytes(self) -> int:
-        """What all models together may hold."""
+        """What all tenants together may hold."""
         return self._budget_bytes
 
     @property
     def reserved_bytes(self) -> int:
-        """What models have booked."""
-        return sum(booking.booked_bytes for booking in self._bookings.values())
+        """What tenants have reserved."""
+        return sum(share.reserved_bytes for share in self._shares.values())
 
     @property
     def measured_bytes(self) -> int | None:
-        """What all models take; None while one of them is not measured."""
-        measured = [booking.measured_bytes for booking in self._bookings.values()]
+        """What all tenants take; None while one of them is not measured."""
+        measured = [share.measured_bytes for share in self._shares.values() if share.reserved_bytes]
         known = [n_bytes for n_bytes in measured if n_bytes is not None]
         return sum(known) if len(known) == len(measured) else None
 
     @property
     def prefix_cache_bytes(self) -> int:
-        """What is booked for cached prefixes."""
+        """What is reserved for cached prefixes."""
         return self._prefix_cache_bytes
 
     @property
     def free_bytes(self) -> int:
-        """What is left for models, to which cached prefixes yield; 0 while models hold more than the budget."""
-        return max(0, self._left_by_models)
+        """What is left for tenants: the prefix cache yields to them; 0 while they hold more than the budget."""
+        return max(0, self._left_by_tenants)
 
     @property
     def unreserved_bytes(self) -> int:
-        """What neither models nor cached prefixes have."""
-        return max(0, self._left_by_models - self._prefix_cache_bytes)
+        """What neither tenants nor the prefix cache have."""
+        return max(0, self._left_by_tenants - self._prefix_cache_bytes)
 
     @property
     def over_bytes(self) -> int:
-        """How much has to leave until what models hold is inside the budget again."""
-        return max(0, -self._left_by_models)
+        """How much has to leave until what tenants hold is inside the budget again."""
+        return max(0, -self._left_by_tenants)
 
     @property
-    def _left_by_models(self) -> int:
-        unbooked = sum(booking.unbooked_bytes for booking in self._bookings.values())
-        return self._budget_bytes - self.reserved_bytes - unbooked
+    def _left_by_tenants(self) -> int:
+        unreserved = sum(share.unreserved_bytes for share in self._shares.values())
+        return self._budget_bytes - self.reserved_bytes - unreserved
+
+    def share(self, tenant: Tenant) -> Share | None:
+        """What a tenant holds; None when it has no reservation."""
+        return self._shares.get(tenant)
 
     def resize(self, budget_bytes: int) -> None:
-        """Set the budget anew; bookings stay, even above it."""
+        """Set the budget anew; reservations stay, even above it."""
         self._budget_bytes = max(0, budget_bytes)
-        self._changed()
+        self._on_change()
 
-    def booking(self, model: str) -> Booking | None:
-        """What a model holds; None when nothing."""
-        return self._bookings.get(model)
+    def refusal(self, tenant: Tenant, parts: Parts) -> str | None:
+        """Why a reservation is not possible; None where it is."""
+        if parts.total_bytes <= self.unreserved_bytes:
+            return None
+        needs = f"{tenant.kind} '{tenant.name}' needs {parts.total_bytes} bytes{self._where}"
+        return f"{needs}, {self.unreserved_bytes} are free"
 
-    def reserve(self, model: str, footprint: Footprint) -> None:
-        """Book a model before it is loaded. Raises LedgerError when the budget is too small or it is booked already."""
-        if model in self._bookings:
-            raise LedgerError(f"model '{model}' is booked already")
-        if footprint.total_bytes > self.unreserved_bytes:
-            raise LedgerError(f"model '{model}' needs {footprint.total_bytes} bytes, {self.unreserved_bytes} are free")
-        self._bookings[model] = Booking(footprint, footprint.total_bytes)
-        self._changed()
+    def reserve(self, tenant: Tenant, parts: Parts) -> None:
+        """What `refusal` has nothing against."""
+        self._shares[tenant] = Share(parts, parts.total_bytes)
 
-    def settle(self, model: str, measured_bytes: int, parts: Mapping[str, int]) -> Booking:
-        """Put what a loaded model takes with all its buffers in place of what was predicted; 0 means not measured.
+    def settle(self, tenant: Tenant, measured: Measured) -> None:
+        """Put what was measured in place of what was predicted.
 
-        The booking grows as far as the budget goes, further when cached prefixes have made room; what is beyond that
-        counts in `over_bytes`.
+        The reservation grows as far as the budget goes, further when the prefix cache has made room; what is beyond
+        that counts in `over_bytes`.
         """
-        before = self._bookings[model]
-        if measured_bytes <= 0:
-            return before
-        room = self.unreserved_bytes + before.booked_bytes
-        after = replace(
+        if measured.n_bytes <= 0:
+            return
+        before = self._shares[tenant]
+        self._shares[tenant] = replace(
             before,
-            booked_bytes=min(measured_bytes, room),
-            measured_bytes=measured_bytes,
-            measured_parts=dict(parts),
+            reserved_bytes=min(measured.n_bytes, self.unreserved_bytes + before.reserved_bytes),
+            measured_bytes=measured.n_bytes,
+            measured_parts=dict(measured.parts),
         )
-        self._bookings[model] = after
-        self._changed()
-        return after
 
-    def book_prefix_cache(self, n_bytes: int) -> None:
-        """Book what cached prefixes may take from now on. Raises LedgerError when that is more than is there.
+    def reserve_prefix_cache(self, n_bytes: int) -> None:
+        """Reserve what cached prefixes may take from now on. Raises LedgerError when that is more than is there.
 
-        Models that took more than was left for them get what this gives back.
+        Tenants that took more than was left for them get what this gives back.
         """
         if n_bytes > self._prefix_cache_bytes + self.unreserved_bytes:
             raise LedgerError(f"cached prefixes want {n_bytes} bytes, {self.unreserved_bytes} more are free")
         self._prefix_cache_bytes = n_bytes
-        for model, booking in list(self._bookings.items()):
-            more = min(booking.unbooked_bytes, self._budget_bytes - self.reserved_bytes - n_bytes)
+        for tenant, share in list(self._shares.items()):
+            more = min(share.unreserved_bytes, self._budget_bytes - self.reserved_bytes - n_bytes)
             if more > 0:
-                self._bookings[model] = replace(booking, booked_bytes=booking.booked_bytes + more)
+                self._shares[tenant] = replace(share, reserved_bytes=share.reserved_bytes + more)
+        self._on_change()
+
+    def release(self, tenant: Tenant) -> None:
+        """Give a tenant's bytes back."""
+        self._shares.pop(tenant, None)
+
+
+class Ledger:
+    """See the module's text."""
+
+    def __init__(self, budget: Amount, *, has_card: bool = False) -> None:
+        self.on_change: list[Callable[[], None]] = []
+        """Called after anything in the ledger has changed, whatever the cause."""
+        self.device = Account(budget.device, " on the card" if has_card else "", self._changed)
+        self.host = Account(budget.host, " of host memory" if has_card else "", self._changed)
+
+    @property
+    def budget(self) -> Amount:
+        """What all tenants together may hold."""
+        return Amount(self.device.budget_bytes, self.host.budget_bytes)
+
+    @property
+    def free(self) -> Amount:
+        """What is left for tenants: the prefix cache yields to them."""
+        return Amount(self.device.free_bytes, self.host.free_bytes)
+
+    @property
+    def unreserved(self) -> Amount:
+        """What neither tenants nor the prefix cache have."""
+        return Amount(self.device.unreserved_bytes, self.host.unreserved_bytes)
+
+    @property
+    def over(self) -> Amount:
+        """How much has to leave until what tenants hold is inside the budgets again."""
+        return Amount(self.device.over_bytes, self.host.over_bytes)
+
+    def reservation(self, tenant: Tenant) -> Reservation | None:
+        """What a tenant holds; None when nothing."""
+        device, host = self.device.share(tenant), self.host.share(tenant)
+        return Reservation(device, host) if device is not None and host is not None else None
+
+    def reserve(self, tenant: Tenant, footprint: Footprint) -> None:
+        """Reserve before a load. Raises LedgerError when a budget is too small or there is a reservation already."""
+        if self.reservation(tenant) is not None:
+            raise LedgerError(f"{tenant.kind} '{tenant.name}' has its reservation already")
+        for account, parts in ((self.device, footprint.device), (self.host, footprint.host)):
+            if (why := account.refusal(tenant, parts)) is not None:
+                raise LedgerError(why)
+        self.device.reserve(tenant, footprint.device)
+        self.host.reserve(tenant, footprint.host)
         self._changed()
 
-    def release(self, model: str) -> None:
-        """Give a model's bytes back; only after its worker has exited."""
-        self._bookings.pop(model, None)
+    def settle(self, tenant: Tenant, *, device: Measured = Measured(), host: Measured = Measured()) -> Reservation:
+        """Put what a loaded tenant takes with all its buffers in place of what was predicted."""
+        self.device.settle(tenant, device)
+        self.host.settle(tenant, host)
+        self._changed()
+        after = self.reservation(tenant)
+        assert after is not None
+        return after
+
+    def release(self, tenant: Tenant) -> None:
+        """Give a tenant's bytes back; only after its worker has exited."""
+        self.device.release(tenant)
+        self.host.release(tenant)
         self._changed()
 
     def _changed(self) -> None:

@@ -1,7 +1,8 @@
-"""The memory that models share on this machine: which device, how large the budget, who else holds some of it.
+"""The memories of this machine: which device, how large the budgets, who else holds some of them.
 
-Owns the ledger and what is known about the device. What fits is decided in `server.memory.placement`. Cached prefixes
-lie in host memory: on the CPU that is the models' memory, so they are in the same books and yield to models.
+Owns the ledger and what is known about the memories. What fits is decided in `server.memory.placement`. A card's memory
+and host memory have a budget each; without a card host memory is the only one. Cached prefixes lie in host memory: they
+are in its ledger and yield to models.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends import host
-from server.memory import gpu, unused_card
-from server.memory.ledger import Ledger
+from backends.plan import Amount
+from server.memory import gpu
+from server.memory.ledger import Ledger, Tenant
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache
-from server.pool.status import MemoryStatus
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from backends.messages import Store
     from backends.plan import Device
+    from server.memory.ledger import Account
     from server.settings.config import MemorySection
 
 CPU_SHARE: Final = 0.8
@@ -51,75 +54,86 @@ class DeviceError(Exception):
     """The configured device cannot be used; the message is a sentence for the operator."""
 
 
+@dataclass(frozen=True)
+class Follow:
+    """Automatic budgets: each makes one of the bytes that models may have; None where the operator wrote one."""
+
+    device: Callable[[int], int] | None = None
+    host: Callable[[int], int] | None = None
+
+
 class Memory:
-    """One budget on one device. `auto` makes a budget of the bytes that models may have; None keeps it as it is."""
+    """The ledger of one machine, and its budgets as they follow what other programs take and give back."""
 
     def __init__(
         self,
         device: Device,
-        budget_bytes: int,
+        budget: Amount,
         *,
-        device_total_bytes: int,
-        free_bytes: int,
+        total: Amount,
+        device_free_bytes: int = 0,
         device_name: str = "",
         warnings: Sequence[str] = (),
-        auto: Callable[[int], int] | None = None,
+        follow: Follow = Follow(),
         prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.device: Device = device
-        self.ledger = Ledger(budget_bytes)
+        self.ledger = Ledger(budget, has_card=device == "cuda")
         self.prefix_cache = prefix_cache or PrefixCache(None, 0)
         self.on_budget_change: list[Callable[[], None]] = []
-        """Called after the budget has changed."""
+        """Called after a budget has changed."""
         self.pids: Callable[[], list[int]] = list
         """The worker processes there are."""
-        self._device_total_bytes = device_total_bytes
-        self._device_name = device_name
-        self._warnings = list(warnings)
-        self._last_free_bytes = free_bytes
-        self._auto = auto
+        self.total = total
+        """What the machine has."""
+        self.device_name = device_name
+        self.warnings = list(warnings)
+        self._device_free_bytes = device_free_bytes
+        self._follow = follow
         self._promised: list[int] = []
-        """To loads that are about to be booked."""
-        self._books_changed = asyncio.Event()
-        self.ledger.on_change.append(self._books_changed.set)
+        """Of host memory, to loads that are about to be reserved."""
+        self._ledger_changed = asyncio.Event()
+        self.ledger.on_change.append(self._ledger_changed.set)
 
     @property
-    def other_bytes(self) -> int:
-        """What other programs hold, as of the last look."""
-        if self.device == "cpu":
-            self._last_free_bytes = host.available_bytes()
-        used = self._device_total_bytes - self._last_free_bytes
-        ours = self.prefix_cache.used_bytes if self.device == "cpu" else 0
-        return max(0, used - self.ledger.reserved_bytes - ours)
+    def account(self) -> Account:
+        """The memory in which models compute."""
+        return self.ledger.device if self.device == "cuda" else self.ledger.host
+
+    @property
+    def other(self) -> Amount:
+        """What other programs hold; of a card as of the last look."""
+        device = self.total.device - self._device_free_bytes - self.ledger.device.reserved_bytes
+        ours = self.ledger.host.reserved_bytes + self.prefix_cache.used_bytes
+        return Amount(device, self.total.host - host.available_bytes() - ours).no_less_than_none()
 
     def release(self, model: str) -> None:
         """Give a model's bytes back: its worker has exited, or there was none."""
-        self.ledger.release(model)
+        self.ledger.release(Tenant(model))
         self.prefix_cache.leave(model)
         self.share_out()
 
     def close(self) -> None:
         """Leave nothing behind; only once no worker is left."""
         self.prefix_cache.close()
-        self._book()
+        self._reserve_prefix_cache()
 
     # Cached prefixes
 
     @property
     def _room(self) -> int:
-        """What they may take: the cap, and on the CPU no more than models leave."""
-        cap = self.prefix_cache.max_bytes
-        return cap if self.device != "cpu" else min(cap, max(0, self.ledger.free_bytes - sum(self._promised)))
+        """What they may take: the cap, and no more than models leave."""
+        return min(self.prefix_cache.max_bytes, max(0, self.ledger.host.free_bytes - sum(self._promised)))
 
     def share_out(self) -> None:
         """What models hold has changed: share what they leave out among cached prefixes."""
         self.prefix_cache.fit(self._room)
-        self._book()
+        self._reserve_prefix_cache()
 
     def store_for(self, model: str) -> Store | None:
-        """Where the worker of a model that is booked may keep cached prefixes; `share_out` may give it more later."""
+        """Where the worker of a model with a reservation may keep cached prefixes; `share_out` may give it more."""
         store = self.prefix_cache.join(model, self._room)
-        self._book()
+        self._reserve_prefix_cache()
         return store
 
     def on_keeps(self, model: str, n_bytes: int) -> None:
@@ -127,57 +141,39 @@ class Memory:
         self.prefix_cache.confirm(model, n_bytes)
         self.share_out()
 
-    async def make_room(self, n_bytes: int, *, within_s: float = _CONFIRMED_WITHIN_S) -> None:
-        """Let cached prefixes leave until a model of so many bytes can be booked, or cannot be, or the time is over.
+    async def make_room(self, needed: Amount, *, within_s: float = _CONFIRMED_WITHIN_S) -> None:
+        """Let cached prefixes leave until so much can be reserved, or cannot be, or the time is over.
 
-        Every change of the books is looked at: a worker that confirmed, one that ended instead, a budget that moved.
+        Every change of the ledger is looked at: a worker that confirmed, one that ended, a budget that moved.
         """
-        if self.device != "cpu" or n_bytes > self.ledger.free_bytes:
+        n_bytes, account = needed.host, self.ledger.host
+        if n_bytes > account.free_bytes:
             return
         self._promised.append(n_bytes)
         try:
             self.share_out()
             async with asyncio.timeout(within_s):
-                while self.ledger.unreserved_bytes < n_bytes <= self.ledger.free_bytes:
-                    self._books_changed.clear()
-                    await self._books_changed.wait()
+                while account.unreserved_bytes < n_bytes <= account.free_bytes:
+                    self._ledger_changed.clear()
+                    await self._ledger_changed.wait()
         except TimeoutError:
             _LOG.warning("prefix_cache_stay reason=%r", "a worker did not confirm in time that it keeps less")
         finally:
             self._promised.remove(n_bytes)
 
-    def before_leaving(self, model: str, *, for_bytes: int) -> None:
-        """A worker is about to end to make room for so many bytes: what would have to leave memory goes to its disk."""
-        booking = self.ledger.booking(model)
-        freed = booking.booked_bytes if booking is not None else 0
-        room = self.prefix_cache.max_bytes
-        if self.device == "cpu":
-            room = min(room, self.ledger.free_bytes + freed - for_bytes)
-        n_loaded = max(0, self.prefix_cache.n_loaded - 1) + bool(for_bytes)
+    def before_leaving(self, model: str, *, needed: Amount) -> None:
+        """A worker is about to end to make room for so much: what would have to leave memory goes to its disk."""
+        share = self.ledger.host.share(Tenant(model))
+        freed = share.reserved_bytes if share is not None else 0
+        room = min(self.prefix_cache.max_bytes, self.ledger.host.free_bytes + freed - needed.host)
+        n_loaded = max(0, self.prefix_cache.n_loaded - 1) + bool(needed)
         self.prefix_cache.before_leaving(model, room, n_loaded=n_loaded)
 
-    def _book(self) -> None:
-        if self.device == "cpu":
-            self.ledger.book_prefix_cache(self.prefix_cache.booked_bytes)
-
-    def status(self) -> MemoryStatus:
-        """The budget at this moment."""
-        return MemoryStatus(
-            device=self.device,
-            budget_bytes=self.ledger.budget_bytes,
-            reserved_bytes=self.ledger.reserved_bytes,
-            other_bytes=self.other_bytes,
-            over_bytes=self.ledger.over_bytes,
-            prefix_cache_bytes=self.prefix_cache.used_bytes,
-            prefix_cache_reserved_bytes=self.ledger.prefix_cache_bytes,
-            prefix_cache_max_bytes=self.prefix_cache.max_bytes,
-            device_name=self._device_name,
-            device_total_bytes=self._device_total_bytes,
-            warnings=self._warnings,
-        )
+    def _reserve_prefix_cache(self) -> None:
+        self.ledger.host.reserve_prefix_cache(self.prefix_cache.reserved_bytes)
 
     async def keep_looking(self, *, every_s: float = LOOK_EVERY_S) -> None:
-        """Look at the device every now and then, until cancelled; while it does not answer, the last figure stands."""
+        """Look every now and then, until cancelled; while a card does not answer, the last figure stands."""
         silent_until = 0.0
         while True:
             await asyncio.sleep(every_s)
@@ -194,42 +190,51 @@ class Memory:
                 _LOG.exception("budget_error")
 
     async def look(self) -> None:
-        """Read the free memory once, and let an automatic budget follow it. Raises gpu.GpuError."""
-        self._last_free_bytes = host.available_bytes() if self.device == "cpu" else (await gpu.memory()).free_bytes
-        if self._auto is None:
-            return
-        held_bytes = self._held_bytes()
-        if held_bytes is None:
-            return
-        budget_bytes = self._auto(self._last_free_bytes + held_bytes)  # what models hold is not free, and yet theirs
-        if abs(budget_bytes - self.ledger.budget_bytes) >= LEAST_CHANGE * self.ledger.budget_bytes:
-            self.ledger.resize(budget_bytes)
-            self.share_out()
-            for tell in self.on_budget_change:
-                tell()
+        """Read the free memory once, and let automatic budgets follow it. Raises gpu.GpuError."""
+        changed = False
+        if self._follow.host is not None:
+            held = sum(host.anonymous_bytes(pid) for pid in self.pids())  # mapped weights are page cache, which is free
+            usable = host.available_bytes() + held + self.prefix_cache.used_bytes
+            changed = self._resize(self.ledger.host, self._follow.host, usable)
+        try:
+            if self.device == "cuda":
+                self._device_free_bytes = (await gpu.memory()).free_bytes
+                measured = self.ledger.device.measured_bytes
+                if measured is not None:  # a load changes what is free from moment to moment
+                    usable = self._device_free_bytes + measured
+                    changed = self._resize(self.ledger.device, self._follow.device, usable) or changed
+        finally:
+            if changed:
+                self.share_out()
+                for tell in self.on_budget_change:
+                    tell()
 
-    def _held_bytes(self) -> int | None:
-        """By how much models lessen what the device calls free; None while a load changes it from moment to moment."""
-        if self.device == "cpu":  # mapped weights are page cache, which the kernel calls available
-            return sum(host.anonymous_bytes(pid) for pid in self.pids()) + self.prefix_cache.used_bytes
-        return self.ledger.measured_bytes
+    def _resize(self, account: Account, auto: Callable[[int], int] | None, usable_bytes: int) -> bool:
+        """Let an automatic budget follow; what models hold is not free, and yet theirs."""
+        if auto is None:
+            return False
+        budget_bytes = auto(usable_bytes)
+        if abs(budget_bytes - account.budget_bytes) < LEAST_CHANGE * account.budget_bytes:
+            return False
+        account.resize(budget_bytes)
+        return True
 
     async def wait_for_free(
-        self, needed_bytes: int, *, within_s: float, clock: Callable[[], float] = time.monotonic
+        self, needed: Amount, *, within_s: float, clock: Callable[[], float] = time.monotonic
     ) -> bool:
         """Wait until the card really has the bytes: a driver returns them some time after a process has exited.
 
-        True at once on the CPU, where the kernel has them back when the process is reaped.
+        True at once of host memory, which the kernel has back when the process is reaped.
         """
         if self.device == "cpu":
             return True
         deadline = clock() + within_s
         while True:
             try:
-                self._last_free_bytes = (await gpu.memory()).free_bytes
+                self._device_free_bytes = (await gpu.memory()).free_bytes
             except gpu.GpuError:
                 return True  # the load itself will tell
-            if self._last_free_bytes >= needed_bytes:
+            if self._device_free_bytes >= needed.device:
                 return True
             if clock() >= deadline:
                 return False
@@ -237,30 +242,48 @@ class Memory:
 
 
 async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
-    """Choose the device and the budget, and what so many models may keep beside it. Raises DeviceError."""
+    """Choose the device and the budgets, and what so many models may keep beside them. Raises DeviceError."""
     card, driver_error = None, None
-    if settings.device == "cuda" or (settings.device == "auto" and unused_card.engine_has_cuda()):
+    if settings.device == "cuda" or (settings.device == "auto" and gpu.engine_has_cuda()):
         try:
             card = await gpu.memory()
         except gpu.GpuError as error:
             if settings.device == "cuda":
                 raise DeviceError(f"device = 'cuda', but {error}. hint: device = 'cpu'") from None
             driver_error = str(error)
-    warnings = unused_card.warnings(
-        unused_card.probe(settings.device, "cpu" if card is None else "cuda", driver_error=driver_error)
-    )
-    if card is not None:
-        return _on_card(settings, card, _prefix_cache(settings, n_models), warnings)
+    device: Device = "cpu" if card is None else "cuda"
+    warnings = gpu.unused_warnings(gpu.probe(settings.device, device, driver_error=driver_error))
+    total_bytes, available_bytes = host.total_bytes(), host.available_bytes()
+    host_budget, most = settings.host_budget, None
+    if host_budget != "auto":
+        _check("host_budget", host_budget, total_bytes, "this machine")
+        most = host_budget
+    auto = _auto_on_host(0 if card is not None else settings.reserve, most)
     prefix_cache = _prefix_cache(settings, n_models)
-    available = host.available_bytes()
-    auto = _auto_on_host(settings.reserve)
+    if card is None:
+        wanted = auto(available_bytes) if settings.budget == "auto" else settings.budget
+        return Memory(
+            "cpu",
+            Amount(host=wanted if most is None else min(wanted, most)),
+            total=Amount(host=total_bytes),
+            warnings=warnings,
+            follow=Follow(host=auto if settings.budget == "auto" else None),
+            prefix_cache=prefix_cache,
+        )
+    on_card = _auto_on_card(settings.reserve)
+    if settings.budget != "auto":
+        _check("budget", settings.budget, card.total_bytes, card.name)
     return Memory(
-        "cpu",
-        auto(available) if settings.budget == "auto" else settings.budget,
-        device_total_bytes=host.total_bytes(),
-        free_bytes=available,
+        "cuda",
+        Amount(
+            on_card(card.free_bytes) if settings.budget == "auto" else settings.budget,
+            auto(available_bytes) if most is None else most,
+        ),
+        total=Amount(card.total_bytes, total_bytes),
+        device_free_bytes=card.free_bytes,
+        device_name=card.name,
         warnings=warnings,
-        auto=auto if settings.budget == "auto" else None,
+        follow=Follow(on_card if settings.budget == "auto" else None, auto if most is None else None),
         prefix_cache=prefix_cache,
     )
 
@@ -279,36 +302,20 @@ def _prefix_cache(settings: MemorySection, n_models: int) -> PrefixCache:
     )
 
 
-def _on_card(
-    settings: MemorySection, card: gpu.GpuMemory, prefix_cache: PrefixCache, warnings: Sequence[str]
-) -> Memory:
+def _auto_on_card(reserve_bytes: int) -> Callable[[int], int]:
+    return lambda usable_bytes: max(usable_bytes - reserve_bytes, 0)
+
+
+def _auto_on_host(reserve_bytes: int, most_bytes: int | None) -> Callable[[int], int]:
     def auto(usable_bytes: int) -> int:
-        return max(usable_bytes - settings.reserve, 0)
-
-    automatic = settings.budget == "auto"
-    budget = auto(card.free_bytes) if settings.budget == "auto" else settings.budget
-    return Memory(
-        "cuda",
-        _at_most(budget, card.total_bytes, card.name),
-        device_total_bytes=card.total_bytes,
-        free_bytes=card.free_bytes,
-        device_name=card.name,
-        warnings=warnings,
-        auto=auto if automatic else None,
-        prefix_cache=prefix_cache,
-    )
-
-
-def _auto_on_host(reserve_bytes: int) -> Callable[[int], int]:
-    def auto(usable_bytes: int) -> int:
-        return max(int(usable_bytes * CPU_SHARE) - reserve_bytes, min(LEAST_AUTO_BYTES, usable_bytes))
+        budget_bytes = max(int(usable_bytes * CPU_SHARE) - reserve_bytes, min(LEAST_AUTO_BYTES, usable_bytes))
+        return budget_bytes if most_bytes is None else min(budget_bytes, most_bytes)
 
     return auto
 
 
-def _at_most(budget_bytes: int, total_bytes: int, name: str) -> int:
+def _check(key: str, budget_bytes: int, total_bytes: int, name: str) -> None:
     if budget_bytes > total_bytes:
         raise DeviceError(
-            f"budget = {format_size(budget_bytes)}, but {name} has {format_size(total_bytes)}. hint: budget = 'auto'"
+            f"{key} = {format_size(budget_bytes)}, but {name} has {format_size(total_bytes)}. hint: {key} = 'auto'"
         )
-    return budget_bytes

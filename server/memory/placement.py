@@ -2,39 +2,34 @@
 
 Other models leave before anything the operator left open is made smaller: what can be had is the budget without pinned
 models, not what happens to be free. So a model's configuration does not depend on the moment it is loaded in.
+A plan fits where both memories have room for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
+from backends.plan import Amount
 from backends.registry import backend_of
+from server.scheduling.budget import Refused
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.backend import Header
-    from backends.plan import Footprint, LoadPlan, Wish
+    from backends.plan import Device, Footprint, LoadPlan, Parts, Wish
 
 _CONTEXT_STEP: Final = 256
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The chosen plan and its price."""
+    """The chosen plan and its footprint."""
 
     plan: LoadPlan
     footprint: Footprint
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Why not: `cannot_fit` for ever, `memory_busy` as long as others hold the memory."""
-
-    code: Literal["cannot_fit", "memory_busy"]
-    message: str
 
 
 def place(
@@ -42,70 +37,114 @@ def place(
     header: Header,
     wish: Wish,
     *,
-    budget_bytes: int,
-    free_bytes: int,
-    price: Callable[[LoadPlan], Footprint] | None = None,
+    budget: Amount,
+    free: Amount,
+    estimate: Callable[[LoadPlan], Footprint] | None = None,
     smaller_by: int = 0,
 ) -> Placed | Refused:
-    """The first acceptable plan that fits into the free bytes, at the given prices or else at those of the header.
+    """The first acceptable plan that fits into what is free, by the given estimates or else by those of the header.
 
     So many plans are passed over as loads have run out of memory; the last one is tried again.
     """
     backend = backend_of(header)
-    ask = price or (lambda plan: backend.estimate(header, plan))
-    smallest = None
+    ask = estimate or (lambda plan: backend.estimate(header, plan))
+    nearest, least = None, (True, 0)
     fitting = []
     for plan in backend.plans(header, wish):
         placed = Placed(plan, ask(plan))
-        if placed.footprint.total_bytes <= free_bytes:
+        missing = (placed.footprint.amount - free).no_less_than_none()
+        if not missing:
             fitting.append(placed)
             if len(fitting) > smaller_by:
                 return placed
-        elif smallest is None or placed.footprint.total_bytes < smallest.footprint.total_bytes:
-            smallest = placed
+        else:
+            lacks = (not placed.footprint.amount.within(budget), missing.total_bytes)
+            if nearest is None or lacks < least:
+                nearest, least = placed, lacks
     if fitting:
         return fitting[-1]
-    assert smallest is not None
-    need = f"{name} needs {sums(smallest)}"
-    if smallest.footprint.total_bytes <= budget_bytes:
-        usable = f"{format_size(free_bytes)} of {format_size(budget_bytes)} are free"
-        return Refused("memory_busy", f"{need}, {usable}: other models hold the rest")
-    hint = _hint(smallest.plan, budget_bytes, ask)
-    return Refused("cannot_fit", f"{need}, {format_size(budget_bytes)} usable.{hint}")
+    assert nearest is not None
+    need = f"{name} needs {sums(nearest)}"
+    if nearest.footprint.amount.within(budget):
+        return Refused("memory_busy", f"{need}, {_free_words(nearest, free, budget)}: other models hold the rest")
+    hint = _hint(nearest.plan, budget, ask)
+    return Refused("cannot_fit", f"{need}, {_usable_words(nearest, budget)}.{hint}")
 
 
 def sums(placed: Placed) -> str:
-    """A plan and its price by component, for people."""
-    parts = " + ".join(
-        f"{name} {format_size(n)}" for name, n in placed.footprint.on(placed.plan.device).by_name.items() if n
-    )
-    plan = placed.plan
+    """A plan and its footprint by component, for people."""
+    plan, footprint = placed.plan, placed.footprint
     pool = f", kv_tokens {plan.kv_tokens}" if plan.kv_tokens else ""
-    shape = f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{pool}"
-    return f"{format_size(placed.footprint.total_bytes)} ({parts}) at {shape}"
+    layers = f", {plan.gpu_layers} layers on the card" if plan.device == "cuda" and plan.gpu_layers >= 0 else ""
+    shape = f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{pool}{layers}"
+    if plan.device == "cpu":
+        return f"{_sum(footprint.host)} at {shape}"
+    return f"{_sum(footprint.device)} on the card and {_sum(footprint.host)} of host memory at {shape}"
 
 
-def largest_context(plan: LoadPlan, n_bytes: int, price: Callable[[LoadPlan], Footprint]) -> int:
+def memory_words(device: Device, amount: Amount) -> str:
+    """`5.1 GiB`, or `5.1 GiB on the card and 300 MiB of host memory`."""
+    if device == "cpu":
+        return format_size(amount.host)
+    return f"{format_size(amount.device)} on the card and {format_size(amount.host)} of host memory"
+
+
+def largest_context(plan: LoadPlan, room: Amount, estimate: Callable[[LoadPlan], Footprint]) -> int:
     """The longest context of a plan that fits into the bytes, in steps of 256; 0 when none does."""
     low, high = 0, plan.context // _CONTEXT_STEP
     while low < high:
         middle = (low + high + 1) // 2
         context = middle * _CONTEXT_STEP
         shorter = replace(plan, context=context, kv_tokens=min(plan.kv_tokens, context * plan.parallel))
-        fits = price(shorter).total_bytes <= n_bytes
-        low, high = (middle, high) if fits else (low, middle - 1)
+        low, high = (middle, high) if estimate(shorter).amount.within(room) else (low, middle - 1)
     return low * _CONTEXT_STEP
 
 
-def _hint(plan: LoadPlan, budget_bytes: int, price: Callable[[LoadPlan], Footprint]) -> str:
+def _sum(parts: Parts) -> str:
+    named = " + ".join(f"{name} {format_size(n)}" for name, n in parts.by_name.items() if n)
+    return f"{format_size(parts.total_bytes)} ({named})"
+
+
+def _free_words(placed: Placed, free: Amount, budget: Amount) -> str:
+    """`1.2 GiB of 8 GiB are free`, of the memories that are short."""
+    sides = [
+        f"{format_size(has)} of {format_size(of)}{where}"
+        for needs, has, of, where in _sides(placed, free, budget)
+        if needs > has
+    ]
+    return f"{' and '.join(sides)} are free"
+
+
+def _usable_words(placed: Placed, budget: Amount) -> str:
+    """`8 GiB usable`, of the memories whose budget is too small."""
+    sides = [f"{format_size(has)}{where}" for needs, has, _, where in _sides(placed, budget, budget) if needs > has]
+    return f"{' and '.join(sides)} usable"
+
+
+def _sides(placed: Placed, room: Amount, budget: Amount) -> list[tuple[int, int, int, str]]:
+    """Of each memory there is: what is needed, what is there, the budget, and how it is called."""
+    need = placed.footprint.amount
+    if placed.plan.device == "cpu":
+        return [(need.host, room.host, budget.host, "")]
+    return [
+        (need.device, room.device, budget.device, " on the card"),
+        (need.host, room.host, budget.host, " of host memory"),
+    ]
+
+
+def _hint(plan: LoadPlan, budget: Amount, estimate: Callable[[LoadPlan], Footprint]) -> str:
     """The largest that would fit, in the order an operator would rather give things up."""
+
+    def fits(other: LoadPlan) -> bool:
+        return estimate(other).amount.within(budget)
+
     options: list[str] = []
-    if plan.kv_type != "q8_0" and price(replace(plan, kv_type="q8_0")).total_bytes <= budget_bytes:
+    if plan.kv_type != "q8_0" and fits(replace(plan, kv_type="q8_0")):
         options.append("kv_type q8_0")
-    if context := largest_context(plan, budget_bytes, price):
+    if context := largest_context(plan, budget, estimate):
         options.append(f"context {context}")
-    if plan.parallel > 1 and price(replace(plan, parallel=1)).total_bytes <= budget_bytes:
+    if plan.parallel > 1 and fits(replace(plan, parallel=1)):
         options.append("parallel 1")
-    if not options and (context := largest_context(replace(plan, parallel=1, kv_type="q8_0"), budget_bytes, price)):
+    if not options and (context := largest_context(replace(plan, parallel=1, kv_type="q8_0"), budget, estimate)):
         options.append(f"context {context} with parallel 1 and kv_type q8_0")
     return f" hint: {' or '.join(options[:2])} fits" if options else ""

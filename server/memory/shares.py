@@ -1,8 +1,8 @@
 """Who may keep how many bytes of cached prefixes, and what leaves when there is less room for them. Pure.
 
 Every loaded model has an equal share; what models that are not loaded have left may take one share too, and what it
-does not take is the others'. Of those files the ones worth most per byte stay. A worker's bytes count until it has said
-that it holds no more: so what is booked is never less than what lies there.
+does not take is the others'. Of those files the ones with the highest score stay. A worker's bytes count until it
+has said that it holds no more: so what is reserved is never less than what lies there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Kept:
 
     key: str
     n_bytes: int
-    worth: float
+    score: float
     """Microseconds of computing it saves per byte, likelihood counted."""
 
 
@@ -38,7 +38,7 @@ class _Grant:
         return self.asked[-1] if self.asked else self.confirmed
 
     @property
-    def booked_bytes(self) -> int:
+    def reserved_bytes(self) -> int:
         return max([self.confirmed, *self.asked])
 
 
@@ -58,9 +58,9 @@ class Shares:
         self._kept: dict[str, list[Kept]] = {}
 
     @property
-    def booked_bytes(self) -> int:
+    def reserved_bytes(self) -> int:
         """The most that all workers and files can take at this moment."""
-        return sum(grant.booked_bytes for grant in self._grants.values()) + self.kept_bytes
+        return sum(grant.reserved_bytes for grant in self._grants.values()) + self.kept_bytes
 
     @property
     def kept_bytes(self) -> int:
@@ -81,7 +81,7 @@ class Shares:
         own = self._kept.pop(model, [])
         self._grants[model] = _Grant()
         leaving = self._drop(room)
-        bound = max(0, min(self._targets(room)[model], room - self.booked_bytes))
+        bound = max(0, min(self._targets(room)[model], room - self.reserved_bytes))
         self._grants[model] = _Grant(confirmed=bound)
         return bound, leaving + _beyond(own, bound)
 
@@ -107,10 +107,10 @@ class Shares:
                 self._grants[model].asked.append(target)
         for model, target in targets.items():
             grant = self._grants[model]
-            more = min(target - grant.booked_bytes, room - self.booked_bytes)
+            more = min(target - grant.reserved_bytes, room - self.reserved_bytes)
             if target > grant.last and more > 0:
-                change.bounds[model] = grant.booked_bytes + more
-                grant.asked.append(grant.booked_bytes + more)
+                change.bounds[model] = grant.reserved_bytes + more
+                grant.asked.append(grant.reserved_bytes + more)
         return change
 
     def lessen(self, model: str, n_bytes: int) -> Change:
@@ -141,10 +141,10 @@ class Shares:
 
 
 def _beyond(files: list[Kept], n_bytes: int) -> list[Kept]:
-    """Those of least worth, until the rest takes no more than that."""
+    """Those of the lowest score, until the rest takes no more than that."""
     excess = sum(file.n_bytes for file in files) - n_bytes
     leaving = []
-    for file in sorted(files, key=lambda f: (f.worth, f.key)):
+    for file in sorted(files, key=lambda f: (f.score, f.key)):
         if excess <= 0:
             break
         leaving.append(file)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, assert_never
 
 from backends.messages import Delta, Failed, Finished, Part, Started
 from backends.registry import kind_of
-from server.memory.placement import Refused
 from server.metrics import REJECTIONS, RequestMeter
 from server.pool.live import Live
 from server.pool.stream import Stream
+from server.scheduling.budget import Refused
 from server.scheduling.decisions import Abort, Dispatch, Reject
 
 if TYPE_CHECKING:
@@ -145,10 +145,10 @@ class Jobs:
 
     def _look_again_before_refusing(self, resident: Resident) -> None:
         """A file that is too large may have been replaced by a smaller one: then the load itself will tell."""
-        prices, loader = self._parts.prices, self._parts.loader
-        if loader is not None and isinstance(prices.need_bytes(resident.name, smaller_by=0), Refused):
-            loader.forget_if_changed(resident.entry)
-            prices.forget(resident.name)
+        budget = self._parts.budget
+        if isinstance(budget.need(resident.name, smaller_by=0), Refused):
+            budget.files.forget_if_changed(resident.entry)
+            budget.forget(resident.name)
 
     def _cancel(self, job_id: str) -> None:
         self._parts.perform(self._parts.scheduler.cancel(job_id, self._parts.clock()))

@@ -5,12 +5,13 @@ Owns no state but what it writes into the residents and the ledger. For the even
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from backends.crash_reason import in_words
+from backends.plan import Amount
+from server.memory.ledger import Tenant
 from server.pool.event_log import why
 from server.pool.loader import LoadRefusedError
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from backends.messages import ErrorCode, LoadModel, Ready
     from backends.plan import Footprint
     from backends.worker import Exit, Listener, Worker
-    from server.memory.estimates import FileKey
-    from server.pool.loader import Loader
+    from server.memory.files import FileKey
     from server.pool.parts import Parts
     from server.pool.resident import Resident
     from server.scheduling.decisions import Drain, Unload
@@ -39,15 +39,15 @@ class Moves:
 
     def begin_load(self, resident: Resident, smaller_by: int) -> None:
         """Start the model's worker."""
-        prices = self._parts.prices
+        budget = self._parts.budget
         resident.load_started_at = self._parts.clock()
         resident.load_cancelled = False
         resident.loaded = 0.0
         resident.tried_key = self._state_now(resident)
-        need = prices.need_bytes(resident.name, smaller_by=smaller_by)
-        figures = {"need_bytes": need} if isinstance(need, int) and need else {}
+        need = budget.need(resident.name, smaller_by=smaller_by)
+        figures = self._figures("need", need) if isinstance(need, Amount) and need else {}
         again = {"smaller_by": smaller_by} if smaller_by else {}
-        self._parts.tell("loading", model=resident.name, **figures, free_bytes=prices.free_bytes, **again)
+        self._parts.tell("loading", model=resident.name, **figures, **self._figures("free", budget.free), **again)
         self._parts.spawn(self._load(resident, smaller_by))
 
     def cancel_load(self, resident: Resident) -> None:
@@ -66,9 +66,10 @@ class Moves:
         assert resident.worker is not None
         resident.metrics.evictions[action.reason].inc()
         evicted = action.reason in ("room", "ttl", "pressure")
-        figures = {**why(action), "freed_bytes": self._parts.prices.held_bytes(action.model)}
-        need = self._parts.prices.need_bytes(action.beneficiary, smaller_by=0) if action.beneficiary else 0
-        self._parts.memory.before_leaving(action.model, for_bytes=need if isinstance(need, int) else 0)
+        budget = self._parts.budget
+        figures = {**why(action), **self._figures("freed", budget.held(action.model))}
+        need = budget.need(action.beneficiary, smaller_by=0) if action.beneficiary else Amount()
+        self._parts.memory.before_leaving(action.model, needed=need if isinstance(need, Amount) else Amount())
         self._parts.tell("evicted" if evicted else "unloading", model=action.model, **figures)
         self._parts.spawn(resident.worker.stop())
 
@@ -83,8 +84,7 @@ class Moves:
             self._parts.scheduler.pardon(resident.name)
 
     def _state_now(self, resident: Resident) -> FileKey | None:
-        loader = self._parts.loader
-        return loader.state_now(resident.entry) if loader is not None else None
+        return self._parts.budget.files.state_now(resident.entry)
 
     # What workers report
 
@@ -94,25 +94,28 @@ class Moves:
         resident = parts.residents[name]
         resident.ready, resident.ready_at = ready, now
         load_s = now - resident.load_started_at
-        booking = parts.memory.ledger.settle(name, ready.measured_bytes, ready.parts)
-        self._learn(worker.spec, ready)
-        if (ratio := booking.error_ratio) is not None:
-            parts.metrics.prediction_error[resident.entry.backend].observe(ratio)
-        resident.count_ready(booking, load_s)
+        assert parts.loader is not None
+        reservation = parts.loader.settle(worker.spec, ready)
+        parts.spawn(parts.budget.estimator.save())
+        on_card = parts.memory.device == "cuda"
+        parts.metrics.count_errors(resident.entry.backend, reservation.device.error_ratio, reservation.host.error_ratio)
+        ratio = (reservation.device if on_card else reservation.host).error_ratio
+        resident.count_ready(reservation, load_s)
         parts.tell(
             "loaded",
             model=name,
             seconds=round(load_s, 3),
-            **({"context": ready.text.context} if ready.text is not None else {}),
+            context=ready.context,
             parallel=ready.parallel,
-            **({"gpu_layers": f"{ready.layers.on_card}/{ready.layers.total}"} if ready.layers is not None else {}),
+            gpu_layers=f"{ready.gpu_layers}/{ready.n_layers}",
             measured_bytes=ready.measured_bytes,
+            **({"measured_host_bytes": reservation.host.measured_bytes or 0} if on_card else {}),
             predicted_ratio="unknown" if ratio is None else round(ratio, 3),
             pid=worker.pid,
         )
-        if ready.generator is not None and (error := ready.generator.store_error):
-            parts.tell("prefix_cache_off", model=name, reason=error, hint="prompts are computed every time")
-        parts.prices.forget(name)
+        if ready.store_error:
+            parts.tell("prefix_cache_off", model=name, reason=ready.store_error, hint="prompts are computed every time")
+        parts.budget.forget(name)
         parts.memory.share_out()
         parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now))
         resident.tell_loaded()
@@ -122,16 +125,16 @@ class Moves:
         parts, name = self._parts, worker.spec.name
         resident = parts.residents[name]
         resident.worker = None
-        freed_bytes = parts.prices.held_bytes(name)
-        booking = parts.memory.ledger.booking(name)
+        freed = parts.budget.held(name)
+        reservation = parts.memory.ledger.reservation(Tenant(name))
         parts.memory.release(name)
-        if how.code == "out_of_memory" and worker.ready is None and booking is not None:
-            how = self._explain(worker.spec, how, booking.predicted)
-        parts.prices.forget(name)
+        if how.code == "out_of_memory" and worker.ready is None and reservation is not None:
+            how = self._explain(worker.spec, how, reservation.predicted)
+        parts.budget.forget(name)
         parts.tell(
             resident.count_exit(how, was_ready=worker.ready is not None),
             model=name,
-            freed_bytes=freed_bytes,
+            **self._figures("freed", freed),
             **({"code": how.code, "reason": how.message} if how.code else {}),
         )
         error = None if how.code is None else (how.code, how.message)
@@ -140,29 +143,25 @@ class Moves:
 
     # What is known of the files
 
-    async def inspect_all(self, loader: Loader) -> None:
+    async def inspect_all(self) -> None:
         """Look at every model's file."""
         for resident in self._parts.residents.values():
-            with contextlib.suppress(LoadRefusedError):
-                await loader.inspect(resident.entry)
-            self._parts.prices.forget(resident.name)
+            await self._parts.budget.inspect(resident.entry)
 
-    async def ask_dry(self, loader: Loader) -> None:
-        """Ask for the exact prices of the models whose files have been looked at."""
-        await loader.ask_dry(resident.entry for resident in self._parts.residents.values())
+    async def ask_dry(self) -> None:
+        """Ask for the exact sizes of the models whose files have been looked at."""
+        await self._parts.budget.ask_dry(resident.entry for resident in self._parts.residents.values())
         for name in self._parts.residents:
-            self._parts.prices.forget(name)
+            self._parts.budget.forget(name)
 
     # How
 
     async def _load(self, resident: Resident, smaller_by: int) -> None:
         loader = self._parts.loader
         assert loader is not None
-        usable_bytes = self._parts.prices.usable_bytes(resident.name)
+        usable = self._parts.budget.usable(resident.name)
         try:
-            resident.worker = await loader.start(
-                resident.entry, self._listener, usable_bytes=usable_bytes, smaller_by=smaller_by
-            )
+            resident.worker = await loader.start(resident.entry, self._listener, usable=usable, smaller_by=smaller_by)
             if resident.load_cancelled:
                 await resident.worker.stop()
         except LoadRefusedError as refused:
@@ -174,20 +173,21 @@ class Moves:
     def _refused(self, resident: Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
         parts, name = self._parts, resident.name
         resident.count_load_failure(code)
-        parts.prices.forget(name)
+        parts.budget.forget(name)
         parts.tell("load_refused", model=name, code=code, reason=message)
         parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=(code, message), strike=strike))
         resident.tell_gone(code, message)
 
-    def _learn(self, spec: LoadModel, ready: Ready) -> None:
-        assert self._parts.loader is not None
-        self._parts.loader.learn(spec, ready)
-        self._parts.spawn(self._parts.loader.estimator.save())
+    def _figures(self, what: str, amount: Amount) -> dict[str, int]:
+        """`need_bytes` of the memory in which models compute, and on a card `need_host_bytes`."""
+        if self._parts.memory.device == "cpu":
+            return {f"{what}_bytes": amount.host}
+        return {f"{what}_bytes": amount.device, f"{what}_host_bytes": amount.host}
 
     def _explain(self, spec: LoadModel, how: Exit, predicted: Footprint) -> Exit:
-        """A load that ran out of memory, told with its plan, whose price is doubted from now on."""
+        """A load that ran out of memory, told with its plan, whose estimate is doubted from now on."""
         assert self._parts.loader is not None
         plan = self._parts.loader.ran_out(spec, predicted)
-        self._parts.spawn(self._parts.loader.estimator.save())
+        self._parts.spawn(self._parts.budget.estimator.save())
         message = f"model '{spec.name}' ran out of memory while it loaded ({how.message}): {plan}. {_HINT}"
         return replace(how, message=message)

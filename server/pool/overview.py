@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from server.memory.capacity import Asked, Capacity, who_may_leave
-from server.pool.status import MemoryStatus, ModelInfo, QueueStatus, Status
+from server.memory.capacity import Capacity, WishChange
+from server.memory.ledger import Tenant
+from server.pool.status import MemoryStatus, ModelInfo, QueueStatus, Status, memory_status
 from server.pool.stream import Waiting
 from server.scheduling.decisions import ModelState
+from server.scheduling.eviction import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from server.pool.parts import Parts
     from server.pool.resident import Resident
     from server.pool.template_process import TemplateProcess
+
+
+_BUSY: Final = 1000.0
 
 
 class Overview:
@@ -29,32 +34,43 @@ class Overview:
         """What is known of a model; never loads it."""
         parts = self._parts
         view = parts.scheduler.view(name, parts.clock())
-        header, problem = parts.loader.known(name) if parts.loader else (None, None)
+        facts, problem = parts.budget.files.facts(name), parts.budget.files.problem(name)
+        header = facts.header if facts is not None else None
         return ModelInfo(view.state, parts.residents[name].ready, header, view.last_error or problem, problem)
 
     def status(self) -> Status:
         """Everything at this moment; never loads anything."""
         parts, now = self._parts, self._parts.clock()
-        loader = parts.loader
+        ledger, files = parts.memory.ledger if parts.loader else None, parts.budget.files
         models = [
             resident.status(
                 parts.scheduler.view(name, now),
-                loader.memory.ledger.booking(name) if loader else None,
-                loader.known(name)[1] if loader else None,
+                ledger.reservation(Tenant(name)) if ledger else None,
+                files.problem(name),
                 now,
-                loader.known(name)[0] if loader else None,
+                facts.header if (facts := files.facts(name)) is not None else None,
             )
             for name, resident in parts.residents.items()
         ]
         queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]
         return Status(memory=self._memory(), models=models, queue=queue)
 
-    async def capacity(self, name: str, asked: Asked) -> Capacity:
+    async def capacity(self, name: str, change: WishChange) -> Capacity:
         """What a load of the model would come to; loads nothing. Raises HeaderError."""
         parts = self._parts
-        residents = who_may_leave(self.status().models, parts.prices.held_bytes, but=name)
-        assert parts.loader is not None
-        return await parts.loader.capacity(parts.residents[name].entry, asked, residents)
+        return await parts.budget.capacity(parts.residents[name].entry, change, self._may_leave(but=name))
+
+    def _may_leave(self, *, but: str) -> list[Candidate]:
+        """The residents in the order in which they are missed least: idle ones first, the longest idle before."""
+        parts, now = self._parts, self._parts.clock()
+        found = []
+        for name, resident in parts.residents.items():
+            held = parts.budget.held(name)
+            if name != but and held and not resident.entry.config.pinned:
+                idle_since = parts.scheduler.view(name, now).idle_since
+                score = _BUSY if idle_since is None else 1.0 / (1.0 + max(0.0, now - idle_since))
+                found.append(Candidate(name, held, score))
+        return found
 
     def is_loading(self, name: str) -> bool:
         """Whether a load of the model is under way."""
@@ -73,9 +89,8 @@ class Overview:
     def _memory(self) -> MemoryStatus:
         if self._parts.loader is None:
             return MemoryStatus(device="", budget_bytes=0, reserved_bytes=0, other_bytes=0)
-        return self._parts.loader.memory.status().beside(
-            sum(process.resident_bytes for process in self._template_processes)
-        )
+        n_bytes = sum(process.resident_bytes for process in self._template_processes)
+        return memory_status(self._parts.memory, template_process_bytes=n_bytes)
 
     def _publish(self) -> None:
         """Set the gauges that mirror state, when they are read."""
@@ -83,6 +98,11 @@ class Overview:
         for name, resident in parts.residents.items():
             view = parts.scheduler.view(name, now)
             resident.metrics.publish(view.state, running=view.running, waiting=view.waiting)
-        memory = self._memory()
-        if memory.device:
-            parts.metrics.publish_memory(memory)
+        told = self._memory()
+        sides = {"device": told, "host": told.host} if told.device == "cuda" else {"host": told.host}
+        for memory, side in sides.items():
+            if side is not None:
+                figures = {"budget": side.budget_bytes, "reserved": side.reserved_bytes, "other": side.other_bytes}
+                parts.metrics.publish_memory(told.device, memory, **figures)
+        if told.device:
+            parts.metrics.publish_prefix_cache(used=told.prefix_cache_bytes, reserved=told.prefix_cache_reserved_bytes)

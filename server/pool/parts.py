@@ -1,4 +1,4 @@
-"""What the rooms of the pool share: the models, the scheduler, the books, the clock, and who is told."""
+"""What the rooms of the pool share: the models, the scheduler, the budget, the clock, and who is told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from server.memory.ledger_budget import LedgerBudget
+    from server.memory.budget import MemoryBudget
     from server.memory.memory import Memory
     from server.metrics import Metrics
     from server.pool.event_log import EventLog
@@ -25,7 +25,7 @@ class Parts:
 
     residents: dict[str, Resident]
     scheduler: Scheduler
-    prices: LedgerBudget
+    budget: MemoryBudget
     metrics: Metrics
     event_log: EventLog
     clock: Callable[[], float]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from backends.registry import BACKENDS
 from backends.worker import Exit, Timeouts, Worker
-from server.memory.ledger_budget import LedgerBudget
+from server.memory.budget import MemoryBudget
 from server.memory.memory import open_memory
-from server.memory.placement import Refused
+from server.memory.placement import memory_words
 from server.pool import limits
 from server.pool.event_log import EventLog
 from server.pool.jobs import Jobs
-from server.pool.loader import Loader, LoadRefusedError
+from server.pool.loader import Loader
 from server.pool.moves import Moves
 from server.pool.overview import Overview
 from server.pool.parts import Parts
@@ -28,9 +28,9 @@ from server.pool.resident import PoolError, Resident
 from server.pool.status import ModelInfo, Status
 from server.pool.stream import Stream
 from server.pool.template_process import TemplateProcess
+from server.scheduling.budget import Refused
 from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
 from server.scheduling.scheduler import Rules, Scheduler
-from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,13 +62,13 @@ class Pool:
         self._settings = settings
         self._timeouts = timeouts
         self._clock = clock
-        prices = LedgerBudget({e.name: e for e in catalog.entries})
+        budget = MemoryBudget({e.name: e for e in catalog.entries})
         models = [limits.model_rules(e) for e in catalog.entries]
-        self._scheduler = Scheduler(models, rules or limits.rules(settings), prices)
+        self._scheduler = Scheduler(models, rules or limits.rules(settings), budget)
         self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
         event_log = EventLog()
         self.on_change = event_log.on_change
-        self._parts = Parts(self._residents, self._scheduler, prices, metrics, event_log, clock, self._perform)
+        self._parts = Parts(self._residents, self._scheduler, budget, metrics, event_log, clock, self._perform)
         backends = {entry.backend for entry in catalog.entries}
         wanted = settings.scheduler.template_process
         self._template_processes = {
@@ -86,19 +86,20 @@ class Pool:
     # Life
 
     async def start(self) -> None:
-        """Choose the device and the budget, look at the models' files, begin with what is to be preloaded.
+        """Choose the device and the budgets, look at the models' files, begin with what is to be preloaded.
 
         Raises DeviceError.
         """
         memory = await open_memory(self._settings.memory, n_models=len(self._residents))
-        loader = self._parts.loader = self._parts.prices.loader = Loader(
-            memory, self._timeouts, self._template_processes
-        )
+        budget = self._parts.budget
+        budget.memory = memory
+        self._parts.loader = Loader(memory, budget, self._timeouts, self._template_processes)
         memory.on_budget_change.append(self._budget_changed)
-        self._parts.tell("started", device=memory.device, budget_bytes=memory.ledger.budget_bytes)
+        beside = {"host_budget_bytes": memory.ledger.host.budget_bytes} if memory.device == "cuda" else {}
+        self._parts.tell("started", device=memory.device, budget_bytes=memory.account.budget_bytes, **beside)
         for process in self._template_processes.values():
             process.prepare()
-        self._parts.spawn(self._look_at_files(loader))
+        self._parts.spawn(self._look_at_files())
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
 
@@ -159,8 +160,7 @@ class Pool:
     async def look(self, name: str) -> None:
         """Look at a model's files now; what is wrong with them is told by `info`."""
         if self._parts.loader is not None:
-            with contextlib.suppress(LoadRefusedError):
-                await self._parts.loader.inspect(self._residents[name].entry)
+            await self._parts.budget.inspect(self._residents[name].entry)
 
     async def load(self, name: str) -> None:
         """Make a model resident. Raises PoolError."""
@@ -244,28 +244,37 @@ class Pool:
         self._timer = None
         self._perform(self._scheduler.on_tick(self._clock()))
 
-    async def _look_at_files(self, loader: Loader) -> None:
-        await self._moves.inspect_all(loader)
+    async def _look_at_files(self) -> None:
+        await self._moves.inspect_all()
         for name, resident in self._residents.items():
             if resident.entry.config.preload and not self.draining:
                 await self._preload(name)
         if not self.draining:
-            self._beside.append(asyncio.create_task(self._moves.ask_dry(loader)))
+            self._beside.append(asyncio.create_task(self._moves.ask_dry()))
 
     async def _preload(self, name: str) -> None:
         """Load a model into free room; those that come first stay, and the others wait for a request."""
-        need, free_bytes = self._parts.prices.need_bytes(name, smaller_by=0), self._parts.prices.free_bytes
+        budget = self._parts.budget
+        need, free = budget.need(name, smaller_by=0), budget.free
         if isinstance(need, Refused):
             self._parts.tell("preload_skipped", model=name, reason=need.message)
-        elif need > free_bytes:
-            reason = f"it needs {format_size(need)}, and {format_size(free_bytes)} are left beside the others"
-            self._parts.tell("preload_skipped", model=name, reason=reason, need_bytes=need, free_bytes=free_bytes)
+        elif not need.within(free):
+            device = self._parts.memory.device
+            left = f"{memory_words(device, free)} are left beside the others"
+            self._parts.tell("preload_skipped", model=name, reason=f"it needs {memory_words(device, need)}, and {left}")
         else:
             with contextlib.suppress(PoolError):  # told where it happened
                 await self.load(name)
 
     def _budget_changed(self) -> None:
-        memory = self._parts.memory.status()
-        figures = {"budget_bytes": memory.budget_bytes, "reserved_bytes": memory.reserved_bytes}
-        self._parts.tell("budget", **figures, over_bytes=memory.over_bytes)
+        memory = self._parts.memory
+        account, host = memory.account, memory.ledger.host
+        beside = {"host_budget_bytes": host.budget_bytes, "host_over_bytes": host.over_bytes}
+        self._parts.tell(
+            "budget",
+            budget_bytes=account.budget_bytes,
+            reserved_bytes=account.reserved_bytes,
+            over_bytes=account.over_bytes,
+            **(beside if memory.device == "cuda" else {}),
+        )
         self._perform(self._scheduler.on_tick(self._clock()))

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from backends.backend import Header
     from backends.messages import ErrorCode, Ready
-    from backends.plan import Device, Footprint
+    from backends.plan import Device
     from backends.worker import Exit, Worker
-    from server.memory.estimates import FileKey
-    from server.memory.ledger import Booking
+    from server.memory.files import FileKey
+    from server.memory.ledger import Reservation
     from server.metrics import ModelMetrics
     from server.scheduling.scheduler import ModelView
     from server.settings.catalog import CatalogEntry
@@ -72,28 +72,28 @@ class Resident:
 
     def layers_on(self, device: Device) -> tuple[int, int] | None:
         """Layers on the card and layers in all, for a model that should be on one."""
-        if self.ready is None or self.ready.layers is None or device == "cpu":
+        if self.ready is None or device == "cpu":
             return None
-        return self.ready.layers.on_card, self.ready.layers.total
+        return self.ready.gpu_layers, self.ready.n_layers
 
-    def count_ready(self, booking: Booking, load_s: float) -> None:
-        """A load has succeeded, with this in the books."""
+    def count_ready(self, reservation: Reservation, load_s: float) -> None:
+        """A load has succeeded, with this in the ledger."""
         self.metrics.loads["ok"].inc()
         self.metrics.load_seconds.observe(load_s)
-        self.metrics.measured_bytes.set(booking.measured_bytes or 0)
-        if self.ready is not None and (layers := self.ready.layers) is not None:
-            self.metrics.gpu_layers.set(layers.on_card)
-            self.metrics.layers.set(layers.total)
-        for part, n_bytes in _by_part(booking.predicted).items():
-            self.metrics.predicted_bytes[part].set(n_bytes)
+        for memory, share in (("device", reservation.device), ("host", reservation.host)):
+            self.metrics.measured_bytes[memory].set(share.measured_bytes or 0)
+            for part, n_bytes in share.predicted.by_name.items():
+                self.metrics.predicted_bytes[memory, part].set(n_bytes)
+        if self.ready is not None:
+            self.metrics.gpu_layers.set(self.ready.gpu_layers)
+            self.metrics.layers.set(self.ready.n_layers)
 
     def count_exit(self, how: Exit, *, was_ready: bool) -> str:
         """A worker has ended; in one word, how."""
-        self.metrics.measured_bytes.set(0)
         self.metrics.gpu_layers.set(0)
         self.metrics.layers.set(0)
         self.metrics.kv_usage.set(0)
-        for gauge in self.metrics.predicted_bytes.values():
+        for gauge in (*self.metrics.measured_bytes.values(), *self.metrics.predicted_bytes.values()):
             gauge.set(0)
         if how.code is None:
             if not was_ready:
@@ -123,7 +123,7 @@ class Resident:
     def status(
         self,
         view: ModelView,
-        booking: Booking | None,
+        reservation: Reservation | None,
         unusable: str | None,
         now: float,
         header: Header | None = None,
@@ -134,18 +134,13 @@ class Resident:
             self.entry,
             view,
             self.ready if worker is not None and worker.ready is not None else None,
-            booking,
+            reservation,
             pid=worker.pid if worker is not None else None,
             tokens_per_s=self.pace.per_s(now),
             unusable=unusable,
             now=now,
             header=header,
         )
-
-
-def _by_part(footprint: Footprint) -> dict[str, int]:
-    host = footprint.host.by_name
-    return {part: n_bytes + host[part] for part, n_bytes in footprint.device.by_name.items()}
 
 
 def _settle(waiters: list[asyncio.Future[None]], error: PoolError | None) -> None:

@@ -13,7 +13,8 @@ from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
-    from server.memory.ledger import Booking
+    from server.memory.ledger import Reservation, Share
+    from server.memory.memory import Memory
     from server.scheduling.scheduler import ModelView
     from server.settings.catalog import CatalogEntry
 
@@ -41,8 +42,18 @@ class Pace:
         return self._per_s if now - self._since < 2 * _PACE_WINDOW_S else 0.0
 
 
+class HostStatus(msgspec.Struct, frozen=True):
+    """The budget of host memory, in bytes."""
+
+    budget_bytes: int
+    reserved_bytes: int
+    other_bytes: int
+    over_bytes: int = 0
+    total_bytes: int = 0
+
+
 class MemoryStatus(msgspec.Struct, frozen=True):
-    """The budget, in bytes."""
+    """The budget of the memory in which models compute, in bytes, and what there is beside it."""
 
     device: str
     """`cuda` or `cpu`."""
@@ -54,24 +65,63 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     prefix_cache_bytes: int = 0
     """Host memory that cached prefixes take, of all models, loaded or not."""
     prefix_cache_reserved_bytes: int = 0
-    """What is booked for them in the budget, where host memory is what models share; 0 on a card."""
+    """What is reserved for them in the budget of host memory."""
     prefix_cache_max_bytes: int = 0
     """What they may take at most."""
     template_process_bytes: int = 0
-    """Host memory of the template process, which has no model: paid from the reserve, never from the budget."""
+    """Host memory of the template process, which has no model: paid from what the budget leaves, never from it."""
 
     device_name: str = ""
     """The card's; empty on the CPU."""
     device_total_bytes: int = 0
     warnings: list[str] = []
     """A graphics card that is there and unused, and why."""
+    host: HostStatus | None = None
+    """Host memory; without a card the same budget once more."""
 
-    def beside(self, template_process_bytes: int) -> MemoryStatus:
-        """The same, with the template process told apart from other programs."""
-        ours = template_process_bytes if self.device == "cpu" else 0
-        return msgspec.structs.replace(
-            self, template_process_bytes=template_process_bytes, other_bytes=max(0, self.other_bytes - ours)
-        )
+
+def memory_status(memory: Memory, *, template_process_bytes: int = 0) -> MemoryStatus:
+    """The budgets at this moment; the template process is told apart from other programs."""
+    account, host, other = memory.account, memory.ledger.host, memory.other
+    beside = HostStatus(
+        budget_bytes=host.budget_bytes,
+        reserved_bytes=host.reserved_bytes,
+        other_bytes=max(0, other.host - template_process_bytes),
+        over_bytes=host.over_bytes,
+        total_bytes=memory.total.host,
+    )
+    on_card = memory.device == "cuda"
+    return MemoryStatus(
+        device=memory.device,
+        budget_bytes=account.budget_bytes,
+        reserved_bytes=account.reserved_bytes,
+        other_bytes=other.device if on_card else beside.other_bytes,
+        over_bytes=account.over_bytes,
+        prefix_cache_bytes=memory.prefix_cache.used_bytes,
+        prefix_cache_reserved_bytes=host.prefix_cache_bytes,
+        prefix_cache_max_bytes=memory.prefix_cache.max_bytes,
+        template_process_bytes=template_process_bytes,
+        device_name=memory.device_name,
+        device_total_bytes=memory.total.device if on_card else memory.total.host,
+        warnings=memory.warnings,
+        host=beside,
+    )
+
+
+class ShareStatus(msgspec.Struct, frozen=True):
+    """What a model holds of one memory, in bytes."""
+
+    predicted_bytes: int
+    measured_bytes: int | None
+    parts: dict[str, int]
+    """By component: as measured, until then as predicted."""
+
+
+def share_status(share: Share | None) -> ShareStatus | None:
+    """None where the model holds nothing of the memory."""
+    if share is None or not (share.predicted.total_bytes or share.measured_bytes):
+        return None
+    return ShareStatus(share.predicted.total_bytes, share.measured_bytes, share.parts)
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -84,7 +134,6 @@ class ModelStatus(msgspec.Struct, frozen=True):
     measured_bytes: int | None
     parts: dict[str, int]
     context: int | None
-    """None while it is not loaded, and of a model that reads no text."""
     parallel: int | None
     busy: int
     """Jobs in the worker."""
@@ -108,6 +157,10 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """What is wrong with its files, as of the last look; None where nothing is."""
     sampling: dict[str, float] = {}
     """How tokens are chosen where a request does not say, by the names of a request's fields."""
+    device: ShareStatus | None = None
+    """What it holds of the card; the figures above are of the memory in which it computes."""
+    host: ShareStatus | None = None
+    """What it holds of host memory."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
@@ -142,7 +195,7 @@ def model_status(
     entry: CatalogEntry,
     view: ModelView,
     ready: Ready | None,
-    booking: Booking | None,
+    reservation: Reservation | None,
     *,
     pid: int | None,
     tokens_per_s: float,
@@ -150,27 +203,20 @@ def model_status(
     now: float,
     header: Header | None = None,
 ) -> ModelStatus:
-    """One model's line, from what its owners know; `ready` and `booking` only while it is resident."""
+    """One model's line, from what its owners know; `ready` and `reservation` only while it is resident."""
     config = entry.config
-    text, layers = (ready.text, ready.layers) if ready else (None, None)
     idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
-    ratio = booking.error_ratio if booking else None
-    parts = (
-        (
-            booking.measured_parts
-            or (booking.predicted.device if booking.predicted.device.total_bytes else booking.predicted.host).by_name
-        )
-        if booking
-        else {}
-    )
+    device = share_status(reservation.device) if reservation else None
+    host = share_status(reservation.host) if reservation else None
+    main = host if device is None else device
     return ModelStatus(
         name=entry.name,
         state=view.state.value,
         backend=entry.backend,
-        predicted_bytes=booking.predicted.total_bytes if booking else None,
-        measured_bytes=booking.measured_bytes if booking else None,
-        parts=dict(parts),
-        context=text.context if text else None,
+        predicted_bytes=main.predicted_bytes if main else None,
+        measured_bytes=main.measured_bytes if main else None,
+        parts=main.parts if main else {},
+        context=ready.context if ready else None,
         parallel=ready.parallel if ready else None,
         busy=view.running,
         idle_s=idle_s,
@@ -179,12 +225,20 @@ def model_status(
         tokens_per_s=round(tokens_per_s, 1) if ready else None,
         unload_in_s=None if view.unload_at is None else max(0.0, view.unload_at - now),
         keep_alive_s=view.keep_s,
-        gpu_layers=layers.on_card if layers else None,
-        n_layers=layers.total if layers else None,
+        gpu_layers=ready.gpu_layers if ready else None,
+        n_layers=ready.n_layers if ready else None,
         pid=pid,
         load_s=ready.load_s if ready else None,
         last_error=view.last_error,
-        prediction_error=None if ratio is None else round(ratio - 1, 4),
+        prediction_error=_prediction_error(main),
         unusable=unusable,
         sampling=plain_sampling(config, header),
+        device=device,
+        host=host,
     )
+
+
+def _prediction_error(share: ShareStatus | None) -> float | None:
+    if share is None or share.measured_bytes is None or share.predicted_bytes == 0:
+        return None
+    return round(share.measured_bytes / share.predicted_bytes - 1, 4)

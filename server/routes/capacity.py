@@ -13,7 +13,7 @@ from backends.crash_reason import clean
 from backends.messages import KvType
 from backends.registry import BACKENDS
 from server.errors import ApiError
-from server.memory.capacity import Asked
+from server.memory.capacity import WishChange
 from server.output.frame import to_json
 from server.routes.dependencies import App, StrictQuery, Whole, Word
 from server.routes.described import Described
@@ -36,7 +36,7 @@ class CapacityQuery(BaseModel):
 async def capacity(app: App, query: Annotated[CapacityQuery, Depends(StrictQuery(CapacityQuery))]) -> Response:
     """What a load would take, and which models would be evicted."""
     entry = app.model(query.model).entry
-    asked = Asked(context=query.context, parallel=query.parallel, kv_type=query.kv_type)
+    asked = WishChange(context=query.context, parallel=query.parallel, kv_type=query.kv_type)
     backend = BACKENDS[entry.backend]
     if asked.kv_type is not None and (why := backend.refuses.get("kv_type")):
         raise ApiError(

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.messages import ErrorCode
-from server.memory.budget import Budget, Unbounded
-from server.memory.placement import Refused
+from server.scheduling.budget import Budget, Refused, Unbounded
 from server.scheduling.deadlines import Deadlines
 from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, ModelState, Reject, Unload, UnloadReason
 from server.scheduling.model_record import LIGHT_JOBS, ModelRecord, ModelRules, Ticket, whole_seconds
@@ -73,11 +72,11 @@ class Outlook:
 class Scheduler:
     """See the module's text. Every `now` is in seconds on one monotonic clock of the caller's."""
 
-    def __init__(self, models: Iterable[ModelRules], rules: Rules, books: Budget | None = None) -> None:
+    def __init__(self, models: Iterable[ModelRules], rules: Rules, budget: Budget | None = None) -> None:
         self._rules = rules
-        self._books = books or Unbounded()
+        self._budget = budget or Unbounded()
         self._models = {m.name: ModelRecord(m, Quarantine(rules.quarantine), m.parallel) for m in models}
-        self._swaps = Swaps(self._models, self._books, rules.swaps, unclaim=self._unclaim)
+        self._swaps = Swaps(self._models, self._budget, rules.swaps, unclaim=self._unclaim)
         self._tickets: dict[str, Ticket] = {}
         self._deadlines: Deadlines[Ticket] = Deadlines(self._deadline)
         self._n_submitted = 0
@@ -248,7 +247,7 @@ class Scheduler:
         return actions + self._decide(now)
 
     def on_tick(self, now: float) -> list[Action]:
-        """Time has passed, or the books have changed."""
+        """Time has passed, or the budgets have changed."""
         actions: list[Action] = []
         for ticket in self._deadlines.due(now):
             model = self._models[ticket.model]
@@ -353,7 +352,7 @@ class Scheduler:
     def _never_fits(self, model: ModelRecord) -> Refused | None:
         if model.state is not ModelState.UNLOADED:
             return None
-        need = self._books.need_bytes(model.name, smaller_by=model.smaller_by)
+        need = self._budget.need(model.name, smaller_by=model.smaller_by)
         return need if isinstance(need, Refused) else None
 
     def _another_try(self, model: ModelRecord, code: ErrorCode, now: float) -> list[Action] | None:
@@ -361,8 +360,8 @@ class Scheduler:
         if self._draining or self._never_fits(model) is not None or not model.wanted:
             return None
         if code == "memory_busy":
-            need = self._books.need_bytes(model.name, smaller_by=model.smaller_by)
-            known_now = not isinstance(need, Refused) and need > self._books.free_bytes
+            need = self._budget.need(model.name, smaller_by=model.smaller_by)
+            known_now = not isinstance(need, Refused) and not need.within(self._budget.free)
             return [] if known_now else None
         if code != "out_of_memory":
             return None

@@ -11,14 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from server.memory.placement import Refused
+from backends.plan import Amount
+from server.scheduling.budget import Refused
 from server.scheduling.decisions import Action, Drain, Load, ModelState, Unload, UnloadReason
-from server.scheduling.eviction import Candidate, choose, regret
+from server.scheduling.eviction import Candidate, choose, eviction_score, freed_by, helps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from server.memory.budget import Budget
+    from server.scheduling.budget import Budget
     from server.scheduling.model_record import ModelRecord
 
 Policy = Literal["collate", "fifo"]
@@ -56,13 +57,13 @@ class Swaps:
     def __init__(
         self,
         models: Mapping[str, ModelRecord],
-        books: Budget,
+        budget: Budget,
         rules: SwapRules,
         *,
         unclaim: Callable[[ModelRecord, float], None],
     ) -> None:
         self._models = models
-        self._books = books
+        self._budget = budget
         self._rules = rules
         self._unclaim = unclaim
         self._claims: dict[str, frozenset[str]] = {}
@@ -95,7 +96,7 @@ class Swaps:
                     victim.state, victim.leaving = ModelState.READY, None
 
     def make_air(self, model: ModelRecord, now: float) -> list[Action]:
-        """Let the idle model that is missed least leave, although the books say there is room; empty without one."""
+        """Let the idle model that is missed least leave, although the budget says there is room; empty without one."""
         idle = [self._candidate(other, now) for other in self._evictable() if other.idle and other is not model]
         least = min(idle, key=lambda c: c.cost, default=None)
         return [] if least is None else self._claim(model, [least], now)
@@ -103,7 +104,7 @@ class Swaps:
     # Whose turn it is
 
     def _next(self, waiting: list[ModelRecord], now: float) -> list[Action]:
-        free, coming = self._books.free_bytes, self._unclaimed()
+        free, coming = self._budget.free, self._unclaimed()
         self._typical_load_s = max((m.load_s for m in self._models.values() if m.load_s is not None), default=0.0)
         self._quiet_since = self._all_idle_since()
         for name, victims in list(self._claims.items()):
@@ -114,22 +115,22 @@ class Swaps:
                 del self._claims[name]
                 if not self._models[name].may_load(now):
                     continue
-                if isinstance(need, Refused) or need <= free:
+                if isinstance(need, Refused) or need.within(free):
                     return [self._load(self._models[name], now)]
                 self._unclaim(self._models[name], now)
             elif any(v.state is ModelState.UNLOADING for v in there):
                 return []
             elif not isinstance(need, Refused):
-                free -= max(0, need - sum(self._books.held_bytes(v.name) for v in there))
+                free -= (need - self._held(there)).no_less_than_none()
         for place, model in enumerate(self._in_order(waiting, now)):
             need = self._need(model)
-            if isinstance(need, Refused) or need <= max(free, 0):
+            if isinstance(need, Refused) or need.within(free.no_less_than_none()):
                 return [self._load(model, now)]
-            if need <= free + coming:
+            if need.within(free + coming):
                 return []
             if place >= _LOOKED_AT:
                 continue
-            chosen = self._victims(model, need - free, len(waiting), now)
+            chosen = self._victims(model, need.missing_from(free), len(waiting), now)
             if chosen is not None:
                 return self._claim(model, chosen, now)
             first = self.look_at is not None and self._quiet_since is not None
@@ -137,13 +138,16 @@ class Swaps:
                 return []  # none overtakes: the moment of this one comes
         return []
 
-    def _unclaimed(self) -> int:
+    def _unclaimed(self) -> Amount:
         """Bytes that are about to come free, for no model in particular."""
         if not any(m.state is ModelState.UNLOADING for m in self._models.values()):
-            return 0
+            return Amount()
         claimed = {victim for victims in self._claims.values() for victim in victims}
-        leaving = (m.name for m in self._models.values() if m.state is ModelState.UNLOADING and m.name not in claimed)
-        return sum(self._books.held_bytes(name) for name in leaving)
+        return self._held(m for m in self._models.values() if m.state is ModelState.UNLOADING and m.name not in claimed)
+
+    def _held(self, models: Iterable[ModelRecord]) -> Amount:
+        """What all of them hold."""
+        return sum((self._budget.held(model.name) for model in models), Amount())
 
     def _in_order(self, waiting: Iterable[ModelRecord], now: float) -> list[ModelRecord]:
         def key(model: ModelRecord) -> tuple[float, ...]:
@@ -160,8 +164,8 @@ class Swaps:
         load_s = self._typical_load_s if model.load_s is None else model.load_s
         return age_s >= min(self._rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
 
-    def _need(self, model: ModelRecord) -> int | Refused:
-        return self._books.need_bytes(model.name, smaller_by=model.smaller_by)
+    def _need(self, model: ModelRecord) -> Amount | Refused:
+        return self._budget.need(model.name, smaller_by=model.smaller_by)
 
     def _load(self, model: ModelRecord, now: float) -> Load:
         model.state, model.loading_since = ModelState.LOADING, now
@@ -173,7 +177,7 @@ class Swaps:
     def _evictable(self) -> list[ModelRecord]:
         return [m for m in self._models.values() if m.state is ModelState.READY and not m.rules.pinned]
 
-    def _victims(self, model: ModelRecord, needed: int, n_waiting: int, now: float) -> list[Candidate] | None:
+    def _victims(self, model: ModelRecord, needed: Amount, n_waiting: int, now: float) -> list[Candidate] | None:
         """The cheapest set that may leave now; None when it is too early for any, or never enough."""
         others = self._evictable()
         if self._rules.policy == "fifo":
@@ -182,7 +186,7 @@ class Swaps:
         rivals = n_waiting / self._places(model, others)
         times = {other.name: self._may_leave_at(other, model, rivals, now) for other in others}
         for group in (idle, others):
-            if sum(self._books.held_bytes(other.name) for other in group) < needed:
+            if not needed.within(self._held(group)):
                 continue
             early = [times[other.name] for other in group if times[other.name] > now]
             now_free = [other for other in group if times[other.name] <= now]
@@ -195,10 +199,11 @@ class Swaps:
     def _places(self, model: ModelRecord, others: list[ModelRecord]) -> int:
         """How many models of its size have room where others are now."""
         need = self._need(model)
-        if isinstance(need, Refused) or need == 0:
+        if isinstance(need, Refused) or not need:
             return 1
-        there = self._books.free_bytes + sum(self._books.held_bytes(other.name) for other in others)
-        return max(1, there // need)
+        there = self._budget.free + self._held(others)
+        sides = ((there.device, need.device), (there.host, need.host))
+        return max(1, min(has // wants for has, wants in sides if wants))
 
     def _may_leave_at(self, resident: ModelRecord, model: ModelRecord, rivals: float, now: float) -> float:
         """When a resident's turn is over, seen from a waiting model, one of so many `rivals` for one place."""
@@ -224,19 +229,20 @@ class Swaps:
             return None
         return max((m.idle_since or 0.0 for m in residents), default=0.0)
 
-    def _least_recently_used(self, others: list[ModelRecord], needed: int) -> list[Candidate] | None:
-        victims, freed = [], 0
+    def _least_recently_used(self, others: list[ModelRecord], needed: Amount) -> list[Candidate] | None:
+        victims: list[Candidate] = []
         for other in sorted(others, key=lambda m: (bool(m.running), m.idle_since or 0.0)):
-            if freed >= needed:
+            missing = needed - freed_by(victims)
+            if not missing.no_less_than_none():
                 break
-            victims.append(Candidate(other.name, self._books.held_bytes(other.name), 0.0))
-            freed += victims[-1].n_bytes
-        return victims if freed >= needed else None
+            if helps(held := self._budget.held(other.name), missing):
+                victims.append(Candidate(other.name, held, 0.0))
+        return victims if needed.within(freed_by(victims)) else None
 
     def _candidate(self, model: ModelRecord, now: float) -> Candidate:
-        cost = regret(load_s=model.load_s or 0.0, heat=model.heat(now), priority=model.rules.priority)
+        score = eviction_score(load_s=model.load_s or 0.0, heat=model.heat(now), priority=model.rules.priority)
         drain_s = model.drain_s(len(model.running)) + model.n_waiting * (model.load_s or 0.0)
-        return Candidate(model.name, self._books.held_bytes(model.name), cost + drain_s)
+        return Candidate(model.name, self._budget.held(model.name), score + drain_s)
 
     # Leaving
 
@@ -258,14 +264,16 @@ class Swaps:
         return next((name for name, victims in self._claims.items() if model in victims), None)
 
     def _relieve(self, now: float) -> list[Action]:
-        """Let idle models leave until what is held is inside the budget, as far as they go."""
-        if not self._rules.relieve or not self._books.over_bytes:
+        """Let idle models leave until what is held is inside the budgets, as far as they go."""
+        if not self._rules.relieve or not self._budget.over:
             return []
-        coming = sum(self._books.held_bytes(m.name) for m in self._models.values() if m.state in _LEAVING)
-        needed = self._books.over_bytes - coming
+        coming = self._held(m for m in self._models.values() if m.state in _LEAVING)
+        needed = self._budget.over - coming
         idle = [self._candidate(model, now) for model in self._evictable() if model.idle]
-        victims = choose(idle, needed) if needed > 0 else []
-        return [self._leave(self._models[v.name], "pressure") for v in (idle if victims is None else victims)]
+        victims = choose(idle, needed)
+        if victims is None:
+            victims = [candidate for candidate in idle if helps(candidate.frees, needed)]
+        return [self._leave(self._models[v.name], "pressure") for v in victims]
 
     def _look(self, at: float | None) -> None:
         if at is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from backends.registry import BACKENDS
 from server.settings.config import ModelConfig
-from server.settings.references import DEMO, Located, LocateError, locate
+from server.settings.references import DEMO, Located, LocateError, locate, parse_hub_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,9 @@ def _not_of(key: str, path: Path, backend: AnyBackend) -> str:
 
 
 def _missing(model: ModelConfig, problem: str) -> CatalogEntry:
-    backend = next(backend.name for backend in BACKENDS.values() if backend.claims(model.path))
+    reference = parse_hub_reference(model.path)
+    looks_gguf = model.path.lower().endswith(".gguf") or (reference is not None and reference.quant is not None)
+    backend = "gguf" if looks_gguf else "bnb"
     return CatalogEntry(
         name=model.name,
         config=model,

@@ -139,8 +139,6 @@ class ServerSection(Section):
     """After so long without an event, a stream gets a comment."""
     max_body_bytes: Annotated[Size, Field(ge=1024)] = 16 * 2**20
     """The largest body of a request; a larger one gets 413."""
-    max_upload_bytes: Annotated[Size, Field(ge=1024)] = 2**30
-    """The disk space that the files of all requests may take at once; the folder is in the user's cache."""
     drain_s: Seconds = 30
     """How long running requests may finish after SIGTERM."""
     stored_responses: Annotated[int, Field(ge=0, le=1_000_000), NO_BOOL] = 1000
@@ -157,19 +155,22 @@ class ServerSection(Section):
 
 
 class MemorySection(Section):
-    """`[memory]`: the one budget all models share."""
+    """`[memory]`: the budgets all models share."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where models run; auto: on the card where llama.cpp is built for CUDA and the driver answers."""
     budget: Literal["auto"] | Annotated[Size, Field(gt=0)] = "auto"
     """What all models may take together; auto: what is free on the device, less `reserve`."""
+    host_budget: Literal["auto"] | Annotated[Size, Field(gt=0)] = "auto"
+    """What models may take of host memory beside a card; auto: four fifths of what is free. Without a card host memory
+    is the device, and the smaller of both budgets counts."""
     reserve: Size = 600 * 2**20
     """Left free on the device for others."""
     on_pressure: Literal["unload", "keep"] = "unload"
     """What happens to idle models when other programs take the memory."""
     prefix_cache: Literal["auto"] | Size = "auto"
-    """The most host memory for cached prefixes, which come back after other requests and after a swap. On the CPU they
-    are part of the budget and yield to models; on a card they are beside it."""
+    """The most host memory for cached prefixes, which come back after other requests and after a swap. They are part of
+    the budget of host memory and yield to models."""
     prefix_cache_disk: Size = 0
     """The same on the disk of the user's cache folder, for what has to leave memory; gone when the server ends."""
 
@@ -233,8 +234,7 @@ BackendName = Annotated[
 if TYPE_CHECKING:
     _BackendOptions = Options
 else:
-    _own = dict.fromkeys(options for backend in BACKENDS.values() if (options := backend.options()) is not Options)
-    _BackendOptions = create_model("_BackendOptions", __base__=tuple(_own) or Options)
+    _BackendOptions = create_model("_BackendOptions", __base__=tuple(b.options() for b in BACKENDS.values()))
 
 
 class ModelConfig(_BackendOptions, Section):

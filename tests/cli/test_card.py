@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from server.cli.greeting import device_words
 from server.cli.ps import card_warnings
-from server.memory.unused_card import Probes, built_for_cuda, probe, warnings
-from server.pool.status import MemoryStatus
+from server.memory.gpu import Probes, built_for_cuda, probe, unused_warnings
+from server.pool.status import HostStatus, MemoryStatus
 from tests.cli.conftest import FAKE, Onecard
 from tests.e2e.server import serving
 
@@ -40,7 +41,7 @@ GIB = 2**30
     ],
 )
 def test_what_is_said_follows_from_what_each_probe_said(change, told):
-    said = warnings(replace(PLAIN, **change))
+    said = unused_warnings(replace(PLAIN, **change))
     assert len(said) == len(told)
     assert all(part in sentence for part, sentence in zip(told, said, strict=True))
 
@@ -67,13 +68,15 @@ def test_device_and_budget_in_words():
     card = MemoryStatus(
         "cuda", int(10.9 * GIB), 0, 0, device_name="NVIDIA GeForce RTX 4070 Ti", device_total_bytes=12 * GIB
     )
+    beside = msgspec.structs.replace(card, host=HostStatus(20 * GIB, 0, 0))
+    assert device_words(beside) == "NVIDIA GeForce RTX 4070 Ti, 10.9 GiB of 12 GiB for models; 20 GiB of host memory"
     assert device_words(cpu) == "cpu, 12.3 GiB for models"
     assert device_words(card) == "NVIDIA GeForce RTX 4070 Ti, 10.9 GiB of 12 GiB for models"
     assert card_warnings({"memory": {"warnings": ["a", "b"]}}) == ["warning: a", "warning: b"]
 
 
 def test_greeting_and_status_tell_the_device(server):
-    assert server.get("/v1/status")["memory"]["warnings"] == warnings(probe("auto", "cpu", driver_error=None))
+    assert server.get("/v1/status")["memory"]["warnings"] == unused_warnings(probe("auto", "cpu", driver_error=None))
 
 
 def test_a_file_that_is_no_model_has_no_request_to_copy(environment, tmp_path):

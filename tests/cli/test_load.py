@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from server.cli.ps import bar, held_bytes, marks_of
+from server.cli.ps import bars, held_bytes, marks_of
 from tests.cli.conftest import FAKE
 from tests.e2e.server import serving
 
@@ -93,14 +93,27 @@ def status(*models: tuple[str, int | None, int | None], budget: int = 100 * MIB)
     ],
 )
 def test_the_bar_stacks_what_each_model_holds(models, drawn):
-    assert bar(status(*models)).startswith(f"[{drawn}]")
+    (bar,) = bars(status(*models))
+    assert bar.startswith(f"[{drawn}]")
 
 
 def test_what_is_booked_for_conversations_is_in_the_bar_and_after_it():
     shown = status(("a", 50 * MIB, None))
     shown["memory"]["prefix_cache_reserved_bytes"] = 25 * MIB
 
-    assert bar(shown) == f"[{'A' * 20}{'~' * 10}{'.' * 10}] 50 MiB + 25 MiB of 100 MiB on cpu"
+    assert bars(shown) == [f"[{'A' * 20}{'~' * 10}{'.' * 10}] 50 MiB + 25 MiB of 100 MiB on cpu"]
+
+
+def test_a_card_has_a_bar_for_either_memory():
+    shown = status(("a", 50 * MIB, None), ("b", 25 * MIB, None))
+    shown["memory"] |= {"device": "cuda", "host": {"budget_bytes": 40 * MIB, "reserved_bytes": 10 * MIB}}
+    shown["memory"]["prefix_cache_reserved_bytes"] = 20 * MIB
+    shown["models"][1]["host"] = {"predicted_bytes": 9 * MIB, "measured_bytes": 10 * MIB}
+
+    assert bars(shown) == [
+        f"[{'A' * 20}{'B' * 10}{'.' * 10}] 75 MiB of 100 MiB on cuda",
+        f"[{'B' * 10}{'~' * 20}{'.' * 10}] 10 MiB + 20 MiB of 40 MiB of host memory",
+    ]
 
 
 def test_only_who_holds_memory_has_a_letter():

@@ -17,7 +17,9 @@ The last user message (or the text prompt) directs the answer, one word per step
     !prepare MS      -> a preparation that takes MS milliseconds, then echo
     !refuse TEXT     -> JobError("invalid_value", TEXT, param="prompt")
 The file `<model path>.fake`, or else the variable ONECARD_TEST_LOAD, directs the load:
-    slow S | fail TEXT | oom TEXT | crash | hang | raise | garbage | bytes N (what `measured_bytes` says)
+    slow S | fail TEXT | oom TEXT | crash | hang | raise | garbage | bytes N [M]
+
+N is what `measured_bytes` says, M what is taken of host memory beside a card.
 """
 
 from __future__ import annotations
@@ -46,9 +48,7 @@ from backends.messages import (
     Finished,
     FinishReason,
     Generate,
-    GeneratorFacts,
     Job,
-    Layers,
     LoadModel,
     Prompt,
     Ready,
@@ -70,7 +70,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> FakeEngine:
     sidecar = Path(spec.path + ".fake")
     directive = sidecar.read_text() if sidecar.exists() else os.environ.get("ONECARD_TEST_LOAD", "")
     verb, _, rest = directive.strip().partition(" ")
-    measured_bytes = 1 << 20
+    measured_bytes, host_bytes = 1 << 20, 0
     match verb:
         case "slow":
             for tenth in range(10):
@@ -95,9 +95,9 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> FakeEngine:
                 except OSError:
                     continue
         case "bytes":
-            measured_bytes = int(rest)
+            measured_bytes, host_bytes = (int(n) for n in (*rest.split(), "0")[:2])
     progress(1.0)
-    return FakeEngine(spec, measured_bytes)
+    return FakeEngine(spec, measured_bytes, host_bytes)
 
 
 @dataclass
@@ -129,29 +129,28 @@ class Running:
 class FakeEngine:
     """Keeps the rules of a real engine: never more sequences than `parallel`, one terminal event per job."""
 
-    def __init__(self, spec: LoadModel, measured_bytes: int) -> None:
+    def __init__(self, spec: LoadModel, measured_bytes: int, host_bytes: int = 0) -> None:
         self._spec = spec
-        self._measured_bytes = measured_bytes
+        self._measured_bytes, self._host_bytes = measured_bytes, host_bytes
         self._running: dict[str, Running] = {}
 
     takes = (Generate, Tokenize, Detokenize, Embed, Rerank)
 
     def ready(self) -> Ready:
-        facts = GeneratorFacts(
+        return Ready(
             context=self._spec.context,
+            parallel=self._spec.parallel,
             n_ctx_train=8192,
             n_vocab=256,
+            gpu_layers=0,
+            n_layers=4,
+            measured_bytes=self._measured_bytes,
+            parts={"weights": self._measured_bytes},
+            host_parts={"runtime": self._host_bytes} if self._host_bytes else {},
+            capabilities=["chat", "completion", "infill", "tools", "thinking", "embedding", "rerank"],
             tool_format="hermes",
             reasoning_marks=("<think>", "</think>"),
             template_options=["enable_thinking"],
-        )
-        return Ready(
-            facts,
-            parallel=self._spec.parallel,
-            layers=Layers(0, 4),
-            measured_bytes=self._measured_bytes,
-            parts={"weights": self._measured_bytes},
-            capabilities=["chat", "completion", "infill", "tools", "thinking", "embedding", "rerank"],
             engine="fake 1",
         )
 

@@ -7,7 +7,7 @@ import pytest
 from backends.messages import Failed
 from server.memory import gpu
 from server.pool import loader
-from tests.many.conftest import BIG, MIB, FleetMaker, code, ok
+from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, code, ok
 from tests.pool.conftest import read, until
 from tests.pool.test_memory import GIB, Card
 
@@ -63,3 +63,73 @@ async def test_driver_that_does_not_answer_holds_up_no_load(fleet: FleetMaker, m
 
     monkeypatch.setattr(gpu, "_query", broken)
     assert ok(await rig.ask("a", "hello"))
+
+
+def never_over(rig: Fleet) -> None:
+    """Of neither memory, by one byte, whatever happens."""
+
+    def check(_what: str, _figures: object) -> None:
+        memory = rig.pool.status().memory
+        if (host := memory.host) is not None:
+            assert memory.reserved_bytes <= memory.budget_bytes
+            assert host.reserved_bytes + memory.prefix_cache_reserved_bytes <= host.budget_bytes
+
+    rig.pool.on_change.append(check)
+
+
+async def test_host_memory_that_is_short_beside_a_card_is_freed_by_whoever_holds_it(
+    fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three models with room on the card for all, and in host memory for one of the big ones."""
+    Card(monkeypatch)
+    sections = {"memory": {"device": "cuda", "host_budget": 800 * MIB}}
+    rig = await fleet({"a": BIG, "b": BIG, "small": 8}, budget_mib=8000, sections=sections)
+    never_over(rig)
+    for name in ("small", "a"):
+        assert ok(await rig.ask(name, "hello"))
+    told = rig.pool.status()
+    assert told.memory.host is not None
+    assert told.memory.host.budget_bytes == 800 * MIB
+    assert rig.events("evicted") == []
+
+    assert ok(await rig.ask("b", "hello"))
+
+    assert [event["model"] for event in rig.events("evicted")] == ["a"], "small frees too little host memory"
+    assert rig.sample("memory_reserved_bytes", device="cuda", memory="host") > BIG * MIB
+    assert rig.sample("memory_reserved_bytes", device="cuda", memory="device") > BIG * MIB
+    assert rig.sample("model_memory_predicted_bytes", model_name="b", memory="host", part="weights") == BIG * MIB
+
+
+async def test_refusal_names_the_memory_that_is_too_small(fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(monkeypatch)
+    rig = await fleet({"a": BIG}, budget_mib=8000, sections={"memory": {"device": "cuda", "host_budget": 400 * MIB}})
+
+    events = await rig.ask("a", "hello")
+
+    assert code(events) == "cannot_fit"
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert "400 MiB of host memory usable" in failed.message
+    assert "on the card usable" not in failed.message
+
+
+async def test_what_a_load_takes_of_host_memory_is_measured_and_remembered(
+    fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Card(monkeypatch)
+    rig = await fleet({"a": BIG}, budget_mib=8000, sections={"memory": {"device": "cuda", "host_budget": 4 * GIB}})
+    never_over(rig)
+    rig.direct("a", f"bytes {900 * MIB} {700 * MIB}")
+    assert ok(await rig.ask("a", "hello"))
+
+    (model,) = rig.pool.status().models
+    assert model.device is not None
+    assert model.host is not None
+    assert (model.device.measured_bytes, model.host.measured_bytes) == (900 * MIB, 700 * MIB)
+    assert (model.measured_bytes, model.host.parts) == (900 * MIB, {"runtime": 700 * MIB})
+
+    await rig.pool.unload("a")
+    assert ok(await rig.ask("a", "hello"))
+    assert (
+        rig.events("loading")[-1] | {"need_bytes": 900 * MIB, "need_host_bytes": 700 * MIB} == rig.events("loading")[-1]
+    )

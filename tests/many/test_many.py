@@ -234,7 +234,7 @@ async def test_pressure_can_be_endured(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG}, budget_mib=1000, sections={"memory": {"on_pressure": "keep"}})
     assert ok(await rig.ask("a", "hello"))
     memory = rig.pool._parts.memory
-    memory.ledger.resize(100 * MIB)
+    memory.ledger.host.resize(100 * MIB)
     for tell in memory.on_budget_change:
         tell()
     assert rig.state("a") == "ready"

@@ -14,7 +14,7 @@ import demo
 from backends import foreign, registry
 from backends.backend import HeaderError
 from backends.messages import Generate, LoadModel, Sampling, TextPrompt
-from server.memory.estimator import look
+from server.memory.files import look
 from server.settings.catalog import Catalog
 from server.settings.config import Settings
 from server.settings.references import LocateError, locate

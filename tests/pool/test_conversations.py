@@ -60,12 +60,12 @@ def test_one_model_alone_has_all_of_it_and_loaded_ones_share(tmp_path: Path) -> 
     b, told_b = join(kept, "b")
     kept.fit(kept.max_bytes)
     assert (b.max_bytes, told_a, told_b) == (0, [32 * MIB], [])
-    assert kept.booked_bytes == 64 * MIB
+    assert kept.reserved_bytes == 64 * MIB
     kept.confirm("a", 32 * MIB)
     kept.fit(kept.max_bytes)
 
     assert told_b == [32 * MIB]
-    assert kept.booked_bytes == 64 * MIB
+    assert kept.reserved_bytes == 64 * MIB
     kept.close()
 
 
@@ -77,7 +77,7 @@ def test_of_what_unloaded_models_have_left_the_most_worth_per_byte_stays(tmp_pat
     written.write_bytes(b"half")
     kept.leave("a")
     assert not written.exists()
-    assert kept.booked_bytes == kept.used_bytes == 60 * MIB
+    assert kept.reserved_bytes == kept.used_bytes == 60 * MIB
 
     b, _ = join(kept, "b")
 
@@ -160,7 +160,7 @@ def test_without_memory_to_give_there_is_none(tmp_path: Path) -> None:
         open_prefix_cache(64 * MIB, n_models=1, within=tmp_path / "missing"),
     ):
         assert kept.join("a", 64 * MIB) is None
-        assert (kept.max_bytes, kept.used_bytes, kept.booked_bytes) == (0, 0, 0)
+        assert (kept.max_bytes, kept.used_bytes, kept.reserved_bytes) == (0, 0, 0)
         kept.close()
 
 

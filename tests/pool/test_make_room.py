@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.plan import Footprint, Parts
+from backends.plan import Amount, Footprint, Parts
+from server.memory.ledger import Measured, Tenant
 from server.memory.memory import Memory
 from server.memory.prefix_cache import open_prefix_cache
 from tests.pool.test_store_in_the_books import MIB, prompt, watched
@@ -22,16 +23,16 @@ MODEL = 40 * MIB
 def memory(tmp_path: Path) -> Memory:
     """Two loaded models that share what 100 MiB leave: each may keep 10 MiB."""
     prefix_cache = open_prefix_cache(64 * MIB, n_models=3, within=tmp_path)
-    made = Memory("cpu", 100 * MIB, device_total_bytes=1 << 40, free_bytes=1 << 40, prefix_cache=prefix_cache)
+    made = Memory("cpu", Amount(host=100 * MIB), total=Amount(host=1 << 40), prefix_cache=prefix_cache)
     for name in ("a", "b"):
-        made.ledger.reserve(name, Footprint(host=Parts(MODEL)))
+        made.ledger.reserve(Tenant(name), Footprint(host=Parts(MODEL)))
     for name in ("a", "b"):
         assert made.store_for(name) is not None
         made.prefix_cache.listens(name, lambda _n_bytes: None)
     made.share_out()
     made.on_keeps("a", 10 * MIB)
     made.share_out()
-    assert made.ledger.unreserved_bytes == 0
+    assert made.ledger.host.unreserved_bytes == 0
     return made
 
 
@@ -47,16 +48,16 @@ def exit_of_both(memory: Memory) -> None:
         (lambda m: (m.on_keeps("a", 2 * MIB), m.release("b")), True),
         (exit_of_both, True),
         (lambda m: m.release("a"), True),
-        (lambda m: m.ledger.resize(140 * MIB), True),
-        (lambda m: m.ledger.resize(90 * MIB), False),
-        (lambda m: m.ledger.settle("a", MODEL + 10 * MIB, {}), False),
+        (lambda m: m.ledger.host.resize(140 * MIB), True),
+        (lambda m: m.ledger.host.resize(90 * MIB), False),
+        (lambda m: m.ledger.settle(Tenant("a"), host=Measured(MODEL + 10 * MIB)), False),
     ],
     ids=["confirmed", "one confirmed, one exited", "both exited", "one exited", "grown", "shrunk", "taken by a model"],
 )
 async def test_whatever_makes_room_or_takes_it_wakes_who_waits(
     memory: Memory, cause: Callable[[Memory], object], has_room: bool
 ) -> None:
-    waiting = asyncio.create_task(memory.make_room(16 * MIB, within_s=60))
+    waiting = asyncio.create_task(memory.make_room(Amount(host=16 * MIB), within_s=60))
     await asyncio.sleep(0)  # it has asked the workers for less
     assert not waiting.done()
 
@@ -64,14 +65,14 @@ async def test_whatever_makes_room_or_takes_it_wakes_who_waits(
 
     async with asyncio.timeout(BOUND_S):
         await waiting
-    assert (memory.ledger.unreserved_bytes >= 16 * MIB) is has_room
+    assert (memory.ledger.host.unreserved_bytes >= 16 * MIB) is has_room
     memory.close()
 
 
 async def test_two_loads_that_wait_both_get_what_they_were_promised(memory: Memory) -> None:
     async def load(name: str, n_bytes: int) -> None:
-        await memory.make_room(n_bytes, within_s=60)
-        memory.ledger.reserve(name, Footprint(host=Parts(n_bytes)))
+        await memory.make_room(Amount(host=n_bytes), within_s=60)
+        memory.ledger.reserve(Tenant(name), Footprint(host=Parts(n_bytes)))
 
     loads = [asyncio.create_task(load(name, n * MIB)) for name, n in (("c", 4), ("d", 14))]
     await asyncio.sleep(0)
@@ -82,7 +83,7 @@ async def test_two_loads_that_wait_both_get_what_they_were_promised(memory: Memo
 
     async with asyncio.timeout(BOUND_S):
         await asyncio.gather(*loads)
-    assert memory.ledger.reserved_bytes == 98 * MIB
+    assert memory.ledger.host.reserved_bytes == 98 * MIB
     memory.close()
 
 

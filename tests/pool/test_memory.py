@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from backends import host
-from backends.plan import Footprint, Parts
-from server.memory import gpu, unused_card
+from backends.plan import Amount, Footprint, Parts
+from server.memory import gpu
+from server.memory.ledger import Measured, Tenant
 from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
 from server.settings.config import MemorySection
 
@@ -59,18 +60,18 @@ def test_machine_that_tells_nothing_has_nothing(tmp_path: Path) -> None:
 async def test_budget_on_the_cpu_is_a_share_of_what_is_available_less_the_reserve() -> None:
     memory = await open_memory(MemorySection(device="cpu", reserve=0))
     assert memory.device == "cpu"
-    assert 0.5 * host.available_bytes() < memory.ledger.budget_bytes < host.available_bytes()
+    assert 0.5 * host.available_bytes() < memory.account.budget_bytes < host.available_bytes()
 
 
 async def test_budget_is_never_too_small_for_a_small_model() -> None:
     memory = await open_memory(MemorySection(device="cpu", reserve=2**50))
-    assert memory.ledger.budget_bytes == min(LEAST_AUTO_BYTES, memory.ledger.budget_bytes)
-    assert memory.ledger.budget_bytes > 64 * 2**20
+    assert memory.account.budget_bytes == min(LEAST_AUTO_BYTES, memory.account.budget_bytes)
+    assert memory.account.budget_bytes > 64 * 2**20
 
 
 async def test_budget_the_operator_wrote_is_taken() -> None:
     memory = await open_memory(MemorySection(device="cpu", budget=12345))
-    assert memory.ledger.budget_bytes == 12345
+    assert memory.account.budget_bytes == 12345
 
 
 async def test_cuda_without_a_card_is_a_sentence_for_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,7 @@ class Card:
         self.total, self.free = total, free
         self.asked = threading.Event()
         monkeypatch.setattr(gpu, "_query", self.query)
-        monkeypatch.setattr(unused_card, "engine_has_cuda", lambda: True)
+        monkeypatch.setattr(gpu, "engine_has_cuda", lambda: True)
 
     def query(self) -> gpu.GpuMemory:
         self.asked.set()
@@ -96,7 +97,7 @@ class Card:
 async def test_budget_on_a_card_is_what_is_free_less_the_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     Card(monkeypatch)
     memory = await open_memory(MemorySection(reserve=GIB))
-    assert (memory.device, memory.ledger.budget_bytes, memory.other_bytes) == ("cuda", 10 * GIB, GIB)
+    assert (memory.device, memory.account.budget_bytes, memory.other.device) == ("cuda", 10 * GIB, GIB)
 
 
 async def test_budget_beyond_the_card_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ async def test_budget_beyond_the_card_is_refused(monkeypatch: pytest.MonkeyPatch
 
 async def test_load_waits_until_the_card_has_given_the_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card(monkeypatch, free=GIB)
-    memory = Memory("cuda", 10 * GIB, device_total_bytes=card.total, free_bytes=card.free)
+    memory = Memory("cuda", Amount(10 * GIB, GIB), total=Amount(card.total, 16 * GIB), device_free_bytes=card.free)
 
     def give_back() -> None:
         card.asked.wait(10)
@@ -115,14 +116,14 @@ async def test_load_waits_until_the_card_has_given_the_memory_back(monkeypatch: 
 
     thread = threading.Thread(target=give_back)
     thread.start()
-    assert await memory.wait_for_free(8 * GIB, within_s=10.0)
+    assert await memory.wait_for_free(Amount(8 * GIB), within_s=10.0)
     thread.join()
 
 
 async def test_wait_for_a_card_that_others_fill_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card(monkeypatch, free=GIB)
-    memory = Memory("cuda", 10 * GIB, device_total_bytes=card.total, free_bytes=card.free)
-    assert not await memory.wait_for_free(8 * GIB, within_s=0.2)
+    memory = Memory("cuda", Amount(10 * GIB, GIB), total=Amount(card.total, 16 * GIB), device_free_bytes=card.free)
+    assert not await memory.wait_for_free(Amount(8 * GIB), within_s=0.2)
 
 
 async def test_driver_that_hangs_is_left_behind() -> None:
@@ -151,7 +152,7 @@ async def test_automatic_budget_follows_what_the_kernel_says_is_free(
     monkeypatch.setenv(host.TEST_FREE_FILE, str(free))
     memory = await open_memory(MemorySection(device="cpu", reserve=0))
     budgets: list[int] = []
-    memory.on_budget_change.append(lambda: budgets.append(memory.ledger.budget_bytes))
+    memory.on_budget_change.append(lambda: budgets.append(memory.account.budget_bytes))
 
     for free_bytes in (5 * GIB, 5 * GIB - 4096, 10 * GIB):
         free.write_text(str(free_bytes))
@@ -167,7 +168,7 @@ async def test_budget_the_operator_wrote_does_not_follow(monkeypatch: pytest.Mon
     memory = await open_memory(MemorySection(device="cpu", budget=GIB))
     free.write_text("0")
     await memory.look()
-    assert memory.ledger.budget_bytes == GIB
+    assert memory.account.budget_bytes == GIB
 
 
 async def test_memory_that_models_hold_themselves_does_not_shrink_their_budget(
@@ -175,22 +176,22 @@ async def test_memory_that_models_hold_themselves_does_not_shrink_their_budget(
 ) -> None:
     card = Card(monkeypatch, free=11 * GIB)
     memory = await open_memory(MemorySection(reserve=GIB))
-    memory.ledger.reserve("a", Footprint(host=Parts(4 * GIB)))
+    memory.ledger.reserve(Tenant("a"), Footprint(Parts(4 * GIB)))
     card.free = 8 * GIB
     await memory.look()
-    assert memory.ledger.budget_bytes == 10 * GIB, "a load in progress tells nothing"
+    assert memory.account.budget_bytes == 10 * GIB, "a load in progress tells nothing"
 
-    memory.ledger.settle("a", 5 * GIB, {})
+    memory.ledger.settle(Tenant("a"), device=Measured(5 * GIB))
     card.free = 6 * GIB
     await memory.look()
-    assert memory.ledger.budget_bytes == 10 * GIB
+    assert memory.account.budget_bytes == 10 * GIB
 
     card.free = GIB
     await memory.look()
-    assert (memory.ledger.budget_bytes, memory.ledger.over_bytes) == (5 * GIB, 0)
+    assert (memory.account.budget_bytes, memory.account.over_bytes) == (5 * GIB, 0)
     card.free = 0
     await memory.look()
-    assert memory.ledger.over_bytes == GIB
+    assert memory.account.over_bytes == GIB
 
 
 def test_process_that_is_gone_has_no_memory() -> None:

@@ -137,10 +137,10 @@ async def test_gauges_mirror_the_pool(make: Maker) -> None:
     assert rig.sample("num_requests_waiting", model_name="a") == 1
     assert rig.sample("model_state", model_name="a", state="ready") == 1
     assert rig.sample("model_state", model_name="a", state="unloaded") == 0
-    reserved = rig.sample("memory_reserved_bytes", device="cpu")
-    assert 0 < reserved <= rig.sample("memory_budget_bytes", device="cpu")
-    assert rig.sample("model_memory_measured_bytes", model_name="a") == 1 << 20
-    assert rig.sample("memory_prediction_error_ratio_count", backend="gguf") == 1
+    reserved = rig.sample("memory_reserved_bytes", device="cpu", memory="host")
+    assert 0 < reserved <= rig.sample("memory_budget_bytes", device="cpu", memory="host")
+    assert rig.sample("model_memory_measured_bytes", model_name="a", memory="host") == 1 << 20
+    assert rig.sample("memory_prediction_error_ratio_count", backend="gguf", memory="host") == 1
     for s in (stream, waiting):
         s.cancel()
         await read(s)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from backends.backend import HeaderError
-from server.memory.reader import Reader
+from server.memory.files import FileReader
 
 
 def threads() -> int:
@@ -17,7 +17,7 @@ def threads() -> int:
 
 
 async def test_a_disk_that_hangs_costs_one_thread_and_no_other_model() -> None:
-    reader, hangs, before = Reader(within_s=0.2), threading.Event(), threads()
+    reader, hangs, before = FileReader(within_s=0.2), threading.Event(), threads()
     try:
         stuck = [asyncio.create_task(reader.read("stuck", hangs.wait)) for _ in range(24)]
         other = await reader.read("other", lambda: "read")
@@ -45,11 +45,11 @@ async def test_what_goes_wrong_is_raised_where_it_was_asked() -> None:
         raise HeaderError("it is no model")
 
     with pytest.raises(HeaderError, match="it is no model"):
-        await Reader().read("x", fails)
+        await FileReader().read("x", fails)
 
 
 async def test_looks_at_one_model_come_one_after_the_other() -> None:
-    reader, inside, most = Reader(), [0], [0]
+    reader, inside, most = FileReader(), [0], [0]
 
     def look() -> None:
         inside[0] += 1

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.plan import LoadPlan, Wish
+from backends.plan import ALL_LAYERS, Amount, LoadPlan, Wish
 from backends.registry import estimate
-from server.memory.capacity import Asked, Capacity, appraise
-from server.memory.estimates import Estimate
+from server.memory.capacity import Capacity, WishChange, capacity_of
+from server.memory.estimator import Estimate
 from server.scheduling.eviction import Candidate
 from tests.scheduler.test_placement import HEADER, WISH
 
 HUGE = 2**50
 
 
-def quote(plan: LoadPlan) -> Estimate:
-    return Estimate(estimate(HEADER, plan), "header", plan.device)
+def estimated(plan: LoadPlan) -> Estimate:
+    return Estimate(estimate(HEADER, plan), "header")
 
 
 def ask(
     wish: Wish = WISH, *, budget: int = HUGE, free: int | None = None, residents: tuple[Candidate, ...] = ()
 ) -> Capacity:
     free = budget if free is None else free
-    return appraise("m", HEADER, wish, quote, budget_bytes=budget, free_bytes=free, residents=residents)
+    return capacity_of(
+        "m", HEADER, wish, estimated, budget=Amount(host=budget), free=Amount(host=free), residents=residents
+    )
 
 
 def total(**changes: object) -> int:
-    return estimate(HEADER, replace(LoadPlan(8192, 2, "f16", 0, "cpu"), **changes)).total_bytes
+    return estimate(HEADER, replace(LoadPlan(8192, 2, "f16", 0, "cpu"), **changes)).host.total_bytes
 
 
 def test_model_that_fits_into_what_is_free_sends_nobody_away() -> None:
-    answer = ask(residents=(Candidate("other", 10**9, 1.0),))
+    answer = ask(residents=(Candidate("other", Amount(host=10**9), 1.0),))
     assert (answer.fits, answer.would_evict, answer.reason) == (True, [], None)
     assert answer.total_bytes == total() == sum(answer.parts.values())
     assert (answer.plan.context, answer.plan.parallel, answer.plan.gpu_layers) == (8192, 2, 0)
 
 
 def test_the_cheapest_that_is_enough_would_leave() -> None:
-    residents = (Candidate("dear", 10**9, 9.0), Candidate("cheap", 10**9, 1.0))
+    residents = (Candidate("dear", Amount(host=10**9), 9.0), Candidate("cheap", Amount(host=10**9), 1.0))
     answer = ask(budget=total() + 10**9, free=total() - 10**9, residents=residents)
     assert answer.would_evict == ["cheap"]
 
@@ -59,7 +61,27 @@ def test_alternatives_that_are_no_more_than_the_plan_are_not_told() -> None:
 
 
 def test_what_is_asked_for_is_not_cut() -> None:
-    asked = Asked(context=32768, parallel=4, kv_type="q4_0").over(replace(WISH, open=frozenset({"parallel"})))
+    asked = WishChange(context=32768, parallel=4, kv_type="q4_0").over(replace(WISH, open=frozenset({"parallel"})))
     answer = ask(asked)
     assert (answer.plan.context, answer.plan.parallel, answer.plan.kv_type) == (32768, 4, "q4_0")
     assert not ask(asked, budget=answer.total_bytes - 1).fits
+
+
+def test_each_memory_is_told_by_itself_and_whoever_frees_the_short_one_would_leave() -> None:
+    wish = replace(WISH, device="cuda", context=2048)
+    need = estimate(HEADER, LoadPlan(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
+    residents = (Candidate("on card", Amount(10**9, 10), 0.1), Candidate("beside", Amount(0, 10**9), 9.0))
+
+    answer = capacity_of(
+        "m", HEADER, wish, estimated, budget=Amount(HUGE, HUGE), free=need - Amount(0, 1000), residents=residents
+    )
+
+    assert answer.would_evict == ["beside"]
+    assert answer.device is not None
+    assert answer.host is not None
+    assert (answer.device.total_bytes, answer.host.total_bytes) == (need.device, need.host)
+    assert (answer.total_bytes, answer.parts) == (need.device, answer.device.parts)
+    plain = ask()
+    assert plain.device is None
+    assert plain.host is not None
+    assert plain.host.parts == plain.parts

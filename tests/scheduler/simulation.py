@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from server.scheduling.decisions import Action, CancelLoad, Dispatch, Load, Reject, Unload
 from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from server.scheduling.swaps import Policy
-from tests.scheduler.books import FakeBooks
+from tests.scheduler.fake_budget import FakeBudget
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Simulation:
     def run(self) -> Simulation:
         """Until every client has had its answers."""
         rules = Rules(max_queue=1000, swaps=SwapRules(max_wait_s=self.max_wait_s, policy=self.policy))
-        self.books = FakeBooks(self.budget, dict(self.sizes))
+        self.books = FakeBudget(self.budget, dict(self.sizes))
         self.scheduler = Scheduler([ModelRules(m, parallel=self.parallel) for m in self.sizes], rules, self.books)
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.order = self.n_sent = 0

@@ -12,7 +12,7 @@ import pytest
 
 from server.scheduling.decisions import Load
 from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
-from tests.scheduler.books import FakeBooks
+from tests.scheduler.fake_budget import FakeBudget
 from tests.scheduler.simulation import Simulation
 
 FIVE = [f"m{i}" for i in range(5)]
@@ -150,7 +150,7 @@ def decision_s(n_jobs: int) -> float:
 def crowded(n_jobs: int) -> Scheduler:
     """Fifty models, twenty of them resident and busy, and so many jobs of which most wait."""
     models = [f"m{i}" for i in range(50)]
-    books = FakeBooks(20, dict.fromkeys(models, 1))
+    books = FakeBudget(20, dict.fromkeys(models, 1))
     rules = Rules(max_queue=2000, swaps=SwapRules())
     scheduler = Scheduler([ModelRules(m, parallel=2) for m in models], rules, books)
     n_loaded = 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from backends.gguf.info import HeaderInfo, Tensor
-from backends.plan import ALL_LAYERS, Footprint, LoadPlan, Wish, footprint_on
+from backends.plan import ALL_LAYERS, Amount, Footprint, LoadPlan, Wish
 from backends.registry import estimate
 from server.memory.placement import Placed, Refused, place
 
@@ -36,17 +37,28 @@ WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cp
 
 
 def price(wish: Wish = WISH, *, context: int, layers: int = 0) -> int:
-    return estimate(HEADER, LoadPlan(context, wish.parallel, wish.kv_type, layers, wish.device)).total_bytes
+    return (
+        estimate(HEADER, LoadPlan(context, wish.parallel, wish.kv_type, layers, wish.device))
+        .on(wish.device)
+        .total_bytes
+    )
+
+
+ROOMY = Amount(HUGE, HUGE)
+
+
+def where(wish: Wish, n_bytes: int) -> Amount:
+    """So much of the memory in which the model computes, and plenty of host memory beside a card."""
+    return Amount(n_bytes, HUGE) if wish.device == "cuda" else Amount(host=n_bytes)
 
 
 def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = None, more_bytes: int = 0):
     def dearer(plan: LoadPlan) -> Footprint:
         footprint = estimate(HEADER, plan)
-        parts = footprint.on(plan.device)
-        return footprint_on(plan.device, replace(parts, runtime=parts.runtime + more_bytes))
+        return replace(footprint, host=replace(footprint.host, runtime=footprint.host.runtime + more_bytes))
 
-    budget = free_bytes if budget_bytes is None else budget_bytes
-    return place("m", HEADER, wish, budget_bytes=budget, free_bytes=free_bytes, price=dearer)
+    budget = where(wish, free_bytes if budget_bytes is None else budget_bytes)
+    return place("m", HEADER, wish, budget=budget, free=where(wish, free_bytes), estimate=dearer)
 
 
 def test_price_of_weights_and_kv_is_exact() -> None:
@@ -69,7 +81,7 @@ def test_automatic_context_is_8192_at_most() -> None:
 
 def test_automatic_context_is_no_longer_than_the_model_was_trained_for() -> None:
     header = replace(HEADER, metadata={**HEADER.metadata, "llama.context_length": 1024})
-    placed = place("m", header, WISH, budget_bytes=HUGE, free_bytes=HUGE)
+    placed = place("m", header, WISH, budget=ROOMY, free=ROOMY)
     assert isinstance(placed, Placed)
     assert placed.plan.context == 1024
 
@@ -79,7 +91,7 @@ def test_automatic_context_is_halved_while_it_does_not_fit() -> None:
         placed = place_in(price(context=context))
         assert isinstance(placed, Placed)
         assert placed.plan.context == context
-        assert placed.footprint.total_bytes == price(context=context)
+        assert placed.footprint.host.total_bytes == price(context=context)
 
 
 def test_one_byte_less_than_the_smallest_plan_never_fits() -> None:
@@ -108,7 +120,7 @@ STEPS = [(4, "f16"), (2, "f16"), (1, "f16"), (1, "q8_0")]
 
 
 def cost(wish: Wish, parallel: int, kv_type: str, *, context: int = 4096) -> int:
-    return estimate(HEADER, LoadPlan(context, parallel, kv_type, 0, wish.device)).total_bytes  # type: ignore[arg-type]
+    return estimate(HEADER, LoadPlan(context, parallel, kv_type, 0, wish.device)).on(wish.device).total_bytes  # type: ignore[arg-type]
 
 
 def test_what_nobody_asked_for_shrinks_before_a_context_does() -> None:
@@ -133,9 +145,7 @@ def test_context_that_was_asked_for_is_never_cut() -> None:
 
 
 def test_load_that_ran_out_of_memory_takes_the_next_plan_and_then_the_last_again() -> None:
-    taken = [
-        place("m", HEADER, OPEN, budget_bytes=HUGE, free_bytes=HUGE, smaller_by=smaller_by) for smaller_by in range(5)
-    ]
+    taken = [place("m", HEADER, OPEN, budget=ROOMY, free=ROOMY, smaller_by=smaller_by) for smaller_by in range(5)]
     assert [(p.plan.parallel, p.plan.kv_type) for p in taken if isinstance(p, Placed)] == [*STEPS, STEPS[-1]]
 
 
@@ -147,7 +157,7 @@ def test_memory_that_others_hold_is_busy_and_not_impossible() -> None:
     assert "100 MiB of" in refused.message
 
 
-def test_given_prices_count_and_not_the_headers() -> None:
+def test_given_estimates_count_and_not_the_headers() -> None:
     free = price(context=2048)
     assert isinstance(place_in(free), Placed)
     assert isinstance(place_in(free, more_bytes=1), Refused)
@@ -182,7 +192,7 @@ def test_sequences_share_a_pool_where_their_contexts_do_not_fit_side_by_side() -
     sizes = [4 * 4096]
     while isinstance(placed := place_in(HUGE if not sizes else _pool_price(wish, sizes[-1]) - 1, wish), Placed):
         assert (placed.plan.context, placed.plan.parallel, placed.plan.kv_layout) == (4096, 4, "unified")
-        assert placed.footprint.total_bytes < _pool_price(wish, sizes[-1])
+        assert placed.footprint.host.total_bytes < _pool_price(wish, sizes[-1])
         sizes.append(placed.plan.cells)
 
     assert sizes == sorted(set(sizes), reverse=True)
@@ -196,7 +206,7 @@ def test_a_pool_that_is_named_is_taken_as_it_is_and_holds_one_context_at_least()
 
     assert isinstance(placed, Placed)
     assert (placed.plan.kv_tokens, placed.plan.cells) == (6000, 6144)
-    assert isinstance(place_in(placed.footprint.total_bytes - 1, wish), Refused)
+    assert isinstance(place_in(placed.footprint.host.total_bytes - 1, wish), Refused)
     shorter = place_in(HUGE, replace(wish, context=None, kv_tokens=3000))
     assert isinstance(shorter, Placed)
     assert (shorter.plan.context, shorter.plan.cells) == (3000, 3072)
@@ -205,4 +215,57 @@ def test_a_pool_that_is_named_is_taken_as_it_is_and_holds_one_context_at_least()
 def _pool_price(wish: Wish, kv_tokens: int) -> int:
     whole = kv_tokens == 4096 * wish.parallel
     plan = LoadPlan(4096, wish.parallel, wish.kv_type, 0, wish.device, 0 if whole else kv_tokens)
-    return estimate(HEADER, plan).total_bytes
+    return estimate(HEADER, plan).host.total_bytes
+
+
+ON_CARD = replace(WISH, device="cuda", context=2048)
+
+
+def test_a_model_on_a_card_takes_host_memory_too_and_layers_that_stay_behind_are_there() -> None:
+    whole, partly, none = (
+        estimate(HEADER, LoadPlan(2048, 2, "f16", layers, "cuda")) for layers in (ALL_LAYERS, N_LAYERS // 2, 0)
+    )
+    on_cpu = estimate(HEADER, LoadPlan(2048, 2, "f16", 0, "cpu"))
+    assert on_cpu.device.total_bytes == 0, "without a card all is host memory"
+
+    assert whole.host.weights == 4 * MIB, "the input embedding stays"
+    assert (whole.host.kv, whole.device.kv) == (0, on_cpu.host.kv)
+    assert 0 < whole.host.compute < on_cpu.host.compute
+    for footprint in (whole, partly, none):
+        assert footprint.device.weights + footprint.host.weights == on_cpu.host.weights
+        assert footprint.device.kv + footprint.host.kv == on_cpu.host.kv
+        assert footprint.host.runtime > on_cpu.host.runtime
+    assert none.device.weights == none.device.kv == 0
+
+
+def test_a_plan_needs_room_in_both_memories_and_the_refusal_names_the_one_that_is_short() -> None:
+    need = estimate(HEADER, LoadPlan(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
+    wish = replace(ON_CARD, gpu_layers=ALL_LAYERS)
+
+    def placed(budget: Amount, free: Amount | None = None) -> Placed | Refused:
+        return place("m", HEADER, wish, budget=budget, free=budget if free is None else free)
+
+    assert isinstance(placed(need), Placed)
+    card, host = placed(need - Amount(1, 0)), placed(need - Amount(0, 1))
+    busy = placed(need, need - Amount(0, 1))
+    assert isinstance(card, Refused)
+    assert isinstance(host, Refused)
+    assert isinstance(busy, Refused)
+    assert (card.code, host.code, busy.code) == ("cannot_fit", "cannot_fit", "memory_busy")
+    assert re.search(r"on the card and .* of host memory at context 2048.*GiB on the card usable", card.message)
+    assert re.search(r"MiB of host memory usable", host.message)
+    assert "on the card usable" not in host.message
+    assert re.search(r"of host memory are free: other models hold the rest", busy.message)
+
+
+def test_what_the_card_cannot_hold_needs_room_beside_it() -> None:
+    need = estimate(HEADER, LoadPlan(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
+    half = Amount(need.device // 2, HUGE)
+
+    partly = place("m", HEADER, ON_CARD, budget=half, free=half)
+
+    assert isinstance(partly, Placed)
+    assert 0 < partly.plan.gpu_layers < N_LAYERS
+    assert partly.footprint.host.weights > 4 * MIB
+    without = replace(half, host=partly.footprint.amount.host - 1)
+    assert isinstance(place("m", HEADER, ON_CARD, budget=without, free=without), Refused), "fewer layers need even more"

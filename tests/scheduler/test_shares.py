@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.plan import Footprint, Parts
-from server.memory.ledger import Ledger, LedgerError
+from backends.plan import Amount, Footprint, Parts
+from server.memory.ledger import Ledger, LedgerError, Measured, Tenant
 from server.memory.shares import Kept, Shares
 
 BUDGET = 1000
@@ -28,7 +28,7 @@ class World:
     """The ledger, the shares, and workers that are as greedy and as slow as can be."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(BUDGET)
+        self.ledger = Ledger(Amount(host=BUDGET))
         self.shares = Shares()
         self.workers: dict[str, Worker] = {}
         self.files: dict[str, list[Kept]] = {}
@@ -39,15 +39,15 @@ class World:
 
     @property
     def room(self) -> int:
-        return min(self.cap, max(0, self.ledger.free_bytes - self.promised))
+        return min(self.cap, max(0, self.ledger.host.free_bytes - self.promised))
 
     def load(self, model: str, n_bytes: int) -> None:
-        if model in self.workers or n_bytes > self.ledger.free_bytes:
+        if model in self.workers or n_bytes > self.ledger.host.free_bytes:
             return
         self.promised = n_bytes
         self.fit(self.room)
         try:
-            self.ledger.reserve(model, Footprint(host=Parts(n_bytes)))
+            self.ledger.reserve(Tenant(model), Footprint(host=Parts(n_bytes)))
         except LedgerError:
             return
         self.promised = 0
@@ -59,7 +59,7 @@ class World:
 
     def settle(self, model: str, n_bytes: int) -> None:
         if model in self.workers:
-            self.ledger.settle(model, n_bytes, {})
+            self.ledger.settle(Tenant(model), host=Measured(n_bytes))
             self.fit(self.room)
 
     def confirm(self, model: str) -> None:
@@ -78,7 +78,7 @@ class World:
             Kept(f"{model}{self.n}.{i}", worker.bound // max(n_files, 1), (i * 7 + self.n) % 5) for i in range(n_files)
         ]
         self.files[model] = files
-        self.ledger.release(model)
+        self.ledger.release(Tenant(model))
         self.shares.leave(model, files)
         self.fit(self.room)
 
@@ -87,7 +87,7 @@ class World:
         self.remove(change.leaving)
         for model, bound in change.bounds.items():
             self.workers[model].told.append(bound)
-        self.ledger.book_prefix_cache(self.shares.booked_bytes)
+        self.ledger.host.reserve_prefix_cache(self.shares.reserved_bytes)
 
     def remove(self, leaving: list[Kept]) -> None:
         for model, files in self.files.items():
@@ -100,8 +100,8 @@ class World:
         return live + sum(file.n_bytes for files in self.files.values() for file in files)
 
     def check(self) -> None:
-        assert self.held <= self.shares.booked_bytes == self.ledger.prefix_cache_bytes <= self.cap
-        assert self.ledger.reserved_bytes + self.ledger.prefix_cache_bytes <= BUDGET
+        assert self.held <= self.shares.reserved_bytes == self.ledger.host.prefix_cache_bytes <= self.cap
+        assert self.ledger.host.reserved_bytes + self.ledger.host.prefix_cache_bytes <= BUDGET
 
 
 ACTS = st.lists(
@@ -137,7 +137,7 @@ def test_books_hold_whoever_comes_and_goes(acts: list[tuple[str, str, int]]) -> 
     bounds = {worker.bound for worker in world.workers.values()}
     assert len(bounds) <= 1, "loaded models have equal shares"
     if bounds:
-        left = world.room - world.ledger.prefix_cache_bytes
+        left = world.room - world.ledger.host.prefix_cache_bytes
         assert left < len(world.workers), "nothing is left unused"
 
 
@@ -153,24 +153,24 @@ def test_a_model_that_needs_the_room_gets_it_when_the_others_have_let_go() -> No
     world.load("b", 450)
 
     assert "b" in world.workers
-    assert world.ledger.reserved_bytes == 950
+    assert world.ledger.host.reserved_bytes == 950
 
 
-def test_a_model_that_took_more_than_it_booked_is_booked_in_full_once_prompts_have_left() -> None:
+def test_a_model_that_took_more_than_it_reserved_has_it_in_full_once_prefixes_have_left() -> None:
     world = World()
     world.load("a", 500)
     world.settle("a", 700)
-    booking = world.ledger.booking("a")
-    assert booking is not None
-    assert (booking.booked_bytes, booking.unbooked_bytes, world.ledger.over_bytes) == (500, 200, 0)
+    share = world.ledger.host.share(Tenant("a"))
+    assert share is not None
+    assert (share.reserved_bytes, share.unreserved_bytes, world.ledger.host.over_bytes) == (500, 200, 0)
     world.check()
 
     world.confirm("a")
 
-    booking = world.ledger.booking("a")
-    assert booking is not None
-    assert (booking.booked_bytes, booking.unbooked_bytes) == (700, 0)
-    assert world.ledger.prefix_cache_bytes == 300
+    share = world.ledger.host.share(Tenant("a"))
+    assert share is not None
+    assert (share.reserved_bytes, share.unreserved_bytes) == (700, 0)
+    assert world.ledger.host.prefix_cache_bytes == 300
     world.check()
 
 
@@ -181,7 +181,7 @@ def test_what_is_worth_least_per_byte_leaves_first() -> None:
 
     assert [file.key for file in shares.fit(70, listening=()).leaving] == ["cheap"]
     assert [file.key for file in shares.fit(50, listening=()).leaving] == ["fair"]
-    assert shares.booked_bytes == 40
+    assert shares.reserved_bytes == 40
 
 
 def test_a_smaller_budget_counts_at_once_for_who_listens() -> None:
@@ -189,8 +189,8 @@ def test_a_smaller_budget_counts_at_once_for_who_listens() -> None:
     assert shares.join("a", 100) == (100, [])
     assert shares.fit(30, listening="a").bounds == {"a": 30}
     assert shares.fit(30, listening="a").bounds == {}
-    assert shares.booked_bytes == 100
+    assert shares.reserved_bytes == 100
     assert shares.fit(60, listening="a").bounds == {}, "it holds 100 until it says otherwise"
     shares.confirm("a", 30)
-    assert shares.booked_bytes == 30
+    assert shares.reserved_bytes == 30
     assert shares.fit(60, listening="a").bounds == {"a": 60}

@@ -6,7 +6,7 @@ import pytest
 
 from server.scheduling.decisions import Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
 from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
-from tests.scheduler.books import FakeBooks
+from tests.scheduler.fake_budget import FakeBudget
 
 
 class World:
@@ -23,7 +23,7 @@ class World:
         parallel: int = 1,
         **swaps: object,
     ) -> None:
-        self.books = FakeBooks(budget, sizes, frozenset(pinned), shrunk or {})
+        self.books = FakeBudget(budget, sizes, frozenset(pinned), shrunk or {})
         models = [
             ModelRules(m, parallel=parallel, pinned=m in pinned, priority=(priorities or {}).get(m, 0)) for m in sizes
         ]
