@@ -7,39 +7,16 @@ have no bare loop.
 from __future__ import annotations
 
 import gc
-import json
-import os
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from backends import registry
 from backends.engine import AnyEngine
-from backends.kernel import die_with, limit_damage
 from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
-from backends.workload import WARMING_TOKENS, Question, Workload
-
-Measure = Callable[[Question, Workload], dict[str, float]]
-
-
-def answer_parent(measure: Measure) -> None:
-    """Read one question from stdin and print a JSON line of figures per run; end with the parent."""
-    die_with(os.getppid())
-    limit_damage()
-    question = msgspec.json.decode(sys.stdin.readline(), type=Question)
-    for workload in question.workloads():
-        sys.stdout.write(json.dumps({"streams": workload.streams, **measure(question, workload)}) + "\n")
-        sys.stdout.flush()
-
-
-def random_tokens(n_tokens: int, n_vocab: int, seed: int) -> list[int]:
-    """Token ids from all over the vocabulary, so that a mixture of experts is asked as text would ask it."""
-    return [int(token) for token in np.random.default_rng(seed).integers(0, n_vocab, n_tokens)]
+from backends.workload import WARMING_TOKENS, Question, Workload, answer_parent, random_tokens
 
 
 def jobs(work: Workload, n_vocab: int, *, first_seed: int = 0) -> list[Generate]:

@@ -1,12 +1,16 @@
-"""What a measurement computes, and the question a parent process asks a measuring child: plain data, no engine."""
+"""What a measurement computes, and the question that a parent process asks a measuring child. No engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import msgspec
 
+from backends.kernel import die_with, limit_damage
 from backends.messages import KvType
 
 WARMING_TOKENS = 8
@@ -46,3 +50,23 @@ class Question(msgspec.Struct, frozen=True):
         A round is one run of every number, so that a machine's slow moment does not fall on one number alone.
         """
         return (replace(self.workload, streams=streams) for _ in range(self.rounds) for streams in self.streams)
+
+
+Measure = Callable[[Question, Workload], dict[str, float]]
+
+
+def answer_parent(measure: Measure) -> None:
+    """In the child: read one question from stdin and print a JSON line of figures per run; end with the parent."""
+    die_with(os.getppid())
+    limit_damage()
+    question = msgspec.json.decode(sys.stdin.readline(), type=Question)
+    for workload in question.workloads():
+        sys.stdout.write(json.dumps({"streams": workload.streams, **measure(question, workload)}) + "\n")
+        sys.stdout.flush()
+
+
+def random_tokens(n_tokens: int, n_vocab: int, seed: int) -> list[int]:
+    """Token ids from all over the vocabulary, so that a mixture of experts is asked as text would ask it."""
+    import numpy as np  # a child's: the server has none
+
+    return [int(token) for token in np.random.default_rng(seed).integers(0, n_vocab, n_tokens)]

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.alone import check, random_tokens
+from backends.alone import check
 from backends.engine import AnyEngine
 from backends.gguf.loading import load
 from backends.messages import Delta, Finished, Generate, KvLayout, LoadModel, Sampling, Store, TokenLogprob, TokenPrompt
+from backends.workload import random_tokens
 from bench import model
 
 STREAMS, PROMPT, GENERATE, DEMAND = 8, 150, 250, 1.5

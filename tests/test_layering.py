@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,19 @@ BASELINE = "backends/gguf/bare.py"
 """The loop that the engine is measured by shares nothing with it, so it calls llama.cpp itself."""
 
 
+SERVER_ROOMS = (
+    "errors", "error_bodies", "history", "settings", "tally", "exposition",
+    "scheduling", "metrics", "memory", "pool",
+    "output", "schemas", "surfaces", "openapi", "door", "routes", "app",
+    "bench", "cli",
+)  # fmt: skip
+"""Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
+BACKENDS_FOLDERS = ("messages", "prefix", "formats", "generation", "bnb", "gguf")
+"""The same of the folders of `backends`; its single files stand anywhere between them, in no circle."""
+APART = ("bnb", "gguf")
+"""Engines that know nothing of each other."""
+
+
 def modules(package: str) -> list[Path]:
     return sorted(file for file in (ROOT / package).rglob("*.py") if "__pycache__" not in file.parts)
 
@@ -94,6 +107,64 @@ def _module(parent: str, name: str) -> str:
 def allowed(module: str, prefixes: set[str]) -> bool:
     top = module.split(".", maxsplit=1)[0]
     return top not in OUR or module in prefixes or any(module.startswith(f"{p}.") for p in prefixes if p in OUR)
+
+
+def rooms(package: str) -> dict[str, dict[str, str]]:
+    """Room -> the rooms of the same package that it imports, each with one of the imports."""
+    found: dict[str, dict[str, str]] = {}
+    for file in modules(package):
+        room = _room(file.relative_to(ROOT).with_suffix("").parts)
+        for module in imported(file):
+            other = _room(module.split("."))
+            if module.startswith(f"{package}.") and other != room:
+                found.setdefault(room, {})[other] = f"{file.relative_to(ROOT)}: {module}"
+    return found
+
+
+def _room(parts: Sequence[str]) -> str:
+    return parts[1] if len(parts) > 1 else ""
+
+
+def in_circles(imports: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """The rooms that reach themselves."""
+
+    def reached(room: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [room]
+        while todo:
+            new = set(imports.get(todo.pop(), ())) - seen
+            seen |= new
+            todo.extend(new)
+        return seen
+
+    return {room for room in imports if room in reached(room)}
+
+
+@pytest.mark.parametrize("package", ["server", "backends"])
+def test_no_rooms_import_each_other_in_a_circle(package):
+    assert in_circles(rooms(package)) == set()
+
+
+def test_a_circle_would_be_seen():
+    assert in_circles({"a": {"b": ""}, "b": {"c": ""}, "c": {"a": ""}, "d": {"a": ""}}) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(("package", "order"), [("server", SERVER_ROOMS), ("backends", BACKENDS_FOLDERS)])
+def test_each_room_imports_only_rooms_below_it(package, order):
+    folders = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
+    found = rooms(package)
+    named = set(order)
+    assert folders <= named, "a new room has no place in the order"
+    if package == "server":
+        assert set(found) <= {*named, "__init__"}, "a new room has no place in the order"
+    wrong = [
+        why
+        for room, others in found.items()
+        for other, why in others.items()
+        if room in named and other in named and order.index(other) > order.index(room)
+    ]
+    assert wrong == []
+    assert [why for room in APART for other, why in found.get(room, {}).items() if other in APART] == []
 
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))

@@ -19,12 +19,11 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.alone import answer_parent, random_tokens
 from backends.engine import LoadError
 from backends.gguf.context import GGML_KV_TYPE
 from backends.gguf.loading import sensible_threads
 from backends.plan import CELL_BLOCK
-from backends.workload import WARMING_TOKENS, Workload
+from backends.workload import WARMING_TOKENS, Workload, answer_parent, random_tokens
 
 
 @dataclass
