@@ -139,11 +139,12 @@ AnyBackend = Backend[Any]
 
 def version_of(backend: AnyBackend) -> str:
     """The versions of the libraries that its figures are of; other versions may take other amounts."""
-    return "+".join(_version(package) for package in backend.packages)
+    return "+".join(version_of_package(package) for package in backend.packages)
 
 
 @functools.cache
-def _version(package: str) -> str:
+def version_of_package(package: str) -> str:
+    """A distribution with its version, `transformers-5.24.0`; `-none` where it is not installed."""
     try:
         return f"{package}-{importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:

@@ -11,12 +11,13 @@ import itertools
 import json
 import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from backends.child import run_module
+from backends.crash_reason import REASON_CHARS, clean
 from backends.plan import Device, LoadPlan
 
 ANSWER_WITHIN_S: Final = 20.0
@@ -66,16 +67,22 @@ Answer = tuple[DrySizes | None, ...]
 
 
 async def ask(
-    questions: Sequence[Question], *, within_s: float = ANSWER_WITHIN_S
+    questions: Sequence[Question],
+    *,
+    within_s: float = ANSWER_WITHIN_S,
+    on_refused: Callable[[Question, str], None] = lambda _question, _why: None,
 ) -> AsyncGenerator[tuple[Question, Answer], None]:
-    """Ask one child after the other; each question is answered once, also when it kills its child."""
+    """Ask one child after the other; each question is answered once, also when it kills its child.
+
+    `on_refused` hears of models that the engine refuses whatever the plan, with its sentence.
+    """
     left = sorted(questions, key=lambda question: question.module)
     while left:
         n_answered = 0
         module = left[0].module
         async with _child(module) as line:
             for question in next(of_one for _, of_one in itertools.groupby(left, lambda q: q.module)):
-                answer = await _answer(line, question, within_s)
+                answer = await _answer(line, question, within_s, on_refused)
                 if answer is None:
                     break
                 n_answered += 1
@@ -87,7 +94,9 @@ async def ask(
             yield culprit, tuple(None for _ in culprit.plans)
 
 
-async def _answer(line: socket.socket, question: Question, within_s: float) -> Answer | None:
+async def _answer(
+    line: socket.socket, question: Question, within_s: float, on_refused: Callable[[Question, str], None]
+) -> Answer | None:
     """None when the child is dead, hung or out of its mind."""
     loop = asyncio.get_running_loop()
     told = bytearray()
@@ -99,7 +108,11 @@ async def _answer(line: socket.socket, question: Question, within_s: float) -> A
                 if not part or len(told) + len(part) > _MOST_ANSWER_BYTES:
                     return None
                 told += part
-        return _decode(json.loads(told), len(question.plans))
+        document = json.loads(told)
+        answer = _decode(document, len(question.plans))
+        if why := clean(str(document.get("error", "")), most_chars=REASON_CHARS):
+            on_refused(question, why)
+        return answer
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TimeoutError):
         return None
 

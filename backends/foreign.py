@@ -26,7 +26,22 @@ _ARCHIVES: Final = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"Rar!", "rar"),
 )
+_NO_MODELS: Final = (
+    (b"%PDF", "a PDF document"),
+    (b"\x89PNG", "a picture (PNG)"),
+    (b"\xff\xd8\xff", "a picture (JPEG)"),
+    (b"GIF8", "a picture (GIF)"),
+    (b"RIFF", "a sound, a picture or a film (RIFF)"),
+    (b"\x7fELF", "a program or a library"),
+    (b"MZ", "a program or a library"),
+    (b"SQLite format 3", "a database (SQLite)"),
+)
 _OLD_GGML: Final = (b"tjgg", b"fmgg", b"lmgg", b"ggjt", b"ggmf", b"ggml", b"algg", b"ggla")
+_JSON: Final = re.compile(r"""\{\s*(["}]|$)|\[\s*(["{\]\d-]|\[\s*["{\d-]|(true|false|null)\b|$)""")
+_TABLE: Final = re.compile(r"""\[{1,2}\s*["'\w][^\[\]]*\]{1,2}\s*(#.*)?$""")
+_SETTING: Final = re.compile(r"""["'\w][\w."' -]*\s*=\s*\S""")
+_OLLAMA: Final = re.compile(r"FROM\s+\S", re.IGNORECASE)
+_WHISPER_TOKENS: Final = range(51_800, 52_000)
 _TENSORS: Final = "the weights of a model folder"
 
 
@@ -49,10 +64,10 @@ def told(start: bytes, size: int) -> str:
             return found
     if not start.strip(b"\0"):
         return f"it begins with zeros, as a download does that reserved its space and was interrupted. {_AGAIN}"
-    if size < 24:
-        return f"it has {size} bytes, too few for a model. {_AGAIN}"
     if _printable(start):
         return "it is text. hint: give a GGUF file or a folder that holds config.json"
+    if size < 24:
+        return f"it has {size} bytes, too few for a model. {_AGAIN}"
     return (
         f"its first four bytes are {start[:4].hex(' ')} and not 'GGUF'. "
         "hint: give a GGUF file or a folder that holds config.json"
@@ -80,10 +95,26 @@ def _text(start: bytes) -> str | None:
             "it is a web page or an error message (HTML or XML), which a server sent instead of the file. "
             "hint: download it again from the address of the file itself, with a token where the repository wants one"
         )
-    if head.startswith((b"{", b"[")) and _printable(start):
-        return "it is JSON, perhaps an error message that a server sent instead of the file. " + _AGAIN
+    if _printable(start) and (told := _known_text(start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore"))):
+        return told
     if head.startswith((b"entry not found", b"not found", b"invalid username", b"access to model", b"unauthorized")):
         return f"it is an error message that a server sent instead of the file. {_AGAIN}"
+    return None
+
+
+def _known_text(text: str) -> str | None:
+    """What a text is by its first lines that mean something."""
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith(("#", "//", ";"))]
+    first = lines[0] if lines else ""
+    if _JSON.match("\n".join(lines)):
+        return "it is JSON, perhaps an error message that a server sent instead of the file. " + _AGAIN
+    if _OLLAMA.match(first):
+        return "it is a Modelfile, which names a model and is none itself. hint: give the GGUF file of its FROM line"
+    if _TABLE.match(first) or _SETTING.match(first):
+        return (
+            "it is a configuration file (TOML, INI or the like) and no model. "
+            "hint: onecard reads its own with --config FILE; give a GGUF file or a folder that holds config.json"
+        )
     return None
 
 
@@ -102,10 +133,12 @@ def _weights(start: bytes, size: int) -> str | None:
             f"it is a pickle: {_TENSORS}, which can run code when they are read. "
             "hint: take the model's safetensors or a GGUF file"
         )
+    if start.startswith(b"lmgg") and int.from_bytes(start[4:8], "little") in _WHISPER_TOKENS:
+        return "it is a Whisper model of whisper.cpp, which turns speech into text. hint: onecard serves models of text"
     if start.startswith(_OLD_GGML):
         return (
-            "it is a GGML file from before GGUF (August 2023), which llama.cpp reads no more. hint: take a GGUF file "
-            "of the model"
+            "it is a GGML file: of another program than llama.cpp, or from before GGUF (August 2023), which llama.cpp "
+            "reads no more. hint: take a GGUF file of the model"
         )
     return None
 
@@ -125,6 +158,9 @@ def _container(start: bytes) -> str | None:
     for is_it, name in others:
         if is_it:
             return f"it is a file of {name}, which onecard does not run. hint: take GGUF or safetensors of the model"
+    for magic, name in _NO_MODELS:
+        if start.startswith(magic):
+            return f"it is {name} and no model. hint: give a GGUF file or a folder that holds config.json"
     return None
 
 

@@ -104,6 +104,8 @@ def opened(path: Path) -> Iterator[ModelFile]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
+        if (dangling := _dangling(path)) is not None:
+            raise FileError(f"{shown(name)} {dangling}") from None
         raise MissingError(f"the file {shown(name)} does not exist") from None
     except (OSError, ValueError) as error:
         told = _kind_at(path) or f"cannot be opened: {reason(error)}"
@@ -121,6 +123,24 @@ def check(path: Path) -> os.stat_result:
     """See that a library may open the file by its path. Raises MissingError or FileError."""
     with opened(path) as file:
         return file.status
+
+
+def why_not_file(path: Path) -> str | None:
+    """Why a name leads to no regular file, as a clause with its verb; None where it does or leads nowhere."""
+    try:
+        return _strange(os.stat(path))  # noqa: PTH116 - the target decides
+    except FileNotFoundError:
+        return _dangling(path)
+    except (OSError, ValueError) as error:
+        return f"cannot be opened: {reason(error)}"
+
+
+def _dangling(path: Path) -> str | None:
+    try:
+        target = os.readlink(path)  # noqa: PTH115 - as it is written
+    except (OSError, ValueError):
+        return None
+    return f"is a link to {shown(Path(target).name)}, which is not there. hint: was it downloaded completely?"
 
 
 def is_there(path: Path) -> bool:

@@ -11,8 +11,8 @@ from typing import Final
 
 from backends.backend import HeaderError
 from backends.gguf import header
-from backends.gguf.header import TENSOR_TYPES
 from backends.gguf.info import HeaderInfo, Tensor
+from backends.gguf.tensor_types import TENSOR_TYPES
 from quantize import child, imatrix
 from quantize.errors import QuantizeError
 from quantize.files import SPARE_BYTES, replacing

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from backends.gguf.header import TENSOR_TYPES
 from backends.gguf.info import HeaderInfo, Tensor
+from backends.gguf.tensor_types import TENSOR_TYPES
 from quantize.errors import QuantizeError
 from quantize.types import FLOATS
 

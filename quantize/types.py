@@ -113,7 +113,7 @@ def is_bnb(name: str) -> bool:
 
 def tensor_type(name: str) -> int:
     """ggml's number of a tensor type, for overrides. Raises QuantizeError."""
-    from backends.gguf.header import TENSOR_TYPES
+    from backends.gguf.tensor_types import TENSOR_TYPES
 
     by_name = {entry[0]: number for number, entry in TENSOR_TYPES.items()}
     if name.upper() not in by_name:

@@ -39,7 +39,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
     catalog = Catalog(settings)
     counted = Metrics(
         [entry.name for entry in catalog.entries],
-        backends=sorted({entry.backend for entry in catalog.entries}),
+        backends=sorted(catalog.backends),
         vllm_names=settings.metrics.vllm_names,
     )
     owned = pool if pool is not None else Pool(settings, catalog, counted)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from backends import ladder
 from backends.backend import HeaderError, Setting
-from backends.bnb import arithmetic, folder
+from backends.bnb import arithmetic, folder, tokenizer_file
 from backends.bnb.header import FolderInfo, read
+from backends.bnb.servable import unservable
 from backends.engine import LoadError
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import Amount, Footprint, LoadPlan, Wish
@@ -47,10 +48,14 @@ class Folders:
     def describe(self, path: Path, options: Mapping[str, Setting]) -> FolderInfo:
         """config.json, the weights' headers, and that nothing in the folder asks for what it may not have."""
         header = read(path, str(options.get("quantization", "none")))
+        runs_code = options.get("trust_remote_code") is True
         try:
-            folder.check(path, trust_remote_code=options.get("trust_remote_code") is True)
+            config = folder.check(path, trust_remote_code=runs_code)
+            tokenizer_file.check(path)
         except LoadError as error:
             raise HeaderError(error.message) from None
+        if (why := unservable(header, config, runs_code=runs_code)) is not None:
+            raise HeaderError(why)
         return header
 
     def plans(self, header: FolderInfo, wish: Wish) -> Iterator[LoadPlan]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_TEXTS: Final = ("merges.txt", "vocab.txt")
 _CONFIGS: Final = ("config.json", "tokenizer_config.json")
 _ATTENTIONS: Final = frozenset({None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
 _CHOOSES_ATTENTION: Final = ("_attn_implementation", "_attn_implementation_internal", "attn_implementation")
@@ -44,14 +45,22 @@ def check(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
 
 def _check_encoding(folder: Path) -> None:
     """The libraries read UTF-8 and nothing else; Python's json would read more."""
-    for path in sorted(folder.glob("*.json")):
-        with model_files.opened(path) as file:
-            start = file.at(0, 4)
-        if start.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+    named = [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")]
+    for path in sorted([*named, *(folder / name for name in _TEXTS if (folder / name).exists())]):
+        raw = model_files.read_bytes(path, model_files.limit_of(path.name) or model_files.CONFIG_BYTES)
+        if raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
             raise LoadError(
                 f"{path.name} begins with a byte order mark, which transformers does not read. "
                 "hint: save it as UTF-8 without one"
             )
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise LoadError(
+                f"{path.name} is no UTF-8 text: byte {error.start} is none. hint: save it as UTF-8"
+            ) from None
+        if b"\0" in raw:
+            raise LoadError(f"{path.name} is no UTF-8 text: it holds zero bytes. hint: save it as UTF-8")
 
 
 def _check_code(name: str, document: dict[str, Any], folder: Path, *, trust_remote_code: bool) -> None:

@@ -7,13 +7,13 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from backends import foreign, model_files
 from backends.backend import HeaderError
+from backends.bnb import figures
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
 from backends.bnb.stored import EMBEDDINGS, HEADS, Place, corrections, find, has_own_head, own_head_remark, stored_dtype
 from backends.bnb.text_files import chat_template, has_infill_marks
@@ -21,7 +21,7 @@ from backends.capabilities import of_kind
 from backends.sampling_defaults import SamplingDefaults, of_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -33,16 +33,6 @@ NO_DEFAULTS: Final = SamplingDefaults()
 _HEAD_SAMPLE_BYTES: Final = 2**20
 """Read of a head at a look; a load compares all of it."""
 _PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
-_LAYERS: Final = frozenset(
-    {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers"}
-)
-_COUNTS: Final = re.compile(r"^(num|n)_|_(size|dim|layers|heads|rank|groups|factor)$|^(dim|ffn_dim|d_model|d_ff|d_kv)$")
-_UNBOUNDED: Final = re.compile(r"position|window|chunk|ctx|context|block_size|factor|epoch|step|token_id|steps$")
-"""Not held in tensors: positions may be computed, windows and chunks are lengths of text."""
-_LEAST_LAYERS: Final = 8
-_LEAST_LIMIT: Final = 4096
-_LEAST_PACKED: Final = 65_536
-_MOST_DEPTH: Final = 4
 _BITS: Final = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
     "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
@@ -138,7 +128,7 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
     config = _object(folder / "config.json")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
-    _check(config, text)
+    figures.check_values(config, text)
     _check_format(config)
     stored = config.get("quantization_config")
     tensors: list[StoredTensor] = []
@@ -153,7 +143,7 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
     sampling = read_sampling(folder)
     text = {"dtype": config.get("dtype", config.get("torch_dtype")), **text}
     corrected, remarks = ({}, ()) if isinstance(stored, dict) else _corrected(folder, tensors, text)
-    _check_figures(config, tensors)
+    figures.check_counts(config, [tensor.shape for tensor in tensors])
     return FolderInfo(
         architecture=config.get("model_type") or "",
         config={**text, **corrected},
@@ -203,48 +193,6 @@ def _corrected(
     if head and tied and has_own_head(find(known, EMBEDDINGS), head, tied=True, limit_bytes=_HEAD_SAMPLE_BYTES):
         found["tie_word_embeddings"] = (False, own_head_remark(head))
     return {key: value for key, (value, _) in found.items()}, (*told, *(remark for _, remark in found.values()))
-
-
-def _check(config: Mapping[str, Any], text: Mapping[str, Any]) -> None:
-    if any(not isinstance(part.get("model_type"), str | None) for part in (config, text)):
-        raise HeaderError("config.json says model_type, and not as text")
-    n_layers = text.get("num_hidden_layers")
-    if isinstance(n_layers, int) and n_layers < 1:
-        raise HeaderError(f"config.json says num_hidden_layers = {n_layers}, and a model has layers")
-
-
-def _check_figures(config: Mapping[str, Any], tensors: list[StoredTensor]) -> None:
-    """No count of the configuration may go beyond the tensors that are there: libraries make what it says."""
-    largest = max((tensor.n_elements for tensor in tensors), default=0)
-    widest = max((n for tensor in tensors for n in tensor.shape), default=0)
-    packed = isinstance(config.get("quantization_config"), dict)
-    for key, value in _counts(config):
-        if key in _LAYERS:
-            limit, of = max(_LEAST_LAYERS, len(tensors)), f"{len(tensors)} tensors"
-        elif "expert" in key:
-            limit, of = max(len(tensors), widest), f"tensors of at most {widest} rows"
-        elif packed:
-            limit, of = max(_LEAST_PACKED, 2 * largest), f"tensors of at most {largest} values"
-        else:
-            limit, of = max(_LEAST_LIMIT, 2 * widest), f"tensors of at most {widest} rows or columns"
-        if value > limit:
-            raise HeaderError(
-                f"config.json says {key} = {value}, and the weights are {of}. hint: config.json and weights are not of "
-                "one model, or config.json is damaged"
-            )
-
-
-def _counts(config: Mapping[str, Any], *, depth: int = 0) -> Iterator[tuple[str, int]]:
-    """The configuration's sizes and counts, those of its parts too."""
-    for key, value in config.items():
-        if isinstance(value, dict) and depth < _MOST_DEPTH:
-            yield from _counts(value, depth=depth + 1)
-        elif isinstance(value, int) and not isinstance(value, bool) and _is_count(key):
-            yield key, value
-
-
-def _is_count(key: str) -> bool:
-    return _COUNTS.search(key) is not None and _UNBOUNDED.search(key) is None
 
 
 def _check_format(config: Mapping[str, Any]) -> None:

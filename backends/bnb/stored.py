@@ -111,6 +111,12 @@ def corrections(places: Iterable[Place], config: Any) -> dict[str, tuple[Any, st
     return found
 
 
+def layers_of(names: Iterable[str]) -> int:
+    """How many layers the longest stack of stored names has; 0 where none are numbered."""
+    matches = [match for name in names if (match := _LAYER.fullmatch(name))]
+    return 1 + max((int(match[2]) for match in matches), default=-1)
+
+
 def unused_within(names: Iterable[str], modules: Collection[str]) -> list[str]:
     """Of the stored names that a model did not take: those inside a module it computes, and layers beyond its last.
 

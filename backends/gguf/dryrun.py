@@ -4,7 +4,8 @@ Reads one JSON line per question from its socket and answers each with one JSON 
 llama.cpp down loses its own answer and those behind it, and nothing else. It ends with its parent.
 
 question: {"path": ..., "gpu_layers": ..., "plans": [{"context": ..., "parallel": ..., "kv_type": ..., "kv_tokens": n}]}
-answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...}
+answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...},
+          which is empty where memory was short and nothing is known of the file
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def answer(question: dict[str, Any], log: LibraryLog) -> dict[str, Any]:
     try:
         model = Model(Path(question["path"]), gpu_layers=layers, log=log, dry=True)
     except LoadError as error:
-        return {"error": error.message}
+        return {"error": "" if error.out_of_memory else error.message}
     sizes = [_sizes(model, plan, layers) for plan in question["plans"]]
     weights = model.n_bytes
     model.close()

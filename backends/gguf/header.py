@@ -21,6 +21,7 @@ from backends import foreign, model_files
 from backends.backend import HeaderError
 from backends.gguf import vocabulary
 from backends.gguf.info import HeaderInfo, Tensor, Value
+from backends.gguf.tensor_types import TENSOR_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,46 +45,6 @@ _WINDOW_BYTES: Final = 2**20
 _AGAIN: Final = "hint: download it again"
 _ALIGNMENT_KEY: Final = "general.alignment"
 
-TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = MappingProxyType(
-    {
-        0: ("F32", 1, 4),
-        1: ("F16", 1, 2),
-        2: ("Q4_0", 32, 18),
-        3: ("Q4_1", 32, 20),
-        6: ("Q5_0", 32, 22),
-        7: ("Q5_1", 32, 24),
-        8: ("Q8_0", 32, 34),
-        9: ("Q8_1", 32, 40),
-        10: ("Q2_K", 256, 84),
-        11: ("Q3_K", 256, 110),
-        12: ("Q4_K", 256, 144),
-        13: ("Q5_K", 256, 176),
-        14: ("Q6_K", 256, 210),
-        15: ("Q8_K", 256, 292),
-        16: ("IQ2_XXS", 256, 66),
-        17: ("IQ2_XS", 256, 74),
-        18: ("IQ3_XXS", 256, 98),
-        19: ("IQ1_S", 256, 50),
-        20: ("IQ4_NL", 32, 18),
-        21: ("IQ3_S", 256, 110),
-        22: ("IQ2_S", 256, 82),
-        23: ("IQ4_XS", 256, 136),
-        24: ("I8", 1, 1),
-        25: ("I16", 1, 2),
-        26: ("I32", 1, 4),
-        27: ("I64", 1, 8),
-        28: ("F64", 1, 8),
-        29: ("IQ1_M", 256, 56),
-        30: ("BF16", 1, 2),
-        34: ("TQ1_0", 256, 54),
-        35: ("TQ2_0", 256, 66),
-        39: ("MXFP4", 32, 17),
-        40: ("NVFP4", 64, 36),
-        41: ("Q1_0", 128, 18),
-        42: ("Q2_0", 64, 18),
-    }
-)
-"""ggml's type number -> name, elements per block, bytes per block."""
 
 _SCALARS: Final[Mapping[int, struct.Struct]] = MappingProxyType(
     {
@@ -204,6 +165,8 @@ class _Reader:
             if key in metadata or key in lengths:
                 raise HeaderError(f"the metadata key {_shown(key)} is there twice")
             kind = self._unsigned(_U32)
+            if kind != _ARRAY and (wrong := vocabulary.wrong_list(key, None)) is not None:
+                raise HeaderError(wrong)
             if kind == _ARRAY:
                 lengths[key], values = self._array(key)
                 if values is not None:
@@ -257,6 +220,8 @@ class _Reader:
         length = self._unsigned(_U64)
         if kind == _ARRAY:
             raise HeaderError(f"the array {_shown(key)} holds arrays, which no known model does")
+        if (wrong := vocabulary.wrong_list(key, kind)) is not None:
+            raise HeaderError(wrong)
         least_bytes = 8 if kind == _STRING else self._scalar(kind, key).size
         if length > MAX_ELEMENTS or length * least_bytes > self._size - self._at:
             raise HeaderError(f"the array {_shown(key)} announces {length} values, more than the file can hold")

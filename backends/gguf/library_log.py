@@ -76,7 +76,7 @@ def supports_gpu() -> bool:
 
 def explain(log: LibraryLog) -> str:
     """The sentence of llama.cpp that says why, or a general one; paths are cut off where it is shown."""
-    causes: Iterable[str] = (re.sub(r"^[\w:]+: ", "", line) for line in log.problems)
+    causes: Iterable[str] = (re.sub(r"^([\w:]+: |error loading model: )+", "", line) for line in log.problems)
     told = [line for line in causes if "failed to load model" not in line]
     return told[-1] if told else "llama.cpp could not load the file and did not say why"
 

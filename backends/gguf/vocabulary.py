@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from backends.capabilities import has_infill_tokens
+from backends.gguf.known import MERGING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +21,21 @@ MERGES: Final = "tokenizer.ggml.merges"
 _BYTE_TYPE: Final = 6
 _ABSENT: Final = 2**32 - 1
 _WITHOUT_MERGES: Final = frozenset({"kimi-k2"})
+_INT32, _FLOAT32, _STRING = 5, 6, 8
+_LISTS: Final[Mapping[str, tuple[tuple[int, ...], str]]] = {
+    TOKENS: ((_STRING,), "texts"),
+    MERGES: ((_STRING,), "texts"),
+    TYPES: ((_INT32,), "int32"),
+    SCORES: ((_FLOAT32, _INT32), "float32"),
+}
+"""What llama.cpp takes as the elements of each; GGUF's numbers of the types, and their names."""
+
+
+def wrong_list(key: str, kind: int | None) -> str | None:
+    """What is wrong with the type of a key's elements; None as `kind` says that it is no list."""
+    if key not in _LISTS or kind in _LISTS[key][0]:
+        return None
+    return f"{key} is no list of {_LISTS[key][1]}. hint: take the publisher's file, or convert the model again"
 
 
 def problem(
@@ -33,8 +49,9 @@ def problem(
             return f"the vocabulary has {len(tokens)} tokens and {n} {what}"
     if (twice := _duplicate(tokens)) is not None:
         return f"two tokens of the vocabulary are alike: {_shown(twice)}. hint: convert the model again"
-    if kind == "gpt2" and MERGES not in lengths and metadata.get("tokenizer.ggml.pre") not in _WITHOUT_MERGES:
-        return "the vocabulary is of merged pieces (gpt2), and the file has no merges. hint: convert the model again"
+    merges = kind in MERGING and (kind == "gemma4" or metadata.get("tokenizer.ggml.pre") not in _WITHOUT_MERGES)
+    if merges and MERGES not in lengths:
+        return f"the vocabulary is of merged pieces ({kind}), and the file has no merges. hint: convert the model again"
     if kind == "llama" and (byte := _missing_byte(set(tokens))) is not None:
         return f"the vocabulary is of SentencePiece and has no token for the byte {byte:#04x}"
     if kind in ("llama", "gpt2") and (wrong := _no_byte(tokens, types)) is not None:

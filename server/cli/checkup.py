@@ -5,30 +5,44 @@ Owns no rule: files are judged by the header readers, room by the pool's own pla
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backends.backend import HeaderError
 from backends.registry import BACKENDS
+from server.memory.budget import likely_plans, wish
 from server.memory.capacity import WishChange
+from server.memory.estimator import Estimator
 from server.memory.files import look
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from server.memory.files import ModelFacts
     from server.pool.pool import Pool
     from server.settings.catalog import CatalogEntry
 
 
 def broken(entries: Iterable[CatalogEntry]) -> dict[str, str]:
-    """Models whose files are missing or are no model, with the sentence. Reads every header."""
-    found = {}
+    """Models that could not be loaded, with the sentence. Reads every header, and lets engines load without weights."""
+    found, looked = {}, {}
     for entry in entries:
         try:
-            look(entry)
+            looked[entry.name] = entry, look(entry)
         except HeaderError as problem:
             found[entry.name] = str(problem)
-    return found
+    return {**found, **asyncio.run(_refused(looked))}
+
+
+async def _refused(looked: Mapping[str, tuple[CatalogEntry, ModelFacts]]) -> dict[str, str]:
+    """Sound files that the engine refuses in a dry load."""
+    estimator = Estimator()
+    logging.getLogger("onecard.dry").addHandler(logging.NullHandler())  # a child that fails tells nothing of a file
+    await estimator.ask_dry([(seen, likely_plans(seen, wish(e.config, "cpu"))[:1]) for e, seen in looked.values()])
+    refused = {name: estimator.refused.get(seen.key) for name, (_, seen) in looked.items()}
+    return {name: why for name, why in refused.items() if why is not None}
 
 
 def without_engine(entries: Iterable[CatalogEntry]) -> dict[str, str]:

@@ -108,6 +108,9 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
     # A child that fails leaves the computed sizes, and the answer says which they are.
     logging.getLogger("onecard.dry").addHandler(logging.NullHandler())
     await estimator.ask_dry([(seen, _near(estimator, seen, plans, memory)) for seen, plans in likely])
+    for entry, seen in zip(entries, facts, strict=True):
+        if (why := estimator.refused.get(seen.key)) is not None:
+            raise CliError(f"{entry.path}: {why}")
     residents = []
     for entry, (seen, plans) in zip(entries[1:], likely[1:], strict=True):
         footprint = estimator.estimate(seen, plans[0]).footprint

@@ -128,12 +128,17 @@ class MemoryBudget:
             residents=residents,
         )
 
-    async def ask_dry(self, entries: Iterable[CatalogEntry]) -> None:
-        """Find out the exact sizes of the models that have been looked at."""
+    async def ask_dry(self, entries: Iterable[CatalogEntry]) -> dict[str, str]:
+        """Find out the exact sizes of the models that have been looked at; those that the engine refuses, and why."""
         assert self.memory is not None
         device = self.memory.device
         seen = [(entry, facts) for entry in entries if (facts := self.files.facts(entry.name)) is not None]
         await self.estimator.ask_dry([(facts, likely_plans(facts, wish(e.config, device))) for e, facts in seen])
+        told = {e.name: (facts.key, self.estimator.refused.get(facts.key)) for e, facts in seen}
+        refused = {name: (key, why) for name, (key, why) in told.items() if why is not None}
+        for name, (key, why) in refused.items():
+            self.files.refuse(name, key, why)
+        return {name: why for name, (_, why) in refused.items()}
 
     async def inspect(self, entry: CatalogEntry) -> None:
         """Look at a model's files, whatever is wrong with them."""

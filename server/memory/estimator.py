@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from backends.backend import Header
     from backends.dry import DrySizes
     from backends.plan import LoadPlan, Parts
-    from server.memory.files import ModelFacts
+    from server.memory.files import FileKey, ModelFacts
 
 Source = Literal["measured", "dry", "header"]
 Side = Literal["device", "host"]
 
+_REFUSED: Final = "hint: its metadata and tensors are not of one model; take the publisher's file, or convert it again"
 MOST_DRY_PLANS: Final = 24
 """Per model; those that placement tries first."""
 _ROUNDED_BYTES: Final = 3 * 5300
@@ -79,6 +80,8 @@ class Estimator:
         self._saver = FileReader()
         self.version = 0
         """Counts up with every change of an estimate."""
+        self.refused: dict[FileKey, str] = {}
+        """Files that the engine itself refuses in a dry load, with its sentence."""
 
     def estimate(self, facts: ModelFacts, plan: LoadPlan) -> Estimate:
         """The best there is, at once."""
@@ -98,7 +101,11 @@ class Estimator:
         if TEST_ENGINE in os.environ:  # whatever tests load with, it is not llama.cpp
             return
         asked = {question: facts for facts, wanted in models for question in self._questions(facts, wanted)}
-        async with contextlib.aclosing(dry.ask(list(asked))) as answers:  # its child ends with it
+
+        def note(question: dry.Question, why: str) -> None:
+            self.refused[asked[question].key] = f"{why}. {_REFUSED}"
+
+        async with contextlib.aclosing(dry.ask(list(asked), on_refused=note)) as answers:  # its child ends with it
             async for question, answer in answers:
                 facts = asked[question]
                 for plan, sizes in zip(question.plans, answer, strict=True):

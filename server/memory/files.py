@@ -51,6 +51,7 @@ class ModelFiles:
         self._reader = FileReader()
         self._facts: dict[str, ModelFacts] = {}
         self._problems: dict[str, str] = {}
+        self._refused: dict[str, tuple[FileKey, str]] = {}
 
     def facts(self, model: str) -> ModelFacts | None:
         """As of the last look; None where there was none, or something is wrong."""
@@ -58,7 +59,14 @@ class ModelFiles:
 
     def problem(self, model: str) -> str | None:
         """What is wrong with a model's files; None where nothing is."""
+        facts, refused = self._facts.get(model), self._refused.get(model)
+        if facts is not None and refused is not None and refused[0] == facts.key:
+            return refused[1]
         return self._problems.get(model)
+
+    def refuse(self, model: str, key: FileKey, why: str) -> None:
+        """The engine does not take the files as they are now, sound as their headers are."""
+        self._refused[model] = key, why
 
     async def look(self, entry: CatalogEntry) -> ModelFacts:
         """The facts now; the files are read again where they have changed. Raises HeaderError."""
@@ -135,7 +143,7 @@ def _other_parts(path: Path) -> list[os.stat_result]:
 
 def _state_of(entry: CatalogEntry) -> FileKey:
     try:
-        return key_of(entry)
+        return key_of(entry) if entry.still_missing() is None else _NOT_THERE
     except OSError:
         return _NOT_THERE
 

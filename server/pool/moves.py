@@ -149,10 +149,12 @@ class Moves:
             await self._parts.budget.inspect(resident.entry)
 
     async def ask_dry(self) -> None:
-        """Ask for the exact sizes of the models whose files have been looked at."""
-        await self._parts.budget.ask_dry(resident.entry for resident in self._parts.residents.values())
+        """Ask for the exact sizes of the models whose files have been looked at; some turn out to be unusable."""
+        refused = await self._parts.budget.ask_dry(resident.entry for resident in self._parts.residents.values())
         for name in self._parts.residents:
             self._parts.budget.forget(name)
+        for name, reason in refused.items():
+            self._parts.tell("unusable", model=name, reason=reason)
 
     # How
 

@@ -69,7 +69,7 @@ class Pool:
         event_log = EventLog()
         self.on_change = event_log.on_change
         self._parts = Parts(self._residents, self._scheduler, budget, metrics, event_log, clock, self._perform)
-        backends = {entry.backend for entry in catalog.entries}
+        backends = catalog.backends
         wanted = settings.scheduler.template_process
         self._template_processes = {
             name: TemplateProcess(name, enabled=wanted and name in backends) for name in BACKENDS
@@ -77,7 +77,7 @@ class Pool:
         self._overview = Overview(self._parts, self._template_processes.values())
         self._jobs = Jobs(self._parts, self._overview)
         self._moves = Moves(self._parts, self)
-        self.on_change.append(ReadAhead({e.name: e.path for e in catalog.entries}).on_change)
+        self.on_change.append(ReadAhead(lambda name: self._residents[name].entry.path).on_change)
         self.info, self.status, self.capacity = self._overview.info, self._overview.status, self._overview.capacity
         self._timer: asyncio.TimerHandle | None = None
         self._beside: list[asyncio.Task[None]] = []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from backends import host, model_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
 CHUNK_BYTES: Final = 2**20
@@ -26,10 +26,10 @@ _SHARD: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 class ReadAhead:
-    """Listens to the pool; the models' files by name. For the event loop's thread only."""
+    """Listens to the pool; `path_of` tells where a model's files are now. For the event loop's thread only."""
 
-    def __init__(self, paths: Mapping[str, Path]) -> None:
-        self._paths = paths
+    def __init__(self, path_of: Callable[[str], Path]) -> None:
+        self._path_of = path_of
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -37,7 +37,7 @@ class ReadAhead:
         """A model begins to leave for another one: read that one's file; a load begins: it reads for itself."""
         name = figures.get("for")
         if what in ("drains", "evicted") and isinstance(name, str):
-            self._begin(self._paths[name])
+            self._begin(self._path_of(name))
         elif what in ("loading", "draining"):
             self._stop.set()
 

@@ -1,9 +1,10 @@
 """Which models there are: names and aliases to resolved files, fixed at start.
 
 Lookups are dict lookups; a name from a client never reaches the file system. A model whose files are missing or broken
-stops no other: it is there, a request for it is answered with the sentence that says why, and once its files are in
-their place it is served. What contradicts itself in the configuration is a CatalogError. The commands decide more
-strictly: `--model` with a path that is not there and `config check` end with exit code 2.
+stops no other: it is there, and a request for it is answered with the sentence that says why. Once its files are in
+their place, or in the cache for a reference, it is served. What contradicts itself in the configuration is a
+CatalogError. The commands decide more strictly: `--model` with a path that is not there and `config check` end with
+exit code 2.
 """
 
 from __future__ import annotations
@@ -32,25 +33,40 @@ class CatalogError(Exception):
     """A configuration whose models contradict it; the text is a sentence for the operator."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CatalogEntry:
-    """One servable model."""
+    """One servable model; only its `files` change, when they come or move after the start."""
 
     name: str
     config: ModelConfig
-    backend: str
-    """The name of the one that serves it."""
-    path: Path
-    """The resolved `.gguf` file (the first part of a split one) or model folder; where it would be, if missing."""
-    aliases: tuple[str, ...]
-    size_bytes: int
-    """Bytes of the weights on disk; 0 for a missing model."""
+    files: Located
+    """Where they are; where they would be, if missing."""
     missing: str | None = None
     """Why the files could not be used at start; None when they could."""
 
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Its other names."""
+        return tuple(self.config.aliases)
+
+    @property
+    def backend(self) -> str:
+        """The name of the one that serves it."""
+        return self.files.backend
+
+    @property
+    def path(self) -> Path:
+        """The resolved `.gguf` file (the first part of a split one) or model folder."""
+        return self.files.path
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the weights on disk; 0 for a missing model."""
+        return self.files.size_bytes
+
     def still_missing(self) -> str | None:
-        """Why its files cannot be used now; None when they can. Blocks on the disk."""
-        if self.missing is None:
+        """Why its files cannot be used now; None when they can, wherever they are by now. Blocks on the disk."""
+        if self.missing is None and self.path.exists():
             return None
         try:
             located = locate(self.config.path)
@@ -58,8 +74,9 @@ class CatalogEntry:
             return str(problem)
         if (key := self.config.of_other_backend(located.backend)) is not None:
             return _not_of(key, located.path, BACKENDS[located.backend])
-        if (located.path, located.backend) != (self.path, self.backend):
-            return f"its files came to {located.path} after the start. hint: restart onecard"
+        if self.config.backend not in ("auto", located.backend):
+            return _another_backend(self.config.backend, located)
+        self.files = located
         return None
 
 
@@ -83,6 +100,11 @@ class Catalog:
         """All models in the order they were configured."""
         return list(self._entries.values())
 
+    @property
+    def backends(self) -> set[str]:
+        """Those that may serve a model: all of them where files are missing, which may come later and be of any."""
+        return set(BACKENDS) if any(entry.missing for entry in self.entries) else {e.backend for e in self.entries}
+
     def resolve(self, name: str) -> CatalogEntry | None:
         """The model a client means by a name or alias; None when there is none."""
         return self._by_name.get(name)
@@ -103,20 +125,10 @@ def _entry(model: ModelConfig) -> CatalogEntry:
         return _missing(model, str(problem))
     backend = BACKENDS[located.backend]
     if model.backend not in ("auto", located.backend):
-        raise CatalogError(
-            f"model '{model.name}': backend = '{model.backend}' but {located.path} is {backend.files}, "
-            f"which backend {backend.name} serves. hint: leave backend out"
-        )
+        raise CatalogError(f"model '{model.name}': {_another_backend(model.backend, located)}")
     if key := model.of_other_backend(backend.name):
         raise CatalogError(f"model '{model.name}': {_not_of(key, located.path, backend)}")
-    return CatalogEntry(
-        name=model.name,
-        config=model,
-        backend=located.backend,
-        path=located.path,
-        aliases=tuple(model.aliases),
-        size_bytes=located.size_bytes,
-    )
+    return CatalogEntry(model.name, model, located)
 
 
 def _in_time(find: Callable[[], Located]) -> Located:
@@ -140,6 +152,15 @@ def _in_time(find: Callable[[], Located]) -> Located:
     return outcome
 
 
+def _another_backend(asked: str, located: Located) -> str:
+    """Why the configured backend cannot serve the files."""
+    backend = BACKENDS[located.backend]
+    return (
+        f"backend = '{asked}' but {located.path} is {backend.files}, which backend {backend.name} serves. "
+        "hint: leave backend out"
+    )
+
+
 def _not_of(key: str, path: Path, backend: AnyBackend) -> str:
     """Why a key of the model's table cannot be kept."""
     return f"it has {key}, but {path} is {backend.files}, {backend.refuses[key]}. hint: leave {key} out"
@@ -149,12 +170,5 @@ def _missing(model: ModelConfig, problem: str) -> CatalogEntry:
     reference = parse_hub_reference(model.path)
     looks_gguf = model.path.lower().endswith(".gguf") or (reference is not None and reference.quant is not None)
     backend = "gguf" if looks_gguf else "bnb"
-    return CatalogEntry(
-        name=model.name,
-        config=model,
-        backend=backend if model.backend == "auto" else model.backend,
-        path=Path(model.path).expanduser(),
-        aliases=tuple(model.aliases),
-        size_bytes=0,
-        missing=problem,
-    )
+    expected = backend if model.backend == "auto" else model.backend
+    return CatalogEntry(model.name, model, Located(Path(model.path).expanduser(), expected, 0), problem)

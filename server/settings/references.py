@@ -78,6 +78,8 @@ def _located(text: str) -> Located:
         return _in_cache(reference)
     if text.startswith("hf:"):
         raise LocateError(f"'{text}' is no reference. hint: write hf:org/repo:Q4_K_M")
+    if (strange := model_files.why_not_file(path)) is not None:
+        raise LocateError(f"{path} {strange}")
     raise LocateError(f"there is no file or folder {path}")
 
 
@@ -103,8 +105,8 @@ def _at(path: Path) -> Located:
     if path.is_dir():
         return _folder(path)
     # The hub's cache is made of links, so the target decides: a device or a pipe would block or never end.
-    if not path.is_file():
-        raise LocateError(f"{path} is neither a regular file nor a folder")
+    if (strange := model_files.why_not_file(path)) is not None:
+        raise LocateError(f"{path} {strange}. hint: name a GGUF file or a folder that holds config.json")
     if path.suffix.lower() != ".gguf" or foreign.is_unfinished(path.name):
         _check_content(path)
     parts = split_parts(path)
@@ -146,6 +148,8 @@ def split_parts(path: Path) -> list[Path]:
 
 
 def _folder(path: Path) -> Located:
+    if (strange := model_files.why_not_file(path / "config.json")) is not None:
+        raise LocateError(f"{path} holds a config.json that {strange}")
     if not (path / "config.json").is_file():
         raise LocateError(f"{path} is a folder without config.json{_other_folder(path)}")
     weights = sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())

@@ -132,11 +132,40 @@ def test_files_that_come_later_are_held_to_the_keys_of_their_model(gguf, tmp_pat
     assert "it has quantization" in entry.still_missing()
 
 
-def test_a_reference_that_came_into_the_cache_needs_a_restart(hub):
-    entry = catalog(a="hf:org/repo:Q8_0").resolve("a")
+@pytest.mark.parametrize(
+    ("reference", "files", "backend"),
+    [
+        ("hf:org/repo:Q8_0", ["repo-Q8_0.gguf"], "gguf"),
+        ("hf:org/repo", ["any.gguf"], "gguf"),
+        ("hf:org/repo", ["config.json", "model.safetensors"], "bnb"),
+        ("org/repo@v2", ["config.json", "model.safetensors"], "bnb"),
+    ],
+)
+def test_a_reference_that_comes_into_the_cache_needs_no_restart(hub, reference, files, backend):
+    made = catalog(a=reference)
+    entry = made.resolve("a")
     assert "is not in the cache" in entry.still_missing()
-    hub("org/repo", "repo-Q8_0.gguf")
-    assert "hint: restart onecard" in entry.still_missing()
+    assert made.backends == {"gguf", "bnb"}
+    folder = hub("org/repo", *files, ref="v2" if "@" in reference else "main")
+    assert entry.still_missing() is None
+    assert (entry.backend, entry.size_bytes) == (backend, 10)
+    assert entry.path == (folder / files[0] if backend == "gguf" else folder)
+
+
+def test_files_that_move_within_the_cache_are_found_where_they_are(hub):
+    old = hub("org/repo", "repo-Q8_0.gguf", commit="one")
+    entry = catalog(a="hf:org/repo:Q8_0").resolve("a")
+    new = hub("org/repo", "repo-Q8_0.gguf", commit="two")
+    assert (entry.still_missing(), entry.path) == (None, old / "repo-Q8_0.gguf")
+    (old / "repo-Q8_0.gguf").unlink()
+    assert (entry.still_missing(), entry.path) == (None, new / "repo-Q8_0.gguf")
+
+
+def test_files_that_come_later_and_are_of_another_backend_than_the_configured_one_are_refused(gguf, tmp_path):
+    late = tmp_path / "late"
+    entry = catalog_of(late={"path": str(late), "backend": "bnb"}).resolve("late")
+    late.write_bytes(gguf.read_bytes())
+    assert "backend = 'bnb' but" in entry.still_missing()
 
 
 def test_a_backend_that_does_not_match_the_files_is_refused(gguf):

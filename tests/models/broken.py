@@ -72,6 +72,7 @@ class Raw:
         number(b"llama.attention.head_count", 1),
         pair(b"llama.attention.layer_norm_rms_epsilon", F32_VALUE, struct.pack("<f", 1e-5)),
         pair(b"tokenizer.ggml.model", STRING, string(b"gpt2")),
+        array(b"tokenizer.ggml.tokens", STRING, 4, b"".join(map(string, (b"a", b"b", b"ab", b"c")))),
         array(b"tokenizer.ggml.merges", STRING, 1, string(b"a b")),
     )
     tensors: tuple[bytes, ...] = (tensor(b"token_embd.weight", (32, 4)),)
@@ -80,6 +81,10 @@ class Raw:
     def with_pairs(self, *more: bytes) -> Raw:
         """The same file with further metadata."""
         return replace(self, pairs=self.pairs + more)
+
+    def without(self, key: bytes) -> Raw:
+        """The same file without the metadata of a key."""
+        return replace(self, pairs=tuple(entry for entry in self.pairs if not entry.startswith(string(key))))
 
     def encode(self) -> bytes:
         """The file's bytes."""
@@ -127,7 +132,9 @@ _AT_THE_HEADER: dict[str, Raw] = {
     "array_of_arrays": VALID.with_pairs(array(b"k", ARRAY, 1, struct.pack("<IQ", U8, 1) + b"x")),
     "array_length_2_62": VALID.with_pairs(array(b"k", U64, HUGE, bytes(64))),
     "array_length_overflows": VALID.with_pairs(array(b"k", U64, 2**61, bytes(64))),
-    "array_of_strings_2_62": VALID.with_pairs(array(b"tokenizer.ggml.tokens", STRING, HUGE, string(b"a"))),
+    "array_of_strings_2_62": VALID.without(b"tokenizer.ggml.tokens").with_pairs(
+        array(b"tokenizer.ggml.tokens", STRING, HUGE, string(b"a"))
+    ),
     "alignment_0": VALID.with_pairs(number(ALIGN_KEY, 0)),
     "alignment_3": VALID.with_pairs(number(ALIGN_KEY, 3)),
     "alignment_2_31": VALID.with_pairs(number(ALIGN_KEY, 2**31)),

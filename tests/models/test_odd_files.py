@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import demo
 from backends import foreign, registry
@@ -97,11 +99,106 @@ def _weights(name: str, raw: bytes | None = None) -> Callable[[Path], None]:
     return change
 
 
+def _without_head(folder: Path, **config: object) -> None:
+    """The folder with an embedding and no head, and what config.json says of it."""
+    file = folder / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "lm_head" not in k}, file, {"format": "pt"})
+    raw = json.loads((folder / "config.json").read_text())
+    raw.pop("tie_word_embeddings", None)
+    (folder / "config.json").write_text(json.dumps(raw | config))
+
+
+def _piped_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
+def _lost_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(folder / "blobs" / "6b3f")
+
+
+def _text(name: str, encoding: str, text: str = "{{ 'größe' }}") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(text.encode(encoding))
+
+    return change
+
+
 FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "byte order mark": (
         lambda f: (f / "config.json").write_bytes(b"\xef\xbb\xbf" + (f / "config.json").read_bytes()),
         "config.json begins with a byte order mark",
     ),
+    "template in UTF-16": (_text("chat_template.jinja", "utf-16"), "chat_template.jinja begins with a byte order mark"),
+    "template in UTF-16 without a mark": (
+        _text("chat_template.jinja", "utf-16-le"),
+        "chat_template.jinja is no UTF-8 text.* hint: save it as UTF-8",
+    ),
+    "ASCII template in UTF-16": (
+        _text("chat_template.jinja", "utf-16-le", "{{ 1 }}"),
+        "chat_template.jinja is no UTF-8 text: it holds zero bytes",
+    ),
+    "template in Latin-1": (_text("chat_template.jinja", "latin-1"), "jinja is no UTF-8 text: byte 6 is none. hint: "),
+    "another template in Latin-1": (
+        _text("additional_chat_templates/tool_use.jinja", "latin-1"),
+        "tool_use.jinja is no UTF-8 text",
+    ),
+    "configuration in UTF-32": (_text("tokenizer_config.json", "utf-32-be", "{}"), "tokenizer_config.json is no UTF-8"),
+    "merges in Latin-1": (_text("merges.txt", "cp1252", "ü ü"), "merges.txt is no UTF-8 text"),
+    "no tokenizer's JSON": (_text("tokenizer.json", "utf-8", "{"), "tokenizer.json is no tokenizer"),
+    "not a number": (lambda f: _config(f, rms_norm_eps=float("nan")), "rms_norm_eps = NaN, which is no number. hint: "),
+    "infinity": (lambda f: _config(f, rope_theta=float("inf")), "rope_theta = Infinity, which is no number"),
+    "infinity inside": (
+        lambda f: _config(f, rope_parameters={"rope_type": "x", "factor": float("-inf")}),
+        "factor = -Infinity, which",
+    ),
+    "not a number in a list": (lambda f: _config(f, odd=[1.0, float("nan")]), "odd = NaN, which is no number"),
+    "beyond numbers": (
+        lambda f: (f / "config.json").write_text('{"model_type": "llama", "rope_theta": 1e999}'),
+        "rope_theta = Infinity",
+    ),
+    "a size as text": (
+        lambda f: _config(f, hidden_size="64"),
+        'hidden_size = "64", and it is a whole number from 1 on',
+    ),
+    "half a head": (lambda f: _config(f, num_attention_heads=1.5), "num_attention_heads = 1.5, and it is a whole"),
+    "heads below none": (lambda f: _config(f, num_key_value_heads=-2), "num_key_value_heads = -2, and it is a whole"),
+    "a size that is true": (lambda f: _config(f, hidden_size=True), "hidden_size = true, and it is a whole number"),
+    "head": (lambda f: _without_head(f, tie_word_embeddings=False), r"no output head \(lm_head.weight\).* hint: "),
+    "head, as Llama has it": (lambda f: _without_head(f), r"no output head \(lm_head.weight\)"),
+    "layers": (
+        lambda f: _config(f, num_hidden_layers=7),
+        r"num_hidden_layers = 7, and .* weights of \d layers. hint: ",
+    ),
+    "architecture": (
+        lambda f: _config(f, model_type="warp_drive", architectures=["WarpForCausalLM"]),
+        r"'warp_drive' \(WarpForCausalLM\), which is no architecture that transformers [\d.]+ generates text with",
+    ),
+    "architecture for pictures": (
+        lambda f: _config(f, model_type="vit"),
+        "hint: it knows ViTModel, which is no model of text",
+    ),
+    "no architecture": (lambda f: _config(f, model_type=None), "config.json does not say model_type"),
+    "speech": (
+        lambda f: _config(f, model_type="whisper", is_encoder_decoder=True),
+        "a whisper model has an encoder and a decoder",
+    ),
+    "labels of tokens": (
+        lambda f: _config(f, architectures=["LlamaForTokenClassification"]),
+        "'LlamaForTokenClassification', and .* no text",
+    ),
+    "running state": (
+        lambda f: _config(f, model_type="mamba2"),
+        "a mamba2 model has layers that keep a running state.* hint:",
+    ),
+    "linear attention": (
+        lambda f: _config(f, layer_types=["linear_attention", "full_attention"]),
+        "layers of kind linear_attention, for which",
+    ),
+    "piped configuration": (_piped_config, "config.json that is not a regular file but a pipe"),
+    "lost configuration": (_lost_config, "config.json that is a link to 6b3f, which is not there. hint: "),
     "pointer": (_weights("model.safetensors", odd_files.FOREIGN["git lfs pointer"][0]), "git LFS pointer"),
     "page": (_weights("model.safetensors", odd_files.FOREIGN["html"][0]), "a web page"),
     "no bytes": (_weights("model.safetensors", b""), "it is empty"),

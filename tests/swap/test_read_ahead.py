@@ -34,7 +34,7 @@ def cached(path: Path) -> bool:
 
 
 def test_the_file_of_the_model_that_comes_is_read_while_the_other_leaves(cold: Path) -> None:
-    reader = ReadAhead({"next": cold})
+    reader = ReadAhead({"next": cold}.__getitem__)
     reader.on_change("unloading", {"model": "a", "reason": "manual"})
     assert reader._thread is None
     reader.on_change("drains", {"model": "a", "reason": "room", "for": "next"})
@@ -59,7 +59,7 @@ def test_nothing_is_read_when_memory_is_short(cold: Path, monkeypatch: pytest.Mo
 
 
 def test_a_file_that_is_gone_is_nobody_s_concern(tmp_path: Path) -> None:
-    reader = ReadAhead({"next": tmp_path / "gone.gguf"})
+    reader = ReadAhead({"next": tmp_path / "gone.gguf"}.__getitem__)
     reader.on_change("evicted", {"for": "next"})
     reader.join()
 

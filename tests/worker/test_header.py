@@ -13,6 +13,7 @@ import pytest
 import demo
 from backends.backend import HeaderError
 from backends.gguf import header
+from backends.gguf.tensor_types import TENSOR_TYPES
 from backends.plan import LoadPlan
 from backends.registry import BACKENDS, estimate
 from tests.models import broken
@@ -24,7 +25,7 @@ NEWER_THAN_THE_PACKAGE = {42}
 
 def test_type_table_is_that_of_the_gguf_package() -> None:
     theirs = {int(kind): (kind.name, *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
-    ours = {kind: sizes for kind, sizes in header.TENSOR_TYPES.items() if kind not in NEWER_THAN_THE_PACKAGE}
+    ours = {kind: sizes for kind, sizes in TENSOR_TYPES.items() if kind not in NEWER_THAN_THE_PACKAGE}
     assert ours == theirs
 
 
@@ -35,6 +36,7 @@ def write_model(path: Path, *, n_vocab: int, layers: int = 1) -> Path:
     writer.add_embedding_length(32)
     writer.add_head_count(2)
     writer.add_head_count_kv([2] * layers)
+    writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token{i}".encode() for i in range(n_vocab)])
     writer.add_token_merges([f"tok en{i}" for i in range(2 * n_vocab)])
     writer.add_token_scores([0.0] * n_vocab)
