@@ -8,8 +8,9 @@ Knows no tokenizer.
 
 from __future__ import annotations
 
+import itertools
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from backends import renderer
@@ -87,10 +88,10 @@ class ChatTemplate:
     def _run_some_form(self, turns: list[Json], tools: list[Json], variables: Json) -> Outcome:
         """What came of the first form that the template survives; where it survives none, of the first."""
         first: Outcome | None = None
-        for messages, shown in forms(turns, tools):
-            if self._reads_parts:
-                messages = with_parts(messages)
-            outcome = self._rendering.run({**variables, "messages": messages, "tools": shown or None})
+        as_parts: list[Callable[[list[Json]], list[Json]]] = [with_parts, partial(with_parts, beside_calls=True)]
+        shapes = as_parts if self._reads_parts else [list]
+        for (messages, shown), shape in itertools.product(forms(turns, tools), shapes):
+            outcome = self._rendering.run({**variables, "messages": shape(messages), "tools": shown or None})
             first = first or outcome
             if outcome.problem not in ("failed", "refused"):
                 return outcome

@@ -43,11 +43,15 @@ def with_arguments(messages: Any) -> Any:
     return [_turn(message, _as_it_is, ...) if isinstance(message, dict) else message for message in messages]
 
 
-def with_parts(messages: list[Json]) -> list[Json]:
-    """Every text as a list of one part, for templates that read nothing else."""
+def with_parts(messages: list[Json], *, beside_calls: bool = False) -> list[Json]:
+    """Every text as a list of one part, for templates that read nothing else; some index it, also where it is empty.
+
+    The missing text beside calls stays missing unless `beside_calls` says otherwise.
+    """
     return [
-        {**message, "content": [{"type": "text", "text": text}]}
-        if isinstance(text := message.get("content"), str) and text
+        {**message, "content": [{"type": "text", "text": message.get("content") or ""}]}
+        if isinstance(message.get("content"), str | None)
+        and (message.get("content") or beside_calls or not message.get("tool_calls"))
         else message
         for message in messages
     ]

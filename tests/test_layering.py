@@ -56,6 +56,7 @@ MAY_IMPORT = {
         "backends.gguf.header",
         "backends.gguf.info",
         "backends.gguf.servable",
+        "backends.gguf.tensor_types",
         "backends.plan",
         "backends.registry",
         "backends.model_files",

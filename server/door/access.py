@@ -18,7 +18,8 @@ from server.settings.config import is_local_name, is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_HOST = re.compile(rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
+_HOST = re.compile(rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{0,5}))?")
+"""RFC 3986 lets the port be empty: `localhost:` is `localhost`."""
 _ORIGIN = re.compile(rb"https?://(?P<host>[^/?#@\\]+)")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 

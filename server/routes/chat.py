@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,13 +17,11 @@ from server.routes.dependencies import App, parsed
 from server.routes.described import Described
 from server.routes.services import new_id, served_headers
 from server.schemas.chat import SURFACE, ChatRequest, parse_chat
-from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
     from backends.messages import Ready
 
 router = APIRouter(route_class=Described)
-log = logging.getLogger("onecard.chat")
 
 PARAMS = {
     "prompt": "messages",
@@ -42,8 +39,6 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation, streamed or whole; answers name the model itself, also where an alias was asked for."""
     model = app.model(chat.model)
-    if kinds := skipped(chat.tools):
-        log.info("tools_skipped id=%s kinds=%s", request.state.request_id, ",".join(kinds[:8]))
     app.refuse_too_long(model, chat.text_bytes, param="messages")
     chat, chosen = await with_defaults(app, model, chat)
     answer_id, created = new_id("chatcmpl-"), int(time.time())

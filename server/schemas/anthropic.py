@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from server.schemas.renames import TO_MESSAGES
 from server.schemas.surface import ELSEWHERE, Surface
 from server.schemas.threads import Held, Thread
 from server.schemas.tool_results import check_blocks
+from server.schemas.tools import refuse_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,6 +172,8 @@ def parse_count(data: dict[str, Any], held: Held | None = None) -> Asked:
             param="messages",
             code="invalid_parameter_combination",
         )
+    own_kinds = [{} if isinstance(tool, dict) and _is_function(tool) else tool for tool in own.tools or []]
+    refuse_kinds(own_kinds, _RUN_BY_ANTHROPIC)
     chat = TO_MESSAGES.parse(_chat(data, own))
     unknown = [name for name in data if name not in SURFACE.fields]
     inner = [*left_out(own.messages), *_unserved(own)]
@@ -223,6 +227,11 @@ def _chat(data: dict[str, Any], own: MessagesRequest) -> dict[str, Any]:
     return {name: value for name, value in chat.items() if value is not None}
 
 
+_RUN_BY_ANTHROPIC = re.compile(r"(web_search|web_fetch|code_execution|tool_search_tool_(bm25|regex))(_\d{8})?")
+"""Tools that run where the model is, which Anthropic's clients offer whatever the server is; left out by name.
+
+Those that the client runs (`bash`, `text_editor`, `memory`) have a schema that only Anthropic's models know.
+"""
 _TOOL_FIELDS = ("name", "description", "input_schema", "strict")
 
 

@@ -237,6 +237,7 @@ SURFACE = Surface(
 def parse_chat(data: dict[str, Any]) -> ChatRequest:
     """The checked request. Raises ApiError 400."""
     request = parse_meaning(data)
+    tool_schemas.refuse_kinds(request.tools)
     check_chat(request.messages, open_end=request.end == "nothing")
     return request
 
@@ -279,7 +280,7 @@ def _check_together(request: ChatRequest) -> None:
     if request.end == "message" and form is not None:
         raise ApiError(
             400,
-            "Invalid 'continue_final_message': an answer whose form is given cannot begin with a given text.",
-            param="continue_final_message",
+            f"Invalid '{request.end_param}': an answer whose form is given cannot begin with a given text.",
+            param=request.end_param,
             code="invalid_parameter_combination",
         )

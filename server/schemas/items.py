@@ -1,18 +1,18 @@
 """The input items of a response: what clients send, and the chat messages they become.
 
-Owns leniency towards real clients: items of kinds that this server does not make are left out by name, calls of
-custom tools are calls like others, and reasoning comes back as text or in the envelope it was sent in.
+Owns leniency towards real clients: calls of custom tools are calls like others, and reasoning comes back as text or in
+the envelope it was sent in. Items that hold nothing the model could read are left out by name; others are refused.
 """
 
 from __future__ import annotations
 
 import base64
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from server.errors import clip
 from server.output.compaction import opened
 from server.schemas.messages import MAX_MESSAGES, MAX_PARTS, Arguments
 from server.schemas.parts import Strict, TextPart
@@ -27,7 +27,9 @@ _INSTEAD = {
     "configuration_update": "the fields 'reasoning' and 'text' of the request",
 }
 """Items that change what a request means, and what does the same here."""
-_KIND = re.compile(r"[a-z_0-9]{1,32}")
+_WITHOUT_CONTENT = frozenset({"ghost_snapshot", "mcp_list_tools", "web_search_call"})
+"""Notes that clients repeat from earlier turns: a search without its results, a list of tools, a client's own state."""
+_TEXT_ONLY = frozenset({"input_audio", "input_file", "input_image", "input_video", "image_generation_call"})
 _HARMLESS = frozenset({"namespace", "caller", "name", "phase", "created_by"})
 
 
@@ -225,7 +227,7 @@ class ReferenceItem(Strict):
 
 
 class OtherItem(Strict):
-    """An item of a kind that this server never makes; it is left out."""
+    """An item of a kind that this server never makes: left out where it holds nothing, else refused."""
 
     type: str
 
@@ -235,12 +237,17 @@ class OtherItem(Strict):
             raise problem(
                 "unsupported_value", "Unsupported value: '{param}': use {instead}.", instead=instead, field=".type"
             )
+        if self.type not in _WITHOUT_CONTENT:
+            why = "this server reads text" if self.type in _TEXT_ONLY else "this server makes and reads none"
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': items of type '{kind}' are not supported, {why}; send what they say as "
+                "messages, or the calls and results of functions.",
+                kind=clip(self.type),
+                why=why,
+                field=".type",
+            )
         return self
-
-    @property
-    def kind(self) -> str:
-        """Its kind, fit for a header and the log."""
-        return self.type if _KIND.fullmatch(self.type) else "other"
 
 
 _TAGS = {
@@ -286,7 +293,7 @@ def messages_of(items: Iterable[Any]) -> list[dict[str, Any]]:
 
 def left_out(items: Iterable[Any]) -> list[str]:
     """What is not served of these items, each once: kinds as `input[kind]`, fields as `input[].name`."""
-    kinds = {f"input[{item.kind}]" for item in items if isinstance(item, OtherItem)}
+    kinds = {f"input[{item.type}]" for item in items if isinstance(item, OtherItem)}
     sealed = {
         "input[].encrypted_content"
         for item in items

@@ -104,6 +104,15 @@ class Message(Strict):
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
+    prefix: bool | None = None
+    """Of the last message: the answer goes on where it ends (Mistral, DeepSeek)."""
+    partial: bool | None = None
+    """The same (Moonshot, Qwen)."""
+
+    @property
+    def begins_answer(self) -> str | None:
+        """The name of the field that says so."""
+        return "prefix" if self.prefix else "partial" if self.partial else None
 
     @model_validator(mode="before")
     @classmethod
@@ -163,7 +172,7 @@ Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES,
 
 
 class ConversationFields(BaseModel):
-    """vLLM's fields that say what a rendered conversation ends with."""
+    """The fields that say what a rendered conversation ends with: vLLM's, and those of a message itself."""
 
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -171,29 +180,42 @@ class ConversationFields(BaseModel):
     @property
     def end(self) -> PromptEnd:
         """What the prompt ends with."""
-        if self.continue_final_message:
+        if self.continue_final_message or self._begun is not None:
             return "message"
         return "nothing" if self.add_generation_prompt is False else "answer"
 
+    @property
+    def end_param(self) -> str:
+        """The field that asks for an answer to be continued."""
+        return self._begun or "continue_final_message"
+
+    @property
+    def _begun(self) -> str | None:
+        messages: list[Message] = getattr(self, "messages", None) or []
+        name = messages[-1].begins_answer if messages else None
+        return name and f"messages[{len(messages) - 1}].{name}"
+
     def check_end(self, messages: list[Message]) -> None:
-        """Only an assistant's text can be continued. Raises ApiError 400."""
+        """Only an assistant's text can be continued, and only the last one. Raises ApiError 400."""
+        for i, message in enumerate(messages[:-1]):
+            if (name := message.begins_answer) is not None:
+                raise _cannot_go_on(f"messages[{i}].{name}", "only the last message can be continued.")
         if self.end != "message":
             return
-        if self.add_generation_prompt:
-            raise ApiError(
-                400,
-                "Invalid 'continue_final_message': it contradicts 'add_generation_prompt'.",
-                param="continue_final_message",
-                code="invalid_parameter_combination",
-            )
+        param = self.end_param
+        for name, contradicts in (
+            ("add_generation_prompt", self.add_generation_prompt),
+            ("continue_final_message", self.continue_final_message is False),
+        ):
+            if contradicts:
+                raise _cannot_go_on(param, f"it contradicts '{name}'.", code="invalid_parameter_combination")
         last = messages[-1]
         if last.role != "assistant" or last.tool_calls or last.content is None:
-            raise ApiError(
-                400,
-                "Invalid 'continue_final_message': the last message has to be a text of the assistant's.",
-                param="continue_final_message",
-                code="invalid_value",
-            )
+            raise _cannot_go_on(param, "the last message has to be a text of the assistant's.")
+
+
+def _cannot_go_on(param: str, why: str, *, code: str = "invalid_value") -> ApiError:
+    return ApiError(400, f"Invalid '{param}': {why}", param=param, code=code)
 
 
 def conversation(messages: list[Message]) -> list[dict[str, Any]]:

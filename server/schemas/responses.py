@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from server.schemas.problems import check, wrong_type
 from server.schemas.renames import TO_RESPONSES
 from server.schemas.surface import ELSEWHERE, Surface, Use
 from server.schemas.tool_results import check_items
+from server.schemas.tools import refuse_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -255,7 +257,17 @@ def parse_compact(data: dict[str, Any]) -> Draft:
     check(ResponseHarmless, data)
     check(ResponseRequest, {name: value for name, value in data.items() if name in COMPACT.fields})
     kept = {name: value for name, value in data.items() if COMPACT.fields.get(name) is Use.HONOURED}
-    return Draft(kept, check(ResponseRequest, kept), [name for name in data if name not in COMPACT.fields])
+    own = check(ResponseRequest, kept)
+    refers = own.previous_response_id is not None or any(isinstance(item, ReferenceItem) for item in own.input)
+    if not refers and not any(turn.get("content") or turn.get("tool_calls") for turn in messages_of(own.input)):
+        raise _nothing_said() if own.input else missing_parameter("input")
+    return Draft(kept, own, [name for name in data if name not in COMPACT.fields])
+
+
+def _nothing_said() -> ApiError:
+    return ApiError(
+        400, "Invalid 'input': it says nothing that could be summed up.", param="input", code="invalid_value"
+    )
 
 
 def summing_up(asked: Asked, *, max_tokens: int) -> ChatRequest:
@@ -289,7 +301,15 @@ def _shown(tool: dict[str, Any]) -> dict[str, Any]:
 def parse_response(data: dict[str, Any]) -> Draft:
     """The request, its own fields checked. Raises ApiError 400."""
     SURFACE.refuse(data)
-    return Draft(data, check(ResponseRequest, data))
+    own = check(ResponseRequest, data)
+    refuse_kinds(own.tools, _OF_CODEX)
+    return Draft(data, own)
+
+
+_OF_CODEX = re.compile(
+    r"web_search(_preview)?(_\d{4}_\d\d_\d\d)?|custom|namespace|local_shell|tool_search|image_generation"
+)
+"""Tools that Codex offers whatever the server is; they are left out by name, and it gets on without them."""
 
 
 def _resolved(items: Sequence[Any], known: Mapping[str, dict[str, Any]]) -> list[Any]:

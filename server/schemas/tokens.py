@@ -116,6 +116,7 @@ def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:
             param=given[1],
             code="invalid_parameter_combination",
         )
+    tool_schemas.refuse_kinds(request.tools)
     if request.messages is not None:
         request.check_end(request.messages)
     _check_size(request, given[0])

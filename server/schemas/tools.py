@@ -1,4 +1,4 @@
-"""The tools a client offers: checked, and the ones of kinds we do not know left out by name.
+"""The tools a client offers: checked. What is no function is refused, or left out by name where a surface says so.
 
 Owns what `tools` and `tool_choice` may hold; the output side is `server.output`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
@@ -16,6 +16,9 @@ from backends.messages import JsonObject, JsonSchema, ToolCalls
 from server.errors import ApiError, clip
 from server.schemas.json_schema import Checked, checked
 from server.schemas.problems import problem, wrong_type
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_TOOLS = 512
 """Some 50 KiB of grammar; a schema of its own bounds what each may cost."""
@@ -224,6 +227,24 @@ def without_effect(tools: list[Tool] | None) -> list[str]:
         *(f"tools[].function.{name}" for name in unknown),
         *(f"tools[].function.parameters.{keyword}" for keyword in sorted(left_out)),
     ]
+
+
+def refuse_kinds(tools: Sequence[Any] | None, tolerated: re.Pattern[str] | None = None) -> None:
+    """Refuse tools that are no functions, but for the kinds that a surface's clients always offer. Raises ApiError 400.
+
+    `tools` may be unchecked; what has no kind is not judged here.
+    """
+    for i, tool in enumerate(tools or []):
+        kind = tool.type if isinstance(tool, Tool) else tool.get("type") if isinstance(tool, dict) else None
+        if not isinstance(kind, str) or kind == "function" or (tolerated is not None and tolerated.fullmatch(kind)):
+            continue
+        raise ApiError(
+            400,
+            f"Unsupported value: 'tools[{i}].type': this server has no tools of type '{clip(kind)}'; offer functions, "
+            "which the client runs.",
+            param=f"tools[{i}].type",
+            code="unsupported_value",
+        )
 
 
 def skipped(tools: list[Tool] | None) -> list[str]:

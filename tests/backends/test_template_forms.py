@@ -98,6 +98,29 @@ def test_a_template_that_reads_parts_alone_gets_parts() -> None:
     assert made.render([{"role": "user", "content": "hello"}]) == "hello"
 
 
+INDEXED = ["m.content[0]['text']", "m['content'][0].text", "(m.content | first).text", "m.content[-1]['text'] | trim"]
+
+
+@pytest.mark.parametrize("inner", INDEXED)
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([{"role": "user", "content": ""}], "<>"),
+        ([{"role": "user", "content": "hello"}, {"role": "assistant", "content": ""}], "<hello><>"),
+        ([{"role": "system", "content": ""}, {"role": "user", "content": "hello"}], "<><hello>"),
+        ([{"role": "user", "content": [{"type": "text", "text": ""}]}], "<>"),
+        ([*history(WHOLE)[:2], {"role": "tool", "tool_call_id": "c0", "content": ""}], "<hi><><>"),
+    ],
+)
+def test_a_template_that_indexes_parts_reads_empty_content_as_empty_text(
+    inner: str, messages: list[dict[str, Any]], told: str
+) -> None:
+    made = ChatTemplate(
+        "{# <tool_call> tools #}{% for m in messages %}<{{ " + inner + " }}>{% endfor %}", special_tokens={}
+    )
+    assert rendered(made, messages) == told
+
+
 def test_a_template_that_takes_both_keeps_its_text() -> None:
     source = (
         "{% for m in messages %}{% if m.content is string %}S{{ m.content }}{% else %}P{{ m.content[0].text }}"

@@ -9,6 +9,9 @@ from server.door.access import HostRule, KeyRing, OriginRule, masked, request_id
 GOOD_HOSTS = [
     b"localhost",
     b"localhost:8080",
+    b"localhost:",
+    b"[::1]:",
+    b"127.0.0.1:",
     b"LOCALHOST",
     b"127.0.0.1:8080",
     b"127.8.9.1",

@@ -249,12 +249,12 @@ def test_arguments_that_are_no_object_stay_text():
     assert messages[1]["tool_calls"][0]["function"]["arguments"] == "{broken"
 
 
-def test_unknown_kinds_of_tools_are_left_out_and_the_rest_offered():
-    tools = [{"type": "web_search", "x": 1}, {"type": "function", "function": {"name": "f", "parameters": {}}}]
-    assert chat(tools=tools).functions == [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    assert chat(tools=tools, tool_choice="none").job("j").prompt.tools == []
-    odd = [{"type": "web_search"}, {"type": "Ünknown kind\n"}]
-    assert chat(tools=[*tools, *odd]).ignored == ["tools[other]", "tools[web_search]"]
+@pytest.mark.parametrize("kind", ["custom", "web_search", "mcp", "Function", "", "Ünknown kind\n"])
+def test_tools_that_are_no_functions_are_refused_by_name(kind):
+    function = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    for fields in ({}, {"tool_choice": "none"}):
+        refused = refusal(chat, tools=[function, {"type": kind, "x": 1}], **fields)
+        assert (refused.param, refused.code) == ("tools[1].type", "unsupported_value")
 
 
 TOOLS = [
@@ -343,6 +343,25 @@ CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": 
 def test_only_an_assistants_free_text_is_continued(fields):
     assert chat(messages=BEGUN, continue_final_message=True, tools=TOOLS).prompt().end == "message"
     assert refusal(chat, continue_final_message=True, **fields).param == "continue_final_message"
+
+
+@pytest.mark.parametrize("name", ["prefix", "partial"])
+def test_a_message_says_itself_that_the_answer_goes_on_where_it_ends(name):
+    begun = {**BEGUN[-1], name: True}
+    request = chat(messages=[*USER, begun])
+    assert (request.prompt().end, request.ignored) == ("message", [])
+    assert request.prompt().messages[-1] == BEGUN[-1]
+    assert chat(messages=[*USER, {**begun, name: False}]).prompt().end == "answer"
+    for fields, at in (
+        ({"messages": [*USER, begun, *USER]}, 1),
+        ({"messages": [{**USER[0], name: True}]}, 0),
+        ({"messages": [*USER, {"role": "assistant", "tool_calls": [CALLED], name: True}]}, 1),
+        ({"messages": [*USER, begun], "add_generation_prompt": True}, 1),
+        ({"messages": [*USER, begun], "continue_final_message": False}, 1),
+        ({"messages": [*USER, begun], "response_format": {"type": "json_object"}}, 1),
+        ({"messages": [*USER, {**begun, name: "yes"}]}, 1),
+    ):
+        assert refusal(chat, **fields).param == f"messages[{at}].{name}"
 
 
 READY = Ready(context=1, parallel=1, n_ctx_train=1, n_vocab=1, gpu_layers=0, n_layers=1, measured_bytes=0)

@@ -177,6 +177,7 @@ def test_what_claude_code_sends_is_accepted_and_what_has_no_effect_is_named(serv
     assert answer.headers["x-onecard-ignored"] == "context_management, tools[web_search_20250305]"
 
 
+UNSERVED = ("bash_20250124", "text_editor_20250728", "memory_20250818", "computer_20250124", "warp")
 WRONG = [
     ({"max_tokens": None}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
@@ -225,6 +226,7 @@ WRONG = [
     ({"tools": [{"name": "a b", "input_schema": {"type": "object"}}]}, "tools[0].name"),
     ({"tools": [{"name": "a", "input_schema": {"type": "array"}}]}, "tools[0].input_schema.type"),
     ({"tools": "x"}, "tools"),
+    *(({"tools": [*TOOLS, {"type": kind, "name": "x"}]}, f"tools[{len(TOOLS)}].type") for kind in UNSERVED),
     ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
     ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
     ({"container": "c"}, "container"),

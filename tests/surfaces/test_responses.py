@@ -117,17 +117,17 @@ def test_tools_of_other_kinds_are_skipped_by_name(server):
     assert answer.headers["x-onecard-ignored"] == "foo, tools[custom], tools[web_search]"
 
 
-def test_items_of_other_kinds_are_skipped_and_custom_calls_are_calls(server):
+def test_items_without_content_are_skipped_and_custom_calls_are_calls(server):
     items = [
         {"type": "web_search_call", "id": "ws_1", "status": "completed"},
-        {"type": "computer_call", "id": "cu_1"},
+        {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": []},
         {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "*** Begin"},
         {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"},
     ]
 
     answer = server.post("/v1/responses", {"model": "fake", "input": items})
 
-    assert answer.headers["x-onecard-ignored"] == "input[computer_call], input[web_search_call]"
+    assert answer.headers["x-onecard-ignored"] == "input[mcp_list_tools], input[web_search_call]"
     assert answer.json()["output"][0]["content"][0]["text"] == "echo: done"
 
 

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import get_args, get_type_hints
 
+import pytest
+from openai.types.responses import ResponseInputItemParam
+
+SERVED = {
+    "message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning",
+    "item_reference", "compaction",
+}  # fmt: skip
+NAMED = {"mcp_list_tools", "web_search_call"}
+
+
+def words(hint: object) -> set[str]:
+    """The literals within a type."""
+    return {hint} if isinstance(hint, str) else {word for part in get_args(hint) for word in words(part)}
+
+
+PUBLISHED = {word for item in get_args(ResponseInputItemParam) for word in words(get_type_hints(item)["type"])}
+UNSERVED = sorted({"input_file", "input_image", "input_audio", "warp", *PUBLISHED} - SERVED - NAMED)
 USER = [{"role": "user", "content": "hi"}]
 
 
@@ -32,6 +49,11 @@ WRONG = [
     ({"input": [{"type": "function_call_output", "call_id": "c", "output": 7}]}, "input[0].output"),
     ({"input": [{"type": "custom_tool_call_output", "output": "x"}]}, "input[0].call_id"),
     ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input[0].id"),
+    *(
+        ({"input": [{"role": "user", "content": "hi"}, {"type": kind, "id": "x"}]}, "input[1].type")
+        for kind in UNSERVED
+    ),
+    *(({"tools": [*function(), {"type": kind}]}, "tools[1].type") for kind in ("file_search", "mcp", "shell", "warp")),
     ({"input": [*USER] * 5000}, "input"),
     ({"instructions": ["x"]}, "instructions"),
     ({"previous_response_id": "resp_x"}, "previous_response_id"),
