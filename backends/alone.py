@@ -29,11 +29,15 @@ def jobs(work: Workload, n_vocab: int, *, first_seed: int = 0) -> list[Generate]
     ]
 
 
-def open_engine(path: Path, work: Workload, *, backend: str = "gguf") -> AnyEngine:
-    """Load the model as a worker would, and collect garbage as one does: not between steps. Raises LoadError."""
+def open_engine(path: Path, work: Workload, *, backend: str | None = None) -> AnyEngine:
+    """Load the model as a worker would, and collect garbage as one does: not between steps. Raises LoadError.
+
+    Without a backend it is the one that recognises the files.
+    """
+    found = registry.recognised(path) if backend is None else None
     spec = LoadModel(
         name="bench",
-        backend=backend,
+        backend=found[0].name if found is not None else backend or "",
         path=str(path),
         context=work.context,
         parallel=work.streams,
@@ -47,6 +51,13 @@ def open_engine(path: Path, work: Workload, *, backend: str = "gguf") -> AnyEngi
     gc.freeze()
     gc.disable()
     return engine
+
+
+def vocabulary_size(engine: AnyEngine) -> int:
+    """Token ids of a model of text."""
+    facts = engine.ready().text
+    assert facts is not None
+    return facts.n_vocab
 
 
 def start(engine: AnyEngine, work: list[Generate]) -> None:
@@ -66,10 +77,10 @@ def check(step: Step) -> Step:
     return step
 
 
-def throughput(path: Path, work: Workload, *, backend: str = "gguf", rounds: int = 1) -> dict[str, float]:
+def throughput(path: Path, work: Workload, *, backend: str | None = None, rounds: int = 1) -> dict[str, float]:
     """Tokens per second of the engine alone, best of `rounds` after a short one that is not counted."""
     engine = open_engine(path, work, backend=backend)
-    n_vocab = engine.ready().n_vocab
+    n_vocab = vocabulary_size(engine)
     best: dict[str, float] = {"tokens_per_s": 0.0}
     for index in range(rounds + 1):
         started = time.perf_counter()

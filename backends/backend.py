@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ Setting = bool | int | float | str
 
 class HeaderError(Exception):
     """Files that are no sound model of their kind; the message is a sentence without their path."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a backend has recognised as a model of its own."""
+
+    weights: tuple[Path, ...]
+    """The files that a load reads."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights. Raises OSError."""
+        return sum(file.stat().st_size for file in self.weights)
 
 
 class Header(Protocol):
@@ -107,6 +121,17 @@ class Backend(Protocol[HeaderT]):
 
     def options(self) -> type[Options]:
         """Its own keys of a model's configuration; imported when asked for, because only the server needs pydantic."""
+        ...
+
+    def recognise(self, path: Path) -> Files | None:
+        """The files behind a path that is there, where their content is a model of this kind; None where it is not.
+
+        Raises HeaderError where it is, and some of it is missing; blocks on the disk.
+        """
+        ...
+
+    def claims(self, reference: str) -> bool:
+        """Whether a path or reference that leads to no files reads like one of this kind of model."""
         ...
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> HeaderT:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _KEPT_VARIABLES: Final = re.compile(
     r"PATH|HOME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE"
-    r"|(CUDA|NVIDIA|OMP|GOMP|OPENBLAS|MKL|GGML|PYTORCH)_\w+|COVERAGE_\w+|ONECARD_TEST_\w+"
+    r"|(CUDA|NVIDIA|OMP|GOMP|OPENBLAS|MKL|GGML|PYTORCH)_\w+|COVERAGE_\w+|ONECARD_TEST_\w+|ONECARD_BACKENDS"
 )
 """What a worker may see of the environment: never a key or a token, because it parses files from strangers."""
 _READ_BYTES: Final = 1 << 18

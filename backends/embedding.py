@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.messages import ErrorCode, Event, Job, Ready, VectorJob
+    from backends.messages import EncoderFacts, ErrorCode, Event, Job, Ready, VectorJob
 
 
 class NoRoomError(Exception):
@@ -64,7 +64,7 @@ class Encoder(Protocol):
     width: int
     """Numbers of a vector."""
 
-    def ready(self) -> Ready:
+    def ready(self) -> Ready[EncoderFacts]:
         """The effective run-time figures."""
         ...
 
@@ -144,7 +144,7 @@ class EmbeddingEngine:
         """A model either embeds or reranks."""
         return (Rerank if self._encoder.reranks else Embed, Tokenize, Detokenize)
 
-    def ready(self) -> Ready:
+    def ready(self) -> Ready[EncoderFacts]:
         """The effective run-time figures."""
         return self._ready
 
@@ -205,7 +205,7 @@ class EmbeddingEngine:
         """The input, where the model can take it whole. Raises JobError."""
         if len(tokens) == 0:
             raise JobError("invalid_value", f"{what} has no tokens", param=param)
-        limit = self._ready.context
+        limit = self._ready.facts.context
         if len(tokens) > limit:
             message = (
                 f"This model's maximum context length is {limit} tokens. However, {what} resulted in {len(tokens)} "
@@ -215,7 +215,7 @@ class EmbeddingEngine:
         return Input(np.asarray(tokens, dtype=np.int32))
 
     def _check_ids(self, tokens: list[int], what: str, *, param: str) -> list[int]:
-        limit = self._ready.n_vocab
+        limit = self._ready.facts.n_vocab
         bad = next((token for token in tokens if not 0 <= token < limit), None)
         if bad is not None:
             message = (

@@ -56,7 +56,7 @@ class Engine(Protocol[J]):
         """The jobs it runs, what the model is for first; others are refused before they come here."""
         ...
 
-    def ready(self) -> Ready:
+    def ready(self) -> Ready[Any]:
         """The effective run-time figures of the loaded model."""
         ...
 

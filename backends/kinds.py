@@ -16,7 +16,10 @@ from backends.messages import (
     Detokenized,
     Embed,
     Embedded,
+    EncoderFacts,
+    Facts,
     Generate,
+    GeneratorFacts,
     Job,
     Part,
     Rerank,
@@ -35,16 +38,16 @@ Series = Literal["prefix_cache", "prompt_tokens", "generation_tokens", "token_la
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request of a kind may hold; the JSON body has the server's own limit."""
+    """What one request of a kind may hold; a body of JSON has the server's own limit."""
 
     items: int = 1
     """Prompts, inputs or documents."""
-    files: int = 0
-    """Uploaded files; 0: the body is JSON and nothing else."""
+    files: tuple[str, ...] = ()
+    """Fields of a form that hold a file, one each; without any the body is JSON and nothing else."""
     file_bytes: int = 0
     """Of each file."""
     media: tuple[str, ...] = ()
-    """Media types of the files, such as `audio/wav` or `audio/*`."""
+    """Media types that a file may be sent as, such as `audio/wav` or `audio/*`; empty: any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +69,21 @@ class Kind(Generic[J]):
     """Of any other model: `gives no embeddings`."""
     wanted: str
     """What the operator configures for it: `an embedding model`."""
-    surface: str
-    """Where it is asked."""
+    paths: tuple[str, ...]
+    """Where it is asked for, the usual place first."""
     weight: Callable[[J], int]
     """About how many bytes have to be read to prepare a job."""
+    facts: type[Facts] | None = None
+    """What a model that is for it tells of itself; None where no model is."""
     series: frozenset[Series] = frozenset()
     limits: Limits = Limits()
     params: Mapping[str, str] = field(default_factory=dict)
     """The job's field names as requests have them, where these differ."""
+
+    @property
+    def surface(self) -> str:
+        """Where it is asked for, in a sentence."""
+        return f"POST {self.paths[0]}"
 
 
 AnyKind = Kind[Any]
@@ -87,8 +97,9 @@ GENERATE: Final = Kind(
     does="generates text",
     lacks="writes no text",
     wanted="a model that generates text",
-    surface="POST /v1/chat/completions",
+    paths=("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/infill"),
     weight=lambda job: prompt_bytes(job.prompt),
+    facts=GeneratorFacts,
     series=frozenset({"prefix_cache", "prompt_tokens", "generation_tokens", "token_latency"}),
 )
 EMBED: Final = Kind(
@@ -100,8 +111,9 @@ EMBED: Final = Kind(
     does="is an embedding model",
     lacks="gives no embeddings",
     wanted="an embedding model",
-    surface="POST /v1/embeddings",
+    paths=("/v1/embeddings",),
     weight=lambda job: sum(text_bytes(one) if isinstance(one, str) else len(one) * TOKEN_BYTES for one in job.inputs),
+    facts=EncoderFacts,
     series=frozenset({"prompt_tokens"}),
     limits=Limits(items=2048),
     params=MappingProxyType({"inputs": "input"}),
@@ -115,8 +127,9 @@ RERANK: Final = Kind(
     does="is a reranker",
     lacks="scores no documents",
     wanted="a reranker",
-    surface="POST /v1/rerank",
+    paths=("/v1/rerank",),
     weight=lambda job: text_bytes(job.query) * len(job.documents) + text_bytes(job.documents),
+    facts=EncoderFacts,
     series=frozenset({"prompt_tokens"}),
     limits=Limits(items=2048),
 )
@@ -129,7 +142,7 @@ TOKENIZE: Final = Kind(
     does="counts tokens",
     lacks="has no tokens to count",
     wanted="a model of text",
-    surface="POST /tokenize",
+    paths=("/tokenize",),
     weight=lambda job: prompt_bytes(job.prompt),
 )
 DETOKENIZE: Final = Kind(
@@ -141,7 +154,7 @@ DETOKENIZE: Final = Kind(
     does="reads tokens",
     lacks="has no tokens to read",
     wanted="a model of text",
-    surface="POST /detokenize",
+    paths=("/detokenize",),
     weight=lambda job: len(job.tokens) * TOKEN_BYTES,
 )
 OF_TEXT: Final[tuple[AnyKind, ...]] = (GENERATE, EMBED, RERANK, TOKENIZE, DETOKENIZE)

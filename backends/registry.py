@@ -18,7 +18,9 @@ from backends.gguf.backend import Gguf
 from backends.messages import Job, LoadModel
 
 if TYPE_CHECKING:
-    from backends.backend import AnyBackend, Header
+    from pathlib import Path
+
+    from backends.backend import AnyBackend, Files, Header
     from backends.kinds import AnyKind
     from backends.plan import Footprint, LoadPlan
 
@@ -33,10 +35,11 @@ def named(reference: str) -> Any:
 
 
 _KNOWN: Final[tuple[AnyBackend, ...]] = (
+    *(named(reference.strip())() for reference in os.environ.get(FURTHER, "").split(",") if reference.strip()),
     Gguf(),
     Folders(),
-    *(named(reference.strip())() for reference in os.environ.get(FURTHER, "").split(",") if reference.strip()),
 )
+"""In the order in which they are asked whether files are theirs: who knows them best comes first."""
 BACKENDS: Final[Mapping[str, AnyBackend]] = MappingProxyType({backend.name: backend for backend in _KNOWN})
 """By name."""
 KINDS: Final[Mapping[type[Job], AnyKind]] = MappingProxyType(
@@ -49,6 +52,17 @@ TEST_ENGINE: Final = "ONECARD_TEST_ENGINE"
 
 Load = Callable[[LoadModel, Callable[[float], None]], AnyEngine]
 """Builds the engine, reporting a share of 0..1 while loading. Raises LoadError."""
+
+
+def recognised(path: Path) -> tuple[AnyBackend, Files] | None:
+    """Whose model the files behind a path are, by their content; None where no backend knows them.
+
+    Raises HeaderError or FileError; blocks on the disk.
+    """
+    for backend in BACKENDS.values():
+        if (files := backend.recognise(path)) is not None:
+            return backend, files
+    return None
 
 
 def kind_of(job: Job) -> AnyKind:

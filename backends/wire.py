@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Union, get_args
 
 import msgspec
 
-from backends.messages import Command, Failed, Finished, Report, Started, Step, Submit
+from backends.messages import Command, Failed, Finished, Ready, Report, Started, Step, Submit
 from backends.registry import KINDS
 
 if TYPE_CHECKING:
@@ -85,8 +85,10 @@ class Decoder(Generic[T]):
 def report_decoder() -> Decoder[Report]:
     """The server's side."""
     events = _any_of({Started, Finished, Failed, *(part for kind in KINDS.values() for part in kind.parts)})
+    facts = _any_of({kind.facts for kind in KINDS.values() if kind.facts is not None})
     step: Any = Step
-    return Decoder(_any_of({*get_args(Report)} - {step} | {step[events]}))
+    ready: Any = Ready
+    return Decoder(_any_of({*get_args(Report)} - {step, ready} | {step[events], ready[facts]}))
 
 
 def command_decoder() -> Decoder[Command]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from backends.alone import check, jobs, open_engine, start
+from backends.alone import check, jobs, open_engine, start, vocabulary_size
 from backends.engine import AnyEngine
 from backends.messages import Constraint, Delta, Generate, JsonSchema
 from backends.workload import Workload
@@ -53,7 +53,7 @@ def _form(schema: dict[str, Any]) -> JsonSchema:
 
 def _rate(engine: AnyEngine, work: Workload, constraint: Constraint | None, seed: int) -> float:
     """Tokens per second over the steps in which every stream decodes."""
-    plain = jobs(work, engine.ready().n_vocab, first_seed=seed)
+    plain = jobs(work, vocabulary_size(engine), first_seed=seed)
     start(engine, [msgspec.structs.replace(job, constraint=constraint) for job in plain])
     micros, tokens = 0, 0
     while not engine.idle:
@@ -103,7 +103,7 @@ def _beside(engine: AnyEngine, work: Workload, rounds: int) -> dict[str, float]:
 
 def _join(engine: AnyEngine, work: Workload, number: int, *, constrained: bool) -> tuple[float, float]:
     """Milliseconds from the newcomer's arrival to its first token, and the longest step beside it."""
-    *running, newcomer = jobs(work, engine.ready().n_vocab, first_seed=1000 + number * work.streams)
+    *running, newcomer = jobs(work, vocabulary_size(engine), first_seed=1000 + number * work.streams)
     newcomer = msgspec.structs.replace(newcomer, id="newcomer", max_tokens=8, ignore_eos=False)
     start(engine, running)
     while check(engine.step()).n_decode < len(running):

@@ -15,7 +15,7 @@ from typing import Any
 import llama_cpp
 import msgspec
 
-from backends.alone import check, jobs, open_engine, start
+from backends.alone import check, jobs, open_engine, start, vocabulary_size
 from backends.workload import Workload
 from server.bench.figures import median, percentile
 
@@ -72,7 +72,7 @@ def python_per_step(path: Path, load: Workload) -> dict[str, float]:
     encoder = msgspec.msgpack.Encoder()
     outside_us: list[float] = []
     encode_us: list[float] = []
-    start(engine, jobs(load, engine.ready().n_vocab))
+    start(engine, jobs(load, vocabulary_size(engine)))
     while not engine.idle:
         clock.reset()
         started = time.perf_counter_ns()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.alone import check
+from backends.alone import check, vocabulary_size
 from backends.engine import AnyEngine
 from backends.gguf.loading import load
 from backends.messages import Delta, Finished, Generate, KvLayout, LoadModel, Sampling, Store, TokenLogprob, TokenPrompt
@@ -101,7 +101,7 @@ def compare(alone: Told, loaded: Told) -> Compared:
 def replay(path: Path, prompts: Sequence[list[int]], told: Sequence[Told]) -> tuple[list[float], list[float]]:
     """The noise of streams that were preempted, before and after it, against an engine that reads what they said."""
     engine = _open(path, 1, 0, "")
-    ids = {engine._model.piece(token): token for token in range(engine.ready().n_vocab)}  # type: ignore[attr-defined]  # noqa: SLF001
+    ids = {engine._model.piece(token): token for token in range(vocabulary_size(engine))}  # type: ignore[attr-defined]  # noqa: SLF001
     before: list[float] = []
     after: list[float] = []
     for prompt, stream in zip(prompts, told, strict=True):

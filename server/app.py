@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from server.door.gate import Gate
+from server.door.spool import Spool, spool_folder
 from server.error_bodies import error_body, speaks_anthropic
 from server.errors import ApiError, clip
 from server.history import History
@@ -43,6 +44,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
         vllm_names=settings.metrics.vllm_names,
     )
     owned = pool if pool is not None else Pool(settings, catalog, counted)
+    spool = Spool(settings.server.max_upload_bytes, spool_folder)
     told = Events()
     owned.on_change.append(told.on_change)
 
@@ -53,6 +55,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
             yield
         finally:
             await owned.close(settings.server.drain_s)
+            spool.close()
 
     app = FastAPI(
         title="onecard",
@@ -68,7 +71,9 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
         max_bytes=settings.server.stored_responses_bytes,
         ttl_s=settings.server.stored_responses_ttl_s,
     )
-    app.state.services = Services(settings, catalog, owned, counted, told, history, started_unix=int(time.time()))
+    app.state.services = Services(
+        settings, catalog, owned, counted, told, history, spool, started_unix=int(time.time())
+    )
     app.add_middleware(Gate, settings=settings, draining=lambda: owned.draining)
     return app
 

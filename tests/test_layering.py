@@ -41,6 +41,7 @@ SERVER_MAY_USE = {
     "backends.workload",
     "backends.gguf.header",
     "backends.gguf.info",
+    "backends.gguf.parts",
     "backends.sampling_defaults",
     "demo",
 }

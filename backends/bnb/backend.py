@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from backends import ladder
-from backends.backend import HeaderError, Setting
+from backends import ladder, model_files
+from backends.backend import Files, HeaderError, Setting
 from backends.bnb import arithmetic, folder, tokenizer_file
 from backends.bnb.header import FolderInfo, read
 from backends.bnb.servable import unservable
@@ -44,6 +44,21 @@ class Folders:
         from backends.bnb.options import FolderOptions
 
         return FolderOptions
+
+    def recognise(self, path: Path) -> Files | None:
+        """A folder with the config.json of transformers."""
+        if not path.is_dir():
+            return None
+        config = path / "config.json"
+        if (strange := model_files.why_not_file(config)) is not None:
+            raise HeaderError(f"{path} holds a config.json that {strange}")
+        if not config.is_file():
+            return None
+        return Files(tuple(sorted(file for file in path.glob("*.safetensors") if file.is_file())))
+
+    def claims(self, reference: str) -> bool:
+        """Any that has no ending of a file."""
+        return True
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> FolderInfo:
         """config.json, the weights' headers, and that nothing in the folder asks for what it may not have."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from backends.bnb.layout import Layout, Pooling
     from backends.bnb.vocabulary import Vocabulary
-    from backends.messages import Ready
+    from backends.messages import EncoderFacts, Ready
 
 MAX_INPUTS: Final = 256
 
@@ -40,7 +40,7 @@ class FolderEncoder:
         layout: Layout,
         *,
         dense: Sequence[torch.nn.Sequential],
-        ready: Ready,
+        ready: Ready[EncoderFacts],
         max_tokens: int,
     ) -> None:
         self._model = model
@@ -60,7 +60,7 @@ class FolderEncoder:
         self.reranks = layout.gives == "scores"
         self.width = 1 if self.reranks else _width(dense[-1]) if dense else int(config.hidden_size)
 
-    def ready(self) -> Ready:
+    def ready(self) -> Ready[EncoderFacts]:
         """The effective run-time figures."""
         return self._ready
 

@@ -27,7 +27,7 @@ from backends.bnb.weights import Kind, load_model
 from backends.crash_reason import in_words
 from backends.embedding import EmbeddingEngine, Input, NoRoomError
 from backends.engine import LoadError
-from backends.messages import Ready
+from backends.messages import EncoderFacts, Layers, Ready
 from backends.plan import JOBS_AT_ONCE, LoadPlan
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine
     draft = _describe(source, model, vocabulary.n_vocab)
     max_tokens = arithmetic.pass_tokens(spec.device)
 
-    def made(ready: Ready) -> FolderEncoder:
+    def made(ready: Ready[EncoderFacts]) -> FolderEncoder:
         return FolderEncoder(
             model, vocabulary, source.tokenizer, layout, dense=dense, ready=ready, max_tokens=max_tokens
         )
@@ -88,15 +88,12 @@ def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine
     return EmbeddingEngine(made(ready))
 
 
-def _describe(source: Source, model: Any, n_vocab: int) -> Ready:
+def _describe(source: Source, model: Any, n_vocab: int) -> Ready[EncoderFacts]:
     spec, n_layers = source.spec, int(model.config.get_text_config().num_hidden_layers) + 1
     return Ready(
-        context=input_limit(spec.context, source.config),
+        EncoderFacts(input_limit(spec.context, source.config), source.info.n_ctx_train, n_vocab),
         parallel=JOBS_AT_ONCE,
-        n_ctx_train=source.info.n_ctx_train,
-        n_vocab=n_vocab,
-        gpu_layers=n_layers if spec.device == "cuda" else 0,
-        n_layers=n_layers,
+        layers=Layers(n_layers if spec.device == "cuda" else 0, n_layers),
         measured_bytes=0,
         capabilities=["rerank" if source.info.gives == "scores" else "embedding"],
         engine=version(),
@@ -125,7 +122,7 @@ def _n_labels(config: dict[str, Any]) -> int:
 
 def _warm_up(encoder: FolderEncoder, n_tokens: int) -> None:
     """Compute something, so that libraries and buffers are there. Raises LoadError."""
-    n = min(n_tokens, encoder.ready().context)
+    n = min(n_tokens, encoder.ready().facts.context)
     try:
         encoder.encode([Input(np.zeros(n, dtype=np.int32))] * max(1, n_tokens // n))
     except (NoRoomError, RuntimeError, TypeError, ValueError, IndexError) as error:

@@ -38,6 +38,7 @@ from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
 from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
+from backends.messages import Layers  # noqa: E402
 from backends.plan import BATCH_TOKENS, LoadPlan  # noqa: E402
 
 if TYPE_CHECKING:
@@ -124,8 +125,7 @@ def _engine(
         tokenizer,
         n_ctx_train=info.n_ctx_train,
         n_vocab=vocabulary.n_vocab,
-        gpu_layers=len(shapes) + 1 if device.type == "cuda" else 0,
-        n_layers=len(shapes) + 1,
+        layers=Layers(len(shapes) + 1 if device.type == "cuda" else 0, len(shapes) + 1),
         parts=_parts(spec, model, info, cache, free_before),
         host_parts=host_parts_beside_card() if device.type == "cuda" else {},
         engine=version(),

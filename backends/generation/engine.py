@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from backends.generation.decoder import DecoderContext, DecoderModel
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import ErrorCode, Event, FinishReason, TextJob
+    from backends.messages import ErrorCode, Event, FinishReason, GeneratorFacts, TextJob
     from backends.prefix.store import PrefixStore
 
 
@@ -66,7 +66,7 @@ class GeneratingEngine:
         context: DecoderContext,
         tokenizer: Tokenizer,
         *,
-        ready: Ready,
+        ready: Ready[GeneratorFacts],
         batcher: Batcher,
         store: PrefixStore | None = None,
     ) -> None:
@@ -87,10 +87,10 @@ class GeneratingEngine:
         self._requests: dict[str, Request] = {}
         self._steady: StepRows | None = None
         """The last step's rows where every sequence decoded and the next step has the same rows; None where not."""
-        self._preparer = Preparer(model, tokenizer, context=ready.context, borders=context.forgets)
+        self._preparer = Preparer(model, tokenizer, context=ready.facts.context, borders=context.forgets)
         self._chooser = Chooser(model, shown_piece=tokenizer.shown_piece)
 
-    def ready(self) -> Ready:
+    def ready(self) -> Ready[GeneratorFacts]:
         """The effective run-time figures."""
         return self._ready
 

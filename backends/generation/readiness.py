@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from backends.capabilities import of_text
-from backends.messages import Ready
+from backends.messages import GeneratorFacts, Ready
 from backends.prefix.entry_files import EntryFolder
 from backends.prefix.store import PrefixStore
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import LoadModel, Store
+    from backends.messages import Layers, LoadModel, Store
 
 
 def describe(
@@ -27,31 +27,32 @@ def describe(
     *,
     n_ctx_train: int,
     n_vocab: int,
-    gpu_layers: int,
-    n_layers: int,
+    layers: Layers,
     parts: dict[str, int] | None,
     host_parts: dict[str, int],
     engine: str,
-) -> Ready:
+) -> Ready[GeneratorFacts]:
     """The model's `Ready`; `parts` are measured bytes by component, None where that cannot be told.
 
     `host_parts` are those of host memory beside a card.
     """
     template = tokenizer.tool_template
-    return Ready(
+    facts = GeneratorFacts(
         context=spec.context,
-        parallel=spec.parallel,
         n_ctx_train=n_ctx_train,
         n_vocab=n_vocab,
-        gpu_layers=gpu_layers,
-        n_layers=n_layers,
+        tool_format=template.format.name if template else None,
+        reasoning_marks=template.marks if template else None,
+        template_options=template.options if template else [],
+    )
+    return Ready(
+        facts=facts,
+        parallel=spec.parallel,
+        layers=layers,
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},
         host_parts=host_parts,
         capabilities=of_text(template.source if template else None, infills=tokenizer.can_infill),
-        tool_format=template.format.name if template else None,
-        reasoning_marks=template.marks if template else None,
-        template_options=template.options if template else [],
         engine=engine,
     )
 
@@ -68,7 +69,9 @@ def making_guides(tokenizer: Tokenizer) -> Iterator[None]:
     made.result()
 
 
-def open_store(store: Store | None, ready: Ready, *, identity: str) -> tuple[PrefixStore | None, Ready]:
+def open_store(
+    store: Store | None, ready: Ready[GeneratorFacts], *, identity: str
+) -> tuple[PrefixStore | None, Ready[GeneratorFacts]]:
     """What is kept of cached prefixes, with what the last worker of this very model left; None without a folder.
 
     `Ready` says so where a folder cannot be used, which costs computing, not the model.
@@ -80,5 +83,6 @@ def open_store(store: Store | None, ready: Ready, *, identity: str) -> tuple[Pre
         disk = EntryFolder(Path(store.disk_folder), checked=True) if store.disk_folder else None
         kept = PrefixStore(shelf, store.max_bytes, identity=identity, disk=disk, disk_bytes=store.disk_bytes)
     except OSError as error:
-        return None, msgspec.structs.replace(ready, store_error=str(error))
+        facts = msgspec.structs.replace(ready.facts, store_error=str(error))
+        return None, msgspec.structs.replace(ready, facts=facts)
     return kept, ready

@@ -7,11 +7,12 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from backends import ladder
-from backends.backend import HeaderError, Setting
+from backends import foreign, ladder
+from backends.backend import Files, HeaderError, Setting
 from backends.gguf import arithmetic
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
+from backends.gguf.parts import is_gguf, split_parts
 from backends.gguf.servable import unservable
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import RUNTIME_BYTES, Amount, Footprint, LoadPlan, Wish
@@ -79,6 +80,16 @@ class Gguf:
         from backends.gguf.options import GgufOptions
 
         return GgufOptions
+
+    def recognise(self, path: Path) -> Files | None:
+        """A file by its name or its first bytes, with its other parts."""
+        if not path.is_file() or foreign.is_unfinished(path.name) or not is_gguf(path):
+            return None
+        return Files(split_parts(path))
+
+    def claims(self, reference: str) -> bool:
+        """A name that ends in .gguf, or a reference with a quantisation: `org/repo:Q4_K_M`."""
+        return reference.lower().endswith(".gguf") or ":" in reference.removeprefix("hf:")
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> HeaderInfo:
         """The file's header, of a split one all of them."""

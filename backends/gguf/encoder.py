@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backends.generation.tokenizer import Tokenizer
     from backends.gguf.model import Model
     from backends.gguf.pooled import PooledContext
-    from backends.messages import Ready
+    from backends.messages import EncoderFacts, Ready
 
 
 class GgufEncoder:
@@ -27,7 +27,7 @@ class GgufEncoder:
     padded = False
 
     def __init__(
-        self, model: Model, context: PooledContext, tokenizer: Tokenizer, *, ready: Ready, max_tokens: int
+        self, model: Model, context: PooledContext, tokenizer: Tokenizer, *, ready: Ready[EncoderFacts], max_tokens: int
     ) -> None:
         self._model = model
         self._context = context
@@ -41,7 +41,7 @@ class GgufEncoder:
         self.reranks = context.reranks
         self.width = context.width
 
-    def ready(self) -> Ready:
+    def ready(self) -> Ready[EncoderFacts]:
         """The effective run-time figures."""
         return self._ready
 

@@ -23,7 +23,7 @@ from backends.gguf.library_log import LibraryLog, supports_gpu, version
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
-from backends.messages import Ready
+from backends.messages import EncoderFacts, Layers, Ready
 from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         tokenizer,
         n_ctx_train=model.n_ctx_train,
         n_vocab=model.n_vocab,
-        gpu_layers=log.offloaded_layers(),
-        n_layers=model.n_layers + 1,  # the output layer counts, as in llama.cpp's own reports
+        layers=Layers(log.offloaded_layers(), model.n_layers + 1),
         parts=parts,
         host_parts=host_parts,
         engine=version(),
@@ -116,12 +115,9 @@ def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: i
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes, output_bytes=context.output_bytes)
     ready = Ready(
-        context=context.limit,
+        EncoderFacts(context.limit, model.n_ctx_train, model.n_vocab),
         parallel=JOBS_AT_ONCE,
-        n_ctx_train=model.n_ctx_train,
-        n_vocab=model.n_vocab,
-        gpu_layers=log.offloaded_layers(),
-        n_layers=model.n_layers + 1,
+        layers=Layers(log.offloaded_layers(), model.n_layers + 1),
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},
         host_parts=host_parts,

@@ -33,6 +33,7 @@ from backends.messages.events import (
     Tokenized,
     TokenLogprob,
 )
+from backends.messages.facts import EncoderFacts, Facts, GeneratorFacts, TextFacts
 from backends.messages.jobs import (
     ChatPrompt,
     Constraint,
@@ -58,8 +59,10 @@ from backends.messages.jobs import (
     ToolCalls,
     VectorJob,
 )
+from backends.messages.media import SpoolFile
 from backends.messages.reports import (
     Keeps,
+    Layers,
     LoadFailed,
     Pong,
     Progress,
@@ -80,8 +83,10 @@ __all__ = [
     "Detokenized",
     "Embed",
     "Embedded",
+    "EncoderFacts",
     "ErrorCode",
     "Event",
+    "Facts",
     "Failed",
     "FimFile",
     "FimPrompt",
@@ -89,6 +94,7 @@ __all__ = [
     "Finished",
     "Function",
     "Generate",
+    "GeneratorFacts",
     "Job",
     "JsonObject",
     "JsonSchema",
@@ -97,6 +103,7 @@ __all__ = [
     "Keeps",
     "KvLayout",
     "KvType",
+    "Layers",
     "LoadFailed",
     "LoadModel",
     "Part",
@@ -111,10 +118,12 @@ __all__ = [
     "Rerank",
     "Sampling",
     "Shutdown",
+    "SpoolFile",
     "Started",
     "Step",
     "Store",
     "Submit",
+    "TextFacts",
     "TextJob",
     "TextPrompt",
     "TokenLogprob",

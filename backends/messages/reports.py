@@ -7,9 +7,11 @@ from typing import Generic, Literal
 from typing_extensions import TypeVar
 
 from backends.messages.events import Event
+from backends.messages.facts import Facts, GeneratorFacts, TextFacts
 from backends.messages.plain import Plain
 
 E = TypeVar("E", default=Event)
+F = TypeVar("F", bound=Facts, default=Facts)
 
 
 class Progress(Plain, tag="progress", frozen=True):
@@ -18,15 +20,20 @@ class Progress(Plain, tag="progress", frozen=True):
     fraction: float
 
 
-class Ready(Plain, tag="ready", frozen=True):
+class Layers(Plain, frozen=True):
+    """Of a model that is made of layers, the output layer counted."""
+
+    on_card: int
+    total: int
+
+
+class Ready(Plain, Generic[F], tag="ready", frozen=True):
     """The model is loaded: its effective run-time figures."""
 
-    context: int
+    facts: F
+    """What only this sort of model has."""
     parallel: int
-    n_ctx_train: int
-    n_vocab: int
-    gpu_layers: int
-    n_layers: int
+    """Sequences or jobs at once."""
     measured_bytes: int
     """Bytes this process takes once all its buffers are in use, by the best instrument there is; 0: not known."""
     parts: dict[str, int] = {}
@@ -34,20 +41,23 @@ class Ready(Plain, tag="ready", frozen=True):
     host_parts: dict[str, int] = {}
     """On a card the same of host memory; without one all is host memory, and in `parts`."""
     capabilities: list[str] = []
-    """Among: chat, completion, infill, tools, thinking, embedding, rerank."""
-    tool_format: str | None = None
-    """How the model writes tool calls, by its name in `backends.formats`; None when it takes no chat."""
-    reasoning_marks: tuple[str, str] | None = None
-    """What opens and closes a reasoning block in the model's text; None when it writes none."""
-    template_options: list[str] = []
-    """Switches for reasoning that the chat template reads, among: enable_thinking, thinking, reasoning_effort,
-    thinking_budget."""
+    """Of the models of text, among: chat, completion, infill, tools, thinking, embedding, rerank."""
+    layers: Layers | None = None
+    """None where the model cannot be split over two memories."""
     engine: str = ""
     """Name and version of the inference library."""
     load_s: float = 0.0
     """Seconds the engine took for the load itself, without the start of the process and its imports."""
-    store_error: str = ""
-    """Why nothing is kept of cached prefixes though it was asked for; empty where it is."""
+
+    @property
+    def generator(self) -> GeneratorFacts | None:
+        """Of a model that generates text; None of any other."""
+        return self.facts if isinstance(self.facts, GeneratorFacts) else None
+
+    @property
+    def text(self) -> TextFacts | None:
+        """Of a model that reads text; None of any other."""
+        return self.facts if isinstance(self.facts, TextFacts) else None
 
 
 class LoadFailed(Plain, tag="load_failed", frozen=True):

@@ -1,6 +1,7 @@
 """The door of the server: pure ASGI around every route.
 
 Owns request ids, Host, keys, origins, content types, the size of bodies, the access log and the last catch of errors.
+A body is JSON; where a kind of jobs takes files (`backends.kinds.Limits`) it may be a form, within that kind's limits.
 Everything is decided on `scope["path"]` and raw headers; without a key only `/health` opens.
 """
 
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
+from backends.registry import KINDS
 from server import errors
 from server.door.access import HostRule, KeyRing, OriginRule, header_values, request_id
+from server.door.forms import OVERHEAD_BYTES, is_form
 from server.door.giving_back import GivingBack
 from server.error_bodies import error_body, speaks_anthropic
 
@@ -57,6 +60,7 @@ class _Exchange:
     anthropic: bool
     """The client reads Anthropic's shapes."""
     started: float
+    max_body_bytes: int
     origin: bytes | None = None
     status: int | None = None
     sent_all: bool = False
@@ -76,6 +80,13 @@ class Gate:
         self._origins = OriginRule(tuple(server.cors))
         self._keys = KeyRing(server.api_keys, server.admin_keys)
         self._max_body_bytes = server.max_body_bytes
+        self._forms = {
+            path: len(kind.limits.files) * kind.limits.file_bytes + OVERHEAD_BYTES
+            for kind in KINDS.values()
+            if kind.limits.files
+            for path in kind.paths
+        }
+        """How large a form may be, by path."""
         self._draining = draining
         self._giving_back = GivingBack()
 
@@ -91,7 +102,7 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         anthropic = speaks_anthropic(scope["path"], headers)
-        exchange = _Exchange(request_id(headers), anthropic=anthropic, started=time.monotonic())
+        exchange = _Exchange(request_id(headers), anthropic, time.monotonic(), self._max_body_bytes)
         scope.setdefault("state", {})["request_id"] = exchange.id
         guarded_receive, guarded_send = self._wrap(scope, exchange, receive, send)
         try:
@@ -148,18 +159,17 @@ class Gate:
         """What only requests that do something must hold. Raises ApiError."""
         headers = scope["headers"]
         if exchange.origin is None and b"cross-site" in header_values(headers, b"sec-fetch-site"):
-            raise errors.ApiError(403, "Web pages of this origin may not call this server.", code="origin_not_allowed")
+            raise _foreign()
         if scope["method"] == "POST":
-            _check_content(headers)
-        self._check_length(headers)
+            most_bytes = self._forms.get(scope["path"])
+            if most_bytes is not None and is_form(headers):
+                _check_form(headers, exchange)
+                exchange.max_body_bytes = most_bytes
+            else:
+                _check_json(headers, or_form=most_bytes is not None)
+        _check_length(headers, exchange.max_body_bytes)
         if self._draining():
             raise errors.draining()
-
-    def _check_length(self, headers: list[tuple[bytes, bytes]]) -> None:
-        declared = header_values(headers, b"content-length")
-        if declared and (n_bytes := int(declared[0])) > self._max_body_bytes:
-            close = n_bytes > _SWALLOW_FACTOR * self._max_body_bytes
-            raise _BodyTooLargeError(self._max_body_bytes, close=close)
 
     def _is_preflight(self, scope: Scope) -> bool:
         """A browser asking before a page's real request; it can carry no key."""
@@ -171,7 +181,7 @@ class Gate:
         self._check_host(headers)
         origins = header_values(headers, b"origin")
         if len(origins) != 1 or not self._origins.allows(origins[0]):
-            raise errors.ApiError(403, "Web pages of this origin may not call this server.", code="origin_not_allowed")
+            raise _foreign()
         exchange.origin = origins[0]
         asked = header_values(headers, b"access-control-request-headers")
         allow = [
@@ -190,8 +200,8 @@ class Gate:
             if message["type"] == "http.disconnect":
                 exchange.gone = not exchange.sent_all
             exchange.received_bytes += len(message.get("body", b""))
-            if exchange.received_bytes > self._max_body_bytes:
-                raise _BodyTooLargeError(self._max_body_bytes, close=True)
+            if exchange.received_bytes > exchange.max_body_bytes:
+                raise _BodyTooLargeError(exchange.max_body_bytes, close=True)
             return message
 
         async def labelled_send(message: Message) -> None:
@@ -206,16 +216,39 @@ class Gate:
         return counted_receive, labelled_send
 
 
-def _check_content(headers: list[tuple[bytes, bytes]]) -> None:
-    """JSON, plain and unpacked; asking for it keeps web pages from posting without a preflight. Raises ApiError."""
+def _foreign() -> errors.ApiError:
+    return errors.ApiError(403, "Web pages of this origin may not call this server.", code="origin_not_allowed")
+
+
+def _check_length(headers: list[tuple[bytes, bytes]], most_bytes: int) -> None:
+    declared = header_values(headers, b"content-length")
+    if declared and (n_bytes := int(declared[0])) > most_bytes:
+        raise _BodyTooLargeError(most_bytes, close=n_bytes > _SWALLOW_FACTOR * most_bytes)
+
+
+def _check_form(headers: list[tuple[bytes, bytes]], exchange: _Exchange) -> None:
+    """Web pages post forms without a preflight, so every page that may not read answers is refused. Raises ApiError."""
+    _check_encoding(headers)
+    if exchange.origin is None and header_values(headers, b"origin"):
+        raise _foreign()
+
+
+def _check_encoding(headers: list[tuple[bytes, bytes]]) -> None:
     encodings = header_values(headers, b"content-encoding")
     if encodings and encodings != [b"identity"]:
         raise errors.ApiError(415, "A compressed body is not accepted: leave out Content-Encoding.")
+
+
+def _check_json(headers: list[tuple[bytes, bytes]], *, or_form: bool) -> None:
+    """JSON, plain and unpacked; asking for it keeps web pages from posting without a preflight. Raises ApiError."""
+    _check_encoding(headers)
     types = header_values(headers, b"content-type")
     media, _, parameters = (types[0] if len(types) == 1 else b"").lower().partition(b";")
     charset = parameters.replace(b" ", b"").replace(b'"', b"")
     if media.strip() != b"application/json" or charset not in (b"", b"charset=utf-8"):
-        raise errors.ApiError(415, "The body must be JSON in UTF-8, sent with 'Content-Type: application/json'.")
+        other = ", or a form with files, sent with 'multipart/form-data'" if or_form else ""
+        told = f"The body must be JSON in UTF-8, sent with 'Content-Type: application/json'{other}."
+        raise errors.ApiError(415, told)
 
 
 def _labels(exchange: _Exchange) -> list[tuple[bytes, bytes]]:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from backends.backend import Header, HeaderError
-from backends.model_files import reason
+from backends.model_files import FileError, reason
 from backends.registry import BACKENDS
-from server.settings.references import LocateError, split_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +122,7 @@ def key_of(entry: CatalogEntry) -> FileKey:
     """
     status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     if not stat.S_ISDIR(status.st_mode):
-        others = _other_parts(entry.path)
+        others = _other_parts(entry)
         if not others:
             return status.st_size, status.st_mtime_ns, status.st_ino
         told = repr([(part.st_size, part.st_mtime_ns) for part in (status, *others)])
@@ -133,12 +132,13 @@ def key_of(entry: CatalogEntry) -> FileKey:
     return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
 
 
-def _other_parts(path: Path) -> list[os.stat_result]:
+def _other_parts(entry: CatalogEntry) -> list[os.stat_result]:
     """Of a file that is split: the parts behind the first. Raises OSError."""
     try:
-        return [part.stat() for part in split_parts(path)[1:]]
-    except LocateError:
-        return []
+        files = BACKENDS[entry.backend].recognise(entry.path)
+    except (HeaderError, FileError):
+        files = None
+    return [part.stat() for part in files.weights[1:]] if files is not None else []
 
 
 def _state_of(entry: CatalogEntry) -> FileKey:

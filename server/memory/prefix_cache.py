@@ -8,12 +8,9 @@ it goes when the server ends, and what a server that was killed has left goes at
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,38 +20,25 @@ from backends import host
 from backends.messages import Store
 from backends.prefix.eviction_score import SUFFIX, cost_of, worth
 from server.memory.shares import Change, Kept, Shares
+from server.own_folder import OwnFolder, made_in, sweep
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-_LOCK: Final = "lock"
 _SHARE_OF_FOLDER: Final = 0.5
 """Of what the file system has free, because others use it too."""
 _LEAST_BYTES: Final = 1 << 20
 _LOG = logging.getLogger("onecard.prefix_cache")
 
 
-@dataclass(eq=False)
-class Root:
-    """A folder of this server's, locked as long as the server lives."""
-
-    path: Path
-    lock: int
-
-    def remove(self) -> None:
-        """Everything in it, and then the lock."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self.lock)
-
-
 @dataclass
 class PrefixCache:
     """See the module's text. `root` is None where nothing is kept."""
 
-    root: Root | None
+    root: OwnFolder | None
     max_bytes: int
-    disk: Root | None = None
+    disk: OwnFolder | None = None
     disk_bytes: int = 0
     n_models: int = 1
     """How many share the disk."""
@@ -153,9 +137,9 @@ def open_prefix_cache(
     """
     folders = host.memory_folders() if within is None else [within]
     if disk_root is not None:
-        _sweep([disk_root])
+        sweep([disk_root])
     try:
-        _sweep(folders)
+        sweep(folders)
         roomy = [(min(max_bytes, _room_in(folder)), folder) for folder in folders]
     except OSError as error:
         return _off(error)
@@ -169,7 +153,7 @@ def open_prefix_cache(
     if room < _LEAST_BYTES:
         return PrefixCache(None, 0)
     try:
-        root = _make(place)
+        root = made_in(place)
     except OSError as error:
         return _off(error)
     disk = _make_on_disk(disk_root) if disk_root is not None and disk_bytes >= _LEAST_BYTES else None
@@ -191,42 +175,14 @@ def _room_in(folder: Path) -> int:
     return int(status.f_bavail * status.f_frsize * _SHARE_OF_FOLDER)
 
 
-def _make(within: Path) -> Root:
-    """A new folder for this user only, locked before it has the name that others sweep. Raises OSError."""
-    made = Path(tempfile.mkdtemp(prefix=f"new-{_prefix()}", dir=within))
-    lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    path = made.with_name(made.name.removeprefix("new-"))
-    made.rename(path)
-    return Root(path, lock)
-
-
-def _make_on_disk(within: Path) -> Root | None:
+def _make_on_disk(within: Path) -> OwnFolder | None:
     try:
         within.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _make(within)
+        return made_in(within)
     except OSError as error:
         hint = "prefixes that leave memory are computed again"
         _LOG.warning("prefix_cache_disk_off reason=%r hint=%r", error.strerror, hint)
         return None
-
-
-def _prefix() -> str:
-    return f"onecard-{os.getuid()}-"
-
-
-def _sweep(places: Sequence[Path]) -> None:
-    """Remove the folders whose servers have ended: their locks are free."""
-    for folder in (folder for within in places for folder in within.glob(f"{_prefix()}*")):
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            continue
-        with contextlib.suppress(OSError):
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
 
 
 def _folder_name(model: str) -> str:

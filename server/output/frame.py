@@ -49,7 +49,7 @@ class Head:
 
 def fingerprint(model: str, ready: Ready | None) -> str:
     """Stays the same as long as the model and the way it is run do."""
-    run = "" if ready is None else f"{ready.engine}|{ready.context}|{ready.gpu_layers}/{ready.n_layers}"
+    run = "" if ready is None else f"{ready.engine}|{ready.facts}|{ready.layers}"
     return "fp_" + hashlib.sha256(f"{model}|{run}".encode()).hexdigest()[:12]
 
 

@@ -25,9 +25,10 @@ def splitters(
 
     None where the text needs no sorting. `new_id` names the calls; else the model's format does.
     """
-    format_ = named(ready.tool_format if ready is not None else None)
+    facts = ready.generator if ready is not None else None
+    format_ = named(facts.tool_format if facts is not None else None)
     opened = started is not None and started.thinking
-    marks = ready.reasoning_marks if ready is not None else None
+    marks = facts.reasoning_marks if facts is not None else None
 
     def new_splitter() -> Splitter | None:
         return splitter(format_, marks, opened=opened, tools=tools, new_id=new_id)

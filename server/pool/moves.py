@@ -105,16 +105,16 @@ class Moves:
             "loaded",
             model=name,
             seconds=round(load_s, 3),
-            context=ready.context,
+            **({"context": ready.text.context} if ready.text is not None else {}),
             parallel=ready.parallel,
-            gpu_layers=f"{ready.gpu_layers}/{ready.n_layers}",
+            **({"gpu_layers": f"{ready.layers.on_card}/{ready.layers.total}"} if ready.layers is not None else {}),
             measured_bytes=ready.measured_bytes,
             **({"measured_host_bytes": reservation.host.measured_bytes or 0} if on_card else {}),
             predicted_ratio="unknown" if ratio is None else round(ratio, 3),
             pid=worker.pid,
         )
-        if ready.store_error:
-            parts.tell("prefix_cache_off", model=name, reason=ready.store_error, hint="prompts are computed every time")
+        if ready.generator is not None and (error := ready.generator.store_error):
+            parts.tell("prefix_cache_off", model=name, reason=error, hint="prompts are computed every time")
         parts.budget.forget(name)
         parts.memory.share_out()
         parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now))

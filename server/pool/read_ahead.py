@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 from typing import TYPE_CHECKING, Final
 
 from backends import host, model_files
+from backends.backend import HeaderError
+from backends.registry import recognised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,6 @@ CHUNK_BYTES: Final = 2**20
 SPARE_BYTES: Final = 512 * 2**20
 """Host memory that stays available; the page cache of the file comes out of the rest."""
 _PROBES: Final = 16
-_SHARD: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 class ReadAhead:
@@ -55,18 +55,13 @@ class ReadAhead:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that hold a model's weights: a GGUF with its other parts, or a folder's safetensors."""
-    if path.is_dir():
-        return sorted(path.glob("*.safetensors"))
-    shard = _SHARD.search(path.name)
-    if shard is None:
-        return [path]
-    stem = path.name[: shard.start()]
-    return sorted(p for p in path.parent.iterdir() if p.name.startswith(stem) and _SHARD.search(p.name))
+    """The files that hold a model's weights. Raises OSError, HeaderError or FileError."""
+    found = recognised(path)
+    return list(found[1].weights) if found is not None else []
 
 
 def _read(path: Path, stop: threading.Event) -> None:
-    with contextlib.suppress(OSError, model_files.FileError):
+    with contextlib.suppress(OSError, HeaderError, model_files.FileError):
         for file in files_of(path):
             with model_files.opened(file) as opened:
                 pull_in(opened.fd, stop)

@@ -72,9 +72,9 @@ class Resident:
 
     def layers_on(self, device: Device) -> tuple[int, int] | None:
         """Layers on the card and layers in all, for a model that should be on one."""
-        if self.ready is None or device == "cpu":
+        if self.ready is None or self.ready.layers is None or device == "cpu":
             return None
-        return self.ready.gpu_layers, self.ready.n_layers
+        return self.ready.layers.on_card, self.ready.layers.total
 
     def count_ready(self, reservation: Reservation, load_s: float) -> None:
         """A load has succeeded, with this in the ledger."""
@@ -84,9 +84,9 @@ class Resident:
             self.metrics.measured_bytes[memory].set(share.measured_bytes or 0)
             for part, n_bytes in share.predicted.by_name.items():
                 self.metrics.predicted_bytes[memory, part].set(n_bytes)
-        if self.ready is not None:
-            self.metrics.gpu_layers.set(self.ready.gpu_layers)
-            self.metrics.layers.set(self.ready.n_layers)
+        if self.ready is not None and (layers := self.ready.layers) is not None:
+            self.metrics.gpu_layers.set(layers.on_card)
+            self.metrics.layers.set(layers.total)
 
     def count_exit(self, how: Exit, *, was_ready: bool) -> str:
         """A worker has ended; in one word, how."""

@@ -134,6 +134,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     measured_bytes: int | None
     parts: dict[str, int]
     context: int | None
+    """None while it is not loaded, and of a model that reads no text."""
     parallel: int | None
     busy: int
     """Jobs in the worker."""
@@ -205,6 +206,7 @@ def model_status(
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `reservation` only while it is resident."""
     config = entry.config
+    text, layers = (ready.text, ready.layers) if ready else (None, None)
     idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
     device = share_status(reservation.device) if reservation else None
     host = share_status(reservation.host) if reservation else None
@@ -216,7 +218,7 @@ def model_status(
         predicted_bytes=main.predicted_bytes if main else None,
         measured_bytes=main.measured_bytes if main else None,
         parts=main.parts if main else {},
-        context=ready.context if ready else None,
+        context=text.context if text else None,
         parallel=ready.parallel if ready else None,
         busy=view.running,
         idle_s=idle_s,
@@ -225,8 +227,8 @@ def model_status(
         tokens_per_s=round(tokens_per_s, 1) if ready else None,
         unload_in_s=None if view.unload_at is None else max(0.0, view.unload_at - now),
         keep_alive_s=view.keep_s,
-        gpu_layers=ready.gpu_layers if ready else None,
-        n_layers=ready.n_layers if ready else None,
+        gpu_layers=layers.on_card if layers else None,
+        n_layers=layers.total if layers else None,
         pid=pid,
         load_s=ready.load_s if ready else None,
         last_error=view.last_error,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from backends.messages import Generate, Ready, Started
+    from backends.messages import Generate, GeneratorFacts, Ready, Started
     from server.output.frame import Head, Usage
     from server.output.line_limits import LineLimits
 
@@ -75,7 +75,7 @@ class Plan:
     params: Mapping[str, str]
     headers: Mapping[str, str]
     head: Callable[[Ready | None], Head]
-    require: Callable[[Ready], None]
+    require: Callable[[GeneratorFacts], None]
     """Refuses what the model cannot do. Raises ApiError."""
     new_stream: Callable[[Head, Ready | None, Started | None], Encoder] | None
     """None where an answer is never streamed."""
@@ -89,8 +89,10 @@ class Plan:
 
     def check(self, ready: Ready) -> None:
         """Refuse what the model cannot do. Raises ApiError."""
+        if ready.generator is None:
+            return
         try:
-            self.require(ready)
+            self.require(ready.generator)
         except ApiError as problem:
             raise self.words(problem) from None
 

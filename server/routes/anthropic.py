@@ -32,7 +32,7 @@ from server.schemas.tools import skipped
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.messages import Ready, Started
+    from backends.messages import GeneratorFacts, Ready, Started
     from server.output.anthropic_objects import Block
     from server.schemas.surface import Surface
 
@@ -71,9 +71,9 @@ async def create_message(
     chat, chosen = await with_defaults(app, model, chat)
     head = Head(new_id("msg_"), 0, model.name, "")
 
-    def require(ready: Ready) -> None:
+    def require(facts: GeneratorFacts) -> None:
         # Wanting to see thoughts is no reason to refuse a model that has none.
-        chat.require(msgspec.structs.replace(ready, reasoning_marks=ready.reasoning_marks or ("", "")))
+        chat.require(msgspec.structs.replace(facts, reasoning_marks=facts.reasoning_marks or ("", "")))
 
     domain = request.state.domain
 

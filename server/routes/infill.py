@@ -52,7 +52,7 @@ async def infill(
         return InfillAnswer(
             model.name,
             started,
-            settings={"n_ctx": ready.context if ready else None, **settings},
+            settings={"n_ctx": ready.text.context if ready and ready.text else None, **settings},
             fields=asked.response_fields,
             silent=asked.only_prepares,
             clock=time.monotonic,

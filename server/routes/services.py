@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from backends.backend import Header
     from backends.kinds import AnyKind
     from backends.messages import Ready
+    from server.door.spool import Spool
     from server.history import History
     from server.metrics import Metrics
     from server.pool.events import Events
@@ -75,19 +76,22 @@ class ModelFacts:
     @property
     def context_limit(self) -> int | None:
         """Tokens a request may use at most: effective where known, else configured, else what `auto` begins with."""
-        return self.ready.context if self.ready is not None else self._longest_context
+        if self.ready is not None:
+            return None if self.ready.text is None else self.ready.text.context
+        return self._longest_context
 
     @property
     def trained_context(self) -> int | None:
         """The context the model was made for."""
         if self.ready is not None:
-            return self.ready.n_ctx_train
+            return None if self.ready.text is None else self.ready.text.n_ctx_train
         return (self.header.n_ctx_train or None) if self.header is not None else None
 
     @property
     def possible_context(self) -> int:
         """What this load or the next may give: it may be more than the last one gave."""
-        return max(self._longest_context or 0, 0 if self.ready is None else self.ready.context)
+        text = None if self.ready is None else self.ready.text
+        return max(self._longest_context or 0, 0 if text is None else text.context)
 
     @property
     def _longest_context(self) -> int | None:
@@ -117,6 +121,7 @@ class Services:
     metrics: Metrics
     events: Events
     history: History
+    spool: Spool
     started_unix: int
 
     def model(self, name: str | None, *, alias: str | None = None) -> ModelFacts:

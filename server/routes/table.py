@@ -1,9 +1,10 @@
-"""Every router there is, in the order in which paths are tried. A new kind of job adds its own here, and no more."""
+"""Every router there is, in the order in which paths are tried; those that backends bring (`Backend.routes`) last."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from backends.registry import BACKENDS, named
 from server.routes import (
     anthropic,
     capacity,
@@ -40,6 +41,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     capacity.router,
     props.router,
     description.router,
+    *(named(f"{module}:router") for backend in BACKENDS.values() for module in backend.routes),
 )
 METRICS: Final[APIRouter] = health.metrics_router
 """Only where the configuration wants the page."""

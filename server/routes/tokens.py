@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from backends.kinds import TOKENIZE
-from backends.messages import ChatPrompt, Detokenized, Failed, Tokenize, Tokenized
+from backends.messages import ChatPrompt, Detokenized, Tokenize, Tokenized
 from server.output.frame import to_json
 from server.routes.dependencies import App, parsed
 from server.routes.described import Described
-from server.routes.running import Run, while_connected
+from server.routes.running import Run
 from server.routes.services import ModelFacts, Services, new_id, served_headers
+from server.routes.single import single
 from server.schemas.tokens import (
     DETOKENIZE_SURFACE,
     TOKENIZE_SURFACE,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 router = APIRouter(route_class=Described)
 PARAMS = {"prompt": "content"}
-T = TypeVar("T", Tokenized, Detokenized)
 
 
 @router.post(TOKENIZE_SURFACE.path)
@@ -40,7 +40,7 @@ async def tokenize(
     """Token ids of a text or of a rendered conversation."""
     model = app.model(asked.model)
     run = Run([app.pool.submit(model.entry, asked.job(new_id("tok-")))], 1, PARAMS)
-    tokenized = await _answered(request, run, Tokenized)
+    tokenized = await single(request, run, Tokenized)
     now = app.facts(model.entry)
     body = {"count": len(tokenized.tokens), "max_model_len": now.context_limit, **_tokens(asked, tokenized)}
     return Response(to_json(body), media_type="application/json", headers=served_headers(model, asked.ignored))
@@ -55,7 +55,7 @@ async def detokenize(
     """The text of token ids, under both dialects' names."""
     model = app.model(asked.model)
     run = Run([app.pool.submit(model.entry, asked.job(new_id("detok-")))], 1, {"prompt": "tokens"})
-    text = (await _answered(request, run, Detokenized)).text
+    text = (await single(request, run, Detokenized)).text
     body = to_json({"content": text, "prompt": text})
     return Response(body, media_type="application/json", headers=served_headers(model, asked.ignored))
 
@@ -67,24 +67,7 @@ async def count_tokens(
     job = Tokenize(id=new_id("tok-"), prompt=prompt)
     refuse_uncountable(TOKENIZE.weight(job), param=params["prompt"])
     run = Run([app.pool.submit(model.entry, job)], 1, params)
-    return len((await _answered(request, run, Tokenized)).tokens)
-
-
-async def _answered(request: Request, run: Run, kind: type[T]) -> T:
-    """The one event of this kind that the job delivers. Raises ApiError."""
-
-    async def work() -> T:
-        async for event in run.streams[0]:
-            if isinstance(event, Failed):
-                raise run.problem(event)
-            if isinstance(event, kind):
-                return event
-        raise RuntimeError("a job ended without its answer")
-
-    try:
-        return await while_connected(request, work())
-    finally:
-        run.cancel()
+    return len((await single(request, run, Tokenized)).tokens)
 
 
 def _tokens(asked: TokenizeRequest, tokenized: Tokenized) -> dict[str, Any]:

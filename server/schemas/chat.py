@@ -28,7 +28,7 @@ from server.schemas.surface import ELSEWHERE, Surface
 from server.schemas.tool_results import check_chat
 
 if TYPE_CHECKING:
-    from backends.messages import Ready
+    from backends.messages import GeneratorFacts, Ready
 
 _EFFORTS: Mapping[str, str] = {
     "none": "low",
@@ -118,7 +118,8 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
 
     def ignored_by(self, ready: Ready | None) -> list[str]:
         """Names of fields that have no effect on this model."""
-        options = [] if ready is None else ready.template_options
+        facts = None if ready is None else ready.generator
+        options = [] if facts is None else facts.template_options
         leaves_effort = self.reasoning_effort not in (None, "none") and "reasoning_effort" not in options
         return [
             *self.without_effect(SURFACE.fields),
@@ -186,16 +187,16 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
             messages=conversation(self.messages), tools=self.functions, template_kwargs=kwargs, end=self.end
         )
 
-    def require(self, ready: Ready) -> None:
+    def require(self, facts: GeneratorFacts) -> None:
         """Refuse what this model cannot do. Raises ApiError 400."""
-        reasons = bool(ready.template_options) or ready.reasoning_marks is not None
+        reasons = bool(facts.template_options) or facts.reasoning_marks is not None
         if self.thinking and not reasons:
             name = "chat_template_kwargs" if self.reasoning_effort is None else "reasoning_effort"
             raise unsupported_parameter(name, "is not supported with this model: it does not reason.")
-        if self.budget is not None and ready.reasoning_marks is None:
+        if self.budget is not None and facts.reasoning_marks is None:
             name = "chat_template_kwargs" if self.thinking_budget is None else "thinking_budget"
             raise unsupported_parameter(name, "is not supported with this model: it does not reason.")
-        if "reasoning_effort" in (self.chat_template_kwargs or {}) and "reasoning_effort" not in ready.template_options:
+        if "reasoning_effort" in (self.chat_template_kwargs or {}) and "reasoning_effort" not in facts.template_options:
             raise unsupported_parameter(
                 "chat_template_kwargs.reasoning_effort",
                 "is not supported with this model: its chat template does not read it.",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from backends.registry import BACKENDS
 from server.settings.config import ModelConfig
-from server.settings.references import DEMO, Located, LocateError, locate, parse_hub_reference
+from server.settings.references import DEMO, Located, LocateError, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,8 +167,6 @@ def _not_of(key: str, path: Path, backend: AnyBackend) -> str:
 
 
 def _missing(model: ModelConfig, problem: str) -> CatalogEntry:
-    reference = parse_hub_reference(model.path)
-    looks_gguf = model.path.lower().endswith(".gguf") or (reference is not None and reference.quant is not None)
-    backend = "gguf" if looks_gguf else "bnb"
+    backend = next(backend.name for backend in BACKENDS.values() if backend.claims(model.path))
     expected = backend if model.backend == "auto" else model.backend
     return CatalogEntry(model.name, model, Located(Path(model.path).expanduser(), expected, 0), problem)

@@ -139,6 +139,8 @@ class ServerSection(Section):
     """After so long without an event, a stream gets a comment."""
     max_body_bytes: Annotated[Size, Field(ge=1024)] = 16 * 2**20
     """The largest body of a request; a larger one gets 413."""
+    max_upload_bytes: Annotated[Size, Field(ge=1024)] = 2**30
+    """The disk space that the files of all requests may take at once; the folder is in the user's cache."""
     drain_s: Seconds = 30
     """How long running requests may finish after SIGTERM."""
     stored_responses: Annotated[int, Field(ge=0, le=1_000_000), NO_BOOL] = 1000

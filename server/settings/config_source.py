@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 PREFIX = "ONECARD_"
-_NO_SETTINGS = frozenset({"ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "ONECARD_UID", "ONECARD_GID"})
-"""What the commands and the compose file read from the environment."""
+_NO_SETTINGS = frozenset(
+    {"ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "ONECARD_BACKENDS", "ONECARD_UID", "ONECARD_GID"}
+)
+"""What the commands, the registry of backends and the compose file read from the environment."""
 _TESTS = "ONECARD_TEST_"
 _NEIGHBOUR = re.compile(r"ONECARD_(?:\w+_)?(?:SERVICE_(?:HOST|PORT\w*)|PORT_\d+_(?:TCP|UDP)\w*)")
 """What Kubernetes sets in every container beside a service named onecard, as it sets ONECARD_PORT=tcp://..."""

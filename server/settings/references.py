@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends import foreign, model_files
+from backends.backend import HeaderError
+from backends.gguf.parts import PART
+from backends.registry import recognised
 
 DEMO = "demo"
 _REF_BYTES = 4096
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.ASCII)
 
 
 class LocateError(Exception):
@@ -62,7 +64,7 @@ def locate(text: str) -> Located:
     """The files behind a path or reference. Raises LocateError."""
     try:
         return _located(text)
-    except model_files.FileError as error:
+    except (model_files.FileError, HeaderError) as error:
         raise LocateError(str(error)) from None
     except OSError as error:
         raise LocateError(f"{text[:200]} cannot be looked at: {model_files.reason(error)}") from None
@@ -102,58 +104,32 @@ def _demo() -> Located:
 
 
 def _at(path: Path) -> Located:
+    if (found := recognised(path)) is not None:
+        backend, files = found
+        return Located(path, backend.name, files.size_bytes)
     if path.is_dir():
-        return _folder(path)
+        raise LocateError(f"{path} is a folder without config.json{_other_folder(path)}")
     # The hub's cache is made of links, so the target decides: a device or a pipe would block or never end.
     if (strange := model_files.why_not_file(path)) is not None:
         raise LocateError(f"{path} {strange}. hint: name a GGUF file or a folder that holds config.json")
-    if path.suffix.lower() != ".gguf" or foreign.is_unfinished(path.name):
-        _check_content(path)
-    parts = split_parts(path)
-    return Located(path=path, backend="gguf", size_bytes=sum(part.stat().st_size for part in parts))
+    raise _other_file(path)
 
 
-def _check_content(path: Path) -> None:
-    """A file of any name that is GGUF by its first bytes is fine; what else it is, is said. Raises LocateError."""
+def _other_file(path: Path) -> LocateError:
+    """What a file is that no backend serves."""
     if foreign.is_unfinished(path.name):
-        raise LocateError(
+        return LocateError(
             f"{path} is a download that is not finished, by its name. hint: let the download end, or rename the file"
         )
     try:
         with model_files.opened(path) as file:
             start, size = file.at(0, foreign.PROBE_BYTES), file.size
     except model_files.FileError as error:
-        raise LocateError(f"{path}: {error}") from None
-    if foreign.is_gguf(start):
-        return
+        return LocateError(f"{path}: {error}")
     what = foreign.told(start, size)
     if (path.parent / "config.json").is_file() and "folder" in what:
         what = f"{what.partition('. hint:')[0]}. hint: name its folder, {path.parent}"
-    raise LocateError(f"{path} is no .gguf file: {what}")
-
-
-def split_parts(path: Path) -> list[Path]:
-    """All files of a GGUF whose first part is `path`; the file alone when it is not split. Raises LocateError."""
-    match = _PART.fullmatch(path.name)
-    if match is None:
-        return [path]
-    count = int(match["count"])
-    names = [f"{match['stem']}-{number:05}-of-{match['count']}{path.suffix}" for number in range(1, count + 1)]
-    if int(match["number"]) != 1:
-        raise LocateError(f"{path.name} is not the first part of a split model. hint: name {names[0]}")
-    for name in names:
-        if not path.with_name(name).is_file():
-            raise LocateError(f"{name} is missing: the model is split into {count} files, which lie side by side")
-    return [path.with_name(name) for name in names]
-
-
-def _folder(path: Path) -> Located:
-    if (strange := model_files.why_not_file(path / "config.json")) is not None:
-        raise LocateError(f"{path} holds a config.json that {strange}")
-    if not (path / "config.json").is_file():
-        raise LocateError(f"{path} is a folder without config.json{_other_folder(path)}")
-    weights = sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())
-    return Located(path=path, backend="bnb", size_bytes=weights)
+    return LocateError(f"{path} is no .gguf file: {what}")
 
 
 def _other_folder(path: Path) -> str:
@@ -211,7 +187,7 @@ def _in_cache(reference: HubReference) -> Located:
 
 def _without_quant(reference: HubReference, folder: Path, ggufs: list[Path]) -> Located:
     if not ggufs:
-        return _folder(folder)
+        return _at(folder)
     if len(ggufs) > 1:
         names = ", ".join(file.name for file in ggufs[:6])
         raise LocateError(f"{reference.repo} holds {names}. hint: write hf:{reference.repo}:Q4_K_M for one of them")
@@ -221,7 +197,7 @@ def _without_quant(reference: HubReference, folder: Path, ggufs: list[Path]) -> 
 def first_parts(folder: Path) -> list[Path]:
     """Every GGUF model under a folder: single files and first parts, without image projectors."""
     files = sorted(file for file in folder.rglob("*.gguf") if not file.name.lower().startswith("mmproj"))
-    return [file for file in files if (match := _PART.fullmatch(file.name)) is None or int(match["number"]) == 1]
+    return [file for file in files if (match := PART.fullmatch(file.name)) is None or int(match["number"]) == 1]
 
 
 def _how_to_get(reference: HubReference) -> str:

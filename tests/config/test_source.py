@@ -140,7 +140,8 @@ def test_a_variable_that_would_set_nothing_names_the_nearest(monkeypatch, name, 
 
 
 def test_variables_of_others_are_left_alone(monkeypatch):
-    for name in ("ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "ONECARD_TEST_ENGINE", "ONECARD_SERVICE_HOST"):
+    ours = ("ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "ONECARD_BACKENDS", "ONECARD_TEST_ENGINE")
+    for name in (*ours, "ONECARD_SERVICE_HOST"):
         monkeypatch.setenv(name, "x")
     for name in ("ONECARD_PORT", "ONECARD_PORT_8080_TCP"):
         monkeypatch.setenv(name, "tcp://192.0.2.1:8080")

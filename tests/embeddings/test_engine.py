@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backends.embedding import EmbeddingEngine, Input, NoRoomError, finish
-from backends.messages import Embed, Failed, Finished, Ready
+from backends.messages import Embed, EncoderFacts, Failed, Finished, Ready
 from tests.embeddings.driver import run, vectors
 
 POISON, BOULDER = 66, 88
@@ -20,9 +20,8 @@ class LetterEncoder:
 
     max_tokens, max_inputs, padded, reranks, width = 12, 8, False, False, 3
 
-    def ready(self) -> Ready:
-        figures = {"n_ctx_train": 16, "n_vocab": 256, "gpu_layers": 0, "n_layers": 1, "measured_bytes": 0}
-        return Ready(context=16, parallel=2, **figures)
+    def ready(self) -> Ready[EncoderFacts]:
+        return Ready(EncoderFacts(context=16, n_ctx_train=16, n_vocab=256), parallel=2, measured_bytes=0)
 
     def text(self, text: str, *, add_special: bool = True) -> list[int]:
         return list(text.encode())

@@ -48,7 +48,9 @@ from backends.messages import (
     Finished,
     FinishReason,
     Generate,
+    GeneratorFacts,
     Job,
+    Layers,
     LoadModel,
     Prompt,
     Ready,
@@ -137,20 +139,22 @@ class FakeEngine:
     takes = (Generate, Tokenize, Detokenize, Embed, Rerank)
 
     def ready(self) -> Ready:
-        return Ready(
+        facts = GeneratorFacts(
             context=self._spec.context,
-            parallel=self._spec.parallel,
             n_ctx_train=8192,
             n_vocab=256,
-            gpu_layers=0,
-            n_layers=4,
+            tool_format="hermes",
+            reasoning_marks=("<think>", "</think>"),
+            template_options=["enable_thinking"],
+        )
+        return Ready(
+            facts,
+            parallel=self._spec.parallel,
+            layers=Layers(0, 4),
             measured_bytes=self._measured_bytes,
             parts={"weights": self._measured_bytes},
             host_parts={"runtime": self._host_bytes} if self._host_bytes else {},
             capabilities=["chat", "completion", "infill", "tools", "thinking", "embedding", "rerank"],
-            tool_format="hermes",
-            reasoning_marks=("<think>", "</think>"),
-            template_options=["enable_thinking"],
             engine="fake 1",
         )
 

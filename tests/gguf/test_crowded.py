@@ -21,7 +21,7 @@ from backends.workload import Workload
 
 work = Workload(streams=2, n_prompt=8, n_generate=12, context=256, threads=2)
 engine = alone.open_engine(Path(sys.argv[1]), work)
-alone.start(engine, alone.jobs(work, engine.ready().n_vocab))
+alone.start(engine, alone.jobs(work, alone.vocabulary_size(engine)))
 engine.step()
 core = min(os.sched_getaffinity(0))
 for thread in os.listdir("/proc/self/task"):

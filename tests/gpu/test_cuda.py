@@ -25,7 +25,8 @@ def test_all_layers_on_the_card_give_the_golden_answers(canary_path: Path) -> No
     engine.close()
 
     assert [o.text() for o in outcomes] == [canary_p.expected_text(c, 30 + i) for i, c in enumerate("abcd")]
-    assert ready.gpu_layers == ready.n_layers
+    assert ready.layers is not None
+    assert ready.layers.on_card == ready.layers.total
 
 
 async def test_the_driver_tells_the_cards_memory() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from backends.messages import FimPrompt, Ready, TextPrompt, TokenPrompt, ToolCalls
+from backends.messages import FimPrompt, GeneratorFacts, Ready, TextPrompt, TokenPrompt, ToolCalls
 from server.errors import ApiError
 from server.schemas.chat import parse_chat
 from server.schemas.completions import parse_completion
@@ -364,8 +364,8 @@ def test_a_message_says_itself_that_the_answer_goes_on_where_it_ends(name):
         assert refusal(chat, **fields).param == f"messages[{at}].{name}"
 
 
-READY = Ready(context=1, parallel=1, n_ctx_train=1, n_vocab=1, gpu_layers=0, n_layers=1, measured_bytes=0)
-REASONS = msgspec.structs.replace(READY, reasoning_marks=("<think>", "</think>"), template_options=["enable_thinking"])
+FACTS = GeneratorFacts(context=1, n_ctx_train=1, n_vocab=1)
+REASONS = msgspec.structs.replace(FACTS, reasoning_marks=("<think>", "</think>"), template_options=["enable_thinking"])
 
 
 @pytest.mark.parametrize(
@@ -378,15 +378,16 @@ REASONS = msgspec.structs.replace(READY, reasoning_marks=("<think>", "</think>")
 )
 def test_a_model_that_cannot_is_not_asked_to(fields, param):
     with pytest.raises(ApiError) as caught:
-        chat(**fields).require(READY)
+        chat(**fields).require(FACTS)
     assert caught.value.param == param
     chat(**fields).require(REASONS)
 
 
 def test_an_effort_that_the_template_reads_has_an_effect():
     asked = chat(reasoning_effort="high")
-    assert asked.ignored_by(REASONS) == ["reasoning_effort"]
-    assert asked.ignored_by(msgspec.structs.replace(REASONS, template_options=["reasoning_effort"])) == []
+    reads = msgspec.structs.replace(REASONS, template_options=["reasoning_effort"])
+    for facts, ignored in ((REASONS, ["reasoning_effort"]), (reads, [])):
+        assert asked.ignored_by(Ready(facts, parallel=1, measured_bytes=0)) == ignored
 
 
 PROMPTS = [

@@ -1,0 +1,39 @@
+"""What loaded models tell of themselves beside what all tell: each sort of model what it has, and nothing it has not.
+
+Here are those of text. A backend with another sort of model has its own beside its kind of job (`Kind.facts`).
+"""
+
+from __future__ import annotations
+
+from backends.messages.plain import Plain
+
+
+class Facts(Plain, frozen=True):
+    """Of one loaded model; each sort is a subclass with a tag of its own."""
+
+
+class TextFacts(Facts, frozen=True):
+    """Of any model that reads text."""
+
+    context: int
+    """Tokens one request may use."""
+    n_ctx_train: int
+    n_vocab: int
+
+
+class GeneratorFacts(TextFacts, tag="generator", frozen=True):
+    """Of a model that generates text."""
+
+    tool_format: str | None = None
+    """How the model writes tool calls, by its name in `backends.formats`; None when it takes no chat."""
+    reasoning_marks: tuple[str, str] | None = None
+    """What opens and closes a reasoning block in the model's text; None when it writes none."""
+    template_options: list[str] = []
+    """Switches for reasoning that the chat template reads, among: enable_thinking, thinking, reasoning_effort,
+    thinking_budget."""
+    store_error: str = ""
+    """Why nothing is kept of cached prefixes though it was asked for; empty where it is."""
+
+
+class EncoderFacts(TextFacts, tag="encoder", frozen=True):
+    """Of an embedding model or a reranker."""
