@@ -11,6 +11,8 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from backends.sampling_defaults import SamplingDefaults
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from backends.kinds import AnyKind
     from backends.options import Options
     from backends.plan import Amount, Footprint, LoadPlan, Wish
-    from backends.sampling_defaults import SamplingDefaults
 
 Gives = str
 """What a model answers with: the `gives` of one of its backend's kinds."""
@@ -43,7 +44,10 @@ class Files:
 
 
 class Header(Protocol):
-    """What the files of a model say about it, as far as the server needs it; read and checked by its backend."""
+    """What the files of a model say about it, as far as the server needs it; read and checked by its backend.
+
+    What only models of text have is 0 or empty here, for headers of others to inherit.
+    """
 
     backend: ClassVar[str]
     """The name of the backend that has read it."""
@@ -56,27 +60,27 @@ class Header(Protocol):
     @property
     def n_ctx_train(self) -> int:
         """Tokens of context the model was trained for; 0 where the files do not say."""
-        ...
+        return 0
 
     @property
     def n_layers(self) -> int:
         """Transformer blocks."""
-        ...
+        return 0
 
     @property
     def n_vocab(self) -> int:
         """Tokens of the vocabulary."""
-        ...
+        return 0
 
     @property
     def longest_token_bytes(self) -> int:
         """Bytes of the longest token; 0 where it is not known."""
-        ...
+        return 0
 
     @property
     def tokens_cover_text(self) -> bool:
         """Whether every character of a text is in some token: word pieces drop spaces and unknown words."""
-        ...
+        return False
 
     @property
     def capabilities(self) -> list[str]:
@@ -86,12 +90,12 @@ class Header(Protocol):
     @property
     def sampling(self) -> SamplingDefaults:
         """How its makers want tokens chosen."""
-        ...
+        return SamplingDefaults()
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the operator should know, a sentence each."""
-        ...
+        return ()
 
 
 HeaderT = TypeVar("HeaderT")
@@ -142,8 +146,11 @@ class Backend(Protocol[HeaderT]):
         """Acceptable plans, best first; at least one."""
         ...
 
-    def longest_context(self, header: HeaderT, context: int | None) -> int:
-        """The most tokens a request can ever use; `context` is the configured one, None for `auto`."""
+    def longest_context(self, header: HeaderT, context: int | None) -> int | None:
+        """The most tokens a request can ever use; `context` is the configured one, None for `auto`.
+
+        None for models that read no text.
+        """
         ...
 
     def estimate(self, header: HeaderT, plan: LoadPlan) -> Footprint:

@@ -262,7 +262,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "server/cli/early.py": "/dev/null",
     "server/cli/configuration.py": "the example of the package",
     "server/cli/output.py": "/dev/null",
-    "server/memory/prefix_cache.py": "locks of our own",
+    "server/own_folder.py": "locks of our own",
     "backends/host.py": "/proc and /sys",
     "server/memory/estimator.py": "what was learned, a file of our own",
     "server/settings/config_source.py": "the operator's configuration",

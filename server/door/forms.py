@@ -74,12 +74,12 @@ async def receive(request: Request, spool: Spool, limits: Limits) -> AsyncIterat
     if not is_form(request.scope["headers"]):
         told = "A file is sent as a form: the body must be multipart/form-data."
         raise ApiError(415, told)
-    reader = _Reader(_boundary(request), spool, limits)
+    reader, body = _Reader(_boundary(request), spool, limits), request.stream()
     try:
         try:
-            await reader.read(request.stream())
+            await reader.read(body)
         except ApiError:
-            async for _ in request.stream():  # as far as the gate allows: a client that still sends reads no answer
+            async for _ in body:  # as far as the gate allows: a client that still sends reads no answer
                 pass
             raise
         yield reader.form

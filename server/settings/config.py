@@ -236,7 +236,8 @@ BackendName = Annotated[
 if TYPE_CHECKING:
     _BackendOptions = Options
 else:
-    _BackendOptions = create_model("_BackendOptions", __base__=tuple(b.options() for b in BACKENDS.values()))
+    _own = dict.fromkeys(options for backend in BACKENDS.values() if (options := backend.options()) is not Options)
+    _BackendOptions = create_model("_BackendOptions", __base__=tuple(_own) or Options)
 
 
 class ModelConfig(_BackendOptions, Section):

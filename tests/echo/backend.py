@@ -67,7 +67,7 @@ class Echoes:
         return EchoHeader(int(words))
 
     def plans(self, header: EchoHeader, wish: Wish) -> Iterator[LoadPlan]:
-        yield LoadPlan(device=wish.device)
+        yield LoadPlan(0, 2, "f16", 0, wish.device)
 
     def longest_context(self, header: EchoHeader, context: int | None) -> int | None:
         return None
