@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, assert_never
 
-from backends.messages import ChatPrompt, FimPrompt, TextPrompt, TokenPrompt
+from backends.messages import (
+    ChatPrompt,
+    FimPrompt,
+    MediaSegment,
+    SegmentPrompt,
+    TextPrompt,
+    TextSegment,
+    TokenPrompt,
+    TokenSegment,
+)
 
 if TYPE_CHECKING:
-    from backends.messages import Prompt
+    from backends.messages import Prompt, Segment
 
 TOKEN_BYTES: Final = 4
 """What one token id counts for."""
@@ -24,8 +33,22 @@ def prompt_bytes(prompt: Prompt) -> int:
             return text_bytes([prompt.prefix, prompt.suffix, [file.text for file in prompt.files]])
         case TokenPrompt():
             return len(prompt.tokens) * TOKEN_BYTES
+        case SegmentPrompt():
+            return sum(_segment_bytes(segment) for segment in prompt.segments)
         case _:
             assert_never(prompt)
+
+
+def _segment_bytes(segment: Segment) -> int:
+    match segment:
+        case TextSegment():
+            return text_bytes(segment.text)
+        case TokenSegment():
+            return len(segment.tokens) * TOKEN_BYTES
+        case MediaSegment():
+            return segment.file.n_bytes
+        case _:
+            assert_never(segment)
 
 
 def sure_bytes(prompt: Prompt) -> int:
@@ -40,6 +63,8 @@ def sure_bytes(prompt: Prompt) -> int:
             return text_bytes([prompt.prefix, prompt.suffix])
         case TokenPrompt():
             return 0
+        case SegmentPrompt():
+            return sum(text_bytes(one.text) for one in prompt.segments if isinstance(one, TextSegment))
         case _:
             assert_never(prompt)
 

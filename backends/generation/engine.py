@@ -133,7 +133,7 @@ class GeneratingEngine:
         request = Request(
             job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening, plan=prepared.plan
         )
-        request.echo, request.borders = prepared.scored, prepared.borders
+        request.echo, request.borders, request.layout = prepared.scored, prepared.borders, prepared.layout
         request.new_splitter = prepared.new_splitter
         self._requests[job.id] = request
         self._start(request)
@@ -323,7 +323,7 @@ class GeneratingEngine:
         """Write the same batch one position further on."""
         context, n_tokens = self._context, rows.n_tokens
         context.tokens[:n_tokens] = [sequence.token for sequence, _ in rows.outputs]
-        context.positions[:n_tokens] = [sequence.n_past for sequence, _ in rows.outputs]
+        context.positions[:n_tokens] = [sequence.n_past - sequence.n_saved for sequence, _ in rows.outputs]
         return rows
 
     def _fill(self, shares: list[Share]) -> StepRows:
@@ -337,13 +337,13 @@ class GeneratingEngine:
             end = row + count
             if sequence.phase is Phase.DECODE:
                 context.tokens[row] = sequence.token
-                context.positions[row] = past
+                context.positions[row] = past - sequence.n_saved
                 context.outputs[row] = 1
                 outputs.append((sequence, row))
             else:
                 target = sequence.target
                 context.tokens[row:end] = target[past : past + count]
-                context.positions[row:end] = np.arange(past, past + count, dtype=np.int32)
+                context.positions[row:end] = sequence.request.layout.positions(past, count)
                 context.outputs[row:end] = 0
                 n_prefill += count
                 if sequence.request.echo is not None:

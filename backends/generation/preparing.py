@@ -79,7 +79,9 @@ class Preparer:
         places = borders(self._tokenizer, job.prompt, tokens) if self._borders and job.cache_prompt else ()
         opened = thinking is Thinking.OPEN
         sorts = self._tokenizer.splitters(job, opened=opened)
-        return PreparedGenerate(job, prompt, limit, opened, echo, scored, omitted, plan, places, sorts)
+        return PreparedGenerate(
+            job, prompt, limit, opened, echo, scored, omitted, plan=plan, borders=places, new_splitter=sorts
+        )
 
     def _scored(self, job: Generate, prompt: NDArray[np.int32]) -> Echo | None:
         """The prompt to be echoed with log-probabilities; a prompt without tokens has none to show."""

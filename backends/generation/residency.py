@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backends.generation.pace import Pace
     from backends.generation.sequence import Request
     from backends.prefix.entry_files import EntryFile
+    from backends.prefix.keys import Keys
 
 GROWTH_TOKENS: Final = 64
 """Room that a sequence needs beyond its prompt to be let in; more is found, or made, when it gets there."""
@@ -150,7 +151,7 @@ class Residency:
         if sequence.request.scoring:
             return None
         most = sequence.target.size - 1
-        for match in self._index.matches(sequence.target, domain=sequence.request.domain):
+        for match in self._index.matches(sequence.keys, domain=sequence.request.domain):
             least = self._context.least_shared(match.holder.slot)
             for n_tokens in self._places(sequence, min(match.n_tokens, most)):
                 if n_tokens >= max(LEAST_TOKENS, least):
@@ -159,19 +160,22 @@ class Residency:
 
     def _places(self, sequence: Sequence, n_known: int) -> tuple[int, ...]:
         """Where to begin with a prompt that is known so far, the best first: at a tile where that is cheaper."""
-        return (n_known,) if self._pooled else (self._pace.begin_at(n_known, sequence.target.size), n_known)
+        cut = sequence.request.layout.cut
+        n_known = cut(n_known)
+        return (n_known,) if self._pooled else (cut(self._pace.begin_at(n_known, sequence.target.size)), n_known)
 
     def _best_kept(self, sequence: Sequence) -> Start:
         job = sequence.request.job
         if self._store is None or not job.cache_prompt or sequence.request.scoring:
             return Start()
         most = sequence.target.size - 1
-        found = next(self._store.find(sequence.target, domain=job.cache_domain, session=job.session, most=most), None)
+        keys = sequence.keys
+        found = next(self._store.find(keys, domain=job.cache_domain, session=job.session, most=most), None)
         start = Start()
         if found is not None:
             places = self._places(sequence, found.n_tokens)
             start = Start(next(n for n in places if n >= found.box.label.least), box=found.box)
-        for checkpoint in self._store.checkpoints(sequence.target, domain=job.cache_domain, most=most):
+        for checkpoint in self._store.checkpoints(keys, domain=job.cache_domain, most=most):
             n_tokens = checkpoint.label.n_tokens
             if n_tokens <= (0 if found is None else found.n_tokens):
                 break
@@ -186,7 +190,7 @@ class Residency:
         for box in self._store.carriers(checkpoint, session=session):
             if room is None or box.label.n_tokens <= room:  # it comes back whole before it is cut
                 yield Start(n_tokens, box=box, checkpoint=checkpoint)
-        for match in self._index.matches(checkpoint.tokens, domain=checkpoint.label.domain):
+        for match in self._index.matches(checkpoint.keys, domain=checkpoint.label.domain):
             if match.n_tokens == n_tokens <= match.holder.n_past:
                 yield Start(n_tokens, source=match.holder, checkpoint=checkpoint)
 
@@ -255,7 +259,7 @@ class Residency:
         sequence.phase = Phase.PREFILL if sequence.token < 0 else Phase.DECODE
         self._resident.add(sequence)
         sequence.stops = self._stops(sequence)
-        self._index.add(sequence, sequence.target, domain=sequence.request.domain)
+        self._index.add(sequence, sequence.keys, domain=sequence.request.domain)
 
     def _stops(self, sequence: Sequence) -> tuple[int, ...]:
         """Where a prompt that begins now stops for checkpoints: at its end, and within it whole tiles from here.
@@ -266,14 +270,16 @@ class Residency:
         if not self._keeps_checkpoints(request) or not request.borders:
             return ()
         *inner, end = request.borders
-        places = {begin + (at - begin) // TILE * TILE for at in (*inner, self._parts_at(request))}
+        cut = request.layout.cut
+        places = {cut(begin + (at - begin) // TILE * TILE) for at in (*inner, self._parts_at(request))}
         stops = {at for at in places if begin < at < end} | ({end} if end - begin >= LEAST_TOKENS else set())
         return tuple(sorted(stops))
 
     def _parts_at(self, request: Request) -> int:
         """How many tokens of a prompt a running sequence or a kept state begins with, of use or not."""
-        running = next(self._index.matches(request.prompt, domain=request.domain), None)
-        kept = 0 if self._store is None else self._store.longest(request.prompt, domain=request.domain)
+        keys = request.layout.keys(request.prompt)
+        running = next(self._index.matches(keys, domain=request.domain), None)
+        kept = 0 if self._store is None else self._store.longest(keys, domain=request.domain)
         return max(kept, 0 if running is None else running.n_tokens)
 
     def _keeps_checkpoints(self, request: Request) -> bool:
@@ -288,21 +294,21 @@ class Residency:
             self._keep(sequence, pinned=False)
             return
         assert self._store is not None
-        job, tokens = sequence.request.job, self._computed(sequence)
-        if not self._store.covers(tokens, domain=job.cache_domain, now_s=self._clock()):
+        job, keys = sequence.request.job, self._computed(sequence)
+        if not self._store.covers(keys, domain=job.cache_domain, now_s=self._clock()):
             self._take_partial(sequence)
 
     def _take_partial(self, sequence: Sequence) -> None:
         if not self._keeps_checkpoints(sequence.request) or not self._context.splits:
             return
         assert self._store is not None
-        job, tokens = sequence.request.job, self._computed(sequence)
-        n_tokens, domain = int(tokens.size), job.cache_domain
-        box = next(self._store.checkpoints(tokens, domain=domain, most=n_tokens), None)
+        job, keys = sequence.request.job, self._computed(sequence)
+        n_tokens, domain = int(keys.size), job.cache_domain
+        box = next(self._store.checkpoints(keys, domain=domain, most=n_tokens), None)
         if box is None or box.label.n_tokens < n_tokens:
             since = max((one.label.n_tokens for one in sequence.checkpoints), default=0)
             box = self._store.put(
-                tokens,
+                keys,
                 self._context.state_bytes(sequence.slot, partial=True),
                 lambda target: self._context.save_into(sequence.slot, target, partial=True),
                 cost_us=lambda n_shared: self._pace.prefill_us(n := max(n_shared, since), n_tokens - n),
@@ -366,15 +372,15 @@ class Residency:
 
     def _keep(self, sequence: Sequence, *, pinned: bool) -> EntryFile | None:
         assert self._store is not None
-        tokens = self._computed(sequence)
+        keys = self._computed(sequence)
         now_s, job = self._clock(), sequence.request.job
-        if not pinned and self._store.covers(tokens, domain=job.cache_domain, now_s=now_s):
+        if not pinned and self._store.covers(keys, domain=job.cache_domain, now_s=now_s):
             return None
         return self._store.put(
-            tokens,
+            keys,
             self._context.state_bytes(sequence.slot),
             lambda target: self._context.save_into(sequence.slot, target),
-            cost_us=lambda n_shared: self._pace.prefill_us(n_shared, int(tokens.size) - n_shared),
+            cost_us=lambda n_shared: self._pace.prefill_us(n_shared, int(keys.size) - n_shared),
             now_s=now_s,
             domain=sequence.request.domain if pinned else job.cache_domain,
             session=job.session,
@@ -396,5 +402,5 @@ class Residency:
         sequence.n_past = 0
 
     @staticmethod
-    def _computed(sequence: Sequence) -> NDArray[np.int32]:
-        return sequence.history[: sequence.n_past]
+    def _computed(sequence: Sequence) -> Keys:
+        return sequence.request.layout.keys(sequence.history[: sequence.n_past])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backends.generation.row_layout import TEXT_ALONE
 from backends.messages import ChatPrompt
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from backends.constraints import TokenMask
     from backends.formats.splitter import Splitter
     from backends.generation.decoder import TokenSampler
+    from backends.generation.row_layout import RowLayout
     from backends.generation.scoring import Echo
     from backends.guides import GuidePlan
     from backends.messages import ErrorCode, Event, Generate
     from backends.prefix.entry_files import EntryFile
+    from backends.prefix.keys import Keys
     from backends.text import TextStream
 
 
@@ -48,6 +51,8 @@ class PreparedGenerate:
     """The same with log-probabilities."""
     omitted: int = 0
     """Files of a fill-in-the-middle prompt that were left out."""
+    layout: RowLayout = TEXT_ALONE
+    """Which of its rows are tokens; in rows of media `prompt` holds anything."""
     plan: GuidePlan | None = None
     """What restricts and counts its tokens; None where nothing does."""
     borders: tuple[int, ...] = ()
@@ -82,6 +87,7 @@ class Request:
     cached_tokens: int = 0
     """Of the prompt, those that were found computed."""
     preemptions: int = 0
+    layout: RowLayout = TEXT_ALONE
     plan: GuidePlan | None = None
     new_splitter: Callable[[], Splitter | None] = lambda: None
     reasoning_tokens: int = 0
@@ -123,7 +129,7 @@ class Sequence:
     """When it came, on the engine's clock."""
     phase: Phase = Phase.WAITING
     n_past: int = 0
-    """Positions computed."""
+    """Rows computed, each with a cell; the next one's position is `n_saved` less once the prompt is there."""
     pause_at: int = 0
     """A length at which it makes a stop, because a prompt that begins like it waits for so much; 0: nowhere."""
     stops: tuple[int, ...] = ()
@@ -138,9 +144,17 @@ class Sequence:
     box: EntryFile | None = None
     """Where its state is while it is preempted; None: it is computed again."""
     guide: TokenMask | None = field(init=False)
+    n_saved: int = field(init=False)
+    """Cells of its prompt beyond its positions."""
 
     def __post_init__(self) -> None:
         self.guide = None if self.request.plan is None else self.request.plan.start()
+        self.n_saved = self.request.layout.n_saved
+
+    @property
+    def keys(self) -> Keys:
+        """What its target is found by."""
+        return self.request.layout.keys(self.target)
 
     @property
     def n_ahead(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from backends import fim
 from backends.chat_template import ChatTemplate, Guard
@@ -17,7 +17,16 @@ from backends.formats import generic
 from backends.formats.splitter import splitter
 from backends.formats.thinking import Thinking, thinking_of
 from backends.guides import Guides, shown_marks
-from backends.messages import ChatPrompt, FimPrompt, TextPrompt
+from backends.messages import (
+    ChatPrompt,
+    FimPrompt,
+    MediaSegment,
+    SegmentPrompt,
+    TextPrompt,
+    TextSegment,
+    TokenPrompt,
+    TokenSegment,
+)
 from backends.open_turn import OpenTurn
 from backends.vocabulary import Vocabulary
 
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
     from backends.control import Control
     from backends.formats.splitter import Splitter
     from backends.generation.decoder import DecoderModel
-    from backends.messages import Generate, Prompt
+    from backends.messages import Generate, Prompt, Segment
 
 
 MAX_TEXT_BYTES = 16 << 20
@@ -105,14 +114,37 @@ class Tokenizer:
 
     def encode(self, prompt: Prompt) -> tuple[list[int], Thinking]:
         """Token ids of a prompt, and whether reasoning follows it. Raises JobError."""
-        if isinstance(prompt, ChatPrompt):
-            return self._encode_chat(prompt)
-        if isinstance(prompt, TextPrompt):
-            tokens = self._with_bos(self._model.tokenize(prompt.text, parse_special=True))
-            return tokens or self._opening(), Thinking.NEVER
-        if isinstance(prompt, FimPrompt):
-            return self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], Thinking.NEVER
-        return self._check_ids(prompt.tokens), Thinking.NEVER
+        match prompt:
+            case ChatPrompt():
+                return self._encode_chat(prompt)
+            case TextPrompt():
+                tokens = self._with_bos(self._model.tokenize(prompt.text, parse_special=True))
+                return tokens or self._opening(), Thinking.NEVER
+            case FimPrompt():
+                return self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], Thinking.NEVER
+            case TokenPrompt():
+                return self._check_ids(prompt.tokens), Thinking.NEVER
+            case SegmentPrompt():
+                tokens = [token for segment in prompt.segments for token in self._encode_segment(segment)]
+                return self._with_bos(tokens) or self._opening(), Thinking.NEVER
+            case _:
+                assert_never(prompt)
+
+    def _encode_segment(self, segment: Segment) -> list[int]:
+        match segment:
+            case TextSegment():
+                return self._model.tokenize(segment.text, parse_special=not segment.plain)
+            case TokenSegment():
+                return self._check_ids(segment.tokens)
+            case MediaSegment():
+                raise JobError(
+                    "unsupported_media",
+                    "this model reads text alone, and takes no images and no sounds. hint: send its text, or name a "
+                    "model that does",
+                    param="prompt",
+                )
+            case _:
+                assert_never(segment)
 
     def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], Thinking]:
         pieces, thinking = self.chat_pieces(prompt)

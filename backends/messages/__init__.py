@@ -52,6 +52,7 @@ from backends.messages.jobs import (
     PromptEnd,
     Rerank,
     Sampling,
+    SegmentPrompt,
     TextJob,
     TextPrompt,
     Tokenize,
@@ -70,6 +71,7 @@ from backends.messages.reports import (
     Report,
     Step,
 )
+from backends.messages.segments import MediaSegment, Segment, TextSegment, TokenSegment
 
 __all__ = [
     "ENDS",
@@ -106,6 +108,7 @@ __all__ = [
     "Layers",
     "LoadFailed",
     "LoadModel",
+    "MediaSegment",
     "Part",
     "Pattern",
     "Ping",
@@ -117,6 +120,8 @@ __all__ = [
     "Report",
     "Rerank",
     "Sampling",
+    "Segment",
+    "SegmentPrompt",
     "Shutdown",
     "SpoolFile",
     "Started",
@@ -126,8 +131,10 @@ __all__ = [
     "TextFacts",
     "TextJob",
     "TextPrompt",
+    "TextSegment",
     "TokenLogprob",
     "TokenPrompt",
+    "TokenSegment",
     "Tokenize",
     "Tokenized",
     "ToolCalls",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from backends.messages.plain import Plain
+from backends.messages.segments import Segment
 
 PromptEnd = Literal["answer", "nothing", "message"]
 """What a rendered conversation ends with: the beginning of the assistant's `answer`, `nothing` behind the last message,
@@ -73,7 +74,13 @@ class FimPrompt(Plain, tag="infill", frozen=True):
     """In front of the prefix; the first of them are left out where the context has no room (`Started.omitted`)."""
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt | FimPrompt
+class SegmentPrompt(Plain, tag="segments", frozen=True):
+    """Text, tokens and media in a row."""
+
+    segments: list[Segment]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | FimPrompt | SegmentPrompt
 
 
 class JsonObject(Plain, tag="json_object", frozen=True):

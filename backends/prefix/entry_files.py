@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MAGIC: Final = b"onecard-prefix-1"
+    from backends.prefix.keys import Keys
+
+_MAGIC: Final = b"onecard-prefix-2"
+_KEY_BYTES: Final = 8
 _HEAD_BYTES: Final = 4096
 """A page for the label, so that what follows is aligned."""
 
@@ -46,7 +49,7 @@ class Label(msgspec.Struct, frozen=True):
     partial: bool = False
     """A checkpoint: only what layers with a window or a running state hold. The rest comes from a whole state."""
     checksum: int | None = None
-    """Of label, tokens and state; None in host memory, which no power cut leaves half written."""
+    """Of label, keys and state; None in host memory, which no power cut leaves half written."""
 
 
 @dataclass(eq=False)
@@ -55,7 +58,7 @@ class EntryFile:
 
     path: Path
     label: Label
-    tokens: NDArray[np.int32]
+    keys: Keys
     used_s: float
     """Unix seconds of the last use; kept as the file's own time."""
     n_uses: int = 0
@@ -67,12 +70,12 @@ class EntryFile:
     @property
     def n_bytes(self) -> int:
         """What the file takes, in whole pages."""
-        return _pages(_HEAD_BYTES + _pages(self.tokens.nbytes) + self.label.n_state)
+        return _pages(_HEAD_BYTES + _pages(self.keys.nbytes) + self.label.n_state)
 
 
 def size_of(n_tokens: int, n_state: int) -> int:
-    """What a file with so many tokens and so large a state takes."""
-    return _pages(_HEAD_BYTES + _pages(4 * n_tokens) + n_state)
+    """What a file with so many keys and so large a state takes."""
+    return _pages(_HEAD_BYTES + _pages(_KEY_BYTES * n_tokens) + n_state)
 
 
 class EntryFolder:
@@ -96,12 +99,12 @@ class EntryFolder:
         return found
 
     def put(
-        self, label: Label, tokens: NDArray[np.int32], fill: Callable[[NDArray[np.uint8]], bool], *, now_s: float
+        self, label: Label, keys: Keys, fill: Callable[[NDArray[np.uint8]], bool], *, now_s: float
     ) -> EntryFile | None:
         """Write a state that `fill` puts into `(n_state,) uint8`; None where that fails or the folder is full."""
         path = self._free_name(label.cost_us)
         part = path.with_suffix(".part")
-        at = _HEAD_BYTES + _pages(tokens.nbytes)
+        at = _HEAD_BYTES + _pages(keys.nbytes)
         try:
             file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError:
@@ -111,15 +114,15 @@ class EntryFolder:
             view = np.frombuffer(mmap.mmap(file, at + label.n_state), np.uint8)
             done = fill(view[at:])
             if done and self._checked:
-                label = msgspec.structs.replace(label, checksum=_checksum(label, tokens, view[at:]))
+                label = msgspec.structs.replace(label, checksum=_checksum(label, keys, view[at:]))
             head = _MAGIC + msgspec.json.encode(label)
             view[: len(head)] = np.frombuffer(head, np.uint8)
-            view[_HEAD_BYTES : _HEAD_BYTES + tokens.nbytes] = np.ascontiguousarray(tokens).view(np.uint8)
+            view[_HEAD_BYTES : _HEAD_BYTES + keys.nbytes] = np.ascontiguousarray(keys).view(np.uint8)
             if not done or len(head) >= _HEAD_BYTES:
                 return None
             os.utime(file, (now_s, now_s))
             part.rename(path)
-            return EntryFile(path, label, tokens, now_s)
+            return EntryFile(path, label, keys, now_s)
         except OSError:
             return None
         finally:
@@ -133,11 +136,11 @@ class EntryFolder:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
         except (OSError, ValueError):
             return None
-        at = _HEAD_BYTES + _pages(box.tokens.nbytes)
+        at = _HEAD_BYTES + _pages(box.keys.nbytes)
         if len(mapped) != at + box.label.n_state:
             return None
         view = np.frombuffer(mapped, np.uint8, offset=at)
-        good = not self._checked or _checksum(box.label, box.tokens, view) == box.label.checksum
+        good = not self._checked or _checksum(box.label, box.keys, view) == box.label.checksum
         return view if good else None
 
     def touch(self, box: EntryFile, now_s: float) -> None:
@@ -166,19 +169,19 @@ class EntryFolder:
                 if not head.startswith(_MAGIC):
                     return None
                 label = msgspec.json.decode(head[len(_MAGIC) :].rstrip(b"\0"), type=Label)
-                whole = _HEAD_BYTES + _pages(4 * label.n_tokens) + label.n_state
+                whole = _HEAD_BYTES + _pages(_KEY_BYTES * label.n_tokens) + label.n_state
                 if min(label.n_tokens, label.n_state) < 0 or status.st_size != whole:
                     return None
-                tokens = np.frombuffer(file.read(4 * label.n_tokens), np.int32)
+                keys = np.frombuffer(file.read(_KEY_BYTES * label.n_tokens), np.int64)
         except (OSError, msgspec.MsgspecError):
             return None
-        return EntryFile(path, label, tokens, status.st_mtime)
+        return EntryFile(path, label, keys, status.st_mtime)
 
 
-def _checksum(label: Label, tokens: NDArray[np.int32], state: NDArray[np.uint8]) -> int:
+def _checksum(label: Label, keys: Keys, state: NDArray[np.uint8]) -> int:
     """Over everything that a wrong bit in would make a wrong answer of."""
     said = zlib.crc32(msgspec.json.encode(msgspec.structs.replace(label, checksum=None)))
-    return zlib.crc32(state.data, zlib.crc32(np.ascontiguousarray(tokens).data, said))
+    return zlib.crc32(state.data, zlib.crc32(np.ascontiguousarray(keys).data, said))
 
 
 def _pages(n_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""A radix tree over token sequences: who holds the longest prefix of a prompt? Pure; it knows no states and no models.
+"""A radix tree over sequences of keys (`keys`): who holds the longest prefix of a prompt? Pure; it knows no states.
 
 Each domain has a tree of its own, so that nothing of one is ever found from another.
 """
@@ -13,10 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
-    Tokens = NDArray[np.int32]
-    """`(n,) int32`."""
+    from backends.prefix.keys import Keys
 
 H = TypeVar("H")
 
@@ -30,17 +27,17 @@ class Match(NamedTuple, Generic[H]):
 
 @dataclass(slots=True, eq=False)
 class _Node(Generic[H]):
-    label: Tokens
+    label: Keys
     """What leads here from the parent."""
     parent: _Node[H] | None = None
     children: dict[int, _Node[H]] = field(default_factory=dict)
-    """By their labels' first tokens."""
+    """By their labels' first keys."""
     holders: dict[H, None] = field(default_factory=dict)
     """Those whose sequences end here, oldest first."""
 
 
-def common(a: Tokens, b: Tokens) -> int:
-    """How many tokens two sequences begin with in common."""
+def common(a: Keys, b: Keys) -> int:
+    """How many keys two sequences begin with in common."""
     n = min(a.size, b.size)
     differ = a[:n] != b[:n]
     return int(differ.argmax()) if differ.any() else n
@@ -59,11 +56,11 @@ class PrefixIndex(Generic[H]):
     def __contains__(self, holder: H) -> bool:
         return holder in self._ends
 
-    def add(self, holder: H, tokens: Tokens, *, domain: str = "") -> None:
+    def add(self, holder: H, keys: Keys, *, domain: str = "") -> None:
         """Let a holder be found by what it holds; one that is there already is moved."""
         self.remove(holder)
-        node = self._roots.setdefault(domain, _Node(np.empty(0, np.int32)))
-        rest = tokens
+        node = self._roots.setdefault(domain, _Node(np.empty(0, np.int64)))
+        rest = keys
         while rest.size:
             child = node.children.get(int(rest[0]))
             if child is None:
@@ -94,12 +91,12 @@ class PrefixIndex(Generic[H]):
         if node.parent is None and not node.children and not node.holders:
             del self._roots[domain]
 
-    def matches(self, tokens: Tokens, *, domain: str = "", most_each: int = 8) -> Iterator[Match[H]]:
-        """Holders that share a prefix with `tokens`, longest first; of equal ones at most `most_each`, newest first.
+    def matches(self, keys: Keys, *, domain: str = "", most_each: int = 8) -> Iterator[Match[H]]:
+        """Holders that share a prefix with `keys`, longest first; of equal ones at most `most_each`, newest first.
 
-        Behind those of the longest prefix come only holders that end on the way to it: wholly contained in `tokens`.
+        Behind those of the longest prefix come only holders that end on the way to it: wholly contained in `keys`.
         """
-        path = self._walk(tokens, domain)
+        path = self._walk(keys, domain)
         if not path:
             return
         (node, n_tokens), *shorter = reversed(path)
@@ -111,9 +108,9 @@ class PrefixIndex(Generic[H]):
                 for holder, _ in zip(reversed(node.holders), range(most_each), strict=False):
                     yield Match(holder, n_tokens)
 
-    def contained(self, tokens: Tokens, *, domain: str = "") -> list[H]:
-        """Holders whose whole sequences `tokens` begins with, those that are equal to it among them."""
-        on_path = [(node, n) for node, n in self._walk(tokens, domain) if n]
+    def contained(self, keys: Keys, *, domain: str = "") -> list[H]:
+        """Holders whose whole sequences `keys` begins with, those that are equal to it among them."""
+        on_path = [(node, n) for node, n in self._walk(keys, domain) if n]
         depth, found = 0, []
         for node, n_tokens in on_path:
             depth += node.label.size
@@ -121,14 +118,14 @@ class PrefixIndex(Generic[H]):
                 found += list(node.holders)
         return found
 
-    def _walk(self, tokens: Tokens, domain: str) -> list[tuple[_Node[H], int]]:
-        """The nodes on the way along `tokens` with the tokens matched at each; the last may match in part."""
+    def _walk(self, keys: Keys, domain: str) -> list[tuple[_Node[H], int]]:
+        """The nodes on the way along `keys` with the cells matched at each; the last may match in part."""
         node = self._roots.get(domain)
         if node is None:
             return []
         path, n_tokens = [(node, 0)], 0
-        while n_tokens < tokens.size and (child := node.children.get(int(tokens[n_tokens]))) is not None:
-            n = common(tokens[n_tokens:], child.label)
+        while n_tokens < keys.size and (child := node.children.get(int(keys[n_tokens]))) is not None:
+            n = common(keys[n_tokens:], child.label)
             n_tokens += n
             path.append((child, n_tokens))
             if n < child.label.size:
@@ -138,7 +135,7 @@ class PrefixIndex(Generic[H]):
 
 
 def _split(node: _Node[H], n: int) -> _Node[H]:
-    """Cut a node's label after `n` tokens; the new node before it."""
+    """Cut a node's label after `n` keys; the new node before it."""
     assert node.parent is not None
     head = _Node(node.label[:n].copy(), node.parent)
     node.parent.children[int(head.label[0])] = head

@@ -3,7 +3,7 @@
 Owns the boxes of one model in host memory and, where there is one, on a disk. It knows no engine: states are bytes.
 
 A box is a whole state or a checkpoint. A checkpoint is of use together with a carrier: a whole state, or a running
-sequence, that begins with all its tokens. It leaves with the last of them.
+sequence, that begins with all its keys. It leaves with the last of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from backends.prefix.keys import Keys
 
 LEAST_TOKENS: Final = 16
 """Fewer are computed again faster than they are looked after."""
@@ -68,33 +70,33 @@ class PrefixStore:
         self._tiers[self._host] = max_bytes
         self._make_room(self._host, 0, worth_at_least=None, now_s=now_s, pinned_too=True)
 
-    def find(self, tokens: NDArray[np.int32], *, domain: str, session: str = "", most: int) -> Iterator[Found]:
+    def find(self, keys: Keys, *, domain: str, session: str = "", most: int) -> Iterator[Found]:
         """Whole states that hold some of the first `most` tokens and can be cut to that, longest first, memory before
         disk.
         """
         found = []
-        for match in self._index.matches(tokens, domain=domain, most_each=_MOST_CANDIDATES):
+        for match in self._index.matches(keys, domain=domain, most_each=_MOST_CANDIDATES):
             n_tokens = min(match.n_tokens, most)
             if n_tokens >= max(match.holder.label.least, LEAST_TOKENS):
                 found.append(Found(match.holder, n_tokens))
         found.sort(key=lambda f: (-f.n_tokens, *self._preference(f.box, session)))
         return iter(found)
 
-    def checkpoints(self, tokens: NDArray[np.int32], *, domain: str, most: int) -> Iterator[EntryFile]:
-        """Checkpoints within the first `most` tokens, longest first, memory before disk."""
-        found = self._checkpoints.contained(tokens[:most], domain=domain)
+    def checkpoints(self, keys: Keys, *, domain: str, most: int) -> Iterator[EntryFile]:
+        """Checkpoints within the first `most` keys, longest first, memory before disk."""
+        found = self._checkpoints.contained(keys[:most], domain=domain)
         yield from sorted(found, key=lambda box: (-box.label.n_tokens, self._of[box] is not self._host))
 
     def carriers(self, checkpoint: EntryFile, *, session: str = "") -> Iterator[EntryFile]:
         """Whole states that hold what a checkpoint lacks, the smallest first, memory before disk."""
-        tokens, domain = checkpoint.tokens, checkpoint.label.domain
-        matches = self._index.matches(tokens, domain=domain, most_each=_MOST_CANDIDATES)
-        found = [match.holder for match in matches if match.n_tokens == tokens.size]
+        keys, domain = checkpoint.keys, checkpoint.label.domain
+        matches = self._index.matches(keys, domain=domain, most_each=_MOST_CANDIDATES)
+        found = [match.holder for match in matches if match.n_tokens == keys.size]
         yield from sorted(found, key=lambda box: self._preference(box, session))
 
-    def longest(self, tokens: NDArray[np.int32], *, domain: str) -> int:
+    def longest(self, keys: Keys, *, domain: str) -> int:
         """How many of the tokens a whole state begins with, whether it can be cut there or not."""
-        return next((match.n_tokens for match in self._index.matches(tokens, domain=domain)), 0)
+        return next((match.n_tokens for match in self._index.matches(keys, domain=domain)), 0)
 
     def let_go(self, checkpoints: Iterable[EntryFile]) -> None:
         """No sequence runs with these any more: those without a carrier are of no use."""
@@ -102,13 +104,11 @@ class PrefixStore:
             if box.n_running == 0 and next(self.carriers(box), None) is None:
                 self.drop(box)
 
-    def _reach(
-        self, tokens: NDArray[np.int32], *, domain: str, without: list[EntryFile]
-    ) -> tuple[int, EntryFile | None]:
+    def _reach(self, keys: Keys, *, domain: str, without: list[EntryFile]) -> tuple[int, EntryFile | None]:
         """How many of the tokens need not be computed, and which entry that is owed to."""
-        states = self.find(tokens, domain=domain, most=tokens.size)
+        states = self.find(keys, domain=domain, most=keys.size)
         box, n_tokens = next((found for found in states if found.box not in without), (None, 0))
-        for checkpoint in self.checkpoints(tokens, domain=domain, most=tokens.size):
+        for checkpoint in self.checkpoints(keys, domain=domain, most=keys.size):
             if checkpoint.label.n_tokens <= n_tokens:
                 break
             if any(carrier not in without for carrier in self.carriers(checkpoint)):
@@ -130,17 +130,17 @@ class PrefixStore:
             self._of[box].touch(box, now_s)
         return state
 
-    def covers(self, tokens: NDArray[np.int32], *, domain: str, now_s: float) -> bool:
+    def covers(self, keys: Keys, *, domain: str, now_s: float) -> bool:
         """Whether keeping these would save nothing worth its bytes; a box that holds them already is used once more."""
-        n_tokens, box = self._reach(tokens, domain=domain, without=[])
-        if box is not None and tokens.size - n_tokens < LEAST_TOKENS:
+        n_tokens, box = self._reach(keys, domain=domain, without=[])
+        if box is not None and keys.size - n_tokens < LEAST_TOKENS:
             self._of[box].touch(box, now_s)
             return True
-        return tokens.size < LEAST_TOKENS
+        return keys.size < LEAST_TOKENS
 
     def put(
         self,
-        tokens: NDArray[np.int32],
+        keys: Keys,
         n_state: int,
         fill: Callable[[NDArray[np.uint8]], bool],
         *,
@@ -157,19 +157,19 @@ class PrefixStore:
         `cost_us(n)` is what computing it takes when the first n tokens are there. What it wholly contains leaves:
         once it is written, or before where there is no room for both. Where host memory has none, it goes to the disk.
         """
-        contained = [] if pinned or partial else self._replaced(tokens, domain=domain, least=least)
-        shared, _ = self._reach(tokens, domain=domain, without=contained)
-        label = Label(self._identity, int(tokens.size), n_state, domain, session, least, cost_us(shared), partial)
+        contained = [] if pinned or partial else self._replaced(keys, domain=domain, least=least)
+        shared, _ = self._reach(keys, domain=domain, without=contained)
+        label = Label(self._identity, int(keys.size), n_state, domain, session, least, cost_us(shared), partial)
         uses = sum(box.n_uses + (not box.label.partial) for box in contained)
-        n_bytes = size_of(int(tokens.size), n_state)
+        n_bytes = size_of(int(keys.size), n_state)
         bound = None if pinned else worth(label.cost_us, uses + 1, 0.0, n_bytes)  # who has just spoken goes on likelier
-        with self._held(self._checkpoints.contained(tokens, domain=domain)):
-            return self._place(label, tokens, fill, contained, uses=uses, bound=bound, now_s=now_s, pinned=pinned)
+        with self._held(self._checkpoints.contained(keys, domain=domain)):
+            return self._place(label, keys, fill, contained, uses=uses, bound=bound, now_s=now_s, pinned=pinned)
 
     def _place(
         self,
         label: Label,
-        tokens: NDArray[np.int32],
+        keys: Keys,
         fill: Callable[[NDArray[np.uint8]], bool],
         contained: list[EntryFile],
         *,
@@ -185,7 +185,7 @@ class PrefixStore:
                 continue
             if self._bytes[tier] + n_bytes > self._tiers[tier]:
                 self._drop_all(contained)
-            made = tier.put(label, tokens, fill, now_s=now_s)
+            made = tier.put(label, keys, fill, now_s=now_s)
             if made is not None:
                 self._drop_all(contained)
                 made.n_uses, made.pinned = uses, pinned
@@ -205,13 +205,13 @@ class PrefixStore:
                 box.n_running -= 1
             self.let_go(checkpoints)
 
-    def _replaced(self, tokens: NDArray[np.int32], *, domain: str, least: int) -> list[EntryFile]:
+    def _replaced(self, keys: Keys, *, domain: str, least: int) -> list[EntryFile]:
         """What a whole state of `tokens` makes superfluous: all that it, or it and a checkpoint, can give."""
-        checkpoints = self._checkpoints.contained(tokens, domain=domain)
+        checkpoints = self._checkpoints.contained(keys, domain=domain)
         sizes = {box.label.n_tokens for box in checkpoints}
         return [box for box in checkpoints if least <= box.label.n_tokens] + [
             box
-            for box in self._index.contained(tokens, domain=domain)
+            for box in self._index.contained(keys, domain=domain)
             if not box.pinned and (least <= box.label.n_tokens or box.label.n_tokens in sizes)
         ]
 
@@ -226,7 +226,7 @@ class PrefixStore:
             self._checkpoints.remove(box)
         else:
             self._index.remove(box)
-            self.let_go(self._checkpoints.contained(box.tokens, domain=box.label.domain))
+            self.let_go(self._checkpoints.contained(box.keys, domain=box.label.domain))
 
     def _drop_all(self, boxes: list[EntryFile]) -> None:
         for box in boxes:
@@ -236,7 +236,7 @@ class PrefixStore:
         self._of[box] = tier
         self._bytes[tier] += box.n_bytes
         index = self._checkpoints if box.label.partial else self._index
-        index.add(box, box.tokens, domain=box.label.domain)
+        index.add(box, box.keys, domain=box.label.domain)
 
     def _make_room(
         self,
@@ -287,7 +287,7 @@ class PrefixStore:
             target[:] = state
             return True
 
-        sunk = disk.put(box.label, box.tokens, copy, now_s=box.used_s)
+        sunk = disk.put(box.label, box.keys, copy, now_s=box.used_s)
         if sunk is not None:
             sunk.n_uses = box.n_uses
             self._add(sunk, disk)

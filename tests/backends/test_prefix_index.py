@@ -16,7 +16,7 @@ CHANGES = st.lists(
 
 
 def array(tokens: list[int]) -> np.ndarray:
-    return np.array(tokens, np.int32)
+    return np.array(tokens, np.int64)
 
 
 def shared(a: list[int], b: list[int]) -> int:

@@ -27,7 +27,7 @@ ONE = size_of(64, N_STATE)
 
 
 def tokens(seed: int, n: int = 64) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 1000, n).astype(np.int32)
+    return np.random.default_rng(seed).integers(0, 1000, n).astype(np.int64)
 
 
 def state(seed: int, n: int = N_STATE) -> np.ndarray:
@@ -159,7 +159,7 @@ DAMAGE: dict[str, Callable[[bytearray], bytes]] = {
     "cut in the state": lambda raw: bytes(raw[:-1]),
     "longer": lambda raw: bytes(raw) + b"x",
     "no magic": lambda raw: b"somebody else's" + bytes(raw[15:]),
-    "an older version": lambda raw: bytes(raw).replace(b"onecard-prefix-1", b"onecard-prefix-0", 1),
+    "an older version": lambda raw: bytes(raw).replace(b"onecard-prefix-2", b"onecard-prefix-1", 1),
     "label of rubbish": lambda raw: bytes(raw[:16]) + b"{" * 100 + bytes(raw[116:]),
     "label with negative sizes": lambda raw: _relabel(raw, n_tokens=-4),
     "a bit of a token": lambda raw: _flip(raw, 4096 + 161),

@@ -25,12 +25,17 @@ from backends.messages import (
     Finished,
     Generate,
     LoadModel,
+    MediaSegment,
     Sampling,
+    SegmentPrompt,
+    SpoolFile,
     Store,
     TextPrompt,
+    TextSegment,
     Tokenize,
     Tokenized,
     TokenPrompt,
+    TokenSegment,
 )
 from tests.gguf.driver import Outcome, run, step_until_idle, text_job
 from tests.models import canary_p
@@ -300,6 +305,31 @@ def test_token_prompts_are_taken_as_they_are(engine: Engine) -> None:
 def test_token_ids_outside_the_vocabulary_are_refused(engine: Engine, token: int) -> None:
     with pytest.raises(JobError, match="outside this model's vocabulary of 512"):
         engine.prepare(Generate(id="t", prompt=TokenPrompt([97, token])))
+
+
+def test_segments_are_one_prompt(engine: Engine) -> None:
+    (there,) = run(engine, [Tokenize(id="t", prompt=TextPrompt("cd"), add_special=False)])
+    tokens = next(e.tokens for e in there.events if isinstance(e, Tokenized))
+    parts = SegmentPrompt([TextSegment("ab"), TokenSegment(tokens), TextSegment("e<|im_end|>")])
+    plain = "abcde<|im_end|>"
+
+    (apart, whole) = run(
+        engine,
+        [
+            Generate(id="apart", prompt=parts, max_tokens=8),
+            Generate(id="whole", prompt=SegmentPrompt([TextSegment(plain)]), max_tokens=8),
+        ],
+    )
+
+    assert apart.text() == whole.text()
+    assert apart.started.prompt_tokens == whole.started.prompt_tokens > len(plain) - 1
+
+
+def test_a_model_of_text_refuses_media_by_name(engine: Engine) -> None:
+    picture = MediaSegment(SpoolFile("/nowhere", 10, "00" * 32, "image/png"))
+    with pytest.raises(JobError, match="takes no images") as caught:
+        engine.prepare(Generate(id="m", prompt=SegmentPrompt([TextSegment("what is this?"), picture])))
+    assert (caught.value.code, caught.value.param) == ("unsupported_media", "prompt")
 
 
 def test_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
