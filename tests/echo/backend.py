@@ -12,7 +12,7 @@ from backends import model_files
 from backends.backend import Files, Header, HeaderError, Setting
 from backends.kinds import AnyKind
 from backends.options import Options
-from backends.plan import Footprint, LoadPlan, Parts, Wish, footprint_on
+from backends.plan import Amount, Footprint, LoadPlan, Parts, Wish
 from tests.echo.kind import ECHO
 
 MAGIC = b"ECHO "
@@ -73,10 +73,10 @@ class Echoes:
         return None
 
     def estimate(self, header: EchoHeader, plan: LoadPlan) -> Footprint:
-        return footprint_on(plan.device, Parts(weights=header.weights, runtime=RUNTIME_BYTES))
+        return Footprint(host=Parts(weights=header.weights, runtime=RUNTIME_BYTES))
 
-    def layer_share(self, header: EchoHeader, plan: LoadPlan) -> float:
-        return 1.0
+    def card_share(self, header: EchoHeader, plan: LoadPlan) -> float:
+        return 0.0
 
-    def runtime_bytes(self, header: EchoHeader, plan: LoadPlan) -> int:
-        return RUNTIME_BYTES
+    def runtime_bytes(self, header: EchoHeader, plan: LoadPlan) -> Amount:
+        return Amount(host=RUNTIME_BYTES)

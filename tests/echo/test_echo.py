@@ -130,7 +130,7 @@ def test_it_is_told_of_like_any_other_model(server: Server) -> None:
     assert counted["onecard_e2e_request_latency_seconds_count"] >= 1
     assert counted["onecard_batch_sequences_count"] >= 1
     assert counted["onecard_prompt_tokens_total"] == counted["onecard_prefix_cache_queries_total"] == 0
-    assert counted["onecard_model_memory_predicted_bytes:weights"] == 60 * MIB
+    assert counted["onecard_model_memory_predicted_bytes:host:weights"] == 60 * MIB
 
 
 def test_ps_and_fit_show_what_there_is(server: Server) -> None:
