@@ -20,6 +20,7 @@ from server.history import History
 from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
+from server.routes.described import Described
 from server.routes.services import Services
 from server.routes.table import METRICS, ROUTERS
 from server.settings.catalog import Catalog
@@ -83,16 +84,16 @@ def _routes(*, with_metrics: bool) -> list[BaseRoute]:
 
     They lie in one row: FastAPI tries the routes of a router that is included in another twice.
     """
-    routes: list[Route] = []
+    routes: list[Described] = []
     for router in [*ROUTERS, METRICS] if with_metrics else ROUTERS:
         for route in router.routes:
-            assert isinstance(route, Route), f"a router may not include another one: {route}"
+            assert isinstance(route, Described), f"a router may not include another one: {route}"
             routes.append(route)
     closed: list[BaseRoute] = []
     for i, route in enumerate(routes):
         closed.append(route)
         if all(later.path != route.path for later in routes[i + 1 :]):
-            methods = {method for other in routes if other.path == route.path for method in other.methods or ()}
+            methods = {method for other in routes if other.path == route.path for method in other.all_methods}
             closed.append(Route(route.path, _WrongMethod(sorted(methods)), methods=[]))
     return closed
 

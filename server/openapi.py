@@ -1,148 +1,55 @@
-"""The description of the server's own API: what each route takes and answers, built from what really checks it."""
+"""`/openapi.json` as FastAPI makes it, and what it cannot know: bodies that are read by functions of our own, and the
+types of answers that are written by encoders of our own.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import model_json_schema
 
-from backends.messages import KvType
+from server.routes.described import SCHEMAS, Described
 from server.schemas.chat import ChatRequest
 from server.schemas.surface import Surface, Use
-from server.surfaces import SURFACES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic import BaseModel
+    from starlette.routing import BaseRoute
 
 Schema = dict[str, Any]
-
-_JSON, _SSE, _TEXT = "application/json", "text/event-stream", "text/plain"
-_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-_ERROR: Schema = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": _TEXT_OR_NULL,
-                "code": _TEXT_OR_NULL,
-            },
-        },
-        "type": {"const": "error", "description": "On /v1/messages, as Anthropic's clients expect it."},
-        "request_id": {"type": "string", "description": "On /v1/messages."},
-    },
-}
-_READS = {
-    "/health": "The process is alive; needs no key",
-    "/ready": "Requests are taken",
-    "/v1/status": "Budget, models with their bytes, and the queue",
-    "/v1/events": "Every decision with its reason, as events",
-    "/v1/capacity": "What a load would take, and which models would be evicted",
-    "/v1/models": "Every model",
-    "/models": "Every model, where clients of llama.cpp look",
-    "/v1/models/{id}": "One model",
-    "/v1/responses/{id}": "A stored response",
-    "/v1/responses/{id}/input_items": "The input items of a stored response",
-    "/props": "What clients of llama.cpp ask of a model",
-    "/metrics": "The Prometheus page",
-    "/openapi.json": "This description",
-}
-_QUERIES: dict[str, list[tuple[str, Schema, bool]]] = {
-    "/v1/capacity": [
-        ("model", {"type": "string"}, False),
-        ("context", {"type": "integer", "minimum": 8, "maximum": 2**31 - 1}, False),
-        ("parallel", {"type": "integer", "minimum": 1, "maximum": 256}, False),
-        ("kv_type", {"enum": list(get_args(KvType))}, False),
-    ],
-    "/v1/responses/{id}": [("stream", {"enum": ["false"]}, False)],
-    "/v1/responses/{id}/input_items": [
-        ("limit", {"type": "integer", "minimum": 1, "maximum": 100}, False),
-        ("order", {"enum": ["asc", "desc"]}, False),
-        ("after", {"type": "string"}, False),
-    ],
-    "/props": [("model", {"type": "string"}, False)],
-    "/v1/events": [("last", {"type": "integer", "minimum": 0}, False)],
+_WORDS: Final = "Fields that are not named here are accepted and named in the header x-onecard-ignored."
+_KEYS: Final[Schema] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 
 
-def describe(models: Sequence[str]) -> Schema:
+def describe(routes: Sequence[BaseRoute], models: Sequence[str]) -> Schema:
     """The whole document of a server that has these models, names and aliases."""
-    schemas: dict[str, Schema] = {"Error": _ERROR}
-    paths: dict[str, dict[str, Schema]] = {}
-    for surface in SURFACES:
+    described = [route for route in routes if isinstance(route, Described) and route.include_in_schema]
+    for route in described:
+        route.describe_request(models[0] if models else "")
+    whole = get_openapi(title="onecard", version=version("onecard"), description=_WORDS, routes=described)
+    schemas: Schema = {}
+    for surface in (route.surface for route in described if route.surface is not None):
         schemas |= _request(surface, models)
-        paths[surface.path] = {"post": _post(surface)}
-    for path, summary in _READS.items():
-        paths.setdefault(path, {})["get"] = _operation(summary, path, _answers(path))
-    for verb in ("load", "unload"):
-        path = f"/v1/models/{{id}}/{verb}"
-        operation = _operation(f"{verb.capitalize()} a model by hand", path, [_JSON])
-        paths[path] = {"post": {**operation, "requestBody": {"content": {_JSON: {"schema": {}}}}}}
-    deleted = _operation("Forget a stored response", "/v1/responses/{id}", [_JSON])
-    paths["/v1/responses/{id}"]["delete"] = deleted
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "onecard",
-            "version": version("onecard"),
-            "description": "Fields that are not named here are accepted and named in the header x-onecard-ignored.",
-        },
-        "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-            },
-        },
-        "security": [{}, {"bearer": []}, {"key": []}],
-    }
-
-
-def _answers(path: str) -> list[str]:
-    return [_TEXT] if path == "/metrics" else [_SSE] if path == "/v1/events" else [_JSON]
-
-
-def _operation(summary: str, path: str, answers: Iterable[str]) -> Schema:
-    """What all operations have in common: parameters, and errors of one shape."""
-    parameters = [
-        {"name": name, "in": "query", "required": required, "schema": schema}
-        for name, schema, required in _QUERIES.get(path, [])
-    ]
-    if "{id}" in path:
-        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
-    return {
-        "summary": summary,
-        "parameters": parameters,
-        "responses": {
-            "200": {"description": "The answer", "content": {media: {"schema": {}} for media in answers}},
-            "default": {
-                "description": "What went wrong",
-                "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
-            },
-        },
-    }
-
-
-def _post(surface: Surface) -> Schema:
-    operation = _operation(surface.summary, surface.path, [_JSON, _SSE] if surface.streams else [_JSON])
-    content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{surface.name}Request"}}}
-    return {**operation, "requestBody": {"required": True, "content": content}}
+    kinds = list(dict.fromkeys(kind for route in described for kind in route.answers))
+    _, answers = msgspec.json.schema_components(kinds, ref_template=SCHEMAS + "{name}")
+    whole["components"] = {"schemas": dict(sorted((schemas | answers).items())), "securitySchemes": _KEYS}
+    return {**whole, "security": [{}, *({name: []} for name in _KEYS)]}
 
 
 def _request(surface: Surface, models: Sequence[str]) -> dict[str, Schema]:
     """The schemas of one surface's body, each under the surface's name."""
-    own, schemas = _schema(surface.model, surface.name)
+    own, schemas = _schema(surface.model, surface.name + "Request")
     properties: dict[str, Schema] = dict(own.get("properties", {}))
     if surface.shared:
-        chat, inner = _schema(ChatRequest, surface.name + "Chat")
+        chat, inner = _schema(ChatRequest, surface.name + "RequestChat")
         properties |= {name: chat["properties"][name] for name in surface.shared if name in chat["properties"]}
         schemas |= inner
     for name, use in surface.fields.items():
@@ -158,7 +65,7 @@ def _request(surface: Surface, models: Sequence[str]) -> dict[str, Schema]:
 
 def _schema(model: type[BaseModel], prefix: str) -> tuple[Schema, dict[str, Schema]]:
     """A model's schema and those it refers to, their names told apart by the prefix."""
-    whole: Schema = _any_of(model_json_schema(model, ref_template=f"#/components/schemas/{prefix}{{model}}"))
+    whole: Schema = _any_of(model_json_schema(model, ref_template=f"{SCHEMAS}{prefix}{{model}}"))
     definitions: Mapping[str, Schema] = whole.pop("$defs", {})
     return whole, {f"{prefix}{name}": schema for name, schema in definitions.items()}
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -122,11 +124,14 @@ class KeyRing:
         """Whether a request needs a key at all."""
         return bool(self._digests)
 
-    def refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-        """The sentence for a missing or wrong key; None when every credential presented is right."""
+    def refusal(self, headers: Sequence[tuple[bytes, bytes]], *, by_dialog: bool = False) -> str | None:
+        """The sentence for a missing or wrong key; None when every credential presented is right.
+
+        `by_dialog`: a browser's own may be what asks for the key, as the password beside any name.
+        """
         if not self._digests:
             return None
-        presented = _credentials(headers)
+        presented = _credentials(headers, by_dialog=by_dialog)
         if presented is None:
             return "Send one API key: a single 'Authorization: Bearer KEY', 'x-api-key' or 'api-key' header."
         if not presented:
@@ -159,8 +164,12 @@ def _among(key: bytes, digests: Iterable[bytes]) -> bool:
     return sum(hmac.compare_digest(digest, known) for known in digests) > 0
 
 
-def _credentials(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes] | None:
-    """The keys of a request; None where a header is repeated or no bearer token."""
+def _credentials(headers: Sequence[tuple[bytes, bytes]], *, by_dialog: bool = False) -> list[bytes] | None:
+    """The keys of a request; None where a header is repeated or no bearer token.
+
+    A browser sends what its dialog was told with every request, also with one that another site makes it send: that is
+    a key where nothing but the description is read, and nowhere else.
+    """
     found = []
     for name in (b"authorization", b"x-api-key", b"api-key"):
         values = header_values(headers, name)
@@ -168,12 +177,21 @@ def _credentials(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes] | None:
             return None
         if values and name == b"authorization":
             scheme, _, key = values[0].partition(b" ")
-            if scheme.lower() != b"bearer":
+            if by_dialog and scheme.lower() == b"basic":
+                key = _password(key)
+            elif scheme.lower() != b"bearer":
                 return None
             found.append(key.strip())
         elif values:
             found.append(values[0])
     return [key for key in found if key] if any(found) else []
+
+
+def _password(pair: bytes) -> bytes:
+    try:
+        return base64.b64decode(pair.strip(), validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 def masked(key: bytes) -> str:

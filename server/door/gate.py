@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 access_log = logging.getLogger("onecard.access")
 
 OPEN_PATHS = frozenset({"/health"})
+_PAGES = ("/docs", "/openapi.json")
+"""What a person reads in a browser, which can send a key only from its own dialog."""
+_DIALOG = 'Basic realm="onecard: any name, an API key as the password", charset="UTF-8"'
 CLIENT_CLOSED = 499
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _EXPOSED = (
@@ -140,14 +143,22 @@ class Gate:
         origins = header_values(headers, b"origin")
         if len(origins) == 1 and self._origins.allows(origins[0]):
             exchange.origin = origins[0]
-        if scope["path"] not in OPEN_PATHS and (sentence := self._keys.refusal(headers)) is not None:
-            raise errors.ApiError(401, sentence, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        if scope["path"] not in OPEN_PATHS:
+            self._check_key(scope)
         if scope["path"].endswith("\n"):  # the router's expressions do not see it
             raise errors.ApiError(404, "Unknown request URL: it ends with a line break.", code="unknown_url")
         scope["state"]["domain"] = self._keys.domain(headers)
         scope["state"]["admin"] = self._keys.is_admin(headers)
         if scope["method"] not in _SAFE_METHODS:
             self._check_write(scope, exchange)
+
+    def _check_key(self, scope: Scope) -> None:
+        """Who calls. Raises ApiError."""
+        path: str = scope["path"]
+        is_page = scope["method"] in _SAFE_METHODS and (path in _PAGES or path.startswith("/docs/"))
+        if (sentence := self._keys.refusal(scope["headers"], by_dialog=is_page)) is not None:
+            asked = {"www-authenticate": _DIALOG if is_page else "Bearer"}
+            raise errors.ApiError(401, sentence, code="invalid_api_key", headers=asked)
 
     def _check_host(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Who was called. Raises ApiError."""

@@ -13,14 +13,15 @@ from starlette.responses import Response
 
 from server.history import Record
 from server.output.anthropic import MessageAnswer, Pings
-from server.output.anthropic_objects import TokenCount
+from server.output.anthropic_objects import Message, TokenCount
 from server.output.frame import Head, to_json
+from server.output.shapes import MessageEvent
 from server.output.sorting import Sorter
 from server.output.splitters import splitters
 from server.routes.answering import Plan, answer, with_defaults
 from server.routes.chat import PARAMS
 from server.routes.dependencies import App, JsonBody, services
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
 from server.routes.tokens import count_tokens
 from server.schemas.anthropic import COUNT, SURFACE, Asked, continued_from, parse_count, parse_message
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from server.output.anthropic_objects import Block
     from server.schemas.surface import Surface
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["answers"])
 log = logging.getLogger("onecard.anthropic")
 
 
@@ -58,7 +59,7 @@ def _body(surface: Surface, parse: Callable[[dict[str, Any], Held | None], Asked
     return JsonBody(surface, read)
 
 
-@router.post(SURFACE.path)
+@router.post(SURFACE.path, responses=answers(Message, stream=MessageEvent))
 async def create_message(
     request: Request, app: App, asked: Annotated[Asked, Depends(_body(SURFACE, parse_message))]
 ) -> Response:
@@ -103,7 +104,7 @@ async def create_message(
     return await answer(request, app, model, plan)
 
 
-@router.post(COUNT.path)
+@router.post(COUNT.path, responses=answers(TokenCount))
 async def count_message_tokens(
     request: Request, app: App, asked: Annotated[Asked, Depends(_body(COUNT, parse_count))]
 ) -> Response:

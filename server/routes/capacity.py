@@ -13,12 +13,12 @@ from backends.crash_reason import clean
 from backends.messages import KvType
 from backends.registry import BACKENDS
 from server.errors import ApiError
-from server.memory.capacity import WishChange
+from server.memory.capacity import Capacity, WishChange
 from server.output.frame import to_json
 from server.routes.dependencies import App, StrictQuery, Whole, Word
-from server.routes.described import Described
+from server.routes.described import Described, answers
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["models"])
 _KV_TYPES = get_args(KvType)
 
 
@@ -32,7 +32,7 @@ class CapacityQuery(BaseModel):
     kv_type: Annotated[KvType | None, Word(_KV_TYPES, f"one of {', '.join(_KV_TYPES)}")] = None
 
 
-@router.get("/v1/capacity")
+@router.get("/v1/capacity", responses=answers(Capacity))
 async def capacity(app: App, query: Annotated[CapacityQuery, Depends(StrictQuery(CapacityQuery))]) -> Response:
     """What a load would take, and which models would be evicted."""
     entry = app.model(query.model).entry

@@ -11,17 +11,18 @@ from starlette.responses import Response
 
 from server.output.chat import ChatStream, ChatWhole
 from server.output.frame import Head, fingerprint
+from server.output.shapes import ChatChunk, ChatCompletion
 from server.output.splitters import splitters
 from server.routes.answering import Plan, answer, with_defaults
 from server.routes.dependencies import App, parsed
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
 from server.schemas.chat import SURFACE, ChatRequest, parse_chat
 
 if TYPE_CHECKING:
     from backends.messages import Ready
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["answers"])
 
 PARAMS = {
     "prompt": "messages",
@@ -33,7 +34,7 @@ PARAMS = {
 }
 
 
-@router.post(SURFACE.path)
+@router.post(SURFACE.path, responses=answers(ChatCompletion, stream=ChatChunk))
 async def chat_completions(
     request: Request, app: App, chat: Annotated[ChatRequest, Depends(parsed(SURFACE, parse_chat))]
 ) -> Response:

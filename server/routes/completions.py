@@ -12,20 +12,21 @@ from starlette.responses import Response
 from server.errors import ApiError
 from server.output.completions import Best, CompletionStream, CompletionWhole
 from server.output.frame import Head, fingerprint
+from server.output.shapes import TextCompletion
 from server.routes.answering import Plan, answer, with_defaults
 from server.routes.dependencies import App, parsed
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
 from server.schemas.completions import SURFACE, CompletionRequest, parse_completion
 
 if TYPE_CHECKING:
     from backends.messages import Ready
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["answers"])
 PARAMS = {"prompt": "prompt", "n": "n"}
 
 
-@router.post(SURFACE.path)
+@router.post(SURFACE.path, responses=answers(TextCompletion, stream=TextCompletion))
 async def completions(
     request: Request, app: App, asked: Annotated[CompletionRequest, Depends(parsed(SURFACE, parse_completion))]
 ) -> Response:

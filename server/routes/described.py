@@ -2,37 +2,123 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import types
+from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi.routing import APIRoute
 from starlette.routing import Match, Route, request_response
 
+from server.output.shapes import Error
 from server.routes.dependencies import JsonBody, StrictQuery
 from server.routes.lean import lean_handler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from starlette.types import Scope
+    from starlette.types import Receive, Scope, Send
 
     from server.schemas.surface import Surface
 
+SCHEMAS = "#/components/schemas/"
+JSON, SSE = "application/json", "text/event-stream"
+_PROBLEM = {"description": "What went wrong", "content": {JSON: {"schema": Error}}}
+
+
+def answers(kind: Any, *, stream: Any = None, media: str = JSON) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: what it sends, and what the data of each event is where it can stream."""
+    content = {media: {"schema": kind}} | ({} if stream is None else {SSE: {"schema": stream}})
+    return {200: {"description": "The answer", "content": content}, "default": _PROBLEM}
+
 
 class Described(APIRoute):
-    """As FastAPI's, and it answers HEAD where it answers GET."""
+    """As FastAPI's; it answers HEAD where it answers GET."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
+        responses = options.pop("responses", None) or {}
+        self.answers = [kind for kind in _schemas(responses) if not isinstance(kind, dict)]
+        """The types of what it sends."""
+        super().__init__(path, endpoint, responses=_referring(responses), **options)
         read_by = [dependency.call for dependency in self.dependant.dependencies]
         self.surface: Surface | None = next((by.surface for by in read_by if isinstance(by, JsonBody)), None)
         """What its body is."""
-        self.query = next((by.model for by in read_by if isinstance(by, StrictQuery)), None)
+        self.queries = [by.model for by in read_by if isinstance(by, StrictQuery)]
         """What may stand behind the question mark."""
+        sentence, _, self.description = self.description.partition("\n\n")
+        self.summary = sentence.removesuffix(".")
+        if self.surface is not None:
+            self.summary, self.description = self.surface.summary, self.summary
         methods: set[str] = self.methods or set()
-        self.methods = {*methods, "HEAD"} if "GET" in methods else methods
+        self._answers_head = "GET" in methods
         if (handler := lean_handler(self.dependant)) is not None:
             self.app = request_response(handler)
 
+    @property
+    def all_methods(self) -> set[str]:
+        """The methods it answers; `methods` are those that are described."""
+        return {*(self.methods or ()), *(["HEAD"] if self._answers_head else [])}
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As Starlette's: FastAPI's also looks for routers that include this one, and here all routes lie in a row."""
-        return Route.matches(self, scope)
+        match, inner = Route.matches(self, scope)
+        is_head = match is Match.PARTIAL and self._answers_head and scope["method"] == "HEAD"
+        return (Match.FULL if is_head else match), inner
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of one of all methods."""
+        if scope["method"] in self.all_methods:
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+    def describe_request(self, model: str) -> None:
+        """Tell FastAPI what it cannot read from the signature: what is read by functions of our own.
+
+        `model` is named in the example. It is done when the description is made, to begin the sooner.
+        """
+        extra: dict[str, Any] = {"parameters": [*_path_parameters(self.path_format)]}
+        for query in self.queries:
+            fields = query.model_json_schema()["properties"]
+            extra["parameters"] += [{"name": name, "in": "query", "schema": its} for name, its in fields.items()]
+        if self.surface is not None:
+            schema = {"$ref": f"{SCHEMAS}{self.surface.name}Request"}
+            content = {"schema": schema, "example": {"model": model, **self.surface.example}}
+            extra["requestBody"] = {"required": True, "content": {JSON: content}}
+        self.openapi_extra = {name: value for name, value in extra.items() if value}
+
+
+def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
+    if "{id}" in path:
+        yield {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _schemas(responses: dict[int | str, dict[str, Any]]) -> Iterator[Any]:
+    """Every type in them."""
+    for response in responses.values():
+        for content in response.get("content", {}).values():
+            yield from get_args(content["schema"]) if _is_union(content["schema"]) else [content["schema"]]
+
+
+def _referring(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """The same, types replaced by where their schemas are."""
+    return {
+        status: response
+        | {
+            "content": {
+                media: content | {"schema": _reference(content["schema"])}
+                for media, content in response.get("content", {}).items()
+            }
+        }
+        for status, response in responses.items()
+    }
+
+
+def _reference(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, dict):
+        return kind
+    if _is_union(kind):
+        return {"anyOf": [_reference(one) for one in get_args(kind)]}
+    return {"$ref": SCHEMAS + kind.__name__}
+
+
+def _is_union(kind: Any) -> bool:
+    return isinstance(kind, types.UnionType)

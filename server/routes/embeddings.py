@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from backends.kinds import EMBED
+from server.output.shapes import EmbeddingList
 from server.output.vectors import embedding_body
 from server.routes.dependencies import App, check_wishes, parsed
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.rows import answered
 from server.routes.services import new_id, served_headers
 from server.schemas.embeddings import SURFACE, EmbeddingRequest, parse_embedding
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
     from server.routes.services import ModelFacts, Services
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["vectors and scores"])
 _SMALL_NUMBERS: Final = 65_536
 """Up to here an answer is written at once; a larger one in slices, between which others have their turn."""
 
 
-@router.post(SURFACE.path)
+@router.post(SURFACE.path, responses=answers(EmbeddingList))
 async def embeddings(
     request: Request, app: App, asked: Annotated[EmbeddingRequest, Depends(parsed(SURFACE, parse_embedding))]
 ) -> Response:

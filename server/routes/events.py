@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from server.errors import ApiError
 from server.output.frame import to_json
-from server.pool.events import KEPT, Events, Subscription, TooManyReadersError
+from server.pool.events import KEPT, Events, Happening, Subscription, TooManyReadersError
 from server.routes.dependencies import App, StrictQuery, Whole
-from server.routes.described import Described
+from server.routes.described import SSE, Described, answers
 from server.routes.sse import SEND_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["server"])
 
 
 class EventsQuery(BaseModel):
@@ -32,7 +32,7 @@ class EventsQuery(BaseModel):
     last: Annotated[int, Whole(0, KEPT)] = 0
 
 
-@router.get("/v1/events")
+@router.get("/v1/events", responses=answers(Happening, media=SSE))
 async def events(app: App, query: Annotated[EventsQuery, Depends(StrictQuery(EventsQuery))]) -> Response:
     """Every decision with its reason, as events.
 

@@ -11,20 +11,21 @@ from starlette.responses import Response
 
 from server.output.frame import Head
 from server.output.infill import InfillAnswer
+from server.output.shapes import InfillObject
 from server.routes.answering import Plan, answer
 from server.routes.dependencies import App, ModelQuery, StrictQuery, parsed
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
 from server.schemas.infill import SURFACE, InfillRequest, parse_infill
 
 if TYPE_CHECKING:
     from backends.messages import Ready, Started
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["answers"])
 PARAMS = {"prompt": "input_prefix", "suffix": "input_suffix"}
 
 
-@router.post(SURFACE.path)
+@router.post(SURFACE.path, responses=answers(InfillObject, stream=InfillObject))
 async def infill(
     request: Request,
     app: App,

@@ -14,9 +14,10 @@ from server.error_bodies import speaks_anthropic
 from server.errors import ApiError, clip, from_failed
 from server.output.anthropic_objects import ModelInfo, ModelPage
 from server.output.frame import to_json
+from server.output.shapes import ModelList, ModelObject
 from server.pool.pool import PoolError
 from server.routes.dependencies import App, StrictQuery, Whole, require_admin
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.running import while_connected
 from server.routes.services import ModelFacts
 from server.settings.config import is_loopback
@@ -25,7 +26,7 @@ from server.settings.sampling import plain_sampling
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["models"])
 _LARGEST_PAGE = 1000
 
 
@@ -53,8 +54,8 @@ class PageQuery(BaseModel):
 Page = Annotated[PageQuery | None, Depends(StrictQuery(PageQuery, _for_anthropic))]
 
 
-@router.get("/v1/models")
-@router.get("/models", summary="Every model, where clients of llama.cpp look")
+@router.get("/v1/models", responses=answers(ModelList | ModelPage))
+@router.get("/models", summary="Every model, where clients of llama.cpp look", responses=answers(ModelList | ModelPage))
 async def list_models(app: App, page: Page) -> Response:
     """Every model of the catalogue; for Anthropic's clients page by page."""
     if page is not None:
@@ -85,21 +86,21 @@ async def _movable(request: Request, app: App) -> None:
         )
 
 
-@router.post("/v1/models/{id:path}/load", dependencies=[Depends(_movable)])
+@router.post("/v1/models/{id:path}/load", dependencies=[Depends(_movable)], responses=answers(ModelObject))
 async def load_model(request: Request, app: App, model: PathModel) -> Response:
     """Load a model by hand and wait until it is ready."""
     await while_connected(request, _performed(app.pool.load(model.name)))
     return _json(_item(app.facts(model.entry), app.started_unix))
 
 
-@router.post("/v1/models/{id:path}/unload", dependencies=[Depends(_movable)])
+@router.post("/v1/models/{id:path}/unload", dependencies=[Depends(_movable)], responses=answers(ModelObject))
 async def unload_model(request: Request, app: App, model: PathModel) -> Response:
     """Unload a model by hand, once it has finished what it runs."""
     await while_connected(request, _performed(app.pool.unload(model.name)))
     return _json(_item(app.facts(model.entry), app.started_unix))
 
 
-@router.get("/v1/models/{id:path}")
+@router.get("/v1/models/{id:path}", responses=answers(ModelObject | ModelInfo))
 async def get_model(request: Request, app: App, model: PathModel) -> Response:
     """One model by name or alias."""
     (model,) = await app.listed(model.entry)
@@ -114,7 +115,7 @@ async def _performed(work: Coroutine[None, None, None]) -> None:
         raise from_failed(Failed(id="", code=problem.code, message=problem.message)) from None
 
 
-def _item(model: ModelFacts, created: int) -> dict[str, Any]:
+def _item(model: ModelFacts, created: int) -> ModelObject:
     """OpenAI's fields, and the ones in which different clients look for the context."""
     entry, info, context = model.entry, model.info, model.context_limit
     return {

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from server.output.frame import to_json
+from server.output.shapes import Props
 from server.routes.dependencies import App, ModelQuery, StrictQuery
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.services import header_text
 from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
@@ -18,10 +19,10 @@ from server.settings.sampling import plain_sampling
 if TYPE_CHECKING:
     from server.routes.services import ModelFacts, Services
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["models"])
 
 
-@router.get("/props")
+@router.get("/props", responses=answers(Props))
 async def props(app: App, query: Annotated[ModelQuery, Depends(StrictQuery(ModelQuery))]) -> Response:
     """What clients of llama.cpp ask of a model.
 

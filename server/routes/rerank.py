@@ -10,16 +10,17 @@ from starlette.responses import Response
 
 from backends.kinds import RERANK
 from server.output.ranking import ranking_body
+from server.output.shapes import Ranking
 from server.routes.dependencies import App, check_wishes, parsed
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.rows import answered
 from server.routes.services import new_id, served_headers
 from server.schemas.rerank import SURFACE, RerankRequest, parse_rerank
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["vectors and scores"])
 
 
-@router.post(SURFACE.path)
+@router.post(SURFACE.path, responses=answers(Ranking))
 async def rerank(
     request: Request, app: App, asked: Annotated[RerankRequest, Depends(parsed(SURFACE, parse_rerank))]
 ) -> Response:

@@ -18,13 +18,15 @@ from server.history import Record
 from server.output.compaction import Compaction, latest_words
 from server.output.frame import Head, to_json
 from server.output.items import Items
+from server.output.response_objects import CompactedResponse, ResponseObject
 from server.output.responses import ResponseAnswer
+from server.output.shapes import DeletedResponse, InputTokens, ItemList, ResponseEvent
 from server.output.sorting import Sorter
 from server.output.splitters import splitters
 from server.routes.answering import Plan, answer, with_defaults
 from server.routes.chat import PARAMS
 from server.routes.dependencies import App, JsonBody, StrictQuery, Whole, Word, services
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
 from server.routes.tokens import count_tokens
 from server.schemas.body import off_loop, read_as
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from backends.messages import Ready, Started
     from server.schemas.surface import Surface
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["answers"])
 log = logging.getLogger("onecard.responses")
 
 _SHORTEST_SUMMARY, _LONGEST_SUMMARY = 64, 4096
@@ -77,7 +79,7 @@ def _body(surface: Surface, parse: Callable[[dict[str, Any]], Draft]) -> JsonBod
     return JsonBody(surface, read)
 
 
-@router.post(SURFACE.path)
+@router.post(SURFACE.path, responses=answers(ResponseObject, stream=ResponseEvent))
 async def create_response(
     request: Request, app: App, asked: Annotated[Asked, Depends(_body(SURFACE, parse_response))]
 ) -> Response:
@@ -123,7 +125,7 @@ async def create_response(
     return await answer(request, app, model, plan)
 
 
-@router.post(COMPACT.path)
+@router.post(COMPACT.path, responses=answers(CompactedResponse))
 async def compact_response(
     request: Request, app: App, asked: Annotated[Asked, Depends(_body(COMPACT, parse_compact))]
 ) -> Response:
@@ -156,7 +158,7 @@ async def compact_response(
     return await answer(request, app, model, plan)
 
 
-@router.post(COUNT.path)
+@router.post(COUNT.path, responses=answers(InputTokens))
 async def count_input_tokens(
     request: Request, app: App, asked: Annotated[Asked, Depends(_body(COUNT, parse_response))]
 ) -> Response:
@@ -209,7 +211,7 @@ async def _stored(request: Request, app: App) -> Record:
 Stored = Annotated[Record, Depends(_stored)]
 
 
-@router.get("/v1/responses/{id}")
+@router.get("/v1/responses/{id}", responses=answers(ResponseObject))
 async def get_response(
     _query: Annotated[ResponseQuery, Depends(StrictQuery(ResponseQuery))], record: Stored
 ) -> Response:
@@ -217,14 +219,14 @@ async def get_response(
     return _json(record.response)
 
 
-@router.delete("/v1/responses/{id}")
+@router.delete("/v1/responses/{id}", responses=answers(DeletedResponse))
 async def delete_response(app: App, record: Stored) -> Response:
     """Forget a stored response."""
     app.history.delete(record.id, record.domain, time.monotonic())
     return _json(to_json({"id": record.id, "object": "response", "deleted": True}))
 
 
-@router.get("/v1/responses/{id}/input_items")
+@router.get("/v1/responses/{id}/input_items", responses=answers(ItemList))
 async def list_input_items(query: Annotated[ItemsQuery, Depends(StrictQuery(ItemsQuery))], record: Stored) -> Response:
     """The input items of a stored response, newest first unless `order=asc`; pages by `limit` and `after`."""
     items = json.loads(record.inputs)

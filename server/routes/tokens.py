@@ -11,8 +11,9 @@ from starlette.responses import Response
 from backends.kinds import TOKENIZE
 from backends.messages import ChatPrompt, Detokenized, Tokenize, Tokenized
 from server.output.frame import to_json
+from server.output.shapes import Tokens, TokenText
 from server.routes.dependencies import App, parsed
-from server.routes.described import Described
+from server.routes.described import Described, answers
 from server.routes.running import Run
 from server.routes.services import ModelFacts, Services, new_id, served_headers
 from server.routes.single import single
@@ -29,11 +30,11 @@ from server.schemas.tokens import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-router = APIRouter(route_class=Described)
+router = APIRouter(route_class=Described, tags=["tokens"])
 PARAMS = {"prompt": "content"}
 
 
-@router.post(TOKENIZE_SURFACE.path)
+@router.post(TOKENIZE_SURFACE.path, responses=answers(Tokens))
 async def tokenize(
     request: Request, app: App, asked: Annotated[TokenizeRequest, Depends(parsed(TOKENIZE_SURFACE, parse_tokenize))]
 ) -> Response:
@@ -46,7 +47,7 @@ async def tokenize(
     return Response(to_json(body), media_type="application/json", headers=served_headers(model, asked.ignored))
 
 
-@router.post(DETOKENIZE_SURFACE.path)
+@router.post(DETOKENIZE_SURFACE.path, responses=answers(TokenText))
 async def detokenize(
     request: Request,
     app: App,

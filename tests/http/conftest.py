@@ -30,6 +30,7 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    method: str = "GET"
 
     def json(self):
         return json.loads(self.body)
@@ -75,7 +76,8 @@ class Server:
         try:
             connection.request(method, path, data, {**send, **(headers or {})})
             response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            received = {k.lower(): v for k, v in response.getheaders()}
+            return Answer(response.status, received, response.read(), method)
         finally:
             connection.close()
 
