@@ -56,7 +56,7 @@ quick: deps-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2 -m "not engine and not gpu" tests/test_layering.py tests/test_documents.py tests/scheduler tests/formats tests/config $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 -m "not engine and not gpu" tests/test_layering.py tests/test_documents.py tests/test_dead_code.py tests/scheduler tests/formats tests/config $(PYTEST)
 
 fix: deps-test
 	@$(BIN)/ruff format .

@@ -1,6 +1,7 @@
 """Writes the pages that are made of the code: `python docs/generate.py`; with `--check` it only says which are old.
 
-configuration.md from the settings' schema, api.md from the tables of fields, map.md from the first line of every file.
+configuration.md from the settings' schema, api.md from the surfaces, metrics.md from their table, map.md from the first
+line of every file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from server.metric_table import FAMILIES
 from server.schemas.surface import Use
 from server.settings.config import Settings
 from server.surfaces import SURFACES
@@ -104,6 +106,27 @@ def _fields() -> Iterator[str]:
                 yield f"| `{surface.path}` | {word} | {' '.join(f'`{name}`' for name in names)} |"
 
 
+def metrics() -> str:
+    """Every metric with its labels and meaning."""
+    lines = [
+        "# Metrics",
+        "",
+        f"{MADE} `GET /metrics` serves them in Prometheus' text format.",
+        "Those marked vLLM have the same name there, with the prefix `vllm:`.",
+        "`[metrics] vllm_names = true` serves both.",
+        "",
+        "| metric | type | labels | meaning | vLLM |",
+        "|---|---|---|---|---|",
+    ]
+    for family in FAMILIES:
+        labels = " ".join(f"`{label}`" for label in family.labels)
+        kind = family.type.removeprefix("token ")
+        lines.append(
+            f"| `{family.full_name}` | {kind} | {labels} | {family.text} | {'yes' if family.in_vllm else ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def rooms() -> str:
     """What each file owns, in its own words."""
     lines = ["# Map", "", f"{MADE} Each line is the first sentence of the file."]
@@ -123,7 +146,7 @@ def _first_sentence(file: Path) -> str:
     return " ".join(text.partition("\n\n")[0].split()).replace("|", "\\|")
 
 
-PAGES = {"configuration.md": configuration, "api.md": api, "map.md": rooms}
+PAGES = {"configuration.md": configuration, "api.md": api, "metrics.md": metrics, "map.md": rooms}
 
 
 def main() -> int:

@@ -72,9 +72,9 @@ BASELINE = "backends/gguf/bare.py"
 
 
 SERVER_ROOMS = (
-    "errors", "error_bodies", "history", "settings", "tally", "exposition",
-    "scheduling", "metrics", "memory", "pool",
-    "output", "schemas", "surfaces", "openapi", "door", "routes", "app",
+    "errors", "error_bodies", "history", "settings", "exposition",
+    "scheduling", "metric_table", "metrics", "memory", "pool",
+    "output", "schemas", "surfaces", "door", "routes", "app",
     "bench", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""

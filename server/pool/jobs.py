@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from backends.messages import Delta, Failed, Finished, Part, Started
 from backends.registry import kind_of
-from server.metrics import REJECTIONS, RequestMeter
+from server.metric_table import REJECTIONS
+from server.metrics import RequestMeter
 from server.pool.live import Live
 from server.pool.stream import Stream
 from server.scheduling.budget import Refused

@@ -14,10 +14,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from server.openapi import describe
 from server.output.frame import to_json
 from server.routes.dependencies import App
 from server.routes.described import Described, answers
+from server.routes.openapi import describe
 
 router = APIRouter(route_class=Described, tags=["server"])
 

@@ -365,7 +365,7 @@ def test_what_a_query_may_say_is_said_once_and_known(server, path, param):
 
 def test_routers_own_refusals_have_our_shape(server):
     assert refused(server.get("/v1/nope"), 404)["code"] == "unknown_url"
-    assert refused(server.get("/docs"), 404)
+    assert refused(server.get("/redoc"), 404)
     assert refused(server.get("/openapi.yaml"), 404)
     assert refused(server.post("/v1/models"), 405)["code"] == "method_not_allowed"
     assert server.call("HEAD", "/v1/models").body == b""
