@@ -55,8 +55,8 @@ def is_unfinished(name: str) -> bool:
     return name.lower().endswith(_UNFINISHED)
 
 
-def told(start: bytes, size: int) -> str:
-    """What a file that is no GGUF model is, and what to do: `it is ... hint: ...`."""
+def known(start: bytes, size: int) -> str | None:
+    """What a file is that is no model, and what to do: `it is ... hint: ...`; None where its bytes do not tell."""
     if size == 0:
         return f"it is empty (0 bytes). {_AGAIN}"
     for found in (_pointer(start), _text(start), _weights(start, size), _container(start)):
@@ -66,12 +66,24 @@ def told(start: bytes, size: int) -> str:
         return f"it begins with zeros, as a download does that reserved its space and was interrupted. {_AGAIN}"
     if _printable(start):
         return "it is text. hint: give a GGUF file or a folder that holds config.json"
+    return None
+
+
+def told(start: bytes, size: int) -> str:
+    """The same of a file that is no GGUF model, whatever it is."""
+    if (found := known(start, size)) is not None:
+        return found
     if size < 24:
         return f"it has {size} bytes, too few for a model. {_AGAIN}"
     return (
         f"its first four bytes are {start[:4].hex(' ')} and not 'GGUF'. "
         "hint: give a GGUF file or a folder that holds config.json"
     )
+
+
+def no_safetensors(start: bytes, size: int) -> str:
+    """The same of a file that should hold a folder's weights."""
+    return known(start, size) or f"it is cut or no safetensors. {_AGAIN}"
 
 
 def plain(remarks: Iterable[str]) -> tuple[str, ...]:

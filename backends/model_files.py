@@ -31,6 +31,8 @@ MOST_ENTRIES: Final = 10_000
 _MOST_DEPTH: Final = 2
 _CHUNK_BYTES: Final = 2**20
 _VOCABULARIES: Final = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})
+_TEXTS: Final = frozenset({"vocab.txt", "merges.txt"})
+_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _LIMITS: Final[Mapping[str, int]] = {
     "tokenizer_config.json": TOKENIZER_CONFIG_BYTES,
     "added_tokens.json": TOKENIZER_CONFIG_BYTES,
@@ -199,6 +201,24 @@ def check_folder(folder: Path) -> None:
         limit = limit_of(path.name)
         if limit is not None and status.st_size > limit:
             raise FileError(_too_large(name, status.st_size, limit))
+        if limit is not None and (path.suffix in (".json", ".jinja") or path.name in _TEXTS):
+            _check_encoding(path, name, limit)
+
+
+def _check_encoding(path: Path, name: str, limit: int) -> None:
+    """The libraries read UTF-8 and nothing else; Python's json would read more."""
+    raw = read_bytes(path, limit)
+    if raw.startswith(_MARKS):
+        raise FileError(
+            f"{shown(name)} begins with a byte order mark, which transformers does not read. "
+            "hint: save it as UTF-8 without one"
+        )
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{shown(name)} is no UTF-8 text: byte {error.start} is none. hint: save it as UTF-8") from None
+    if b"\0" in raw:
+        raise FileError(f"{shown(name)} is no UTF-8 text: it holds zero bytes. hint: save it as UTF-8")
 
 
 def limit_of(name: str) -> int | None:

@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "backends.backend",
         "backends.bnb.header",
         "backends.bnb.stored",
+        "backends.foreign",
         "backends.gguf.header",
         "backends.gguf.info",
         "backends.gguf.servable",

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-_TEXTS: Final = ("merges.txt", "vocab.txt")
 _CONFIGS: Final = ("config.json", "tokenizer_config.json")
 _ATTENTIONS: Final = frozenset({None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
 _CHOOSES_ATTENTION: Final = ("_attn_implementation", "_attn_implementation_internal", "attn_implementation")
@@ -24,7 +23,6 @@ def check(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     """config.json, once nothing in the folder asks for what only the operator may allow. Raises LoadError."""
     try:
         model_files.check_folder(folder)
-        _check_encoding(folder)
         documents = {name: _object(folder / name) for name in _CONFIGS if (folder / name).exists()}
     except model_files.FileError as error:
         raise LoadError(str(error)) from None
@@ -41,26 +39,6 @@ def check(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
             "hint: copy tokenizer.json and tokenizer_config.json of the model into it"
         )
     return config
-
-
-def _check_encoding(folder: Path) -> None:
-    """The libraries read UTF-8 and nothing else; Python's json would read more."""
-    named = [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")]
-    for path in sorted([*named, *(folder / name for name in _TEXTS if (folder / name).exists())]):
-        raw = model_files.read_bytes(path, model_files.limit_of(path.name) or model_files.CONFIG_BYTES)
-        if raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-            raise LoadError(
-                f"{path.name} begins with a byte order mark, which transformers does not read. "
-                "hint: save it as UTF-8 without one"
-            )
-        try:
-            raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise LoadError(
-                f"{path.name} is no UTF-8 text: byte {error.start} is none. hint: save it as UTF-8"
-            ) from None
-        if b"\0" in raw:
-            raise LoadError(f"{path.name} is no UTF-8 text: it holds zero bytes. hint: save it as UTF-8")
 
 
 def _check_code(name: str, document: dict[str, Any], folder: Path, *, trust_remote_code: bool) -> None:

@@ -289,7 +289,7 @@ def _tensors(path: Path) -> tuple[list[StoredTensor], int]:
             if length > min(MAX_HEADER_BYTES, size - 8) or not start.strip(b"\0"):
                 raise HeaderError(
                     f"{path.name} announces a header of {length} bytes, more than it can hold: "
-                    f"{foreign.told(start, size)}"
+                    f"{foreign.no_safetensors(start, size)}"
                 )
             table = model_files.parsed(file.at(8, length), path.name)
     except model_files.FileError as error:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from backends import model_files
+from backends import foreign, model_files
 from quantize.errors import QuantizeError
 from quantize.words import shown
 
@@ -115,13 +115,14 @@ class Shard:
 def _read_header(fd: int, path: Path) -> dict[str, Stored]:
     status = os.fstat(fd)
     raw_length = os.pread(fd, 8, 0)
-    if len(raw_length) < 8:
+    if 0 < len(raw_length) < 8:
         raise QuantizeError(f"{path.name} has {status.st_size} bytes, too few for a safetensors file")
     length = int.from_bytes(raw_length, "little")
-    if length > MAX_HEADER_BYTES or 8 + length > status.st_size:
+    start = os.pread(fd, foreign.PROBE_BYTES, 0)
+    if length > MAX_HEADER_BYTES or 8 + length > status.st_size or not start.strip(b"\0"):
         raise QuantizeError(
             f"{path.name} announces a header of {length} bytes in a file of {status.st_size}: "
-            "it is cut or no safetensors"
+            f"{foreign.no_safetensors(start, status.st_size)}"
         )
     raw = os.pread(fd, length, 8)
     try:

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from quantize.errors import QuantizeError
+from tests.models.test_odd_files import FOLDERS
 from tests.quantize.conftest import GGUF, HF, make
 from tests.quantize.zoo import build
 
@@ -38,6 +39,19 @@ def refused(sentence: str, source: Path, out: Path, *types: str, **more: object)
         make(source, out, *types, **more)
     assert (names(out) if out.is_dir() else set()) == before
     return caught.value
+
+
+TEXTS = [name for name in FOLDERS if any(word in name for word in ("UTF", "Latin-1", "byte order mark"))]
+WEIGHTS = ["pointer", "page", "no bytes", "zeros"]
+
+
+@pytest.mark.parametrize("case", [*TEXTS, *WEIGHTS])
+def test_files_that_are_no_text_or_no_weights_are_named_as_serving_names_them(
+    folder: Path, tmp_path: Path, case: str
+) -> None:
+    spoil, sentence = FOLDERS[case]
+    spoil(folder)
+    refused(sentence, folder, tmp_path / "out", "F16")
 
 
 def test_nan_weight_is_named_and_refused_unless_told(folder: Path, tmp_path: Path) -> None:
