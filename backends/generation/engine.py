@@ -24,7 +24,7 @@ from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import Phase, PreparedGenerate, Request, Sequence
-from backends.messages import Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
+from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.plan import SCORED_ROWS
 from backends.text import TextStream
 
@@ -117,7 +117,8 @@ class GeneratingEngine:
         n_prompt = int(prepared.prompt.size)
         started = Started(id=job.id, prompt_tokens=n_prompt, thinking=prepared.thinking, omitted=prepared.omitted)
         opening: list[Event] = [started]
-        ends_here = prepared.limit == 0 and prepared.scored is None
+        computes = prepared.scored is not None or (isinstance(job.prompt, ChatPrompt) and job.cache_prompt)
+        ends_here = prepared.limit == 0 and not computes
         if prepared.echo or ends_here:
             reason: FinishReason | None = "length" if ends_here else None
             opening += [
@@ -367,7 +368,9 @@ class GeneratingEngine:
                 continue
             if sequence.request.echo is not None and self._echoed(sequence, row, logits[output], events):
                 continue
-            if sequence.request.unstarted and not sequence.generated:
+            if sequence.request.limit == 0:
+                self._end_unspoken(sequence, events)
+            elif sequence.request.unstarted and not sequence.generated:
                 self._fork(sequence, row, logits[output], best[output], events)
             else:
                 self._choose(sequence, row, logits[output], best[output], events)
@@ -384,11 +387,16 @@ class GeneratingEngine:
             text, logprobs = echo.news()
             events += [Delta(job.id, index, text, 0, logprobs) for index in range(job.n)]
         if ends and request.limit == 0:
-            events += [Delta(job.id, index, "", 0, None, "length") for index in range(job.n)]
-            self._lay_down(sequence)
-            self._end(request, events)
+            self._end_unspoken(sequence, events)
             return True
         return not ends
+
+    def _end_unspoken(self, sequence: Sequence, events: list[Event]) -> None:
+        """A prompt that was only to be scored, or to be found by later ones, is computed."""
+        request, job = sequence.request, sequence.request.job
+        events += [Delta(job.id, index, "", 0, None, "length") for index in range(job.n)]
+        self._lay_down(sequence)
+        self._end(request, events)
 
     def _fork(self, source: Sequence, row: int, logits: NDArray[np.float32], best: int, events: list[Event]) -> None:
         """Let waiting choices begin from the prompt that `source` just computed, each from the same logits."""

@@ -87,7 +87,7 @@ async def create_message(
         return MessageAnswer(head, Sorter(splitters(chat.functions, ready, started)()), started, on_done=keep)
 
     plan = Plan(
-        jobs=[chat.job(head.id)],
+        jobs=[asked.job(head.id, chat)],
         choices_per_job=1,
         priority=chat.priority or 0,
         keep_alive_s=chat.keep_alive,

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server.errors import ApiError, missing_parameter
 from server.schemas.blocks import Messages, System, left_out, messages_of, system_text, turns_of
-from server.schemas.fields import StopList, Tokens
+from server.schemas.fields import StopList, TokensOrNone
 from server.schemas.harmless import MessagesHarmless
 from server.schemas.problems import check, problem
 from server.schemas.renames import TO_MESSAGES
@@ -22,6 +23,7 @@ from server.schemas.tools import refuse_kinds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backends.messages import Generate
     from server.schemas.chat import ChatRequest
 
 _NO_EFFECT_IN_TOOLS = frozenset({"cache_control", "eager_input_streaming", "type"})
@@ -83,7 +85,8 @@ class MessagesRequest(MessagesHarmless):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     messages: Messages
     system: System | None = None
-    max_tokens: Tokens = None
+    max_tokens: TokensOrNone = None
+    """0: the prompt is computed, to be found by later ones, and nothing is said."""
     stop_sequences: StopList | None = None
     tools: list[Any] | None = None
     tool_choice: ToolChoice | None = None
@@ -130,6 +133,11 @@ class Asked:
     ignored: list[str]
     body: dict[str, Any]
     """The JSON that says everything: what a thread holds and what the client sent."""
+
+    def job(self, job_id: str, chat: ChatRequest) -> Generate:
+        """The job; `chat` with the model's defaults."""
+        job = chat.job(job_id)
+        return msgspec.structs.replace(job, max_tokens=0) if self.own.max_tokens == 0 else job
 
     @property
     def is_held(self) -> bool:
@@ -207,7 +215,7 @@ def _chat(data: dict[str, Any], own: MessagesRequest) -> dict[str, Any]:
     chat: dict[str, Any] = {name: data[name] for name in SURFACE.shared if name in data}
     text = system_text(own.system or [])
     chat["messages"] = [*([{"role": "system", "content": text}] if text else []), *messages_of(own.messages)]
-    chat["max_tokens"] = own.max_tokens
+    chat["max_tokens"] = own.max_tokens or None  # chat completions say at least one
     chat["stop"] = own.stop_sequences
     chat["chat_template_kwargs"] = {"enable_thinking": own.thinks}
     if own.messages[-1].role == "assistant":  # a prefill: the model goes on where it ends

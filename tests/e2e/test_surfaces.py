@@ -209,6 +209,20 @@ def test_an_assistants_text_is_continued(client: openai.OpenAI, claude: anthropi
     assert chat.usage.prompt_tokens == counted == told["count"]
 
 
+def test_no_tokens_of_an_answer_compute_the_prompt_for_later_ones(claude: anthropic.Anthropic) -> None:
+    turns: Any = [{"role": "user", "content": f"{FRANCE} Answer in one word, and think of the rivers of the south."}]
+    ahead = claude.messages.create(model="demo", max_tokens=0, messages=turns)
+    with claude.messages.stream(model="demo", max_tokens=0, messages=[{"role": "user", "content": "Z"}]) as stream:
+        streamed = stream.get_final_message()
+    later = claude.messages.create(model="demo", max_tokens=3, messages=turns)
+
+    for message in (ahead, streamed):
+        assert (message.content, message.stop_reason, message.usage.output_tokens) == ([], "max_tokens", 0)
+    n_prompt = ahead.usage.input_tokens + (ahead.usage.cache_read_input_tokens or 0)
+    assert (later.usage.cache_read_input_tokens or 0) >= n_prompt - 10
+    assert later.usage.output_tokens > 0
+
+
 def test_a_conversation_may_be_computed_as_it_is(client: openai.OpenAI) -> None:
     turns: Any = [{"role": "user", "content": FRANCE}]
 

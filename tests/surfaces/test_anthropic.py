@@ -180,7 +180,7 @@ def test_what_claude_code_sends_is_accepted_and_what_has_no_effect_is_named(serv
 UNSERVED = ("bash_20250124", "text_editor_20250728", "memory_20250818", "computer_20250124", "warp")
 WRONG = [
     ({"max_tokens": None}, "max_tokens"),
-    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "root", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
