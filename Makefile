@@ -6,7 +6,7 @@ ARGS ?=
 # Options for pytest, for example PYTEST="-k config".
 PYTEST ?=
 
-.PHONY: help install serve quick fix docs test test-gpu gpu-bundle check clients bench demo deps-serve deps-install deps-test
+.PHONY: help install serve quick fix docs test test-gpu gpu-bundle check clients bench trace demo deps-serve deps-install deps-test
 help:
 	@echo "make serve       install what serving GGUF models needs and serve (ARGS=\"--port 9000\")"
 	@echo "make install     install both engines"
@@ -18,6 +18,7 @@ help:
 	@echo "make docs        build docs/ as a site in docs/_build"
 	@echo "make clients     real clients (openai, anthropic, llm, langchain, openai-node) on both backends, in .venv-clients"
 	@echo "make bench       compare the server with bare llama.cpp"
+	@echo "make trace       how one streamed chat walks through the code: files touched, changes of file"
 	@echo "make gpu-bundle  what bench/gpu.sh needs on a CUDA machine without a network (ARGS=\"--python 3.12\")"
 	@echo "make demo        train the demo model again"
 
@@ -72,6 +73,9 @@ clients: deps-install
 
 bench: deps-test
 	@$(BIN)/python -m bench $(ARGS)
+
+trace: deps-test
+	@$(BIN)/python -m bench.hops
 
 demo: deps-test
 	@$(BIN)/python -m demo.train $(ARGS)

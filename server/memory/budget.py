@@ -52,11 +52,20 @@ class MemoryBudget:
 
     def __init__(self, entries: Mapping[str, CatalogEntry]) -> None:
         self.memory: Memory | None = None
-        """None until the pool has started."""
+        """None until `settle_on`."""
+        self.exceeded = False
         self.files = ModelFiles()
         self.estimator = Estimator()
         self._entries = entries
         self._needs: dict[tuple[str, int], tuple[tuple[Amount, int], Amount | Refused]] = {}
+
+    def settle_on(self, memory: Memory) -> None:
+        """The pool has started: this is the machine's."""
+        self.memory = memory
+        memory.ledger.on_change.append(self._on_change)
+
+    def _on_change(self) -> None:
+        self.exceeded = bool(self.over)
 
     @property
     def free(self) -> Amount:

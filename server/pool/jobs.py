@@ -15,11 +15,11 @@ from server.metrics import RequestMeter
 from server.pool.live import Live
 from server.pool.stream import Stream
 from server.scheduling.budget import Refused
-from server.scheduling.decisions import Abort, Dispatch, Reject
+from server.scheduling.decisions import Abort, Dispatch, ModelState, Reject
 
 if TYPE_CHECKING:
     from backends.messages import Event, Job, Step
-    from backends.worker import Exit
+    from backends.worker import Exit, Worker
     from server.pool.overview import Overview
     from server.pool.parts import Parts
     from server.pool.resident import Resident
@@ -79,7 +79,10 @@ class Jobs:
         live.meter.dispatched(now)
         stream = live.stream
         stream.queue_ms = (now - live.submitted_at) * 1000
-        stream.gpu_layers = resident.layers_on(self._parts.memory.device)
+        memory = self._parts.budget.memory
+        assert memory is not None
+        stream.ready = resident.ready
+        stream.gpu_layers = resident.layers_on(memory.device)
         if (waited_s := resident.load_wait_s(live.submitted_at)) is not None:
             stream.load_ms = waited_s * 1000
             resident.metrics.swap_wait.observe(waited_s)
@@ -113,9 +116,9 @@ class Jobs:
 
     # What workers report
 
-    def on_step(self, resident: Resident, step: Step) -> None:
+    def on_step(self, worker: Worker, step: Step) -> None:
         """Hand out the events of one engine step."""
-        now = self._parts.clock()
+        now, resident = self._parts.clock(), self._parts.residents[worker.spec.name]
         resident.metrics.step(step)
         resident.pace.count(step.n_prefill if step.n_embedded else step.n_decode, now)
         for event in step.events:
@@ -146,8 +149,8 @@ class Jobs:
 
     def _look_again_before_refusing(self, resident: Resident) -> None:
         """A file that is too large may have been replaced by a smaller one: then the load itself will tell."""
-        budget = self._parts.budget
-        if isinstance(budget.need(resident.name, smaller_by=0), Refused):
+        budget, unloaded = self._parts.budget, self._parts.scheduler.state(resident.name) is ModelState.UNLOADED
+        if unloaded and isinstance(budget.need(resident.name, smaller_by=0), Refused):
             budget.files.forget_if_changed(resident.entry)
             budget.forget(resident.name)
 

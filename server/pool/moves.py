@@ -75,8 +75,7 @@ class Moves:
 
     def pardon_if_repaired(self, resident: Resident) -> None:
         """Files that have changed since they failed are no reason to leave the model alone: one look at them."""
-        paused = self._parts.scheduler.view(resident.name, self._parts.clock()).quarantined_until is not None
-        if not paused or resident.tried_key is None:
+        if resident.tried_key is None or not self._parts.scheduler.paused(resident.name, self._parts.clock()):
             return
         now = self._state_now(resident)
         if now is not None and now != resident.tried_key:

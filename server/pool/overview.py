@@ -33,10 +33,10 @@ class Overview:
     def info(self, name: str) -> ModelInfo:
         """What is known of a model; never loads it."""
         parts = self._parts
-        view = parts.scheduler.view(name, parts.clock())
+        state, last_error = parts.scheduler.state(name), parts.scheduler.last_error(name)
         facts, problem = parts.budget.files.facts(name), parts.budget.files.problem(name)
         header = facts.header if facts is not None else None
-        return ModelInfo(view.state, parts.residents[name].ready, header, view.last_error or problem, problem)
+        return ModelInfo(state, parts.residents[name].ready, header, last_error or problem, problem)
 
     def status(self) -> Status:
         """Everything at this moment; never loads anything."""
@@ -74,7 +74,7 @@ class Overview:
 
     def is_loading(self, name: str) -> bool:
         """Whether a load of the model is under way."""
-        return self._parts.scheduler.view(name, self._parts.clock()).state is ModelState.LOADING
+        return self._parts.scheduler.state(name) is ModelState.LOADING
 
     def outlook(self, resident: Resident, job_id: str) -> Waiting | None:
         """How long a job may have to wait; None for one that does not."""

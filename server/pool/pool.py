@@ -35,7 +35,7 @@ from server.scheduling.scheduler import Rules, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.messages import ErrorCode, Job, Ready, Step
+    from backends.messages import ErrorCode, Job, Ready
     from server.metrics import Metrics
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
@@ -76,6 +76,7 @@ class Pool:
         }
         self._overview = Overview(self._parts, self._template_processes.values())
         self._jobs = Jobs(self._parts, self._overview)
+        self.on_step = self._jobs.on_step
         self._moves = Moves(self._parts, self)
         self.on_change.append(ReadAhead(lambda name: self._residents[name].entry.path).on_change)
         self.info, self.status, self.capacity = self._overview.info, self._overview.status, self._overview.capacity
@@ -92,7 +93,7 @@ class Pool:
         """
         memory = await open_memory(self._settings.memory, n_models=len(self._residents))
         budget = self._parts.budget
-        budget.memory = memory
+        budget.settle_on(memory)
         self._parts.loader = Loader(memory, budget, self._timeouts, self._template_processes)
         memory.on_budget_change.append(self._budget_changed)
         beside = {"host_budget_bytes": memory.ledger.host.budget_bytes} if memory.device == "cuda" else {}
@@ -112,7 +113,7 @@ class Pool:
     def ready(self) -> bool:
         """Whether a request for at least one model has a chance."""
         now = self._clock()
-        usable = any(self._scheduler.view(name, now).quarantined_until is None for name in self._residents)
+        usable = any(not self._scheduler.paused(name, now) for name in self._residents)
         return self._parts.loader is not None and not self.draining and usable
 
     def begin_drain(self) -> None:
@@ -121,7 +122,7 @@ class Pool:
             self._parts.tell("draining", running=self._scheduler.n_running, waiting=self._scheduler.n_waiting)
             self._perform(self._scheduler.drain(self._clock()))
             for name, resident in self._residents.items():
-                if self._scheduler.view(name, self._clock()).state is ModelState.UNLOADED:
+                if self._scheduler.state(name) is ModelState.UNLOADED:
                     resident.tell_gone("draining", "the server is shutting down")
 
     async def close(self, grace_s: float) -> None:
@@ -165,12 +166,11 @@ class Pool:
     async def load(self, name: str) -> None:
         """Make a model resident. Raises PoolError."""
         self._moves.pardon_if_repaired(self._residents[name])
-        view = self._scheduler.view(name, self._clock())
-        if view.state is ModelState.READY:
+        if self._scheduler.state(name) is ModelState.READY:
             return
-        if self.draining or view.quarantined_until is not None:
+        if self.draining or self._scheduler.paused(name, self._clock()):
             code: ErrorCode = "draining" if self.draining else "quarantined"
-            raise PoolError(code, view.last_error or "the server is shutting down")
+            raise PoolError(code, self._scheduler.last_error(name) or "the server is shutting down")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._residents[name].load_waiters.append(waiter)
         self._perform(self._scheduler.load(name, self._clock()))
@@ -178,14 +178,14 @@ class Pool:
 
     async def unload(self, name: str) -> None:
         """Let a model finish what it runs and go."""
-        if self._scheduler.view(name, self._clock()).state is ModelState.UNLOADED:
+        if self._scheduler.state(name) is ModelState.UNLOADED:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._residents[name].gone_waiters.append(waiter)
         self._perform(self._scheduler.unload(name, self._clock()))
         await waiter
 
-    # What workers report
+    # What workers report; `on_step` is the jobs' own
 
     def on_progress(self, worker: Worker, fraction: float) -> None:
         """A share of a load is done."""
@@ -194,10 +194,6 @@ class Pool:
     def on_ready(self, worker: Worker, ready: Ready) -> None:
         """A model is loaded."""
         self._moves.on_ready(worker, ready)
-
-    def on_step(self, worker: Worker, step: Step) -> None:
-        """Events of jobs."""
-        self._jobs.on_step(self._residents[worker.spec.name], step)
 
     def on_keeps(self, worker: Worker, max_bytes: int) -> None:
         """A worker has let cached prefixes go, or may hold more."""

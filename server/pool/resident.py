@@ -53,10 +53,9 @@ class Resident:
     load_waiters: list[asyncio.Future[None]] = field(default_factory=list)
     gone_waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self.entry.name
+    def __post_init__(self) -> None:
+        """The model's name, which is asked for at every turn."""
+        self.name = self.entry.name
 
     def load_wait_s(self, submitted_at: float) -> float | None:
         """What a job waited for the load; None when the model was ready before it came."""

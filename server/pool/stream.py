@@ -15,7 +15,7 @@ from backends.messages import ENDS, Delta, Event, Failed, Finished, Part, Starte
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.messages import FinishReason, TokenLogprob
+    from backends.messages import FinishReason, Ready, TokenLogprob
 
 
 @dataclass
@@ -84,6 +84,8 @@ class Stream:
         """From submission to a worker; known with the first event."""
         self.load_ms: float | None = None
         """The part of it that was the model's load; None when it was resident."""
+        self.ready: Ready | None = None
+        """The run-time figures of the model that runs it; None until it has one."""
         self.gpu_layers: tuple[int, int] | None = None
         """Layers on the card and layers in all; None where there is no card."""
         self._cancel = cancel

@@ -150,11 +150,12 @@ def _log_prompts(request: Request, plan: Plan) -> None:
         log.info("prompt id=%s job=%s prompt=%s", request.state.request_id, job.id, text)
 
 
-def _able(app: Services, model: ModelFacts, plan: Plan) -> Ready | None:
-    """The model's figures once it runs, checked against what the request needs. Raises ApiError."""
-    ready = app.facts(model.entry).ready
-    if ready is not None:
-        plan.check(ready)
+def _able(model: ModelFacts, plan: Plan, run: Run) -> Ready | None:
+    """The figures of the model that runs it, checked where it was loaded meanwhile. Raises ApiError."""
+    ready = run.streams[0].ready
+    if ready is None or ready is model.ready:
+        return model.ready
+    plan.check(ready)
     return ready
 
 
@@ -162,10 +163,10 @@ async def _streamed(request: Request, app: Services, model: ModelFacts, plan: Pl
     keepalive_s = app.settings.server.sse_keepalive_s
     started = await started_in_time(request, run, patience_s=keepalive_s)
     if started is not None:
-        _able(app, model, plan)
+        _able(model, plan, run)
 
     def make_encoder(first: Started | None) -> Encoder:
-        ready = _able(app, model, plan)
+        ready = _able(model, plan, run)
         assert plan.new_stream is not None
         return plan.new_stream(plan.head(ready), ready, first)
 
@@ -177,7 +178,7 @@ async def _streamed(request: Request, app: Services, model: ModelFacts, plan: Pl
 async def _whole(request: Request, app: Services, model: ModelFacts, plan: Plan, run: Run) -> Response:
     async def work() -> Response:
         started = await run.started()
-        ready = _able(app, model, plan)
+        ready = _able(model, plan, run)
         whole = plan.new_whole(ready, started)
         usage = await collect(run, whole)
         headers = {**plan.headers, **run_headers(run, started)}

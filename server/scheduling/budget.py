@@ -29,6 +29,11 @@ class Budget(Protocol):
         """How much models hold above the budgets."""
         ...
 
+    @property
+    def exceeded(self) -> bool:
+        """Whether that is anything; asked at every decision."""
+        ...
+
     def held(self, model: str) -> Amount:
         """What leaves with the model; nothing when it holds nothing."""
         ...
@@ -46,6 +51,7 @@ class Unbounded:
 
     free = Amount()
     over = Amount()
+    exceeded = False
 
     def held(self, model: str) -> Amount:
         """Nothing."""

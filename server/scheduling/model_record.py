@@ -133,6 +133,14 @@ class ModelRecord:
         """Whether it is to be loaded when there is room."""
         return self.wanted and self.state is ModelState.UNLOADED and not self.quarantine.active(now)
 
+    def has_room(self, ticket: Ticket) -> bool:
+        """Whether a job may run at once, with none before it."""
+        if self.queue or self.light:
+            return False
+        if not ticket.sequences and sum(1 for t in self.running.values() if not t.sequences) >= LIGHT_JOBS:
+            return False
+        return min(ticket.sequences, self.parallel) <= self.free
+
     def enqueue(self, ticket: Ticket) -> None:
         """Put a job in its place."""
         ticket.queued = True

@@ -26,6 +26,8 @@ class Quarantine:
     rules: QuarantineRules
     until: float = float("-inf")
     """On the caller's clock; in the past when the model may be tried."""
+    clean: bool = True
+    """Nothing has failed since the last job that was done."""
     _failed_at: list[float] = field(default_factory=list)
     _n_pauses: int = 0
 
@@ -37,6 +39,7 @@ class Quarantine:
         """The model has done its job: what was before does not count."""
         self._failed_at.clear()
         self._n_pauses = 0
+        self.clean = True
 
     def lift(self) -> None:
         """The model's files are other ones now: what these failed at says nothing of them."""
@@ -46,6 +49,7 @@ class Quarantine:
     def strike(self, now: float) -> bool:
         """Count a failure; True when it starts a pause."""
         rules = self.rules
+        self.clean = False
         self._failed_at = [at for at in self._failed_at if now - at <= rules.window_s] + [now]
         on_probation = self._n_pauses > 0
         if not on_probation and len(self._failed_at) < rules.failures:

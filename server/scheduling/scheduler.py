@@ -99,6 +99,18 @@ class Scheduler:
         """Jobs in workers."""
         return sum(len(model.running) for model in self._models.values())
 
+    def state(self, name: str) -> ModelState:
+        """Where a model is."""
+        return self._models[name].state
+
+    def paused(self, name: str, now: float) -> bool:
+        """Whether a model that kept failing is left alone."""
+        return now < self._models[name].quarantine.until
+
+    def last_error(self, name: str) -> str | None:
+        """Why the last load or worker of a model ended, until the next good load."""
+        return self._models[name].last_error
+
     def view(self, name: str, now: float) -> ModelView:
         """The state of a model."""
         model = self._models[name]
@@ -144,19 +156,22 @@ class Scheduler:
         model = self._models[model_name]
         if self._draining:
             return [Reject(job_id, "draining", "the server is shutting down", _DRAINING_RETRY_S)]
-        if model.quarantine.active(now):
+        if now < model.quarantine.until:
             return [self._quarantined(model, job_id, now)]
         if (refused := self._never_fits(model)) is not None:
             retry_s = self._retry_after_s(model, now) if refused.code == "memory_busy" else None
             return [Reject(job_id, refused.code, refused.message, retry_s)]
         ticket = Ticket(job_id, model_name, sequences, priority, self._n_submitted + 1, now, now)
-        if not self._at_once(model, ticket) and self.n_waiting >= self._rules.max_queue:
+        at_once = model.state is ModelState.READY and model.has_room(ticket)
+        if not at_once and self.n_waiting >= self._rules.max_queue:
             message = f"the queue is full: {self.n_waiting} requests wait"
             return [Reject(job_id, "queue_full", message, self._retry_after_s(model, now))]
         self._n_submitted += 1
         model.arrived(now)
         model.keep_alive_s = keep_alive_s
         self._tickets[job_id] = ticket
+        if at_once and not self._any_model_waits():
+            return [self._begin(model, ticket, now)]  # nothing else changes by it
         model.enqueue(ticket)
         self._deadlines.add(ticket)
         return self._decide(now)
@@ -185,7 +200,7 @@ class Scheduler:
         del model.running[job_id]
         if ticket.sequences:
             model.job_took(now - ticket.started_at)
-        if finished:
+        if finished and not model.quarantine.clean:
             model.quarantine.forgive()
         if not model.running:
             model.idle_since = model.last_used_at = now
@@ -320,7 +335,7 @@ class Scheduler:
                 actions.append(CancelLoad(name))
             if model.state is ModelState.READY and model.leaving is not None:
                 model.state = ModelState.DRAINING
-            if model.state is ModelState.READY and model.n_waiting:
+            if model.state is ModelState.READY and (model.queue or model.light):
                 actions += self._dispatch(model, now)
             if model.state is ModelState.DRAINING and not model.running:
                 model.state = ModelState.UNLOADING
@@ -332,22 +347,28 @@ class Scheduler:
         actions: list[Action] = []
         while (ticket := model.next_job()) is not None and self._in_turn(ticket):
             model.dequeue(ticket)
-            model.running[ticket.job_id] = ticket
-            model.idle_since = None
-            ticket.started_at = now
-            self._deadlines.add(ticket)
-            actions.append(Dispatch(ticket.job_id, model.name))
+            actions.append(self._begin(model, ticket, now))
         return actions
+
+    def _begin(self, model: ModelRecord, ticket: Ticket, now: float) -> Dispatch:
+        """A job that is in no queue runs from now on."""
+        model.running[ticket.job_id] = ticket
+        model.idle_since = None
+        ticket.queued, ticket.started_at = False, now
+        self._deadlines.add(ticket)
+        return Dispatch(ticket.job_id, ticket.model)
+
+    def _any_model_waits(self) -> bool:
+        """Whether a job or an operator waits for any model, so that every change is a reason to decide anew."""
+        if self._rules.swaps.policy == "fifo":
+            return True
+        return any(m.queue or m.light or m.wanted_at is not None for m in self._models.values())
 
     def _in_turn(self, ticket: Ticket) -> bool:
         """Whether the policy lets a job go before those of other models."""
         if self._rules.swaps.policy == "collate":
             return True
         return not any(t.order < ticket.order for model in self._models.values() for t in model.waiting)
-
-    def _at_once(self, model: ModelRecord, ticket: Ticket) -> bool:
-        fits = min(ticket.sequences, model.parallel) <= model.free
-        return model.state is ModelState.READY and not model.n_waiting and fits
 
     def _never_fits(self, model: ModelRecord) -> Refused | None:
         if model.state is not ModelState.UNLOADED:

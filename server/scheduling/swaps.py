@@ -265,7 +265,7 @@ class Swaps:
 
     def _relieve(self, now: float) -> list[Action]:
         """Let idle models leave until what is held is inside the budgets, as far as they go."""
-        if not self._rules.relieve or not self._budget.over:
+        if not self._rules.relieve or not self._budget.exceeded:
             return []
         coming = self._held(m for m in self._models.values() if m.state in _LEAVING)
         needed = self._budget.over - coming

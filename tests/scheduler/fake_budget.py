@@ -36,6 +36,10 @@ class FakeBudget:
     def over(self) -> Amount:
         return (self.all_held - amount(self.budget)).no_less_than_none()
 
+    @property
+    def exceeded(self) -> bool:
+        return bool(self.over)
+
     def held(self, model: str) -> Amount:
         return self.holders.get(model, Amount())
 
