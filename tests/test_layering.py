@@ -250,6 +250,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/bnb/weights.py": "transformers' reader, behind a check of the folder",
     "backends/generation/residency.py": "saved states, by the store's own method",
     "backends/gguf/loading.py": "/proc",
+    "backends/gguf/threads.py": "/proc",
     "backends/kernel.py": "/proc",
     "backends/load_limit.py": "/proc",
     "backends/renderer.py": "/dev/null",

@@ -15,6 +15,7 @@ import numpy as np
 
 from backends.engine import LoadError
 from backends.generation.decoder import FULL
+from backends.gguf import threads
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.sampling import Sampler
 from backends.plan import SCORED_ROWS, pool_cells, whole_blocks
@@ -58,14 +59,16 @@ class Context:
         parallel: int,
         kv_type: KvType,
         max_batch: int,
-        threads: int,
+        n_threads: int,
         log: LibraryLog,
         layout: KvLayout = "split",
         kv_tokens: int = 0,
         copies_cells: bool = False,
+        fewer_threads: bool = False,
     ) -> None:
         """`max_batch`: tokens of one pass; a batch may be several. `copies_cells`: one sequence becomes another's copy
-        where the cells are, instead of through host memory.
+        where the cells are, instead of through host memory. `fewer_threads`: while that is
+        faster; see `threads`.
         """
         self._model = model
         self.max_batch = _PASSES * max(max_batch, parallel)
@@ -75,6 +78,8 @@ class Context:
         self.forgets = model.carries_state or 0 < model.n_window < self.cells_per_sequence
         self.splits = not model.is_recurrent
         self._copies_cells = copies_cells
+        self._choice = threads.ThreadChoice(n_threads) if fewer_threads and n_threads > 1 else None
+        self._n_threads, self._waited_ns = n_threads, 0
         self._lazy: set[int] = set()
         """Slots whose cells llama.cpp fills only with the next decode: until then their state is not theirs."""
         params = _context_params(
@@ -82,7 +87,7 @@ class Context:
             parallel=parallel,
             kv_type=kv_type,
             max_batch=max_batch,
-            threads=threads,
+            n_threads=n_threads,
             layout=layout,
             kv_tokens=kv_tokens,
         )
@@ -145,6 +150,24 @@ class Context:
         It is done on return, so that its duration means something on a GPU too.
         """
         self._batch.n_tokens = n_tokens
+        if self._choice is None:
+            return self._decode()
+        self._use(self._choice.next(n_tokens))
+        began = time.perf_counter_ns()
+        status = self._decode()
+        self._choice.learn(n_tokens, (time.perf_counter_ns() - began) / 1000)
+        if self._choice.asks:
+            waited_ns = threads.waited_ns()
+            self._choice.crowded((waited_ns - self._waited_ns) / 1000)
+            self._waited_ns = waited_ns
+        return status
+
+    def _use(self, n_threads: int) -> None:
+        if n_threads != self._n_threads:
+            self._n_threads = n_threads
+            llama_cpp.llama_set_n_threads(self.pointer, n_threads, n_threads)
+
+    def _decode(self) -> int:
         status: int = llama_cpp.llama_decode(self.pointer, self._batch)
         if status == 0:
             llama_cpp.llama_synchronize(self.pointer)
@@ -279,7 +302,7 @@ def dry_context(
         parallel=parallel,
         kv_type=kv_type,
         max_batch=max_batch,
-        threads=1,
+        n_threads=1,
         layout=layout,
         kv_tokens=kv_tokens,
     )
@@ -298,7 +321,7 @@ def scored_bytes(model: Model) -> int:
 
 
 def _context_params(
-    *, context: int, parallel: int, kv_type: KvType, max_batch: int, threads: int, layout: KvLayout, kv_tokens: int
+    *, context: int, parallel: int, kv_type: KvType, max_batch: int, n_threads: int, layout: KvLayout, kv_tokens: int
 ) -> llama_cpp.llama_context_params:
     """The one place where a context is configured, so that a dry one has the sizes of the real one."""
     params = llama_cpp.llama_context_default_params()
@@ -308,7 +331,7 @@ def _context_params(
     params.n_batch = _PASSES * params.n_ubatch  # costs no memory: buffers are as large as a pass
     params.n_seq_max = parallel
     params.n_outputs_max = parallel + SCORED_ROWS
-    params.n_threads = params.n_threads_batch = threads
+    params.n_threads = params.n_threads_batch = n_threads
     params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
     params.kv_unified = layout == "unified"
     params.swa_full = False  # layers with a sliding window keep the window's cells, not the whole context's

@@ -56,11 +56,12 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
             parallel=spec.parallel,
             kv_type=spec.kv_type,
             max_batch=BATCH_TOKENS,
-            threads=spec.threads or sensible_threads(model.n_bytes),
+            n_threads=spec.threads or sensible_threads(model.n_bytes),
             log=log,
             layout=spec.kv_layout,
             kv_tokens=spec.kv_tokens,
             copies_cells=gpu_layers != 0,
+            fewer_threads=gpu_layers == 0 and not spec.threads,
         )
     before_bytes = anonymous_bytes()
     context.warm_up(BATCH_TOKENS if spec.device == "cuda" else 1)

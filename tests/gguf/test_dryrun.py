@@ -167,7 +167,7 @@ def test_weights_copied_into_the_processors_order_are_told_from_those_of_the_fil
 def test_whole_batch_of_warming_up_leaves_nothing_behind(canary_path: Path) -> None:
     log = LibraryLog()
     model = Model(canary_path, gpu_layers=0, log=log)
-    context = Context(model, context=256, parallel=2, kv_type="f16", max_batch=512, threads=1, log=log)
+    context = Context(model, context=256, parallel=2, kv_type="f16", max_batch=512, n_threads=1, log=log)
     try:
         context.warm_up(512)
         assert context.cells_per_sequence == 256

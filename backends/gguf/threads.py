@@ -1,0 +1,126 @@
+"""How many threads a decoding step takes: all, unless other processes hold their cores and fewer are faster.
+
+Between two operations of a forward pass all threads wait for the slowest. One that shares its core with another process
+makes the others wait hundreds of times per step. On two cores, beside a process that wants half of one, a model of 88 M
+parameters generates 40 to 55 tokens/s with two threads and 75 to 105 with one.
+
+Another number rounds differently, as another batch does. So other numbers are tried only while threads have to wait for
+a core: a machine that has nothing else to do computes every step alike.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+MOST_ROWS: Final = 16
+"""Steps with more rows compute for longer than their threads wait: they take all."""
+CROWDED: Final = 0.25
+"""Seconds that threads waited for a core, per second: from here on other processes are in the way."""
+_WINDOW: Final = 8
+"""Steps over which that is measured, and that a trial is held against."""
+_TRIAL: Final = 3
+"""Steps of one trial."""
+_FIRST_PAUSE: Final = 16
+_LONGEST_PAUSE: Final = 256
+"""Steps between trials: twice as many after each that changed nothing, up to here."""
+_BETTER: Final = 0.93
+"""A trial of fewer threads wins that takes at most this share of the time."""
+_AS_GOOD: Final = 0.98
+"""The same for more of them: where both are alike, all compute."""
+
+
+def waited_ns() -> int:
+    """Nanoseconds that the threads of this process have been ready to run and were not; 0 where the kernel counts none.
+
+    The second number of `/proc/PID/task/TID/schedstat` (Linux, Documentation/scheduler/sched-stats.rst).
+    """
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_bytes().split()[1])
+        except (OSError, IndexError):  # a thread that has just ended, or a kernel without the file
+            continue
+    return total
+
+
+class ThreadChoice:
+    """The number of threads for each step of few rows, between 1 and `most`. Pure: durations are told, not taken.
+
+    Call `next` before a step and `learn` after it, and `crowded` whenever `asks` says so. Steps of another number of
+    rows begin a comparison anew.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin with all of them."""
+        self._most = self._n = most
+        self._rows = 0
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._trial: int | None = None
+        self._tried: list[float] = []
+        self._pause = self._left = _FIRST_PAUSE
+        self._n_steps = 0
+        self._us = 0.0
+        self._crowded = False
+        self._n_trials = 0
+
+    def next(self, n_rows: int) -> int:
+        """Threads for a step of so many rows."""
+        if n_rows > MOST_ROWS:
+            return self._most
+        if n_rows != self._rows:
+            self._rows = n_rows
+            self._recent.clear()
+            self._trial = None
+        due = self._trial is None and self._left <= 0 and len(self._recent) == _WINDOW
+        if due and (self._n < self._most or self._crowded):
+            self._trial, self._tried = self._candidate(), []
+        return self._n if self._trial is None else self._trial
+
+    def learn(self, n_rows: int, duration_us: float) -> None:
+        """Take in the step that `next` was asked about."""
+        self._n_steps += 1
+        self._us += duration_us
+        if n_rows != self._rows:
+            return
+        if self._trial is None:
+            self._recent.append(duration_us)
+            self._left -= 1
+            return
+        self._tried.append(duration_us)
+        if len(self._tried) == _TRIAL:
+            self._decide()
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is time to tell how long threads have waited for a core."""
+        return self._n_steps >= _WINDOW
+
+    def crowded(self, waited_us: float) -> None:
+        """Take in how long threads have waited for a core since the last time."""
+        self._crowded = waited_us > CROWDED * self._us
+        self._n_steps, self._us = 0, 0.0
+        if not self._crowded and self._n == self._most:
+            self._pause = _FIRST_PAUSE
+            self._left = min(self._left, _FIRST_PAUSE)
+
+    def _candidate(self) -> int:
+        """Another number, in turn: more of them, and while threads wait for a core also fewer."""
+        fewer = [self._n - 1, self._n // 2, 1] if self._crowded else []
+        others = dict.fromkeys(n for n in (*fewer, self._n + 1, self._most) if 1 <= n <= self._most and n != self._n)
+        self._n_trials += 1
+        return list(others)[self._n_trials % len(others)]
+
+    def _decide(self) -> None:
+        assert self._trial is not None
+        enough = _BETTER if self._trial < self._n else _AS_GOOD
+        if median(self._tried) <= enough * median(self._recent):
+            self._n = self._trial
+            self._pause = _FIRST_PAUSE
+            self._recent.clear()
+        else:
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._left = self._pause
+        self._trial = None
