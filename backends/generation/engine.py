@@ -402,7 +402,7 @@ class GeneratingEngine:
         """Let waiting choices begin from the prompt that `source` just computed, each from the same logits."""
         request = source.request
         family = [source]
-        if len(request.unstarted) > len(self._free) and request.box is None:
+        if len(request.unstarted) > len(self._free) and request.entry is None:
             self._residency.remember(source)
         while request.unstarted and self._free:
             sequence = self._start(request)

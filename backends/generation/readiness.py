@@ -79,9 +79,9 @@ def open_store(
     if store is None:
         return None, ready
     try:
-        shelf = EntryFolder(Path(store.folder), checked=False)
+        folder = EntryFolder(Path(store.folder), checked=False)
         disk = EntryFolder(Path(store.disk_folder), checked=True) if store.disk_folder else None
-        kept = PrefixStore(shelf, store.max_bytes, identity=identity, disk=disk, disk_bytes=store.disk_bytes)
+        kept = PrefixStore(folder, store.max_bytes, identity=identity, disk=disk, disk_bytes=store.disk_bytes)
     except OSError as error:
         facts = msgspec.structs.replace(ready.facts, store_error=str(error))
         return None, msgspec.structs.replace(ready, facts=facts)

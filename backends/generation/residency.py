@@ -48,7 +48,7 @@ class Start(NamedTuple):
 
     n_tokens: int = 0
     source: Sequence | None = None
-    box: EntryFile | None = None
+    entry: EntryFile | None = None
     checkpoint: EntryFile | None = None
 
 
@@ -101,7 +101,7 @@ class Residency:
 
     def admit(self, sequence: Sequence) -> Verdict:
         """Give a waiting sequence its cells, with what is already computed of its target."""
-        if sequence.box is not None:
+        if sequence.entry is not None:
             return self._bring_back(sequence)
         running, kept = self._best_running(sequence), self._best_kept(sequence)
         start = kept
@@ -123,7 +123,7 @@ class Residency:
         self._context.clear(sequence.slot)
         self._begin(sequence, self._take(sequence, kept))
         self._cells.grow(sequence, sequence.n_past)
-        if kept.checkpoint is None and kept.box is not None and sequence.n_past == kept.box.label.n_tokens:
+        if kept.checkpoint is None and kept.entry is not None and sequence.n_past == kept.entry.label.n_tokens:
             self._take_partial(sequence)  # then the next whole state can take this one's place
         return Verdict.PLACED
 
@@ -139,13 +139,13 @@ class Residency:
     def remember(self, source: Sequence) -> None:
         """Keep the prompt that `source` has computed for choices of its job that find no slot yet."""
         if self._store is not None:
-            source.request.box = self._keep(source, pinned=True)
+            source.request.entry = self._keep(source, pinned=True)
 
     def forget(self, request: Request) -> None:
         """No choice of a job needs its cached prefixes any more."""
-        if self._store is not None and request.box is not None:
-            self._store.drop(request.box)
-            request.box = None
+        if self._store is not None and request.entry is not None:
+            self._store.drop(request.entry)
+            request.entry = None
 
     def _best_running(self, sequence: Sequence) -> Start | None:
         if sequence.request.scoring:
@@ -174,7 +174,7 @@ class Residency:
         start = Start()
         if found is not None:
             places = self._places(sequence, found.n_tokens)
-            start = Start(next(n for n in places if n >= found.box.label.least), box=found.box)
+            start = Start(next(n for n in places if n >= found.entry.label.least), entry=found.entry)
         for checkpoint in self._store.checkpoints(keys, domain=job.cache_domain, most=most):
             n_tokens = checkpoint.label.n_tokens
             if n_tokens <= (0 if found is None else found.n_tokens):
@@ -187,9 +187,9 @@ class Residency:
         """Who has what a checkpoint lacks: states that are kept, and running sequences that have come so far."""
         assert self._store is not None
         n_tokens, room = checkpoint.label.n_tokens, self.room
-        for box in self._store.carriers(checkpoint, session=session):
-            if room is None or box.label.n_tokens <= room:  # it comes back whole before it is cut
-                yield Start(n_tokens, box=box, checkpoint=checkpoint)
+        for entry in self._store.carriers(checkpoint, session=session):
+            if room is None or entry.label.n_tokens <= room:  # it comes back whole before it is cut
+                yield Start(n_tokens, entry=entry, checkpoint=checkpoint)
         for match in self._index.matches(checkpoint.keys, domain=checkpoint.label.domain):
             if match.n_tokens == n_tokens <= match.holder.n_past:
                 yield Start(n_tokens, source=match.holder, checkpoint=checkpoint)
@@ -209,18 +209,18 @@ class Residency:
         """Restore what was found into the sequence's empty slot; how many positions that gave."""
         if self._store is None:
             return 0
-        if sequence.request.box is not None and not sequence.generated:
-            state, last = self._store.open(sequence.request.box, now_s=self._clock()), sequence.target.size - 1
+        if sequence.request.entry is not None and not sequence.generated:
+            state, last = self._store.open(sequence.request.entry, now_s=self._clock()), sequence.target.size - 1
             if state is None:
-                sequence.request.box = None
+                sequence.request.entry = None
             elif self._restore(sequence, state, last):
                 return last
-        if kept.box is None:
+        if kept.entry is None:
             return 0
         room = self.room
-        if room is not None and kept.box.label.n_tokens > room:  # it comes back whole before it is cut
+        if room is not None and kept.entry.label.n_tokens > room:  # it comes back whole before it is cut
             return 0
-        state = self._store.open(kept.box, now_s=self._clock())
+        state = self._store.open(kept.entry, now_s=self._clock())
         if state is None:
             return 0
         if kept.checkpoint is None:
@@ -239,18 +239,18 @@ class Residency:
 
     def _bring_back(self, sequence: Sequence) -> Verdict:
         """Put a sequence that was preempted where it was."""
-        assert sequence.box is not None
+        assert sequence.entry is not None
         assert self._store is not None
-        if not self._has_room(sequence, sequence.box.label.n_tokens):
+        if not self._has_room(sequence, sequence.entry.label.n_tokens):
             return Verdict.NO_ROOM
-        box, sequence.box = sequence.box, None
-        state = self._store.open(box, now_s=self._clock())
+        entry, sequence.entry = sequence.entry, None
+        state = self._store.open(entry, now_s=self._clock())
         restored = state is not None and self._context.restore(sequence.slot, state)
-        self._store.drop(box)
+        self._store.drop(entry)
         if not restored:
             self._compute_again(sequence)
             return self.admit(sequence)
-        self._begin(sequence, box.label.n_tokens)
+        self._begin(sequence, entry.label.n_tokens)
         self._cells.grow(sequence, sequence.n_past)
         return Verdict.PLACED
 
@@ -304,10 +304,10 @@ class Residency:
         assert self._store is not None
         job, keys = sequence.request.job, self._computed(sequence)
         n_tokens, domain = int(keys.size), job.cache_domain
-        box = next(self._store.checkpoints(keys, domain=domain, most=n_tokens), None)
-        if box is None or box.label.n_tokens < n_tokens:
+        entry = next(self._store.checkpoints(keys, domain=domain, most=n_tokens), None)
+        if entry is None or entry.label.n_tokens < n_tokens:
             since = max((one.label.n_tokens for one in sequence.checkpoints), default=0)
-            box = self._store.put(
+            entry = self._store.put(
                 keys,
                 self._context.state_bytes(sequence.slot, partial=True),
                 lambda target: self._context.save_into(sequence.slot, target, partial=True),
@@ -318,9 +318,9 @@ class Residency:
                 least=n_tokens,
                 partial=True,
             )
-        if box is not None and box not in sequence.checkpoints:
-            box.n_running += 1
-            sequence.checkpoints.append(box)
+        if entry is not None and entry not in sequence.checkpoints:
+            entry.n_running += 1
+            sequence.checkpoints.append(entry)
 
     def _has_room(self, sequence: Sequence, n_tokens: int) -> bool:
         """Room for so many cells and a step of growth beside what those inside still need for their prompts."""
@@ -352,21 +352,21 @@ class Residency:
         """Take a sequence's cells away; what it has computed waits in the store, or is computed again."""
         sequence.request.preemptions += 1
         if self._store is not None and sequence.n_past:
-            sequence.box = self._keep(sequence, pinned=True)
+            sequence.entry = self._keep(sequence, pinned=True)
         self._leave(sequence)
-        if sequence.box is None:
+        if sequence.entry is None:
             self._compute_again(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """A sequence has ended: what it has computed is kept for prompts that begin like it."""
-        if sequence.box is not None and self._store is not None:
-            self._store.drop(sequence.box)
-            sequence.box = None
+        if sequence.entry is not None and self._store is not None:
+            self._store.drop(sequence.entry)
+            sequence.entry = None
         if sequence in self._resident and self._store is not None and sequence.request.job.cache_prompt:
             self._keep(sequence, pinned=False)
         self._leave(sequence)
-        for box in sequence.checkpoints:
-            box.n_running -= 1
+        for entry in sequence.checkpoints:
+            entry.n_running -= 1
         if self._store is not None:
             self._store.let_go(sequence.checkpoints)
 

@@ -79,7 +79,7 @@ class Request:
     """Choices that have not finished."""
     opening: list[Event]
     """What the client is told once the first choice has its place."""
-    box: EntryFile | None = None
+    entry: EntryFile | None = None
     """The cached prefixes in the store, for choices that wait for a slot; None: they compute what they find nowhere."""
     cut_short: ErrorCode | None = None
     """Why it ends before its time."""
@@ -141,7 +141,7 @@ class Sequence:
     generated: list[int] = field(default_factory=list)
     n_unsent: int = 0
     """Tokens generated since the last delta."""
-    box: EntryFile | None = None
+    entry: EntryFile | None = None
     """Where its state is while it is preempted; None: it is computed again."""
     guide: TokenMask | None = field(init=False)
     n_saved: int = field(init=False)

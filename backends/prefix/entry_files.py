@@ -54,7 +54,7 @@ class Label(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False)
 class EntryFile:
-    """One file of the shelf."""
+    """One file of the folder."""
 
     path: Path
     label: Label
@@ -91,9 +91,9 @@ class EntryFolder:
         """What a worker before this one has left; whatever else lies in the folder is removed."""
         found = []
         for path in sorted(self._folder.iterdir()):
-            box = self._read(path) if path.suffix == SUFFIX else None
-            if box is not None and box.label.identity == identity:
-                found.append(box)
+            entry = self._read(path) if path.suffix == SUFFIX else None
+            if entry is not None and entry.label.identity == identity:
+                found.append(entry)
             else:
                 path.unlink(missing_ok=True)
         return found
@@ -129,30 +129,30 @@ class EntryFolder:
             os.close(file)
             part.unlink(missing_ok=True)
 
-    def open(self, box: EntryFile) -> NDArray[np.uint8] | None:
-        """The state of a box as `(n_state,) uint8`; None when it is not there or not as it was written."""
+    def open(self, entry: EntryFile) -> NDArray[np.uint8] | None:
+        """The state of an entry as `(n_state,) uint8`; None when it is not there or not as it was written."""
         try:
-            with box.path.open("rb") as file:
+            with entry.path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
         except (OSError, ValueError):
             return None
-        at = _HEAD_BYTES + _pages(box.keys.nbytes)
-        if len(mapped) != at + box.label.n_state:
+        at = _HEAD_BYTES + _pages(entry.keys.nbytes)
+        if len(mapped) != at + entry.label.n_state:
             return None
         view = np.frombuffer(mapped, np.uint8, offset=at)
-        good = not self._checked or _checksum(box.label, box.keys, view) == box.label.checksum
+        good = not self._checked or _checksum(entry.label, entry.keys, view) == entry.label.checksum
         return view if good else None
 
-    def touch(self, box: EntryFile, now_s: float) -> None:
+    def touch(self, entry: EntryFile, now_s: float) -> None:
         """It was of use."""
-        box.used_s = now_s
-        box.n_uses += 1
+        entry.used_s = now_s
+        entry.n_uses += 1
         with contextlib.suppress(OSError):
-            os.utime(box.path, (now_s, now_s))
+            os.utime(entry.path, (now_s, now_s))
 
-    def drop(self, box: EntryFile) -> None:
+    def drop(self, entry: EntryFile) -> None:
         """Remove it."""
-        box.path.unlink(missing_ok=True)
+        entry.path.unlink(missing_ok=True)
 
     def _free_name(self, cost_us: float) -> Path:
         while True:

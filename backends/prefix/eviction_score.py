@@ -1,4 +1,4 @@
-"""What a cache entry is worth, and the name of its file, which tells the server enough to judge it. Pure."""
+"""The eviction score of a cache entry, and the name of its file, which tells the server enough to judge it. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUFFIX: Final = ".kv"
 _NAME: Final = re.compile(rf"\d+-(\d{{1,18}}){re.escape(SUFFIX)}")
 
 
-def worth(cost_us: float, n_uses: int, idle_s: float, n_bytes: int) -> float:
+def eviction_score(cost_us: float, n_uses: int, idle_s: float, n_bytes: int) -> float:
     """Microseconds of computing saved per byte, as far as uses so far tell of uses to come."""
     likelihood: float = (1 + n_uses) * 0.5 ** (max(0.0, idle_s) / HALF_LIFE_S)
     return cost_us * likelihood / max(1, n_bytes)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from backends import host
 from backends.messages import Store
-from backends.prefix.eviction_score import SUFFIX, cost_of, worth
+from backends.prefix.eviction_score import SUFFIX, cost_of, eviction_score
 from server.memory.shares import Change, Kept, Shares
 from server.own_folder import OwnFolder, made_in, sweep
 from server.settings.sizes import format_size
@@ -90,7 +90,7 @@ class PrefixCache:
             return
         now_s, name = time.time(), _folder_name(model)
         kept = [
-            Kept(str(path), n_bytes, worth(cost_of(path.name), 0, now_s - used_s, n_bytes))
+            Kept(str(path), n_bytes, eviction_score(cost_of(path.name), 0, now_s - used_s, n_bytes))
             for used_s, n_bytes, path in _finished(self.root.path / name)
         ]
         self._shares.leave(model, kept)

@@ -57,12 +57,12 @@ class Kept:
 
     def has(self, seed: int, *, domain: str = "", now_s: float = 0.0) -> str:
         """In which tier it is found, with the right bytes in it; empty for nowhere."""
-        for box, n_tokens in self.store.find(tokens(seed), domain=domain, most=64):
-            there = self.store.open(box, now_s=now_s)
+        for entry, n_tokens in self.store.find(tokens(seed), domain=domain, most=64):
+            there = self.store.open(entry, now_s=now_s)
             if there is not None:
                 assert n_tokens == 64
                 assert np.array_equal(there, state(seed))
-                return box.path.parent.name
+                return entry.path.parent.name
         return ""
 
     def check(self, *, host: int, disk: int) -> None:
@@ -191,7 +191,7 @@ def test_a_damaged_file_on_the_disk_is_dropped_and_never_given_out(tmp_path: Pat
     kept = Kept(tmp_path, host=ONE, disk=4 * ONE)
     for seed in range(3):
         kept.put(seed, now_s=seed)
-    hurt = next(box.path for box, _ in kept.store.find(tokens(1), domain="", most=64))
+    hurt = next(entry.path for entry, _ in kept.store.find(tokens(1), domain="", most=64))
     hurt.write_bytes(DAMAGE[damage](bytearray(hurt.read_bytes())))
     if when == "before the next worker":
         kept = Kept(tmp_path, host=ONE, disk=4 * ONE)

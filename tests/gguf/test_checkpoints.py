@@ -203,7 +203,7 @@ def test_a_checkpoint_takes_no_more_than_what_is_forgotten(place: Place) -> None
         place.engine.keep(0)
         place.engine.keep(32 << 20)
         place.ask(prompt(31, n_tokens))
-        sizes[n_tokens] = sorted(box.label.n_state for box in place.engine._residency._store._of)  # type: ignore[attr-defined]
+        sizes[n_tokens] = sorted(entry.label.n_state for entry in place.engine._residency._store._of)  # type: ignore[attr-defined]
 
     short, long = sizes[200], sizes[400]
     assert len(short) == len(long) == (1 if place.kind == "full" else 2)
@@ -216,8 +216,8 @@ def test_what_nobody_carries_any_more_leaves(place: Place) -> None:
     tokens = prompt(32, 300)
     place.ask(tokens)
     store = place.engine._residency._store  # type: ignore[attr-defined]
-    for box in [box for box in store._of if not box.label.partial]:
-        store.drop(box)
+    for entry in [entry for entry in store._of if not entry.label.partial]:
+        store.drop(entry)
 
     assert len(store) == 0
     assert place.ask(tokens) == 0
