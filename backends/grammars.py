@@ -20,7 +20,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 
 from backends.engine import JobError
-from backends.formats.base import compact, inline, quoted
+from backends.formats.base import compact, inline
 from backends.json_lines import JsonLines, LineTable
 from backends.kernel import ALONE, USUAL_MEMORY_LIMIT, memory_limit
 from backends.messages import JsonObject, JsonSchema, Pattern, ToolCalls
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.formats.base import Format
+    from backends.formats.openings import Pattern as Opening
     from backends.messages import Constraint
     from backends.vocabulary import Vocabulary
 
@@ -40,7 +41,7 @@ T = TypeVar("T")
 MAX_CACHED = 32
 _STACK_BYTES = 256 << 20
 """llguidance goes down a schema and its references by recursion, 10 kB a level, and there may be 20 000 levels."""
-_GAP = "GAP: /(\\r?\\n){0,2}[ ]{0,2}/\n"
+_GAP = "GAP: /(\\r?\\n){0,2}[ ]{0,2}/\nBLANK: /[ ]?/\n"
 _SEARCH_S = 0.3
 """For finding the part of a refused schema that is at fault; then the innermost one known is named."""
 _WHERE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
@@ -84,9 +85,17 @@ class Mask:
         if self._lines is not None:
             self._lines.feed(token)
 
+    def copy(self) -> Mask:
+        """The same text so far, without a watch over its line ends."""
+        return Mask(self._matcher.deep_copy(), self._n_vocab, None)
+
+    def accepts(self, token: int) -> bool:
+        """Whether the token is allowed."""
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
     def try_accept(self, token: int) -> bool:
         """Advance where the token is allowed; False where it is not."""
-        if self._matcher.validate_tokens([token]) != 1:
+        if not self.accepts(token):
             return False
         self.accept(token)
         return True
@@ -95,6 +104,11 @@ class Mask:
     def ended(self) -> bool:
         """Nothing but the end may follow."""
         return bool(self._matcher.is_stopped())
+
+    @property
+    def begun(self) -> bool:
+        """The text holds the certain beginning of a tool call."""
+        return self._matcher.get_capture("begun") is not None
 
     @property
     def called(self) -> bool:
@@ -181,12 +195,16 @@ class Compiler:
         return CompiledGrammar(matcher, self._n_vocab, None if without_space else self._new_lines(constraint))
 
     def _new_lines(self, constraint: Constraint) -> Callable[[], JsonLines] | None:
-        begins = _json_begins(constraint, self._format)
-        if begins is None:
+        if isinstance(constraint, Pattern):
             return None
         table = self._ready_table()
-        free = isinstance(constraint, ToolCalls) and not constraint.required and constraint.content is None
-        return lambda: JsonLines(table, begins.encode(), may_be_text=free)
+        if not isinstance(constraint, ToolCalls):
+            return lambda: JsonLines(table, at_once=True)
+        is_json = constraint.content is not None
+        if not self._format.writes_json:
+            return (lambda: JsonLines(table, at_once=True)) if is_json else None
+        tools = [{"name": function.name} for function in constraint.functions]
+        return lambda: JsonLines(table, at_once=is_json, calls=self._format.read(tools, alone=is_json))
 
     def _matcher(self, lark: str) -> LLMatcher | str:
         """A matcher whose first mask has been computed, or why there is none."""
@@ -261,29 +279,65 @@ def _lark(constraint: Constraint, format_: Format) -> str:
     return f"start: {opening} content\ncontent: {_content(constraint)}\n"
 
 
+class _Calls:
+    """The calls of a constraint in Lark: rules, and the lines that they refer to.
+
+    `begun` is captured where a call has certainly begun, `call` where it is whole.
+    """
+
+    def __init__(self, constraint: ToolCalls, format_: Format) -> None:
+        self._openings = format_.openings
+        self._functions = constraint.functions
+        self.rules = format_.rules(constraint.functions, constraint.parallel)
+        self.lines = [*self.rules.lines]
+        self.lines += [f'body{i}[capture="call"]: {body}' for i, body in enumerate(self.rules.bodies)]
+        if self.rules.turned is not None:
+            self.lines.append(f'turned[capture="call"]: {self.rules.turned}')
+        self.goes_on = constraint.parallel and not self.rules.once
+
+    def rule(self, name: str, pattern: Opening, *, behind: str = "") -> list[str]:
+        """What is one call each that this pattern opens, behind a text of this regular expression."""
+        ways = []
+        for i, function in enumerate(self._functions):
+            ways.append(self._way(f"{name}{i}", behind + self._openings.regex(pattern, function.name), f"body{i}"))
+        return ways
+
+    def anywhere(self, name: str, *, behind: str = "") -> list[str]:
+        """The same for the patterns that need no place of their own."""
+        ways = self.rule(name, self._openings.marked, behind=behind)
+        if self._openings.turned is not None and self.rules.turned is not None:
+            ways.append(self._way(f"{name}t", behind + self._openings.regex(self._openings.turned), "turned"))
+        return ways
+
+    def bare(self) -> list[str]:
+        """The same for the one at the very beginning."""
+        return [] if self._openings.bare is None else self.rule("bare", self._openings.bare)
+
+    def _way(self, name: str, regex: str, body: str) -> str:
+        self.lines += [f'{name}[capture="begun"]: {name}x', f"{name}x[lazy]: /{regex}/"]
+        return f"{name} {body}"
+
+
 def _with_calls(constraint: ToolCalls, format_: Format) -> str:
-    rules = format_.rules(constraint.functions, constraint.parallel)
-    calls = f'called[capture="call"]: calls\n{rules.calls}'
-    trigger = "" if rules.trigger is None else quoted(rules.trigger)
-    if constraint.required:
-        return f"start: GAP {trigger} called\n{calls}"
-    if constraint.content is not None:
-        plain = f"{format_.text_opening} content"
-        return f"start: {plain} | GAP {trigger} called\ncontent: {_content(constraint.content)}\n{calls}"
-    plain = f"{format_.text_opening} PLAIN"
-    text = f"PLAIN: /{rules.plain}/\n"
-    if rules.trigger is None:
-        return f"start: {plain} | called\n{text}{calls}"
-    return f"start: {plain} | head called\nhead[lazy]: PLAIN {trigger}\n{text}{calls}"
-
-
-def _json_begins(constraint: Constraint, format_: Format) -> str | None:
-    """What comes before an answer's JSON, "" where that comes first; None where there is none to watch."""
-    if not isinstance(constraint, ToolCalls):
-        return None if isinstance(constraint, Pattern) else ""
-    if constraint.content is not None or not format_.writes_json:
-        return "" if format_.writes_json else None
-    return format_.json_begins or format_.rules(constraint.functions, constraint.parallel).trigger or ""
+    """Calls among text: once one has certainly begun it is held to its schema, and behind it there is text again."""
+    calls = _Calls(constraint, format_)
+    lines = ["TEXT: /(?s:.*)/", "rest: turn* TEXT", "turn: " + " | ".join(calls.anywhere("turn", behind="(?s:.*)"))]
+    behind = "rest" if calls.goes_on else ""
+    bare = [f"{way} {behind}" for way in calls.bare()]
+    if not constraint.required and constraint.content is None:
+        start = [*bare, "rest"] if calls.goes_on else [*bare, "TEXT", "turn"]
+    else:
+        heads = calls.rule("head", format_.openings.marked)
+        start = [f"{calls.rules.before} GAP {way} {behind}" for way in heads]
+        if constraint.content is None:
+            start += bare
+        else:
+            start.append(f"{format_.text_opening} content")
+            lines.append(f"content: {_content(constraint.content)}")
+        if constraint.content is not None and calls.rules.among_json is not None:
+            start.append(f"GAP among {behind}")
+            lines.append(f'among[capture="call"]: {calls.rules.among_json}')
+    return "\n".join(["start: " + " | ".join(start), *lines, *calls.lines, ""])
 
 
 def _content(constraint: JsonObject | JsonSchema) -> str:

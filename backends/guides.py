@@ -162,10 +162,22 @@ class Guide:
 
     def instead(self, token: int) -> int:
         """See `TokenMask`."""
-        ends = self._phase is _Phase.REASONING and token in self._plan.ends
-        if not ends or self._mask is None or self._plan.may_end:
+        if self._phase is not _Phase.REASONING or self._closing:
             return token
-        return self._close()[0]
+        if token in self._plan.ends:
+            return token if self._mask is None or self._plan.may_end else self._close()[0]
+        return token if self._likely is None else self._as_a_call(self._likely, token)
+
+    def _as_a_call(self, likely: Mask, token: int) -> int:
+        """The token, or the first one of its beginning that begins a call, where what stands behind that is none."""
+        words, piece = self._plan.words(), self._plan.piece(token)
+        if likely.accepts(token):
+            return token
+        for n in range(1, len(piece)):
+            spelled, probe = words.spelling(piece[:n]), likely.copy()
+            if all(probe.try_accept(one) for one in spelled) and probe.begun:
+                return spelled[0]
+        return token
 
     def accept(self, token: int) -> None:
         """See `TokenMask`."""
@@ -224,25 +236,33 @@ class Guide:
             self._phase = _Phase.GAP
 
     def _begins_answer(self, token: int, piece: bytes) -> bool:
-        """The answer has begun in the open block: a mark of its own, and something behind it that its grammar takes."""
+        """The answer has begun in the open block: a mark of its own, and enough behind it to be sure."""
         plan = self._plan
+        said = piece
         if self._likely is not None:
             if not self._likely.try_accept(token):
                 self._likely = None
             self._n_likely += 1
-            said = piece
-        if self._likely is None and plan.grammar is not None:
+        if plan.grammar is not None:
             for mark in plan.answer_marks:
                 end = self._text.rfind(mark) + len(mark)
-                said = self._text[end:]
-                if end >= len(mark) and len(said) < len(piece) and plan.closing not in self._text[:end]:
+                rest = self._text[end:]
+                if end >= len(mark) and len(rest) < len(piece) and plan.closing not in self._text[:end]:
+                    said = rest
                     self._look_at(mark, said)
                     break
-        if self._likely is None or not said.strip():
+        if self._likely is None or not self._is_sure(self._likely, said):
             return False
         self._mask, self._phase = self._likely, _Phase.BODY
         self.reasoning_tokens = max(self._n_reasoned, self.reasoning_tokens - self._n_likely)
         return True
+
+    def _is_sure(self, likely: Mask, said: bytes) -> bool:
+        """What was said last leaves no doubt that this is the answer."""
+        plan = self._plan
+        if not plan.calls:
+            return bool(said.strip())
+        return likely.begun or any(opening in self._text for opening in plan.answer_openings)
 
     def _look_at(self, mark: bytes, rest: bytes) -> None:
         """A mark of the answer stands in the open block: its grammar reads on beside the reasoning."""
@@ -285,6 +305,10 @@ class GuidePlan:
     """The answer may be any text, also none."""
     answer_marks: tuple[bytes, ...] = ()
     """What begins the answer also where the reasoning before it was not closed."""
+    answer_openings: tuple[bytes, ...] = ()
+    """The same, whole: nothing more has to follow."""
+    calls: bool = False
+    """The answer may hold calls, and a mark alone is none."""
     opening: bytes = field(init=False)
     closing: bytes = field(init=False)
 
@@ -295,7 +319,7 @@ class GuidePlan:
     @property
     def longest_mark(self) -> int:
         """Bytes of a text's end in which something may have begun."""
-        return max(map(len, (self.closing, *self.answer_marks)))
+        return max(map(len, (self.closing, *self.answer_marks, *self.answer_openings)))
 
     def start(self) -> Guide:
         """The guide of one choice."""
@@ -339,6 +363,8 @@ class Guides:
             ends=self._ends,
             may_end=_is_free(job.constraint),
             answer_marks=self._answer_marks(job.constraint),
+            answer_openings=tuple(opening.encode() for opening in self._format.answer_openings),
+            calls=isinstance(job.constraint, ToolCalls),
         )
         if thinking is not Thinking.NEVER and (plan.grammar is not None or plan.budget is not None):
             self._ready_words().prepare(plan.opening, plan.closing)

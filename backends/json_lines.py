@@ -6,18 +6,23 @@ This takes the tokens away that would. Strings hold no line ends, so only tokens
 
 from __future__ import annotations
 
+import codecs
 import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from backends.formats.pieces import CallArguments, CallBegins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from backends.formats.base import Reader
+
 _SPACES = b" \t\r\n"
-_MAX_TAIL = 64
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class _State(enum.Enum):
@@ -148,18 +153,14 @@ class LineTable:
 
 
 class JsonLines:
-    """One text's; `begins` is what comes before its JSON, "" where that begins at once.
+    """One text's: JSON from its beginning with `at_once`, and the arguments of the calls that this reader finds."""
 
-    `may_be_text`: what does not open with a bracket or a control token is no JSON.
-    """
-
-    def __init__(self, table: LineTable, begins: bytes, *, may_be_text: bool = False) -> None:
+    def __init__(self, table: LineTable, *, at_once: bool, calls: Reader | None = None) -> None:
         self._table = table
-        self._begins = begins
-        self._tail = b""
-        self._is_text = False
-        self._undecided = may_be_text and not begins
-        self._walk = None if begins or may_be_text else _Walk(_State.VALUE, b"")
+        self._calls = calls
+        self._decoder = _utf8_decoder("replace")
+        self._walk = _Walk(_State.VALUE, b"") if at_once else None
+        self._in_call = False
 
     def restrict(self, allowed: NDArray[np.bool_]) -> None:
         """Take away what ends a line at the wrong place, in place; nothing outside of brackets."""
@@ -170,21 +171,12 @@ class JsonLines:
     def feed(self, token: int) -> None:
         """The text goes on."""
         piece = self._table.pieces[token]
-        if self._walk is not None:
+        if self._walk is not None and not self._in_call:
             self._walk.feed(piece)
+        if self._calls is None:
             return
-        if self._is_text:
-            return
-        self._tail += piece
-        if self._undecided:
-            begun = self._tail.lstrip()
-            self._is_text = bool(begun) and not begun.startswith((b"{", b"<|")) and begun != b"<"
-            if self._is_text or not begun or begun == b"<":
-                return
-            self._undecided = False
-        at = self._tail.find(self._begins)
-        rest = self._tail[at + len(self._begins) :]
-        self._tail = self._tail[-_MAX_TAIL:]
-        if at >= 0:
-            self._walk = _Walk(_State.VALUE, b"")
-            self._walk.feed(rest)
+        for found in self._calls.feed(self._decoder.decode(piece)):
+            if isinstance(found, CallBegins):
+                self._walk, self._in_call = _Walk(_State.VALUE, b""), True
+            elif isinstance(found, CallArguments) and self._walk is not None:
+                self._walk.feed(found.text.encode())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from backends.formats.openings import NAME, SPACE, Openings, Pattern, firsts, regex
 from backends.formats.pieces import Piece
 from backends.formats.reading import CallReader, Notation
 from backends.messages import Function
@@ -59,16 +60,23 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """A format's part of a grammar: Lark whose rule `calls` is one call or, where it may be, several.
+    """A format's part of a grammar: what follows the opening of a call of each function, in Lark.
 
-    `GAP` is a little white space.
+    `GAP` is a little white space, `BLANK` is one or none.
     """
 
-    calls: str
-    trigger: str | None = None
-    """What comes before `calls`, in an answer that is text up to there; None where nothing but `calls` may come."""
-    plain: str = r"(?s:.*)"
-    """A regular expression of answers without any call."""
+    bodies: Sequence[str]
+    """One per function: its arguments, and what closes the call or introduces the next one."""
+    lines: Sequence[str] = ()
+    """The rules that they refer to."""
+    turned: str | None = None
+    """What follows where the arguments come first."""
+    once: bool = False
+    """A call ends the answer."""
+    before: str = ""
+    """What may stand before a call that is required."""
+    among_json: str | None = None
+    """Calls without a mark, where the answer may also be JSON of another form."""
 
 
 def unchanged(messages: list[Json], tools: list[Json]) -> Conversation:
@@ -88,23 +96,22 @@ class Format:
     name: str
     fits: Callable[[str], bool]
     """Whether a chat template, by its source, speaks it."""
+    openings: Openings
+    """What is certainly the beginning of a call."""
     rules: Callable[[Sequence[Function], bool], Rules]
     """The grammar of calls of these functions; the flag says whether several may follow each other."""
     notation: Notation | None = None
-    reader: Callable[[Callable[[], str], Sequence[Json], str], Reader] | None = None
-    """Makes a reader from a source of ids, the functions offered and the mark of reasoning that may follow a call,
-    where no notation can."""
-    call_marks: tuple[str, ...] = ()
-    """What calls begin with, where no notation says it."""
+    reader: Callable[[Callable[[], str], Sequence[Json] | None, bool, bool], Reader] | None = None
+    """Makes a reader of what `read` takes, where no notation can."""
     answer_marks: tuple[str, ...] = ()
     """What parts of an answer begin with: where one stands in open reasoning, that has ended."""
+    answer_openings: tuple[str, ...] = ()
+    """The same, whole: nothing more is needed to be sure."""
     marks: tuple[str, ...] = ()
     """Texts that are control tokens of such vocabularies and yet belong to the answer."""
     adapt: Callable[[list[Json], list[Json]], Conversation] = unchanged
     """Messages and tools as this family's templates want them."""
     new_id: Callable[[], str] = new_call_id
-    json_begins: str | None = None
-    """What comes before the JSON of calls, where that is not the trigger of its rules; None: nothing else does."""
     writes_json: bool = True
     """All that stands in brackets in a call is JSON."""
     text_opening: str = ""
@@ -114,18 +121,30 @@ class Format:
 
     def ends_reasoning(self, *, calls: bool) -> tuple[str, ...]:
         """Marks of the answer that end open reasoning without its own mark; with `calls` those of a call, too."""
-        begins = self.call_marks or (self.notation.begins[:1] if self.notation is not None else ())
-        return (*self.answer_marks, *(begins if calls else ()))
+        return tuple(dict.fromkeys((*self.answer_marks, *(firsts(self.openings.marked) if calls else ()))))
 
-    def read(self, tools: Sequence[Json] = (), *, new_id: Callable[[], str] | None = None, closing: str = "") -> Reader:
-        """A reader for one choice; with `closing` for calls within a block of reasoning that this mark closes."""
+    def read(
+        self,
+        tools: Sequence[Json] | None = None,
+        *,
+        new_id: Callable[[], str] | None = None,
+        closing: str = "",
+        alone: bool = False,
+        opened: bool = False,
+    ) -> Reader:
+        """A reader for one choice: calls of these tools alone are calls, all other text is content.
+
+        With `closing` for calls within a block of reasoning that this mark closes; with `alone` a text that does not
+        begin with a call holds none; with `opened` a block of reasoning is open where the reader knows of such. Without
+        `tools` it takes any name.
+        """
         make_id = self.new_id if new_id is None else new_id
         if self.reader is not None:
-            return self.reader(make_id, tools, closing)
+            return self.reader(make_id, tools, alone, opened)
         assert self.notation is not None
-        names = [tool.get("function", tool)["name"] for tool in tools]
         notation = self.notation.within(closing) if closing else self.notation
-        return CallReader(notation, new_id=make_id, names=names)
+        openings = self.openings.within() if closing else self.openings
+        return CallReader(notation, openings, new_id=make_id, tools=tools, alone=alone)
 
 
 def quoted(text: str) -> str:
@@ -185,3 +204,30 @@ def _moved(schema: Any, root: str) -> Any:
     if isinstance(reference, str) and reference.startswith("#"):
         moved["$ref"] = root + reference[1:]
     return moved
+
+
+_NAMED = (SPACE, ",", SPACE, '"name"', SPACE, ":", SPACE, '"', NAME, '"')
+
+
+def arguments_of(functions: Sequence[Function]) -> list[str]:
+    """A line for each function: the rule `args0`, `args1`, ... is the JSON of its arguments."""
+    return [f"args{i}: BLANK {inline(parameters(function))}" for i, function in enumerate(functions)]
+
+
+def object_rules(functions: Sequence[Function], after: str, *lines: str, turns: bool = False) -> Rules:
+    """Calls that are objects with a name and arguments; `after` closes the first. With `turns` in either order."""
+    numbers = range(len(functions))
+    turned = " | ".join(f"args{i} named{i}" for i in numbers)
+    named = [f"named{i}: /{regex(_NAMED, function.name)}/" for i, function in enumerate(functions)] if turns else []
+    return Rules(
+        bodies=[f'args{i} GAP "}}" {after}' for i in numbers],
+        lines=[*arguments_of(functions), *named, *lines],
+        turned=f'({turned}) GAP "}}" {after}' if turns else None,
+    )
+
+
+def further(functions: Sequence[Function], pattern: Pattern, after: str = "") -> list[str]:
+    """Lines for the rule `another`: one more call right behind one, opened by this pattern."""
+    numbers = range(len(functions))
+    opened = [f"next{i}[lazy]: /{regex(pattern, function.name)}/" for i, function in enumerate(functions)]
+    return [*opened, "another: " + " | ".join(f"next{i} args{i} {after}" for i in numbers)]

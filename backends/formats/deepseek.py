@@ -5,33 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from backends.formats.base import Conversation, Format, Json, Rules, inline, parameters, quoted
-from backends.formats.reading import Notation, header
+from backends.formats.base import Conversation, Format, Json, Rules, arguments_of, further, quoted
+from backends.formats.openings import BRACE, NAME, SPACE, Openings, Pattern, maybe, regex
+from backends.formats.reading import Notation
 from backends.messages import Function
 
 ALL, ALL_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 ONE, SEP, ONE_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
-_FENCE, _FENCE_END = "\n```json\n", "\n```"
+_FENCE_END = "\n```"
+_PLAIN = (ONE, NAME, SEP, SPACE, BRACE)
+_FENCED = (ONE, maybe("function", SEP), NAME, "\n```", maybe("json"), "\n", SPACE, BRACE)
 
 
-def _rules(functions: Sequence[Function], parallel: bool, *, before: str, between: str, after: str) -> Rules:
-    calls = [
-        f"call{i}: {quoted(before + function.name + between)} {inline(parameters(function))} {quoted(after)}"
-        for i, function in enumerate(functions)
-    ]
-    more = "(GAP call)*" if parallel else ""
-    either = " | ".join(f"call{i}" for i in range(len(functions)))
-    lark = [f"calls: GAP call {more} GAP {quoted(ALL_END)}", f"call: {either}", *calls, ""]
-    return Rules(trigger=ALL, calls="\n".join(lark))
+def _rules(functions: Sequence[Function], parallel: bool, *, opening: Pattern, after: str) -> Rules:
+    close = f"{after} {quoted(ONE_END)}"
+    more = further(functions, (SPACE, *opening), close) if parallel else []
+    body = f"{close} {'another*' if parallel else ''} END"
+    # space and mark are one lexeme, because both may begin another call, too, and a lexer does not go back
+    end = f"END: /{regex((SPACE, ALL_END), '')}/"
+    bodies = [f"args{i} {body}" for i in range(len(functions))]
+    return Rules(bodies=bodies, lines=[*arguments_of(functions), *more, end])
 
 
 def _plain(functions: Sequence[Function], parallel: bool) -> Rules:
-    return _rules(functions, parallel, before=ONE, between=SEP, after=ONE_END)
+    return _rules(functions, parallel, opening=_PLAIN, after="")
 
 
 def _fenced(functions: Sequence[Function], parallel: bool) -> Rules:
-    before, after = f"{ONE}function{SEP}", _FENCE_END + ONE_END
-    return _rules(functions, parallel, before=before, between=_FENCE, after=after)
+    return _rules(functions, parallel, opening=_FENCED, after=quoted(_FENCE_END))
 
 
 def arguments_as_text(messages: list[Json], tools: list[Json]) -> Conversation:
@@ -56,13 +57,9 @@ _MARKS = (ALL, ALL_END, ONE, SEP, ONE_END)
 FENCED = Format(
     name="deepseek-r1",
     fits=lambda template: ALL in template and "```json" in template,
+    openings=Openings(marked=(maybe(ALL, SPACE), *_FENCED)),
     rules=_fenced,
-    notation=Notation(
-        begins=(ALL, ONE),
-        opening=header(rf"(?:function{SEP})?(?P<name>[^\n<{{]{{1,256}}?)\n```(?:json)?"),
-        gaps=("```", ONE_END, ALL_END),
-        enclosed=False,
-    ),
+    notation=Notation(gaps=("```", ONE_END, ALL_END), enclosed=False),
     marks=_MARKS,
     adapt=arguments_as_text,
 )
@@ -70,13 +67,9 @@ FENCED = Format(
 FORMAT = Format(
     name="deepseek",
     fits=lambda template: ALL in template,
+    openings=Openings(marked=(maybe(ALL, SPACE), *_PLAIN)),
     rules=_plain,
-    notation=Notation(
-        begins=(ALL, ONE),
-        opening=header(rf"(?P<name>[^\n<{{]{{1,256}}?){SEP}"),
-        gaps=(ONE_END, ALL_END),
-        enclosed=False,
-    ),
+    notation=Notation(gaps=(ONE_END, ALL_END), enclosed=False),
     marks=_MARKS,
     adapt=arguments_as_text,
 )

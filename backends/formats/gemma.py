@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.formats.base import Format, Json, Rules, parameters, quoted
+from backends.formats.openings import BRACE, NAME, Openings
 from backends.formats.pieces import held_back
-from backends.formats.reading import Notation, header
+from backends.formats.reading import Notation
 from backends.messages import Function
 
 _NUMBER = r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?"
@@ -87,8 +88,8 @@ class _Writer:
         }
         return simple.get(kind, "any")
 
-    def object(self, schema: Json, depth: int) -> str:
-        """Properties in the order of the schema, optional ones or not."""
+    def object(self, schema: Json, depth: int, *, opened: bool = False) -> str:
+        """Properties in the order of the schema, optional ones or not; `opened`: behind the brace."""
         required = schema.get("required") or []
         after, first = '"}"', '"}"'
         for key, item in reversed(schema["properties"].items()):
@@ -99,22 +100,21 @@ class _Writer:
                 after, first = with_comma, opening
             else:
                 after, first = self.rule(f"{with_comma} | {after}"), self.rule(f"{opening} | {first}")
-        return self.rule(f'"{{" {first}')
+        return first if opened else self.rule(f'"{{" {first}')
 
     def _written(self, value: Any) -> str:
         return f"{self._quote}{value}{self._quote}" if isinstance(value, str) else json.dumps(value)
 
 
 def _rules(marks: Marks) -> Callable[[Sequence[Function], bool], Rules]:
-    def rules(functions: Sequence[Function], parallel: bool) -> Rules:
-        lines = []
+    def rules(functions: Sequence[Function], _parallel: bool) -> Rules:
+        lines, bodies = [], []
         for i, function in enumerate(functions):
             writer = _Writer(parameters(function), f"f{i}", marks.quote)
             schema = parameters(function)
-            body = writer.object(schema, 0) if schema.get("properties") else '"{}"'
-            lines += [*writer.lines, f"call{i}: {quoted(f'call:{function.name}')} {body} {quoted(marks.end)}"]
-        either = " | ".join(f"call{i}" for i in range(len(functions)))
-        more = f"(GAP {quoted(marks.begin)} call)*" if parallel else ""
+            body = writer.object(schema, 0, opened=True) if schema.get("properties") else '"}"'
+            lines += writer.lines
+            bodies.append(f"{body} {quoted(marks.end)}")
         shared = [
             f"string: {quoted(marks.quote)} string_rest",
             f"string_rest[lazy]: /(?s:.*){re.sub(r'([|])', r'[|]', marks.quote)}/",
@@ -122,9 +122,7 @@ def _rules(marks: Marks) -> Callable[[Sequence[Function], bool], Rules]:
             'map: "{" (pair ("," pair)*)? "}"',
             "pair: /[A-Za-z_][A-Za-z0-9_-]{0,63}:/ any",
         ]
-        return Rules(
-            trigger=marks.begin, calls="\n".join([f"calls: call {more}", f"call: {either}", *lines, *shared, ""])
-        )
+        return Rules(bodies=bodies, lines=[*lines, *shared])
 
     return rules
 
@@ -213,11 +211,10 @@ def _format(name: str, marks: Marks) -> Format:
     return Format(
         name=name,
         fits=lambda template: marks.begin in template,
+        openings=Openings(marked=(marks.begin, "call:", NAME, BRACE), with_brace=True),
         rules=_rules(marks),
         notation=Notation(
-            begins=(marks.begin,),
-            opening=header(r"call:(?P<name>[^{\s]{1,256})(?=\{)"),
-            arguments=lambda: GemmaArguments(marks.quote),
+            arguments=lambda _properties: GemmaArguments(marks.quote),
             gaps=(marks.end,),
             enclosed=False,
         ),

@@ -59,6 +59,7 @@ def _joined(turns: list[Json]) -> list[Json]:
 FORMAT = Format(
     name="generic",
     fits=lambda template: True,
+    openings=hermes.FORMAT.openings,
     rules=hermes.rules,
     notation=hermes.FORMAT.notation,
     marks=hermes.FORMAT.marks,

@@ -7,60 +7,74 @@ which ends the answer and is no part of its text.
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Callable, Sequence
 
-from backends.formats.base import Format, Json, Rules, inline, parameters, quoted
+from backends.formats.base import Format, Json, Rules, arguments_of
+from backends.formats.openings import BRACE, NAME, SPACE, WORD, Match, Openings, either, match, maybe, regex
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, first_of, held_back
 from backends.formats.reading import JsonScan
 from backends.messages import Function
 
 CHANNEL, MESSAGE, END, START = "<|channel|>", "<|message|>", "<|end|>", "<|start|>"
-FINAL = f"{CHANNEL}final{MESSAGE}"
-_ENDS = (END, START, CHANNEL, "<|call|>", "<|return|>")
-_RECIPIENT = re.compile(r"to=(?:functions\.)?([^\s<]+)")
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
-_MAX_HEADER_CHARS = 512
+FINAL, PREAMBLE = f"{CHANNEL}final{MESSAGE}", f"{CHANNEL}commentary{MESSAGE}"
+_CLOSING = (END, "<|call|>", "<|return|>")
+_BEGINNING = (CHANNEL, START)
+_ROLE = (START, "assistant")
+_ASSISTANT = (maybe(*_ROLE),)
+_TO = (SPACE, "to=", maybe("functions."), NAME)
+_TYPE = (SPACE, maybe(maybe("<|constrain|>"), WORD), SPACE, MESSAGE)
+_SAYS = (CHANNEL, SPACE, either("analysis", "commentary", "final"), *_TYPE)
+_PART = (either(_SAYS, (*_ROLE, *_SAYS)),)
+_WORKS = (CHANNEL, SPACE, either("commentary", "analysis"))
+_CALLS = (*_WORKS, *_TO, *_TYPE)
+_CALL = (either(_CALLS, (*_ROLE, either(_CALLS, (*_TO, *_WORKS, *_TYPE)))), SPACE, BRACE)
+"""The recipient stands before the channel or behind it."""
 
 
-def rules(functions: Sequence[Function], parallel: bool) -> Rules:
+def rules(functions: Sequence[Function], _parallel: bool) -> Rules:
     """One call ends the answer, so there is never a second one; words to the user may stand before it."""
-    del parallel
-    calls = [
-        f"call{i}: {quoted(f'{function.name} <|constrain|>json{MESSAGE}')} {inline(parameters(function))}"
-        for i, function in enumerate(functions)
-    ]
-    either = " | ".join(f"call{i}" for i in range(len(functions)))
-    trigger = f"{CHANNEL}commentary to=functions."
-    words = f"{quoted(f'{CHANNEL}commentary{MESSAGE}')} words {quoted(f'{START}assistant')}"
-    lark = [
-        f"calls: {quoted(START + 'assistant')}? ({words})? {quoted(trigger)} ({either})",
-        r"words[lazy]: /(?s:.*)<\|end\|>/",
-        *calls,
-        "",
-    ]
-    return Rules(calls="\n".join(lark))
+    return Rules(
+        bodies=[f"args{i}" for i in range(len(functions))],
+        lines=[
+            *arguments_of(functions),
+            f"words[lazy]: /{regex(_ASSISTANT, '')}{regex((PREAMBLE,), '')}(?s:.*)<\\|end\\|>/",
+        ],
+        once=True,
+        before="words?",
+    )
 
 
 class _State(enum.Enum):
-    """`OPENING -> HEADER -> BODY -> HEADER ...`; `OPENING -> PLAIN` for a text without channels."""
+    """`BETWEEN -> BODY -> BETWEEN ...`, and `ARGUMENTS` for the body of a call."""
 
-    OPENING = enum.auto()
-    HEADER = enum.auto()
+    BETWEEN = enum.auto()
     BODY = enum.auto()
-    PLAIN = enum.auto()
+    ARGUMENTS = enum.auto()
 
 
 class HarmonyReader:
-    """One choice's text, channels, reasoning and calls apart."""
+    """One choice's text, channels, reasoning and calls apart. What is no part's beginning is text of the last one."""
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        new_id: Callable[[], str],
+        tools: Sequence[Json] | None = None,
+        alone: bool = False,
+        opened: bool = False,
+    ) -> None:
         self._new_id = new_id
-        self._state = _State.OPENING
+        self._names = None if tools is None else [tool.get("function", tool)["name"] for tool in tools]
+        self._alone = alone
+        self._is_last = False
+        """The part that the answer ends with, whatever is written in it."""
+        self._state = _State.BODY if opened else _State.BETWEEN
         self._n_fed = 0
         self._held = ""
-        self._make: Callable[[str, int], Piece] = Content
-        self._scan: JsonScan | None = None
+        self._has_reasoned = False
+        self._make: Callable[[str, int], Piece] = self._reasoning() if opened else Content
+        self._layout = ""
+        """White space that belongs to the marks before it."""
+        self._scan = JsonScan()
         """In a call: finds the end of its arguments, in which the marks are text."""
         self.n_calls = 0
         self.is_cut = False
@@ -71,12 +85,7 @@ class HarmonyReader:
         self._n_fed += len(text)
         self._held += text
         pieces: list[Piece] = []
-        moves = {
-            _State.OPENING: self._open,
-            _State.HEADER: self._header,
-            _State.BODY: self._body,
-            _State.PLAIN: self._plain,
-        }
+        moves = {_State.BETWEEN: self._between, _State.BODY: self._body, _State.ARGUMENTS: self._arguments}
         while moves[self._state](pieces):
             pass
         return pieces
@@ -84,11 +93,22 @@ class HarmonyReader:
     def flush(self, *, cut: bool) -> list[Piece]:
         """See `Reader`."""
         pieces: list[Piece] = []
-        if self._state is _State.HEADER:
-            self._cut_header(pieces, cut=cut)
-        elif self._held:
-            self._say(pieces, len(self._held))
-        self.is_cut = self.is_cut or (self._state is _State.BODY and self._scan is not None)
+        if self._state is _State.ARGUMENTS:
+            self.is_cut = True
+            return pieces
+        text = self._held.lstrip()
+        mark = next((mark for mark in _CLOSING if text.startswith(mark)), "")
+        begun = self._call(text[len(mark) :].lstrip())
+        if cut and text.startswith((*_BEGINNING, *_CLOSING)):
+            self._held = ""
+            self.is_cut = begun is not None and "to=" in text
+            if begun is not None and begun.name is not None:
+                self._announce(pieces, begun.name)
+        elif mark and not text[len(mark) :].strip():
+            self._held = ""
+        elif self._layout:
+            self._held = self._held.lstrip(self._layout)
+        self._say(pieces, len(self._held))
         return pieces
 
     @property
@@ -96,48 +116,92 @@ class HarmonyReader:
         """See `Reader`."""
         return self._n_fed - len(self._held)
 
-    def _cut_header(self, pieces: list[Piece], *, cut: bool) -> None:
-        """A call without arguments, where its name is certainly whole."""
-        recipient = _RECIPIENT.search(self._held)
-        self.is_cut = cut and recipient is not None
-        if cut and recipient is not None and recipient.end() < len(self._held):
-            self._announce(pieces, recipient[1])
-
     def _say(self, pieces: list[Piece], n: int) -> None:
         """The first `n` characters that are held."""
         if n:
             pieces.append(self._make(self._held[:n], self._n_fed - len(self._held)))
             self._held = self._held[n:]
 
-    def _open(self, _pieces: list[Piece]) -> bool:
+    def _call(self, text: str) -> Match | None:
+        return match(_CALL, text, 0, self._names)
+
+    def _between(self, _pieces: list[Piece]) -> bool:
+        """Before the first part, or behind one that has ended: where no other begins, there is text."""
         stripped = self._held.lstrip()
-        if stripped.startswith((CHANNEL, START)):
-            self._state = _State.HEADER
-        elif any(mark.startswith(stripped) for mark in (CHANNEL, START)):
+        if not stripped or (self._layout and any(mark.startswith(stripped) for mark in _CLOSING)):
             return False
-        else:
-            self._state = _State.PLAIN
-        return True
-
-    def _plain(self, pieces: list[Piece]) -> bool:
-        self._say(pieces, len(self._held))
-        return False
-
-    def _header(self, pieces: list[Piece]) -> bool:
-        head, mark, rest = self._held.partition(MESSAGE)
-        if not mark:
+        if self._layout and (mark := next((mark for mark in _CLOSING if stripped.startswith(mark)), "")):
+            self._held = stripped[len(mark) :]
+            return True
+        if any(mark.startswith(stripped) for mark in _BEGINNING):
             return False
-        self._held = rest
-        channel, recipient = _CHANNEL.search(head), _RECIPIENT.search(head)
-        if recipient is not None:
-            number = self._announce(pieces, recipient[1])
-            self._make = lambda text, _: CallArguments(number, text)
-            self._scan = JsonScan()
-        else:
-            self._scan = None
-            self._make = _reasoning if channel is not None and channel[1] == "analysis" else Content
+        if stripped.startswith(_BEGINNING):
+            begun = self._begin(stripped)
+            if begun is None:
+                return False
+            if begun:
+                self._held = stripped
+        self._held = self._held.lstrip(self._layout) if self._layout else self._held
         self._state = _State.BODY
         return True
+
+    def _begin(self, text: str) -> bool | None:
+        """Whether a part begins with this mark; None where that is not certain yet."""
+        found = [self._call(text), match(_PART, text, 0, ())]
+        if any(one is not None and one.whole for one in found):
+            return True
+        return None if any(one is not None for one in found) else False
+
+    def _body(self, pieces: list[Piece]) -> bool:
+        at, mark = (-1, "") if self._is_last else first_of(self._held, (*_BEGINNING, *_CLOSING))
+        keep = 0 if self._is_last else held_back(self._held, *_BEGINNING, *_CLOSING)
+        n = at if at >= 0 else len(self._held) - keep
+        if not self._is_last:  # space before a mark is layout
+            n = len(self._held[:n].rstrip())
+        self._say(pieces, n)
+        if at < 0:
+            return False
+        return self._close(pieces, at - n, mark) if mark in _CLOSING else self._open(pieces, at - n, mark)
+
+    def _close(self, pieces: list[Piece], at: int, mark: str) -> bool:
+        """A mark that ends a part: reasoning always, text only where nothing or another part follows."""
+        rest = self._held[at + len(mark) :]
+        if self._make is Content:
+            stripped = rest.lstrip()
+            if not stripped or any(begins.startswith(stripped) for begins in _BEGINNING):
+                return False
+            begun = self._begin(stripped) if stripped.startswith(_BEGINNING) else False
+            if begun is None:
+                return False
+            if not begun:
+                self._say(pieces, at + len(mark))
+                return True
+        self._held, self._make, self._layout, self._state = rest, Content, "\n", _State.BETWEEN
+        return True
+
+    def _open(self, pieces: list[Piece], at: int, mark: str) -> bool:
+        call, part = match(_CALL, self._held, at, self._names), match(_PART, self._held, at, ())
+        if call is not None and call.whole and call.name is not None:
+            self._held = self._held[call.end :]
+            number = self._announce(pieces, call.name)
+            self._make = lambda text, _: CallArguments(number, text)
+            self._scan, self._state = JsonScan(), _State.ARGUMENTS
+            return True
+        if part is not None and part.whole:
+            head, self._held = self._held[: part.end], self._held[part.end :]
+            self._make = self._reasoning() if "analysis" in head else Content
+            self._is_last = self._alone and "final" in head
+            return True
+        if call is not None or part is not None:
+            return False
+        self._say(pieces, at + len(mark))
+        return True
+
+    def _reasoning(self) -> Callable[[str, int], Piece]:
+        """Makes the pieces of one more block, the first of them with what parts it from the last block."""
+        joints = ["\n\n"] if self._has_reasoned else []
+        self._has_reasoned = True
+        return lambda text, _: Reasoning((joints.pop() if joints else "") + text)
 
     def _announce(self, pieces: list[Piece], name: str) -> int:
         """The call's number."""
@@ -145,41 +209,23 @@ class HarmonyReader:
         self.n_calls += 1
         return self.n_calls - 1
 
-    def _body(self, pieces: list[Piece]) -> bool:
-        if self._scan is not None:
-            return self._arguments(self._scan, pieces)
-        at, mark = first_of(self._held, _ENDS)
-        cut = at if at >= 0 else len(self._held) - held_back(self._held, *_ENDS)
-        self._say(pieces, cut)
-        self._held = self._held[0 if mark == CHANNEL else len(mark) :]  # a channel's mark belongs to the next header
-        if at >= 0:
-            self._state = _State.HEADER
-        return at >= 0
-
-    def _arguments(self, scan: JsonScan, pieces: list[Piece]) -> bool:
-        end = scan.end(self._held)
+    def _arguments(self, pieces: list[Piece]) -> bool:
+        end = self._scan.end(self._held)
         self._say(pieces, end if end >= 0 else len(self._held))
         if end >= 0:
-            self._state = _State.HEADER
+            self._make, self._layout, self._state = Content, "\n", _State.BETWEEN
         return end >= 0
-
-
-def _reasoning(text: str, _at: int) -> Reasoning:
-    return Reasoning(text)
-
-
-def _reader(new_id: Callable[[], str], _tools: Sequence[Json], _closing: str) -> HarmonyReader:
-    return HarmonyReader(new_id)
 
 
 FORMAT = Format(
     name="harmony",
     fits=lambda template: CHANNEL in template and MESSAGE in template,
+    openings=Openings(marked=_CALL),
     rules=rules,
-    reader=_reader,
+    reader=HarmonyReader,
     answer_marks=(START, CHANNEL),
-    json_begins=" to=functions.",
+    answer_openings=(FINAL, PREAMBLE),
     marks=(CHANNEL, MESSAGE, END, START, "<|constrain|>"),
-    text_opening=f"({quoted(START + 'assistant')})? {quoted(FINAL)}",
+    text_opening=f"/{regex((*_ASSISTANT, FINAL), '')}/",
     reasons=True,
 )

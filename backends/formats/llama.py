@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from backends.formats.base import Format, Rules, inline, named_objects
+from backends.formats.base import Format, Rules, further, inline, named_objects, object_rules
+from backends.formats.openings import OBJECT, SPACE, Openings, maybe
 from backends.formats.reading import Notation
 from backends.messages import Function
 
 TAG = "<|python_tag|>"
+_OBJECT = ("{", SPACE, maybe('"type"', SPACE, ":", SPACE, '"function"', SPACE, ",", SPACE), *OBJECT[2:])
+_MORE = (SPACE, ";", SPACE, *_OBJECT)
 
 
 def rules(functions: Sequence[Function], parallel: bool) -> Rules:
-    """Objects parted by semicolons. Text that opens with a brace is a call, so no other text may."""
-    more = '(GAP ";" GAP object)*' if parallel else ""
-    objects = inline(named_objects(functions, arguments="parameters"))
-    # space and tag are one lexeme, because both may begin a text, too, and a lexer does not go back
-    tagged = r"TAGGED: /(\r?\n){0,2}[ ]{0,2}<\|python_tag\|>/"
-    calls = f"calls: (TAGGED | GAP) GAP object {more} GAP\nobject: {objects}\n{tagged}\n"
-    return Rules(calls=calls, plain=r"(\s*([^{\s<]|<[^|])(?s:.*))?")
+    """Objects parted by semicolons."""
+    more = further(functions, _MORE, 'GAP "}"') if parallel else []
+    made = object_rules(functions, "another*" if parallel else "", *more)
+    # Other JSON may begin with the same brace, and a lexer does not go back.
+    return replace(made, among_json=inline(named_objects(functions, arguments="parameters")))
 
 
 FORMAT = Format(
     name="llama",
     fits=lambda template: "parameters" in template and ("<|python_tag|>" in template or "ipython" in template),
+    openings=Openings(marked=(TAG, SPACE, *_OBJECT), bare=(SPACE, *_OBJECT), more=_MORE),
     rules=rules,
-    notation=Notation(begins=(TAG,), gaps=(";",), many=True, bare=True),
+    notation=Notation(),
     marks=(TAG,),
 )

@@ -10,31 +10,25 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from backends.formats.base import Conversation, Format, Json, Rules, inline, named_objects, parameters, quoted
-from backends.formats.reading import Notation, header
+from backends.formats.base import Conversation, Format, Json, Rules, arguments_of, further, object_rules
+from backends.formats.openings import BRACE, NAME, OBJECT, SPACE, WORD, Openings, maybe
+from backends.formats.reading import Notation
 from backends.messages import Function
 
 OPEN, ARGS = "[TOOL_CALLS]", "[ARGS]"
+_MORE = (SPACE, ",", SPACE, *OBJECT)
 _ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 
 def _array(functions: Sequence[Function], parallel: bool) -> Rules:
     """One array of objects."""
-    call = named_objects(functions)
-    definitions = call.pop("$defs")
-    schema = {"$defs": definitions, "type": "array", "items": call, "minItems": 1}
-    return Rules(trigger=OPEN, calls=f"calls: GAP {inline(schema if parallel else {**schema, 'maxItems': 1})}\n")
+    more = further(functions, _MORE, 'GAP "}"') if parallel else []
+    return object_rules(functions, 'another* GAP "]"' if parallel else 'GAP "]"', *more)
 
 
-def _headed(functions: Sequence[Function], parallel: bool) -> Rules:
+def _headed(functions: Sequence[Function], _parallel: bool) -> Rules:
     """A name and its arguments behind a mark each."""
-    calls = [
-        f"call{i}: {quoted(function.name + ARGS)} {inline(parameters(function))}"
-        for i, function in enumerate(functions)
-    ]
-    more = f"({quoted(OPEN)} call)*" if parallel else ""
-    either = " | ".join(f"call{i}" for i in range(len(functions)))
-    return Rules(trigger=OPEN, calls="\n".join([f"calls: call {more}", f"call: {either}", *calls, ""]))
+    return Rules(bodies=[f"args{i}" for i in range(len(functions))], lines=arguments_of(functions))
 
 
 def _new_id() -> str:
@@ -61,12 +55,9 @@ def short_ids(messages: list[Json], tools: list[Json]) -> Conversation:
 HEADED = Format(
     name="mistral-args",
     fits=lambda template: OPEN in template and ARGS in template,
+    openings=Openings(marked=(OPEN, SPACE, NAME, maybe("[CALL_ID]", WORD), ARGS, SPACE, BRACE)),
     rules=_headed,
-    notation=Notation(
-        begins=(OPEN,),
-        opening=header(r"(?P<name>[^\[{]{1,256}?)(?:\[CALL_ID\][^\[{]{0,64})?\[ARGS\]"),
-        enclosed=False,
-    ),
+    notation=Notation(enclosed=False),
     marks=(OPEN, ARGS, "[CALL_ID]"),
     adapt=short_ids,
     new_id=_new_id,
@@ -75,8 +66,9 @@ HEADED = Format(
 FORMAT = Format(
     name="mistral",
     fits=lambda template: OPEN in template,
+    openings=Openings(marked=(OPEN, SPACE, "[", SPACE, *OBJECT), more=_MORE),
     rules=_array,
-    notation=Notation(begins=(OPEN,), gaps=("[", ",", "]"), many=True),
+    notation=Notation(gaps=("]",)),
     marks=(OPEN,),
     adapt=short_ids,
     new_id=_new_id,

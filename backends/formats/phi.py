@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from backends.formats.base import Conversation, Format, Json, Rules, inline, named_objects, quoted
+from backends.formats.base import Conversation, Format, Json, Rules, further, object_rules, quoted
+from backends.formats.openings import OBJECT, SPACE, Openings, maybe
 from backends.formats.reading import Notation
 from backends.messages import Function
 
 OPEN, CLOSE = "<|tool_call|>", "<|/tool_call|>"
+_MORE = (SPACE, ",", SPACE, *OBJECT)
 
 
 def rules(functions: Sequence[Function], parallel: bool) -> Rules:
     """An array of objects between marks."""
-    call = named_objects(functions)
-    schema = {"$defs": call.pop("$defs"), "type": "array", "items": call, "minItems": 1}
-    array = inline(schema if parallel else {**schema, "maxItems": 1})
-    return Rules(trigger=OPEN, calls=f"calls: GAP array GAP {quoted(CLOSE)}\narray: {array}\n")
+    more = further(functions, _MORE, 'GAP "}"') if parallel else []
+    return object_rules(functions, f'{"another*" if parallel else ""} (GAP "]")? GAP {quoted(CLOSE)}', *more)
 
 
 def tools_in_system(messages: list[Json], tools: list[Json]) -> Conversation:
@@ -33,8 +33,9 @@ def tools_in_system(messages: list[Json], tools: list[Json]) -> Conversation:
 FORMAT = Format(
     name="phi",
     fits=lambda template: "<|tool|>" in template,
+    openings=Openings(marked=(OPEN, SPACE, maybe("["), SPACE, *OBJECT), more=_MORE),
     rules=rules,
-    notation=Notation(begins=(OPEN,), gaps=(CLOSE, "[", ",", "]"), many=True),
+    notation=Notation(gaps=("]", CLOSE)),
     marks=(OPEN, CLOSE),
     adapt=tools_in_system,
 )

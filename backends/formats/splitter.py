@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from backends.formats.pieces import CallBegins, Content, Piece, Reasoning
 from backends.formats.reasoning import ReasoningSplitter
+from backends.messages import ToolCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backends.formats.base import Format, Reader
+    from backends.messages import Constraint
 
 
 class Splitter:
@@ -153,16 +155,23 @@ def splitter(
     *,
     opened: bool,
     tools: Sequence[dict[str, Any]],
+    only: Constraint | None = None,
     new_id: Callable[[], str] | None = None,
 ) -> Splitter | None:
     """What sorts the text of one choice of a model with this format, with these tools offered.
 
-    None where the text needs no sorting. `new_id` names the calls; else the format does.
+    None where the text needs no sorting. `only`: of the tools those that it lets the model call. `new_id` names the
+    calls; else the format does.
     """
+    alone = only is not None
+    if isinstance(only, ToolCalls):
+        names = {function.name for function in only.functions}
+        tools = [tool for tool in tools if tool.get("function", tool)["name"] in names]
+        alone = only.content is not None
     reads = bool(tools) or format_.reasons
     if marks is None and not reads:
         return None
-    calls = format_.read(tools, new_id=new_id) if reads else None
+    calls = format_.read(tools, new_id=new_id, alone=alone, opened=opened) if reads else None
     if format_.reasons or marks is None or calls is None:
         return Splitter(marks=None if format_.reasons else marks, opened=opened, calls=calls)
     closing = marks[1]

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class Chooser:
     """The rules of one model."""
 
-    def __init__(self, model: DecoderModel, *, shown_piece: Callable[[int], bytes]) -> None:
+    def __init__(self, model: DecoderModel, *, shown_piece: Callable[[int], bytes], ends: NDArray[np.int32]) -> None:
         self._model = model
         self._shown_piece = shown_piece
-        self._end_ids = model.ends()
+        self._end_ids = ends
         self._ends = frozenset(self._end_ids.tolist())
 
     def choose(self, sequence: Sequence, row: int, logits: NDArray[np.float32], best: int, events: list[Event]) -> bool:

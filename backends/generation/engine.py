@@ -88,7 +88,7 @@ class GeneratingEngine:
         self._steady: StepRows | None = None
         """The last step's rows where every sequence decoded and the next step has the same rows; None where not."""
         self._preparer = Preparer(model, tokenizer, context=ready.facts.context, borders=context.forgets)
-        self._chooser = Chooser(model, shown_piece=tokenizer.shown_piece)
+        self._chooser = Chooser(model, shown_piece=tokenizer.shown_piece, ends=tokenizer.ends)
 
     def ready(self) -> Ready[GeneratorFacts]:
         """The effective run-time figures."""

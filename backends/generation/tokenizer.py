@@ -10,6 +10,8 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, assert_never
 
+import numpy as np
+
 from backends import fim
 from backends.chat_template import ChatTemplate, Guard
 from backends.engine import JobError
@@ -32,6 +34,8 @@ from backends.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from backends.control import Control
     from backends.formats.splitter import Splitter
@@ -63,9 +67,16 @@ class Tokenizer:
             vocabulary=self._vocabulary,
             format_=generic.FORMAT if template is None else template.format,
             piece=self.shown_piece,
-            ends=model.ends().tolist(),
+            ends=self.ends.tolist(),
             marks=marks,
         )
+
+    @cached_property
+    def ends(self) -> NDArray[np.int32]:
+        """`(n,) int32`: the tokens that end a generation; a mark that only ends a part of an answer is none."""
+        ends = self._model.ends()
+        others = [token for token in ends.tolist() if token not in self._shown]
+        return np.array(others, np.int32) if others else ends
 
     @property
     def can_infill(self) -> bool:
@@ -89,7 +100,7 @@ class Tokenizer:
         if not job.stop or not isinstance(prompt, ChatPrompt) or template is None:
             return lambda: None
         format_, marks, tools = template.format, template.marks, prompt.tools
-        return lambda: splitter(format_, marks, opened=opened, tools=tools)
+        return lambda: splitter(format_, marks, opened=opened, tools=tools, only=job.constraint)
 
     def shown_piece(self, token: int) -> bytes:
         """The bytes of a token in a text that shows the marks of calls and reasoning."""
@@ -98,7 +109,7 @@ class Tokenizer:
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(
             pieces=[self.shown_piece(token) for token in range(self._model.n_vocab)],
-            ends=self._model.ends().tolist(),
+            ends=self.ends.tolist(),
             tokenize=self._spelled,
         )
 

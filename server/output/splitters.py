@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from backends.messages import Ready, Started
+    from backends.messages import Constraint, Ready, Started
 
 
 def splitters(
@@ -19,11 +19,13 @@ def splitters(
     ready: Ready | None,
     started: Started | None,
     *,
+    only: Constraint | None = None,
     new_id: Callable[[], str] | None = None,
 ) -> Callable[[], Splitter | None]:
     """Makes the splitter of each choice: what this model writes, with these tools offered.
 
-    None where the text needs no sorting. `new_id` names the calls; else the model's format does.
+    None where the text needs no sorting. `only` is what the answer has to be. `new_id` names the calls; else the
+    model's format does.
     """
     facts = ready.generator if ready is not None else None
     format_ = named(facts.tool_format if facts is not None else None)
@@ -31,6 +33,6 @@ def splitters(
     marks = facts.reasoning_marks if facts is not None else None
 
     def new_splitter() -> Splitter | None:
-        return splitter(format_, marks, opened=opened, tools=tools, new_id=new_id)
+        return splitter(format_, marks, opened=opened, tools=tools, only=only, new_id=new_id)
 
     return new_splitter

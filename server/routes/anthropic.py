@@ -84,7 +84,9 @@ async def create_message(
             app.history.put(record, time.monotonic())
 
     def begin(ready: Ready | None, started: Started | None) -> MessageAnswer:
-        return MessageAnswer(head, Sorter(splitters(chat.functions, ready, started)()), started, on_done=keep)
+        return MessageAnswer(
+            head, Sorter(splitters(chat.functions, ready, started, only=chat.constraint)()), started, on_done=keep
+        )
 
     plan = Plan(
         jobs=[asked.job(head.id, chat)],

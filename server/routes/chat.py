@@ -58,10 +58,12 @@ async def chat_completions(
         head=head,
         require=chat.require,
         new_stream=lambda head, ready, started: ChatStream(
-            head, include_usage=chat.wants_usage, new_splitter=splitters(chat.functions, ready, started)
+            head,
+            include_usage=chat.wants_usage,
+            new_splitter=splitters(chat.functions, ready, started, only=chat.constraint),
         ),
         new_whole=lambda ready, started: ChatWhole(
-            n=chat.n or 1, new_splitter=splitters(chat.functions, ready, started)
+            n=chat.n or 1, new_splitter=splitters(chat.functions, ready, started, only=chat.constraint)
         ),
     )
     return await answer(request, app, model, plan)

@@ -104,7 +104,7 @@ async def create_response(
     grown = ResponseAnswer(opening, items, now=time.time, on_done=keep)
 
     def begin(ready: Ready | None, started: Started | None) -> ResponseAnswer:
-        return grown.begin(Sorter(splitters(chat.functions, ready, started)()))
+        return grown.begin(Sorter(splitters(chat.functions, ready, started, only=chat.constraint)()))
 
     plan = Plan(
         jobs=[chat.job(response_id)],

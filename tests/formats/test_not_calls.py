@@ -19,7 +19,7 @@ THINK = ("<think>", "</think>")
 
 def marks(name: str) -> list[str]:
     format_ = named(name)
-    return [*format_.marks, *(format_.notation.begins if format_.notation is not None else ())]
+    return [*format_.marks, *format_.ends_reasoning(calls=True)]
 
 
 def near_calls(name: str) -> list[str]:

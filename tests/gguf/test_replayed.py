@@ -75,6 +75,12 @@ FAMILIES = {
         '<|python_tag|>{"name": "get", "parameters": {"city": "Rom"}}',
         controls=("<|python_tag|>",),
     ),
+    "harmony": Family(
+        "<|channel|> <|message|>",
+        '<|start|>assistant<|channel|>commentary to=functions.get <|constrain|>json<|message|>{"city": "Rom"}',
+        ("<|channel|>analysis<|message|>", "<|end|>"),
+        ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"),
+    ),
     "gemma": Family(
         "<|tool_call>", '<|tool_call>call:get{city:<|"|>Rom<|"|>}<tool_call|>', ("<|channel>thought\n", "<channel|>")
     ),
@@ -175,10 +181,39 @@ def test_a_model_may_end_and_call_wherever_its_reasoning_stands(
     assert found == [reasoning, content.replace("<CLOSE>", family.think[1]), calls, reason]
 
 
+OTHERS = ["hermes", "qwen-xml", "llama", "mistral-args", "gemma", "harmony"]
+BEHIND = [
+    ("<CALL>\n<CLOSE>", False, ("", "<CLOSE>", CALL, "tool_calls")),
+    ("<CALL>\n<CLOSE>", True, ("", "", CALL, "tool_calls")),
+    ("<CALL>\n<b>so</b> it is", False, ("", "<b>so</b> it is", CALL, "tool_calls")),
+    ("<CALL>\n[so] it is; {no}", False, ("", "[so] it is; {no}", CALL, "tool_calls")),
+    ("<CALL> so, <CALL>", False, ("", "so,", CALL * 2, "tool_calls")),
+]
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["auto", "required"])
+@pytest.mark.parametrize("name", ["hermes, tokens", *OTHERS[:-1]])
+@pytest.mark.parametrize(("text", "opened", "right"), BEHIND, ids=range(len(BEHIND)))
+def test_what_stands_behind_a_call_is_content_and_no_other_call(
+    name: str, text: str, opened: bool, right: tuple[Any, ...], required: bool, tmp_path: Path
+) -> None:
+    family = FAMILIES[name]
+    *found, n_tokens = reads(model(tmp_path, family, text, opened=opened), constraint=tool_calls(required=required))
+    reasoning, content, calls, reason = right
+    assert found == [reasoning, content.replace("<CLOSE>", family.think[1]), calls, reason]
+    assert n_tokens > len(content)
+
+
+@pytest.mark.parametrize("text", ["<CALL>", "hm<CLOSE><CALL>", "<CALL> so"])
+def test_a_call_of_gpt_oss_ends_its_answer(text: str, tmp_path: Path) -> None:
+    opened = "CLOSE" in text
+    path = model(tmp_path, FAMILIES["harmony"], text, opened=opened)
+    assert reads(path, constraint=tool_calls())[:4] == ("hm" if opened else "", "", CALL, "tool_calls")
+
+
 SCHEMA = (
     '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": false}'
 )
-OTHERS = ["hermes", "qwen-xml", "llama", "mistral-args", "gemma"]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -205,6 +240,32 @@ def test_a_budget_closes_one_block_and_no_call(name: str, tmp_path: Path) -> Non
     path = model(tmp_path, FAMILIES[name], "hm hm hm hm hm hm", opened=True)
     reasoning, _, calls, _, _ = reads(path, constraint=tool_calls(), reasoning_budget=5)
     assert ("hm hm", calls) == (reasoning, [])
+
+
+NO_CALLS = [
+    "<CALL>",
+    'I write {"name": "get", "arguments": {"city": "Rom"}}',
+    '{"name": "nope", "arguments": {}}',
+    '{"name": "get"}',
+    "`[TOOL_CALLS]` or <tool_call>?",
+]
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama", "mistral", "deepseek", "qwen-xml", "gemma", "harmony"])
+@pytest.mark.parametrize("text", NO_CALLS, ids=range(len(NO_CALLS)))
+def test_what_calls_nothing_that_was_offered_is_content(name: str, text: str, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    renamed = family.call.replace("get", "nope").replace("<|start|>assistant", "")
+    path = model(tmp_path, replace(family, call=renamed), text, opened=False)
+    said = text.replace("<CALL>", renamed)
+    assert reads(path, constraint=tool_calls())[:4] == ("", said, [], "stop")
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama", "mistral-args", "qwen-xml", "harmony"])
+def test_where_no_tool_is_offered_nothing_is_a_call(name: str, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    path = model(tmp_path, family, "so <CALL>", opened=False)
+    assert reads(path, tools=[])[:4] == ("", f"so {family.call}", [], "stop")
 
 
 MENTIONS = ["I write <tool_call> now", "I write `<tool_call>` first", "<tool_call>?", "<tool_call> and </tool_call>"]
