@@ -66,7 +66,11 @@ class Rules:
     """
 
     bodies: Sequence[str]
-    """One per function: its arguments, and what closes the call or introduces the next one."""
+    """One per function: its arguments, and what closes them."""
+    after: str = ""
+    """What closes a call and those that follow it: `another` is one of those."""
+    another: Pattern | None = None
+    """How it is opened."""
     lines: Sequence[str] = ()
     """The rules that they refer to."""
     turned: str | None = None
@@ -214,20 +218,13 @@ def arguments_of(functions: Sequence[Function]) -> list[str]:
     return [f"args{i}: BLANK {inline(parameters(function))}" for i, function in enumerate(functions)]
 
 
-def object_rules(functions: Sequence[Function], after: str, *lines: str, turns: bool = False) -> Rules:
-    """Calls that are objects with a name and arguments; `after` closes the first. With `turns` in either order."""
-    numbers = range(len(functions))
-    turned = " | ".join(f"args{i} named{i}" for i in numbers)
-    named = [f"named{i}: /{regex(_NAMED, function.name)}/" for i, function in enumerate(functions)] if turns else []
-    return Rules(
-        bodies=[f'args{i} GAP "}}" {after}' for i in numbers],
-        lines=[*arguments_of(functions), *named, *lines],
-        turned=f'({turned}) GAP "}}" {after}' if turns else None,
-    )
+def object_rules(functions: Sequence[Function], after: str, another: Pattern | None = None) -> Rules:
+    """Calls that are objects with a name and arguments."""
+    bodies = [f'args{i} GAP "}}"' for i in range(len(functions))]
+    return Rules(bodies=bodies, after=after, another=another, lines=arguments_of(functions))
 
 
-def further(functions: Sequence[Function], pattern: Pattern, after: str = "") -> list[str]:
-    """Lines for the rule `another`: one more call right behind one, opened by this pattern."""
-    numbers = range(len(functions))
-    opened = [f"next{i}[lazy]: /{regex(pattern, function.name)}/" for i, function in enumerate(functions)]
-    return [*opened, "another: " + " | ".join(f"next{i} args{i} {after}" for i in numbers)]
+def turned(functions: Sequence[Function]) -> tuple[str, list[str]]:
+    """What follows the opening of such an object whose arguments come first, and the lines that it refers to."""
+    either = " | ".join(f"args{i} turned{i}" for i in range(len(functions)))
+    return f'({either}) GAP "}}"', [f"turned{i}: /{regex(_NAMED, f.name)}/" for i, f in enumerate(functions)]

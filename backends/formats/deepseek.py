@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from backends.formats.base import Conversation, Format, Json, Rules, arguments_of, further, quoted
+from backends.formats.base import Conversation, Format, Json, Rules, arguments_of, quoted
 from backends.formats.openings import BRACE, NAME, SPACE, Openings, Pattern, maybe, regex
 from backends.formats.reading import Notation
 from backends.messages import Function
@@ -18,13 +18,12 @@ _FENCED = (ONE, maybe("function", SEP), NAME, "\n```", maybe("json"), "\n", SPAC
 
 
 def _rules(functions: Sequence[Function], parallel: bool, *, opening: Pattern, after: str) -> Rules:
-    close = f"{after} {quoted(ONE_END)}"
-    more = further(functions, (SPACE, *opening), close) if parallel else []
-    body = f"{close} {'another*' if parallel else ''} END"
+    bodies = [f"args{i} {after} {quoted(ONE_END)}" for i in range(len(functions))]
     # space and mark are one lexeme, because both may begin another call, too, and a lexer does not go back
-    end = f"END: /{regex((SPACE, ALL_END), '')}/"
-    bodies = [f"args{i} {body}" for i in range(len(functions))]
-    return Rules(bodies=bodies, lines=[*arguments_of(functions), *more, end])
+    lines = [*arguments_of(functions), f"END: /{regex((SPACE, ALL_END))}/"]
+    if not parallel:
+        return Rules(bodies=bodies, after="END", lines=lines)
+    return Rules(bodies=bodies, after="another* END", another=(SPACE, *opening), lines=lines)
 
 
 def _plain(functions: Sequence[Function], parallel: bool) -> Rules:

@@ -37,7 +37,7 @@ def rules(functions: Sequence[Function], _parallel: bool) -> Rules:
         bodies=[f"args{i}" for i in range(len(functions))],
         lines=[
             *arguments_of(functions),
-            f"words[lazy]: /{regex(_ASSISTANT, '')}{regex((PREAMBLE,), '')}(?s:.*)<\\|end\\|>/",
+            f"words[lazy]: /{regex(_ASSISTANT)}{regex((PREAMBLE,))}(?s:.*)<\\|end\\|>/",
         ],
         once=True,
         before="words?",
@@ -106,8 +106,8 @@ class HarmonyReader:
                 self._announce(pieces, begun.name)
         elif mark and not text[len(mark) :].strip():
             self._held = ""
-        elif self._layout:
-            self._held = self._held.lstrip(self._layout)
+        elif self._layout and self._state is _State.BETWEEN:
+            self._held = self._held.lstrip(self._layout) if text else ""
         self._say(pieces, len(self._held))
         return pieces
 
@@ -226,6 +226,6 @@ FORMAT = Format(
     answer_marks=(START, CHANNEL),
     answer_openings=(FINAL, PREAMBLE),
     marks=(CHANNEL, MESSAGE, END, START, "<|constrain|>"),
-    text_opening=f"/{regex((*_ASSISTANT, FINAL), '')}/",
+    text_opening=f"/{regex((*_ASSISTANT, FINAL))}/",
     reasons=True,
 )

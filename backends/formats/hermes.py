@@ -6,8 +6,9 @@ Hermes 2 Pro was trained with the arguments first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from backends.formats.base import Format, Rules, object_rules, quoted
+from backends.formats.base import Format, Rules, object_rules, quoted, turned
 from backends.formats.openings import OBJECT, SPACE, TURNED, Openings
 from backends.formats.reading import Notation
 from backends.messages import Function
@@ -17,7 +18,9 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 def rules(functions: Sequence[Function], _parallel: bool) -> Rules:
     """One object between tags; another pair of tags for each further call."""
-    return object_rules(functions, f"GAP {quoted(CLOSE)}", turns=True)
+    made = object_rules(functions, after=f"GAP {quoted(CLOSE)}")
+    body, lines = turned(functions)
+    return replace(made, turned=body, lines=[*made.lines, *lines])
 
 
 FORMAT = Format(

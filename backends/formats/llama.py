@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from backends.formats.base import Format, Rules, further, inline, named_objects, object_rules
+from backends.formats.base import Format, Rules, inline, named_objects, object_rules
 from backends.formats.openings import OBJECT, SPACE, Openings, maybe
 from backends.formats.reading import Notation
 from backends.messages import Function
@@ -17,8 +17,7 @@ _MORE = (SPACE, ";", SPACE, *_OBJECT)
 
 def rules(functions: Sequence[Function], parallel: bool) -> Rules:
     """Objects parted by semicolons."""
-    more = further(functions, _MORE, 'GAP "}"') if parallel else []
-    made = object_rules(functions, "another*" if parallel else "", *more)
+    made = object_rules(functions, "another* next?", _MORE) if parallel else object_rules(functions, "")
     # Other JSON may begin with the same brace, and a lexer does not go back.
     return replace(made, among_json=inline(named_objects(functions, arguments="parameters")))
 

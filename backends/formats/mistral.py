@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from backends.formats.base import Conversation, Format, Json, Rules, arguments_of, further, object_rules
+from backends.formats.base import Conversation, Format, Json, Rules, arguments_of, object_rules
 from backends.formats.openings import BRACE, NAME, OBJECT, SPACE, WORD, Openings, maybe
 from backends.formats.reading import Notation
 from backends.messages import Function
@@ -22,8 +22,7 @@ _ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 def _array(functions: Sequence[Function], parallel: bool) -> Rules:
     """One array of objects."""
-    more = further(functions, _MORE, 'GAP "}"') if parallel else []
-    return object_rules(functions, 'another* GAP "]"' if parallel else 'GAP "]"', *more)
+    return object_rules(functions, 'another* GAP "]"', _MORE) if parallel else object_rules(functions, 'GAP "]"')
 
 
 def _headed(functions: Sequence[Function], _parallel: bool) -> Rules:

@@ -108,7 +108,7 @@ def _choices(
     return [(name, rest, name) for name in names]
 
 
-def regex(pattern: Pattern, name: str, *, brace: bool = False) -> str:
+def regex(pattern: Pattern, name: str = "", *, brace: bool = False) -> str:
     """The same for llguidance, with this name; with `brace` it holds the one of the arguments."""
     written = ""
     for part in pattern:
@@ -128,6 +128,27 @@ def regex(pattern: Pattern, name: str, *, brace: bool = False) -> str:
 
 def _escaped(text: str) -> str:
     return "".join("\\n" if char == "\n" else f"\\{char}" if char in r"\.^$|?*+()[]{}/" else char for char in text)
+
+
+def parted(pattern: Pattern) -> list[tuple[Pattern, Pattern]]:
+    """A pattern in two, before the name of the function and from there on, once for each way to write it.
+
+    The first part ends with a fixed word, so that it ends at one place only.
+    """
+    for i, part in enumerate(pattern):
+        if part is NAME:
+            cut = next(at for at in range(i, 0, -1) if isinstance(pattern[at - 1], str))
+            return [(pattern[:cut], pattern[cut:])]
+        if isinstance(part, Either) and any(_names(choice) for choice in part.choices):
+            return [way for choice in part.choices for way in parted((*pattern[:i], *choice, *pattern[i + 1 :]))]
+    return []
+
+
+def _names(pattern: Pattern) -> bool:
+    return any(
+        part is NAME or (isinstance(part, Either) and any(_names(choice) for choice in part.choices))
+        for part in pattern
+    )
 
 
 def firsts(pattern: Pattern) -> tuple[str, ...]:
@@ -167,16 +188,32 @@ class Openings:
         """The same inside of a block of reasoning, where a call needs a mark."""
         return replace(self, bare=None)
 
-    def find(self, text: str, names: Collection[str] | None) -> Place:
-        """The first place where a call stands, or may stand once the text has gone on."""
+    def find(self, text: str, names: Collection[str] | None, unasking: Collection[str] | None) -> Place:
+        """The first place where a call stands, or may stand once the text has gone on.
+
+        `unasking` are those functions of the names that can be called without arguments.
+        """
         at = first_of(text, self._words)[0]
         while at >= 0:
             for pattern in self.anywhere:
-                if (found := match(pattern, text, at, names)) is not None:
+                if (found := self.match(pattern, text, at, names, unasking)) is not None:
                     return Place(at, found)
             further = first_of(text[at + 1 :], self._words)[0]
             at = at + 1 + further if further >= 0 else -1
         return Place(len(text) - held_back(text, *self._words), None)
+
+    def match(
+        self, pattern: Pattern, text: str, at: int, names: Collection[str] | None, unasking: Collection[str] | None
+    ) -> Match | None:
+        """One of these at this place, with arguments or, where none are asked for, without."""
+        found, short = match(pattern, text, at, names), self.without_arguments(pattern)
+        return match(short, text, at, unasking) if found is None and short is not None else found
+
+    def without_arguments(self, pattern: Pattern) -> Pattern | None:
+        """The whole object of a call that has a name alone; None where calls are no objects, or any object may come."""
+        at = next((i for i, part in enumerate(pattern) if part is NAME), -1)
+        is_object = self.bare is None and at >= 0 and pattern[at + 1 : at + 2] == ('"',)
+        return (*pattern[: at + 2], SPACE, "}") if is_object else None
 
     @cached_property
     def _words(self) -> tuple[str, ...]:
@@ -198,3 +235,13 @@ OBJECT: Final[Pattern] = (
 )
 """`{"name": ..., "arguments":`."""
 TURNED: Final[Pattern] = ("{", SPACE, either('"arguments"', '"parameters"'), SPACE, ":", SPACE, BRACE)
+_ASKING = frozenset(
+    {"minProperties", "allOf", "anyOf", "oneOf", "$ref", "not", "if", "const", "enum", "dependentRequired"}
+)
+
+
+def asks_nothing(parameters: object) -> bool:
+    """An empty object satisfies this schema for certain."""
+    return not parameters or (
+        isinstance(parameters, dict) and not parameters.get("required") and not _ASKING & parameters.keys()
+    )

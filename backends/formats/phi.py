@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from backends.formats.base import Conversation, Format, Json, Rules, further, object_rules, quoted
+from backends.formats.base import Conversation, Format, Json, Rules, object_rules, quoted
 from backends.formats.openings import OBJECT, SPACE, Openings, maybe
 from backends.formats.reading import Notation
 from backends.messages import Function
@@ -16,8 +16,8 @@ _MORE = (SPACE, ",", SPACE, *OBJECT)
 
 def rules(functions: Sequence[Function], parallel: bool) -> Rules:
     """An array of objects between marks."""
-    more = further(functions, _MORE, 'GAP "}"') if parallel else []
-    return object_rules(functions, f'{"another*" if parallel else ""} (GAP "]")? GAP {quoted(CLOSE)}', *more)
+    close = f'(GAP "]")? GAP {quoted(CLOSE)}'
+    return object_rules(functions, f"another* {close}", _MORE) if parallel else object_rules(functions, close)
 
 
 def tools_in_system(messages: list[Json], tools: list[Json]) -> Conversation:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import jiter
 import msgspec
 
-from backends.formats.openings import Match, Openings, Place, match
+from backends.formats.openings import Match, Openings, Pattern, Place, asks_nothing
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece
 
 Json = dict[str, Any]
@@ -127,6 +127,8 @@ class CallReader:
         functions = [tool.get("function", tool) for tool in tools or ()]
         self._properties = {f["name"]: (f.get("parameters") or {}).get("properties") or {} for f in functions}
         self._names = None if tools is None else list(self._properties)
+        unasking = [function["name"] for function in functions if asks_nothing(function.get("parameters"))]
+        self._unasking = None if tools is None else unasking
         self._alone = alone
         self._state = _State.TEXT
         self._n_fed = 0
@@ -223,13 +225,16 @@ class CallReader:
             anchored = [(0, self._openings.bare)] if self._openings.bare is not None else []
             anchored += [(space, pattern) for pattern in self._openings.anywhere]
             for at, pattern in anchored:
-                if pattern is not None and (found := match(pattern, self._held, at, self._names)) is not None:
+                if pattern is not None and (found := self._match(pattern, at)) is not None:
                     return Place(at, found)
             self._at_start = False
             self._is_text = self._alone
         if self._is_text:
             return Place(len(self._held), None)
-        return self._openings.find(self._held, self._names)
+        return self._openings.find(self._held, self._names, self._unasking)
+
+    def _match(self, pattern: Pattern, at: int) -> Match | None:
+        return self._openings.match(pattern, self._held, at, self._names, self._unasking)
 
     def _text(self, pieces: list[Piece]) -> bool:
         if not self._held:
@@ -241,8 +246,7 @@ class CallReader:
             return False
         self._at_start = False
         if found.name is not None:
-            self._held = self._held[found.end - len(before) :]
-            self._announce(pieces, found.name)
+            self._begin(pieces, found.name, found.end - len(before))
         else:
             self._scan, self._scanned = JsonScan(), self._held.index("{", at - len(before))
             self._object_at = self._scanned
@@ -266,6 +270,15 @@ class CallReader:
         pieces.append(CallArguments(self.n_calls - 1, call[1]))
         self._state = _State.AFTER
         return True
+
+    def _begin(self, pieces: list[Piece], name: str, end: int) -> None:
+        """What is held up to this place has opened a call, or is the whole of one."""
+        is_whole = self._held[end - 1] == "}"
+        self._held = self._held[end:]
+        self._announce(pieces, name)
+        if is_whole:
+            pieces.append(CallArguments(self.n_calls - 1, "{}"))
+            self._state = _State.AFTER
 
     def _announce(self, pieces: list[Piece], name: str) -> None:
         pieces.append(CallBegins(self.n_calls, self._new_id(), name))
@@ -301,14 +314,13 @@ class CallReader:
         """One more call right behind the last one, or what may become one."""
         if self._is_closed or self._openings.more is None:
             return None
-        return match(self._openings.more, self._held, 0, self._names)
+        return self._match(self._openings.more, 0)
 
     def _after(self, pieces: list[Piece]) -> bool:
         """Behind a call: another one, or what closes it."""
         if (found := self._another()) is not None:
             if found.whole and found.name is not None:
-                self._held = self._held[found.end :]
-                self._announce(pieces, found.name)
+                self._begin(pieces, found.name, found.end)
             return found.whole
         stripped = self._held.lstrip()
         for i, gap in enumerate(self._gaps):

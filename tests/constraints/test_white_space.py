@@ -32,6 +32,11 @@ WRITTEN = [
     json.dumps(VALUE, indent=2),
     json.dumps(VALUE, indent=4),
     json.dumps(VALUE, indent="\t"),
+    json.dumps(VALUE, indent=8),
+    json.dumps(VALUE, indent=1),
+    json.dumps(VALUE, indent=0),
+    json.dumps({**VALUE, "b": [], "d": []}, indent=3),
+    '{\n  "a": 1, "b": ["x", "y"],\n  "c": {"x": true}, "d": [{\n      "n": 5\n    }, {}]\n}',
     json.dumps(VALUE, separators=(",", ":")),
 ]
 SMALL = '{"a": 1, "b": ["x"], "c": {"x": true}}'
@@ -54,6 +59,15 @@ ODD = [
     SMALL.replace("[", "[ "),
     SMALL.replace("]", " ]"),
     SMALL.replace("}}", "} }"),
+    *(SMALL.replace("{", f"{{\n{' ' * n}", 1) for n in (9, 12, 40)),
+    '{\n  "a": 1,\n    "b": ["x"],\n  "c": {"x": true}\n}',
+    '{\n  "a": 1,\n  "b": ["x"],\n  "c": {"x": true}\n  }',
+    '{\n  "a": 1,\n  "b": [\n     "x"\n  ],\n  "c": {"x": true}\n}',
+    '{\n  "a": 1,\n\t"b": ["x"],\n  "c": {"x": true}\n}',
+    '{\n\t\t\t"a": 1,\n\t\t\t"b": ["x"],\n\t\t\t"c": {"x": true}\n}',
+    SMALL.replace('["x"]', "[\n]"),
+    SMALL.replace('["x"]', "[\n         ]"),
+    '{"a": 1, "b": ["x"], "c": {"x": true}\n}',
     f" {SMALL}",
     f"{SMALL} ",
     f"{SMALL}\n",
@@ -66,6 +80,19 @@ _NEXT_TO = re.compile(r"(?:[{\[,]\n[ \t]*|\n[ \t]*(?=[}\]])|[:,] )")
 @pytest.fixture(scope="module")
 def compilers() -> dict[str, Compiler]:
     return {format_.name: Compiler(vocabulary, format_) for format_ in FORMATS}
+
+
+def columns(text: str) -> set[str]:
+    """The unit of each indented line, told from its depth outside of strings; one that is no multiple is `odd`."""
+    units, depth = set(), 0
+    for line in re.sub(_STRING, '""', text).split("\n"):
+        words = line.lstrip(" \t")
+        at = depth - words.startswith(("}", "]"))
+        if depth and at:
+            space = line[: len(line) - len(words)]
+            units.add(space[: len(space) // at] if space[: len(space) // at] * at == space else "odd")
+        depth += sum((char in "{[") - (char in "}]") for char in words)
+    return units
 
 
 def odd_space(text: str) -> list[str]:
@@ -133,3 +160,6 @@ def test_a_model_that_loves_white_space_still_ends(compilers, seed: int) -> None
         written += words.pieces[token]
     text = written.decode("utf-8", "replace")
     assert odd_space(text) == [], text
+    assert len(columns(text) - {""}) <= 1, text
+    assert "odd" not in columns(text), text
+    assert not re.search(r"[\[{]\s+[\]}]", re.sub(_STRING, '""', text)), text

@@ -138,3 +138,23 @@ def test_however_a_text_of_mentions_and_calls_is_cut_it_means_the_same(name: str
     for called, arguments in calls(whole):
         assert called in ("get_weather", "add")
         assert isinstance(json.loads(arguments), dict)
+
+
+NOTHING = {"type": "function", "function": {"name": "nothing", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", '<tool_call>{"name": "nothing"}</tool_call>'),
+        ("mistral", '[TOOL_CALLS][{"name": "nothing"}, {"name": "nothing"}]'),
+        ("phi", '<|tool_call|>[{"name": "nothing" }]<|/tool_call|>'),
+    ],
+)
+def test_a_function_that_asks_for_nothing_is_called_by_its_name(compilers, name: str, text: str) -> None:
+    constraint = ToolCalls([*FUNCTIONS, function(NOTHING)])
+    assert accepts(compilers[name].compile(constraint).start(), text)
+    made = named(name).read([*TOOLS, NOTHING])
+    pieces = [piece for char in text for piece in made.feed(char)] + made.flush(cut=False)
+    assert calls(pieces) == [("nothing", "{}")] * text.count("nothing")
+    assert content(pieces) == ""
