@@ -155,7 +155,7 @@ class Guide:
 
     def _close(self) -> list[int]:
         """From now on the block's end is written; its tokens."""
-        plan = self._plan
+        plan, self._likely = self._plan, None
         line_end = plan.words().spelling(b"\n") if plan.closing.startswith(b"</") else []
         self._closing = [*line_end, *plan.words().spelling(plan.closing)]
         return self._closing

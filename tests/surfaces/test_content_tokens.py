@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.formats import harmony, hermes, qwen_xml
+from backends.formats import harmony, hermes, llama, mistral, qwen_xml
 from backends.formats.base import Format
 from backends.formats.pieces import CallArguments, Content
 from backends.formats.splitter import Splitter
@@ -155,6 +155,10 @@ PARTS = [
     "<|channel|>final<|message|>",
     "<|end|>",
     "<|start|>assistant",
+    "[TOOL_CALLS]",
+    "f[ARGS]",
+    '{"name":"f","parameters":{}}',
+    ";",
     "\n",
     " ",
     "<",
@@ -195,7 +199,7 @@ def is_subsequence(some: list[str], of: list[str]) -> bool:
 
 
 @given(
-    format_=st.sampled_from([hermes.FORMAT, qwen_xml.FORMAT, harmony.FORMAT]),
+    format_=st.sampled_from([hermes.FORMAT, qwen_xml.FORMAT, harmony.FORMAT, llama.FORMAT, mistral.HEADED]),
     parts=st.lists(st.sampled_from(PARTS), max_size=10),
     cuts=st.lists(st.integers(0, 400), max_size=40),
     stops=st.lists(st.sampled_from(["b\n", "é", "</", " a", "€😀a"]), max_size=2),
