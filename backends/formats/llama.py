@@ -25,7 +25,7 @@ def rules(functions: Sequence[Function], parallel: bool) -> Rules:
 FORMAT = Format(
     name="llama",
     fits=lambda template: "parameters" in template and ("<|python_tag|>" in template or "ipython" in template),
-    openings=Openings(marked=(TAG, SPACE, *_OBJECT), bare=(SPACE, *_OBJECT), more=_MORE),
+    openings=Openings(marked=(TAG, SPACE, *_OBJECT), bare=(SPACE, *_OBJECT), more=_MORE, names_alone=False),
     rules=rules,
     notation=Notation(),
     marks=(TAG,),

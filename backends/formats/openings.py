@@ -181,6 +181,8 @@ class Openings:
     """Only right behind a call that nothing has closed."""
     turned: Pattern | None = None
     """Anywhere: the arguments come first, and the name behind them."""
+    names_alone: bool = True
+    """Where calls are objects, one that asks for no arguments may be a name alone."""
     with_brace: bool = False
     """In a grammar the opening holds the brace of its arguments, too: nothing else ends the name."""
 
@@ -198,8 +200,7 @@ class Openings:
             for pattern in self.anywhere:
                 if (found := self.match(pattern, text, at, names, unasking)) is not None:
                     return Place(at, found)
-            further = first_of(text[at + 1 :], self._words)[0]
-            at = at + 1 + further if further >= 0 else -1
+            at = first_of(text, self._words, at + 1)[0]
         return Place(len(text) - held_back(text, *self._words), None)
 
     def match(
@@ -210,9 +211,9 @@ class Openings:
         return match(short, text, at, unasking) if found is None and short is not None else found
 
     def without_arguments(self, pattern: Pattern) -> Pattern | None:
-        """The whole object of a call that has a name alone; None where calls are no objects, or any object may come."""
+        """The whole object of a call that has a name alone; None where there are none such."""
         at = next((i for i, part in enumerate(pattern) if part is NAME), -1)
-        is_object = self.bare is None and at >= 0 and pattern[at + 1 : at + 2] == ('"',)
+        is_object = self.names_alone and at >= 0 and pattern[at + 1 : at + 2] == ('"',)
         return (*pattern[: at + 2], SPACE, "}") if is_object else None
 
     @cached_property

@@ -49,8 +49,8 @@ def held_back(text: str, *marks: str) -> int:
     return 0
 
 
-def first_of(text: str, marks: Iterable[str]) -> tuple[int, str]:
+def first_of(text: str, marks: Iterable[str], start: int = 0) -> tuple[int, str]:
     """Where the first of the marks begins and which it is, the longest of several; (-1, "") without one."""
-    found = [(at, -len(mark), mark) for mark in marks if (at := text.find(mark)) >= 0]
+    found = [(at, -len(mark), mark) for mark in marks if (at := text.find(mark, start)) >= 0]
     at, _, mark = min(found, default=(-1, 0, ""))
     return at, mark

@@ -5,6 +5,7 @@ The worker holds stop strings against the content that this finds, the server wr
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from backends.formats.pieces import CallBegins, Content, Piece, Reasoning
@@ -160,13 +161,12 @@ def splitter(
 ) -> Splitter | None:
     """What sorts the text of one choice of a model with this format, with these tools offered.
 
-    None where the text needs no sorting. `only`: of the tools those that it lets the model call. `new_id` names the
-    calls; else the format does.
+    None where the text needs no sorting. `only` tells the functions that may be called, as its grammar has them.
+    `new_id` names the calls; else the format does.
     """
     alone = only is not None
     if isinstance(only, ToolCalls):
-        names = {function.name for function in only.functions}
-        tools = [tool for tool in tools if tool.get("function", tool)["name"] in names]
+        tools = [{"name": f.name, "parameters": json.loads(f.parameters)} for f in only.functions]
         alone = only.content is not None
     reads = bool(tools) or format_.reasons
     if marks is None and not reads:
