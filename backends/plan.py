@@ -1,4 +1,4 @@
-"""How a model is loaded, and the bytes it then takes by component: the words in which prices are told."""
+"""How a model is loaded, and the bytes it then takes by component: the words in which estimates are told."""
 
 from __future__ import annotations
 

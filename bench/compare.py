@@ -93,7 +93,7 @@ def _of_sides(sides: dict[str, list[dict[str, float]]], name: str) -> list[Figur
     figures += [Figure(f"{side}, {name}", median(taken), "tokens/s", runs=taken) for side, taken in rates.items()]
     for key, what, unit in (
         ("first_text_p50_ms", "time to first token, p50", "ms"),
-        ("gap_p99_ms", "gap between texts, p99", "ms"),
+        ("itl_p99_ms", "inter-token latency, p99", "ms"),
         ("cpu_us", "processor time of the server process", "us/token"),
     ):
         values = [taken[key] for taken in sides["server"]]

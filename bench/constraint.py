@@ -84,20 +84,20 @@ def measure(path: Path, work: Workload, *, rounds: int) -> dict[str, float]:
 
 
 def _beside(engine: AnyEngine, work: Workload, rounds: int) -> dict[str, float]:
-    """A stream with a new schema joins the others: what it waits more than one without, and the others' worst gap."""
+    """A stream with a new schema joins the others: what it waits more than one without, and the others' worst ITL."""
     waits: dict[bool, list[float]] = {True: [], False: []}
-    gaps: dict[bool, list[float]] = {True: [], False: []}
+    itls: dict[bool, list[float]] = {True: [], False: []}
     for number in range(2 * rounds):
         constrained = bool(number % 2)
-        first, gap = _join(engine, work, number, constrained=constrained)
+        first, itl = _join(engine, work, number, constrained=constrained)
         waits[constrained].append(first)
-        gaps[constrained].append(gap)
+        itls[constrained].append(itl)
     return {
         "schema_bytes": float(len(json.dumps(new_schema(1)))),
         "first_token_ms": median(waits[False]),
         "first_token_new_schema_ms": median(waits[True]),
-        "worst_gap_ms": max(gaps[False]),
-        "worst_gap_new_schema_ms": max(gaps[True]),
+        "worst_itl_ms": max(itls[False]),
+        "worst_itl_new_schema_ms": max(itls[True]),
     }
 
 

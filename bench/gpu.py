@@ -188,7 +188,7 @@ def table(told: dict[str, Any]) -> str:
             share = "-" if row["efficiency"] is None else f"{row['efficiency']:.2f}"
             lines.append(
                 f"{name:6} {row['parallel']:7} {_cell(row['tokens_per_s'], 8)} {_cell(row['bare_tokens_per_s'], 8)} "
-                f"{share:>6} {_cell(row['prefill_gap_ms'], 19)} ms {_cell(row['ttft_ms']['p50'], 12)} ms"
+                f"{share:>6} {_cell(row['prefill_itl_ms'], 19)} ms {_cell(row['ttft_ms']['p50'], 12)} ms"
             )
     for name, figures in told["models"].items():
         if figures:

@@ -27,24 +27,24 @@ def measure(url: str, *, n_generate: int = 1200) -> dict[str, float]:
         raise RuntimeError(f"{len(errors)} requests failed, the first with: {errors[0]}")
     streams, prompts = answers[:N_DECODING], answers[N_DECODING:]
     ended = max(prompt.ended_s for prompt in prompts)
-    alone, beside = _gaps(streams, 0.5, LEAD_S), _gaps(streams, LEAD_S, ended)
+    alone, beside = _itls(streams, 0.5, LEAD_S), _itls(streams, LEAD_S, ended)
     first = [prompt.first_text_s * 1e3 for prompt in prompts]
     return {
-        "gap_alone_p50_ms": median(alone),
-        "gap_alone_max_ms": max(alone, default=float("nan")),
-        "gap_beside_p50_ms": median(beside),
-        "gap_beside_p99_ms": percentile(beside, 99),
-        "gap_beside_max_ms": max(beside, default=float("nan")),
+        "itl_alone_p50_ms": median(alone),
+        "itl_alone_max_ms": max(alone, default=float("nan")),
+        "itl_beside_p50_ms": median(beside),
+        "itl_beside_p99_ms": percentile(beside, 99),
+        "itl_beside_max_ms": max(beside, default=float("nan")),
         "prompt_first_text_p50_ms": median(first),
         "prompt_first_text_max_ms": max(first),
         "streams_outlast_prompts": float(min(stream.ended_s for stream in streams) > ended),
     }
 
 
-def _gaps(streams: list[Answer], after_s: float, before_s: float) -> list[float]:
+def _itls(streams: list[Answer], after_s: float, before_s: float) -> list[float]:
     """Milliseconds between texts that arrived inside a time window."""
-    gaps = []
+    itls = []
     for stream in streams:
         pairs = zip(stream.text_at_s, stream.text_at_s[1:], strict=False)
-        gaps += [(later - earlier) * 1e3 for earlier, later in pairs if after_s <= earlier and later <= before_s]
-    return gaps
+        itls += [(later - earlier) * 1e3 for earlier, later in pairs if after_s <= earlier and later <= before_s]
+    return itls

@@ -36,7 +36,7 @@ def stall() -> dict[str, float]:
     whole = _stall("max_itl_ms = 60000\n")  # a batch has room for 2048 tokens, and no time ends it
     return {
         **figures,
-        "chunks_of_2048_gap_max_ms": whole["gap_max_ms"],
+        "chunks_of_2048_itl_max_ms": whole["itl_max_ms"],
         "chunks_of_2048_tokens_per_s": whole["tokens_per_s"],
         "tokens_per_s_ratio": figures["tokens_per_s"] / whole["tokens_per_s"],
         "tokens_per_s_ratio_limit": 0.95,
@@ -55,16 +55,16 @@ def _stall(extra: str) -> dict[str, float]:
         answers = _checked(run(server.url, [*decoding, *arriving]))
     streams, prompts = answers[:N_DECODING], answers[N_DECODING:]
     ended = max(prompt.ended_s for prompt in prompts)
-    gaps, alone_ms = _gaps(streams, LEAD_S, ended), median(_gaps(streams, 0.5, LEAD_S))
+    itls, alone_ms = _itls(streams, LEAD_S, ended), median(_itls(streams, 0.5, LEAD_S))
     n_tokens = sum(answer.prompt_tokens + answer.completion_tokens for answer in answers)
     queued = [prompt.first_text_s / (alone.first_text_s * _ahead(prompt, prompts)) for prompt in prompts]
     return {
-        "gap_alone_p50_ms": alone_ms,
-        "gap_p50_ms": median(gaps),
-        "gap_p99_ms": percentile(gaps, 99),
-        "gap_max_ms": max(gaps),
-        "gap_max_ms_limit": min(300.0, 12 * median(gaps)),
-        "itl_max_over_alone": max(gaps) / alone_ms,
+        "itl_alone_p50_ms": alone_ms,
+        "itl_p50_ms": median(itls),
+        "itl_p99_ms": percentile(itls, 99),
+        "itl_max_ms": max(itls),
+        "itl_max_ms_limit": min(300.0, 12 * median(itls)),
+        "itl_max_over_alone": max(itls) / alone_ms,
         "prompt_alone_first_text_ms": alone.first_text_s * 1e3,
         "prompt_first_text_p50_ms": median([prompt.first_text_s * 1e3 for prompt in prompts]),
         "prompt_first_text_p50_over_queue": median(queued),
@@ -206,7 +206,7 @@ def _checked(answers: list[Answer]) -> list[Answer]:
     return answers
 
 
-def _gaps(streams: Sequence[Answer], after_s: float, before_s: float) -> list[float]:
+def _itls(streams: Sequence[Answer], after_s: float, before_s: float) -> list[float]:
     """Milliseconds between texts that arrived inside a time window."""
     pairs = [pair for s in streams for pair in zip(s.text_at_s, s.text_at_s[1:], strict=False)]
     return [(later - earlier) * 1e3 for earlier, later in pairs if after_s <= earlier and later <= before_s]

@@ -11,11 +11,11 @@ from backends.generation.tiles import TILE, Rows, in_tiles
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-AUTO_GAP_STEPS: Final = 18.0
+AUTO_ITL_STEPS: Final = 18.0
 """`auto` lets a step take so many times as long as one that only decodes."""
-LEAST_AUTO_GAP_US: Final = 20_000.0
-"""A shorter gap is no gap to anyone."""
-MOST_AUTO_GAP_US: Final = 160_000.0
+LEAST_AUTO_ITL_US: Final = 20_000.0
+"""A shorter wait is none to anyone."""
+MOST_AUTO_ITL_US: Final = 160_000.0
 """A longer one is, and wins hardly any throughput."""
 ALONE_US: Final = 250_000.0
 """A step without decoding sequences: only a job that comes in the middle of it waits for it."""
@@ -60,7 +60,7 @@ class Batcher:
     max_tokens: int = 512
     """Of one step."""
     max_itl_us: float = 0.0
-    """The longest step wished for while others decode; 0: `AUTO_GAP_STEPS` times one that only decodes."""
+    """The longest step wished for while others decode; 0: `AUTO_ITL_STEPS` times one that only decodes."""
     pace: Pace = field(default_factory=Pace)
     """What is known about costs; the engine tells it."""
 
@@ -95,15 +95,15 @@ class Batcher:
             left_us -= self.pace.prefill_us(demand.depth, n_tokens)
         return shares
 
-    def gap_us(self, n_decode: int) -> float:
+    def itl_us(self, n_decode: int) -> float:
         """The longest step wished for beside so many decoding sequences."""
-        wished = AUTO_GAP_STEPS * self.pace.decode_us(n_decode)
-        return self.max_itl_us or min(max(wished, LEAST_AUTO_GAP_US), MOST_AUTO_GAP_US)
+        wished = AUTO_ITL_STEPS * self.pace.decode_us(n_decode)
+        return self.max_itl_us or min(max(wished, LEAST_AUTO_ITL_US), MOST_AUTO_ITL_US)
 
     def _prefill_us(self, n_decode: int) -> float:
         if n_decode == 0:
-            return max(self.gap_us(1), ALONE_US)
-        return self.gap_us(n_decode) - self.pace.decode_us(n_decode)
+            return max(self.itl_us(1), ALONE_US)
+        return self.itl_us(n_decode) - self.pace.decode_us(n_decode)
 
     def _chunk(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
         """Tokens of a prompt that this step computes: as many as the time is enough for, in whole tiles."""
@@ -126,8 +126,8 @@ class Batcher:
         for share in shares:
             demand = by_sequence[share.sequence]
             rows.append(Rows(demand.slot, share.n_tokens, share.n_tokens if demand.fixed else demand.n_tokens))
-        spare = self.max_tokens - sum(share.n_tokens for share in shares)
-        return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, spare=spare), strict=True)]
+        extra = self.max_tokens - sum(share.n_tokens for share in shares)
+        return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, extra=extra), strict=True)]
 
     def _urgency(self, demand: Demand) -> float:
         return self.pace.prefill_us(demand.depth, demand.n_tokens) - _AGEING * demand.waited_us

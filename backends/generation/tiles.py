@@ -25,8 +25,8 @@ class Rows(NamedTuple):
     """Equal to `n_tokens` where nothing follows, or nothing more may: such a share stays as it is."""
 
 
-def in_tiles(shares: Sequence[Rows], *, spare: int) -> list[int]:
-    """The tokens of each share, rounded; `shares` are in ascending order of slots, `spare` is what may be added."""
+def in_tiles(shares: Sequence[Rows], *, extra: int) -> list[int]:
+    """The tokens of each share, rounded; `shares` are in ascending order of slots, `extra` is what may be added."""
     given = [share.n_tokens for share in shares]
     for run in _runs(shares):
         below, whole = 0, True
@@ -35,8 +35,8 @@ def in_tiles(shares: Sequence[Rows], *, spare: int) -> list[int]:
             if n_tokens < most:
                 n_tiles = max(0 if whole and below else 1, round((n_tokens - below) / TILE))
                 rounded = below + n_tiles * TILE
-                if rounded <= most and rounded - n_tokens <= spare:
-                    spare -= max(0, rounded - n_tokens)
+                if rounded <= most and rounded - n_tokens <= extra:
+                    extra -= max(0, rounded - n_tokens)
                     given[index] = rounded
             below, whole = given[index], n_tokens < most
     return given

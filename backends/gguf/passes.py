@@ -1,4 +1,4 @@
-"""How large the passes of a GGUF embedding model are: the sizes that its engine and its price agree on."""
+"""How large the passes of a GGUF embedding model are: the sizes that its engine and its estimate agree on."""
 
 from __future__ import annotations
 

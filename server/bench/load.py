@@ -53,7 +53,7 @@ class Answer:
         return self.text_at_s[0] - self.sent_s if self.text_at_s else float("nan")
 
     @property
-    def gaps_s(self) -> list[float]:
+    def itls_s(self) -> list[float]:
         """Seconds between events that carry text."""
         return [later - earlier for earlier, later in zip(self.text_at_s, self.text_at_s[1:], strict=False)]
 
@@ -240,21 +240,21 @@ def completion(
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, float]:
-    """Throughput over the whole run, times to first token and gaps between texts. Raises RuntimeError for any error."""
+    """Throughput over the whole run, times to first token and ITLs. Raises RuntimeError for any error."""
     errors = [answer.error for answer in answers if answer.error]
     if errors:
         raise RuntimeError(f"{len(errors)} of {len(answers)} requests failed, the first with: {errors[0]}")
     n_tokens = sum(answer.completion_tokens for answer in answers)
     began, ended = min(answer.sent_s for answer in answers), max(answer.ended_s for answer in answers)
     first = [answer.first_text_s for answer in answers]
-    gaps = [gap for answer in answers for gap in answer.gaps_s]
+    itls = [itl for answer in answers for itl in answer.itls_s]
     return {
         "tokens_per_s": n_tokens / (ended - began),
         "completion_tokens": float(n_tokens),
         "prompt_tokens": float(sum(answer.prompt_tokens for answer in answers)),
         "first_text_p50_ms": median(first) * 1e3,
         "first_text_p99_ms": percentile(first, 99) * 1e3,
-        "gap_p50_ms": median(gaps) * 1e3,
-        "gap_p99_ms": percentile(gaps, 99) * 1e3,
-        "gap_max_ms": max(gaps, default=float("nan")) * 1e3,
+        "itl_p50_ms": median(itls) * 1e3,
+        "itl_p99_ms": percentile(itls, 99) * 1e3,
+        "itl_max_ms": max(itls, default=float("nan")) * 1e3,
     }

@@ -48,7 +48,7 @@ class Row(msgspec.Struct, frozen=True):
     bare_tokens_per_s: float | None = None
     efficiency: float | None = None
     """`tokens_per_s` over `bare_tokens_per_s`."""
-    prefill_gap_ms: float | None = None
+    prefill_itl_ms: float | None = None
     """The longest a running stream waited for text while a long prompt was computed."""
     prefill_ttft_ms: float | None = None
     """How long that prompt waited for its own first token."""
@@ -122,7 +122,7 @@ def _row(count: int, rounds: Sequence[Sequence[Answer]]) -> Row:
         parallel=count,
         tokens_per_s=max(map(_rate, rounds)),
         ttft_ms=_spread([answer.first_text_s for answer in answers]),
-        itl_ms=_spread([gap for answer in answers for gap in answer.gaps_s]),
+        itl_ms=_spread([itl for answer in answers for itl in answer.itls_s]),
         token_ms=_ms(median(pace)),
     )
 
@@ -140,22 +140,22 @@ def _with_prefill(row: Row, target: Target, prompts: Prompts, *, n_prompt: int) 
     ]
     at_s = (2 * first_ms + 8 * pace_ms) / 1e3 + 0.1
     *beside, prompt = _send(target, [*streams, completion(target.model, prompts.make(long), _TAIL_TOKENS, at_s=at_s)])
-    gap_ms = _longest_gap_ms(beside, prompt) if prompt.text_at_s else None
-    return msgspec.structs.replace(row, prefill_gap_ms=gap_ms, prefill_ttft_ms=_ms(prompt.first_text_s))
+    itl_ms = _longest_itl_ms(beside, prompt) if prompt.text_at_s else None
+    return msgspec.structs.replace(row, prefill_itl_ms=itl_ms, prefill_ttft_ms=_ms(prompt.first_text_s))
 
 
-def _longest_gap_ms(streams: Sequence[Answer], prompt: Answer) -> float | None:
-    """Among gaps that overlap the wait for the prompt's first token; None when a stream had ended before that."""
+def _longest_itl_ms(streams: Sequence[Answer], prompt: Answer) -> float | None:
+    """Among ITLs that overlap the wait for the prompt's first token; None when a stream had ended before that."""
     began, ended = prompt.sent_s, prompt.text_at_s[0]
     if any(not stream.cut and stream.ended_s < ended for stream in streams):
         return None
-    gaps = [
+    itls = [
         later - earlier
         for stream in streams
         for earlier, later in zip(stream.text_at_s, [*stream.text_at_s[1:], stream.ended_s], strict=True)
         if later > began and earlier < ended
     ]
-    return _ms(max(gaps, default=math.nan))
+    return _ms(max(itls, default=math.nan))
 
 
 def _spread(seconds: Sequence[float]) -> Spread:

@@ -17,7 +17,7 @@ _TIMES: tuple[tuple[str, str, Callable[[Row], float | None]], ...] = (
     ("first token, p50", GREEN, lambda row: row.ttft_ms.p50),
     ("between texts, p50", BLUE, lambda row: row.itl_ms.p50),
     ("between texts, p99", GOLD, lambda row: row.itl_ms.p99),
-    ("longest ITL beside a prompt", RED, lambda row: row.prefill_gap_ms),
+    ("longest ITL beside a prompt", RED, lambda row: row.prefill_itl_ms),
 )
 
 

@@ -180,7 +180,7 @@ def _table(report: Report) -> None:
 
 def _cells(row: Row) -> list[str]:
     share = "-" if row.efficiency is None else f"{row.efficiency:.2f}"
-    times = [row.ttft_ms.p50, row.ttft_ms.max, row.itl_ms.p50, row.itl_ms.p99, row.itl_ms.max, row.prefill_gap_ms]
+    times = [row.ttft_ms.p50, row.ttft_ms.max, row.itl_ms.p50, row.itl_ms.p99, row.itl_ms.max, row.prefill_itl_ms]
     return [str(row.parallel), _number(row.tokens_per_s), _number(row.bare_tokens_per_s), share, *map(_number, times)]
 
 

@@ -1,1 +1,1 @@
-"""What models cost and whether they fit: prices, plans, and the books in bytes."""
+"""What models take and whether they fit: estimates, placement, and the ledger of both memories."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from server.memory.memory import Memory
     from server.settings.catalog import CatalogEntry
 
-LIMIT_SPARE_BYTES: Final = 2 * 2**30
+LIMIT_EXTRA_BYTES: Final = 2 * 2**30
 """Of a load, beyond what is estimated."""
 FREE_WITHIN_S: Final = 10.0
 """How long a card may take to give back what an exited worker held."""
@@ -134,7 +134,7 @@ class Loader:
             return 0
         facts = self._budget.files.facts(entry.name)
         file_bytes = max(facts.key[0] if facts is not None else 0, entry.size_bytes)
-        return 2 * (placed.footprint.amount.host + file_bytes) + LIMIT_SPARE_BYTES
+        return 2 * (placed.footprint.amount.host + file_bytes) + LIMIT_EXTRA_BYTES
 
     def _spec(self, entry: CatalogEntry, placed: Placed) -> LoadModel:
         plan = placed.plan

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES: Final = 2**20
-SPARE_BYTES: Final = 512 * 2**20
+LEFT_FREE_BYTES: Final = 512 * 2**20
 """Host memory that stays available; the page cache of the file comes out of the rest."""
 _PROBES: Final = 16
 
@@ -73,7 +73,7 @@ def pull_in(fd: int, stop: threading.Event) -> int:
     if is_cached(fd, size):
         return 0
     while done < size and not stop.is_set():
-        if done % (64 * CHUNK_BYTES) == 0 and host.available_bytes() < SPARE_BYTES + 64 * CHUNK_BYTES:
+        if done % (64 * CHUNK_BYTES) == 0 and host.available_bytes() < LEFT_FREE_BYTES + 64 * CHUNK_BYTES:
             break
         n = os.preadv(fd, [chunk], done)
         if n == 0:

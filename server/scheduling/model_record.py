@@ -20,7 +20,7 @@ LIGHT_JOBS: Final = 16
 HEAT_HALF_LIFE_S: Final = 300.0
 """After which a request counts half in the likelihood of reuse."""
 _SMOOTHING: Final = 0.2
-_GAP_SMOOTHING: Final = 0.5
+_THINK_SMOOTHING: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ModelRecord:
     load_s: float | None = None
     """Measured; None before the first load."""
     seconds_per_job: float = 1.0
-    gap_s: float | None = None
+    think_s: float | None = None
     """Measured from one job's end to the next one's arrival, when it is idle between."""
     _heat: float = 0.0
     _heat_at: float = 0.0
@@ -196,8 +196,10 @@ class ModelRecord:
         """A request has come."""
         self._heat, self._heat_at = self.heat(now) + 1.0, now
         if self.last_used_at is not None and not self.running and not self.n_waiting:
-            gap_s = now - self.last_used_at
-            self.gap_s = gap_s if self.gap_s is None else self.gap_s + _GAP_SMOOTHING * (gap_s - self.gap_s)
+            think_s = now - self.last_used_at
+            self.think_s = (
+                think_s if self.think_s is None else self.think_s + _THINK_SMOOTHING * (think_s - self.think_s)
+            )
 
     def loaded_in(self, load_s: float) -> None:
         """A load has succeeded."""

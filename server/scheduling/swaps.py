@@ -283,5 +283,5 @@ class Swaps:
 def _linger_s(model: ModelRecord) -> float:
     """How long an idle model's next request is worth waiting for."""
     load_s = model.load_s or 0.0
-    likely_s = 2 * model.gap_s if model.gap_s is not None and 4 * model.gap_s <= load_s else 0.0
+    likely_s = 2 * model.think_s if model.think_s is not None and 4 * model.think_s <= load_s else 0.0
     return max(_LINGER_LOADS * load_s, likely_s)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.generation.batching import (
-    AUTO_GAP_STEPS,
+    AUTO_ITL_STEPS,
     GRAIN,
     LEAST_TOKENS,
-    MOST_AUTO_GAP_US,
+    MOST_AUTO_ITL_US,
     Batcher,
     Demand,
     Share,
@@ -50,26 +50,26 @@ def test_every_decoding_sequence_gets_its_token_and_the_step_stays_within_bounds
         assert shares
 
 
-@given(demands=DEMANDS.filter(lambda ds: any(d.decoding for d in ds)), gap_ms=st.integers(30, 500))
-def test_no_step_beside_running_streams_is_longer_than_the_gap_wished_for(demands, gap_ms) -> None:
+@given(demands=DEMANDS.filter(lambda ds: any(d.decoding for d in ds)), itl_ms=st.integers(30, 500))
+def test_no_step_beside_running_streams_is_longer_than_the_itl_wished_for(demands, itl_ms) -> None:
     pace = learned(per_depth_us=0.1)
-    shares = Batcher(max_tokens=4096, max_itl_us=gap_ms * 1e3, pace=pace).plan(demands)
+    shares = Batcher(max_tokens=4096, max_itl_us=itl_ms * 1e3, pace=pace).plan(demands)
 
     took_us = pace.decode_us(sum(d.decoding for d in demands))
     prompts = [(demands[s.sequence], s.n_tokens) for s in shares if not demands[s.sequence].decoding]
     took_us += sum(pace.prefill_us(d.depth, n) for d, n in prompts)
     slack_us = 2 * GRAIN * pace.token_us(12_000) if prompts else 0
-    assert took_us <= gap_ms * 1e3 + slack_us
+    assert took_us <= itl_ms * 1e3 + slack_us
 
 
-def test_a_gap_is_a_small_multiple_of_a_step_where_nobody_says() -> None:
+def test_an_itl_bound_is_a_small_multiple_of_a_step_where_nobody_says() -> None:
     batcher = Batcher(pace=learned(decode_us=8_000, token_us=500))
 
     shares = batcher.plan([Demand(0, 1, True), Demand(1, 2000, False)])
 
-    assert batcher.gap_us(1) == AUTO_GAP_STEPS * 8_000
-    assert Batcher(pace=learned(decode_us=50_000)).gap_us(1) == MOST_AUTO_GAP_US
-    assert abs(shares[1].n_tokens - (AUTO_GAP_STEPS - 1) * 8_000 / 500) <= GRAIN
+    assert batcher.itl_us(1) == AUTO_ITL_STEPS * 8_000
+    assert Batcher(pace=learned(decode_us=50_000)).itl_us(1) == MOST_AUTO_ITL_US
+    assert abs(shares[1].n_tokens - (AUTO_ITL_STEPS - 1) * 8_000 / 500) <= GRAIN
 
 
 def test_a_deep_prompt_gets_fewer_tokens_than_a_shallow_one() -> None:
@@ -152,9 +152,9 @@ def test_shares_come_in_the_order_of_slots_and_in_whole_tiles_beside_decoding_ne
 
 
 @pytest.mark.parametrize("length", [1290, 1314, 1327, 1345, 1360])
-def test_streams_keep_their_gap_while_long_prompts_come_and_those_lose_little(length: int) -> None:
+def test_streams_keep_their_itl_while_long_prompts_come_and_those_lose_little(length: int) -> None:
     """Four streams beside prompts of some length, on a machine as two cores were measured."""
-    gap_us, batcher = 160_000.0, Batcher(max_itl_us=160_000)
+    itl_us, batcher = 160_000.0, Batcher(max_itl_us=160_000)
     for n in (1, 4):
         batcher.pace.learn(n_decode=n, chunks=(), duration_us=_pass_us(n, 0))
     for past in range(0, 1300, 100):
@@ -179,12 +179,12 @@ def test_streams_keep_their_gap_while_long_prompts_come_and_those_lose_little(le
         prompts = {slot: past for slot, past in prompts.items() if past < length}
         now_us, longest_us, prefill_us = now_us + took_us, max(longest_us, took_us), prefill_us + took_us - decode_us
 
-    assert longest_us < 1.3 * gap_us
+    assert longest_us < 1.3 * itl_us
     assert prefill_us < 1.15 * 6 * (_pass_us(512, 0) + _pass_us(512, 512) + _pass_us(length - 1024, 1024))
 
 
 @pytest.mark.parametrize("depth", [0, 1300, 4000])
-def test_a_short_rest_takes_no_longer_than_the_gap_however_deep_it_lies(depth: int) -> None:
+def test_a_short_rest_takes_no_longer_than_the_itl_however_deep_it_lies(depth: int) -> None:
     """What a conversation adds to a prompt that was found: nothing of it fills a tile."""
     batcher = Batcher(max_itl_us=160_000)
     for past in 2 * list(range(0, 4000, 400)):

@@ -38,11 +38,11 @@ SHARES = st.lists(
 )
 
 
-@given(shares=SHARES, spare=st.integers(0, 300))
-def test_what_ends_stays_and_what_goes_on_is_moved_by_less_than_two_tiles(shares, spare) -> None:
-    given_out = in_tiles(shares, spare=spare)
+@given(shares=SHARES, extra=st.integers(0, 300))
+def test_what_ends_stays_and_what_goes_on_is_moved_by_less_than_two_tiles(shares, extra) -> None:
+    given_out = in_tiles(shares, extra=extra)
 
-    assert sum(given_out) - sum(s.n_tokens for s in shares) <= spare
+    assert sum(given_out) - sum(s.n_tokens for s in shares) <= extra
     for share, n in zip(shares, given_out, strict=True):
         assert n == share.n_tokens if share.n_tokens == share.most else 0 < n <= share.most
         assert abs(n - share.n_tokens) < 2 * TILE
@@ -50,7 +50,7 @@ def test_what_ends_stays_and_what_goes_on_is_moved_by_less_than_two_tiles(shares
 
 @given(shares=SHARES)
 def test_a_prompt_that_goes_on_is_computed_in_whole_tiles(shares) -> None:
-    given_out = in_tiles(shares, spare=10_000)
+    given_out = in_tiles(shares, extra=10_000)
 
     ends = [n for share, n in zip(shares, given_out, strict=True) if share.n_tokens == share.most]
     if len(set(ends)) <= 1:
@@ -59,18 +59,18 @@ def test_a_prompt_that_goes_on_is_computed_in_whole_tiles(shares) -> None:
 
 
 def test_a_chunk_beside_decoding_sequences_has_the_token_that_goes_with_theirs() -> None:
-    assert in_tiles([Rows(0, 1, 1), Rows(1, 1, 1), Rows(2, 128, 900)], spare=99) == [1, 1, 129]
+    assert in_tiles([Rows(0, 1, 1), Rows(1, 1, 1), Rows(2, 128, 900)], extra=99) == [1, 1, 129]
 
 
 def test_a_chunk_in_a_slot_apart_stays_as_it_is() -> None:
-    assert in_tiles([Rows(0, 1, 1), Rows(1, 1, 1), Rows(4, 128, 900)], spare=99) == [1, 1, 128]
+    assert in_tiles([Rows(0, 1, 1), Rows(1, 1, 1), Rows(4, 128, 900)], extra=99) == [1, 1, 128]
 
 
 def test_neighbouring_chunks_share_their_passes() -> None:
     """One behind the other beside decoding sequences, not only the first of them, has the extra token."""
     shares = [Rows(0, 1, 1), Rows(1, 64, 900), Rows(2, 64, 900)]
-    assert passes([0, 1, 2], in_tiles(shares, spare=99)) == [(3, 1), (2, 64)]
+    assert passes([0, 1, 2], in_tiles(shares, extra=99)) == [(3, 1), (2, 64)]
 
 
 def test_a_chunk_beside_a_prompts_rest_is_whole_behind_it() -> None:
-    assert passes([3, 4], in_tiles([Rows(3, 26, 26), Rows(4, 64, 900)], spare=99)) == [(2, 26), (1, 64)]
+    assert passes([3, 4], in_tiles([Rows(3, 26, 26), Rows(4, 64, 900)], extra=99)) == [(2, 26), (1, 64)]

@@ -52,7 +52,7 @@ def test_nothing_is_read_twice_nor_after_the_load_has_begun(cold: Path) -> None:
 
 
 def test_nothing_is_read_when_memory_is_short(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "SPARE_BYTES", 2 * host.total_bytes())
+    monkeypatch.setattr(read_ahead, "LEFT_FREE_BYTES", 2 * host.total_bytes())
     with cold.open("rb") as file:
         assert pull_in(file.fileno(), threading.Event()) == 0
     assert not cached(cold)
