@@ -32,7 +32,7 @@ N_SWAPS = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class GpuPlan:
     """What is measured, and on what."""
 
     shapes: tuple[str, ...] = ("3b", "8b")
@@ -45,7 +45,7 @@ class Plan:
     rounds: int = 2
 
 
-TINY = Plan(("tiny", "small"), (1, 2), "cpu", "72MiB", 16, 16, 2048, 1)
+TINY = GpuPlan(("tiny", "small"), (1, 2), "cpu", "72MiB", 16, 16, 2048, 1)
 _SMALL = replace(random_q4.SHAPES["tiny"], n_layers=2)
 
 
@@ -64,7 +64,7 @@ class Clock:
         return False
 
 
-def models(folder: Path, plan: Plan) -> dict[str, Path]:
+def models(folder: Path, plan: GpuPlan) -> dict[str, Path]:
     """The model files, written on the first call."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
@@ -77,7 +77,7 @@ def models(folder: Path, plan: Plan) -> dict[str, Path]:
     return paths
 
 
-def config(paths: dict[str, Path], plan: Plan) -> str:
+def config(paths: dict[str, Path], plan: GpuPlan) -> str:
     """Both models under a budget that holds one of them; one place more than streams, for the prompt beside them."""
     tables = "".join(
         f'[models."{name}"]\npath = "{path}"\ncontext = {plan.context}\nparallel = {max(plan.streams) + 1}\n'
@@ -87,7 +87,7 @@ def config(paths: dict[str, Path], plan: Plan) -> str:
     return f"{memory}[scheduler]\nmin_residency_s = 0\n{tables}"
 
 
-def collect(paths: dict[str, Path], plan: Plan, clock: Clock, say: Callable[[str], None]) -> dict[str, Any]:
+def collect(paths: dict[str, Path], plan: GpuPlan, clock: Clock, say: Callable[[str], None]) -> dict[str, Any]:
     """All figures. Raises RuntimeError."""
     told: dict[str, Any] = {"models": {name: {} for name in paths}, "ledger": [], "swap_s": []}
     with running(config(paths, plan)) as server:
@@ -107,7 +107,7 @@ def collect(paths: dict[str, Path], plan: Plan, clock: Clock, say: Callable[[str
     return told
 
 
-def _serve(url: str, name: str, plan: Plan, say: Callable[[str], None], ledger: list[Any]) -> dict[str, Any]:
+def _serve(url: str, name: str, plan: GpuPlan, say: Callable[[str], None], ledger: list[Any]) -> dict[str, Any]:
     target = _target(url, name, ledger)
     rows = measure(
         target, plan.streams, n_prompt=plan.n_prompt, n_generate=plan.n_generate, rounds=plan.rounds, say=say
@@ -131,7 +131,7 @@ def _target(url: str, name: str, ledger: list[Any]) -> Target:
     return Target(url, None, name, status["context"], status["parallel"], tokens)
 
 
-def _swap(url: str, name: str, plan: Plan, ledger: list[Any]) -> float:
+def _swap(url: str, name: str, plan: GpuPlan, ledger: list[Any]) -> float:
     """Seconds from a request for the absent model to its first token. Raises RuntimeError when it was resident."""
     if _status(url, name)["state"] == "ready":
         raise RuntimeError(f"{name} was still there: the budget {plan.budget} holds all models")
@@ -155,7 +155,7 @@ def _noted(url: str, name: str, ledger: list[Any]) -> dict[str, Any]:
     return status
 
 
-def _compare(figures: dict[str, Any], path: Path, plan: Plan) -> None:
+def _compare(figures: dict[str, Any], path: Path, plan: GpuPlan) -> None:
     layers = -1 if plan.device == "cuda" else 0
     work = Workload(n_prompt=plan.n_prompt, n_generate=plan.n_generate, context=plan.context, gpu_layers=layers)
     bare = baseline.measure(baseline.BARE, path, "gguf", work, streams=plan.streams, rounds=plan.rounds, timeout_s=120)
@@ -220,7 +220,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tests", default="not run")
     options = parser.parse_args(arguments)
     clock = Clock(time.monotonic() + options.seconds, [])
-    plan = TINY if options.tiny else Plan()
+    plan = TINY if options.tiny else GpuPlan()
     began = time.monotonic()
     paths = models(options.models.resolve(), plan)
     facts = {"card": options.card, "build": options.build, "tests": options.tests, "about": report.machine()}

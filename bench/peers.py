@@ -17,7 +17,7 @@ from backends.workload import Workload
 from bench import llama_server, model, serving
 from server.bench import baseline
 from server.bench.figures import median
-from server.bench.load import Answer, Request, chat, run, summary
+from server.bench.load import Answer, SentRequest, chat, run, summary
 
 STREAMS = (1, 8)
 OURS, PEER, BARE = "onecard", "llama-server", "bare loop"
@@ -104,11 +104,11 @@ def _bare(terms: Terms, streams: int, n_prompt: int) -> float:
     return taken.tokens_per_s[streams]
 
 
-def _request(terms: Terms, seed: int) -> Request:
+def _request(terms: Terms, seed: int) -> SentRequest:
     return chat(serving.MODEL_NAME, model.digits(terms.n_prompt, seed), terms.n_generate)
 
 
-def _send(url: str, requests: list[Request], n_tokens: int) -> list[Answer]:
+def _send(url: str, requests: list[SentRequest], n_tokens: int) -> list[Answer]:
     limited = [replace(request, body={**request.body, "max_tokens": n_tokens}) for request in requests]
     answers = run(url, limited)
     summary(answers)

@@ -17,7 +17,7 @@ from bench import model
 from bench.serving import MODEL_NAME, running
 from demo import GGUF_PATH
 from server.bench.figures import median, percentile
-from server.bench.load import Answer, Request, chat, run
+from server.bench.load import Answer, SentRequest, chat, run
 
 N_DECODING, N_PROMPTS, PROMPT_TOKENS, EVERY_S, LEAD_S = 4, 6, 1300, 1.5, 2.0
 STALL_TOKENS = 700
@@ -104,10 +104,10 @@ def prefix() -> dict[str, float]:
     }
 
 
-def _with_system(seed: int) -> Request:
+def _with_system(seed: int) -> SentRequest:
     request = chat(MODEL_NAME, model.digits(20, 300 + seed), 16)
     system = {"role": "system", "content": model.digits(SYSTEM_TOKENS, 777)}
-    return Request({**request.body, "messages": [system, *request.body["messages"]]})
+    return SentRequest({**request.body, "messages": [system, *request.body["messages"]]})
 
 
 def conversation() -> dict[str, float]:
@@ -184,8 +184,8 @@ def pool() -> dict[str, float]:
     }
 
 
-def _uncached(request: Request) -> Request:
-    return Request({**request.body, "cache_prompt": False})
+def _uncached(request: SentRequest) -> SentRequest:
+    return SentRequest({**request.body, "cache_prompt": False})
 
 
 def _common(a: str, b: str) -> float:

@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import folder, model, serving
 from bench.bnb import N_GENERATE, N_WARM, QUANTIZATIONS, REPEATS, store
 from server.bench.figures import median
-from server.bench.load import Answer, Request, chat, run, summary
+from server.bench.load import Answer, SentRequest, chat, run, summary
 
 START_TIMEOUT_S = 90.0
 CACHE_FLAGS = ("--cb-num-blocks", "64", "--cb-max-batch-tokens", "512")
@@ -89,7 +89,7 @@ def _measured(url: str, name: str, *, theirs: bool) -> dict[str, float]:
     return found
 
 
-def _request(name: str, seed: int, n_tokens: int, *, theirs: bool) -> Request:
+def _request(name: str, seed: int, n_tokens: int, *, theirs: bool) -> SentRequest:
     request = chat(name, model.digits(32, seed), n_tokens)
     if not theirs:
         return request

@@ -14,7 +14,7 @@ from quantize import bnb, converter, pricing, quantizer
 from quantize.calibrate import calibrate, check_text
 from quantize.errors import Interrupted, QuantizeError
 from quantize.files import check_space, check_target, replacing
-from quantize.hf.convert import Plan, make_plan, write_outline, write_plan
+from quantize.hf.convert import ConversionPlan, make_plan, write_outline, write_plan
 from quantize.hf.source import HfSource, opened
 from quantize.hf.tensor import Dtype
 from quantize.order import Order, Teller
@@ -44,7 +44,7 @@ class _Source:
     """The checked source in both shapes it may have."""
 
     hf: HfSource | None
-    plan: Plan | None
+    plan: ConversionPlan | None
     """How the folder becomes a GGUF file, where this package knows its architecture."""
     base: Path | None
     """GGUF that is there: the source itself, what a user's converter made, or an outline without data."""
@@ -212,7 +212,7 @@ def _base(order: Order, source: _Source, prices: Sequence[Price], tell: Teller, 
         yield None
 
 
-def _convert(order: Order, plan: Plan, target: Path, tell: Teller) -> None:
+def _convert(order: Order, plan: ConversionPlan, target: Path, tell: Teller) -> None:
     with replacing(target) as temporary:
         write_plan(
             plan,

@@ -29,7 +29,7 @@ _LIKELY_MORE: Final = 16
 
 
 @dataclass(slots=True)
-class Tally:
+class TokenTally:
     """How often each token came, as arrays that a penalty can be applied with."""
 
     n_tokens: int = 0
@@ -78,8 +78,8 @@ class RowSampler:
         """`row_of` gives the `(n_vocab,) float32` logits that belong to a row of the last batch."""
         self._sampling = sampling
         self._row_of = row_of
-        self._output = Tally() if sampling.presence_penalty or sampling.frequency_penalty else None
-        self._seen = Tally() if sampling.repetition_penalty != 1.0 else None
+        self._output = TokenTally() if sampling.presence_penalty or sampling.frequency_penalty else None
+        self._seen = TokenTally() if sampling.repetition_penalty != 1.0 else None
         if self._seen is not None:
             for token in prompt:
                 self._seen.add(token)

@@ -23,7 +23,7 @@ from backends.generation.choosing import Chooser
 from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
-from backends.generation.sequence import Phase, PreparedGenerate, Request, Sequence
+from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.plan import SCORED_ROWS
 from backends.text import TextStream
@@ -84,7 +84,7 @@ class GeneratingEngine:
         self._n_apart = 0
         """Steps in which no other sequence is let in: there was no room for all, whatever was estimated."""
         self._n_started = 0
-        self._requests: dict[str, Request] = {}
+        self._requests: dict[str, GenerationRequest] = {}
         self._steady: StepRows | None = None
         """The last step's rows where every sequence decoded and the next step has the same rows; None where not."""
         self._preparer = Preparer(model, tokenizer, context=ready.facts.context, borders=context.forgets)
@@ -131,7 +131,7 @@ class GeneratingEngine:
         if not self._free:
             return [Failed(id=job.id, code="internal_error", message="the job was dispatched to a full engine")]
         unstarted = list(range(job.n))
-        request = Request(
+        request = GenerationRequest(
             job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening, plan=prepared.plan
         )
         request.echo, request.borders, request.layout = prepared.scored, prepared.borders, prepared.layout
@@ -140,7 +140,7 @@ class GeneratingEngine:
         self._start(request)
         return []
 
-    def _start(self, request: Request) -> Sequence:
+    def _start(self, request: GenerationRequest) -> Sequence:
         """Give the next unstarted choice of a request a slot."""
         job = request.job
         index = request.unstarted.pop(0)
@@ -440,7 +440,7 @@ class GeneratingEngine:
         if request.n_open == 0:
             self._end(request, events)
 
-    def _end(self, request: Request, events: list[Event]) -> None:
+    def _end(self, request: GenerationRequest, events: list[Event]) -> None:
         del self._requests[request.job.id]
         self._residency.forget(request)
         events.append(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from backends.generation.decoder import DecoderContext
     from backends.generation.pace import Pace
-    from backends.generation.sequence import Request
+    from backends.generation.sequence import GenerationRequest
     from backends.prefix.entry_files import EntryFile
     from backends.prefix.keys import Keys
 
@@ -141,7 +141,7 @@ class Residency:
         if self._store is not None:
             source.request.entry = self._keep(source, pinned=True)
 
-    def forget(self, request: Request) -> None:
+    def forget(self, request: GenerationRequest) -> None:
         """No choice of a job needs its cached prefixes any more."""
         if self._store is not None and request.entry is not None:
             self._store.drop(request.entry)
@@ -275,14 +275,14 @@ class Residency:
         stops = {at for at in places if begin < at < end} | ({end} if end - begin >= LEAST_TOKENS else set())
         return tuple(sorted(stops))
 
-    def _parts_at(self, request: Request) -> int:
+    def _parts_at(self, request: GenerationRequest) -> int:
         """How many tokens of a prompt a running sequence or a kept state begins with, of use or not."""
         keys = request.layout.keys(request.prompt)
         running = next(self._index.matches(keys, domain=request.domain), None)
         kept = 0 if self._store is None else self._store.longest(keys, domain=request.domain)
         return max(kept, 0 if running is None else running.n_tokens)
 
-    def _keeps_checkpoints(self, request: Request) -> bool:
+    def _keeps_checkpoints(self, request: GenerationRequest) -> bool:
         keeps = self._store is not None and self._context.forgets
         return keeps and request.job.cache_prompt and not request.scoring
 

@@ -67,7 +67,7 @@ class PreparedGenerate:
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class GenerationRequest:
     """One running job: what its choices share."""
 
     job: Generate
@@ -116,7 +116,7 @@ class Request:
 class Sequence:
     """One token stream in one slot of the context."""
 
-    request: Request
+    request: GenerationRequest
     index: int
     slot: int
     sampler: TokenSampler

@@ -50,7 +50,7 @@ ALIGNMENT: Final = 32
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """Everything that is known before writing."""
 
     source: HfSource
@@ -69,7 +69,7 @@ class Plan:
         return sum(_padded(tensor.n_bytes) for tensor in self.tensors)
 
 
-def make_plan(source: HfSource, dtype: Dtype, *, pre: str | None = None) -> Plan:
+def make_plan(source: HfSource, dtype: Dtype, *, pre: str | None = None) -> ConversionPlan:
     """Check the folder against its family and lay the file out. Raises QuantizeError; writes nothing that stays."""
     config = Config(source.config)
     family = family_of(source.architecture, config.text("model_type") or None)
@@ -108,10 +108,10 @@ def make_plan(source: HfSource, dtype: Dtype, *, pre: str | None = None) -> Plan
     if match.n_wrong:
         total = len(pretokenizer.PROBES)
         warnings.append(f"llama.cpp tokenizes {match.n_wrong} of {total} probe lines otherwise than tokenizer.json")
-    return Plan(source, family, config, dtype, tensors, vocabulary, reference, match.pre, tuple(warnings))
+    return ConversionPlan(source, family, config, dtype, tensors, vocabulary, reference, match.pre, tuple(warnings))
 
 
-def write_plan(plan: Plan, path: Path, *, progress: Progress | None = None, allow_nan: bool = False) -> None:
+def write_plan(plan: ConversionPlan, path: Path, *, progress: Progress | None = None, allow_nan: bool = False) -> None:
     """Write the file. Raises QuantizeError for damaged weights or such that do not fit, OSError for the disk."""
     total, done = plan.n_bytes, 0
     with _Head(plan, path) as out:
@@ -125,7 +125,7 @@ def write_plan(plan: Plan, path: Path, *, progress: Progress | None = None, allo
             out.write(bytes(_padded(tensor.n_bytes) - tensor.n_bytes))
 
 
-def write_outline(plan: Plan, path: Path) -> None:
+def write_outline(plan: ConversionPlan, path: Path) -> None:
     """The file with all its headers and no data: as long as the real one, and nearly nothing on the disk."""
     with _Head(plan, path) as out:
         out.truncate(out.tell() + plan.n_bytes)
@@ -134,7 +134,7 @@ def write_outline(plan: Plan, path: Path) -> None:
 class _Head:
     """Writes everything before the data, and hands out the file after it."""
 
-    def __init__(self, plan: Plan, path: Path) -> None:
+    def __init__(self, plan: ConversionPlan, path: Path) -> None:
         self._writer = _new_writer(plan.family.gguf_name)
         _write_metadata(self._writer, plan)
         for tensor in plan.tensors:
@@ -250,7 +250,7 @@ def _recognised(vocabulary: Vocabulary, reference: Reference, family: Family, pr
         return pretokenizer.recognise(vocabulary, reference, file, wanted=pre)
 
 
-def _safe_name(plan: Plan) -> str | None:
+def _safe_name(plan: ConversionPlan) -> str | None:
     """The folder's name, but not where it would send llama.cpp for tokens of Phi-3 that this vocabulary has not."""
     name = plan.source.path.resolve().name
     says_phi3 = any(sign in name.lower() for sign in ("phi-3", "phi3"))
@@ -270,7 +270,7 @@ def _write_sampling(writer: Any, values: Mapping[str, float]) -> None:
             add(key, values[name])
 
 
-def _write_metadata(writer: Any, plan: Plan) -> None:
+def _write_metadata(writer: Any, plan: ConversionPlan) -> None:
     writer.add_type("model")
     if (name := _safe_name(plan)) is not None:
         writer.add_name(name)

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 
 from quantize.errors import QuantizeError
-from quantize.scores.divergence import Quality, Tally, windows
-from quantize.scores.reader import Reader, reading
+from quantize.scores.divergence import DivergenceTally, Quality, windows
+from quantize.scores.reader import LogitsReader, reading
 
 WINDOW_TOKENS: Final = 512
 SPEED_PROMPT_TOKENS: Final = 256
@@ -52,14 +52,16 @@ def compare(
         return Scores(quality, *_speed(model, size))
 
 
-def _speed(model: Reader, n_ctx: int) -> tuple[float, float]:
+def _speed(model: LogitsReader, n_ctx: int) -> tuple[float, float]:
     n_decode = min(SPEED_DECODE_TOKENS, n_ctx // 4)
     return model.speed(n_prompt=min(SPEED_PROMPT_TOKENS, n_ctx - n_decode), n_decode=n_decode)
 
 
-def _tally(base: Reader, model: Reader | None, parts: list[list[int]], progress: Progress | None) -> Quality:
+def _tally(
+    base: LogitsReader, model: LogitsReader | None, parts: list[list[int]], progress: Progress | None
+) -> Quality:
     """Every window's second half is scored: there each token has at least half a window before it."""
-    tally = Tally()
+    tally = DivergenceTally()
     started = time.monotonic()
     for done, window in enumerate(parts, 1):
         first = len(window) // 2

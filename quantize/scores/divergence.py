@@ -26,7 +26,7 @@ class Quality:
 
 
 @dataclass
-class Tally:
+class DivergenceTally:
     """Sums over all scored tokens; memory is one number per token."""
 
     losses: list[float] = field(default_factory=list)

@@ -27,7 +27,7 @@ Rows = npt.NDArray[np.float32]
 
 
 @dataclass
-class Reader:
+class LogitsReader:
     """A model that is loaded in its child."""
 
     process: Popen[bytes]
@@ -82,7 +82,7 @@ class Reader:
 
 
 @contextmanager
-def reading(path: Path, *, n_ctx: int, threads: int = 0) -> Iterator[Reader]:
+def reading(path: Path, *, n_ctx: int, threads: int = 0) -> Iterator[LogitsReader]:
     """A GGUF file or a model folder, loaded; gone when the block ends."""
     module = "quantize.scores.gguf_main" if path.is_file() else "quantize.scores.folder_main"
     with child.started(module) as (process, last_lines):
@@ -91,7 +91,7 @@ def reading(path: Path, *, n_ctx: int, threads: int = 0) -> Iterator[Reader]:
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
         ready = receive(process, last_lines)
-        yield Reader(process, last_lines, ready["n_vocab"], ready["first_token"], ready["can_tokenize"])
+        yield LogitsReader(process, last_lines, ready["n_vocab"], ready["first_token"], ready["can_tokenize"])
 
 
 def receive(process: Popen[bytes], last_lines: deque[str]) -> child.Message:

@@ -21,7 +21,7 @@ from server.bench.figures import median, percentile
 
 
 @dataclass(frozen=True)
-class Request:
+class SentRequest:
     """One request: its JSON body, and when it is sent, in seconds from the start of the run."""
 
     body: dict[str, Any]
@@ -35,7 +35,7 @@ class Request:
 class Answer:
     """What one request got, in seconds from the start of the run."""
 
-    request: Request
+    request: SentRequest
     sent_s: float = 0.0
     text_at_s: list[float] = field(default_factory=list)
     """When each event that carries text arrived."""
@@ -66,7 +66,7 @@ class _Connection:
     times: list[float] = field(default_factory=list)
 
 
-def run(url: str, requests: Sequence[Request], *, timeout_s: float = 300, key: str | None = None) -> list[Answer]:
+def run(url: str, requests: Sequence[SentRequest], *, timeout_s: float = 300, key: str | None = None) -> list[Answer]:
     """Send every request at its time and read all answers to their ends. Raises TimeoutError, OSError."""
     target = urlsplit(url)
     address = (target.hostname or "127.0.0.1", target.port or 80)
@@ -135,7 +135,7 @@ def _end(item: _Connection, selector: selectors.BaseSelector, done: list[_Connec
     done.append(item)
 
 
-def _encode(request: Request, host: str, key: str | None) -> bytes:
+def _encode(request: SentRequest, host: str, key: str | None) -> bytes:
     body = json.dumps(request.body).encode()
     right = f"Authorization: Bearer {key}\r\n" if key else ""
     head = (
@@ -208,7 +208,7 @@ def _read_event(answer: Answer, event: bytes, at_s: float) -> None:
 
 def chat(
     model: str, prompt: str, n_tokens: int, *, temperature: float = 0.0, top_p: float = 1.0, at_s: float = 0.0
-) -> Request:
+) -> SentRequest:
     """A streaming chat request of a fixed length."""
     body = {
         "model": model,
@@ -220,12 +220,12 @@ def chat(
         "stream_options": {"include_usage": True},
         "ignore_eos": True,
     }
-    return Request(body, at_s)
+    return SentRequest(body, at_s)
 
 
 def completion(
     model: str, tokens: Sequence[int], n_tokens: int, *, at_s: float = 0.0, background: bool = False
-) -> Request:
+) -> SentRequest:
     """A streaming, greedy completion of exactly these tokens, of a fixed length."""
     body = {
         "model": model,
@@ -236,7 +236,7 @@ def completion(
         "stream_options": {"include_usage": True},
         "ignore_eos": True,
     }
-    return Request(body, at_s, "/v1/completions", background)
+    return SentRequest(body, at_s, "/v1/completions", background)
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from server.bench.figures import median, percentile
-from server.bench.load import Answer, Request, completion, run
+from server.bench.load import Answer, SentRequest, completion, run
 
 TEXT = (
     "The old lighthouse keeper counted ships each evening and wrote their names in a long blue book. When fog came in "
@@ -98,7 +98,7 @@ def measure(
     return [_with_prefill(row, target, prompts, n_prompt=n_prompt) for row in rows]
 
 
-def _send(target: Target, requests: Sequence[Request]) -> list[Answer]:
+def _send(target: Target, requests: Sequence[SentRequest]) -> list[Answer]:
     """Every answer. Raises RuntimeError for any error."""
     answers = run(target.url, requests, timeout_s=3600, key=target.key)
     if errors := [answer.error for answer in answers if answer.error]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from server.pool.parts import Parts
     from server.pool.resident import Resident
-    from server.pool.template_process import TemplateProcess
+    from server.pool.template_keeper import TemplateKeeper
 
 
 _BUSY: Final = 1000.0
@@ -25,7 +25,7 @@ _BUSY: Final = 1000.0
 class Overview:
     """See the module's text."""
 
-    def __init__(self, parts: Parts, template_processes: Iterable[TemplateProcess]) -> None:
+    def __init__(self, parts: Parts, template_processes: Iterable[TemplateKeeper]) -> None:
         self._parts = parts
         self._template_processes = list(template_processes)
         parts.metrics.on_render.append(self._publish)

@@ -27,7 +27,7 @@ from server.pool.read_ahead import ReadAhead
 from server.pool.resident import PoolError, Resident
 from server.pool.status import ModelInfo, Status
 from server.pool.stream import Stream
-from server.pool.template_process import TemplateProcess
+from server.pool.template_keeper import TemplateKeeper
 from server.scheduling.budget import Refused
 from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
 from server.scheduling.scheduler import Rules, Scheduler
@@ -72,7 +72,7 @@ class Pool:
         backends = catalog.backends
         wanted = settings.scheduler.template_process
         self._template_processes = {
-            name: TemplateProcess(name, enabled=wanted and name in backends) for name in BACKENDS
+            name: TemplateKeeper(name, enabled=wanted and name in backends) for name in BACKENDS
         }
         self._overview = Overview(self._parts, self._template_processes.values())
         self._jobs = Jobs(self._parts, self._overview)

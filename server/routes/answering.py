@@ -1,6 +1,6 @@
 """The walk that all generating surfaces share: submit, wait for the start, answer as a stream or whole.
 
-A route fills in a `Plan`; this file knows no field of any surface.
+A route fills in an `AnswerPlan`; this file knows no field of any surface.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from server.errors import ApiError
 from server.output.frame import Comments, to_json
 from server.routes.dependencies import check_wishes
 from server.routes.running import (
+    AnswerEncoder,
     Collector,
-    Encoder,
     Run,
     Voice,
     collect,
@@ -64,7 +64,7 @@ def _as_it_is(problem: ApiError) -> ApiError:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AnswerPlan:
     """One request as its surface understands it."""
 
     jobs: Sequence[Generate]
@@ -77,7 +77,7 @@ class Plan:
     head: Callable[[Ready | None], Head]
     require: Callable[[GeneratorFacts], None]
     """Refuses what the model cannot do. Raises ApiError."""
-    new_stream: Callable[[Head, Ready | None, Started | None], Encoder] | None
+    new_stream: Callable[[Head, Ready | None, Started | None], AnswerEncoder] | None
     """None where an answer is never streamed."""
     new_whole: Callable[[Ready | None, Started | None], Whole]
     voice: Voice = field(default_factory=Comments)
@@ -110,7 +110,7 @@ async def with_defaults(app: Services, model: ModelFacts, asked: C) -> tuple[C, 
     return asked.model_copy(update=given), {SAMPLING_HEADER: "; ".join(parts)}
 
 
-async def answer(request: Request, app: Services, model: ModelFacts, plan: Plan) -> Response:
+async def answer(request: Request, app: Services, model: ModelFacts, plan: AnswerPlan) -> Response:
     """Run the plan. Raises ApiError for every failure before the headers."""
     check_wishes(request, priority=plan.priority, keep_alive_s=plan.keep_alive_s)
     model.refuse_other_kind(GENERATE)
@@ -132,7 +132,7 @@ async def answer(request: Request, app: Services, model: ModelFacts, plan: Plan)
         raise
 
 
-def _marked(request: Request, plan: Plan, model: ModelFacts, job: Generate) -> Generate:
+def _marked(request: Request, plan: AnswerPlan, model: ModelFacts, job: Generate) -> Generate:
     """The job with what decides whose cached prefixes it shares, which job makes way, and the model's own settings.
 
     A client with another key must not learn from the clock what was computed before.
@@ -143,14 +143,14 @@ def _marked(request: Request, plan: Plan, model: ModelFacts, job: Generate) -> G
     return msgspec.structs.replace(job, **marks)
 
 
-def _log_prompts(request: Request, plan: Plan) -> None:
+def _log_prompts(request: Request, plan: AnswerPlan) -> None:
     """For the operator who asked for it: what the jobs begin with."""
     for job in plan.jobs:
         text = to_json(job.prompt)[:_MAX_LOGGED_BYTES].decode("utf-8", "ignore")
         log.info("prompt id=%s job=%s prompt=%s", request.state.request_id, job.id, text)
 
 
-def _able(model: ModelFacts, plan: Plan, run: Run) -> Ready | None:
+def _able(model: ModelFacts, plan: AnswerPlan, run: Run) -> Ready | None:
     """The figures of the model that runs it, checked where it was loaded meanwhile. Raises ApiError."""
     ready = run.streams[0].ready
     if ready is None or ready is model.ready:
@@ -159,13 +159,13 @@ def _able(model: ModelFacts, plan: Plan, run: Run) -> Ready | None:
     return ready
 
 
-async def _streamed(request: Request, app: Services, model: ModelFacts, plan: Plan, run: Run) -> Response:
+async def _streamed(request: Request, app: Services, model: ModelFacts, plan: AnswerPlan, run: Run) -> Response:
     keepalive_s = app.settings.server.sse_keepalive_s
     started = await started_in_time(request, run, patience_s=keepalive_s)
     if started is not None:
         _able(model, plan, run)
 
-    def make_encoder(first: Started | None) -> Encoder:
+    def make_encoder(first: Started | None) -> AnswerEncoder:
         ready = _able(model, plan, run)
         assert plan.new_stream is not None
         return plan.new_stream(plan.head(ready), ready, first)
@@ -175,7 +175,7 @@ async def _streamed(request: Request, app: Services, model: ModelFacts, plan: Pl
     return StreamedAnswer(body, run, headers=headers, keepalive_s=keepalive_s, keep_alive=plan.voice.keep_alive)
 
 
-async def _whole(request: Request, app: Services, model: ModelFacts, plan: Plan, run: Run) -> Response:
+async def _whole(request: Request, app: Services, model: ModelFacts, plan: AnswerPlan, run: Run) -> Response:
     async def work() -> Response:
         started = await run.started()
         ready = _able(model, plan, run)

@@ -18,13 +18,13 @@ from server.output.frame import Head, to_json
 from server.output.shapes import MessageEvent
 from server.output.sorting import Sorter
 from server.output.splitters import splitters
-from server.routes.answering import Plan, answer, with_defaults
+from server.routes.answering import AnswerPlan, answer, with_defaults
 from server.routes.chat import PARAMS
 from server.routes.dependencies import App, JsonBody, services
 from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
 from server.routes.tokens import count_tokens
-from server.schemas.anthropic import COUNT, SURFACE, Asked, continued_from, parse_count, parse_message
+from server.schemas.anthropic import COUNT, SURFACE, AskedMessage, continued_from, parse_count, parse_message
 from server.schemas.body import off_loop, read_as
 from server.schemas.renames import TO_MESSAGES
 from server.schemas.threads import Held, kept, not_found
@@ -41,10 +41,10 @@ router = APIRouter(route_class=Described, tags=["answers"])
 log = logging.getLogger("onecard.anthropic")
 
 
-def _body(surface: Surface, parse: Callable[[dict[str, Any], Held | None], Asked]) -> JsonBody[Asked]:
+def _body(surface: Surface, parse: Callable[[dict[str, Any], Held | None], AskedMessage]) -> JsonBody[AskedMessage]:
     """The checked request, after the thread that it continues."""
 
-    async def read(request: Request) -> Asked:
+    async def read(request: Request) -> AskedMessage:
         data = await read_as(request, lambda whole: whole)
         held = None
         if (previous := continued_from(data)) is not None:
@@ -61,7 +61,7 @@ def _body(surface: Surface, parse: Callable[[dict[str, Any], Held | None], Asked
 
 @router.post(SURFACE.path, responses=answers(Message, stream=MessageEvent))
 async def create_message(
-    request: Request, app: App, asked: Annotated[Asked, Depends(_body(SURFACE, parse_message))]
+    request: Request, app: App, asked: Annotated[AskedMessage, Depends(_body(SURFACE, parse_message))]
 ) -> Response:
     """Answer a conversation, streamed or whole."""
     chat = asked.chat
@@ -88,7 +88,7 @@ async def create_message(
             head, Sorter(splitters(chat.functions, ready, started, only=chat.constraint)()), started, on_done=keep
         )
 
-    plan = Plan(
+    plan = AnswerPlan(
         jobs=[asked.job(head.id, chat)],
         choices_per_job=1,
         priority=chat.priority or 0,
@@ -108,7 +108,7 @@ async def create_message(
 
 @router.post(COUNT.path, responses=answers(TokenCount))
 async def count_message_tokens(
-    request: Request, app: App, asked: Annotated[Asked, Depends(_body(COUNT, parse_count))]
+    request: Request, app: App, asked: Annotated[AskedMessage, Depends(_body(COUNT, parse_count))]
 ) -> Response:
     """How many tokens a conversation has."""
     model = app.model(asked.chat.model)

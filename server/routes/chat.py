@@ -13,7 +13,7 @@ from server.output.chat import ChatStream, ChatWhole
 from server.output.frame import Head, fingerprint
 from server.output.shapes import ChatChunk, ChatCompletion
 from server.output.splitters import splitters
-from server.routes.answering import Plan, answer, with_defaults
+from server.routes.answering import AnswerPlan, answer, with_defaults
 from server.routes.dependencies import App, parsed
 from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
@@ -47,7 +47,7 @@ async def chat_completions(
     def head(ready: Ready | None) -> Head:
         return Head(answer_id, created, model.name, fingerprint(model.name, ready))
 
-    plan = Plan(
+    plan = AnswerPlan(
         jobs=[chat.job(answer_id)],
         choices_per_job=chat.n or 1,
         priority=chat.priority or 0,

@@ -13,7 +13,7 @@ from server.errors import ApiError
 from server.output.completions import Best, CompletionStream, CompletionWhole
 from server.output.frame import Head, fingerprint
 from server.output.shapes import TextCompletion
-from server.routes.answering import Plan, answer, with_defaults
+from server.routes.answering import AnswerPlan, answer, with_defaults
 from server.routes.dependencies import App, parsed
 from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
@@ -51,7 +51,7 @@ async def completions(
     def head(ready: Ready | None) -> Head:
         return Head(answer_id, created, model.name, fingerprint(model.name, ready))
 
-    plan = Plan(
+    plan = AnswerPlan(
         jobs=jobs,
         choices_per_job=asked.candidates_per_prompt,
         priority=asked.priority or 0,

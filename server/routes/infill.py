@@ -12,7 +12,7 @@ from starlette.responses import Response
 from server.output.frame import Head
 from server.output.infill import InfillAnswer
 from server.output.shapes import InfillObject
-from server.routes.answering import Plan, answer
+from server.routes.answering import AnswerPlan, answer
 from server.routes.dependencies import App, ModelQuery, StrictQuery, parsed
 from server.routes.described import Described, answers
 from server.routes.services import new_id, served_headers
@@ -59,7 +59,7 @@ async def infill(
             clock=time.monotonic,
         )
 
-    plan = Plan(
+    plan = AnswerPlan(
         jobs=[job],
         choices_per_job=1,
         priority=asked.priority or 0,

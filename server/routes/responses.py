@@ -23,7 +23,7 @@ from server.output.responses import ResponseAnswer
 from server.output.shapes import DeletedResponse, InputTokens, ItemList, ResponseEvent
 from server.output.sorting import Sorter
 from server.output.splitters import splitters
-from server.routes.answering import Plan, answer, with_defaults
+from server.routes.answering import AnswerPlan, answer, with_defaults
 from server.routes.chat import PARAMS
 from server.routes.dependencies import App, JsonBody, StrictQuery, Whole, Word, services
 from server.routes.described import Described, answers
@@ -37,7 +37,7 @@ from server.schemas.responses import (
     COMPACT,
     COUNT,
     SURFACE,
-    Asked,
+    AskedResponse,
     Draft,
     parse_compact,
     parse_response,
@@ -59,10 +59,10 @@ _SHORTEST_SUMMARY, _LONGEST_SUMMARY = 64, 4096
 """Tokens; between them a quarter of the context."""
 
 
-def _body(surface: Surface, parse: Callable[[dict[str, Any]], Draft]) -> JsonBody[Asked]:
+def _body(surface: Surface, parse: Callable[[dict[str, Any]], Draft]) -> JsonBody[AskedResponse]:
     """The checked request, with what it refers to."""
 
-    async def read(request: Request) -> Asked:
+    async def read(request: Request) -> AskedResponse:
         draft = await read_as(request, parse)
         history = (await services(request)).history
         before, now, domain = None, time.monotonic(), request.state.domain
@@ -81,7 +81,7 @@ def _body(surface: Surface, parse: Callable[[dict[str, Any]], Draft]) -> JsonBod
 
 @router.post(SURFACE.path, responses=answers(ResponseObject, stream=ResponseEvent))
 async def create_response(
-    request: Request, app: App, asked: Annotated[Asked, Depends(_body(SURFACE, parse_response))]
+    request: Request, app: App, asked: Annotated[AskedResponse, Depends(_body(SURFACE, parse_response))]
 ) -> Response:
     """Answer the items of a conversation, streamed or whole, and keep the answer for the next request."""
     asked.check_results()
@@ -106,7 +106,7 @@ async def create_response(
     def begin(ready: Ready | None, started: Started | None) -> ResponseAnswer:
         return grown.begin(Sorter(splitters(chat.functions, ready, started, only=chat.constraint)()))
 
-    plan = Plan(
+    plan = AnswerPlan(
         jobs=[chat.job(response_id)],
         choices_per_job=1,
         priority=chat.priority or 0,
@@ -127,7 +127,7 @@ async def create_response(
 
 @router.post(COMPACT.path, responses=answers(CompactedResponse))
 async def compact_response(
-    request: Request, app: App, asked: Annotated[Asked, Depends(_body(COMPACT, parse_compact))]
+    request: Request, app: App, asked: Annotated[AskedResponse, Depends(_body(COMPACT, parse_compact))]
 ) -> Response:
     """Sum a conversation up into one item that stands for it in later requests."""
     model = app.model(asked.chat.model)
@@ -140,7 +140,7 @@ async def compact_response(
     def begin(ready: Ready | None, started: Started | None) -> Compaction:
         return Compaction(Sorter(splitters([], ready, started)()), new_id("cmp_"), words)
 
-    plan = Plan(
+    plan = AnswerPlan(
         jobs=[chat.job(head.id)],
         choices_per_job=1,
         priority=chat.priority or 0,
@@ -160,7 +160,7 @@ async def compact_response(
 
 @router.post(COUNT.path, responses=answers(InputTokens))
 async def count_input_tokens(
-    request: Request, app: App, asked: Annotated[Asked, Depends(_body(COUNT, parse_response))]
+    request: Request, app: App, asked: Annotated[AskedResponse, Depends(_body(COUNT, parse_response))]
 ) -> Response:
     """How many tokens the input of such a request has."""
     model = app.model(asked.chat.model)
@@ -256,7 +256,7 @@ def _item(record: Record, item_id: str) -> dict[str, Any]:
     return next(item for item in items if item["id"] == item_id)
 
 
-def _record(domain: str, response: dict[str, Any], asked: Asked) -> Record:
+def _record(domain: str, response: dict[str, Any], asked: AskedResponse) -> Record:
     inputs = asked.inputs(new_id)
     return Record(
         id=response["id"],

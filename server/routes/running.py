@@ -36,7 +36,7 @@ _LIMITS = ("request_timeout", "queue_timeout")
 """Failures of a job that say that its time is over, and nothing of what was asked."""
 
 
-class Encoder(Protocol):
+class AnswerEncoder(Protocol):
     """What makes bytes of a stream's events."""
 
     def delta(self, event: Delta, choice: int) -> bytes:
@@ -228,7 +228,9 @@ async def started_in_time(request: Request, run: Run, *, patience_s: float) -> S
     return None
 
 
-async def sse_bytes(run: Run, make_encoder: Callable[[Started | None], Encoder], voice: Voice) -> AsyncIterator[bytes]:
+async def sse_bytes(
+    run: Run, make_encoder: Callable[[Started | None], AnswerEncoder], voice: Voice
+) -> AsyncIterator[bytes]:
     """The body of a streamed answer: signs of life until the first event, then events, then the end or an error."""
     try:
         async for sign in _until_started(run, voice):

@@ -125,7 +125,7 @@ COUNT = replace(
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedMessage:
     """One checked request: its own fields, and the chat request it means."""
 
     own: MessagesRequest
@@ -157,7 +157,7 @@ class _Threaded(BaseModel):
     thread: Thread | None = None
 
 
-def parse_message(data: dict[str, Any], held: Held | None = None) -> Asked:
+def parse_message(data: dict[str, Any], held: Held | None = None) -> AskedMessage:
     """The checked request. Raises ApiError 400."""
     asked = parse_count(data, held)
     if asked.own.max_tokens is None:
@@ -166,7 +166,7 @@ def parse_message(data: dict[str, Any], held: Held | None = None) -> Asked:
     return asked
 
 
-def parse_count(data: dict[str, Any], held: Held | None = None) -> Asked:
+def parse_count(data: dict[str, Any], held: Held | None = None) -> AskedMessage:
     """The checked request where its tokens are only counted. Raises ApiError 400."""
     SURFACE.refuse(data)
     own = check(MessagesRequest, data)
@@ -185,7 +185,7 @@ def parse_count(data: dict[str, Any], held: Held | None = None) -> Asked:
     chat = TO_MESSAGES.parse(_chat(data, own))
     unknown = [name for name in data if name not in SURFACE.fields]
     inner = [*left_out(own.messages), *_unserved(own)]
-    return Asked(own, chat, [*unknown, *inner, *_from_chat(chat)], data)
+    return AskedMessage(own, chat, [*unknown, *inner, *_from_chat(chat)], data)
 
 
 def _from_chat(chat: ChatRequest) -> list[str]:

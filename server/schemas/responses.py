@@ -155,7 +155,7 @@ class Draft:
         """Ids of the items that are meant, not sent."""
         return [item.id for item in self.own.input if isinstance(item, ReferenceItem)]
 
-    def complete(self, *, before: bytes | None, items: Mapping[str, dict[str, Any]]) -> Asked:
+    def complete(self, *, before: bytes | None, items: Mapping[str, dict[str, Any]]) -> AskedResponse:
         """The request after the turns in `before` (JSON), with the items it refers to. Raises ApiError 400."""
         earlier: list[dict[str, Any]] = [] if before is None else msgspec.json.decode(before)
         turns = [*earlier, *messages_of(_resolved(self.own.input, items))]
@@ -168,11 +168,11 @@ class Draft:
             *_unserved(self.own),
             *TO_RESPONSES.names(chat.ignored),
         ]
-        return Asked(self.own, chat, turns, ignored)
+        return AskedResponse(self.own, chat, turns, ignored)
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedResponse:
     """One checked request: its own fields, and the chat request it means."""
 
     own: ResponseRequest
@@ -270,7 +270,7 @@ def _nothing_said() -> ApiError:
     )
 
 
-def summing_up(asked: Asked, *, max_tokens: int) -> ChatRequest:
+def summing_up(asked: AskedResponse, *, max_tokens: int) -> ChatRequest:
     """The chat request that asks for the summary. Raises ApiError 400."""
     ask = {"role": "user", "content": ASK}
     chat = _chat({"model": asked.chat.model}, asked.own, [*asked.turns, ask])

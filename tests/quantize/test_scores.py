@@ -14,7 +14,7 @@ import transformers
 from quantize import imatrix
 from quantize.calibrate import calibrate
 from quantize.scores.compare import compare
-from quantize.scores.divergence import Tally, windows
+from quantize.scores.divergence import DivergenceTally, windows
 from tests.quantize.conftest import GGUF, HF, make
 
 pytestmark = pytest.mark.engine
@@ -53,7 +53,7 @@ def test_divergence_is_the_definition() -> None:
     pick = np.random.default_rng(0)
     base, other = pick.normal(size=(2, 40, 50)).astype(np.float32) * 3
     following = pick.integers(0, 50, 40)
-    tally = Tally()
+    tally = DivergenceTally()
     tally.add(base[:25], other[:25], following[:25])
     tally.add(base[25:], other[25:], following[25:])
     p, q = (torch.tensor(one, dtype=torch.float64).log_softmax(-1) for one in (base, other))

@@ -15,23 +15,23 @@ import pytest
 from backends import template_process_main
 from backends.messages import LoadModel
 from backends.worker import Worker
-from server.pool.template_process import TemplateProcess, TemplateRules
+from server.pool.template_keeper import TemplateKeeper, TemplateRules
 from tests.pool.conftest import Maker, until
 from tests.worker.conftest import QUICK, Ear, ask
 from tests.worker.parent import started
 
 RULES = TemplateRules(back_off_s=0.2, longest_back_off_s=0.4)
-New = Callable[..., Awaitable[TemplateProcess]]
+New = Callable[..., Awaitable[TemplateKeeper]]
 
 
 @pytest.fixture
 async def new(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[New]:
     """A template process of the fake engine, closed at the end; with `warm` its imports are done."""
     monkeypatch.setenv("ONECARD_TEST_ENGINE", "tests.fakes.engine:load")
-    made: list[TemplateProcess] = []
+    made: list[TemplateKeeper] = []
 
-    async def maker(*, rules: TemplateRules = RULES, warm: bool = True, enabled: bool = True) -> TemplateProcess:
-        template = TemplateProcess("gguf", enabled=enabled, rules=rules)
+    async def maker(*, rules: TemplateRules = RULES, warm: bool = True, enabled: bool = True) -> TemplateKeeper:
+        template = TemplateKeeper("gguf", enabled=enabled, rules=rules)
         made.append(template)
         template.prepare()
         if warm:
@@ -44,7 +44,7 @@ async def new(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[New]:
         assert template.pid is None
 
 
-async def loaded(template: TemplateProcess, folder: Path, *, directive: str = "") -> tuple[Worker, Ear]:
+async def loaded(template: TemplateKeeper, folder: Path, *, directive: str = "") -> tuple[Worker, Ear]:
     path = folder / "m.gguf"
     await asyncio.to_thread(Path(f"{path}.fake").write_text, directive)
     ear = Ear()
@@ -119,10 +119,10 @@ async def test_copies_die_with_the_server(new: New, tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from pathlib import Path
-from server.pool.template_process import TemplateProcess
+from server.pool.template_keeper import TemplateKeeper
 from tests.swap.test_template_process import RULES, loaded
 async def main():
-    template = TemplateProcess("gguf", enabled=True, rules=RULES)
+    template = TemplateKeeper("gguf", enabled=True, rules=RULES)
     worker, _ = await loaded(template, Path(sys.argv[1]))
     print(template.pid, worker.pid, flush=True)
     await asyncio.sleep(60)
@@ -198,7 +198,7 @@ async def test_a_backend_that_cannot_be_copied_gets_no_other_template_process(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
     monkeypatch.setenv("ONECARD_TEST_ENGINE", "threaded:load")
     with caplog.at_level(logging.WARNING, logger="onecard.template_process"):
-        template = TemplateProcess("gguf", enabled=True, rules=RULES)
+        template = TemplateKeeper("gguf", enabled=True, rules=RULES)
         template.prepare()
         await until(lambda: not template.started)
         worker, _ = await loaded(template, tmp_path)
@@ -260,7 +260,7 @@ async def test_a_pool_copies_its_template_process_and_leaves_none(make: Maker) -
 @pytest.mark.engine
 async def test_a_warm_template_process_holds_no_model_and_has_only_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONECARD_TEST_ENGINE", raising=False)
-    template = TemplateProcess("gguf", enabled=True, rules=RULES)
+    template = TemplateKeeper("gguf", enabled=True, rules=RULES)
     template.prepare()
     await until(lambda: template.warm)
     assert template.pid is not None

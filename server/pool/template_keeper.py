@@ -31,7 +31,7 @@ class TemplateRules:
     """With less host memory available none is started."""
 
 
-class TemplateProcess:
+class TemplateKeeper:
     """At most one process. `enabled` false: none, ever."""
 
     def __init__(self, backend: str, *, enabled: bool, rules: TemplateRules = TemplateRules()) -> None:
