@@ -2,7 +2,7 @@
 
 Between two operations of a forward pass all threads wait for the slowest. One that shares its core with another process
 makes the others wait hundreds of times per step. On two cores, beside a process that wants half of one, a model of 88 M
-parameters generates 40 to 55 tokens/s with two threads and 75 to 105 with one.
+parameters generates 40 to 55 tokens/s with two threads that sleep soon, and 75 to 125 with one.
 
 Another number rounds differently, as another batch does. So other numbers are tried only while threads have to wait for
 a core: a machine that has nothing else to do computes every step alike.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Final
 
 MOST_ROWS: Final = 16
@@ -21,13 +21,15 @@ CROWDED: Final = 0.25
 """Seconds that threads waited for a core, per second: from here on other processes are in the way."""
 _WINDOW: Final = 8
 """Steps over which that is measured, and that a trial is held against."""
-_TRIAL: Final = 3
+_TRIAL: Final = 5
 """Steps of one trial."""
 _FIRST_PAUSE: Final = 16
 _LONGEST_PAUSE: Final = 256
 """Steps between trials: twice as many after each that changed nothing, up to here."""
 _BETTER: Final = 0.93
 """A trial of fewer threads wins that takes at most this share of the time."""
+_HOPELESS: Final = 1.5
+"""A trial ends early that has taken so many times as long as all its steps would."""
 _AS_GOOD: Final = 0.98
 """The same for more of them: where both are alike, all compute."""
 
@@ -90,7 +92,7 @@ class ThreadChoice:
             self._left -= 1
             return
         self._tried.append(duration_us)
-        if len(self._tried) == _TRIAL:
+        if len(self._tried) == _TRIAL or sum(self._tried) > _HOPELESS * _TRIAL * fmean(self._recent):
             self._decide()
 
     @property
@@ -100,11 +102,10 @@ class ThreadChoice:
 
     def crowded(self, waited_us: float) -> None:
         """Take in how long threads have waited for a core since the last time."""
-        self._crowded = waited_us > CROWDED * self._us
+        was_crowded, self._crowded = self._crowded, waited_us > CROWDED * self._us
         self._n_steps, self._us = 0, 0.0
-        if not self._crowded and self._n == self._most:
-            self._pause = _FIRST_PAUSE
-            self._left = min(self._left, _FIRST_PAUSE)
+        if self._n == self._most and self._crowded != was_crowded:  # a first trial at once, and no memory of older ones
+            self._pause, self._left = _FIRST_PAUSE, 0
 
     def _candidate(self) -> int:
         """Another number, in turn: more of them, and while threads wait for a core also fewer."""
@@ -116,7 +117,7 @@ class ThreadChoice:
     def _decide(self) -> None:
         assert self._trial is not None
         enough = _BETTER if self._trial < self._n else _AS_GOOD
-        if median(self._tried) <= enough * median(self._recent):
+        if fmean(self._tried) <= enough * fmean(self._recent):
             self._n = self._trial
             self._pause = _FIRST_PAUSE
             self._recent.clear()
