@@ -37,10 +37,10 @@ def rules(functions: Sequence[Function], _parallel: bool) -> Rules:
         bodies=[f"args{i}" for i in range(len(functions))],
         lines=[
             *arguments_of(functions),
-            f"words[lazy]: /{regex(_ASSISTANT)}{regex((PREAMBLE,))}(?s:.*)<\\|end\\|>/",
+            f"WORDS: /{regex(_ASSISTANT)}{regex((PREAMBLE,))}([^<]|<[^|])*<\\|end\\|>/",
         ],
         once=True,
-        before="words?",
+        before="WORDS?",
     )
 
 

@@ -15,7 +15,7 @@ from backends.formats.pieces import Piece, Reasoning
 from backends.formats.splitter import splitter
 from backends.formats.thinking import Thinking
 from backends.guides import Guide, Guides
-from backends.messages import ChatPrompt, Generate, ToolCalls
+from backends.messages import ChatPrompt, Generate, JsonSchema, ToolCalls
 from backends.vocabulary import Vocabulary
 from tests.formats.test_grammars import OFFERED
 from tests.formats.test_mentions import calls, content, one_call
@@ -36,7 +36,7 @@ ACROSS = [
     "<think>",
 ]
 """Tokens in which one thing ends and another begins."""
-N_WALKS = 6
+N_WALKS = 15
 
 
 def tokens() -> Vocabulary:
@@ -102,7 +102,9 @@ def test_a_call_is_one_to_both_and_valid_wherever_it_stands(format_: Format) -> 
     n_calls = 0
     for seed in range(N_WALKS):
         dice = random.Random(f"{format_.name}{seed}")
-        only = ToolCalls([function(tool) for tool in OFFERED], required=seed % 3 == 0, parallel=seed % 4 != 1)
+        form = JsonSchema('{"type": "object"}') if seed % 3 == 1 else None
+        functions = [function(tool) for tool in OFFERED]
+        only = ToolCalls(functions, required=seed % 3 == 0, parallel=seed % 4 != 1, content=form)
         thinking = dice.choice([Thinking.OPEN, Thinking.MAYBE, Thinking.NEVER])
         job = Generate(
             id="j", prompt=ChatPrompt([], tools=OFFERED), constraint=only, reasoning_budget=[None, 30][seed % 2]
@@ -122,6 +124,7 @@ def test_a_call_is_one_to_both_and_valid_wherever_it_stands(format_: Format) -> 
         if ended:
             assert bool(calls(pieces)) is guide.called, text
             assert calls(pieces) or not only.required, text
+            assert calls(pieces) or form is None or isinstance(json.loads(content(pieces)), dict), text
             for name, arguments in calls(pieces):
                 jsonschema.validate(json.loads(arguments), PARAMETERS[name])
             n_calls += len(calls(pieces))
