@@ -4,45 +4,65 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ROOT: Final = Path("/")
 TEST_FREE_FILE: Final = "ONECARD_TEST_FREE_FILE"
 """Environment variable with which tests name a file that holds the free bytes, in place of the kernel's figures."""
 _CGROUPS: Final = (
-    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current", "sys/fs/cgroup/memory.stat", ""),
-    (
-        "sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "sys/fs/cgroup/memory/memory.stat",
-        "total_",
-    ),
+    ("sys/fs/cgroup", "memory.max", "memory.current", ""),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 )
-"""Version 2, then version 1: limit, usage, and where and under which prefix the page cache in the usage is told."""
+"""Version 2, then version 1: where, limit, usage, and the prefix of the page cache's lines in memory.stat."""
 
 
 def available_bytes(root: Path = _ROOT) -> int:
-    """Bytes that programs can still take: the smaller of the machine's and the container's."""
+    """Bytes that programs can still take: the smallest of the machine's and of every limit around this process."""
     if simulated := os.environ.get(TEST_FREE_FILE):
         return _number(Path(simulated)) or 0
     meminfo = _table(root / "proc/meminfo")
     available = meminfo.get("MemAvailable", meminfo.get("MemFree", 0)) * 1024
-    for limit, usage, stat, prefix in _CGROUPS:
-        limit_bytes, used_bytes = _number(root / limit), _number(root / usage)
-        if limit_bytes is not None and used_bytes is not None:
-            told = _table(root / stat)  # mapped weights are active pages, and as reclaimable as the inactive ones
+    for folder, limit_bytes, usage, prefix in _limits(root):
+        used_bytes = _number(folder / usage)
+        if used_bytes is not None:
+            told = _table(
+                folder / "memory.stat"
+            )  # mapped weights are active pages, and as reclaimable as inactive ones
             cache_bytes = told.get(f"{prefix}inactive_file", 0) + told.get(f"{prefix}active_file", 0)
             available = min(available, limit_bytes - used_bytes + cache_bytes)
-            break
     return max(available, 0)
 
 
 def total_bytes(root: Path = _ROOT) -> int:
-    """Bytes of memory the machine or the container has."""
+    """Bytes of memory the machine has, or the container or service around this process."""
     total = _table(root / "proc/meminfo").get("MemTotal", 0) * 1024
-    limits = [n for n in (_number(root / limit) for limit, *_ in _CGROUPS) if n is not None]
-    return min([total, *limits])
+    return min([total, *(limit_bytes for _, limit_bytes, _, _ in _limits(root))])
+
+
+def _limits(root: Path) -> Iterator[tuple[Path, int, str, str]]:
+    """Every control group around this process that has a limit, as far as it is visible from here."""
+    for base, limit, usage, prefix in _CGROUPS:
+        own = _own_group(root, controller="memory" if prefix else "")
+        for folder in (root / base / own, *(root / base / parent for parent in own.parents)):
+            limit_bytes = _number(folder / limit)
+            if limit_bytes is not None:
+                yield folder, limit_bytes, usage, prefix
+
+
+def _own_group(root: Path, *, controller: str) -> PurePosixPath:
+    """Of `/proc/self/cgroup`, relative to where the groups are mounted; in a container mostly the mount itself."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controller in controllers.split(",") and ".." not in path.split("/"):
+            return PurePosixPath(path.lstrip("/"))
+    return PurePosixPath()
 
 
 def anonymous_bytes(pid: int, root: Path = _ROOT) -> int:

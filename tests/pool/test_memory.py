@@ -53,6 +53,36 @@ def test_container_limit_counts_and_its_page_cache_is_free(tmp_path: Path, limit
     assert host.total_bytes(root) == 4 * GIB
 
 
+SERVICE = "system.slice/onecard.service/"
+V2 = ("0::/system.slice/onecard.service\n", "", "memory.max", "memory.current")
+V1 = (
+    "12:cpu,cpuacct:/else\n5:memory:/system.slice/onecard.service\n0::/other\n",
+    "memory/",
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+)
+MOUNTED = ("0::/docker/abc/not/visible/here\n", "", "memory.max", "memory.current")
+
+
+@pytest.mark.parametrize(
+    ("told", "base", "limit", "usage", "at"),
+    [*((*version, at) for version in (V2, V1) for at in (SERVICE, "system.slice/", "")), (*MOUNTED, "")],
+)
+def test_the_smallest_limit_around_the_service_counts(
+    tmp_path: Path, told: str, base: str, limit: str, usage: str, at: str
+) -> None:
+    files = {
+        "proc/self/cgroup": told,
+        f"sys/fs/cgroup/{base}{at}{limit}": f"{4 * GIB}\n",
+        f"sys/fs/cgroup/{base}{at}{usage}": f"{3 * GIB}\n",
+        f"sys/fs/cgroup/{base}system.slice/{'max' if at == 'system.slice/' else limit}": f"{12 * GIB}\n",
+        f"sys/fs/cgroup/{base}unrelated/{limit}": "1\n",
+        f"sys/fs/cgroup/{base}unrelated/{usage}": "1\n",
+    }
+    root = machine(tmp_path, available_kib=8 * 2**20, files=files)
+    assert (host.available_bytes(root), host.total_bytes(root)) == (GIB, 4 * GIB)
+
+
 def test_machine_that_tells_nothing_has_nothing(tmp_path: Path) -> None:
     assert host.available_bytes(tmp_path) == 0
 
