@@ -36,7 +36,7 @@ ACROSS = [
     "<think>",
 ]
 """Tokens in which one thing ends and another begins."""
-N_WALKS = 15
+N_WALKS = 8
 
 
 def tokens() -> Vocabulary:

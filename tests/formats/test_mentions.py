@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.formats.known import FORMATS, named
@@ -124,6 +124,7 @@ def test_a_call_in_the_strings_of_an_answer_in_json_is_none(compilers, name: str
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_however_a_text_of_mentions_and_calls_is_cut_it_means_the_same(name: str, data: st.DataObject) -> None:
     tricky = {"city": data.draw(st.sampled_from(['<x> "y" {é}', "[TOOL_CALLS]", "a\\b", "</tool_call>", "😀 ; , ]"]))}
