@@ -60,9 +60,9 @@ _STEPS_PER_COLLECT: Final = 4096
 def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
     """Step the engine while it has work and sleep while it has none; returns at `Shutdown`."""
     steps_since_collect = 0
-    outbox = Outbox()
+    outbox, idle = Outbox(), engine.idle
     while True:
-        arrived = _drain(clerk.inbox, wait=engine.idle)
+        arrived = _drain(clerk.inbox, wait=idle) if idle or not clerk.inbox.empty() else []
         if arrived and (told := outbox.flush()) is not None:  # what arrived may make the next step a long one
             link.send(told)
         clerk.step_started = time.monotonic()
@@ -82,16 +82,17 @@ def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
                     events += engine.cut_short(job_id, reason)
                 case _:
                     events += _add(engine, item)
-        report = Step() if engine.idle else engine.step()
+        report = Step() if arrived and engine.idle else engine.step()
+        idle = engine.idle
         if events:
             report = msgspec.structs.replace(report, events=events + report.events)
         clerk.step_started = None
         if report.events or report.n_decode or report.n_prefill or report.kv_total:
-            told = outbox.put(report, time.monotonic(), idle=engine.idle)
+            told = outbox.put(report, time.monotonic(), idle=idle)
             if told is not None:
                 link.send(told)
         steps_since_collect += 1
-        if engine.idle or steps_since_collect >= _STEPS_PER_COLLECT:
+        if idle or steps_since_collect >= _STEPS_PER_COLLECT:
             gc.collect(1)
             steps_since_collect = 0
 

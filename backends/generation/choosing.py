@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from backends.messages import Event, FinishReason, TokenLogprob
 
 
+_CACHED_PIECES: Final = 8192
+"""Tokens whose bytes are at hand; a library is asked for the others."""
+
+
 class Chooser:
     """The rules of one model."""
 
     def __init__(self, model: DecoderModel, *, shown_piece: Callable[[int], bytes], ends: NDArray[np.int32]) -> None:
         self._model = model
-        self._shown_piece = shown_piece
+        self._shown_piece = lru_cache(_CACHED_PIECES)(shown_piece)
+        self._piece = lru_cache(_CACHED_PIECES)(model.piece)
         self._end_ids = ends
         self._ends = frozenset(self._end_ids.tolist())
 
@@ -43,7 +49,7 @@ class Chooser:
         job = sequence.request.job
         raw = sampling.logprobs(logits, job.logprobs) if job.logprobs is not None else None
         guide, greedy = sequence.guide, sequence.sampler.greedy
-        if job.ignore_eos or sequence.n_generated < job.min_tokens:
+        if job.ignore_eos or len(sequence.generated) < job.min_tokens:
             if not greedy or guide is not None:
                 sampling.forbid(logits, self._end_ids)
             elif best in self._ends:
@@ -65,7 +71,7 @@ class Chooser:
         sequence.token = token
         sequence.generated.append(token)
         sequence.n_unsent += 1
-        piece = self._shown_piece(token) if sequence.request.shows_marks else self._model.piece(token)
+        piece = (self._shown_piece if sequence.request.shows_marks else self._piece)(token)
         logprob = sampling.describe(token, *raw, self._model.literal, wrote=piece) if raw is not None else None
         if token in self._ends:
             # Scoring a prompt counts the tokens behind it; in an answer an end is no token.
@@ -77,15 +83,15 @@ class Chooser:
         self._finish(sequence, "length", events)
 
     def _emit(self, sequence: Sequence, piece: bytes, logprob: TokenLogprob | None, events: list[Event]) -> bool:
-        job = sequence.request.job
-        if sequence.n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string
+        job, n_generated = sequence.request.job, len(sequence.generated)
+        if n_generated == job.min_tokens + 1:  # text of the first `min_tokens` is no part of a stop string
             sequence.text.stops = tuple(job.stop)
         text, logprobs, stop = sequence.text.push(piece, logprob)
         if stop is not None:
             return self._end(sequence, "stop", text, logprobs, events, stop=stop)
         if sequence.guide is not None and sequence.guide.ended:
             return self._finish(sequence, _ending(sequence.guide), events, head=text, logprobs=logprobs)
-        if sequence.n_generated >= sequence.request.limit:
+        if n_generated >= sequence.request.limit:
             return self._finish(sequence, "length", events, head=text, logprobs=logprobs)
         if text or logprobs:
             shown = logprobs if job.logprobs is not None else None

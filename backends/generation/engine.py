@@ -225,6 +225,8 @@ class GeneratingEngine:
 
     def _all_fit(self) -> bool:
         """Whether the pool has room for one token more of every sequence."""
+        if not self._residency.pooled:
+            return True
         room = self._residency.room
         return room is None or room >= len(self._sequences)
 
@@ -276,7 +278,7 @@ class GeneratingEngine:
         """Who contributes how much, in order of the slots; without room even so, one is preempted."""
         while True:
             demands = self._demands(now_us)
-            room = self._residency.room
+            room = self._residency.room if self._residency.pooled else None
             shares = self._batcher.plan(demands, room=room)
             n_decoding = sum(demand.decoding for demand in demands)
             short = len(shares) < n_decoding or not shares

@@ -70,12 +70,13 @@ class Residency:
         self._index: PrefixIndex[Sequence] = PrefixIndex()
         self._resident: set[Sequence] = set()
         self._cells: Cells[Sequence] = Cells(context.n_cells)
-        self._pooled = context.layout == "unified"
+        self.pooled = context.layout == "unified"
+        """All sequences share the cells of one pool."""
 
     @property
     def room(self) -> int | None:
         """Cells that are free for any; None where every sequence has cells of its own."""
-        return self._cells.free if self._pooled else None
+        return self._cells.free if self.pooled else None
 
     @property
     def n_used(self) -> int:
@@ -162,7 +163,7 @@ class Residency:
         """Where to begin with a prompt that is known so far, the best first: at a tile where that is cheaper."""
         cut = sequence.request.layout.cut
         n_known = cut(n_known)
-        return (n_known,) if self._pooled else (cut(self._pace.begin_at(n_known, sequence.target.size)), n_known)
+        return (n_known,) if self.pooled else (cut(self._pace.begin_at(n_known, sequence.target.size)), n_known)
 
     def _best_kept(self, sequence: Sequence) -> Start:
         job = sequence.request.job
@@ -324,7 +325,7 @@ class Residency:
 
     def _has_room(self, sequence: Sequence, n_tokens: int) -> bool:
         """Room for so many cells and a step of growth beside what those inside still need for their prompts."""
-        if not self._pooled:
+        if not self.pooled:
             return True
         if not self._resident:
             return True

@@ -95,6 +95,11 @@ class GenerationRequest:
     """The prompt with its log-probabilities, where the client wants it."""
     borders: tuple[int, ...] = ()
     """Of `PreparedGenerate`."""
+    shows_marks: bool = field(init=False)
+    """Marks of calls and reasoning are text even where the vocabulary has them as control tokens."""
+
+    def __post_init__(self) -> None:
+        self.shows_marks = isinstance(self.job.prompt, ChatPrompt) or self.job.constraint is not None
 
     @property
     def scoring(self) -> bool:
@@ -105,11 +110,6 @@ class GenerationRequest:
     def domain(self) -> str:
         """Whose cached prefixes it may use; a job that shares with no other has a domain of its own."""
         return self.job.cache_domain if self.job.cache_prompt else f"{self.job.cache_domain}\0{self.job.id}"
-
-    @property
-    def shows_marks(self) -> bool:
-        """Marks of calls and reasoning are text even where the vocabulary has them as control tokens."""
-        return isinstance(self.job.prompt, ChatPrompt) or self.job.constraint is not None
 
 
 @dataclass(slots=True, eq=False)

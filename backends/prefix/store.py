@@ -55,6 +55,8 @@ class PrefixStore:
         self._host, self._disk = folder, disk
         self._of: dict[EntryFile, EntryFolder] = {}
         self._bytes = dict.fromkeys(self._tiers, 0)
+        self.n_bytes = 0
+        """What the entries in host memory take."""
         for tier in self._tiers:
             for entry in tier.scan(identity):
                 self._add(entry, tier)
@@ -62,11 +64,6 @@ class PrefixStore:
             self.let_go([entry])
         for tier in self._tiers:  # this worker may have been given less than the one before
             self._make_room(tier, 0, score_at_least=None, now_s=max((b.used_s for b in self._of), default=0.0))
-
-    @property
-    def n_bytes(self) -> int:
-        """What the entries in host memory take."""
-        return self._bytes[self._host]
 
     def __len__(self) -> int:
         return len(self._of)
@@ -228,7 +225,7 @@ class PrefixStore:
         tier = self._of.pop(entry, None)
         if tier is None:
             return
-        self._bytes[tier] -= entry.n_bytes
+        self._count(tier, -entry.n_bytes)
         tier.drop(entry)
         if entry.label.partial:
             self._checkpoints.remove(entry)
@@ -236,13 +233,17 @@ class PrefixStore:
             self._index.remove(entry)
             self.let_go(self._checkpoints.contained(entry.keys, domain=entry.label.domain))
 
+    def _count(self, tier: EntryFolder, n_bytes: int) -> None:
+        self._bytes[tier] += n_bytes
+        self.n_bytes = self._bytes[self._host]
+
     def _drop_all(self, entries: list[EntryFile]) -> None:
         for entry in entries:
             self.drop(entry)
 
     def _add(self, entry: EntryFile, tier: EntryFolder) -> None:
         self._of[entry] = tier
-        self._bytes[tier] += entry.n_bytes
+        self._count(tier, entry.n_bytes)
         index = self._checkpoints if entry.label.partial else self._index
         index.add(entry, entry.keys, domain=entry.label.domain)
 
