@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from backends.messages import Event, Job, Step
     from backends.worker import Exit, Worker
     from server.pool.overview import Overview
-    from server.pool.parts import Parts
+    from server.pool.parts import PoolParts
     from server.pool.resident import Resident
 
 
 class Jobs:
     """See the module's text."""
 
-    def __init__(self, parts: Parts, overview: Overview) -> None:
+    def __init__(self, parts: PoolParts, overview: Overview) -> None:
         self._parts = parts
         self._overview = overview
         self._live: dict[str, Live] = {}

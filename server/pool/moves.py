@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backends.plan import Footprint
     from backends.worker import Exit, Listener, Worker
     from server.memory.files import FileKey
-    from server.pool.parts import Parts
+    from server.pool.parts import PoolParts
     from server.pool.resident import Resident
     from server.scheduling.decisions import Drain, Unload
 
@@ -31,7 +31,7 @@ _LOG = logging.getLogger("onecard.pool")
 class Moves:
     """See the module's text. `listener` hears the workers."""
 
-    def __init__(self, parts: Parts, listener: Listener) -> None:
+    def __init__(self, parts: PoolParts, listener: Listener) -> None:
         self._parts = parts
         self._listener = listener
 

@@ -14,7 +14,7 @@ from server.scheduling.eviction import Candidate
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from server.pool.parts import Parts
+    from server.pool.parts import PoolParts
     from server.pool.resident import Resident
     from server.pool.template_keeper import TemplateKeeper
 
@@ -25,7 +25,7 @@ _BUSY: Final = 1000.0
 class Overview:
     """See the module's text."""
 
-    def __init__(self, parts: Parts, template_processes: Iterable[TemplateKeeper]) -> None:
+    def __init__(self, parts: PoolParts, template_processes: Iterable[TemplateKeeper]) -> None:
         self._parts = parts
         self._template_processes = list(template_processes)
         parts.metrics.on_render.append(self._publish)

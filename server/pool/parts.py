@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Parts:
+class PoolParts:
     """Of one pool. `perform` has the scheduler's actions done; every room feeds its answers back through it."""
 
     residents: dict[str, Resident]

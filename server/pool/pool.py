@@ -22,7 +22,7 @@ from server.pool.jobs import Jobs
 from server.pool.loader import Loader
 from server.pool.moves import Moves
 from server.pool.overview import Overview
-from server.pool.parts import Parts
+from server.pool.parts import PoolParts
 from server.pool.read_ahead import ReadAhead
 from server.pool.resident import PoolError, Resident
 from server.pool.status import ModelInfo, Status
@@ -68,7 +68,7 @@ class Pool:
         self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
         event_log = EventLog()
         self.on_change = event_log.on_change
-        self._parts = Parts(self._residents, self._scheduler, budget, metrics, event_log, clock, self._perform)
+        self._parts = PoolParts(self._residents, self._scheduler, budget, metrics, event_log, clock, self._perform)
         backends = catalog.backends
         wanted = settings.scheduler.template_process
         self._template_processes = {

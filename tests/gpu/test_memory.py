@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backends import host
 from backends.messages import ErrorCode, Finished
 from demo import GGUF_PATH
 from server.memory import gpu
@@ -46,6 +47,13 @@ async def test_prices_are_what_the_card_gives_and_are_learned(start: Start, hung
         held = before - (await gpu.memory()).free_bytes
         assert abs(held - sum(line.measured_bytes or 0 for line in status.values())) <= SLACK_BYTES
         assert rig.pool.status().memory.reserved_bytes <= rig.pool.status().memory.budget_bytes
+        for line in status.values():
+            assert line.host is not None
+            assert line.pid is not None
+            assert host.anonymous_bytes(line.pid) <= (line.host.measured_bytes or 0) + SLACK_BYTES
+        told = rig.pool.status().memory.host
+        assert told is not None
+        assert told.reserved_bytes <= told.budget_bytes
         errors.append([abs(line.prediction_error or 0.0) for line in status.values()])
 
     assert max(errors[0]) <= 0.15

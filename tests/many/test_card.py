@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from backends.messages import Failed
@@ -133,3 +135,24 @@ async def test_what_a_load_takes_of_host_memory_is_measured_and_remembered(
     assert (
         rig.events("loading")[-1] | {"need_bytes": 900 * MIB, "need_host_bytes": 700 * MIB} == rig.events("loading")[-1]
     )
+
+
+async def test_neither_budget_is_exceeded_by_a_byte_whatever_is_asked_and_measured(
+    fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models that fill the card, host memory or both, as they were estimated and not, in an order that chance gives."""
+    chance = random.Random(7)
+    Card(monkeypatch)
+    sizes = {"wide": 700, "beside": 600, "both": 400, "small": 40}
+    each = {"beside": {"gpu_layers": 0}, "small": {"pinned": True}}
+    sections = {"memory": {"device": "cuda", "host_budget": 1900 * MIB}}
+    rig = await fleet(sizes, budget_mib=2400, each=each, sections=sections)
+    never_over(rig)
+    rig.direct("both", f"bytes {900 * MIB} {550 * MIB}")
+
+    served = [ok(await rig.ask(chance.choice([*sizes]), "hello")) for _ in range(16)]
+
+    assert all(served)
+    for name in ("wide", "beside", "both"):
+        assert any(event["model"] == name for event in rig.events("evicted")), f"{name} had to make room"
+    assert rig.state("small") == "ready", "a pinned model stays"

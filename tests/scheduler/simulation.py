@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backends.plan import Amount
 from server.scheduling.decisions import Action, CancelLoad, Dispatch, Load, Reject, Unload
 from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from server.scheduling.swaps import Policy
@@ -16,8 +17,8 @@ from tests.scheduler.fake_budget import FakeBudget
 class Simulation:
     """One run; times in seconds."""
 
-    sizes: Mapping[str, int]
-    budget: int
+    sizes: Mapping[str, int | Amount]
+    budget: int | Amount
     clients: Sequence[Iterator[str]]
     """The models that each client asks for, one after the other."""
     load_s: Mapping[str, float]

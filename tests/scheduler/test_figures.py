@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 
 import pytest
 
+from backends.plan import Amount
 from server.scheduling.decisions import Load
 from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
 from tests.scheduler.fake_budget import FakeBudget
@@ -65,6 +66,29 @@ def test_alternating_clients_need_a_third_of_the_loads_of_first_come_first_serve
     assert 3 * ours.n_loads <= fifo.n_loads
     assert ours.mean_s < fifo.mean_s
     assert ours.longest_s <= 60.0
+
+
+def test_a_card_with_plenty_beside_it_is_served_as_a_machine_with_one_memory_is() -> None:
+    """The same models by turns in host memory alone, on the card alone, and in both with one of them short."""
+    memories: list[tuple[Callable[[int], int | Amount], int | Amount]] = [
+        (int, 8),
+        (Amount, Amount(8)),
+        (lambda n: Amount(n, 1), Amount(8, 8)),
+        (lambda n: Amount(1, n), Amount(8, 8)),
+    ]
+    runs = []
+    for memory, budget in memories:
+        sizes = {model: memory(size) for model, size in FOUR.items()}
+        runs.append(
+            Simulation(
+                sizes=sizes,
+                budget=budget,
+                clients=[at_random(list(FOUR), client) for client in range(3)],
+                load_s={model: 0.1 * size for model, size in FOUR.items()},
+                n_requests=120,
+            ).run()
+        )
+    assert all((run.n_loads, run.waits) == (runs[0].n_loads, runs[0].waits) for run in runs)
 
 
 def test_no_order_of_arrival_is_served_worse_than_first_come_first_served() -> None:
