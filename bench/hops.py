@@ -25,6 +25,8 @@ MOST_CHANGES: Final = 400
 """What we want to stay below."""
 _QUESTION: Final = "What is the capital of France?"
 _WITHIN_S: Final = 30.0
+_SETTLES_S: Final = 0.3
+"""For what follows the last byte of an answer."""
 _CONFIG: Final = """[models.demo]
 path = "{model}"
 context = 2048
@@ -119,11 +121,12 @@ def measure() -> Walk:
         os.environ["PYTHONPATH"] = os.pathsep.join([name, *([before] if before else [])])
         try:
             with running(_CONFIG.format(model=GGUF_PATH)) as server:
-                _ask(server.url)
-                _ask(server.url)
+                for _ in range(2):
+                    _ask(server.url)
+                time.sleep(_SETTLES_S)
                 _set(folder, 1)
                 text, n_chunks = _ask(server.url)
-                time.sleep(0.3)  # what follows the last byte
+                time.sleep(_SETTLES_S)
                 _set(folder, 2)
                 told = _collected(folder, server.url)
         finally:

@@ -92,7 +92,7 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
     """Tokens after which the reasoning is closed."""
     chat_template_kwargs: Annotated[dict[str, bool | str | int] | None, BeforeValidator(_template_kwargs)] = None
 
-    @property
+    @cached_property
     def functions(self) -> list[dict[str, Any]]:
         """The tools the model is shown: none where the client wants no call."""
         return [] if self.tool_choice == "none" else tool_schemas.offered(self.tools)
@@ -141,13 +141,13 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
     @cached_property
     def text_bytes(self) -> int:
         """Bytes of what is rendered for certain: what messages say, results and calls of tools, and the tools."""
-        return sure_bytes(self.prompt())
+        return sure_bytes(self._prompt)
 
     def job(self, job_id: str) -> Generate:
         """The job; `max_tokens` above the room left is the engine's to clamp."""
         return Generate(
             id=job_id,
-            prompt=self.prompt(),
+            prompt=self._prompt,
             sampling=sampling(self),
             max_tokens=self.limit,
             min_tokens=self.min_tokens or 0,
@@ -175,6 +175,10 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
 
     def prompt(self) -> ChatPrompt:
         """The conversation in the form templates take, with every switch by which one may be told how to reason."""
+        return self._prompt
+
+    @cached_property
+    def _prompt(self) -> ChatPrompt:
         kwargs: dict[str, bool | str | int] = {}
         if self.thinking is not None:
             kwargs |= {"enable_thinking": self.thinking, "thinking": self.thinking}
