@@ -18,12 +18,12 @@ from server.schemas.problems import problem, wrong_type
 from server.schemas.tool_results import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 BILLING = "x-anthropic-billing-header"
 """Claude Code puts a line that begins so in front of its system prompt; it changes with every request, so that no
 cached prefixes could be used again."""
-_KIND = re.compile(r"[a-z_0-9]{1,32}")
+_KIND = re.compile(r"[a-z_0-9]{1,64}")
 _REFUSED = ("image", "document", "search_result", "container_upload")
 _ELSEWHERE = ("compaction", "tool_addition", "tool_removal", "fallback")
 """Blocks that stand for a part of the conversation that only their maker can read, or that change the tools."""
@@ -153,6 +153,19 @@ class Message(Strict):
         Field(max_length=MAX_PARTS, fail_fast=True),
         BeforeValidator(_as_blocks, json_schema_input_type=str | list[_Block]),
     ]
+    clear_at: Literal["next_user_message", "never"] | None = None
+    """When a system message is no longer shown."""
+    output_config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _turns_are_alike(self) -> Message:
+        if self.output_config:
+            raise problem(
+                "unsupported_parameter",
+                "Unsupported parameter: '{param}' is not supported by this server; use 'output_config' of the request.",
+                field=".output_config",
+            )
+        return self
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """The chat messages: an assistant's turn is one, each tool's answer is one of its own."""
@@ -200,9 +213,11 @@ def system_text(blocks: Iterable[TextBlock]) -> str:
     return "\n\n".join(block.text for block in blocks if not block.text.startswith(BILLING))
 
 
-def messages_of(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """The chat messages, in order, calls under the ids that templates know."""
-    return [_with_bare_ids(plain) for message in messages for plain in message.messages()]
+def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The chat messages that are shown, in order, calls under the ids that templates know."""
+    last_user = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    shown = [message for i, message in enumerate(messages) if message.clear_at != "next_user_message" or i > last_user]
+    return [_with_bare_ids(plain) for message in shown for plain in message.messages()]
 
 
 def _with_bare_ids(message: dict[str, Any]) -> dict[str, Any]:

@@ -139,6 +139,12 @@ class Message(Strict):
             )
         if self.role == "tool" and self.tool_call_id is None:
             raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=".tool_call_id")
+        if (self.model_extra or {}).get("function_call") is not None:
+            raise problem(
+                "unsupported_parameter",
+                "Unsupported parameter: '{param}' is not supported by this server; use 'tool_calls'.",
+                field=".function_call",
+            )
         if self.tool_calls and self.role != "assistant":
             raise problem(
                 "invalid_value", "Invalid value for '{param}': only an assistant calls tools.", field=".tool_calls"
