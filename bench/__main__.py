@@ -24,6 +24,7 @@ from bench import (
     model,
     peers,
     report,
+    requests,
     scenarios,
     serve_hf,
     swap,
@@ -97,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     embeds.add_argument("--words", type=int, default=3, help="words of a text (default 3)")
     embeds.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (default 3)")
     embeds.add_argument("--json", action="store_true", help="print one JSON line")
+    idle = commands.add_parser("requests", help="requests that ask no model: this tree and another, taking turns")
+    idle.add_argument("other", type=Path, help="the other tree, such as a worktree of the commit before")
+    idle.add_argument("--rounds", type=int, default=20, help="turns of 50 requests on each side (default 20)")
+    idle.add_argument("--json", action="store_true", help="print one JSON line")
     for name, measure in SCENARIOS.items():
         scenario = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
         scenario.add_argument("--json", action="store_true", help="print one JSON line")
@@ -174,6 +179,9 @@ def main(arguments: list[str]) -> int:
     if options.command == "swap":
         figures = swap.measure(rounds=options.rounds, template=not options.no_template, pause_s=options.pause)
         emit(figures, as_json=options.json)
+        return 0
+    if options.command == "requests":
+        emit(requests.measure(options.other, rounds=options.rounds), as_json=options.json)
         return 0
     if options.command == "embed":
         emit(embed.measure(options.path, words=options.words, rounds=options.rounds), as_json=options.json)

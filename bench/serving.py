@@ -45,8 +45,11 @@ def config_text(model: Path, *, context: int, parallel: int) -> str:
 
 
 @contextlib.contextmanager
-def running(config: str = "") -> Iterator[Server]:
-    """Serve with this configuration (none: the demo model) until the block ends. Raises RuntimeError with the log."""
+def running(config: str = "", *, tree: Path | None = None) -> Iterator[Server]:
+    """Serve with this configuration (none: the demo model) until the block ends, from this tree or another.
+
+    Raises RuntimeError with the log.
+    """
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         flags = ["--port", "0"]
         if config:
@@ -55,7 +58,7 @@ def running(config: str = "") -> Iterator[Server]:
             flags += ["--config", str(file)]
         command = [sys.executable, "-m", "server.cli", "serve", "--exit-with-stdin", *flags]
         environment = {**os.environ, "NO_COLOR": "1"}
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, cwd=tree)
         try:
             yield Server(_wait(process, Path(log.name)), process.pid)
         finally:
