@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.schemas import anthropic, chat, completions, embeddings, infill, rerank, responses, tokens
+from server.schemas import anthropic, chat, completions, embeddings, infill, rerank, response_fields, tokens
 
 SURFACES: Final = (
     chat.SURFACE,
     completions.SURFACE,
-    responses.SURFACE,
-    responses.COMPACT,
-    responses.COUNT,
+    response_fields.SURFACE,
+    response_fields.COMPACT,
+    response_fields.COUNT,
     anthropic.SURFACE,
     anthropic.COUNT,
     infill.SURFACE,

@@ -33,10 +33,8 @@ from server.schemas.body import off_loop, read_as
 from server.schemas.items import wrapped
 from server.schemas.problems import problem
 from server.schemas.renames import TO_RESPONSES
+from server.schemas.response_fields import COMPACT, COUNT, SURFACE
 from server.schemas.responses import (
-    COMPACT,
-    COUNT,
-    SURFACE,
     AskedResponse,
     Draft,
     parse_compact,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.schemas import anthropic, responses
+from server.schemas import anthropic, response_fields
 from server.schemas.surface import Use
 from server.surfaces import SURFACES
 
@@ -68,7 +68,7 @@ MESSAGES = [
 
 
 def test_every_field_of_the_published_apis_is_classified():
-    assert set(RESPONSES) <= set(responses.SURFACE.fields)
+    assert set(RESPONSES) <= set(response_fields.SURFACE.fields)
     assert set(MESSAGES) <= set(anthropic.SURFACE.fields)
 
 

@@ -205,7 +205,7 @@ def test_odd_responses_are_right_for_the_description_too(document, fields):
         ("/v1/responses", {"temperature": 2.5}),
         ("/v1/responses", {"background": True}),
         ("/v1/responses", {"model": "nope"}),
-        ("/v1/messages", {"max_tokens": 0}),
+        ("/v1/messages", {"max_tokens": -1}),
         ("/v1/messages", {"thinking": {"type": "hard"}}),
         ("/v1/chat/completions", {"stop": [1]}),
         ("/infill", {"n_predict": -2}),
