@@ -64,6 +64,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on [8080]; 0 takes a free one.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
     budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for all models: auto or 11.2GiB.")] = None,
+    host_budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory for them beside a card.")] = None,
     reserve: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory left to others [600MiB].")] = None,
     context: Annotated[str | None, typer.Option(metavar="N", help="Tokens one request may use, or auto.")] = None,
     parallel: Annotated[int | None, typer.Option(help="Requests a model decodes at once [2].")] = None,
@@ -96,7 +97,7 @@ def serve(
     flags = Flags()
     flags.put("server", host=host, port=port, max_queue=max_queue, api_keys=api_key, api_key_file=api_key_file)
     flags.put("server", admin_keys=admin_key, allowed_hosts=allowed_host, allow_public=allow_public)
-    flags.put("memory", device=device, budget=budget, reserve=reserve)
+    flags.put("memory", device=device, budget=budget, host_budget=host_budget, reserve=reserve)
     flags.put("scheduler", preload=preload)
     flags.put("defaults", context=context, parallel=parallel, kv_type=kv_type)
     flags.put("logging", format=log_format)
@@ -179,6 +180,7 @@ def fit(
         list[str] | None, typer.Option("--with", metavar="OTHER", help="A model taken to be resident; may repeat.")
     ] = None,
     budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for all models: auto or 11.2GiB.")] = None,
+    host_budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory for them beside a card.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -188,7 +190,7 @@ def fit(
     from server.cli.flags import Flags
 
     flags = Flags()
-    flags.put("memory", budget=budget, device=device)
+    flags.put("memory", budget=budget, host_budget=host_budget, device=device)
     asked = {"context": context, "parallel": parallel, "kv_type": kv_type}
     show_fit(model, others=other or [], asked=asked, flags=flags.values, config=config, as_json=as_json)
 

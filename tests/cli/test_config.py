@@ -98,6 +98,7 @@ def test_an_unknown_flag_is_exit_code_2(onecard):
     ("flags", "sentence"),
     [
         (["--budget", "12 parsecs"], "flag --budget = '12 parsecs'"),
+        (["--host-budget", "much"], "flag --host-budget = 'much'"),
         (["--device", "tpu"], "flag --device = 'tpu'"),
         (["--model", "=x"], "write NAME=PATH"),
         (["--model", "a=x", "--model", "a=y"], "names 'a' twice"),

@@ -31,6 +31,17 @@ def test_model_that_does_not_fit_is_exit_code_3_with_the_sums(onecard):
     assert "Traceback" not in done.stderr
 
 
+def test_without_a_card_the_smaller_of_both_budgets_counts(onecard):
+    flags = ("--device", "cpu", "--budget", "300MiB", "--host-budget", "200MiB", "--json")
+    told = json.loads(onecard("fit", "demo", *flags).stdout)
+    assert (told["budget_bytes"], told["host"]["budget_bytes"], told["device"]) == (200 << 20, 200 << 20, None)
+    assert told["host"]["parts"] == told["parts"]
+    too_much = onecard("fit", "demo", "--device", "cpu", "--host-budget", "900TiB")
+    assert too_much.returncode == 1
+    assert "host_budget = " in too_much.stderr
+    assert "but this machine has" in too_much.stderr
+
+
 def test_other_models_leave_for_it(onecard, tmp_path):
     total = fit(onecard, "demo")[1]["total_bytes"]
     config = tmp_path / "onecard.toml"
