@@ -20,7 +20,7 @@ from server.memory.files import look
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from server.memory.files import ModelFacts
+    from server.memory.files import FileFacts
     from server.pool.pool import Pool
     from server.settings.catalog import CatalogEntry
 
@@ -36,7 +36,7 @@ def broken(entries: Iterable[CatalogEntry]) -> dict[str, str]:
     return {**found, **asyncio.run(_refused(looked))}
 
 
-async def _refused(looked: Mapping[str, tuple[CatalogEntry, ModelFacts]]) -> dict[str, str]:
+async def _refused(looked: Mapping[str, tuple[CatalogEntry, FileFacts]]) -> dict[str, str]:
     """Sound files that the engine refuses in a dry load."""
     estimator = Estimator()
     logging.getLogger("onecard.dry").addHandler(logging.NullHandler())  # a child that fails tells nothing of a file

@@ -21,7 +21,7 @@ from server.cli.flags import name_for
 from server.memory.budget import likely_plans, wish
 from server.memory.capacity import Capacity, PlanStatus, WishChange, capacity_of
 from server.memory.estimator import Estimator
-from server.memory.files import ModelFacts, look
+from server.memory.files import FileFacts, look
 from server.memory.ledger import LedgerError, Tenant
 from server.memory.memory import DeviceError, open_memory
 from server.memory.placement import memory_words
@@ -135,14 +135,14 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
     )
 
 
-def _facts(entry: CatalogEntry) -> ModelFacts:
+def _facts(entry: CatalogEntry) -> FileFacts:
     try:
         return look(entry)
     except HeaderError as problem:
         raise CliError(f"{entry.path}: {problem}") from None
 
 
-def _near(estimator: Estimator, seen: ModelFacts, plans: list[LoadPlan], memory: Memory) -> list[LoadPlan]:
+def _near(estimator: Estimator, seen: FileFacts, plans: list[LoadPlan], memory: Memory) -> list[LoadPlan]:
     """The plans that exact sizes could let in: what takes many times the budget takes the engine long to tell."""
     most_bytes = _NEAR * memory.account.budget_bytes
     return [

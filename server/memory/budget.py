@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from backends.plan import Device, LoadPlan
     from server.memory.capacity import Capacity, WishChange
-    from server.memory.files import ModelFacts
+    from server.memory.files import FileFacts
     from server.memory.memory import Memory
     from server.scheduling.eviction import Candidate
     from server.settings.catalog import CatalogEntry
@@ -42,7 +42,7 @@ def wish(config: ModelConfig, device: Device) -> Wish:
     )
 
 
-def likely_plans(facts: ModelFacts, wanted: Wish) -> list[LoadPlan]:
+def likely_plans(facts: FileFacts, wanted: Wish) -> list[LoadPlan]:
     """What placement may choose, best first."""
     return list(backend_of(facts.header).plans(facts.header, wanted))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backends.backend import Header
     from backends.dry import DrySizes
     from backends.plan import LoadPlan, Parts
-    from server.memory.files import FileKey, ModelFacts
+    from server.memory.files import FileFacts, FileKey
 
 Source = Literal["measured", "dry", "header"]
 Side = Literal["device", "host"]
@@ -83,20 +83,20 @@ class Estimator:
         self.refused: dict[FileKey, str] = {}
         """Files that the engine itself refuses in a dry load, with its sentence."""
 
-    def estimate(self, facts: ModelFacts, plan: LoadPlan) -> Estimate:
+    def estimate(self, facts: FileFacts, plan: LoadPlan) -> Estimate:
         """The best there is, at once."""
         if (known := self._memo.get((facts.key, plan))) is not None:
             return known
         self._memo[facts.key, plan] = made = self._estimate(facts, plan)
         return made
 
-    def of(self, facts: ModelFacts, *, within: Amount) -> Callable[[LoadPlan], Footprint]:
+    def of(self, facts: FileFacts, *, within: Amount) -> Callable[[LoadPlan], Footprint]:
         """The footprints of one model's plans, with the doubts that leave them possible in so many bytes."""
         return lambda plan: self.estimate(facts, plan).within(within)
 
     # What dry loads tell
 
-    async def ask_dry(self, models: Iterable[tuple[ModelFacts, Sequence[LoadPlan]]]) -> None:
+    async def ask_dry(self, models: Iterable[tuple[FileFacts, Sequence[LoadPlan]]]) -> None:
         """Let one patient child tell exact sizes; a child that fails leaves the computed ones."""
         if TEST_ENGINE in os.environ:  # whatever tests load with, it is not llama.cpp
             return
@@ -113,17 +113,17 @@ class Estimator:
         if asked:
             await self.save()
 
-    def has_dry(self, facts: ModelFacts, plan: LoadPlan) -> bool:
+    def has_dry(self, facts: FileFacts, plan: LoadPlan) -> bool:
         """Whether a dry load of the plan is known, or known to be refused."""
         return self.learned.get("dry", self._key(facts, plan)) is not None
 
-    def note_dry(self, facts: ModelFacts, plan: LoadPlan, sizes: DrySizes | None) -> None:
+    def note_dry(self, facts: FileFacts, plan: LoadPlan, sizes: DrySizes | None) -> None:
         """Keep what a dry load told; None where the library refused."""
         told = sizes.on(plan.device) if sizes is not None else {}
         self.learned.put("dry", self._key(facts, plan), told)
         self._changed()
 
-    def _questions(self, facts: ModelFacts, wanted: Sequence[LoadPlan]) -> list[dry.Question]:
+    def _questions(self, facts: FileFacts, wanted: Sequence[LoadPlan]) -> list[dry.Question]:
         """The plans whose exact sizes are missing, those with the same layers on the GPU together."""
         module = backend_of(facts.header).dry
         if module is None:
@@ -134,7 +134,7 @@ class Estimator:
 
     # What loads teach
 
-    def learn(self, facts: ModelFacts, plan: LoadPlan, measured: Amount) -> None:
+    def learn(self, facts: FileFacts, plan: LoadPlan, measured: Amount) -> None:
         """Remember what a loaded plan really takes, 0 for what is not known; `save` keeps it."""
         before, header = self.estimate(facts, plan).footprint, facts.header
         backend = backend_of(header)
@@ -153,7 +153,7 @@ class Estimator:
             self._put("machine", plan, side, machine, [*kept, max(0, runtime - vocabulary)][-_KEPT_RUNTIMES:])
         self._changed()
 
-    def doubt(self, facts: ModelFacts, plan: LoadPlan) -> int:
+    def doubt(self, facts: FileFacts, plan: LoadPlan) -> int:
         """A load of the plan has run out of memory: until one is measured its estimate counts more, by so many bytes.
 
         The doubt is about the memory in which the model computes. An estimate that was measured stands: then it is the
@@ -180,7 +180,7 @@ class Estimator:
         self._memo.clear()
         self.version += 1
 
-    def _estimate(self, facts: ModelFacts, plan: LoadPlan) -> Estimate:
+    def _estimate(self, facts: FileFacts, plan: LoadPlan) -> Estimate:
         told, source = self._told(facts, plan)
         parts, doubts = {}, {}
         main: Side = "device" if plan.device == "cuda" else "host"
@@ -189,7 +189,7 @@ class Estimator:
             source = "measured" if was_measured and side == main else source
         return Estimate(Footprint(**parts), source, Amount(**doubts))
 
-    def _side(self, facts: ModelFacts, plan: LoadPlan, side: Side, parts: Parts) -> tuple[Parts, int, bool]:
+    def _side(self, facts: FileFacts, plan: LoadPlan, side: Side, parts: Parts) -> tuple[Parts, int, bool]:
         """One memory's part, what it is doubted by, and whether it was measured."""
         if parts.total_bytes == 0:
             return parts, 0, False
@@ -202,7 +202,7 @@ class Estimator:
         doubt = self._get("doubt", plan, side, self._key(facts, plan))
         return replace(parts, runtime=runtime), doubt if _is_size(doubt) else 0, False
 
-    def _told(self, facts: ModelFacts, plan: LoadPlan) -> tuple[Footprint, Source]:
+    def _told(self, facts: FileFacts, plan: LoadPlan) -> tuple[Footprint, Source]:
         """Without what was measured."""
         backend = backend_of(facts.header)
         computed = backend.estimate(facts.header, plan)
@@ -237,7 +237,7 @@ class Estimator:
         gives = "text" if header.gives == "text" else "vectors"
         return f"{plan.device} {header.backend} {self._engine_of(header)} {gives}"
 
-    def _key(self, facts: ModelFacts, plan: LoadPlan | None = None) -> str:
+    def _key(self, facts: FileFacts, plan: LoadPlan | None = None) -> str:
         words = [*facts.key, *(astuple(plan) if plan is not None else ()), self._engine_of(facts.header)]
         return " ".join(str(word) for word in words)
 

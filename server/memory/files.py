@@ -35,7 +35,7 @@ _NOT_THERE: Final[FileKey] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class FileFacts:
     """A model's files as they were at the last look."""
 
     path: Path
@@ -48,11 +48,11 @@ class ModelFiles:
 
     def __init__(self) -> None:
         self._reader = FileReader()
-        self._facts: dict[str, ModelFacts] = {}
+        self._facts: dict[str, FileFacts] = {}
         self._problems: dict[str, str] = {}
         self._refused: dict[str, tuple[FileKey, str]] = {}
 
-    def facts(self, model: str) -> ModelFacts | None:
+    def facts(self, model: str) -> FileFacts | None:
         """As of the last look; None where there was none, or something is wrong."""
         return self._facts.get(model)
 
@@ -67,12 +67,12 @@ class ModelFiles:
         """The engine does not take the files as they are now, sound as their headers are."""
         self._refused[model] = key, why
 
-    async def look(self, entry: CatalogEntry) -> ModelFacts:
+    async def look(self, entry: CatalogEntry) -> FileFacts:
         """The facts now; the files are read again where they have changed. Raises HeaderError."""
         before = self._facts.get(entry.name)
         return await self._reader.read(entry.name, lambda: look(entry, before))
 
-    async def inspect(self, entry: CatalogEntry) -> ModelFacts:
+    async def inspect(self, entry: CatalogEntry) -> FileFacts:
         """The same, and kept: the facts, or what is wrong. Raises HeaderError."""
         try:
             after = await self.look(entry)
@@ -98,7 +98,7 @@ class ModelFiles:
             del self._facts[entry.name]
 
 
-def look(entry: CatalogEntry, before: ModelFacts | None = None) -> ModelFacts:
+def look(entry: CatalogEntry, before: FileFacts | None = None) -> FileFacts:
     """Read the header, unless nothing has changed. Raises HeaderError; blocks on the disk."""
     if (missing := entry.still_missing()) is not None:
         raise HeaderError(missing)
@@ -112,7 +112,7 @@ def look(entry: CatalogEntry, before: ModelFacts | None = None) -> ModelFacts:
         header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
     except OSError as error:
         raise HeaderError(f"one of its files cannot be read: {reason(error)}") from None
-    return ModelFacts(entry.path, key, header)
+    return FileFacts(entry.path, key, header)
 
 
 def key_of(entry: CatalogEntry) -> FileKey:

@@ -38,7 +38,7 @@ class Tenant:
 
 
 @dataclass(frozen=True)
-class Share:
+class Holding:
     """What one tenant holds of one memory."""
 
     predicted: Parts
@@ -69,8 +69,8 @@ class Share:
 class Reservation:
     """What one tenant holds of both memories."""
 
-    device: Share
-    host: Share
+    device: Holding
+    host: Holding
 
     @property
     def predicted(self) -> Footprint:
@@ -92,14 +92,14 @@ class Measured:
 
 
 class Account:
-    """One memory: its budget and the shares of it."""
+    """One memory: its budget and what tenants hold of it."""
 
     def __init__(self, budget_bytes: int, where: str, on_change: Callable[[], None]) -> None:
         """`where` is what refusals call it: ` on the card`."""
         self._budget_bytes = budget_bytes
         self._where = where
         self._on_change = on_change
-        self._shares: dict[Tenant, Share] = {}
+        self._holdings: dict[Tenant, Holding] = {}
         self._prefix_cache_bytes = 0
 
     @property
@@ -110,12 +110,12 @@ class Account:
     @property
     def reserved_bytes(self) -> int:
         """What tenants have reserved."""
-        return sum(share.reserved_bytes for share in self._shares.values())
+        return sum(holding.reserved_bytes for holding in self._holdings.values())
 
     @property
     def measured_bytes(self) -> int | None:
         """What all tenants take; None while one of them is not measured."""
-        measured = [share.measured_bytes for share in self._shares.values() if share.reserved_bytes]
+        measured = [holding.measured_bytes for holding in self._holdings.values() if holding.reserved_bytes]
         known = [n_bytes for n_bytes in measured if n_bytes is not None]
         return sum(known) if len(known) == len(measured) else None
 
@@ -141,12 +141,12 @@ class Account:
 
     @property
     def _left_by_tenants(self) -> int:
-        unreserved = sum(share.unreserved_bytes for share in self._shares.values())
+        unreserved = sum(holding.unreserved_bytes for holding in self._holdings.values())
         return self._budget_bytes - self.reserved_bytes - unreserved
 
-    def share(self, tenant: Tenant) -> Share | None:
+    def holding(self, tenant: Tenant) -> Holding | None:
         """What a tenant holds; None when it has no reservation."""
-        return self._shares.get(tenant)
+        return self._holdings.get(tenant)
 
     def resize(self, budget_bytes: int) -> None:
         """Set the budget anew; reservations stay, even above it."""
@@ -162,7 +162,7 @@ class Account:
 
     def reserve(self, tenant: Tenant, parts: Parts) -> None:
         """What `refusal` has nothing against."""
-        self._shares[tenant] = Share(parts, parts.total_bytes)
+        self._holdings[tenant] = Holding(parts, parts.total_bytes)
 
     def settle(self, tenant: Tenant, measured: Measured) -> None:
         """Put what was measured in place of what was predicted.
@@ -172,8 +172,8 @@ class Account:
         """
         if measured.n_bytes <= 0:
             return
-        before = self._shares[tenant]
-        self._shares[tenant] = replace(
+        before = self._holdings[tenant]
+        self._holdings[tenant] = replace(
             before,
             reserved_bytes=min(measured.n_bytes, self.unreserved_bytes + before.reserved_bytes),
             measured_bytes=measured.n_bytes,
@@ -188,15 +188,15 @@ class Account:
         if n_bytes > self._prefix_cache_bytes + self.unreserved_bytes:
             raise LedgerError(f"cached prefixes want {n_bytes} bytes, {self.unreserved_bytes} more are free")
         self._prefix_cache_bytes = n_bytes
-        for tenant, share in list(self._shares.items()):
-            more = min(share.unreserved_bytes, self._budget_bytes - self.reserved_bytes - n_bytes)
+        for tenant, holding in list(self._holdings.items()):
+            more = min(holding.unreserved_bytes, self._budget_bytes - self.reserved_bytes - n_bytes)
             if more > 0:
-                self._shares[tenant] = replace(share, reserved_bytes=share.reserved_bytes + more)
+                self._holdings[tenant] = replace(holding, reserved_bytes=holding.reserved_bytes + more)
         self._on_change()
 
     def release(self, tenant: Tenant) -> None:
         """Give a tenant's bytes back."""
-        self._shares.pop(tenant, None)
+        self._holdings.pop(tenant, None)
 
 
 class Ledger:
@@ -230,7 +230,7 @@ class Ledger:
 
     def reservation(self, tenant: Tenant) -> Reservation | None:
         """What a tenant holds; None when nothing."""
-        device, host = self.device.share(tenant), self.host.share(tenant)
+        device, host = self.device.holding(tenant), self.host.holding(tenant)
         return Reservation(device, host) if device is not None and host is not None else None
 
     def reserve(self, tenant: Tenant, footprint: Footprint) -> None:

@@ -163,8 +163,8 @@ class Memory:
 
     def before_leaving(self, model: str, *, needed: Amount) -> None:
         """A worker is about to end to make room for so much: what would have to leave memory goes to its disk."""
-        share = self.ledger.host.share(Tenant(model))
-        freed = share.reserved_bytes if share is not None else 0
+        holding = self.ledger.host.holding(Tenant(model))
+        freed = holding.reserved_bytes if holding is not None else 0
         room = min(self.prefix_cache.max_bytes, self.ledger.host.free_bytes + freed - needed.host)
         n_loaded = max(0, self.prefix_cache.n_loaded - 1) + bool(needed)
         self.prefix_cache.before_leaving(model, room, n_loaded=n_loaded)

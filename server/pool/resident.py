@@ -79,9 +79,9 @@ class Resident:
         """A load has succeeded, with this in the ledger."""
         self.metrics.loads["ok"].inc()
         self.metrics.load_seconds.observe(load_s)
-        for memory, share in (("device", reservation.device), ("host", reservation.host)):
-            self.metrics.measured_bytes[memory].set(share.measured_bytes or 0)
-            for part, n_bytes in share.predicted.by_name.items():
+        for memory, holding in (("device", reservation.device), ("host", reservation.host)):
+            self.metrics.measured_bytes[memory].set(holding.measured_bytes or 0)
+            for part, n_bytes in holding.predicted.by_name.items():
                 self.metrics.predicted_bytes[memory, part].set(n_bytes)
         if self.ready is not None and (layers := self.ready.layers) is not None:
             self.metrics.gpu_layers.set(layers.on_card)

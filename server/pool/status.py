@@ -13,7 +13,7 @@ from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
-    from server.memory.ledger import Reservation, Share
+    from server.memory.ledger import Holding, Reservation
     from server.memory.memory import Memory
     from server.scheduling.scheduler import ModelView
     from server.settings.catalog import CatalogEntry
@@ -108,7 +108,7 @@ def memory_status(memory: Memory, *, template_process_bytes: int = 0) -> MemoryS
     )
 
 
-class ShareStatus(msgspec.Struct, frozen=True):
+class HoldingStatus(msgspec.Struct, frozen=True):
     """What a model holds of one memory, in bytes."""
 
     predicted_bytes: int
@@ -117,11 +117,11 @@ class ShareStatus(msgspec.Struct, frozen=True):
     """By component: as measured, until then as predicted."""
 
 
-def share_status(share: Share | None) -> ShareStatus | None:
+def holding_status(holding: Holding | None) -> HoldingStatus | None:
     """None where the model holds nothing of the memory."""
-    if share is None or not (share.predicted.total_bytes or share.measured_bytes):
+    if holding is None or not (holding.predicted.total_bytes or holding.measured_bytes):
         return None
-    return ShareStatus(share.predicted.total_bytes, share.measured_bytes, share.parts)
+    return HoldingStatus(holding.predicted.total_bytes, holding.measured_bytes, holding.parts)
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -158,9 +158,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """What is wrong with its files, as of the last look; None where nothing is."""
     sampling: dict[str, float] = {}
     """How tokens are chosen where a request does not say, by the names of a request's fields."""
-    device: ShareStatus | None = None
+    device: HoldingStatus | None = None
     """What it holds of the card; the figures above are of the memory in which it computes."""
-    host: ShareStatus | None = None
+    host: HoldingStatus | None = None
     """What it holds of host memory."""
 
 
@@ -208,8 +208,8 @@ def model_status(
     config = entry.config
     text, layers = (ready.text, ready.layers) if ready else (None, None)
     idle_s = None if view.idle_since is None else max(0.0, now - view.idle_since)
-    device = share_status(reservation.device) if reservation else None
-    host = share_status(reservation.host) if reservation else None
+    device = holding_status(reservation.device) if reservation else None
+    host = holding_status(reservation.host) if reservation else None
     main = host if device is None else device
     return ModelStatus(
         name=entry.name,
@@ -240,7 +240,7 @@ def model_status(
     )
 
 
-def _prediction_error(share: ShareStatus | None) -> float | None:
-    if share is None or share.measured_bytes is None or share.predicted_bytes == 0:
+def _prediction_error(holding: HoldingStatus | None) -> float | None:
+    if holding is None or holding.measured_bytes is None or holding.predicted_bytes == 0:
         return None
-    return round(share.measured_bytes / share.predicted_bytes - 1, 4)
+    return round(holding.measured_bytes / holding.predicted_bytes - 1, 4)

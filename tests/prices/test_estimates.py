@@ -13,7 +13,7 @@ from backends.gguf.info import HeaderInfo, Tensor
 from backends.plan import ALL_LAYERS, Amount, LoadPlan
 from backends.registry import estimate
 from server.memory.estimator import Estimator, Learned, data_folder
-from server.memory.files import ModelFacts
+from server.memory.files import FileFacts
 
 MIB = 2**20
 FILE = (100 * MIB, 1, 2)
@@ -44,8 +44,8 @@ def estimator(file: Path, *, engine: str = "e1") -> Estimator:
     return Estimator(Learned(file), engine=engine)
 
 
-def facts(file: tuple[int, int, int] = FILE, header: HeaderInfo = HEADER) -> ModelFacts:
-    return ModelFacts(Path("m.gguf"), file, header)
+def facts(file: tuple[int, int, int] = FILE, header: HeaderInfo = HEADER) -> FileFacts:
+    return FileFacts(Path("m.gguf"), file, header)
 
 
 def host(n_bytes: int) -> Amount:

@@ -160,14 +160,14 @@ def test_a_model_that_took_more_than_it_reserved_has_it_in_full_once_prefixes_ha
     world = World()
     world.load("a", 500)
     world.settle("a", 700)
-    share = world.ledger.host.share(Tenant("a"))
+    share = world.ledger.host.holding(Tenant("a"))
     assert share is not None
     assert (share.reserved_bytes, share.unreserved_bytes, world.ledger.host.over_bytes) == (500, 200, 0)
     world.check()
 
     world.confirm("a")
 
-    share = world.ledger.host.share(Tenant("a"))
+    share = world.ledger.host.holding(Tenant("a"))
     assert share is not None
     assert (share.reserved_bytes, share.unreserved_bytes) == (700, 0)
     assert world.ledger.host.prefix_cache_bytes == 300
