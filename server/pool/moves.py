@@ -45,9 +45,9 @@ class Moves:
         resident.loaded = 0.0
         resident.tried_key = self._state_now(resident)
         need = budget.need(resident.name, smaller_by=smaller_by)
-        figures = self._figures("need", need) if isinstance(need, Amount) and need else {}
+        figures = self._parts.figures("need", need) if isinstance(need, Amount) and need else {}
         again = {"smaller_by": smaller_by} if smaller_by else {}
-        self._parts.tell("loading", model=resident.name, **figures, **self._figures("free", budget.free), **again)
+        self._parts.tell("loading", model=resident.name, **figures, **self._parts.figures("free", budget.free), **again)
         self._parts.spawn(self._load(resident, smaller_by))
 
     def cancel_load(self, resident: Resident) -> None:
@@ -67,7 +67,7 @@ class Moves:
         resident.metrics.evictions[action.reason].inc()
         evicted = action.reason in ("room", "ttl", "pressure")
         budget = self._parts.budget
-        figures = {**why(action), **self._figures("freed", budget.held(action.model))}
+        figures = {**why(action), **self._parts.figures("freed", budget.held(action.model))}
         need = budget.need(action.beneficiary, smaller_by=0) if action.beneficiary else Amount()
         self._parts.memory.before_leaving(action.model, needed=need if isinstance(need, Amount) else Amount())
         self._parts.tell("evicted" if evicted else "unloading", model=action.model, **figures)
@@ -133,7 +133,7 @@ class Moves:
         parts.tell(
             resident.count_exit(how, was_ready=worker.ready is not None),
             model=name,
-            **self._figures("freed", freed),
+            **self._parts.figures("freed", freed),
             **({"code": how.code, "reason": how.message} if how.code else {}),
         )
         error = None if how.code is None else (how.code, how.message)
@@ -178,12 +178,6 @@ class Moves:
         parts.tell("load_refused", model=name, code=code, reason=message)
         parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=(code, message), strike=strike))
         resident.tell_gone(code, message)
-
-    def _figures(self, what: str, amount: Amount) -> dict[str, int]:
-        """`need_bytes` of the memory in which models compute, and on a card `need_host_bytes`."""
-        if self._parts.memory.device == "cpu":
-            return {f"{what}_bytes": amount.host}
-        return {f"{what}_bytes": amount.device, f"{what}_host_bytes": amount.host}
 
     def _explain(self, spec: LoadModel, how: Exit, predicted: Footprint) -> Exit:
         """A load that ran out of memory, told with its plan, whose estimate is doubted from now on."""

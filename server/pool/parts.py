@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from backends.plan import Amount
     from server.memory.budget import MemoryBudget
     from server.memory.memory import Memory
     from server.metrics import Metrics
@@ -44,6 +45,12 @@ class PoolParts:
     def tell(self, what: str, **figures: object) -> None:
         """Something has happened."""
         self.event_log.tell(what, **figures)
+
+    def figures(self, what: str, amount: Amount) -> dict[str, int]:
+        """`need_bytes` of the memory in which models compute, and on a card `need_host_bytes`."""
+        if self.memory.device == "cpu":
+            return {f"{what}_bytes": amount.host}
+        return {f"{what}_bytes": amount.device, f"{what}_host_bytes": amount.host}
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Let something go on beside everything else."""

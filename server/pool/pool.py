@@ -257,7 +257,9 @@ class Pool:
         elif not need.within(free):
             device = self._parts.memory.device
             left = f"{memory_words(device, free)} are left beside the others"
-            self._parts.tell("preload_skipped", model=name, reason=f"it needs {memory_words(device, need)}, and {left}")
+            reason = f"it needs {memory_words(device, need)}, and {left}"
+            figures = {**self._parts.figures("need", need), **self._parts.figures("free", free)}
+            self._parts.tell("preload_skipped", model=name, reason=reason, **figures)
         else:
             with contextlib.suppress(PoolError):  # told where it happened
                 await self.load(name)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backends.plan import Amount, Footprint, Parts
 from server.memory.ledger import Ledger, LedgerError, Measured, Tenant
@@ -135,3 +139,41 @@ def test_tenants_of_other_kinds_hold_bytes_beside_a_model_of_the_same_name() -> 
     ledger.release(Tenant("qwen", "lease"))
     assert ledger.free == Amount(70, 35)
     assert ledger.reservation(Tenant("qwen", "batch", priority=7)) is not None, "a priority tells no tenants apart"
+
+
+ACTS = st.lists(
+    st.tuples(
+        st.sampled_from(["reserve", "reserve", "settle", "release", "prefix cache", "budget"]),
+        st.sampled_from("abcd"),
+        st.integers(0, 70),
+        st.integers(0, 40),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(ACTS)
+def test_no_act_brings_either_memory_above_its_budget_by_a_byte(acts: list[tuple[str, str, int, int]]) -> None:
+    ledger = Ledger(Amount(100, 50), has_card=True)
+    for what, name, device, host in acts:
+        before, tenant = ledger.free, Tenant(name)
+        held = ledger.reservation(tenant)
+        with suppress(LedgerError):
+            match what:
+                case "reserve":
+                    ledger.reserve(tenant, both(device, host))
+                    assert held is None
+                    assert Amount(device, host).within(before)
+                case "settle" if held is not None:
+                    ledger.settle(tenant, device=Measured(device), host=Measured(host))
+                case "release":
+                    ledger.release(tenant)
+                case "prefix cache":
+                    ledger.host.reserve_prefix_cache(host)
+                case "budget":
+                    ledger.device.resize(100 - device)
+                    ledger.device.resize(100)
+        for account in (ledger.device, ledger.host):
+            assert account.reserved_bytes + account.prefix_cache_bytes <= account.budget_bytes
+            assert not (account.free_bytes and account.over_bytes)
