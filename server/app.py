@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -23,11 +24,13 @@ from server.pool.pool import Pool
 from server.routes.described import Described
 from server.routes.services import Services
 from server.routes.table import METRICS, ROUTERS
+from server.schemas.problems import to_api_error
 from server.settings.catalog import Catalog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pydantic_core import ErrorDetails
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
@@ -64,7 +67,11 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
         lifespan=lifespan,
         openapi_url=None,
         redirect_slashes=False,
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error},
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            RequestValidationError: _validation_error,
+        },
     )
     app.state.catalog, app.state.pool, app.state.metrics = catalog, owned, counted
     history = History(
@@ -113,6 +120,14 @@ async def _api_error(request: Request, problem: Exception) -> Response:
     anthropic = speaks_anthropic(request.scope["path"], request.scope["headers"])
     body = error_body(problem, anthropic=anthropic, request_id=request.state.request_id)
     return Response(body, status_code=problem.status, media_type="application/json", headers=problem.headers)
+
+
+async def _validation_error(request: Request, problem: Exception) -> Response:
+    """What FastAPI itself finds wrong, of a route that leaves reading to it."""
+    assert isinstance(problem, RequestValidationError)
+    first: ErrorDetails = problem.errors()[0]
+    first["loc"] = first["loc"][1:]  # the first step is `query`, `path` or `body`
+    return await _api_error(request, to_api_error(first))
 
 
 async def _http_error(request: Request, problem: Exception) -> Response:

@@ -164,7 +164,9 @@ def _listening(target: tuple[socket.AddressFamily, tuple[Any, ...]], server: Ser
 
 
 def _open(target: tuple[socket.AddressFamily, tuple[Any, ...]]) -> socket.socket:
-    listener = socket.socket(target[0], socket.SOCK_STREAM)
+    # asyncio turns Nagle's delay off for sockets that say that they are TCP. With it the second part of an answer waits
+    # 40 ms for the client's acknowledgement of the first.
+    listener = socket.socket(target[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(target[1])

@@ -12,8 +12,7 @@ import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from server.output.anthropic_objects import call_id
-from server.schemas.messages import MAX_MESSAGES, MAX_PARTS
-from server.schemas.parts import Strict
+from server.schemas.messages import MAX_MESSAGES, MAX_PARTS, Strict
 from server.schemas.problems import problem, wrong_type
 from server.schemas.tool_results import Turn
 

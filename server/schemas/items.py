@@ -14,8 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from server.errors import clip
 from server.output.compaction import opened
-from server.schemas.messages import MAX_MESSAGES, MAX_PARTS, Arguments
-from server.schemas.parts import Strict, TextPart
+from server.schemas.messages import MAX_MESSAGES, MAX_PARTS, Arguments, Strict, TextPart
 from server.schemas.problems import problem, wrong_type
 
 if TYPE_CHECKING:

@@ -6,15 +6,14 @@ role become one message, tool results may be parts, an assistant's text may be m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import jiter
 import msgspec
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from backends.messages import PromptEnd
 from server.errors import ApiError
-from server.schemas.parts import Strict, TextPart
 from server.schemas.problems import problem, wrong_type
 
 if TYPE_CHECKING:
@@ -24,6 +23,42 @@ MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 MAX_TOOL_CALLS = 1024
 _JOINT = "\n\n"
+
+
+class Strict(BaseModel):
+    """An object of a conversation: no value is turned into another type, unknown fields are kept to be named."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class TextPart(Strict):
+    """One piece of what was said; only text is served, and what a model has refused to say."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    """The types whose `text` is one; the first is the one to send."""
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> TextPart:
+        if self.type not in (*self.kinds, "refusal"):
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': parts of this type are not supported by this server; send parts of type "
+                "'{kind}'.",
+                field=".type",
+                kind=self.kinds[0],
+            )
+        name = "refusal" if self.type == "refusal" else "text"
+        if getattr(self, name) is None:
+            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{name}")
+        return self
+
+    @property
+    def plain(self) -> str:
+        """The words of this part."""
+        return (self.refusal if self.type == "refusal" else self.text) or ""
 
 
 class Part(TextPart):

@@ -21,7 +21,7 @@ def main() -> None:
     settings = Settings.model_validate(json.loads(sys.argv[1]))
     configure_logging(settings.logging)
     logging.getLogger("onecard").setLevel(logging.DEBUG)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", 0))
     listener.listen(2048)
