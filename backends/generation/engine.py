@@ -212,9 +212,11 @@ class GeneratingEngine:
             raise RuntimeError(f"decoding failed with status {status}")
         self._n_apart = max(0, self._n_apart - 1)
         self._learn(rows, (time.perf_counter_ns() - planned) / 1000)
+        cells = self._residency.cells
         for index, count in rows.shares:
             sequence = self._sequences[index]
-            self._residency.grow(sequence, count)
+            sequence.n_past += count
+            cells.grow(sequence, count)
             if sequence.phase is Phase.PREFILL and sequence.stands:
                 self._residency.take_checkpoint(sequence)
         self._steady = rows if not rows.n_prefill and len(rows.outputs) == len(self._sequences) else None
@@ -231,14 +233,15 @@ class GeneratingEngine:
         return room is None or room >= len(self._sequences)
 
     def _report(self, begin_ns: int, events: list[Event], *, n_decode: int = 0, n_prefill: int = 0) -> Step:
+        cells, store = self._residency.cells, self._residency.store
         return Step(
             events=events,
             n_decode=n_decode,
             n_prefill=n_prefill,
             duration_us=(time.perf_counter_ns() - begin_ns) // 1000,
-            kv_used=self._residency.n_used,
-            kv_total=self._residency.n_total,
-            store_bytes=self._residency.store_bytes,
+            kv_used=cells.used,
+            kv_total=cells.total,
+            store_bytes=0 if store is None else store.n_bytes,
         )
 
     def _settle(self, *, most: int) -> None:

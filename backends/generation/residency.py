@@ -64,39 +64,26 @@ class Residency:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._context = context
-        self._store = store
+        self.store = store
+        """Of cached prefixes; None: nothing is kept."""
         self._pace = pace
         self._clock = clock
         self._index: PrefixIndex[Sequence] = PrefixIndex()
         self._resident: set[Sequence] = set()
-        self._cells: Cells[Sequence] = Cells(context.n_cells)
+        self.cells: Cells[Sequence] = Cells(context.n_cells)
+        """Who holds how many; the engine counts each computed position there."""
         self.pooled = context.layout == "unified"
         """All sequences share the cells of one pool."""
 
     @property
     def room(self) -> int | None:
         """Cells that are free for any; None where every sequence has cells of its own."""
-        return self._cells.free if self.pooled else None
-
-    @property
-    def n_used(self) -> int:
-        """Cells in use."""
-        return self._cells.used
-
-    @property
-    def n_total(self) -> int:
-        """Cells in all."""
-        return self._cells.total
-
-    @property
-    def store_bytes(self) -> int:
-        """What the store takes in host memory."""
-        return self._store.n_bytes if self._store is not None else 0
+        return self.cells.free if self.pooled else None
 
     def keep(self, max_bytes: int) -> None:
         """Hold at most so many bytes in host memory; who waited there to go on computes again what had to leave."""
-        if self._store is not None:
-            self._store.limit(max_bytes, now_s=self._clock())
+        if self.store is not None:
+            self.store.limit(max_bytes, now_s=self._clock())
 
     # Coming
 
@@ -118,12 +105,12 @@ class Residency:
         if not self._has_room(sequence, sequence.target.size - n_from_pool):
             return Verdict.NO_ROOM
         if start.source is not None and self._share(start, sequence):
-            self._cells.share(start.source, sequence, start.n_tokens)
+            self.cells.share(start.source, sequence, start.n_tokens)
             self._begin(sequence, start.n_tokens)
             return Verdict.PLACED
         self._context.clear(sequence.slot)
         self._begin(sequence, self._take(sequence, kept))
-        self._cells.grow(sequence, sequence.n_past)
+        self.cells.grow(sequence, sequence.n_past)
         if kept.checkpoint is None and kept.entry is not None and sequence.n_past == kept.entry.label.n_tokens:
             self._take_partial(sequence)  # then the next whole state can take this one's place
         return Verdict.PLACED
@@ -133,19 +120,19 @@ class Residency:
         if not self._context.share(source.slot, target.slot, source.n_past):
             self._context.clear(target.slot)
             return False
-        self._cells.share(source, target, source.n_past)
+        self.cells.share(source, target, source.n_past)
         self._begin(target, source.n_past)
         return True
 
     def remember(self, source: Sequence) -> None:
         """Keep the prompt that `source` has computed for choices of its job that find no slot yet."""
-        if self._store is not None:
+        if self.store is not None:
             source.request.entry = self._keep(source, pinned=True)
 
     def forget(self, request: GenerationRequest) -> None:
         """No choice of a job needs its cached prefixes any more."""
-        if self._store is not None and request.entry is not None:
-            self._store.drop(request.entry)
+        if self.store is not None and request.entry is not None:
+            self.store.drop(request.entry)
             request.entry = None
 
     def _best_running(self, sequence: Sequence) -> Start | None:
@@ -167,16 +154,16 @@ class Residency:
 
     def _best_kept(self, sequence: Sequence) -> Start:
         job = sequence.request.job
-        if self._store is None or not job.cache_prompt or sequence.request.scoring:
+        if self.store is None or not job.cache_prompt or sequence.request.scoring:
             return Start()
         most = sequence.target.size - 1
         keys = sequence.keys
-        found = next(self._store.find(keys, domain=job.cache_domain, session=job.session, most=most), None)
+        found = next(self.store.find(keys, domain=job.cache_domain, session=job.session, most=most), None)
         start = Start()
         if found is not None:
             places = self._places(sequence, found.n_tokens)
             start = Start(next(n for n in places if n >= found.entry.label.least), entry=found.entry)
-        for checkpoint in self._store.checkpoints(keys, domain=job.cache_domain, most=most):
+        for checkpoint in self.store.checkpoints(keys, domain=job.cache_domain, most=most):
             n_tokens = checkpoint.label.n_tokens
             if n_tokens <= (0 if found is None else found.n_tokens):
                 break
@@ -186,9 +173,9 @@ class Residency:
 
     def _carriers(self, checkpoint: EntryFile, session: str) -> Iterator[Start]:
         """Who has what a checkpoint lacks: states that are kept, and running sequences that have come so far."""
-        assert self._store is not None
+        assert self.store is not None
         n_tokens, room = checkpoint.label.n_tokens, self.room
-        for entry in self._store.carriers(checkpoint, session=session):
+        for entry in self.store.carriers(checkpoint, session=session):
             if room is None or entry.label.n_tokens <= room:  # it comes back whole before it is cut
                 yield Start(n_tokens, entry=entry, checkpoint=checkpoint)
         for match in self._index.matches(checkpoint.keys, domain=checkpoint.label.domain):
@@ -200,18 +187,18 @@ class Residency:
         assert start.source is not None
         if start.checkpoint is None:
             return self._context.share(start.source.slot, sequence.slot, start.n_tokens)
-        assert self._store is not None
-        checkpoint = self._store.open(start.checkpoint, now_s=self._clock())
+        assert self.store is not None
+        checkpoint = self.store.open(start.checkpoint, now_s=self._clock())
         return checkpoint is not None and self._context.share(
             start.source.slot, sequence.slot, start.n_tokens, checkpoint=checkpoint
         )
 
     def _take(self, sequence: Sequence, kept: Start) -> int:
         """Restore what was found into the sequence's empty slot; how many positions that gave."""
-        if self._store is None:
+        if self.store is None:
             return 0
         if sequence.request.entry is not None and not sequence.generated:
-            state, last = self._store.open(sequence.request.entry, now_s=self._clock()), sequence.target.size - 1
+            state, last = self.store.open(sequence.request.entry, now_s=self._clock()), sequence.target.size - 1
             if state is None:
                 sequence.request.entry = None
             elif self._restore(sequence, state, last):
@@ -221,12 +208,12 @@ class Residency:
         room = self.room
         if room is not None and kept.entry.label.n_tokens > room:  # it comes back whole before it is cut
             return 0
-        state = self._store.open(kept.entry, now_s=self._clock())
+        state = self.store.open(kept.entry, now_s=self._clock())
         if state is None:
             return 0
         if kept.checkpoint is None:
             return kept.n_tokens if self._restore(sequence, state, kept.n_tokens) else 0
-        checkpoint = self._store.open(kept.checkpoint, now_s=self._clock())
+        checkpoint = self.store.open(kept.checkpoint, now_s=self._clock())
         if checkpoint is None or not self._context.restore(sequence.slot, state):
             return 0
         return kept.n_tokens if self._context.go_back(sequence.slot, checkpoint, kept.n_tokens) else 0
@@ -241,18 +228,18 @@ class Residency:
     def _bring_back(self, sequence: Sequence) -> Verdict:
         """Put a sequence that was preempted where it was."""
         assert sequence.entry is not None
-        assert self._store is not None
+        assert self.store is not None
         if not self._has_room(sequence, sequence.entry.label.n_tokens):
             return Verdict.NO_ROOM
         entry, sequence.entry = sequence.entry, None
-        state = self._store.open(entry, now_s=self._clock())
+        state = self.store.open(entry, now_s=self._clock())
         restored = state is not None and self._context.restore(sequence.slot, state)
-        self._store.drop(entry)
+        self.store.drop(entry)
         if not restored:
             self._compute_again(sequence)
             return self.admit(sequence)
         self._begin(sequence, entry.label.n_tokens)
-        self._cells.grow(sequence, sequence.n_past)
+        self.cells.grow(sequence, sequence.n_past)
         return Verdict.PLACED
 
     def _begin(self, sequence: Sequence, n_past: int) -> None:
@@ -280,11 +267,11 @@ class Residency:
         """How many tokens of a prompt a running sequence or a kept state begins with, of use or not."""
         keys = request.layout.keys(request.prompt)
         running = next(self._index.matches(keys, domain=request.domain), None)
-        kept = 0 if self._store is None else self._store.longest(keys, domain=request.domain)
+        kept = 0 if self.store is None else self.store.longest(keys, domain=request.domain)
         return max(kept, 0 if running is None else running.n_tokens)
 
     def _keeps_checkpoints(self, request: GenerationRequest) -> bool:
-        keeps = self._store is not None and self._context.forgets
+        keeps = self.store is not None and self._context.forgets
         return keeps and request.job.cache_prompt and not request.scoring
 
     def take_checkpoint(self, sequence: Sequence) -> None:
@@ -294,21 +281,21 @@ class Residency:
         if not self._context.splits:
             self._keep(sequence, pinned=False)
             return
-        assert self._store is not None
+        assert self.store is not None
         job, keys = sequence.request.job, self._computed(sequence)
-        if not self._store.covers(keys, domain=job.cache_domain, now_s=self._clock()):
+        if not self.store.covers(keys, domain=job.cache_domain, now_s=self._clock()):
             self._take_partial(sequence)
 
     def _take_partial(self, sequence: Sequence) -> None:
         if not self._keeps_checkpoints(sequence.request) or not self._context.splits:
             return
-        assert self._store is not None
+        assert self.store is not None
         job, keys = sequence.request.job, self._computed(sequence)
         n_tokens, domain = int(keys.size), job.cache_domain
-        entry = next(self._store.checkpoints(keys, domain=domain, most=n_tokens), None)
+        entry = next(self.store.checkpoints(keys, domain=domain, most=n_tokens), None)
         if entry is None or entry.label.n_tokens < n_tokens:
             since = max((one.label.n_tokens for one in sequence.checkpoints), default=0)
-            entry = self._store.put(
+            entry = self.store.put(
                 keys,
                 self._context.state_bytes(sequence.slot, partial=True),
                 lambda target: self._context.save_into(sequence.slot, target, partial=True),
@@ -331,14 +318,9 @@ class Residency:
             return True
         promised = sum(max(0, other.target.size - other.n_past) for other in self._resident)
         to_come = sequence.request.limit - sequence.n_generated
-        return self._cells.free - promised >= n_tokens + min(GROWTH_TOKENS, max(1, to_come))
+        return self.cells.free - promised >= n_tokens + min(GROWTH_TOKENS, max(1, to_come))
 
     # Staying
-
-    def grow(self, sequence: Sequence, n_tokens: int) -> None:
-        """So many more positions of a sequence are computed."""
-        sequence.n_past += n_tokens
-        self._cells.grow(sequence, n_tokens)
 
     def victim(self, among: Iterable[Sequence]) -> Sequence | None:
         """Which sequence is preempted: the youngest of the lowest priority; None when no other would stay."""
@@ -352,7 +334,7 @@ class Residency:
     def set_back(self, sequence: Sequence) -> None:
         """Take a sequence's cells away; what it has computed waits in the store, or is computed again."""
         sequence.request.preemptions += 1
-        if self._store is not None and sequence.n_past:
+        if self.store is not None and sequence.n_past:
             sequence.entry = self._keep(sequence, pinned=True)
         self._leave(sequence)
         if sequence.entry is None:
@@ -360,24 +342,24 @@ class Residency:
 
     def release(self, sequence: Sequence) -> None:
         """A sequence has ended: what it has computed is kept for prompts that begin like it."""
-        if sequence.entry is not None and self._store is not None:
-            self._store.drop(sequence.entry)
+        if sequence.entry is not None and self.store is not None:
+            self.store.drop(sequence.entry)
             sequence.entry = None
-        if sequence in self._resident and self._store is not None and sequence.request.job.cache_prompt:
+        if sequence in self._resident and self.store is not None and sequence.request.job.cache_prompt:
             self._keep(sequence, pinned=False)
         self._leave(sequence)
         for entry in sequence.checkpoints:
             entry.n_running -= 1
-        if self._store is not None:
-            self._store.let_go(sequence.checkpoints)
+        if self.store is not None:
+            self.store.let_go(sequence.checkpoints)
 
     def _keep(self, sequence: Sequence, *, pinned: bool) -> EntryFile | None:
-        assert self._store is not None
+        assert self.store is not None
         keys = self._computed(sequence)
         now_s, job = self._clock(), sequence.request.job
-        if not pinned and self._store.covers(keys, domain=job.cache_domain, now_s=now_s):
+        if not pinned and self.store.covers(keys, domain=job.cache_domain, now_s=now_s):
             return None
-        return self._store.put(
+        return self.store.put(
             keys,
             self._context.state_bytes(sequence.slot),
             lambda target: self._context.save_into(sequence.slot, target),
@@ -392,7 +374,7 @@ class Residency:
     def _leave(self, sequence: Sequence) -> None:
         self._index.remove(sequence)
         self._resident.discard(sequence)
-        self._cells.drop(sequence)
+        self.cells.drop(sequence)
         self._context.clear(sequence.slot)
         sequence.phase = Phase.WAITING
 

@@ -125,8 +125,10 @@ class Model:
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""
-        literals = self._literals if len(text) > fragments.SHORT_CHARS else None
-        found: list[int] = []
+        if len(text) <= fragments.MAX_STRETCH:  # one call, as most texts are
+            found = self.library_tokens(text, parse_special=parse_special)
+            return found if parse_special else self.plain(found)
+        literals, found = self._literals if len(text) > fragments.SHORT_CHARS else None, []
         for fragment in fragments.fragments(text, literals, recursive=self.splits_words):
             found += self.library_tokens(fragment, parse_special=parse_special)
         return found if parse_special else self.plain(found)

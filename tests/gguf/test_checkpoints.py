@@ -203,7 +203,7 @@ def test_a_checkpoint_takes_no_more_than_what_is_forgotten(place: Place) -> None
         place.engine.keep(0)
         place.engine.keep(32 << 20)
         place.ask(prompt(31, n_tokens))
-        sizes[n_tokens] = sorted(entry.label.n_state for entry in place.engine._residency._store._of)  # type: ignore[attr-defined]
+        sizes[n_tokens] = sorted(entry.label.n_state for entry in place.engine._residency.store._of)  # type: ignore[attr-defined]
 
     short, long = sizes[200], sizes[400]
     assert len(short) == len(long) == (1 if place.kind == "full" else 2)
@@ -215,7 +215,7 @@ def test_a_checkpoint_takes_no_more_than_what_is_forgotten(place: Place) -> None
 def test_what_nobody_carries_any_more_leaves(place: Place) -> None:
     tokens = prompt(32, 300)
     place.ask(tokens)
-    store = place.engine._residency._store  # type: ignore[attr-defined]
+    store = place.engine._residency.store  # type: ignore[attr-defined]
     for entry in [entry for entry in store._of if not entry.label.partial]:
         store.drop(entry)
 
@@ -226,7 +226,7 @@ def test_what_nobody_carries_any_more_leaves(place: Place) -> None:
 def test_no_checkpoint_is_left_by_who_wants_no_cache(place: Place) -> None:
     place.ask(prompt(33, 300), cache_prompt=False)
 
-    assert len(place.engine._residency._store) == 0  # type: ignore[attr-defined]
+    assert len(place.engine._residency.store) == 0  # type: ignore[attr-defined]
 
 
 def test_no_checkpoint_crosses_domains(place: Place) -> None:
