@@ -47,21 +47,18 @@ class Described(APIRoute):
         self.summary = sentence.removesuffix(".")
         if self.surface is not None:
             self.summary, self.description = self.surface.summary, self.summary
-        methods: set[str] = self.methods or set()
-        self._answers_head = "GET" in methods
+        described: set[str] = self.methods or set()
+        self.all_methods = frozenset(described | {"HEAD"} if "GET" in described else described)
+        """The methods it answers; `methods` are those that are described."""
         if (handler := lean_handler(self.dependant)) is not None:
             self.app = request_response(handler)
-
-    @property
-    def all_methods(self) -> set[str]:
-        """The methods it answers; `methods` are those that are described."""
-        return {*(self.methods or ()), *(["HEAD"] if self._answers_head else [])}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As Starlette's: FastAPI's also looks for routers that include this one, and here all routes lie in a row."""
         match, inner = Route.matches(self, scope)
-        is_head = match is Match.PARTIAL and self._answers_head and scope["method"] == "HEAD"
-        return (Match.FULL if is_head else match), inner
+        if match is Match.PARTIAL and scope["method"] in self.all_methods:
+            match = Match.FULL
+        return match, inner
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of one of all methods."""
