@@ -136,7 +136,8 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When `on_tick` has something to do next, if nothing else happens before."""
-        times = [at for model in self._models.values() if (at := model.unload_at()) is not None]
+        idle = (model for model in self._models.values() if model.idle_since is not None)
+        times = [at for model in idle if (at := model.unload_at()) is not None]
         times += [at for at in (self._deadlines.next(), self._swaps.look_at) if at is not None]
         return min(times, default=None)
 
