@@ -39,6 +39,7 @@ class Described(APIRoute):
         """The types of what it sends."""
         super().__init__(path, endpoint, responses=_referring(responses), **options)
         read_by = [dependency.call for dependency in self.dependant.dependencies]
+        self._own_extra = self.openapi_extra or {}
         self.surface: Surface | None = next((by.surface for by in read_by if isinstance(by, JsonBody)), None)
         """What its body is."""
         self.queries = [by.model for by in read_by if isinstance(by, StrictQuery)]
@@ -80,7 +81,7 @@ class Described(APIRoute):
             schema = {"$ref": f"{SCHEMAS}{self.surface.name}Request"}
             content = {"schema": schema, "example": {"model": model, **self.surface.example}}
             extra["requestBody"] = {"required": True, "content": {JSON: content}}
-        self.openapi_extra = {name: value for name, value in extra.items() if value}
+        self.openapi_extra = {name: value for name, value in extra.items() if value} | self._own_extra
 
 
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
@@ -92,7 +93,8 @@ def _schemas(responses: dict[int | str, dict[str, Any]]) -> Iterator[Any]:
     """Every type in them."""
     for response in responses.values():
         for content in response.get("content", {}).values():
-            yield from get_args(content["schema"]) if _is_union(content["schema"]) else [content["schema"]]
+            schema = content.get("schema", {})
+            yield from get_args(schema) if _is_union(schema) else [schema]
 
 
 def _referring(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
@@ -101,7 +103,7 @@ def _referring(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, di
         status: response
         | {
             "content": {
-                media: content | {"schema": _reference(content["schema"])}
+                media: content | {"schema": _reference(content.get("schema", {}))}
                 for media, content in response.get("content", {}).items()
             }
         }

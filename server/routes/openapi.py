@@ -40,7 +40,9 @@ def describe(routes: Sequence[BaseRoute], models: Sequence[str]) -> Schema:
         schemas |= _request(surface, models)
     kinds = list(dict.fromkeys(kind for route in described for kind in route.answers))
     _, answers = msgspec.json.schema_components(kinds, ref_template=SCHEMAS + "{name}")
-    whole["components"] = {"schemas": dict(sorted((schemas | answers).items())), "securitySchemes": _KEYS}
+    made: Schema = whole.get("components", {})
+    schemas = made.get("schemas", {}) | schemas | answers
+    whole["components"] = {**made, "schemas": dict(sorted(schemas.items())), "securitySchemes": _KEYS}
     return {**whole, "security": [{}, *({name: []} for name in _KEYS)]}
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -40,9 +41,14 @@ async def lean(app: App, one: Annotated[str, Depends(counted)], two: Annotated[s
     return Response(f"{one} {two} {len(app.catalog.entries)}")
 
 
+class Found(BaseModel):
+    limit: int
+    word: str
+
+
 @router.get("/of-fastapi")
-async def of_fastapi(limit: Annotated[int, Query(ge=1)], word: Annotated[str, Depends(in_a_thread)]) -> dict[str, Any]:
-    return {"limit": limit, "word": word}
+async def of_fastapi(limit: Annotated[int, Query(ge=1)], word: Annotated[str, Depends(in_a_thread)]) -> Found:
+    return Found(limit=limit, word=word)
 
 
 async def ask(app: Any, method: str, path: str, query: str = "") -> tuple[int, bytes]:
@@ -97,6 +103,14 @@ async def test_what_fastapi_refuses_is_said_in_our_words(app, query, code):
     status, body = await ask(app, "GET", "/of-fastapi", query)
     error = json.loads(body)["error"]
     assert (status, error["param"], error["code"]) == (400, "limit", code)
+
+
+async def test_both_are_described(app):
+    document = json.loads((await ask(app, "GET", "/openapi.json"))[1])
+    operation = document["paths"]["/of-fastapi"]["get"]
+    assert operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Found")
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["limit"]
+    assert {"Found", "ChatRequest", "ChatCompletion"} <= set(document["components"]["schemas"])
 
 
 def test_every_route_of_ours_is_solved_leanly():
