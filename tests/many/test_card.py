@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from backends.messages import Failed
+from server.cli.greeting import device_words
+from server.cli.ps import bars
 from server.memory import gpu
+from server.memory.capacity import WishChange
 from server.pool import loader
 from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, code, ok
 from tests.pool.conftest import read, until
@@ -93,6 +97,17 @@ async def test_host_memory_that_is_short_beside_a_card_is_freed_by_whoever_holds
     assert told.memory.host is not None
     assert told.memory.host.budget_bytes == 800 * MIB
     assert rig.events("evicted") == []
+
+    asked = await rig.pool.capacity("b", WishChange())
+    assert asked.device is not None
+    assert asked.host is not None
+    assert (asked.fits, asked.would_evict) == (True, ["a"])
+    assert asked.device.total_bytes <= asked.device.free_bytes
+    assert asked.host.total_bytes > asked.host.free_bytes
+    assert device_words(told.memory) == "Fake 4070, 7.8 GiB of 12 GiB for models; 800 MiB of host memory"
+    card, beside = bars(msgspec.to_builtins(told))
+    assert card.endswith("of 7.8 GiB on cuda")
+    assert beside.endswith("of 800 MiB of host memory")
 
     assert ok(await rig.ask("b", "hello"))
 
