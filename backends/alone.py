@@ -15,7 +15,7 @@ import numpy as np
 
 from backends import registry
 from backends.engine import AnyEngine
-from backends.messages import Failed, Generate, LoadModel, Sampling, Step, TokenPrompt
+from backends.messages import Failed, Generate, GeneratorPlan, LoadModel, Sampling, Step, TokenPrompt
 from backends.workload import WARMING_TOKENS, Question, Workload, answer_parent, random_tokens
 
 
@@ -39,11 +39,13 @@ def open_engine(path: Path, work: Workload, *, backend: str | None = None) -> An
         name="bench",
         backend=found[0].name if found is not None else backend or "",
         path=str(path),
-        context=work.context,
-        parallel=work.streams,
-        kv_type=work.kv_type,
-        gpu_layers=work.gpu_layers,
-        device="cuda" if work.gpu_layers else "cpu",
+        plan=GeneratorPlan(
+            work.context,
+            work.streams,
+            work.kv_type,
+            work.gpu_layers,
+            device="cuda" if work.gpu_layers else "cpu",
+        ),
         threads=work.threads,
     )
     engine = registry.engine_of(spec.backend)(spec, lambda _: None)

@@ -11,6 +11,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from backends.messages import LoadPlan
 from backends.sampling_defaults import SamplingDefaults
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from backends.kinds import AnyKind
     from backends.options import Options
-    from backends.plan import Amount, Footprint, LoadPlan, Wish
+    from backends.plan import Amount, Footprint, Wish
 
 Gives = str
 """What a model answers with: the `gives` of one of its backend's kinds."""
@@ -99,9 +100,10 @@ class Header(Protocol):
 
 
 HeaderT = TypeVar("HeaderT")
+PlanT = TypeVar("PlanT", bound=LoadPlan)
 
 
-class Backend(Protocol[HeaderT]):
+class Backend(Protocol[HeaderT, PlanT]):
     """One kind of model: its files, its options, its plans and their bytes. Stateless."""
 
     name: str
@@ -142,7 +144,7 @@ class Backend(Protocol[HeaderT]):
         """Read and check the files; `options` are those keys that were written down. Raises HeaderError; blocks."""
         ...
 
-    def plans(self, header: HeaderT, wish: Wish) -> Iterator[LoadPlan]:
+    def plans(self, header: HeaderT, wish: Wish) -> Iterator[PlanT]:
         """Acceptable plans, best first; at least one."""
         ...
 
@@ -153,20 +155,20 @@ class Backend(Protocol[HeaderT]):
         """
         ...
 
-    def estimate(self, header: HeaderT, plan: LoadPlan) -> Footprint:
+    def estimate(self, header: HeaderT, plan: PlanT) -> Footprint:
         """The bytes a plan takes of either memory, computed from the header at once."""
         ...
 
-    def card_share(self, header: HeaderT, plan: LoadPlan) -> float:
+    def card_share(self, header: HeaderT, plan: PlanT) -> float:
         """The part of a model's layers that lies on the card, 0..1; 0 on a machine without one."""
         ...
 
-    def runtime_bytes(self, header: HeaderT, plan: LoadPlan) -> Amount:
+    def runtime_bytes(self, header: HeaderT, plan: PlanT) -> Amount:
         """What a process takes before a model is in it: the part of an estimate that this machine's median replaces."""
         ...
 
 
-AnyBackend = Backend[Any]
+AnyBackend = Backend[Any, Any]
 
 
 def version_of(backend: AnyBackend) -> str:

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from backends.child import run_module
 from backends.crash_reason import REASON_CHARS, clean
-from backends.plan import Device, LoadPlan
+from backends.messages import Device, TextPlan
 
 ANSWER_WITHIN_S: Final = 20.0
 _MOST_ANSWER_BYTES: Final = 1 << 20
@@ -33,12 +35,11 @@ class Question:
     module: str
     """The program that answers."""
     path: Path
-    plans: tuple[LoadPlan, ...]
+    plans: tuple[TextPlan, ...]
 
     def encode(self) -> bytes:
         """One line."""
-        names = ("context", "parallel", "kv_type", "kv_tokens")
-        plans = [{name: getattr(plan, name) for name in names} for plan in self.plans]
+        plans = [msgspec.to_builtins(plan) for plan in self.plans]
         layers = self.plans[0].gpu_layers if self.plans[0].device == "cuda" else 0
         return json.dumps({"path": str(self.path), "gpu_layers": layers, "plans": plans}).encode() + b"\n"
 

@@ -17,10 +17,13 @@ from backends.messages import (
     Embed,
     Embedded,
     EncoderFacts,
+    EncoderPlan,
     Facts,
     Generate,
     GeneratorFacts,
+    GeneratorPlan,
     Job,
+    LoadPlan,
     Part,
     Rerank,
     Tokenize,
@@ -75,6 +78,8 @@ class Kind(Generic[J]):
     """About how many bytes have to be read to prepare a job."""
     facts: type[Facts] | None = None
     """What a model that is for it tells of itself; None where no model is."""
+    plan: type[LoadPlan] | None = None
+    """How such a model is loaded."""
     series: frozenset[Series] = frozenset()
     limits: Limits = Limits()
     params: Mapping[str, str] = field(default_factory=dict)
@@ -100,6 +105,7 @@ GENERATE: Final = Kind(
     paths=("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/infill"),
     weight=lambda job: prompt_bytes(job.prompt),
     facts=GeneratorFacts,
+    plan=GeneratorPlan,
     series=frozenset({"prefix_cache", "prompt_tokens", "generation_tokens", "token_latency"}),
 )
 EMBED: Final = Kind(
@@ -114,6 +120,7 @@ EMBED: Final = Kind(
     paths=("/v1/embeddings",),
     weight=lambda job: sum(text_bytes(one) if isinstance(one, str) else len(one) * TOKEN_BYTES for one in job.inputs),
     facts=EncoderFacts,
+    plan=EncoderPlan,
     series=frozenset({"prompt_tokens"}),
     limits=Limits(items=2048),
     params=MappingProxyType({"inputs": "input"}),
@@ -130,6 +137,7 @@ RERANK: Final = Kind(
     paths=("/v1/rerank",),
     weight=lambda job: text_bytes(job.query) * len(job.documents) + text_bytes(job.documents),
     facts=EncoderFacts,
+    plan=EncoderPlan,
     series=frozenset({"prompt_tokens"}),
     limits=Limits(items=2048),
 )

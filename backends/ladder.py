@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from backends.plan import ALL_LAYERS, LoadPlan
+from msgspec.structs import replace
+
+from backends.messages import EncoderPlan, GeneratorPlan
+from backends.messages.plans import ALL_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,13 +21,24 @@ AUTO_INPUT: Final = 2048
 LEAST_AUTO_CONTEXT: Final = 2048
 
 
-def first_plan(wish: Wish, *, context: int, kv_type: KvType) -> LoadPlan:
+def first_plan(wish: Wish, *, context: int, kv_type: KvType) -> GeneratorPlan:
     """Everything as wished; what was left open at its best."""
-    layers = 0 if wish.device == "cpu" else ALL_LAYERS if wish.gpu_layers is None else wish.gpu_layers
-    return LoadPlan(context, wish.parallel, kv_type, layers, wish.device)
+    return GeneratorPlan(context, wish.parallel, kv_type, _layers(wish), device=wish.device)
 
 
-def smaller_plans(plan: LoadPlan, wish: Wish, *, has_pool: bool, takes_q8_0: bool) -> Iterator[LoadPlan]:
+def encoder_plans(wish: Wish, *, context: int) -> Iterator[EncoderPlan]:
+    """Of an embedding model or a reranker: as wished, then shorter inputs where their length was left open."""
+    yield EncoderPlan(context, _layers(wish), device=wish.device)
+    while wish.context is None and context // 2 >= LEAST_AUTO_CONTEXT:
+        context //= 2
+        yield EncoderPlan(context, _layers(wish), device=wish.device)
+
+
+def _layers(wish: Wish) -> int:
+    return 0 if wish.device == "cpu" else ALL_LAYERS if wish.gpu_layers is None else wish.gpu_layers
+
+
+def smaller_plans(plan: GeneratorPlan, wish: Wish, *, has_pool: bool, takes_q8_0: bool) -> Iterator[GeneratorPlan]:
     """The plan and smaller ones: a smaller KV pool, less parallel, 8 bits of KV, a shorter context.
 
     Sequences that share a pool are as many as those with cells of their own, only not all of them at full length.
@@ -51,7 +64,7 @@ def smaller_plans(plan: LoadPlan, wish: Wish, *, has_pool: bool, takes_q8_0: boo
         yield plan
 
 
-def _smaller_pools(plan: LoadPlan) -> Iterator[int]:
+def _smaller_pools(plan: GeneratorPlan) -> Iterator[int]:
     """Sizes of a pool between all contexts and one, each three quarters of the one before."""
     kv_tokens = plan.context * plan.parallel
     while kv_tokens > plan.context:

@@ -1,20 +1,16 @@
-"""How a model is loaded, and the bytes it then takes by component: the words in which estimates are told."""
+"""What is asked of a load, and the bytes it takes by component. How it is done is a `messages.plans.LoadPlan`."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
-from backends.messages import KvLayout, KvType
+from backends.messages import Device, KvType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Device = Literal["cuda", "cpu"]
-
-ALL_LAYERS: Final = -1
 BATCH_TOKENS: Final = 512
 """Tokens of one forward pass at most; compute buffers are made for that many."""
 SCORED_ROWS: Final = 16
@@ -24,8 +20,6 @@ CONSTRAINT_BYTES: Final = 350
 """Host memory per token of a vocabulary for what makes constraints over it; measured."""
 JOBS_AT_ONCE: Final = 64
 """What an embedding engine reports as `parallel`: jobs cost it no memory, only inputs in the same pass do."""
-CELL_BLOCK: Final = 256
-"""llama.cpp rounds each sequence's cells up to this."""
 KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(
     {
         "f32": (1, 4),
@@ -39,52 +33,6 @@ KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(
     }
 )
 """Elements per block, bytes per block."""
-
-
-def whole_blocks(n_cells: float) -> int:
-    """Cells, rounded up as llama.cpp does."""
-    return math.ceil(n_cells / CELL_BLOCK) * CELL_BLOCK
-
-
-def pool_cells(*, context: int, parallel: int, kv_tokens: int) -> int:
-    """Cells of all sequences together: for a whole context each, or a pool of `kv_tokens` that holds one at least."""
-    each = whole_blocks(context)
-    return min(each * parallel, max(each, whole_blocks(kv_tokens))) if kv_tokens else each * parallel
-
-
-@dataclass(frozen=True)
-class LoadPlan:
-    """How a model is loaded."""
-
-    context: int
-    """Tokens one request may use."""
-    parallel: int
-    kv_type: KvType
-    gpu_layers: int
-    """Layers on the GPU, the output layer counted; -1 means all."""
-    device: Device
-    kv_tokens: int = 0
-    """Of a pool that all sequences share; 0: every sequence has cells for a whole context."""
-
-    @property
-    def kv_layout(self) -> KvLayout:
-        """Who has its cells for itself is faster; a pool holds more sequences than it has contexts."""
-        return "unified" if self.kv_tokens else "split"
-
-    @property
-    def cells_each(self) -> int:
-        """KV cells that one sequence may use."""
-        return whole_blocks(self.context)
-
-    @property
-    def cells(self) -> int:
-        """KV cells in all."""
-        return pool_cells(context=self.context, parallel=self.parallel, kv_tokens=self.kv_tokens)
-
-    @property
-    def cells_seen(self) -> int:
-        """KV cells that one forward pass looks at: in a pool those of all sequences, else those of one."""
-        return self.cells if self.kv_tokens else self.cells_each
 
 
 @dataclass(frozen=True)

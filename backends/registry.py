@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from backends.backend import AnyBackend, Files, Header
     from backends.kinds import AnyKind
-    from backends.plan import Footprint, LoadPlan
+    from backends.messages import LoadPlan
+    from backends.plan import Footprint
 
 FURTHER: Final = "ONECARD_BACKENDS"
 """Environment variable that names further backends, `module:Class` with commas between: server and workers see it."""

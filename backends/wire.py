@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Union, get_args
 
 import msgspec
 
-from backends.messages import Command, Failed, Finished, Ready, Report, Started, Step, Submit
+from backends.messages import Command, Failed, Finished, LoadModel, Ready, Report, Started, Step, Submit
 from backends.registry import KINDS
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ def report_decoder() -> Decoder[Report]:
 
 def command_decoder() -> Decoder[Command]:
     """The worker's side."""
+    plans = _any_of({kind.plan for kind in KINDS.values() if kind.plan is not None})
     submit: Any = Submit
-    return Decoder(_any_of({*get_args(Command)} - {submit} | {submit[_any_of(KINDS)]}))
+    load: Any = LoadModel
+    return Decoder(_any_of({*get_args(Command)} - {submit, load} | {submit[_any_of(KINDS)], load[plans]}))
 
 
 def _any_of(types: Iterable[Any]) -> Any:

@@ -74,11 +74,9 @@ def _prompts(streams: int, seed: int) -> list[list[int]]:
 def ours(quantization: str) -> dict[str, float]:
     """Our engine in this process."""
     from backends import registry
-    from backends.messages import Delta, Generate, LoadModel, Sampling, TokenPrompt
+    from backends.messages import Delta, Generate, GeneratorPlan, LoadModel, Sampling, TokenPrompt
 
-    spec = LoadModel(
-        "bench", "bnb", str(folder.path()), context=1024, parallel=8, options={"quantization": quantization}
-    )
+    spec = LoadModel("bench", "bnb", str(folder.path()), GeneratorPlan(1024, 8), options={"quantization": quantization})
     engine: Any = registry.engine_of("bnb")(spec, lambda _: None)
     inside = _Clock(engine._context._runner)  # noqa: SLF001
     taken = _Taken()
@@ -212,9 +210,9 @@ def _loads() -> dict[str, float]:
 def load(quantization: str, path: str) -> dict[str, float]:
     """Seconds of one load, imports excluded."""
     from backends import registry
-    from backends.messages import LoadModel
+    from backends.messages import GeneratorPlan, LoadModel
 
-    spec = LoadModel("bench", "bnb", path, context=1024, parallel=1, options={"quantization": quantization})
+    spec = LoadModel("bench", "bnb", path, GeneratorPlan(1024, 1), options={"quantization": quantization})
     opening = registry.engine_of("bnb")
     began = time.perf_counter()
     opening(spec, lambda _: None)

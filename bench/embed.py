@@ -29,8 +29,8 @@ from backends.gguf.loading import TOY_ENCODER_BYTES, sensible_threads
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
+from backends.messages.plans import ALL_LAYERS
 from backends.packing import pack
-from backends.plan import ALL_LAYERS
 from bench.model import OUT
 from bench.serving import MODEL_NAME, config_text, running
 from quantize.order import Order
@@ -91,7 +91,6 @@ def _alone(path: Path, words: int, rounds: int) -> list[dict[str, float]]:
     context = PooledContext(
         model,
         context=CONTEXT,
-        kv_type="f16",
         pass_tokens=n_tokens,
         threads=sensible_threads(model.n_bytes, toy_bytes=TOY_ENCODER_BYTES),
         short_threads=sensible_threads(model.n_bytes),

@@ -19,7 +19,18 @@ import numpy as np
 from backends.alone import check, vocabulary_size
 from backends.engine import AnyEngine
 from backends.gguf.loading import load
-from backends.messages import Delta, Finished, Generate, KvLayout, LoadModel, Sampling, Store, TokenLogprob, TokenPrompt
+from backends.messages import (
+    Delta,
+    Finished,
+    Generate,
+    GeneratorPlan,
+    KvLayout,
+    LoadModel,
+    Sampling,
+    Store,
+    TokenLogprob,
+    TokenPrompt,
+)
 from backends.workload import random_tokens
 from bench import model
 
@@ -144,7 +155,8 @@ def _run(path: Path, prompts: Sequence[list[int]], *, pool: int = 0) -> list[Tol
 def _open(path: Path, parallel: int, pool: int, folder: str) -> AnyEngine:
     layout: KvLayout = "unified" if pool else "split"
     store = Store(folder, 1 << 30) if pool else None
-    spec = LoadModel("ties", "gguf", str(path), 1024, parallel, kv_layout=layout, kv_tokens=pool, store=store)
+    cells = pool or 1024 * parallel if layout == "unified" else 0
+    spec = LoadModel("ties", "gguf", str(path), GeneratorPlan(1024, parallel, kv_tokens=cells), store=store)
     return load(spec, lambda _: None)
 
 

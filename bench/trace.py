@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from backends import host
-from backends.messages import Failed, Generate, Sampling, TextPrompt
-from backends.plan import LoadPlan
+from backends.messages import Failed, Generate, GeneratorPlan, Sampling, TextPrompt
 from backends.registry import BACKENDS, estimate
 from demo import GGUF_PATH
 from server.bench.figures import median, percentile
@@ -101,7 +100,7 @@ def measure() -> dict[str, float]:
 def _price(contexts: Mapping[str, int]) -> dict[str, int]:
     header = BACKENDS["gguf"].describe(Path(GGUF_PATH), {})
     return {
-        name: estimate(header, LoadPlan(context, PARALLEL, "f16", 0, "cpu")).amount.host
+        name: estimate(header, GeneratorPlan(context, PARALLEL, gpu_layers=0)).amount.host
         for name, context in contexts.items()
     }
 

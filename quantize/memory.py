@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backends.backend import Header, HeaderError
 from backends.bnb import header as folders
-from backends.plan import ALL_LAYERS, Device, LoadPlan
+from backends.messages import Device, EncoderPlan, GeneratorPlan
 from backends.registry import estimate
 
 
@@ -14,7 +14,8 @@ def predicted_bytes(header: Header, *, context: int, device: Device) -> int | No
     """Bytes where it computes, with one request of `context` tokens, F16 cache; None beyond its context."""
     if header.n_ctx_train and context > header.n_ctx_train:
         return None
-    plan = LoadPlan(context=context, parallel=1, kv_type="f16", gpu_layers=ALL_LAYERS, device=device)
+    text = header.gives == "text"
+    plan = GeneratorPlan(context, 1, device=device) if text else EncoderPlan(context, device=device)
     return estimate(header, plan).on(device).total_bytes
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from backends.plan import Device
+from backends.messages import Device
 from quantize.errors import QuantizeError
 from quantize.types import is_bnb
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backends.backend import Header
 from backends.gguf.info import HeaderInfo
-from backends.plan import Device
+from backends.messages import Device
 from quantize import bnb, memory, quantizer, replaced
 from quantize.errors import QuantizeError
 from quantize.hf.source import HfSource

@@ -59,6 +59,7 @@ MAY_IMPORT = {
         "backends.gguf.info",
         "backends.gguf.servable",
         "backends.gguf.tensor_types",
+        "backends.messages",
         "backends.plan",
         "backends.registry",
         "backends.model_files",

@@ -10,26 +10,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from backends.bnb.layout import input_limit
-from backends.plan import (
-    BATCH_TOKENS,
-    CONSTRAINT_BYTES,
-    SCORED_ROWS,
-    Amount,
-    Device,
-    Footprint,
-    LoadPlan,
-    Parts,
-    whole_blocks,
-)
+from backends.messages import EncoderPlan, GeneratorPlan
+from backends.messages.plans import whole_blocks
+from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, SCORED_ROWS, Amount, Footprint, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backends.bnb.header import FolderInfo, StoredTensor
-    from backends.messages import KvType
+    from backends.messages import Device, KvType, TextPlan
 
 RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(
     {"cpu": Amount(host=330 * 2**20), "cuda": Amount(device=600 * 2**20, host=800 * 2**20)}
@@ -49,17 +41,20 @@ _TYPES: Final[Mapping[str, KvType]] = MappingProxyType(
 _SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
 
 
-def predict(folder: FolderInfo, plan: LoadPlan) -> Footprint:
+def predict(folder: FolderInfo, plan: TextPlan) -> Footprint:
     """What a plan takes of either memory; layers on the CPU beside a card are not possible with this backend."""
     runtime = RUNTIME_BYTES[plan.device]
-    if folder.gives != "text":
-        constraints = 0
-        weights = sum(tensor_bytes(tensor, folder, plan.device) for tensor in folder.tensors)
-        parts = Parts(weights, kv=0, compute=pass_bytes(folder, plan))
-    else:
-        constraints = folder.n_vocab * CONSTRAINT_BYTES
-        weights = weight_bytes(folder, plan.device)
-        parts = Parts(weights, kv=cache_bytes(folder, plan), compute=compute_bytes(folder, plan))
+    match plan:
+        case EncoderPlan():
+            constraints = 0
+            weights = sum(tensor_bytes(tensor, folder, plan.device) for tensor in folder.tensors)
+            parts = Parts(weights, kv=0, compute=pass_bytes(folder, plan))
+        case GeneratorPlan():
+            constraints = folder.n_vocab * CONSTRAINT_BYTES
+            weights = weight_bytes(folder, plan.device)
+            parts = Parts(weights, kv=cache_bytes(folder, plan), compute=compute_bytes(folder, plan))
+        case _:
+            assert_never(plan)
     if plan.device == "cpu":
         return Footprint(host=replace(parts, runtime=runtime.host + constraints))
     return Footprint(replace(parts, runtime=runtime.device), Parts(runtime=runtime.host + constraints))
@@ -70,7 +65,7 @@ def pass_tokens(device: Device) -> int:
     return 4096 if device == "cuda" else 512
 
 
-def pass_bytes(folder: FolderInfo, plan: LoadPlan) -> int:
+def pass_bytes(folder: FolderInfo, plan: EncoderPlan) -> int:
     """Activations of an embedding model's largest pass, its mask, and one matrix unpacked."""
     size = value_bytes(folder, plan.device)
     longest = input_limit(plan.context, folder.config)
@@ -131,7 +126,7 @@ def value_bytes(folder: FolderInfo, device: Device) -> int:
     return 4 if computed_type(folder, device) == "f32" else 2
 
 
-def cache_bytes(folder: FolderInfo, plan: LoadPlan) -> int:
+def cache_bytes(folder: FolderInfo, plan: GeneratorPlan) -> int:
     """Keys and values; layers with a sliding window keep the window and one pass."""
     n_heads = max(folder.number("num_attention_heads", 1), 1)
     kv_heads = folder.number("num_key_value_heads", n_heads)
@@ -157,7 +152,7 @@ def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:
     return cells if window is None else min(cells, whole_blocks(window + pass_tokens))
 
 
-def compute_bytes(folder: FolderInfo, plan: LoadPlan) -> int:
+def compute_bytes(folder: FolderInfo, plan: GeneratorPlan) -> int:
     """Activations of one batch, logits, the mask, and one matrix unpacked for a long prompt."""
     size = value_bytes(folder, plan.device)
     embedding, ff = folder.number("hidden_size"), folder.number("intermediate_size")

@@ -13,11 +13,12 @@ from backends.bnb.header import FolderInfo, read
 from backends.bnb.servable import unservable
 from backends.engine import LoadError
 from backends.kinds import OF_TEXT, AnyKind
-from backends.plan import Amount, Footprint, LoadPlan, Wish
+from backends.plan import Amount, Footprint, Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backends.messages import TextPlan
     from backends.options import Options
 
 
@@ -73,10 +74,13 @@ class Folders:
             raise HeaderError(why)
         return header
 
-    def plans(self, header: FolderInfo, wish: Wish) -> Iterator[LoadPlan]:
+    def plans(self, header: FolderInfo, wish: Wish) -> Iterator[TextPlan]:
         """The KV cache has the type that is computed in, and all layers are on one device."""
-        kv_type = arithmetic.computed_type(header, wish.device)
-        plan = ladder.first_plan(wish, context=self.longest_context(header, wish.context), kv_type=kv_type)
+        context = self.longest_context(header, wish.context)
+        if header.gives != "text":
+            yield from ladder.encoder_plans(wish, context=context)
+            return
+        plan = ladder.first_plan(wish, context=context, kv_type=arithmetic.computed_type(header, wish.device))
         yield from ladder.smaller_plans(plan, wish, has_pool=True, takes_q8_0=False)
 
     def longest_context(self, header: FolderInfo, context: int | None) -> int:
@@ -84,14 +88,14 @@ class Folders:
         bounded = header.gives != "text"
         return ladder.longest_context(context, trained=header.n_ctx_train, most=ladder.AUTO_CONTEXT, bounded=bounded)
 
-    def estimate(self, header: FolderInfo, plan: LoadPlan) -> Footprint:
+    def estimate(self, header: FolderInfo, plan: TextPlan) -> Footprint:
         """See `backends.bnb.arithmetic`."""
         return arithmetic.predict(header, plan)
 
-    def card_share(self, header: FolderInfo, plan: LoadPlan) -> float:
+    def card_share(self, header: FolderInfo, plan: TextPlan) -> float:
         """All of them or none."""
         return 1.0 if plan.device == "cuda" else 0.0
 
-    def runtime_bytes(self, header: FolderInfo, plan: LoadPlan) -> Amount:
+    def runtime_bytes(self, header: FolderInfo, plan: TextPlan) -> Amount:
         """Python with PyTorch; on a card the driver's context and cuBLAS."""
         return arithmetic.RUNTIME_BYTES[plan.device]

@@ -27,8 +27,8 @@ from backends.bnb.weights import Kind, load_model
 from backends.crash_reason import in_words
 from backends.embedding import EmbeddingEngine, Input, NoRoomError
 from backends.engine import LoadError
-from backends.messages import EncoderFacts, Layers, Ready
-from backends.plan import JOBS_AT_ONCE, LoadPlan
+from backends.messages import EncoderFacts, EncoderPlan, Layers, Ready
+from backends.plan import JOBS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,20 +70,20 @@ def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine
         raise LoadError(f"its head has {n_labels} classes, so it is a classifier and no reranker")
     kind = SCORES if layout.gives == "scores" else VECTORS
     model = load_model(spec, source.config, source.order, progress, kind)
-    dense = [_dense(Path(spec.path) / folder, device=spec.device) for folder in layout.dense]
+    dense = [_dense(Path(spec.path) / folder, device=spec.plan.device) for folder in layout.dense]
     vocabulary = Vocabulary(source.tokenizer, n_vocab=int(model.config.get_text_config().vocab_size), ends=set())
     draft = _describe(source, model, vocabulary.n_vocab)
-    max_tokens = arithmetic.pass_tokens(spec.device)
+    max_tokens = arithmetic.pass_tokens(spec.plan.device)
 
     def made(ready: Ready[EncoderFacts]) -> FolderEncoder:
         return FolderEncoder(
             model, vocabulary, source.tokenizer, layout, dense=dense, ready=ready, max_tokens=max_tokens
         )
 
-    _warm_up(made(draft), max_tokens if spec.device == "cuda" else 1)
+    _warm_up(made(draft), max_tokens if spec.plan.device == "cuda" else 1)
     parts = _parts(source, model)
     measured = sum(parts.values()) if parts is not None else 0
-    beside = host_parts_beside_card() if spec.device == "cuda" else {}
+    beside = host_parts_beside_card() if spec.plan.device == "cuda" else {}
     ready = msgspec.structs.replace(draft, measured_bytes=measured, parts=parts or {}, host_parts=beside)
     return EmbeddingEngine(made(ready))
 
@@ -91,9 +91,9 @@ def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine
 def _describe(source: Source, model: Any, n_vocab: int) -> Ready[EncoderFacts]:
     spec, n_layers = source.spec, int(model.config.get_text_config().num_hidden_layers) + 1
     return Ready(
-        EncoderFacts(input_limit(spec.context, source.config), source.info.n_ctx_train, n_vocab),
+        EncoderFacts(input_limit(spec.plan.context, source.config), source.info.n_ctx_train, n_vocab),
         parallel=JOBS_AT_ONCE,
-        layers=Layers(n_layers if spec.device == "cuda" else 0, n_layers),
+        layers=Layers(n_layers if spec.plan.device == "cuda" else 0, n_layers),
         measured_bytes=0,
         capabilities=["rerank" if source.info.gives == "scores" else "embedding"],
         engine=version(),
@@ -103,9 +103,9 @@ def _describe(source: Source, model: Any, n_vocab: int) -> Ready[EncoderFacts]:
 def _parts(source: Source, model: Any) -> dict[str, int] | None:
     """What this process takes, by component; a pass's activations come and go, so off a card they are as predicted."""
     spec = source.spec
-    plan = LoadPlan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device)
+    plan = EncoderPlan(spec.plan.context, spec.plan.gpu_layers, device=spec.plan.device)
     parts = {"weights": weight_bytes(model), "kv": 0, "compute": arithmetic.pass_bytes(source.info, plan)}
-    if spec.device == "cuda":
+    if spec.plan.device == "cuda":
         free_after = card.free_bytes()
         if source.free_before is None or free_after is None:
             return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backends.bnb.arithmetic import GROWTH, pool_rows, ring_cells
-from backends.plan import whole_blocks
+from backends.messages.plans import whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

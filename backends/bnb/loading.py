@@ -38,15 +38,15 @@ from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
 from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
-from backends.messages import Layers  # noqa: E402
-from backends.plan import BATCH_TOKENS, LoadPlan  # noqa: E402
+from backends.messages import GeneratorPlan, Layers  # noqa: E402
+from backends.plan import BATCH_TOKENS  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from backends.bnb.header import FolderInfo
     from backends.engine import AnyEngine
-    from backends.messages import LoadModel
+    from backends.messages import LoadModel, TextPlan
 
 conversion_mapping.get_checkpoint_conversion_mapping("")  # makes its table once, 0.15 s: a template has it before
 
@@ -58,14 +58,15 @@ _KV_TYPES: Final = ("f16", "bf16", "f32")
 
 def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     """Load the folder as `spec` says. Raises LoadError."""
-    if spec.kv_type not in _KV_TYPES:
+    plan: TextPlan = spec.plan
+    if isinstance(plan, GeneratorPlan) and plan.kv_type not in _KV_TYPES:
         raise LoadError(
-            f"kv_type {spec.kv_type} is for GGUF models: a folder's cache has the type it computes in. "
+            f"kv_type {plan.kv_type} is for GGUF models: a folder's cache has the type it computes in. "
             "hint: leave kv_type out"
         )
-    if spec.device == "cuda" and not torch.cuda.is_available():
+    if spec.plan.device == "cuda" and not torch.cuda.is_available():
         raise LoadError("this build of PyTorch sees no GPU. hint: install one with CUDA, or use device = 'cpu'")
-    free_before = card.free_bytes() if spec.device == "cuda" else None
+    free_before = card.free_bytes() if spec.plan.device == "cuda" else None
     order = Order.of(spec.options)
     path = Path(spec.path)
     try:
@@ -78,8 +79,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     if info.gives != "text":
         return load_encoder(Source(spec, config, info, order, source, free_before), progress)
     model = load_model(spec, config, order, progress)
-    pin_positions(model, spec.context)
-    device = torch.device(spec.device)
+    pin_positions(model, plan.context)
+    device = torch.device(spec.plan.device)
     if device.type == "cpu":
         linear.make_rows_independent(model)
     return _engine(spec, model, source, info, order, device=device, free_before=free_before)
@@ -95,6 +96,8 @@ def _engine(
     device: torch.device,
     free_before: int | None,
 ) -> AnyEngine:
+    plan = spec.plan
+    assert isinstance(plan, GeneratorPlan)
     config = model.config.get_text_config()
     runner = Runner(model, device=device)
     dtype = model.get_input_embeddings().weight.dtype
@@ -105,9 +108,9 @@ def _engine(
     try:
         cache = KvCache(
             shapes,
-            n_rows=spec.parallel,
-            context=spec.context,
-            budget_cells=_plan(spec).cells,
+            n_rows=plan.parallel,
+            context=plan.context,
+            budget_cells=plan.cells,
             pass_tokens=BATCH_TOKENS,
             dtype=dtype,
             device=device,
@@ -121,7 +124,7 @@ def _engine(
             raise LoadError(message, out_of_memory=True) from error
         raise LoadError(f"the model loads, but its first pass fails: {in_words(error)}") from error
     ready = describe(
-        spec,
+        plan,
         tokenizer,
         n_ctx_train=info.n_ctx_train,
         n_vocab=vocabulary.n_vocab,
@@ -153,12 +156,12 @@ def _tokenizer(path: Path, order: Order) -> Any:
 def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
     """What each layer asks of the cache, found by a pass at the last position. Raises LoadError."""
     survey = Survey()
-    last = np.array([spec.context - 1], dtype=np.int32)
+    last = np.array([spec.plan.context - 1], dtype=np.int32)
     try:
         runner.forward(np.zeros(1, dtype=np.int32), last, np.zeros(1, dtype=np.intp), survey)
     except IndexError as error:
         limit = getattr(config, "max_position_embeddings", "fewer")
-        raise LoadError(f"the model has {limit} positions, context = {spec.context} asks for more") from error
+        raise LoadError(f"the model has {limit} positions, context = {spec.plan.context} asks for more") from error
     except UnsupportedAttentionError as error:
         raise LoadError(f"a {config.model_type} model cannot be served: {error}") from error
     except Exception as error:  # whatever an architecture does without a cache
@@ -181,10 +184,6 @@ def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
     return shapes
 
 
-def _plan(spec: LoadModel) -> LoadPlan:
-    return LoadPlan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, spec.device, spec.kv_tokens)
-
-
 def _ends(model: Any, source: Any) -> set[int]:
     """Tokens that end a generation: the configurations' and the tokenizer's."""
     told = (
@@ -203,9 +202,9 @@ def _parts(
     On the CPU that is its anonymous memory and the weights that are mapped; a pass's activations come and go, so they
     are counted as predicted.
     """
-    compute = arithmetic.compute_bytes(info, _plan(spec))
+    compute = arithmetic.compute_bytes(info, spec.plan)
     parts = {"weights": weight_bytes(model), "kv": cache.n_bytes, "compute": compute}
-    if spec.device == "cuda":
+    if spec.plan.device == "cuda":
         free_after = card.free_bytes()
         if free_before is None or free_after is None:
             return None
@@ -219,7 +218,7 @@ def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:
     """Everything that the bytes of a row depend on; another one's are worth nothing."""
     files = sorted(Path(spec.path).glob("*.safetensors"))
     told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
-    parts = (told, order, dtype, spec.device, version())
+    parts = (told, order, dtype, spec.plan.device, version())
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 

@@ -85,7 +85,11 @@ GENERATOR: Final = Kind(AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 
 
 def load_model(
-    spec: LoadModel, config: dict[str, Any], order: Order, progress: Callable[[float], None], kind: Kind = GENERATOR
+    spec: LoadModel,
+    config: dict[str, Any],
+    order: Order,
+    progress: Callable[[float], None],
+    kind: Kind = GENERATOR,
 ) -> Any:
     """The model, evaluating, on its device. Raises LoadError."""
     attention.install()
@@ -99,7 +103,7 @@ def load_model(
         model, told = kind.auto.from_pretrained(
             spec.path,
             config=known,
-            dtype=dtype_of(known, device=spec.device, quantised=wanted is not None or stored is not None),
+            dtype=dtype_of(known, device=spec.plan.device, quantised=wanted is not None or stored is not None),
             trust_remote_code=order.trust_remote_code,
             local_files_only=True,
             use_safetensors=True,
@@ -107,7 +111,11 @@ def load_model(
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **({} if kind.attention is None else {"attn_implementation": kind.attention}),
             **({} if wanted is None else {"quantization_config": wanted}),
-            **({"device_map": {"": spec.device}} if wanted is not None or stored or spec.device == "cuda" else {}),
+            **(
+                {"device_map": {"": spec.plan.device}}
+                if wanted is not None or stored or spec.plan.device == "cuda"
+                else {}
+            ),
         )
     except (
         OSError,

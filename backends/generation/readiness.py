@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import Layers, LoadModel, Store
+    from backends.messages import GeneratorPlan, Layers, Store
 
 
 def describe(
-    spec: LoadModel,
+    plan: GeneratorPlan,
     tokenizer: Tokenizer,
     *,
     n_ctx_train: int,
@@ -38,7 +38,7 @@ def describe(
     """
     template = tokenizer.tool_template
     facts = GeneratorFacts(
-        context=spec.context,
+        context=plan.context,
         n_ctx_train=n_ctx_train,
         n_vocab=n_vocab,
         tool_format=template.format.name if template else None,
@@ -47,7 +47,7 @@ def describe(
     )
     return Ready(
         facts=facts,
-        parallel=spec.parallel,
+        parallel=plan.parallel,
         layers=layers,
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},

@@ -7,29 +7,20 @@ buffers are fitted from above. A dry load (`backends.gguf.dryrun`) is exact for 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from backends.gguf.info import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
-from backends.plan import (
-    ALL_LAYERS,
-    BATCH_TOKENS,
-    CONSTRAINT_BYTES,
-    KV_BYTES,
-    RUNTIME_BYTES,
-    SCORED_ROWS,
-    Footprint,
-    LoadPlan,
-    Parts,
-    whole_blocks,
-)
+from backends.messages import EncoderPlan, GeneratorPlan
+from backends.messages.plans import ALL_LAYERS, whole_blocks
+from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, KV_BYTES, RUNTIME_BYTES, SCORED_ROWS, Footprint, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backends.gguf.info import HeaderInfo
+    from backends.messages import TextPlan
 
 WINDOW_EVERY: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -53,10 +44,18 @@ _VOCABULARY_BYTES: Final = 200
 _FLOAT_BYTES: Final = 4
 
 
-def predict(header: HeaderInfo, plan: LoadPlan) -> Footprint:
+def predict(header: HeaderInfo, plan: TextPlan) -> Footprint:
     """What a plan takes of either memory."""
-    if header.gives != "text":
-        return _predict_pooled(header, plan)
+    match plan:
+        case GeneratorPlan():
+            return _predict_generator(header, plan)
+        case EncoderPlan():
+            return _predict_pooled(header, plan)
+        case _:
+            assert_never(plan)
+
+
+def _predict_generator(header: HeaderInfo, plan: GeneratorPlan) -> Footprint:
     cache = cache_bytes(header, plan) + state_bytes(header, plan)
     constraints = header.n_vocab * CONSTRAINT_BYTES
     return _footprint(
@@ -64,11 +63,11 @@ def predict(header: HeaderInfo, plan: LoadPlan) -> Footprint:
     )
 
 
-def _predict_pooled(header: HeaderInfo, plan: LoadPlan) -> Footprint:
+def _predict_pooled(header: HeaderInfo, plan: EncoderPlan) -> Footprint:
     """An embedding model or a reranker: no cells but those of a pass, and an output per token of the largest one."""
     limit = input_limit(plan.context, header.n_ctx_train)
     batch = batch_tokens(limit, pass_tokens(plan.gpu_layers), in_pieces=header.tells_at_the_end)
-    one = replace(plan, context=max(limit, batch), parallel=1)
+    one = GeneratorPlan(max(limit, batch), 1, gpu_layers=plan.gpu_layers, device=plan.device)
     kv = 0 if header.architecture in ENCODERS else cache_bytes(header, one, with_windows=False)
     graph = batch * (_activations(header) * _FLOAT_BYTES + one.cells_each * 2) + 2**16
     output = batch * (header.n_vocab + header.number("embedding_length")) * _FLOAT_BYTES
@@ -79,7 +78,7 @@ def _predict_pooled(header: HeaderInfo, plan: LoadPlan) -> Footprint:
 
 
 def _footprint(
-    header: HeaderInfo, plan: LoadPlan, cache: int, compute: int, host_compute: int, *, beside: int = 0
+    header: HeaderInfo, plan: TextPlan, cache: int, compute: int, host_compute: int, *, beside: int = 0
 ) -> Footprint:
     """Layers that are not on the card lie in host memory with their cache; so do the vocabulary and `beside`."""
     runtime = RUNTIME_BYTES[plan.device]
@@ -93,7 +92,7 @@ def _footprint(
     )
 
 
-def card_share(header: HeaderInfo, plan: LoadPlan) -> float:
+def card_share(header: HeaderInfo, plan: TextPlan) -> float:
     """The part of the transformer blocks that lies on the card."""
     if plan.device == "cpu":
         return 0.0
@@ -103,11 +102,11 @@ def card_share(header: HeaderInfo, plan: LoadPlan) -> float:
     return blocks / header.n_layers
 
 
-def _all_on_card(header: HeaderInfo, plan: LoadPlan) -> bool:
+def _all_on_card(header: HeaderInfo, plan: TextPlan) -> bool:
     return plan.gpu_layers == ALL_LAYERS or plan.gpu_layers > header.n_layers
 
 
-def card_weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+def card_weight_bytes(header: HeaderInfo, plan: TextPlan) -> int:
     """The tensors that lie on the card."""
     on_gpu = header.n_layers + 1 if plan.gpu_layers == ALL_LAYERS else plan.gpu_layers
     first = header.n_layers - on_gpu  # llama.cpp offloads the last layers first, and the output before any
@@ -123,7 +122,7 @@ def card_weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     return n_bytes
 
 
-def host_weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+def host_weight_bytes(header: HeaderInfo, plan: TextPlan) -> int:
     """Beside a card: the layers that are not on it, and the input embedding, which is always here.
 
     An embedding that is tied to the output lies in both memories.
@@ -133,7 +132,7 @@ def host_weight_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     return header.weight_bytes - card_weight_bytes(header, plan) + (embedding if tied else 0)
 
 
-def cache_bytes(header: HeaderInfo, plan: LoadPlan, *, with_windows: bool = True) -> int:
+def cache_bytes(header: HeaderInfo, plan: GeneratorPlan, *, with_windows: bool = True) -> int:
     """Keys and values of every layer that has a cache of its own."""
     heads, windowed = _kv_heads(header), windows(header) if with_windows else [False] * header.n_layers
     n_cached = header.n_layers - header.number("attention.shared_kv_layers")
@@ -148,7 +147,7 @@ def cache_bytes(header: HeaderInfo, plan: LoadPlan, *, with_windows: bool = True
     return n_bytes
 
 
-def state_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+def state_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
     """The fixed state of recurrent layers, one per sequence, in float32."""
     inner, state = header.number("ssm.inner_size"), header.number("ssm.state_size")
     if not inner:
@@ -158,7 +157,7 @@ def state_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     return recurrent * plan.parallel * (convolution + state * inner) * _FLOAT_BYTES
 
 
-def compute_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+def compute_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
     """Buffers of the largest graph: activations of one batch and the attention masks (f16), or logits; and the output.
 
     The factors are fitted from above to what llama.cpp reports with flash attention.
@@ -179,7 +178,7 @@ def compute_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
     return max(graph, behind_activations) + logits + 2**16
 
 
-def host_compute_bytes(header: HeaderInfo, plan: LoadPlan) -> int:
+def host_compute_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
     """Beside a card: inputs, masks and outputs, which are copied to and fro; the whole graph where layers stay here."""
     if plan.device == "cpu":
         return 0
@@ -226,7 +225,7 @@ def _window(header: HeaderInfo) -> int:
     return header.number("attention.sliding_window", _DEFAULT_WINDOW.get(header.architecture, 0))
 
 
-def _window_cells(header: HeaderInfo, plan: LoadPlan) -> int:
+def _window_cells(header: HeaderInfo, plan: GeneratorPlan) -> int:
     """Cells in a layer with a window, of one sequence or of a whole pool: the windows and one batch, rounded up."""
     windows = _window(header) * (plan.parallel if plan.kv_tokens else 1)
     cells = min(plan.cells_seen, windows + max(BATCH_TOKENS, plan.parallel))

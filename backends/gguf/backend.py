@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from backends import foreign, ladder
 from backends.backend import Files, HeaderError, Setting
@@ -15,11 +16,12 @@ from backends.gguf.info import HeaderInfo
 from backends.gguf.parts import is_gguf, split_parts
 from backends.gguf.servable import unservable
 from backends.kinds import OF_TEXT, AnyKind
-from backends.plan import RUNTIME_BYTES, Amount, Footprint, LoadPlan, Wish
+from backends.plan import RUNTIME_BYTES, Amount, Footprint, Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backends.messages import TextPlan
     from backends.options import Options
 
 _AS_QUANTISED: Final = "which stays as it was quantised"
@@ -101,15 +103,21 @@ class Gguf:
         _check_figures(header)
         return header
 
-    def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[LoadPlan]:
+    def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[TextPlan]:
         """At last, with less and less layers on the card."""
-        plan = ladder.first_plan(wish, context=self.longest_context(header, wish.context), kv_type=wish.kv_type)
-        has_pool = header.gives == "text" and header.number("attention.head_count") > 0
-        takes_q8_0 = ladder.takes_q8_0(*arithmetic.head_sizes(header, ""))
-        for smaller in ladder.smaller_plans(plan, wish, has_pool=has_pool, takes_q8_0=takes_q8_0):
-            plan = smaller
+        context = self.longest_context(header, wish.context)
+        smaller: Iterator[TextPlan]
+        if header.gives == "text":
+            has_pool = header.number("attention.head_count") > 0
+            takes_q8_0 = ladder.takes_q8_0(*arithmetic.head_sizes(header, ""))
+            first = ladder.first_plan(wish, context=context, kv_type=wish.kv_type)
+            smaller = ladder.smaller_plans(first, wish, has_pool=has_pool, takes_q8_0=takes_q8_0)
+        else:
+            smaller = ladder.encoder_plans(wish, context=context)
+        plan = None
+        for plan in smaller:
             yield plan
-        if wish.device == "cuda" and wish.gpu_layers is None:
+        if plan is not None and wish.device == "cuda" and wish.gpu_layers is None:
             for n_layers in range(header.n_layers, 0, -1):
                 yield replace(plan, gpu_layers=n_layers)
 
@@ -119,14 +127,14 @@ class Gguf:
         bounded = header.gives != "text"
         return ladder.longest_context(context, trained=header.n_ctx_train, most=most, bounded=bounded)
 
-    def estimate(self, header: HeaderInfo, plan: LoadPlan) -> Footprint:
+    def estimate(self, header: HeaderInfo, plan: TextPlan) -> Footprint:
         """See `backends.gguf.arithmetic`."""
         return arithmetic.predict(header, plan)
 
-    def card_share(self, header: HeaderInfo, plan: LoadPlan) -> float:
+    def card_share(self, header: HeaderInfo, plan: TextPlan) -> float:
         """Of the transformer blocks."""
         return arithmetic.card_share(header, plan)
 
-    def runtime_bytes(self, header: HeaderInfo, plan: LoadPlan) -> Amount:
+    def runtime_bytes(self, header: HeaderInfo, plan: TextPlan) -> Amount:
         """Python with llama.cpp; on a card the driver's context and cuBLAS."""
         return RUNTIME_BYTES[plan.device]

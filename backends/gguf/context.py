@@ -18,7 +18,8 @@ from backends.generation.decoder import FULL
 from backends.gguf import threads
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.sampling import Sampler
-from backends.plan import SCORED_ROWS, pool_cells, whole_blocks
+from backends.messages.plans import pool_cells, whole_blocks
+from backends.plan import SCORED_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

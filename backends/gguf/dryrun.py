@@ -3,7 +3,7 @@
 Reads one JSON line per question from its socket and answers each with one JSON line, so that a file that brings
 llama.cpp down loses its own answer and those behind it, and nothing else. It ends with its parent.
 
-question: {"path": ..., "gpu_layers": ..., "plans": [{"context": ..., "parallel": ..., "kv_type": ..., "kv_tokens": n}]}
+question: {"path": ..., "gpu_layers": ..., "plans": [a `GeneratorPlan` or `EncoderPlan` each]}
 answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...},
           which is empty where memory was short and nothing is known of the file
 """
@@ -17,7 +17,9 @@ import socket
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from backends.engine import LoadError
 from backends.gguf.context import dry_context
@@ -26,8 +28,11 @@ from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import dry_pooled, gives_vectors
 from backends.kernel import die_with, limit_damage
-from backends.messages import KvLayout
+from backends.messages import EncoderPlan, GeneratorPlan
 from backends.plan import BATCH_TOKENS
+
+if TYPE_CHECKING:
+    from backends.messages import TextPlan
 
 _NICENESS = 10
 
@@ -41,19 +46,29 @@ def answer(question: dict[str, Any], log: LibraryLog) -> dict[str, Any]:
         model = Model(Path(question["path"]), gpu_layers=layers, log=log, dry=True)
     except LoadError as error:
         return {"error": "" if error.out_of_memory else error.message}
-    sizes = [_sizes(model, plan, layers) for plan in question["plans"]]
+    plans: list[TextPlan] = msgspec.convert(question["plans"], list[GeneratorPlan | EncoderPlan])
+    sizes = [_sizes(model, plan, layers) for plan in plans]
     weights = model.n_bytes
     model.close()
     return {"weights": weights, "plans": sizes}
 
 
-def _sizes(model: Model, plan: dict[str, Any], layers: int) -> dict[str, Any] | None:
+def _sizes(model: Model, plan: TextPlan, layers: int) -> dict[str, Any] | None:
     try:
         if gives_vectors(model):
-            wanted = {"context": plan["context"], "kv_type": plan["kv_type"]}
-            return asdict(dry_pooled(model, **wanted, pass_tokens=pass_tokens(layers)))
-        layout: KvLayout = "unified" if plan["kv_tokens"] else "split"
-        return asdict(dry_context(model, **plan, layout=layout, max_batch=BATCH_TOKENS))
+            return asdict(dry_pooled(model, context=plan.context, pass_tokens=pass_tokens(layers)))
+        if not isinstance(plan, GeneratorPlan):
+            return None
+        sizes = dry_context(
+            model,
+            context=plan.context,
+            parallel=plan.parallel,
+            kv_type=plan.kv_type,
+            kv_tokens=plan.kv_tokens,
+            layout=plan.kv_layout,
+            max_batch=BATCH_TOKENS,
+        )
+        return asdict(sizes)
     except LoadError:
         return None
 

@@ -23,14 +23,14 @@ from backends.gguf.library_log import LibraryLog, supports_gpu, version
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
-from backends.messages import EncoderFacts, Layers, Ready
+from backends.messages import EncoderFacts, GeneratorPlan, Layers, Ready
 from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.engine import AnyEngine
-    from backends.messages import LoadModel
+    from backends.messages import KvType, LoadModel, TextPlan
 
 _TOY_BYTES = 32 << 20
 TOY_ENCODER_BYTES = 16 << 20
@@ -40,39 +40,41 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     """Load the model as `spec` says. Raises LoadError."""
     log = LibraryLog()
     log.install()
-    gpu_layers = spec.gpu_layers if spec.device == "cuda" else 0
+    plan: TextPlan = spec.plan
+    gpu_layers = plan.gpu_layers if plan.device == "cuda" else 0
     if gpu_layers != 0 and not supports_gpu():
         raise LoadError("this build of llama-cpp-python sees no GPU. hint: build it with CUDA, or use device = 'cpu'")
-    free_before = card.free_bytes() if spec.device == "cuda" else None
+    free_before = card.free_bytes() if spec.plan.device == "cuda" else None
     model = Model(Path(spec.path), gpu_layers=gpu_layers, log=log, progress=progress)
     _check_it_can_serve(model)
     if pooled.gives_vectors(model):
         return _load_encoder(spec, model, log, free_before)
+    assert isinstance(plan, GeneratorPlan)
     tokenizer = Tokenizer(model)
     with making_guides(tokenizer):
         context = Context(
             model,
-            context=spec.context,
-            parallel=spec.parallel,
-            kv_type=spec.kv_type,
+            context=plan.context,
+            parallel=plan.parallel,
+            kv_type=plan.kv_type,
             max_batch=BATCH_TOKENS,
             n_threads=spec.threads or sensible_threads(model.n_bytes),
             log=log,
-            layout=spec.kv_layout,
-            kv_tokens=spec.kv_tokens,
+            layout=plan.kv_layout,
+            kv_tokens=plan.kv_tokens,
             copies_cells=gpu_layers != 0,
             fewer_threads=gpu_layers == 0 and not spec.threads,
         )
     before_bytes = anonymous_bytes()
-    context.warm_up(BATCH_TOKENS if spec.device == "cuda" else 1)
+    context.warm_up(BATCH_TOKENS if spec.plan.device == "cuda" else 1)
     touched_bytes = anonymous_bytes() - before_bytes
     host_parts = {}
-    if spec.device == "cuda":
+    if spec.plan.device == "cuda":
         parts, host_parts = parts_on_card(log, free_before, card.free_bytes()), parts_beside_card(log)
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes)
     ready = describe(
-        spec,
+        plan,
         tokenizer,
         n_ctx_train=model.n_ctx_train,
         n_vocab=model.n_vocab,
@@ -83,24 +85,23 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
-    store, ready = open_store(spec.store, ready, identity=identity(spec, context))
+    store, ready = open_store(spec.store, ready, identity=identity(spec, context, plan.kv_type))
     return GeneratingEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
 
 
-def identity(spec: LoadModel, context: Context) -> str:
+def identity(spec: LoadModel, context: Context, kv_type: KvType) -> str:
     """Everything that the bytes of a state depend on; another one's are worth nothing."""
     file = Path(spec.path).stat()
-    parts = (file.st_size, file.st_mtime_ns, file.st_ino, spec.kv_type, context.layout, spec.device, version())
+    parts = (file.st_size, file.st_mtime_ns, file.st_ino, kv_type, context.layout, spec.plan.device, version())
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: int | None) -> AnyEngine:
     """An embedding model or a reranker."""
-    max_tokens = pass_tokens(spec.gpu_layers if spec.device == "cuda" else 0)
+    max_tokens = pass_tokens(spec.plan.gpu_layers if spec.plan.device == "cuda" else 0)
     context = PooledContext(
         model,
-        context=spec.context,
-        kv_type=spec.kv_type,
+        context=spec.plan.context,
         pass_tokens=max_tokens,
         threads=spec.threads or sensible_threads(model.n_bytes, toy_bytes=TOY_ENCODER_BYTES),
         short_threads=spec.threads or sensible_threads(model.n_bytes),
@@ -108,10 +109,10 @@ def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: i
     )
     check_scores(model, context)
     before_bytes = anonymous_bytes()
-    context.encode([np.zeros(max_tokens if spec.device == "cuda" else 1, dtype=np.int32)])
+    context.encode([np.zeros(max_tokens if spec.plan.device == "cuda" else 1, dtype=np.int32)])
     touched_bytes = anonymous_bytes() - before_bytes
     host_parts = {}
-    if spec.device == "cuda":
+    if spec.plan.device == "cuda":
         parts, host_parts = parts_on_card(log, free_before, card.free_bytes()), parts_beside_card(log)
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes, output_bytes=context.output_bytes)

@@ -17,7 +17,7 @@ from backends.gguf.context import GGML_KV_TYPE, ContextSizes
 from backends.gguf.info import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.passes import batch_tokens, input_limit
-from backends.plan import whole_blocks
+from backends.messages.plans import whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from backends.gguf.library_log import LibraryLog
     from backends.gguf.model import Model
-    from backends.messages import KvType
 
 SEQUENCES: Final = 64
 """Inputs of one pass at most."""
@@ -61,7 +60,6 @@ class PooledContext:
         model: Model,
         *,
         context: int,
-        kv_type: KvType,
         pass_tokens: int,
         threads: int,
         short_threads: int,
@@ -71,7 +69,7 @@ class PooledContext:
         self._threads, self._short_threads = threads, short_threads
         self.limit = input_limit(context, model.n_ctx_train)
         self.max_batch = batch_tokens(self.limit, pass_tokens, in_pieces=_tells_at_the_end(model))
-        params = _params(model, self.limit, kv_type=kv_type, max_batch=self.max_batch, threads=threads)
+        params = _params(model, self.limit, max_batch=self.max_batch, threads=threads)
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
             raise LoadError(explain(log), out_of_memory=is_out_of_memory(log))
@@ -160,13 +158,13 @@ class PooledContext:
             raise RuntimeError(f"llama.cpp computes no embedding: status {status}")
 
 
-def dry_pooled(model: Model, *, context: int, kv_type: KvType, pass_tokens: int) -> ContextSizes:
+def dry_pooled(model: Model, *, context: int, pass_tokens: int) -> ContextSizes:
     """The sizes of such a context on a dry model, its output buffer at its largest. Raises LoadError."""
     log = model.log
     log.lines.clear()
     limit = input_limit(context, model.n_ctx_train)
     max_batch = batch_tokens(limit, pass_tokens, in_pieces=_tells_at_the_end(model))
-    params = _params(model, limit, kv_type=kv_type, max_batch=max_batch, threads=1)
+    params = _params(model, limit, max_batch=max_batch, threads=1)
     pointer = llama_cpp.llama_init_from_model(model.pointer, params)
     if not pointer:
         raise LoadError(explain(log))
@@ -175,16 +173,14 @@ def dry_pooled(model: Model, *, context: int, kv_type: KvType, pass_tokens: int)
     return ContextSizes(cache=log.cache_bytes(), compute=log.buffers("compute"), output=output)
 
 
-def _params(
-    model: Model, limit: int, *, kv_type: KvType, max_batch: int, threads: int
-) -> llama_cpp.llama_context_params:
+def _params(model: Model, limit: int, *, max_batch: int, threads: int) -> llama_cpp.llama_context_params:
     """The one place where such a context is configured, so that a dry one has the sizes of the real one."""
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = whole_blocks(max(limit, max_batch))
     params.n_batch = params.n_ubatch = params.n_outputs_max = max_batch
     params.n_seq_max = SEQUENCES
     params.n_threads = params.n_threads_batch = threads
-    params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
+    params.type_k = params.type_v = GGML_KV_TYPE["f16"]
     params.embeddings = True
     params.kv_unified = True  # else a decoder's pass is cut into steps of equal lengths
     params.swa_full = True  # what a pass needs may leave no window

@@ -10,8 +10,6 @@ from backends.messages.commands import (
     Command,
     CutShort,
     Keep,
-    KvLayout,
-    KvType,
     LoadModel,
     Ping,
     Shutdown,
@@ -61,6 +59,7 @@ from backends.messages.jobs import (
     VectorJob,
 )
 from backends.messages.media import SpoolFile
+from backends.messages.plans import Device, EncoderPlan, GeneratorPlan, KvLayout, KvType, LoadPlan, TextPlan
 from backends.messages.reports import (
     Keeps,
     Layers,
@@ -83,9 +82,11 @@ __all__ = [
     "Delta",
     "Detokenize",
     "Detokenized",
+    "Device",
     "Embed",
     "Embedded",
     "EncoderFacts",
+    "EncoderPlan",
     "ErrorCode",
     "Event",
     "Facts",
@@ -97,6 +98,7 @@ __all__ = [
     "Function",
     "Generate",
     "GeneratorFacts",
+    "GeneratorPlan",
     "Job",
     "JsonObject",
     "JsonSchema",
@@ -108,6 +110,7 @@ __all__ = [
     "Layers",
     "LoadFailed",
     "LoadModel",
+    "LoadPlan",
     "MediaSegment",
     "Part",
     "Pattern",
@@ -130,6 +133,7 @@ __all__ = [
     "Submit",
     "TextFacts",
     "TextJob",
+    "TextPlan",
     "TextPrompt",
     "TextSegment",
     "TokenLogprob",

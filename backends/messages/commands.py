@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
 from backends.messages.events import ErrorCode
 from backends.messages.jobs import Job
 from backends.messages.plain import Plain
-
-KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-KvLayout = Literal["split", "unified"]
-"""`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
-
+from backends.messages.plans import LoadPlan
 
 J = TypeVar("J", bound=Job, default=Job)
+P = TypeVar("P", bound=LoadPlan, default=Any)
 
 
 class Store(Plain, frozen=True):
@@ -33,25 +30,15 @@ class Store(Plain, frozen=True):
     disk_bytes: int = 0
 
 
-class LoadModel(Plain, tag="load", frozen=True):
+class LoadModel(Plain, Generic[P], tag="load", frozen=True):
     """The first frame a worker receives: which model, how."""
 
     name: str
     backend: str
     path: str
-    context: int
-    """Tokens one request may use."""
-    parallel: int
-    """Sequences decoded at once."""
-    kv_type: KvType = "f16"
-    gpu_layers: int = -1
-    """Layers on the GPU; -1 means all. 0 on a machine without one."""
-    device: Literal["cuda", "cpu"] = "cpu"
+    plan: P
     threads: int = 0
     """0 means as many as the machine has physical cores for us."""
-    kv_tokens: int = 0
-    """Tokens the KV pool holds for all sequences together; 0 means context x parallel."""
-    kv_layout: KvLayout = "split"
     max_itl_ms: float = 0.0
     """The longest a running stream should wait for its next token beside prompts; 0: a small multiple of a step."""
     store: Store | None = None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from backends.plan import Device
+from backends.messages import Device
 from quantize.scores.compare import Scores
 from quantize.words import size
 

@@ -31,7 +31,7 @@ from server.settings.config_source import ConfigError
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from backends.plan import LoadPlan
+    from backends.messages import LoadPlan
     from server.memory.memory import Memory
     from server.settings.catalog import CatalogEntry
     from server.settings.config import Settings
@@ -156,7 +156,7 @@ def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
 
     verdict = "fits" if answer.fits else "does not fit"
     beside = f" beside {', '.join(entry.name for entry in others)}" if others else ""
-    write(f"{answer.model} {verdict}{beside}: {_words(answer.plan)}")
+    write(f"{answer.model} {verdict}{beside}{_words(answer.plan, before=': ')}")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -172,7 +172,7 @@ def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
         table.add_row("free", format_size(side.free_bytes))
     stdout().print(table)
     write(f"estimate: {_SOURCES[answer.source]}")
-    if answer.trained_context is not None and answer.plan.context > answer.trained_context:
+    if answer.trained_context is not None and (answer.plan.context or 0) > answer.trained_context:
         write(f"beware: the model was trained for a context of {answer.trained_context} tokens")
     if answer.would_evict:
         write(f"would evict: {', '.join(answer.would_evict)}")
@@ -187,7 +187,11 @@ _SOURCES = {
 }
 
 
-def _words(plan: PlanStatus) -> str:
-    layers = f", {plan.gpu_layers} layers on the card" if plan.gpu_layers else ""
-    pool = f", kv_tokens {plan.kv_tokens}" if plan.kv_tokens else ""
-    return f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{pool}{layers}"
+def _words(plan: PlanStatus, *, before: str = "") -> str:
+    """What the plan has; nothing where there is nothing to choose."""
+    names = ("context", "parallel", "kv_type")
+    shown = [f"{name} {value}" for name in names if (value := getattr(plan, name)) is not None]
+    pool = [f"kv_tokens {plan.kv_tokens}"] if plan.kv_tokens else []
+    layers = [f"{plan.gpu_layers} layers on the card"] if plan.gpu_layers else []
+    words = ", ".join([*shown, *pool, *layers])
+    return before + words if words else ""

@@ -16,7 +16,7 @@ import typer
 from server.cli.console import CliError, ExitCode, say, write, write_json
 
 if TYPE_CHECKING:
-    from backends.plan import Device
+    from backends.messages import Device
     from quantize.order import Order
     from quantize.work import Done
 

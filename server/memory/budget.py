@@ -20,7 +20,7 @@ from server.scheduling.budget import Refused
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from backends.plan import Device, LoadPlan
+    from backends.messages import Device, LoadPlan
     from server.memory.capacity import Capacity, WishChange
     from server.memory.files import FileFacts
     from server.memory.memory import Memory

@@ -5,12 +5,14 @@ The answer of `onecard fit` and `GET /v1/capacity`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
-from backends.messages import KvType
+from backends.messages import EncoderPlan, GeneratorPlan, KvType, TextPlan
 from backends.plan import JOBS_AT_ONCE, Amount
 from backends.registry import backend_of
 from server.memory.placement import Placed, largest_context, place
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from backends.backend import Header
-    from backends.plan import Footprint, LoadPlan, Parts, Wish
+    from backends.messages import LoadPlan
+    from backends.plan import Footprint, Parts, Wish
     from server.memory.estimator import Estimate
 
 MOST_ALTERNATIVES: Final = 6
@@ -39,7 +42,7 @@ class WishChange:
     def over(self, wish: Wish) -> Wish:
         """The wish with these in their places: what was asked for is not changed any more."""
         named = {name for name in ("parallel", "kv_type") if getattr(self, name) is not None}
-        return replace(
+        return dataclasses.replace(
             wish,
             context=self.context or wish.context,
             parallel=self.parallel or wish.parallel,
@@ -49,15 +52,15 @@ class WishChange:
 
 
 class PlanStatus(msgspec.Struct, frozen=True):
-    """A configuration."""
+    """A configuration; null for what its sort of model has not."""
 
-    context: int
-    parallel: int
+    context: int | None = None
+    parallel: int | None = None
     """Requests at once; of a model that gives vectors or scores what its engine takes, which costs no memory."""
-    kv_type: str
-    gpu_layers: int
+    kv_type: str | None = None
+    gpu_layers: int | None = None
     """Layers on the card, the output layer counted; 0 on the CPU."""
-    kv_tokens: int = 0
+    kv_tokens: int | None = None
     """Of a KV pool that all sequences share; 0: each has cells for a whole context."""
 
 
@@ -142,7 +145,7 @@ def capacity_of(
         budget_bytes=main.budget_bytes,
         free_bytes=main.free_bytes,
         fits=fits,
-        plan=PlanStatus(plan.context, _parallel(header, plan), plan.kv_type, _n_layers(header, plan), plan.kv_tokens),
+        plan=PlanStatus(**_figures(header, plan)),
         would_evict=sorted(candidate.name for candidate in leaving or ()),
         alternatives=_alternatives(header, plan, usable, footprint_of, fits=fits),
         reason=placed.message if isinstance(placed, Refused) else None,
@@ -155,7 +158,7 @@ def capacity_of(
 
 def _nearest(header: Header, wish: Wish, room: Amount, footprint_of: Callable[[LoadPlan], Footprint]) -> LoadPlan:
     """Of plans that do not fit the one that lacks least."""
-    plans = backend_of(header).plans(header, wish)
+    plans: Iterator[LoadPlan] = backend_of(header).plans(header, wish)
     return min(plans, key=lambda plan: (footprint_of(plan).amount - room).no_less_than_none().total_bytes)
 
 
@@ -167,45 +170,69 @@ def _alternatives(
     header: Header, plan: LoadPlan, usable: Amount, footprint_of: Callable[[LoadPlan], Footprint], *, fits: bool
 ) -> list[Alternative]:
     """Nothing that is no more than the plan, where that fits, or than another one with the cache that was asked for."""
-    found: list[Alternative] = []
+    if not isinstance(plan, TextPlan):
+        return []
+    found: list[tuple[TextPlan, int]] = []
     for other in _variants(header, plan, footprint_of):
         context = largest_context(other, usable, footprint_of)
         best = replace(other, context=context)
         if context < _LEAST_CONTEXT or best == plan:
             continue
-        if (fits and _covers(plan, best)) or any(_covers(better, best) for better in found):
+        if (fits and _covers(plan, best)) or any(_covers(better, best) for better, _ in found):
             continue
-        layers = _n_layers(header, best)
-        parallel, total_bytes = _parallel(header, best), footprint_of(best).on(best.device).total_bytes
-        found.append(Alternative(context, parallel, best.kv_type, layers, total_bytes=total_bytes))
-    return sorted(found, key=lambda a: (-a.context, -a.parallel, a.total_bytes))[:MOST_ALTERNATIVES]
+        found.append((best, footprint_of(best).on(best.device).total_bytes))
+    found.sort(key=lambda one: (-one[0].context, -_parallel(one[0]), one[1]))
+    return [
+        Alternative(**_figures(header, best), total_bytes=total_bytes)
+        for best, total_bytes in found[:MOST_ALTERNATIVES]
+    ]
 
 
-def _covers(better: LoadPlan | Alternative, other: LoadPlan) -> bool:
-    return better.context >= other.context and better.parallel >= other.parallel
+def _covers(better: TextPlan, other: TextPlan) -> bool:
+    return better.context >= other.context and _parallel(better) >= _parallel(other)
 
 
-def _variants(header: Header, plan: LoadPlan, footprint_of: Callable[[LoadPlan], Footprint]) -> Iterator[LoadPlan]:
+def _variants(header: Header, plan: TextPlan, footprint_of: Callable[[LoadPlan], Footprint]) -> Iterator[TextPlan]:
     """Plans whose longest context is worth knowing, the cache that was asked for before a smaller one."""
-    longest = replace(plan, context=max(header.n_ctx_train, plan.context), kv_tokens=0)
-    smaller = replace(longest, kv_type="q8_0")
-    kv_types: list[KvType] = [plan.kv_type]
-    if footprint_of(smaller).amount.total_bytes < footprint_of(longest).amount.total_bytes:
-        kv_types.append("q8_0")
-    parallels = (2 * plan.parallel, plan.parallel, 1) if header.gives == "text" else (plan.parallel,)
-    for kv_type in kv_types:
-        for parallel in dict.fromkeys(parallels):
-            yield replace(longest, parallel=parallel, kv_type=kv_type)
+    longest: TextPlan = replace(plan, context=max(header.n_ctx_train, plan.context))
+    if isinstance(longest, GeneratorPlan):
+        longest = replace(longest, kv_tokens=0)
+        smaller = replace(longest, kv_type="q8_0")
+        kv_types: list[KvType] = [longest.kv_type]
+        if footprint_of(smaller).amount.total_bytes < footprint_of(longest).amount.total_bytes:
+            kv_types.append("q8_0")
+        for kv_type in kv_types:
+            for parallel in dict.fromkeys((2 * longest.parallel, longest.parallel, 1)):
+                yield replace(longest, parallel=parallel, kv_type=kv_type)
+    else:
+        yield longest
     if plan.device == "cuda":
         for n_layers in range(header.n_layers, 0, -max(1, header.n_layers // 4)):
             yield replace(longest, gpu_layers=n_layers)
 
 
-def _parallel(header: Header, plan: LoadPlan) -> int:
-    return plan.parallel if header.gives == "text" else JOBS_AT_ONCE
+def _figures(header: Header, plan: LoadPlan) -> dict[str, Any]:
+    """What a plan has of a `PlanStatus`."""
+    match plan:
+        case GeneratorPlan():
+            return {
+                "context": plan.context,
+                "parallel": plan.parallel,
+                "kv_type": plan.kv_type,
+                "gpu_layers": _n_layers(header, plan),
+                "kv_tokens": plan.kv_tokens,
+            }
+        case EncoderPlan():
+            return {"context": plan.context, "parallel": JOBS_AT_ONCE, "gpu_layers": _n_layers(header, plan)}
+        case _:
+            return {}
 
 
-def _n_layers(header: Header, plan: LoadPlan) -> int:
+def _parallel(plan: TextPlan) -> int:
+    return plan.parallel if isinstance(plan, GeneratorPlan) else JOBS_AT_ONCE
+
+
+def _n_layers(header: Header, plan: TextPlan) -> int:
     if plan.device == "cpu":
         return 0
     return header.n_layers + 1 if plan.gpu_layers < 0 else plan.gpu_layers

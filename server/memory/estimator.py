@@ -12,12 +12,15 @@ import json
 import os
 import statistics
 import tempfile
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from msgspec.structs import astuple
+
 from backends import dry
 from backends.backend import HeaderError, version_of
+from backends.messages import TextPlan
 from backends.plan import Amount, Footprint
 from backends.registry import TEST_ENGINE, backend_of
 from server.memory.files import FileReader
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
     from backends.backend import Header
     from backends.dry import DrySizes
-    from backends.plan import LoadPlan, Parts
+    from backends.messages import LoadPlan
+    from backends.plan import Parts
     from server.memory.files import FileFacts, FileKey
 
 Source = Literal["measured", "dry", "header"]
@@ -128,7 +132,8 @@ class Estimator:
         module = backend_of(facts.header).dry
         if module is None:
             return []
-        missing = [plan for plan in wanted[:MOST_DRY_PLANS] if not self.has_dry(facts, plan)]
+        likely = [plan for plan in wanted[:MOST_DRY_PLANS] if isinstance(plan, TextPlan)]
+        missing = [plan for plan in likely if not self.has_dry(facts, plan)]
         layers = dict.fromkeys(plan.gpu_layers for plan in missing)
         return [dry.Question(module, facts.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
 
@@ -233,9 +238,9 @@ class Estimator:
         self.learned.put(_section(section, plan, side), key, value)
 
     def _machine(self, header: Header, plan: LoadPlan) -> str:
-        """The name under which the process itself is known: libraries differ by backend and by what a model gives."""
-        gives = "text" if header.gives == "text" else "vectors"
-        return f"{plan.device} {header.backend} {self._engine_of(header)} {gives}"
+        """The name under which the process itself is known: libraries differ by backend and by sort of model."""
+        sort = plan.__struct_config__.tag
+        return f"{plan.device} {header.backend} {self._engine_of(header)} {sort}"
 
     def _key(self, facts: FileFacts, plan: LoadPlan | None = None) -> str:
         words = [*facts.key, *(astuple(plan) if plan is not None else ()), self._engine_of(facts.header)]

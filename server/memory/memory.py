@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends import host
+from backends.messages import Device
 from backends.plan import Amount
 from server.memory import gpu
 from server.memory.ledger import Ledger, Tenant
@@ -27,8 +28,7 @@ from server.settings.sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backends.messages import Store
-    from backends.plan import Device
+    from backends.messages import Device, Store
     from server.memory.ledger import Account
     from server.settings.config import MemorySection
 

@@ -7,9 +7,12 @@ A plan fits where both memories have room for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, assert_never
 
+from msgspec.structs import replace
+
+from backends.messages import EncoderPlan, GeneratorPlan
 from backends.plan import Amount
 from backends.registry import backend_of
 from server.scheduling.budget import Refused
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.backend import Header
-    from backends.plan import Device, Footprint, LoadPlan, Parts, Wish
+    from backends.messages import Device, LoadPlan, TextPlan
+    from backends.plan import Footprint, Parts, Wish
 
 _CONTEXT_STEP: Final = 256
 
@@ -74,12 +78,10 @@ def place(
 def sums(placed: Placed) -> str:
     """A plan and its footprint by component, for people."""
     plan, footprint = placed.plan, placed.footprint
-    pool = f", kv_tokens {plan.kv_tokens}" if plan.kv_tokens else ""
-    layers = f", {plan.gpu_layers} layers on the card" if plan.device == "cuda" and plan.gpu_layers >= 0 else ""
-    shape = f"context {plan.context}, parallel {plan.parallel}, kv_type {plan.kv_type}{pool}{layers}"
+    shape = f" at {plan.words}" if plan.words else ""
     if plan.device == "cpu":
-        return f"{_sum(footprint.host)} at {shape}"
-    return f"{_sum(footprint.device)} on the card and {_sum(footprint.host)} of host memory at {shape}"
+        return f"{_sum(footprint.host)}{shape}"
+    return f"{_sum(footprint.device)} on the card and {_sum(footprint.host)} of host memory{shape}"
 
 
 def memory_words(device: Device, amount: Amount) -> str:
@@ -89,15 +91,25 @@ def memory_words(device: Device, amount: Amount) -> str:
     return f"{format_size(amount.device)} on the card and {format_size(amount.host)} of host memory"
 
 
-def largest_context(plan: LoadPlan, room: Amount, estimate: Callable[[LoadPlan], Footprint]) -> int:
+def largest_context(plan: TextPlan, room: Amount, estimate: Callable[[LoadPlan], Footprint]) -> int:
     """The longest context of a plan that fits into the bytes, in steps of 256; 0 when none does."""
     low, high = 0, plan.context // _CONTEXT_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        context = middle * _CONTEXT_STEP
-        shorter = replace(plan, context=context, kv_tokens=min(plan.kv_tokens, context * plan.parallel))
+        shorter = with_context(plan, middle * _CONTEXT_STEP)
         low, high = (middle, high) if estimate(shorter).amount.within(room) else (low, middle - 1)
     return low * _CONTEXT_STEP
+
+
+def with_context(plan: TextPlan, context: int) -> TextPlan:
+    """The same for requests of another length; a pool is no larger than all of them."""
+    match plan:
+        case GeneratorPlan():
+            return replace(plan, context=context, kv_tokens=min(plan.kv_tokens, context * plan.parallel))
+        case EncoderPlan():
+            return replace(plan, context=context)
+        case _:
+            assert_never(plan)
 
 
 def _sum(parts: Parts) -> str:
@@ -138,13 +150,19 @@ def _hint(plan: LoadPlan, budget: Amount, estimate: Callable[[LoadPlan], Footpri
     def fits(other: LoadPlan) -> bool:
         return estimate(other).amount.within(budget)
 
-    options: list[str] = []
-    if plan.kv_type != "q8_0" and fits(replace(plan, kv_type="q8_0")):
-        options.append("kv_type q8_0")
-    if context := largest_context(plan, budget, estimate):
-        options.append(f"context {context}")
-    if plan.parallel > 1 and fits(replace(plan, parallel=1)):
-        options.append("parallel 1")
-    if not options and (context := largest_context(replace(plan, parallel=1, kv_type="q8_0"), budget, estimate)):
-        options.append(f"context {context} with parallel 1 and kv_type q8_0")
+    match plan:
+        case GeneratorPlan():
+            options = [*(["kv_type q8_0"] if plan.kv_type != "q8_0" and fits(replace(plan, kv_type="q8_0")) else [])]
+            if context := largest_context(plan, budget, estimate):
+                options.append(f"context {context}")
+            if plan.parallel > 1 and fits(replace(plan, parallel=1)):
+                options.append("parallel 1")
+            smallest = replace(plan, parallel=1, kv_type="q8_0")
+            if not options and (context := largest_context(smallest, budget, estimate)):
+                options.append(f"context {context} with parallel 1 and kv_type q8_0")
+        case EncoderPlan():
+            context = largest_context(plan, budget, estimate)
+            options = [f"context {context}"] if context else []
+        case _:  # of a sort of model that has nothing to choose
+            options = []
     return f" hint: {' or '.join(options[:2])} fits" if options else ""

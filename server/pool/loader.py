@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from backends.backend import HeaderError
 from backends.crash_reason import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
-from backends.plan import Amount, LoadPlan
+from backends.plan import Amount
 from backends.registry import kind_giving
 from backends.worker import Listener, Timeouts, Worker
 from server.memory.ledger import LedgerError, Measured, Tenant
@@ -99,12 +99,12 @@ class Loader:
         computes = Measured(ready.measured_bytes, ready.parts)
         device, host = (computes, beside) if self.memory.device == "cuda" else (Measured(), computes)
         if (facts := self._budget.files.facts(spec.name)) is not None:
-            self._budget.estimator.learn(facts, self._plan(spec), Amount(device.n_bytes, host.n_bytes))
+            self._budget.estimator.learn(facts, spec.plan, Amount(device.n_bytes, host.n_bytes))
         return self.memory.ledger.settle(Tenant(spec.name), device=device, host=host)
 
     def ran_out(self, spec: LoadModel, footprint: Footprint) -> str:
         """Remember that a load ran out of memory: what was planned, in one sentence; `estimator.save` keeps it."""
-        plan = self._plan(spec)
+        plan = spec.plan
         if (facts := self._budget.files.facts(spec.name)) is not None:
             self._budget.estimator.doubt(facts, plan)
         account = self.memory.account
@@ -115,9 +115,6 @@ class Loader:
         """Whether its engine computes prompts that can be found again: vectors have no state."""
         facts = self._budget.files.facts(entry.name)
         return facts is not None and "prefix_cache" in kind_giving(facts.header.gives).series
-
-    def _plan(self, spec: LoadModel) -> LoadPlan:
-        return LoadPlan(spec.context, spec.parallel, spec.kv_type, spec.gpu_layers, self.memory.device, spec.kv_tokens)
 
     async def _wait_for_card(self, name: str, placed: Placed) -> None:
         needed = placed.footprint.amount
@@ -137,18 +134,11 @@ class Loader:
         return 2 * (placed.footprint.amount.host + file_bytes) + LIMIT_EXTRA_BYTES
 
     def _spec(self, entry: CatalogEntry, placed: Placed) -> LoadModel:
-        plan = placed.plan
         return LoadModel(
             name=entry.name,
             backend=entry.backend,
             path=str(entry.path),
-            context=plan.context,
-            parallel=plan.parallel,
-            kv_type=plan.kv_type,
-            gpu_layers=plan.gpu_layers,
-            device=plan.device,
-            kv_tokens=plan.kv_tokens,
-            kv_layout=plan.kv_layout,
+            plan=placed.plan,
             max_itl_ms=0.0 if entry.config.max_itl_ms == "auto" else entry.config.max_itl_ms,
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.options_of(entry.backend),

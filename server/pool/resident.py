@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from backends.backend import Header
-    from backends.messages import ErrorCode, Ready
-    from backends.plan import Device
+    from backends.messages import Device, ErrorCode, Ready
     from backends.worker import Exit, Worker
     from server.memory.files import FileKey
     from server.memory.ledger import Reservation

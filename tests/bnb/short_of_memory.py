@@ -25,6 +25,7 @@ from backends.kernel import give_back_freed
 from backends.messages import Failed, Generate, LoadModel, Sampling, Store, TokenPrompt
 from tests.gguf.driver import run, text_job
 from tests.models import canary_kv
+from tests.specs import spec_of
 
 MIB = 2**20
 PROMPT = "the quick brown fox jumps over the lazy dog " * 14
@@ -106,11 +107,11 @@ def cells(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     may_take(100 * MIB)
     try:
-        load(LoadModel("fat", "bnb", folder, **fields), lambda _: None)
+        load(spec_of("fat", "bnb", folder, **fields), lambda _: None)
     except LoadError as error:
         found["load"] = [error.message, error.out_of_memory]
     may_take(None)
-    engine = load(LoadModel("fat", "bnb", folder, **fields, kv_tokens=1024, kv_layout="unified"), lambda _: None)
+    engine = load(spec_of("fat", "bnb", folder, **fields, kv_tokens=1024, kv_layout="unified"), lambda _: None)
     found["before"] = said(engine, *(fat_job(name) for name in "abc"))
     may_take(4 * MIB)  # a third of the least by which a row grows
     found["never"] = said(engine, fat_job("never", times=3))
@@ -124,7 +125,7 @@ def passes(folder: str, store: Store | None) -> dict[str, Any]:
     """A model whose passes take memory by the token, and at some depth more than there is."""
     # A gap so long that time decides nothing: passes are as long on every processor.
     fields: dict[str, Any] = {"context": 1024, "parallel": 3, "threads": 1, "store": store, "max_itl_ms": 60_000.0}
-    engine: Any = load(LoadModel("kv", "bnb", folder, **fields, kv_tokens=2048, kv_layout="unified"), lambda _: None)
+    engine: Any = load(spec_of("kv", "bnb", folder, **fields, kv_tokens=2048, kv_layout="unified"), lambda _: None)
     a, b, c = (canary_job(name, 130) for name in "abc")
     deep, long = canary_job("deep", DEEP + 100), canary_job("long", 20, n=200)
     found: dict[str, Any] = {"alone": {job.id: said(engine, job)[job.id] for job in (a, b, c, deep, long)}}

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from backends.bnb.loading import load
 from backends.engine import Engine
-from backends.messages import LoadModel
 from tests.quantize.zoo import ZOO, build
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Engine]:
-    engine = load(LoadModel("zoo", "bnb", str(folder), context=448, parallel=3), lambda _: None)
+    engine = load(spec_of("zoo", "bnb", str(folder), context=448, parallel=3), lambda _: None)
     yield engine
     engine.close()
 

@@ -10,8 +10,8 @@ import pytest
 
 from backends.bnb.loading import load
 from backends.engine import LoadError
-from backends.messages import LoadModel
 from tests.models import broken_folders
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -21,7 +21,7 @@ def test_a_bad_folder_is_refused_with_its_files_name(tmp_path: Path, case: str) 
     folder = broken_folders.make(case, tmp_path / "model")
 
     with pytest.raises(LoadError, match=broken_folders.TABLE[case][1]) as caught:
-        load(LoadModel("bad", "bnb", str(folder), context=256, parallel=1), lambda _: None)
+        load(spec_of("bad", "bnb", str(folder), context=256, parallel=1), lambda _: None)
 
     assert str(folder) not in caught.value.message
 
@@ -40,7 +40,7 @@ def hook(name, args):
         seen.append(name)
 sys.addaudithook(hook)
 try:
-    loading.load(LoadModel("bad", "bnb", sys.argv[1], context=256, parallel=1), lambda _: None)
+    loading.load(spec_of("bad", "bnb", sys.argv[1], context=256, parallel=1), lambda _: None)
 except LoadError as error:
     print(error.message)
 print("seen", seen)
@@ -66,7 +66,7 @@ def test_another_quantisation_than_the_stored_one_is_refused(folder: Path) -> No
     broken_folders.edit(
         folder, "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
     )
-    spec = LoadModel("bad", "bnb", str(folder), context=256, parallel=1, options={"quantization": "bnb-8bit"})
+    spec = spec_of("bad", "bnb", str(folder), context=256, parallel=1, options={"quantization": "bnb-8bit"})
 
     with pytest.raises(LoadError, match=r"stored in 4 bits.*hint"):
         load(spec, lambda _: None)

@@ -11,9 +11,10 @@ import pytest
 
 from backends.bnb.loading import load
 from backends.engine import Engine
-from backends.messages import Generate, KvLayout, LoadModel, Sampling, Store, TokenPrompt
+from backends.messages import Generate, KvLayout, Sampling, Store, TokenPrompt
 from tests.gguf.driver import Outcome, step_until_idle
 from tests.quantize.zoo import build
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["split", "unified"])
 def engine(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Iterator[Engine]:
     layout: KvLayout = request.param
-    spec = LoadModel(
+    spec = spec_of(
         name="windowed",
         backend="bnb",
         path=str(folder),

@@ -12,11 +12,12 @@ import demo
 from backends import registry
 from backends.bnb.loading import load
 from backends.engine import Engine, LoadError
-from backends.messages import ChatPrompt, Generate, LoadModel, Sampling, Store, TextPrompt
+from backends.messages import ChatPrompt, Generate, Sampling, Store, TextPrompt
 from demo import evaluate
 from tests.gguf.driver import Outcome, run, text_job
 from tests.models import canary_p
 from tests.quantize.conftest import make
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -24,7 +25,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def open_demo(path: Path = Path(demo.HF_PATH), **fields: Any) -> Engine:
-    return load(LoadModel("demo", "bnb", str(path), **{"context": 1024, "parallel": 8, **fields}), lambda _: None)
+    return load(spec_of("demo", "bnb", str(path), **{"context": 1024, "parallel": 8, **fields}), lambda _: None)
 
 
 def questions(n: int, **fields: Any) -> list[Generate]:
@@ -45,7 +46,7 @@ def test_a_folder_says_what_its_gguf_says(tmp_path: Path, kind: str) -> None:
     path = Path(demo.GGUF_PATH) if kind == "F16" else make(Path(demo.HF_PATH), tmp_path, "F32", name="demo").written[0]
     jobs = questions(100, logprobs=5)
     folder = open_demo()
-    spec = LoadModel("demo", "gguf", str(path), context=1024, parallel=1, threads=1)
+    spec = spec_of("demo", "gguf", str(path), context=1024, parallel=1, threads=1)
     file = registry.engine_of("gguf")(spec, lambda _: None)
     ours = [run(folder, [job])[0] for job in jobs]
     theirs = [run(file, [job])[0] for job in jobs]
@@ -89,7 +90,7 @@ def test_what_quantize_writes_is_served(tmp_path: Path, type_name: str) -> None:
 
 @pytest.fixture
 def small_pool(canary_folder: Path) -> Iterator[Engine]:
-    spec = LoadModel(
+    spec = spec_of(
         "canary", "bnb", str(canary_folder), context=512, parallel=4, threads=1, kv_tokens=1024, kv_layout="unified"
     )
     engine = load(spec, lambda _: None)
@@ -111,7 +112,7 @@ def test_a_new_worker_finds_what_the_last_one_left(tmp_path: Path, canary_folder
     prompt = "h" * 300
 
     def ask() -> Outcome:
-        spec = LoadModel("canary", "bnb", str(canary_folder), context=512, parallel=2, threads=1, store=store)
+        spec = spec_of("canary", "bnb", str(canary_folder), context=512, parallel=2, threads=1, store=store)
         engine = load(spec, lambda _: None)
         (outcome,) = run(engine, [Generate("j", TextPrompt(prompt), GREEDY, max_tokens=10)])
         engine.close()
@@ -129,9 +130,9 @@ def test_a_context_beyond_learned_positions_is_refused(tmp_path: Path) -> None:
     folder = build("gpt2", tmp_path / "gpt2")
 
     with pytest.raises(LoadError, match=r"512 positions, context = 1024"):
-        load(LoadModel("gpt2", "bnb", str(folder), context=1024, parallel=1), lambda _: None)
+        load(spec_of("gpt2", "bnb", str(folder), context=1024, parallel=1), lambda _: None)
 
 
 def test_kv_types_of_llama_cpp_are_refused_by_name(canary_folder: Path) -> None:
     with pytest.raises(LoadError, match="kv_type q8_0 is for GGUF"):
-        load(LoadModel("c", "bnb", str(canary_folder), context=512, parallel=1, kv_type="q8_0"), lambda _: None)
+        load(spec_of("c", "bnb", str(canary_folder), context=512, parallel=1, kv_type="q8_0"), lambda _: None)

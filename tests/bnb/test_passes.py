@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from backends.bnb.loading import load
-from backends.messages import LoadModel
 from tests.models import canary_kv
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -57,7 +57,7 @@ class Hungry:
 @pytest.fixture
 def hungry(tmp_path: Path) -> Iterator[Hungry]:
     folder = canary_kv.build_folder(tmp_path / "model")
-    engine: Any = load(LoadModel("kv", "bnb", str(folder), context=512, parallel=1, threads=1), lambda _: None)
+    engine: Any = load(spec_of("kv", "bnb", str(folder), context=512, parallel=1, threads=1), lambda _: None)
     found = Hungry(engine._context)
     engine._context._runner._model.register_forward_pre_hook(found, with_kwargs=True)
     yield found

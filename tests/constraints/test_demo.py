@@ -14,12 +14,13 @@ from backends import registry
 from backends.engine import Engine
 from backends.formats.known import named
 from backends.formats.pieces import CallArguments, CallBegins
-from backends.messages import ChatPrompt, Failed, Generate, JsonSchema, LoadModel, Sampling, ToolCalls
+from backends.messages import ChatPrompt, Failed, Generate, JsonSchema, Sampling, ToolCalls
 from server.schemas.json_schema import checked
 from tests.constraints.schemas import REAL
 from tests.formats.recorded import ADD, WEATHER
 from tests.formats.walks import function
 from tests.gguf.driver import Outcome, run
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -55,7 +56,7 @@ TOOLS = [DEMO_WEATHER, DEMO_ADD]
 
 @pytest.fixture(scope="module")
 def demo(backend: str, demo_model: Path) -> Iterator[Engine]:
-    spec = LoadModel(name="demo", backend=backend, path=str(demo_model), context=1024, parallel=16, threads=1)
+    spec = spec_of(name="demo", backend=backend, path=str(demo_model), context=1024, parallel=16, threads=1)
     engine = registry.engine_of(backend)(spec, lambda _: None)
     yield engine
     engine.close()

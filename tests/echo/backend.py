@@ -12,8 +12,8 @@ from backends import model_files
 from backends.backend import Files, Header, HeaderError, Setting
 from backends.kinds import AnyKind
 from backends.options import Options
-from backends.plan import Amount, Footprint, LoadPlan, Parts, Wish
-from tests.echo.kind import ECHO
+from backends.plan import Amount, Footprint, Parts, Wish
+from tests.echo.kind import ECHO, EchoPlan
 
 MAGIC = b"ECHO "
 RUNTIME_BYTES = 20 * 2**20
@@ -66,17 +66,17 @@ class Echoes:
             raise HeaderError(f"{path.name} does not say how much it weighs")
         return EchoHeader(int(words))
 
-    def plans(self, header: EchoHeader, wish: Wish) -> Iterator[LoadPlan]:
-        yield LoadPlan(0, 2, "f16", 0, wish.device)
+    def plans(self, header: EchoHeader, wish: Wish) -> Iterator[EchoPlan]:
+        yield EchoPlan(device=wish.device)
 
     def longest_context(self, header: EchoHeader, context: int | None) -> int | None:
         return None
 
-    def estimate(self, header: EchoHeader, plan: LoadPlan) -> Footprint:
+    def estimate(self, header: EchoHeader, plan: EchoPlan) -> Footprint:
         return Footprint(host=Parts(weights=header.weights, runtime=RUNTIME_BYTES))
 
-    def card_share(self, header: EchoHeader, plan: LoadPlan) -> float:
+    def card_share(self, header: EchoHeader, plan: EchoPlan) -> float:
         return 0.0
 
-    def runtime_bytes(self, header: EchoHeader, plan: LoadPlan) -> Amount:
+    def runtime_bytes(self, header: EchoHeader, plan: EchoPlan) -> Amount:
         return Amount(host=RUNTIME_BYTES)

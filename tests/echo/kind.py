@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.kinds import Kind, Limits
-from backends.messages import Facts, Job, Part, SpoolFile
+from backends.messages import Facts, Job, LoadPlan, Part, SpoolFile
 
 
 class Echo(Job, tag="echo", frozen=True):
@@ -26,6 +26,10 @@ class EchoFacts(Facts, tag="echo", frozen=True):
     longest_bytes: int
 
 
+class EchoPlan(LoadPlan, tag="echo", frozen=True):
+    """Nothing to choose."""
+
+
 ECHO = Kind(
     name="echo",
     job=Echo,
@@ -38,5 +42,6 @@ ECHO = Kind(
     paths=("/v1/echo",),
     weight=lambda job: 0,
     facts=EchoFacts,
+    plan=EchoPlan,
     limits=Limits(files=("file",), file_bytes=64 * 1024, media=("text/*",)),
 )

@@ -143,6 +143,7 @@ def test_ps_and_fit_show_what_there_is(server: Server) -> None:
     assert re.search(r"ready +80 ?MiB/80 ?MiB +- +0/2", line), line
     capacity = server.get("/v1/capacity?model=parrot").json()
     assert (capacity["gives"], capacity["total_bytes"], capacity["fits"]) == ("echoes", 80 * MIB, True)
+    assert set(capacity["plan"].values()) == {None}
 
 
 def test_models_of_all_kinds_evict_each_other(server: Server) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from backends import registry
 from backends.engine import Engine
-from backends.messages import LoadModel
 from tests.embeddings import models
+from tests.specs import spec_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def engine_of(made: Models) -> Iterator[Callable[[str, str], Engine]]:
     def engine(name: str, backend: str) -> Engine:
         if (name, backend) not in loaded:
             path = str(made.path(name, backend))
-            spec = LoadModel(name=name, backend=backend, path=path, context=512, parallel=2, threads=1)
+            spec = spec_of(name=name, backend=backend, path=path, context=512, parallel=2, threads=1)
             loaded[name, backend] = registry.engine_of(backend)(spec, lambda _: None)
         return loaded[name, backend]
 

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 
 from backends import registry
 from backends.engine import Engine, LoadError
-from backends.messages import Embed, LoadModel
+from backends.messages import Embed
 from tests.embeddings import models
 from tests.embeddings.driver import cosines, vectors
 from tests.embeddings.models import TEXTS
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -28,7 +29,7 @@ def load() -> Iterator[Callable[..., Engine]]:
     loaded: list[Engine] = []
 
     def engine(folder: Path, **options: str) -> Engine:
-        spec = LoadModel(
+        spec = spec_of(
             name="x", backend="bnb", path=str(folder), context=512, parallel=2, threads=1, options=dict(options)
         )
         loaded.append(registry.engine_of("bnb")(spec, lambda _: None))

@@ -11,7 +11,7 @@ import pytest
 from backends.backend import HeaderError
 from backends.bnb.header import read
 from backends.bnb.layout import Layout, LayoutError, input_limit, read_layout
-from backends.plan import LoadPlan
+from backends.messages import EncoderPlan
 from backends.registry import estimate
 from tests.embeddings.models import minilm
 
@@ -99,7 +99,7 @@ def test_positions_behind_the_padding_are_not_counted():
 
 def test_the_price_of_an_encoder_has_no_cache():
     header = read(minilm())
-    footprint = estimate(header, LoadPlan(512, 2, "f16", 0, "cpu")).host
+    footprint = estimate(header, EncoderPlan(512)).host
 
     assert header.gives == "vectors"
     assert header.n_ctx_train == 512

@@ -132,7 +132,7 @@ class FakeEngine:
     """Keeps the rules of a real engine: never more sequences than `parallel`, one terminal event per job."""
 
     def __init__(self, spec: LoadModel, measured_bytes: int, host_bytes: int = 0) -> None:
-        self._spec = spec
+        self._context, self._parallel = spec.plan.context, spec.plan.parallel
         self._measured_bytes, self._host_bytes = measured_bytes, host_bytes
         self._running: dict[str, Running] = {}
 
@@ -140,7 +140,7 @@ class FakeEngine:
 
     def ready(self) -> Ready:
         facts = GeneratorFacts(
-            context=self._spec.context,
+            context=self._context,
             n_ctx_train=8192,
             n_vocab=256,
             tool_format="hermes",
@@ -149,7 +149,7 @@ class FakeEngine:
         )
         return Ready(
             facts,
-            parallel=self._spec.parallel,
+            parallel=self._parallel,
             layers=Layers(0, 4),
             measured_bytes=self._measured_bytes,
             parts={"weights": self._measured_bytes},
@@ -170,18 +170,18 @@ class FakeEngine:
         if isinstance(job, Tokenize):
             pieces = [bytes([token]) for token in tokens] if job.pieces else None
             return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id)]
-        if len(tokens) >= self._spec.context:
+        if len(tokens) >= self._context:
             message = (
-                f"This model's maximum context length is {self._spec.context} tokens. However, your prompt resulted in "
+                f"This model's maximum context length is {self._context} tokens. However, your prompt resulted in "
                 f"{len(tokens)} tokens. Please reduce the length of the prompt."
             )
             raise JobError("context_length_exceeded", message, param="prompt")
         return _script(job, len(tokens))
 
     def add(self, prepared: FakePrepared) -> list[Event]:
-        sequences = min(prepared.job.n, self._spec.parallel)
+        sequences = min(prepared.job.n, self._parallel)
         taken = sum(running.sequences for running in self._running.values())
-        if taken + sequences > self._spec.parallel:
+        if taken + sequences > self._parallel:
             raise RuntimeError("more sequences than room: the server must not dispatch this")
         if prepared.trap == "crash-early":
             os.abort()
@@ -219,7 +219,7 @@ class FakeEngine:
             n_decode += self._advance(running, events)
         duration_us = int((time.monotonic() - begin) * 1e6)
         kv_used = sum(r.prepared.prompt_tokens + r.completion_tokens for r in self._running.values())
-        kv_total = self._spec.context * self._spec.parallel
+        kv_total = self._context * self._parallel
         return Step(
             events=events,
             n_decode=n_decode,

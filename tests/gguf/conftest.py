@@ -12,12 +12,12 @@ import pytest
 
 from backends import registry
 from backends.engine import Engine
-from backends.messages import LoadModel
+from tests.specs import spec_of
 
 
 @pytest.fixture(scope="session")
 def canary_engine(backend: str, canary_model: Path) -> Iterator[Engine]:
-    spec = LoadModel(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
+    spec = spec_of(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
     engine = registry.engine_of(backend)(spec, lambda _: None)
     yield engine
     engine.close()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from backends.engine import Engine
 from backends.gguf.loading import load
-from backends.messages import Generate, KvLayout, KvType, LoadModel, Sampling, Store, TokenLogprob, TokenPrompt
+from backends.messages import Generate, KvLayout, KvType, Sampling, Store, TokenLogprob, TokenPrompt
 from tests.gguf.driver import Outcome, run
+from tests.specs import spec_of
 
 _NUMBERS = itertools.count()
 GREEDY = Sampling(temperature=0)
@@ -37,7 +38,7 @@ def open_engine(
     disk_bytes: int = 0,
     max_itl_ms: float = 0.0,
 ) -> Engine:
-    spec = LoadModel(
+    spec = spec_of(
         name="canary",
         backend="gguf",
         path=str(model),

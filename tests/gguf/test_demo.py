@@ -11,16 +11,17 @@ from transformers import AutoTokenizer
 import demo
 from backends.engine import Engine
 from backends.gguf.loading import load
-from backends.messages import ChatPrompt, Generate, LoadModel, Sampling, TextPrompt, Tokenize, Tokenized
+from backends.messages import ChatPrompt, Generate, Sampling, TextPrompt, Tokenize, Tokenized
 from demo import evaluate
 from tests.gguf.driver import run
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
 def demo_engine() -> Iterator[Engine]:
-    spec = LoadModel(name="demo", backend="gguf", path=str(demo.GGUF_PATH), context=2048, parallel=2, threads=2)
+    spec = spec_of(name="demo", backend="gguf", path=str(demo.GGUF_PATH), context=2048, parallel=2, threads=2)
     engine = load(spec, lambda _: None)
     yield engine
     engine.close()

@@ -11,16 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends.gguf.context import Context
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.loading import load, parts_on_card
 from backends.gguf.model import Model
-from backends.messages import KvType, LoadModel
-from backends.plan import LoadPlan
+from backends.messages import GeneratorPlan, KvType
 from backends.registry import BACKENDS, estimate
 from tests.models.shapes import LLAMA, SHAPES, Shape, build
+from tests.specs import plan_of, spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -29,7 +30,7 @@ ROUNDED = 5_300
 """llama.cpp tells sizes rounded to hundredths of a MiB."""
 MIB = 2**20
 PLANS = [
-    LoadPlan(context, parallel, kv_type, 0, "cpu")
+    plan_of(context, parallel, kv_type, 0, "cpu")
     for context, parallel, kv_type in (
         (8192, 2, "f16"),
         (512, 1, "f16"),
@@ -37,13 +38,11 @@ PLANS = [
         (4096, 3, "q4_0"),
         (1000, 4, "f32"),
     )
-] + [LoadPlan(4096, 4, "f16", 0, "cpu", 6000), LoadPlan(2048, 3, "q8_0", 0, "cpu", 2048)]
+] + [plan_of(4096, 4, "f16", 0, "cpu", 6000), plan_of(2048, 3, "q8_0", 0, "cpu", 2048)]
 
 
-def question(path: Path, plans: list[LoadPlan] = PLANS) -> dict[str, Any]:
-    names = ("context", "parallel", "kv_type", "kv_tokens")
-    asked = [{name: getattr(plan, name) for name in names} for plan in plans]
-    return {"path": str(path), "gpu_layers": 0, "plans": asked}
+def question(path: Path, plans: list[GeneratorPlan] = PLANS) -> dict[str, Any]:
+    return {"path": str(path), "gpu_layers": 0, "plans": [msgspec.to_builtins(plan) for plan in plans]}
 
 
 def ask(*questions: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,7 +100,7 @@ def test_compute_buffers_are_fitted_from_above(name: str, answers: dict[str, tup
 
 def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:
     path = build(tmp_path / "gemma2.gguf", SHAPES["gemma2"])
-    plan = LoadPlan(32768, 2, "f16", 0, "cpu")
+    plan = plan_of(32768, 2, "f16", 0, "cpu")
     per_cell = 2 * 2 * 32 * 2  # K and V, two heads of 32 values, two bytes
 
     assert estimate(BACKENDS["gguf"].describe(path, {}), plan).host.kv == 3 * per_cell * 2 * (32768 + 1024 + 512)
@@ -119,8 +118,8 @@ def test_a_model_that_llama_cpp_refuses_does_not_end_the_child(tmp_path: Path, c
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_the_real_load_reports_what_the_dry_one_promised(tmp_path: Path, shape: Shape, kv_type: KvType) -> None:
     path = build(tmp_path / "m.gguf", shape)
-    (dry,) = ask(question(path, [LoadPlan(2048, 2, kv_type, 0, "cpu")]))
-    spec = LoadModel(
+    (dry,) = ask(question(path, [plan_of(2048, 2, kv_type, 0, "cpu")]))
+    spec = spec_of(
         name="m", backend="gguf", path=str(path), context=2048, parallel=2, kv_type=kv_type, device="cpu", threads=1
     )
 

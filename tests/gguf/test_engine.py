@@ -24,7 +24,6 @@ from backends.messages import (
     FimPrompt,
     Finished,
     Generate,
-    LoadModel,
     MediaSegment,
     Sampling,
     SegmentPrompt,
@@ -39,6 +38,7 @@ from backends.messages import (
 )
 from tests.gguf.driver import Outcome, run, step_until_idle, text_job
 from tests.models import canary_p
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -80,7 +80,7 @@ def test_sequences_join_and_leave_between_steps(engine: Engine) -> None:
 @pytest.fixture
 def keeping(backend: str, canary_model: Path, tmp_path: Path) -> Iterator[Engine]:
     """The same with a store for cached prefixes."""
-    spec = LoadModel(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
+    spec = spec_of(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
     spec = msgspec.structs.replace(spec, store=Store(str(tmp_path), max_bytes=32 << 20))
     engine = registry.engine_of(backend)(spec, lambda _: None)
     yield engine
@@ -397,7 +397,7 @@ def test_a_long_prompt_does_not_stop_the_running_streams(engine: Engine) -> None
 def test_a_gpu_that_is_not_there_is_said_not_replaced(canary_path: Path) -> None:
     if library_log.supports_gpu():
         pytest.skip("this machine has a GPU")
-    spec = LoadModel(name="c", backend="gguf", path=str(canary_path), context=512, parallel=1, device="cuda")
+    spec = spec_of(name="c", backend="gguf", path=str(canary_path), context=512, parallel=1, device="cuda")
 
     with pytest.raises(LoadError, match="sees no GPU"):
         load(spec, lambda _: None)

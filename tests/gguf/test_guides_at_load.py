@@ -8,9 +8,10 @@ from typing import NoReturn
 import pytest
 
 from backends import registry
-from backends.messages import LoadModel, Pattern
+from backends.messages import Pattern
 from backends.vocabulary import Vocabulary
 from tests.gguf.driver import run, text_job
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.engine
 def test_the_first_constraint_makes_no_vocabulary(
     backend: str, canary_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = LoadModel(name="m", backend=backend, path=str(canary_model), context=256, parallel=1, threads=1)
+    spec = spec_of(name="m", backend=backend, path=str(canary_model), context=256, parallel=1, threads=1)
     engine = registry.engine_of(backend)(spec, lambda _: None)
 
     def late(_: Vocabulary) -> NoReturn:

@@ -11,9 +11,10 @@ import pytest
 
 from backends import registry
 from backends.engine import Engine
-from backends.messages import Failed, LoadModel, Sampling
+from backends.messages import Failed, Sampling
 from tests.gguf.driver import run, text_job
 from tests.models import canary_p
+from tests.specs import spec_of
 
 BROKEN = "x"
 """The token whose embedding is no number."""
@@ -32,7 +33,7 @@ def damaged(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     build = canary_p.build if backend == "gguf" else canary_p.build_folder
     path = build(tmp_path / ("model.gguf" if backend == "gguf" else "model"))
     engine = registry.engine_of(backend)(
-        LoadModel(name="damaged", backend=backend, path=str(path), context=128, parallel=4, threads=1), lambda _: None
+        spec_of(name="damaged", backend=backend, path=str(path), context=128, parallel=4, threads=1), lambda _: None
     )
     yield engine
     engine.close()

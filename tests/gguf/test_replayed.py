@@ -13,12 +13,13 @@ import pytest
 
 from backends import registry
 from backends.formats.pieces import CallArguments, CallBegins, Content, Reasoning
-from backends.messages import ChatPrompt, Delta, Generate, JsonSchema, LoadModel, Sampling, ToolCalls
+from backends.messages import ChatPrompt, Delta, Generate, JsonSchema, Sampling, ToolCalls
 from server.output.sorting import Sorter
 from server.output.splitters import splitters
 from tests.formats.walks import function
 from tests.gguf.driver import run
 from tests.models import replay
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -104,7 +105,7 @@ WITH_TOKENS = {
 
 def reads(path: Path, **fields: Any) -> tuple[str, str, list[tuple[str, str]], str | None, int]:
     """Reasoning, content, calls, why it ended, and the tokens it took."""
-    spec = LoadModel(name="replay", backend="gguf", path=str(path), context=replay.CONTEXT, parallel=1, threads=1)
+    spec = spec_of(name="replay", backend="gguf", path=str(path), context=replay.CONTEXT, parallel=1, threads=1)
     engine = registry.engine_of("gguf")(spec, lambda _: None)
     try:
         tools = fields.pop("tools", [TOOL])

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import demo
 from backends import registry
 from backends.engine import Engine
-from backends.messages import Failed, LoadModel, Sampling, TokenPrompt
+from backends.messages import Failed, Sampling, TokenPrompt
 from backends.plan import SCORED_ROWS
 from tests.gguf.driver import Outcome, run, step_until_idle, text_job
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -33,7 +34,7 @@ GREEDY = Sampling(temperature=0.0)
 
 def load(backend: str, path: Path, **fields: object) -> Engine:
     spec = {"name": "demo", "backend": backend, "path": str(path), "context": 512, "parallel": 3, "threads": 1}
-    return registry.engine_of(backend)(LoadModel(**{**spec, **fields}), lambda _: None)  # type: ignore[arg-type]
+    return registry.engine_of(backend)(spec_of(**{**spec, **fields}), lambda _: None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

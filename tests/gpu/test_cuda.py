@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from backends.gguf.loading import load
-from backends.messages import LoadModel
 from server.memory import gpu
 from tests.gguf.driver import run, text_job
 from tests.models import canary_p
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.gpu
 
 
 def test_all_layers_on_the_card_give_the_golden_answers(canary_path: Path) -> None:
-    spec = LoadModel(name="canary", backend="gguf", path=str(canary_path), context=512, parallel=4, device="cuda")
+    spec = spec_of(name="canary", backend="gguf", path=str(canary_path), context=512, parallel=4, device="cuda")
     engine = load(spec, lambda _: None)
     jobs = [text_job("x" * 40 * i + c, max_tokens=30 + i) for i, c in enumerate("abcd")]
 

@@ -8,11 +8,12 @@ import pytest
 
 import demo
 from backends.engine import LoadError
-from backends.messages import ChatPrompt, Generate, LoadModel, Sampling
+from backends.messages import ChatPrompt, Generate, Sampling
 from server.memory import gpu
 from server.settings.config import ModelConfig
 from tests.gguf.driver import run
 from tests.gpu.conftest import Start
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.gpu
 SLACK_BYTES = 256 * 2**20
@@ -23,7 +24,7 @@ CITIES = ("France", "Italy", "Spain", "Japan")
 def test_a_batch_on_the_card_says_what_each_says_alone(quantization: str) -> None:
     from backends.bnb.loading import load
 
-    spec = LoadModel(
+    spec = spec_of(
         "demo",
         "bnb",
         str(demo.HF_PATH),
@@ -66,7 +67,7 @@ async def test_cells_that_no_card_holds_are_refused_with_figures() -> None:
 
     card = await gpu.memory()
     context = 512 * (2 * card.total_bytes // (512 * 64 * 1024))  # at least 1 KiB for each cell of 64 rows
-    spec = LoadModel("demo", "bnb", str(Path(demo.HF_PATH)), context=context, parallel=64, device="cuda")
+    spec = spec_of("demo", "bnb", str(Path(demo.HF_PATH)), context=context, parallel=64, device="cuda")
 
     with pytest.raises(LoadError, match=r"no memory is left for the KV cache: PyTorch asked for .* is free. hint"):
         load(spec, lambda _: None)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.messages import LoadModel, Ready, Step
+from backends.messages import Ready, Step
 from backends.worker import Exit, Worker
 from tests.models import broken
+from tests.specs import spec_of
 
 IN_THE_MODEL = [case for case in broken.TABLE if case.judge == "engine"]
 REFUSAL_S = 5
@@ -48,7 +49,7 @@ async def test_worker_fails_with_a_sentence(case: broken.Broken, tmp_path: Path)
     path = tmp_path / "x.gguf"
     path.write_bytes(case.make())
     watcher = Watcher()
-    spec = LoadModel(name="broken", backend="gguf", path=str(path), context=256, parallel=1, threads=1)
+    spec = spec_of(name="broken", backend="gguf", path=str(path), context=256, parallel=1, threads=1)
     worker = Worker(spec, watcher)
 
     await worker.start()

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 import demo
 from backends import foreign, registry
 from backends.backend import HeaderError
-from backends.messages import Generate, LoadModel, Sampling, TextPrompt
+from backends.messages import Generate, Sampling, TextPrompt
 from server.memory.files import look
 from server.settings.catalog import Catalog
 from server.settings.config import Settings
 from server.settings.references import LocateError, locate
 from tests.models import odd_files
+from tests.specs import spec_of
 
 
 @pytest.mark.parametrize("name", ["sha256-0123", "model.bin", "MODEL.GGUF", "no suffix at all"])
@@ -68,7 +69,7 @@ def test_a_gguf_file_that_nothing_can_answer_with_is_told_from_its_header(tmp_pa
 @pytest.mark.parametrize("case", odd_files.ODD_BUT_FINE)
 def test_an_odd_vocabulary_is_served(tmp_path: Path, case: str) -> None:
     path = odd_files.ODD_BUT_FINE[case](tmp_path / "m.gguf")
-    spec = LoadModel(name="m", backend="gguf", path=str(path), context=128, parallel=1, threads=1)
+    spec = spec_of(name="m", backend="gguf", path=str(path), context=128, parallel=1, threads=1)
     remarks = registry.BACKENDS["gguf"].describe(path, {}).remarks
     assert ("beyond" in case) == any("tokenizer.ggml.bos_token_id is 2147483648" in remark for remark in remarks)
 

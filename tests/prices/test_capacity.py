@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.plan import ALL_LAYERS, Amount, LoadPlan, Wish
+import msgspec
+
+from backends.messages import LoadPlan
+from backends.messages.plans import ALL_LAYERS
+from backends.plan import Amount, Wish
 from backends.registry import estimate
 from server.memory.capacity import Capacity, WishChange, capacity_of
 from server.memory.estimator import Estimate
 from server.scheduling.eviction import Candidate
 from tests.scheduler.test_placement import HEADER, WISH
+from tests.specs import plan_of
 
 HUGE = 2**50
 
@@ -28,7 +33,7 @@ def ask(
 
 
 def total(**changes: object) -> int:
-    return estimate(HEADER, replace(LoadPlan(8192, 2, "f16", 0, "cpu"), **changes)).host.total_bytes
+    return estimate(HEADER, msgspec.structs.replace(plan_of(8192, 2, "f16", 0, "cpu"), **changes)).host.total_bytes
 
 
 def test_model_that_fits_into_what_is_free_sends_nobody_away() -> None:
@@ -69,7 +74,7 @@ def test_what_is_asked_for_is_not_cut() -> None:
 
 def test_each_memory_is_told_by_itself_and_whoever_frees_the_short_one_would_leave() -> None:
     wish = replace(WISH, device="cuda", context=2048)
-    need = estimate(HEADER, LoadPlan(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
+    need = estimate(HEADER, plan_of(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
     residents = (Candidate("on card", Amount(10**9, 10), 0.1), Candidate("beside", Amount(0, 10**9), 9.0))
 
     answer = capacity_of(

@@ -13,17 +13,17 @@ import psutil
 import pytest
 
 from backends import dry
-from backends.plan import LoadPlan
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog
 from server.settings.config import MemorySection, ModelConfig, SchedulerSection, Settings
 from tests.models import broken
 from tests.pool.conftest import until
+from tests.specs import plan_of
 
 pytestmark = pytest.mark.engine
 
-PLAN = LoadPlan(1024, 2, "f16", 0, "cpu")
+PLAN = plan_of(1024, 2, "f16", 0, "cpu")
 STUB = """
 import json, os, socket, sys, time
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1])).makefile("rw")

@@ -6,18 +6,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from backends.dry import DrySizes
 from backends.gguf.info import HeaderInfo, Tensor
-from backends.plan import ALL_LAYERS, Amount, LoadPlan
+from backends.messages import EncoderPlan
+from backends.messages.plans import ALL_LAYERS
+from backends.plan import Amount
 from backends.registry import estimate
 from server.memory.estimator import Estimator, Learned, data_folder
 from server.memory.files import FileFacts
+from tests.specs import plan_of
 
 MIB = 2**20
 FILE = (100 * MIB, 1, 2)
-PLAN = LoadPlan(4096, 2, "f16", 0, "cpu")
+PLAN = plan_of(4096, 2, "f16", 0, "cpu")
 HEADER = HeaderInfo(
     architecture="llama",
     file_bytes=FILE[0],
@@ -119,7 +123,7 @@ def test_load_that_ran_out_of_memory_raises_the_estimate_twice_as_much_each_time
 
 def test_other_configurations_of_the_file_share_what_its_process_takes(file: Path) -> None:
     shop = estimator(file)
-    other = replace(PLAN, context=8192)
+    other = msgspec.structs.replace(PLAN, context=8192)
     before = shop.estimate(facts(), other).footprint.amount.host
     measured = shop.estimate(facts(), PLAN).footprint.amount.host - 5 * MIB
     shop.learn(facts(), PLAN, host(measured))
@@ -139,12 +143,13 @@ def test_other_files_start_from_the_median_of_this_machine(file: Path) -> None:
 def test_a_process_that_gives_vectors_tells_nothing_about_one_that_gives_text(file: Path) -> None:
     shop = estimator(file)
     pools = replace(HEADER, metadata=HEADER.metadata | {"llama.pooling_type": 1})
-    shop.learn(facts((1, 1, 1), pools), PLAN, host(estimate(pools, PLAN).host.total_bytes + 9 * MIB))
+    plan = EncoderPlan(4096, 0)
+    shop.learn(facts((1, 1, 1), pools), plan, host(estimate(pools, plan).host.total_bytes + 9 * MIB))
 
     assert shop.estimate(facts((1, 2, 3), HEADER), PLAN).footprint == estimate(HEADER, PLAN)
     assert (
-        shop.estimate(facts((1, 2, 4), pools), PLAN).footprint.host.runtime
-        == estimate(pools, PLAN).host.runtime + 9 * MIB
+        shop.estimate(facts((1, 2, 4), pools), plan).footprint.host.runtime
+        == estimate(pools, plan).host.runtime + 9 * MIB
     )
 
 
@@ -225,7 +230,7 @@ def test_data_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_on_a_card_each_memory_is_told_measured_and_doubted_by_itself(file: Path) -> None:
-    shop, plan = estimator(file), LoadPlan(4096, 2, "f16", ALL_LAYERS, "cuda")
+    shop, plan = estimator(file), plan_of(4096, 2, "f16", ALL_LAYERS, "cuda")
     computed = estimate(HEADER, plan)
     compute = {"CUDA0": 3 * MIB, "CUDA_Host": 5 * MIB, "CPU": MIB}
     shop.note_dry(facts(), plan, DrySizes(weights=90 * MIB, cache=computed.device.kv, compute=compute))

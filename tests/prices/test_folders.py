@@ -15,9 +15,11 @@ import pytest
 from backends.backend import HeaderError
 from backends.bnb.arithmetic import packed_bytes, tensor_bytes
 from backends.bnb.header import INDEX, SINGLE, read
-from backends.plan import Device, LoadPlan, Wish
+from backends.messages.plans import Device
+from backends.plan import Wish
 from backends.registry import BACKENDS, estimate
 from demo import HF_PATH
+from tests.specs import plan_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
@@ -31,7 +33,7 @@ CONFIG = {
     "vocab_size": 100,
     "dtype": "bfloat16",
 }
-PLAN = LoadPlan(1024, 2, "f16", 0, "cpu")
+PLAN = plan_of(1024, 2, "f16", 0, "cpu")
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int], int]]) -> bytes:

@@ -18,13 +18,13 @@ from backends.bnb.loading import load
 from backends.bnb.weights import GENERATOR, Order, load_model
 from backends.engine import LoadError
 from backends.gguf import header
-from backends.messages import LoadModel
 from quantize.errors import QuantizeError
 from quantize.hf.convert import make_plan, write_plan
 from quantize.hf.source import opened
 from quantize.hf.tensor import Dtype
 from tests.quantize import engine
 from tests.quantize.zoo import build
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 Tensors = dict[str, torch.Tensor]
@@ -61,7 +61,7 @@ def converted(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 def served(folder: Path) -> np.ndarray:
     """The logits of the folder as the server loads it."""
-    spec = LoadModel("m", "bnb", str(folder), context=256, parallel=1)
+    spec = spec_of("m", "bnb", str(folder), context=256, parallel=1)
     kind = replace(GENERATOR, attention=None)  # the server's own needs the server's passes
     model = load_model(spec, json.loads((folder / "config.json").read_text()), Order(), lambda _: None, kind)
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_tensors_that_the_class_would_leave_out_are_refused(
         served(folder)  # a part whose module does not exist may be another task's
         return
     with pytest.raises(LoadError, match=sentence):
-        load(LoadModel("m", "bnb", str(folder), context=256, parallel=1), lambda _: None)
+        load(spec_of("m", "bnb", str(folder), context=256, parallel=1), lambda _: None)
 
 
 @pytest.mark.parametrize(

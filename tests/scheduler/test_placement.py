@@ -6,9 +6,12 @@ import re
 from dataclasses import replace
 
 from backends.gguf.info import HeaderInfo, Tensor
-from backends.plan import ALL_LAYERS, Amount, Footprint, LoadPlan, Wish
+from backends.messages import LoadPlan
+from backends.messages.plans import ALL_LAYERS
+from backends.plan import Amount, Footprint, Wish
 from backends.registry import estimate
 from server.memory.placement import Placed, Refused, place
+from tests.specs import plan_of
 
 MIB = 2**20
 N_LAYERS = 16
@@ -38,9 +41,7 @@ WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cp
 
 def price(wish: Wish = WISH, *, context: int, layers: int = 0) -> int:
     return (
-        estimate(HEADER, LoadPlan(context, wish.parallel, wish.kv_type, layers, wish.device))
-        .on(wish.device)
-        .total_bytes
+        estimate(HEADER, plan_of(context, wish.parallel, wish.kv_type, layers, wish.device)).on(wish.device).total_bytes
     )
 
 
@@ -62,21 +63,21 @@ def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = N
 
 
 def test_price_of_weights_and_kv_is_exact() -> None:
-    parts = estimate(HEADER, LoadPlan(8192, 2, "f16", 0, "cpu")).host
+    parts = estimate(HEADER, plan_of(8192, 2, "f16", 0, "cpu")).host
 
     assert parts.weights == (8 + 64 * N_LAYERS) * MIB
     assert parts.kv == N_LAYERS * 8 * (64 + 64) * 2 * 8192 * 2
 
 
 def test_quantised_kv_costs_its_blocks() -> None:
-    f16 = estimate(HEADER, LoadPlan(8192, 2, "f16", 0, "cpu")).host.kv
-    assert estimate(HEADER, LoadPlan(8192, 2, "q8_0", 0, "cpu")).host.kv == f16 * 34 // 64
+    f16 = estimate(HEADER, plan_of(8192, 2, "f16", 0, "cpu")).host.kv
+    assert estimate(HEADER, plan_of(8192, 2, "q8_0", 0, "cpu")).host.kv == f16 * 34 // 64
 
 
 def test_automatic_context_is_8192_at_most() -> None:
     placed = place_in(HUGE)
     assert isinstance(placed, Placed)
-    assert placed.plan == LoadPlan(8192, 2, "f16", 0, "cpu")
+    assert placed.plan == plan_of(8192, 2, "f16", 0, "cpu")
 
 
 def test_automatic_context_is_no_longer_than_the_model_was_trained_for() -> None:
@@ -120,7 +121,7 @@ STEPS = [(4, "f16"), (2, "f16"), (1, "f16"), (1, "q8_0")]
 
 
 def cost(wish: Wish, parallel: int, kv_type: str, *, context: int = 4096) -> int:
-    return estimate(HEADER, LoadPlan(context, parallel, kv_type, 0, wish.device)).on(wish.device).total_bytes  # type: ignore[arg-type]
+    return estimate(HEADER, plan_of(context, parallel, kv_type, 0, wish.device)).on(wish.device).total_bytes  # type: ignore[arg-type]
 
 
 def test_what_nobody_asked_for_shrinks_before_a_context_does() -> None:
@@ -214,7 +215,7 @@ def test_a_pool_that_is_named_is_taken_as_it_is_and_holds_one_context_at_least()
 
 def _pool_price(wish: Wish, kv_tokens: int) -> int:
     whole = kv_tokens == 4096 * wish.parallel
-    plan = LoadPlan(4096, wish.parallel, wish.kv_type, 0, wish.device, 0 if whole else kv_tokens)
+    plan = plan_of(4096, wish.parallel, wish.kv_type, 0, wish.device, 0 if whole else kv_tokens)
     return estimate(HEADER, plan).host.total_bytes
 
 
@@ -223,9 +224,9 @@ ON_CARD = replace(WISH, device="cuda", context=2048)
 
 def test_a_model_on_a_card_takes_host_memory_too_and_layers_that_stay_behind_are_there() -> None:
     whole, partly, none = (
-        estimate(HEADER, LoadPlan(2048, 2, "f16", layers, "cuda")) for layers in (ALL_LAYERS, N_LAYERS // 2, 0)
+        estimate(HEADER, plan_of(2048, 2, "f16", layers, "cuda")) for layers in (ALL_LAYERS, N_LAYERS // 2, 0)
     )
-    on_cpu = estimate(HEADER, LoadPlan(2048, 2, "f16", 0, "cpu"))
+    on_cpu = estimate(HEADER, plan_of(2048, 2, "f16", 0, "cpu"))
     assert on_cpu.device.total_bytes == 0, "without a card all is host memory"
 
     assert whole.host.weights == 4 * MIB, "the input embedding stays"
@@ -239,7 +240,7 @@ def test_a_model_on_a_card_takes_host_memory_too_and_layers_that_stay_behind_are
 
 
 def test_a_plan_needs_room_in_both_memories_and_the_refusal_names_the_one_that_is_short() -> None:
-    need = estimate(HEADER, LoadPlan(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
+    need = estimate(HEADER, plan_of(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
     wish = replace(ON_CARD, gpu_layers=ALL_LAYERS)
 
     def placed(budget: Amount, free: Amount | None = None) -> Placed | Refused:
@@ -259,7 +260,7 @@ def test_a_plan_needs_room_in_both_memories_and_the_refusal_names_the_one_that_i
 
 
 def test_what_the_card_cannot_hold_needs_room_beside_it() -> None:
-    need = estimate(HEADER, LoadPlan(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
+    need = estimate(HEADER, plan_of(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
     half = Amount(need.device // 2, HUGE)
 
     partly = place("m", HEADER, ON_CARD, budget=half, free=half)

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from backends import template_process_main
-from backends.messages import LoadModel
 from backends.worker import Worker
 from server.pool.template_keeper import TemplateKeeper, TemplateRules
 from tests.pool.conftest import Maker, until
+from tests.specs import spec_of
 from tests.worker.conftest import QUICK, Ear, ask
 from tests.worker.parent import started
 
@@ -48,7 +48,7 @@ async def loaded(template: TemplateKeeper, folder: Path, *, directive: str = "")
     path = folder / "m.gguf"
     await asyncio.to_thread(Path(f"{path}.fake").write_text, directive)
     ear = Ear()
-    worker = Worker(LoadModel("m", "gguf", str(path), 512, 4), ear, QUICK)
+    worker = Worker(spec_of("m", "gguf", str(path), 512, 4), ear, QUICK)
     await worker.start(template)
     await ear.until(lambda: ear.ready is not None or ear.how is not None)
     return worker, ear

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from backends.child import Copier
-from backends.messages import Event, Failed, Finished, Generate, LoadModel, Ready, Step, TextPrompt
+from backends.messages import Event, Failed, Finished, Generate, Ready, Step, TextPrompt
 from backends.worker import Exit, Timeouts, Worker
+from tests.specs import spec_of
 
 QUICK = Timeouts(load_s=20.0, ping_every_s=0.1, pong_s=1.5, step_s=20.0, stop_s=2.0, linger_s=0.5)
 BOUND_S = 20.0
@@ -109,7 +110,7 @@ async def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
         path = tmp_path / f"model{len(workers)}.gguf"
         _direct(path, directive)
         ear = Ear()
-        worker = Worker(LoadModel("m", "gguf", str(path), 512, parallel), ear, timeouts)
+        worker = Worker(spec_of("m", "gguf", str(path), 512, parallel), ear, timeouts)
         workers.append((worker, ear))
         await worker.start(copier)
         if ready:

@@ -15,10 +15,8 @@ import pytest
 
 from backends.child import environment
 from backends.crash_reason import clean, essence
-from backends.messages import (
-    LoadModel,
-)
 from backends.wire import Encoder
+from tests.specs import spec_of
 from tests.worker.conftest import Starter, gone, process_file
 from tests.worker.parent import started
 
@@ -26,7 +24,7 @@ from tests.worker.parent import started
 
 PARENT = """
 import asyncio, os, sys
-from backends.messages import LoadModel
+from tests.specs import spec_of
 from backends.worker import Worker
 
 class Ear:
@@ -37,7 +35,7 @@ class Ear:
         print(worker.pid, flush=True)
 
 async def main():
-    workers = [Worker(LoadModel(f"m{i}", "gguf", sys.argv[1], 512, 1), Ear()) for i in range(2)]
+    workers = [Worker(spec_of(f"m{i}", "gguf", sys.argv[1], 512, 1), Ear()) for i in range(2)]
     for worker in workers:
         await worker.start()
     await asyncio.sleep(60)
@@ -142,7 +140,7 @@ def test_worker_leaves_when_its_socket_closes_although_the_parent_lives(
     )
     theirs.close()
     if loading:
-        ours.sendall(Encoder().frame(LoadModel("m", "gguf", str(path), 512, 4)))
+        ours.sendall(Encoder().frame(spec_of("m", "gguf", str(path), 512, 4)))
         assert ours.recv(4)  # the first word about its progress
     ours.close()
 

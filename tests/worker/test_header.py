@@ -14,10 +14,10 @@ import demo
 from backends.backend import HeaderError
 from backends.gguf import header
 from backends.gguf.tensor_types import TENSOR_TYPES
-from backends.plan import LoadPlan
 from backends.registry import BACKENDS, estimate
 from tests.models import broken
 from tests.models.shapes import finish
+from tests.specs import plan_of
 
 NEWER_THAN_THE_PACKAGE = {42}
 """Q2_0, which the pinned llama.cpp writes and the pinned gguf package does not know."""
@@ -70,7 +70,7 @@ def test_figures_of_the_demo_model_are_those_of_the_gguf_package() -> None:
 
 def test_per_layer_heads_are_summed(tmp_path: Path) -> None:
     info = BACKENDS["gguf"].describe(write_model(tmp_path / "x.gguf", n_vocab=300, layers=3), {})
-    kv = estimate(info, LoadPlan(256, 1, "f16", 0, "cpu")).host.kv
+    kv = estimate(info, plan_of(256, 1, "f16", 0, "cpu")).host.kv
     assert kv == 3 * 2 * (16 + 16) * 256 * 2
 
 

@@ -1,0 +1,104 @@
+"""How a model is loaded, as the server plans it and a worker is told: each sort of model what it has.
+
+Here are those of text. A backend with another sort of model has its own beside its kind of job (`Kind.plan`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+from backends.messages.plain import Plain
+
+Device = Literal["cuda", "cpu"]
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+KvLayout = Literal["split", "unified"]
+"""`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
+
+ALL_LAYERS: Final = -1
+CELL_BLOCK: Final = 256
+"""llama.cpp rounds each sequence's cells up to this."""
+
+
+def whole_blocks(n_cells: float) -> int:
+    """Cells, rounded up as llama.cpp does."""
+    return math.ceil(n_cells / CELL_BLOCK) * CELL_BLOCK
+
+
+def pool_cells(*, context: int, parallel: int, kv_tokens: int) -> int:
+    """Cells of all sequences together: for a whole context each, or a pool of `kv_tokens` that holds one at least."""
+    each = whole_blocks(context)
+    return min(each * parallel, max(each, whole_blocks(kv_tokens))) if kv_tokens else each * parallel
+
+
+class LoadPlan(Plain, frozen=True, kw_only=True):
+    """How a model is loaded; each sort of model is a subclass with a tag of its own."""
+
+    device: Device = "cpu"
+
+    @property
+    def words(self) -> str:
+        """What was chosen, for people; empty where there is nothing to choose."""
+        return ""
+
+
+class GeneratorPlan(LoadPlan, tag="generator", frozen=True):
+    """Of a model that generates text."""
+
+    context: int
+    """Tokens one request may use."""
+    parallel: int
+    """Sequences decoded at once."""
+    kv_type: KvType = "f16"
+    gpu_layers: int = ALL_LAYERS
+    """Layers on the GPU, the output layer counted; -1 means all. Of no meaning on a machine without one."""
+    kv_tokens: int = 0
+    """Of a pool that all sequences share; 0: every sequence has cells for a whole context."""
+
+    @property
+    def words(self) -> str:
+        """Shape and cache."""
+        pool = f", kv_tokens {self.kv_tokens}" if self.kv_tokens else ""
+        return f"context {self.context}, parallel {self.parallel}, kv_type {self.kv_type}{pool}{_layers(self)}"
+
+    @property
+    def kv_layout(self) -> KvLayout:
+        """Who has its cells for itself is faster; a pool holds more sequences than it has contexts."""
+        return "unified" if self.kv_tokens else "split"
+
+    @property
+    def cells_each(self) -> int:
+        """KV cells that one sequence may use."""
+        return whole_blocks(self.context)
+
+    @property
+    def cells(self) -> int:
+        """KV cells in all."""
+        return pool_cells(context=self.context, parallel=self.parallel, kv_tokens=self.kv_tokens)
+
+    @property
+    def cells_seen(self) -> int:
+        """KV cells that one forward pass looks at: in a pool those of all sequences, else those of one."""
+        return self.cells if self.kv_tokens else self.cells_each
+
+
+class EncoderPlan(LoadPlan, tag="encoder", frozen=True):
+    """Of an embedding model or a reranker: its inputs go through whole and leave no cache."""
+
+    context: int
+    """Tokens of one input."""
+    gpu_layers: int = ALL_LAYERS
+
+    @property
+    def words(self) -> str:
+        """The longest input."""
+        return f"context {self.context}{_layers(self)}"
+
+
+TextPlan = GeneratorPlan | EncoderPlan
+"""Of any model that reads text."""
+
+
+def _layers(plan: TextPlan) -> str:
+    on_card = plan.device == "cuda" and plan.gpu_layers >= 0
+    return f", {plan.gpu_layers} layers on the card" if on_card else ""
