@@ -130,7 +130,7 @@ class CompiledGrammar:
     matcher: LLMatcher
     n_vocab: int
     lines: Callable[[], JsonLines] | None = None
-    """Makes what watches a text's line ends; None where the grammar allows none in JSON, or there is no JSON."""
+    """Makes what watches a text's line ends and numbers; None where there is no JSON."""
 
     def start(self) -> Mask:
         """A mask at the beginning of a text."""
@@ -194,7 +194,7 @@ class Compiler:
         matcher = self._matcher(compact(lark) if without_space else lark)
         if isinstance(matcher, str):
             raise self._refusal(constraint, matcher)
-        return CompiledGrammar(matcher, self._n_vocab, None if without_space else self._new_lines(constraint))
+        return CompiledGrammar(matcher, self._n_vocab, self._new_lines(constraint))
 
     def _new_lines(self, constraint: Constraint) -> Callable[[], JsonLines] | None:
         if isinstance(constraint, Pattern):

@@ -1,9 +1,10 @@
-"""Where a line may end in JSON, and how far the next one is indented. As writers put it.
+"""Where a line may end in JSON, how far the next one is indented, and how long a number grows. As writers put it.
 
 A line may end behind an opening bracket that holds something, behind a comma, and before a closing bracket. The first
 indentation sets the unit, every other one is as deep as its line. A grammar's white space is allowed between any two
 lexemes and of any width, so that a weak model ends lines before colons and draws columns. This takes the tokens away
-that would. Strings hold no line ends, so only tokens with one are looked at, and those behind one. Pure.
+that would. Strings hold no line ends, so only tokens with one are looked at, and those behind one. An integer of a
+schema has no last digit, so that a greedy model would write zeros to the end of its context. Pure.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _SPACE, _TAB = 0x20, 0x09
 _WIDEST: Final = {_SPACE: 40, _TAB: 12}
 """Of an indentation: what `backends.formats.base.PRETTY` lets pass."""
 _WIDEST_UNIT: Final = {_SPACE: 8, _TAB: 1}
+_MAX_DIGITS: Final = 20
+"""In a row: every integer of 64 bits can be written, an id for example, and every double."""
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -73,12 +76,14 @@ class _Unit(NamedTuple):
 class _Walk:
     """JSON, byte by byte; `brackets` are those open."""
 
-    __slots__ = ("brackets", "indented", "indented_by", "state", "unit")
+    __slots__ = ("brackets", "digits", "indented", "indented_by", "state", "unit")
 
     def __init__(self, state: _State, brackets: bytes) -> None:
         self.state = state
         self.brackets = bytearray(brackets)
         self.unit: _Unit | None = None
+        self.digits = 0
+        """In a row, outside of strings, at the end of what was written."""
         self.indented = 0
         """Bytes of the indentation that is being written."""
         self.indented_by = _SPACE
@@ -98,7 +103,7 @@ class _Walk:
         return fits
 
     def _byte(self, byte: int) -> bool:
-        state = self.state
+        state, digits, self.digits = self.state, self.digits, 0
         if state in _LINES and byte not in _SPACES and self.unit is None and self.depth > 0:
             self.unit = _Unit(self.indented_by, self.indented // self.depth)
         if state in _IN_STRINGS:
@@ -121,14 +126,16 @@ class _Walk:
             self.brackets.append(byte)
             self.state = _State.OPEN
         else:
-            return self._other(byte)
+            return self._other(byte, digits)
         return True
 
-    def _other(self, byte: int) -> bool:
+    def _other(self, byte: int, digits: int) -> bool:
         if byte == 0x22 and self.brackets:  # outside of brackets there is text as well
             key = self.brackets[-1] == 0x7B and self.state in _BEFORE_KEYS
             self.state = _State.IN_KEY if key else _State.IN_TEXT
             return True
+        if 0x30 <= byte <= 0x39:
+            self.digits = digits + 1
         fits = True
         if byte in b"}]" and self.brackets:
             fits = self.state is not _State.FIRST_LINE
@@ -187,6 +194,7 @@ class LineTable:
         self._ends = [token for token, piece in enumerate(pieces) if b"\n" in piece]
         self._commas = self._beginning(pieces, b",")
         self._closing = {opening: self._beginning(pieces, bytes([opening + 2])) for opening in b"{["}
+        self._digits = np.fromiter((piece[:1].isdigit() for piece in pieces), np.bool_, len(pieces))
         self._space = np.fromiter((not piece.strip() for piece in pieces), np.bool_, len(pieces))
         self._blanks = {byte: _Blanks(pieces, byte) for byte in (_SPACE, _TAB)}
         self._known: dict[tuple[_State, int], _LineEnds] = {}
@@ -205,6 +213,11 @@ class LineTable:
             self._restrict_line(allowed, walk)
         if not allowed.any():
             allowed[:] = before
+
+    def end_number(self, allowed: NDArray[np.bool_]) -> None:
+        """Take away what begins with a digit, in place; never all there is."""
+        if (others := allowed & ~self._digits).any():
+            allowed[:] = others
 
     def _restrict_new_lines(self, allowed: NDArray[np.bool_], walk: _Walk, ends: _LineEnds) -> None:
         """Of the tokens that begin a line those that indent it wrongly, or begin one where none can be."""
@@ -290,8 +303,10 @@ class JsonLines:
         self._in_call = False
 
     def restrict(self, allowed: NDArray[np.bool_]) -> None:
-        """Take away what ends a line at the wrong place, in place; nothing outside of brackets."""
+        """Take away, in place, what ends a line at the wrong place within brackets, and what makes numbers too long."""
         walk = self._walk
+        if walk is not None and walk.digits >= _MAX_DIGITS:
+            self._table.end_number(allowed)
         if walk is not None and walk.brackets:
             self._table.restrict(allowed, walk)
 

@@ -31,6 +31,11 @@ COMPACT: Json = {"whitespace_flexible": False, "key_separator": ":", "item_separ
 """None."""
 
 
+INTEGER = r"-?(0|[1-9][0-9]{0,19})"
+"""A regular expression for notations of their own: as many digits as 64 bits need. In JSON `backends.json_lines` ends
+numbers."""
+
+
 class Reader(Protocol):
     """Sorts one choice's text."""
 

@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends.formats.base import Format, Json, Rules, parameters, quoted
+from backends.formats.base import INTEGER, Format, Json, Rules, parameters, quoted
 from backends.formats.openings import BRACE, NAME, Openings
 from backends.formats.pieces import held_back
 from backends.formats.reading import Notation
 from backends.messages import Function
 
-_NUMBER = r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?"
-_INTEGER = r"-?(0|[1-9][0-9]{0,17})"
+_NUMBER = rf"{INTEGER}(\.[0-9]{{1,17}})?"
 _MAX_DEPTH = 12
 
 
@@ -80,7 +79,7 @@ class _Writer:
             return self.rule(f'"[" ({item} ("," {item})*)? "]"')
         simple = {
             "string": "string",
-            "integer": f"/{_INTEGER}/",
+            "integer": f"/{INTEGER}/",
             "number": f"/{_NUMBER}/",
             "boolean": '("true" | "false")',
             "null": '"null"',

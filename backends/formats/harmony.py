@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from backends.formats.base import Format, Json, Rules, arguments_of
 from backends.formats.openings import BRACE, NAME, SPACE, WORD, Match, Openings, either, match, maybe, regex
-from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, first_of, held_back
+from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, first_of, held_back, stretches
 from backends.formats.reading import JsonScan
 from backends.messages import Function
 
@@ -82,12 +82,13 @@ class HarmonyReader:
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
-        self._n_fed += len(text)
-        self._held += text
         pieces: list[Piece] = []
         moves = {_State.BETWEEN: self._between, _State.BODY: self._body, _State.ARGUMENTS: self._arguments}
-        while moves[self._state](pieces):
-            pass
+        for stretch in stretches(text):
+            self._n_fed += len(stretch)
+            self._held += stretch
+            while moves[self._state](pieces):
+                pass
         return pieces
 
     def flush(self, *, cut: bool) -> list[Piece]:

@@ -87,7 +87,8 @@ def _match(pattern: Pattern, text: str, so_far: Match, names: Collection[str] | 
             behind = so_far._replace(end=end)
             found = _match(then, text, behind if name is None else Match(end, so_far.whole, name, end), names)
         else:
-            found = so_far._replace(end=len(text), whole=False) if words.startswith(text[at:]) else None
+            is_cut = len(text) - at < len(words) and words.startswith(text[at:])
+            found = so_far._replace(end=len(text), whole=False) if is_cut else None
         if found is not None and found.whole:
             return found
         partial = found if partial is None or (found is not None and found.name is not None) else partial

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import functools
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+_STRETCH: Final = 2048
+"""Characters that a reader looks at together: what it holds is copied at every mark."""
 
 
 class Content(NamedTuple):
@@ -49,8 +54,19 @@ def held_back(text: str, *marks: str) -> int:
     return 0
 
 
-def first_of(text: str, marks: Iterable[str], start: int = 0) -> tuple[int, str]:
+def first_of(text: str, marks: tuple[str, ...], start: int = 0) -> tuple[int, str]:
     """Where the first of the marks begins and which it is, the longest of several; (-1, "") without one."""
-    found = [(at, -len(mark), mark) for mark in marks if (at := text.find(mark, start)) >= 0]
-    at, _, mark = min(found, default=(-1, 0, ""))
-    return at, mark
+    found = _any_of(marks).search(text, start)
+    return (-1, "") if found is None else (found.start(), found.group())
+
+
+@functools.cache
+def _any_of(marks: tuple[str, ...]) -> re.Pattern[str]:
+    """All of them in one look at a text, because a search for each goes on to the end for those that are not there."""
+    return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))))
+
+
+def stretches(text: str) -> Iterator[str]:
+    """A text in parts, so that a reader's time grows with the text's length and no faster."""
+    for at in range(0, len(text), _STRETCH):
+        yield text[at : at + _STRETCH]

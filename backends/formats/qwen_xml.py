@@ -12,7 +12,7 @@ from typing import Any
 
 import jiter
 
-from backends.formats.base import Format, Json, Rules, inline, parameters, quoted
+from backends.formats.base import INTEGER, Format, Json, Rules, inline, parameters, quoted
 from backends.formats.openings import NAME, SPACE, Openings
 from backends.formats.pieces import first_of, held_back
 from backends.formats.reading import Notation
@@ -21,6 +21,9 @@ from backends.messages import Function
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION, _FUNCTION_END = "<function=", "</function>"
 _PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
+_NUMBERS = {"integer": INTEGER, "number": rf"{INTEGER}(\.[0-9]{{1,20}})?([eE][+-]?[0-9]{{1,3}})?"}
+_ABOUT = {"type", "title", "description", "default", "examples"}
+"""Words of a schema that bound nothing."""
 _WORDS_ENDS = (f"\n{_PARAMETER_END}", _PARAMETER_END)
 
 
@@ -45,6 +48,8 @@ def _value(schema: Any, root: Json) -> str:
         if isinstance(choices := schema.get("enum"), list):
             return "(" + " | ".join(quoted(f"{choice}\n{_PARAMETER_END}") for choice in choices) + ")"
         return "text"
+    if isinstance(schema, dict) and schema.keys() <= _ABOUT and (number := _NUMBERS.get(str(schema.get("type")))):
+        return f"/{number}/ {quoted(chr(10) + _PARAMETER_END)}"
     definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
     value = {**definitions, **schema} if isinstance(schema, dict) else {}
     return f"{inline(value)} {quoted(chr(10) + _PARAMETER_END)}"

@@ -16,7 +16,7 @@ import jiter
 import msgspec
 
 from backends.formats.openings import Match, Openings, Pattern, Place, asks_nothing
-from backends.formats.pieces import CallArguments, CallBegins, Content, Piece
+from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, stretches
 
 Json = dict[str, Any]
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
@@ -150,8 +150,6 @@ class CallReader:
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
-        self._n_fed += len(text)
-        self._held += text
         pieces: list[Piece] = []
         moves = {
             _State.TEXT: self._text,
@@ -160,8 +158,11 @@ class CallReader:
             _State.CLOSING: self._close,
             _State.AFTER: self._after,
         }
-        while moves[self._state](pieces):
-            pass
+        for stretch in stretches(text):
+            self._n_fed += len(stretch)
+            self._held += stretch
+            while moves[self._state](pieces):
+                pass
         return pieces
 
     def flush(self, *, cut: bool) -> list[Piece]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from backends.formats.pieces import CallBegins, Content, Piece, Reasoning
+from backends.formats.pieces import CallBegins, Content, Piece, Reasoning, stretches
 from backends.formats.reasoning import ReasoningSplitter
 from backends.messages import ToolCalls
 
@@ -64,6 +64,9 @@ class Splitter:
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
+        return [piece for stretch in stretches(text) for piece in self._feed(stretch)]
+
+    def _feed(self, text: str) -> list[Piece]:
         if self._reasoning is None:
             return self._through_calls([Content(text)])
         pieces: list[Piece] = []

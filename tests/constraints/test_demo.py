@@ -101,16 +101,13 @@ def test_reasoning_is_free_and_what_follows_it_validates(demo: Engine) -> None:
         chat(i, text, t, thinking=True, constraint=form)
         for i, (text, t) in enumerate(itertools.product(PROMPTS[:2], (0.0, 1.0, 1.5)))
     ]
-    ended = 0
     for outcome in batches(demo, jobs):
         reasoning, mark, answer = outcome.text().partition("</think>")
         assert reasoning.startswith(("<think>\nI", "<think>\nThe"))
         assert mark
-        if outcome.reason() == "stop":  # a greedy integer may have no last digit
-            ended += 1
-            jsonschema.validate(json.loads(answer), schema)
+        assert outcome.reason() == "stop"
+        jsonschema.validate(json.loads(answer), schema)
         assert 0 < outcome.finished.reasoning_tokens < outcome.finished.completion_tokens
-    assert ended >= 0.5 * len(jobs)
 
 
 @pytest.mark.parametrize("budget", [0, 3])

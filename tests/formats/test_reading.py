@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import time
 
 import pytest
 from hypothesis import given
@@ -229,3 +230,16 @@ def test_ids_are_what_the_family_wants():
         len(named(name).new_id()) == 9 and named(name).new_id().isalnum() for name in ("mistral", "mistral-args")
     )
     assert named("hermes").new_id().startswith("call_")
+
+
+@pytest.mark.parametrize("name", ["harmony", "deepseek", "hermes"])
+def test_a_long_text_of_marks_costs_no_more_in_one_piece(name: str) -> None:
+    text = named(name).ends_reasoning(calls=True)[-1] * 10_000
+
+    def cost(length: int) -> float:
+        reader, start = named(name).read(TOOLS), time.process_time()
+        for at in range(0, len(text), length):
+            reader.feed(text[at : at + length])
+        return time.process_time() - start
+
+    assert min(cost(len(text)) for _ in range(2)) < 3 * max(cost(500) for _ in range(2))
