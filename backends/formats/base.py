@@ -174,14 +174,28 @@ def compact(lark: str) -> str:
     return lark.replace(_GUIDED, _COMPACTLY)
 
 
+_OPEN_ENDED = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+
+
 def parameters(function: Function) -> Json:
-    """The schema of a function's arguments: an object, and without unknown properties where it names its own."""
+    """The schema of a function's arguments: an object, and without unknown properties where it names its own.
+
+    What it requires and does not describe may be anything.
+    """
     schema: Json = json.loads(function.parameters) or {}
     schema = {key: value for key, value in schema.items() if key not in ("$schema", "$id")}
-    open_ended = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
-    if not open_ended & schema.keys():
+    if not _OPEN_ENDED & schema.keys():
+        described = schema.get("properties") or {}
+        undescribed: Json = {name: {} for name in schema.get("required") or [] if name not in described}
+        if undescribed:
+            schema = {**schema, "properties": {**described, **undescribed}}
         schema = {**schema, "additionalProperties": False}
     return {**schema, "type": "object"}
+
+
+def takes_others(schema: Json) -> bool:
+    """Arguments of this schema, as `parameters` has it, may hold more than the properties that it names at its top."""
+    return bool({key for key in _OPEN_ENDED & schema.keys() if schema[key] is not False})
 
 
 def named_objects(functions: Sequence[Function], *, arguments: str = "arguments") -> Json:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends.formats.base import INTEGER, Format, Json, Rules, parameters, quoted
+from backends.formats.base import INTEGER, Format, Json, Rules, parameters, quoted, takes_others
 from backends.formats.openings import BRACE, NAME, Openings
 from backends.formats.pieces import held_back
 from backends.formats.reading import Notation
@@ -76,7 +76,8 @@ class _Writer:
             return self.object(schema, depth)
         if kind == "array":
             item = self.value(schema.get("items"), depth + 1)
-            return self.rule(f'"[" ({item} ("," {item})*)? "]"')
+            some = f'({item} ("," {item})*)'
+            return self.rule(f'"[" {some}{"" if schema.get("minItems") else "?"} "]"')
         simple = {
             "string": "string",
             "integer": f"/{INTEGER}/",
@@ -90,7 +91,7 @@ class _Writer:
     def object(self, schema: Json, depth: int, *, opened: bool = False) -> str:
         """Properties in the order of the schema, optional ones or not; `opened`: behind the brace."""
         required = schema.get("required") or []
-        after, first = '"}"', '"}"'
+        after, first = self._others(schema, depth) if takes_others(schema) else ('"}"', '"}"')
         for key, item in reversed(schema["properties"].items()):
             pair = f"{quoted(key + ':')} {self.value(item, depth + 1)}"
             with_comma = self.rule(f'"," {pair} {after}')
@@ -101,7 +102,18 @@ class _Writer:
                 after, first = self.rule(f"{with_comma} | {after}"), self.rule(f"{opening} | {first}")
         return first if opened else self.rule(f'"{{" {first}')
 
+    def _others(self, schema: Json, depth: int) -> tuple[str, str]:
+        """What ends an object that may hold other properties, behind one and behind the brace."""
+        if not isinstance(others := schema.get("additionalProperties"), dict) or not others:
+            return "more", "others"
+        pair = f"KEY {self.value(others, depth + 1)}"
+        return self.rule(f'("," {pair})* "}}"'), self.rule(f'({pair} ("," {pair})*)? "}}"')
+
     def _written(self, value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ",".join(f"{key}:{self._written(item)}" for key, item in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ",".join(map(self._written, value)) + "]"
         return f"{self._quote}{value}{self._quote}" if isinstance(value, str) else json.dumps(value)
 
 
@@ -111,15 +123,18 @@ def _rules(marks: Marks) -> Callable[[Sequence[Function], bool], Rules]:
         for i, function in enumerate(functions):
             writer = _Writer(parameters(function), f"f{i}", marks.quote)
             schema = parameters(function)
-            body = writer.object(schema, 0, opened=True) if schema.get("properties") else '"}"'
+            body = writer.object({"properties": {}, **schema}, 0, opened=True)
             lines += writer.lines
             bodies.append(f"{body} {quoted(marks.end)}")
         shared = [
             f"string: {quoted(marks.quote)} string_rest",
             f"string_rest[lazy]: /(?s:.*){re.sub(r'([|])', r'[|]', marks.quote)}/",
             f'any: string | /{_NUMBER}/ | "true" | "false" | "null" | map | "[" (any ("," any)*)? "]"',
-            'map: "{" (pair ("," pair)*)? "}"',
-            "pair: /[A-Za-z_][A-Za-z0-9_-]{0,63}:/ any",
+            'map: "{" others',
+            'others: (pair ("," pair)*)? "}"',
+            'more: ("," pair)* "}"',
+            "KEY: /[A-Za-z_][A-Za-z0-9_-]{0,63}:/",
+            "pair: KEY any",
         ]
         return Rules(bodies=bodies, lines=[*lines, *shared])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jiter
 
-from backends.formats.base import INTEGER, Format, Json, Rules, inline, parameters, quoted
+from backends.formats.base import INTEGER, Format, Json, Rules, inline, parameters, quoted, takes_others
 from backends.formats.openings import NAME, SPACE, Openings
 from backends.formats.pieces import first_of, held_back
 from backends.formats.reading import Notation
@@ -28,8 +28,9 @@ _WORDS_ENDS = (f"\n{_PARAMETER_END}", _PARAMETER_END)
 
 
 def rules(functions: Sequence[Function], _parallel: bool) -> Rules:
-    """Parameters in the order of the schema."""
+    """Parameters in the order of the schema, and behind them those that it does not name, where it allows such."""
     lines, bodies = ["text[lazy]: /(?s:.*)<\\/parameter>/"], []
+    lines.append(f"other: {quoted(_PARAMETER)} /[^<>\\r\\n]{{1,256}}>\\n/ text {quoted(chr(10))}")
     for i, function in enumerate(functions):
         schema = parameters(function)
         required = schema.get("required") or []
@@ -39,6 +40,8 @@ def rules(functions: Sequence[Function], _parallel: bool) -> Rules:
             value = f"f{i}p{j}"
             lines.append(f"{value}: {opening} {_value(item, schema)} {quoted(chr(10))}")
             parts.append(value if key in required else f"{value}?")
+        if takes_others(schema):
+            parts.append("other*")
         bodies.append(f"{quoted(chr(10))} {' '.join(parts)} {quoted(_FUNCTION_END)} GAP {quoted(CLOSE)}")
     return Rules(bodies=bodies, lines=lines)
 

@@ -93,6 +93,52 @@ def test_whatever_a_required_call_may_be_it_reads_and_validates(compilers, name)
     assert whole >= 6
 
 
+ODD = {
+    "undescribed": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a", "b"]},
+    "objects": {"type": "object", "properties": {"o": {"enum": [{"z": [1, "q"]}, [None]]}}, "required": ["o"]},
+    "others": {"type": "object", "properties": {"a": {"type": "boolean"}}, "additionalProperties": {"type": "integer"}},
+    "some": {"type": "object", "properties": {"l": {"type": "array", "minItems": 1, "items": {"type": "null"}}}},
+    "either": {"anyOf": [{"type": "object", "properties": {"p": {"type": "string"}}, "required": ["p"]}]},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("tool", [key for key in ODD if key != "either"])
+def test_an_odd_schema_is_one_that_can_be_called(compilers, name, tool):
+    offered = {"type": "function", "function": {"name": tool, "parameters": ODD[tool]}}
+    grammar = compilers[name].compile(ToolCalls([function(offered)], required=True, parallel=False))
+    dice = random.Random(name)
+    texts = [text for _ in range(4) if (text := wander(grammar.start(), dice)) is not None]
+    for text in texts:
+        reader = named(name).read([offered], new_id=lambda: "id")
+        pieces = reader.feed(text) + reader.flush(cut=False)
+        arguments = json.loads("".join(piece.text for piece in pieces if isinstance(piece, CallArguments)))
+        if (name, tool) != ("qwen-xml", "others"):  # its notation has no types for what no schema names
+            jsonschema.validate(arguments, ODD[tool])
+    assert texts or (name, tool) == ("qwen-xml", "undescribed")  # these walks find no line end
+
+
+@pytest.mark.parametrize("tool", ["others", "either", "undescribed"])
+def test_arguments_that_no_schema_describes_can_be_written(compilers, tool):
+    p, q = ("a", "b") if tool == "undescribed" else ("p", "q")
+    offered = {"type": "function", "function": {"name": tool, "parameters": ODD[tool]}}
+    calls = {
+        "gemma": f'<|tool_call>call:{tool}{{{p}:<|"|>5x<|"|>,{q}:6}}<tool_call|>',
+        "qwen-xml": f"<tool_call>\n<function={tool}>\n<parameter={p}>\n5x\n</parameter>\n"
+        f"<parameter={q}>\n6\n</parameter>\n</function>\n</tool_call>",
+    }
+    if tool == "others":
+        calls["gemma"] = calls["gemma"].replace('<|"|>5x<|"|>', "5")
+        calls["qwen-xml"] = calls["qwen-xml"].replace("5x", "5")
+    for name, text in calls.items():
+        assert accepts(mask(compilers, name, ToolCalls([function(offered)], required=True)), text)
+        pieces = named(name).read([offered], new_id=lambda: "id").feed(text)
+        assert json.loads("".join(p.text for p in pieces if isinstance(p, CallArguments))) == {
+            p: 5 if tool == "others" else "5x",
+            q: 6,
+        }
+
+
 def read_offered(name: str, text: str):
     ids = iter(f"id{i}" for i in range(1000))
     reader = named(name).read(OFFERED, new_id=lambda: next(ids))
