@@ -11,8 +11,8 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from backends.files.sampling_defaults import SamplingDefaults
 from backends.messages import LoadPlan
-from backends.sampling_defaults import SamplingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

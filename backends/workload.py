@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from backends.kernel import die_with, limit_damage
+from backends.machine.kernel import die_with, limit_damage
 from backends.messages import KvType
 
 WARMING_TOKENS = 8

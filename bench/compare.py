@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from backends.child import environment
+from backends.border.child import environment
 from backends.workload import Workload
 from bench import mix, model, serving
 from bench.report import Figure, at_least, below

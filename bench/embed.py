@@ -30,7 +30,7 @@ from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
 from backends.messages.plans import ALL_LAYERS
-from backends.packing import pack
+from backends.vectors.packing import pack
 from bench.model import OUT
 from bench.serving import MODEL_NAME, config_text, running
 from quantize.order import Order

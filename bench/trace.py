@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
-from backends import host
+from backends.machine import host
 from backends.messages import Failed, Generate, GeneratorPlan, Sampling, TextPrompt
 from backends.registry import BACKENDS, estimate
 from demo import GGUF_PATH

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from backends import model_files
+from backends.files import model_files
 from quantize.orphan import die_with_parent
 
 

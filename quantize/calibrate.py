@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from backends import model_files
+from backends.files import model_files
 from quantize import child
 from quantize.errors import QuantizeError
 from quantize.files import replacing

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backends import model_files
+from backends.files import model_files
 from quantize import imatrix
 from quantize.calibrate import MAX_TEXT_BYTES
 from quantize.llama import Ggml, GgmlTensor, Model

@@ -15,7 +15,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from backends import model_files
+from backends.files import model_files
 
 EvalCallback = Callable[[Any, bool, Any], bool]
 

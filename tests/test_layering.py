@@ -19,30 +19,30 @@ SERVER_MAY_USE = {
     "backends.messages",
     "backends.prefix.eviction_score",
     "backends.formats.base",
-    "backends.model_files",
+    "backends.files.model_files",
     "backends.formats.known",
     "backends.formats.pieces",
     "backends.formats.splitter",
     "backends.registry",
-    "backends.child",
-    "backends.kernel",
-    "backends.template_process",
-    "backends.worker",
-    "backends.dry",
-    "backends.host",
+    "backends.border.child",
+    "backends.machine.kernel",
+    "backends.border.template_process",
+    "backends.border.worker",
+    "backends.border.dry",
+    "backends.machine.host",
     "backends.backend",
-    "backends.foreign",
+    "backends.files.foreign",
     "backends.kinds",
     "backends.options",
     "backends.plan",
-    "backends.crash_reason",
+    "backends.machine.crash_reason",
     "backends.weight",
-    "backends.wire",
+    "backends.border.wire",
     "backends.workload",
     "backends.gguf.header",
     "backends.gguf.info",
     "backends.gguf.parts",
-    "backends.sampling_defaults",
+    "backends.files.sampling_defaults",
     "demo",
 }
 MAY_IMPORT = {
@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "backends.backend",
         "backends.bnb.header",
         "backends.bnb.stored",
-        "backends.foreign",
+        "backends.files.foreign",
         "backends.gguf.header",
         "backends.gguf.info",
         "backends.gguf.servable",
@@ -62,8 +62,8 @@ MAY_IMPORT = {
         "backends.messages",
         "backends.plan",
         "backends.registry",
-        "backends.model_files",
-        "backends.sampling_defaults",
+        "backends.files.model_files",
+        "backends.files.sampling_defaults",
     },
 }
 COMMANDS = {"server/cli/quantize.py": "quantize"}
@@ -80,7 +80,10 @@ SERVER_ROOMS = (
     "bench", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
-BACKENDS_FOLDERS = ("messages", "prefix", "formats", "generation", "bnb", "gguf")
+BACKENDS_FOLDERS = (
+    "messages", "machine", "files", "prefix", "formats",
+    "constraints", "prompts", "border", "generation", "vectors", "bnb", "gguf",
+)  # fmt: skip
 """The same of the folders of `backends`; its single files stand anywhere between them, in no circle."""
 APART = ("bnb", "gguf")
 """Engines that know nothing of each other."""
@@ -231,7 +234,7 @@ def test_the_help_of_the_command_line_imports_next_to_nothing():
     assert {*HEAVY, "fastapi", "uvicorn", "pydantic", "httpx2"} & set(loaded.stdout.split()) == set()
 
 
-OPENER = "backends/model_files.py"
+OPENER = "backends/files/model_files.py"
 OPENS = {
     "open",
     "read_text",
@@ -252,9 +255,9 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/generation/residency.py": "saved states, by the store's own method",
     "backends/gguf/loading.py": "/proc",
     "backends/gguf/threads.py": "/proc",
-    "backends/kernel.py": "/proc",
-    "backends/load_limit.py": "/proc",
-    "backends/renderer.py": "/dev/null",
+    "backends/machine/kernel.py": "/proc",
+    "backends/border/load_limit.py": "/proc",
+    "backends/prompts/renderer.py": "/dev/null",
     "backends/prefix/entry_files.py": "saved states in a folder of our own",
     "backends/prefix/store.py": "saved states, by the shelf's own method",
     "quantize/bnb.py": "copies of a folder that was checked",
@@ -266,7 +269,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "server/cli/configuration.py": "the example of the package",
     "server/cli/output.py": "/dev/null",
     "server/own_folder.py": "locks of our own",
-    "backends/host.py": "/proc and /sys",
+    "backends/machine/host.py": "/proc and /sys",
     "server/memory/estimator.py": "what was learned, a file of our own",
     "server/settings/config_source.py": "the operator's configuration",
     "server/settings/key_file.py": "the operator's keys",

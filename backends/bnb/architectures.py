@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from backends import model_files
+from backends.files import model_files
 
 if TYPE_CHECKING:
     from backends.bnb.layout import Gives

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from backends import ladder, model_files
+from backends import ladder
 from backends.backend import Files, HeaderError, Setting
 from backends.bnb import arithmetic, folder, tokenizer_file
 from backends.bnb.header import FolderInfo, read
 from backends.bnb.servable import unservable
 from backends.engine import LoadError
+from backends.files import model_files
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import Amount, Footprint, Wish
 

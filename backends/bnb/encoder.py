@@ -13,7 +13,7 @@ import torch
 
 from backends.bnb import shortage
 from backends.bnb.vocabulary import encoded
-from backends.embedding import Input, NoRoomError
+from backends.vectors.engine import Input, NoRoomError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ MAX_INPUTS: Final = 256
 
 
 class FolderEncoder:
-    """See `backends.embedding.Encoder`."""
+    """See `backends.vectors.engine.Encoder`."""
 
     padded = True
 

@@ -10,8 +10,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from backends import model_files
 from backends.backend import HeaderError
+from backends.files import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from backends import model_files
 from backends.engine import LoadError
+from backends.files import model_files
 
 if TYPE_CHECKING:
     from pathlib import Path

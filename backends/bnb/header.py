@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from backends import foreign, model_files
 from backends.backend import HeaderError
 from backends.bnb import figures
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
 from backends.bnb.stored import EMBEDDINGS, HEADS, Place, corrections, find, has_own_head, own_head_remark, stored_dtype
 from backends.bnb.text_files import chat_template, has_infill_marks
 from backends.capabilities import of_kind
-from backends.sampling_defaults import SamplingDefaults, of_folder
+from backends.files import foreign, model_files
+from backends.files.sampling_defaults import SamplingDefaults, of_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from backends import model_files
+from backends.files import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

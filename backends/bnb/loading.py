@@ -20,7 +20,6 @@ import transformers.models.llama.modeling_llama  # noqa: E402 - imports what mos
 import transformers.quantizers.auto  # noqa: E402, F401
 from transformers import AutoTokenizer, conversion_mapping  # noqa: E402
 
-from backends import card  # noqa: E402
 from backends.backend import HeaderError  # noqa: E402
 from backends.bnb import arithmetic, folder, linear, shortage, tokenizer_file  # noqa: E402
 from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
@@ -32,12 +31,13 @@ from backends.bnb.measure import host_parts_beside_card, runtime_bytes, version,
 from backends.bnb.runner import Runner  # noqa: E402
 from backends.bnb.vocabulary import Vocabulary  # noqa: E402
 from backends.bnb.weights import Order, load_model, pin_positions  # noqa: E402
-from backends.crash_reason import in_words  # noqa: E402
 from backends.engine import LoadError  # noqa: E402
 from backends.generation.batching import Batcher  # noqa: E402
 from backends.generation.engine import GeneratingEngine  # noqa: E402
 from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
 from backends.generation.tokenizer import Tokenizer  # noqa: E402
+from backends.machine import card  # noqa: E402
+from backends.machine.crash_reason import in_words  # noqa: E402
 from backends.messages import GeneratorPlan, Layers  # noqa: E402
 from backends.plan import BATCH_TOKENS  # noqa: E402
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from backends.kernel import anonymous_bytes, give_back_freed
+from backends.machine.kernel import anonymous_bytes, give_back_freed
 
 
 def weight_bytes(model: Any) -> int:

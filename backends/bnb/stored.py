@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from backends import model_files
+from backends.files import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from backends import model_files
 from backends.bnb.tokenizer_file import NAME
 from backends.capabilities import FIM_MARKS
+from backends.files import model_files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from backends import model_files
 from backends.engine import LoadError
+from backends.files import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

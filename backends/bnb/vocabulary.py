@@ -14,9 +14,9 @@ import numpy as np
 from tokenizers import pre_tokenizers
 
 from backends.capabilities import FIM_MARKS
-from backends.control import Control, PlainText, looks_like_one
 from backends.engine import JobError
-from backends.fim import InfillMarks
+from backends.prompts.control import Control, PlainText, looks_like_one
+from backends.prompts.fim import InfillMarks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

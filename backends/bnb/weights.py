@@ -16,13 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
-from backends import model_files
 from backends.backend import HeaderError
 from backends.bnb import attention, shortage
 from backends.bnb.header import places, read
 from backends.bnb.stored import EMBEDDINGS, HEADS, find, has_own_head, unused_within
-from backends.crash_reason import in_words
 from backends.engine import LoadError
+from backends.files import model_files
+from backends.machine.crash_reason import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """What a tool-call format is made of: how to recognise it, read it and force it.
 
-Grammars are pieces of Lark in llguidance's dialect; `backends.grammars` puts them together.
+Grammars are pieces of Lark in llguidance's dialect; `backends.constraints.grammars` puts them together.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ PRETTY: Json = {
     "item_separator": ",[ ]?",
 }
 """White space in JSON as writers put it: a space behind colons and commas, or a new line with its indentation. Where
-lines may end is `backends.json_lines`'."""
+lines may end is `backends.constraints.json_lines`'."""
 COMPACT: Json = {"whitespace_flexible": False, "key_separator": ":", "item_separator": ","}
 """None."""
 
 
 INTEGER = r"-?(0|[1-9][0-9]{0,19})"
-"""A regular expression for notations of their own: as many digits as 64 bits need. In JSON `backends.json_lines` ends
-numbers."""
+"""A regular expression for notations of their own: as many digits as 64 bits need. In JSON
+`backends.constraints.json_lines` ends numbers."""
 
 
 class Reader(Protocol):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.constraints import TokenMask
+    from backends.constraints.masks import TokenMask
     from backends.generation.decoder import DecoderModel
     from backends.generation.sequence import Sequence
     from backends.messages import Event, FinishReason, TokenLogprob

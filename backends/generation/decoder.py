@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from backends.control import Control
-    from backends.fim import InfillMarks
     from backends.messages import KvLayout, Sampling
+    from backends.prompts.control import Control
+    from backends.prompts.fim import InfillMarks
 
 FULL: Final = "the model's KV pool is full; retry in a moment"
 

@@ -26,7 +26,7 @@ from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.plan import SCORED_ROWS
-from backends.text import TextStream
+from backends.prompts.text import TextStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

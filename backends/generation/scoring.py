@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backends.generation import sampling
-from backends.text import TextStream
+from backends.prompts.text import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.constraints import TokenMask
+    from backends.constraints.guides import GuidePlan
+    from backends.constraints.masks import TokenMask
     from backends.formats.splitter import Splitter
     from backends.generation.decoder import TokenSampler
     from backends.generation.row_layout import RowLayout
     from backends.generation.scoring import Echo
-    from backends.guides import GuidePlan
     from backends.messages import ErrorCode, Event, Generate
     from backends.prefix.entry_files import EntryFile
     from backends.prefix.keys import Keys
-    from backends.text import TextStream
+    from backends.prompts.text import TextStream
 
 
 class Phase(Enum):

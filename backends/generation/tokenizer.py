@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 
-from backends import fim
-from backends.chat_template import ChatTemplate, Guard
+from backends.constraints.guides import Guides, shown_marks
+from backends.constraints.vocabulary import Vocabulary
 from backends.engine import JobError
 from backends.formats import generic
 from backends.formats.splitter import splitter
 from backends.formats.thinking import Thinking, thinking_of
-from backends.guides import Guides, shown_marks
 from backends.messages import (
     ChatPrompt,
     FimPrompt,
@@ -29,18 +28,19 @@ from backends.messages import (
     TokenPrompt,
     TokenSegment,
 )
-from backends.open_turn import OpenTurn
-from backends.vocabulary import Vocabulary
+from backends.prompts import fim
+from backends.prompts.chat_template import ChatTemplate, Guard
+from backends.prompts.open_turn import OpenTurn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from backends.control import Control
     from backends.formats.splitter import Splitter
     from backends.generation.decoder import DecoderModel
     from backends.messages import Generate, Prompt, Segment
+    from backends.prompts.control import Control
 
 
 MAX_TEXT_BYTES = 16 << 20

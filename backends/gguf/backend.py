@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from backends import foreign, ladder
+from backends import ladder
 from backends.backend import Files, HeaderError, Setting
+from backends.files import foreign
 from backends.gguf import arithmetic
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo

@@ -27,7 +27,7 @@ from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import dry_pooled, gives_vectors
-from backends.kernel import die_with, limit_damage
+from backends.machine.kernel import die_with, limit_damage
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.plan import BATCH_TOKENS
 

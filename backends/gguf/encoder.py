@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backends.embedding import Input
 from backends.engine import LoadError
 from backends.gguf import pooled
+from backends.vectors.engine import Input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class GgufEncoder:
-    """See `backends.embedding.Encoder`."""
+    """See `backends.vectors.engine.Encoder`."""
 
     padded = False
 

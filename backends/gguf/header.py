@@ -17,8 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from backends import foreign, model_files
 from backends.backend import HeaderError
+from backends.files import foreign, model_files
 from backends.gguf import vocabulary
 from backends.gguf.info import HeaderInfo, Tensor, Value
 from backends.gguf.tensor_types import TENSOR_TYPES

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
-from backends import foreign
 from backends.capabilities import of_kind
+from backends.files import foreign
+from backends.files.sampling_defaults import SamplingDefaults, of_gguf
 from backends.gguf import vocabulary
-from backends.sampling_defaults import SamplingDefaults, of_gguf
 
 Value = int | float | bool | str | list["Value"]
 

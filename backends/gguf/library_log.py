@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import llama_cpp
 
-from backends.crash_reason import no_memory
+from backends.machine.crash_reason import no_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

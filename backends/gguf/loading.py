@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backends import card
-from backends.embedding import EmbeddingEngine
 from backends.engine import LoadError
 from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
@@ -23,8 +21,10 @@ from backends.gguf.library_log import LibraryLog, supports_gpu, version
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
+from backends.machine import card
 from backends.messages import EncoderFacts, GeneratorPlan, Layers, Ready
 from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
+from backends.vectors.engine import EmbeddingEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

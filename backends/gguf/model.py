@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import llama_cpp
 import numpy as np
 
-from backends import model_files
-from backends.control import Control, PlainText, looks_like_one
 from backends.engine import LoadError
-from backends.fim import InfillMarks
+from backends.files import model_files
 from backends.gguf import fragments
 from backends.gguf.info import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
+from backends.prompts.control import Control, PlainText, looks_like_one
+from backends.prompts.fim import InfillMarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

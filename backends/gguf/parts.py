@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from backends import foreign, model_files
 from backends.backend import HeaderError
+from backends.files import foreign, model_files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,7 +2,7 @@
 
 Owns the vocabulary (jobs, events, commands, reports) and nothing else: no transport, no HTTP types, no engine types.
 Jobs and the parts of answers that a backend adds are in its own folder; `backends.kinds` says which there are.
-The encoding is msgpack of these tagged structs (see `backends.wire`); never pickle.
+The encoding is msgpack of these tagged structs (see `backends.border.wire`); never pickle.
 """
 
 from backends.messages.commands import (

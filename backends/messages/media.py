@@ -8,7 +8,7 @@ from backends.messages.plain import Plain
 class SpoolFile(Plain, frozen=True):
     """A file of a request, on the server's disk until its job has ended.
 
-    A worker opens it with `backends.model_files`, and treats whatever is in it as a stranger's.
+    A worker opens it with `backends.files.model_files`, and treats whatever is in it as a stranger's.
     """
 
     path: str

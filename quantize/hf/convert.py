@@ -15,9 +15,9 @@ from typing import Any, Final
 import gguf
 import numpy as np
 
-from backends import model_files
 from backends.bnb.stored import Place, corrections, has_own_head, own_head_remark
-from backends.sampling_defaults import GGUF_KEYS, SamplingDefaults, of_folder
+from backends.files import model_files
+from backends.files.sampling_defaults import GGUF_KEYS, SamplingDefaults, of_folder
 from quantize.errors import QuantizeError
 from quantize.hf import pretokenizer
 from quantize.hf.config import Config

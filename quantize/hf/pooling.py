@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import gguf
 
-from backends import model_files
+from backends.files import model_files
 from quantize.errors import QuantizeError
 from quantize.hf.source import read_json
 from quantize.words import shown

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from backends import foreign, model_files
+from backends.files import foreign, model_files
 from quantize.errors import QuantizeError
 from quantize.words import shown
 

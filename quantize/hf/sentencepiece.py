@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backends import model_files
+from backends.files import model_files
 from quantize.errors import QuantizeError
 
 MAX_BYTES: Final = 64 * 2**20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends import model_files
+from backends.files import model_files
 from quantize.errors import QuantizeError
 from quantize.hf.safetensors import Shard, Stored
 from quantize.words import shown

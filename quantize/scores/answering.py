@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from backends import model_files
+from backends.files import model_files
 from quantize.calibrate import MAX_TEXT_BYTES
 from quantize.orphan import die_with_parent
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backends import model_files
+from backends.files import model_files
 from quantize.scores.answering import answer
 
 

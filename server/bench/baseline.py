@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from backends.child import environment
-from backends.crash_reason import essence
+from backends.border.child import environment
+from backends.machine.crash_reason import essence
 from backends.registry import BACKENDS
 from backends.workload import Question, Workload
 

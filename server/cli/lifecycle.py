@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from backends.kernel import share_few_arenas
+from backends.machine.kernel import share_few_arenas
 from server.cli.early import ENDING, TELLING, heard
 from server.door.http1 import StrictHttp
 

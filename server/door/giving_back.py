@@ -9,7 +9,7 @@ import asyncio
 import gc
 from typing import Final
 
-from backends.kernel import give_back_freed
+from backends.machine.kernel import give_back_freed
 
 LARGE_BYTES: Final = 1 << 20
 """From here on a request leaves something worth giving back."""

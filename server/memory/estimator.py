@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec.structs import astuple
 
-from backends import dry
 from backends.backend import HeaderError, version_of
+from backends.border import dry
 from backends.messages import TextPlan
 from backends.plan import Amount, Footprint
 from backends.registry import TEST_ENGINE, backend_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from backends.backend import Header
-    from backends.dry import DrySizes
+    from backends.border.dry import DrySizes
     from backends.messages import LoadPlan
     from backends.plan import Parts
     from server.memory.files import FileFacts, FileKey

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from backends.backend import Header, HeaderError
-from backends.model_files import FileError, reason
+from backends.files.model_files import FileError, reason
 from backends.registry import BACKENDS
 
 if TYPE_CHECKING:

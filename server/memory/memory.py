@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from backends import host
+from backends.machine import host
 from backends.messages import Device
 from backends.plan import Amount
 from server.memory import gpu

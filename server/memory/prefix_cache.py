@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from backends import host
+from backends.machine import host
 from backends.messages import Store
 from backends.prefix.eviction_score import SUFFIX, cost_of, eviction_score
 from server.memory.shares import Change, Kept, Shares

@@ -18,8 +18,8 @@ from server.scheduling.budget import Refused
 from server.scheduling.decisions import Abort, Dispatch, ModelState, Reject
 
 if TYPE_CHECKING:
+    from backends.border.worker import Exit, Worker
     from backends.messages import Event, Job, Step
-    from backends.worker import Exit, Worker
     from server.pool.overview import Overview
     from server.pool.parts import PoolParts
     from server.pool.resident import Resident

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from backends.backend import HeaderError
-from backends.crash_reason import REASON_CHARS, clean
+from backends.border.worker import Listener, Timeouts, Worker
+from backends.machine.crash_reason import REASON_CHARS, clean
 from backends.messages import ErrorCode, LoadModel, Ready
 from backends.plan import Amount
 from backends.registry import kind_giving
-from backends.worker import Listener, Timeouts, Worker
 from server.memory.ledger import LedgerError, Measured, Tenant
 from server.memory.placement import Placed, sums
 from server.scheduling.budget import Refused
@@ -21,7 +21,7 @@ from server.settings.sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backends.child import Copier
+    from backends.border.child import Copier
     from backends.plan import Footprint
     from server.memory.budget import MemoryBudget
     from server.memory.ledger import Reservation

@@ -9,16 +9,16 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from backends.crash_reason import in_words
+from backends.machine.crash_reason import in_words
 from backends.plan import Amount
 from server.memory.ledger import Tenant
 from server.pool.event_log import why
 from server.pool.loader import LoadRefusedError
 
 if TYPE_CHECKING:
+    from backends.border.worker import Exit, Listener, Worker
     from backends.messages import ErrorCode, LoadModel, Ready
     from backends.plan import Footprint
-    from backends.worker import Exit, Listener, Worker
     from server.memory.files import FileKey
     from server.pool.parts import PoolParts
     from server.pool.resident import Resident

@@ -11,8 +11,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final, assert_never
 
+from backends.border.worker import Exit, Timeouts, Worker
 from backends.registry import BACKENDS
-from backends.worker import Exit, Timeouts, Worker
 from server.memory.budget import MemoryBudget
 from server.memory.memory import open_memory
 from server.memory.placement import memory_words

@@ -11,8 +11,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from backends import host, model_files
 from backends.backend import HeaderError
+from backends.files import model_files
+from backends.machine import host
 from backends.registry import recognised
 
 if TYPE_CHECKING:

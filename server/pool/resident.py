@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from backends.backend import Header
+    from backends.border.worker import Exit, Worker
     from backends.messages import Device, ErrorCode, Ready
-    from backends.worker import Exit, Worker
     from server.memory.files import FileKey
     from server.memory.ledger import Reservation
     from server.metrics import ModelMetrics

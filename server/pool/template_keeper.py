@@ -10,9 +10,10 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from backends import host, template_process
-from backends.kernel import adopt_orphans
-from backends.template_process import TemplateProcessError, UnfitError
+from backends.border import template_process
+from backends.border.template_process import TemplateProcessError, UnfitError
+from backends.machine import host
+from backends.machine.kernel import adopt_orphans
 
 _LOG = logging.getLogger("onecard.template_process")
 

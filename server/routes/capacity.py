@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from backends.backend import HeaderError
-from backends.crash_reason import clean
+from backends.machine.crash_reason import clean
 from backends.messages import KvType
 from backends.registry import BACKENDS
 from server.errors import ApiError

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends import foreign, model_files
 from backends.backend import HeaderError
+from backends.files import foreign, model_files
 from backends.gguf.parts import PART
 from backends.registry import recognised
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from backends.sampling_defaults import BOUNDS
+from backends.files.sampling_defaults import BOUNDS
 
 if TYPE_CHECKING:
     from backends.backend import Header

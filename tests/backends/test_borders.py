@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.control import Control
-from backends.fim import InfillMarks
 from backends.generation.borders import borders
 from backends.generation.tokenizer import Tokenizer
 from backends.messages import ChatPrompt, TextPrompt
+from backends.prompts.control import Control
+from backends.prompts.fim import InfillMarks
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<think>")
 TEMPLATES = {

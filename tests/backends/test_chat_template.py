@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.chat_template import ChatTemplate, Guard
 from backends.engine import JobError
+from backends.prompts.chat_template import ChatTemplate, Guard
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backends.fim import InfillMarks, encode
 from backends.messages import FimFile, FimPrompt
+from backends.prompts.fim import InfillMarks, encode
 
 MARKS = InfillMarks(prefix=1000, suffix=1001, middle=1002, repository=1003, file=1004)
 FILES = [FimFile("a.py", "aa"), FimFile("b.py", "bbbb")]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import demo
-from backends.chat_template import ChatTemplate
 from backends.engine import JobError
-from backends.open_turn import OpenTurn
+from backends.prompts.chat_template import ChatTemplate
+from backends.prompts.open_turn import OpenTurn
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 TRIMMED = CHATML.replace("m.content", "m.content | trim")

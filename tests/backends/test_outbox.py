@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.border.outbox import FRAME_S, Outbox
 from backends.messages import Delta, Failed, Finished, Started, Step, TokenLogprob
-from backends.outbox import FRAME_S, Outbox
 
 QUICK_S = FRAME_S / 8
 

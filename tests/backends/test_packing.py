@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.packing import pack
+from backends.vectors.packing import pack
 
 
 def test_every_job_has_a_turn_before_any_has_two():

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from backends import renderer
-from backends.chat_template import ChatTemplate
 from backends.engine import JobError
-from backends.renderer import Renderer
+from backends.prompts import renderer
+from backends.prompts.chat_template import ChatTemplate
+from backends.prompts.renderer import Renderer
 
 USER = [{"role": "user", "content": "hi"}]
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from backends.chat_template import ChatTemplate
 from backends.engine import JobError
+from backends.prompts.chat_template import ChatTemplate
 from server.schemas.chat import parse_chat
 
 ITEMS = "{% for k, v in c.arguments|items %}<{{ k }}>{{ v }}{% endfor %}"

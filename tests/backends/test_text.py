@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.messages import TokenLogprob
-from backends.text import TextStream, find_stop, held_back
+from backends.prompts.text import TextStream, find_stop, held_back
 
 ALPHABET = "ab€😀<|\n"
 

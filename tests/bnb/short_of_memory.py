@@ -21,7 +21,7 @@ import torch
 from backends.bnb.loading import load
 from backends.engine import Engine, LoadError
 from backends.gguf.loading import load as load_file
-from backends.kernel import give_back_freed
+from backends.machine.kernel import give_back_freed
 from backends.messages import Failed, Generate, LoadModel, Sampling, Store, TokenPrompt
 from tests.gguf.driver import run, text_job
 from tests.models import canary_kv

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from backends.constraints.grammars import Compiler
 from backends.formats.known import named
-from backends.grammars import Compiler
 from backends.messages import JsonObject, JsonSchema, ToolCalls
 from tests.formats.walks import accepts, function, vocabulary
 

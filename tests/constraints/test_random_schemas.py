@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from backends.constraints.grammars import CompiledGrammar, Compiler
 from backends.engine import JobError
 from backends.formats.known import named
-from backends.grammars import CompiledGrammar, Compiler
 from backends.messages import JsonSchema
 from server.errors import ApiError
 from server.schemas.json_schema import checked

@@ -10,9 +10,9 @@ import time
 import jsonschema
 import pytest
 
+from backends.constraints.grammars import MAX_CACHED, Compiler
 from backends.engine import JobError
 from backends.formats.known import named
-from backends.grammars import MAX_CACHED, Compiler
 from backends.messages import JsonObject, JsonSchema, Pattern
 from server.errors import ApiError
 from server.schemas.answers import choice

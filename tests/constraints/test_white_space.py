@@ -8,9 +8,9 @@ import re
 
 import pytest
 
+from backends.constraints.grammars import Compiler
 from backends.formats.known import FORMATS, named
 from backends.formats.pieces import CallArguments
-from backends.grammars import Compiler
 from backends.messages import JsonObject, JsonSchema, ToolCalls
 from tests.formats.walks import accepts, function, vocabulary, wander
 

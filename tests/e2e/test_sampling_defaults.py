@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import demo
-from backends import sampling_defaults
+from backends.files import sampling_defaults
 from tests.e2e.server import Server, serving
 from tests.quantize.conftest import make
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-from backends import model_files
 from backends.backend import Files, Header, HeaderError, Setting
+from backends.files import model_files
 from backends.kinds import AnyKind
 from backends.options import Options
 from backends.plan import Amount, Footprint, Parts, Wish

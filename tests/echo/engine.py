@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends import model_files
 from backends.engine import JobError
+from backends.files import model_files
 from backends.messages import ErrorCode, Event, Failed, Finished, Job, LoadModel, Ready, Started, Step
 from tests.echo.kind import ECHO, Echo, Echoed, EchoFacts
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from backends.embedding import EmbeddingEngine, Input, NoRoomError, finish
 from backends.messages import Embed, EncoderFacts, Failed, Finished, Ready
+from backends.vectors.engine import EmbeddingEngine, Input, NoRoomError, finish
 from tests.embeddings.driver import run, vectors
 
 POISON, BOULDER = 66, 88

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backends.clerk import prepared
+from backends.border.clerk import prepared
 from backends.engine import Engine, JobError, LoadError
 from backends.messages import ChatPrompt, Detokenize, Detokenized, Embed, Generate, Rerank, TextPrompt, Tokenize
 from tests.embeddings import models

@@ -49,6 +49,7 @@ from backends.messages import (
     FinishReason,
     Generate,
     GeneratorFacts,
+    GeneratorPlan,
     Job,
     Layers,
     LoadModel,
@@ -63,6 +64,7 @@ from backends.messages import (
     TokenLogprob,
     TokenPrompt,
 )
+from backends.plan import JOBS_AT_ONCE
 
 FOREVER_S = 3600.0
 
@@ -132,7 +134,8 @@ class FakeEngine:
     """Keeps the rules of a real engine: never more sequences than `parallel`, one terminal event per job."""
 
     def __init__(self, spec: LoadModel, measured_bytes: int, host_bytes: int = 0) -> None:
-        self._context, self._parallel = spec.plan.context, spec.plan.parallel
+        plan = spec.plan
+        self._context, self._parallel = plan.context, plan.parallel if isinstance(plan, GeneratorPlan) else JOBS_AT_ONCE
         self._measured_bytes, self._host_bytes = measured_bytes, host_bytes
         self._running: dict[str, Running] = {}
 

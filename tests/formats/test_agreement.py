@@ -9,14 +9,14 @@ import jsonschema
 import numpy as np
 import pytest
 
+from backends.constraints.guides import Guide, Guides
+from backends.constraints.vocabulary import Vocabulary
 from backends.formats.base import Format
 from backends.formats.known import FORMATS
 from backends.formats.pieces import Piece, Reasoning
 from backends.formats.splitter import splitter
 from backends.formats.thinking import Thinking
-from backends.guides import Guide, Guides
 from backends.messages import ChatPrompt, Generate, JsonSchema, ToolCalls
-from backends.vocabulary import Vocabulary
 from tests.formats.test_grammars import OFFERED
 from tests.formats.test_mentions import calls, content, one_call
 from tests.formats.walks import function, vocabulary

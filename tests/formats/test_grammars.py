@@ -8,10 +8,10 @@ import random
 import jsonschema
 import pytest
 
+from backends.constraints.grammars import Compiler
 from backends.formats.known import FORMATS, named
 from backends.formats.pieces import CallArguments, CallBegins, Content
-from backends.grammars import Compiler
-from backends.kernel import at_most
+from backends.machine.kernel import at_most
 from backends.messages import Constraint, JsonSchema, ToolCalls
 from tests.formats.recorded import ADD, RECORDED, TOOLS, WEATHER
 from tests.formats.test_reading import name_of, read

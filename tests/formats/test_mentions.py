@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.constraints.grammars import Compiler
 from backends.formats.known import FORMATS, named
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece
 from backends.formats.splitter import splitter
-from backends.grammars import Compiler
 from backends.messages import JsonSchema, ToolCalls
 from tests.formats.recorded import RECORDED, TOOLS
 from tests.formats.test_not_calls import chop, near_calls

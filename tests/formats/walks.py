@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.constraints import TokenMask
+from backends.constraints.masks import TokenMask
+from backends.constraints.vocabulary import Vocabulary
 from backends.formats.known import FORMATS
 from backends.messages import Function
-from backends.vocabulary import Vocabulary
 
 WORDS = [
     "the ",

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from backends.child import environment
+from backends.border.child import environment
 from demo import GGUF_PATH
 
 pytestmark = pytest.mark.engine

@@ -8,8 +8,8 @@ from typing import NoReturn
 import pytest
 
 from backends import registry
+from backends.constraints.vocabulary import Vocabulary
 from backends.messages import Pattern
-from backends.vocabulary import Vocabulary
 from tests.gguf.driver import run, text_job
 from tests.specs import spec_of
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backends.clerk import Clerk
+from backends.border.clerk import Clerk
+from backends.border.link import Link
+from backends.border.worker_main import run
 from backends.engine import Engine, Prepared
-from backends.link import Link
 from backends.messages import Cancel, Event, Failed, Generate, Shutdown, Step
-from backends.worker_main import run
 from tests.gguf.driver import Outcome
 from tests.gguf.prefixes import job, open_engine
 from tests.models import canary_kv

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import host
+from backends.machine import host
 from backends.messages import ErrorCode, Finished
 from demo import GGUF_PATH
 from server.memory import gpu

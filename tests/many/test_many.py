@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import host
+from backends.machine import host
 from backends.messages import Failed, Generate, TextPrompt
 from server.pool.pool import PoolError
 from server.scheduling.scheduler import Rules, SwapRules

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from backends.border.worker import Exit, Worker
 from backends.messages import Ready, Step
-from backends.worker import Exit, Worker
 from tests.models import broken
 from tests.specs import spec_of
 

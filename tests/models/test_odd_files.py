@@ -13,8 +13,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import demo
-from backends import foreign, registry
+from backends import registry
 from backends.backend import HeaderError
+from backends.files import foreign
 from backends.messages import Generate, Sampling, TextPrompt
 from server.memory.files import look
 from server.settings.catalog import Catalog

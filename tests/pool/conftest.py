@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from backends.border.worker import Timeouts
 from backends.messages import Delta, Event, Failed, Finished, Generate, Job, TextPrompt
-from backends.worker import Timeouts
 from server.metrics import Metrics
 from server.pool.pool import Pool, Stream
 from server.settings.catalog import Catalog

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import host
+from backends.machine import host
 from backends.messages import Store
 from backends.prefix.eviction_score import file_name
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache, roomiest

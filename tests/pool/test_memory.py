@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import host
+from backends.machine import host
 from backends.plan import Amount, Footprint, Parts
 from server.memory import gpu
 from server.memory.ledger import Measured, Tenant

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from backends.border.worker import Timeouts
 from backends.messages import (
     Finished,
 )
-from backends.worker import Timeouts
 from server.pool.pool import PoolError
 from server.scheduling.decisions import ModelState
 from tests.pool.conftest import Maker, failure, read, running, until

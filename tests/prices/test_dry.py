@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends import dry
+from backends.border import dry
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backends.dry import DrySizes
+from backends.border.dry import DrySizes
 from backends.gguf.info import HeaderInfo, Tensor
 from backends.messages import EncoderPlan
 from backends.messages.plans import ALL_LAYERS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import host
+from backends.machine import host
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backends import host
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
+from backends.machine import host
 from backends.messages import Failed, Finished, Generate, TextPrompt
 from demo import GGUF_PATH
 from server.metrics import Metrics

@@ -14,7 +14,7 @@ from backends.formats.base import Format
 from backends.formats.pieces import CallArguments, Content
 from backends.formats.splitter import Splitter
 from backends.messages import Delta, TokenLogprob
-from backends.text import TextStream
+from backends.prompts.text import TextStream
 from server.output.content_tokens import ContentTokens
 from server.output.sorting import Said, Sorter
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import host
+from backends.machine import host
 from server.pool import read_ahead
 from server.pool.read_ahead import ReadAhead, files_of, is_cached, pull_in
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends import template_process_main
-from backends.worker import Worker
+from backends.border import template_process_main
+from backends.border.worker import Worker
 from server.pool.template_keeper import TemplateKeeper, TemplateRules
 from tests.pool.conftest import Maker, until
 from tests.specs import spec_of
@@ -62,7 +62,7 @@ def parent_of(worker: Worker) -> int:
 def is_copy(worker: Worker) -> bool:
     """A copy keeps the command line of what it was copied from."""
     assert worker.pid is not None
-    return "backends.template_process_main" in psutil.Process(worker.pid).cmdline()
+    return "backends.border.template_process_main" in psutil.Process(worker.pid).cmdline()
 
 
 async def test_a_copy_is_a_worker_and_the_child_of_this_process(new: New, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ async def test_a_backend_that_cannot_be_copied_gets_no_other_template_process(
 def test_an_open_graphics_card_makes_a_process_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_process_main, "n_threads", lambda: 1)
     assert template_process_main.why_unfit() is None
-    monkeypatch.setattr("backends.kernel.CARDS", (str(tmp_path),))
+    monkeypatch.setattr("backends.machine.kernel.CARDS", (str(tmp_path),))
     with (tmp_path / "nvidia0").open("w"):
         assert "graphics card" in str(template_process_main.why_unfit())
 
@@ -251,7 +251,7 @@ async def test_a_pool_copies_its_template_process_and_leaves_none(make: Maker) -
     pids = [rig.pid("a"), rig.pid("b"), first]
     assert len(set(pids)) == 3
     assert template.pid == first
-    assert all("backends.template_process_main" in psutil.Process(pid).cmdline() for pid in pids)
+    assert all("backends.border.template_process_main" in psutil.Process(pid).cmdline() for pid in pids)
 
     await rig.pool.close(0)
     assert not any(psutil.pid_exists(pid) for pid in pids if pid is not None)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.child import Copier
+from backends.border.child import Copier
+from backends.border.worker import Exit, Timeouts, Worker
 from backends.messages import Event, Failed, Finished, Generate, Ready, Step, TextPrompt
-from backends.worker import Exit, Timeouts, Worker
 from tests.specs import spec_of
 
 QUICK = Timeouts(load_s=20.0, ping_every_s=0.1, pong_s=1.5, step_s=20.0, stop_s=2.0, linger_s=0.5)

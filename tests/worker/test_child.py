@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from backends import process
-from backends.child import start_child
+from backends.border import process
+from backends.border.child import start_child
 from backends.messages import Report
 
 ASLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]

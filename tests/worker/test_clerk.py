@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from backends import wire
-from backends.clerk import Clerk
-from backends.link import Link
+from backends.border import wire
+from backends.border.clerk import Clerk
+from backends.border.link import Link
 from backends.messages import Failed, Finished, Step, Tokenized
 
 

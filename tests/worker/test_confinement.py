@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.child import environment
-from backends.crash_reason import clean, essence
-from backends.wire import Encoder
+from backends.border.child import environment
+from backends.border.wire import Encoder
+from backends.machine.crash_reason import clean, essence
 from tests.specs import spec_of
 from tests.worker.conftest import Starter, gone, process_file
 from tests.worker.parent import started
@@ -25,7 +25,7 @@ from tests.worker.parent import started
 PARENT = """
 import asyncio, os, sys
 from tests.specs import spec_of
-from backends.worker import Worker
+from backends.border.worker import Worker
 
 class Ear:
     def on_progress(self, worker, fraction): pass
@@ -134,7 +134,7 @@ def test_worker_leaves_when_its_socket_closes_although_the_parent_lives(
     ours, theirs = socket.socketpair()
     arguments = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "backends.worker_main", *arguments],
+        [sys.executable, "-P", "-m", "backends.border.worker_main", *arguments],
         pass_fds=(theirs.fileno(),),
         env=environment(os.environ),
     )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def in_a_child(body: str) -> str:
     """What a process of its own says: the limit is one of the whole process."""
-    code = "from backends.load_limit import OverLimitError, limited\nfrom backends.engine import LoadError\n"
+    code = "from backends.border.load_limit import OverLimitError, limited\nfrom backends.engine import LoadError\n"
     done = subprocess.run(
         [sys.executable, "-c", code + textwrap.dedent(body)], capture_output=True, text=True, cwd=ROOT, check=True
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backends import model_files
-from backends.model_files import FileError, MissingError
+from backends.files import model_files
+from backends.files.model_files import FileError, MissingError
 
 
 def link_to(target: str) -> Callable[[Path], object]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.border.wire import MAX_FRAME_BYTES, Encoder, WireError, command_decoder, report_decoder
 from backends.messages import (
     ChatPrompt,
     Delta,
@@ -26,7 +27,6 @@ from backends.messages import (
     Submit,
     TokenLogprob,
 )
-from backends.wire import MAX_FRAME_BYTES, Encoder, WireError, command_decoder, report_decoder
 
 STEP = Step(
     events=[
@@ -116,7 +116,7 @@ def test_messages_refuse_unknown_fields() -> None:
 
 
 def test_handle_and_wire_import_no_heavy_library() -> None:
-    code = "import sys, backends.worker, backends.registry; print(*sys.modules)"
+    code = "import sys, backends.border.worker, backends.registry; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     loaded = set(done.stdout.split())
     assert not loaded & {"numpy", "llama_cpp", "jinja2", "torch", "gguf", "fastapi", "pydantic"}

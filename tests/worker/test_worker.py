@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.child import environment
+from backends.border.child import environment
+from backends.border.worker import Timeouts, Worker
 from backends.messages import (
     ChatPrompt,
     Detokenize,
@@ -23,7 +24,6 @@ from backends.messages import (
     Tokenize,
     Tokenized,
 )
-from backends.worker import Timeouts, Worker
 from tests.worker.conftest import QUICK, Starter, ask, gone, process_file
 
 
@@ -220,7 +220,7 @@ class SlowStart:
         return self.begin(socket_fd, stderr_fd)
 
     def begin(self, socket_fd: int, stderr_fd: int) -> int:
-        worker = ["-P", "-m", "backends.worker_main", "--fd", str(socket_fd), "--parent", str(os.getpid())]
+        worker = ["-P", "-m", "backends.border.worker_main", "--fd", str(socket_fd), "--parent", str(os.getpid())]
         command = [sys.executable, "-c", LATE, str(self.delay_s), *worker]
         child = subprocess.Popen(command, pass_fds=[socket_fd], stderr=stderr_fd, env=environment(os.environ))
         child.returncode = 0  # the worker's handle reaps it

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.engine import LoadError
-from backends.host import available_bytes
-from backends.kernel import at_most
+from backends.machine.host import available_bytes
+from backends.machine.kernel import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

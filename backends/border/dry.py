@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
-from backends.child import run_module
-from backends.crash_reason import REASON_CHARS, clean
+from backends.border.child import run_module
+from backends.machine.crash_reason import REASON_CHARS, clean
 from backends.messages import Device, TextPlan
 
 ANSWER_WITHIN_S: Final = 20.0

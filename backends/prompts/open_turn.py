@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _MARKS = range(0x100000, 0x10FFFE)
-"""Private use, and none of those that stand for control tokens (`backends.chat_template`)."""
+"""Private use, and none of those that stand for control tokens (`backends.prompts.chat_template`)."""
 
 
 class OpenTurn:

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 
 from backends import registry
+from backends.border.link import EXIT_ENGINE_ERROR, EXIT_ORPHANED, leave, note
+from backends.border.template_process import MOST_BYTES, Copied, Unfit, Warm
+from backends.border.worker_main import serve
 from backends.engine import LoadError
-from backends.kernel import anonymous_bytes, call_me, die_with, holds_a_card, limit_damage, n_threads
-from backends.link import EXIT_ENGINE_ERROR, EXIT_ORPHANED, leave, note
-from backends.template_process import MOST_BYTES, Copied, Unfit, Warm
-from backends.worker_main import serve
+from backends.machine.kernel import anonymous_bytes, call_me, die_with, holds_a_card, limit_damage, n_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backends.template_process import Word
+    from backends.border.template_process import Word
 
 _STDERR: Final = 2
 _ADOPTED_WITHIN_S: Final = 5.0

@@ -1,6 +1,6 @@
 """A worker process as the server sees it: its start, its socket, its stderr, its end.
 
-Owns no model and no jobs: that is `backends.worker`. For the event loop's thread only.
+Owns no model and no jobs: that is `backends.border.worker`. For the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from backends import process
+from backends.border import process
+from backends.border.process import Process
+from backends.border.wire import Decoder, Encoder, WireError, report_decoder
 from backends.messages import Command, Report
-from backends.process import Process
-from backends.wire import Decoder, Encoder, WireError, report_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -191,7 +191,7 @@ async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | 
 
 
 async def _started(socket_fd: int) -> Process:
-    return run_module("backends.worker_main", socket_fd)
+    return run_module("backends.border.worker_main", socket_fd)
 
 
 async def _copied(copier: Copier, socket_fd: int) -> Process | None:
@@ -223,7 +223,7 @@ def environment(inherited: Mapping[str, str], *, spins: int | None = _SPINS) -> 
     """
     kept = {name: value for name, value in inherited.items() if _KEPT_VARIABLES.fullmatch(name)}
     search = [entry for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]
-    checkout = str(Path(__file__).resolve().parent.parent)
+    checkout = str(Path(__file__).resolve().parents[2])
     if checkout not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *search}:
         search.append(checkout)
     if spins is not None and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & kept.keys():

@@ -9,9 +9,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, assert_never
 
+from backends.border.link import Link, note, or_leave
+from backends.border.wire import WireError
 from backends.engine import AnyEngine, JobError
 from backends.kinds import refusal
-from backends.link import Link, note, or_leave
 from backends.messages import (
     Cancel,
     Command,
@@ -28,7 +29,6 @@ from backends.messages import (
     Submit,
 )
 from backends.registry import KINDS, kind_of
-from backends.wire import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -29,7 +29,7 @@ from backends.messages import (
     Tokenize,
     Tokenized,
 )
-from backends.packing import pack
+from backends.vectors.packing import pack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

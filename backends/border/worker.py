@@ -12,10 +12,11 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
-from backends.child import Child, Copier, start_child
-from backends.crash_reason import LOAD_HINT, REASON_CHARS, clean, essence, no_memory, signal_in_words
-from backends.kernel import busyness
-from backends.link import EXIT_OUT_OF_MEMORY
+from backends.border.child import Child, Copier, start_child
+from backends.border.link import EXIT_OUT_OF_MEMORY
+from backends.border.wire import WireError
+from backends.machine.crash_reason import LOAD_HINT, REASON_CHARS, clean, essence, no_memory, signal_in_words
+from backends.machine.kernel import busyness
 from backends.messages import (
     ENDS,
     Cancel,
@@ -37,7 +38,6 @@ from backends.messages import (
     Step,
     Submit,
 )
-from backends.wire import WireError
 
 _IDLE_TICKS: Final = 2
 """Of 10 ms, between two looks: answering a ping takes less."""

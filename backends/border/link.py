@@ -9,8 +9,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from backends.border.wire import Decoder, Encoder, WireError, command_decoder, receive
 from backends.messages import Command, Report
-from backends.wire import Decoder, Encoder, WireError, command_decoder, receive
 
 if TYPE_CHECKING:
     import socket

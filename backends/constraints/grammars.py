@@ -1,7 +1,7 @@
 """Compiles a job's constraint, in the format of one model, to masks over its vocabulary.
 
 Owns llguidance: its limits, the cache of compiled grammars and the words of its refusals. What a grammar says of calls
-is `backends.formats`'; reasoning, which no grammar sees, is `backends.guides`'.
+is `backends.formats`'; reasoning, which no grammar sees, is `backends.constraints.guides`'.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 
+from backends.constraints.json_lines import JsonLines, LineTable
 from backends.engine import JobError
 from backends.formats.base import compact, inline
 from backends.formats.openings import asks_nothing, parted
-from backends.json_lines import JsonLines, LineTable
-from backends.kernel import ALONE, USUAL_MEMORY_LIMIT, memory_limit
+from backends.machine.kernel import ALONE, USUAL_MEMORY_LIMIT, memory_limit
 from backends.messages import JsonObject, JsonSchema, Pattern, ToolCalls
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from numpy.typing import NDArray
 
+    from backends.constraints.vocabulary import Vocabulary
     from backends.formats.base import Format
     from backends.formats.openings import Pattern as Opening
     from backends.messages import Constraint
-    from backends.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def _limits() -> LLParserLimits:
 
 
 class Mask:
-    """See `backends.constraints.TokenMask`; one text under one grammar."""
+    """See `backends.constraints.masks.TokenMask`; one text under one grammar."""
 
     def __init__(self, matcher: LLMatcher, n_vocab: int, lines: JsonLines | None) -> None:
         self._matcher = matcher

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backends.constraints.grammars import Compiler
 from backends.formats.pieces import held_back
 from backends.formats.thinking import Thinking
-from backends.grammars import Compiler
 from backends.messages import ToolCalls
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from backends.constraints.grammars import CompiledGrammar, Mask
+    from backends.constraints.vocabulary import Vocabulary
     from backends.formats.base import Format
-    from backends.grammars import CompiledGrammar, Mask
     from backends.messages import Constraint, Generate
-    from backends.vocabulary import Vocabulary
 
 _MAX_GAP_TOKENS = 4
 """White space that a model may put between its reasoning and a constrained answer."""
@@ -102,7 +102,7 @@ class _Phase(enum.Enum):
 
 
 class Guide:
-    """See `backends.constraints.TokenMask`; one text of one job."""
+    """See `backends.constraints.masks.TokenMask`; one text of one job."""
 
     def __init__(self, plan: GuidePlan) -> None:
         self._plan = plan

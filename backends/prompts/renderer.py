@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import msgspec
 
-from backends.kernel import call_me, die_with
+from backends.machine.kernel import call_me, die_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from backends.template_program import Outcome, Program
+    from backends.prompts.template_program import Outcome, Program
 
 GRACE_S: Final = 0.3
 _BORN_WITHIN_S: Final = 5.0
@@ -71,17 +71,19 @@ def rendering_beside(renderer: Renderer | None) -> Iterator[None]:
 
 class _Here:
     def __init__(self, source: str) -> None:
-        from backends.template_program import compiled  # here: a worker that renders beside itself needs no jinja2
+        from backends.prompts.template_program import (
+            compiled,  # here: a worker that renders beside itself needs no jinja2
+        )
 
         self._program = compiled(source)
 
     def check(self) -> Outcome | None:
-        from backends.template_program import Outcome
+        from backends.prompts.template_program import Outcome
 
         return self._program if isinstance(self._program, Outcome) else None
 
     def run(self, variables: Mapping[str, Any]) -> Outcome:
-        from backends.template_program import Outcome
+        from backends.prompts.template_program import Outcome
 
         return self._program if isinstance(self._program, Outcome) else self._program.run(variables)
 
@@ -112,7 +114,7 @@ class Renderer:
     """The worker's end. One question at a time; threads take turns."""
 
     def __init__(self, nursery: socket.socket, nursery_pid: int) -> None:
-        from backends.template_program import Outcome
+        from backends.prompts.template_program import Outcome
 
         self._nursery = nursery
         self._nursery_pid = nursery_pid
@@ -125,7 +127,7 @@ class Renderer:
 
     def ask(self, asked: Ask) -> tuple[Outcome, int]:
         """What came of it, and the bytes of the question."""
-        from backends.template_program import RENDER_LIMIT_S, Outcome
+        from backends.prompts.template_program import RENDER_LIMIT_S, Outcome
 
         try:
             raw = msgspec.msgpack.encode(asked)
@@ -219,7 +221,7 @@ def _nurse(line: socket.socket, parent: int) -> NoReturn:
     _silence()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # how a renderer ended is not asked
     me = os.getpid()
-    from backends import template_program  # noqa: F401 - a renderer shall not wait for it
+    from backends.prompts import template_program  # noqa: F401 - a renderer shall not wait for it
 
     while True:
         packet, files, _, _ = socket.recv_fds(line, 64, 1)
@@ -253,7 +255,7 @@ def _render(line: socket.socket, parent: int) -> NoReturn:
 
 
 def _answer_all(line: socket.socket) -> None:
-    from backends.template_program import Outcome, compiled
+    from backends.prompts.template_program import Outcome, compiled
 
     programs: dict[str, Program | Outcome] = {}
     decoder = msgspec.msgpack.Decoder(Ask)

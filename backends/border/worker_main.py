@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 
 from backends import registry
-from backends.clerk import Clerk
-from backends.crash_reason import LOAD_HINT, in_words
-from backends.engine import AnyEngine, JobError, LoadError
-from backends.kernel import call_me, die_with, limit_damage
-from backends.link import (
+from backends.border.clerk import Clerk
+from backends.border.link import (
     EXIT_ENGINE_ERROR,
     EXIT_LOAD_FAILED,
     EXIT_ORPHANED,
@@ -30,7 +27,11 @@ from backends.link import (
     leave,
     note,
 )
-from backends.load_limit import OverLimitError, limited
+from backends.border.load_limit import OverLimitError, limited
+from backends.border.outbox import Outbox
+from backends.engine import AnyEngine, JobError, LoadError
+from backends.machine.crash_reason import LOAD_HINT, in_words
+from backends.machine.kernel import call_me, die_with, limit_damage
 from backends.messages import (
     Cancel,
     CutShort,
@@ -44,8 +45,7 @@ from backends.messages import (
     Shutdown,
     Step,
 )
-from backends.outbox import Outbox
-from backends.renderer import Renderer, fork_beside, rendering_beside
+from backends.prompts.renderer import Renderer, fork_beside, rendering_beside
 
 if TYPE_CHECKING:
     import queue

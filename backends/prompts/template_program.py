@@ -1,7 +1,7 @@
 """A chat template as a program from strangers: compiled without running it, run within limits of time, memory and size.
 
 It runs in jinja2's immutable sandbox. Python's lines are timed here; what one line makes the interpreter do in C is
-timed by `backends.renderer`, which runs this in a process that can be ended.
+timed by `backends.prompts.renderer`, which runs this in a process that can be ended.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from backends.kernel import at_most
-from backends.template_forms import with_arguments
+from backends.machine.kernel import at_most
+from backends.prompts.template_forms import with_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

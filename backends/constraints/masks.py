@@ -1,6 +1,6 @@
 """The place where structured output meets sampling: what may restrict the next token of one sequence.
 
-Owns the Protocol that samplers see; `backends.guides` makes it of a job.
+Owns the Protocol that samplers see; `backends.constraints.guides` makes it of a job.
 """
 
 from __future__ import annotations

@@ -13,18 +13,18 @@ import re
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from backends import renderer
 from backends.engine import JobError
 from backends.formats.known import recognise
 from backends.formats.thinking import marks_of, options_of
-from backends.template_forms import forms, with_parts
-from backends.template_program import RENDER_LIMIT_BYTES, RENDER_LIMIT_S
+from backends.prompts import renderer
+from backends.prompts.template_forms import forms, with_parts
+from backends.prompts.template_program import RENDER_LIMIT_BYTES, RENDER_LIMIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from backends.formats.base import Json
-    from backends.template_program import Outcome
+    from backends.prompts.template_program import Outcome
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 

@@ -1,8 +1,8 @@
 """The server's handle of a template process: a backend's imports done, no model; it makes copies of itself.
 
 A copy is a worker like any other and a child of the server: it outlives this process, and its exit
-status is the kernel's word. What the process itself does is in `backends.template_process_main`. For the event loop's
-thread only.
+status is the kernel's word. What the process itself does is in `backends.border.template_process_main`. For the event
+loop's thread only.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from backends.child import run_module
-from backends.kernel import adopt_orphans
+from backends.border.child import run_module
+from backends.machine.kernel import adopt_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backends.process import Process
+    from backends.border.process import Process
 
 MOST_BYTES: Final = 4096
 """Of one packet."""
@@ -124,7 +124,7 @@ def start(backend: str) -> TemplateProcess:
     """Start a template process of a backend. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        running = run_module("backends.template_process_main", theirs.fileno(), "--backend", backend)
+        running = run_module("backends.border.template_process_main", theirs.fileno(), "--backend", backend)
     except BaseException:
         ours.close()
         raise

@@ -1,0 +1,1 @@
+"""What an answer must be: grammars, masks over tokens, where reasoning ends."""

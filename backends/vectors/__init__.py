@@ -1,0 +1,1 @@
+"""The engine that gives vectors and scores instead of text."""
