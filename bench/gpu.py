@@ -158,7 +158,9 @@ def _noted(url: str, name: str, ledger: list[Any]) -> dict[str, Any]:
 def _compare(figures: dict[str, Any], path: Path, plan: GpuPlan) -> None:
     layers = -1 if plan.device == "cuda" else 0
     work = Workload(n_prompt=plan.n_prompt, n_generate=plan.n_generate, context=plan.context, gpu_layers=layers)
-    bare = baseline.measure(baseline.BARE, path, "gguf", work, streams=plan.streams, rounds=plan.rounds, timeout_s=120)
+    bare = baseline.measure(
+        baseline.loop_of("gguf"), path, "gguf", work, streams=plan.streams, rounds=plan.rounds, timeout_s=120
+    )
     figures["rows"], figures["bare_missing"] = with_baseline(figures["rows"], bare), bare.missing
 
 

@@ -98,7 +98,7 @@ def _round(
 
 def _bare(terms: Terms, streams: int, n_prompt: int) -> float:
     work = Workload(n_prompt=n_prompt, n_generate=terms.n_generate, context=terms.context)
-    taken = baseline.measure(baseline.BARE, terms.path, "gguf", work, streams=[streams], rounds=1)
+    taken = baseline.measure(baseline.loop_of("gguf"), terms.path, "gguf", work, streams=[streams], rounds=1)
     if taken.missing is not None:
         raise RuntimeError(f"the bare loop failed: {taken.missing}")
     return taken.tokens_per_s[streams]

@@ -18,7 +18,6 @@ HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "nu
 SERVER_MAY_USE = {
     "backends.messages",
     "backends.prefix.eviction_score",
-    "backends.formats.base",
     "backends.files.model_files",
     "backends.formats.known",
     "backends.formats.pieces",
@@ -37,10 +36,7 @@ SERVER_MAY_USE = {
     "backends.plan",
     "backends.machine.crash_reason",
     "backends.weight",
-    "backends.border.wire",
     "backends.workload",
-    "backends.gguf.header",
-    "backends.gguf.info",
     "backends.gguf.parts",
     "backends.files.sampling_defaults",
     "demo",
@@ -60,7 +56,6 @@ MAY_IMPORT = {
         "backends.gguf.servable",
         "backends.gguf.tensor_types",
         "backends.messages",
-        "backends.plan",
         "backends.registry",
         "backends.files.model_files",
         "backends.files.sampling_defaults",
@@ -80,13 +75,18 @@ SERVER_ROOMS = (
     "bench", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
+ENGINES = tuple(sorted(file.parent.name for file in (ROOT / "backends").glob("*/backend.py")))
+"""Folders of `backends` that hold one kind of model. They know nothing of each other, and nothing knows of them."""
 BACKENDS_FOLDERS = (
     "messages", "machine", "files", "prefix", "formats",
-    "constraints", "prompts", "border", "generation", "vectors", "bnb", "gguf",
+    "constraints", "prompts", "border", "generation", "vectors", *ENGINES,
 )  # fmt: skip
 """The same of the folders of `backends`; its single files stand anywhere between them, in no circle."""
-APART = ("bnb", "gguf")
-"""Engines that know nothing of each other."""
+KNOWN_OUTSIDE: Mapping[str, set[str]] = {
+    "backends/registry.py": {f"backends.{name}.backend" for name in ENGINES},
+    "server/settings/references.py": {"backends.gguf.parts"},
+}
+"""Who imports what of an engine's folder from outside: the registry, and what finds files in the Hugging Face cache."""
 
 
 def modules(package: str) -> list[Path]:
@@ -171,7 +171,60 @@ def test_each_room_imports_only_rooms_below_it(package, order):
         if room in named and other in named and order.index(other) > order.index(room)
     ]
     assert wrong == []
-    assert [why for room in APART for other, why in found.get(room, {}).items() if other in APART] == []
+    assert [why for room in ENGINES for other, why in found.get(room, {}).items() if other in ENGINES] == []
+
+
+def outside_engines() -> list[Path]:
+    inside = {ROOT / "backends" / name for name in ENGINES}
+    return [file for package in ("server", "backends") for file in modules(package) if not inside & {*file.parents}]
+
+
+def test_there_are_engines():
+    assert {"bnb", "gguf"} <= {*ENGINES}
+
+
+def test_nothing_of_an_engine_is_imported_outside_its_folder():
+    known = {
+        str(file.relative_to(ROOT)): found
+        for file in outside_engines()
+        if (found := {name for name in imported(file) if name.split(".")[:2] in [["backends", one] for one in ENGINES]})
+    }
+    assert known == KNOWN_OUTSIDE
+
+
+def test_no_backend_is_told_by_its_name():
+    """A name of a backend is no word of the code outside its folder: what differs is asked of its object."""
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in outside_engines()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and node.value in ENGINES
+    ]
+    assert wrong == []
+
+
+def test_no_header_is_told_by_its_class():
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in outside_engines()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if "Header" in _told_by(node)
+    ]
+    assert wrong == []
+
+
+def _told_by(node: ast.AST) -> str:
+    """The classes that an `isinstance` or a `case` tells apart by, as they are written; empty for all else."""
+    if isinstance(node, ast.MatchClass):
+        return ast.unparse(node.cls)
+    is_asked = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+    return ast.unparse(node.args[1]) if is_asked else ""
+
+
+def test_it_would_be_seen_how_headers_are_told_apart():
+    code = "isinstance(header, GgufHeader | int)\nmatch header:\n    case FolderHeader(): pass"
+    assert [told for node in ast.walk(ast.parse(code)) if "Header" in (told := _told_by(node))]
+    assert sum("Header" in _told_by(node) for node in ast.walk(ast.parse(code))) == 2
 
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
@@ -184,6 +237,13 @@ def test_a_package_imports_only_what_it_may(package):
         and module.split(".", maxsplit=1)[0] != COMMANDS.get(str(file.relative_to(ROOT)))
     }
     assert wrong == set()
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_what_a_package_may_import_it_does(package):
+    found = set().union(*(imported(file) for file in modules(package)))
+    idle = {name for name in MAY_IMPORT[package] if not any(f"{one}.".startswith(f"{name}.") for one in found)}
+    assert idle <= {package}
 
 
 def test_the_server_names_no_inference_library():

@@ -297,7 +297,7 @@ class EmbeddingEngine:
             self._requests.remove(request)
             message = "the model computed numbers that are not finite; its file may be broken"
             return [Failed(id=job.id, code="internal_error", message=message)]
-        if isinstance(job, Embed):
+        if isinstance(job, Embed):  # the score of a `Rerank` is one number, and stays as it is
             rows = finish(rows, dimensions=job.dimensions, normalize=job.normalize)
         events: list[Event] = [Embedded(id=job.id, inputs=places, dimensions=rows.shape[1], vectors=packed(rows))]
         if not request.waiting:

@@ -35,7 +35,6 @@ class Loop:
         return environment(os.environ) if self.ours else environment(os.environ, spins=None)
 
 
-BARE = Loop("bare loop", "backends.gguf.bare", ours=False)
 ALONE = Loop("engine alone", "backends.alone")
 
 

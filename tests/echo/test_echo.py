@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -112,6 +113,13 @@ def test_curl_sends_it_too(server: Server, tmp_path: Path) -> None:
     command = ["curl", "-sS", "-F", "model=p", "-F", f"file=@{tmp_path / 'a.txt'}", f"{server.url}/v1/echo"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=20)
     assert json.loads(done.stdout)["text"] == TEXT.decode()
+
+
+def test_every_step_is_counted_whether_it_gave_something_or_not(server: Server) -> None:
+    assert post(server, form(MODEL, FILE)).status == 200
+    before = series(server, "parrot")["onecard_batch_sequences_count"]
+    assert post(server, form(MODEL, FILE)).status == 200
+    assert series(server, "parrot")["onecard_batch_sequences_count"] - before == math.ceil(len(TEXT) / 8)
 
 
 def test_it_is_told_of_like_any_other_model(server: Server) -> None:

@@ -1,10 +1,12 @@
-"""No text of an error holds a place in memory, whoever wrote it."""
+"""What a failed job looks like: each code has its status, and no text holds a place in memory."""
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from backends.messages import Failed
+from backends.messages import ErrorCode, Failed
 from server.errors import from_failed
 
 
@@ -19,3 +21,8 @@ from server.errors import from_failed
 )
 def test_addresses_are_left_out(text: str, told: str) -> None:
     assert from_failed(Failed(id="x", code="template_error", message=text)).message.endswith(told)
+
+
+@pytest.mark.parametrize("code", get_args(ErrorCode))
+def test_every_reason_a_job_can_fail_for_has_its_status(code: ErrorCode) -> None:
+    assert 400 <= from_failed(Failed(id="x", code=code, message="no")).status < 600
