@@ -30,6 +30,10 @@ UNAMBIGUOUS = re.compile(
 """Those of them that never mean anything else: looked for in every page and in the code's docstrings."""
 PAGES = ("docs/*.md", "docs/decisions/*.md", "deploy/*.yaml", "server/onecard.example.toml")
 CODE = ("server", "backends", "quantize", "demo", "bench", "deploy")
+SORTS = ["Added", "Changed", "Fixed"]
+"""The headings of a version in CHANGELOG.md, in this order."""
+MOST_IN_AN_ENTRY = 180
+"""Characters."""
 HELD = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
@@ -83,6 +87,30 @@ def problems(root: Path = ROOT) -> list[str]:
     return found
 
 
+def unsorted(root: Path = ROOT) -> list[str]:
+    """What of CHANGELOG.md is no entry of one line under one of three headings, as sentences."""
+    found = []
+    sorts: list[str] = []
+    for number, line in enumerate((root / "CHANGELOG.md").read_text().splitlines(), 1):
+        where = f"CHANGELOG.md, line {number}"
+        if line.startswith("## "):
+            sorts = []
+        elif line.startswith("### "):
+            sorts.append(line.removeprefix("### "))
+            if sorts != [sort for sort in SORTS if sort in sorts]:
+                found.append(f"{where}: the headings are {', '.join(SORTS)}, once each and in this order")
+        elif line.startswith("- "):
+            if not sorts or line.startswith(tuple(f"- {sort}:" for sort in SORTS)):
+                found.append(
+                    f"{where}: an entry stands below its heading (### {', ### '.join(SORTS)}), without a label"
+                )
+            if len(line) > MOST_IN_AN_ENTRY:
+                found.append(f"{where}: an entry of {len(line)} characters, at most {MOST_IN_AN_ENTRY}")
+        elif line.startswith(" "):
+            found.append(f"{where}: an entry is one line; write two of them")
+    return found
+
+
 def old_words(root: Path = ROOT) -> list[str]:
     """Where a page or a docstring has a word of ours for which the field has its own, as sentences."""
     found = []
@@ -111,7 +139,7 @@ def main() -> int:
     for name in HELD:
         prose = measured(ROOT / name)
         print(f"{name}: {prose.n_lines} lines, {prose.n_words} words, {prose.mean:.1f} words a sentence")
-    for problem in (found := [*problems(), *old_words()]):
+    for problem in (found := [*problems(), *unsorted(), *old_words()]):
         print(problem)
     return 1 if found else 0
 
