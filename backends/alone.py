@@ -16,7 +16,7 @@ import numpy as np
 from backends import registry
 from backends.engine import AnyEngine
 from backends.messages import Failed, Generate, GeneratorPlan, LoadModel, Sampling, Step, TokenPrompt
-from backends.workload import WARMING_TOKENS, Question, Workload, answer_parent, random_tokens
+from backends.workload import WARMING_TOKENS, MeasureQuestion, Workload, answer_parent, random_tokens
 
 
 def jobs(work: Workload, n_vocab: int, *, first_seed: int = 0) -> list[Generate]:
@@ -99,7 +99,7 @@ def throughput(path: Path, work: Workload, *, backend: str | None = None, rounds
     return best
 
 
-def _answer(question: Question, work: Workload) -> dict[str, float]:
+def _answer(question: MeasureQuestion, work: Workload) -> dict[str, float]:
     return throughput(Path(question.path), work, backend=question.backend)
 
 

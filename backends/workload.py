@@ -35,7 +35,7 @@ class Workload:
     """Layers on the GPU; -1 means all."""
 
 
-class Question(msgspec.Struct, frozen=True):
+class MeasureQuestion(msgspec.Struct, frozen=True):
     """The same workload at several numbers of streams; the child answers with a JSON line of figures per run."""
 
     path: str
@@ -52,14 +52,14 @@ class Question(msgspec.Struct, frozen=True):
         return (replace(self.workload, streams=streams) for _ in range(self.rounds) for streams in self.streams)
 
 
-Measure = Callable[[Question, Workload], dict[str, float]]
+Measure = Callable[[MeasureQuestion, Workload], dict[str, float]]
 
 
 def answer_parent(measure: Measure) -> None:
     """In the child: read one question from stdin and print a JSON line of figures per run; end with the parent."""
     die_with(os.getppid())
     limit_damage()
-    question = msgspec.json.decode(sys.stdin.readline(), type=Question)
+    question = msgspec.json.decode(sys.stdin.readline(), type=MeasureQuestion)
     for workload in question.workloads():
         sys.stdout.write(json.dumps({"streams": workload.streams, **measure(question, workload)}) + "\n")
         sys.stdout.flush()

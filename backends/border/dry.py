@@ -29,7 +29,7 @@ _LOG = logging.getLogger("onecard.dry")
 
 
 @dataclass(frozen=True)
-class Question:
+class DryQuestion:
     """Plans of one model, all with the same layers on the GPU."""
 
     module: str
@@ -68,11 +68,11 @@ Answer = tuple[DrySizes | None, ...]
 
 
 async def ask(
-    questions: Sequence[Question],
+    questions: Sequence[DryQuestion],
     *,
     within_s: float = ANSWER_WITHIN_S,
-    on_refused: Callable[[Question, str], None] = lambda _question, _why: None,
-) -> AsyncGenerator[tuple[Question, Answer], None]:
+    on_refused: Callable[[DryQuestion, str], None] = lambda _question, _why: None,
+) -> AsyncGenerator[tuple[DryQuestion, Answer], None]:
     """Ask one child after the other; each question is answered once, also when it kills its child.
 
     `on_refused` hears of models that the engine refuses whatever the plan, with its sentence.
@@ -96,7 +96,7 @@ async def ask(
 
 
 async def _answer(
-    line: socket.socket, question: Question, within_s: float, on_refused: Callable[[Question, str], None]
+    line: socket.socket, question: DryQuestion, within_s: float, on_refused: Callable[[DryQuestion, str], None]
 ) -> Answer | None:
     """None when the child is dead, hung or out of its mind."""
     loop = asyncio.get_running_loop()

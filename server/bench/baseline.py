@@ -18,7 +18,7 @@ import msgspec
 from backends.border.child import environment
 from backends.machine.crash_reason import essence
 from backends.registry import BACKENDS
-from backends.workload import Question, Workload
+from backends.workload import MeasureQuestion, Workload
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def measure(
     timeout_s: float = 3600,
 ) -> Baseline:
     """The best of the rounds for each number of streams; from one that fails on, they are missing."""
-    question = Question(str(path), backend, work, list(streams), rounds)
+    question = MeasureQuestion(str(path), backend, work, list(streams), rounds)
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", loop.module],

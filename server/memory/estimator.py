@@ -106,7 +106,7 @@ class Estimator:
             return
         asked = {question: facts for facts, wanted in models for question in self._questions(facts, wanted)}
 
-        def note(question: dry.Question, why: str) -> None:
+        def note(question: dry.DryQuestion, why: str) -> None:
             self.refused[asked[question].key] = f"{why}. {_REFUSED}"
 
         async with contextlib.aclosing(dry.ask(list(asked), on_refused=note)) as answers:  # its child ends with it
@@ -127,7 +127,7 @@ class Estimator:
         self.learned.put("dry", self._key(facts, plan), told)
         self._changed()
 
-    def _questions(self, facts: FileFacts, wanted: Sequence[LoadPlan]) -> list[dry.Question]:
+    def _questions(self, facts: FileFacts, wanted: Sequence[LoadPlan]) -> list[dry.DryQuestion]:
         """The plans whose exact sizes are missing, those with the same layers on the GPU together."""
         module = backend_of(facts.header).dry
         if module is None:
@@ -135,7 +135,7 @@ class Estimator:
         likely = [plan for plan in wanted[:MOST_DRY_PLANS] if isinstance(plan, TextPlan)]
         missing = [plan for plan in likely if not self.has_dry(facts, plan)]
         layers = dict.fromkeys(plan.gpu_layers for plan in missing)
-        return [dry.Question(module, facts.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
+        return [dry.DryQuestion(module, facts.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
 
     # What loads teach
 

@@ -1,4 +1,4 @@
-"""Prices: computed, told by a dry load, measured; and what is kept of them between runs."""
+"""Estimates: computed, told by a dry load, measured; and what is kept of them between runs."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ for asked in line:
 
 
 async def collect(*paths: Path, within_s: float = 20.0) -> dict[str, dry.Answer]:
-    questions = [dry.Question("backends.gguf.dryrun", path, (PLAN,)) for path in paths]
+    questions = [dry.DryQuestion("backends.gguf.dryrun", path, (PLAN,)) for path in paths]
     return {q.path.name: answer async for q, answer in dry.ask(questions, within_s=within_s)}
 
 
