@@ -71,6 +71,23 @@ def test_every_path_that_a_document_names_is_there():
     assert wrong == set()
 
 
+def test_the_ten_changes_name_files_that_have_what_they_say():
+    text = (ROOT / "docs/development.md").read_text()
+    changes = re.findall(r"^### (\d+)\. .*\n((?:(?!^##).*\n)*)", text, re.MULTILINE)
+    assert [int(number) for number, _ in changes] == [*range(1, 11)]
+    named = {number: re.findall(r"`([\w./]+\.py)`(?: \(([^)]*)\))?", body) for number, body in changes}
+    wrong = [
+        f"{number}: {path}: {name}"
+        for number, places in named.items()
+        for path, names in places
+        for name in re.findall(r"`(\w+)`", names)
+        if not re.search(rf"^\s*(?:def|class) {name}\b|^\s*{name}\b.* = ", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert wrong == []
+    assert all(places for places in named.values())
+    assert all((ROOT / path).exists() for places in named.values() for path, _ in places)
+
+
 def test_every_target_of_make_that_a_document_names_is_there():
     targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
     named = {

@@ -58,7 +58,7 @@ def test_what_is_copied_is_there_and_not_ignored():
     for source in sources:
         assert (ROOT / source).exists(), source
         assert any(fnmatch(source, pattern) for pattern in allowed), source
-    packages = {package.partition(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
+    packages = {package.rstrip("*") for package in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert packages <= set(sources)
 
 
