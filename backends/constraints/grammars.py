@@ -367,7 +367,8 @@ def _with_calls(constraint: ToolCalls, format_: Format) -> str:
         if constraint.content is None:
             start += marked
         else:
-            start = [*marked, f"{format_.text_opening} content"]
+            # the same space before either, or a line end behind reasoning would decide for a call
+            start = [*marked, f"GAP {format_.text_opening} content"]
             lines.append(f"content: {_content(constraint.content)}")
         if constraint.content is not None and calls.rules.among_json is not None:
             start.append(f"GAP among {behind}")

@@ -1,6 +1,6 @@
 """Qwen3-Coder and its heirs: `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`.
 
-A value is plain text where the schema says string, and JSON otherwise.
+The first mark is often left out. A value is plain text where the schema says string, and JSON otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import jiter
 
 from backends.formats.base import INTEGER, Format, Json, Rules, inline, parameters, quoted, takes_others
-from backends.formats.openings import NAME, SPACE, Openings
+from backends.formats.openings import NAME, SPACE, Openings, maybe
 from backends.formats.pieces import first_of, held_back
 from backends.formats.reading import Notation
 from backends.messages import Function
@@ -162,7 +162,7 @@ class XmlArguments:
 FORMAT = Format(
     name="qwen-xml",
     fits=lambda template: _FUNCTION in template and _PARAMETER in template,
-    openings=Openings(marked=(OPEN, SPACE, _FUNCTION, NAME, ">")),
+    openings=Openings(marked=(maybe(OPEN, SPACE), _FUNCTION, NAME, ">")),
     rules=rules,
     notation=Notation(arguments=XmlArguments, gaps=(CLOSE,), enclosed=False),
     writes_json=False,

@@ -200,6 +200,11 @@ RECORDED = [
         "</parameter>\n</function>\n</tool_call>",
         [Content("I look."), *BOTH],
     ),
+    Recorded(
+        "qwen-xml",
+        "I look.\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
+        [Content("I look."), *PARIS],
+    ),
     Recorded(  # a text that looks like a number stays text where the schema says so
         "qwen-xml",
         "<tool_call>\n<function=get_weather>\n<parameter=city>\n75001\n</parameter>\n</function>\n</tool_call>",

@@ -88,7 +88,7 @@ def test_an_answer_cut_short_gives_what_is_certain_and_never_fails(case):
 @pytest.mark.parametrize("case", [c for c in RECORDED if c.grammatical], ids=name_of)
 def test_half_a_call_is_no_text(case):
     """From its mark to the end of its arguments a call that was cut is a call, or nothing before its name is whole."""
-    marks = {mark for format_ in FORMATS for mark in format_.marks}
+    marks = {mark for format_ in FORMATS for mark in (*format_.marks, *format_.ends_reasoning(calls=True))}
     names = [piece.name for piece in case.pieces if isinstance(piece, CallBegins)]
     words = next((piece.text for piece in case.pieces if isinstance(piece, Content)), "")
     bare = case.text.startswith("{")

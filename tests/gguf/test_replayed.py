@@ -237,6 +237,20 @@ def test_a_schema_begins_where_the_model_would_end_its_reasoning(name: str, text
 
 
 @pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    ("text", "opened"), [('hm<CLOSE>\n\n{"a": 5}', True), ('hm<CLOSE>{"a": 5}', True), ('\n{"a": 5}', False)]
+)
+def test_an_answer_of_a_form_is_not_made_a_call_by_a_line_end(
+    name: str, text: str, opened: bool, tmp_path: Path
+) -> None:
+    final = "<|channel|>final<|message|>" if name == "harmony" else ""
+    path = model(tmp_path, FAMILIES[name], text.replace("{", final + "{"), opened=opened)
+    either = tool_calls(content=JsonSchema(schema=SCHEMA))
+    reasoning, content, calls, reason, _ = reads(path, constraint=either, max_tokens=60)
+    assert (reasoning, content.lstrip(), calls, reason) == ("hm" if opened else "", '{"a": 5}', [], "stop")
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_budget_closes_one_block_and_no_call(name: str, tmp_path: Path) -> None:
     path = model(tmp_path, FAMILIES[name], "hm hm hm hm hm hm", opened=True)
     reasoning, _, calls, _, _ = reads(path, constraint=tool_calls(), reasoning_budget=5)
