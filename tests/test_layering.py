@@ -73,7 +73,7 @@ SERVER_ROOMS = (
     "errors", "error_bodies", "history", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "pool",
     "output", "schemas", "surfaces", "door", "routes", "app",
-    "bench", "cli",
+    "bench", "hub", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
 ENGINES = tuple(sorted(file.parent.name for file in (ROOT / "backends").glob("*/backend.py")))
@@ -332,6 +332,8 @@ OPENS_OTHERS: Mapping[str, str] = {
     "server/own_folder.py": "locks of our own",
     "backends/machine/host.py": "/proc and /sys",
     "server/memory/estimator.py": "what was learned, a file of our own",
+    "server/hub/download.py": "what it just wrote",
+    "server/hub/standin.py": "what it just wrote",
     "server/settings/config_source.py": "the operator's configuration",
     "server/settings/key_file.py": "the operator's keys",
 }

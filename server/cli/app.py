@@ -227,6 +227,36 @@ def bench(
     )
 
 
+@app.command("pull")
+def pull_model(
+    model: Annotated[str, typer.Argument(help="owner/name, owner/name:Q4_K_M, or the address of the model's page.")],
+    quant: Annotated[
+        str | None, typer.Option(metavar="Q", help="A quantisation; auto: the largest that fits into the memory.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a model into the Hugging Face cache; its plan of a load is shown before. Goes on where it broke off.
+
+    Exit code 3 when nothing of it fits. HF_TOKEN opens gated models, HF_ENDPOINT names a mirror.
+    """
+    from server.cli.pull import pull
+
+    pull(model, quant=quant, config=config, as_json=as_json)
+
+
+@app.command()
+def search(
+    words: Annotated[list[str], typer.Argument(help="What a model's name should hold.")],
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, metavar="N", help="Models to show.")] = 12,
+    as_json: AsJson = False,
+) -> None:
+    """Look for models on the hub, those with GGUF files first."""
+    from server.cli.search import show_found
+
+    show_found(" ".join(words), limit=limit, as_json=as_json)
+
+
 @app.command("list")
 def list_models(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the configured models and those in the local Hugging Face cache."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from server.settings.config import Settings
 
 _NEAR: Final = 2
+_CANDIDATE: Final = "the model"
 
 
 def show_fit(
@@ -51,7 +52,7 @@ def show_fit(
     """Print the plan; exit code 3 when none fits."""
     if (kv_type := asked.get("kv_type")) not in (None, *get_args(KvType)):
         raise CliError(f"--kv-type {kv_type!r}: one of {', '.join(get_args(KvType))}", ExitCode.USAGE)
-    settings, entries = _entries([model, *others], flags, config)
+    settings, entries = entries_of([model, *others], flags, config)
     backend = BACKENDS[entries[0].backend]
     if kv_type is not None and (why := backend.refuses.get("kv_type")):
         raise CliError(f"--kv-type: this is {backend.files}, {why}", ExitCode.USAGE)
@@ -67,7 +68,21 @@ def show_fit(
         raise CliError(answer.reason or f"{answer.model} does not fit", ExitCode.DOES_NOT_FIT)
 
 
-def _entries(names: list[str], flags: dict[str, Any], config: Path | None) -> tuple[Settings, list[CatalogEntry]]:
+def capacity_for(path: Path, config: Path | None, table: dict[str, Any]) -> tuple[Capacity, bool]:
+    """The plan of files with these keys of a model's table, from their headers alone, and whether it leaves no layer
+    off the device. Raises CliError.
+    """
+    flags = {"models": {_CANDIDATE: {**table, "path": str(path)}}}
+    settings, entries = entries_of([_CANDIDATE], flags, config)
+    try:
+        answer = asyncio.run(_answer(settings, entries, WishChange(), dry=False))
+    except (DeviceError, HeaderError) as problem:
+        raise CliError(str(problem)) from None
+    n_layers = _facts(entries[0]).header.n_layers
+    return answer, answer.device is None or (answer.plan.gpu_layers or 0) > n_layers
+
+
+def entries_of(names: list[str], flags: dict[str, Any], config: Path | None) -> tuple[Settings, list[CatalogEntry]]:
     """The models by name, alias or path; those that are not configured are added with the defaults."""
     try:
         settings = loaded_or_exit(config, flags=flags).settings
@@ -97,7 +112,7 @@ def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured:
     )
 
 
-async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishChange) -> Capacity:
+async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishChange, *, dry: bool = True) -> Capacity:
     """The first entry's plan beside the others, which are taken to be resident."""
     memory = await open_memory(settings.memory)
     estimator = Estimator()
@@ -107,7 +122,8 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
     likely = [(seen, likely_plans(seen, w)) for seen, w in zip(facts, wishes, strict=True)]
     # A child that fails leaves the computed sizes, and the answer says which they are.
     logging.getLogger("onecard.dry").addHandler(logging.NullHandler())
-    await estimator.ask_dry([(seen, _near(estimator, seen, plans, memory)) for seen, plans in likely])
+    if dry:
+        await estimator.ask_dry([(seen, _near(estimator, seen, plans, memory)) for seen, plans in likely])
     for entry, seen in zip(entries, facts, strict=True):
         if (why := estimator.refused.get(seen.key)) is not None:
             raise CliError(f"{entry.path}: {why}")
@@ -156,7 +172,7 @@ def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
 
     verdict = "fits" if answer.fits else "does not fit"
     beside = f" beside {', '.join(entry.name for entry in others)}" if others else ""
-    write(f"{answer.model} {verdict}{beside}{_words(answer.plan, before=': ')}")
+    write(f"{answer.model} {verdict}{beside}{plan_words(answer.plan, before=': ')}")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -177,7 +193,7 @@ def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
     if answer.would_evict:
         write(f"would evict: {', '.join(answer.would_evict)}")
     for other in answer.alternatives:
-        write(f"fits too: {_words(other)}: {format_size(other.total_bytes)}")
+        write(f"fits too: {plan_words(other)}: {format_size(other.total_bytes)}")
 
 
 _SOURCES = {
@@ -187,7 +203,7 @@ _SOURCES = {
 }
 
 
-def _words(plan: PlanStatus, *, before: str = "") -> str:
+def plan_words(plan: PlanStatus, *, before: str = "") -> str:
     """What the plan has; nothing where there is nothing to choose."""
     names = ("context", "parallel", "kv_type")
     shown = [f"{name} {value}" for name in names if (value := getattr(plan, name)) is not None]

@@ -9,6 +9,8 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from backends.backend import HeaderError
 from backends.files import foreign, model_files
@@ -17,7 +19,16 @@ from backends.registry import recognised
 
 DEMO = "demo"
 _REF_BYTES = 4096
-_REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_MOST_PARTS: Final = 999
+_HOSTS: Final = ("huggingface.co", "www.huggingface.co", "hf.co")
+_BARE_HOSTS: Final = tuple(f"{host}/" for host in _HOSTS)
+_REVISION: Final = re.compile(r"[\w./-]+", re.ASCII)
+_PART_NUMBER: Final = re.compile(r"-\d{5}-of-\d{5}$", re.ASCII)
+_QUANT: Final = re.compile(
+    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|T?Q\d_\d|BF16|FP?16|F32|MXFP4(?:_\w+)?))(?:-\d{5}-of-\d{5})?\.gguf$",
+    re.IGNORECASE,
+)
+_REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
 class LocateError(Exception):
@@ -41,10 +52,22 @@ class HubReference:
     repo: str
     quant: str | None
     revision: str
+    file: str | None = None
+    """A file's name in the repository, where a page's address names one."""
+
+    def __str__(self) -> str:
+        """As it is written."""
+        short = self.repo + (f":{self.quant}" if self.quant else "")
+        return short + (f"@{self.revision}" if self.revision != "main" else "")
 
 
 def parse_hub_reference(text: str) -> HubReference | None:
-    """A reference to a Hugging Face repository; None when the text is rather a path."""
+    """A reference to a Hugging Face repository, or the address of its page; None when the text is rather a path."""
+    if is_page(text):
+        try:
+            return parse_page(text)
+        except LocateError:
+            return None
     explicit = text.startswith("hf:")
     match = _REPO.fullmatch(text.removeprefix("hf:"))
     if match is None or (not explicit and (text.lower().endswith(".gguf") or text.startswith((".", "~", "/")))):
@@ -52,8 +75,43 @@ def parse_hub_reference(text: str) -> HubReference | None:
     return HubReference(repo=match["repo"], quant=match["quant"], revision=match["revision"] or "main")
 
 
+def is_page(text: str) -> bool:
+    """Whether it is written as an address of the web."""
+    return "://" in text or text.lower().startswith(_BARE_HOSTS)
+
+
+def parse_page(text: str) -> HubReference:
+    """A page of a repository or of one of its files, as browsers show and people paste it. Raises LocateError."""
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        host, steps = (parts.netloc.rpartition("@")[2]).lower(), [unquote(s) for s in parts.path.split("/") if s]
+    except ValueError:
+        raise LocateError(f"{text[:200]} is no address") from None
+    if host not in _HOSTS and host != urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower():
+        raise LocateError(
+            f"models come from huggingface.co, not from {host or text[:200]}. hint: `onecard search WORDS` finds them; "
+            "HF_ENDPOINT names a mirror"
+        )
+    if steps and steps[0] in ("datasets", "spaces", "collections", "papers", "models", "docs"):
+        raise LocateError(f"{text[:200]} is no model's page. hint: https://huggingface.co/owner/name is one")
+    match = _REPO.fullmatch("/".join(steps[:2]))
+    if len(steps) < 2 or match is None or ".." in steps:
+        raise LocateError(f"{text[:200]} names no repository. hint: https://huggingface.co/owner/name does")
+    revision, file = match["revision"] or "main", None
+    if len(steps) > 3 and steps[2] in ("tree", "blob", "resolve", "raw"):
+        revision = steps[3]
+        file = "/".join(steps[4:]) if steps[2] != "tree" and len(steps) > 4 else None
+    if file is None and (shown := parse_qs(parts.query).get("show_file_info")):
+        file = shown[0]
+    if _REVISION.fullmatch(revision) is None or ".." in revision:
+        raise LocateError(f"{text[:200]} names no revision that can be")
+    return HubReference(match["repo"], match["quant"], revision, file)
+
+
 def absolute(text: str, base: Path) -> str:
     """A path made absolute against the folder it was written in; references and `demo` stay as they are."""
+    if is_page(text):
+        return text
     path = base / Path(text).expanduser()
     if text == DEMO or text.startswith("hf:") or (parse_hub_reference(text) and not path.exists()):
         return text
@@ -74,10 +132,12 @@ def _located(text: str) -> Located:
     if text == DEMO:
         return _demo()
     path = Path(text).expanduser()
-    if not text.startswith("hf:") and path.exists():
+    if not text.startswith("hf:") and not is_page(text) and path.exists():
         return _at(path)
     if reference := parse_hub_reference(text):
         return _in_cache(reference)
+    if is_page(text):
+        parse_page(text)  # raises
     if text.startswith("hf:"):
         raise LocateError(f"'{text}' is no reference. hint: write hf:org/repo:Q4_K_M")
     if (strange := model_files.why_not_file(path)) is not None:
@@ -167,11 +227,12 @@ def _in_cache(reference: HubReference) -> Located:
     folder = snapshot(reference)
     if folder is None:
         raise LocateError(f"{reference.repo} is not in the cache at {hub_cache()}. {_how_to_get(reference)}")
+    if reference.file is not None:
+        return _file_in_cache(reference, folder, reference.file)
     ggufs = first_parts(folder)
     if reference.quant is None:
         return _without_quant(reference, folder, ggufs)
-    wanted = re.compile(rf"(^|[-._]){re.escape(reference.quant)}($|[-._])", re.IGNORECASE)
-    found = [file for file in ggufs if wanted.search(re.sub(r"-\d{5}-of-\d{5}$", "", file.stem))]
+    found = [file for file in ggufs if has_quant(file.name, reference.quant)]
     if not found:
         names = ", ".join(file.name for file in ggufs[:6]) or "no GGUF file"
         raise LocateError(
@@ -185,6 +246,14 @@ def _in_cache(reference: HubReference) -> Located:
     return _at(found[0])
 
 
+def _file_in_cache(reference: HubReference, folder: Path, name: str) -> Located:
+    path = folder / name
+    if ".." in path.parts or not path.is_relative_to(folder) or not path.is_file():
+        hint = f"hint: `onecard pull` with the same address fetches it into {hub_cache()}"
+        raise LocateError(f"{reference.repo} has no {name[:200]} in the cache. {hint}")
+    return _at(folder if path.name == "config.json" else path)
+
+
 def _without_quant(reference: HubReference, folder: Path, ggufs: list[Path]) -> Located:
     if not ggufs:
         return _at(folder)
@@ -196,10 +265,36 @@ def _without_quant(reference: HubReference, folder: Path, ggufs: list[Path]) -> 
 
 def first_parts(folder: Path) -> list[Path]:
     """Every GGUF model under a folder: single files and first parts, without image projectors."""
-    files = sorted(file for file in folder.rglob("*.gguf") if not file.name.lower().startswith("mmproj"))
+    files = sorted(file for file in folder.rglob("*.gguf") if not is_projector(file.name))
     return [file for file in files if (match := PART.fullmatch(file.name)) is None or int(match["number"]) == 1]
 
 
+def split_names(name: str) -> tuple[int, list[str]] | None:
+    """Of a part of a split GGUF file: its number, and the names of all parts; None for a file that is whole."""
+    match = PART.fullmatch(name)
+    if match is None:
+        return None
+    count = min(int(match["count"]), _MOST_PARTS)
+    names = [f"{match['stem']}-{n:05}-of-{match['count']}{name[-5:]}" for n in range(1, count + 1)]
+    return int(match["number"]), names
+
+
+def is_projector(name: str) -> bool:
+    """An image projector beside a model, by its name."""
+    return name.lower().startswith("mmproj") or "mmproj" in name.lower().split(".")[0].split("-")
+
+
+def has_quant(name: str, quant: str) -> bool:
+    """Whether a GGUF file is of a quantisation, by its name."""
+    wanted = re.compile(rf"(^|[-._]){re.escape(quant)}($|[-._])", re.IGNORECASE)
+    return wanted.search(_PART_NUMBER.sub("", Path(name).stem)) is not None
+
+
+def quant_of(name: str) -> str | None:
+    """The quantisation that a GGUF file's name tells."""
+    found = _QUANT.search(name)
+    return found[1] if found else None
+
+
 def _how_to_get(reference: HubReference) -> str:
-    include = f' --include "*{reference.quant}*.gguf"' if reference.quant else ""
-    return f"hint: `hf download {reference.repo}{include}` puts it there"
+    return f"hint: `onecard pull {reference}` fetches it"

@@ -242,7 +242,7 @@ def test_a_repository_with_config_json_is_a_folder(hub):
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("hf:org/absent:Q4_K_M", r'`hf download org/absent --include "\*Q4_K_M\*.gguf"` puts it there'),
+        ("hf:org/absent:Q4_K_M", "hint: `onecard pull org/absent:Q4_K_M` fetches it"),
         ("hf:org/repo:Q2_K", "has no Q2_K in the cache"),
         ("hf:org/repo", "hint: write hf:org/repo:Q4_K_M"),
         ("hf:org/repo:Q4_K_M@v9", "is not in the cache"),

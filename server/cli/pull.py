@@ -1,0 +1,227 @@
+"""`onecard pull`: a model from the hub into the Hugging Face cache, after its plan of a load was shown."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from backends.backend import HeaderError
+from server.cli.console import CliError, ExitCode, say, write, write_json
+from server.cli.fit import capacity_for, plan_words
+from server.hub import choice as choices_of
+from server.hub.choice import Choice, ChoiceError
+from server.hub.download import check_room, fetch, missing_bytes
+from server.hub.repository import HubError, Repository, look_up
+from server.hub.standin import stand_in
+from server.settings.references import DEMO, HubReference, LocateError, is_page, parse_hub_reference, parse_page
+from server.settings.sizes import format_size
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from server.memory.capacity import Capacity
+
+_AUTO: Final = "auto"
+_FOUR_BITS: Final = {"quantization": "bnb-4bit"}
+_LINE_EVERY_S: Final = 5.0
+_MOST_LOOKED_AT: Final = 12
+_ADDRESS: Final = "write owner/name, owner/name:Q4_K_M or the address of the model's page"
+
+
+def pull(text: str, *, quant: str | None, config: Path | None, as_json: bool = False) -> Path:
+    """Fetch a model, and print what may stand as its path. Raises CliError."""
+    reference = _reference(text, quant)
+    try:
+        repository = look_up(reference)
+        for remark in choices_of.remarks(repository.files):
+            say(f"note: {remark}")
+        chosen, plan = _chosen(repository, reference, config)
+        check_room(repository, chosen.files)
+        to_come = missing_bytes(repository, chosen.files)
+        with _progress() as progress:
+            first = fetch(repository, chosen.files, progress)
+    except ChoiceError as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+    except HubError as problem:
+        raise CliError(problem.message, ExitCode.UNREACHABLE if problem.unreachable else ExitCode.ERROR) from None
+    path = first.parent if chosen.label == "folder" else first
+    name = _written(repository, chosen, path)
+    if as_json:
+        fits = None if plan is None else {"fits": plan.fits, "total_bytes": plan.total_bytes}
+        sizes = {"size_bytes": chosen.size_bytes, "fetched_bytes": to_come}
+        write_json({"reference": name, "path": str(path), **sizes, "fit": fits})
+    else:
+        say(f"{chosen.label}: {format_size(chosen.size_bytes)}" + ("" if to_come else ", was there already"))
+        write(name)
+        say(f"hint: onecard run {name}")
+    return path
+
+
+def _reference(text: str, quant: str | None) -> HubReference:
+    if text == DEMO:
+        raise CliError(f"{DEMO} is built in and needs no download. hint: onecard run {DEMO}", ExitCode.USAGE)
+    try:
+        reference = parse_page(text) if is_page(text) else parse_hub_reference(text)
+    except LocateError as problem:
+        raise CliError(str(problem), ExitCode.USAGE) from None
+    if reference is None:
+        raise CliError(f"'{text[:200]}' is no repository. hint: {_ADDRESS}", ExitCode.USAGE)
+    if quant is None or quant.lower() == _AUTO:
+        return reference if quant is None else HubReference(reference.repo, None, reference.revision)
+    if reference.quant not in (None, quant) or reference.file is not None:
+        raise CliError(f"'{text[:200]}' names one file already. hint: leave --quant out", ExitCode.USAGE)
+    return HubReference(reference.repo, quant, reference.revision)
+
+
+def _chosen(repository: Repository, reference: HubReference, config: Path | None) -> tuple[Choice, Capacity | None]:
+    """The files to fetch, and the plan that was shown of them. Raises CliError, ChoiceError or HubError."""
+    ggufs = choices_of.ggufs(repository.files)
+    if reference.file is not None and reference.file.lower().endswith(".gguf"):
+        one = choices_of.with_name(ggufs, repository.name, reference.file)
+    elif reference.quant is not None:
+        one = choices_of.with_quant(ggufs, repository.name, reference.quant)
+    elif ggufs:
+        return _largest_that_fits(repository, ggufs, config)
+    else:
+        one = choices_of.folder(repository.files, repository.name)
+    plan, table, _ = _plan(repository, one, config)
+    _tell(one, plan, table)
+    if not plan.fits:
+        say(f"warning: {plan.reason or 'it does not fit'}")
+    return one, plan
+
+
+def _largest_that_fits(repository: Repository, ggufs: list[Choice], config: Path | None) -> tuple[Choice, Capacity]:
+    """Wholly on the device, with the context that the configuration gives it. Raises CliError."""
+    last: Capacity | None = None
+    smallest: tuple[Choice, Capacity] | None = None
+    looked = 0
+    for one in ggufs:
+        if looked >= _MOST_LOOKED_AT:
+            break
+        if last is not None and one is not ggufs[-1] and one.size_bytes > last.budget_bytes:
+            continue
+        looked += 1
+        try:
+            last, table, whole = _plan(repository, one, config)
+        except CliError as problem:
+            if one is ggufs[-1] and last is None:
+                raise
+            say(f"note: {problem.message}")
+            continue
+        if last.fits and whole:
+            _tell(one, last, table)
+            return one, last
+        say(f"{one.label}: {format_size(one.size_bytes)} does not fit whole into {format_size(last.budget_bytes)}")
+        smallest = one, last
+    if smallest is not None and smallest[1].fits:
+        _tell(*smallest, {})
+        return smallest
+    raise CliError(
+        f"no quantisation of {repository.name} fits: {last.reason if last else 'there is none'}. "
+        f"hint: --quant {ggufs[-1].label} fetches one all the same",
+        ExitCode.DOES_NOT_FIT,
+    )
+
+
+def _plan(repository: Repository, one: Choice, config: Path | None) -> tuple[Capacity, dict[str, Any], bool]:
+    """Its plan, from headers that are read out of the hub's files; the keys that its table wants for it; and whether
+    all of it is where the device computes.
+    """
+    with tempfile.TemporaryDirectory(prefix="onecard-headers-") as folder:
+        try:
+            path = stand_in(repository, one, Path(folder))
+            plan, whole = capacity_for(path, config, {})
+            if not plan.fits and one.label == "folder":
+                four_bits, whole = capacity_for(path, config, _FOUR_BITS)
+                if four_bits.fits:
+                    return four_bits, _FOUR_BITS, whole
+        except HeaderError as problem:
+            raise CliError(f"{repository.name}/{one.first} is not fetched: {problem}") from None
+        except CliError as problem:
+            raise CliError(problem.message.replace(f"{folder}/", ""), problem.code) from None
+    return plan, {}, whole
+
+
+def _tell(one: Choice, plan: Capacity, table: dict[str, Any]) -> None:
+    verdict = "fits" if plan.fits else "does not fit"
+    keys = "".join(f", with {key} = {value}" for key, value in table.items())
+    of = f"{format_size(plan.total_bytes)} of {format_size(plan.budget_bytes)}"
+    say(f"{one.label}: {format_size(one.size_bytes)} on disk; {verdict}{keys}: {of}, {plan_words(plan.plan)}")
+
+
+def _written(repository: Repository, one: Choice, path: Path) -> str:
+    """The shortest reference that means this very model, else its path."""
+    from server.settings.references import locate
+
+    revision = "" if repository.revision == "main" else f"@{repository.revision}"
+    for text in (f"hf:{repository.name}:{one.label}{revision}", f"hf:{repository.name}{revision}"):
+        try:
+            if locate(text).path == path:
+                return text
+        except LocateError:
+            continue
+    return str(path)
+
+
+class _Lines:
+    """Progress without a terminal: a line for each file, and one every few seconds."""
+
+    def __init__(self) -> None:
+        self._name, self._size, self._done, self._told_s = "", 0, 0, 0.0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def file(self, name: str, size: int, done: int) -> None:
+        self._name, self._size, self._done, self._told_s = name, size, done, time.monotonic()
+        already = f", {format_size(done)} are there" if done else ""
+        say(f"fetching {name}: {format_size(size)}{already}")
+
+    def advance(self, n_bytes: int) -> None:
+        self._done += n_bytes
+        if time.monotonic() - self._told_s >= _LINE_EVERY_S:
+            self._told_s = time.monotonic()
+            say(f"fetching {self._name}: {100 * self._done // max(1, self._size)} %, {format_size(self._done)}")
+
+
+class _Bar:
+    """Progress in a terminal, on stderr."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.DownloadColumn(binary_units=True),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True, highlight=False),
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def file(self, name: str, size: int, done: int) -> None:
+        self._task = self._bar.add_task(name, total=size, completed=done)
+
+    def advance(self, n_bytes: int) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, n_bytes)
+
+
+def _progress() -> _Bar | _Lines:
+    return _Bar() if sys.stderr.isatty() else _Lines()

@@ -1,0 +1,1 @@
+"""Getting models, over a hub on this machine."""
