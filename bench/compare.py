@@ -92,7 +92,7 @@ def _of_sides(sides: dict[str, list[dict[str, float]]], name: str) -> list[Figur
     ]
     figures += [Figure(f"{side}, {name}", median(taken), "tokens/s", runs=taken) for side, taken in rates.items()]
     for key, what, unit in (
-        ("first_text_p50_ms", "time to first token, p50", "ms"),
+        ("ttft_p50_ms", "time to first token, p50", "ms"),
         ("itl_p99_ms", "inter-token latency, p99", "ms"),
         ("cpu_us", "processor time of the server process", "us/token"),
     ):
@@ -122,7 +122,7 @@ def _light(say: Callable[[str], None]) -> list[Figure]:
             resident = max(resident, server.resident_bytes())
             answers = run(server.url, [chat("demo", "What is the capital of France?", 16)])
             summary(answers)
-            first.append(answers[0].first_text_s)
+            first.append(answers[0].ttft_s)
     return [
         below("server resident without a model", resident / 1e6, "MB", 120),
         below("import server.app", serving.import_seconds(), "s", 1.5),

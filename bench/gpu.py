@@ -113,7 +113,7 @@ def _serve(url: str, name: str, plan: GpuPlan, say: Callable[[str], None], ledge
         target, plan.streams, n_prompt=plan.n_prompt, n_generate=plan.n_generate, rounds=plan.rounds, say=say
     )
     prompts = Prompts(target.token_ids)
-    first_s = [_first_text_s(url, name, prompts.make(LONG_PROMPT)) for _ in range(3)]
+    first_s = [_ttft_s(url, name, prompts.make(LONG_PROMPT)) for _ in range(3)]
     status = _status(url, name)
     return {
         "rows": rows,
@@ -135,20 +135,20 @@ def _swap(url: str, name: str, plan: GpuPlan, ledger: list[Any]) -> float:
     """Seconds from a request for the absent model to its first token. Raises RuntimeError when it was resident."""
     if _status(url, name)["state"] == "ready":
         raise RuntimeError(f"{name} was still there: the budget {plan.budget} holds all models")
-    seconds = _first_text_s(url, name, list(range(48, 48 + plan.n_prompt)))
+    seconds = _ttft_s(url, name, list(range(48, 48 + plan.n_prompt)))
     _noted(url, name, ledger)
     return seconds
 
 
-def _first_text_s(url: str, name: str, tokens: Sequence[int]) -> float:
+def _ttft_s(url: str, name: str, tokens: Sequence[int]) -> float:
     (answer,) = run(url, [completion(name, tokens, 4)])
     if answer.error:
         raise RuntimeError(answer.error)
-    return answer.first_text_s
+    return answer.ttft_s
 
 
 def _noted(url: str, name: str, ledger: list[Any]) -> dict[str, Any]:
-    """The model's status; its load's price and size go into the ledger's list."""
+    """The model's status; its load's estimate and size go into the ledger's list."""
     status = _status(url, name)
     keys = ("name", "predicted_bytes", "measured_bytes", "prediction_error")
     ledger.append({key: status[key] for key in keys})

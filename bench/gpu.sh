@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
 done
 mkdir -p "$out"
 out=$(realpath "$out")
-export XDG_DATA_HOME="$out/data"  # the first prices are not those that an earlier run learned
+export XDG_DATA_HOME="$out/data"  # the first estimates are not those that an earlier run learned
 rm -rf "$XDG_DATA_HOME"
 
 least=15  # seconds: what has no more is left out

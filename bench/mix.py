@@ -28,15 +28,15 @@ def measure(url: str, *, n_generate: int = 1200) -> dict[str, float]:
     streams, prompts = answers[:N_DECODING], answers[N_DECODING:]
     ended = max(prompt.ended_s for prompt in prompts)
     alone, beside = _itls(streams, 0.5, LEAD_S), _itls(streams, LEAD_S, ended)
-    first = [prompt.first_text_s * 1e3 for prompt in prompts]
+    first = [prompt.ttft_s * 1e3 for prompt in prompts]
     return {
         "itl_alone_p50_ms": median(alone),
         "itl_alone_max_ms": max(alone, default=float("nan")),
         "itl_beside_p50_ms": median(beside),
         "itl_beside_p99_ms": percentile(beside, 99),
         "itl_beside_max_ms": max(beside, default=float("nan")),
-        "prompt_first_text_p50_ms": median(first),
-        "prompt_first_text_max_ms": max(first),
+        "prompt_ttft_p50_ms": median(first),
+        "prompt_ttft_max_ms": max(first),
         "streams_outlast_prompts": float(min(stream.ended_s for stream in streams) > ended),
     }
 

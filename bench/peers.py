@@ -90,7 +90,7 @@ def _round(
     for name in list(sides) if index % 2 == 0 else list(reversed(sides)):
         if name in urls:
             taken = summary(_send(urls[name], requests, terms.n_generate))
-            figures = Taken(taken["tokens_per_s"], taken["itl_max_ms"], taken["first_text_p50_ms"])
+            figures = Taken(taken["tokens_per_s"], taken["itl_max_ms"], taken["ttft_p50_ms"])
         else:
             figures = Taken(_bare(terms, streams, n_prompt))
         sides[name].append(figures)

@@ -57,7 +57,7 @@ def _stall(extra: str) -> dict[str, float]:
     ended = max(prompt.ended_s for prompt in prompts)
     itls, alone_ms = _itls(streams, LEAD_S, ended), median(_itls(streams, 0.5, LEAD_S))
     n_tokens = sum(answer.prompt_tokens + answer.completion_tokens for answer in answers)
-    queued = [prompt.first_text_s / (alone.first_text_s * _ahead(prompt, prompts)) for prompt in prompts]
+    queued = [prompt.ttft_s / (alone.ttft_s * _ahead(prompt, prompts)) for prompt in prompts]
     return {
         "itl_alone_p50_ms": alone_ms,
         "itl_p50_ms": median(itls),
@@ -65,10 +65,10 @@ def _stall(extra: str) -> dict[str, float]:
         "itl_max_ms": max(itls),
         "itl_max_ms_limit": min(300.0, 12 * median(itls)),
         "itl_max_over_alone": max(itls) / alone_ms,
-        "prompt_alone_first_text_ms": alone.first_text_s * 1e3,
-        "prompt_first_text_p50_ms": median([prompt.first_text_s * 1e3 for prompt in prompts]),
-        "prompt_first_text_p50_over_queue": median(queued),
-        "prompt_first_text_p50_over_queue_limit": 1.5,
+        "prompt_alone_ttft_ms": alone.ttft_s * 1e3,
+        "prompt_ttft_p50_ms": median([prompt.ttft_s * 1e3 for prompt in prompts]),
+        "prompt_ttft_p50_over_queue": median(queued),
+        "prompt_ttft_p50_over_queue_limit": 1.5,
         "tokens_per_s": n_tokens / max(answer.ended_s for answer in answers),
     }
 
@@ -76,7 +76,7 @@ def _stall(extra: str) -> dict[str, float]:
 def _ahead(prompt: Answer, prompts: Sequence[Answer]) -> int:
     """How many prompts were waiting for their first token when this one came, itself among them."""
     return 1 + sum(
-        other.sent_s < prompt.sent_s < other.sent_s + other.first_text_s for other in prompts if other is not prompt
+        other.sent_s < prompt.sent_s < other.sent_s + other.ttft_s for other in prompts if other is not prompt
     )
 
 
@@ -90,13 +90,13 @@ def prefix() -> dict[str, float]:
             requests = [_with_system(wave * AT_A_TIME + i) for i in range(AT_A_TIME)]
             answers += _checked(run(server.url, requests))
         n_cached = _metric(server.url, "prefix_cache_hits_total") - before
-    first = [answer.first_text_s * 1e3 for answer in answers]
+    first = [answer.ttft_s * 1e3 for answer in answers]
     n_prompt = sum(answer.prompt_tokens for answer in answers)
     return {
-        "very_first_text_ms": first[0],
-        "first_text_p50_ms": median(first),
-        "first_text_p99_ms": percentile(first, 99),
-        "first_text_p99_ms_limit": 1.3 * first[0],
+        "very_ttft_ms": first[0],
+        "ttft_p50_ms": median(first),
+        "ttft_p99_ms": percentile(first, 99),
+        "ttft_p99_ms_limit": 1.3 * first[0],
         "prompt_tokens": n_prompt,
         "computed_tokens": n_prompt - n_cached,
         "computed_tokens_per_later_request": (n_prompt - n_cached - answers[0].prompt_tokens) / (N_REQUESTS - 1),

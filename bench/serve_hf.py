@@ -64,7 +64,7 @@ def _weights(name: str, made: Path) -> Weights:
 def _figures(name: str, sides: dict[str, list[dict[str, float]]]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for streams in REPEATS:
-        for key, unit in (("tokens_per_s", "tokens/s"), ("first_text_p99_ms", "first token p99 ms")):
+        for key, unit in (("tokens_per_s", "tokens/s"), ("ttft_p99_ms", "first token p99 ms")):
             mine, its = (median([taken[f"{key} {streams}"] for taken in runs]) for runs in sides.values())
             begin = f"{name}, {streams} streams: "
             figures |= {begin + unit: mine, f"{begin}transformers {unit}": its, f"{begin}{unit} /": mine / its}
@@ -85,7 +85,7 @@ def _measured(url: str, name: str, *, theirs: bool) -> dict[str, float]:
             rates.append(summary(answers)["tokens_per_s"])
             everything += answers
         found[f"tokens_per_s {streams}"] = median(rates)
-        found[f"first_text_p99_ms {streams}"] = summary(everything)["first_text_p99_ms"]
+        found[f"ttft_p99_ms {streams}"] = summary(everything)["ttft_p99_ms"]
     return found
 
 

@@ -53,9 +53,9 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
     most_over_bytes: int = 0
-    """By how much the books were ever above the budget."""
-    unbooked: list[float] = field(default_factory=list)
-    """After each load, what the workers really held beyond the books, as a share of them; negative where less."""
+    """By how much reservations were ever above the budget."""
+    unreserved: list[float] = field(default_factory=list)
+    """After each load, what the workers really held beyond their reservations, as a share; negative where less."""
 
     def figures(self) -> dict[str, float]:
         """For printing."""
@@ -68,22 +68,22 @@ class Outcome:
             "p99_s": percentile(self.waits_s, 99),
             "longest_s": max(self.waits_s, default=0.0),
             "most_over_bytes": float(self.most_over_bytes),
-            "most_unbooked": max(self.unbooked, default=0.0),
+            "most_unreserved": max(self.unreserved, default=0.0),
             "seconds": self.seconds,
         }
 
 
 def alternating(n_requests: int = 200) -> Trace:
     """Four models of different size; the budget holds the largest and the third, and never three of the four."""
-    price = _price(CONTEXTS)
-    return Trace(CONTEXTS, price["large"] + price["small"], ALTERNATING, n_requests)
+    needs = _needs_bytes(CONTEXTS)
+    return Trace(CONTEXTS, needs["large"] + needs["small"], ALTERNATING, n_requests)
 
 
 def tiny(n_requests: int = 180) -> Trace:
     """Five copies of the smallest model; the budget holds two."""
     contexts = dict.fromkeys(TINY, 512)
     clients = [TINY[start % len(TINY) :] + TINY[: start % len(TINY)] for start in range(6)]
-    return Trace(contexts, int(2.5 * _price(contexts)[TINY[0]]), clients, n_requests)
+    return Trace(contexts, int(2.5 * _needs_bytes(contexts)[TINY[0]]), clients, n_requests)
 
 
 def run(trace: Trace, policy: Policy = "collate") -> Outcome:
@@ -97,7 +97,7 @@ def measure() -> dict[str, float]:
     return {f"{name}_{key}": value for name, outcome in runs.items() for key, value in outcome.figures().items()}
 
 
-def _price(contexts: Mapping[str, int]) -> dict[str, int]:
+def _needs_bytes(contexts: Mapping[str, int]) -> dict[str, int]:
     header = BACKENDS["gguf"].describe(Path(GGUF_PATH), {})
     return {
         name: estimate(header, GeneratorPlan(context, PARALLEL, gpu_layers=0)).amount.host
@@ -139,7 +139,7 @@ def _count(pool: Pool, outcome: Outcome, what: str) -> None:
     measured = [model for model in status.models if model.measured_bytes is not None and model.pid is not None]
     if what == "loaded" and measured:
         held = sum(host.anonymous_bytes(model.pid or 0) + model.parts.get("weights", 0) for model in measured)
-        outcome.unbooked.append(held / sum(model.measured_bytes or 0 for model in measured) - 1)
+        outcome.unreserved.append(held / sum(model.measured_bytes or 0 for model in measured) - 1)
 
 
 async def _client(

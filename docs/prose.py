@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +21,12 @@ REPLACED = re.compile(
 )
 """Words of ours where the field has its own: prefix cache, preempted, baseline, crash reason, estimate, TTFT, ITL."""
 UNAMBIGUOUS = re.compile(
-    r"\bcomputed[ _]prompts?\b|\bset[ -]back\b|\byardsticks?\b|\blast[ _]words\b|\bappraisers?\b|\bprice[ _]?lists?\b"
-    r"|\b(?:whoever|nobody|somebody|everybody|whom)\b|\bconversations_disk|\bspare_worker|\bmax_gap",
+    r"computed[ _]prompt|(?<![a-z])set[-_ ]back|yardstick|(?<![a-z])last[_ ]words|appraiser|price[_ ]?list"
+    r"|(?<![a-z])(?:whoever|nobody|somebody|everybody|whom)(?![a-z])|conversations_disk|spare_worker|max_gap_ms"
+    r"|(?<![a-z])(?:pricing|priced|unbooked)(?![a-z])",
     re.IGNORECASE,
 )
-"""Those of them that never mean anything else: looked for in every page and in the code's docstrings."""
+"""Those of them that never mean anything else: in pages and in code, its comments, messages and names included."""
 PAGES = ("docs/*.md", "docs/decisions/*.md", "deploy/*.yaml", "server/onecard.example.toml")
 CODE = ("server", "backends", "quantize", "demo", "bench", "deploy")
 SORTS = ["Added", "Changed", "Fixed"]
@@ -112,26 +111,17 @@ def unsorted(root: Path = ROOT) -> list[str]:
 
 
 def old_words(root: Path = ROOT) -> list[str]:
-    """Where a page or a docstring has a word of ours for which the field has its own, as sentences."""
+    """Where a page or the code has a word of ours for which the field has its own, as sentences."""
     found = []
     for path in sorted(page for pattern in PAGES for page in root.glob(pattern)):
         found += [f"{path.relative_to(root)} says '{match[0]}'" for match in _old(path.read_text())]
     for path in sorted(file for top in CODE for file in (root / top).rglob("*.py")):
-        text = path.read_text()
-        if _old(text):  # few have one: only these are parsed
-            found += [f"{path.relative_to(root)} says '{match[0]}'" for one in _docstrings(text) for match in _old(one)]
+        found += [f"{path.relative_to(root)} says '{match[0]}'" for match in _old(path.read_text())]
     return found
 
 
 def _old(text: str) -> list[re.Match[str]]:
     return list(UNAMBIGUOUS.finditer(" ".join(text.split())))
-
-
-def _docstrings(code: str) -> Iterator[str]:
-    """Strings that are statements: of modules, classes, functions and attributes."""
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.value.value
 
 
 def main() -> int:

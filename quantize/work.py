@@ -1,4 +1,4 @@
-"""One run from order to outputs: checks, prices, conversion, importance matrix, quantisation, report."""
+"""One run from order to outputs: checks, estimates, conversion, importance matrix, quantisation, report."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
-from quantize import bnb, converter, pricing, quantizer
+from quantize import bnb, converter, estimator, quantizer
 from quantize.calibrate import calibrate, check_text
 from quantize.errors import Interrupted, QuantizeError
+from quantize.estimator import Estimate
 from quantize.files import check_space, check_target, replacing
 from quantize.hf.convert import ConversionPlan, make_plan, write_outline, write_plan
 from quantize.hf.source import HfSource, opened
 from quantize.hf.tensor import Dtype
 from quantize.order import Order, Teller
-from quantize.pricing import Price
 from quantize.report import measure
 from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
@@ -31,7 +31,7 @@ from quantize.words import size
 class Done:
     """What a run made."""
 
-    prices: list[Price]
+    estimates: list[Estimate]
     contexts: tuple[int, ...]
     """Tokens of context that memory is predicted for."""
     written: list[Path] = field(default_factory=list)
@@ -59,34 +59,34 @@ def run(order: Order, tell: Teller) -> Done:
         if (order.report or order.also) and source.info is not None and source.info.architecture == "bert":
             raise QuantizeError("an encoder predicts no text, so there is nothing to report. hint: leave --report out")
         _check_recipes(order, source, order.types)
-        prices = pricing.choose(order, source.base, source.info, source.hf)
-        _check_recipes(order, source, [one.type_name for one in prices])
+        estimates = estimator.choose(order, source.base, source.info, source.hf)
+        _check_recipes(order, source, [one.type_name for one in estimates])
         longest = source.info.n_ctx_train if source.info else None
-        done = Done(prices, contexts_for(longest, order.context if order.fit_bytes is not None else None))
-        for one in prices:
+        done = Done(estimates, contexts_for(longest, order.context if order.fit_bytes is not None else None))
+        for one in estimates:
             for remark in one.remarks:
                 tell.line(f"note: {remark}")
         if order.dry_run:
             return done
         try:
-            _write(order, source, prices, tell, done)
+            _write(order, source, estimates, tell, done)
         except KeyboardInterrupt:
             raise Interrupted([*done.written, *done.reports]) from None
         return done
 
 
-def _write(order: Order, source: _Source, prices: Sequence[Price], tell: Teller, done: Done) -> None:
-    for one in prices:
+def _write(order: Order, source: _Source, estimates: Sequence[Estimate], tell: Teller, done: Done) -> None:
+    for one in estimates:
         check_target(order.target(one.type_name), order.source, force=order.force)
     order.folder.mkdir(parents=True, exist_ok=True)
-    check_space(order.folder, _bytes_needed(source, prices))
-    if prices:
-        outputs = "one output" if len(prices) == 1 else f"{len(prices)} outputs"
-        tell.line(f"writing {outputs}, {size(sum(one.n_bytes for one in prices))}, to {order.folder}")
-    with _base(order, source, prices, tell, done) as base:
-        _make(order, source, base, prices, tell, done)
+    check_space(order.folder, _bytes_needed(source, estimates))
+    if estimates:
+        outputs = "one output" if len(estimates) == 1 else f"{len(estimates)} outputs"
+        tell.line(f"writing {outputs}, {size(sum(one.n_bytes for one in estimates))}, to {order.folder}")
+    with _base(order, source, estimates, tell, done) as base:
+        _make(order, source, base, estimates, tell, done)
         if order.report or order.also:
-            _report(order, source, base, prices, tell, done)
+            _report(order, source, base, estimates, tell, done)
 
 
 def _check_request(order: Order) -> None:
@@ -137,7 +137,7 @@ def _check_choices(order: Order) -> None:
 
 
 def _read(order: Order, stack: ExitStack, tell: Teller) -> _Source:
-    """The source, checked to the last header; a folder's GGUF form as an outline, so that it can be priced."""
+    """The source, checked to the last header; a folder's GGUF form as an outline, so that it can be estimated."""
     if order.source.is_file():
         info = quantizer.read_header(order.source)
         if (why := unservable(info)) is not None:
@@ -174,23 +174,25 @@ def _check_recipes(order: Order, source: _Source, names: Sequence[str]) -> None:
     for name in names:
         if not is_bnb(name) and source.info is not None:
             matrix = None if order.calibrate else order.imatrix
-            wanted = pricing.recipe(order, name, imatrix=matrix)
+            wanted = estimator.recipe(order, name, imatrix=matrix)
             quantizer.check(wanted, source.info, matrix_comes=order.calibrate is not None)
 
 
-def _bytes_needed(source: _Source, prices: Sequence[Price]) -> int:
-    total = sum(one.n_bytes for one in prices)
-    has_base = source.plan is None or source.plan.dtype.value in {one.type_name for one in prices}
+def _bytes_needed(source: _Source, estimates: Sequence[Estimate]) -> int:
+    total = sum(one.n_bytes for one in estimates)
+    has_base = source.plan is None or source.plan.dtype.value in {one.type_name for one in estimates}
     return total if has_base or source.info is None else total + source.info.file_bytes
 
 
 @contextmanager
-def _base(order: Order, source: _Source, prices: Sequence[Price], tell: Teller, done: Done) -> Iterator[Path | None]:
+def _base(
+    order: Order, source: _Source, estimates: Sequence[Estimate], tell: Teller, done: Done
+) -> Iterator[Path | None]:
     """The full-precision GGUF that the rest is made from and measured against; a temporary one goes at the end."""
     if source.plan is None:
         yield source.base
         return
-    names = [one.type_name for one in prices]
+    names = [one.type_name for one in estimates]
     needs_base = order.report or order.calibrate or any(not is_bnb(n) and n not in FLOATS for n in names) or order.also
     for name in names:
         if name in FLOATS:
@@ -223,9 +225,11 @@ def _convert(order: Order, plan: ConversionPlan, target: Path, tell: Teller) -> 
         quantizer.read_header(temporary)
 
 
-def _make(order: Order, source: _Source, base: Path | None, prices: Sequence[Price], tell: Teller, done: Done) -> None:
+def _make(
+    order: Order, source: _Source, base: Path | None, estimates: Sequence[Estimate], tell: Teller, done: Done
+) -> None:
     matrix = order.imatrix if order.calibrate is None else _calibrated(order, source, base, tell, done)
-    for one in prices:
+    for one in estimates:
         target = order.target(one.type_name)
         if target in done.written:
             continue
@@ -254,10 +258,12 @@ def _calibrated(order: Order, source: _Source, base: Path | None, tell: Teller, 
     return order.imatrix_target
 
 
-def _quantize(order: Order, base: Path | None, source: _Source, one: Price, matrix: Path | None, tell: Teller) -> None:
+def _quantize(
+    order: Order, base: Path | None, source: _Source, one: Estimate, matrix: Path | None, tell: Teller
+) -> None:
     assert base is not None
     assert source.info is not None
-    wanted = pricing.recipe(order, one.type_name, imatrix=matrix)
+    wanted = estimator.recipe(order, one.type_name, imatrix=matrix)
     quantizer.check(wanted, source.info)
     quantizer.quantize(
         base,
@@ -269,11 +275,11 @@ def _quantize(order: Order, base: Path | None, source: _Source, one: Price, matr
 
 
 def _report(
-    order: Order, source: _Source, base: Path | None, prices: Sequence[Price], tell: Teller, done: Done
+    order: Order, source: _Source, base: Path | None, estimates: Sequence[Estimate], tell: Teller, done: Done
 ) -> None:
     reference = base or order.source
     said = source.plan.dtype.value if source.plan else "source"
-    subjects = [Subject(one.type_name, order.target(one.type_name), one.remarks) for one in prices]
+    subjects = [Subject(one.type_name, order.target(one.type_name), one.remarks) for one in estimates]
     subjects += [Subject(path.stem.removeprefix(f"{order.model_name}-"), path) for path in order.also]
     subjects = [subject for subject in subjects if subject.path != reference]
     done.card = measure.measure(order, Subject(said, reference), source.info, subjects, tell)

@@ -194,8 +194,8 @@ class GeneratingEngine:
         begin = time.perf_counter_ns()
         events: list[Event] = []
         if self._ended:
-            nobody_needs_them = self._sequences and not self._n_waiting and self._residency.room is None
-            self._settle(most=1 if nobody_needs_them else len(self._ended))
+            none_waits = self._sequences and not self._n_waiting and self._residency.room is None
+            self._settle(most=1 if none_waits else len(self._ended))
             if not self._sequences:
                 return self._report(begin, events)
         if self._n_waiting and (self._n_apart == 0 or self._n_waiting == len(self._sequences)):
@@ -288,10 +288,10 @@ class GeneratingEngine:
             victim = self._residency.victim(self._sequences) if short else None
             if victim is None:
                 return shares
-            self._set_back(victim)
+            self._preempt(victim)
 
-    def _set_back(self, sequence: Sequence) -> None:
-        self._residency.set_back(sequence)
+    def _preempt(self, sequence: Sequence) -> None:
+        self._residency.preempt(sequence)
         self._n_waiting += 1
         self._steady = None
 
@@ -478,10 +478,10 @@ class GeneratingEngine:
                 self._start(request)
 
     def _shed(self) -> list[Event]:
-        """Set the youngest back, because there is no room for this step; end it only where it is alone."""
+        """Preempt the youngest, because there is no room for this step; end it only where it is alone."""
         victim = self._residency.victim(self._sequences)
         if victim is not None:
-            self._set_back(victim)
+            self._preempt(victim)
             self._n_apart = _APART_STEPS
             return []
         alone = next(s for s in self._sequences if s.phase is not Phase.WAITING).request.job.id

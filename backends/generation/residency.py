@@ -331,7 +331,7 @@ class Residency:
 
     # Leaving
 
-    def set_back(self, sequence: Sequence) -> None:
+    def preempt(self, sequence: Sequence) -> None:
         """Take a sequence's cells away; what it has computed waits in the store, or is computed again."""
         sequence.request.preemptions += 1
         if self.store is not None and sequence.n_past:

@@ -15,7 +15,7 @@ CONTEXTS = (4096, 16384, 32768)
 
 
 def contexts_for(longest: int | None, wanted: int | None) -> tuple[int, ...]:
-    """For which memory is predicted: a model that has less than the first of CONTEXTS is priced at all it has."""
+    """For which memory is predicted: a model that has less than the first of CONTEXTS is estimated at all it has."""
     usual = CONTEXTS if not longest or longest >= CONTEXTS[0] else (longest,)
     asked = () if wanted is None else (min(wanted, longest or wanted),)
     return tuple(sorted({*usual, *asked}))

@@ -48,7 +48,7 @@ class Answer:
     """A background request that was cut off; what came until then counts."""
 
     @property
-    def first_text_s(self) -> float:
+    def ttft_s(self) -> float:
         """Time to the first token; NaN without any."""
         return self.text_at_s[0] - self.sent_s if self.text_at_s else float("nan")
 
@@ -246,14 +246,14 @@ def summary(answers: Sequence[Answer]) -> dict[str, float]:
         raise RuntimeError(f"{len(errors)} of {len(answers)} requests failed, the first with: {errors[0]}")
     n_tokens = sum(answer.completion_tokens for answer in answers)
     began, ended = min(answer.sent_s for answer in answers), max(answer.ended_s for answer in answers)
-    first = [answer.first_text_s for answer in answers]
+    first = [answer.ttft_s for answer in answers]
     itls = [itl for answer in answers for itl in answer.itls_s]
     return {
         "tokens_per_s": n_tokens / (ended - began),
         "completion_tokens": float(n_tokens),
         "prompt_tokens": float(sum(answer.prompt_tokens for answer in answers)),
-        "first_text_p50_ms": median(first) * 1e3,
-        "first_text_p99_ms": percentile(first, 99) * 1e3,
+        "ttft_p50_ms": median(first) * 1e3,
+        "ttft_p99_ms": percentile(first, 99) * 1e3,
         "itl_p50_ms": median(itls) * 1e3,
         "itl_p99_ms": percentile(itls, 99) * 1e3,
         "itl_max_ms": max(itls, default=float("nan")) * 1e3,

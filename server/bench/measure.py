@@ -121,7 +121,7 @@ def _row(count: int, rounds: Sequence[Sequence[Answer]]) -> Row:
     return Row(
         parallel=count,
         tokens_per_s=max(map(_rate, rounds)),
-        ttft_ms=_spread([answer.first_text_s for answer in answers]),
+        ttft_ms=_spread([answer.ttft_s for answer in answers]),
         itl_ms=_spread([itl for answer in answers for itl in answer.itls_s]),
         token_ms=_ms(median(pace)),
     )
@@ -141,7 +141,7 @@ def _with_prefill(row: Row, target: Target, prompts: Prompts, *, n_prompt: int) 
     at_s = (2 * first_ms + 8 * pace_ms) / 1e3 + 0.1
     *beside, prompt = _send(target, [*streams, completion(target.model, prompts.make(long), _TAIL_TOKENS, at_s=at_s)])
     itl_ms = _longest_itl_ms(beside, prompt) if prompt.text_at_s else None
-    return msgspec.structs.replace(row, prefill_itl_ms=itl_ms, prefill_ttft_ms=_ms(prompt.first_text_s))
+    return msgspec.structs.replace(row, prefill_itl_ms=itl_ms, prefill_ttft_ms=_ms(prompt.ttft_s))
 
 
 def _longest_itl_ms(streams: Sequence[Answer], prompt: Answer) -> float | None:

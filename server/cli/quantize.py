@@ -155,10 +155,10 @@ def _run(order: Order, *, as_json: bool) -> None:
 
 
 def _print(order: Order, done: Done) -> None:
-    from quantize import pricing
+    from quantize import estimator
     from quantize.report.card import aligned, as_table
 
-    write(as_table(done.card) if done.card else aligned(pricing.table(done.prices, done.contexts, order.device)))
+    write(as_table(done.card) if done.card else aligned(estimator.table(done.estimates, done.contexts, order.device)))
     write(f"MEMORY is predicted for one request of so many tokens on {order.device} (--device)")
     for path in [*done.written, *done.reports]:
         say(f"wrote {path}")
@@ -176,7 +176,7 @@ def _as_json(order: Order, done: Done) -> dict[str, Any]:
             "remarks": list(one.remarks),
             "memory_bytes": {str(context): one.memory(context, order.device) for context in done.contexts},
         }
-        for one in done.prices
+        for one in done.estimates
     ]
     return {
         "device": order.device,

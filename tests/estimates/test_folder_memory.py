@@ -1,4 +1,4 @@
-"""Folders under a real pool: the first price is what the worker takes, whether its weights are copied or mapped."""
+"""Folders under a real pool: the first estimate is what the worker takes, whether its weights are copied or mapped."""
 
 from __future__ import annotations
 

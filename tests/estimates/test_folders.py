@@ -1,4 +1,4 @@
-"""Hugging Face folders: headers that lie are refused, weights are priced to the byte that bitsandbytes takes."""
+"""Hugging Face folders: headers that lie are refused, weights are estimated to the byte that bitsandbytes takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real workers under a real pool: what is booked covers what the kernel says, and the second price beats the first."""
+"""Real workers under a real pool: reservations cover what the kernel says, the second estimate beats the first."""
 
 from __future__ import annotations
 

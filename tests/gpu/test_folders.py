@@ -1,4 +1,4 @@
-"""Folders on a real card: 4 bits load there, a batch says what each says alone, and a price is what the driver sees."""
+"""Folders on a real card: 4 bits load there, a batch says what each says alone, estimates are what the driver sees."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ async def test_models_that_take_a_fourth_more_than_predicted_correct_the_books_a
     assert all(ok(events) for events in answers)
     reasons = [figures["reason"] for figures in rig.events("evicted")]
     assert reasons[0] == "pressure"
-    assert set(reasons[3:]) == {"room"}, "a measured price is not wrong again"
+    assert set(reasons[3:]) == {"room"}, "a measured estimate is not wrong again"
     memory = rig.pool.status().memory
     assert memory.over_bytes == 0
     assert memory.reserved_bytes <= memory.budget_bytes

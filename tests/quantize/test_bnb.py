@@ -18,7 +18,7 @@ def test_folder_loads_and_answers(tmp_path: Path, type_name: str) -> None:
     done = make(HF, tmp_path, type_name, name="demo")
     (folder,) = done.written
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    assert weights == pytest.approx(done.prices[0].n_bytes, rel=0.05)
+    assert weights == pytest.approx(done.estimates[0].n_bytes, rel=0.05)
     assert (folder / "tokenizer.json").read_bytes() == (HF / "tokenizer.json").read_bytes()
     assert (folder / "chat_template.jinja").read_bytes() == (HF / "chat_template.jinja").read_bytes()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()

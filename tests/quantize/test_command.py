@@ -91,8 +91,8 @@ def test_memory_is_of_the_device_that_is_named_and_that_serve_would_take() -> No
     assert memory["auto"] == memory[answers["auto"]["device"]]
     fit = [sys.executable, "-m", "server.cli", "fit", "demo", "--context", "4096", "--parallel", "1", "--device", "cpu"]
     known = {name: value for name, value in environment().items() if name != "ONECARD_SECRET"}
-    priced = subprocess.run([*fit, "--json"], capture_output=True, text=True, env=known, check=True)
-    assert memory["cpu"] == pytest.approx(json.loads(priced.stdout)["total_bytes"], rel=0.1)
+    estimated = subprocess.run([*fit, "--json"], capture_output=True, text=True, env=known, check=True)
+    assert memory["cpu"] == pytest.approx(json.loads(estimated.stdout)["total_bytes"], rel=0.1)
     table = onecard(HF, "--to", "F16", "--dry-run", "--device", "cuda").stdout
     assert "MEMORY is predicted for one request of so many tokens on cuda" in table
 

@@ -1,4 +1,4 @@
-"""Outputs of llama.cpp's quantiser: exact prices, the same bytes as from another converter's file, safe on failure."""
+"""Outputs of llama.cpp's quantiser: exact estimates, the bytes of another converter's file, safe on failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.engine
 @pytest.mark.parametrize("type_name", sorted(set(FILE_TYPES) - NEED_IMATRIX - {"Q1_0"}))
 def test_price_is_the_size_of_the_file_for_every_type(tmp_path: Path, type_name: str) -> None:
     done = make(GGUF, tmp_path, type_name)
-    assert done.prices[0].n_bytes == done.written[0].stat().st_size
+    assert done.estimates[0].n_bytes == done.written[0].stat().st_size
     header.read(done.written[0])
 
 
@@ -73,18 +73,18 @@ def test_split_source_is_read(tmp_path: Path) -> None:
 
 def test_fit_takes_the_largest_type_that_fits(tmp_path: Path) -> None:
     folder = build("llama2", tmp_path / "wide", hidden_size=256, intermediate_size=512)
-    priced = make(folder, tmp_path, "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", dry_run=True).prices
-    prices = {one.type_name: one for one in priced}
-    limit = prices["Q6_K"].memory(512, "cuda")
+    estimated = make(folder, tmp_path, "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", dry_run=True).estimates
+    estimates = {one.type_name: one for one in estimated}
+    limit = estimates["Q6_K"].memory(512, "cuda")
     assert limit is not None
     done = make(folder, tmp_path / "out", fit_bytes=limit, context=512)
-    assert [one.type_name for one in done.prices] == ["Q6_K"]
+    assert [one.type_name for one in done.estimates] == ["Q6_K"]
     assert done.written[0].name == "wide-Q6_K.gguf"
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     done = make(HF, tmp_path / "out", "Q8_0", "F16", "bnb-8bit", dry_run=True)
-    assert [one.type_name for one in done.prices] == ["Q8_0", "F16", "bnb-8bit"]
+    assert [one.type_name for one in done.estimates] == ["Q8_0", "F16", "bnb-8bit"]
     assert not (tmp_path / "out").exists()
     assert done.written == []
 

@@ -40,17 +40,17 @@ def test_each_replaced_type_is_told_with_its_count(
 ) -> None:
     done = make(narrow[width], tmp_path, "Q4_K_M")
 
-    told = [remark.split() for remark in done.prices[0].remarks]
+    told = [remark.split() for remark in done.estimates[0].remarks]
     types = types_of(done)
     n_told = sum(int(words[1]) for words in told)
     assert 0 < n_told <= sum(1 for kind in types.values() if kind in instead)
     assert n_told >= sum(1 for name, kind in types.items() if kind in instead and name.startswith("blk."))
     assert {words[6] for words in told} == instead
-    assert all(f"of {len(types)} matrices" in remark for remark in done.prices[0].remarks)
+    assert all(f"of {len(types)} matrices" in remark for remark in done.estimates[0].remarks)
 
 
 def test_a_type_that_fits_everywhere_has_no_remark(tmp_path: Path) -> None:
-    assert make(HF, tmp_path, "Q8_0", dry_run=True).prices[0].remarks == ()
+    assert make(HF, tmp_path, "Q8_0", dry_run=True).estimates[0].remarks == ()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_matrix_of_importance_that_nothing_would_use_is_refused(tmp_path: Path
 def test_json_and_the_report_have_the_remarks(narrow: dict[int, Path], tmp_path: Path) -> None:
     from quantize.report.card import Card, Line, as_json, as_markdown
 
-    line = Line("m", "Q4_K_M", 1, 1.0, (None,), None, make(narrow[288], tmp_path, "Q4_K_M").prices[0].remarks)
+    line = Line("m", "Q4_K_M", 1, 1.0, (None,), None, make(narrow[288], tmp_path, "Q4_K_M").estimates[0].remarks)
     card = Card("m", "text", 1, None, "cpu", (512,), (line,))
     assert line.remarks[0] in as_markdown(card)
     assert json.loads(as_json(card))["lines"][0]["remarks"] == list(line.remarks)

@@ -112,7 +112,7 @@ def test_matrix_lowers_the_divergence(tmp_path: Path, matrix: Path, text: Path, 
 
 def test_lowest_types_are_made_with_a_matrix(tmp_path: Path, matrix: Path) -> None:
     done = make(GGUF, tmp_path, "IQ2_XXS", "IQ1_S", imatrix=matrix)
-    assert [path.stat().st_size for path in done.written] == [one.n_bytes for one in done.prices]
+    assert [path.stat().st_size for path in done.written] == [one.n_bytes for one in done.estimates]
 
 
 def test_report_card_is_written_in_all_its_forms(tmp_path: Path, text: Path) -> None:

@@ -23,7 +23,7 @@ LEAST_CONTEXT = 256
 
 
 @dataclass(frozen=True)
-class Price:
+class Estimate:
     """One output that could be made."""
 
     type_name: str
@@ -58,18 +58,18 @@ def recipe(order: Order, type_name: str, *, imatrix: Path | None) -> quantizer.R
     )
 
 
-def price(order: Order, type_name: str, base: Path | None, info: HeaderInfo | None, hf: HfSource | None) -> Price:
+def estimate(order: Order, type_name: str, base: Path | None, info: HeaderInfo | None, hf: HfSource | None) -> Estimate:
     """Of one type; `base` is the GGUF it is made from or its outline, `info` the header of that."""
     if is_bnb(type_name):
         assert hf is not None
         n_bytes = bnb.outcome_bytes(hf, type_name)
         n = sum(math.prod(one.shape) for one in hf.tensors.values())
-        return Price(type_name, n_bytes, n, memory.of_folder(hf.path, type_name))
+        return Estimate(type_name, n_bytes, n, memory.of_folder(hf.path, type_name))
     assert base is not None
     assert info is not None
     made = quantizer.outcome(base, recipe(order, type_name, imatrix=None), info)
     remarks = replaced.remarks(type_name, made.replaced, made.header)
-    return Price(type_name, made.header.file_bytes, n_weights(info), made.header, tuple(remarks))
+    return Estimate(type_name, made.header.file_bytes, n_weights(info), made.header, tuple(remarks))
 
 
 def n_weights(info: HeaderInfo) -> int:
@@ -77,12 +77,12 @@ def n_weights(info: HeaderInfo) -> int:
     return sum(math.prod(tensor.shape) for tensor in info.tensors)
 
 
-def choose(order: Order, base: Path | None, info: HeaderInfo | None, hf: HfSource | None) -> list[Price]:
-    """Prices of what will be made: the types asked for, or with `--fit` the largest that fits. Raises QuantizeError."""
+def choose(order: Order, base: Path | None, info: HeaderInfo | None, hf: HfSource | None) -> list[Estimate]:
+    """What will be made: the types asked for, or with `--fit` the largest that fits. Raises QuantizeError."""
     if order.fit_bytes is None:
-        return [price(order, name, base, info, hf) for name in order.types]
+        return [estimate(order, name, base, info, hf) for name in order.types]
     context = min(order.context, info.n_ctx_train or order.context) if info else order.context
-    tried = [price(order, name, base, info, hf) for name in order.types or FIT_LADDER]
+    tried = [estimate(order, name, base, info, hf) for name in order.types or FIT_LADDER]
     if not order.types and info and any(t.type_name not in FLOATS for t in info.tensors):
         raise QuantizeError("--fit needs an unquantised source", usage=True)
     for one in sorted(tried, key=lambda entry: -entry.n_bytes):
@@ -98,7 +98,7 @@ def choose(order: Order, base: Path | None, info: HeaderInfo | None, hf: HfSourc
     )
 
 
-def _hint(least: Price, context: int, order: Order) -> str:
+def _hint(least: Estimate, context: int, order: Order) -> str:
     """A context at which the smallest output fits, only where there is one."""
     while (context := context // 2) >= LEAST_CONTEXT:
         needed = least.memory(context, order.device)
@@ -107,7 +107,7 @@ def _hint(least: Price, context: int, order: Order) -> str:
     return "hint: no smaller context makes it fit; more memory or a smaller model does"
 
 
-def table(prices: Sequence[Price], contexts: Sequence[int], device: Device) -> list[tuple[str, ...]]:
+def table(estimates: Sequence[Estimate], contexts: Sequence[int], device: Device) -> list[tuple[str, ...]]:
     """Heading and rows of texts."""
     heading = ("TYPE", "SIZE", "BITS/W", *memory_headings(contexts))
     body = [
@@ -117,6 +117,6 @@ def table(prices: Sequence[Price], contexts: Sequence[int], device: Device) -> l
             f"{one.bits_per_weight:.2f}",
             *("-" if (n := one.memory(context, device)) is None else size(n) for context in contexts),
         )
-        for one in prices
+        for one in estimates
     ]
     return [heading, *body]
