@@ -59,6 +59,11 @@ class Header(Protocol):
         ...
 
     @property
+    def about(self) -> Mapping[str, str]:
+        """What else a person wants to know, by the word for it: architecture, parameters, quantisation, licence."""
+        return {}
+
+    @property
     def n_ctx_train(self) -> int:
         """Tokens of context the model was trained for; 0 where the files do not say."""
         return 0

@@ -50,3 +50,11 @@ def of_kind(gives: Gives, template: str | None, *, infills: bool) -> list[str]:
 def has_infill_tokens(tokens: Container[bytes]) -> bool:
     """Whether llama.cpp would find the three tokens in a vocabulary that does not name them by number."""
     return all(any(text.encode() in tokens for text in texts) for texts in zip(*_LLAMA_CPP, strict=True))
+
+
+def counted(n_parameters: int) -> str:
+    """A number of parameters as people write it: `135M`, `8.2B`."""
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if n_parameters >= scale:
+            return f"{n_parameters / scale:.3g}{unit}"
+    return str(n_parameters)

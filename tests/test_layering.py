@@ -327,6 +327,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "quantize/scores/folder_main.py": "transformers' reader, in a child, behind a check of the folder",
     "quantize/scratch.py": "locks of our own",
     "server/cli/early.py": "/dev/null",
+    "server/cli/rm.py": "/proc",
     "server/cli/configuration.py": "the example of the package",
     "server/cli/output.py": "/dev/null",
     "server/own_folder.py": "locks of our own",

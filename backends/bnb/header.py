@@ -16,7 +16,7 @@ from backends.bnb import figures
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
 from backends.bnb.stored import EMBEDDINGS, HEADS, Place, corrections, find, has_own_head, own_head_remark, stored_dtype
 from backends.bnb.text_files import chat_template, has_infill_marks
-from backends.capabilities import of_kind
+from backends.capabilities import counted, of_kind
 from backends.files import foreign, model_files
 from backends.files.sampling_defaults import SamplingDefaults, of_folder
 
@@ -85,6 +85,16 @@ class FolderInfo:
     """The vocabulary has the tokens for fill-in-the-middle."""
     remarks: tuple[str, ...] = ()
     """What the operator should know, a sentence each."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """For people, by the word for it."""
+        told = {"architecture": self.architecture}
+        stored = self.config.get("quantization_config")
+        if not stored:
+            told["parameters"] = counted(sum(tensor.n_elements for tensor in self.tensors))
+        told["quantisation"] = "stored quantised" if stored else "none"
+        return dict(zip(told, foreign.plain(told.values()), strict=True))
 
     @property
     def gives(self) -> Gives:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
-from backends.capabilities import of_kind
+from backends.capabilities import counted, of_kind
 from backends.files import foreign
 from backends.files.sampling_defaults import SamplingDefaults, of_gguf
 from backends.gguf import vocabulary
@@ -56,6 +57,19 @@ class HeaderInfo:
         value = self.metadata.get(f"{self.architecture}.{key}", default)
         values = value if isinstance(value, list) else [value]
         return max((max(0, v) for v in values if isinstance(v, int)), default=default)
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """For people, by the word for it."""
+        by_type: dict[str, int] = {}
+        for tensor in self.tensors:
+            by_type[tensor.type_name] = by_type.get(tensor.type_name, 0) + tensor.n_bytes
+        told = {"architecture": self.architecture}
+        told["parameters"] = counted(sum(math.prod(tensor.shape) for tensor in self.tensors))
+        told["quantisation"] = max(by_type, key=lambda name: by_type[name], default="")
+        if isinstance(licence := self.metadata.get("general.license"), str):
+            told["licence"] = licence
+        return dict(zip(told, foreign.plain(told.values()), strict=True))
 
     @property
     def n_ctx_train(self) -> int:

@@ -257,6 +257,30 @@ def search(
     show_found(" ".join(words), limit=limit, as_json=as_json)
 
 
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or demo.")],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model is, what it can do, what it takes and where it lies."""
+    from server.cli.show import show_model
+
+    show_model(model, config=config, as_json=as_json)
+
+
+@app.command("rm")
+def remove_model(
+    model: Annotated[str, typer.Argument(help="A model that lies in the Hugging Face cache.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Remove a model from the Hugging Face cache; asks first, and touches nothing outside of it."""
+    from server.cli.rm import remove
+
+    remove(model, yes=yes, config=config)
+
+
 @app.command("list")
 def list_models(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the configured models and those in the local Hugging Face cache."""

@@ -78,7 +78,7 @@ def capacity_for(path: Path, config: Path | None, table: dict[str, Any]) -> tupl
         answer = asyncio.run(_answer(settings, entries, WishChange(), dry=False))
     except (DeviceError, HeaderError) as problem:
         raise CliError(str(problem)) from None
-    n_layers = _facts(entries[0]).header.n_layers
+    n_layers = facts_of(entries[0]).header.n_layers
     return answer, answer.device is None or (answer.plan.gpu_layers or 0) > n_layers
 
 
@@ -116,7 +116,7 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
     """The first entry's plan beside the others, which are taken to be resident."""
     memory = await open_memory(settings.memory)
     estimator = Estimator()
-    facts = [_facts(entry) for entry in entries]
+    facts = [facts_of(entry) for entry in entries]
     wishes = [wish(entry.config, memory.device) for entry in entries]
     wishes[0] = change.over(wishes[0])
     likely = [(seen, likely_plans(seen, w)) for seen, w in zip(facts, wishes, strict=True)]
@@ -151,7 +151,8 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
     )
 
 
-def _facts(entry: CatalogEntry) -> FileFacts:
+def facts_of(entry: CatalogEntry) -> FileFacts:
+    """What its files say. Raises CliError."""
     try:
         return look(entry)
     except HeaderError as problem:

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from demo import GGUF_PATH
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, stdout, write_json
 from server.settings.catalog import Catalog, CatalogError
@@ -40,6 +41,7 @@ def show_models(config: Path | None, *, as_json: bool) -> None:
                 "aliases": list(entry.aliases),
                 "backend": entry.backend,
                 "path": str(entry.path),
+                "from": source_of(entry.path),
                 "size_bytes": entry.size_bytes,
                 "missing": entry.missing,
             }
@@ -60,6 +62,16 @@ def show_models(config: Path | None, *, as_json: bool) -> None:
     for model in cached:
         table.add_row(Text(model.reference), model.backend, format_size(model.size_bytes), Text("in the cache"))
     stdout().print(table)
+
+
+def source_of(path: Path) -> str:
+    """Where a model comes from, in words."""
+    if path == Path(GGUF_PATH):
+        return "built in"
+    if not path.is_relative_to(hub_cache()):
+        return "a file" if path.is_file() else "a folder"
+    repo = path.relative_to(hub_cache()).parts[0]
+    return f"{repo.removeprefix('models--').replace('--', '/', 1)} in the cache"
 
 
 def homely(path: Path) -> str:
