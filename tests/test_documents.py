@@ -71,6 +71,12 @@ def test_every_path_that_a_document_names_is_there():
     assert wrong == set()
 
 
+def test_decisions_are_numbered_without_gaps_and_each_page_says_its_number():
+    pages = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    assert [page.name[:3] for page in pages] == [f"{number:03}" for number in range(1, len(pages) + 1)]
+    assert [page.name for page in pages if not page.read_text().startswith(f"# {page.name[:3]} ")] == []
+
+
 def test_the_ten_changes_name_files_that_have_what_they_say():
     text = (ROOT / "docs/development.md").read_text()
     changes = re.findall(r"^### (\d+)\. .*\n((?:(?!^##).*\n)*)", text, re.MULTILINE)
