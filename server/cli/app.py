@@ -86,6 +86,11 @@ def serve(
     allow_public: Annotated[
         bool | None, typer.Option("--allow-public", help="Listen on a public address without a key.")
     ] = None,
+    models_dir: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Serve the models of a folder or of an Ollama store too; may repeat."),
+    ] = None,
+    pull: Annotated[bool, typer.Option("--pull", help="Fetch configured models that are not in the cache.")] = False,
     preload: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Load this model at start.")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
     exit_with_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
@@ -97,12 +102,13 @@ def serve(
     flags = Flags()
     flags.put("server", host=host, port=port, max_queue=max_queue, api_keys=api_key, api_key_file=api_key_file)
     flags.put("server", admin_keys=admin_key, allowed_hosts=allowed_host, allow_public=allow_public)
+    flags.put("server", models_dirs=models_dir)
     flags.put("memory", device=device, budget=budget, host_budget=host_budget, reserve=reserve)
     flags.put("scheduler", preload=preload)
     flags.put("defaults", context=context, parallel=parallel, kv_type=kv_type)
     flags.put("logging", format=log_format)
     flags.put("models", **model_flags(model or []))
-    run_server(config, flags=flags.values, exit_with_stdin=exit_with_stdin)
+    run_server(config, flags=flags.values, pull=pull, exit_with_stdin=exit_with_stdin)
 
 
 @app.command()

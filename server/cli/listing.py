@@ -8,8 +8,9 @@ from pathlib import Path
 
 from demo import GGUF_PATH
 from server.cli.configuration import loaded_or_exit
-from server.cli.console import CliError, ExitCode, stdout, write_json
+from server.cli.console import CliError, ExitCode, say, stdout, write_json
 from server.settings.catalog import Catalog, CatalogError
+from server.settings.discovery import discover, usual_places
 from server.settings.references import LocateError, first_parts, hub_cache, locate
 from server.settings.sizes import format_size
 
@@ -30,10 +31,14 @@ class Cached:
 def show_models(config: Path | None, *, as_json: bool) -> None:
     """Print both lists."""
     try:
-        entries = Catalog(loaded_or_exit(config).settings).entries
+        settings = loaded_or_exit(config).settings
+        entries = Catalog(settings).entries
     except CatalogError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     cached = cached_models()
+    elsewhere = discover([*settings.server.models_dirs, *usual_places()])
+    for text in elsewhere.problems:
+        say(f"note: {text}")
     if as_json:
         models = [
             {
@@ -47,7 +52,8 @@ def show_models(config: Path | None, *, as_json: bool) -> None:
             }
             for entry in entries
         ]
-        write_json({"models": models, "cache": [asdict(model) for model in cached]})
+        others = [{"name": m.name, "path": str(m.path), "from": m.source} for m in elsewhere.models]
+        write_json({"models": models, "cache": [asdict(model) for model in cached], "elsewhere": others})
         return
     from rich.table import Table
     from rich.text import Text
@@ -61,7 +67,17 @@ def show_models(config: Path | None, *, as_json: bool) -> None:
         table.add_row(Text(name), entry.backend, size, Text(homely(entry.path)))
     for model in cached:
         table.add_row(Text(model.reference), model.backend, format_size(model.size_bytes), Text("in the cache"))
+    for other in elsewhere.models:
+        table.add_row(Text(other.name), "-", format_size(size_of(other.path)), Text(f"{other.source}, by --models-dir"))
     stdout().print(table)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the weights; 0 for files that are none."""
+    try:
+        return locate(str(path)).size_bytes
+    except LocateError:
+        return 0
 
 
 def source_of(path: Path) -> str:

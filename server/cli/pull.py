@@ -16,13 +16,14 @@ from server.hub.choice import Choice, ChoiceError
 from server.hub.download import check_room, fetch, missing_bytes
 from server.hub.repository import HubError, Repository, look_up
 from server.hub.standin import stand_in
-from server.settings.references import DEMO, HubReference, LocateError, is_page, parse_hub_reference, parse_page
+from server.settings.references import DEMO, HubReference, LocateError, is_page, locate, parse_hub_reference, parse_page
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from server.memory.capacity import Capacity
+    from server.settings.config import Settings
 
 _AUTO: Final = "auto"
 _FOUR_BITS: Final = {"quantization": "bnb-4bit"}
@@ -31,8 +32,8 @@ _MOST_LOOKED_AT: Final = 12
 _ADDRESS: Final = "write owner/name, owner/name:Q4_K_M or the address of the model's page"
 
 
-def pull(text: str, *, quant: str | None, config: Path | None, as_json: bool = False) -> Path:
-    """Fetch a model, and print what may stand as its path. Raises CliError."""
+def pull(text: str, *, quant: str | None, config: Path | None, as_json: bool = False, quiet: bool = False) -> Path:
+    """Fetch a model, and print what may stand as its path, unless `quiet`. Raises CliError."""
     reference = _reference(text, quant)
     try:
         repository = look_up(reference)
@@ -49,6 +50,8 @@ def pull(text: str, *, quant: str | None, config: Path | None, as_json: bool = F
         raise CliError(problem.message, ExitCode.UNREACHABLE if problem.unreachable else ExitCode.ERROR) from None
     path = first.parent if chosen.label == "folder" else first
     name = _written(repository, chosen, path)
+    if quiet:
+        return path
     if as_json:
         fits = None if plan is None else {"fits": plan.fits, "total_bytes": plan.total_bytes}
         sizes = {"size_bytes": chosen.size_bytes, "fetched_bytes": to_come}
@@ -58,6 +61,20 @@ def pull(text: str, *, quant: str | None, config: Path | None, as_json: bool = F
         write(name)
         say(f"hint: onecard run {name}")
     return path
+
+
+def fetch_missing(settings: Settings, config: Path | None) -> None:
+    """Pull what a configuration names and the cache lacks; what cannot be had is told, and costs only its model."""
+    for name, model in settings.models.items():
+        try:
+            locate(model.path)
+        except LocateError:
+            if parse_hub_reference(model.path) is None:
+                continue
+            try:
+                pull(model.path, quant=None, config=config, quiet=True)
+            except CliError as problem:
+                say(f"warning: model '{name}' is not fetched: {problem.message}")
 
 
 def _reference(text: str, quant: str | None) -> HubReference:
@@ -155,8 +172,6 @@ def _tell(one: Choice, plan: Capacity, table: dict[str, Any]) -> None:
 
 def _written(repository: Repository, one: Choice, path: Path) -> str:
     """The shortest reference that means this very model, else its path."""
-    from server.settings.references import locate
-
     revision = "" if repository.revision == "main" else f"@{repository.revision}"
     for text in (f"hf:{repository.name}:{one.label}{revision}", f"hf:{repository.name}{revision}"):
         try:

@@ -16,7 +16,9 @@ from server.cli.early import end_quietly
 from server.cli.greeting import greeting, greeting_line
 from server.cli.lifecycle import raise_file_limit, serve_until_told
 from server.cli.logs import configure_logging
+from server.cli.pull import fetch_missing
 from server.settings.catalog import CatalogError
+from server.settings.discovery import discover, with_discovered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +37,7 @@ _GREETING_WAITS_S = 1.0
 """For a look at the models' files; the server answers meanwhile."""
 
 
-def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: bool) -> None:
+def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_with_stdin: bool) -> None:
     """Serve until a signal; returns after a drain."""
     end_quietly()
     few = _few_files(raise_file_limit())
@@ -46,6 +48,12 @@ def run_server(config: Path | None, *, flags: dict[str, Any], exit_with_stdin: b
     from server.app import create_app
     from server.memory.memory import DeviceError
 
+    if pull:
+        fetch_missing(settings, config)
+    found = discover(settings.server.models_dirs)
+    settings = with_discovered(settings, found)
+    for text in [*found.problems, *(remark for model in found.models for remark in model.remarks)]:
+        log.warning("models_dir note=%s", json.dumps(text, ensure_ascii=False))
     try:
         app = create_app(settings)
     except CatalogError as problem:
@@ -93,7 +101,11 @@ def _few_files(limit: int | None) -> str | None:
 def _refuse_missing(loaded: Loaded, entries: list[CatalogEntry]) -> None:
     """Exit code 2 for a missing model that was named by a flag just now; one of a file is a warning."""
     for entry in entries:
-        if entry.missing is not None and loaded.origin("models", entry.name, "path") in ("flag", None):
+        if (
+            entry.missing is not None
+            and entry.name in loaded.settings.models
+            and loaded.origin("models", entry.name, "path") in ("flag", None)
+        ):
             raise CliError(f"model '{entry.name}': {entry.missing}", ExitCode.USAGE)
 
 

@@ -129,6 +129,8 @@ class ServerSection(Section):
     """A file with one key per line, `admin KEY` for an admin key; `#` starts a comment line."""
     allow_public: bool = False
     """Bind an address that others can reach although there is no key."""
+    models_dirs: StrList = []
+    """Folders whose models are served too, from where they lie: GGUF files, model folders, or an Ollama store."""
     cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(comma_list)] = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
     max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64

@@ -186,6 +186,9 @@ def _rebased(values: dict[str, Any], base: Path) -> dict[str, Any]:
         for name, model in models.items():
             if isinstance(model, dict) and isinstance(model.get("path"), str) and model["path"]:
                 models[name] = {**model, "path": absolute(model["path"], base)}
+    if isinstance(server, dict) and isinstance(server.get("models_dirs"), list):
+        folders = server["models_dirs"]
+        server["models_dirs"] = [str(base / Path(d).expanduser()) if isinstance(d, str) else d for d in folders]
     if isinstance(server, dict) and isinstance(server.get("api_key_file"), str):
         server["api_key_file"] = str(base / Path(server["api_key_file"]).expanduser())
     return values

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.e2e.server import serving
 from tests.hub.conftest import CHAT, FOLDER, WORLD
 
 HALF = len(CHAT) // 2
@@ -155,3 +156,18 @@ def test_a_search_shows_what_there_is(pulled):
     found = json.loads(pulled("search", "chat", "--json").stdout)
     assert {one["name"] for one in found} == set(WORLD)
     assert "\x1b" not in "".join(table)
+
+
+def test_a_server_fetches_what_is_missing_only_when_told_to_and_serves_a_folder(world, environment, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.gguf").write_bytes(CHAT)
+    (tmp_path / "c.toml").write_text('[models.chat]\npath = "hf:org/chat:F16"\n[models.gone]\npath = "hf:org/gone"\n')
+    env = {**environment, "HF_ENDPOINT": world.url}
+    flags = ("--config", str(tmp_path / "c.toml"), "--models-dir", str(tmp_path / "mine"))
+    with serving(tmp_path, models={}, flags=flags, env=env) as server:
+        assert {item["id"] for item in server.get("/v1/models")["data"]} == {"chat", "gone", "own"}
+    assert world.asked == []
+    with serving(tmp_path, models={}, flags=(*flags, "--pull"), env=env) as server:
+        assert {item["id"] for item in server.get("/v1/models")["data"]} == {"chat", "gone", "own"}
+        assert cached(tmp_path) == {"chat-F16.gguf": CHAT}
+        assert "model 'gone' is not fetched: " in server.log.read_text()
