@@ -87,7 +87,8 @@ def parse_page(text: str) -> HubReference:
         host, steps = (parts.netloc.rpartition("@")[2]).lower(), [unquote(s) for s in parts.path.split("/") if s]
     except ValueError:
         raise LocateError(f"{text[:200]} is no address") from None
-    if host not in _HOSTS and host != urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower():
+    mirror = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower()
+    if parts.scheme not in ("http", "https") or host not in (*_HOSTS, *([mirror] if mirror else [])):
         raise LocateError(
             f"models come from huggingface.co, not from {host or text[:200]}. hint: `onecard search WORDS` finds them; "
             "HF_ENDPOINT names a mirror"
