@@ -28,7 +28,7 @@ UNAMBIGUOUS = re.compile(
 )
 """Those of them that never mean anything else: in pages and in code, its comments, messages and names included."""
 PAGES = ("docs/*.md", "docs/decisions/*.md", "deploy/*.yaml", "server/onecard.example.toml")
-CODE = ("server", "backends", "quantize", "demo", "bench", "deploy")
+CODE = ("server", "backends", "quantize", "demo", "bench", "deploy", "tests")
 SORTS = ["Added", "Changed", "Fixed"]
 """The headings of a version in CHANGELOG.md, in this order."""
 MOST_IN_AN_ENTRY = 180

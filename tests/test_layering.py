@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources; and that the server stays light, seen in a child process."""
+"""What may import what, read from the sources; and that the server stays light, seen in a child process."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/border/load_limit.py": "/proc",
     "backends/prompts/renderer.py": "/dev/null",
     "backends/prefix/entry_files.py": "saved states in a folder of our own",
-    "backends/prefix/store.py": "saved states, by the shelf's own method",
+    "backends/prefix/store.py": "saved states, by the store's own method",
     "quantize/bnb.py": "copies of a folder that was checked",
     "quantize/bnb_main.py": "transformers' reader, in a child, behind a check of the folder",
     "quantize/files.py": "what was just written",

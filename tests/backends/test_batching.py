@@ -62,7 +62,7 @@ def test_no_step_beside_running_streams_is_longer_than_the_itl_wished_for(demand
     assert took_us <= itl_ms * 1e3 + slack_us
 
 
-def test_an_itl_bound_is_a_small_multiple_of_a_step_where_nobody_says() -> None:
+def test_an_itl_bound_is_a_small_multiple_of_a_step_where_none_is_configured() -> None:
     batcher = Batcher(pace=learned(decode_us=8_000, token_us=500))
 
     shares = batcher.plan([Demand(0, 1, True), Demand(1, 2000, False)])
@@ -96,7 +96,7 @@ def test_a_prompt_advances_however_slow_the_machine_is() -> None:
     assert batcher.plan([Demand(0, 1, True), Demand(1, 900, False)]) == [Share(0, 1), Share(1, GRAIN)]
 
 
-def test_a_short_prompt_that_holds_up_nobody_is_computed_at_once_however_slow_the_machine_is() -> None:
+def test_a_short_prompt_that_holds_up_no_other_is_computed_at_once_however_slow_the_machine_is() -> None:
     batcher = Batcher(pace=learned(decode_us=50_000, token_us=50_000))
 
     assert batcher.plan([Demand(0, 47, False)]) == [Share(0, 47)]

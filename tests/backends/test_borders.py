@@ -1,4 +1,4 @@
-"""Where checkpoints stand in a chat: whoever shares its system message, edits its last turn or goes on finds one."""
+"""Where checkpoints stand in a chat: a shared system message, an edited last turn and a next turn find one."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_border_stands_where_others_part(template: str, chat: str) -> None:
 
     first = next(i for i, message in enumerate(messages) if message["role"] == "user")
     others = {
-        "who shares the system message": tokens([*messages[:first], said("user", "Nobody said so")]),
+        "who shares the system message": tokens([*messages[:first], said("user", "None said so")]),
         "who edits the last turn": tokens([*messages[:-1], said("user", "Now what?")]),
         "who goes on": tokens([*messages, said("assistant", "Blue"), said("user", "Why?")]),
     }

@@ -1,4 +1,4 @@
-"""The radix tree against the plainest way to say the same: compare with everybody."""
+"""The radix tree against the plainest way to say the same: compare with all."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_longest_prefix_is_found_in_its_domain_whatever_came_and_went(change
     assert len(index) == len(plain)
 
 
-def test_an_index_that_everybody_has_left_holds_nothing() -> None:
+def test_an_index_that_all_have_left_holds_nothing() -> None:
     index: PrefixIndex[str] = PrefixIndex()
     for name, tokens in (("a", [1, 2, 3]), ("b", [1, 2]), ("c", [1, 2, 3, 4]), ("d", [9])):
         index.add(name, array(tokens))

@@ -158,7 +158,7 @@ DAMAGE: dict[str, Callable[[bytearray], bytes]] = {
     "cut in the tokens": lambda raw: bytes(raw[:4200]),
     "cut in the state": lambda raw: bytes(raw[:-1]),
     "longer": lambda raw: bytes(raw) + b"x",
-    "no magic": lambda raw: b"somebody else's" + bytes(raw[15:]),
+    "no magic": lambda raw: b"another program" + bytes(raw[15:]),
     "an older version": lambda raw: bytes(raw).replace(b"onecard-prefix-2", b"onecard-prefix-1", 1),
     "label of rubbish": lambda raw: bytes(raw[:16]) + b"{" * 100 + bytes(raw[116:]),
     "label with negative sizes": lambda raw: _relabel(raw, n_tokens=-4),

@@ -36,7 +36,7 @@ def chunked(*contents: bytes) -> bytes:
 
 @contextlib.contextmanager
 def answering(wire: bytes, *, cut: int) -> Iterator[str]:
-    """A listener that sends `wire` in pieces of `cut` bytes to whoever connects, then closes."""
+    """A listener that sends `wire` in pieces of `cut` bytes to each that connects, then closes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -76,5 +76,5 @@ def test_the_neighbour_computes_and_ends_with_the_block() -> None:
             time.sleep(0.01)
         assert time.monotonic() < deadline
     assert process.returncode is not None
-    with peers.neighbour(0.0) as nobody:
-        assert nobody is None
+    with peers.neighbour(0.0) as absent:
+        assert absent is None

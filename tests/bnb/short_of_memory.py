@@ -44,7 +44,7 @@ def may_take(n_bytes: int | None) -> None:
 
 
 def held_bytes() -> int:
-    """The address space of this process, without what nobody holds any more."""
+    """The address space of this process, without what is held no more."""
     gc.collect()
     give_back_freed()
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmSize:"))
@@ -53,7 +53,7 @@ def held_bytes() -> int:
 
 @dataclass
 class Scratch:
-    """Memory that is taken for each pass, and nobody writes to."""
+    """Memory that is taken for each pass, and never written to."""
 
     passes: list[tuple[int, bool]] = field(default_factory=list)
     """Tokens, and whether there was memory for them."""

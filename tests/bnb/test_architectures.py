@@ -1,4 +1,4 @@
-"""Every architecture gives transformers' own logits, however its prompt is cut and whoever is beside it."""
+"""Every architecture gives transformers' own logits, however its prompt is cut and whatever is beside it."""
 
 from __future__ import annotations
 

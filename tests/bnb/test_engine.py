@@ -98,7 +98,7 @@ def small_pool(canary_folder: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def test_a_pool_that_runs_full_sets_back_and_fails_nobody(small_pool: Engine) -> None:
+def test_a_pool_that_runs_full_preempts_and_fails_none(small_pool: Engine) -> None:
     jobs = [text_job(c * 200, max_tokens=250) for c in "abcd"]
 
     outcomes = run(small_pool, jobs)

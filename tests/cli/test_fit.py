@@ -58,7 +58,7 @@ def test_other_models_leave_for_it(onecard, tmp_path):
     assert not answer["fits"]
 
 
-def test_folder_is_priced_in_the_type_a_processor_computes_in(onecard):
+def test_folder_is_estimated_in_the_type_a_processor_computes_in(onecard):
     done, answer = fit(onecard, str(HF_PATH), "--budget", "2GiB")
     assert done.returncode == 0
     assert (answer["backend"], answer["source"]) == ("bnb", "header")

@@ -13,7 +13,7 @@ def record(message, *arguments, exc_info=None):
     return logging.LogRecord("onecard.pool", logging.INFO, "x.py", 1, message, arguments, exc_info)
 
 
-def test_nobody_can_forge_a_line():
+def test_no_client_can_forge_a_line():
     forged = record("rejected model=%s", "a\nb\x1b[31m\u202e\ud800")
     for formatter in (TextLines(), JsonLines()):
         line = formatter.format(forged)

@@ -397,7 +397,7 @@ def _refused_while_draining(server):
 
 
 def test_more_clients_than_files_wait_and_are_all_answered(environment, tmp_path):
-    """asyncio would report every accept that fails, thousands of times a second, and serve nobody meanwhile."""
+    """asyncio would report every accept that fails, thousands of times a second, and serve no client meanwhile."""
     command = ["bash", "-c", 'ulimit -n 48; exec "$@"', "-", sys.executable, "-m", "server.cli", "serve", "--port", "0"]
     log = tmp_path / "log"
     with (

@@ -1,4 +1,4 @@
-"""Schemas that nobody would write: each is refused with a path, or every answer it lets pass validates."""
+"""Schemas that no one would write: each is refused with a path, or every answer it lets pass validates."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_there_is_time_to_drain_before_the_kill():
     assert int(re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[1]) >= drain_s + 5
 
 
-def test_computed_prompts_have_room_in_shared_memory():
+def test_cached_prefixes_have_room_in_shared_memory():
     assert int(SERVICE["shm_size"].removesuffix("gb")) << 30 >= MOST_AUTO_PREFIX_CACHE
 
 

@@ -30,7 +30,7 @@ def test_every_stage_stands_on_another_or_on_an_image(variant):
     assert ("CUDA=on" in found[found["build"].base].environment()["CMAKE_ARGS"]) is (variant == "cuda")
 
 
-def test_the_image_runs_as_nobody_special_under_an_init():
+def test_the_image_runs_as_an_ordinary_user_under_an_init():
     image = stages("cpu")["image"]
     uid = image.values("USER")[-1].partition(":")[0]
     assert int(uid) > 1000

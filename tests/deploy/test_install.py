@@ -145,7 +145,7 @@ def test_a_cpu_build_uses_pips_cache(install):
     assert "--no-cache-dir" not in call
 
 
-def test_a_failed_build_ends_with_the_compilers_last_words(install):
+def test_a_failed_build_ends_with_the_compilers_last_lines(install):
     program(install.VENV / "bin", "python", "echo 'error: no such header'; exit 1")
     with pytest.raises(install.InstallError, match=r"llama-build.log:\n.*no such header"):
         install.install_llama(install.chosen_build())

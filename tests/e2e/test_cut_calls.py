@@ -118,7 +118,7 @@ def description(tool: Any) -> dict[str, str]:
 
 
 def test_a_conversation_goes_on_behind_a_call_that_was_cut(client: openai.OpenAI) -> None:
-    """Nobody can answer half a call, so the next turn is not asked to."""
+    """Half a call cannot be answered, so the next turn is not asked to."""
     ask: Any = {"model": "demo", "tools": response_tools(), "temperature": 0}
     first: Any = client.responses.create(input=PARIS, max_output_tokens=18, **ask)
     assert [item.status for item in first.output] == ["incomplete"]

@@ -24,7 +24,7 @@ def user(text: str) -> list[dict[str, str]]:
 
 
 def post(server: Server, path: str, body: dict[str, Any]) -> httpx2.Response:
-    """One request, and beside its answer the golden one of somebody else by the same worker."""
+    """One request, and beside its answer the golden one of another client by the same worker."""
     before = {worker.pid for worker in server.workers()}
     reply = httpx2.post(f"{server.url}{path}", json={"model": "canary", **body}, timeout=60)
     control = {"model": "canary", "prompt": "k", "max_tokens": 16, "temperature": 0}

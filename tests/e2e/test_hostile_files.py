@@ -45,7 +45,7 @@ def capacity(url: str, model: str) -> int:
 
 
 @pytest.mark.engine
-def test_pipes_and_devices_in_the_place_of_files_hold_up_nobody(tmp_path: Path) -> None:
+def test_pipes_and_devices_in_the_place_of_files_hold_up_no_other(tmp_path: Path) -> None:
     models: dict[str, Path | str] = {
         f"{make}-{n}": folder(tmp_path, name, make) for make in ("pipe", "zero") for n, name in enumerate(PLACES)
     }

@@ -1,4 +1,4 @@
-"""One model runs out of memory beside another, over real workers: who asked for too much is told, and nobody else."""
+"""One model runs out of memory beside another, over real workers: who asked for too much is told, and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A storm of clients, half of whom hang up at any point: the others get their answers, and nothing is left running."""
+"""A storm of clients, half of which hang up at any point: the others get their answers, and nothing is left running."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARALLEL = 8
 N_TOKENS = 40
 LONG = 2000
 MOST_WASTED = 400
-"""Tokens per hang-up that nobody read: 135 to 185 on two cores for clients, server and worker, nearly all of those
+"""Tokens per hang-up that were not read: 135 to 185 on two cores for clients, server and worker, nearly all of those
 who hang up in the middle of a stream; of those who do right behind the headers it is 6, right behind the request 0.
 """
 PHASES = ("in the body", "sent", "headers", "in the stream", "near the end")
@@ -137,9 +137,7 @@ def test_half_the_clients_hang_up_and_the_others_get_their_answers(crowded: Serv
     generated = crowded.metric("onecard_generation_tokens_total", model_name="canary")
     n_dropped = storm.dropped.total()
     wasted = (generated - N_TOKENS * storm.n_answered - storm.n_received) / n_dropped
-    print(
-        f"{n} in {seconds:.0f} s, {storm.dropped}, idle after {idle_s:.2f} s, {wasted:.1f} tokens for nobody per drop"
-    )
+    print(f"{n} in {seconds:.0f} s, {storm.dropped}, idle after {idle_s:.2f} s, {wasted:.1f} unread tokens per drop")
     assert storm.n_refused == 0
     assert storm.n_answered + n_dropped == n
     assert set(storm.dropped) == set(PHASES)

@@ -180,7 +180,7 @@ def file(content: bytes, more: str = "", name: str = "file") -> tuple[str, bytes
 
 
 BROKEN = {
-    "no such model": ([('name="model"', b"nobody", ""), FILE], {}, 404, "model_not_found"),
+    "no such model": ([('name="model"', b"unknown", ""), FILE], {}, 404, "model_not_found"),
     "no file": ([MODEL], {}, 400, "missing_required_parameter"),
     "a field instead of a file": ([MODEL, ('name="file"', TEXT, "")], {}, 400, "invalid_value"),
     "two files": ([MODEL, FILE, FILE], {}, 400, "invalid_value"),

@@ -1,4 +1,4 @@
-"""Embeddings and reranking over a real socket: the real SDK, what is refused and how, and who waits for whom."""
+"""Embeddings and reranking over a real socket: the real SDK, what is refused and how, and which waits for which."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_a_huge_request_stalls_neither_the_server_nor_a_small_one(server, client
 
 
 def answer_to(server: Server, body: bytes) -> bytes:
-    """The bytes of an embedding's answer; to parse them here would stall whoever measures."""
+    """The bytes of an embedding's answer; to parse them here would stall the measurement."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=120)
     try:
         connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})

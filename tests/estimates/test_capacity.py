@@ -36,7 +36,7 @@ def total(**changes: object) -> int:
     return estimate(HEADER, msgspec.structs.replace(plan_of(8192, 2, "f16", 0, "cpu"), **changes)).host.total_bytes
 
 
-def test_model_that_fits_into_what_is_free_sends_nobody_away() -> None:
+def test_model_that_fits_into_what_is_free_evicts_none() -> None:
     answer = ask(residents=(Candidate("other", Amount(host=10**9), 1.0),))
     assert (answer.fits, answer.would_evict, answer.reason) == (True, [], None)
     assert answer.total_bytes == total() == sum(answer.parts.values())
@@ -72,7 +72,7 @@ def test_what_is_asked_for_is_not_cut() -> None:
     assert not ask(asked, budget=answer.total_bytes - 1).fits
 
 
-def test_each_memory_is_told_by_itself_and_whoever_frees_the_short_one_would_leave() -> None:
+def test_each_memory_is_told_by_itself_and_what_frees_the_short_one_would_leave() -> None:
     wish = replace(WISH, device="cuda", context=2048)
     need = estimate(HEADER, plan_of(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
     residents = (Candidate("on card", Amount(10**9, 10), 0.1), Candidate("beside", Amount(0, 10**9), 9.0))

@@ -155,7 +155,7 @@ def test_file_that_would_block_is_refused(folder: Path) -> None:
         {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     ],
 )
-def test_weights_are_priced_to_the_byte_that_bitsandbytes_takes(options: dict[str, Any]) -> None:
+def test_weights_are_estimated_to_the_byte_that_bitsandbytes_takes(options: dict[str, Any]) -> None:
     script = Path(__file__).with_name("measure_folder.py")
     done = subprocess.run(
         [sys.executable, str(script), str(HF_PATH), json.dumps(options)],

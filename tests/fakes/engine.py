@@ -12,7 +12,7 @@ The last user message (or the text prompt) directs the answer, one word per step
     !crash-early     -> abort() before the first word
     !raise           -> an exception inside step
     !oom             -> two words, then a MemoryError inside step
-    !oom-once FILE   -> a MemoryError before the first word, unless somebody has made that file before
+    !oom-once FILE   -> a MemoryError before the first word, unless that file was made before
     !hang            -> a step that never ends
     !prepare MS      -> a preparation that takes MS milliseconds, then echo
     !refuse TEXT     -> JobError("invalid_value", TEXT, param="prompt")
@@ -315,7 +315,7 @@ def _spring(trap: str, position: int) -> None:
 
 
 def _first_time(marker: str) -> bool:
-    """Whether nobody has come by here yet, in any process."""
+    """Whether none has come by here yet, in any process."""
     try:
         Path(marker).touch(exist_ok=False)
     except FileExistsError:

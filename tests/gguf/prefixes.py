@@ -1,4 +1,4 @@
-"""Engines on CANARY-KV, and what each prompt's continuation is when nobody else is there."""
+"""Engines on CANARY-KV, and what each prompt's continuation is when no other is there."""
 
 from __future__ import annotations
 
@@ -117,10 +117,10 @@ def _case(at: int, ours: TokenLogprob, best: TokenLogprob, outcome: Outcome, tok
     """Everything that is needed to ask again."""
     alone = ", ".join(f"{entry.bytes!r} {entry.logprob:.3f}" for entry in best.top)
     cached = outcome.started.cached_tokens
-    set_back = getattr(outcome.end, "preemptions", "unknown")
+    preempted = getattr(outcome.end, "preemptions", "unknown")
     return (
         f"token {at} is {ours.bytes!r} at {ours.logprob}, alone {best.bytes!r} at {best.logprob} of {alone}; "
-        f"{cached} of {len(tokens)} tokens were there, preempted: {set_back}; {list(tokens)}"
+        f"{cached} of {len(tokens)} tokens were there, preempted: {preempted}; {list(tokens)}"
     )
 
 

@@ -212,7 +212,7 @@ def test_a_checkpoint_takes_no_more_than_what_is_forgotten(place: Place) -> None
         assert (short[1] < long[1]) == (place.kind != "state")
 
 
-def test_what_nobody_carries_any_more_leaves(place: Place) -> None:
+def test_what_no_entry_carries_any_more_leaves(place: Place) -> None:
     tokens = prompt(32, 300)
     place.ask(tokens)
     store = place.engine._residency.store  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Sixteen sequences, each with a key of its own, on a pool and a store too small for them: nobody hears another's."""
+"""Sixteen sequences, each with a key of its own, on a pool and a store too small for them: none hears another's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Crowd:
         self.n_keys += 1
         key = [2 + self.n_keys // 500**place % 500 for place in range(KEY_TOKENS)]
         tokens = self.chance.choice(HEADS) + key + prompt(self.n_keys % 7, self.chance.randrange(4, 40))
-        if self.prompts and self.chance.random() < 0.2:  # somebody goes on where another one is
+        if self.prompts and self.chance.random() < 0.2:  # one goes on where another one is
             tokens = (self.chance.choice(list(self.prompts.values())) + key)[-300:]
         made: Generate = job(tokens, N_TOKENS, logprobs=0, priority=self.chance.randrange(2))
         self.prompts[made.id], self.outcomes[made.id] = tokens, Outcome()

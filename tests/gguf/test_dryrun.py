@@ -109,9 +109,9 @@ def test_windowed_layers_hold_the_window_and_one_batch(tmp_path: Path) -> None:
 def test_a_model_that_llama_cpp_refuses_does_not_end_the_child(tmp_path: Path, canary_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))
-    refused, priced = ask(question(broken), question(canary_path, PLANS[:1]))
+    refused, told = ask(question(broken), question(canary_path, PLANS[:1]))
     assert refused["error"]
-    assert priced["plans"][0]["cache"] > 0
+    assert told["plans"][0]["cache"] > 0
 
 
 @pytest.mark.parametrize("shape", [LLAMA, replace(LLAMA, kind="Q4_0", n_embd=512, n_ff=1024), SHAPES["gemma3"]])

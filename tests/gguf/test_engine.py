@@ -143,7 +143,7 @@ def test_a_cancelled_job_frees_its_slots_at_once(engine: Engine) -> None:
 
 
 def test_cancelling_an_unknown_job_says_nothing(engine: Engine) -> None:
-    assert engine.cancel("nobody") == []
+    assert engine.cancel("unknown") == []
 
 
 @pytest.mark.parametrize("seed", range(12))

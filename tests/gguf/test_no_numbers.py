@@ -1,4 +1,4 @@
-"""Weights that compute no numbers for a text: its request is told so, and nobody else notices."""
+"""Weights that compute no numbers for a text: its request is told so, and no other notices."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ ACTS: st.SearchStrategy[list[Act]] = st.lists(
         st.sampled_from(["join", "join", "join", "cancel", "steps", "steps", "keep", "swap"]),
         st.integers(0, 2),  # whose head, how much memory is left for what is kept
         st.sampled_from([1, 60, 170, 300]),  # how much of it
-        st.integers(0, 4),  # whose tail, whom to cancel, how many steps
+        st.integers(0, 4),  # whose tail, which to cancel, how many steps
     ),
     min_size=4,
     max_size=24,

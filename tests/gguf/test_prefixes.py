@@ -1,4 +1,4 @@
-"""Greedy texts are the same however much of the prompt was there already, wherever it was, and whoever else runs."""
+"""Greedy texts are the same however much of the prompt was there already, wherever it was, and whatever else runs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_common_head_is_computed_once_by_prompts_that_come_together(engine: En
     if kind == "full":
         assert n_prefill == 200 + 7 + 8 + 9 + 10
         assert sorted(outcomes[each.id].finished.cached_tokens for each in jobs) == [0, 200, 200, 200]
-        assert set(outcomes) in first_texts, "nobody goes on alone from what all of them begin with"
+        assert set(outcomes) in first_texts, "none goes on alone from what all of them begin with"
 
 
 def test_choices_of_one_prompt_and_prompts_like_it_say_the_same(engine: Engine, gold: Gold) -> None:
@@ -202,7 +202,7 @@ def test_a_new_engine_finds_what_the_last_one_left(
 
 
 @pytest.mark.parametrize("store_bytes", [32 << 20, 1])
-def test_a_pool_that_runs_full_sets_back_and_fails_nobody(
+def test_a_pool_that_runs_full_preempts_and_fails_none(
     models: dict[Kind, Path], kind: Kind, alone: Gold, tmp_path: Path, store_bytes: int
 ) -> None:
     engine = open_engine(
@@ -226,7 +226,7 @@ def test_a_pool_that_runs_full_sets_back_and_fails_nobody(
     engine.close()
 
 
-def test_the_lowest_priority_is_set_back_first(models: dict[Kind, Path], tmp_path: Path) -> None:
+def test_the_lowest_priority_is_preempted_first(models: dict[Kind, Path], tmp_path: Path) -> None:
     engine = open_engine(models["full"], layout="unified", kv_tokens=512, kv_type=EXACT_CELLS, store=tmp_path / "store")
     jobs = [job(prompt(30 + i, 120), 90, priority=priority) for i, priority in enumerate((-1, 5, 0))]
 

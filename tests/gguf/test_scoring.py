@@ -86,7 +86,7 @@ def test_an_answer_goes_on_behind_a_scored_prompt(engine: Engine) -> None:
     assert both.finished.completion_tokens == 2 * plain.finished.completion_tokens
 
 
-def test_what_was_computed_before_is_of_no_use_and_harms_nobody(engine: Engine) -> None:
+def test_what_was_computed_before_is_of_no_use_and_harms_no_other(engine: Engine) -> None:
     (first,) = run(engine, [text_job(TEXT, max_tokens=0, echo=True, logprobs=0)])
     (_, again, stream) = run(
         engine,
@@ -137,7 +137,7 @@ def test_a_scored_job_can_be_cancelled(engine: Engine) -> None:
     assert isinstance(outcome.end, Failed)
 
 
-def test_scores_survive_being_set_back_for_want_of_room(backend: str, demo_model: Path) -> None:
+def test_scores_survive_a_preemption_for_want_of_room(backend: str, demo_model: Path) -> None:
     texts = [f"{TEXT}{word} {TEXT}" for word in ("one", "two", "three")]
     jobs = [
         text_job(text, id=text[-4:] + str(i), max_tokens=150, ignore_eos=True, sampling=GREEDY, echo=True, logprobs=0)

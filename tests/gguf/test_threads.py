@@ -37,7 +37,7 @@ def test_with_room_every_step_has_all_threads(rows: int) -> None:
 
 
 def test_slow_steps_alone_are_no_reason() -> None:
-    """A deeper sequence takes longer, and so does a slower clock: nobody waits for a core."""
+    """A deeper sequence takes longer, and so does a slower clock: none waits for a core."""
     assert set(steps(ThreadChoice(2), lambda n: 5 * QUIET(n), 2000, waits=False)) == {2}
 
 

@@ -87,7 +87,7 @@ def test_nothing_but_the_step_at_hand_is_computed_for_clients_that_have_hung_up(
 
 
 def generated(server: Server) -> int:
-    """Tokens that the model has said, whoever read them."""
+    """Tokens that the model has said, read or not."""
     page = server.get("/metrics").body.decode()
     return int(float(re.search(r'^onecard_generation_tokens_total\{model_name="fake"\} (\S+)$', page, re.MULTILINE)[1]))
 

@@ -53,7 +53,7 @@ def test_with_keys_set_only_an_admin_key_goes_before_others_or_keeps_a_model(key
         assert keyed.post(path, {"model": "fake", **body, **wish}, headers={"x-api-key": KEY}).status != 403
 
 
-def test_where_all_keys_are_plain_nobody_moves_models(canary_path):
+def test_where_all_keys_are_plain_none_moves_models(canary_path):
     ring = KeyRing([KEY])
     assert not ring.is_admin([(b"x-api-key", KEY.encode())])
     assert KeyRing([], [ADMIN]).is_admin([(b"x-api-key", ADMIN.encode())])
@@ -104,7 +104,7 @@ async def test_without_keys_another_machine_moves_nothing(canary_path, verb, pee
     assert json.loads(sent[1]["body"])["error"]["code"] == "admin_needs_key"
 
 
-def test_a_server_nobody_uses_costs_next_to_nothing_and_moves_nothing(server):
+def test_an_unused_server_costs_next_to_nothing_and_moves_nothing(server):
     assert server.chat("hello").status == 200
     server.wait_idle()
     process = psutil.Process(server.pid)

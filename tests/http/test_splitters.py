@@ -140,7 +140,7 @@ def test_held_back_is_the_longest_beginning_of_the_tag():
     ],
 )
 def test_whole_calls_turn_stop_into_tool_calls(text: str, reason: FinishReason, stop: str | None, expected: str):
-    """Whoever is told of calls runs them, so that a call that was cut is not told so."""
+    """A client that is told of calls runs them, so that a call that was cut is not told so."""
     sorter = Sorter(Splitter(marks=None, opened=False, calls=hermes.FORMAT.read()))
     sorter.said(Delta(id="j", index=0, text=text, n_tokens=1, finish_reason=reason, stop=stop))
     assert (sorter.finish_reason, sorter.stop) == (expected, stop)

@@ -9,7 +9,7 @@ from tests.http.conftest import Server, settings
 LIMIT_S = 2.0
 LONG = "!slow 20 5000"
 NEVER = "!prepare 2200"
-"""Whoever asks next waits for the rest of it, so these are asked last."""
+"""The next request waits for the rest of it, so these are asked last."""
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,8 @@ def test_what_cannot_be_had_is_one_sentence(pulled, tmp_path, arguments, code, s
 def test_without_a_network_it_says_so(onecard):
     offline = onecard("pull", "org/chat", env={"HF_HUB_OFFLINE": "1"})
     assert (offline.returncode, "HF_HUB_OFFLINE is set" in offline.stderr) == (4, True)
-    nobody = onecard("pull", "org/chat", env={"HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert (nobody.returncode, "127.0.0.1:9 does not answer" in nobody.stderr) == (4, True)
+    absent = onecard("pull", "org/chat", env={"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert (absent.returncode, "127.0.0.1:9 does not answer" in absent.stderr) == (4, True)
 
 
 def test_what_does_not_fit_is_told_before_and_does_not_come(pulled, tmp_path):

@@ -39,7 +39,7 @@ async def test_swap_waits_until_the_card_has_what_the_next_model_needs(
     assert ok(await read(stream))
 
 
-async def test_card_that_others_keep_full_is_a_503_with_the_sum_and_evicts_nobody_more(
+async def test_card_that_others_keep_full_is_a_503_with_the_sum_and_evicts_no_more(
     fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = Card(monkeypatch)
@@ -83,7 +83,7 @@ def never_over(rig: Fleet) -> None:
     rig.pool.on_change.append(check)
 
 
-async def test_host_memory_that_is_short_beside_a_card_is_freed_by_whoever_holds_it(
+async def test_host_memory_that_is_short_beside_a_card_is_freed_by_what_holds_it(
     fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three models with room on the card for all, and in host memory for one of the big ones."""

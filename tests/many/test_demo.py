@@ -22,8 +22,8 @@ def test_five_tiny_models_with_room_for_two_are_served_in_runs() -> None:
     assert outcome.errors == []
     assert outcome.n_loads <= 20
     assert outcome.most_over_bytes <= 0
-    assert len(outcome.unbooked) == outcome.n_loads
-    assert max(outcome.unbooked) <= 0.1, "the workers hold more than is booked for them"
+    assert len(outcome.unreserved) == outcome.n_loads
+    assert max(outcome.unreserved) <= 0.1, "the workers hold more than is reserved for them"
     assert max(outcome.waits_s) <= 10.0
 
 

@@ -51,7 +51,7 @@ async def test_twenty_first_requests_cause_one_load(fleet: FleetMaker) -> None:
     assert rig.loads() == 1
 
 
-async def test_model_larger_than_the_budget_is_refused_among_others_and_evicts_nobody(fleet: FleetMaker) -> None:
+async def test_model_larger_than_the_budget_is_refused_among_others_and_evicts_none(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG, "huge": 2000}, budget_mib=700)
     assert ok(await rig.ask("a", "hello"))
     taken = []
@@ -153,7 +153,7 @@ async def test_interactive_request_is_served_before_background_ones(fleet: Fleet
     assert loaded.index("c") < loaded.index("b")
 
 
-async def test_waiter_that_hangs_up_cancels_a_swap_nobody_else_wants(fleet: FleetMaker) -> None:
+async def test_waiter_that_hangs_up_cancels_a_swap_no_other_wants(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG, "b": BIG}, budget_mib=500)
     (rig.folder / "b.gguf.fake").write_text("slow 5")
     assert ok(await rig.ask("a", "hello"))
@@ -279,7 +279,7 @@ async def test_drain_tells_who_waits_by_hand_for_a_model_whose_turn_has_not_come
     assert time.monotonic() - began < 5, "a load is not waited for"
 
 
-async def test_killed_workers_cost_their_own_jobs_and_nobody_elses(fleet: FleetMaker) -> None:
+async def test_killed_workers_cost_their_own_jobs_and_no_others(fleet: FleetMaker) -> None:
     rig = await fleet({"victim": BIG, "other": BIG}, budget_mib=1000)
     assert all(ok(events) for events in await rig.ask_all(("victim", "hello"), ("other", "hello")))
     for _ in range(4):

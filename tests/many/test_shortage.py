@@ -1,4 +1,4 @@
-"""Too little memory where the books said there was enough: the ladder of a load, and a worker that runs out of it."""
+"""Too little memory where the ledger said there was enough: the ladder of a load, and a worker that runs out of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_load_without_memory_climbs_the_ladder_once_and_says_so(fleet: Fle
     assert rig.sample("model_loads_total", model_name="a", outcome="oom") == 3
 
 
-async def test_load_that_ran_out_of_memory_is_priced_higher_until_one_is_measured(fleet: FleetMaker) -> None:
+async def test_load_that_ran_out_of_memory_is_estimated_higher_until_one_is_measured(fleet: FleetMaker) -> None:
     rig = await fleet({"a": BIG}, budget_mib=1000, each={"a": {"parallel": 1, "kv_type": "f16"}})  # no other plan
     await until(lambda: rig.pool.info("a").header is not None)
     took = f"bytes {(BIG + 8) * MIB}"
@@ -55,7 +55,7 @@ async def test_memory_that_comes_back_ends_the_ladder(fleet: FleetMaker) -> None
     assert rig.loads() == 2
 
 
-async def test_artificial_shortage_of_memory_leaves_nearly_everybody_served(fleet: FleetMaker) -> None:
+async def test_artificial_shortage_of_memory_leaves_nearly_all_served(fleet: FleetMaker) -> None:
     """Loads fail at random for want of memory; each climbs the ladder, and the server goes on."""
     rig = await fleet({"a": BIG, "b": BIG, "c": BIG}, budget_mib=700)
     chance = random.Random(7)
@@ -117,7 +117,7 @@ async def test_shortage_after_the_first_token_ends_that_stream_with_the_reason(f
     assert ok(await rig.ask("a", "hello"))
 
 
-async def test_models_that_take_a_fourth_more_than_predicted_correct_the_books_and_serve_everybody(
+async def test_models_that_take_a_fourth_more_than_predicted_correct_the_ledger_and_serve_all(
     fleet: FleetMaker,
 ) -> None:
     """Two fit by the header and one by what they really take: the surplus leaves, and the next plan knows."""

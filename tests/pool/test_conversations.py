@@ -1,4 +1,4 @@
-"""Folders for cached prefixes: one cap for all models, nothing left behind, whoever ends and however."""
+"""Folders for cached prefixes: one cap for all models, nothing left behind, whatever ends and however."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from backends.plan import Amount, Footprint, Parts
 from server.memory.ledger import Measured, Tenant
 from server.memory.memory import Memory
 from server.memory.prefix_cache import open_prefix_cache
-from tests.pool.test_store_in_the_books import MIB, prompt, watched
+from tests.pool.test_store_in_the_ledger import MIB, prompt, watched
 
 BOUND_S = 5.0
 MODEL = 40 * MIB
@@ -104,4 +104,4 @@ async def test_no_eviction_holds_a_load_up(full_counts: bool) -> None:
             longest_s = max(longest_s, time.monotonic() - before)
             rig.seen.clear()
         mean_s = (time.monotonic() - began) / n_evictions
-    assert longest_s < max(2.0, 20 * mean_s), "a load waited for what nobody would tell"
+    assert longest_s < max(2.0, 20 * mean_s), "a load waited for what was never told"

@@ -230,7 +230,7 @@ async def test_cancel_while_queued_ends_at_once(make: Maker) -> None:
     blocker.cancel()
 
 
-async def test_waiter_that_leaves_cancels_a_load_nobody_else_wants(make: Maker) -> None:
+async def test_waiter_that_leaves_cancels_a_load_no_other_wants(make: Maker) -> None:
     rig = await make()
     rig.direct("a", "slow 0.5")
     stream = rig.submit("a", "hello")
@@ -251,7 +251,7 @@ async def test_waiter_that_leaves_does_not_cancel_the_load_of_another(make: Make
     assert rig.names().count("loading") == 1
 
 
-async def test_load_nobody_waits_for_is_not_started(make: Maker) -> None:
+async def test_load_no_request_waits_for_is_not_started(make: Maker) -> None:
     rig = await make("a", "b")
     rig.direct("a", "slow 0.5")
     a, b = rig.submit("a", "hello"), rig.submit("b", "hello")

@@ -1,4 +1,4 @@
-"""Disks that do not answer: a model's look is given up in time, holds one thread, and costs nobody else anything."""
+"""Disks that do not answer: a model's look is given up in time, holds one thread, and costs no other anything."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_memory_is_of_the_device_that_is_named_and_that_serve_would_take() -> No
     assert "MEMORY is predicted for one request of so many tokens on cuda" in table
 
 
-def test_a_context_below_the_usual_ones_is_priced(tmp_path: Path) -> None:
+def test_a_context_below_the_usual_ones_is_estimated(tmp_path: Path) -> None:
     short = build("bert", tmp_path / "short")
     answer = json.loads(onecard(short, "--to", "F16", "--dry-run", "--json").stdout)
     fitted = json.loads(onecard(HF, "--fit", "1GiB", "--context", "512", "--dry-run", "--json").stdout)

@@ -52,7 +52,7 @@ class Simulation:
                 self.now, _, happen = heapq.heappop(self.events)
                 happen()
             else:
-                assert tick is not None, "everybody waits and nothing happens"
+                assert tick is not None, "all wait and nothing happens"
                 if not self.jobs:
                     break
                 self.now = max(self.now, tick)

@@ -46,7 +46,7 @@ def test_a_hot_large_model_stays_when_two_cold_small_ones_free_enough() -> None:
     assert names(choose([*small, Candidate("large", host(10), 50.0)], host(10))) == ["s1", "s2"]
 
 
-def test_nobody_leaves_who_is_not_needed() -> None:
+def test_none_leaves_that_is_not_needed() -> None:
     candidates = [Candidate("tiny", host(1), 0.0), Candidate("exact", host(9), 3.0), Candidate("rest", host(3), 2.9)]
     assert names(choose(candidates, host(9))) == ["exact"]
 
@@ -73,7 +73,7 @@ def test_no_set_is_cheaper(candidates: list[Candidate], needed: int) -> None:
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.integers(1, 20), st.floats(0, 9)), min_size=13, max_size=40), st.integers(1, 200))
-def test_many_candidates_free_enough_and_nobody_in_vain(pairs: list[tuple[int, float]], needed: int) -> None:
+def test_many_candidates_free_enough_and_none_in_vain(pairs: list[tuple[int, float]], needed: int) -> None:
     candidates = [Candidate(f"m{i}", host(n), cost) for i, (n, cost) in enumerate(pairs)]
     chosen = choose(candidates, host(needed))
     assert (chosen is None) == (sum(n for n, _ in pairs) < needed)
@@ -101,7 +101,7 @@ def test_no_set_is_cheaper_where_both_memories_are_short(candidates: list[Candid
         assert sum(c.cost for c in chosen) <= min(enough) + 1e-9
 
 
-def test_whoever_frees_the_memory_that_is_short_leaves() -> None:
+def test_what_frees_the_memory_that_is_short_leaves() -> None:
     on_card, beside = Candidate("on card", Amount(10, 1), 0.1), Candidate("beside", Amount(0, 10), 5.0)
     assert names(choose([on_card, beside], Amount(-3, 8))) == ["beside"]
     assert names(choose([on_card, beside], Amount(8, 0))) == ["on card"]
@@ -114,7 +114,7 @@ def test_whoever_frees_the_memory_that_is_short_leaves() -> None:
     st.integers(1, 150),
     st.integers(1, 80),
 )
-def test_many_candidates_free_enough_of_both_and_nobody_in_vain(
+def test_many_candidates_free_enough_of_both_and_none_in_vain(
     rows: list[tuple[int, int, float]], device: int, beside: int
 ) -> None:
     candidates = [Candidate(f"m{i}", Amount(d, h), cost) for i, (d, h, cost) in enumerate(rows)]

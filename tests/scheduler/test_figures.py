@@ -109,7 +109,7 @@ def test_no_order_of_arrival_is_served_worse_than_first_come_first_served() -> N
 
 
 @pytest.mark.parametrize("n_clients", [4, 12])
-def test_round_robin_over_four_models_with_room_for_one_starves_nobody(n_clients: int) -> None:
+def test_round_robin_over_four_models_with_room_for_one_starves_none(n_clients: int) -> None:
     run = Simulation(
         sizes=dict.fromkeys(FOUR, 1),
         budget=1,

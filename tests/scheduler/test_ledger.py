@@ -69,7 +69,7 @@ def test_measurement_beyond_the_budget_is_pressure() -> None:
     assert (ledger.host.free_bytes, ledger.host.over_bytes) == (25, 0)
 
 
-def test_load_that_nobody_measured_keeps_its_prediction() -> None:
+def test_load_that_was_not_measured_keeps_its_prediction() -> None:
     ledger = Ledger(Amount(host=100))
     ledger.reserve(Tenant("a"), footprint(50))
 

@@ -124,7 +124,7 @@ def cost(wish: Wish, parallel: int, kv_type: str, *, context: int = 4096) -> int
     return estimate(HEADER, plan_of(context, parallel, kv_type, 0, wish.device)).on(wish.device).total_bytes  # type: ignore[arg-type]
 
 
-def test_what_nobody_asked_for_shrinks_before_a_context_does() -> None:
+def test_what_was_not_asked_for_shrinks_before_a_context_does() -> None:
     for step in STEPS:
         placed = place_in(cost(OPEN, *step), OPEN)
         assert isinstance(placed, Placed)

@@ -244,7 +244,7 @@ class Walk(RuleBasedStateMachine):
             assert len(self.jobs) == len(self.terminals) + running + self.scheduler.n_waiting
 
     @invariant()
-    def nobody_waits_for_nothing(self) -> None:
+    def none_waits_for_nothing(self) -> None:
         """Work is never left lying: free room is used, and who waits without a reason has a time to look again."""
         if not hasattr(self, "scheduler"):
             return
@@ -255,7 +255,9 @@ class Walk(RuleBasedStateMachine):
             if view.state is ModelState.UNLOADED and view.waiting and view.quarantined_until is None:
                 moving = self.world.loading or self.world.unloading or self.world.cancelled
                 busy = any(self.world.workers.values())
-                assert moving or busy or self.scheduler._swaps.look_at is not None, "waits for a model nobody loads"
+                assert moving or busy or self.scheduler._swaps.look_at is not None, (
+                    "waits for a model that is never loaded"
+                )
 
     def teardown(self) -> None:
         """Whatever happened: when everything calms down, every job has had its one terminal event."""

@@ -66,7 +66,7 @@ def test_models_take_turns_at_loading() -> None:
     assert scheduler.on_ready("b", parallel=1, now=2.0) == [Dispatch("b1", "b"), Load("a")]
 
 
-def test_load_nobody_waits_for_any_more_is_not_started() -> None:
+def test_load_no_request_waits_for_any_more_is_not_started() -> None:
     scheduler = make(ModelRules("a"), ModelRules("b"))
     submit(scheduler, "1", "a")
     submit(scheduler, "2", "b")

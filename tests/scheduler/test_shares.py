@@ -1,4 +1,4 @@
-"""Who may keep how much: never more than there is room for, whoever comes, goes, or is slow to let something go."""
+"""Who may keep how much: never more than there is room for, whatever comes, goes, or is slow to let something go."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ ACTS = st.lists(
 
 
 @given(ACTS)
-def test_books_hold_whoever_comes_and_goes(acts: list[tuple[str, str, int]]) -> None:
+def test_shares_hold_whatever_comes_and_goes(acts: list[tuple[str, str, int]]) -> None:
     world = World()
     for what, model, number in acts:
         if what == "load":

@@ -72,7 +72,7 @@ def test_what_fits_stays_together() -> None:
     assert world.ask("b", 1.0) == [Load("b")]
 
 
-def test_idle_model_leaves_for_a_waiting_one_and_is_told_for_whom() -> None:
+def test_idle_model_leaves_for_a_waiting_one_and_is_told_for_which() -> None:
     world = World(10, {"a": 6, "b": 6})
     world.resident("a")
 
@@ -227,7 +227,7 @@ def test_background_request_does_not_drain_interactive_work_until_it_presses() -
     assert world.tick(40.1) == [Drain("a", "room", "b")]
 
 
-def test_room_that_was_made_is_for_whom_it_was_made() -> None:
+def test_room_that_was_made_is_for_the_model_it_was_made_for() -> None:
     world = World(10, {"a": 6, "big": 10, "small": 5})
     world.resident("a")
     assert world.ask("big", 100.0) == [Unload("a", "room", "big")]
@@ -245,7 +245,7 @@ def test_small_model_loads_beside_one_that_waits_for_a_drain() -> None:
     assert world.ask("small", 60.1) == [Load("small")]
 
 
-def test_drain_is_called_off_when_nobody_wants_the_room_any_more() -> None:
+def test_drain_is_called_off_when_none_wants_the_room_any_more() -> None:
     world = World(10, {"a": 6, "b": 6})
     world.resident("a", load_s=1.0)
     world.ask("a", 10.0)
@@ -353,7 +353,7 @@ def test_load_without_memory_takes_the_next_plan_then_evicts_then_gives_up() -> 
     assert world.scheduler.view("a", 104.0).quarantined_until is None
 
 
-def test_load_without_memory_and_nobody_to_evict_gives_up_after_the_next_plan() -> None:
+def test_load_without_memory_and_none_to_evict_gives_up_after_the_next_plan() -> None:
     world = World(20, {"a": 10})
     world.ask("a", 0.0)
     assert world.gone("a", 1.0, OOM) == [Load("a", 1)]
@@ -385,7 +385,7 @@ def test_outlook_counts_those_before_and_the_measured_load() -> None:
     assert outlook.wait_s == pytest.approx(6.0 + 1.0)  # the rest of the load, and one job before it
 
 
-def test_file_nobody_has_looked_at_is_loaded_and_priced_on_the_way() -> None:
+def test_file_not_looked_at_is_loaded_and_estimated_on_the_way() -> None:
     world = World(10, {"a": 6, "b": 0})
     world.resident("a")
     assert world.ask("b", 100.0) == [Load("b")]

@@ -86,7 +86,7 @@ def test_text_may_come_before_its_tokens():
     assert names(waiting.of(2, 1)) == ["ab", "c"]
 
 
-def test_what_was_skipped_is_nobody_s_and_what_was_named_before_it_still_comes():
+def test_what_was_skipped_is_no_ones_and_what_was_named_before_it_still_comes():
     waiting = ContentTokens()
     assert waiting.of(0, 2) == []
     waiting.skip_to(6)

@@ -11,7 +11,7 @@ from tests.schemas.requests import TYPES, top_level
 
 FIELDS = {surface.path: surface.fields for surface in SURFACES}
 WHAT_TO_DO = (
-    "a newer SDK sends what nobody here has looked at. For each: honour it in server/schemas; or, where it changes "
+    "a newer SDK sends what was not looked at here. For each: honour it in server/schemas; or, where it changes "
     "what a request means, refuse it by name (Use.NEUTRAL_ONLY, or a validator with the field's path); or, where it "
     "changes no answer, call it harmless with its type and a reason (server/schemas/harmless.py)."
 )

@@ -58,7 +58,7 @@ def test_nothing_is_read_when_memory_is_short(cold: Path, monkeypatch: pytest.Mo
     assert not cached(cold)
 
 
-def test_a_file_that_is_gone_is_nobody_s_concern(tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_no_concern(tmp_path: Path) -> None:
     reader = ReadAhead({"next": tmp_path / "gone.gguf"}.__getitem__)
     reader.on_change("evicted", {"for": "next"})
     reader.join()

@@ -20,7 +20,7 @@ from backends.messages import Report
 ASLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
-class Nobody:
+class Unheard:
     """Owns a child that never comes to be."""
 
     def received(self, report: Report) -> None:
@@ -69,7 +69,7 @@ async def test_a_copy_without_a_pidfd_is_ended(no_pidfd: None) -> None:
     before = held()
 
     with pytest.raises(OSError, match="Too many open files"):
-        await start_child(Nobody(), copier=Sleeper())
+        await start_child(Unheard(), copier=Sleeper())
 
     assert held() == before
 
@@ -86,6 +86,6 @@ async def test_a_process_whose_socket_cannot_be_watched_is_ended(monkeypatch: py
     monkeypatch.setattr(loop, "add_reader", no_sockets)
 
     with pytest.raises(OSError, match="No space left"):
-        await start_child(Nobody())
+        await start_child(Unheard())
 
     assert held() == before
