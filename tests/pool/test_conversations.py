@@ -28,7 +28,8 @@ def fill(store: Store, n_bytes: int, *, number: int, cost_us: float) -> Path:
 
 def join(kept: PrefixCache, model: str) -> tuple[Store, list[int]]:
     """A worker that takes its folder, and the bounds it is told from then on."""
-    store, told = kept.join(model, kept.max_bytes), []
+    told: list[int] = []
+    store = kept.join(model, kept.max_bytes)
     assert store is not None
     kept.listens(model, told.append)
     return store, told
