@@ -71,7 +71,12 @@ async def watched(budget_bytes: int, *names: str, prefix_cache: int = PLENTY, di
     )
     catalog = Catalog(settings)
     made = Watched(Pool(settings, catalog, Metrics(list(names))), catalog)
-    made.pool.on_change.append(lambda what, _: made.look() if what != "started" else None)
+
+    def look(what: str, _: dict[str, object]) -> None:
+        if what != "started":
+            made.look()
+
+    made.pool.on_change.append(look)
     await made.pool.start()
     try:
         yield made

@@ -229,13 +229,17 @@ async def test_no_template_process_where_memory_is_short_or_it_is_turned_off(new
         await worker.stop()
 
 
+async def begun_and_closed(new: New) -> None:
+    template = await new(warm=False)
+    await until(lambda: template._timer is None)
+    await template.close()
+    assert not template.started
+
+
 async def test_a_template_process_that_is_just_being_started_leaves_nothing_when_closed(new: New) -> None:
     before = set(psutil.Process().children())
     for _ in range(5):
-        template = await new(warm=False)
-        await until(lambda template=template: template._timer is None)
-        await template.close()
-        assert not template.started
+        await begun_and_closed(new)
     assert set(psutil.Process().children()) <= before
 
 
