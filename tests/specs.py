@@ -23,8 +23,12 @@ def plan_of(
 def spec_of(
     name: str, backend: str, path: str | Path, context: int = 512, parallel: int = 1, **fields: Any
 ) -> LoadModel:
-    """Any model of text: one that gives vectors takes of the plan what it has. `kv_layout`: a pool for all contexts."""
+    """Any model of text: one that gives vectors takes of the plan what it has. `kv_layout`: `unified` is a pool
+    for all contexts, `split` none, whatever `kv_tokens` says."""
     planned = {key: fields.pop(key) for key in ("kv_type", "gpu_layers", "device", "kv_tokens") if key in fields}
-    if fields.pop("kv_layout", "split") == "unified" and not planned.get("kv_tokens"):
+    layout = fields.pop("kv_layout", None)
+    if layout == "unified" and not planned.get("kv_tokens"):
         planned["kv_tokens"] = context * parallel
+    elif layout == "split":
+        planned.pop("kv_tokens", None)
     return LoadModel(name, backend, str(path), plan_of(context, parallel, **planned), **fields)

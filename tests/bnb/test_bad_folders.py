@@ -30,8 +30,7 @@ WATCHED = """
 import sys
 from backends.bnb import loading
 from backends.engine import LoadError
-from backends.messages import LoadModel
-from tests.models import broken_folders
+from tests.specs import spec_of
 seen = []
 def hook(name, args):
     if name in ("subprocess.Popen", "os.system", "os.exec", "socket.connect") or (

@@ -105,7 +105,7 @@ def test_a_model_that_writes_no_text_is_not_measured(onecard, tmp_path):
 @pytest.mark.engine
 def test_both_baselines_do_the_same_work():
     work = Workload(n_prompt=16, n_generate=16, context=256)
-    bare = baseline.measure(baseline.BARE, GGUF_PATH, "gguf", work, streams=[1, 3], rounds=1)
+    bare = baseline.measure(baseline.loop_of("gguf"), GGUF_PATH, "gguf", work, streams=[1, 3], rounds=1)
     alone = baseline.measure(baseline.ALONE, GGUF_PATH, "gguf", work, streams=[1, 3], rounds=1)
     assert (bare.name, alone.name) == ("bare loop", "engine alone")
     assert (bare.missing, alone.missing) == (None, None)
@@ -117,7 +117,7 @@ def test_both_baselines_do_the_same_work():
 def test_a_baseline_that_fails_says_why(tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(GGUF_PATH.read_bytes()[:4000])
-    found = baseline.measure(baseline.BARE, broken, "gguf", Workload(n_generate=4), streams=[1], rounds=1)
+    found = baseline.measure(baseline.loop_of("gguf"), broken, "gguf", Workload(n_generate=4), streams=[1], rounds=1)
     assert found.tokens_per_s == {}
     assert "cannot load this file" in found.missing
 
