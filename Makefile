@@ -30,11 +30,11 @@ install: deps-install
 serve: deps-serve
 	@exec $(BIN)/onecard serve $(ARGS)
 
-# Two runs: engines spin at their barriers, so tests with a real engine never run beside each other.
+# Two runs, so that what needs no engine is told first. A file's tests stay in one process and share its servers.
 # pytest's exit code 5 means that nothing was selected, which PYTEST="-k ..." may well do to one of the runs.
 test: deps-test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine and not gpu" $(PYTEST); pure=$$?; \
-	$(BIN)/python -m pytest -m "engine and not gpu" $(PYTEST); engine=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "engine and not gpu" $(PYTEST); engine=$$?; \
 	if [ $$pure -eq 5 ] && [ $$engine -eq 5 ]; then echo "no test was selected"; exit 5; fi; \
 	if [ $$pure -ne 0 ] && [ $$pure -ne 5 ]; then echo "tests without an engine: exit $$pure"; exit $$pure; fi; \
 	if [ $$engine -ne 0 ] && [ $$engine -ne 5 ]; then echo "tests with an engine: exit $$engine"; exit $$engine; fi
