@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 BILLING = "x-anthropic-billing-header"
 """Claude Code puts a line that begins so in front of its system prompt; it changes with every request, so that no
 cached prefixes could be used again."""
-_KIND = re.compile(r"[a-z_0-9]{1,64}")
-_REFUSED = ("image", "document", "search_result", "container_upload")
+_LEFT_OUT = re.compile(r"redacted_thinking|server_tool_use|mcp_tool_use|[a-z_]{1,32}_tool_result")
+"""Thinking of another server, and what its own tools were asked and said; mostly only its maker can read them."""
 _ELSEWHERE = ("compaction", "tool_addition", "tool_removal", "fallback")
 """Blocks that stand for a part of the conversation that only their maker can read, or that change the tools."""
 _HARMLESS = frozenset({"cache_control", "citations", "caller", "signature"})
@@ -58,19 +58,12 @@ class ToolUseBlock(Strict):
 
 
 class OtherBlock(Strict):
-    """A block of a kind that this server never makes. What a user shows the model cannot be left out."""
+    """A block of a kind that this server never makes: left out where it is its maker's own, else refused."""
 
     type: str
 
     @model_validator(mode="after")
     def _may_be_left_out(self) -> OtherBlock:
-        if self.type in _REFUSED:
-            raise problem(
-                "unsupported_value",
-                "Unsupported value: '{param}': blocks of this type are not supported by this server; send blocks of "
-                "type 'text'.",
-                field=".type",
-            )
         if self.type in _ELSEWHERE:
             raise problem(
                 "unsupported_value",
@@ -78,12 +71,14 @@ class OtherBlock(Strict):
                 "the messages and tools themselves.",
                 field=".type",
             )
+        if not _LEFT_OUT.fullmatch(self.type):
+            raise problem(
+                "unsupported_value",
+                "Unsupported value: '{param}': blocks of this type are not supported by this server; send blocks of "
+                "type 'text'.",
+                field=".type",
+            )
         return self
-
-    @property
-    def kind(self) -> str:
-        """Its kind, fit for a header and the log."""
-        return self.type if _KIND.fullmatch(self.type) else "other"
 
 
 _TAGS = {"text": "<text>", "thinking": "<thinking>", "tool_use": "<use>", "tool_result": "<result>"}
@@ -240,7 +235,7 @@ def left_out(messages: Iterable[Message]) -> list[str]:
     blocks = [block for message in messages for block in message.content]
     inner = [entry for block in blocks if isinstance(block, ToolResultBlock) for entry in block.content]
     everything = [*blocks, *inner]
-    kinds = {f"content[{block.kind}]" for block in everything if isinstance(block, OtherBlock)}
+    kinds = {f"content[{block.type}]" for block in everything if isinstance(block, OtherBlock)}
     known = [block for block in everything if not isinstance(block, OtherBlock)]
     unknown = {f"content[].{name}" for block in known for name in block.model_extra or {} if name not in _HARMLESS}
     unknown |= {f"messages[].{name}" for message in messages for name in message.model_extra or {}}

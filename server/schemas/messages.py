@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
+_SAYS_MORE = frozenset(
+    {
+        "attachments", "audios", "documents", "experimental_attachments", "file", "files", "image", "image_url",
+        "images", "video", "videos",
+    }
+)  # fmt: skip
 MAX_TOOL_CALLS = 1024
 _JOINT = "\n\n"
 
@@ -151,6 +157,18 @@ class Message(Strict):
 
     @model_validator(mode="before")
     @classmethod
+    def _reasoning_has_one_name(cls, value: Any) -> Any:
+        """`reasoning` (vLLM, OpenRouter) and `thinking` (Ollama) come back as they were given out."""
+        if not isinstance(value, dict) or value.get("role") != "assistant" or value.get("reasoning_content"):
+            return value
+        name = next((n for n in ("reasoning", "thinking") if isinstance(value.get(n), str)), None)
+        if name is None:
+            return value
+        rest = {key: entry for key, entry in value.items() if key != name}
+        return {**rest, "reasoning_content": value[name] or None}
+
+    @model_validator(mode="before")
+    @classmethod
     def _results_may_be_json(cls, value: Any) -> Any:
         """What a tool gives back is often handed on as the object it is."""
         if (
@@ -160,6 +178,19 @@ class Message(Strict):
         ):
             return {**value, "content": msgspec.json.encode(content).decode()}
         return value
+
+    @model_validator(mode="after")
+    def _holds_all_it_says(self) -> Message:
+        """What other servers read beside `content` is a part of what was said."""
+        for name in self.model_extra or {}:
+            if name in _SAYS_MORE and (self.model_extra or {})[name]:
+                raise problem(
+                    "unsupported_parameter",
+                    "Unsupported parameter: '{param}' is not supported with this server, which reads the text of "
+                    "'content'.",
+                    field=f".{name}",
+                )
+        return self
 
     @model_validator(mode="after")
     def _is_complete(self) -> Message:

@@ -345,6 +345,24 @@ def test_only_an_assistants_free_text_is_continued(fields):
     assert refusal(chat, continue_final_message=True, **fields).param == "continue_final_message"
 
 
+@pytest.mark.parametrize("name", ["images", "image_url", "videos", "files", "attachments", "documents"])
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_what_a_message_says_beside_its_content_is_refused_by_name(name, role):
+    said = {"role": role, "content": "a", name: [{"id": "x"}]}
+    assert refusal(chat, messages=[said, *USER]).param == f"messages[0].{name}"
+    for nothing in (None, [], ""):
+        assert chat(messages=[{**said, name: nothing}, *USER]).prompt().messages[0]["content"] in ("a", "a\n\nhi")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_comes_back_under_each_servers_name(name):
+    said = [*USER, {"role": "assistant", "content": "b", name: "hm"}, {"role": "user", "content": "c"}]
+    request = chat(messages=said)
+    assert (request.prompt().messages[1]["reasoning_content"], request.ignored) == ("hm", [])
+    alone = chat(messages=[*USER, {"role": "assistant", "content": None, name: "hm"}, *USER])
+    assert alone.prompt().messages[1]["reasoning_content"] == "hm"
+
+
 @pytest.mark.parametrize("name", ["prefix", "partial"])
 def test_a_message_says_itself_that_the_answer_goes_on_where_it_ends(name):
     begun = {**BEGUN[-1], name: True}

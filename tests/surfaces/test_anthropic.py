@@ -207,6 +207,10 @@ WRONG = [
     ),
     ({"messages": [*user("a"), USE], "tools": TOOLS}, "messages"),
     ({"messages": [{"role": "user", "content": [7]}]}, "messages[0].content[0]"),
+    *(
+        ({"messages": [{"role": "user", "content": [{"type": kind}]}]}, "messages[0].content[0].type")
+        for kind in ("document", "warp", "input_file", "Tool_Result", "")
+    ),
     ({"messages": [7]}, "messages[0]"),
     ({"system": 3}, "system"),
     ({"system": [{"type": "text"}]}, "system[0].text"),
