@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -128,8 +129,9 @@ def speaking_of(repo: str, revision: str) -> Generator[None, None, None]:
             "looks for it; a private one needs HF_TOKEN"
         ) from None
     except errors.OfflineModeIsEnabled:
+        told = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
         raise HubError(
-            f"HF_HUB_OFFLINE is set, so {host()} is not asked. hint: unset it, or take a model of `onecard list`",
+            f"{told} is set, so {host()} is not asked. hint: unset it, or take a model of `onecard list`",
             unreachable=True,
         ) from None
     except errors.HFValidationError:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -62,6 +63,8 @@ def pulled(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., Done]:
     """A command that asks the hub on loopback, in this process: starting Python takes longer than most of them."""
+    # read when the library is imported, perhaps after an engine has told it to ask no hub
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     for name in set(os.environ) - set(environment):
         monkeypatch.delenv(name)
     for name, value in {**environment, "HF_ENDPOINT": world.url, "COLUMNS": "200"}.items():

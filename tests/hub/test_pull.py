@@ -90,8 +90,9 @@ def test_what_cannot_be_had_is_one_sentence(pulled, tmp_path, arguments, code, s
 
 
 def test_without_a_network_it_says_so(onecard):
-    offline = onecard("pull", "org/chat", env={"HF_HUB_OFFLINE": "1"})
-    assert (offline.returncode, "HF_HUB_OFFLINE is set" in offline.stderr) == (4, True)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        offline = onecard("pull", "org/chat", env={name: "1"})
+        assert (offline.returncode, f"{name} is set" in offline.stderr) == (4, True)
     absent = onecard("pull", "org/chat", env={"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert (absent.returncode, "127.0.0.1:9 does not answer" in absent.stderr) == (4, True)
 
@@ -162,7 +163,7 @@ def test_a_server_fetches_what_is_missing_only_when_told_to_and_serves_a_folder(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "own.gguf").write_bytes(CHAT)
     (tmp_path / "c.toml").write_text('[models.chat]\npath = "hf:org/chat:F16"\n[models.gone]\npath = "hf:org/gone"\n')
-    env = {**environment, "HF_ENDPOINT": world.url}
+    env = {**environment, "HF_ENDPOINT": world.url, "HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""}
     flags = ("--config", str(tmp_path / "c.toml"), "--models-dir", str(tmp_path / "mine"))
     with serving(tmp_path, models={}, flags=flags, env=env) as server:
         assert {item["id"] for item in server.get("/v1/models")["data"]} == {"chat", "gone", "own"}
