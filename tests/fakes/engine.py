@@ -15,6 +15,7 @@ The last user message (or the text prompt) directs the answer, one word per step
     !oom-once FILE   -> a MemoryError before the first word, unless that file was made before
     !hang            -> a step that never ends
     !prepare MS      -> a preparation that takes MS milliseconds, then echo
+    !prepare-till FIFO -> a preparation until that pipe, open for writing elsewhere, is closed there, then echo
     !refuse TEXT     -> JobError("invalid_value", TEXT, param="prompt")
 The file `<model path>.fake`, or else the variable ONECARD_TEST_LOAD, directs the load:
     slow S | fail TEXT | oom TEXT | crash | hang | raise | garbage | bytes N [M]
@@ -346,6 +347,8 @@ def _script(job: Generate, prompt_tokens: int) -> FakePrepared:
             prepared.words = _words("one two three four")
         case "!prepare":
             time.sleep(float(arguments[0]) / 1000)
+        case "!prepare-till":
+            Path(arguments[0]).read_bytes()
         case "!refuse":
             raise JobError("invalid_value", rest, param="prompt")
     if job.max_tokens == 0:

@@ -108,6 +108,8 @@ def test_an_unused_server_costs_next_to_nothing_and_moves_nothing(server):
     assert server.chat("hello").status == 200
     server.wait_idle()
     process = psutil.Process(server.pid)
+    for path in ("/health", "/metrics"):  # what the first to ask makes the server import is no growth
+        assert server.get(path).status == 200
     loads = moves(server)
     rss_bytes, cpu_s, began = process.memory_info().rss, cpu(process), time.monotonic()
     while time.monotonic() - began < 8:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -24,7 +26,7 @@ from backends.messages import (
     Tokenize,
     Tokenized,
 )
-from tests.worker.conftest import QUICK, Starter, ask, gone, process_file
+from tests.worker.conftest import BOUND_S, QUICK, Starter, ask, gone, process_file
 
 
 async def test_worker_loads_answers_and_stops(start: Starter) -> None:
@@ -82,6 +84,18 @@ async def test_job_that_cannot_be_encoded_fails_alone(start: Starter) -> None:
 # Cancel
 
 
+async def opened(pipe: Path) -> int:
+    """The writing end of a pipe, as soon as a worker has opened it for reading."""
+    async with asyncio.timeout(BOUND_S):
+        while True:
+            try:
+                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # no reader yet
+                    raise
+                await asyncio.sleep(0.01)
+
+
 async def test_cancel_takes_effect_between_steps(start: Starter) -> None:
     worker, ear = await start()
     worker.submit(ask("a", "!slow 20 10000"))
@@ -94,11 +108,12 @@ async def test_cancel_takes_effect_between_steps(start: Starter) -> None:
     assert ended.code == "cancelled"
 
 
-async def test_cancel_reaches_a_job_still_in_preparation_and_the_one_behind_it(start: Starter) -> None:
+async def test_cancel_reaches_a_job_still_in_preparation_and_the_one_behind_it(start: Starter, tmp_path: Path) -> None:
     worker, ear = await start()
-    began = time.monotonic()
-    worker.submit(ask("slow", "!prepare 4000"))
-    worker.submit(ask("behind", "!prepare 4000"))
+    os.mkfifo(pipe := tmp_path / "pipe")
+    worker.submit(ask("slow", f"!prepare-till {pipe}"))
+    worker.submit(ask("behind", f"!prepare-till {pipe}"))
+    held = await opened(pipe)
 
     worker.cancel("behind")
     worker.cancel("slow")
@@ -106,7 +121,7 @@ async def test_cancel_reaches_a_job_still_in_preparation_and_the_one_behind_it(s
         ended = await ear.terminal(job_id)
         assert isinstance(ended, Failed)
         assert ended.code == "cancelled"
-    assert time.monotonic() - began < 4, "a preparation that has begun goes on, and its job does not wait for it"
+    os.close(held)  # until now the preparation went on: its job did not wait for it
 
     worker.submit(ask("next", "fine"))
     assert isinstance(await ear.terminal("next"), Finished)
