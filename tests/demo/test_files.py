@@ -27,7 +27,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_gguf_holds_the_same_weights() -> None:
     gguf = pytest.importorskip("gguf")
     load_file = pytest.importorskip("safetensors.numpy").load_file
-    from demo.export import gguf_name, gguf_tensor
+    from demo.export import gguf_tensor
+    from demo.names import gguf_name
 
     config = json.loads((HF_PATH / "config.json").read_text())
     written = {tensor.name: tensor.data for tensor in gguf.GGUFReader(GGUF_PATH).tensors}

@@ -74,7 +74,8 @@ class EchoEngine:
         return self.cancel(job_id)
 
     def step(self) -> Step:
-        begin, events, said = time.perf_counter(), [], list(self._running.values())
+        begin, said = time.perf_counter(), list(self._running.values())
+        events: list[Event] = []
         for prepared in said:
             time.sleep(prepared.job.delay_ms / 1000)
             self._said[prepared.id] += _STEP_BYTES

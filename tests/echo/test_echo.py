@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -179,7 +180,7 @@ def file(content: bytes, more: str = "", name: str = "file") -> tuple[str, bytes
     return (f'name="{name}"; filename="a"', content, more)
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[list[tuple[str, bytes, str]], dict[str, Any], int, str]] = {
     "no such model": ([('name="model"', b"unknown", ""), FILE], {}, 404, "model_not_found"),
     "no file": ([MODEL], {}, 400, "missing_required_parameter"),
     "a field instead of a file": ([MODEL, ('name="file"', TEXT, "")], {}, 400, "invalid_value"),
@@ -280,6 +281,7 @@ def test_a_server_that_is_killed_leaves_nothing_for_long(tmp_path: Path, canary_
         until(lambda: len(spooled(cache)) == 1, 5)
         killed.process.send_signal(signal.SIGKILL)
         killed.process.wait(10)
+    assert killed.process.stdout is not None
     killed.process.stdout.close()
     assert len(spooled(cache)) == 1
     follower = started(tmp_path, cache, canary_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -159,7 +160,7 @@ async def test_neither_budget_is_exceeded_by_a_byte_whatever_is_asked_and_measur
     chance = random.Random(7)
     Card(monkeypatch)
     sizes = {"wide": 700, "beside": 600, "both": 400, "small": 40}
-    each = {"beside": {"gpu_layers": 0}, "small": {"pinned": True}}
+    each: dict[str, dict[str, Any]] = {"beside": {"gpu_layers": 0}, "small": {"pinned": True}}
     sections = {"memory": {"device": "cuda", "host_budget": 1900 * MIB}}
     rig = await fleet(sizes, budget_mib=2400, each=each, sections=sections)
     never_over(rig)

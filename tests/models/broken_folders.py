@@ -79,7 +79,7 @@ def long_name(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-TABLE: dict[str, tuple[Callable[[Path], None], str]] = {
+TABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (pickled, r"pickled \(pytorch_model.bin\).*hint"),
     "code": (own_code, r"config.json asks for Python code.*modeling_demo.py.*hint.*trust_remote_code"),
     "tokenizer code": (tokenizer_code, r"tokenizer_config.json asks for Python code.*hint"),

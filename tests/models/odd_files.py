@@ -111,8 +111,8 @@ def build(
                 pass
             case list() as values:
                 writer.add_array(key, values)
-            case int() as value:
-                writer.add_uint32(key, value)
+            case int() as number:
+                writer.add_uint32(key, number)
             case value:
                 writer.add_string(key, value)
     writer.add_bos_token_id(found.get("bos", 0))

@@ -23,6 +23,11 @@ def bound(path: Path) -> None:
         made.bind(str(path))
 
 
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
 STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "endless": (link_to("/dev/zero"), "not a regular file but a device"),
     "random": (link_to("/dev/urandom"), "not a regular file but a device"),
@@ -33,7 +38,7 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "kernel": (link_to("/proc/self/maps"), "one of the kernel's"),
     "kernel log": (link_to("/proc/kmsg"), "kernel's|may not read"),
     "circle": (link_to("x.json"), "links lead in a circle"),
-    "sparse": (lambda path: (path.touch(), os.truncate(path, 2**40)), "1099511627776 bytes, and 4194304 are the most"),
+    "sparse": (sparse, "1099511627776 bytes, and 4194304 are the most"),
     "empty": (Path.touch, "is empty. hint"),
     "zeros": (lambda path: path.write_bytes(bytes(99)), "is empty. hint"),
     "deep": (lambda path: path.write_text("[" * 10**6), "nested deeper"),
