@@ -78,7 +78,7 @@ def explain(log: LibraryLog) -> str:
     """The sentence of llama.cpp that says why, or a general one; paths are cut off where it is shown."""
     causes: Iterable[str] = (re.sub(r"^([\w:]+: |error loading model: )+", "", line) for line in log.problems)
     told = [line for line in causes if "failed to load model" not in line]
-    return told[-1] if told else "llama.cpp could not load the file and did not say why"
+    return f"llama.cpp says: {told[-1]}" if told else "llama.cpp could not load the file and did not say why"
 
 
 def is_out_of_memory(log: LibraryLog) -> bool:

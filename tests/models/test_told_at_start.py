@@ -45,7 +45,7 @@ def test_a_check_names_every_model_that_llama_cpp_would_refuse(tmp_path: Path) -
     told = broken(Catalog(settings_of(tmp_path, *CASES)).entries)
 
     assert set(told) == set(CASES)
-    assert told["layer_tensor_missing"].startswith("tensor 'blk.0.ffn_down.weight' not found. hint: ")
+    assert told["layer_tensor_missing"].startswith("llama.cpp says: tensor 'blk.0.ffn_down.weight' not found. hint: ")
     assert not [name for name, why in told.items() if str(tmp_path) in why or len(why.split()) < 4]
 
 
