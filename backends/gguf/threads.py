@@ -10,8 +10,8 @@ a core: a machine that has nothing else to do computes every step alike.
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from pathlib import Path
 from statistics import fmean
 from typing import Final
 
@@ -37,14 +37,22 @@ _AS_GOOD: Final = 0.98
 def waited_ns() -> int:
     """Nanoseconds that the threads of this process have been ready to run and were not; 0 where the kernel counts none.
 
-    The second number of `/proc/PID/task/TID/schedstat` (Linux, Documentation/scheduler/sched-stats.rst).
+    The second number of `/proc/PID/task/TID/schedstat` (Linux, Documentation/scheduler/sched-stats.rst). Read without
+    `pathlib`, because it lies between two steps: 10 us a thread instead of 40.
     """
     total = 0
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            total += int((task / "schedstat").read_bytes().split()[1])
-        except (OSError, IndexError):  # a thread that has just ended, or a kernel without the file
-            continue
+    with os.scandir("/proc/self/task") as tasks:
+        for task in tasks:
+            try:
+                file = os.open(f"{task.path}/schedstat", os.O_RDONLY)
+            except OSError:  # a thread that has just ended, or a kernel without the file
+                continue
+            try:
+                total += int(os.read(file, 128).split()[1])
+            except (OSError, IndexError):
+                continue
+            finally:
+                os.close(file)
     return total
 
 
