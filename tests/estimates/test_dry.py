@@ -25,13 +25,13 @@ pytestmark = pytest.mark.engine
 
 PLAN = plan_of(1024, 2, "f16", 0, "cpu")
 STUB = """
-import json, os, socket, sys, time
+import json, os, signal, socket, sys
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1])).makefile("rw")
 for asked in line:
     question = json.loads(asked)
     name = os.path.basename(question["path"])
     if name == "abort": os.abort()
-    if name.startswith("hang"): time.sleep(3600)
+    if name.startswith("hang"): signal.pause()
     if name == "babble": print("what?", file=line, flush=True); continue
     if name == "secret": name = os.environ.get("ONECARD_API_KEY", "")
     plan = {"cache": 1, "compute": {"CPU": len(name)}, "output": {}}
@@ -44,7 +44,7 @@ async def collect(*paths: Path, within_s: float = 20.0) -> dict[str, dry.Answer]
     return {q.path.name: answer async for q, answer in dry.ask(questions, within_s=within_s)}
 
 
-async def test_one_child_prices_several_models(canary_path: Path, tmp_path: Path) -> None:
+async def test_one_child_estimates_several_models(canary_path: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))
     told = await collect(broken, canary_path)

@@ -37,7 +37,7 @@ async def refusal(rig: Rig, name: str) -> ErrorCode | None:
     return None
 
 
-async def test_prices_are_what_the_card_gives_and_are_learned(start: Start, hungry: Path) -> None:
+async def test_estimates_are_what_the_card_gives_and_are_learned(start: Start, hungry: Path) -> None:
     models = {"demo": model(GGUF_PATH, context=2048), "hungry": model(hungry, context=4096, parallel=8)}
     errors = []
     for _ in range(2):

@@ -125,7 +125,7 @@ async def main():
     template = TemplateKeeper("gguf", enabled=True, rules=RULES)
     worker, _ = await loaded(template, Path(sys.argv[1]))
     print(template.pid, worker.pid, flush=True)
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 asyncio.run(main())
 """
     process = started(code, str(tmp_path))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -137,9 +139,13 @@ def process_file(pid: int, name: str = "") -> Path:
     return Path("/proc", str(pid), name)
 
 
-def gone(pid: int) -> bool:
+def ends(pid: int, *, within_s: float) -> bool:
+    """Wait for the end of a process, as the kernel tells it."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
         return True
-    return state == "Z"  # dead; its new parent is to reap it
+    try:
+        return bool(select.select([fd], [], [], within_s)[0])
+    finally:
+        os.close(fd)

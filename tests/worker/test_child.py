@@ -17,7 +17,7 @@ from backends.border import process
 from backends.border.child import start_child
 from backends.messages import Report
 
-ASLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+ASLEEP = [sys.executable, "-c", "import signal; signal.pause()"]
 
 
 class Unheard:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from backends.border.child import environment
 from backends.border.wire import Encoder
 from backends.machine.crash_reason import clean, essence
 from tests.specs import spec_of
-from tests.worker.conftest import Starter, gone, process_file
+from tests.worker.conftest import Starter, ends, process_file
 from tests.worker.parent import started
 
 # Orphans
@@ -38,7 +37,7 @@ async def main():
     workers = [Worker(spec_of(f"m{i}", "gguf", sys.argv[1], 512, 1), Ear()) for i in range(2)]
     for worker in workers:
         await worker.start()
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()  # until it is killed
 
 asyncio.run(main())
 """
@@ -58,10 +57,7 @@ async def test_workers_vanish_when_the_server_is_killed(tmp_path: Path, stopped:
         parent.kill()
         parent.communicate()
 
-    deadline = time.monotonic() + 30
-    while not all(gone(pid) for pid in pids):
-        assert time.monotonic() < deadline, "workers outlive the server"
-        await asyncio.sleep(0.02)
+    assert all([await asyncio.to_thread(ends, pid, within_s=30) for pid in pids]), "workers outlive the server"
 
 
 # What it may see

@@ -26,7 +26,7 @@ from backends.messages import (
     Tokenize,
     Tokenized,
 )
-from tests.worker.conftest import BOUND_S, QUICK, Starter, ask, gone, process_file
+from tests.worker.conftest import BOUND_S, QUICK, Starter, ask, ends, process_file
 
 
 async def test_worker_loads_answers_and_stops(start: Starter) -> None:
@@ -326,10 +326,7 @@ async def test_why_a_load_failed_is_heard_by_a_server_that_speaks_before_it_list
     """The process is gone before its last frame is read, and something is sent to it in between."""
     worker, ear = await start("fail not a model", ready=False)
     assert worker.pid is not None
-    deadline = time.monotonic() + 20
-    while not gone(worker.pid):  # the loop stands still meanwhile, as on a crowded machine
-        assert time.monotonic() < deadline
-        time.sleep(0.005)  # noqa: ASYNC251
+    assert ends(worker.pid, within_s=20)  # the loop stands still meanwhile, as on a crowded machine
 
     worker.keep(0)
     how = await ear.until_exit()
