@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 _LOCK: Final = "lock"
 
 
+def user_folder(variable: str, usual: str) -> Path:
+    """onecard's folder below the one that a variable such as `XDG_CACHE_HOME` names, or below its usual place.
+
+    A relative path counts as none (XDG Base Directory Specification).
+    """
+    home = os.environ.get(variable, "")
+    return (Path(home) if Path(home).is_absolute() else Path(usual).expanduser()) / "onecard"
+
+
 @dataclass(eq=False)
 class OwnFolder:
     """One folder; `lock` is held until it is removed."""

@@ -11,6 +11,8 @@ from backends.files import foreign, model_files
 if TYPE_CHECKING:
     from pathlib import Path
 
+HUB_TAG: Final = "gguf"
+"""The hub's word for repositories with such files."""
 PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.ASCII)
 
 

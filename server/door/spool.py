@@ -1,6 +1,7 @@
 """Where the files of requests are until their jobs have ended: one folder, under one cap, never in memory.
 
-Each file is gone with its request, however that ends; what a server that was killed has left goes at the next start.
+Each file is gone with its request, however that ends; what a server that was killed has left goes with the
+first file of the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from backends.messages import SpoolFile
 from server.errors import ApiError
-from server.own_folder import OwnFolder, made_in, sweep
+from server.own_folder import OwnFolder, made_in, sweep, user_folder
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -122,6 +123,4 @@ def no_place(error: OSError) -> ApiError:
 
 def spool_folder() -> Path:
     """In the user's cache, which is on a disk where `/tmp` may be memory."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser()
-    return base / "onecard" / "uploads"
+    return user_folder("XDG_CACHE_HOME", "~/.cache") / "uploads"

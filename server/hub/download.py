@@ -102,8 +102,6 @@ def _fetch_blob(repository: Repository, file: RemoteFile, blobs: Path, progress:
 
 def _fill(repository: Repository, file: RemoteFile, fd: int, have: int, progress: Progress) -> None:
     """Append what is missing; begins again in the middle when the connection breaks. Raises HubError."""
-    import httpx2
-
     tries = _TRIES
     while have < file.size:
         before = have
@@ -127,8 +125,6 @@ def _fill(repository: Repository, file: RemoteFile, fd: int, have: int, progress
             if not problem.unreachable or tries <= 0:
                 raise
             time.sleep(_PAUSE_S)
-        except httpx2.HTTPError as problem:  # pragma: no cover - speaking_of has named it
-            raise HubError(str(problem)) from None
 
 
 def pieces(

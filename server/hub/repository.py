@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from backends.files.model_files import shown
 from server.hub.choice import RemoteFile, is_plain_name
+from server.settings.references import HUB_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 _ANSWER_S: Final = 20
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _ETAG: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
-_TAG: Final = ".gguf"[1:]
-"""The hub's word for repositories with such files."""
 _MOST_FILES: Final = 20_000
 _MOST_BYTES: Final = 2**50
 
@@ -92,10 +91,10 @@ def search(words: str, limit: int) -> list[Found]:
     found: dict[str, Found] = {}
     with speaking_of(words, "main"):
         for only_gguf in (True, False):
-            given: dict[str, Any] = {"filter": _TAG} if only_gguf else {"pipeline_tag": "text-generation"}
+            given: dict[str, Any] = {"filter": HUB_TAG} if only_gguf else {"pipeline_tag": "text-generation"}
             for item in HfApi().list_models(search=words, sort="downloads", limit=limit, **given):
                 if is_plain_name(item.id) and item.id not in found:
-                    gguf = only_gguf or _TAG in (item.tags or [])
+                    gguf = only_gguf or HUB_TAG in (item.tags or [])
                     found[item.id] = Found(item.id, item.downloads or 0, gguf, bool(item.gated))
     return sorted(found.values(), key=lambda one: not one.gguf)[:limit]
 

@@ -24,6 +24,7 @@ from backends.messages import TextPlan
 from backends.plan import Amount, Footprint
 from backends.registry import TEST_ENGINE, backend_of
 from server.memory.files import FileReader
+from server.own_folder import user_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -283,9 +284,7 @@ def _numbers(value: Any) -> list[int]:
 
 def data_folder() -> Path:
     """`$XDG_DATA_HOME/onecard`, or its usual place."""
-    home = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path("~/.local/share").expanduser()
-    return base / "onecard"
+    return user_folder("XDG_DATA_HOME", "~/.local/share")
 
 
 class Learned:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.machine import host
@@ -23,6 +21,7 @@ from backends.plan import Amount
 from server.memory import gpu
 from server.memory.ledger import Ledger, Tenant
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache
+from server.own_folder import user_folder
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -293,11 +292,10 @@ def _prefix_cache(settings: MemorySection, n_models: int) -> PrefixCache:
     if n_models == 0:
         return PrefixCache(None, 0)
     automatic = min(int(host.available_bytes() * PREFIX_CACHE_SHARE), MOST_AUTO_PREFIX_CACHE)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return open_prefix_cache(
         automatic if settings.prefix_cache == "auto" else settings.prefix_cache,
         n_models=n_models,
-        disk_root=cache / "onecard" / "prefix_cache",
+        disk_root=user_folder("XDG_CACHE_HOME", "~/.cache") / "prefix_cache",
         disk_bytes=settings.prefix_cache_disk,
     )
 

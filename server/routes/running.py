@@ -171,18 +171,8 @@ async def collect(run: Run, collector: Collector) -> Usage:
     usage, late = Usage(), Late(run)
     for job in range(len(run.streams)):
         async for event in run.events(job):
-            match event:
-                case Delta():
-                    late.seen(event)
-                    collector.add(event, run.choice(job, event))
-                case Finished():
-                    usage.add(event)
-                case Failed():
-                    late.failed(job, event)
-                case Started() | Part():
-                    pass
-                case _:
-                    assert_never(event)
+            if (delta := _delta(job, event, usage, late)) is not None:
+                collector.add(delta, run.choice(job, delta))
     for job, delta in late.endings():
         collector.add(delta, run.choice(job, delta))
     return usage
@@ -214,6 +204,23 @@ class Late:
         return [(job, Delta(event.id, index, "", 0, None, "length")) for job, event in self._jobs for index in choices]
 
 
+def _delta(job: int, event: Event, usage: Usage, late: Late) -> Delta | None:
+    """What an event adds to the answer; its end is counted. Raises ApiError for a failure that is no limit of ours."""
+    match event:
+        case Delta():
+            late.seen(event)
+            return event
+        case Finished():
+            usage.add(event)
+        case Failed():
+            late.failed(job, event)
+        case Started() | Part():
+            pass
+        case _:
+            assert_never(event)
+    return None
+
+
 async def started_in_time(request: Request, run: Run, *, patience_s: float) -> Started | None:
     """The first job's start, or None once a streaming client has waited long enough for its headers.
 
@@ -238,19 +245,9 @@ async def sse_bytes(
         encoder = make_encoder(await run.started())
         usage, late = Usage(), Late(run)
         async for job, event in _events(run):
-            match event:
-                case Delta():
-                    late.seen(event)
-                    if chunk := encoder.delta(event, run.choice(job, event)):
-                        yield chunk
-                case Finished():
-                    usage.add(event)
-                case Failed():
-                    late.failed(job, event)
-                case Started() | Part():
-                    pass
-                case _:
-                    assert_never(event)
+            delta = _delta(job, event, usage, late)
+            if delta is not None and (chunk := encoder.delta(delta, run.choice(job, delta))):
+                yield chunk
         for job, delta in late.endings():
             if chunk := encoder.delta(delta, run.choice(job, delta)):
                 yield chunk

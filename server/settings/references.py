@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from backends.backend import HeaderError
 from backends.files import foreign, model_files
+from backends.gguf.parts import HUB_TAG as HUB_TAG
 from backends.gguf.parts import PART
 from backends.registry import recognised
 
