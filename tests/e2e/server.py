@@ -36,8 +36,8 @@ class Server:
 
     def client(self, **options: Any) -> openai.OpenAI:
         """The real SDK, strict about what it receives, without retries so that every answer is seen."""
-        settings = {"max_retries": 0, "timeout": 60.0, **options}
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, _strict_response_validation=True, **settings)
+        settings = {"max_retries": 0, "timeout": 60.0, "_strict_response_validation": True, **options}
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, **settings)
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(

@@ -74,6 +74,8 @@ def test_they_look_at_the_answer_alone(server: Server, stop: list[str], content:
 
 def test_a_raw_text_has_no_reasoning(server: Server) -> None:
     ask: Any = {"model": "talks", "prompt": "Q:", "max_tokens": 99, "temperature": 0, "stop": ["add"]}
-    whole = server.client().completions.create(**ask).choices[0].text
-    streamed = "".join(chunk.choices[0].text for chunk in server.client().completions.create(**ask, stream=True))
+    # Its strict types forbid `finish_reason: null` in a streamed text completion, which OpenAI itself sends.
+    client = server.client(_strict_response_validation=False)
+    whole = client.completions.create(**ask).choices[0].text
+    streamed = "".join(chunk.choices[0].text for chunk in client.completions.create(**ask, stream=True))
     assert whole == streamed == "I "

@@ -239,7 +239,7 @@ def test_a_conversation_may_be_computed_as_it_is(client: openai.OpenAI) -> None:
 
 
 def test_a_prompt_is_scored_as_evaluation_harnesses_ask_for_it(server: Server) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY)  # its strict types know no null here
+    client = server.client(_strict_response_validation=False)  # its strict types know no null here
     prompts = [f"{FRANCE} Paris. žluťoučký 🦊", "The capital of Italy is Rome."]
     ask: Any = {"model": "demo", "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0, "seed": 1234}
     whole = client.completions.create(prompt=prompts, **ask)
