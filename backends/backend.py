@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from backends.choices import Choices
     from backends.kinds import AnyKind
     from backends.options import Options
     from backends.plan import Amount, Footprint, Wish
@@ -129,6 +130,10 @@ class Backend(Protocol[HeaderT, PlanT]):
     """Keys of the general configuration or of other backends that ask for what it has not: key -> why, as a clause."""
     packages: Sequence[str]
     """Distributions whose versions its estimates and learned figures depend on."""
+    components: Sequence[str]
+    """What its footprints consist of beside what those of all have: the names in `plan.Parts.further`."""
+    choices: Choices[HeaderT, PlanT]
+    """What is told of its plans, and what else could be chosen."""
 
     def options(self) -> type[Options]:
         """Its own keys of a model's configuration; imported when asked for, because only the server needs pydantic."""

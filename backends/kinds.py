@@ -18,6 +18,7 @@ from backends.messages import (
     Embedded,
     EncoderFacts,
     EncoderPlan,
+    Event,
     Facts,
     Generate,
     GeneratorFacts,
@@ -40,13 +41,28 @@ Series = Literal["prefix_cache", "prompt_tokens", "generation_tokens", "token_la
 
 
 @dataclass(frozen=True)
+class Metric(Generic[J]):
+    """A metric that only some kinds of jobs have; each model of the catalogue has a series of it."""
+
+    name: str
+    """Without the prefix, and without the `_total` of counters."""
+    type: Literal["counter", "histogram"]
+    text: str
+    """What it counts, for people."""
+    adds: Callable[[J, Event], float | None]
+    """What an event of a job adds, or one more value of a histogram; None for none. Not asked for deltas of text."""
+    edges: tuple[float, ...] = ()
+    """Of a histogram's buckets."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """What one request of a kind may hold; a body of JSON has the server's own limit."""
 
     items: int = 1
     """Prompts, inputs or documents."""
     files: tuple[str, ...] = ()
-    """Fields of a form that hold a file, one each; without any the body is JSON and nothing else."""
+    """Fields of a form that hold a file, one each."""
     file_bytes: int = 0
     """Of each file."""
     media: tuple[str, ...] = ()
@@ -74,6 +90,8 @@ class Kind(Generic[J]):
     """What the operator configures for it: `an embedding model`."""
     paths: tuple[str, ...]
     """Where it is asked for, the usual place first."""
+    forms: tuple[str, ...] = ()
+    """Those of them that take a form with files; the others take JSON alone."""
     weight: Callable[[J], int]
     """About how many bytes have to be read to prepare a job."""
     facts: type[Facts] | None = None
@@ -81,6 +99,8 @@ class Kind(Generic[J]):
     plan: type[LoadPlan] | None = None
     """How such a model is loaded."""
     series: frozenset[Series] = frozenset()
+    metrics: tuple[Metric[J], ...] = ()
+    """Those of its own."""
     limits: Limits = Limits()
     params: Mapping[str, str] = field(default_factory=dict)
     """The job's field names as requests have them, where these differ."""

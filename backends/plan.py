@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -110,16 +110,23 @@ class Parts:
     runtime: int = 0
     """The process with its libraries, its vocabulary and what makes constraints."""
     projector: int = 0
+    further: Mapping[str, int] = field(default_factory=dict)
+    """What only one backend's models have, by its `Backend.components`."""
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.weights + self.kv + self.compute + self.runtime + self.projector
+        own = self.weights + self.kv + self.compute + self.runtime + self.projector
+        return own + sum(self.further.values()) if self.further else own
 
     @property
     def by_name(self) -> dict[str, int]:
         """For people and for JSON."""
-        return asdict(self)
+        return {**{name: getattr(self, name) for name in COMPONENTS}, **self.further}
+
+
+COMPONENTS: Final = tuple(one.name for one in fields(Parts) if one.name != "further")
+"""The names that parts of all backends have."""
 
 
 @dataclass(frozen=True)

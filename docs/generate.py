@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from server.metric_table import FAMILIES
+from server.routes.table import SURFACES
 from server.schemas.surface import Use
 from server.settings.config import Settings
-from server.surfaces import SURFACES
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
+from backends.plan import COMPONENTS
+from backends.registry import BACKENDS, KINDS
 from server.scheduling.decisions import ModelState, UnloadReason
 
 PREFIX: Final = "onecard_"
 Type = Literal["gauge", "counter", "histogram", "token histogram"]
 """The last is a histogram for what happens with every token: counting must cost next to nothing."""
-PARTS: Final = ("weights", "kv", "compute", "projector", "runtime")
+PARTS: Final = (*COMPONENTS, *dict.fromkeys(name for backend in BACKENDS.values() for name in backend.components))
 MEMORIES: Final = ("device", "host")
 """Of a card, and of the machine; without a card all is host memory."""
 LOAD_OUTCOMES: Final = ("ok", "oom", "error", "timeout", "cancelled")
@@ -158,4 +160,8 @@ MODELS: Final[Mapping[str, Family]] = MappingProxyType(
     }
 )
 """Of each model, by the attribute of `ModelMetrics`."""
-FAMILIES: Final = (*SERVER.values(), *MODELS.values())
+OF_KINDS: Final[Mapping[str, Family]] = MappingProxyType(
+    {one.name: _of_models(one.name, one.type, one.text, one.edges) for kind in KINDS.values() for one in kind.metrics}
+)
+"""The same of what only some kinds of jobs count, by name."""
+FAMILIES: Final = (*SERVER.values(), *MODELS.values(), *OF_KINDS.values())

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from backends.messages import Delta, Event, Failed, Finished, Part, Started, Step
-from backends.registry import BACKENDS
+from backends.registry import BACKENDS, kind_of
 from server.exposition import Exposition, TokenHistogram, TokenHistogramFamily
-from server.metric_table import FAMILIES, MEMORIES, MODELS, PREFIX, REJECTIONS, SERVER, Family
+from server.metric_table import FAMILIES, MEMORIES, MODELS, OF_KINDS, PREFIX, REJECTIONS, SERVER, Family
 from server.scheduling.decisions import ModelState
 
 if TYPE_CHECKING:
-    from backends.kinds import Series
+    from backends.kinds import AnyKind, Metric
+    from backends.messages import Job
 
 _VLLM: Final = re.compile(
     rf"\b{PREFIX}(?=({'|'.join(family.name for family in FAMILIES if family.in_vllm)})"
@@ -62,6 +63,16 @@ class ModelMetrics:
     rejections: Mapping[str, Counter]
     finished: Mapping[str, Counter]
     cut_short: Mapping[str, Counter]
+    of_kinds: Mapping[str, Counter | Histogram]
+    """What only some kinds of jobs count, by name."""
+
+    def count(self, metric: Metric[Any], value: float) -> None:
+        """Count what an event of a job adds to a metric of its kind."""
+        match self.of_kinds[metric.name]:
+            case Counter() as counter:
+                counter.inc(value)
+            case Histogram() as histogram:
+                histogram.observe(value)
 
     def step(self, step: Step) -> None:
         """Count an engine step."""
@@ -105,7 +116,8 @@ class Metrics:
         ratio: Histogram = made["prediction_error"]
         self.prediction_error = {(name, memory): ratio.labels(name, memory) for name in backends for memory in MEMORIES}
         of_models = {name: _made(family, self._registry) for name, family in MODELS.items()}
-        self._models = {name: _series(of_models, name) for name in models}
+        of_kinds = {name: _made(family, self._registry) for name, family in OF_KINDS.items()}
+        self._models = {name: _series(of_models, of_kinds, name) for name in models}
 
     def model(self, name: str) -> ModelMetrics:
         """The series of a model of the catalogue."""
@@ -156,14 +168,14 @@ def _made(family: Family, registry: CollectorRegistry) -> Any:
             assert_never(family.type)
 
 
-def _series(families: Mapping[str, Any], model: str) -> ModelMetrics:
+def _series(families: Mapping[str, Any], of_kinds: Mapping[str, Any], model: str) -> ModelMetrics:
     """The series of one model, of each family: one, or one for each of the values of its further labels."""
     found: dict[str, Any] = {}
     for name, family in MODELS.items():
         keys = list(product(*family.values))
         series = {key: families[name].labels(model, *(getattr(one, "value", one) for one in key)) for key in keys}
         found[name] = {key[0] if len(key) == 1 else key: its for key, its in series.items()} if keys[0] else series[()]
-    made = ModelMetrics(**found)
+    made = ModelMetrics(**found, of_kinds={name: family.labels(model) for name, family in of_kinds.items()})
     made.state(ModelState.UNLOADED)
     return made
 
@@ -173,14 +185,18 @@ class RequestMeter:
     """Turns the events of one job into the series of its model. Times are seconds on the pool's clock."""
 
     metrics: ModelMetrics
-    series: frozenset[Series]
-    """Those of the job's kind, beside what all requests count into."""
+    job: Job
     submitted_at: float
     prompt_tokens: int = 0
     generated_tokens: int = 0
     started: bool = False
     reason: str = "stop"
+    _kind: AnyKind = field(init=False)
     _last_token_at: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Its kind says what it counts into beside what all requests do."""
+        self._kind = kind_of(self.job)
 
     def dispatched(self, now: float) -> None:
         """The job went to a worker."""
@@ -190,7 +206,7 @@ class RequestMeter:
         """More of one choice."""
         if event.finish_reason is not None:
             self.reason = event.finish_reason
-        if not event.n_tokens or "token_latency" not in self.series:
+        if not event.n_tokens or "token_latency" not in self._kind.series:
             return
         if not self.generated_tokens:
             self.metrics.time_to_first_token.observe(now - self.submitted_at)
@@ -202,6 +218,9 @@ class RequestMeter:
 
     def other(self, event: Event, now: float) -> None:
         """Any event but a delta."""
+        for metric in self._kind.metrics:
+            if (value := metric.adds(self.job, event)) is not None:
+                self.metrics.count(metric, value)
         match event:
             case Started():
                 if not self.started:
@@ -225,14 +244,14 @@ class RequestMeter:
     def _start(self, event: Started) -> None:
         self.started = True
         self.prompt_tokens = event.prompt_tokens
-        if "prefix_cache" in self.series:
+        if "prefix_cache" in self._kind.series:
             self.metrics.prefix_queries.inc(event.prompt_tokens)
             self.metrics.prefix_hits.inc(event.cached_tokens)
 
     def _end(self, reason: str, prompt_tokens: int, completion_tokens: int) -> None:
-        if "prompt_tokens" in self.series:
+        if "prompt_tokens" in self._kind.series:
             self.metrics.prompt_tokens.inc(prompt_tokens)
-        if "generation_tokens" in self.series:
+        if "generation_tokens" in self._kind.series:
             self.metrics.generation_tokens.inc(completion_tokens)
         self.metrics.finished[reason].inc()
 

@@ -62,6 +62,8 @@ MAY_IMPORT = {
         "backends.files.sampling_defaults",
     },
 }
+KIND_ROUTES = "route.py"
+"""Of an engine's folder: its route and what its bodies hold, in a file that only the server imports, by its name."""
 COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""
 LOW_LEVEL = {f"backends/gguf/{name}.py" for name in ("context", "library_log", "model", "pooled", "sampling")}
@@ -72,7 +74,7 @@ BASELINE = "backends/gguf/bare.py"
 SERVER_ROOMS = (
     "errors", "error_bodies", "history", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "pool",
-    "output", "schemas", "surfaces", "door", "routes", "app",
+    "output", "schemas", "door", "routes", "app",
     "bench", "hub", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
@@ -115,6 +117,10 @@ def _module(parent: str, name: str) -> str:
 def allowed(module: str, prefixes: set[str]) -> bool:
     top = module.split(".", maxsplit=1)[0]
     return top not in OUR or module in prefixes or any(module.startswith(f"{p}.") for p in prefixes if p in OUR)
+
+
+def is_kind_route(file: Path) -> bool:
+    return file.name == KIND_ROUTES and file.parent.name in ENGINES
 
 
 def rooms(package: str) -> dict[str, dict[str, str]]:
@@ -234,10 +240,16 @@ def test_a_package_imports_only_what_it_may(package):
         f"{file.relative_to(ROOT)}: {module}"
         for file in modules(package)
         for module in imported(file)
-        if not allowed(module, MAY_IMPORT[package])
+        if not allowed(module, MAY_IMPORT[package] | ({"server"} if is_kind_route(file) else set()))
         and module.split(".", maxsplit=1)[0] != COMMANDS.get(str(file.relative_to(ROOT)))
     }
     assert wrong == set()
+
+
+def test_no_file_imports_the_route_of_a_kind():
+    route = KIND_ROUTES.removesuffix(".py")
+    files = (file for package in sorted(OUR) for file in modules(package))
+    assert [f"{file}" for file in files for one in ENGINES if f"backends.{one}.{route}" in imported(file)] == []
 
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))

@@ -15,10 +15,13 @@ from backends.engine import LoadError
 from backends.files import model_files
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import Amount, Footprint, Wish
+from backends.text_choices import TextChoices
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backends.backend import Header
+    from backends.choices import Choices
     from backends.messages import TextPlan
     from backends.options import Options
 
@@ -40,6 +43,8 @@ class Folders:
         }
     )
     packages: Sequence[str] = ("bitsandbytes", "transformers", "torch")
+    components: Sequence[str] = ()
+    choices: Choices[Header, TextPlan] = TextChoices()
 
     def options(self) -> type[Options]:
         """How bitsandbytes loads."""

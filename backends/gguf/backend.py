@@ -18,10 +18,13 @@ from backends.gguf.parts import is_gguf, split_parts
 from backends.gguf.servable import unservable
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import RUNTIME_BYTES, Amount, Footprint, Wish
+from backends.text_choices import TextChoices
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backends.backend import Header
+    from backends.choices import Choices
     from backends.messages import TextPlan
     from backends.options import Options
 
@@ -77,6 +80,8 @@ class Gguf:
         }
     )
     packages: Sequence[str] = ("llama-cpp-python",)
+    components: Sequence[str] = ()
+    choices: Choices[Header, TextPlan] = TextChoices()
 
     def options(self) -> type[Options]:
         """None."""

@@ -59,6 +59,7 @@ from backends.messages.jobs import (
     VectorJob,
 )
 from backends.messages.media import SpoolFile
+from backends.messages.plain import Figure
 from backends.messages.plans import Device, EncoderPlan, GeneratorPlan, KvLayout, KvType, LoadPlan, TextPlan
 from backends.messages.reports import (
     Keeps,
@@ -91,6 +92,7 @@ __all__ = [
     "Event",
     "Facts",
     "Failed",
+    "Figure",
     "FimFile",
     "FimPrompt",
     "FinishReason",

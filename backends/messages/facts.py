@@ -5,11 +5,18 @@ Here are those of text. A backend with another sort of model has its own beside 
 
 from __future__ import annotations
 
-from backends.messages.plain import Plain
+from collections.abc import Mapping
+
+from backends.messages.plain import Figure, Plain
 
 
 class Facts(Plain, frozen=True):
     """Of one loaded model; each sort is a subclass with a tag of its own."""
+
+    @property
+    def told(self) -> Mapping[str, Figure]:
+        """What `/v1/status` and `ps` tell of a loaded model because it is of this sort, by name."""
+        return {}
 
 
 class TextFacts(Facts, frozen=True):

@@ -210,5 +210,6 @@ def plan_words(plan: PlanStatus, *, before: str = "") -> str:
     shown = [f"{name} {value}" for name in names if (value := getattr(plan, name)) is not None]
     pool = [f"kv_tokens {plan.kv_tokens}"] if plan.kv_tokens else []
     layers = [f"{plan.gpu_layers} layers on the card"] if plan.gpu_layers else []
-    words = ", ".join([*shown, *pool, *layers])
+    further = [f"{name} {value}" for name, value in (plan.further or {}).items()]
+    words = ", ".join([*shown, *pool, *layers, *further])
     return before + words if words else ""

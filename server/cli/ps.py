@@ -91,7 +91,7 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    lines += [Text(line) for line in [*card_warnings(status), *troubles(status), *choices(status)]]
+    lines += [Text(line) for line in [*card_warnings(status), *troubles(status), *choices(status), *facts(status)]]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
         legend += "; ~ is the prefix cache"
@@ -123,6 +123,15 @@ def choices(status: dict[str, Any]) -> list[str]:
         f"{model['name']}: {', '.join(f'{key} {value:g}' for key, value in sampling.items())} by default"
         for model in status["models"]
         if (sampling := model.get("sampling"))
+    ]
+
+
+def facts(status: dict[str, Any]) -> list[str]:
+    """A line for every loaded model whose sort tells more of itself than others."""
+    return [
+        f"{model['name']}: {', '.join(f'{name} {value}' for name, value in said.items())}"
+        for model in status["models"]
+        if (said := model.get("facts"))
     ]
 
 

@@ -1,7 +1,7 @@
 """The door of the server: pure ASGI around every route.
 
 Owns request ids, Host, keys, origins, content types, the size of bodies, the access log and the last catch of errors.
-A body is JSON; where a kind of jobs takes files (`backends.kinds.Limits`) it may be a form, within that kind's limits.
+A body is JSON; on the paths of `backends.kinds.Kind.forms` it may be a form with files, within its kind's limits.
 Everything is decided on `scope["path"]` and raw headers; without a key only `/health` opens.
 """
 
@@ -86,8 +86,7 @@ class Gate:
         self._forms = {
             path: len(kind.limits.files) * kind.limits.file_bytes + OVERHEAD_BYTES
             for kind in KINDS.values()
-            if kind.limits.files
-            for path in kind.paths
+            for path in kind.forms
         }
         """How large a form may be, by path."""
         self._draining = draining

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec.structs import replace
 
-from backends.messages import EncoderPlan, GeneratorPlan, KvType, TextPlan
-from backends.plan import JOBS_AT_ONCE, Amount
+from backends.messages import Figure, KvType
+from backends.plan import Amount
 from backends.registry import backend_of
-from server.memory.placement import Placed, largest_context, place
+from server.memory.placement import Placed, place
 from server.scheduling.budget import Refused
 from server.scheduling.eviction import Candidate, choose, freed_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from backends.backend import Header
     from backends.messages import LoadPlan
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from server.memory.estimator import Estimate
 
 MOST_ALTERNATIVES: Final = 6
-_LEAST_CONTEXT: Final = 512
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class WishChange:
         )
 
 
-class PlanStatus(msgspec.Struct, frozen=True):
+class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration; null for what its sort of model has not."""
 
     context: int | None = None
@@ -62,6 +60,8 @@ class PlanStatus(msgspec.Struct, frozen=True):
     """Layers on the card, the output layer counted; 0 on the CPU."""
     kv_tokens: int | None = None
     """Of a KV pool that all sequences share; 0: each has cells for a whole context."""
+    further: dict[str, Figure] | msgspec.UnsetType = msgspec.UNSET
+    """What only some kinds of model have, by the names of their backend; absent where there is nothing."""
 
 
 class Alternative(PlanStatus, frozen=True, kw_only=True):
@@ -127,6 +127,7 @@ def capacity_of(
     def footprint_of(plan: LoadPlan) -> Footprint:
         return estimate(plan).footprint
 
+    choices = backend_of(header).choices
     usable = (free + freed_by(residents)).at_most(budget)
     placed = place(name, header, wish, budget=budget, free=usable, estimate=footprint_of)
     fits = isinstance(placed, Placed)
@@ -145,15 +146,28 @@ def capacity_of(
         budget_bytes=main.budget_bytes,
         free_bytes=main.free_bytes,
         fits=fits,
-        plan=PlanStatus(**_figures(header, plan)),
+        plan=PlanStatus(**_by_field(choices.figures(header, plan))),
         would_evict=sorted(candidate.name for candidate in leaving or ()),
-        alternatives=_alternatives(header, plan, usable, footprint_of, fits=fits),
+        alternatives=[
+            Alternative(
+                **_by_field(choices.figures(header, other)),
+                total_bytes=footprint_of(other).on(other.device).total_bytes,
+            )
+            for other in choices.others(header, plan, usable, footprint_of, fits=fits)[:MOST_ALTERNATIVES]
+        ],
         reason=placed.message if isinstance(placed, Refused) else None,
         gives=header.gives,
         trained_context=header.n_ctx_train or None,
         device=device,
         host=host,
     )
+
+
+def _by_field(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """Figures that `PlanStatus` has a field for, and the others."""
+    known = {name: value for name, value in figures.items() if name in PlanStatus.__struct_fields__}
+    further = {name: value for name, value in figures.items() if name not in known}
+    return {**known, "further": further} if further else known
 
 
 def _nearest(header: Header, wish: Wish, room: Amount, footprint_of: Callable[[LoadPlan], Footprint]) -> LoadPlan:
@@ -164,75 +178,3 @@ def _nearest(header: Header, wish: Wish, room: Amount, footprint_of: Callable[[L
 
 def _side(parts: Parts, budget_bytes: int, free_bytes: int) -> SideStatus:
     return SideStatus(parts.by_name, parts.total_bytes, budget_bytes, free_bytes)
-
-
-def _alternatives(
-    header: Header, plan: LoadPlan, usable: Amount, footprint_of: Callable[[LoadPlan], Footprint], *, fits: bool
-) -> list[Alternative]:
-    """Nothing that is no more than the plan, where that fits, or than another one with the cache that was asked for."""
-    if not isinstance(plan, TextPlan):
-        return []
-    found: list[tuple[TextPlan, int]] = []
-    for other in _variants(header, plan, footprint_of):
-        context = largest_context(other, usable, footprint_of)
-        best = replace(other, context=context)
-        if context < _LEAST_CONTEXT or best == plan:
-            continue
-        if (fits and _covers(plan, best)) or any(_covers(better, best) for better, _ in found):
-            continue
-        found.append((best, footprint_of(best).on(best.device).total_bytes))
-    found.sort(key=lambda one: (-one[0].context, -_parallel(one[0]), one[1]))
-    return [
-        Alternative(**_figures(header, best), total_bytes=total_bytes)
-        for best, total_bytes in found[:MOST_ALTERNATIVES]
-    ]
-
-
-def _covers(better: TextPlan, other: TextPlan) -> bool:
-    return better.context >= other.context and _parallel(better) >= _parallel(other)
-
-
-def _variants(header: Header, plan: TextPlan, footprint_of: Callable[[LoadPlan], Footprint]) -> Iterator[TextPlan]:
-    """Plans whose longest context is worth knowing, the cache that was asked for before a smaller one."""
-    longest: TextPlan = replace(plan, context=max(header.n_ctx_train, plan.context))
-    if isinstance(longest, GeneratorPlan):
-        longest = replace(longest, kv_tokens=0)
-        smaller = replace(longest, kv_type="q8_0")
-        kv_types: list[KvType] = [longest.kv_type]
-        if footprint_of(smaller).amount.total_bytes < footprint_of(longest).amount.total_bytes:
-            kv_types.append("q8_0")
-        for kv_type in kv_types:
-            for parallel in dict.fromkeys((2 * longest.parallel, longest.parallel, 1)):
-                yield replace(longest, parallel=parallel, kv_type=kv_type)
-    else:
-        yield longest
-    if plan.device == "cuda":
-        for n_layers in range(header.n_layers, 0, -max(1, header.n_layers // 4)):
-            yield replace(longest, gpu_layers=n_layers)
-
-
-def _figures(header: Header, plan: LoadPlan) -> dict[str, Any]:
-    """What a plan has of a `PlanStatus`."""
-    match plan:
-        case GeneratorPlan():
-            return {
-                "context": plan.context,
-                "parallel": plan.parallel,
-                "kv_type": plan.kv_type,
-                "gpu_layers": _n_layers(header, plan),
-                "kv_tokens": plan.kv_tokens,
-            }
-        case EncoderPlan():
-            return {"context": plan.context, "parallel": JOBS_AT_ONCE, "gpu_layers": _n_layers(header, plan)}
-        case _:
-            return {}
-
-
-def _parallel(plan: TextPlan) -> int:
-    return plan.parallel if isinstance(plan, GeneratorPlan) else JOBS_AT_ONCE
-
-
-def _n_layers(header: Header, plan: TextPlan) -> int:
-    if plan.device == "cpu":
-        return 0
-    return header.n_layers + 1 if plan.gpu_layers < 0 else plan.gpu_layers

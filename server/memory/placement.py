@@ -8,11 +8,8 @@ A plan fits where both memories have room for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
-from backends.messages import EncoderPlan, GeneratorPlan
 from backends.plan import Amount
 from backends.registry import backend_of
 from server.scheduling.budget import Refused
@@ -22,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.backend import Header
-    from backends.messages import Device, LoadPlan, TextPlan
+    from backends.messages import Device, LoadPlan
     from backends.plan import Footprint, Parts, Wish
 
-_CONTEXT_STEP: Final = 256
+_MOST_HINTS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,8 @@ def place(
     need = f"{name} needs {sums(nearest)}"
     if nearest.footprint.amount.within(budget):
         return Refused("memory_busy", f"{need}, {_free_words(nearest, free, budget)}: other models hold the rest")
-    hint = _hint(nearest.plan, budget, ask)
+    instead = backend.choices.instead(nearest.plan, budget, ask)[:_MOST_HINTS]
+    hint = f" hint: {' or '.join(instead)} fits" if instead else ""
     return Refused("cannot_fit", f"{need}, {_usable_words(nearest, budget)}.{hint}")
 
 
@@ -89,27 +87,6 @@ def memory_words(device: Device, amount: Amount) -> str:
     if device == "cpu":
         return format_size(amount.host)
     return f"{format_size(amount.device)} on the card and {format_size(amount.host)} of host memory"
-
-
-def largest_context(plan: TextPlan, room: Amount, estimate: Callable[[LoadPlan], Footprint]) -> int:
-    """The longest context of a plan that fits into the bytes, in steps of 256; 0 when none does."""
-    low, high = 0, plan.context // _CONTEXT_STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        shorter = with_context(plan, middle * _CONTEXT_STEP)
-        low, high = (middle, high) if estimate(shorter).amount.within(room) else (low, middle - 1)
-    return low * _CONTEXT_STEP
-
-
-def with_context(plan: TextPlan, context: int) -> TextPlan:
-    """The same for requests of another length; a pool is no larger than all of them."""
-    match plan:
-        case GeneratorPlan():
-            return replace(plan, context=context, kv_tokens=min(plan.kv_tokens, context * plan.parallel))
-        case EncoderPlan():
-            return replace(plan, context=context)
-        case _:
-            assert_never(plan)
 
 
 def _sum(parts: Parts) -> str:
@@ -142,27 +119,3 @@ def _sides(placed: Placed, room: Amount, budget: Amount) -> list[tuple[int, int,
         (need.device, room.device, budget.device, " on the card"),
         (need.host, room.host, budget.host, " of host memory"),
     ]
-
-
-def _hint(plan: LoadPlan, budget: Amount, estimate: Callable[[LoadPlan], Footprint]) -> str:
-    """The largest that would fit, in the order an operator would rather give things up."""
-
-    def fits(other: LoadPlan) -> bool:
-        return estimate(other).amount.within(budget)
-
-    match plan:
-        case GeneratorPlan():
-            options = [*(["kv_type q8_0"] if plan.kv_type != "q8_0" and fits(replace(plan, kv_type="q8_0")) else [])]
-            if context := largest_context(plan, budget, estimate):
-                options.append(f"context {context}")
-            if plan.parallel > 1 and fits(replace(plan, parallel=1)):
-                options.append("parallel 1")
-            smallest = replace(plan, parallel=1, kv_type="q8_0")
-            if not options and (context := largest_context(smallest, budget, estimate)):
-                options.append(f"context {context} with parallel 1 and kv_type q8_0")
-        case EncoderPlan():
-            context = largest_context(plan, budget, estimate)
-            options = [f"context {context}"] if context else []
-        case _:  # of a sort of model that has nothing to choose
-            options = []
-    return f" hint: {' or '.join(options[:2])} fits" if options else ""

@@ -9,7 +9,6 @@ import asyncio
 from typing import TYPE_CHECKING, assert_never
 
 from backends.messages import Delta, Failed, Finished, Part, Started
-from backends.registry import kind_of
 from server.metric_table import REJECTIONS
 from server.metrics import RequestMeter
 from server.pool.live import Live
@@ -48,7 +47,7 @@ class Jobs:
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
-        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, kind_of(job).series, now), now)
+        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now)
         self.none_left.clear()
         self._look_again_before_refusing(resident)
         actions = self._parts.scheduler.submit(
@@ -173,6 +172,7 @@ class Jobs:
                     live.stream.push(event)
             case Part():
                 live.answered = True
+                live.meter.other(event, now)
                 live.stream.push(event)
             case _:
                 assert_never(event)

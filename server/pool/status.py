@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from backends.backend import Header
-from backends.messages import Ready
+from backends.messages import Figure, Ready
 from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
@@ -162,6 +162,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """What it holds of the card; the figures above are of the memory in which it computes."""
     host: HoldingStatus | None = None
     """What it holds of host memory."""
+    facts: dict[str, Figure] = {}
+    """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
@@ -237,6 +239,7 @@ def model_status(
         sampling=plain_sampling(config, header),
         device=device,
         host=host,
+        facts=dict(ready.facts.told) if ready else {},
     )
 
 

@@ -1,4 +1,7 @@
-"""Every router there is, in the order in which paths are tried; those that backends bring (`Backend.routes`) last."""
+"""Every router there is, in the order in which paths are tried; those that backends bring (`Backend.routes`) last.
+
+And every surface that takes a body of JSON, which are those of the routers.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,12 @@ from server.routes import (
     responses,
     tokens,
 )
+from server.routes.described import Described
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+
+    from server.schemas.surface import Surface
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     # What is asked most comes first: each path that is tried before costs two microseconds.
@@ -42,6 +48,14 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     props.router,
     description.router,
     *(named(f"{module}:router") for backend in BACKENDS.values() for module in backend.routes),
+)
+SURFACES: Final[tuple[Surface, ...]] = tuple(
+    {
+        route.surface.path: route.surface
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, Described) and route.surface is not None
+    }.values()
 )
 METRICS: Final[APIRouter] = health.metrics_router
 """Only where the configuration wants the page."""

@@ -72,8 +72,8 @@ class CatalogEntry:
             located = locate(self.config.path)
         except LocateError as problem:
             return str(problem)
-        if (key := self.config.of_other_backend(located.backend)) is not None:
-            return _not_of(key, located.path, BACKENDS[located.backend])
+        if (refused := self.config.of_other_backend(located.backend)) is not None:
+            return _not_of(*refused, located.path, BACKENDS[located.backend])
         if self.config.backend not in ("auto", located.backend):
             return _another_backend(self.config.backend, located)
         self.files = located
@@ -126,8 +126,8 @@ def _entry(model: ModelConfig) -> CatalogEntry:
     backend = BACKENDS[located.backend]
     if model.backend not in ("auto", located.backend):
         raise CatalogError(f"model '{model.name}': {_another_backend(model.backend, located)}")
-    if key := model.of_other_backend(backend.name):
-        raise CatalogError(f"model '{model.name}': {_not_of(key, located.path, backend)}")
+    if (refused := model.of_other_backend(backend.name)) is not None:
+        raise CatalogError(f"model '{model.name}': {_not_of(*refused, located.path, backend)}")
     return CatalogEntry(model.name, model, located)
 
 
@@ -161,9 +161,9 @@ def _another_backend(asked: str, located: Located) -> str:
     )
 
 
-def _not_of(key: str, path: Path, backend: AnyBackend) -> str:
+def _not_of(key: str, why: str, path: Path, backend: AnyBackend) -> str:
     """Why a key of the model's table cannot be kept."""
-    return f"it has {key}, but {path} is {backend.files}, {backend.refuses[key]}. hint: leave {key} out"
+    return f"it has {key}, but {path} is {backend.files}, {why}. hint: leave {key} out"
 
 
 def _missing(model: ModelConfig, problem: str) -> CatalogEntry:

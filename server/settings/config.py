@@ -242,6 +242,18 @@ else:
     _BackendOptions = create_model("_BackendOptions", __base__=tuple(_own) or Options)
 
 
+def not_of(backend: str) -> dict[str, str]:
+    """The keys that a backend's models have not: those of other backends, and those that it refuses; each with why."""
+    own = BACKENDS[backend].options().model_fields
+    others = {
+        key: f"and {key} is for {other.files}"
+        for other in BACKENDS.values()
+        for key in other.options().model_fields
+        if key not in own
+    }
+    return {**others, **BACKENDS[backend].refuses}
+
+
 class ModelConfig(_BackendOptions, Section):
     """`[models.NAME]`: a named model; what it leaves out is taken from `[defaults]` and `[scheduler]`."""
 
@@ -297,10 +309,12 @@ class ModelConfig(_BackendOptions, Section):
         """What was not written down, so that a small budget may make it smaller; set by `Settings`."""
         return self._open
 
-    def of_other_backend(self, backend: str) -> str | None:
-        """A key of the model's own table that asks for what this backend has not; None where there is none."""
-        written = ((key, getattr(self, key)) for key in BACKENDS[backend].refuses if key in self._written)
-        return next((key for key, value in written if value not in ("none", "auto") and value is not False), None)
+    def of_other_backend(self, backend: str) -> tuple[str, str] | None:
+        """A key of the model's own table that asks for what this backend has not, and why; None where there is none."""
+        refused = not_of(backend)
+        written = ((key, getattr(self, key)) for key in refused if key in self._written)
+        asking = (key for key, value in written if value not in ("none", "auto") and value is not False)
+        return next(((key, refused[key]) for key in asking), None)
 
 
 class MetricsSection(Section):

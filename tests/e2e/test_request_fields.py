@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from server.routes.table import SURFACES
 from server.schemas.surface import Use
-from server.surfaces import SURFACES
 from tests.e2e import test_answers, test_conversations, test_logprobs, test_sdk, test_surfaces
 from tests.e2e.server import Server
 from tests.models import canary_p

@@ -11,15 +11,15 @@ from pathlib import Path
 from backends.engine import JobError
 from backends.files import model_files
 from backends.messages import ErrorCode, Event, Failed, Finished, Job, LoadModel, Ready, Started, Step
-from tests.echo.kind import ECHO, Echo, Echoed, EchoFacts
+from tests.echo.kind import ECHO, Echo, Echoed, EchoFacts, EchoPlan
 
 _STEP_BYTES = 8
 
 
-def load(spec: LoadModel, progress: Callable[[float], None]) -> EchoEngine:
+def load(spec: LoadModel[EchoPlan], progress: Callable[[float], None]) -> EchoEngine:
     progress(1.0)
     weights = int(model_files.read_bytes(Path(spec.path), 100).split()[1])
-    return EchoEngine(weights)
+    return EchoEngine(weights, spec.plan.voices, shouts=spec.options.get("shout") is True)
 
 
 @dataclass
@@ -39,17 +39,21 @@ class EchoEngine:
     """See `backends.engine.Engine`."""
 
     weights: int
+    voices: int
+    shouts: bool
     takes: tuple[type[Job], ...] = (Echo,)
     _running: dict[str, Prepared] = field(default_factory=dict)
     _said: dict[str, int] = field(default_factory=dict)
 
     def ready(self) -> Ready[EchoFacts]:
         facts = EchoFacts(longest_bytes=ECHO.limits.file_bytes)
-        parts = {"weights": self.weights, "runtime": 20 * 2**20}
+        parts = {"weights": self.weights, "runtime": 20 * 2**20, "voices": self.voices * 5 * 2**20}
         measured = sum(parts.values())
-        return Ready(facts, parallel=2, measured_bytes=measured, parts=parts, capabilities=["echo"], engine="echo 1")
+        return Ready(facts, self.voices, measured_bytes=measured, parts=parts, capabilities=["echo"], engine="echo 1")
 
     def prepare(self, job: Echo) -> Prepared | list[Event]:
+        if job.file is None:
+            return Prepared(job, job.text.encode())
         try:
             data = model_files.read_bytes(Path(job.file.path), ECHO.limits.file_bytes)
         except model_files.FileError as error:
@@ -81,8 +85,8 @@ class EchoEngine:
             self._said[prepared.id] += _STEP_BYTES
             if self._said[prepared.id] >= len(prepared.data):
                 del self._running[prepared.id]
-                text = prepared.data.decode("ascii")
-                events += [Echoed(prepared.id, text), Finished(prepared.id)]
+                text = prepared.data.decode()
+                events += [Echoed(prepared.id, text.upper() if self.shouts else text), Finished(prepared.id)]
         return Step(events=events, n_embedded=len(said), duration_us=int((time.perf_counter() - begin) * 1e6))
 
     def keep(self, max_bytes: int) -> None:

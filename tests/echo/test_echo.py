@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,13 +52,13 @@ def started(folder: Path, cache: Path, canary: Path) -> Server:
         (folder / f"{name}.echo").write_text(f"ECHO {60 * MIB}\n")
     models = {
         "parrot": {"path": str(folder / "parrot.echo"), "aliases": ["p"]},
-        "mynah": {"path": str(folder / "mynah.echo")},
+        "mynah": {"path": str(folder / "mynah.echo"), "voices": 1, "shout": True},
         "canary": {"path": str(canary), "context": 256, "parallel": 1},
     }
     settings = {
         "models": models,
         "server": {"drain_s": 1, "max_upload_bytes": MIB},
-        "memory": {"device": "cpu", "budget": "130MiB", "prefix_cache": 0},
+        "memory": {"device": "cpu", "budget": "140MiB", "prefix_cache": 0},
         "scheduler": {"min_residency_s": 0},
     }
     env = {"ONECARD_BACKENDS": "tests.echo.backend:Echoes", "ONECARD_TEST_ENGINE": "", "XDG_CACHE_HOME": str(cache)}
@@ -77,8 +78,15 @@ def spooled(cache: Path) -> list[str]:
     return [path.name for path in cache.rglob("uploads/*/*") if path.name != "lock"]
 
 
-def post(server: Server, body: bytes, *, boundary: str = BOUNDARY) -> Answer:
-    return server.post("/v1/echo", body, headers={"content-type": f"multipart/form-data; boundary={boundary}"})
+def post(server: Server, body: bytes, *, boundary: str = BOUNDARY, path: str = "/v1/echo") -> Answer:
+    return server.post(path, body, headers={"content-type": f"multipart/form-data; boundary={boundary}"})
+
+
+def cli(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command of `onecard` that knows the kind."""
+    told = {**os.environ, "ONECARD_BACKENDS": "tests.echo.backend:Echoes", "ONECARD_TEST_ENGINE": "", **env}
+    command = [sys.executable, "-m", "server.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=30, check=False)
 
 
 def begun(server: Server, body: bytes, *, sent: int | None = None) -> socket.socket:
@@ -131,8 +139,10 @@ def test_it_is_told_of_like_any_other_model(server: Server) -> None:
     assert listed["mynah"]["capabilities"] == ["echo"]
     status = server.model("parrot")
     assert (status["state"], status["context"], status["parallel"], status["gpu_layers"]) == ("ready", None, 2, None)
-    assert status["predicted_bytes"] == status["measured_bytes"] == 80 * MIB
-    assert status["parts"]["weights"] == 60 * MIB
+    assert status["predicted_bytes"] == status["measured_bytes"] == 90 * MIB
+    assert (status["parts"]["weights"], status["parts"]["voices"]) == (60 * MIB, 10 * MIB)
+    assert status["facts"] == {"longest_bytes": 64 * 1024}
+    assert server.model("canary")["facts"] == server.model("mynah")["facts"] == {}
     assert server.get("/props?model=parrot").json()["total_slots"] == 2
     counted = series(server, "parrot")
     assert counted["onecard_request_success_total:stop"] >= 1
@@ -140,19 +150,71 @@ def test_it_is_told_of_like_any_other_model(server: Server) -> None:
     assert counted["onecard_batch_sequences_count"] >= 1
     assert counted["onecard_prompt_tokens_total"] == counted["onecard_prefix_cache_queries_total"] == 0
     assert counted["onecard_model_memory_predicted_bytes:host:weights"] == 60 * MIB
+    assert counted["onecard_model_memory_predicted_bytes:host:voices"] == 10 * MIB
 
 
 def test_ps_and_fit_show_what_there_is(server: Server) -> None:
     assert post(server, form(MODEL, FILE)).status == 200
-    env = {**os.environ, "ONECARD_BACKENDS": "tests.echo.backend:Echoes", "ONECARD_URL": server.url}
-    shown = subprocess.run(
-        [sys.executable, "-m", "server.cli", "ps"], env=env, capture_output=True, text=True, timeout=30, check=True
-    ).stdout
+    shown = cli("ps", ONECARD_URL=server.url).stdout
     line = next(line for line in shown.splitlines() if "parrot" in line)
-    assert re.search(r"ready +80 ?MiB/80 ?MiB +- +0/2", line), line
+    assert re.search(r"ready +90 ?MiB/90 ?MiB +- +0/2", line), line
+    assert "parrot: longest_bytes 65536" in shown
     capacity = server.get("/v1/capacity?model=parrot").json()
-    assert (capacity["gives"], capacity["total_bytes"], capacity["fits"]) == ("echoes", 80 * MIB, True)
-    assert set(capacity["plan"].values()) == {None}
+    assert (capacity["gives"], capacity["total_bytes"], capacity["fits"]) == ("echoes", 90 * MIB, True)
+    assert capacity["parts"]["voices"] == 10 * MIB
+    nothing = dict.fromkeys(["context", "parallel", "kv_type", "gpu_layers", "kv_tokens"])
+    assert capacity["plan"] == {**nothing, "further": {"voices": 2}}
+    assert capacity["alternatives"] == [{**nothing, "further": {"voices": 1}, "total_bytes": 85 * MIB}]
+    assert server.get("/v1/capacity?model=mynah").json()["plan"]["further"] == {"voices": 1}
+
+
+def test_fit_says_what_would_fit_instead(tmp_path: Path) -> None:
+    (tmp_path / "macaw.echo").write_text(f"ECHO {60 * MIB}\n")
+    config = tmp_path / "onecard.toml"
+    config.write_text(f'[models.macaw]\npath = "{tmp_path}/macaw.echo"\nvoices = 8\n')
+    told = cli("fit", "macaw", "--config", str(config), "--budget", "110MiB")
+    assert told.returncode == 3
+    sums = "weights 60 MiB + runtime 20 MiB + voices 40 MiB"
+    assert f"120 MiB ({sums}) at voices 8, 110 MiB usable. hint: voices 1 fits" in told.stderr
+    told = cli("fit", "macaw", "--config", str(config), "--budget", "130MiB")
+    assert "macaw fits: voices 8" in told.stdout
+    assert "fits too: voices 7: 115 MiB" in told.stdout
+
+
+def test_its_keys_are_for_its_models_alone(tmp_path: Path, canary_path: Path) -> None:
+    config = tmp_path / "onecard.toml"
+    config.write_text(f'[models.canary]\npath = "{canary_path}"\nshout = true\n')
+    told = cli("config", "check", "--config", str(config))
+    assert told.returncode == 2
+    assert f"{canary_path} is a GGUF file, and shout is for a file that echoes. hint: leave shout out" in told.stderr
+    config.write_text(f'[models.canary]\npath = "{canary_path}"\nwhisper = true\n')
+    assert "whisper" in cli("config", "check", "--config", str(config)).stderr
+
+
+def test_its_metrics_count_its_events(server: Server) -> None:
+    assert post(server, form(MODEL, FILE)).status == 200
+    before = series(server, "parrot")
+    assert post(server, form(MODEL, FILE)).status == 200
+    assert server.post("/v1/echo/text", {"model": "parrot", "text": "\u00e4bc"}).status == 200
+    added = {name: value - before.get(name, 0) for name, value in series(server, "parrot").items()}
+    assert added["onecard_echoed_characters_total"] == len(TEXT) + 3
+    assert (added["onecard_echo_file_bytes_count"], added["onecard_echo_file_bytes_sum"]) == (1, len(TEXT))
+    assert (added["onecard_echo_file_bytes_bucket:16.0"], added["onecard_echo_file_bytes_bucket:1024.0"]) == (0, 1)
+    assert series(server, "canary")["onecard_echoed_characters_total"] == 0
+
+
+def test_its_json_surface_is_one_like_the_others(server: Server) -> None:
+    answer = server.post("/v1/echo/text", {"model": "mynah", "text": "hello", "user": "a", "odd": 1})
+    assert (answer.status, answer.json()) == (200, {"text": "HELLO"})
+    assert answer.headers["x-onecard-ignored"] == "odd"
+    refused = server.post("/v1/echo/text", {"model": "parrot", "text": "a", "language": "de"})
+    assert (refused.status, refused.error["param"]) == (400, "language")
+    assert server.post("/v1/echo/text", {"model": "parrot", "text": ""}).error["param"] == "text"
+    assert post(server, form(MODEL, FILE), path="/v1/echo/text").status == 415
+    described = server.get("/openapi.json").json()
+    body = described["paths"]["/v1/echo/text"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    fields = described["components"]["schemas"][body["$ref"].rpartition("/")[2]]["properties"]
+    assert {"model", "text", "language", "user"} == {*fields}
 
 
 def test_models_of_all_kinds_evict_each_other(server: Server) -> None:
@@ -290,10 +352,12 @@ def test_a_server_that_is_killed_leaves_nothing_for_long(tmp_path: Path, canary_
     assert follower.stop() == 0
 
 
-def test_it_is_four_files_and_nothing_else_names_it() -> None:
-    files = {path.stem for path in Path(__file__).parent.glob("*.py")}
-    assert files == {"__init__", "backend", "engine", "kind", "route", "test_echo"}
-    words = re.compile(r"tests\.echo|\bEchoes\b|\bEchoed\b|EchoFacts|EchoPlan|v1/echo|parrot|[\"']echoes[\"']")
+FOLDER = ("__init__", "backend", "engine", "kind", "options", "route")
+
+
+def test_nothing_else_names_it() -> None:
+    assert {path.stem for path in Path(__file__).parent.glob("*.py")} == {*FOLDER, "test_echo"}
+    words = re.compile(r"tests\.echo|\bEcho(es|ed|Facts|Plan|Options)\b|v1/echo|parrot|[\"'](echoes|voices|shout)[\"']")
     naming = {
         str(path.relative_to(ROOT))
         for package in ("server", "backends", "quantize", "demo", "deploy", "bench")
@@ -303,3 +367,57 @@ def test_it_is_four_files_and_nothing_else_names_it() -> None:
     settings = ("pyproject.toml", "Makefile", "server/onecard.example.toml", "tests/conftest.py", "docs/generate.py")
     naming |= {name for name in settings if words.search((ROOT / name).read_text())}
     assert naming == set()
+
+
+def test_it_moves_in_as_a_folder_and_a_line(tmp_path: Path) -> None:
+    """Given a copy of the project, when the folder stands in it and the registry has its line, then all of it works."""
+    for package in ("server", "backends", "demo"):
+        ignored = shutil.ignore_patterns("__pycache__", "model")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    (tmp_path / "backends/echo").mkdir()
+    for name in FOLDER:
+        text = (Path(__file__).parent / f"{name}.py").read_text().replace("tests.echo", "backends.echo")
+        (tmp_path / "backends/echo" / f"{name}.py").write_text(text)
+    registry = tmp_path / "backends/registry.py"
+    line = "\nfrom backends.echo.backend import Echoes\nfrom backends.engine"
+    listed = registry.read_text().replace("    Folders(),\n", "    Folders(),\n    Echoes(),\n")
+    registry.write_text(listed.replace("\nfrom backends.engine", line))
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests/test_layering.py", tmp_path / "tests")
+
+    checked = """
+import json, sys
+from tests import test_layering as rules
+from server.app import create_app
+from server.metric_table import FAMILIES, PARTS
+from server.routes.table import SURFACES
+from server.settings.config import Settings
+done = [
+    rules.test_a_package_imports_only_what_it_may("backends"),
+    rules.test_a_package_imports_only_what_it_may("server"),
+    rules.test_each_room_imports_only_rooms_below_it("backends", rules.BACKENDS_FOLDERS),
+    rules.test_no_file_imports_the_route_of_a_kind(),
+    rules.test_nothing_of_an_engine_is_imported_outside_its_folder(),
+]
+app = create_app(Settings(models={"a": {"path": "/none/a.echo", "voices": 3, "backend": "echo"}}))
+print(json.dumps({
+    "paths": [route.path for route in app.routes if "echo" in route.path],
+    "surfaces": [surface.path for surface in SURFACES if "echo" in surface.path],
+    "families": [family.full_name for family in FAMILIES if "echo" in family.name],
+    "parts": PARTS[-1],
+    "backend": app.state.catalog.entries[0].backend,
+    "heavy": sorted(rules.HEAVY & set(sys.modules)),
+}))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "ONECARD_BACKENDS"}
+    command = [sys.executable, "-c", checked]
+    told = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == {
+        "paths": ["/v1/echo", "/v1/echo", "/v1/echo/text", "/v1/echo/text"],
+        "surfaces": ["/v1/echo/text"],
+        "families": ["onecard_echoed_characters_total", "onecard_echo_file_bytes"],
+        "parts": "voices",
+        "backend": "echo",
+        "heavy": [],
+    }

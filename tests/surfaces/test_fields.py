@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from server.routes.table import SURFACES
 from server.schemas import anthropic, response_fields
 from server.schemas.surface import Use
-from server.surfaces import SURFACES
 
 RESPONSES = [
     "background",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from server.routes.table import SURFACES
 from server.schemas.surface import Use
-from server.surfaces import SURFACES
 
 BODIES = {
     "/v1/chat/completions": {"model": "fake", "messages": [{"role": "user", "content": "hi"}]},

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.app import create_app
+from server.routes.table import SURFACES
 from server.settings.config import Settings
-from server.surfaces import SURFACES
 from tests.http.conftest import settings as server_settings
 from tests.surfaces.test_infill import LLAMA_VIM
 from tests.surfaces.test_wrong_responses import RIGHT

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from server.routes.table import SURFACES
 from server.schemas.anthropic import parse_message
-from server.surfaces import SURFACES
 from tests.schemas.nested import Fate, fates
 from tests.schemas.requests import TYPES, top_level
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
+from server.routes.table import SURFACES
 from server.schemas.surface import Surface, Use
-from server.surfaces import SURFACES
 
 USER = [{"role": "user", "content": "hi"}]
 BODIES: dict[str, dict[str, Any]] = {
