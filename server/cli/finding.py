@@ -12,7 +12,8 @@ from server.cli.client import Client, client_for, problem_of
 from server.cli.console import CliError, ExitCode
 from server.cli.flags import name_for
 from server.cli.spawn import own_server
-from server.settings.references import DEMO, parse_hub_reference
+from server.settings.builtin import BUILT_IN
+from server.settings.references import parse_hub_reference
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -86,10 +87,10 @@ def _own_model(model: str, settings: Settings) -> tuple[str, list[str]]:
     owners = {alias: name for name, config in settings.models.items() for alias in (name, *config.aliases)}
     if model in owners:
         return owners[model], []
-    if model == DEMO or Path(model).expanduser().exists() or parse_hub_reference(model):
+    if model in BUILT_IN or Path(model).expanduser().exists() or parse_hub_reference(model):
         name = name_for(model)
         return name, [f"{name}={model}"]
-    known = [*settings.models, DEMO]
+    known = [*settings.models, *BUILT_IN]
     hint = nearest(model, [*known, *sorted(owners)]) or "give the path of a .gguf"
     raise CliError(f"'{model}' is neither a model ({', '.join(known)}) nor a file. hint: {hint}")
 

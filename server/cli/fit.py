@@ -26,6 +26,7 @@ from server.memory.ledger import LedgerError, Tenant
 from server.memory.memory import DeviceError, open_memory
 from server.memory.placement import memory_words
 from server.scheduling.eviction import Candidate
+from server.settings.builtin import BUILT_IN
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config_source import ConfigError
 from server.settings.sizes import format_size
@@ -104,7 +105,7 @@ def entries_of(names: list[str], flags: dict[str, Any], config: Path | None) -> 
 
 def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured: bool) -> str:
     """Why there is nothing to look at; a plain name may be one that a running server was told."""
-    if configured or "/" in given or given.endswith(".gguf") or Path(given).expanduser().exists():
+    if configured or given in BUILT_IN or "/" in given or given.endswith(".gguf") or Path(given).expanduser().exists():
         return f"model '{entry.name}': {entry.missing}"
     url = f"{server_url(os.environ.get('ONECARD_URL'), settings)}/v1/capacity?model={quote(given)}"
     return (

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from server.cli.console import CliError, ExitCode
-from server.settings.references import DEMO, parse_hub_reference
+from server.settings.builtin import BUILT_IN
+from server.settings.references import parse_hub_reference
 
 
 class Flags:
@@ -39,8 +40,8 @@ def model_flags(texts: list[str]) -> dict[str, dict[str, str]]:
 
 def name_for(path: str) -> str:
     """The name a model gets that was given by its path alone."""
-    if path == DEMO:
-        return DEMO
+    if path in BUILT_IN:
+        return path
     if not Path(path).expanduser().exists() and (reference := parse_hub_reference(path)):
         return reference.repo + (f":{reference.quant}" if reference.quant else "")
     name = Path(path).expanduser().absolute().name.replace("=", "-")

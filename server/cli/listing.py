@@ -6,9 +6,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demo import GGUF_PATH
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, stdout, write_json
+from server.settings.builtin import BUILT_IN, built_in_path
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.discovery import discover, usual_places
 from server.settings.references import LocateError, first_parts, hub_cache, locate
@@ -82,7 +82,7 @@ def size_of(path: Path) -> int:
 
 def source_of(path: Path) -> str:
     """Where a model comes from, in words."""
-    if path == Path(GGUF_PATH):
+    if path in map(built_in_path, BUILT_IN):
         return "built in"
     if not path.is_relative_to(hub_cache()):
         return "a file" if path.is_file() else "a folder"

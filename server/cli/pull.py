@@ -16,7 +16,8 @@ from server.hub.choice import Choice, ChoiceError
 from server.hub.download import check_room, fetch, missing_bytes
 from server.hub.repository import HubError, Repository, look_up
 from server.hub.standin import stand_in
-from server.settings.references import DEMO, HubReference, LocateError, is_page, locate, parse_hub_reference, parse_page
+from server.settings.builtin import BUILT_IN
+from server.settings.references import HubReference, LocateError, is_page, locate, parse_hub_reference, parse_page
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def fetch_missing(settings: Settings, config: Path | None) -> None:
 
 
 def _reference(text: str, quant: str | None) -> HubReference:
-    if text == DEMO:
-        raise CliError(f"{DEMO} is built in and needs no download. hint: onecard run {DEMO}", ExitCode.USAGE)
+    if text in BUILT_IN:
+        raise CliError(f"{text} is built in and needs no download. hint: onecard run {text}", ExitCode.USAGE)
     try:
         reference = parse_page(text) if is_page(text) else parse_hub_reference(text)
     except LocateError as problem:

@@ -25,7 +25,9 @@ _JUDGING = "What it costs"
 
 
 def quantize(
-    source: Annotated[str, typer.Argument(help="A Hugging Face model folder (or cached org/repo) or a GGUF file.")],
+    source: Annotated[
+        str, typer.Argument(help="A Hugging Face model folder (or cached org/repo), a GGUF file or smollm2.")
+    ],
     to: Annotated[str, typer.Option("--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...")] = "",
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="Folder, or the one .gguf file.")
@@ -140,7 +142,7 @@ def _run(order: Order, *, as_json: bool) -> None:
     try:
         from quantize.work import run
     except ModuleNotFoundError as problem:
-        raise CliError(f"{problem.name} is not installed. hint: pip install 'onecard[quantize]'") from None
+        raise CliError(f"{problem.name} is not installed. hint: `make install` installs it") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals clean up on their way out
     try:
         done = run(order, _Console())
@@ -200,11 +202,12 @@ def _device(text: str) -> Device:
 
 
 def _source(text: str) -> Path:
-    """A path, or a model of the local Hugging Face cache."""
+    """A path, a built-in model, or one of the local Hugging Face cache."""
+    from server.settings.builtin import BUILT_IN
     from server.settings.references import LocateError, locate
 
     path = Path(text).expanduser()
-    if path.exists():
+    if text not in BUILT_IN and path.exists():
         return path
     try:
         return locate(text).path

@@ -13,6 +13,7 @@ from server.cli.configuration import loaded_or_exit
 from server.cli.console import CliError, ExitCode, say, write
 from server.cli.flags import name_for
 from server.cli.listing import homely
+from server.settings.builtin import BUILT_IN
 from server.settings.references import LocateError, hub_cache, locate, split_names
 from server.settings.sizes import format_size
 
@@ -49,6 +50,8 @@ def remove(model: str, *, yes: bool, config: Path | None) -> None:
 
 def _path_of(text: str) -> Path:
     """Where it lies in the cache. Raises CliError for what lies elsewhere."""
+    if text in BUILT_IN:
+        raise CliError(f"{text} is built in, and stays", ExitCode.USAGE)
     try:
         path = locate(text).path
     except LocateError as problem:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.registry import BACKENDS
+from server.settings.builtin import BUILT_IN, built_in_path, why_missing
 from server.settings.config import ModelConfig
-from server.settings.references import DEMO, Located, LocateError, locate
+from server.settings.references import Located, LocateError, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,11 +82,14 @@ class CatalogEntry:
 
 
 class Catalog:
-    """The configured models, or the built-in `demo` where none is configured."""
+    """The configured models, or the built-in ones where none is configured."""
 
     def __init__(self, settings: Settings) -> None:
         """Look for every model's files. Raises CatalogError."""
-        models = settings.models or {DEMO: _demo_config(settings)}
+        built_in = [] if settings.models else [name for name in BUILT_IN if built_in_path(name) is not None]
+        self.remarks = [why_missing(name) for name in BUILT_IN if built_in and name not in built_in]
+        """What an operator should know of the models that are served because none is configured."""
+        models = settings.models or _built_in(settings, built_in or [*BUILT_IN])
         self._entries = {name: _entry(model) for name, model in models.items()}
         aliases = {alias: entry for entry in self._entries.values() for alias in entry.aliases}
         self._by_name = {**aliases, **self._entries}
@@ -110,12 +114,10 @@ class Catalog:
         return self._by_name.get(name)
 
 
-def _demo_config(settings: Settings) -> ModelConfig:
-    """The built-in model with the operator's defaults."""
-    folded = type(settings)(
-        defaults=settings.defaults, scheduler=settings.scheduler, models={DEMO: ModelConfig(path=DEMO)}
-    )
-    return folded.models[DEMO]
+def _built_in(settings: Settings, names: list[str]) -> dict[str, ModelConfig]:
+    """Built-in models with the operator's defaults."""
+    models = {name: ModelConfig(path=name) for name in names}
+    return type(settings)(defaults=settings.defaults, scheduler=settings.scheduler, models=models).models
 
 
 def _entry(model: ModelConfig) -> CatalogEntry:

@@ -260,7 +260,7 @@ class ModelConfig(_BackendOptions, Section):
     name: SkipJsonSchema[str] = ""
     """The table's own name; set by `Settings`."""
     path: Annotated[str, Field(min_length=1, max_length=4096)]
-    """A `.gguf` file, a Hugging Face model folder, `hf:org/repo:QUANT` in the local cache, or `demo`."""
+    """A `.gguf` file, a Hugging Face model folder, `hf:org/repo:QUANT` in the local cache, `smollm2` or `demo`."""
     backend: BackendName = "auto"
     """`gguf` for GGUF files, `bnb` for Hugging Face folders; auto: from the files."""
     aliases: Annotated[list[ModelName], BeforeValidator(comma_list)] = []

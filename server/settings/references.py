@@ -17,8 +17,8 @@ from backends.files import foreign, model_files
 from backends.gguf.parts import HUB_TAG as HUB_TAG
 from backends.gguf.parts import PART
 from backends.registry import recognised
+from server.settings.builtin import BUILT_IN, built_in_path, why_missing
 
-DEMO = "demo"
 _REF_BYTES = 4096
 _MOST_PARTS: Final = 999
 _HOSTS: Final = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -111,11 +111,11 @@ def parse_page(text: str) -> HubReference:
 
 
 def absolute(text: str, base: Path) -> str:
-    """A path made absolute against the folder it was written in; references and `demo` stay as they are."""
+    """A path made absolute against the folder it was written in; references and built-in names stay as they are."""
     if is_page(text):
         return text
     path = base / Path(text).expanduser()
-    if text == DEMO or text.startswith("hf:") or (parse_hub_reference(text) and not path.exists()):
+    if text in BUILT_IN or text.startswith("hf:") or (parse_hub_reference(text) and not path.exists()):
         return text
     return str(Path(os.path.abspath(path)))  # noqa: PTH100 - resolve() would follow the cache's links
 
@@ -131,8 +131,8 @@ def locate(text: str) -> Located:
 
 
 def _located(text: str) -> Located:
-    if text == DEMO:
-        return _demo()
+    if text in BUILT_IN:
+        return _built_in(text)
     path = Path(text).expanduser()
     if not text.startswith("hf:") and not is_page(text) and path.exists():
         return _at(path)
@@ -157,12 +157,10 @@ def hub_cache() -> Path:
     return Path(cache_home).expanduser() / "huggingface" / "hub"
 
 
-def _demo() -> Located:
-    from demo import GGUF_PATH  # here, so that other models need none of the demo's files
-
-    if not Path(GGUF_PATH).is_file():
-        raise LocateError(f"the built-in demo model is missing at {GGUF_PATH}. hint: reinstall onecard")
-    return _at(Path(GGUF_PATH))
+def _built_in(name: str) -> Located:
+    if (path := built_in_path(name)) is None:
+        raise LocateError(why_missing(name))
+    return _at(path)
 
 
 def _at(path: Path) -> Located:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import FAKE
+from server.settings.builtin import BUILT_IN
+from tests.cli.conftest import FAKE, INSTALLED
 from tests.e2e.server import serving, until
 from tests.embeddings.models import minilm, reranker
 
@@ -31,12 +32,16 @@ def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    lines = [process.stdout.readline() for _ in range(7)]
-    url = re.fullmatch(r"onecard \S+ serves (http://127.0.0.1:\d+)/v1\n", lines[0])[1]
-    assert lines[1].split()[:2] == ["demo", "unloaded"]
-    answer = subprocess.run(lines[3], shell=True, capture_output=True, text=True, check=True)
+    first, *models = [process.stdout.readline() for _ in range(1 + len(INSTALLED))]
+    url = re.fullmatch(r"onecard \S+ serves (http://127.0.0.1:\d+)/v1\n", first)[1]
+    assert [line.split()[:2] for line in models] == [[name, "unloaded"] for name in INSTALLED]
+    notes = list(iter(process.stdout.readline, "\n"))
+    assert [note.split()[4] for note in notes] == [name for name in BUILT_IN if name not in INSTALLED]
+    curl, empty, *client = [process.stdout.readline() for _ in range(4)]
+    assert (empty, json.dumps({"model": INSTALLED[0]})[1:-1] in curl) == ("\n", True)
+    answer = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
     assert "data: [DONE]" in answer.stdout
-    snippet = "\n".join(line.strip() for line in lines[5:7])
+    snippet = "\n".join(line.strip() for line in client)
     answer = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True)
     assert answer.stdout == "echo: What is the capital of France?\n"
     assert url in snippet
@@ -107,9 +112,10 @@ def test_the_request_to_copy_is_one_that_the_model_answers(environment, tmp_path
 
 def test_a_budget_that_no_model_fits_is_said_at_start(environment, tmp_path):
     with _started(environment, tmp_path, "--budget", "8MiB") as (process, _):
-        lines = [process.stdout.readline() for _ in range(3)]
-        assert re.match(r"  warning: demo: .*8 MiB usable", lines[1])
-        assert lines[2] == "  warning: no model can be served\n"
+        told = [process.stdout.readline() for _ in range(1 + 2 * len(INSTALLED))][len(INSTALLED) :]
+        for name, line in zip(INSTALLED, told[:-1], strict=True):
+            assert re.match(rf"  warning: {name}: .*8 MiB usable", line)
+        assert told[-1] == "  warning: no model can be served\n"
     assert 'unusable model="demo"' in (tmp_path / "log").read_text()
 
 
@@ -161,7 +167,7 @@ def test_a_public_address_needs_a_key_or_the_operators_word(onecard, tmp_path):
 def test_localhost_is_both_loopback_addresses(environment, tmp_path):
     with _started(environment, tmp_path, "--host", "localhost") as (process, url):
         port = int(url.removesuffix("/v1").rsplit(":", 1)[1])
-        note = [process.stdout.readline() for _ in range(2)][-1]
+        note = [process.stdout.readline() for _ in range(1 + len(INSTALLED))][-1]
         assert url == f"http://localhost:{port}/v1"
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         if _has_ipv6_loopback():
@@ -176,7 +182,7 @@ def test_where_another_program_has_the_ipv6_loopback_the_other_one_is_served_and
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         with _started(environment, tmp_path, "--host", "localhost", "--port", str(port)) as (process, _):
-            note = [process.stdout.readline() for _ in range(2)][-1]
+            note = [process.stdout.readline() for _ in range(1 + len(INSTALLED))][-1]
             assert note.startswith(f"  warning: another program has [::1]:{port}")
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
 

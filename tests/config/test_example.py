@@ -13,7 +13,8 @@ EXAMPLE = Path(str(files("server") / "onecard.example.toml"))
 
 def test_the_example_loads_without_a_warning():
     loaded = load_settings(EXAMPLE)
-    assert loaded.settings.models["demo"].aliases == ["gpt-4o-mini"]
+    assert list(loaded.settings.models) == ["smollm2", "demo"]
+    assert loaded.settings.models["smollm2"].aliases == ["gpt-4o-mini"]
 
 
 def test_the_example_shows_the_defaults():

@@ -69,7 +69,7 @@ def test_paths_start_at_the_folder_they_were_written_in(write, tmp_path, monkeyp
     assert settings.server.api_keys == ["k"]
 
 
-@pytest.mark.parametrize("reference", ["demo", "hf:org/repo:Q4_K_M", "org/repo", "org/repo:Q4_K_M@v1"])
+@pytest.mark.parametrize("reference", ["demo", "smollm2", "hf:org/repo:Q4_K_M", "org/repo", "org/repo:Q4_K_M@v1"])
 def test_references_are_no_paths(write, reference):
     assert load_settings(write(f"[models.a]\npath = '{reference}'")).settings.models["a"].path == reference
 

