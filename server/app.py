@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from server.door.gate import Gate
+from server.door.rules import DoorRules
 from server.door.spool import Spool, spool_folder
 from server.error_bodies import error_body, speaks_anthropic
 from server.errors import ApiError, clip
@@ -21,6 +23,7 @@ from server.history import History
 from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
+from server.reload import Reading, Reloader
 from server.routes.described import Described
 from server.routes.services import Services
 from server.routes.table import METRICS, ROUTERS
@@ -28,7 +31,7 @@ from server.schemas.problems import to_api_error
 from server.settings.catalog import Catalog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from pydantic_core import ErrorDetails
     from starlette.requests import Request
@@ -37,8 +40,11 @@ if TYPE_CHECKING:
     from server.settings.config import Settings
 
 
-def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
-    """The application over its own pool, or over a given one. Raises CatalogError."""
+def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[], Reading] | None = None) -> FastAPI:
+    """The application over its own pool, or over a given one. Raises CatalogError.
+
+    `read` gives the configuration as it is when it is to be read again; without it only models' files are looked at.
+    """
     # sse-starlette would cut every stream when uvicorn begins to exit; here streams end when the pool ends their jobs.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
     catalog = Catalog(settings)
@@ -79,10 +85,18 @@ def create_app(settings: Settings, *, pool: Pool | None = None) -> FastAPI:
         max_bytes=settings.server.stored_responses_bytes,
         ttl_s=settings.server.stored_responses_ttl_s,
     )
-    app.state.services = Services(
-        settings, catalog, owned, counted, told, history, spool, started_unix=int(time.time())
+    door = DoorRules(settings.server)
+
+    def adopt(now: Settings) -> None:
+        app.state.services = replace(app.state.services, settings=now)
+
+    reloader = Reloader(
+        settings, read or (lambda: Reading(settings)), catalog=catalog, pool=owned, door=door, adopt=adopt
     )
-    app.add_middleware(Gate, settings=settings, draining=lambda: owned.draining)
+    app.state.services = Services(
+        settings, catalog, owned, counted, told, history, spool, reloader, started_unix=int(time.time())
+    )
+    app.add_middleware(Gate, rules=door, draining=lambda: owned.draining)
     return app
 
 

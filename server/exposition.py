@@ -32,6 +32,10 @@ class Exposition:
         """The text format, version 0.0.4."""
         return "".join(part for metric in self._registry.collect() for part in self._family(metric))
 
+    def forget(self) -> None:
+        """Some series are gone: beginnings of lines are made anew."""
+        self._heads.clear()
+
     def _family(self, metric: Metric) -> Iterable[str]:
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         yield f"# HELP {name} {metric.documentation}\n# TYPE {name} {metric.type}\n"
@@ -93,6 +97,10 @@ class TokenHistogramFamily(Collector):
     def labels(self, value: str) -> TokenHistogram:
         """The series of that label's value."""
         return self._histograms.setdefault(value, TokenHistogram(self._edges))
+
+    def remove(self, value: str) -> None:
+        """No such series any more."""
+        self._histograms.pop(value, None)
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """What the registry asks for: cumulative counts."""

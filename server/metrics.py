@@ -114,14 +114,32 @@ class Metrics:
         self.prefix_cache: Gauge = made["prefix_cache"]
         self.prefix_cache_reserved: Gauge = made["prefix_cache_reserved"]
         ratio: Histogram = made["prediction_error"]
-        self.prediction_error = {(name, memory): ratio.labels(name, memory) for name in backends for memory in MEMORIES}
-        of_models = {name: _made(family, self._registry) for name, family in MODELS.items()}
-        of_kinds = {name: _made(family, self._registry) for name, family in OF_KINDS.items()}
-        self._models = {name: _series(of_models, of_kinds, name) for name in models}
+        self._prediction_error = ratio
+        for name, memory in product(backends, MEMORIES):
+            ratio.labels(name, memory)  # shown from the start
+        self._of_models = {name: _made(family, self._registry) for name, family in MODELS.items()}
+        self._of_kinds = {name: _made(family, self._registry) for name, family in OF_KINDS.items()}
+        self._models: dict[str, ModelMetrics] = {}
+        for name in models:
+            self.add(name)
 
     def model(self, name: str) -> ModelMetrics:
         """The series of a model of the catalogue."""
         return self._models[name]
+
+    def add(self, name: str) -> None:
+        """The series of one model more, all at zero."""
+        self._models[name] = _series(self._of_models, self._of_kinds, name)
+
+    def remove(self, name: str) -> None:
+        """The series of a model that is no more leave the page."""
+        del self._models[name]
+        for of, family in MODELS.items():
+            for key in product(*family.values):
+                self._of_models[of].remove(name, *(getattr(one, "value", one) for one in key))
+        for metric in self._of_kinds.values():
+            metric.remove(name)
+        self._exposition.forget()
 
     def publish_memory(self, device: str, memory: str, *, budget: int, reserved: int, other: int) -> None:
         """Show the budget of one memory as it is now."""
@@ -138,7 +156,7 @@ class Metrics:
         """How wrong the estimate of a load was: measured / predicted of each memory, None where it is not known."""
         for memory, ratio in (("device", device), ("host", host)):
             if ratio is not None:
-                self.prediction_error[backend, memory].observe(ratio)
+                self._prediction_error.labels(backend, memory).observe(ratio)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""

@@ -73,7 +73,7 @@ BASELINE = "backends/gguf/bare.py"
 SERVER_ROOMS = (
     "errors", "error_bodies", "history", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "pool",
-    "output", "schemas", "door", "routes", "app",
+    "output", "schemas", "door", "reload", "routes", "app",
     "bench", "hub", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""

@@ -90,6 +90,9 @@ def serve(
         list[str] | None,
         typer.Option(metavar="DIR", help="Serve the models of a folder or of an Ollama store too; may repeat."),
     ] = None,
+    watch: Annotated[
+        bool | None, typer.Option("--watch", help="Take over what changes in the configuration and in --models-dir.")
+    ] = None,
     pull: Annotated[bool, typer.Option("--pull", help="Fetch configured models that are not in the cache.")] = False,
     preload: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Load this model at start.")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
@@ -102,7 +105,7 @@ def serve(
     flags = Flags()
     flags.put("server", host=host, port=port, max_queue=max_queue, api_keys=api_key, api_key_file=api_key_file)
     flags.put("server", admin_keys=admin_key, allowed_hosts=allowed_host, allow_public=allow_public)
-    flags.put("server", models_dirs=models_dir)
+    flags.put("server", models_dirs=models_dir, watch=watch)
     flags.put("memory", device=device, budget=budget, host_budget=host_budget, reserve=reserve)
     flags.put("scheduler", preload=preload)
     flags.put("defaults", context=context, parallel=parallel, kv_type=kv_type)
@@ -312,6 +315,17 @@ def config_check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     from server.cli.configuration import check
 
     check(config, as_json=as_json)
+
+
+@config_app.command("reload")
+def config_reload(url: Url = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Have the running server read its configuration again; no stream is cut.
+
+    A server with keys wants an admin key in ONECARD_API_KEY.
+    """
+    from server.cli.configuration import reload
+
+    reload(url, config, as_json=as_json)
 
 
 @config_app.command("schema")

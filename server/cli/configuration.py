@@ -7,9 +7,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from server.cli.checkup import broken, without_engine
+from server.cli.client import client_for
 from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.settings.catalog import Catalog, CatalogError
-from server.settings.config import Settings, foreign_host_without_key, public_without_key
+from server.settings.config import Settings, open_listener
 from server.settings.config_source import ConfigError, Loaded, default_config_file, load_settings
 
 if TYPE_CHECKING:
@@ -28,18 +29,8 @@ def loaded_or_exit(config: Path | None, *, flags: dict[str, Any] | None = None) 
 
 def refuse_open_listener(settings: Settings) -> None:
     """Exit code 2 where anyone on the network could use the server. A loopback address needs no key."""
-    if public_without_key(settings):
-        raise CliError(
-            f"server.host = '{settings.server.host}' is open to the network and there is no key. "
-            "hint: --api-key-file FILE, or --allow-public if everyone may use it",
-            ExitCode.USAGE,
-        )
-    if (host := foreign_host_without_key(settings)) is not None:
-        raise CliError(
-            f"server.allowed_hosts names {host}, and there is no key: a web page could call the server by that name. "
-            "hint: --api-key-file FILE, or --allow-public if everyone may use it",
-            ExitCode.USAGE,
-        )
+    if (why := open_listener(settings)) is not None:
+        raise CliError(why, ExitCode.USAGE)
 
 
 def write_example(output: Path | None, *, force: bool) -> None:
@@ -87,6 +78,31 @@ def _checked(config: Path | None) -> tuple[Loaded, Catalog]:
     if found := broken(catalog.entries):
         raise CliError("\n".join(f"model '{name}': {why}" for name, why in found.items()), ExitCode.USAGE)
     return loaded, catalog
+
+
+def reload(url: str | None, config: Path | None, *, as_json: bool) -> None:
+    """`config reload`: the running server reads its own configuration again."""
+    client = client_for(url, loaded_or_exit(config).settings)
+    told = client.post("/v1/config/reload", {})
+    if as_json:
+        write_json(told)
+        return
+    for name, why in told["missing"].items():
+        say(f"warning: model '{name}': {why}")
+    for note in told["notes"]:
+        say(f"note: {note}")
+    lines = _told(told)
+    write("\n".join(lines) if lines else "nothing has changed")
+
+
+def _told(told: dict[str, Any]) -> list[str]:
+    """A line for each thing that a reload has changed."""
+    when = dict.fromkeys(told["reloading"], " (loaded anew once its requests have ended)")
+    lines = [f"added {name}" for name in told["added"]]
+    lines += [f"changed {name}: {', '.join(keys)}{when.get(name, '')}" for name, keys in told["changed"].items()]
+    lines += [f"removed {name}" for name in told["removed"]]
+    lines += [f"changed {key}" for key in told["settings"]]
+    return lines + [f"{key} holds from the next start on" for key in told["restart"]]
 
 
 def show_schema() -> None:

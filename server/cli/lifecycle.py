@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import resource
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,20 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from backends.machine.kernel import share_few_arenas
-from server.cli.early import ENDING, TELLING, heard
+from server.cli.early import ENDING, TELLING, Terminal, heeds_hangup
+from server.cli.watching import watch
 from server.door.http1 import StrictHttp
+from server.reload import Reloader, ReloadError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Generator
+    from pathlib import Path
 
     from fastapi import FastAPI
 
     from server.pool.pool import Pool
+    from server.settings.config import Settings
 
 log = logging.getLogger("onecard.serve")
 _STOP_S = 15
@@ -101,6 +106,29 @@ class Drain:
             await asyncio.wait(tasks, timeout=_FLUSH_S)
 
 
+class Hangups:
+    """SIGHUP: a terminal that has closed ends the server, anyone else asks for the configuration to be read again."""
+
+    def __init__(self, drain: Drain, reloader: Reloader) -> None:
+        self._drain = drain
+        self._reloader = reloader
+        self._terminal = Terminal()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def on_signal(self) -> None:
+        """Do what it means now."""
+        if self._terminal.closed:
+            self._drain.on_signal("SIGHUP", 128 + signal.SIGHUP)
+            return
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        with contextlib.suppress(ReloadError):  # told where it happened
+            await self._reloader.reload("SIGHUP")
+
+
 class Mishaps:
     """asyncio's own failures: no file for another connection is one line now and then, the rest as ever."""
 
@@ -135,8 +163,12 @@ async def serve_until_told(
     drain_s: float,
     announce: Callable[[], Awaitable[None]],
     until_stdin: bool,
+    watched: Callable[[Settings], list[Path]] | None = None,
 ) -> None:
-    """Serve on listening sockets until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain."""
+    """Serve on listening sockets until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain.
+
+    `watched` names the files whose change is a reason to read the configuration again.
+    """
     share_few_arenas(_ARENAS)
     config = uvicorn.Config(
         app,
@@ -154,8 +186,11 @@ async def serve_until_told(
     drain = Drain(listener, app.state.pool, drain_s=drain_s)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Mishaps())
-    for number in filter(heard, ENDING):
+    for number in ENDING:
         loop.add_signal_handler(number, drain.on_signal, number.name, 128 + number)
+    hangups = Hangups(drain, app.state.services.reloader)
+    if heeds_hangup():
+        loop.add_signal_handler(signal.SIGHUP, hangups.on_signal)
     for number in TELLING:
         loop.add_signal_handler(number, _tell, app.state.pool)
     if until_stdin:
@@ -164,7 +199,10 @@ async def serve_until_told(
     async with app.router.lifespan_context(app):
         gc.collect()
         gc.freeze()  # what is there now stays: no later collection walks over it
+        watching = asyncio.create_task(watch(watched, app.state.services.reloader)) if watched is not None else None
         await listener.serve(sockets=sockets)
+        if watching is not None:
+            watching.cancel()
 
 
 def _tell(pool: Pool) -> None:

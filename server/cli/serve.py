@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server.cli.checkup import Checkup, look_over, without_engines
@@ -17,15 +18,15 @@ from server.cli.greeting import greeting, greeting_line
 from server.cli.lifecycle import raise_file_limit, serve_until_told
 from server.cli.logs import configure_logging
 from server.cli.pull import fetch_missing
+from server.reload import Reading
 from server.settings.catalog import CatalogError
+from server.settings.config_source import default_config_file, load_settings
 from server.settings.discovery import discover, with_discovered
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from server.pool.pool import Pool
     from server.settings.catalog import CatalogEntry
-    from server.settings.config import ServerSection
+    from server.settings.config import ServerSection, Settings
     from server.settings.config_source import Loaded
 
 log = logging.getLogger("onecard.serve")
@@ -50,12 +51,12 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
 
     if pull:
         fetch_missing(settings, config)
-    found = discover(settings.server.models_dirs)
-    settings = with_discovered(settings, found)
-    for text in [*found.problems, *(remark for model in found.models for remark in model.remarks)]:
+    found = with_folders(settings)
+    settings = found.settings
+    for text in found.notes:
         log.warning("models_dir note=%s", json.dumps(text, ensure_ascii=False))
     try:
-        app = create_app(settings)
+        app = create_app(settings, read=lambda: with_folders(load_settings(config, flags=flags).settings))
     except CatalogError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     _refuse_missing(loaded, app.state.catalog.entries)
@@ -81,11 +82,34 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
 
     drain_s = settings.server.drain_s
     try:
-        asyncio.run(serve_until_told(app, listeners, drain_s=drain_s, announce=announce, until_stdin=exit_with_stdin))
+        asyncio.run(
+            serve_until_told(
+                app,
+                listeners,
+                drain_s=drain_s,
+                announce=announce,
+                until_stdin=exit_with_stdin,
+                watched=(lambda now: watched_files(now, config)) if settings.server.watch else None,
+            )
+        )
     except DeviceError as problem:
         raise CliError(str(problem)) from None
     finally:
         end_quietly()
+
+
+def with_folders(settings: Settings) -> Reading:
+    """The settings with the models of `models_dirs`. Blocks on the disk."""
+    found = discover(settings.server.models_dirs)
+    return Reading(with_discovered(settings, found), found.notes)
+
+
+def watched_files(settings: Settings, config: Path | None) -> list[Path]:
+    """What the configuration is made of."""
+    server = settings.server
+    key_file = [Path(server.api_key_file)] if server.api_key_file is not None else []
+    folders = [Path(folder).expanduser() for folder in server.models_dirs]
+    return [config or default_config_file(), *key_file, *folders]
 
 
 def _few_files(limit: int | None) -> str | None:

@@ -114,10 +114,14 @@ class OriginRule:
 class KeyRing:
     """The API keys, kept as digests so that comparing takes the same time for every guess."""
 
-    def __init__(self, keys: Iterable[str], admins: Iterable[str] = ()) -> None:
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, keys: Iterable[str], admins: Iterable[str] = (), *, secret: bytes | None = None) -> None:
+        self._secret = secrets.token_bytes(32) if secret is None else secret
         self._admins = _digests(admins)
         self._digests = _digests(keys) + self._admins
+
+    def with_others(self, keys: Iterable[str], admins: Iterable[str]) -> KeyRing:
+        """Other keys, by which clients that keep theirs have the same domain."""
+        return KeyRing(keys, admins, secret=self._secret)
 
     @property
     def required(self) -> bool:

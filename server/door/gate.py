@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from backends.registry import KINDS
 from server import errors
-from server.door.access import HostRule, KeyRing, OriginRule, header_values, request_id
+from server.door.access import header_values, request_id
 from server.door.forms import OVERHEAD_BYTES, is_form
 from server.door.giving_back import GivingBack
 from server.error_bodies import error_body, speaks_anthropic
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from server.settings.config import Settings
+    from server.door.rules import DoorRules
 
 access_log = logging.getLogger("onecard.access")
 
@@ -76,13 +76,9 @@ class _Exchange:
 class Gate:
     """ASGI middleware; one per application."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, draining: Callable[[], bool]) -> None:
-        server = settings.server
+    def __init__(self, app: ASGIApp, *, rules: DoorRules, draining: Callable[[], bool]) -> None:
         self._app = app
-        self._hosts = HostRule(server.host, tuple(server.allowed_hosts))
-        self._origins = OriginRule(tuple(server.cors))
-        self._keys = KeyRing(server.api_keys, server.admin_keys)
-        self._max_body_bytes = server.max_body_bytes
+        self._rules = rules
         self._forms = {
             path: len(kind.limits.files) * kind.limits.file_bytes + OVERHEAD_BYTES
             for kind in KINDS.values()
@@ -104,7 +100,7 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         anthropic = speaks_anthropic(scope["path"], headers)
-        exchange = _Exchange(request_id(headers), anthropic, time.monotonic(), self._max_body_bytes)
+        exchange = _Exchange(request_id(headers), anthropic, time.monotonic(), self._rules.max_body_bytes)
         scope.setdefault("state", {})["request_id"] = exchange.id
         guarded_receive, guarded_send = self._wrap(scope, exchange, receive, send)
         try:
@@ -140,14 +136,14 @@ class Gate:
             )
         self._check_host(headers)
         origins = header_values(headers, b"origin")
-        if len(origins) == 1 and self._origins.allows(origins[0]):
+        if len(origins) == 1 and self._rules.origins.allows(origins[0]):
             exchange.origin = origins[0]
         if scope["path"] not in OPEN_PATHS:
             self._check_key(scope)
         if scope["path"].endswith("\n"):  # the router's expressions do not see it
             raise errors.ApiError(404, "Unknown request URL: it ends with a line break.", code="unknown_url")
-        scope["state"]["domain"] = self._keys.domain(headers)
-        scope["state"]["admin"] = self._keys.is_admin(headers)
+        scope["state"]["domain"] = self._rules.keys.domain(headers)
+        scope["state"]["admin"] = self._rules.keys.is_admin(headers)
         if scope["method"] not in _SAFE_METHODS:
             self._check_write(scope, exchange)
 
@@ -155,13 +151,13 @@ class Gate:
         """Who calls. Raises ApiError."""
         path: str = scope["path"]
         is_page = scope["method"] in _SAFE_METHODS and (path in _PAGES or path.startswith("/docs/"))
-        if (sentence := self._keys.refusal(scope["headers"], by_dialog=is_page)) is not None:
+        if (sentence := self._rules.keys.refusal(scope["headers"], by_dialog=is_page)) is not None:
             asked = {"www-authenticate": _DIALOG if is_page else "Bearer"}
             raise errors.ApiError(401, sentence, code="invalid_api_key", headers=asked)
 
     def _check_host(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Who was called. Raises ApiError."""
-        if (refusal := self._hosts.refusal(headers)) is not None:
+        if (refusal := self._rules.hosts.refusal(headers)) is not None:
             status, sentence = refusal
             raise errors.ApiError(status, sentence, code="invalid_host", headers={"connection": "close"})
 
@@ -190,7 +186,7 @@ class Gate:
         headers = scope["headers"]
         self._check_host(headers)
         origins = header_values(headers, b"origin")
-        if len(origins) != 1 or not self._origins.allows(origins[0]):
+        if len(origins) != 1 or not self._rules.origins.allows(origins[0]):
             raise _foreign()
         exchange.origin = origins[0]
         asked = header_values(headers, b"access-control-request-headers")

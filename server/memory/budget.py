@@ -56,7 +56,7 @@ class MemoryBudget:
         self.exceeded = False
         self.files = ModelFiles()
         self.estimator = Estimator()
-        self._entries = entries
+        self._entries = dict(entries)
         self._needs: dict[tuple[str, int], tuple[tuple[Amount, int], Amount | Refused]] = {}
 
     def settle_on(self, memory: Memory) -> None:
@@ -102,6 +102,18 @@ class MemoryBudget:
         need = Amount() if placed is None else placed.footprint.amount if isinstance(placed, Placed) else placed
         self._needs[model, smaller_by] = (state, need)
         return need
+
+    def put(self, entry: CatalogEntry) -> None:
+        """A model that is new, or is to be loaded otherwise: nothing is known of it any more."""
+        self._entries[entry.name] = entry
+        self.files.forget(entry.name)
+        self.forget(entry.name)
+
+    def drop(self, model: str) -> None:
+        """The model is no more."""
+        self._entries.pop(model, None)
+        self.files.forget(model)
+        self.forget(model)
 
     def forget(self, model: str) -> None:
         """The model's file or what is known of it has changed."""

@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -51,6 +52,7 @@ class ModelFiles:
         self._facts: dict[str, FileFacts] = {}
         self._problems: dict[str, str] = {}
         self._refused: dict[str, tuple[FileKey, str]] = {}
+        self._n_forgotten: Counter[str] = Counter()
 
     def facts(self, model: str) -> FileFacts | None:
         """As of the last look; None where there was none, or something is wrong."""
@@ -74,15 +76,24 @@ class ModelFiles:
 
     async def inspect(self, entry: CatalogEntry) -> FileFacts:
         """The same, and kept: the facts, or what is wrong. Raises HeaderError."""
+        before = self._n_forgotten[entry.name]
         try:
             after = await self.look(entry)
         except HeaderError as error:
-            self._facts.pop(entry.name, None)
-            self._problems[entry.name] = str(error)
+            if before == self._n_forgotten[entry.name]:
+                self._facts.pop(entry.name, None)
+                self._problems[entry.name] = str(error)
             raise
-        self._facts[entry.name] = after
-        self._problems.pop(entry.name, None)
+        if before == self._n_forgotten[entry.name]:
+            self._facts[entry.name] = after
+            self._problems.pop(entry.name, None)
         return after
+
+    def forget(self, model: str) -> None:
+        """Know nothing of it; a look that is under way is at what it was."""
+        self._n_forgotten[model] += 1
+        for known in (self._facts, self._problems, self._refused):
+            known.pop(model, None)
 
     def state_now(self, entry: CatalogEntry) -> FileKey | None:
         """What tells one state of a model's files from another; None where their disk does not answer at once."""

@@ -112,6 +112,11 @@ class Memory:
         self.prefix_cache.leave(model)
         self.share_out()
 
+    def forget(self, model: str) -> None:
+        """The model is no more, and neither are the prefixes that were kept of it."""
+        self.prefix_cache.forget(model)
+        self.share_out()
+
     def close(self) -> None:
         """Leave nothing behind; only once no worker is left."""
         self.prefix_cache.close()

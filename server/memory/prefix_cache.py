@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,13 @@ class PrefixCache:
         self._shares.leave(model, kept)
         if self.disk is not None:
             _finished(self.disk.path / name)
+
+    def forget(self, model: str) -> None:
+        """The model is no more: its files go, in memory and on disk. Only once its worker is gone."""
+        self._shares.forget(model)
+        for root in (self.root, self.disk):
+            if root is not None:
+                shutil.rmtree(root.path / _folder_name(model), ignore_errors=True)
 
     def fit(self, room: int) -> None:
         """Share so much room out anew: workers are told, files of models that are not loaded leave."""

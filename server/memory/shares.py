@@ -90,6 +90,11 @@ class Shares:
         self._grants.pop(model, None)
         self._kept[model] = list(files)
 
+    def forget(self, model: str) -> None:
+        """The model is no more, and neither are its files."""
+        self._grants.pop(model, None)
+        self._kept.pop(model, None)
+
     def confirm(self, model: str, n_bytes: int) -> None:
         """The worker holds no more than that; bounds are confirmed in the order in which they were told."""
         grant = self._grants.get(model)

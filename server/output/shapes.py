@@ -322,6 +322,7 @@ class ModelObject(TypedDict):
     unusable: str | None
     backend: str
     sampling: dict[str, float]
+    system: str | None
     remarks: list[str]
     capabilities: list[str]
     aliases: list[str]

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from server.scheduling.decisions import Drain, Unload
 
 _LOG = logging.getLogger("onecard.pool")
-_WARNINGS = ("prefix_cache_off", "crashed", "load_failed", "load_refused", "preload_skipped", "unusable")
+_WARNINGS = (
+    *("prefix_cache_off", "crashed", "load_failed", "load_refused", "preload_skipped", "unusable"),
+    "config_refused",
+)
 
 
 class EventLog:

@@ -12,6 +12,7 @@ from backends.messages import Delta, Failed, Finished, Part, Started
 from server.metric_table import REJECTIONS
 from server.metrics import RequestMeter
 from server.pool.live import Live
+from server.pool.resident import NO_LONGER
 from server.pool.stream import Stream
 from server.scheduling.budget import Refused
 from server.scheduling.decisions import Abort, Dispatch, ModelState, Reject
@@ -59,6 +60,12 @@ class Jobs:
             now=now,
         )
         self._parts.perform(actions)
+        return stream
+
+    def refuse(self, name: str, job: Job) -> Stream:
+        """The end of a job whose model was taken out of the configuration while its request was read."""
+        stream = Stream(name, job.id, cancel=lambda _: None, loading=lambda: False, outlook=lambda: None)
+        stream.push(Failed(id=job.id, code="model_not_found", message=NO_LONGER.format(name)))
         return stream
 
     def expel(self) -> None:

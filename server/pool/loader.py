@@ -71,7 +71,9 @@ class Loader:
             ) from None
         room = self.memory.ledger.budget if usable is None else usable
         placed = self._budget.place(entry, usable=room, smaller_by=smaller_by)
-        assert placed is not None
+        if placed is None:
+            told = f"model '{entry.name}' was configured otherwise while its file was looked at"
+            raise LoadRefusedError("cancelled", told, strike=False)
         if isinstance(placed, Refused):
             raise LoadRefusedError(placed.code, placed.message, strike=False)
         await self.memory.make_room(placed.footprint.amount)

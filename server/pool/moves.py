@@ -16,6 +16,8 @@ from server.pool.event_log import why
 from server.pool.loader import LoadRefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backends.border.worker import Exit, Listener, Worker
     from backends.messages import ErrorCode, LoadModel, Ready
     from backends.plan import Footprint
@@ -138,14 +140,16 @@ class Moves:
         )
         error = None if how.code is None else (how.code, how.message)
         parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=error, retry=retry))
-        resident.tell_gone(how.code or "cancelled", how.message)
+        comes_again = how.code is None and parts.scheduler.wanted(name)
+        resident.tell_gone(how.code or "cancelled", how.message, comes_again=comes_again)
 
     # What is known of the files
 
-    async def inspect_all(self) -> None:
-        """Look at every model's file."""
-        for resident in self._parts.residents.values():
-            await self._parts.budget.inspect(resident.entry)
+    async def inspect(self, residents: Sequence[Resident]) -> None:
+        """Look at the files of these models, as far as there still are such models."""
+        for resident in residents:
+            if resident.is_one_of(self._parts.residents):
+                await self._parts.budget.inspect(resident.entry)
 
     async def ask_dry(self) -> None:
         """Ask for the exact sizes of the models whose files have been looked at; some turn out to be unusable."""
@@ -173,6 +177,11 @@ class Moves:
 
     def _refused(self, resident: Resident, code: ErrorCode, message: str, *, strike: bool) -> None:
         parts, name = self._parts, resident.name
+        if resident.load_cancelled:  # what it failed for is of no interest any more
+            resident.metrics.loads["cancelled"].inc()
+            parts.perform(parts.scheduler.on_gone(name, now=parts.clock()))
+            resident.tell_gone("cancelled", message, comes_again=parts.scheduler.wanted(name))
+            return
         resident.count_load_failure(code)
         parts.budget.forget(name)
         parts.tell("load_refused", model=name, code=code, reason=message)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from backends.backend import HeaderError
 from server.memory.capacity import Capacity, WishChange
 from server.memory.ledger import Tenant
+from server.pool.resident import NO_LONGER
 from server.pool.status import MemoryStatus, ModelInfo, QueueStatus, Status, memory_status
 from server.pool.stream import Waiting
 from server.scheduling.decisions import ModelState
@@ -33,6 +35,9 @@ class Overview:
     def info(self, name: str) -> ModelInfo:
         """What is known of a model; never loads it."""
         parts = self._parts
+        if name not in parts.residents:
+            gone = NO_LONGER.format(name)
+            return ModelInfo(ModelState.UNLOADED, None, None, gone, gone)
         state, last_error = parts.scheduler.state(name), parts.scheduler.last_error(name)
         facts, problem = parts.budget.files.facts(name), parts.budget.files.problem(name)
         header = facts.header if facts is not None else None
@@ -58,6 +63,8 @@ class Overview:
     async def capacity(self, name: str, change: WishChange) -> Capacity:
         """What a load of the model would come to; loads nothing. Raises HeaderError."""
         parts = self._parts
+        if name not in parts.residents:
+            raise HeaderError(NO_LONGER.format(name))
         return await parts.budget.capacity(parts.residents[name].entry, change, self._may_leave(but=name))
 
     def _may_leave(self, *, but: str) -> list[Candidate]:

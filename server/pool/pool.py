@@ -17,6 +17,7 @@ from server.memory.budget import MemoryBudget
 from server.memory.memory import open_memory
 from server.memory.placement import memory_words
 from server.pool import limits
+from server.pool.changes import Changes
 from server.pool.event_log import EventLog
 from server.pool.jobs import Jobs
 from server.pool.loader import Loader
@@ -24,20 +25,31 @@ from server.pool.moves import Moves
 from server.pool.overview import Overview
 from server.pool.parts import PoolParts
 from server.pool.read_ahead import ReadAhead
-from server.pool.resident import PoolError, Resident
+from server.pool.resident import NO_LONGER, PoolError, Resident
 from server.pool.status import ModelInfo, Status
 from server.pool.stream import Stream
 from server.pool.template_keeper import TemplateKeeper
 from server.scheduling.budget import Refused
-from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
+from server.scheduling.decisions import (
+    Abort,
+    Action,
+    CancelLoad,
+    Dispatch,
+    Drain,
+    Forget,
+    Load,
+    ModelState,
+    Reject,
+    Unload,
+)
 from server.scheduling.scheduler import Rules, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backends.messages import ErrorCode, Job, Ready
     from server.metrics import Metrics
-    from server.settings.catalog import Catalog, CatalogEntry
+    from server.settings.catalog import Catalog, CatalogChange, CatalogEntry
     from server.settings.config import Settings
 
 __all__ = ["ModelInfo", "ModelState", "Pool", "PoolError", "Status", "Stream"]
@@ -64,21 +76,21 @@ class Pool:
         self._clock = clock
         budget = MemoryBudget({e.name: e for e in catalog.entries})
         models = [limits.model_rules(e) for e in catalog.entries]
+        self._own_rules = rules
         self._scheduler = Scheduler(models, rules or limits.rules(settings), budget)
         self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
         event_log = EventLog()
         self.on_change = event_log.on_change
         self._parts = PoolParts(self._residents, self._scheduler, budget, metrics, event_log, clock, self._perform)
-        backends = catalog.backends
-        wanted = settings.scheduler.template_process
-        self._template_processes = {
-            name: TemplateKeeper(name, enabled=wanted and name in backends) for name in BACKENDS
-        }
+        wanted = catalog.backends if settings.scheduler.template_process else set()
+        self._template_processes = {name: TemplateKeeper(name, enabled=name in wanted) for name in BACKENDS}
         self._overview = Overview(self._parts, self._template_processes.values())
         self._jobs = Jobs(self._parts, self._overview)
         self.on_step = self._jobs.on_step
         self._moves = Moves(self._parts, self)
+        self._changes = Changes(self._parts, self._moves)
         self.on_change.append(ReadAhead(lambda name: self._residents[name].entry.path).on_change)
+        self.tell = self._parts.tell
         self.info, self.status, self.capacity = self._overview.info, self._overview.status, self._overview.capacity
         self._timer: asyncio.TimerHandle | None = None
         self._beside: list[asyncio.Task[None]] = []
@@ -100,7 +112,7 @@ class Pool:
         self._parts.tell("started", device=memory.device, budget_bytes=memory.account.budget_bytes, **beside)
         for process in self._template_processes.values():
             process.prepare()
-        self._parts.spawn(self._look_at_files())
+        self._parts.spawn(self._look_at_files(list(self._residents.values())))
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
 
@@ -155,16 +167,32 @@ class Pool:
 
     def submit(self, entry: CatalogEntry, job: Job, *, priority: int = 0, keep_alive_s: float | None = None) -> Stream:
         """Take a job; whatever is wrong with it comes as its `Failed` event. `keep_alive_s` lasts to the next job."""
+        if entry.name not in self._residents:
+            return self._jobs.refuse(entry.name, job)
         self._moves.pardon_if_repaired(self._residents[entry.name])
         return self._jobs.submit(self._residents[entry.name], job, priority=priority, keep_alive_s=keep_alive_s)
 
     async def look(self, name: str) -> None:
         """Look at a model's files now; what is wrong with them is told by `info`."""
-        if self._parts.loader is not None:
+        if self._parts.loader is not None and name in self._residents:
             await self._parts.budget.inspect(self._residents[name].entry)
+
+    def change(self, change: CatalogChange, settings: Settings) -> None:
+        """The catalogue has become another: models come, change and go, and no accepted job is lost."""
+        if self._own_rules is None:
+            self._perform(self._scheduler.change_rules(limits.rules(settings), self._clock()))
+        added = self._changes.take(change)
+        if settings.scheduler.template_process:
+            for resident in added:
+                self._template_processes[resident.entry.backend].allow()
+        if self._parts.loader is not None:
+            self._parts.memory.prefix_cache.n_models = max(1, len(self._residents))
+            self._parts.spawn(self._look_at_files(added))
 
     async def load(self, name: str) -> None:
         """Make a model resident. Raises PoolError."""
+        if name not in self._residents:
+            raise PoolError("model_not_found", NO_LONGER.format(name))
         self._moves.pardon_if_repaired(self._residents[name])
         if self._scheduler.state(name) is ModelState.READY:
             return
@@ -222,6 +250,8 @@ class Pool:
                     self._jobs.reject(action)
                 case Abort():
                     self._jobs.abort(action)
+                case Forget():
+                    self._changes.forget(action.model)
                 case _:
                     assert_never(action)
         self._arm()
@@ -240,12 +270,15 @@ class Pool:
         self._timer = None
         self._perform(self._scheduler.on_tick(self._clock()))
 
-    async def _look_at_files(self) -> None:
-        await self._moves.inspect_all()
-        for name, resident in self._residents.items():
-            if resident.entry.config.preload and not self.draining:
-                await self._preload(name)
+    async def _look_at_files(self, residents: Sequence[Resident]) -> None:
+        """Those of models that are new or have changed; then what of them is to be preloaded."""
+        await self._moves.inspect(residents)
+        for resident in residents:
+            unloaded = self._scheduler.state(resident.name) is ModelState.UNLOADED
+            if resident.entry.config.preload and unloaded and resident.is_one_of(self._residents) and not self.draining:
+                await self._preload(resident.name)
         if not self.draining:
+            self._beside = [task for task in self._beside if not task.done()]
             self._beside.append(asyncio.create_task(self._moves.ask_dry()))
 
     async def _preload(self, name: str) -> None:

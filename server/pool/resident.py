@@ -9,6 +9,7 @@ from server.pool.status import ModelStatus, Pace, model_status
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
     from backends.backend import Header
     from backends.border.worker import Exit, Worker
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from server.settings.catalog import CatalogEntry
 
 
+NO_LONGER: Final = "the model '{}' is no longer configured"
 _TELLING_SHARE: Final = 0.1
 
 
@@ -55,6 +57,10 @@ class Resident:
     def __post_init__(self) -> None:
         """The model's name, which is asked for at every turn."""
         self.name = self.entry.name
+
+    def is_one_of(self, residents: Mapping[str, Resident]) -> bool:
+        """Whether it is still a model of the pool."""
+        return residents.get(self.name) is self
 
     def load_wait_s(self, submitted_at: float) -> float | None:
         """What a job waited for the load; None when the model was ready before it came."""
@@ -113,9 +119,10 @@ class Resident:
         """Wake those who asked for the load."""
         _settle(self.load_waiters, None)
 
-    def tell_gone(self, code: ErrorCode, message: str) -> None:
-        """Wake all that wait: there is no worker any more."""
-        _settle(self.load_waiters, PoolError(code, message))
+    def tell_gone(self, code: ErrorCode, message: str, *, comes_again: bool = False) -> None:
+        """Wake all that wait: there is no worker any more. Who waits for a load goes on where another one follows."""
+        if not comes_again:
+            _settle(self.load_waiters, PoolError(code, message))
         _settle(self.gone_waiters, None)
 
     def status(

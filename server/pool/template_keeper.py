@@ -38,6 +38,7 @@ class TemplateKeeper:
     def __init__(self, backend: str, *, enabled: bool, rules: TemplateRules = TemplateRules()) -> None:
         self._backend = backend
         self._rules = rules
+        self._enabled = enabled
         self._closed = not enabled
         self._running: template_process.TemplateProcess | None = None
         self._resident_bytes: int | None = None
@@ -67,6 +68,12 @@ class TemplateKeeper:
     def started(self) -> bool:
         """There is a process, or one is about to be."""
         return self._keeper is not None or self._timer is not None
+
+    def allow(self) -> None:
+        """There may be one from now on, where none was enabled; not one that was found unfit."""
+        if not self._enabled:
+            self._enabled, self._closed = True, False
+            self.prepare()
 
     def prepare(self) -> None:
         """See to it that there is one."""

@@ -6,13 +6,14 @@ A route fills in an `AnswerPlan`; this file knows no field of any surface.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 from starlette.responses import Response
 
 from backends.kinds import GENERATE
+from backends.messages import ChatPrompt
 from server.errors import ApiError
 from server.output.frame import Comments, to_json
 from server.routes.dependencies import check_wishes
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("onecard.prompts")
 C = TypeVar("C", bound=TokenChoice)
 SAMPLING_HEADER: Final = "x-onecard-sampling"
+SYSTEM_HEADER: Final = "x-onecard-system"
+"""`config` where the conversation has begun with the model's configured system message."""
 _SOURCES: Final[tuple[SamplingSource, ...]] = ("config", "model")
 _MAX_LOGGED_BYTES = 4096
 _MAX_SESSION_CHARS = 256
@@ -119,6 +122,8 @@ async def answer(request: Request, app: Services, model: ModelFacts, plan: Answe
     if app.settings.logging.prompts:
         _log_prompts(request, plan)
     jobs = [_marked(request, plan, model, job) for job in plan.jobs]
+    if any(job.prompt != asked.prompt for job, asked in zip(jobs, plan.jobs, strict=True)):
+        plan = replace(plan, headers={**plan.headers, SYSTEM_HEADER: "config"})
     streams = [
         app.pool.submit(model.entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in jobs
     ]
@@ -140,7 +145,8 @@ def _marked(request: Request, plan: AnswerPlan, model: ModelFacts, job: Generate
     session = job.session or plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
     marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS], "priority": plan.priority}
     marks["json_whitespace"] = job.json_whitespace or model.entry.config.json_whitespace
-    return msgspec.structs.replace(job, **marks)
+    prompt = model.with_system(job.prompt) if isinstance(job.prompt, ChatPrompt) else job.prompt
+    return msgspec.structs.replace(job, prompt=prompt, **marks)
 
 
 def _log_prompts(request: Request, plan: AnswerPlan) -> None:

@@ -19,6 +19,7 @@ from server.routes.services import Services
 from server.schemas.body import read_as
 from server.schemas.problems import check, problem
 from server.schemas.surface import Surface
+from server.settings.config import is_loopback
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=BaseModel)
@@ -145,6 +146,22 @@ def require_admin(request: Request, what: str, *, param: str | None = None) -> N
         code="admin_key_required",
         headers={"x-should-retry": "false"},
     )
+
+
+def require_operator(request: Request, app: Services, what: str, plural: str) -> None:
+    """Who may change what the server holds: with keys an admin key, without any only this machine. Raises ApiError 403.
+
+    `what` begins the sentence of the one, `plural` that of the other.
+    """
+    require_admin(request, what)
+    peer = request.client.host if request.client is not None else "localhost"
+    if not app.settings.server.keys and not is_loopback(peer.removeprefix("::ffff:")):
+        raise ApiError(
+            403,
+            f"{plural} from another machine needs a key, and this server has none.",
+            code="admin_needs_key",
+            headers={"x-should-retry": "false"},
+        )
 
 
 def check_wishes(request: Request, *, priority: int | None, keep_alive_s: float | None) -> None:

@@ -16,11 +16,10 @@ from server.output.anthropic_objects import ModelInfo, ModelPage
 from server.output.frame import to_json
 from server.output.shapes import ModelList, ModelObject
 from server.pool.pool import PoolError
-from server.routes.dependencies import App, StrictQuery, Whole, require_admin
+from server.routes.dependencies import App, StrictQuery, Whole, require_operator
 from server.routes.described import Described, answers
 from server.routes.running import while_connected
 from server.routes.services import ModelFacts
-from server.settings.config import is_loopback
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ Page = Annotated[PageQuery | None, Depends(StrictQuery(PageQuery, _for_anthropic
 async def list_models(app: App, page: Page) -> Response:
     """Every model of the catalogue; for Anthropic's clients page by page."""
     if page is not None:
-        return _json(_page(page, [_model_info(app.facts(entry)) for entry in app.catalog.entries]))
+        return _json(_page(page, [_model_info(model) for model in await app.listed(*app.catalog.entries)]))
     models = await app.listed(*app.catalog.entries)
     return _json({"object": "list", "data": [_item(model, app.started_unix) for model in models]})
 
@@ -73,17 +72,9 @@ PathModel = Annotated[ModelFacts, Depends(_named)]
 
 
 async def _movable(request: Request, app: App) -> None:
-    """Who may move models: with keys an admin key, without any only this machine. Raises ApiError 403."""
+    """Who may move models. Raises ApiError 403."""
     what = "Unloading" if request.scope["path"].endswith("/unload") else "Loading"
-    require_admin(request, f"{what} a model by hand")
-    peer = request.client.host if request.client is not None else "localhost"
-    if not app.settings.server.keys and not is_loopback(peer.removeprefix("::ffff:")):
-        raise ApiError(
-            403,
-            "Loading and unloading by hand from another machine needs a key, and this server has none.",
-            code="admin_needs_key",
-            headers={"x-should-retry": "false"},
-        )
+    require_operator(request, app, f"{what} a model by hand", "Loading and unloading by hand")
 
 
 @router.post("/v1/models/{id:path}/load", dependencies=[Depends(_movable)], responses=answers(ModelObject))
@@ -130,6 +121,7 @@ def _item(model: ModelFacts, created: int) -> ModelObject:
         "unusable": info.unusable,
         "backend": entry.backend,
         "sampling": plain_sampling(entry.config, info.header),
+        "system": entry.config.system or None,
         "remarks": list(info.header.remarks) if info.header is not None else [],
         "capabilities": model.capabilities,
         "aliases": list(entry.aliases),

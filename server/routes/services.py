@@ -10,6 +10,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from backends.kinds import main_kind, refusal
 from backends.registry import KINDS, backend_of, kind_giving
 from server.errors import ApiError, missing_parameter, model_not_found
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 
     from backends.backend import Header
     from backends.kinds import AnyKind
-    from backends.messages import Ready
+    from backends.messages import ChatPrompt, Ready
     from server.door.spool import Spool
     from server.history import History
     from server.metrics import Metrics
     from server.pool.events import Events
     from server.pool.pool import Pool
     from server.pool.status import ModelInfo
+    from server.reload import Reloader
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
 
@@ -98,6 +101,13 @@ class ModelFacts:
         configured = None if self.entry.config.context == "auto" else self.entry.config.context
         return configured if self.header is None else backend_of(self.header).longest_context(self.header, configured)
 
+    def with_system(self, prompt: ChatPrompt) -> ChatPrompt:
+        """The conversation behind the configured system message, where it has none of its own."""
+        system = self.entry.config.system
+        if not system or any(message["role"] == "system" for message in prompt.messages):
+            return prompt
+        return msgspec.structs.replace(prompt, messages=[{"role": "system", "content": system}, *prompt.messages])
+
     def refuse_other_kind(self, wanted: AnyKind) -> None:
         """Refuse what is known to be another kind of model's work, before any load. Raises ApiError 400."""
         if self.ready is not None:
@@ -122,6 +132,7 @@ class Services:
     events: Events
     history: History
     spool: Spool
+    reloader: Reloader
     started_unix: int
 
     def model(self, name: str | None, *, alias: str | None = None) -> ModelFacts:

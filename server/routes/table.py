@@ -13,6 +13,7 @@ from server.routes import (
     capacity,
     chat,
     completions,
+    config,
     description,
     embeddings,
     events,
@@ -46,6 +47,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     events.router,
     capacity.router,
     props.router,
+    config.router,
     description.router,
     *(named(f"{module}:router") for backend in BACKENDS.values() for module in backend.routes),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
@@ -40,7 +41,10 @@ async def tokenize(
 ) -> Response:
     """Token ids of a text or of a rendered conversation."""
     model = app.model(asked.model)
-    run = Run([app.pool.submit(model.entry, asked.job(new_id("tok-")))], 1, PARAMS)
+    job = asked.job(new_id("tok-"))
+    if isinstance(job.prompt, ChatPrompt):
+        job = msgspec.structs.replace(job, prompt=model.with_system(job.prompt))
+    run = Run([app.pool.submit(model.entry, job)], 1, PARAMS)
     tokenized = await single(request, run, Tokenized)
     now = app.facts(model.entry)
     body = {"count": len(tokenized.tokens), "max_model_len": now.context_limit, **_tokens(asked, tokenized)}
@@ -65,7 +69,7 @@ async def count_tokens(
     request: Request, app: Services, model: ModelFacts, prompt: ChatPrompt, *, params: Mapping[str, str]
 ) -> int:
     """How many tokens a rendered conversation has. Raises ApiError."""
-    job = Tokenize(id=new_id("tok-"), prompt=prompt)
+    job = Tokenize(id=new_id("tok-"), prompt=model.with_system(prompt))
     refuse_uncountable(TOKENIZE.weight(job), param=params["prompt"])
     run = Run([app.pool.submit(model.entry, job)], 1, params)
     return len((await single(request, run, Tokenized)).tokens)

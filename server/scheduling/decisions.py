@@ -25,7 +25,7 @@ class ModelState(Enum):
     UNLOADING = "unloading"
 
 
-UnloadReason = Literal["room", "ttl", "pressure", "manual", "crash", "shutdown"]
+UnloadReason = Literal["room", "ttl", "pressure", "manual", "crash", "shutdown", "changed", "removed"]
 
 
 @dataclass(frozen=True)
@@ -90,4 +90,11 @@ class Abort:
     message: str
 
 
-Action = Dispatch | Load | CancelLoad | Drain | Unload | Reject | Abort
+@dataclass(frozen=True)
+class Forget:
+    """The model is no more: it was retired, runs nothing and holds nothing. The scheduler knows it no longer."""
+
+    model: str
+
+
+Action = Dispatch | Load | CancelLoad | Drain | Unload | Reject | Abort | Forget

@@ -47,6 +47,10 @@ class Ticket:
     submitted_at: float
     waiting_since: float
     """Moves on by the time that its own model's drain and load take."""
+    timeout_s: float
+    """From submission to the end, as the rules were when it came."""
+    max_wait_s: float
+    """In the queue, likewise."""
     started_at: float = 0.0
     queued: bool = True
     ended: bool = False
@@ -68,6 +72,7 @@ class ModelRecord:
     """One model of the catalogue."""
 
     rules: ModelRules
+    """Others take their place when the configuration changes."""
     quarantine: Quarantine
     parallel: int
     state: ModelState = ModelState.UNLOADED

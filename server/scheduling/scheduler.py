@@ -12,15 +12,27 @@ memory before its first token.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Final
 
 from backends.messages import ErrorCode
 from server.scheduling.budget import Budget, Refused, Unbounded
 from server.scheduling.deadlines import Deadlines
-from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, ModelState, Reject, Unload, UnloadReason
+from server.scheduling.decisions import (
+    Abort,
+    Action,
+    CancelLoad,
+    Dispatch,
+    Forget,
+    ModelState,
+    Reject,
+    Unload,
+    UnloadReason,
+)
 from server.scheduling.model_record import LIGHT_JOBS, ModelRecord, ModelRules, Ticket, whole_seconds
-from server.scheduling.quarantine import Quarantine, QuarantineRules
+from server.scheduling.outlook import Outlook, wait_s
+from server.scheduling.quarantine import Quarantine
+from server.scheduling.rules import ModelView, Rules, view_of
 from server.scheduling.swaps import SwapRules, Swaps
 
 __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Scheduler", "SwapRules"]
@@ -32,50 +44,16 @@ _RETRIED: Final[frozenset[ErrorCode]] = frozenset(("worker_crashed", "out_of_mem
 """Failures after which a job that got no token is run once more."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The limits of the whole queue, in jobs and seconds."""
-
-    max_queue: int = 64
-    request_timeout_s: float = 600.0
-    """From submission to the end."""
-    swaps: SwapRules = field(default_factory=SwapRules)
-    quarantine: QuarantineRules = field(default_factory=QuarantineRules)
-
-
-@dataclass(frozen=True)
-class ModelView:
-    """What others may know of a model."""
-
-    state: ModelState
-    running: int
-    waiting: int
-    idle_since: float | None
-    last_error: str | None
-    quarantined_until: float | None
-    unload_at: float | None
-    """By the same figure that `on_tick` goes by; None while it is busy and where it stays."""
-    keep_s: float
-    """How long it stays when idle, as its last request or its configuration says; -1: for ever."""
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What a waiting job can be told."""
-
-    position: int
-    """Jobs of its model before it."""
-    wait_s: float
-    """Until it may begin, by what has been measured."""
-
-
 class Scheduler:
     """See the module's text. Every `now` is in seconds on one monotonic clock of the caller's."""
 
     def __init__(self, models: Iterable[ModelRules], rules: Rules, budget: Budget | None = None) -> None:
         self._rules = rules
         self._budget = budget or Unbounded()
-        self._models = {m.name: ModelRecord(m, Quarantine(rules.quarantine), m.parallel) for m in models}
+        self._models: dict[str, ModelRecord] = {}
+        self._retired: set[str] = set()
+        for model in models:
+            self.add(model)
         self._swaps = Swaps(self._models, self._budget, rules.swaps, unclaim=self._unclaim)
         self._tickets: dict[str, Ticket] = {}
         self._deadlines: Deadlines[Ticket] = Deadlines(self._deadline)
@@ -100,8 +78,14 @@ class Scheduler:
         return sum(len(model.running) for model in self._models.values())
 
     def state(self, name: str) -> ModelState:
-        """Where a model is."""
-        return self._models[name].state
+        """Where a model is; unloaded where it was retired and forgotten."""
+        model = self._models.get(name)
+        return ModelState.UNLOADED if model is None else model.state
+
+    def wanted(self, name: str) -> bool:
+        """Whether a job or an operator waits for the model."""
+        model = self._models.get(name)
+        return model is not None and model.wanted
 
     def paused(self, name: str, now: float) -> bool:
         """Whether a model that kept failing is left alone."""
@@ -113,17 +97,7 @@ class Scheduler:
 
     def view(self, name: str, now: float) -> ModelView:
         """The state of a model."""
-        model = self._models[name]
-        return ModelView(
-            state=model.state,
-            running=len(model.running),
-            waiting=model.n_waiting,
-            idle_since=model.idle_since,
-            last_error=model.last_error,
-            quarantined_until=model.quarantine.until if model.quarantine.active(now) else None,
-            unload_at=model.unload_at(),
-            keep_s=model.stays_s,
-        )
+        return view_of(self._models[name], now)
 
     def outlook(self, job_id: str, now: float) -> Outlook | None:
         """Where a waiting job stands; None for one that does not wait."""
@@ -132,7 +106,7 @@ class Scheduler:
             return None
         model = self._models[ticket.model]
         position = sum(1 for other in model.waiting if other.rank < ticket.rank)
-        return Outlook(position, self._wait_s(model, position, now))
+        return Outlook(position, wait_s(self._models.values(), model, position, now))
 
     def next_deadline(self) -> float | None:
         """When `on_tick` has something to do next, if nothing else happens before."""
@@ -162,7 +136,8 @@ class Scheduler:
         if (refused := self._never_fits(model)) is not None:
             retry_s = self._retry_after_s(model, now) if refused.code == "memory_busy" else None
             return [Reject(job_id, refused.code, refused.message, retry_s)]
-        ticket = Ticket(job_id, model_name, sequences, priority, self._n_submitted + 1, now, now)
+        times = (now, now, self._rules.request_timeout_s, self._rules.swaps.max_wait_s)
+        ticket = Ticket(job_id, model_name, sequences, priority, self._n_submitted + 1, *times)
         at_once = model.state is ModelState.READY and model.has_room(ticket)
         if not at_once and self.n_waiting >= self._rules.max_queue:
             message = f"the queue is full: {self.n_waiting} requests wait"
@@ -272,7 +247,7 @@ class Scheduler:
                 actions.append(self._reject(ticket, "queue_timeout", waited, self._retry_after_s(model, now)))
             else:
                 ticket.aborted = True
-                message = f"the request took longer than {self._rules.request_timeout_s:g} s"
+                message = f"the request took longer than {ticket.timeout_s:g} s"
                 actions.append(Abort(ticket.job_id, "request_timeout", message))
         for model in self._models.values():
             unload_at = model.unload_at()
@@ -314,6 +289,49 @@ class Scheduler:
                 actions += self._reject_waiting(model, "draining", "the server is shutting down")
         return actions + self._decide(now)
 
+    # What the configuration says otherwise
+
+    def add(self, rules: ModelRules) -> None:
+        """There is a model more, not loaded."""
+        self._models[rules.name] = ModelRecord(rules, Quarantine(self._rules.quarantine), rules.parallel)
+
+    def change(self, rules: ModelRules, now: float, *, reload: bool) -> list[Action]:
+        """The model's rules are others. With `reload` it is to be loaded otherwise, once what it runs has ended.
+
+        One that was resident is loaded again by itself; a load under way is given up, and begun anew.
+        """
+        model = self._models[rules.name]
+        model.rules = rules
+        self._retired.discard(rules.name)
+        if not reload:
+            return self._decide(now)
+        model.quarantine.lift()
+        model.last_error, model.smaller_by = None, 0
+        if model.state is ModelState.UNLOADED:
+            model.parallel = rules.parallel
+        elif model.state is ModelState.READY:
+            model.leaving, model.wanted_at = "changed", now
+        elif model.state is ModelState.DRAINING and model.leaving == "room":
+            model.leaving = "changed"  # it may not stay as it is, wanted or not
+        elif model.state is ModelState.LOADING:
+            model.state, model.leaving = ModelState.UNLOADING, None
+            return [CancelLoad(model.name), *self._decide(now)]
+        return self._decide(now)
+
+    def retire(self, model_name: str, now: float) -> list[Action]:
+        """The model is no longer configured: it serves what it has accepted, leaves, and is forgotten."""
+        model = self._models[model_name]
+        model.rules = replace(model.rules, pinned=False)
+        model.wanted_at = None
+        self._retired.add(model_name)
+        return self._decide(now)
+
+    def change_rules(self, rules: Rules, now: float) -> list[Action]:
+        """Other limits from now on; jobs that are accepted keep their times."""
+        self._rules = rules
+        self._swaps.rules = rules.swaps
+        return self._decide(now)
+
     # How it decides
 
     def _decide(self, now: float) -> list[Action]:
@@ -323,6 +341,23 @@ class Scheduler:
             actions += more
         if not self._draining:
             actions += self._swaps.decide(now)
+        if self._retired:
+            actions += self._let_go()
+        return actions
+
+    def _let_go(self) -> list[Action]:
+        """Retired models that have nothing to do any more."""
+        actions: list[Action] = []
+        for name in sorted(self._retired):
+            model = self._models[name]
+            if model.idle:
+                model.state, model.leaving = ModelState.UNLOADING, "removed"
+                actions.append(Unload(name, "removed"))
+            elif model.state is ModelState.UNLOADED and not model.wanted:
+                self._swaps.forget(name)
+                self._retired.discard(name)
+                del self._models[name]
+                actions.append(Forget(name))
         return actions
 
     def _move_on(self, now: float) -> list[Action]:
@@ -424,33 +459,18 @@ class Scheduler:
         """When a job's time is over: in the queue, or in all."""
         if ticket.ended or ticket.aborted:
             return None
-        total = ticket.submitted_at + self._rules.request_timeout_s
+        total = ticket.submitted_at + ticket.timeout_s
         if not ticket.queued or self._models[ticket.model].claimed_at is not None:
             return total
-        return min(total, ticket.waiting_since + self._rules.swaps.max_wait_s)
+        return min(total, ticket.waiting_since + ticket.max_wait_s)
 
     def _unclaim(self, model: ModelRecord, now: float) -> None:
         model.unclaim(now)
         for ticket in model.waiting:
             self._deadlines.add(ticket)
 
-    def _wait_s(self, model: ModelRecord, n_before: int, now: float) -> float:
-        """Seconds until a job behind so many others of its model may begin, by measured drains and loads."""
-        wait_s = model.drain_s(n_before + len(model.running))
-        if model.state is ModelState.READY:
-            return wait_s
-        measured = [m.load_s for m in self._models.values() if m.load_s is not None]
-        typical_s = sum(measured) / len(measured) if measured else 0.0
-        load_s = typical_s if model.load_s is None else model.load_s
-        if model.state is ModelState.LOADING:
-            return wait_s + max(0.0, load_s - (now - model.loading_since))
-        leaving = [m for m in self._models.values() if m.state is ModelState.DRAINING]
-        drain_s = max((m.drain_s(len(m.running)) for m in leaving), default=0.0)
-        before = sum(1 for m in self._models.values() if m is not model and m.may_load(now))
-        return wait_s + drain_s + load_s + before * typical_s
-
     def _retry_after_s(self, model: ModelRecord, now: float) -> float:
-        return whole_seconds(self._wait_s(model, model.n_waiting, now))
+        return whole_seconds(wait_s(self._models.values(), model, model.n_waiting, now))
 
     # Ends
 

@@ -64,7 +64,7 @@ class Swaps:
     ) -> None:
         self._models = models
         self._budget = budget
-        self._rules = rules
+        self.rules = rules
         self._unclaim = unclaim
         self._claims: dict[str, frozenset[str]] = {}
         self._typical_load_s = 0.0
@@ -94,6 +94,11 @@ class Swaps:
             for victim in (self._models[v] for v in victims):
                 if victim.state is ModelState.DRAINING and victim.leaving == "room":
                     victim.state, victim.leaving = ModelState.READY, None
+
+    def forget(self, name: str) -> None:
+        """The model is no more: nothing is claimed for it, and it makes room for nothing."""
+        self._claims.pop(name, None)
+        self._claims = {wanted: victims - {name} for wanted, victims in self._claims.items()}
 
     def make_air(self, model: ModelRecord, now: float) -> list[Action]:
         """Let the idle model that is missed least leave, although the budget says there is room; empty without one."""
@@ -134,7 +139,7 @@ class Swaps:
             if chosen is not None:
                 return self._claim(model, chosen, now)
             first = self.look_at is not None and self._quiet_since is not None
-            if first or self._rules.policy == "fifo" or self._pressing(model, model.oldest_wait_s(now)):
+            if first or self.rules.policy == "fifo" or self._pressing(model, model.oldest_wait_s(now)):
                 return []  # none overtakes: the moment of this one comes
         return []
 
@@ -151,7 +156,7 @@ class Swaps:
 
     def _in_order(self, waiting: Iterable[ModelRecord], now: float) -> list[ModelRecord]:
         def key(model: ModelRecord) -> tuple[float, ...]:
-            if self._rules.policy == "fifo":
+            if self.rules.policy == "fifo":
                 return (min((ticket.order for ticket in model.waiting), default=0),)
             age_s = model.oldest_wait_s(now)
             pressing = self._pressing(model, age_s)
@@ -162,7 +167,7 @@ class Swaps:
     def _pressing(self, model: ModelRecord, age_s: float) -> bool:
         """It has waited so long that age alone counts."""
         load_s = self._typical_load_s if model.load_s is None else model.load_s
-        return age_s >= min(self._rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
+        return age_s >= min(self.rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
 
     def _need(self, model: ModelRecord) -> Amount | Refused:
         return self._budget.need(model.name, smaller_by=model.smaller_by)
@@ -180,7 +185,7 @@ class Swaps:
     def _victims(self, model: ModelRecord, needed: Amount, n_waiting: int, now: float) -> list[Candidate] | None:
         """The cheapest set that may leave now; None when it is too early for any, or never enough."""
         others = self._evictable()
-        if self._rules.policy == "fifo":
+        if self.rules.policy == "fifo":
             return self._least_recently_used(others, needed)
         idle = [other for other in others if other.idle]
         rivals = n_waiting / self._places(model, others)
@@ -209,7 +214,7 @@ class Swaps:
         """When a resident's turn is over, seen from a waiting model, one of so many `rivals` for one place."""
         load_s = resident.load_s or 0.0
         turn_loads = max((_ROUND_LOADS - 1) / max(rivals, 1.0) - 1, _LEAST_TURN_LOADS)
-        turn_s = min(self._rules.min_residency_s, load_s * turn_loads)
+        turn_s = min(self.rules.min_residency_s, load_s * turn_loads)
         turn_over = resident.ready_at + turn_s
         if resident.idle:
             if self._quiet_since is None:
@@ -219,7 +224,7 @@ class Swaps:
         if model.top_priority() > resident.top_priority():
             return since
         if model.top_priority() < resident.top_priority():
-            return max(turn_over, since + self._rules.max_wait_s / 2)
+            return max(turn_over, since + self.rules.max_wait_s / 2)
         return max(turn_over, since + turn_s / 2)
 
     def _all_idle_since(self) -> float | None:
@@ -265,7 +270,7 @@ class Swaps:
 
     def _relieve(self, now: float) -> list[Action]:
         """Let idle models leave until what is held is inside the budgets, as far as they go."""
-        if not self._rules.relieve or not self._budget.exceeded:
+        if not self.rules.relieve or not self._budget.exceeded:
             return []
         coming = self._held(m for m in self._models.values() if m.state in _LEAVING)
         needed = self._budget.over - coming

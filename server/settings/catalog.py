@@ -1,4 +1,4 @@
-"""Which models there are: names and aliases to resolved files, fixed at start.
+"""Which models there are: names and aliases to resolved files, as the configuration has them now.
 
 Lookups are dict lookups; a name from a client never reaches the file system. A model whose files are missing or broken
 stops no other: it is there, and a request for it is answered with the sentence that says why. Once its files are in
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.registry import BACKENDS
 from server.settings.builtin import BUILT_IN, built_in_path, why_missing
+from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import ModelConfig
 from server.settings.references import Located, LocateError, locate
 
@@ -36,14 +37,15 @@ class CatalogError(Exception):
 
 @dataclass
 class CatalogEntry:
-    """One servable model; only its `files` change, when they come or move after the start."""
+    """One servable model. Its `files` change when they come or move, all of it when the configuration does."""
 
     name: str
     config: ModelConfig
     files: Located
     """Where they are; where they would be, if missing."""
     missing: str | None = None
-    """Why the files could not be used at start; None when they could."""
+    """Why the files could not be used at first; None when they could."""
+    _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -67,18 +69,41 @@ class CatalogEntry:
 
     def still_missing(self) -> str | None:
         """Why its files cannot be used now; None when they can, wherever they are by now. Blocks on the disk."""
+        config = self.config
         if self.missing is None and self.path.exists():
             return None
         try:
-            located = locate(self.config.path)
+            located = locate(config.path)
         except LocateError as problem:
             return str(problem)
-        if (refused := self.config.of_other_backend(located.backend)) is not None:
+        if (refused := config.of_other_backend(located.backend)) is not None:
             return _not_of(*refused, located.path, BACKENDS[located.backend])
-        if self.config.backend not in ("auto", located.backend):
-            return _another_backend(self.config.backend, located)
-        self.files = located
+        if config.backend not in ("auto", located.backend):
+            return _another_backend(config.backend, located)
+        with self._changing:
+            if config is self.config:  # else what was found is of another configuration
+                self.files = located
         return None
+
+    def become(self, other: CatalogEntry) -> None:
+        """Be configured as the other one. Files that were there and are not found any more stay what they were."""
+        with self._changing:
+            if other.missing is None or self.missing is not None or self.config.path != other.config.path:
+                self.files, self.missing = other.files, other.missing
+            self.config = other.config
+
+
+@dataclass
+class CatalogChange:
+    """What became of the models when the configuration changed."""
+
+    added: list[CatalogEntry] = field(default_factory=list)
+    changed: list[CatalogEntry] = field(default_factory=list)
+    removed: list[CatalogEntry] = field(default_factory=list)
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    """What of a changed model is other than before."""
+    reloads: set[str] = field(default_factory=set)
+    """Changed models that have to be loaded anew."""
 
 
 class Catalog:
@@ -90,14 +115,39 @@ class Catalog:
         self.remarks = [why_missing(name) for name in BUILT_IN if built_in and name not in built_in]
         """What an operator should know of the models that are served because none is configured."""
         models = settings.models or _built_in(settings, built_in or [*BUILT_IN])
-        self._entries = {name: _entry(model) for name, model in models.items()}
-        aliases = {alias: entry for entry in self._entries.values() for alias in entry.aliases}
-        self._by_name = {**aliases, **self._entries}
+        self._hold({name: _entry(model) for name, model in models.items()})
         if absent := [name for name in settings.scheduler.preload if name not in self._by_name]:
             known = ", ".join(self._entries)
             raise CatalogError(
                 f"scheduler.preload names '{absent[0]}', which is no model. hint: the models are {known}"
             )
+
+    def become(self, other: Catalog) -> CatalogChange:
+        """Have the other's models. Those that stay are the same objects, which tell what they are now."""
+        change, before = CatalogChange(), self._entries
+        change.removed = [entry for name, entry in before.items() if name not in other._entries]
+        held: dict[str, CatalogEntry] = {}
+        for name, after in other._entries.items():
+            entry = held[name] = before.get(name, after)
+            if entry is after:
+                change.added.append(entry)
+                continue
+            keys = differing_keys(entry.config, after.config)
+            elsewhere = after.missing is None and after.path != entry.path
+            entry.become(after)
+            if keys or elsewhere:
+                change.changed.append(entry)
+                change.keys[name] = keys or ["path"]
+                if elsewhere or not AT_ONCE.issuperset(keys):
+                    change.reloads.add(name)
+        self._hold(held)
+        self.remarks = other.remarks
+        return change
+
+    def _hold(self, entries: dict[str, CatalogEntry]) -> None:
+        self._entries = entries
+        aliases = {alias: entry for entry in entries.values() for alias in entry.aliases}
+        self._by_name = {**aliases, **entries}
 
     @property
     def entries(self) -> list[CatalogEntry]:

@@ -103,6 +103,7 @@ GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
+SystemText = Annotated[str, Field(max_length=100_000)]
 Keys = Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)]
 
 
@@ -131,6 +132,8 @@ class ServerSection(Section):
     """Bind an address that others can reach although there is no key."""
     models_dirs: StrList = []
     """Folders whose models are served too, from where they lie: GGUF files, model folders, or an Ollama store."""
+    watch: bool = False
+    """Look at the configuration file, the key file and `models_dirs` again and again, and take over what changes."""
     cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(comma_list)] = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
     max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64
@@ -209,6 +212,8 @@ class DefaultsSection(Section):
     """The longest a running stream should wait for its next token while prompts are computed."""
     json_whitespace: JsonWhitespace = "pretty"
     """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
+    system: SystemText | None = None
+    """The system message of conversations that have none; a model's own wins, and `""` is none."""
 
 
 class SamplingTable(Section):
@@ -281,6 +286,8 @@ class ModelConfig(_BackendOptions, Section):
     """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
     sampling: SamplingTable | None = None
     """How tokens are chosen where a request does not say; wins over what the model's files say."""
+    system: SystemText | None = None
+    """The system message of conversations that have none."""
     pinned: bool = False
     """Once loaded it stays, whatever its keep-alive says."""
     priority: Annotated[int, Field(ge=-1000, le=1000), NO_BOOL] = 0
@@ -389,6 +396,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def open_listener(settings: Settings) -> str | None:
+    """Why anyone on the network could use the server, as a sentence; None where that is not so."""
+    hint = "hint: --api-key-file FILE, or --allow-public if everyone may use it"
+    if public_without_key(settings):
+        return f"server.host = '{settings.server.host}' is open to the network and there is no key. {hint}"
+    if (host := foreign_host_without_key(settings)) is not None:
+        why = "a web page could call the server by that name"
+        return f"server.allowed_hosts names {host}, and there is no key: {why}. {hint}"
+    return None
 
 
 def public_without_key(settings: Settings) -> bool:

@@ -54,6 +54,11 @@ class Discovery:
     models: list[Discovered] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of all that was found."""
+        return [*self.problems, *(remark for model in self.models for remark in model.remarks)]
+
 
 def usual_places() -> list[str]:
     """Where Ollama and LM Studio keep models, as far as they are there."""

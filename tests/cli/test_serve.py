@@ -268,7 +268,7 @@ def test_the_log_can_be_json(tmp_path):
     assert any(line["event"] == "ready" and line["url"] == server.url for line in lines)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_lets_a_running_stream_finish(tmp_path, number):
     with serving(tmp_path, models={"demo": "demo"}, env=FAKE) as server:
         stream = _stream(server, "!slow 20 40")
@@ -282,9 +282,7 @@ def test_a_signal_lets_a_running_stream_finish(tmp_path, number):
         assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 0), (signal.SIGQUIT, 0)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGQUIT, 0)])
 @pytest.mark.parametrize("module", ["typer", "uvicorn", "server.pool.pool"])
 def test_a_signal_while_it_starts_ends_it_without_a_traceback(environment, tmp_path, number, code, module):
     program = (

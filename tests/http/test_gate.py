@@ -9,6 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from server.door.gate import Gate
+from server.door.rules import DoorRules
 from server.settings.config import Settings
 
 SCOPE = {
@@ -30,7 +31,8 @@ async def run(app, scope=None, **settings) -> list[dict]:
     async def send(message: dict) -> None:
         sent.append(message)
 
-    gate = Gate(app, settings=Settings.model_validate({"server": settings}), draining=lambda: False)
+    rules = DoorRules(Settings.model_validate({"server": settings}).server)
+    gate = Gate(app, rules=rules, draining=lambda: False)
     await gate({**SCOPE, **(scope or {})}, receive, send)
     return sent
 

@@ -1,0 +1,130 @@
+"""Another configuration for a running server: read, checked, taken over as a whole or not at all, and told.
+
+Owns what the running settings are. What is wrong leaves everything as it is. For the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from backends.backend import HeaderError
+from server.memory.files import FileReader
+from server.settings.catalog import Catalog, CatalogError
+from server.settings.changes import taken_over
+from server.settings.config import open_listener
+from server.settings.config_source import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from server.door.rules import DoorRules
+    from server.pool.pool import Pool
+    from server.settings.config import Settings
+
+_READ_WITHIN_S: Final = 60.0
+"""For the file, and a look for every model's files."""
+
+
+class ReloadError(Exception):
+    """A configuration that is not taken over; the text says why, and the server goes on with the one it has."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A configuration as it was read, and what is to be said of it."""
+
+    settings: Settings
+    notes: list[str] = field(default_factory=list)
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload has changed: the answer of `POST /v1/config/reload`."""
+
+    object: str = "config.reload"
+    added: list[str]
+    changed: dict[str, list[str]]
+    """Models that are configured otherwise, with the keys that are."""
+    reloading: list[str]
+    """Those of them that are loaded anew once what they run has ended; the others are as configured already."""
+    removed: list[str]
+    """They serve what they have accepted, and leave."""
+    settings: list[str]
+    """Other keys that have changed, by section."""
+    restart: list[str]
+    """Keys that were changed and hold from the next start on."""
+    missing: dict[str, str]
+    """Models whose files are not there, and why."""
+    notes: list[str]
+
+
+class Reloader:
+    """See the module's text. `read` blocks on the disk and raises ConfigError or CatalogError."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], Reading],
+        *,
+        catalog: Catalog,
+        pool: Pool,
+        door: DoorRules,
+        adopt: Callable[[Settings], None],
+    ) -> None:
+        self.settings = settings
+        """Those that are in effect."""
+        self._read = read
+        self._catalog = catalog
+        self._pool = pool
+        self._door = door
+        self._adopt = adopt
+        self._turn = asyncio.Lock()
+        self._reader = FileReader(within_s=_READ_WITHIN_S)
+
+    async def reload(self, asked_by: str) -> Reloaded:
+        """Take the configuration over as it is now; one after the other. Raises ReloadError."""
+        async with self._turn:
+            try:
+                if self._pool.draining:
+                    raise ReloadError("the server is shutting down")
+                reading, wanted = await self._reader.read("configuration", self._wanted)
+                return self._take(reading, wanted, asked_by)
+            except (ConfigError, CatalogError, HeaderError, ReloadError) as problem:
+                self._pool.tell("config_refused", by=asked_by, reason=str(problem))
+                raise ReloadError(str(problem)) from None
+
+    def _wanted(self) -> tuple[Reading, Catalog]:
+        """On a thread: the configuration and the models it names."""
+        reading = self._read()
+        return reading, Catalog(reading.settings)
+
+    def _take(self, reading: Reading, wanted: Catalog, asked_by: str) -> Reloaded:
+        """All at once: no request sees a half of it."""
+        settings, applied, restart = taken_over(self.settings, reading.settings)
+        if (why := open_listener(settings)) is not None:
+            raise ReloadError(why)
+        change = self._catalog.become(wanted)
+        self.settings = settings
+        self._door.change(settings.server)
+        for name in ("onecard", "server", "backends"):
+            logging.getLogger(name).setLevel(settings.logging.level.upper())
+        self._adopt(settings)
+        self._pool.change(change, settings)
+        told = Reloaded(
+            added=[entry.name for entry in change.added],
+            changed=change.keys,
+            reloading=sorted(change.reloads),
+            removed=[entry.name for entry in change.removed],
+            settings=applied,
+            restart=restart,
+            missing={entry.name: entry.missing for entry in self._catalog.entries if entry.missing is not None},
+            notes=reading.notes,
+        )
+        lists = {name: getattr(told, name) for name in ("added", "changed", "removed", "settings", "restart")}
+        figures = {name: ",".join(names) for name, names in lists.items() if names}
+        self._pool.tell("config_reloaded", by=asked_by, **figures)
+        return told
