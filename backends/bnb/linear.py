@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers.pytorch_utils import Conv1D
+
+from backends.bnb.library import Linear4bit, Linear8bitLt
 
 _LEVELS: Final = 127.0
 

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read when the libraries are imported
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a package that we do without
 
-import accelerate  # noqa: E402, F401 - here and the next: transformers imports them while it loads, a template before
-import bitsandbytes  # noqa: E402, F401
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers.models.llama.modeling_llama  # noqa: E402 - imports what most architectures import
-import transformers.quantizers.auto  # noqa: E402, F401
-from transformers import AutoTokenizer, conversion_mapping  # noqa: E402
+import accelerate  # noqa: F401 - transformers imports it while it loads, a template before
+import numpy as np
+import torch
+import transformers.models.llama.modeling_llama
+import transformers.quantizers.auto  # noqa: F401
+from transformers import AutoTokenizer, conversion_mapping
 
-from backends.backend import HeaderError  # noqa: E402
-from backends.bnb import arithmetic, folder, linear, shortage, tokenizer_file  # noqa: E402
-from backends.bnb.attention import Survey, UnsupportedAttentionError  # noqa: E402
-from backends.bnb.context import BnbContext  # noqa: E402
-from backends.bnb.encoding import Source, load_encoder  # noqa: E402
-from backends.bnb.header import read  # noqa: E402
-from backends.bnb.kv import KvCache, LayerShape  # noqa: E402
-from backends.bnb.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes  # noqa: E402
-from backends.bnb.runner import Runner  # noqa: E402
-from backends.bnb.vocabulary import Vocabulary  # noqa: E402
-from backends.bnb.weights import Order, load_model, pin_positions  # noqa: E402
-from backends.engine import LoadError  # noqa: E402
-from backends.generation.batching import Batcher  # noqa: E402
-from backends.generation.engine import GeneratingEngine  # noqa: E402
-from backends.generation.readiness import describe, making_guides, open_store  # noqa: E402
-from backends.generation.tokenizer import Tokenizer  # noqa: E402
-from backends.machine import card  # noqa: E402
-from backends.machine.crash_reason import in_words  # noqa: E402
-from backends.messages import GeneratorPlan, Layers  # noqa: E402
-from backends.plan import BATCH_TOKENS  # noqa: E402
+from backends.backend import HeaderError
+from backends.bnb import arithmetic, folder, linear, shortage, tokenizer_file
+from backends.bnb.attention import Survey, UnsupportedAttentionError
+from backends.bnb.context import BnbContext
+from backends.bnb.encoding import Source, load_encoder
+from backends.bnb.header import read
+from backends.bnb.kv import KvCache, LayerShape
+from backends.bnb.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
+from backends.bnb.runner import Runner
+from backends.bnb.vocabulary import Vocabulary
+from backends.bnb.weights import Order, load_model, pin_positions
+from backends.engine import LoadError
+from backends.generation.batching import Batcher
+from backends.generation.engine import GeneratingEngine
+from backends.generation.readiness import describe, making_guides, open_store
+from backends.generation.tokenizer import Tokenizer
+from backends.machine import card
+from backends.machine.crash_reason import in_words
+from backends.messages import GeneratorPlan, Layers
+from backends.plan import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import transformers
-from bitsandbytes.nn import Linear8bitLt
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as library_logging
@@ -19,6 +18,7 @@ from transformers.utils import logging as library_logging
 from backends.backend import HeaderError
 from backends.bnb import attention, shortage
 from backends.bnb.header import places, read
+from backends.bnb.library import Linear8bitLt
 from backends.bnb.stored import EMBEDDINGS, HEADS, find, has_own_head, unused_within
 from backends.engine import LoadError
 from backends.files import model_files
