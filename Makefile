@@ -5,6 +5,8 @@ BIN := .venv/bin
 ARGS ?=
 # Options for pytest, for example PYTEST="-k config".
 PYTEST ?=
+# The tests start hundreds of processes: compiled once, each is there half a second sooner.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install serve quick fix docs test test-gpu gpu-bundle check clients bench trace demo deps-serve deps-install deps-test
 help:
@@ -33,8 +35,8 @@ serve: deps-serve
 # Two runs, so that what needs no engine is told first. A file's tests stay in one process and share its servers.
 # pytest's exit code 5 means that nothing was selected, which PYTEST="-k ..." may well do to one of the runs.
 test: deps-test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine and not gpu" $(PYTEST); pure=$$?; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "engine and not gpu" $(PYTEST); engine=$$?; \
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not gpu" $(PYTEST); pure=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "engine and not gpu" $(PYTEST); engine=$$?; \
 	if [ $$pure -eq 5 ] && [ $$engine -eq 5 ]; then echo "no test was selected"; exit 5; fi; \
 	if [ $$pure -ne 0 ] && [ $$pure -ne 5 ]; then echo "tests without an engine: exit $$pure"; exit $$pure; fi; \
 	if [ $$engine -ne 0 ] && [ $$engine -ne 5 ]; then echo "tests with an engine: exit $$engine"; exit $$engine; fi

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import demo
-from tests import exceptions
+from tests import exceptions, selection
 from tests.models import canary_kv, canary_p
 
 BACKENDS = ("gguf", "bnb")
@@ -25,15 +25,25 @@ def full_counts(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--full-counts"))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that has nothing to run."""
+    is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    if is_test and selection.holds_none(collection_path.read_text(), str(config.option.markexpr)):
+        return True
+    return None
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what `exceptions` lists."""
+    """Begin with the longest files, and leave out what `exceptions` lists."""
+    items.sort(key=lambda item: selection.place(item.nodeid.partition("::")[0]))
     for item in items:
         given = (
             item.callspec.params.get("backend")
             if isinstance(item, pytest.Function) and hasattr(item, "callspec")
             else None
         )
-        if given and (reason := exceptions.reason_of(item.nodeid, given)):
+        if given and (reason := exceptions.reason_of(item.nodeid, str(given))):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

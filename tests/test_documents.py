@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from server.cli.app import app
+from tests.present import present
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = {"api.md", "configuration.md", "map.md", "metrics.md"}
@@ -102,7 +104,7 @@ def test_the_ten_changes_name_files_that_have_what_they_say():
 
 
 def test_every_target_of_make_that_a_document_names_is_there():
-    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    targets = set(present(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))[1].split())
     named = {
         word for document in DOCUMENTS for code in code_of(document) for word in re.findall(r"^make ([\w-]+)", code)
     }
@@ -110,12 +112,17 @@ def test_every_target_of_make_that_a_document_names_is_there():
     assert named <= targets
 
 
+def commands_of(application: typer.Typer) -> dict[str, Any]:
+    group: Any = typer.main.get_command(application)
+    return group.commands
+
+
 def options_of(command) -> set[str]:
     return {spelling for parameter in command.params for spelling in [*parameter.opts, *parameter.secondary_opts]}
 
 
 def test_every_command_and_flag_that_a_document_shows_is_there():
-    commands = typer.main.get_command(app).commands
+    commands = commands_of(app)
     shown, wrong = 0, set()
     for document in DOCUMENTS:
         for code in code_of(document):
@@ -136,7 +143,7 @@ def test_every_command_and_flag_that_a_document_shows_is_there():
 
 
 def test_every_flag_that_a_document_names_alone_is_one_of_a_command():
-    commands = typer.main.get_command(app).commands.values()
+    commands = commands_of(app).values()
     there = set().union(
         *(options_of(one) for command in commands for one in getattr(command, "commands", {"": command}).values())
     )
@@ -148,7 +155,7 @@ def test_every_flag_that_a_document_names_alone_is_one_of_a_command():
 
 def test_the_flags_of_quantize_are_those_of_its_page():
     page = {flag for code in code_of(ROOT / "docs/quantize.md") for flag in re.findall(r"(?<![\w-])--[a-z-]+", code)}
-    assert page <= options_of(typer.main.get_command(app).commands["quantize"])
+    assert page <= options_of(commands_of(app)["quantize"])
 
 
 @pytest.mark.engine

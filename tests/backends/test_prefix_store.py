@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -45,7 +46,7 @@ class Kept:
         )
 
     def put(
-        self, seed: int, *, cost_us: float = 100.0, now_s: float = 0.0, domain: str = "", **more: bool
+        self, seed: int, *, cost_us: float = 100.0, now_s: float = 0.0, domain: str = "", **more: Any
     ) -> EntryFile | None:
         def fill(target: np.ndarray) -> bool:
             target[:] = state(seed)

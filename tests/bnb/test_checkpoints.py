@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def _job(tokens: list[int], **fields: object) -> Generate:
 
 
 def _prepared(engine: Engine, job: Generate) -> object:
-    prepared = engine.prepare(job)
+    prepared: Any = engine.prepare(job)
     assert not isinstance(prepared, list)
     return replace(prepared, borders=(HEAD, *prepared.borders))
 
@@ -75,7 +76,7 @@ def _said(outcome: Outcome) -> list[str]:
 def ask(engine: Engine, tokens: list[int], **fields: object) -> tuple[list[str], int]:
     """The tokens and log-probabilities of an answer as texts, and how many tokens of the prompt were there."""
     job, outcome = _job(tokens, **fields), Outcome()
-    engine.add(_prepared(engine, job))  # type: ignore[arg-type]
+    engine.add(_prepared(engine, job))
     step_until_idle(engine, {job.id: outcome})
     return _said(outcome), outcome.finished.cached_tokens
 
@@ -96,12 +97,12 @@ def test_who_comes_while_another_runs_begins_at_its_checkpoint(engine: Engine) -
     first, second = head + prompt(5, N_PROMPT - HEAD), head + prompt(6, 100)
     cold = [ask(engine, tokens, cache_prompt=False)[0] for tokens in (first, second)]
     running, job = Outcome(), _job(first)
-    engine.add(_prepared(engine, job))  # type: ignore[arg-type]
+    engine.add(_prepared(engine, job))
     while not running.deltas():
         running.events += engine.step().events
 
     late, outcome = _job(second), Outcome()
-    engine.add(_prepared(engine, late))  # type: ignore[arg-type]
+    engine.add(_prepared(engine, late))
     step_until_idle(engine, {job.id: running, late.id: outcome})
 
     assert [_said(one) for one in (running, outcome)] == cold

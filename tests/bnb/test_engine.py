@@ -16,6 +16,7 @@ from backends.messages import ChatPrompt, Generate, Sampling, Store, TextPrompt
 from demo import evaluate
 from tests.gguf.driver import Outcome, run, text_job
 from tests.models import canary_p
+from tests.present import present
 from tests.quantize.conftest import make
 from tests.specs import spec_of
 
@@ -54,7 +55,7 @@ def test_a_folder_says_what_its_gguf_says(tmp_path: Path, kind: str) -> None:
     file.close()
 
     off = [
-        abs(one.logprob - other.logprob)
+        abs(present(one.logprob) - present(other.logprob))
         for mine, its in zip(ours, theirs, strict=True)
         for one, other in zip(mine.logprobs()[0].top, its.logprobs()[0].top, strict=True)
     ]

@@ -18,6 +18,7 @@ from server.bench.picture import as_svg
 from server.bench.report import Report, with_baseline
 from tests.e2e.server import serving
 from tests.embeddings import models
+from tests.present import present
 
 SVG = "{http://www.w3.org/2000/svg}"
 REAL = {"ONECARD_TEST_ENGINE": ""}
@@ -119,7 +120,7 @@ def test_a_baseline_that_fails_says_why(tmp_path):
     broken.write_bytes(GGUF_PATH.read_bytes()[:4000])
     found = baseline.measure(baseline.loop_of("gguf"), broken, "gguf", Workload(n_generate=4), streams=[1], rounds=1)
     assert found.tokens_per_s == {}
-    assert "cannot load this file" in found.missing
+    assert "cannot load this file" in present(found.missing)
 
 
 def test_rates_stand_beside_the_rows_they_belong_to():

@@ -14,6 +14,7 @@ from server.memory.gpu import Probes, built_for_cuda, probe, unused_warnings
 from server.pool.status import HostStatus, MemoryStatus
 from tests.cli.conftest import FAKE, Onecard
 from tests.e2e.server import serving
+from tests.present import present
 
 PLAIN = Probes(asked="auto", device="cpu", card=False, hidden=False, llama=False, torch=False)
 DRIVER = "the NVIDIA driver cannot be asked (NVMLError_LibRmVersionMismatch)"
@@ -83,7 +84,7 @@ def test_a_file_that_is_no_model_has_no_request_to_copy(environment, tmp_path):
     (tmp_path / "junk.gguf").write_bytes(b"no model at all" * 10)
     with serving(tmp_path, models={"x": tmp_path / "junk.gguf"}, flags=("--budget", "1GiB"), env=FAKE) as server:
         server.stop()
-        text = server.process.stdout.read()
+        text = present(server.process.stdout).read()
     assert "warning: x: " in text
     assert "not GGUF" in text
     assert "curl" not in text
@@ -93,7 +94,7 @@ def test_a_file_that_is_no_model_has_no_request_to_copy(environment, tmp_path):
 def test_with_a_json_log_everything_is_json(tmp_path, onecard: Onecard):
     with serving(tmp_path, models={"demo": "demo"}, flags=("--log-format", "json"), env=FAKE) as server:
         server.stop()
-        assert server.process.stdout.read() == "", "the greeting is one line"
+        assert present(server.process.stdout).read() == "", "the greeting is one line"
         assert all(json.loads(line)["event"] for line in server.log.read_text().splitlines())
     answered = onecard("run", "demo", "hello", env={"ONECARD_LOGGING__FORMAT": "json"})
     assert (answered.returncode, answered.stdout) == (0, "echo: hello\n")

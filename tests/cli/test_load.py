@@ -11,6 +11,7 @@ import pytest
 from server.cli.ps import bars, held_bytes, marks_of
 from tests.cli.conftest import FAKE
 from tests.e2e.server import serving
+from tests.present import present
 
 MIB = 2**20
 
@@ -53,20 +54,21 @@ def test_ps_watch_shows_page_after_page_until_interrupted(server, environment, t
     process = subprocess.Popen(
         command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    stdout, stderr = present(process.stdout), present(process.stderr)
     try:
         heads = 0
         while heads < 3:
-            line = process.stdout.readline()
-            assert line, process.stderr.read()
+            line = stdout.readline()
+            assert line, stderr.read()
             heads += line.startswith("NAME")
         os.kill(process.pid, signal.SIGINT)
-        process.stdout.read()
-        assert process.wait(10) == 0, process.stderr.read()
+        stdout.read()
+        assert process.wait(10) == 0, stderr.read()
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
-        process.stderr.close()
+        stdout.close()
+        stderr.close()
 
 
 def test_watch_and_json_do_not_go_together(onecard):

@@ -19,6 +19,7 @@ import pytest
 from tests.cli.conftest import FAKE, clean_environment
 from tests.e2e.server import Server, serving, until
 from tests.models import broken
+from tests.present import present
 
 BASE: dict[str, Any] = {"scheduler": {"template_process": False}, "memory": {"device": "cpu", "budget": "1GiB"}}
 
@@ -59,7 +60,8 @@ class Live:
         )
 
     def reload(self) -> dict[str, Any]:
-        told: dict[str, Any] = self.server.client().post("/config/reload", body={}, cast_to=object)  # type: ignore[assignment]
+        kind: Any = object
+        told: dict[str, Any] = self.server.client().post("/config/reload", body={}, cast_to=kind)
         return told
 
     def names(self) -> list[str]:
@@ -69,13 +71,13 @@ class Live:
         return next((m for m in self.server.get("/v1/status")["models"] if m["name"] == name), None)
 
     def ask(self, model: str, text: str = "hello", **fields: Any) -> str:
-        messages = [{"role": "user", "content": text}]
+        messages: Any = [{"role": "user", "content": text}]
         answer = self.server.client().chat.completions.create(model=model, messages=messages, **fields)
         return answer.choices[0].message.content or ""
 
     def stream(self, model: str, text: str) -> Iterator[str]:
-        messages = [{"role": "user", "content": text}]
-        chunks = self.server.client().chat.completions.create(model=model, messages=messages, stream=True)
+        messages: Any = [{"role": "user", "content": text}]
+        chunks: Any = self.server.client().chat.completions.create(model=model, messages=messages, stream=True)
         return (chunk.choices[0].delta.content or "" for chunk in chunks)
 
     def told(self, what: str) -> list[dict[str, Any]]:
@@ -141,7 +143,7 @@ def test_what_changes_no_plan_changes_at_once_and_loads_nothing_anew(running: Li
     running.write({"a": config})
     running.reload()
     running.ask("a")
-    pid = running.model("a")["pid"]
+    pid = present(running.model("a"))["pid"]
     other = {"aliases": ["b"], "keep_alive_s": 77, "pinned": True, "priority": 3, "system": "Say yes.", "preload": True}
     running.write({"a": {**config, **other}}, defaults={"json_whitespace": "compact"})
 
@@ -151,7 +153,7 @@ def test_what_changes_no_plan_changes_at_once_and_loads_nothing_anew(running: Li
     assert sorted(told["changed"]["a"]) == sorted([*other, "json_whitespace"])
     assert told["settings"] == ["defaults.json_whitespace"]
     assert running.ask("b") == "echo: hello"
-    line = running.model("a")
+    line = present(running.model("a"))
     assert (line["pid"], line["pinned"], line["keep_alive_s"]) == (pid, True, -1)
     assert running.server.get("/v1/models/b")["system"] == "Say yes."
 

@@ -20,6 +20,7 @@ import pytest
 
 from demo import GGUF_PATH
 from tests.e2e.server import until
+from tests.present import present
 
 
 def test_one_question_is_answered_on_stdout(onecard, server):
@@ -49,9 +50,9 @@ def test_an_open_stdin_that_says_nothing_does_not_hang_it(environment, server, t
     with subprocess.Popen(
         command, env=environment, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout.readline() == b"echo: hello\n"
+        assert present(process.stdout).readline() == b"echo: hello\n"
         assert process.wait(10) == 0
-        assert b"nothing came on stdin" in process.stderr.read()
+        assert b"nothing came on stdin" in present(process.stderr).read()
 
 
 def test_errors_have_their_exit_codes(onecard, server):
@@ -117,12 +118,12 @@ def test_its_own_server_goes_when_it_is_killed(environment, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    assert process.stdout.read(1)
+    assert present(process.stdout).read(1)
     ours = _servers(tmp_path)
     assert ours
     process.kill()
     process.wait()
-    process.stdout.close()
+    present(process.stdout).close()
     until(lambda: not ours & _servers(tmp_path), within_s=40, what="the server ends")
 
 
@@ -174,7 +175,8 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             # The terminal becomes the controlling one, so that Ctrl-C typed there is a signal.
-            preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self._seen = ""

@@ -21,6 +21,7 @@ from server.settings.builtin import BUILT_IN
 from tests.cli.conftest import FAKE, INSTALLED
 from tests.e2e.server import serving, until
 from tests.embeddings.models import minilm, reranker
+from tests.present import present
 
 
 def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path):
@@ -32,12 +33,12 @@ def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    first, *models = [process.stdout.readline() for _ in range(1 + len(INSTALLED))]
-    url = re.fullmatch(r"onecard \S+ serves (http://127.0.0.1:\d+)/v1\n", first)[1]
+    first, *models = [present(process.stdout).readline() for _ in range(1 + len(INSTALLED))]
+    url = present(re.fullmatch(r"onecard \S+ serves (http://127.0.0.1:\d+)/v1\n", first))[1]
     assert [line.split()[:2] for line in models] == [[name, "unloaded"] for name in INSTALLED]
-    notes = list(iter(process.stdout.readline, "\n"))
+    notes = list(iter(present(process.stdout).readline, "\n"))
     assert [note.split()[4] for note in notes] == [name for name in BUILT_IN if name not in INSTALLED]
-    curl, empty, *client = [process.stdout.readline() for _ in range(4)]
+    curl, empty, *client = [present(process.stdout).readline() for _ in range(4)]
     assert (empty, json.dumps({"model": INSTALLED[0]})[1:-1] in curl) == ("\n", True)
     answer = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
     assert "data: [DONE]" in answer.stdout
@@ -47,7 +48,7 @@ def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path
     assert url in snippet
     process.terminate()
     assert process.wait(20) == 0
-    process.stdout.close()
+    present(process.stdout).close()
 
 
 def test_models_that_cannot_be_served_stop_no_other_and_are_named_at_start(environment, tmp_path):
@@ -56,7 +57,7 @@ def test_models_that_cannot_be_served_stop_no_other_and_are_named_at_start(envir
         "[models.broken]\npath = 'broken.gguf'\n[models.gone]\npath = 'gone.gguf'\n[models.good]\npath = 'demo'\n"
     )
     with _started(environment, tmp_path, "--config", "c.toml") as (process, url):
-        lines = [process.stdout.readline() for _ in range(7)]
+        lines = [present(process.stdout).readline() for _ in range(7)]
         assert ["(unusable)" in line for line in lines[:3]] == [True, True, False]
         assert lines[3].startswith("  warning: broken: ")
         assert lines[4] == f"  warning: gone: there is no file or folder {tmp_path}/gone.gguf\n"
@@ -99,9 +100,9 @@ def test_the_request_to_copy_is_one_that_the_model_answers(environment, tmp_path
     ):
         flags = [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
         with _started(environment, tmp_path, *flags) as (process, _):
-            lines = [process.stdout.readline().strip() for _ in range(2 + len(models))]
+            lines = [present(process.stdout).readline().strip() for _ in range(2 + len(models))]
             answers = [subprocess.run(lines[-1], shell=True, capture_output=True, text=True, check=True).stdout]
-            assert process.stdout.readline() == "\n"
+            assert present(process.stdout).readline() == "\n"
             if len(said) == 2:
                 snippet = "\n".join(process.stdout.readline().strip() for _ in range(2))
                 done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True)
@@ -112,7 +113,7 @@ def test_the_request_to_copy_is_one_that_the_model_answers(environment, tmp_path
 
 def test_a_budget_that_no_model_fits_is_said_at_start(environment, tmp_path):
     with _started(environment, tmp_path, "--budget", "8MiB") as (process, _):
-        told = [process.stdout.readline() for _ in range(1 + 2 * len(INSTALLED))][len(INSTALLED) :]
+        told = [present(process.stdout).readline() for _ in range(1 + 2 * len(INSTALLED))][len(INSTALLED) :]
         for name, line in zip(INSTALLED, told[:-1], strict=True):
             assert re.match(rf"  warning: {name}: .*8 MiB usable", line)
         assert told[-1] == "  warning: no model can be served\n"
@@ -129,7 +130,7 @@ def _started(environment, folder, *flags):
         ) as process,
     ):
         try:
-            yield process, re.search(r"http://\S+/v1", process.stdout.readline())[0]
+            yield process, present(re.search(r"http://\S+/v1", present(process.stdout).readline()))[0]
         finally:
             process.terminate()
             assert process.wait(20) == 0
@@ -167,7 +168,7 @@ def test_a_public_address_needs_a_key_or_the_operators_word(onecard, tmp_path):
 def test_localhost_is_both_loopback_addresses(environment, tmp_path):
     with _started(environment, tmp_path, "--host", "localhost") as (process, url):
         port = int(url.removesuffix("/v1").rsplit(":", 1)[1])
-        note = [process.stdout.readline() for _ in range(1 + len(INSTALLED))][-1]
+        note = [present(process.stdout).readline() for _ in range(1 + len(INSTALLED))][-1]
         assert url == f"http://localhost:{port}/v1"
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         if _has_ipv6_loopback():
@@ -182,7 +183,7 @@ def test_where_another_program_has_the_ipv6_loopback_the_other_one_is_served_and
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         with _started(environment, tmp_path, "--host", "localhost", "--port", str(port)) as (process, _):
-            note = [process.stdout.readline() for _ in range(1 + len(INSTALLED))][-1]
+            note = [present(process.stdout).readline() for _ in range(1 + len(INSTALLED))][-1]
             assert note.startswith(f"  warning: another program has [::1]:{port}")
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
 
@@ -223,7 +224,7 @@ def test_a_name_of_the_network_is_answered_with_a_key(tmp_path):
             assert answer.code == 403
             assert "--allowed-host evil.example" in json.loads(answer.read())["error"]["message"]
         assert server.stop() == 0
-        assert "sesame" not in server.process.stdout.read() + server.log.read_text()
+        assert "sesame" not in present(server.process.stdout).read() + server.log.read_text()
 
 
 def test_a_host_that_is_not_ours_is_a_sentence(onecard):
@@ -255,7 +256,7 @@ def test_keys_come_from_a_file_and_stay_out_of_every_output(tmp_path):
         with urllib.request.urlopen(request) as answer:
             assert answer.status == 200
         assert server.stop() == 0
-        assert "sesame" not in server.process.stdout.read() + server.log.read_text()
+        assert "sesame" not in present(server.process.stdout).read() + server.log.read_text()
 
 
 def test_the_log_can_be_json(tmp_path):
@@ -305,7 +306,7 @@ def test_who_asks_by_a_signal_is_told_the_state_in_the_log_and_nohup_is_obeyed(e
             command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True
         ) as process,
     ):
-        assert "serves" in process.stdout.readline()
+        assert "serves" in present(process.stdout).readline()
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             process.send_signal(number)
         until(lambda: log.read_text().count("status model=demo state=unloaded") == 2, within_s=10, what="it is told")
@@ -328,7 +329,7 @@ def test_too_few_files_are_said_at_start(environment, tmp_path):
             stderr=subprocess.STDOUT,
             text=True,
         ) as process:
-            lines = iter(process.stdout.readline, "")
+            lines = iter(present(process.stdout).readline, "")
             assert any(said in line for line in lines)
             if limit > 16:
                 process.terminate()
@@ -374,10 +375,10 @@ def test_it_ends_when_its_stdin_ends_where_asked_to(environment, tmp_path):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    assert "serves" in process.stdout.readline()
-    process.stdin.close()
+    assert "serves" in present(process.stdout).readline()
+    present(process.stdin).close()
     assert process.wait(20) == 0
-    process.stdout.close()
+    present(process.stdout).close()
 
 
 def _stream(server, prompt):
@@ -409,7 +410,7 @@ def test_more_clients_than_files_wait_and_are_all_answered(environment, tmp_path
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
     ):
         try:
-            port = int(process.stdout.readline().removesuffix("/v1\n").rsplit(":", 1)[1])
+            port = int(present(process.stdout).readline().removesuffix("/v1\n").rsplit(":", 1)[1])
             request = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
             idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(80)]
             until(lambda: "connections_wait" in log.read_text(), within_s=20, what="no file is left for a connection")
@@ -441,7 +442,7 @@ def test_a_stream_imports_nothing_when_it_begins():
 def test_as_many_files_as_allowed_may_be_open(environment):
     def limit_of(process: subprocess.Popen) -> int:
         limits = Path(f"/proc/{process.pid}/limits").read_text()
-        return int(re.search(r"Max open files +(\d+)", limits)[1])
+        return int(present(re.search(r"Max open files +(\d+)", limits))[1])
 
     command = [
         "bash",
@@ -455,7 +456,7 @@ def test_as_many_files_as_allowed_may_be_open(environment):
         "--port=0",
     ]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        process.stdout.readline()
+        present(process.stdout).readline()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         assert limit_of(process) == min(hard, 65_536)
         process.terminate()

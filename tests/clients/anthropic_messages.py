@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import anthropic
 from questions import FRANCE, MODEL, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
 
 client = anthropic.Anthropic(base_url=os.environ["ONECARD_URL"], _strict_response_validation=True)
-TOOL = {"name": "get_weather", "description": "Get the weather of a city", "input_schema": PARAMETERS}
-GREEDY = {"model": MODEL, "max_tokens": 200, "extra_body": {"temperature": 0}}
+TOOL: Any = {"name": "get_weather", "description": "Get the weather of a city", "input_schema": PARAMETERS}
+GREEDY: dict[str, Any] = {"model": MODEL, "max_tokens": 200, "extra_body": {"temperature": 0}}
 
 
-def user(text: str) -> list:
+def user(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
-assert client.messages.create(**GREEDY, messages=user(FRANCE)).content[0].text == PARIS
+def said(message: anthropic.types.Message) -> str:
+    (block,) = message.content
+    assert block.type == "text", block
+    return block.text
+
+
+assert said(client.messages.create(**GREEDY, messages=user(FRANCE))) == PARIS
 assert client.messages.count_tokens(model=MODEL, messages=user(FRANCE)).input_tokens > 5
 done("turn")
 
@@ -34,9 +41,9 @@ turns += [
     {"role": "assistant", "content": first.content},
     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": REPORT}]},
 ]
-assert "sunny" in client.messages.create(**GREEDY, messages=turns, tools=[TOOL]).content[0].text
+assert "sunny" in said(client.messages.create(**GREEDY, messages=turns, tools=[TOOL]))
 done("tools")
 
-form = {"format": {"type": "json_schema", "schema": SCHEMA}}
-check(json.loads(client.messages.create(**GREEDY, messages=user(FRANCE), output_config=form).content[0].text))
+form: Any = {"format": {"type": "json_schema", "schema": SCHEMA}}
+check(json.loads(said(client.messages.create(**GREEDY, messages=user(FRANCE), output_config=form))))
 done("schema")

@@ -9,6 +9,7 @@ from demo import GGUF_PATH, HF_PATH
 from server.settings.builtin import BUILT_IN, built_in_path, why_missing
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings
+from tests.present import present
 
 
 def catalog(**paths):
@@ -95,7 +96,7 @@ def test_a_built_in_model_is_meant_even_beside_a_folder_of_that_name(name, tmp_p
 def test_names_and_aliases_resolve_and_nothing_else(gguf, tmp_path):
     settings = Settings.model_validate({"models": {"org/a:q4": {"path": str(gguf), "aliases": ["gpt-4o-mini"]}}})
     found = Catalog(settings)
-    entry = found.resolve("org/a:q4")
+    entry = present(found.resolve("org/a:q4"))
     assert entry is found.resolve("gpt-4o-mini")
     assert (entry.backend, entry.path, entry.size_bytes) == ("gguf", gguf, 4)
     for name in ("", "a", "demo", str(gguf), "../a.gguf", "org/a", "ORG/A:Q4"):
@@ -230,7 +231,7 @@ def test_a_key_that_the_models_backend_has_not_is_refused_by_name(path, key, val
 )
 def test_defaults_and_values_that_ask_nothing_are_for_both_backends(path, own):
     document = {"defaults": {"kv_type": "q8_0", "gpu_layers": 3}, "models": {"a": {"path": str(path), **own}}}
-    assert Catalog(Settings.model_validate(document)).resolve("a").missing is None
+    assert present(Catalog(Settings.model_validate(document)).resolve("a")).missing is None
 
 
 def test_a_file_of_a_folder_leads_to_the_folder():

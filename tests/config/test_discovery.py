@@ -7,6 +7,7 @@ from demo import GGUF_PATH
 from server.settings.catalog import Catalog
 from server.settings.config import Settings
 from server.settings.discovery import discover, usual_places, with_discovered
+from tests.present import present
 
 SIZE = GGUF_PATH.stat().st_size
 
@@ -50,11 +51,11 @@ def test_ollamas_store_is_served_from_where_it_lies(tmp_path, monkeypatch):
     assert "gone:1 is left out: the blob sha256-000000000000 is not there, only a part of it" in told
     assert f"cut:1 is left out: the blob sha256-000000000000 has {SIZE} of {SIZE + 1} bytes" in told
     assert "empty:2 is left out: 2 is not JSON" in told
-    settings = with_discovered(Settings(models={"me/toy:q4": {"path": "demo"}}), found)
+    settings = with_discovered(Settings.model_validate({"models": {"me/toy:q4": {"path": "demo"}}}), found)
     assert settings.models["me/toy:q4"].path == "demo"
     model = settings.models["toy:latest"]
-    assert (model.context, model.sampling.temperature, model.parallel) == (512, 0.5, 2)
-    entry = Catalog(settings).resolve("toy:latest")
+    assert (model.context, present(model.sampling).temperature, model.parallel) == (512, 0.5, 2)
+    entry = present(Catalog(settings).resolve("toy:latest"))
     assert (entry.missing, entry.backend, entry.size_bytes) == (None, "gguf", SIZE)
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     assert str(tmp_path) in usual_places()

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from server.settings.config import Settings, is_loopback, public_without_key
+from server.settings.config import ModelConfig, Settings, is_loopback, public_without_key
 
 
 def test_a_model_inherits_what_it_leaves_out():
@@ -174,5 +174,5 @@ def test_keys_are_not_in_the_repr():
 
 def test_a_pool_smaller_than_one_context_is_refused():
     with pytest.raises(ValidationError, match="less than one context of 4096"):
-        Settings(models={"a": {"path": "a.gguf", "context": 4096, "kv_tokens": 4000}})
-    assert Settings(models={"a": {"path": "a.gguf", "context": 4096, "kv_tokens": 4096}}).models["a"].kv_tokens == 4096
+        ModelConfig(path="a.gguf", context=4096, kv_tokens=4000)
+    assert ModelConfig(path="a.gguf", context=4096, kv_tokens=4096).kv_tokens == 4096

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -20,6 +21,7 @@ from tests.constraints.schemas import REAL
 from tests.formats.recorded import ADD, WEATHER
 from tests.formats.walks import function
 from tests.gguf.driver import Outcome, run
+from tests.present import present
 from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
@@ -51,7 +53,7 @@ DEMO_ADD = {
         },
     },
 }
-TOOLS = [DEMO_WEATHER, DEMO_ADD]
+TOOLS: list[dict[str, Any]] = [DEMO_WEATHER, DEMO_ADD]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,7 @@ def test_everything_at_once(demo: Engine) -> None:
     for index in range(3):
         jsonschema.validate(json.loads(outcome.text(index)), SCHEMAS["flat"])
         assert outcome.reason(index) == "stop"
-    assert any(entry.logprob < -3 for entry in outcome.logprobs())
+    assert any(present(entry.logprob) < -3 for entry in outcome.logprobs())
     assert all(len(entry.top) == 2 for entry in outcome.logprobs())
 
 

@@ -10,10 +10,12 @@ import sys
 import tarfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.deploy.dockerfile import ROOT
+from tests.present import present
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = "llama_cpp_python-9.9"
@@ -21,10 +23,10 @@ NAME = "llama_cpp_python-9.9"
 
 @pytest.fixture
 def bundle(monkeypatch):
-    spec = importlib.util.spec_from_file_location("onecard_bundle", ROOT / "deploy" / "bundle.py")
-    module = importlib.util.module_from_spec(spec)
+    spec = present(importlib.util.spec_from_file_location("onecard_bundle", ROOT / "deploy" / "bundle.py"))
+    module: Any = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "onecard_bundle", module)
-    spec.loader.exec_module(module)
+    present(spec.loader).exec_module(module)
     return module
 
 
@@ -39,7 +41,7 @@ def source(path: Path, files: dict[str, bytes]) -> Path:
 
 def contents(path: Path) -> dict[str, bytes]:
     with tarfile.open(path) as archive:
-        return {m.name.partition("/")[2]: archive.extractfile(m).read() for m in archive if m.isfile()}
+        return {m.name.partition("/")[2]: present(archive.extractfile(m)).read() for m in archive if m.isfile()}
 
 
 def build_script(bundle) -> bytes:

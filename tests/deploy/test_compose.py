@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from server.memory.memory import MOST_AUTO_PREFIX_CACHE
 from server.settings.config import Settings
 from tests.deploy.dockerfile import ROOT, stages
+from tests.present import present
 
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 SERVICE = COMPOSE["services"]["onecard"]
@@ -44,7 +46,8 @@ def test_the_configuration_is_mounted_where_the_image_looks_for_it():
 def test_environment_variables_are_settings():
     for name in [*SERVICE["environment"], *(name for name in IMAGE.environment() if name.startswith("ONECARD_"))]:
         section, key = name.removeprefix("ONECARD_").lower().split("__")
-        assert key in Settings.model_fields[section].annotation.model_fields, name
+        kept: Any = Settings.model_fields[section].annotation
+        assert key in kept.model_fields, name
 
 
 def test_prometheus_scrapes_the_service_with_the_same_key():
@@ -57,7 +60,7 @@ def test_prometheus_scrapes_the_service_with_the_same_key():
 def test_there_is_time_to_drain_before_the_kill():
     drain_s = Settings().server.drain_s
     assert int(SERVICE["stop_grace_period"].removesuffix("s")) >= drain_s + 5
-    assert int(re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[1]) >= drain_s + 5
+    assert int(present(re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE))[1]) >= drain_s + 5
 
 
 def test_cached_prefixes_have_room_in_shared_memory():
@@ -78,7 +81,7 @@ def test_systemd_accepts_the_unit(tmp_path):
 
 
 def test_the_unit_starts_a_command_that_exists():
-    command = re.search(r"^ExecStart=/opt/onecard/bin/onecard (\w+) (--\w+)", UNIT, re.MULTILINE)
+    command = present(re.search(r"^ExecStart=/opt/onecard/bin/onecard (\w+) (--\w+)", UNIT, re.MULTILINE))
     done = subprocess.run(
         [sys.executable, "-m", "server.cli", command[1], "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     )

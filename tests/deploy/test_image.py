@@ -17,6 +17,7 @@ import pytest
 
 from tests.deploy.dockerfile import ROOT, stages
 from tests.e2e.server import _url
+from tests.present import present
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -144,4 +145,4 @@ def test_the_built_image_serves_the_demo_and_its_health_check_passes(container, 
     finally:
         process.terminate()
         assert process.wait(20) == 0
-        process.stdout.close()
+        present(process.stdout).close()

@@ -7,19 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.deploy.dockerfile import ROOT
+from tests.present import present
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """The script as a module of its own, over an empty venv; no card, tool or processor of this machine is seen."""
-    spec = importlib.util.spec_from_file_location("onecard_install", ROOT / "deploy" / "install.py")
-    module = importlib.util.module_from_spec(spec)
+    spec = present(importlib.util.spec_from_file_location("onecard_install", ROOT / "deploy" / "install.py"))
+    module: Any = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "onecard_install", module)
-    spec.loader.exec_module(module)
+    present(spec.loader).exec_module(module)
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     module.VENV, module.PYTHON, module.ROOT = venv, venv / "bin" / "python", tmp_path

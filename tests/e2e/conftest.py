@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
@@ -12,11 +13,25 @@ from tests.e2e.server import Server, serving
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, canary_model: Path) -> Iterator[Server]:
-    models = {"demo": demo_model, "canary": canary_model}
-    flags = ("--parallel", "4", "--context", "2048")
-    with serving(tmp_path_factory.mktemp("e2e"), models=models, flags=flags) as running:
-        yield running
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Path, Path], Server]]:
+    """A server of each backend, started when first asked for: files take turns with backends."""
+    running: dict[str, Server] = {}
+    with contextlib.ExitStack() as stack:
+
+        def server_of(backend: str, demo_model: Path, canary_model: Path) -> Server:
+            if backend not in running:
+                models = {"demo": demo_model, "canary": canary_model}
+                flags = ("--parallel", "4", "--context", "2048")
+                folder = tmp_path_factory.mktemp("e2e")
+                running[backend] = stack.enter_context(serving(folder, models=models, flags=flags))
+            return running[backend]
+
+        yield server_of
+
+
+@pytest.fixture(scope="session")
+def server(servers: Callable[[str, Path, Path], Server], backend: str, demo_model: Path, canary_model: Path) -> Server:
+    return servers(backend, demo_model, canary_model)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_reasoning_comes_first_and_apart_and_is_counted(client: openai.OpenAI) -
     whole = client.chat.completions.create(**fields)
     chunks = list(client.chat.completions.create(**fields, stream=True))
 
-    thought = whole.choices[0].message.model_extra["reasoning_content"]  # type: ignore[index]
+    thought = whole.choices[0].message.model_extra["reasoning_content"]
     deltas = [chunk.choices[0].delta for chunk in chunks]
     streamed = "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas)
     assert "Paris" in thought

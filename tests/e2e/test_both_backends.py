@@ -22,7 +22,7 @@ FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models = {"a": "demo", "b": Path(demo.HF_PATH)}
+    models: dict[str, Path | str] = {"a": "demo", "b": Path(demo.HF_PATH)}
     flags = ("--parallel", "4", "--context", "1024", "--budget", "385MiB")
     with serving(tmp_path_factory.mktemp("both"), models=models, flags=flags) as running:
         yield running

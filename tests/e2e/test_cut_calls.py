@@ -36,7 +36,8 @@ def streamed_chat(client: openai.OpenAI, **fields: Any) -> tuple[str, list[tuple
     stream = client.chat.completions.create(
         model="demo", messages=PARIS, tools=TOOLS, temperature=0, stream=True, **fields
     )
-    text, calls, end = "", {}, ""
+    text, end = "", ""
+    calls: dict[int, tuple[str, str]] = {}
     for chunk in stream:
         (choice,) = chunk.choices
         text += choice.delta.content or ""

@@ -13,7 +13,7 @@ from tests.models import canary_p
 
 pytestmark = pytest.mark.engine
 
-CHUNKS = [
+CHUNKS: list[dict[str, Any]] = [
     {"text": f"def f{i}():\n    return {i}\n", "time": 1_700_000_000 + i, "filename": f"{i}.py"} for i in range(3)
 ]
 PREFIX, LINE, SUFFIX = "import os\n\ndef main():\n", "    path = ", "\n    return path\n"

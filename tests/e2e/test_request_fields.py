@@ -177,7 +177,8 @@ def test_a_seed_repeats_what_was_drawn(server: Server, path: str, name: str) -> 
 def test_a_stop_string_ends_the_text_before_it(server: Server, path: str, name: str) -> None:
     first = PATHS[path].first
 
-    assert PATHS[path].text(ask(server, path, temperature=0, **{name: ["never", first[5:8]]})) == first[:5]
+    fields: dict[str, Any] = {name: ["never", first[5:8]]}
+    assert PATHS[path].text(ask(server, path, temperature=0, **fields)) == first[:5]
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -152,7 +152,9 @@ def test_no_answer_comes_sooner_for_what_another_key_has_asked(tmp_path: Path) -
     env = {"ONECARD_SERVER__API_KEYS": ",".join(KEYS)}
     with serving(tmp_path, models={"a": model}, flags=("--context", "4096", "--parallel", "1"), env=env) as server:
         ask_as(server, canary_kv.prompt(0, 50))
-        cold, own, foreign = [], [], []
+        cold: list[float] = []
+        own: list[float] = []
+        foreign: list[float] = []
         for seed in range(1, 9):
             tokens = canary_kv.prompt(seed, 3500)
             for key, times, expected in ((KEYS[0], cold, 0), (KEYS[0], own, 3499), (KEYS[1], foreign, 0)):

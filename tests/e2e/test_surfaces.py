@@ -8,6 +8,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from openai.types.responses import ResponseFunctionToolCall
 
 from tests.e2e.server import KEY, Server
 from tests.models import canary_p
@@ -71,9 +72,12 @@ def test_a_response_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> 
     ask: Any = {"model": "demo", "tools": [tool], "temperature": 0}
     with client.responses.stream(input="What is the weather in Paris?", **ask) as stream:
         events = list(stream)
-    first = events[-1].response  # type: ignore[union-attr]
+    last = events[-1]
+    assert last.type == "response.completed"
+    first = last.response
     (call,) = first.output
 
+    assert isinstance(call, ResponseFunctionToolCall)
     assert json.loads(call.arguments) == {"city": "Paris"}
     assert [event.sequence_number for event in events] == list(range(len(events)))
     result: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": REPORT}]

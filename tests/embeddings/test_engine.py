@@ -26,6 +26,15 @@ class LetterEncoder:
     def text(self, text: str, *, add_special: bool = True) -> list[int]:
         return list(text.encode())
 
+    def pair(self, query: str, document: str) -> Input:
+        raise NotImplementedError
+
+    def decode(self, tokens: list[int]) -> str:
+        return bytes(tokens).decode()
+
+    def pieces(self, tokens: list[int]) -> list[bytes]:
+        return [bytes([token]) for token in tokens]
+
     def encode(self, inputs: Sequence[Input]) -> np.ndarray:
         if any(BOULDER in one.ids for one in inputs):
             raise NoRoomError("no memory is left for an input of 5 tokens")

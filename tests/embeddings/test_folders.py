@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_an_input_without_memory_fails_alone(load, folder, monkeypatch) -> None:
     monkeypatch.setattr(encoder, "_run", scarce)
     engine.add(engine.prepare(Embed(id="fits", inputs=["a text of some words"] * 20)))
     engine.add(engine.prepare(Embed(id="large", inputs=["word " * 60])))
-    ends = {}
+    ends: dict[str, Any] = {}
     while not engine.idle:
         ends |= {event.id: event for event in engine.step().events if not hasattr(event, "vectors")}
 

@@ -7,10 +7,11 @@ import pytest
 
 from backends.border.clerk import prepared
 from backends.engine import Engine, JobError, LoadError
-from backends.messages import ChatPrompt, Detokenize, Detokenized, Embed, Generate, Rerank, TextPrompt, Tokenize
+from backends.messages import ChatPrompt, Detokenize, Detokenized, Embed, Failed, Generate, Rerank, TextPrompt, Tokenize
 from tests.embeddings import models
 from tests.embeddings.driver import Outcome, cosines, run, scores, take, vectors
 from tests.embeddings.models import TEXTS
+from tests.present import present
 
 pytestmark = pytest.mark.engine
 
@@ -88,7 +89,9 @@ def test_a_cancelled_job_is_gone_at_once_and_others_go_on(engine_of, backend) ->
     while not engine.idle:
         take(engine.step().events, outcomes)
 
-    assert outcomes["gone"].end.code == "cancelled"
+    end = outcomes["gone"].end
+    assert isinstance(end, Failed)
+    assert end.code == "cancelled"
     assert len(outcomes["gone"].rows) == n_rows < 50
     assert len(outcomes["stays"].rows) == 10
     assert engine.cancel("gone") == []
@@ -116,7 +119,7 @@ def test_a_decoder_reads_a_text_longer_than_a_pass(engine_of, made, backend, nam
 
     pooling = "lasttoken" if name == "last" else "mean"
     expected = models.reference_vectors(made.folders[name], [long, TEXTS[0]], pooling)
-    assert outcome.started.prompt_tokens > 128
+    assert present(outcome.started).prompt_tokens > 128
     assert cosines(np.concatenate([outcome.vectors, beside.vectors]), expected).min() > 0.999
 
 

@@ -142,7 +142,7 @@ def test_other_files_start_from_the_median_of_this_machine(file: Path) -> None:
 
 def test_a_process_that_gives_vectors_tells_nothing_about_one_that_gives_text(file: Path) -> None:
     shop = estimator(file)
-    pools = replace(HEADER, metadata=HEADER.metadata | {"llama.pooling_type": 1})
+    pools = replace(HEADER, metadata={**HEADER.metadata, "llama.pooling_type": 1})
     plan = EncoderPlan(4096, 0)
     shop.learn(facts((1, 1, 1), pools), plan, host(estimate(pools, plan).host.total_bytes + 9 * MIB))
 

@@ -26,7 +26,7 @@ async def test_the_first_price_of_a_folder_is_what_it_takes(tmp_path: Path, monk
     (stored,) = make(wide, tmp_path, "bnb-8bit", name="stored").written
     models = {
         "plain": ModelConfig(path=str(wide), context=512),
-        "copied": ModelConfig(path=str(wide), context=512, quantization="bnb-8bit"),
+        "copied": ModelConfig.model_validate({"path": str(wide), "context": 512, "quantization": "bnb-8bit"}),
         "mapped": ModelConfig(path=str(stored), context=512),
     }
     settings = Settings(models=models, memory={"device": "cpu"})  # type: ignore[arg-type]

@@ -170,6 +170,7 @@ class FakeEngine:
             return [Detokenized(id=job.id, text=text), Finished(id=job.id)]
         if isinstance(job, Embed | Rerank):
             return _vectors(job)
+        assert isinstance(job, Generate | Tokenize)
         tokens = _tokens(job.prompt)
         if isinstance(job, Tokenize):
             pieces = [bytes([token]) for token in tokens] if job.pieces else None
@@ -373,6 +374,8 @@ def _last_text(prompt: Prompt) -> str:
             return f"{prefix}|{suffix}"
         case TokenPrompt(tokens=tokens):
             return bytes(token % 256 for token in tokens).decode(errors="replace")
+        case _:
+            raise JobError("invalid_value", "this engine reads no such prompt", param="prompt")
 
 
 def _tokens(prompt: Prompt) -> list[int]:
@@ -387,3 +390,5 @@ def _tokens(prompt: Prompt) -> list[int]:
             if any(not 0 <= token < 256 for token in tokens):
                 raise JobError("invalid_value", "a token id is outside 0..255", param="prompt")
             return tokens
+        case _:
+            raise JobError("invalid_value", "this engine reads no such prompt", param="prompt")

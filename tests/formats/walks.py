@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import random
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backends.constraints.masks import TokenMask
 from backends.constraints.vocabulary import Vocabulary
 from backends.formats.known import FORMATS
 from backends.messages import Function
@@ -35,6 +35,17 @@ WORDS = [
 ]
 
 
+class AnyMask(Protocol):
+    """What a grammar's mask and a whole answer's have in common."""
+
+    def allowed(self) -> NDArray[np.bool_] | None: ...
+
+    def accept(self, token: int) -> None: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+
 @functools.cache
 def vocabulary() -> Vocabulary:
     """Every byte, some words, the marks of every format as tokens of their own, and two ends."""
@@ -50,7 +61,7 @@ def function(tool: dict[str, Any]) -> Function:
     return Function(name=own["name"], parameters=json.dumps(own.get("parameters", {})), param="tools[0]")
 
 
-def accepts(mask: TokenMask, text: str) -> bool:
+def accepts(mask: AnyMask, text: str) -> bool:
     """Whether the text may be written, byte by byte, and then end."""
     for byte in text.encode():
         allowed = mask.allowed()
@@ -63,7 +74,7 @@ def accepts(mask: TokenMask, text: str) -> bool:
     return allowed is None or bool(allowed[vocabulary().ends[0]])
 
 
-def wander(mask: TokenMask, dice: random.Random, *, most: int = 600) -> str | None:
+def wander(mask: AnyMask, dice: random.Random, *, most: int = 600) -> str | None:
     """A random answer; the longer it gets, the more it likes to close what is open. None where it does not end."""
     words = vocabulary()
     written: list[bytes] = []
@@ -72,11 +83,11 @@ def wander(mask: TokenMask, dice: random.Random, *, most: int = 600) -> str | No
             break
         allowed = mask.allowed()
         assert allowed is not None
-        choices = np.flatnonzero(allowed)
-        assert choices.size > 0
+        choices: list[int] = np.flatnonzero(allowed).tolist()
+        assert choices
         hasty = step > 40
         closing = [c for c in choices if words.pieces[c][:1] in b'"}]</)' or c in words.ends] if hasty else []
-        token = int(dice.choice(closing if closing and dice.random() < 0.9 else list(choices)))
+        token = int(dice.choice(closing if closing and dice.random() < 0.9 else choices))
         mask.accept(token)
         if token in words.ends:
             break

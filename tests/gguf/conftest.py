@@ -16,11 +16,20 @@ from tests.specs import spec_of
 
 
 @pytest.fixture(scope="session")
-def canary_engine(backend: str, canary_model: Path) -> Iterator[Engine]:
-    spec = spec_of(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
-    engine = registry.engine_of(backend)(spec, lambda _: None)
-    yield engine
-    engine.close()
+def canary_engines() -> Iterator[dict[str, Engine]]:
+    """The engines by backend, each loaded when first asked for: files take turns with backends."""
+    engines: dict[str, Engine] = {}
+    yield engines
+    for engine in engines.values():
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def canary_engine(canary_engines: dict[str, Engine], backend: str, canary_model: Path) -> Engine:
+    if backend not in canary_engines:
+        spec = spec_of(name="canary", backend=backend, path=str(canary_model), context=512, parallel=4, threads=1)
+        canary_engines[backend] = registry.engine_of(backend)(spec, lambda _: None)
+    return canary_engines[backend]
 
 
 @pytest.fixture

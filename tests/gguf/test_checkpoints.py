@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ class Place:
         jobs = [job(tokens, N_TOKENS, logprobs=0, **fields) for tokens in prompts]
         outcomes = {each.id: Outcome() for each in jobs}
         for each in jobs:
-            prepared = self.engine.prepare(each)
+            prepared: Any = self.engine.prepare(each)
             assert not isinstance(prepared, list)
             if self.kind != "full":
                 prepared = replace(prepared, borders=(*borders, *prepared.borders))
@@ -153,7 +154,7 @@ def test_a_swap_and_a_disk_keep_checkpoints(place: Place) -> None:
 def test_who_comes_while_the_first_one_runs_begins_at_its_checkpoint(place: Place) -> None:
     head = prompt(16, HEAD)
     first = job(head + prompt(17, 60), 200, logprobs=0)
-    prepared = place.engine.prepare(first)
+    prepared: Any = place.engine.prepare(first)
     assert not isinstance(prepared, list)
     place.engine.add(replace(prepared, borders=(HEAD, *prepared.borders)))
     outcome = Outcome()
@@ -168,7 +169,7 @@ def test_who_comes_while_the_first_one_runs_begins_at_its_checkpoint(place: Plac
 def _beside(place: Place, tokens: list[int], outcomes: dict[str, Outcome]) -> list[Outcome]:
     made = job(tokens, N_TOKENS, logprobs=0)
     outcomes[made.id] = Outcome()
-    place.engine.add(place.engine.prepare(made))  # type: ignore[arg-type]
+    place.engine.add(place.engine.prepare(made))
     step_until_idle(place.engine, outcomes)
     place.gold.check(outcomes[made.id], tokens, N_TOKENS)
     return [outcomes[made.id]]
@@ -185,7 +186,7 @@ def test_choices_for_which_there_is_no_slot_do_not_compute_the_prompt_again(plac
     n_prefill = 0
     made = job(prompt(30, 300), N_TOKENS, logprobs=0, n=7)
     outcomes = {made.id: Outcome()}
-    place.engine.add(place.engine.prepare(made))  # type: ignore[arg-type]
+    place.engine.add(place.engine.prepare(made))
     while not place.engine.idle:
         step = place.engine.step()
         n_prefill += step.n_prefill

@@ -29,16 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 ROUNDED = 5_300
 """llama.cpp tells sizes rounded to hundredths of a MiB."""
 MIB = 2**20
-PLANS = [
-    plan_of(context, parallel, kv_type, 0, "cpu")
-    for context, parallel, kv_type in (
-        (8192, 2, "f16"),
-        (512, 1, "f16"),
-        (2048, 8, "q8_0"),
-        (4096, 3, "q4_0"),
-        (1000, 4, "f32"),
-    )
-] + [plan_of(4096, 4, "f16", 0, "cpu", 6000), plan_of(2048, 3, "q8_0", 0, "cpu", 2048)]
+SIZES: list[tuple[int, int, KvType]] = [
+    (8192, 2, "f16"),
+    (512, 1, "f16"),
+    (2048, 8, "q8_0"),
+    (4096, 3, "q4_0"),
+    (1000, 4, "f32"),
+]
+PLANS = [plan_of(context, parallel, kv_type, 0, "cpu") for context, parallel, kv_type in SIZES] + [
+    plan_of(4096, 4, "f16", 0, "cpu", 6000),
+    plan_of(2048, 3, "q8_0", 0, "cpu", 2048),
+]
 
 
 def question(path: Path, plans: list[GeneratorPlan] = PLANS) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -58,7 +58,7 @@ class Walk:
             made = job(tokens, N_TOKENS, logprobs=0, priority=priority, n=n)
             self.prompts[made.id], self.outcomes[made.id], self.choices[made.id] = tokens, Outcome(), n
             self.running.append(made.id)
-            prepared = self.engine.prepare(made)
+            prepared: Any = self.engine.prepare(made)
             assert not isinstance(prepared, list)
             self._take(self.engine.add(replace(prepared, borders=(60, 170, *prepared.borders))))
 

@@ -18,7 +18,8 @@ from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.pool.status import ModelStatus
 from server.settings.catalog import Catalog
-from server.settings.config import ModelConfig, SchedulerSection, Settings
+from server.settings.config import MemorySection, ModelConfig, SchedulerSection, Settings
+from tests.present import present
 
 DEVICE = "cuda"
 BUDGET = "12GiB"
@@ -82,7 +83,7 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         settings = Settings(
             models=models,
             scheduler=SchedulerSection(min_residency_s=0),
-            memory={"device": DEVICE, "budget": BUDGET},
+            memory=MemorySection.model_validate({"device": DEVICE, "budget": BUDGET}),
         )
         catalog = Catalog(settings)
         pool = Pool(settings, catalog, Metrics(list(models)))
@@ -111,11 +112,11 @@ def taken() -> Callable[[int], AbstractContextManager[None]]:
     def _taken(left_bytes: int) -> Iterator[None]:
         command = [sys.executable, "-c", HOG, str(left_bytes)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "taken\n"
+            assert present(process.stdout).readline() == "taken\n"
             try:
                 yield
             finally:
-                process.stdin.close()
+                present(process.stdin).close()
                 process.wait(20)
 
     return _taken

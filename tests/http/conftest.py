@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from tests.e2e.server import until
+from tests.present import present
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-canary-0123456789-key"
@@ -55,7 +56,7 @@ class Server:
                 text=True,
                 env={**os.environ, "ONECARD_TEST_ENGINE": "tests.fakes.engine:load", **env},
             )
-        line = self.process.stdout.readline()
+        line = present(self.process.stdout).readline()
         assert line, log.read_text()
         self.port = int(line)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -139,7 +140,7 @@ class Server:
             self.process.kill()
             raise
         finally:
-            self.process.stdout.close()
+            present(self.process.stdout).close()
 
 
 def settings(canary: Path, **server) -> dict:

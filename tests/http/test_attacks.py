@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -41,6 +42,16 @@ def refused(answer, status: int | tuple[int, ...] = 400) -> dict:
     return answer.error
 
 
+WRONG_MESSAGES: list[tuple[Any, str]] = [
+    (None, "messages"),
+    ("str", "messages"),
+    ([], "messages"),
+    ([123], "messages[0]"),
+    ([{}], "messages[0].role"),
+    ([{"role": 123}], "messages[0].role"),
+    ([{"role": "user", "content": 123}], "messages[0].content"),
+]
+WRONG_TOKENS: list[list[Any]] = [[-1], [256], [1.5], [1, [2]], [], [[]]]
 ROWS = {
     "A01 n": [(CHAT, {"n": n}, "n", "integer_above_max_value") for n in (129, 10**9, 2**63)],
     "A02 best_of": [(TEXT, {"best_of": 21}, "best_of", None), (TEXT, {"n": 2, "best_of": 1}, "best_of", None)],
@@ -85,18 +96,7 @@ ROWS = {
         (CHAT, {"stop": "x" * 2**20}, "stop[0]", None),
         (CHAT, {"stop": ["x"] * 10_000}, "stop", None),
     ],
-    "A14 messages": [
-        (CHAT, {"messages": value}, param, None)
-        for value, param in [
-            (None, "messages"),
-            ("str", "messages"),
-            ([], "messages"),
-            ([123], "messages[0]"),
-            ([{}], "messages[0].role"),
-            ([{"role": 123}], "messages[0].role"),
-            ([{"role": "user", "content": 123}], "messages[0].content"),
-        ]
-    ],
+    "A14 messages": [(CHAT, {"messages": value}, param, None) for value, param in WRONG_MESSAGES],
     "A35 too long by length": [
         (CHAT, {"messages": [{"role": "user", "content": "x" * 2**20}]}, "messages", "context_length_exceeded"),
         (CHAT, {"messages": [{"role": "user", "content": "x" * 2**20}], "stream": True}, "messages", None),
@@ -108,7 +108,7 @@ ROWS = {
         (TEXT, {"prompt": "x" * 5000}, "prompt", "context_length_exceeded"),
     ],
     "A37 empty": [(CHAT, {"messages": []}, "messages", None), (CHAT, {"messages": [{"role": "user"}]}, None, None)],
-    "A38 tokens": [(TEXT, {"prompt": p}, "prompt", None) for p in ([-1], [256], [1.5], [1, [2]], [], [[]])],
+    "A38 tokens": [(TEXT, {"prompt": p}, "prompt", None) for p in WRONG_TOKENS],
     "A47 model type": [(CHAT, {"model": 7}, "model", None), (CHAT, {"model": None}, "model", None)],
 }
 
@@ -158,9 +158,9 @@ BODIES = {
     "A19 invalid utf-8": b'{"model":"fake","messages":[{"role":"user","content":"\xff\xfe"}]}',
     **{
         f"A19 surrogate {name}": b'{"model":"fake","messages":[{"role":"user","content":"x"}],"'
-        + name
+        + name.encode()
         + b'":"\\ud800"}'
-        for name in (b"model2", b"user", b"stop")
+        for name in ("model2", "user", "stop")
     },
     "A19 surrogate model": b'{"model":"\\ud800","messages":[{"role":"user","content":"x"}]}',
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import time
@@ -287,7 +288,7 @@ def test_who_sends_too_slowly_is_cut_and_others_are_not(server):
     answers = []
     for connection in connections:
         connection.settimeout(20)
-        answers.append(b"".join(iter(lambda connection=connection: connection.recv(4096), b"")))
+        answers.append(b"".join(iter(functools.partial(connection.recv, 4096), b"")))
         assert time.monotonic() - began < 20
     assert time.monotonic() - began > 10
     assert [answer[9:12] for answer in answers] == [b"", b"", b"", b"408", b"408", b"415"]

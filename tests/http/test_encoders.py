@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import get_args
 
 import pytest
 
@@ -168,7 +169,7 @@ def test_an_error_ends_a_stream_without_done():
     ]
 
 
-@pytest.mark.parametrize("code", ErrorCode.__args__)
+@pytest.mark.parametrize("code", get_args(ErrorCode))
 def test_every_failure_has_a_status_and_retry_words_in_bounds(code):
     problem = from_failed(Failed(id="j", code=code, message="m", param="prompt", retry_after_s=0.01), params={})
     assert 400 <= problem.status < 600

@@ -15,6 +15,7 @@ import pytest
 from tests.e2e.server import until
 from tests.http.conftest import Server, settings
 from tests.http.test_attacks import refused
+from tests.present import present
 
 CHAT = "/v1/chat/completions"
 
@@ -43,7 +44,7 @@ def logged_499(server: Server) -> int:
 @pytest.fixture
 def own_server(canary_path, tmp_path):
     """Starts servers that one test breaks or stops by itself."""
-    started = []
+    started: list[Server] = []
 
     def start(env: dict | None = None, **section) -> Server:
         running = Server(settings(canary_path, **section), tmp_path / f"server{len(started)}.log", **(env or {}))
@@ -55,7 +56,7 @@ def own_server(canary_path, tmp_path):
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
-        running.process.stdout.close()
+        present(running.process.stdout).close()
 
 
 # --- clients that hang up ------------------------------------------------------------------------------------------
@@ -89,7 +90,8 @@ def test_nothing_but_the_step_at_hand_is_computed_for_clients_that_have_hung_up(
 def generated(server: Server) -> int:
     """Tokens that the model has said, read or not."""
     page = server.get("/metrics").body.decode()
-    return int(float(re.search(r'^onecard_generation_tokens_total\{model_name="fake"\} (\S+)$', page, re.MULTILINE)[1]))
+    found = re.search(r'^onecard_generation_tokens_total\{model_name="fake"\} (\S+)$', page, re.MULTILINE)
+    return int(float(present(found)[1]))
 
 
 def test_hanging_up_while_waiting_for_a_whole_answer_frees_the_room(server):

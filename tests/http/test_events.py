@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from tests.e2e.server import until
 from tests.http.conftest import KEY, Server, settings
+from tests.present import present
 
 
 @contextlib.contextmanager
@@ -38,9 +39,9 @@ def test_every_load_is_told_with_its_figures(server):
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.readline() == b": listening\n"
         server.post("/v1/models/fake/load", {})
-        told = []
+        told: list[dict] = []
         while not told or told[-1]["what"] != "loaded":
-            told.append(next_document(response))
+            told.append(present(next_document(response)))
 
     assert all(set(event) == {"time", "what", "model", "reason", "figures"} for event in told)
     loading, loaded = (next(e for e in told if e["what"] == what) for what in ("loading", "loaded"))
@@ -54,7 +55,7 @@ def test_what_has_happened_before_is_told_to_who_asks_for_it(server):
     server.post("/v1/models/fake/unload", {})
     server.post("/v1/models/fake/load", {})
     with listening(server, "?last=2") as response:
-        assert [next_document(response)["what"] for _ in range(2)] == ["loading", "loaded"]
+        assert [present(next_document(response))["what"] for _ in range(2)] == ["loading", "loaded"]
     for query, param in (("?last=-1", "last"), ("?last=129", "last"), ("?last=x", "last"), ("?lats=1", "lats")):
         answer = server.get(f"/v1/events{query}")
         assert (answer.status, answer.json()["error"]["param"]) == (400, param)

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from server.door.gate import Gate
 from server.door.rules import DoorRules
@@ -22,13 +23,13 @@ SCOPE = {
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
 
-async def run(app, scope=None, **settings) -> list[dict]:
-    sent: list[dict] = []
+async def run(app, scope=None, **settings) -> list[Message]:
+    sent: list[Message] = []
 
     async def receive() -> dict:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: dict) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
     rules = DoorRules(Settings.model_validate({"server": settings}).server)

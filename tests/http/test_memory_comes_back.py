@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.e2e.server import until
 from tests.http.conftest import Server, settings
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "one text": {"messages": [{"role": "user", "content": "word " * 1_500_000}]},
     "tools": {
         "messages": [{"role": "user", "content": "hi"}],

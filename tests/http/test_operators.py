@@ -49,8 +49,8 @@ def test_with_keys_set_only_an_admin_key_goes_before_others_or_keeps_a_model(key
         assert (answer.status, answer.error["param"]) == (403, next(iter(wish)))
         assert "admin_keys in [server]" in answer.error["message"]
         assert keyed.post(path, asked, headers={"x-api-key": ADMIN}).status != 403
-    for wish in ({"priority": 0}, {"priority": -5}, {"keep_alive": None}, {"priority": None}):
-        assert keyed.post(path, {"model": "fake", **body, **wish}, headers={"x-api-key": KEY}).status != 403
+    for allowed in ({"priority": 0}, {"priority": -5}, {"keep_alive": None}, {"priority": None}):
+        assert keyed.post(path, {"model": "fake", **body, **allowed}, headers={"x-api-key": KEY}).status != 403
 
 
 def test_where_all_keys_are_plain_none_moves_models(canary_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
-from backends.messages import FimPrompt, GeneratorFacts, Ready, TextPrompt, TokenPrompt, ToolCalls
+from backends.messages import ChatPrompt, FimPrompt, GeneratorFacts, Ready, TextPrompt, TokenPrompt, ToolCalls
 from server.errors import ApiError
 from server.schemas.chat import parse_chat
 from server.schemas.completions import parse_completion
@@ -102,7 +104,7 @@ def test_values_at_their_bounds_are_accepted(name, value):
     chat(**{name: value}).job("j")
 
 
-MESSAGES = [
+MESSAGES: list[tuple[Any, str, str]] = [
     (None, "messages", "invalid_type"),
     ("str", "messages", "invalid_type"),
     ([], "messages", "empty_array"),
@@ -350,6 +352,7 @@ def test_only_an_assistants_free_text_is_continued(fields):
 def test_what_a_message_says_beside_its_content_is_refused_by_name(name, role):
     said = {"role": role, "content": "a", name: [{"id": "x"}]}
     assert refusal(chat, messages=[said, *USER]).param == f"messages[0].{name}"
+    nothing: Any
     for nothing in (None, [], ""):
         assert chat(messages=[{**said, name: nothing}, *USER]).prompt().messages[0]["content"] in ("a", "a\n\nhi")
 
@@ -472,7 +475,9 @@ def test_tokenize_takes_both_dialects():
     assert parse_tokenize({"content": "x"}).job("j").add_special is False
     assert parse_tokenize({"prompt": "x"}).job("j").add_special is True
     assert parse_tokenize({"content": "x", "add_special": True, "with_pieces": True}).job("j").pieces
-    assert parse_tokenize({"messages": USER}).job("j").prompt.messages == USER
+    prompt = parse_tokenize({"messages": USER}).job("j").prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages == USER
     assert refusal(lambda: parse_tokenize({})).code == "missing_required_parameter"
     assert refusal(lambda: parse_tokenize({"content": "x", "prompt": "y"})).param == "prompt"
     assert refusal(lambda: parse_detokenize({"tokens": [1, -1]})).param == "tokens[1]"

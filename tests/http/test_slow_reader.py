@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from starlette.types import Message
 
 from backends.messages import Delta, Event, Finished, Started
 from server.output.chat import ChatStream
@@ -43,7 +44,7 @@ def text(number: int) -> Delta:
 async def test_a_send_that_hangs_ends_the_answer_and_the_job():
     answer, cancelled = answer_of(Started(id="j", prompt_tokens=1), text(0), send_timeout_s=0.05)
 
-    async def send(message: dict) -> None:
+    async def send(message: Message) -> None:
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
@@ -58,7 +59,7 @@ async def test_a_client_that_is_gone_before_the_body_ends_the_job():
     async def gone() -> dict:
         return {"type": "http.disconnect"}
 
-    async def send(message: dict) -> None:
+    async def send(message: Message) -> None:
         pass
 
     await asyncio.wait_for(answer(SCOPE, gone, send), 5)
@@ -68,7 +69,7 @@ async def test_a_client_that_is_gone_before_the_body_ends_the_job():
 async def test_an_answer_that_is_cancelled_before_it_begins_ends_the_job():
     answer, cancelled = answer_of(text(0))
 
-    async def send(message: dict) -> None:
+    async def send(message: Message) -> None:
         await asyncio.Event().wait()
 
     task = asyncio.create_task(answer(SCOPE, never, send))
@@ -84,7 +85,7 @@ async def test_a_stream_that_ends_well_cancels_nothing():
     answer, cancelled = answer_of(Started(id="j", prompt_tokens=1), text(0), Finished(id="j"))
     sent = b""
 
-    async def send(message: dict) -> None:
+    async def send(message: Message) -> None:
         nonlocal sent
         sent += message.get("body", b"")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.http.conftest import Server, settings
+from tests.present import present
 
 LIMIT_S = 2.0
 LONG = "!slow 20 5000"
@@ -19,7 +20,7 @@ def server(canary_path, tmp_path_factory):
     yield running
     running.process.kill()
     running.process.wait()
-    running.process.stdout.close()
+    present(running.process.stdout).close()
 
 
 def bodies(text: str) -> dict[str, dict]:

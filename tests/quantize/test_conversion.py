@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def convert(folder: Path, dtype: Dtype = Dtype.F32) -> Path:
 @pytest.mark.parametrize("name", DECODERS)
 def test_logits_are_those_of_transformers(models: dict[str, Path], name: str) -> None:
     path = convert(models[name])
-    reference = reference_of(name, models[name])
+    reference: Any = reference_of(name, models[name])
     n_vocab = reference.config.vocab_size
     tokens = np.random.default_rng(3).integers(3, 900, 60).tolist()
     with torch.no_grad():

@@ -100,7 +100,7 @@ def test_no_order_of_arrival_is_served_worse_than_first_come_first_served() -> N
                 clients=[at_random(list(FOUR), 10 * seed + client) for client in range(3)],
                 load_s={model: 0.1 * size for model, size in FOUR.items()},
                 n_requests=200,
-                policy=policy,  # type: ignore[arg-type]
+                policy=policy,
             ).run()
             for policy in ("collate", "fifo")
         }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.plan import Amount, Footprint, Parts
-from server.memory.ledger import Ledger, LedgerError, Measured, Tenant
+from server.memory.ledger import Ledger, LedgerError, Measured, Tenant, TenantKind
 
 
 def footprint(n_bytes: int) -> Footprint:
@@ -131,8 +132,7 @@ def test_each_memory_is_measured_by_itself() -> None:
 
 def test_tenants_of_other_kinds_hold_bytes_beside_a_model_of_the_same_name() -> None:
     ledger = Ledger(Amount(100, 50), has_card=True)
-    kinds = ("model", "training", "lease", "batch")
-    for kind in kinds:
+    for kind in get_args(TenantKind):
         ledger.reserve(Tenant("qwen", kind, priority=1), both(10, 5))
 
     assert ledger.free == Amount(60, 30)

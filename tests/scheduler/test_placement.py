@@ -6,11 +6,12 @@ import re
 from dataclasses import replace
 
 from backends.gguf.info import HeaderInfo, Tensor
-from backends.messages import LoadPlan
+from backends.messages import GeneratorPlan, LoadPlan
 from backends.messages.plans import ALL_LAYERS
 from backends.plan import Amount, Footprint, Wish
 from backends.registry import estimate
-from server.memory.placement import Placed, Refused, place
+from server.memory.placement import Placed, place
+from server.scheduling.budget import Refused
 from tests.specs import plan_of
 
 MIB = 2**20
@@ -62,6 +63,11 @@ def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = N
     return place("m", HEADER, wish, budget=budget, free=where(wish, free_bytes), estimate=dearer)
 
 
+def planned(placed: Placed) -> GeneratorPlan:
+    assert isinstance(placed.plan, GeneratorPlan)
+    return placed.plan
+
+
 def test_price_of_weights_and_kv_is_exact() -> None:
     parts = estimate(HEADER, plan_of(8192, 2, "f16", 0, "cpu")).host
 
@@ -84,14 +90,14 @@ def test_automatic_context_is_no_longer_than_the_model_was_trained_for() -> None
     header = replace(HEADER, metadata={**HEADER.metadata, "llama.context_length": 1024})
     placed = place("m", header, WISH, budget=ROOMY, free=ROOMY)
     assert isinstance(placed, Placed)
-    assert placed.plan.context == 1024
+    assert planned(placed).context == 1024
 
 
 def test_automatic_context_is_halved_while_it_does_not_fit() -> None:
     for context in (8192, 4096, 2048):
         placed = place_in(price(context=context))
         assert isinstance(placed, Placed)
-        assert placed.plan.context == context
+        assert planned(placed).context == context
         assert placed.footprint.host.total_bytes == price(context=context)
 
 
@@ -109,7 +115,7 @@ def test_configured_context_is_kept_or_refused() -> None:
     wish = replace(WISH, context=32768)
     placed = place_in(price(wish, context=32768), wish)
     assert isinstance(placed, Placed)
-    assert placed.plan.context == 32768
+    assert planned(placed).context == 32768
 
     refused = place_in(price(wish, context=32768) - 1, wish)
     assert isinstance(refused, Refused)
@@ -128,14 +134,14 @@ def test_what_was_not_asked_for_shrinks_before_a_context_does() -> None:
     for step in STEPS:
         placed = place_in(cost(OPEN, *step), OPEN)
         assert isinstance(placed, Placed)
-        assert (placed.plan.context, placed.plan.parallel, placed.plan.kv_type) == (4096, *step)
+        assert (planned(placed).context, planned(placed).parallel, planned(placed).kv_type) == (4096, *step)
 
 
 def test_automatic_context_is_the_last_to_shrink() -> None:
     wish = replace(OPEN, context=None)
     placed = place_in(cost(wish, 1, "q8_0", context=8192) - 1, wish)
     assert isinstance(placed, Placed)
-    assert (placed.plan.context, placed.plan.parallel, placed.plan.kv_type) == (4096, 1, "q8_0")
+    assert (planned(placed).context, planned(placed).parallel, planned(placed).kv_type) == (4096, 1, "q8_0")
 
 
 def test_context_that_was_asked_for_is_never_cut() -> None:
@@ -147,7 +153,7 @@ def test_context_that_was_asked_for_is_never_cut() -> None:
 
 def test_load_that_ran_out_of_memory_takes_the_next_plan_and_then_the_last_again() -> None:
     taken = [place("m", HEADER, OPEN, budget=ROOMY, free=ROOMY, smaller_by=smaller_by) for smaller_by in range(5)]
-    assert [(p.plan.parallel, p.plan.kv_type) for p in taken if isinstance(p, Placed)] == [*STEPS, STEPS[-1]]
+    assert [(planned(p).parallel, planned(p).kv_type) for p in taken if isinstance(p, Placed)] == [*STEPS, STEPS[-1]]
 
 
 def test_memory_that_others_hold_is_busy_and_not_impossible() -> None:
@@ -168,19 +174,19 @@ def test_model_goes_partly_to_the_card_when_it_does_not_fit_wholly() -> None:
     wish = replace(WISH, device="cuda")
     full = place_in(HUGE, wish)
     assert isinstance(full, Placed)
-    assert full.plan.gpu_layers == ALL_LAYERS
+    assert planned(full).gpu_layers == ALL_LAYERS
 
     partly = place_in(price(wish, context=2048, layers=ALL_LAYERS) - 1, wish)
     assert isinstance(partly, Placed)
-    assert 0 < partly.plan.gpu_layers <= N_LAYERS
-    assert partly.plan.context == 2048
+    assert 0 < planned(partly).gpu_layers <= N_LAYERS
+    assert planned(partly).context == 2048
 
 
 def test_layers_the_operator_fixed_are_kept() -> None:
     wish = replace(WISH, device="cuda", gpu_layers=4)
     placed = place_in(HUGE, wish)
     assert isinstance(placed, Placed)
-    assert placed.plan.gpu_layers == 4
+    assert planned(placed).gpu_layers == 4
     assert placed.footprint.device.weights == 3 * 64 * MIB + 4 * MIB  # three blocks and the output
 
 
@@ -188,13 +194,13 @@ def test_sequences_share_a_pool_where_their_contexts_do_not_fit_side_by_side() -
     wish = replace(WISH, context=4096, parallel=4, kv_tokens=None)
     whole = place_in(HUGE, wish)
     assert isinstance(whole, Placed)
-    assert (whole.plan.kv_layout, whole.plan.cells) == ("split", 4 * 4096)
+    assert (planned(whole).kv_layout, planned(whole).cells) == ("split", 4 * 4096)
 
     sizes = [4 * 4096]
     while isinstance(placed := place_in(HUGE if not sizes else _pool_price(wish, sizes[-1]) - 1, wish), Placed):
-        assert (placed.plan.context, placed.plan.parallel, placed.plan.kv_layout) == (4096, 4, "unified")
+        assert (planned(placed).context, planned(placed).parallel, planned(placed).kv_layout) == (4096, 4, "unified")
         assert placed.footprint.host.total_bytes < _pool_price(wish, sizes[-1])
-        sizes.append(placed.plan.cells)
+        sizes.append(planned(placed).cells)
 
     assert sizes == sorted(set(sizes), reverse=True)
     assert sizes[-1] == 4096
@@ -206,11 +212,11 @@ def test_a_pool_that_is_named_is_taken_as_it_is_and_holds_one_context_at_least()
     placed = place_in(HUGE, wish)
 
     assert isinstance(placed, Placed)
-    assert (placed.plan.kv_tokens, placed.plan.cells) == (6000, 6144)
+    assert (planned(placed).kv_tokens, planned(placed).cells) == (6000, 6144)
     assert isinstance(place_in(placed.footprint.host.total_bytes - 1, wish), Refused)
     shorter = place_in(HUGE, replace(wish, context=None, kv_tokens=3000))
     assert isinstance(shorter, Placed)
-    assert (shorter.plan.context, shorter.plan.cells) == (3000, 3072)
+    assert (planned(shorter).context, planned(shorter).cells) == (3000, 3072)
 
 
 def _pool_price(wish: Wish, kv_tokens: int) -> int:
@@ -266,7 +272,7 @@ def test_what_the_card_cannot_hold_needs_room_beside_it() -> None:
     partly = place("m", HEADER, ON_CARD, budget=half, free=half)
 
     assert isinstance(partly, Placed)
-    assert 0 < partly.plan.gpu_layers < N_LAYERS
+    assert 0 < planned(partly).gpu_layers < N_LAYERS
     assert partly.footprint.host.weights > 4 * MIB
     without = replace(half, host=partly.footprint.amount.host - 1)
     assert isinstance(place("m", HEADER, ON_CARD, budget=without, free=without), Refused), "fewer layers need even more"

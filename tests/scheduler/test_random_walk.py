@@ -57,8 +57,8 @@ class Walk(RuleBasedStateMachine):
     def begin(self, max_queue: int, keep_alive_s: float) -> None:
         models = [ModelRules(m, parallel=PARALLEL[m], keep_alive_s=keep_alive_s, pinned=m == "pin") for m in MODELS]
         swaps = SwapRules(max_wait_s=MAX_WAIT_S)
-        self.rules = Rules(max_queue=max_queue, request_timeout_s=TIMEOUT_S, swaps=swaps)
-        self.scheduler = Scheduler(models, self.rules, self.world.books)
+        self.limits = Rules(max_queue=max_queue, request_timeout_s=TIMEOUT_S, swaps=swaps)
+        self.scheduler = Scheduler(models, self.limits, self.world.books)
 
     # The pool's part
 
@@ -230,7 +230,7 @@ class Walk(RuleBasedStateMachine):
     def queue_is_bounded(self) -> None:
         if hasattr(self, "scheduler"):
             retried = sum(PARALLEL.values()) + len(MODELS) * LIGHT_JOBS
-            assert self.scheduler.n_waiting <= self.rules.max_queue + retried
+            assert self.scheduler.n_waiting <= self.limits.max_queue + retried
 
     @invariant()
     def books_hold(self) -> None:

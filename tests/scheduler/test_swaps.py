@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from backends.messages import ErrorCode
 from server.scheduling.decisions import Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
 from server.scheduling.scheduler import ModelRules, Rules, Scheduler, SwapRules
+from tests.present import present
 from tests.scheduler.fake_budget import FakeBudget
 
 
@@ -173,7 +175,7 @@ def test_turn_ends_early_when_nothing_runs_anywhere() -> None:
 
     world.done("a1", 10.2)
 
-    look = world.scheduler.next_deadline()
+    look = present(world.scheduler.next_deadline())
     assert look == pytest.approx(10.3)  # a tenth of its load, for the next request of the same client
     assert world.tick(look + 0.001) == [Unload("a", "room", "b")]
 
@@ -334,7 +336,7 @@ def test_what_is_told_of_a_models_leaving_is_what_it_leaves_by(asked: float | No
     assert view.keep_s == (600.0 if asked is None else asked)
 
 
-OOM = ("out_of_memory", "no memory")
+OOM: tuple[ErrorCode, str] = ("out_of_memory", "no memory")
 
 
 def test_load_without_memory_takes_the_next_plan_then_evicts_then_gives_up() -> None:
@@ -389,5 +391,5 @@ def test_file_not_looked_at_is_loaded_and_estimated_on_the_way() -> None:
     world = World(10, {"a": 6, "b": 0})
     world.resident("a")
     assert world.ask("b", 100.0) == [Load("b")]
-    world.books.sizes["b"] = 8  # now it is known
+    world.books.sizes = {"a": 6, "b": 8}  # now it is known
     assert world.gone("b", 100.1, ("memory_busy", "8 needed, 4 free")) == [Unload("a", "room", "b")]

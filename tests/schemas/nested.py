@@ -7,6 +7,7 @@ which is named by its kind; or it passes in silence.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -164,7 +165,11 @@ def _objects(hint: Any) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
         is_list = _is_list(origin)
         for part in get_args(hint):
             for inner, wrap in _objects(part):
-                yield inner, (lambda value, wrap=wrap: [wrap(value)]) if is_list else wrap
+                yield inner, functools.partial(_listed, wrap) if is_list else wrap
+
+
+def _listed(wrap: Callable[[Any], Any], value: Any) -> list[Any]:
+    return [wrap(value)]
 
 
 def _is_list(origin: Any) -> bool:

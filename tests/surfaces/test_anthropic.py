@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import anthropic
 import pytest
 
+from tests.present import present
 from tests.surfaces.conftest import events_of
 
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {"name": "weather", "description": "tells", "input_schema": {"type": "object", "properties": {}}},
     {"type": "web_search_20250305", "name": "web_search"},
 ]
@@ -249,20 +251,25 @@ def test_wrong_values_are_refused_with_their_name(server, fields, param):
     assert body["request_id"] == answer.headers["x-request-id"]
 
 
+def told(problem: anthropic.APIStatusError) -> dict[str, Any]:
+    body: Any = problem.body
+    return body["error"]
+
+
 def test_errors_have_the_clients_own_classes(claude, keyed, server):
     with pytest.raises(anthropic.NotFoundError) as missing:
         claude.messages.create(model="nope", max_tokens=9, messages=user("x"))
-    assert missing.value.body["error"]["type"] == "not_found_error"
+    assert told(missing.value)["type"] == "not_found_error"
     with pytest.raises(anthropic.BadRequestError) as long:
         claude.messages.create(model="fake", max_tokens=9, messages=user("x" * 5000))
     # The expression by which Claude Code finds both numbers, from its own package.
     words = r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)"
-    found = re.search(words, long.value.body["error"]["message"], re.IGNORECASE)
+    found = present(re.search(words, told(long.value)["message"], re.IGNORECASE))
     assert (int(found[1]), int(found[2])) == (5000, 4096)
     with anthropic.Anthropic(base_url=keyed.url, api_key="wrong", max_retries=0) as stranger:
         with pytest.raises(anthropic.AuthenticationError) as refused:
             stranger.messages.create(model="fake", max_tokens=9, messages=user("x"))
-        assert refused.value.body["error"]["type"] == "authentication_error"
+        assert told(refused.value)["type"] == "authentication_error"
     with anthropic.Anthropic(base_url=keyed.url, api_key="sk-canary-0123456789-key", max_retries=0) as friend:
         assert friend.messages.create(model="fake", max_tokens=9, messages=user("x")).stop_reason == "end_turn"
     assert server.post("/v1/messages", b"{").json()["type"] == "error"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ __all__ = ["unshaken"]
 RESPONSES, MESSAGES, INFILL, COUNT = "/v1/responses", "/v1/messages", "/infill", "/v1/messages/count_tokens"
 INPUT_COUNT = "/v1/responses/input_tokens"
 USER = [{"role": "user", "content": "hi"}]
-BASES = {
+BASES: dict[str, dict[str, Any]] = {
     RESPONSES: {"model": "fake", "input": USER},
     INPUT_COUNT: {"model": "fake", "input": USER},
     MESSAGES: {"model": "fake", "max_tokens": 9, "messages": USER},
@@ -113,7 +114,7 @@ def test_large_bodies_do_not_hold_up_others(server):
 
 def test_canaries_stay_out_of_logs_metrics_and_errors(server):
     canary = "CANARY77ab"
-    bodies = [
+    bodies: list[tuple[str, dict[str, Any]]] = [
         (RESPONSES, {"input": canary}),
         (RESPONSES, {"input": [{"role": canary, "content": canary}]}),
         (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": canary}]}]}),
@@ -140,7 +141,10 @@ def test_ids_that_are_no_response_are_not_found(server):
 
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES, INFILL])
 def test_a_client_that_hangs_up_ends_its_job(server, path):
-    text = {RESPONSES: {"input": "!slow 20 500"}, MESSAGES: {"messages": [{"role": "user", "content": "!slow 20 500"}]}}
+    text: dict[str, dict[str, Any]] = {
+        RESPONSES: {"input": "!slow 20 500"},
+        MESSAGES: {"messages": [{"role": "user", "content": "!slow 20 500"}]},
+    }
     body = json.dumps(
         {**BASES[path], **text.get(path, {"input_prefix": "!slow 20 500 "}), "stream": True, "max_tokens": 999}
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
 
@@ -64,6 +66,7 @@ def test_what_cannot_be_summed_up_or_read_is_refused_by_name(client, server):
     assert server.post("/v1/responses/compact", {"input": "x"}).error["param"] == "model"
     held = server.post("/v1/responses/compact", {"model": "fake", "input": "x", "conversation": "c"})
     assert (held.status, held.error["param"]) == (400, "conversation")
+    nothing: dict[str, Any]
     for nothing in ({}, {"input": None}, {"input": []}, {"input": ""}, {"input": [{"role": "user", "content": ""}]}):
         empty = server.post("/v1/responses/compact", {"model": "fake", "instructions": "be brief", **nothing})
         assert (empty.status, empty.error["param"]) == (400, "input"), nothing

@@ -13,7 +13,7 @@ from backends.formats import harmony, hermes, llama, mistral, qwen_xml
 from backends.formats.base import Format
 from backends.formats.pieces import CallArguments, Content
 from backends.formats.splitter import Splitter
-from backends.messages import Delta, TokenLogprob
+from backends.messages import Delta, FinishReason, TokenLogprob
 from backends.prompts.text import TextStream
 from server.output.content_tokens import ContentTokens
 from server.output.sorting import Said, Sorter
@@ -186,7 +186,7 @@ def answered(raw: list[bytes], format_: Format, *, stops: list[str], batch: int,
     for group in (steps[i : i + batch] for i in range(0, len(steps), batch)):
         last = group[-1] is steps[-1]
         stop = group[-1].stopped_by
-        reason = None if not last else "stop" if stop or ends else "length"
+        reason: FinishReason | None = None if not last else "stop" if stop or ends else "length"
         text = "".join(step.text for step in group)
         logprobs = [entry for step in group for entry in step.logprobs]
         said += sorter.said(Delta("j", 0, text, len(group), logprobs, reason, stop))

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.http.conftest import KEY
+from tests.present import present
 
 FILES = ("docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "docs/start.js")
 PATHS = ("/docs", "/openapi.json", *(f"/{file}" for file in FILES))
@@ -64,7 +65,7 @@ def test_a_browser_shows_every_operation(keyed, tmp_path):
     url = f"http://me:{KEY}@127.0.0.1:{keyed.port}/docs"
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--enable-logging=stderr"]
     shown = subprocess.run(
-        [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", url],
+        [present(CHROMIUM), *options, "--virtual-time-budget=20000", "--dump-dom", url],
         capture_output=True,
         text=True,
         timeout=90,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from server.routes.table import SURFACES
 from server.schemas.surface import Use
 
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "fake", "messages": [{"role": "user", "content": "hi"}]},
     "/v1/completions": {"model": "fake", "prompt": "hi"},
     "/v1/responses": {"model": "fake", "input": "hi"},
@@ -32,7 +34,7 @@ CACHE = {
     ),
 }
 PREDICTED = [{"type": "text", "text": "x"}]
-WRONG_AND_RIGHT = {
+WRONG_AND_RIGHT: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         **CACHE,
         "metadata": METADATA,

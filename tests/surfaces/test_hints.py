@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.http.test_attacks import refused
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 USER = [{"role": "user", "content": "hi"}]
-BASES = {
+BASES: dict[str, dict[str, Any]] = {
     CHAT: {"model": "fake", "messages": USER},
     COMPLETIONS: {"model": "fake", "prompt": "hi"},
     RESPONSES: {"model": "fake", "input": "hi"},
     MESSAGES: {"model": "fake", "max_tokens": 9, "messages": USER},
 }
 FUNCTION_NAME = "Expected a string that matches the pattern '^[a-zA-Z0-9_-]{1,256}$'."
-FIELDS = {
+FIELDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a function's name": (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, FUNCTION_NAME),
     "a function's name in responses": (RESPONSES, {"tools": [{"type": "function", "name": "a b"}]}, FUNCTION_NAME),
     "a function's name in messages": (MESSAGES, {"tools": [{"name": "a b", "input_schema": {}}]}, FUNCTION_NAME),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 
-from backends.messages import Delta, Failed, Finished, Started
+from backends.messages import Delta, Event, Failed, Finished, Started
 from server.output.line_limits import LineLimits
 from server.pool.stream import Stream
 from server.routes.running import limited
 
-LLAMA_VIM = {
+LLAMA_VIM: dict[str, Any] = {
     "input_prefix": "def f(",
     "input_suffix": "\n",
     "input_extra": [{"text": "x = 1\n", "time": 17, "filename": "a.py"}],
@@ -120,7 +121,7 @@ async def test_a_prompt_that_takes_too_long_is_given_up():
 async def test_a_job_that_ends_in_time_is_not_touched():
     cancelled: list[str] = []
     stream = Stream("m", "j", cancel=cancelled.append, loading=lambda: False)
-    told = [Started(id="j", prompt_tokens=7), Failed(id="j", code="worker_crashed", message="it crashed")]
+    told: list[Event] = [Started(id="j", prompt_tokens=7), Failed(id="j", code="worker_crashed", message="it crashed")]
     for event in told:
         stream.push(event)
 

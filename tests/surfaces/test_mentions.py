@@ -6,6 +6,7 @@ from typing import Any
 
 import anthropic
 import pytest
+from anthropic.types import TextBlock, ToolUseBlock
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rom"}}</tool_call>'
@@ -27,7 +28,8 @@ def test_chat(client, text: str, content: str, calls: list[tuple[str, str]], n: 
     tools = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
     ask: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": f"!say {text}"}], "n": n}
     whole = client.chat.completions.create(tools=tools, **ask)
-    said, made = [""] * n, [{} for _ in range(n)]
+    said = [""] * n
+    made: list[dict[int, tuple[str, str]]] = [{} for _ in range(n)]
     for chunk in client.chat.completions.create(tools=tools, stream=True, **ask):
         for choice in chunk.choices:
             said[choice.index] += choice.delta.content or ""
@@ -66,7 +68,7 @@ def test_messages(server, text: str, content: str, calls: list[tuple[str, str]])
         with claude.messages.stream(**ask) as stream:
             streamed = stream.get_final_message()
         for message in (claude.messages.create(**ask), streamed):
-            assert "".join(block.text for block in message.content if block.type == "text") == content
-            used = [(block.name, block.input) for block in message.content if block.type == "tool_use"]
+            assert "".join(block.text for block in message.content if isinstance(block, TextBlock)) == content
+            used = [(block.name, block.input) for block in message.content if isinstance(block, ToolUseBlock)]
             assert used == [(name, {"city": "Rom"}) for name, _ in calls]
             assert message.stop_reason == ("tool_use" if calls else "end_turn")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 USER = [{"role": "user", "content": "hi"}]
-BASES = {
+BASES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "fake", "messages": USER},
     "/v1/completions": {"model": "fake", "prompt": "hi"},
     "/v1/responses": {"model": "fake", "input": "hi"},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anthropic
 import pytest
 from anthropic import beta_tool
+from anthropic.types.beta import BetaMessageParam
 
 from tests.http.conftest import KEY
 
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
-HI = {"role": "user", "content": "hi there"}
-CREATE = {"type": "create"}
+HI: BetaMessageParam = {"role": "user", "content": "hi there"}
+CREATE: Any = {"type": "create"}
 
 
 def client_of(server, key: str = "none") -> anthropic.Anthropic:
@@ -95,7 +98,7 @@ def test_an_unknown_thread_is_the_sdks_own_error(claude, server, keyed):
 
     with client_of(keyed, KEY) as mine, client_of(keyed, "sk-second-9876543210") as other:
         held = mine.beta.messages.create(model="fake", max_tokens=9, messages=[HI], thread=CREATE)
-        more = {
+        more: dict[str, Any] = {
             "model": "fake",
             "max_tokens": 9,
             "messages": [HI],

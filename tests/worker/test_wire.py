@@ -17,6 +17,7 @@ from backends.border.wire import MAX_FRAME_BYTES, Encoder, WireError, command_de
 from backends.messages import (
     ChatPrompt,
     Delta,
+    Event,
     Failed,
     Finished,
     Generate,
@@ -28,7 +29,7 @@ from backends.messages import (
     TokenLogprob,
 )
 
-STEP = Step(
+STEP: Step[Event] = Step(
     events=[
         Started(id="a", prompt_tokens=3),
         Delta(id="a", index=0, text="žluťoučký", n_tokens=2, logprobs=[TokenLogprob("x", -1.5, b"\xff\x00")]),
