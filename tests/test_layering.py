@@ -81,7 +81,7 @@ ENGINES = tuple(sorted(file.parent.name for file in (ROOT / "backends").glob("*/
 """Folders of `backends` that hold one kind of model. They know nothing of each other, and nothing knows of them."""
 BACKENDS_FOLDERS = (
     "messages", "machine", "files", "prefix", "formats",
-    "constraints", "prompts", "border", "generation", "vectors", *ENGINES,
+    "constraints", "prompts", "border", "generation", "vectors", "pytorch", *ENGINES,
 )  # fmt: skip
 """The same of the folders of `backends`; its single files stand anywhere between them, in no circle."""
 KNOWN_OUTSIDE: Mapping[str, set[str]] = {
@@ -322,8 +322,8 @@ OPENS = {
 OPENS_OTHERS: Mapping[str, str] = {
     "backends/bnb/encoding.py": "safetensors' own reader, behind a check of the file",
     "backends/bnb/loading.py": "transformers' reader, behind a check of the folder",
-    "backends/bnb/measure.py": "/proc",
-    "backends/bnb/shortage.py": "/proc",
+    "backends/pytorch/measure.py": "/proc",
+    "backends/pytorch/shortage.py": "/proc",
     "backends/bnb/weights.py": "transformers' reader, behind a check of the folder",
     "backends/generation/residency.py": "saved states, by the store's own method",
     "backends/gguf/loading.py": "/proc",

@@ -20,7 +20,8 @@ from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, SCORED_ROWS, Amount, F
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backends.bnb.header import FolderInfo, StoredTensor
+    from backends.bnb.header import FolderInfo
+    from backends.files.tensors import StoredTensor
     from backends.messages import Device, KvType, TextPlan
 
 RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(

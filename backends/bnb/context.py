@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from backends.bnb import shortage
 from backends.bnb.attention import Decoding, Pass, Stretch
 from backends.bnb.sampling import RowSampler
 from backends.engine import LoadError
 from backends.generation.decoder import FULL
+from backends.pytorch import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

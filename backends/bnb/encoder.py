@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from backends.bnb import shortage
 from backends.bnb.vocabulary import encoded
+from backends.pytorch import shortage
 from backends.vectors.engine import Input, NoRoomError
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from transformers.models.auto.modeling_auto import (
 from backends.bnb import arithmetic
 from backends.bnb.encoder import FolderEncoder
 from backends.bnb.layout import input_limit
-from backends.bnb.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
 from backends.bnb.vocabulary import Vocabulary
 from backends.bnb.weights import Kind, load_model
 from backends.engine import LoadError
@@ -29,6 +28,7 @@ from backends.machine import card
 from backends.machine.crash_reason import in_words
 from backends.messages import EncoderFacts, EncoderPlan, Layers, Ready
 from backends.plan import JOBS_AT_ONCE
+from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
 from backends.vectors.engine import EmbeddingEngine, Input, NoRoomError
 
 if TYPE_CHECKING:

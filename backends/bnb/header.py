@@ -1,12 +1,10 @@
 """Reads what a Hugging Face model folder says about itself: config.json and the headers of its safetensors files.
 
-Every number is checked against the file's size. No weights are read and no code of the folder is run.
-Format: https://github.com/huggingface/safetensors#format
+No weights are read and no code of the folder is run.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -18,44 +16,16 @@ from backends.bnb.stored import EMBEDDINGS, HEADS, Place, corrections, find, has
 from backends.bnb.text_files import chat_template, has_infill_marks
 from backends.capabilities import counted, of_kind
 from backends.files import foreign, model_files
+from backends.files import tensors as stored_tensors
 from backends.files.sampling_defaults import SamplingDefaults, of_folder
+from backends.files.tensors import StoredTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-INDEX: Final = "model.safetensors.index.json"
-SINGLE: Final = "model.safetensors"
-MAX_HEADER_BYTES: Final = 32 * 2**20
-"""A third of the format's own limit: 300 000 tensors."""
-MAX_FILES: Final = 1000
-MAX_TENSORS: Final = 1_000_000
 NO_DEFAULTS: Final = SamplingDefaults()
 _HEAD_SAMPLE_BYTES: Final = 2**20
 """Read of a head at a look; a load compares all of it."""
-_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
-_BITS: Final = {
-    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
-    "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor as it lies in the folder."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    n_bytes: int
-    file: str = ""
-    """Name in the folder."""
-    start: int = 0
-    """Byte in that file."""
-
-    @property
-    def n_elements(self) -> int:
-        """Of its shape."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -141,14 +111,10 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
     figures.check_values(config, text)
     _check_format(config)
     stored = config.get("quantization_config")
-    tensors: list[StoredTensor] = []
-    file_bytes = 0
-    for path in _files(folder):
-        found, n_bytes = _tensors(path)
-        tensors += found
-        file_bytes += n_bytes
-    if len(tensors) > MAX_TENSORS:
-        raise HeaderError(f"the folder announces {len(tensors)} tensors, more than there can be")
+    try:
+        tensors, file_bytes = stored_tensors.read(folder)
+    except model_files.FileError as error:
+        raise HeaderError(str(error)) from None
     _check_types(tensors, quantised=isinstance(stored, dict))
     sampling = read_sampling(folder)
     text = {"dtype": config.get("dtype", config.get("torch_dtype")), **text}
@@ -237,94 +203,6 @@ def _asked(quantization: str) -> dict[str, Any]:
         "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_use_double_quant": True},
         "bnb-8bit": {"load_in_8bit": True},
     }.get(quantization, {})
-
-
-def _files(folder: Path) -> list[Path]:
-    if not (folder / INDEX).is_file():
-        _check_not_pickled(folder)
-        if not (folder / SINGLE).exists():
-            _check_other_weights(folder)
-            raise HeaderError(
-                f"the folder has no weights: neither {SINGLE} nor {INDEX}. hint: were they downloaded completely?"
-            )
-        return [folder / SINGLE]
-    placed = _object(folder / INDEX, model_files.INDEX_BYTES).get("weight_map")
-    names = sorted(set(placed.values())) if isinstance(placed, dict) and _all_text(placed.values()) else []
-    if not names or len(names) > MAX_FILES:
-        raise HeaderError(f"{INDEX} names no files, or more than {MAX_FILES}")
-    if any(Path(name).name != name for name in names):
-        raise HeaderError(f"{INDEX} names files outside of the folder")
-    if missing := [name for name in names if not model_files.is_there(folder / name)]:
-        raise HeaderError(
-            f"{INDEX} names {model_files.shown(missing[0])}, which is not there ({len(missing)} of {len(names)} files "
-            "are missing). hint: was the folder downloaded completely?"
-        )
-    return [folder / name for name in names]
-
-
-def _check_other_weights(folder: Path) -> None:
-    """Raises HeaderError where there are weights of another kind, or a download that has not ended."""
-    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    if ggufs := [name for name in names if name.lower().endswith(".gguf")]:
-        raise HeaderError(f"the folder holds GGUF files, each a model. hint: name one: {', '.join(ggufs[:4])}")
-    if found := next((name for name in names if foreign.is_unfinished(name)), None):
-        raise HeaderError(f"{found} is a download that is not finished. hint: let it end, or start it again")
-    others = [name for name in names if name.lower().endswith((".onnx", ".h5", ".msgpack", ".tflite", ".nemo", ".npz"))]
-    if others:
-        raise HeaderError(
-            f"the folder's weights are {others[0]}, which onecard does not read. hint: take the model's safetensors"
-        )
-
-
-def _check_not_pickled(folder: Path) -> None:
-    """Raises HeaderError where there are weights, but only such as can run code when they are read."""
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES) if folder.is_dir() else []
-    if pickles and not (folder / SINGLE).exists():
-        raise HeaderError(
-            f"the weights are pickled ({', '.join(pickles[:3])}), and a pickle can run code when it is read. "
-            f"hint: take the model's safetensors, or convert them on a machine that trusts them"
-        )
-
-
-def _all_text(values: Any) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _tensors(path: Path) -> tuple[list[StoredTensor], int]:
-    """The tensors of one file, and its size."""
-    try:
-        with model_files.opened(path) as file:
-            start, size = file.at(0, foreign.PROBE_BYTES), file.size
-            length = int.from_bytes(start[:8], "little")
-            if length > min(MAX_HEADER_BYTES, size - 8) or not start.strip(b"\0"):
-                raise HeaderError(
-                    f"{path.name} announces a header of {length} bytes, more than it can hold: "
-                    f"{foreign.no_safetensors(start, size)}"
-                )
-            table = model_files.parsed(file.at(8, length), path.name)
-    except model_files.FileError as error:
-        raise HeaderError(str(error)) from None
-    if not isinstance(table, dict):
-        raise HeaderError(f"the header of {path.name} is not a JSON object")
-    data_bytes = size - 8 - length
-    return [
-        _tensor(path.name, name, e, data_bytes, 8 + length) for name, e in table.items() if name != "__metadata__"
-    ], size
-
-
-def _tensor(file: str, name: str, entry: Any, data_bytes: int, data_start: int) -> StoredTensor:
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        bits = _BITS[dtype]
-        counts = (*shape, begin, end)
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or len(shape) > 16:
-            raise ValueError
-        wanted = math.prod(shape) * bits
-    except (KeyError, TypeError, ValueError):
-        raise HeaderError(f"{file} describes tensor {name[:80]!r} in a way that is not understood") from None
-    if end > data_bytes or wanted != (end - begin) * 8:
-        raise HeaderError(f"tensor {name[:80]!r} does not fit into {file}: it is cut or wrong")
-    return StoredTensor(name, tuple(shape), dtype, end - begin, file, data_start + begin)
 
 
 def _object(path: Path, most_bytes: int = model_files.CONFIG_BYTES) -> dict[str, Any]:

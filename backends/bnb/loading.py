@@ -18,13 +18,12 @@ import transformers.quantizers.auto  # noqa: F401
 from transformers import AutoTokenizer, conversion_mapping
 
 from backends.backend import HeaderError
-from backends.bnb import arithmetic, folder, linear, shortage, tokenizer_file
+from backends.bnb import arithmetic, folder, linear, tokenizer_file
 from backends.bnb.attention import Survey, UnsupportedAttentionError
 from backends.bnb.context import BnbContext
 from backends.bnb.encoding import Source, load_encoder
 from backends.bnb.header import read
 from backends.bnb.kv import KvCache, LayerShape
-from backends.bnb.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
 from backends.bnb.runner import Runner
 from backends.bnb.vocabulary import Vocabulary
 from backends.bnb.weights import Order, load_model, pin_positions
@@ -37,6 +36,8 @@ from backends.machine import card
 from backends.machine.crash_reason import in_words
 from backends.messages import GeneratorPlan, Layers
 from backends.plan import BATCH_TOKENS
+from backends.pytorch import shortage
+from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,13 +16,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as library_logging
 
 from backends.backend import HeaderError
-from backends.bnb import attention, shortage
+from backends.bnb import attention
 from backends.bnb.header import places, read
 from backends.bnb.library import Linear8bitLt
 from backends.bnb.stored import EMBEDDINGS, HEADS, find, has_own_head, unused_within
 from backends.engine import LoadError
 from backends.files import model_files
 from backends.machine.crash_reason import in_words
+from backends.pytorch import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

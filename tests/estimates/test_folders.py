@@ -14,7 +14,8 @@ import pytest
 
 from backends.backend import HeaderError
 from backends.bnb.arithmetic import packed_bytes, tensor_bytes
-from backends.bnb.header import INDEX, SINGLE, read
+from backends.bnb.header import read
+from backends.files.tensors import INDEX, SINGLE
 from backends.messages.plans import Device
 from backends.plan import Wish
 from backends.registry import BACKENDS, estimate
