@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.main import get_command
 
+from server.cli.completing import model_names
+from server.cli.connect.command import connect
 from server.cli.console import EXIT_CODES
+from server.cli.doctor.command import doctor
 from server.cli.quantize import quantize
+from server.cli.service.command import logs, service_app
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -24,7 +28,9 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-app.command()(quantize)
+app.add_typer(service_app, name="service")
+for command_of_its_own in (quantize, connect, doctor, logs):
+    app.command()(command_of_its_own)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -116,7 +122,9 @@ def serve(
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(help="A model of the server, a path to a .gguf, or smollm2.")],
+    model: Annotated[
+        str, typer.Argument(help="A model of the server, a path to a .gguf, or smollm2.", autocompletion=model_names)
+    ],
     prompt: Annotated[str | None, typer.Argument(help="What to ask; without it a chat begins.")] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System message.")] = None,
     url: Url = None,
@@ -149,7 +157,7 @@ def ps(
 
 @app.command()
 def load(
-    model: Annotated[str, typer.Argument(help="A model of the server.")],
+    model: Annotated[str, typer.Argument(help="A model of the server.", autocompletion=model_names)],
     url: Url = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -165,7 +173,7 @@ def load(
 
 @app.command()
 def unload(
-    model: Annotated[str, typer.Argument(help="A model of the server.")],
+    model: Annotated[str, typer.Argument(help="A model of the server.", autocompletion=model_names)],
     url: Url = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -181,7 +189,10 @@ def unload(
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.", autocompletion=model_names),
+    ],
     context: Annotated[int | None, typer.Option(min=8, metavar="N", help="Tokens one request may use.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, max=256, metavar="N", help="Requests decoded at once.")] = None,
     kv_type: Annotated[str | None, typer.Option(metavar="T", help="Type of the KV cache: f16, q8_0, q4_0, ...")] = None,
@@ -206,7 +217,10 @@ def fit(
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Argument(help="A model of the server, a path, an hf: reference, or smollm2.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A model of the server, a path, an hf: reference, or smollm2.", autocompletion=model_names),
+    ],
     parallel: Annotated[
         str | None, typer.Option(metavar="N,N", help="Requests at once [1,2,4,8 as far as the server goes].")
     ] = None,
@@ -268,7 +282,10 @@ def search(
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.", autocompletion=model_names),
+    ],
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

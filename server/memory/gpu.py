@@ -41,6 +41,30 @@ async def memory() -> GpuMemory:
     return await answer(_query, within_s=ANSWER_WITHIN_S)
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds memory of the card."""
+
+    pid: int
+    name: str
+    n_bytes: int | None
+    """None where the driver does not tell."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The card, its driver, and who holds its memory."""
+
+    memory: GpuMemory
+    driver: str
+    holders: tuple[Holder, ...]
+
+
+async def card() -> Card:
+    """Everything that is told of the card that workers will use. Raises GpuError."""
+    return await answer(_card, within_s=ANSWER_WITHIN_S)
+
+
 async def answer(question: Callable[[], T], *, within_s: float) -> T:
     """Run a call that may never return, in a daemon thread that is left behind when it does not. Raises GpuError."""
     loop = asyncio.get_running_loop()
@@ -90,6 +114,32 @@ def _query() -> GpuMemory:
         return GpuMemory(str(pynvml.nvmlDeviceGetName(handle)), int(info.total), int(info.free))
     finally:
         pynvml.nvmlShutdown()
+
+
+def _card() -> Card:
+    import pynvml
+
+    memory = _query()
+    pynvml.nvmlInit()
+    try:
+        handle = _handle(pynvml, os.environ)
+        listed = [
+            *pynvml.nvmlDeviceGetComputeRunningProcesses(handle),
+            *pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
+        ]
+        found = {int(one.pid): one.usedGpuMemory for one in listed}
+        holders = [Holder(pid, _process_name(pid), None if n is None else int(n)) for pid, n in found.items()]
+        return Card(memory, str(pynvml.nvmlSystemGetDriverVersion()), tuple(holders))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _process_name(pid: int) -> str:
+    """As the kernel has it; of another user's container there may be none."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() or "?"
+    except OSError:
+        return "?"
 
 
 def _handle(pynvml: object, environ: Mapping[str, str]) -> object:

@@ -36,6 +36,9 @@ WRITES_STDOUT = {
     "config show": ["config", "show"],
     "show": ["show", "demo"],
     "show --json": ["show", "demo", "--json"],
+    "connect": ["connect", "codex", "--url", "URL"],
+    "doctor": ["doctor"],
+    "doctor --json": ["doctor", "--json"],
     "quantize": ["quantize", str(GGUF_PATH), "--to", "Q8_0", "--requantize", "--dry-run"],
 }
 
@@ -43,10 +46,14 @@ WRITES_STDOUT = {
 def test_every_command_is_tried():
     of: Any = command()
     leaves = {name for name, one in of.commands.items() if not hasattr(one, "commands")}
-    leaves |= {f"config {name}" for name in of.commands["config"].commands}
+    groups = {name: one.commands for name, one in of.commands.items() if hasattr(one, "commands")}
+    leaves |= {f"{group} {name}" for group, commands in groups.items() for name in commands}
     assert leaves - {" ".join(words[:2]) for words in WRITES_STDOUT.values()} - {
         words[0] for words in WRITES_STDOUT.values()
-    } == {"config init", "pull", "search", "rm"}, "it writes a file alone, or needs a hub: see tests/hub"
+    } == {
+        *("config init", "pull", "search", "rm"),
+        *("service install", "service uninstall", "logs"),
+    }, "it writes a file alone, or needs a hub or systemd: see tests/hub and test_service"
 
 
 @pytest.mark.parametrize("arguments", WRITES_STDOUT.values(), ids=WRITES_STDOUT.keys())

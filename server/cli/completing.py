@@ -1,0 +1,64 @@
+"""Names of models for a shell's completion: from the configuration file and a server that answers at once.
+
+Only the standard library is imported: a shell waits for it at each press of the tab key.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from typer import Context
+
+from server.own_folder import user_folder
+
+_WITHIN_S: Final = 0.3
+
+
+def model_names(context: Context, incomplete: str) -> list[str]:
+    """Names and aliases that begin so; none where nothing can be read. Raises nothing."""
+    config = _configuration(context.params.get("config"))
+    url = context.params.get("url") or os.environ.get("ONECARD_URL")
+    names = dict.fromkeys([*_configured(config), *_served(config, url), "smollm2", "demo"])
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _configuration(named: object) -> dict[str, Any]:
+    file = Path(str(named)).expanduser() if named else user_folder("XDG_CONFIG_HOME", "~/.config") / "config.toml"
+    try:
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _configured(config: dict[str, Any]) -> list[str]:
+    models = _table(config, "models")
+    aliases = [_table(models, name).get("aliases") for name in models]
+    return [*models, *(str(alias) for some in aliases if isinstance(some, list) for alias in some)]
+
+
+def _table(of: dict[str, Any], key: str) -> dict[str, Any]:
+    found = of.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _served(config: dict[str, Any], url: str | None) -> list[str]:
+    server = _table(config, "server")
+    keys = [key for name in ("admin_keys", "api_keys") for key in server.get(name) or [] if isinstance(key, str)]
+    key = os.environ.get("ONECARD_API_KEY") or ("" if url else next(iter(keys), ""))
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(server.get("host")), server.get("host"))  # noqa: S104
+    base = url or f"http://{f'[{host}]' if ':' in str(host) else host or '127.0.0.1'}:{server.get('port') or 8080}"
+    try:
+        parts = urlsplit(base if "://" in base else f"http://{base}")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=_WITHIN_S)
+        connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"} if key else {})
+        listed = json.loads(connection.getresponse().read())["data"]
+        return [str(name) for one in listed for name in (one["id"], *one.get("aliases", []))]
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return []

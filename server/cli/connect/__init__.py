@@ -1,0 +1,1 @@
+"""`onecard connect`: what each client has to be told to use this server."""

@@ -1,0 +1,138 @@
+"""What an operator has set up: the configuration, its models, the port, the service. Nothing is loaded or changed."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from backends.backend import HeaderError
+from server.cli.checkup import without_engine
+from server.cli.client import client_for
+from server.cli.console import CliError
+from server.cli.doctor.findings import Finding, told
+from server.memory.files import look
+from server.settings.catalog import Catalog, CatalogError
+from server.settings.config import Settings, foreign_host_without_key, public_without_key
+from server.settings.config_source import ConfigError, default_config_file, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ANSWERS_WITHIN_S: Final = 1.0
+
+
+def versions() -> list[Finding]:
+    """Ours and Python's."""
+    return [Finding("version", "ok", f"onecard {version('onecard')}, Python {sys.version.split()[0]} in {sys.prefix}")]
+
+
+def configuration(config: Path | None) -> tuple[list[Finding], Settings | None]:
+    """Whether it can be read, and the settings where it can."""
+    try:
+        loaded = load_settings(config)
+    except ConfigError as problem:
+        return [told("configuration", "problem", line) for line in str(problem).splitlines()], None
+    where = str(loaded.file) if loaded.file else f"defaults: there is no {default_config_file()}"
+    found = [Finding("configuration", "ok", where)]
+    settings = loaded.settings
+    if public_without_key(settings):
+        text = f"server.host = '{settings.server.host}' is open to the network without a key, so the server won't start"
+        found.append(Finding("configuration", "problem", text, "--api-key-file FILE"))
+    if (host := foreign_host_without_key(settings)) is not None:
+        text = f"server.allowed_hosts names {host} without a key, so the server won't start"
+        found.append(Finding("configuration", "problem", text, "--api-key-file FILE"))
+    return found, settings
+
+
+def models(settings: Settings) -> list[Finding]:
+    """Whether the files of each model are there and sound. Reads headers only."""
+    try:
+        entries = Catalog(settings).entries
+    except CatalogError as problem:
+        return [told("models", "problem", line) for line in str(problem).splitlines()]
+    wrong = without_engine(entries)
+    found = [Finding("models", "problem", f"{name}: {why}") for name, why in wrong.items()]
+    for entry in entries:
+        if entry.name in wrong:
+            continue
+        try:
+            header = look(entry).header
+        except HeaderError as problem:
+            found.append(told("models", "problem", f"{entry.name}: {problem}"))
+            continue
+        found += [Finding("models", "note", f"{entry.name}: {remark}") for remark in header.remarks]
+        found.append(Finding("models", "ok", f"{entry.name}: {entry.path}"))
+    return found
+
+
+@dataclass(frozen=True)
+class Port:
+    """Who has the configured address."""
+
+    url: str
+    taken: bool
+    """Something listens there."""
+    status: Mapping[str, Any] | None = None
+    """The server's status, where it is ours and tells it."""
+    wants_key: bool = False
+
+
+def look_at_port(settings: Settings) -> Port:
+    """Knock at the configured address."""
+    client = client_for(None, settings)
+    parts = urlsplit(client.base)
+    if settings.server.port == 0:
+        return Port(client.base, taken=False)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 80), timeout=_ANSWERS_WITHIN_S).close()
+    except OSError:
+        return Port(client.base, taken=False)
+    try:
+        answer = client.response("/v1/status")
+        document = answer.json() if answer.status_code == 200 else None
+    except (CliError, ValueError):
+        return Port(client.base, taken=True)
+    ours = isinstance(document, dict) and "memory" in document and "models" in document
+    return Port(client.base, taken=True, status=document if ours else None, wants_key=answer.status_code == 401)
+
+
+def port(seen: Port) -> list[Finding]:
+    """Whether the server can have its port, or has it already."""
+    if not seen.taken:
+        return [Finding("port", "ok", f"{seen.url} is free: no server runs there")]
+    if seen.status is not None:
+        listed = seen.status["models"]
+        loaded = [str(one["name"]) for one in listed if one.get("state") == "ready"]
+        text = f"onecard answers at {seen.url}: {len(listed)} models, loaded: {', '.join(loaded) or 'none'}"
+        failed = [(one["name"], one["last_error"]) for one in listed if one.get("last_error")]
+        told_errors = [told("models", "warning", f"{name}: last error: {error}") for name, error in failed]
+        return [Finding("port", "ok", text), *told_errors]
+    if seen.wants_key:
+        text = f"a server at {seen.url} wants a key, so nothing more is known of it"
+        return [Finding("port", "note", text, "set ONECARD_API_KEY to one of its keys")]
+    return [
+        Finding(
+            "port", "problem", f"another program has {seen.url}", "end it, or --port, or `port` in the configuration"
+        )
+    ]
+
+
+def pids_of(status: Mapping[str, Any] | None) -> frozenset[int]:
+    """The workers of a server that was asked."""
+    listed = status["models"] if status is not None else []
+    return frozenset(int(one["pid"]) for one in listed if one.get("pid"))
+
+
+def proxies() -> list[Finding]:
+    """Whether clients of this machine would ask a proxy for a server on this machine."""
+    named = getproxies()
+    if not (named.get("http") or named.get("all")) or proxy_bypass("127.0.0.1"):
+        return []
+    text = "HTTP_PROXY is set, and NO_PROXY does not name 127.0.0.1: clients may ask the proxy for this server"
+    return [Finding("network", "warning", text, "export NO_PROXY=localhost,127.0.0.1,::1")]
