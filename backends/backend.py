@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from backends.files.sampling_defaults import SamplingDefaults
-from backends.messages import LoadPlan
+from backends.messages import LoadPlan, MediaKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -132,6 +132,8 @@ class Backend(Protocol[HeaderT, PlanT]):
     """Distributions whose versions its estimates and learned figures depend on."""
     components: Sequence[str]
     """What its footprints consist of beside what those of all have: the names in `plan.Parts.further`."""
+    media: Sequence[MediaKind]
+    """What some of its models read beside text; which ones is told by the capabilities of their headers."""
     choices: Choices[HeaderT, PlanT]
     """What is told of its plans, and what else could be chosen."""
 

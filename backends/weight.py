@@ -26,7 +26,7 @@ def prompt_bytes(prompt: Prompt) -> int:
     """About so many bytes of text have to be read for it."""
     match prompt:
         case ChatPrompt():
-            return text_bytes([prompt.messages, prompt.tools])
+            return text_bytes([prompt.messages, prompt.tools]) + media_bytes(prompt)
         case TextPrompt():
             return text_bytes(prompt.text)
         case FimPrompt():
@@ -39,6 +39,11 @@ def prompt_bytes(prompt: Prompt) -> int:
             assert_never(prompt)
 
 
+def media_bytes(prompt: Prompt) -> int:
+    """Of its images and sounds, as they were sent."""
+    return sum(len(medium.data) for medium in prompt.media) if isinstance(prompt, ChatPrompt) else 0
+
+
 def _segment_bytes(segment: Segment) -> int:
     match segment:
         case TextSegment():
@@ -46,7 +51,7 @@ def _segment_bytes(segment: Segment) -> int:
         case TokenSegment():
             return len(segment.tokens) * TOKEN_BYTES
         case MediaSegment():
-            return segment.file.n_bytes
+            return len(segment.medium.data)
         case _:
             assert_never(segment)
 
@@ -56,7 +61,8 @@ def sure_bytes(prompt: Prompt) -> int:
     match prompt:
         case ChatPrompt():
             calls = [call.get("function") for message in prompt.messages for call in message.get("tool_calls", [])]
-            return text_bytes([[message.get("content") for message in prompt.messages], calls, prompt.tools])
+            said = [_texts(message.get("content")) for message in prompt.messages]
+            return text_bytes([said, calls, prompt.tools])
         case TextPrompt():
             return text_bytes(prompt.text)
         case FimPrompt():
@@ -67,6 +73,11 @@ def sure_bytes(prompt: Prompt) -> int:
             return sum(text_bytes(one.text) for one in prompt.segments if isinstance(one, TextSegment))
         case _:
             assert_never(prompt)
+
+
+def _texts(content: object) -> object:
+    """What a message says in words."""
+    return [part.get("text") for part in content] if isinstance(content, list) else content
 
 
 def text_bytes(value: object) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from backends.backend import Header
     from backends.choices import Choices
-    from backends.messages import TextPlan
+    from backends.messages import MediaKind, TextPlan
     from backends.options import Options
 
 
@@ -44,6 +44,7 @@ class Folders:
     )
     packages: Sequence[str] = ("bitsandbytes", "transformers", "torch")
     components: Sequence[str] = ()
+    media: Sequence[MediaKind] = ()
     choices: Choices[Header, TextPlan] = TextChoices()
 
     def options(self) -> type[Options]:

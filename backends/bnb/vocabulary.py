@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from backends.generation.media import MediaTower
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time, in the thread that asks
 _PANIC: Final = "PanicException"
 """What the library raises where its expressions give up; it is no `Exception`, so it would end the worker."""
@@ -40,6 +42,9 @@ _FILE: Final = ("<|file_sep|>", "<file_sep>")
 
 class Vocabulary:
     """For any number of threads: one tokenizer reads control tokens and one does not, and neither is changed."""
+
+    tower: MediaTower | None = None
+    """None: it reads text alone."""
 
     def __init__(self, tokenizer: Any, *, n_vocab: int, ends: set[int]) -> None:
         """`tokenizer` is a fast tokenizer of transformers, `n_vocab` the width of the model's logits."""

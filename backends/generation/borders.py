@@ -33,7 +33,7 @@ def borders(tokenizer: Tokenizer, prompt: Prompt, tokens: Sequence[int]) -> tupl
     template puts in front of an answer.
     """
     end = len(tokens) - 1
-    if not isinstance(prompt, ChatPrompt):
+    if not isinstance(prompt, ChatPrompt) or prompt.media:
         return (end,) if end > 0 else ()
     messages = prompt.messages
     users = [i for i, message in enumerate(messages) if message.get("role") == "user"]

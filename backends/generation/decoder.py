@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from backends.generation.media import MediaTower
     from backends.messages import KvLayout, Sampling
     from backends.prompts.control import Control
     from backends.prompts.fim import InfillMarks
@@ -35,6 +36,8 @@ class DecoderModel(Protocol):
     """A vocabulary, and the little that an engine wants to know of the weights behind it."""
 
     n_vocab: int
+    tower: MediaTower | None
+    """What makes rows of images and sounds; None where it reads text alone."""
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""

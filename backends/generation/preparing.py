@@ -12,6 +12,7 @@ import numpy as np
 from backends.engine import JobError
 from backends.formats.thinking import Thinking
 from backends.generation.borders import borders
+from backends.generation.row_layout import TEXT_ALONE
 from backends.generation.scoring import Echo
 from backends.generation.sequence import PreparedGenerate
 from backends.messages import (
@@ -70,8 +71,9 @@ class Preparer:
         if isinstance(job.prompt, FimPrompt):
             room = self._context - min(max(1, job.max_tokens or 1), self._context // 2)
             (tokens, omitted), thinking = self._tokenizer.encode_infill(job.prompt, room=room), Thinking.NEVER
+            layout = TEXT_ALONE
         else:
-            (tokens, thinking), omitted = self._tokenizer.encode(job.prompt), 0
+            (tokens, thinking, layout), omitted = self._tokenizer.encode(job.prompt), 0
         limit = self._limit(job, len(tokens))
         prompt = np.array(tokens, dtype=np.int32)
         echo, scored = self._echo(job, tokens), self._scored(job, prompt)
@@ -80,7 +82,7 @@ class Preparer:
         opened = thinking is Thinking.OPEN
         sorts = self._tokenizer.splitters(job, opened=opened)
         return PreparedGenerate(
-            job, prompt, limit, opened, echo, scored, omitted, plan=plan, borders=places, new_splitter=sorts
+            job, prompt, limit, opened, echo, scored, omitted, layout, plan=plan, borders=places, new_splitter=sorts
         )
 
     def _scored(self, job: Generate, prompt: NDArray[np.int32]) -> Echo | None:
@@ -105,7 +107,7 @@ class Preparer:
         if isinstance(job.prompt, TextPrompt):
             tokens = self._tokenizer.raw(job.prompt.text, add_special=job.add_special)
         else:
-            tokens, _ = self._tokenizer.encode(job.prompt)
+            tokens = self._tokenizer.encode(job.prompt).tokens
         literals = {token: self._model.literal(token) for token in set(tokens)} if job.pieces else {}
         pieces = [literals[token] for token in tokens] if job.pieces else None
         return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
+import msgspec
 import numpy as np
 
 from backends.constraints.guides import Guides, shown_marks
@@ -18,6 +19,8 @@ from backends.engine import JobError
 from backends.formats import generic
 from backends.formats.splitter import splitter
 from backends.formats.thinking import Thinking, thinking_of
+from backends.generation.media import PromptRows
+from backends.generation.row_layout import TEXT_ALONE, RowLayout
 from backends.messages import (
     ChatPrompt,
     FimPrompt,
@@ -30,6 +33,7 @@ from backends.messages import (
 )
 from backends.prompts import fim
 from backends.prompts.chat_template import ChatTemplate, Guard
+from backends.prompts.media_places import MediaPlaces
 from backends.prompts.open_turn import OpenTurn
 
 if TYPE_CHECKING:
@@ -45,6 +49,17 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 16 << 20
 """Far below what one frame holds: a report that is too large to send would end the worker."""
+
+
+class Encoded(NamedTuple):
+    """A prompt as rows."""
+
+    tokens: list[int]
+    """In rows of media anything."""
+    thinking: Thinking
+    """Whether reasoning follows it."""
+    layout: RowLayout = TEXT_ALONE
+    """Which rows are media."""
 
 
 class Tokenizer:
@@ -123,48 +138,65 @@ class Tokenizer:
                 tokens += self._model.tokenize(piece.decode("utf-8", "replace"), parse_special=False)
         return tokens
 
-    def encode(self, prompt: Prompt) -> tuple[list[int], Thinking]:
-        """Token ids of a prompt, and whether reasoning follows it. Raises JobError."""
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Token ids of a prompt, where its media are, and whether reasoning follows it. Raises JobError."""
         match prompt:
             case ChatPrompt():
                 return self._encode_chat(prompt)
             case TextPrompt():
                 tokens = self._with_bos(self._model.tokenize(prompt.text, parse_special=True))
-                return tokens or self._opening(), Thinking.NEVER
+                return Encoded(tokens or self._opening(), Thinking.NEVER)
             case FimPrompt():
-                return self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], Thinking.NEVER
+                return Encoded(self.encode_infill(prompt, room=MAX_TEXT_BYTES)[0], Thinking.NEVER)
             case TokenPrompt():
-                return self._check_ids(prompt.tokens), Thinking.NEVER
+                return Encoded(self._check_ids(prompt.tokens), Thinking.NEVER)
             case SegmentPrompt():
-                tokens = [token for segment in prompt.segments for token in self._encode_segment(segment)]
-                return self._with_bos(tokens) or self._opening(), Thinking.NEVER
+                rows = PromptRows(self._model.tower)
+                for segment in prompt.segments:
+                    self._add_segment(rows, segment)
+                return self._rows(rows, Thinking.NEVER)
             case _:
                 assert_never(prompt)
 
-    def _encode_segment(self, segment: Segment) -> list[int]:
+    def _add_segment(self, rows: PromptRows, segment: Segment) -> None:
         match segment:
             case TextSegment():
-                return self._model.tokenize(segment.text, parse_special=not segment.plain)
+                rows.tokens += self._model.tokenize(segment.text, parse_special=not segment.plain)
             case TokenSegment():
-                return self._check_ids(segment.tokens)
+                rows.tokens += self._check_ids(segment.tokens)
             case MediaSegment():
-                raise JobError(
-                    "unsupported_media",
-                    "this model reads text alone, and takes no images and no sounds. hint: send its text, or name a "
-                    "model that does",
-                    param="prompt",
-                )
+                rows.add(segment.medium)
             case _:
                 assert_never(segment)
 
-    def _encode_chat(self, prompt: ChatPrompt) -> tuple[list[int], Thinking]:
-        pieces, thinking = self.chat_pieces(prompt)
-        return self._with_bos(self._encode_pieces(pieces)), thinking
+    def _encode_chat(self, prompt: ChatPrompt) -> Encoded:
+        if not prompt.media:
+            pieces, thinking = self.chat_pieces(prompt)
+            return Encoded(self._with_bos(self._encode_pieces(pieces)), thinking)
+        places, rows = MediaPlaces(prompt.messages, len(prompt.media)), PromptRows(self._model.tower)
+        worded = msgspec.structs.replace(prompt, messages=places.in_words(prompt.messages), media=[])
+        found, thinking = self.chat_pieces(worded)
+        parts = [(part, control) for text, control in found for part in places.split(text)]
+        pieces = [(part if isinstance(part, str) else "", control) for part, control in parts]
+        if len({part for part, _ in parts if isinstance(part, int)}) < len(prompt.media):
+            raise JobError("template_error", "the chat template leaves out an image or a sound", param="prompt")
+        for index, (part, _) in enumerate(parts):
+            if isinstance(part, int):
+                rows.add(prompt.media[part])
+            else:
+                rows.tokens += self.encode_piece(pieces, index)
+        return self._rows(rows, thinking)
+
+    def _rows(self, rows: PromptRows, thinking: Thinking) -> Encoded:
+        bos = self._model.bos
+        if bos is not None and rows.tokens[:1] != [bos]:
+            rows.begin_with([bos])
+        return Encoded(rows.tokens or self._opening(), thinking, rows.layout)
 
     def chat_pieces(self, prompt: ChatPrompt) -> tuple[list[tuple[str, bool]], Thinking]:
         """A rendered conversation cut at its control tokens, `(text, is_control)`, and whether reasoning follows it.
 
-        Raises JobError.
+        Of one without media. Raises JobError.
         """
         template = self._template_for(prompt)
         (messages, tools), sentinels = self._guard.protect([prompt.messages, prompt.tools])

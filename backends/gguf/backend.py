@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from backends.backend import Header
     from backends.choices import Choices
-    from backends.messages import TextPlan
+    from backends.messages import MediaKind, TextPlan
     from backends.options import Options
 
 _AS_QUANTISED: Final = "which stays as it was quantised"
@@ -81,6 +81,7 @@ class Gguf:
     )
     packages: Sequence[str] = ("llama-cpp-python",)
     components: Sequence[str] = ()
+    media: Sequence[MediaKind] = ()
     choices: Choices[Header, TextPlan] = TextChoices()
 
     def options(self) -> type[Options]:

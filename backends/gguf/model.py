@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from backends.generation.media import MediaTower
     from backends.gguf.library_log import LibraryLog
 
 _ALL_LAYERS = 1 << 30
@@ -40,6 +41,9 @@ _UNKNOWN = {
 
 class Model:
     """Weights and vocabulary. Raises LoadError when llama.cpp refuses the file."""
+
+    tower: MediaTower | None = None
+    """None: it reads text alone."""
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ from backends.messages.jobs import (
     ToolCalls,
     VectorJob,
 )
-from backends.messages.media import SpoolFile
+from backends.messages.media import MediaKind, Medium, SpoolFile
 from backends.messages.plain import Figure
 from backends.messages.plans import Device, EncoderPlan, GeneratorPlan, KvLayout, KvType, LoadPlan, TextPlan
 from backends.messages.reports import (
@@ -113,7 +113,9 @@ __all__ = [
     "LoadFailed",
     "LoadModel",
     "LoadPlan",
+    "MediaKind",
     "MediaSegment",
+    "Medium",
     "Part",
     "Pattern",
     "Ping",

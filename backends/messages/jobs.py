@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from backends.messages.media import Medium
 from backends.messages.plain import Plain
 from backends.messages.segments import Segment
 
@@ -37,13 +38,15 @@ class ChatPrompt(Plain, tag="chat", frozen=True):
     """A conversation, rendered by the worker with the model's own template.
 
     `messages` are dicts with `role` and `content` (string or None) and, where present, `tool_calls`, `tool_call_id`,
-    `name`, `reasoning_content`; content parts are already joined to a string.
+    `name`, `reasoning_content`. Text parts are already joined to a string; where a message holds media its content is a
+    list of `{"type": "text", "text": ...}` and `{"type": "medium", "medium": i}`, which is `media[i]`.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = []
     template_kwargs: dict[str, bool | str | int] = {}
     end: PromptEnd = "answer"
+    media: list[Medium] = []
 
 
 class TextPrompt(Plain, tag="text", frozen=True):

@@ -1,8 +1,12 @@
-"""What is not text in a job: files that a client has sent."""
+"""What is not text in a job: files that a client has sent, and the images and sounds of its prompts."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from backends.messages.plain import Plain
+
+MediaKind = Literal["image", "audio"]
 
 
 class SpoolFile(Plain, frozen=True):
@@ -19,3 +23,16 @@ class SpoolFile(Plain, frozen=True):
     """As the client says; empty where it says nothing."""
     name: str = ""
     """The client's own, without folders; for its ending, and for people."""
+
+
+class Medium(Plain, frozen=True):
+    """An image or a sound of a prompt, as its client sent it; what is in it is a stranger's."""
+
+    kind: MediaKind
+    data: bytes
+    digest: str
+    """SHA-256 of the data, in hex."""
+    media_type: str = ""
+    """As the client says, such as `image/png`."""
+    detail: str = ""
+    """How closely to look, as the client says; empty where it says nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.messages.media import SpoolFile
+from backends.messages.media import Medium
 from backends.messages.plain import Plain
 
 
@@ -22,7 +22,7 @@ class TokenSegment(Plain, tag="tokens", frozen=True):
 class MediaSegment(Plain, tag="media", frozen=True):
     """An image or a sound; how many rows and positions it takes is its engine's to say."""
 
-    file: SpoolFile
+    medium: Medium
 
 
 Segment = TextSegment | TokenSegment | MediaSegment

@@ -202,7 +202,7 @@ class _StandIns:
 
     @staticmethod
     def _unused(value: Any) -> Iterator[str]:
-        taken = set().union(*_strings(value))
+        taken = set().union(*strings_of(value))
         yield from (char for char in map(chr, _PRIVATE_USE) if char not in taken)
 
 
@@ -215,16 +215,17 @@ def _restore(text: str, sentinels: Mapping[str, str]) -> str:
     return text.translate({ord(sentinel): literal for sentinel, literal in sentinels.items()}) if sentinels else text
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings_of(value: Any) -> Iterator[str]:
+    """Every string in plain data, the names of objects among them."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
         for item in value:
-            yield from _strings(item)
+            yield from strings_of(item)
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from _strings(item)
+            yield from strings_of(item)
 
 
 def _map_strings(value: Any, on_text: Callable[[str], str], on_key: Callable[[str], str]) -> Any:

@@ -17,7 +17,7 @@ from server.output.response_objects import CompactedResponse, CompactionItem
 from server.output.responses import usage_object
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backends.messages import Delta
     from server.output.frame import Head, Usage
@@ -38,10 +38,10 @@ _SHARE = 4
 
 def latest_words(turns: Sequence[dict[str, object]]) -> list[str]:
     """The user's latest messages as far as they are short; those that hold an earlier summary are none."""
-    room = min(_MOST_CHARS, sum(len(str(turn.get("content") or "")) for turn in turns) // _SHARE)
+    room = min(_MOST_CHARS, sum(len(_text(turn)) for turn in turns) // _SHARE)
     words: list[str] = []
     for turn in reversed(turns):
-        text = str(turn.get("content") or "")
+        text = _text(turn)
         if turn["role"] != "user" or text.startswith(_BEGINS):
             continue
         room -= len(text)
@@ -49,6 +49,12 @@ def latest_words(turns: Sequence[dict[str, object]]) -> list[str]:
             break
         words.append(text)
     return words[::-1]
+
+
+def _text(turn: Mapping[str, object]) -> str:
+    """What a turn says in words."""
+    content = turn.get("content") or ""
+    return "\n".join(part.get("text", "") for part in content) if isinstance(content, list) else str(content)
 
 
 def sealed(summary: str, words: Sequence[str]) -> str:

@@ -117,6 +117,8 @@ async def answer(request: Request, app: Services, model: ModelFacts, plan: Answe
     """Run the plan. Raises ApiError for every failure before the headers."""
     check_wishes(request, priority=plan.priority, keep_alive_s=plan.keep_alive_s)
     model.refuse_other_kind(GENERATE)
+    for job in plan.jobs:
+        model.refuse_unread_media(job.prompt, param=plan.params.get("prompt", "prompt"))
     if model.ready is not None:
         plan.check(model.ready)
     if app.settings.logging.prompts:

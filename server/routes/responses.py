@@ -31,6 +31,7 @@ from server.routes.services import new_id, served_headers
 from server.routes.tokens import count_tokens
 from server.schemas.body import off_loop, read_as
 from server.schemas.items import wrapped
+from server.schemas.parts import as_sent
 from server.schemas.problems import problem
 from server.schemas.renames import TO_RESPONSES
 from server.schemas.response_fields import COMPACT, COUNT, SURFACE
@@ -261,7 +262,7 @@ def _record(domain: str, response: dict[str, Any], asked: AskedResponse) -> Reco
         domain=domain,
         response=to_json(response),
         inputs=to_json(inputs),
-        turns=to_json([*asked.turns, *turns_of(response["output"])]),
+        turns=to_json(as_sent([*asked.turns, *turns_of(response["output"])])),
         item_ids=tuple(item["id"] for item in [*inputs, *response["output"]]),
     )
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from backends.kinds import TOKENIZE
 from backends.messages import ChatPrompt, Detokenized, Tokenize, Tokenized
+from backends.weight import media_bytes
 from server.output.frame import to_json
 from server.output.shapes import Tokens, TokenText
 from server.routes.dependencies import App, parsed
@@ -42,6 +43,7 @@ async def tokenize(
     """Token ids of a text or of a rendered conversation."""
     model = app.model(asked.model)
     job = asked.job(new_id("tok-"))
+    model.refuse_unread_media(job.prompt, param="messages")
     if isinstance(job.prompt, ChatPrompt):
         job = msgspec.structs.replace(job, prompt=model.with_system(job.prompt))
     run = Run([app.pool.submit(model.entry, job)], 1, PARAMS)
@@ -69,8 +71,9 @@ async def count_tokens(
     request: Request, app: Services, model: ModelFacts, prompt: ChatPrompt, *, params: Mapping[str, str]
 ) -> int:
     """How many tokens a rendered conversation has. Raises ApiError."""
+    model.refuse_unread_media(prompt, param=params["prompt"])
     job = Tokenize(id=new_id("tok-"), prompt=model.with_system(prompt))
-    refuse_uncountable(TOKENIZE.weight(job), param=params["prompt"])
+    refuse_uncountable(TOKENIZE.weight(job) - media_bytes(prompt), param=params["prompt"])
     run = Run([app.pool.submit(model.entry, job)], 1, params)
     return len((await single(request, run, Tokenized)).tokens)
 

@@ -6,18 +6,23 @@ Owns leniency towards real clients: thinking of another server is left out by na
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from server.output.anthropic_objects import call_id
-from server.schemas.messages import MAX_MESSAGES, MAX_PARTS, Strict
+from server.schemas.media import medium_of, read_kind
+from server.schemas.messages import MAX_MESSAGES
+from server.schemas.parts import MAX_PARTS, Said, Strict, joined, picture, words
 from server.schemas.problems import problem, wrong_type
 from server.schemas.tool_results import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from backends.messages import Medium
 
 BILLING = "x-anthropic-billing-header"
 """Claude Code puts a line that begins so in front of its system prompt; it changes with every request, so that no
@@ -34,6 +39,23 @@ class TextBlock(Strict):
 
     type: Literal["text"]
     text: str
+
+
+class ImageBlock(Strict):
+    """An image, where some model reads them; else it is a block of another kind."""
+
+    type: Literal["image"]
+    source: Any = None
+
+    @model_validator(mode="after")
+    def _is_readable(self) -> ImageBlock:
+        _ = self.medium
+        return self
+
+    @cached_property
+    def medium(self) -> Medium:
+        """What was sent."""
+        return medium_of(self.type, {"source": self.source})
 
 
 class ThinkingBlock(Strict):
@@ -81,11 +103,13 @@ class OtherBlock(Strict):
         return self
 
 
-_TAGS = {"text": "<text>", "thinking": "<thinking>", "tool_use": "<use>", "tool_result": "<result>"}
+_TAGS = {"text": "<text>", "image": "<image>", "thinking": "<thinking>", "tool_use": "<use>", "tool_result": "<result>"}
 
 
 def _block_tag(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "image" and read_kind(kind) is None:
+        return "<other>"
     return _TAGS.get(kind, "<other>") if isinstance(kind, str) else "<other>"
 
 
@@ -99,8 +123,8 @@ def _as_blocks(value: Any) -> Any:
 
 
 _Shown = Annotated[
-    Annotated[TextBlock, Tag("<text>")] | Annotated[OtherBlock, Tag("<other>")],
-    Discriminator(lambda value: "<text>" if _block_tag(value) == "<text>" else "<other>"),
+    Annotated[TextBlock, Tag("<text>")] | Annotated[ImageBlock, Tag("<image>")] | Annotated[OtherBlock, Tag("<other>")],
+    Discriminator(lambda value: tag if (tag := _block_tag(value)) in ("<text>", "<image>") else "<other>"),
 ]
 
 
@@ -121,15 +145,17 @@ class ToolResultBlock(Strict):
     is_error: bool | None = None
 
     @property
-    def text(self) -> str:
-        """The words of the answer; those of an error say so, because chat templates have no other place for it."""
-        text = "\n".join(block.text for block in self.content if isinstance(block, TextBlock))
+    def said(self) -> Said:
+        """The answer; that of an error says so, because chat templates have no other place for it."""
+        answer = _said(self.content)
+        text = answer if isinstance(answer, str) else ""
         says_so = not self.is_error or "error" in text.partition("\n")[0].lower()
-        return text if says_so else f"Error: {text}"
+        return answer if says_so else f"Error: {answer}" if isinstance(answer, str) else joined(["Error:", answer], "")
 
 
 _Block = Annotated[
     Annotated[TextBlock, Tag("<text>")]
+    | Annotated[ImageBlock, Tag("<image>")]
     | Annotated[ThinkingBlock, Tag("<thinking>")]
     | Annotated[ToolUseBlock, Tag("<use>")]
     | Annotated[ToolResultBlock, Tag("<result>")]
@@ -166,19 +192,16 @@ class Message(Strict):
         if self.role == "assistant":
             yield self._assistant()
             return
-        words: list[str] = []
-        for block in self.content:
-            if isinstance(block, TextBlock):
-                words.append(block.text)
-            elif isinstance(block, ToolResultBlock):
-                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": block.text}
-        if words or not any(isinstance(block, ToolResultBlock) for block in self.content):
-            yield {"role": self.role, "content": "\n".join(words)}
+        results = [block for block in self.content if isinstance(block, ToolResultBlock)]
+        for block in results:
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": block.said}
+        if not results or any(isinstance(block, TextBlock | ImageBlock) for block in self.content):
+            yield {"role": self.role, "content": _said(self.content)}
 
     def _assistant(self) -> dict[str, Any]:
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": "\n".join(block.text for block in self.content if isinstance(block, TextBlock)),
+            "content": _said(self.content),
         }
         if thoughts := [
             block.thinking for block in self.content if isinstance(block, ThinkingBlock) and block.thinking
@@ -187,6 +210,14 @@ class Message(Strict):
         if uses := [_call(block) for block in self.content if isinstance(block, ToolUseBlock)]:
             message["tool_calls"] = uses
         return message
+
+
+def _said(blocks: Iterable[Strict]) -> Said:
+    """What blocks of words and images say."""
+    shown = [block for block in blocks if isinstance(block, TextBlock | ImageBlock)]
+    if all(isinstance(block, TextBlock) for block in shown):
+        return "\n".join(block.text for block in shown if isinstance(block, TextBlock))
+    return [picture(block.medium) if isinstance(block, ImageBlock) else words(block.text) for block in shown]
 
 
 def _call(block: ToolUseBlock) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from server.schemas.fields import (
     sampling,
 )
 from server.schemas.harmless import ChatHarmless
-from server.schemas.messages import ConversationFields, Messages, conversation, unknown_names
+from server.schemas.messages import ConversationFields, Messages, chat_prompt, unknown_names
 from server.schemas.problems import check, problem, wrong_type
 from server.schemas.surface import ELSEWHERE, Surface
 from server.schemas.tool_results import check_chat
@@ -187,9 +187,7 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
         if self.budget is not None:
             kwargs["thinking_budget"] = self.budget
         kwargs |= self.chat_template_kwargs or {}
-        return ChatPrompt(
-            messages=conversation(self.messages), tools=self.functions, template_kwargs=kwargs, end=self.end
-        )
+        return chat_prompt(self.messages, tools=self.functions, end=self.end, template_kwargs=kwargs)
 
     def require(self, facts: GeneratorFacts) -> None:
         """Refuse what this model cannot do. Raises ApiError 400."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from server.schemas.messages import Content, Strict
+from server.schemas.parts import Content, Strict
 from server.schemas.problems import problem, wrong_type
 
 MAX_METADATA_BYTES = 16 << 10

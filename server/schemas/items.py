@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from server.errors import clip
 from server.output.compaction import opened
-from server.schemas.messages import MAX_MESSAGES, MAX_PARTS, Arguments, Strict, TextPart
+from server.schemas.messages import MAX_MESSAGES, Arguments
+from server.schemas.parts import MAX_PARTS, Said, Strict, TextPart, joined, said
 from server.schemas.problems import problem, wrong_type
 
 if TYPE_CHECKING:
@@ -52,6 +53,18 @@ class Part(TextPart):
 
     kinds = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
+    def stored(self) -> dict[str, Any]:
+        """The form in which parts of a user's are listed."""
+        if self.medium is None:
+            return {"type": "input_text", "text": self.plain}
+        return {"type": self.type, **(self.model_extra or {})}
+
+
+class ThoughtPart(Part):
+    """One piece of reasoning."""
+
+    takes_media = False
+
 
 def _string_or_parts(value: Any) -> Any:
     if not isinstance(value, str | list):
@@ -66,8 +79,25 @@ Text = Annotated[
 ]
 
 
-def _plain(text: str | list[Part] | None) -> str:
-    return "\n".join(part.plain for part in text) if isinstance(text, list) else text or ""
+def _said(text: str | list[Part]) -> Said:
+    return said(text) if isinstance(text, list) else text
+
+
+def _listed(text: str | list[Part]) -> str | list[dict[str, Any]]:
+    """As it is listed: words as one text, with media the parts."""
+    is_words = isinstance(_said(text), str)
+    return [part.stored() for part in text] if isinstance(text, list) and not is_words else str(_said(text))
+
+
+def _words(thoughts: list[ThoughtPart] | None) -> str:
+    return "\n".join(part.plain for part in thoughts or [])
+
+
+def _as_output(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of an assistant's message as it is listed."""
+    if part["type"] != "input_text":
+        return part
+    return {"type": "output_text", "text": part["text"], "annotations": [], "logprobs": []}
 
 
 class MessageItem(Strict):
@@ -82,15 +112,15 @@ class MessageItem(Strict):
 
     def message(self) -> dict[str, Any] | None:
         """The chat message."""
-        return {"role": self.role, "content": _plain(self.content)}
+        return {"role": self.role, "content": _said(self.content)}
 
     def stored(self) -> dict[str, Any]:
         """The form in which input items are listed."""
-        kind = "output_text" if self.role == "assistant" else "input_text"
-        part: dict[str, Any] = {"type": kind, "text": _plain(self.content)}
+        listed = _listed(self.content)
+        parts = [{"type": "input_text", "text": listed}] if isinstance(listed, str) else listed
         if self.role == "assistant":
-            part |= {"annotations": [], "logprobs": []}
-        return {"id": self.id, "type": "message", "role": self.role, "status": "completed", "content": [part]}
+            parts = [_as_output(part) for part in parts]
+        return {"id": self.id, "type": "message", "role": self.role, "status": "completed", "content": parts}
 
 
 class CallItem(Strict):
@@ -155,15 +185,16 @@ class OutputItem(Strict):
 
     def message(self) -> dict[str, Any] | None:
         """The chat message."""
-        text = _plain(self.output)
+        answer = _said(self.output)
         if self.call_id is None:
-            return {"role": "user", "content": f"{self.name}: {text}" if self.name else text}
-        return {"role": "tool", "tool_call_id": self.call_id, "content": text}
+            named = f"{self.name}: {answer}" if isinstance(answer, str) else joined([f"{self.name}:", answer], "")
+            return {"role": "user", "content": named if self.name else answer}
+        return {"role": "tool", "tool_call_id": self.call_id, "content": answer}
 
     def stored(self) -> dict[str, Any]:
         """The form in which input items are listed."""
         status = {"status": "completed"} if self.type == "function_call_output" else {}
-        return {"id": self.id, "type": self.type, "call_id": self.call_id, "output": _plain(self.output), **status}
+        return {"id": self.id, "type": self.type, "call_id": self.call_id, "output": _listed(self.output), **status}
 
 
 class ReasoningItem(Strict):
@@ -171,15 +202,15 @@ class ReasoningItem(Strict):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
-    content: Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    summary: Annotated[list[ThoughtPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    content: Annotated[list[ThoughtPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     encrypted_content: str | None = None
     status: str | None = None
 
     @property
     def text(self) -> str:
         """The reasoning, from wherever it is."""
-        return _plain(self.content) or _unwrapped(self.encrypted_content) or _plain(self.summary)
+        return _words(self.content) or _unwrapped(self.encrypted_content) or _words(self.summary)
 
     def message(self) -> dict[str, Any] | None:
         """The chat message; none where nothing readable came back."""

@@ -6,21 +6,22 @@ role become one message, tool results may be parts, an assistant's text may be m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jiter
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from backends.messages import PromptEnd
+from backends.messages import ChatPrompt, PromptEnd
 from server.errors import ApiError
-from server.schemas.problems import problem, wrong_type
+from server.schemas.media import MAX_MEDIA, MAX_MEDIA_BYTES
+from server.schemas.parts import Content, Said, Strict, joined, media_apart, said
+from server.schemas.problems import problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_MESSAGES = 4096
-MAX_PARTS = 1024
 _SAYS_MORE = frozenset(
     {
         "attachments", "audios", "documents", "experimental_attachments", "file", "files", "image", "image_url",
@@ -29,67 +30,6 @@ _SAYS_MORE = frozenset(
 )  # fmt: skip
 MAX_TOOL_CALLS = 1024
 _JOINT = "\n\n"
-
-
-class Strict(BaseModel):
-    """An object of a conversation: no value is turned into another type, unknown fields are kept to be named."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-
-class TextPart(Strict):
-    """One piece of what was said; only text is served, and what a model has refused to say."""
-
-    kinds: ClassVar[tuple[str, ...]]
-    """The types whose `text` is one; the first is the one to send."""
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-    @model_validator(mode="after")
-    def _is_text(self) -> TextPart:
-        if self.type not in (*self.kinds, "refusal"):
-            raise problem(
-                "unsupported_value",
-                "Unsupported value: '{param}': parts of this type are not supported by this server; send parts of type "
-                "'{kind}'.",
-                field=".type",
-                kind=self.kinds[0],
-            )
-        name = "refusal" if self.type == "refusal" else "text"
-        if getattr(self, name) is None:
-            raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{name}")
-        return self
-
-    @property
-    def plain(self) -> str:
-        """The words of this part."""
-        return (self.refusal if self.type == "refusal" else self.text) or ""
-
-
-class Part(TextPart):
-    """One piece of a message."""
-
-    kinds = ("text",)
-
-
-def _string_or_parts(value: Any) -> Any:
-    if value is not None and not isinstance(value, (str, list)):
-        raise wrong_type("a string or an array of objects", value)
-    return value
-
-
-def _content_tag(value: Any) -> str:
-    return "<text>" if isinstance(value, str) else "<parts>" if isinstance(value, list) else "<none>"
-
-
-Content = Annotated[
-    Annotated[str, Tag("<text>")]
-    | Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")]
-    | Annotated[None, Tag("<none>")],
-    Discriminator(_content_tag),
-    BeforeValidator(_string_or_parts),
-]
 
 
 def arguments_text(value: Any) -> Any:
@@ -222,16 +162,16 @@ class Message(Strict):
         return self.role == "assistant" and bool(self.tool_calls or self.reasoning_content or self.refusal)
 
     @property
-    def text(self) -> str:
-        """The words, parts joined by line ends."""
+    def said(self) -> Said:
+        """The words, parts joined by line ends; with media the parts."""
         if isinstance(self.content, list):
-            return "\n".join(part.plain for part in self.content)
+            return said(self.content)
         return self.content or self.refusal or ""
 
     def plain(self) -> dict[str, Any]:
         """The form templates take."""
         role = "system" if self.role == "developer" else self.role
-        message: dict[str, Any] = {"role": role, "content": self.text}
+        message: dict[str, Any] = {"role": role, "content": self.said}
         if self.tool_calls:
             message["tool_calls"] = [call.plain() for call in self.tool_calls]
         for key in ("tool_call_id", "name", "reasoning_content"):
@@ -290,11 +230,28 @@ def _cannot_go_on(param: str, why: str, *, code: str = "invalid_value") -> ApiEr
     return ApiError(400, f"Invalid '{param}': {why}", param=param, code=code)
 
 
+def chat_prompt(
+    messages: list[Message],
+    *,
+    tools: list[dict[str, Any]],
+    end: PromptEnd,
+    template_kwargs: dict[str, bool | str | int] | None = None,
+) -> ChatPrompt:
+    """The conversation as a job holds it. Raises ApiError 400 where its media are too many or too large together."""
+    turns, media = media_apart(conversation(messages))
+    n_bytes = sum(len(medium.data) for medium in media)
+    if len(media) > MAX_MEDIA or n_bytes > MAX_MEDIA_BYTES:
+        told = f"Invalid 'messages': they hold {len(media)} images and sounds of {n_bytes} bytes together, and at most "
+        limits = f"{MAX_MEDIA} of {MAX_MEDIA_BYTES} bytes are taken."
+        raise ApiError(400, told + limits, param="messages", code="invalid_value")
+    return ChatPrompt(messages=turns, tools=tools, template_kwargs=template_kwargs or {}, end=end, media=media)
+
+
 def conversation(messages: list[Message]) -> list[dict[str, Any]]:
     """The turns as strict templates want them: one system message in front, no two neighbours of one role."""
     plain = [message.plain() for message in messages]
     system = [message["content"] for message in plain if message["role"] == "system"]
-    turns: list[dict[str, Any]] = [{"role": "system", "content": _JOINT.join(filter(None, system))}] if system else []
+    turns: list[dict[str, Any]] = [{"role": "system", "content": joined(system, _JOINT)}] if system else []
     others = [message for message in plain if message["role"] != "system"]
     return turns + [_joined(group) for group in _neighbours(others)]
 
@@ -324,7 +281,7 @@ def _joined(group: list[dict[str, Any]]) -> dict[str, Any]:
     """One message of several; each text is copied once, however many there are."""
     if len(group) == 1:
         return group[0]
-    merged = {**group[0], "content": _JOINT.join(filter(None, (turn["content"] for turn in group)))}
+    merged = {**group[0], "content": joined((turn["content"] for turn in group), _JOINT)}
     if calls := [call for turn in group for call in turn.get("tool_calls", [])]:
         merged["tool_calls"] = calls
     if reasoning := [turn["reasoning_content"] for turn in group if turn.get("reasoning_content")]:
@@ -336,5 +293,5 @@ def unknown_names(messages: list[Message]) -> list[str]:
     """Fields of messages and of their parts that are unknown, as `messages[].name`, each once."""
     names = {name for message in messages for name in message.model_extra or {} if name not in ("audio", "annotations")}
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
-    names |= {f"content[].{name}" for part in parts for name in part.model_extra or {}}
+    names |= {f"content[].{name}" for part in parts for name in part.unknown}
     return [f"messages[].{name}" for name in sorted(names)]

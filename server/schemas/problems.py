@@ -44,13 +44,14 @@ def problem(code: str, template: str, /, **context: Any) -> PydanticCustomError:
     return PydanticCustomError("api", "{template}", {"template": template, "code": code, **context})
 
 
-def wrong_type(expected: str, value: object) -> PydanticCustomError:
-    """A value of the wrong JSON type."""
+def wrong_type(expected: str, value: object, *, field: str = "") -> PydanticCustomError:
+    """A value of the wrong JSON type; `field` as in `problem`."""
     return problem(
         "invalid_type",
         "Invalid type for '{param}': expected {expected}, but got {got} instead.",
         expected=expected,
         got=json_kind(value),
+        field=field,
     )
 
 

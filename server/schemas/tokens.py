@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backends.kinds import TOKENIZE
 from backends.messages import ChatPrompt, Detokenize, TextPrompt, Tokenize
+from backends.weight import media_bytes
 from server.errors import ApiError
 from server.schemas import tools as tool_schemas
 from server.schemas.completions import MAX_PROMPT_TOKENS
 from server.schemas.fields import INT32_MAX, Bool
-from server.schemas.messages import ConversationFields, Messages, conversation
+from server.schemas.messages import ConversationFields, Messages, chat_prompt
 from server.schemas.problems import check
 from server.schemas.surface import Surface
 
@@ -59,7 +60,7 @@ class TokenizeRequest(ConversationFields):
         prompt: ChatPrompt | TextPrompt
         if self.messages is not None:
             tools = tool_schemas.offered(self.tools)
-            prompt = ChatPrompt(messages=conversation(self.messages), tools=tools, end=self.end)
+            prompt = chat_prompt(self.messages, tools=tools, end=self.end)
         else:
             prompt = TextPrompt(text=(self.content if self.content is not None else self.prompt) or "")
         pieces = bool(self.with_pieces or self.return_token_strs)
@@ -125,7 +126,8 @@ def parse_tokenize(data: dict[str, Any]) -> TokenizeRequest:
 
 def _check_size(request: TokenizeRequest, param: str) -> None:
     """What one request may ask a tokenizer to read. Raises ApiError 400."""
-    refuse_uncountable(TOKENIZE.weight(request.job("")), param=param)
+    job = request.job("")
+    refuse_uncountable(TOKENIZE.weight(job) - media_bytes(job.prompt), param=param)
 
 
 def refuse_uncountable(n_bytes: int, *, param: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backends.generation.borders import borders
+from backends.generation.media import MediaTower
 from backends.generation.tokenizer import Tokenizer
 from backends.messages import ChatPrompt, TextPrompt
 from backends.prompts.control import Control
@@ -32,6 +33,7 @@ TEMPLATES = {
 class Letters:
     """A vocabulary of one token per letter and per pair of white space, so that a border may fall inside a token."""
 
+    tower: MediaTower | None = None
     n_vocab = 1 << 16
     bos: int | None = 1
     opening = 1

@@ -14,7 +14,7 @@ from backends.backend import Files, Header, HeaderError, Setting
 from backends.choices import Choices
 from backends.files import model_files
 from backends.kinds import AnyKind
-from backends.messages import Figure
+from backends.messages import Figure, MediaKind
 from backends.options import Options
 from backends.plan import Amount, Footprint, Parts, Wish
 from tests.echo.kind import ECHO, EchoPlan
@@ -74,6 +74,7 @@ class Echoes:
     refuses: Mapping[str, str] = MappingProxyType({"kv_type": "which has no KV cache"})
     packages: Sequence[str] = ()
     components: Sequence[str] = ("voices",)
+    media: Sequence[MediaKind] = ()
     choices: Choices[EchoHeader, EchoPlan] = EchoChoices()
 
     def options(self) -> type[Options]:

@@ -26,9 +26,9 @@ from backends.messages import (
     Finished,
     Generate,
     MediaSegment,
+    Medium,
     Sampling,
     SegmentPrompt,
-    SpoolFile,
     Step,
     Store,
     TextPrompt,
@@ -329,7 +329,7 @@ def test_segments_are_one_prompt(engine: Engine) -> None:
 
 
 def test_a_model_of_text_refuses_media_by_name(engine: Engine) -> None:
-    picture = MediaSegment(SpoolFile("/nowhere", 10, "00" * 32, "image/png"))
+    picture = MediaSegment(Medium("image", b"png", "00" * 32, "image/png"))
     with pytest.raises(JobError, match="takes no images") as caught:
         engine.prepare(Generate(id="m", prompt=SegmentPrompt([TextSegment("what is this?"), picture])))
     assert (caught.value.code, caught.value.param) == ("unsupported_media", "prompt")

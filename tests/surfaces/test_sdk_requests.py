@@ -89,7 +89,7 @@ def test_a_system_message_that_is_cleared_is_shown_for_one_turn():
     def shown(*after: dict) -> list:
         said = {"role": "system", "content": "once", "clear_at": "next_user_message"}
         body = {"model": "m", "max_tokens": 1, "messages": [*USER, said, *after]}
-        return [message.text for message in parse_message(body).chat.messages]
+        return [message.said for message in parse_message(body).chat.messages]
 
     assert shown() == ["hi", "once"]
     assert shown({"role": "assistant", "content": "a"}) == ["hi", "once", "a"]

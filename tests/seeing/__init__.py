@@ -1,0 +1,1 @@
+"""Images on their way from a request to an engine, without one that sees: an imaginary backend says what it got."""
