@@ -23,7 +23,7 @@ FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models: dict[str, Path | str] = {"a": "demo", "b": Path(demo.HF_PATH)}
-    flags = ("--parallel", "4", "--context", "1024", "--budget", "385MiB")
+    flags = ("--parallel", "4", "--context", "1024", "--budget", "345MiB")
     with serving(tmp_path_factory.mktemp("both"), models=models, flags=flags) as running:
         yield running
 
@@ -41,7 +41,7 @@ def test_both_are_served_in_turns_and_never_above_the_budget(both: Server, clien
     for model in "ababab":
         assert ask(client, model).choices[0].message.content == "The capital of France is Paris."
         memory = both.get("/v1/status")["memory"]
-        assert memory["reserved_bytes"] <= memory["budget_bytes"] == 385 * 2**20
+        assert memory["reserved_bytes"] <= memory["budget_bytes"] == 345 * 2**20
 
     evictions = [both.metric("onecard_model_evictions_total", model_name=name, reason="room") for name in "ab"]
     assert min(evictions) >= 1
