@@ -41,7 +41,7 @@ class Client:
 
     def get(self, path: str) -> Any:
         """The JSON document at a path. Raises CliError."""
-        return self._answered(self.response(path))
+        return self.answered(self.response(path))
 
     def response(self, path: str) -> httpx2.Response:
         """The answer to a GET, whatever its status. Raises CliError when there is none."""
@@ -54,7 +54,7 @@ class Client:
         """The JSON answer to a POST, however long the server takes for it. Raises CliError."""
         timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, read=None)
         try:
-            return self._answered(self._http.post(self.base + path, json=body, timeout=timeout))
+            return self.answered(self._http.post(self.base + path, json=body, timeout=timeout))
         except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
             raise self._unreachable(problem) from None
 
@@ -67,12 +67,13 @@ class Client:
             with self._http.stream("POST", self.base + path, json=body, timeout=timeout) as response:
                 if response.status_code != 200:
                     response.read()
-                    self._answered(response)
+                    self.answered(response)
                 yield _documents(response.iter_lines())
         except httpx2.HTTPError as problem:
             raise self._unreachable(problem) from None
 
-    def _answered(self, response: httpx2.Response) -> Any:
+    def answered(self, response: httpx2.Response) -> Any:
+        """The JSON document of an answer. Raises CliError where it is none, or an error."""
         try:
             document = response.json()
         except ValueError:

@@ -49,8 +49,8 @@ def _table(of: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _served(config: dict[str, Any], url: str | None) -> list[str]:
     server = _table(config, "server")
-    keys = [key for name in ("admin_keys", "api_keys") for key in server.get(name) or [] if isinstance(key, str)]
-    key = os.environ.get("ONECARD_API_KEY") or ("" if url else next(iter(keys), ""))
+    listed = [some for name in ("admin_keys", "api_keys") if isinstance(some := server.get(name), list)]
+    key = os.environ.get("ONECARD_API_KEY") or ("" if url else next((str(key) for some in listed for key in some), ""))
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(server.get("host")), server.get("host"))  # noqa: S104
     base = url or f"http://{f'[{host}]' if ':' in str(host) else host or '127.0.0.1'}:{server.get('port') or 8080}"
     try:
@@ -58,7 +58,7 @@ def _served(config: dict[str, Any], url: str | None) -> list[str]:
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=_WITHIN_S)
         connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"} if key else {})
-        listed = json.loads(connection.getresponse().read())["data"]
-        return [str(name) for one in listed for name in (one["id"], *one.get("aliases", []))]
+        answer = json.loads(connection.getresponse().read())["data"]
+        return [str(name) for one in answer for name in (one["id"], *one.get("aliases", []))]
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return []

@@ -7,7 +7,8 @@ import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from server.settings.sizes import format_size
+from server.memory.gpu import engine_has_cuda, torch_has_cuda
+from server.settings.sizes import format_share, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,18 +45,26 @@ def greeting(
         "",
         *(_to_copy(url, _shown(usable, gives), gives, keyed=keyed) if usable else []),
         f"  {device_words(memory)}",
+        f"  {engine_words(engine_has_cuda(), torch_has_cuda())}",
         "",
     ]
     return "\n".join(lines)
 
 
 def device_words(memory: MemoryStatus) -> str:
-    """`cpu, 12.3 GiB for models` or `NVIDIA RTX 4070 Ti, 10.9 GiB of 12 GiB for models; 20 GiB of host memory`."""
-    budget = format_size(memory.budget_bytes)
+    """`cpu, 12.3 GiB for models` or `NVIDIA RTX 4070 Ti, 10.9 of 12 GiB for models; 20 GiB of host memory`."""
     if memory.device == "cpu":
-        return f"cpu, {budget} for models"
-    card = f"{memory.device_name or memory.device}, {budget} of {format_size(memory.device_total_bytes)} for models"
+        return f"cpu, {format_size(memory.budget_bytes)} for models"
+    share = format_share(memory.budget_bytes, memory.device_total_bytes)
+    card = f"{memory.device_name or memory.device}, {share} for models"
     return card if memory.host is None else f"{card}; {format_size(memory.host.budget_bytes)} of host memory"
+
+
+def engine_words(llama: bool | None, torch: bool | None) -> str:
+    """`llama.cpp is built for CUDA, PyTorch for the CPU`; None: it is not installed."""
+    words = {True: "is built for CUDA", False: "is built for the CPU", None: "is not installed"}
+    second = words[torch] if llama is None or torch is None else words[torch].removeprefix("is built ")
+    return f"llama.cpp {words[llama]}, PyTorch {second}"
 
 
 def greeting_line(
@@ -67,7 +76,9 @@ def greeting_line(
         for e in entries
     ]
     told = {"event": "serving", "url": url, "version": version("onecard"), "models": models}
-    return json.dumps({**told, "device": device_words(memory), "warnings": memory.warnings}, ensure_ascii=False)
+    engines = engine_words(engine_has_cuda(), torch_has_cuda())
+    where = {"device": device_words(memory), "engines": engines, "warnings": memory.warnings}
+    return json.dumps({**told, **where}, ensure_ascii=False)
 
 
 def _to_copy(url: str, shown: str, gives: dict[str, str], *, keyed: bool) -> list[str]:

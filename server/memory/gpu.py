@@ -210,7 +210,7 @@ def probe(asked: str, device: str, *, driver_error: str | None) -> Probes:
         card=any(next(Path("/").glob(pattern[1:]), None) is not None for pattern in _NODES),
         hidden=visible is not None and not visible.split(",")[0].strip().startswith(("GPU-", "MIG-", *"0123456789")),
         llama=engine_has_cuda(),
-        torch=built_for_cuda("torch", "lib/*c10_cuda*"),
+        torch=torch_has_cuda(),
         driver_error=driver_error,
     )
 
@@ -218,6 +218,11 @@ def probe(asked: str, device: str, *, driver_error: str | None) -> Probes:
 def engine_has_cuda() -> bool | None:
     """Whether the installed llama.cpp is built for CUDA; None where it is not installed."""
     return built_for_cuda("llama_cpp", "lib/*ggml-cuda*")
+
+
+def torch_has_cuda() -> bool | None:
+    """The same of PyTorch."""
+    return built_for_cuda("torch", "lib/*c10_cuda*")
 
 
 def built_for_cuda(package: str, library: str) -> bool | None:

@@ -47,6 +47,13 @@ def format_size(n_bytes: int) -> str:
     return f"{n_bytes} B"
 
 
+def format_share(n_bytes: int, of_bytes: int) -> str:
+    """`10.9 of 12 GiB`, `600 MiB of 12 GiB`."""
+    part, whole = format_size(n_bytes), format_size(of_bytes)
+    unit = f" {whole.split()[1]}"
+    return f"{part.removesuffix(unit)} of {whole}"
+
+
 Size = Annotated[
     int,
     BeforeValidator(parse_size),

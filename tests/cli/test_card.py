@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from server.cli.greeting import device_words
+from server.cli.greeting import device_words, engine_words
 from server.cli.ps import card_warnings
 from server.memory.gpu import Probes, built_for_cuda, probe, unused_warnings
 from server.pool.status import HostStatus, MemoryStatus
@@ -70,10 +70,22 @@ def test_device_and_budget_in_words():
         "cuda", int(10.9 * GIB), 0, 0, device_name="NVIDIA GeForce RTX 4070 Ti", device_total_bytes=12 * GIB
     )
     beside = msgspec.structs.replace(card, host=HostStatus(20 * GIB, 0, 0))
-    assert device_words(beside) == "NVIDIA GeForce RTX 4070 Ti, 10.9 GiB of 12 GiB for models; 20 GiB of host memory"
+    assert device_words(beside) == "NVIDIA GeForce RTX 4070 Ti, 10.9 of 12 GiB for models; 20 GiB of host memory"
     assert device_words(cpu) == "cpu, 12.3 GiB for models"
-    assert device_words(card) == "NVIDIA GeForce RTX 4070 Ti, 10.9 GiB of 12 GiB for models"
+    assert device_words(card) == "NVIDIA GeForce RTX 4070 Ti, 10.9 of 12 GiB for models"
     assert card_warnings({"memory": {"warnings": ["a", "b"]}}) == ["warning: a", "warning: b"]
+
+
+@pytest.mark.parametrize(
+    ("llama", "torch", "told"),
+    [
+        (True, False, "llama.cpp is built for CUDA, PyTorch for the CPU"),
+        (False, None, "llama.cpp is built for the CPU, PyTorch is not installed"),
+        (None, True, "llama.cpp is not installed, PyTorch is built for CUDA"),
+    ],
+)
+def test_how_the_engines_were_built_in_words(llama, torch, told):
+    assert engine_words(llama, torch) == told
 
 
 def test_greeting_and_status_tell_the_device(server):
@@ -89,6 +101,7 @@ def test_a_file_that_is_no_model_has_no_request_to_copy(environment, tmp_path):
     assert "not GGUF" in text
     assert "curl" not in text
     assert "cpu, 1 GiB for models" in text
+    assert "llama.cpp is built for the CPU" in text
 
 
 def test_with_a_json_log_everything_is_json(tmp_path, onecard: Onecard):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import socket
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +19,7 @@ from server.cli.doctor.command import examine
 from server.cli.doctor.findings import Finding, told, worst
 from server.cli.doctor.machine import Device, Place
 from server.cli.doctor.setup import Port
+from server.memory import gpu
 from server.memory.gpu import Card, GpuMemory, Holder, Probes
 from server.settings.config import Settings
 from tests.cli.conftest import Onecard
@@ -218,6 +223,53 @@ def test_what_is_wrong_is_a_problem_and_the_rest_is_looked_at(config, subject, p
     assert {"version", "device", "engines", "memory", "disk", "configuration", "port", "service"} <= {
         one.subject for one in found
     }
+
+
+class Library:
+    """NVIDIA's library as it would answer on a machine with a card, in its own names."""
+
+    def __init__(self, processes: list[tuple[int, int | None]]) -> None:
+        self.processes = [SimpleNamespace(pid=pid, usedGpuMemory=n_bytes) for pid, n_bytes in processes]
+        self.open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(total=12 * GIB, free=11 * GIB)
+
+    def nvmlDeviceGetName(self, _handle: int) -> str:  # noqa: N802
+        return "RTX"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, _handle: int) -> list[SimpleNamespace]:  # noqa: N802
+        return self.processes
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, _handle: int) -> list[SimpleNamespace]:  # noqa: N802
+        return self.processes[:1]
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "575.51"
+
+
+def test_what_the_driver_tells(monkeypatch):
+    import pynvml
+
+    library = Library([(os.getpid(), 5), (2**22 + 1, None)])
+    assert all(hasattr(pynvml, name) for name in dir(library) if name.startswith("nvml")), "names of the real one"
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    card = asyncio.run(gpu.card())
+    assert (card.driver, card.memory) == ("575.51", GpuMemory("RTX", 12 * GIB, 11 * GIB))
+    mine, gone = card.holders
+    assert (mine.pid, mine.n_bytes, mine.name) == (os.getpid(), 5, Path("/proc/self/comm").read_text().strip())
+    assert (gone.n_bytes, gone.name) == (None, "?")
+    assert library.open == 0
 
 
 def test_the_worst_decides_and_a_hint_is_the_remedy():

@@ -105,7 +105,7 @@ async def test_host_memory_that_is_short_beside_a_card_is_freed_by_what_holds_it
     assert (asked.fits, asked.would_evict) == (True, ["a"])
     assert asked.device.total_bytes <= asked.device.free_bytes
     assert asked.host.total_bytes > asked.host.free_bytes
-    assert device_words(told.memory) == "Fake 4070, 7.8 GiB of 12 GiB for models; 800 MiB of host memory"
+    assert device_words(told.memory) == "Fake 4070, 7.8 of 12 GiB for models; 800 MiB of host memory"
     card, beside = bars(msgspec.to_builtins(told))
     assert card.endswith("of 7.8 GiB on cuda")
     assert beside.endswith("of 800 MiB of host memory")

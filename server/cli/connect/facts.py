@@ -86,12 +86,9 @@ def connection(url: str | None, settings: Settings, *, model: str | None) -> Con
             f"{client.base} wants a key to tell its models. hint: set ONECARD_API_KEY to one of its keys",
             ExitCode.USAGE,
         )
-    found, notes = _served(client.get("/v1/models"))
-    return _connection(client.base, found, model, keyed=_needs_key(client.base, settings), notes=notes)
-
-
-def _needs_key(base: str, settings: Settings) -> bool:
-    return Client(base, key=None).response("/v1/models").status_code == 401
+    found, notes = _served(client.answered(answer))
+    keyed = client.key is not None and Client(client.base, key=None).response("/v1/models").status_code == 401
+    return _connection(client.base, found, model, keyed=keyed, notes=notes)
 
 
 def _served(document: Any) -> tuple[list[tuple[Model, tuple[str, ...]]], list[str]]:

@@ -18,7 +18,7 @@ from server.memory import gpu
 from server.memory.memory import DeviceError, Memory, open_memory
 from server.own_folder import user_folder
 from server.settings.references import hub_cache
-from server.settings.sizes import format_size
+from server.settings.sizes import format_share, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ def device(seen: Device) -> list[Finding]:
         return [told("device", "problem", seen.error)]
     if seen.probes.device == "cuda" and seen.card is not None:
         card = seen.card.memory
-        text = f"{card.name}, driver {seen.card.driver}, {of(seen.budget_bytes, card.total_bytes)} for models"
+        text = f"{card.name}, driver {seen.card.driver}, {format_share(seen.budget_bytes, card.total_bytes)} for models"
         return [Finding("device", "ok", text)]
     found = [Finding("device", "ok", f"cpu, {budget} for models")]
     if seen.card is not None and (seen.probes.asked == "cpu" or seen.probes.hidden):
@@ -228,7 +228,7 @@ def limits(soft: int, hard: int) -> list[Finding]:
 
 def memory(total_bytes: int, available_bytes: int) -> list[Finding]:
     """Host memory."""
-    text = f"{of(available_bytes, total_bytes)} of host memory are free"
+    text = f"{format_share(available_bytes, total_bytes)} of host memory are free"
     if available_bytes < 2**30:
         return [Finding("memory", "warning", text, "end what you do not need: models need some beside the card too")]
     return [Finding("memory", "ok", text)]
@@ -247,9 +247,3 @@ def machine(section: MemorySection, own_pids: frozenset[int]) -> list[Finding]:
         *places(look_at_places()),
         *limits(soft, hard),
     ]
-
-
-def of(part_bytes: int, whole_bytes: int) -> str:
-    """`10.9 of 12 GiB`."""
-    part, whole = format_size(part_bytes).split(), format_size(whole_bytes).split()
-    return f"{part[0]} of {' '.join(whole)}" if part[1:] == whole[1:] else f"{' '.join(part)} of {' '.join(whole)}"

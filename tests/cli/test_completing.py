@@ -1,0 +1,75 @@
+"""The shell's completion: names of models from the configuration and from a server, and names of clients."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CONFIG = "[models.chat]\npath = 'demo'\naliases = ['gpt-4o', 'cheap']\n[models.coder]\npath = 'demo'\n"
+
+
+@pytest.fixture
+def complete(environment: dict[str, str]):
+    def _complete(*words: str, **env: str) -> list[str]:
+        asked = {"_ONECARD_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        code = "import sys; sys.argv = ['onecard']; from server.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, **asked, **env},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    return _complete
+
+
+@pytest.mark.parametrize(
+    ("text", "begun", "names"),
+    [
+        (CONFIG, "c", ["chat", "cheap", "coder"]),
+        (CONFIG, "gpt", ["gpt-4o"]),
+        (CONFIG, "de", ["demo"]),
+        ("broken [", "d", ["demo"]),
+        ("models = 3", "d", ["demo"]),
+        ("[models]\na = 1\n[server]\nport = 'x'\napi_keys = 7\n", "a", ["a"]),
+        (None, "d", ["demo"]),
+    ],
+)
+def test_names_of_the_configuration(text, begun, names, tmp_path, monkeypatch):
+    from typer import Context
+    from typer.main import get_command
+
+    from server.cli.app import app
+    from server.cli.completing import model_names
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("ONECARD_URL", raising=False)
+    if text is not None:
+        (tmp_path / "c.toml").write_text(text)
+    context = Context(get_command(app))
+    context.params = {"config": tmp_path / "c.toml", "url": "http://127.0.0.1:9"}
+    assert sorted(model_names(context, begun)) == names
+    context.params = {"config": tmp_path / "c.toml"}
+    assert set(names) <= set(model_names(context, begun))
+
+
+def test_a_shell_gets_them_from_the_server_that_runs(complete, server):
+    assert complete("onecard", "load", "dem", ONECARD_URL=server.url) == ["demo"]
+
+
+def test_a_shell_gets_clients(complete):
+    assert complete("onecard", "connect", "co") == ["codex", "continue"]
+
+
+def test_no_library_of_ours_is_imported_for_it():
+    code = (
+        "import sys; from server.cli.completing import model_names; "
+        "print([n for n in ('pydantic', 'httpx2', 'fastapi', 'backends') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
