@@ -80,7 +80,7 @@ class ModelMetrics:
             for n_sequences in step.batches:
                 if n_sequences:
                     self.batch_sequences.observe(n_sequences)
-        elif n_sequences := step.n_decode + step.n_embedded:
+        elif n_sequences := step.n_decode + step.n_inputs:
             self.batch_sequences.observe(n_sequences)
         if step.kv_total:
             self.kv_usage.set(step.kv_used / step.kv_total)

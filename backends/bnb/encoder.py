@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.bnb.layout import Layout, Pooling
-    from backends.bnb.vocabulary import Vocabulary
+    from backends.bnb.vocabulary import FolderVocabulary
     from backends.messages import EncoderFacts, Ready
 
 MAX_INPUTS: Final = 256
 
 
 class FolderEncoder:
-    """See `backends.vectors.engine.Encoder`."""
+    """See `backends.vectors.engine.InputEncoder`."""
 
     padded = True
 
     def __init__(
         self,
         model: Any,
-        vocabulary: Vocabulary,
+        vocabulary: FolderVocabulary,
         tokenizer: Any,
         layout: Layout,
         *,

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 from backends.bnb import arithmetic
 from backends.bnb.encoder import FolderEncoder
 from backends.bnb.layout import input_limit
-from backends.bnb.vocabulary import Vocabulary
+from backends.bnb.vocabulary import FolderVocabulary
 from backends.bnb.weights import Kind, load_model
 from backends.engine import LoadError
 from backends.files import model_files
@@ -72,7 +72,7 @@ def load_encoder(source: Source, progress: Callable[[float], None]) -> AnyEngine
     kind = SCORES if layout.gives == "scores" else VECTORS
     model = load_model(spec, source.config, source.order, progress, kind)
     dense = [_dense(Path(spec.path) / folder, device=spec.plan.device) for folder in layout.dense]
-    vocabulary = Vocabulary(source.tokenizer, n_vocab=int(model.config.get_text_config().vocab_size), ends=set())
+    vocabulary = FolderVocabulary(source.tokenizer, n_vocab=int(model.config.get_text_config().vocab_size), ends=set())
     draft = _describe(source, model, vocabulary.n_vocab)
     max_tokens = arithmetic.pass_tokens(spec.plan.device)
 

@@ -25,7 +25,7 @@ from backends.bnb.encoding import Source, load_encoder
 from backends.bnb.header import read
 from backends.bnb.kv import KvCache, LayerShape
 from backends.bnb.runner import Runner
-from backends.bnb.vocabulary import Vocabulary
+from backends.bnb.vocabulary import FolderVocabulary
 from backends.bnb.weights import Order, load_model, pin_positions
 from backends.engine import LoadError
 from backends.generation.batching import Batcher
@@ -99,7 +99,7 @@ def _engine(
     config = model.config.get_text_config()
     runner = Runner(model, device=device)
     dtype = model.get_input_embeddings().weight.dtype
-    vocabulary = Vocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
+    vocabulary = FolderVocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
     tokenizer = Tokenizer(vocabulary)
     with making_guides(tokenizer):
         shapes = _survey(runner, config, spec)

@@ -40,7 +40,7 @@ _REPOSITORY: Final = ("<|repo_name|>", "<repo_name>", "<reponame>")
 _FILE: Final = ("<|file_sep|>", "<file_sep>")
 
 
-class Vocabulary:
+class FolderVocabulary:
     """For any number of threads: one tokenizer reads control tokens and one does not, and neither is changed."""
 
     tower: MediaTower | None = None

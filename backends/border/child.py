@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from backends.border import process
 from backends.border.process import Process
-from backends.border.wire import Decoder, Encoder, WireError, report_decoder
+from backends.border.wire import Decoder, FrameEncoder, WireError, report_decoder
 from backends.messages import Command, Report
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Child:
 
     def __init__(self, running: Process, ours: socket.socket, owner: Owner) -> None:
         self._process = running
-        self._encoder = Encoder()
+        self._encoder = FrameEncoder()
         self._port = _Port(ours, owner)
 
     @property

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from backends.border.wire import Decoder, Encoder, WireError, command_decoder, receive
+from backends.border.wire import Decoder, FrameEncoder, WireError, command_decoder, receive
 from backends.messages import Command, Report
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lock = threading.Lock()
-        self._encoder = Encoder()
+        self._encoder = FrameEncoder()
         self._decoder: Decoder[Command] = command_decoder()
 
     def send(self, report: Report) -> None:

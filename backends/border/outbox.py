@@ -89,9 +89,9 @@ def _joined(steps: list[Step]) -> Step:
         events=[_one(deltas) for deltas in texts.values()] + events,
         n_decode=sum(step.n_decode for step in steps),
         n_prefill=sum(step.n_prefill for step in steps),
-        n_embedded=sum(step.n_embedded for step in steps),
+        n_inputs=sum(step.n_inputs for step in steps),
         duration_us=sum(step.duration_us for step in steps),
-        batches=[step.n_decode + step.n_embedded for step in steps],
+        batches=[step.n_decode + step.n_inputs for step in steps],
     )
 
 

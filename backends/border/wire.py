@@ -31,7 +31,7 @@ class WireError(Exception):
     """A message that cannot be sent, or bytes that are no message."""
 
 
-class Encoder:
+class FrameEncoder:
     """Makes frames; not for two threads at once."""
 
     def __init__(self) -> None:

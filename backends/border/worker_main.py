@@ -87,7 +87,7 @@ def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
         if events:
             report = msgspec.structs.replace(report, events=events + report.events)
         clerk.step_started = None
-        if report.events or report.n_decode or report.n_prefill or report.n_embedded or report.kv_total:
+        if report.events or report.n_decode or report.n_prefill or report.n_inputs or report.kv_total:
             told = outbox.put(report, time.monotonic(), idle=idle)
             if told is not None:
                 link.send(told)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends.constraints.grammars import Compiler
+from backends.constraints.words import Words
 from backends.formats.pieces import held_back
 from backends.formats.thinking import Thinking
 from backends.messages import ToolCalls
@@ -23,73 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.constraints.grammars import CompiledGrammar, Mask
-    from backends.constraints.vocabulary import Vocabulary
+    from backends.constraints.vocabulary import ConstraintVocabulary
     from backends.formats.base import Format
     from backends.messages import Constraint, Generate
 
 _MAX_GAP_TOKENS = 4
 """White space that a model may put between its reasoning and a constrained answer."""
-
-
-class Words:
-    """Questions about a vocabulary's pieces, each answered once; masks are `(n_vocab,) bool`."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._pieces = vocabulary.pieces
-        self._ends = list(vocabulary.ends)
-        self._tokenize = vocabulary.tokenize
-        self._known: dict[tuple[str, bytes], NDArray[np.bool_]] = {}
-        self._spellings: dict[bytes, list[int]] = {}
-
-    def prepare(self, opening: bytes, closing: bytes) -> None:
-        """Answer ahead what the first steps will ask."""
-        self.continuing(opening)
-        self.overshooting(closing)
-        self.spelling(closing)
-        _ = self.line_ends, self.going_on
-
-    def continuing(self, rest: bytes) -> NDArray[np.bool_]:
-        """Tokens that are a beginning of `rest`."""
-        return self._mask("continuing", rest, lambda piece: rest.startswith(piece))
-
-    def overshooting(self, rest: bytes) -> NDArray[np.bool_]:
-        """Tokens that hold `rest` and then more than white space."""
-        return self._mask("overshooting", rest, lambda piece: bool(piece.partition(rest)[2].strip()))
-
-    @property
-    def line_ends(self) -> NDArray[np.bool_]:
-        """Tokens of line ends alone, as models write them between reasoning and answer."""
-        return self._mask("line ends", b"", lambda piece: not piece.strip(b"\r\n"))
-
-    @property
-    def going_on(self) -> NDArray[np.bool_]:
-        """All tokens but the ends."""
-        key = ("going on", b"")
-        if key not in self._known:
-            mask = np.ones(len(self._pieces), dtype=np.bool_)
-            mask[self._ends] = False
-            self._known[key] = mask
-        return self._known[key]
-
-    def only(self, token: int) -> NDArray[np.bool_]:
-        """One token."""
-        mask = np.zeros(len(self._pieces), dtype=np.bool_)
-        mask[token] = True
-        return mask
-
-    def spelling(self, text: bytes) -> list[int]:
-        """Tokens that write `text`: the one that is it, where there is one."""
-        if text not in self._spellings:
-            whole = next((token for token, piece in enumerate(self._pieces) if piece == text), None)
-            self._spellings[text] = self._tokenize(text) if whole is None else [whole]
-        return list(self._spellings[text])
-
-    def _mask(self, kind: str, rest: bytes, holds: Callable[[bytes], bool]) -> NDArray[np.bool_]:
-        key = (kind, rest)
-        if key not in self._known:
-            found = (bool(piece) and holds(piece) for piece in self._pieces)
-            self._known[key] = np.fromiter(found, dtype=np.bool_, count=len(self._pieces))
-        return self._known[key]
 
 
 class _Phase(enum.Enum):
@@ -332,14 +272,14 @@ class Guides:
     def __init__(
         self,
         *,
-        vocabulary: Callable[[], Vocabulary],
+        vocabulary: Callable[[], ConstraintVocabulary],
         format_: Format,
         piece: Callable[[int], bytes],
         ends: Sequence[int],
         marks: tuple[str, str] | None,
     ) -> None:
         self._make_vocabulary = vocabulary
-        self._made: Vocabulary | None = None
+        self._made: ConstraintVocabulary | None = None
         self._compiler = Compiler(self._vocabulary, format_)
         self._format = format_
         self._piece = piece
@@ -386,7 +326,7 @@ class Guides:
             self._words = Words(self._vocabulary())
         return self._words
 
-    def _vocabulary(self) -> Vocabulary:
+    def _vocabulary(self) -> ConstraintVocabulary:
         if self._made is None:
             self._made = self._make_vocabulary()
         return self._made

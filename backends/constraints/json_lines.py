@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.formats.base import Reader
+    from backends.formats.base import PieceReader
 
 _SPACES = b" \t\r\n"
 _SPACE, _TAB = 0x20, 0x09
@@ -295,7 +295,7 @@ class LineTable:
 class JsonLines:
     """One text's: JSON from its beginning with `at_once`, and the arguments of the calls that this reader finds."""
 
-    def __init__(self, table: LineTable, *, at_once: bool, calls: Reader | None = None) -> None:
+    def __init__(self, table: LineTable, *, at_once: bool, calls: PieceReader | None = None) -> None:
         self._table = table
         self._calls = calls
         self._decoder = _utf8_decoder("replace")

@@ -20,7 +20,7 @@ _MOST_BYTES: Final = 1000
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class ConstraintVocabulary:
     """Made by an engine of its model's tokenizer."""
 
     pieces: Sequence[bytes]
@@ -40,7 +40,7 @@ class Vocabulary:
 class _Adapter:
     """The attributes that llguidance asks a tokenizer for."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: ConstraintVocabulary) -> None:
         ends = frozenset(vocabulary.ends)
         self.eos_token_id = next(iter(vocabulary.ends))
         self.bos_token_id = None

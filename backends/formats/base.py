@@ -36,7 +36,7 @@ INTEGER = r"-?(0|[1-9][0-9]{0,19})"
 `backends.constraints.json_lines` ends numbers."""
 
 
-class Reader(Protocol):
+class PieceReader(Protocol):
     """Sorts one choice's text."""
 
     @property
@@ -110,7 +110,7 @@ class Format:
     rules: Callable[[Sequence[Function], bool], Rules]
     """The grammar of calls of these functions; the flag says whether several may follow each other."""
     notation: Notation | None = None
-    reader: Callable[[Callable[[], str], Sequence[Json] | None, bool, bool], Reader] | None = None
+    reader: Callable[[Callable[[], str], Sequence[Json] | None, bool, bool], PieceReader] | None = None
     """Makes a reader of what `read` takes, where no notation can."""
     answer_marks: tuple[str, ...] = ()
     """What parts of an answer begin with: where one stands in open reasoning, that has ended."""
@@ -140,7 +140,7 @@ class Format:
         closing: str = "",
         alone: bool = False,
         opened: bool = False,
-    ) -> Reader:
+    ) -> PieceReader:
         """A reader for one choice: calls of these tools alone are calls, all other text is content.
 
         With `closing` for calls within a block of reasoning that this mark closes; with `alone` a text that does not

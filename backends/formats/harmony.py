@@ -10,9 +10,9 @@ import enum
 from collections.abc import Callable, Sequence
 
 from backends.formats.base import Format, Json, Rules, arguments_of
+from backends.formats.call_arguments import JsonScan
 from backends.formats.openings import BRACE, NAME, SPACE, WORD, Match, Openings, either, match, maybe, regex
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning, first_of, held_back, stretches
-from backends.formats.reading import JsonScan
 from backends.messages import Function
 
 CHANNEL, MESSAGE, END, START = "<|channel|>", "<|message|>", "<|end|>", "<|start|>"
@@ -78,7 +78,7 @@ class HarmonyReader:
         """In a call: finds the end of its arguments, in which the marks are text."""
         self.n_calls = 0
         self.is_cut = False
-        """See `Reader`."""
+        """See `PieceReader`."""
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain by now."""
@@ -92,7 +92,7 @@ class HarmonyReader:
         return pieces
 
     def flush(self, *, cut: bool) -> list[Piece]:
-        """See `Reader`."""
+        """See `PieceReader`."""
         pieces: list[Piece] = []
         if self._state is _State.ARGUMENTS:
             self.is_cut = True
@@ -114,7 +114,7 @@ class HarmonyReader:
 
     @property
     def n_passed(self) -> int:
-        """See `Reader`."""
+        """See `PieceReader`."""
         return self._n_fed - len(self._held)
 
     def _say(self, pieces: list[Piece], n: int) -> None:

@@ -15,7 +15,7 @@ from backends.messages import ToolCalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backends.formats.base import Format, Reader
+    from backends.formats.base import Format, PieceReader
     from backends.messages import Constraint
 
 
@@ -31,15 +31,15 @@ class Splitter:
         *,
         marks: tuple[str, str] | None,
         opened: bool,
-        calls: Reader | None,
-        within: Callable[[], Reader] | None = None,
+        calls: PieceReader | None,
+        within: Callable[[], PieceReader] | None = None,
     ) -> None:
         self._reasoning = None if marks is None else ReasoningSplitter(marks, opened=opened)
         self._calls = calls
         self._before: int | None = None
         """Characters before the first one that the reader of calls was fed."""
         self._new_within = within
-        self._within: Reader | None = None
+        self._within: PieceReader | None = None
         self._within_at = 0
         """Characters before the first one that it was fed."""
         self._unsure = ""
@@ -114,7 +114,7 @@ class Splitter:
                 return pieces, left
         return pieces, ""
 
-    def _end_by_call(self, reader: Reader, found: list[Piece]) -> list[Piece]:
+    def _end_by_call(self, reader: PieceReader, found: list[Piece]) -> list[Piece]:
         """A call has begun in the open block: from here on its reader has the text."""
         assert self._reasoning is not None
         rest = "".join(piece.text for piece in self._reasoning.flush() if isinstance(piece, Reasoning)).rstrip("\n")
@@ -122,7 +122,7 @@ class Splitter:
         self._reasoning = self._within = None
         return [*([Reasoning(rest)] if rest else []), *self._placed(found)]
 
-    def _flush_within(self, reader: Reader, *, cut: bool) -> list[Piece]:
+    def _flush_within(self, reader: PieceReader, *, cut: bool) -> list[Piece]:
         """The end of the text inside of an open block: a call whose name is whole, or reasoning to the last letter."""
         assert self._reasoning is not None
         unsure, found = self._unsure, reader.flush(cut=cut)

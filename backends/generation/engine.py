@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import heapq
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from backends.engine import JobError
-from backends.generation.batching import Batcher, Demand, Share
 from backends.generation.choosing import Chooser
 from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
+from backends.generation.step_rows import StepRows, demands_of, filled, refilled
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
-from backends.plan import SCORED_ROWS
 from backends.prompts.text import TextStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from backends.generation.batching import Batcher, Share
     from backends.generation.decoder import DecoderContext, DecoderModel
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import ErrorCode, Event, FinishReason, GeneratorFacts, TextJob
@@ -39,20 +39,6 @@ if TYPE_CHECKING:
 
 _NO_ROOM = 1
 _APART_STEPS = 64
-
-
-class StepRows(NamedTuple):
-    """What one step computes."""
-
-    shares: list[Share]
-    outputs: list[tuple[Sequence, int]]
-    """Who has logits, and in which row of the batch."""
-    n_tokens: int
-    """Rows of the batch."""
-    n_prefill: int
-    """Those that are of prompts."""
-    n_scored: int
-    """Outputs that only score a prompt."""
 
 
 class GeneratingEngine:
@@ -202,9 +188,9 @@ class GeneratingEngine:
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
         if self._steady is not None and self._all_fit():
-            rows = self._refill(self._steady)
+            rows = refilled(self._steady, self._context)
         else:
-            rows = self._fill(self._plan(planned / 1000))
+            rows = filled(self._plan(planned / 1000), self._sequences, self._context)
         status = self._context.decode(rows.n_tokens)
         if status == _NO_ROOM:
             return Step(events=[*events, *self._shed()])
@@ -280,7 +266,7 @@ class GeneratingEngine:
     def _plan(self, now_us: float) -> list[Share]:
         """Who contributes how much, in order of the slots; without room even so, one is preempted."""
         while True:
-            demands = self._demands(now_us)
+            demands = demands_of(self._sequences, now_us)
             room = self._residency.room if self._residency.pooled else None
             shares = self._batcher.plan(demands, room=room)
             n_decoding = sum(demand.decoding for demand in demands)
@@ -295,23 +281,6 @@ class GeneratingEngine:
         self._n_waiting += 1
         self._steady = None
 
-    def _demands(self, now_us: float) -> list[Demand]:
-        demands = []
-        most_scored = SCORED_ROWS
-        for index, sequence in enumerate(self._sequences):
-            if sequence.phase is Phase.DECODE:
-                demands.append(Demand(index, 1, True, slot=sequence.slot))
-            elif sequence.phase is Phase.PREFILL:
-                past = sequence.n_past
-                n_tokens, waited_us = sequence.n_ahead, now_us - sequence.since_us
-                if sequence.request.scoring:
-                    n_tokens = min(n_tokens, most_scored)
-                    most_scored -= n_tokens
-                if n_tokens:
-                    slot, fixed = sequence.slot, sequence.request.scoring
-                    demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed))
-        return demands
-
     def _learn(self, rows: StepRows, duration_us: float) -> None:
         shares, chunks = rows.shares, []
         if not rows.n_prefill:
@@ -324,45 +293,6 @@ class GeneratingEngine:
                     return
                 chunks.append(Chunk(sequence.n_past, count))
         self._batcher.pace.learn(n_decode=len(shares) - len(chunks), chunks=chunks, duration_us=duration_us)
-
-    def _refill(self, rows: StepRows) -> StepRows:
-        """Write the same batch one position further on."""
-        context, n_tokens = self._context, rows.n_tokens
-        context.tokens[:n_tokens] = [sequence.token for sequence, _ in rows.outputs]
-        context.positions[:n_tokens] = [sequence.n_past - sequence.n_saved for sequence, _ in rows.outputs]
-        return rows
-
-    def _fill(self, shares: list[Share]) -> StepRows:
-        """Write the batch."""
-        context = self._context
-        outputs: list[tuple[Sequence, int]] = []
-        row = n_prefill = n_scored = 0
-        for index, count in shares:
-            sequence = self._sequences[index]
-            past = sequence.n_past
-            end = row + count
-            if sequence.phase is Phase.DECODE:
-                context.tokens[row] = sequence.token
-                context.positions[row] = past - sequence.n_saved
-                context.outputs[row] = 1
-                outputs.append((sequence, row))
-            else:
-                target = sequence.target
-                context.tokens[row:end] = target[past : past + count]
-                context.positions[row:end] = sequence.request.layout.positions(past, count)
-                context.outputs[row:end] = 0
-                n_prefill += count
-                if sequence.request.echo is not None:
-                    scored = [row + position - past for position in sequence.request.echo.wanted(past, count)]
-                    context.outputs[scored] = 1
-                    outputs += [(sequence, place) for place in scored]
-                    n_scored += len(scored)
-                if past + count == target.size:
-                    context.outputs[end - 1] = 1
-                    outputs.append((sequence, end - 1))
-            context.sequences[row:end] = sequence.slot
-            row = end
-        return StepRows(shares, outputs, row, n_prefill, n_scored)
 
     def _advance(self, outputs: list[tuple[Sequence, int]], events: list[Event]) -> None:
         """Choose each sequence's next token, turn it into events; `outputs` is in the order of the logits' rows."""

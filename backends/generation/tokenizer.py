@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from backends.constraints.guides import Guides, shown_marks
-from backends.constraints.vocabulary import Vocabulary
+from backends.constraints.vocabulary import ConstraintVocabulary
 from backends.engine import JobError
 from backends.formats import generic
 from backends.formats.splitter import splitter
@@ -121,8 +121,8 @@ class Tokenizer:
         """The bytes of a token in a text that shows the marks of calls and reasoning."""
         return self._shown.get(token) or self._model.piece(token)
 
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(
+    def _vocabulary(self) -> ConstraintVocabulary:
+        return ConstraintVocabulary(
             pieces=[self.shown_piece(token) for token in range(self._model.n_vocab)],
             ends=self.ends.tolist(),
             tokenize=self._spelled,

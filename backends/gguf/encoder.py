@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class GgufEncoder:
-    """See `backends.vectors.engine.Encoder`."""
+    """See `backends.vectors.engine.InputEncoder`."""
 
     padded = False
 

@@ -78,11 +78,11 @@ class Step(Plain, Generic[E], tag="step", frozen=True):
     """Sequences that got a decoded token in this step."""
     n_prefill: int = 0
     """Prompt tokens computed in this step."""
-    n_embedded: int = 0
+    n_inputs: int = 0
     """Inputs this step computed of jobs that generate no text: texts of `Embed` and `Rerank`, whatever others take."""
     duration_us: int = 0
     batches: list[int] = []
-    """Where several steps come as one: `n_decode` and `n_embedded` of each together, in order."""
+    """Where several steps come as one: `n_decode` and `n_inputs` of each together, in order."""
     kv_used: int = 0
     """Used cells of the KV pool after the step."""
     kv_total: int = 0

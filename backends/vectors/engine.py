@@ -1,7 +1,7 @@
 """The engine that gives vectors and scores instead of text: the inputs of all its jobs share each forward pass.
 
-Owns the jobs and the order of their inputs, and nothing of any library: tokens and numbers come from an `Encoder`. An
-input goes whole through one pass and leaves nothing behind, so a cancelled job is gone between two steps.
+Owns the jobs and the order of their inputs, and nothing of any library: tokens and numbers come from an `InputEncoder`.
+An input goes whole through one pass and leaves nothing behind, so a cancelled job is gone between two steps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Input(NamedTuple):
     """Where the second text begins, for models that tell the two apart; 0: there is one text only."""
 
 
-class Encoder(Protocol):
+class InputEncoder(Protocol):
     """What an inference library does for this engine. Everything but `encode` is called from another thread."""
 
     max_tokens: int
@@ -134,7 +134,7 @@ class _Request:
 class EmbeddingEngine:
     """See `backends.engine.Engine`."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: InputEncoder) -> None:
         self._encoder = encoder
         self._ready = encoder.ready()
         self._requests: deque[_Request] = deque()
@@ -270,7 +270,7 @@ class EmbeddingEngine:
         return Step(
             events=events,
             n_prefill=sum(one.ids.size for one in inputs),
-            n_embedded=len(inputs),
+            n_inputs=len(inputs),
             duration_us=(time.perf_counter_ns() - begin) // 1000,
         )
 

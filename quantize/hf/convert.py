@@ -30,7 +30,7 @@ from quantize.hf.shapes import check_shapes, with_head_dim
 from quantize.hf.source import HfSource, read_json
 from quantize.hf.special import write_special
 from quantize.hf.tensor import Dtype, Planned, chunks
-from quantize.hf.vocabulary import Vocabulary, read_vocabulary
+from quantize.hf.vocabulary import HfVocabulary, read_vocabulary
 from quantize.words import shown
 
 Progress = Callable[[int, int], None]
@@ -58,7 +58,7 @@ class ConversionPlan:
     config: Config
     dtype: Dtype
     tensors: tuple[Planned, ...]
-    vocabulary: Vocabulary
+    vocabulary: HfVocabulary
     reference: Reference | None
     pre: str
     warnings: tuple[str, ...]
@@ -238,7 +238,7 @@ def _check_complete(tensors: list[Planned], n_layers: int) -> None:
         raise QuantizeError("the folder holds no layers")
 
 
-def _recognised(vocabulary: Vocabulary, reference: Reference, family: Family, pre: str | None) -> pretokenizer.Match:
+def _recognised(vocabulary: HfVocabulary, reference: Reference, family: Family, pre: str | None) -> pretokenizer.Match:
     with tempfile.TemporaryDirectory(prefix="onecard-") as folder:
         file = Path(folder) / "vocabulary.gguf"
         writer = _new_writer(family.gguf_name)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from quantize.errors import QuantizeError
 from quantize.hf.reference import Reference
-from quantize.hf.vocabulary import Vocabulary
+from quantize.hf.vocabulary import HfVocabulary
 from quantize.words import nearest, shown
 
 PROBE_TIMEOUT_S: Final = 300.0
@@ -129,7 +129,7 @@ class Match:
     """Probe lines whose tokens differ."""
 
 
-def recognise(vocabulary: Vocabulary, reference: Reference, vocab_file: Path, *, wanted: str | None) -> Match:
+def recognise(vocabulary: HfVocabulary, reference: Reference, vocab_file: Path, *, wanted: str | None) -> Match:
     """The right value of tokenizer.ggml.pre; `vocab_file` is a GGUF with this vocabulary and no tensors.
 
     Raises QuantizeError when none is right and `wanted` does not say which to take all the same.

@@ -10,7 +10,7 @@ import gguf
 
 from quantize.hf.reference import Reference
 from quantize.hf.source import read_json
-from quantize.hf.vocabulary import Vocabulary
+from quantize.hf.vocabulary import HfVocabulary
 
 _FIM: Final = {
     "prefix": ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<|code_prefix|>", "<PRE>"),
@@ -30,7 +30,7 @@ _FIM_KEYS: Final = {
 }
 
 
-def write_special(writer: Any, path: Path, vocabulary: Vocabulary, reference: Reference | None) -> None:
+def write_special(writer: Any, path: Path, vocabulary: HfVocabulary, reference: Reference | None) -> None:
     """Ids and flags of special tokens, by what the files say and what the tokenizer does."""
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
     special = gguf.SpecialVocab(path, n_vocab=len(vocabulary.tokens))

@@ -27,7 +27,7 @@ _SPELLED_SPACE: Final = "\u0120"
 
 
 @dataclass
-class Vocabulary:
+class HfVocabulary:
     """Tokens in the order of their ids."""
 
     kind: str
@@ -64,7 +64,7 @@ class Vocabulary:
             writer.add_add_space_prefix(self.add_space_prefix)
 
 
-def read_vocabulary(path: Path, *, n_rows: int) -> Vocabulary:
+def read_vocabulary(path: Path, *, n_rows: int) -> HfVocabulary:
     """The vocabulary of a model folder, padded to the rows of its embedding. Raises QuantizeError."""
     file = path / "tokenizer.json"
     tokenizer = read_json(file)
@@ -79,7 +79,7 @@ def read_vocabulary(path: Path, *, n_rows: int) -> Vocabulary:
     return vocabulary
 
 
-def _from_tokenizer_json(tokenizer: dict[str, Any]) -> Vocabulary:
+def _from_tokenizer_json(tokenizer: dict[str, Any]) -> HfVocabulary:
     model = tokenizer.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else None
@@ -96,7 +96,7 @@ def _from_tokenizer_json(tokenizer: dict[str, Any]) -> Vocabulary:
         return _sentencepiece_like(names, added, pairs, model)
     types = _types(names, added)
     merges = [" ".join(half.replace(" ", _SPELLED_SPACE) for half in pair) for pair in pairs]
-    return Vocabulary(
+    return HfVocabulary(
         "gpt2", [_plain(name, kind) for name, kind in zip(names, types, strict=True)], types, merges=merges
     )
 
@@ -147,7 +147,7 @@ def _merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _sentencepiece_like(
     names: list[str], added: list[Any], pairs: list[tuple[str, str]], model: dict[str, Any]
-) -> Vocabulary:
+) -> HfVocabulary:
     """SentencePiece BPE as tokenizer.json holds it: llama.cpp merges by score, here the rank of a first merge."""
     types = _types(names, added)
     for index, name in enumerate(names):
@@ -160,10 +160,10 @@ def _sentencepiece_like(
         ranks.setdefault(left + right, len(ranks))
     scores = [-float(ranks[name]) if name in ranks else -float(len(ranks) + 1) for name in names]
     tokens = [_plain(name, kind) for name, kind in zip(names, types, strict=True)]
-    return Vocabulary("llama", tokens, types, scores=scores)
+    return HfVocabulary("llama", tokens, types, scores=scores)
 
 
-def _wordpiece(names: list[str], added: list[Any], model: dict[str, Any]) -> Vocabulary:
+def _wordpiece(names: list[str], added: list[Any], model: dict[str, Any]) -> HfVocabulary:
     """Pieces that begin a word get a space sign, those that continue one lose their `##`."""
     prefix = model.get("continuing_subword_prefix") or "##"
     types = _types(names, added)
@@ -173,10 +173,10 @@ def _wordpiece(names: list[str], added: list[Any], model: dict[str, Any]) -> Voc
             tokens.append(name)
         else:
             tokens.append(name.removeprefix(prefix) if name.startswith(prefix) else SPACE + name)
-    return Vocabulary("bert", tokens, types)
+    return HfVocabulary("bert", tokens, types)
 
 
-def _from_sentencepiece(path: Path) -> Vocabulary:
+def _from_sentencepiece(path: Path) -> HfVocabulary:
     model = sentencepiece.read(path / "tokenizer.model")
     tokens = [piece.text for piece in model.pieces]
     types = [piece.kind for piece in model.pieces]
@@ -196,4 +196,4 @@ def _from_sentencepiece(path: Path) -> Vocabulary:
             scores.append(-1000.0)
         tokens[index] = _plain(name, kind)
         types[index] = int(gguf.TokenType.UNKNOWN) if types[index] == gguf.TokenType.UNKNOWN else kind
-    return Vocabulary("llama", tokens, types, scores=scores, add_space_prefix=model.add_dummy_prefix)
+    return HfVocabulary("llama", tokens, types, scores=scores, add_space_prefix=model.add_dummy_prefix)

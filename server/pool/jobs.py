@@ -126,7 +126,7 @@ class Jobs:
         """Hand out the events of one engine step."""
         now, resident = self._parts.clock(), self._parts.residents[worker.spec.name]
         resident.metrics.step(step)
-        resident.pace.count(step.n_prefill if step.n_embedded else step.n_decode, now)
+        resident.pace.count(step.n_prefill if step.n_inputs else step.n_decode, now)
         for event in step.events:
             live = self._live.get(event.id)
             if live is None:

@@ -47,6 +47,7 @@ class Overview:
         """Everything at this moment; never loads anything."""
         parts, now = self._parts, self._parts.clock()
         ledger, files = parts.memory.ledger if parts.loader else None, parts.budget.files
+        on_card = ledger is not None and parts.memory.device == "cuda"
         models = [
             resident.status(
                 parts.scheduler.view(name, now),
@@ -54,6 +55,7 @@ class Overview:
                 files.problem(name),
                 now,
                 facts.header if (facts := files.facts(name)) is not None else None,
+                on_card=on_card,
             )
             for name, resident in parts.residents.items()
         ]

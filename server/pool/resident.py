@@ -132,6 +132,8 @@ class Resident:
         unusable: str | None,
         now: float,
         header: Header | None = None,
+        *,
+        on_card: bool = False,
     ) -> ModelStatus:
         """The model's line."""
         worker = self.worker
@@ -144,6 +146,7 @@ class Resident:
             tokens_per_s=self.pace.per_s(now),
             unusable=unusable,
             now=now,
+            on_card=on_card,
             header=header,
         )
 

@@ -158,10 +158,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """What is wrong with its files, as of the last look; None where nothing is."""
     sampling: dict[str, float] = {}
     """How tokens are chosen where a request does not say, by the names of a request's fields."""
-    device: HoldingStatus | None = None
-    """What it holds of the card; the figures above are of the memory in which it computes."""
     host: HoldingStatus | None = None
-    """What it holds of host memory."""
+    """What it holds of host memory beside a card; the figures above are of the memory in which it computes."""
     facts: dict[str, Figure] = {}
     """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
 
@@ -204,6 +202,7 @@ def model_status(
     tokens_per_s: float,
     unusable: str | None,
     now: float,
+    on_card: bool,
     header: Header | None = None,
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `reservation` only while it is resident."""
@@ -237,8 +236,7 @@ def model_status(
         prediction_error=_prediction_error(main),
         unusable=unusable,
         sampling=plain_sampling(config, header),
-        device=device,
-        host=host,
+        host=host if on_card else None,
         facts=dict(ready.facts.told) if ready else {},
     )
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from server.errors import ApiError, draining
 from server.output.frame import to_json
-from server.output.shapes import Health
+from server.output.model_shapes import Health
 from server.pool.status import Status
 from server.routes.dependencies import App
 from server.routes.described import Described, answers

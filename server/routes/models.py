@@ -14,7 +14,7 @@ from server.error_bodies import speaks_anthropic
 from server.errors import ApiError, clip, from_failed
 from server.output.anthropic_objects import ModelInfo, ModelPage
 from server.output.frame import to_json
-from server.output.shapes import ModelList, ModelObject
+from server.output.model_shapes import ModelList, ModelObject
 from server.pool.pool import PoolError
 from server.routes.dependencies import App, StrictQuery, Whole, require_operator
 from server.routes.described import Described, answers

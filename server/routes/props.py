@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from server.output.frame import to_json
-from server.output.shapes import Props
+from server.output.model_shapes import Props
 from server.routes.dependencies import App, ModelQuery, StrictQuery
 from server.routes.described import Described, answers
 from server.routes.services import header_text

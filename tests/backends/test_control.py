@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from backends.bnb.vocabulary import Vocabulary
+from backends.bnb.vocabulary import FolderVocabulary
 from backends.engine import JobError
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
@@ -97,12 +97,12 @@ def test_an_expression_that_gives_up_is_told() -> None:
 def test_tokens_that_the_model_has_not_are_told() -> None:
     source: Any = PreTrainedTokenizerFast(tokenizer_object=byte_level())
     with pytest.raises(JobError, match="makes token 258 of this text, and the model has 200"):
-        Vocabulary(source, n_vocab=200, ends=set()).tokenize("a<|turn>", parse_special=True)
+        FolderVocabulary(source, n_vocab=200, ends=set()).tokenize("a<|turn>", parse_special=True)
 
 
-def folder(tokenizer: Tokenizer) -> Vocabulary:
+def folder(tokenizer: Tokenizer) -> FolderVocabulary:
     source: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.to_str()))
-    return Vocabulary(source, n_vocab=tokenizer.get_vocab_size(), ends=set())
+    return FolderVocabulary(source, n_vocab=tokenizer.get_vocab_size(), ends=set())
 
 
 MERGING = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "<", "/", "s", ">", "a"]

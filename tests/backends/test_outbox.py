@@ -68,12 +68,12 @@ def test_an_engine_without_work_keeps_nothing():
 
 def test_steps_of_inputs_that_give_nothing_yet_are_counted_when_they_travel():
     outbox = Outbox()
-    assert outbox.put(Step(n_embedded=2, duration_us=5), QUICK_S, idle=False) is None
+    assert outbox.put(Step(n_inputs=2, duration_us=5), QUICK_S, idle=False) is None
 
-    told = outbox.put(Step(events=[Finished(id="a")], n_embedded=1, duration_us=5), 2 * QUICK_S, idle=False)
+    told = outbox.put(Step(events=[Finished(id="a")], n_inputs=1, duration_us=5), 2 * QUICK_S, idle=False)
 
     assert told is not None
-    assert (told.n_embedded, told.batches, told.duration_us) == (3, [2, 1], 10)
+    assert (told.n_inputs, told.batches, told.duration_us) == (3, [2, 1], 10)
 
 
 def test_a_prompt_being_computed_is_told_at_once_and_takes_along_what_waits():

@@ -87,7 +87,7 @@ class EchoEngine:
                 del self._running[prepared.id]
                 text = prepared.data.decode()
                 events += [Echoed(prepared.id, text.upper() if self.shouts else text), Finished(prepared.id)]
-        return Step(events=events, n_embedded=len(said), duration_us=int((time.perf_counter() - begin) * 1e6))
+        return Step(events=events, n_inputs=len(said), duration_us=int((time.perf_counter() - begin) * 1e6))
 
     def keep(self, max_bytes: int) -> None:
         """Nothing is."""

@@ -78,7 +78,7 @@ def test_a_job_beyond_the_room_is_refused_and_not_kept(engine):
     answers = [engine.add(engine.prepare(job)) for job in jobs]
 
     assert isinstance(answers[2][0], Failed)
-    assert engine.step().n_embedded == 2
+    assert engine.step().n_inputs == 2
     assert engine.idle
 
 

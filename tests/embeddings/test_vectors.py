@@ -62,7 +62,7 @@ def test_inputs_of_many_jobs_share_a_pass(engine_of, backend) -> None:
 
     step = engine.step()
 
-    assert step.n_embedded == 16
+    assert step.n_inputs == 16
     assert {event.id for event in step.events} == {job.id for job in jobs}
     assert engine.idle
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from backends.constraints.guides import Guide, Guides
-from backends.constraints.vocabulary import Vocabulary
+from backends.constraints.vocabulary import ConstraintVocabulary
 from backends.formats.base import Format
 from backends.formats.known import FORMATS
 from backends.formats.pieces import Piece, Reasoning
@@ -39,10 +39,10 @@ ACROSS = [
 N_WALKS = 8
 
 
-def tokens() -> Vocabulary:
+def tokens() -> ConstraintVocabulary:
     plain = vocabulary()
     pieces = [*plain.pieces[:-2], *(text.encode() for text in ACROSS), b"", b""]
-    return Vocabulary(pieces=pieces, ends=[len(pieces) - 2, len(pieces) - 1], tokenize=list)
+    return ConstraintVocabulary(pieces=pieces, ends=[len(pieces) - 2, len(pieces) - 1], tokenize=list)
 
 
 VOCABULARY = tokens()

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.formats.call_arguments import JsonScan
 from backends.formats.known import FORMATS, named, recognise
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning
-from backends.formats.reading import JsonScan
 from tests.formats.recorded import RECORDED, TEMPLATES, TOOLS, Recorded
 
 

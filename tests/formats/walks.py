@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.constraints.vocabulary import Vocabulary
+from backends.constraints.vocabulary import ConstraintVocabulary
 from backends.formats.known import FORMATS
 from backends.messages import Function
 
@@ -47,12 +47,12 @@ class AnyMask(Protocol):
 
 
 @functools.cache
-def vocabulary() -> Vocabulary:
+def vocabulary() -> ConstraintVocabulary:
     """Every byte, some words, the marks of every format as tokens of their own, and two ends."""
     marks = sorted({mark for format_ in FORMATS for mark in format_.marks})
     pieces = [bytes([byte]) for byte in range(256)] + [text.encode() for text in [*WORDS, *marks]]
     pieces += [b"", b""]
-    return Vocabulary(pieces=pieces, ends=[len(pieces) - 2, len(pieces) - 1], tokenize=list)
+    return ConstraintVocabulary(pieces=pieces, ends=[len(pieces) - 2, len(pieces) - 1], tokenize=list)
 
 
 def function(tool: dict[str, Any]) -> Function:

@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from backends import registry
-from backends.constraints.vocabulary import Vocabulary
+from backends.constraints.vocabulary import ConstraintVocabulary
 from backends.messages import Pattern
 from tests.gguf.driver import run, text_job
 from tests.specs import spec_of
@@ -22,10 +22,10 @@ def test_the_first_constraint_makes_no_vocabulary(
     spec = spec_of(name="m", backend=backend, path=str(canary_model), context=256, parallel=1, threads=1)
     engine = registry.engine_of(backend)(spec, lambda _: None)
 
-    def late(_: Vocabulary) -> NoReturn:
+    def late(_: ConstraintVocabulary) -> NoReturn:
         raise AssertionError("the vocabulary was made after the load")
 
-    monkeypatch.setattr(Vocabulary, "tokenizer", late)
+    monkeypatch.setattr(ConstraintVocabulary, "tokenizer", late)
     (outcome,) = run(engine, [text_job("x", constraint=Pattern("[ab]{3}"), max_tokens=8)])
     engine.close()
 

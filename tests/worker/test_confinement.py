@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.border.child import environment
-from backends.border.wire import Encoder
+from backends.border.wire import FrameEncoder
 from backends.machine.crash_reason import clean, essence
 from tests.specs import spec_of
 from tests.worker.conftest import Starter, ends, process_file
@@ -136,7 +136,7 @@ def test_worker_leaves_when_its_socket_closes_although_the_parent_lives(
     )
     theirs.close()
     if loading:
-        ours.sendall(Encoder().frame(spec_of("m", "gguf", str(path), 512, 4)))
+        ours.sendall(FrameEncoder().frame(spec_of("m", "gguf", str(path), 512, 4)))
         assert ours.recv(4)  # the first word about its progress
     ours.close()
 

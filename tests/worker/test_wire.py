@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.border.wire import MAX_FRAME_BYTES, Encoder, WireError, command_decoder, report_decoder
+from backends.border.wire import MAX_FRAME_BYTES, FrameEncoder, WireError, command_decoder, report_decoder
 from backends.messages import (
     ChatPrompt,
     Delta,
@@ -46,14 +46,14 @@ JOB = Generate(
 
 
 def test_commands_and_reports_survive_the_wire() -> None:
-    encoder = Encoder()
+    encoder = FrameEncoder()
     assert report_decoder().feed(encoder.frame(STEP)) == [STEP]
     assert command_decoder().feed(encoder.frame(Submit(job=JOB))) == [Submit(job=JOB)]
 
 
 @given(st.lists(st.integers(1, 400), max_size=30))
 def test_bytes_may_be_cut_anywhere(cuts: list[int]) -> None:
-    stream = Encoder().frame(STEP) * 3
+    stream = FrameEncoder().frame(STEP) * 3
     decoder = report_decoder()
     got = []
     for size in [*cuts, len(stream)]:
@@ -74,7 +74,7 @@ def test_random_bytes_are_refused_or_waited_for(data: bytes) -> None:
 @settings(max_examples=300)
 @given(st.data())
 def test_flipped_bytes_never_raise_anything_else(data: st.DataObject) -> None:
-    frame = bytearray(Encoder().frame(STEP))
+    frame = bytearray(FrameEncoder().frame(STEP))
     for _ in range(data.draw(st.integers(1, 4))):
         frame[data.draw(st.integers(4, len(frame) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(WireError):
@@ -88,7 +88,7 @@ def test_announced_length_beyond_the_limit_is_refused_before_it_is_read() -> Non
 
 def test_command_is_no_report() -> None:
     with pytest.raises(WireError):
-        report_decoder().feed(Encoder().frame(Ping()))
+        report_decoder().feed(FrameEncoder().frame(Ping()))
 
 
 def test_deeply_nested_body_is_refused() -> None:
@@ -101,13 +101,13 @@ def test_deeply_nested_body_is_refused() -> None:
 def test_what_msgpack_cannot_hold_is_a_wire_error(value: object) -> None:
     job = Generate(id="j", prompt=ChatPrompt(messages=[{"role": "user", "content": value}]))
     with pytest.raises(WireError):
-        Encoder().frame(Submit(job=job))
+        FrameEncoder().frame(Submit(job=job))
 
 
 def test_too_long_a_message_is_a_wire_error() -> None:
     job = Generate(id="j", prompt=ChatPrompt(messages=[{"role": "user", "content": "x" * MAX_FRAME_BYTES}]))
     with pytest.raises(WireError, match="are allowed"):
-        Encoder().frame(Submit(job=job))
+        FrameEncoder().frame(Submit(job=job))
 
 
 def test_messages_refuse_unknown_fields() -> None:

@@ -1,0 +1,89 @@
+"""The batch of one step: what running sequences would compute, and the rows that are written for what is planned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from backends.generation.batching import Demand
+from backends.generation.sequence import Phase
+from backends.plan import SCORED_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backends.generation.batching import Share
+    from backends.generation.decoder import DecoderContext
+    from backends.generation.sequence import Sequence
+
+
+class StepRows(NamedTuple):
+    """What one step computes."""
+
+    shares: list[Share]
+    outputs: list[tuple[Sequence, int]]
+    """Who has logits, and in which row of the batch."""
+    n_tokens: int
+    """Rows of the batch."""
+    n_prefill: int
+    """Those that are of prompts."""
+    n_scored: int
+    """Outputs that only score a prompt."""
+
+
+def demands_of(sequences: Iterable[Sequence], now_us: float) -> list[Demand]:
+    """What the sequences would like to compute next; who scores its prompt gets a few rows at a time."""
+    demands = []
+    most_scored = SCORED_ROWS
+    for index, sequence in enumerate(sequences):
+        if sequence.phase is Phase.DECODE:
+            demands.append(Demand(index, 1, True, slot=sequence.slot))
+        elif sequence.phase is Phase.PREFILL:
+            past = sequence.n_past
+            n_tokens, waited_us = sequence.n_ahead, now_us - sequence.since_us
+            if sequence.request.scoring:
+                n_tokens = min(n_tokens, most_scored)
+                most_scored -= n_tokens
+            if n_tokens:
+                slot, fixed = sequence.slot, sequence.request.scoring
+                demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed))
+    return demands
+
+
+def refilled(rows: StepRows, context: DecoderContext) -> StepRows:
+    """Write the same batch one position further on."""
+    n_tokens = rows.n_tokens
+    context.tokens[:n_tokens] = [sequence.token for sequence, _ in rows.outputs]
+    context.positions[:n_tokens] = [sequence.n_past - sequence.n_saved for sequence, _ in rows.outputs]
+    return rows
+
+
+def filled(shares: list[Share], sequences: list[Sequence], context: DecoderContext) -> StepRows:
+    """Write the batch."""
+    outputs: list[tuple[Sequence, int]] = []
+    row = n_prefill = n_scored = 0
+    for index, count in shares:
+        sequence = sequences[index]
+        past = sequence.n_past
+        end = row + count
+        if sequence.phase is Phase.DECODE:
+            context.tokens[row] = sequence.token
+            context.positions[row] = past - sequence.n_saved
+            context.outputs[row] = 1
+            outputs.append((sequence, row))
+        else:
+            target = sequence.target
+            context.tokens[row:end] = target[past : past + count]
+            context.positions[row:end] = sequence.request.layout.positions(past, count)
+            context.outputs[row:end] = 0
+            n_prefill += count
+            if sequence.request.echo is not None:
+                scored = [row + position - past for position in sequence.request.echo.wanted(past, count)]
+                context.outputs[scored] = 1
+                outputs += [(sequence, place) for place in scored]
+                n_scored += len(scored)
+            if past + count == target.size:
+                context.outputs[end - 1] = 1
+                outputs.append((sequence, end - 1))
+        context.sequences[row:end] = sequence.slot
+        row = end
+    return StepRows(shares, outputs, row, n_prefill, n_scored)
