@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from server.memory.gpu import engine_has_cuda, torch_has_cuda
+from server.settings.builtin import BUILT_IN, QUESTION
 from server.settings.sizes import format_share, format_size
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from server.pool.status import MemoryStatus
     from server.settings.catalog import CatalogEntry
 
-_QUESTION = "What is the capital of France?"
+_QUERY = "What is the capital of France?"
 _DOCUMENTS = ["Paris is the capital of France.", "Bread is baked in an oven."]
 
 
@@ -43,7 +44,7 @@ def greeting(
         *(f"  {note}" for note in notes),
         *(f"  warning: {text}" for text in memory.warnings),
         "",
-        *(_to_copy(url, _shown(usable, gives), gives, keyed=keyed) if usable else []),
+        *(_to_copy(url, _shown(usable, gives), entries, gives, keyed=keyed) if usable else []),
         f"  {device_words(memory)}",
         f"  {engine_words(engine_has_cuda(), torch_has_cuda())}",
         "",
@@ -81,9 +82,11 @@ def greeting_line(
     return json.dumps({**told, **where}, ensure_ascii=False)
 
 
-def _to_copy(url: str, shown: str, gives: dict[str, str], *, keyed: bool) -> list[str]:
+def _to_copy(url: str, shown: str, entries: list[CatalogEntry], gives: dict[str, str], *, keyed: bool) -> list[str]:
     """A request for curl, and for OpenAI's client where it has a call for it."""
-    path, body, call = _request(shown, gives.get(shown, "text"))
+    built_in = next((BUILT_IN.get(entry.config.path) for entry in entries if entry.name == shown), None)
+    question = QUESTION if built_in is None else built_in.question
+    path, body, call = _request(shown, gives.get(shown, "text"), question)
     headers = "-H 'Content-Type: application/json'"
     if keyed:
         headers = '-H "Authorization: Bearer $ONECARD_API_KEY" ' + headers
@@ -103,15 +106,15 @@ def _shown(names: list[str], gives: dict[str, str]) -> str:
     return names[0]
 
 
-def _request(name: str, kind: str) -> tuple[str, dict[str, Any], str]:
+def _request(name: str, kind: str, question: str) -> tuple[str, dict[str, Any], str]:
     """Path and body of a request, and the call of OpenAI's client that is the same; empty where it has none."""
     model = json.dumps(name, ensure_ascii=False)
     if kind == "vectors":
-        call = f"print(client.embeddings.create(model={model}, input={json.dumps(_QUESTION)}).data[0].embedding[:4])"
-        return "/v1/embeddings", {"model": name, "input": _QUESTION}, call
+        call = f"print(client.embeddings.create(model={model}, input={json.dumps(_QUERY)}).data[0].embedding[:4])"
+        return "/v1/embeddings", {"model": name, "input": _QUERY}, call
     if kind == "scores":
-        return "/v1/rerank", {"model": name, "query": _QUESTION, "documents": _DOCUMENTS}, ""
-    messages = [{"role": "user", "content": _QUESTION}]
+        return "/v1/rerank", {"model": name, "query": _QUERY, "documents": _DOCUMENTS}, ""
+    messages = [{"role": "user", "content": question}]
     call = f"print(client.chat.completions.create(model={model}, messages={json.dumps(messages)})"
     body = {"model": name, "stream": True, "messages": messages}
     return "/v1/chat/completions", body, call + ".choices[0].message.content)"

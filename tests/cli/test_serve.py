@@ -44,7 +44,7 @@ def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path
     assert "data: [DONE]" in answer.stdout
     snippet = "\n".join(line.strip() for line in client)
     answer = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True)
-    assert answer.stdout == "echo: What is the capital of France?\n"
+    assert answer.stdout == f"echo: {BUILT_IN[INSTALLED[0]].question}\n"
     assert url in snippet
     process.terminate()
     assert process.wait(20) == 0

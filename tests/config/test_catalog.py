@@ -9,6 +9,7 @@ from demo import GGUF_PATH, HF_PATH
 from server.settings.builtin import BUILT_IN, built_in_path, why_missing
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings
+from server.settings.sampling import sampling_of
 from tests.present import present
 
 
@@ -284,3 +285,11 @@ def test_a_repository_with_config_json_is_a_folder(hub):
 def test_a_reference_that_finds_nothing_says_how_to_get_it(hub, reference, sentence):
     hub("org/repo", "repo-Q4_K_M.gguf", "repo-Q8_0.gguf")
     assert re.search(sentence, missing(reference))
+
+
+def test_a_built_in_model_has_the_sampling_of_its_makers_unless_configured():
+    settings = Settings.model_validate({"models": {"a": {"path": "smollm2", "sampling": {"top_p": 0.5}}}})
+
+    found = sampling_of(settings.models["a"], None)
+
+    assert found == {"temperature": (0.2, "model"), "top_p": (0.5, "config")}
