@@ -202,17 +202,21 @@ def fit(
     budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for all models: auto or 11.2GiB.")] = None,
     host_budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory for them beside a card.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    url: Url = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the plan of a load in bytes, without loading anything; exit code 3 when no plan fits."""
+    """Show the plan of a load in bytes, without loading anything; exit code 3 when no plan fits.
+
+    A running server that has the model is asked; --with, --budget, --host-budget and --device are computed here.
+    """
     from server.cli.fit import show_fit
     from server.cli.flags import Flags
 
     flags = Flags()
     flags.put("memory", budget=budget, host_budget=host_budget, device=device)
     asked = {"context": context, "parallel": parallel, "kv_type": kv_type}
-    show_fit(model, others=other or [], asked=asked, flags=flags.values, config=config, as_json=as_json)
+    show_fit(model, others=other or [], asked=asked, flags=flags.values, url=url, config=config, as_json=as_json)
 
 
 @app.command()

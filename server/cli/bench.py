@@ -14,9 +14,9 @@ from server.bench.baseline import measure as measure_baseline
 from server.bench.measure import TEXT, Row, Target, measure
 from server.bench.picture import as_svg
 from server.bench.report import Report, with_baseline
-from server.cli.configuration import loaded_or_exit
+from server.cli.configuration import loaded_or_exit, with_folders
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
-from server.cli.finding import refuse_without_text, server_for
+from server.cli.finding import owners, refuse_without_text, server_for
 from server.cli.output import naming
 from server.settings.config import is_loopback
 from server.settings.references import Located, LocateError, locate
@@ -47,10 +47,11 @@ def run_bench(
     """Measure and print the figures, and draw them where asked to."""
     asked = _streams(parallel)
     _check_writable(svg)
-    settings = loaded_or_exit(config).settings
+    written = loaded_or_exit(config).settings
+    settings = with_folders(written).settings
     context = max(OWN_CONTEXT, n_prompt + n_generate)
     own = {"parallel": max(asked or STREAMS) + 1, "context": context}
-    with server_for(model, url=url, config=config, settings=settings, overrides=own) as (client, name):
+    with server_for(model, url=url, config=config, settings=written, overrides=own) as (client, name):
         refuse_without_text(client, name)
         target, status = _target(client, name)
         streams = _that_fit(asked, target, needed=n_prompt + n_generate)
@@ -130,9 +131,9 @@ def _plan(status: dict[str, Any], name: str, settings: Settings) -> dict[str, An
 
 def _files(model: str, settings: Settings) -> Located | None:
     """The model's files, where this machine knows them."""
-    owners = {alias: config for name, config in settings.models.items() for alias in (name, *config.aliases)}
+    known = owners(settings)
     try:
-        return locate(owners[model].path if model in owners else model)
+        return locate(settings.models[known[model]].path if model in known else model)
     except LocateError:
         return None
 

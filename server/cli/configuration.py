@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from server.cli.checkup import broken, without_engine
 from server.cli.client import client_for
 from server.cli.console import CliError, ExitCode, say, write, write_json
+from server.reload import Reading
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings, open_listener
 from server.settings.config_source import ConfigError, Loaded, default_config_file, load_settings
+from server.settings.discovery import discover, with_discovered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,14 @@ def loaded_or_exit(config: Path | None, *, flags: dict[str, Any] | None = None) 
         return load_settings(config, flags=flags)
     except ConfigError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
+
+
+def with_folders(settings: Settings) -> Reading:
+    """The settings with the models of `models_dirs`. Blocks on the disk."""
+    if not settings.server.models_dirs:
+        return Reading(settings)
+    found = discover(settings.server.models_dirs)
+    return Reading(with_discovered(settings, found), found.notes)
 
 
 def refuse_open_listener(settings: Settings) -> None:

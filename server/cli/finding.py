@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import difflib
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
-from server.cli.client import Client, client_for, problem_of
-from server.cli.console import CliError, ExitCode
+from server.cli.client import Client, client_for
+from server.cli.configuration import with_folders
+from server.cli.console import CliError, ExitCode, say
 from server.cli.flags import name_for
 from server.cli.spawn import own_server
+from server.memory.files import identity_of
 from server.settings.builtin import BUILT_IN
-from server.settings.references import parse_hub_reference
+from server.settings.references import LocateError, locate, parse_hub_reference
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from server.settings.config import Settings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the server that was asked first says of a model."""
+
+    client: Client
+    name: str | None
+    """The model's there; None where it does not serve it."""
+    names: tuple[str, ...] = ()
+    """All there are, aliases too."""
+    why_not: str = ""
+    """Why it does not serve the model, as half a sentence."""
+
+    def refuse(self, model: str) -> NoReturn:
+        """It was named, and does not serve the model. Raises CliError."""
+        if not self.names:
+            raise CliError(self.why_not)
+        hint = nearest(model, self.names) or f"it has {', '.join(self.names)}"
+        raise CliError(f"{self.client.base} has no model '{model}'. hint: {hint}")
 
 
 @contextmanager
@@ -30,20 +53,59 @@ def server_for(
     settings: Settings,
     overrides: dict[str, int] | None = None,
 ) -> Generator[tuple[Client, str], None, None]:
-    """A client and the model's name there: at `--url`, else at the configured address where that serves the model,
-    else on a server of our own, whose model may have `overrides` of its table. Raises CliError.
+    """A client and the model's name there: at `--url`, else at the configured address where that serves the model or
+    its very file, else on a server of our own, whose model may have `overrides` of its table. Raises CliError.
     """
-    client = client_for(url, settings)
+    asked = ask_first(model, url=url, settings=settings)
+    if asked.name is not None:
+        yield asked.client, asked.name
+        return
     if url is not None:
-        _require(client, model)
-        yield client, model
-        return
-    if _serves(client, model):
-        yield client, model
-        return
-    name, flags = _own_model(model, settings)
-    with own_server(flags, config, tables={name: overrides} if overrides else {}) as own:
+        asked.refuse(model)
+    known = with_folders(settings).settings
+    name, flags = _own_model(model, known, asked)
+    say(f"{asked.why_not}, so one is started for this command")
+    table: dict[str, Any] = dict(overrides or {})
+    if table and name in known.models and name not in settings.models:
+        table["path"] = known.models[name].path
+    with own_server(flags, config, tables={name: table} if table else {}) as own:
         yield Client(own, key=next(iter(settings.server.keys), None)), name
+
+
+def ask_first(model: str, *, url: str | None, settings: Settings) -> Asked:
+    """Whether the server at `--url` or the configured address serves a model of that name, or of that file."""
+    client = client_for(url, settings)
+    try:
+        response = client.response(f"/v1/models/{quote(model, safe=':')}")
+    except CliError:
+        if url is not None:
+            raise
+        return Asked(client, None, why_not=f"no server answers at {client.base}")
+    if response.headers.get("server") != "onecard":
+        return Asked(client, None, why_not=f"what answers at {client.base} is no onecard")
+    if response.status_code == 200:
+        return Asked(client, model)
+    if response.status_code != 404:
+        if url is not None:
+            client.answered(response)
+        return Asked(client, None, why_not=f"the server at {client.base} refuses the key (ONECARD_API_KEY)")
+    listed = client.get("/v1/models")["data"]
+    names = tuple(name for item in listed for name in (item["id"], *item.get("aliases", [])))
+    if (name := _of_file(client, model, settings)) is not None:
+        say(f"{client.base} serves that file as {name}")
+        return Asked(client, name, names)
+    return Asked(client, None, names, f"the server at {client.base} does not serve {model}")
+
+
+def _of_file(client: Client, model: str, settings: Settings) -> str | None:
+    """The running server's name for a model of ours, by its file."""
+    configured = settings.models.get(owners(settings).get(model, ""))
+    try:
+        wanted = identity_of(locate(configured.path if configured is not None else model).path)
+    except (LocateError, OSError):
+        return None
+    lines = client.get("/v1/status")["models"]
+    return next((line["name"] for line in lines if line.get("file") == wanted), None)
 
 
 def refuse_without_text(client: Client, name: str) -> None:
@@ -58,41 +120,29 @@ def refuse_without_text(client: Client, name: str) -> None:
             raise CliError(f"'{name}' is {kind} and writes no text. hint: {hint}", ExitCode.USAGE)
 
 
-def _serves(client: Client, model: str) -> bool:
-    """Whether the server of the configured address is up and has the model."""
-    if Path(model).suffix == ".gguf":
-        return False
-    try:
-        return client.response(f"/v1/models/{quote(model)}").status_code == 200
-    except CliError:
-        return False
+def owners(settings: Settings) -> dict[str, str]:
+    """The model that each configured name or alias means."""
+    return {alias: name for name, config in settings.models.items() for alias in (name, *config.aliases)}
 
 
-def _require(client: Client, model: str) -> None:
-    response = client.response(f"/v1/models/{quote(model)}")
-    if response.status_code == 200:
-        return
-    if response.status_code == 404:
-        names = [name for item in client.get("/v1/models")["data"] for name in (item["id"], *item.get("aliases", []))]
-        raise CliError(f"{client.base} has no model '{model}'. hint: {nearest(model, names) or _it_has(names)}")
-    try:
-        document = response.json()
-    except ValueError:
-        document = None
-    raise problem_of(document, f"{client.base} answered {response.status_code}")
+def is_known_here(model: str, settings: Settings) -> bool:
+    """Whether a server of our own could serve it, as far as its name tells."""
+    if model in owners(settings) or model in BUILT_IN:
+        return True
+    return Path(model).expanduser().exists() or parse_hub_reference(model) is not None
 
 
-def _own_model(model: str, settings: Settings) -> tuple[str, list[str]]:
+def _own_model(model: str, settings: Settings, asked: Asked) -> tuple[str, list[str]]:
     """Name and `--model` flags for a server of our own. Raises CliError."""
-    owners = {alias: name for name, config in settings.models.items() for alias in (name, *config.aliases)}
-    if model in owners:
-        return owners[model], []
-    if model in BUILT_IN or Path(model).expanduser().exists() or parse_hub_reference(model):
+    known = owners(settings)
+    if model in known:
+        return known[model], []
+    if is_known_here(model, settings):
         name = name_for(model)
         return name, [f"{name}={model}"]
-    known = [*settings.models, *BUILT_IN]
-    hint = nearest(model, [*known, *sorted(owners)]) or "give the path of a .gguf"
-    raise CliError(f"'{model}' is neither a model ({', '.join(known)}) nor a file. hint: {hint}")
+    names = [*dict.fromkeys([*settings.models, *BUILT_IN, *asked.names])]
+    hint = nearest(model, [*names, *sorted(known)]) or "give the path of a .gguf"
+    raise CliError(f"'{model}' is neither a model ({', '.join(names)}) nor a file. hint: {hint}")
 
 
 def nearest(model: str, names: Iterable[str]) -> str | None:
@@ -100,7 +150,3 @@ def nearest(model: str, names: Iterable[str]) -> str | None:
     lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(model.lower(), lower, n=1)
     return f"did you mean {lower[near[0]]}?" if near else None
-
-
-def _it_has(names: list[str]) -> str:
-    return f"it has {', '.join(names)}"

@@ -1,4 +1,7 @@
-"""`onecard fit`: whether and how a model fits into the memory, in bytes, without a load and without a server."""
+"""`onecard fit`: whether and how a model fits into the memory, in bytes, without a load.
+
+A running server that has the model is asked; else it is computed here, without a server.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -15,8 +18,9 @@ from backends.backend import HeaderError
 from backends.messages import KvType
 from backends.registry import BACKENDS
 from server.cli.client import server_url
-from server.cli.configuration import loaded_or_exit
-from server.cli.console import CliError, ExitCode, stdout, write, write_json
+from server.cli.configuration import loaded_or_exit, with_folders
+from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
+from server.cli.finding import ask_first, is_known_here
 from server.cli.flags import name_for
 from server.memory.budget import likely_plans, wish
 from server.memory.capacity import Capacity, PlanStatus, WishChange, capacity_of
@@ -47,26 +51,54 @@ def show_fit(
     others: list[str],
     asked: dict[str, Any],
     flags: dict[str, Any],
+    url: str | None = None,
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the plan; exit code 3 when none fits."""
+    """Print the plan; exit code 3 when none fits. Beside other models, or for another memory, it is computed here."""
     if (kv_type := asked.get("kv_type")) not in (None, *get_args(KvType)):
         raise CliError(f"--kv-type {kv_type!r}: one of {', '.join(get_args(KvType))}", ExitCode.USAGE)
-    settings, entries = entries_of([model, *others], flags, config)
-    backend = BACKENDS[entries[0].backend]
-    if kv_type is not None and (why := backend.refuses.get("kv_type")):
-        raise CliError(f"--kv-type: this is {backend.files}, {why}", ExitCode.USAGE)
-    try:
-        answer = asyncio.run(_answer(settings, entries, WishChange(**asked)))
-    except (DeviceError, HeaderError) as problem:
-        raise CliError(str(problem)) from None
+    answer = None if others or flags else _of_server(model, asked, url, config)
+    if answer is None:
+        answer = _computed([model, *others], asked, flags, config)
     if as_json:
         write_json(msgspec.to_builtins(answer))
     else:
-        _show(answer, entries[1:])
+        _show(answer, others)
     if not answer.fits:
         raise CliError(answer.reason or f"{answer.model} does not fit", ExitCode.DOES_NOT_FIT)
+
+
+def _of_server(model: str, asked: dict[str, Any], url: str | None, config: Path | None) -> Capacity | None:
+    """What a running server says of its own model; None where it does not serve it. Raises CliError."""
+    settings = with_folders(loaded_or_exit(config).settings).settings
+    try:
+        first = ask_first(model, url=url, settings=settings)
+    except CliError as problem:
+        if problem.code is not ExitCode.UNREACHABLE:
+            raise
+        return None
+    if first.name is None:
+        if first.names and not is_known_here(model, settings):
+            first.refuse(model)
+        if first.names:
+            say(f"{first.why_not}: this is computed here, for a server without other models")
+        return None
+    say(f"as the server at {first.client.base} has it now")
+    query = {"model": first.name, **{key: value for key, value in asked.items() if value is not None}}
+    return msgspec.convert(first.client.get(f"/v1/capacity?{urlencode(query)}"), Capacity)
+
+
+def _computed(names: list[str], asked: dict[str, Any], flags: dict[str, Any], config: Path | None) -> Capacity:
+    """The first one's plan beside the others. Raises CliError."""
+    settings, entries = entries_of(names, flags, config)
+    backend = BACKENDS[entries[0].backend]
+    if asked.get("kv_type") is not None and (why := backend.refuses.get("kv_type")):
+        raise CliError(f"--kv-type: this is {backend.files}, {why}", ExitCode.USAGE)
+    try:
+        return asyncio.run(_answer(settings, entries, WishChange(**asked)))
+    except (DeviceError, HeaderError) as problem:
+        raise CliError(str(problem)) from None
 
 
 def capacity_for(path: Path, config: Path | None, table: dict[str, Any]) -> tuple[Capacity, bool]:
@@ -86,11 +118,11 @@ def capacity_for(path: Path, config: Path | None, table: dict[str, Any]) -> tupl
 def entries_of(names: list[str], flags: dict[str, Any], config: Path | None) -> tuple[Settings, list[CatalogEntry]]:
     """The models by name, alias or path; those that are not configured are added with the defaults."""
     try:
-        settings = loaded_or_exit(config, flags=flags).settings
+        settings = with_folders(loaded_or_exit(config, flags=flags).settings).settings
         known = {alias for name, m in settings.models.items() for alias in (name, *m.aliases)}
         added = {name_for(name): {"path": name} for name in names if name not in known}
         if added:
-            settings = loaded_or_exit(config, flags={**flags, "models": added}).settings
+            settings = with_folders(loaded_or_exit(config, flags={**flags, "models": added}).settings).settings
         catalog = Catalog(settings)
     except (CatalogError, ConfigError) as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
@@ -168,12 +200,12 @@ def _near(estimator: Estimator, seen: FileFacts, plans: list[LoadPlan], memory: 
     ]
 
 
-def _show(answer: Capacity, others: list[CatalogEntry]) -> None:
+def _show(answer: Capacity, others: list[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     verdict = "fits" if answer.fits else "does not fit"
-    beside = f" beside {', '.join(entry.name for entry in others)}" if others else ""
+    beside = f" beside {', '.join(others)}" if others else ""
     write(f"{answer.model} {verdict}{beside}{plan_words(answer.plan, before=': ')}")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server.cli.checkup import Checkup, look_over, without_engines
-from server.cli.configuration import loaded_or_exit, refuse_open_listener
+from server.cli.configuration import loaded_or_exit, refuse_open_listener, with_folders
 from server.cli.console import CliError, ExitCode, write
 from server.cli.early import end_quietly
 from server.cli.greeting import greeting, greeting_line
 from server.cli.lifecycle import raise_file_limit, serve_until_told
 from server.cli.logs import configure_logging
 from server.cli.pull import fetch_missing
-from server.reload import Reading
 from server.settings.catalog import CatalogError
 from server.settings.config_source import default_config_file, load_settings
-from server.settings.discovery import discover, with_discovered
 
 if TYPE_CHECKING:
     from server.pool.pool import Pool
@@ -96,12 +94,6 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
         raise CliError(str(problem)) from None
     finally:
         end_quietly()
-
-
-def with_folders(settings: Settings) -> Reading:
-    """The settings with the models of `models_dirs`. Blocks on the disk."""
-    found = discover(settings.server.models_dirs)
-    return Reading(with_discovered(settings, found), found.notes)
 
 
 def watched_files(settings: Settings, config: Path | None) -> list[Path]:

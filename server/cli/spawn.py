@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from server.cli.console import CliError, ExitCode
 
@@ -25,7 +25,7 @@ _MODELS = "ONECARD_MODELS"
 
 @contextmanager
 def own_server(
-    models: list[str], config: Path | None, *, tables: Mapping[str, dict[str, int]] | None = None
+    models: list[str], config: Path | None, *, tables: Mapping[str, dict[str, Any]] | None = None
 ) -> Generator[str, None, None]:
     """Start `onecard serve` for these `--model` values, yield its URL, end it. Raises CliError.
 
@@ -61,7 +61,7 @@ def own_server(
             _end(process)
 
 
-def _environment(tables: Mapping[str, dict[str, int]]) -> dict[str, str]:
+def _environment(tables: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """Ours, with the tables added to the variable that holds models as JSON."""
     if not tables:
         return dict(os.environ)

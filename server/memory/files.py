@@ -42,6 +42,8 @@ class FileFacts:
     path: Path
     key: FileKey
     header: Header
+    identity: str = ""
+    """Tells its file from every other on this machine, whatever it is called."""
 
 
 class ModelFiles:
@@ -123,7 +125,7 @@ def look(entry: CatalogEntry, before: FileFacts | None = None) -> FileFacts:
         header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
     except OSError as error:
         raise HeaderError(f"one of its files cannot be read: {reason(error)}") from None
-    return FileFacts(entry.path, key, header)
+    return FileFacts(entry.path, key, header, identity_of(entry.path))
 
 
 def key_of(entry: CatalogEntry) -> FileKey:
@@ -141,6 +143,15 @@ def key_of(entry: CatalogEntry) -> FileKey:
     inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(entry.path) if e.is_file())
     told = repr((inside, sorted(entry.config.options_of(entry.backend).items())))
     return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
+
+
+def identity_of(path: Path) -> str:
+    """What tells a model's file from every other on this machine, by whatever path or link it is named. Raises OSError.
+
+    Of a folder it is its config.json that does.
+    """
+    status = (path / "config.json" if path.is_dir() else path).stat()
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}"
 
 
 def _other_parts(entry: CatalogEntry) -> list[os.stat_result]:

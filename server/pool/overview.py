@@ -54,7 +54,7 @@ class Overview:
                 ledger.reservation(Tenant(name)) if ledger else None,
                 files.problem(name),
                 now,
-                facts.header if (facts := files.facts(name)) is not None else None,
+                files.facts(name),
                 on_card=on_card,
             )
             for name, resident in parts.residents.items()

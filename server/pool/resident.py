@@ -11,10 +11,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
-    from backends.backend import Header
     from backends.border.worker import Exit, Worker
     from backends.messages import Device, ErrorCode, Ready
-    from server.memory.files import FileKey
+    from server.memory.files import FileFacts, FileKey
     from server.memory.ledger import Reservation
     from server.metrics import ModelMetrics
     from server.scheduling.scheduler import ModelView
@@ -131,7 +130,7 @@ class Resident:
         reservation: Reservation | None,
         unusable: str | None,
         now: float,
-        header: Header | None = None,
+        facts: FileFacts | None = None,
         *,
         on_card: bool = False,
     ) -> ModelStatus:
@@ -147,7 +146,7 @@ class Resident:
             unusable=unusable,
             now=now,
             on_card=on_card,
-            header=header,
+            facts=facts,
         )
 
 

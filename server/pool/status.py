@@ -13,6 +13,7 @@ from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
+    from server.memory.files import FileFacts
     from server.memory.ledger import Holding, Reservation
     from server.memory.memory import Memory
     from server.scheduling.scheduler import ModelView
@@ -156,6 +157,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Measured / predicted - 1 of this load; None before the measurement."""
     unusable: str | None = None
     """What is wrong with its files, as of the last look; None where nothing is."""
+    file: str | None = None
+    """Tells its file from every other on its machine; None where there is none, or no look at it yet."""
     sampling: dict[str, float] = {}
     """How tokens are chosen where a request does not say, by the names of a request's fields."""
     host: HoldingStatus | None = None
@@ -203,7 +206,7 @@ def model_status(
     unusable: str | None,
     now: float,
     on_card: bool,
-    header: Header | None = None,
+    facts: FileFacts | None = None,
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `reservation` only while it is resident."""
     config = entry.config
@@ -235,7 +238,8 @@ def model_status(
         last_error=view.last_error,
         prediction_error=_prediction_error(main),
         unusable=unusable,
-        sampling=plain_sampling(config, header),
+        file=facts.identity if facts else None,
+        sampling=plain_sampling(config, facts.header if facts else None),
         host=host if on_card else None,
         facts=dict(ready.facts.told) if ready else {},
     )

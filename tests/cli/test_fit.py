@@ -9,6 +9,12 @@ from demo import HF_PATH
 from tests.embeddings.models import minilm
 
 
+@pytest.fixture(autouse=True)
+def alone(environment):
+    """No server answers, whatever runs on this machine."""
+    environment["ONECARD_SERVER__PORT"] = "1"
+
+
 def fit(onecard, *arguments, **options):
     done = onecard("fit", *arguments, "--json", **options)
     return done, json.loads(done.stdout) if done.stdout else None

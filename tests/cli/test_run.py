@@ -78,7 +78,7 @@ def test_errors_have_their_exit_codes(onecard, server):
     assert "too odd" in refused.stderr
     neither = onecard("run", "nonsense", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert neither.returncode == 1
-    assert "is neither a model (demo) nor a file" in neither.stderr
+    assert "is neither a model (smollm2, demo) nor a file" in neither.stderr
     typo = onecard("run", "dmeo", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert typo.stderr.endswith("hint: did you mean demo?\n")
 

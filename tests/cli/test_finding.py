@@ -1,0 +1,107 @@
+"""One server is asked first: what serves the model already is used, and why one is started is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import pytest
+
+from demo import GGUF_PATH, HF_PATH
+from tests.cli.conftest import FAKE
+from tests.e2e.server import Server, serving
+
+
+def at(server: Server) -> dict[str, str]:
+    """The environment of a machine whose configured server this is."""
+    return {"ONECARD_SERVER__PORT": str(urlsplit(server.url).port)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Iterator[Server]:
+    """One that serves a file and a folder, under names of their own, and nothing without a key."""
+    folder = tmp_path_factory.mktemp("folders")
+    models = {"file": GGUF_PATH, "folder": HF_PATH}
+    env = {**FAKE, "ONECARD_SERVER__API_KEYS": "sesame", "ONECARD_SCHEDULER__TEMPLATE_PROCESS": "false"}
+    with serving(folder, models=models, env=env) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("path", "name"), [(GGUF_PATH, "file"), (HF_PATH, "folder")])
+@pytest.mark.parametrize("command", [["run"], ["fit"]], ids=lambda words: words[0])
+def test_a_file_that_is_served_already_is_used_under_its_name_there(onecard, folders, tmp_path, path, name, command):
+    link = tmp_path / f"link-{name}{Path(path).suffix}"
+    link.symlink_to(path)
+    words = ["hello", "there"] if command == ["run"] else []
+
+    done = onecard(*command, str(link), *words[:1], env={**at(folders), "ONECARD_API_KEY": "sesame"})
+
+    assert done.returncode == 0, done.stderr
+    assert f"{folders.url} serves that file as {name}\n" in done.stderr
+    assert "is started" not in done.stderr
+    assert done.stdout.startswith("echo: hello" if words else f"{name} fits")
+
+
+def test_why_a_server_of_its_own_is_started_is_said(onecard, folders, tmp_path):
+    """The file is none, so that the other server ends at once."""
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"no model")
+    with another_program() as port:
+        for env, why in (
+            ({**at(folders), "ONECARD_API_KEY": "sesame"}, f"the server at {folders.url} does not serve {other}"),
+            (at(folders), f"the server at {folders.url} refuses the key (ONECARD_API_KEY)"),
+            ({"ONECARD_SERVER__PORT": str(port)}, f"what answers at http://127.0.0.1:{port} is no onecard"),
+            ({"ONECARD_SERVER__PORT": "1"}, "no server answers at http://127.0.0.1:1"),
+        ):
+            done = onecard("run", str(other), "hello", env=env)
+            assert done.stderr.splitlines()[0] == f"{why}, so one is started for this command"
+            assert done.stderr.splitlines()[1].startswith("onecard: ")
+
+
+def test_fit_asks_the_server_for_a_name_that_only_it_knows(onecard, server):
+    told = onecard("fit", "demo", "--context", "256", "--json", env=at(server))
+    assert told.stderr == f"as the server at {server.url} has it now\n"
+    assert json.loads(told.stdout) == server.get("/v1/capacity?model=demo&context=256")
+    unknown = onecard("fit", "dmo", "--url", server.url)
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        f"onecard: {server.url} has no model 'dmo'. hint: did you mean demo?\n",
+    )
+
+
+def test_models_of_a_folder_are_known_by_name_without_a_server(onecard, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copy(GGUF_PATH, models / "mine.gguf")
+    (tmp_path / "o.toml").write_text(f"[server]\nport = 1\nmodels_dirs = ['{models}']\n")
+    fit = onecard("fit", "mine", "--config", "o.toml", "--budget", "1GiB", "--json")
+    assert json.loads(fit.stdout)["model"] == "mine", fit.stderr
+    run = onecard("run", "mine", "hello", "--config", "o.toml", env={"ONECARD_SCHEDULER__TEMPLATE_PROCESS": "false"})
+    assert run.stdout == "echo: hello\n", run.stderr
+
+
+@contextmanager
+def another_program() -> Iterator[int]:
+    """A web server that says yes to everything."""
+
+    class Yes(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Yes) as web:
+        thread = Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield web.server_port
+        web.shutdown()
+        thread.join()
