@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from backends.bnb.attention import Decoding, Pass, Stretch
+from backends.bnb.dry import Breakers, breakers_of
 from backends.bnb.sampling import RowSampler
 from backends.engine import LoadError
 from backends.generation.decoder import FULL
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 
     from backends.bnb.kv import KvCache
     from backends.bnb.runner import Runner
+    from backends.generation.decoder import DecoderModel
     from backends.messages import KvLayout, Sampling
 
 _NO_ROOM: Final = 1
 _GOOD_BATCHES: Final = 32
 """After so many, passes may be longer again."""
+_MOST_BREAKERS: Final = 8
+"""Lists of texts whose tokens are kept."""
 _HEAD_BYTES: Final = 64
 """Of a saved row, before its cells: its length, and room so that the cells are aligned."""
 
@@ -41,7 +45,7 @@ Run = tuple[int, int, int, int]
 class BnbContext:
     """`parallel` rows of `context` tokens."""
 
-    def __init__(self, runner: Runner, cache: KvCache, *, n_vocab: int, max_batch: int) -> None:
+    def __init__(self, runner: Runner, cache: KvCache, *, vocabulary: DecoderModel, max_batch: int) -> None:
         self.layout: KvLayout = "split" if cache.fixed else "unified"
         self.forgets = cache.forgets
         self.splits = True
@@ -55,7 +59,9 @@ class BnbContext:
         self._runner = runner
         self._cache = cache
         self._lengths = [0] * cache.n_rows
-        self._logits: NDArray[np.float32] = np.zeros((0, n_vocab), dtype=np.float32)
+        self._logits: NDArray[np.float32] = np.zeros((0, vocabulary.n_vocab), dtype=np.float32)
+        self._vocabulary = vocabulary
+        self._breakers: dict[tuple[str, ...], Breakers] = {}
         self._row_of: dict[int, int] = {}
         """Batch rows to rows of the logits."""
         self.shortage = FULL
@@ -162,7 +168,22 @@ class BnbContext:
 
     def sampler(self, sampling: Sampling, *, prompt: Sequence[int], choice: int) -> RowSampler:
         """See `DecoderContext`."""
-        return RowSampler(sampling, prompt=prompt, choice=choice, row_of=lambda row: self._logits[self._row_of[row]])
+        return RowSampler(
+            sampling,
+            prompt=prompt,
+            choice=choice,
+            row_of=lambda row: self._logits[self._row_of[row]],
+            breakers=self._breakers_of,
+        )
+
+    def _breakers_of(self, texts: Sequence[str]) -> Breakers:
+        """Kept, because the whole vocabulary is looked through."""
+        key = tuple(texts)
+        if key not in self._breakers:
+            if len(self._breakers) >= _MOST_BREAKERS:
+                self._breakers.clear()
+            self._breakers[key] = breakers_of(key, self._vocabulary)
+        return self._breakers[key]
 
     def clear(self, slot: int) -> None:
         """Drop everything a row holds."""

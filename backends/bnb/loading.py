@@ -113,7 +113,7 @@ def _engine(
             dtype=dtype,
             device=device,
         )
-        context = BnbContext(runner, cache, n_vocab=vocabulary.n_vocab, max_batch=BATCH_TOKENS)
+        context = BnbContext(runner, cache, vocabulary=vocabulary, max_batch=BATCH_TOKENS)
         context.warm_up(_WARM_TOKENS[device.type])
         first_s = context.warm_up(1)
     except (RuntimeError, MemoryError) as error:

@@ -18,6 +18,19 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "top_p": (0, 1),
         "top_k": (0, 2**31 - 1),
         "min_p": (0, 1),
+        "typical_p": (1e-6, 1),
+        "top_n_sigma": (-1, 100),
+        "xtc_probability": (0, 1),
+        "xtc_threshold": (0, 1),
+        "dynatemp_range": (0, 2),
+        "dynatemp_exponent": (0, 5),
+        "mirostat": (0, 2),
+        "mirostat_tau": (0, 100),
+        "mirostat_eta": (0, 1),
+        "dry_multiplier": (0, 100),
+        "dry_base": (1, 100),
+        "dry_allowed_length": (0, 2**31 - 1),
+        "dry_penalty_last_n": (-1, 2**31 - 1),
         "repetition_penalty": (0.01, 10),
         "presence_penalty": (-2, 2),
         "frequency_penalty": (-2, 2),
@@ -31,10 +44,15 @@ GGUF_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "top_k": "general.sampling.top_k",
         "min_p": "general.sampling.min_p",
         "repetition_penalty": "general.sampling.penalty_repeat",
+        **{
+            name: f"general.sampling.{name}"
+            for name in ("xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta")
+        },
     }
 )
-_UNSERVED: Final = ("xtc_probability", "mirostat", "typical_p", "penalty_alpha", "epsilon_cutoff", "eta_cutoff")
+_UNSERVED: Final = ("penalty_alpha", "epsilon_cutoff", "eta_cutoff")
 """Ways to choose tokens that onecard has not; neutral values of theirs ask for nothing."""
+_WHOLE: Final = frozenset({"top_k", "mirostat", "dry_allowed_length", "dry_penalty_last_n"})
 _MOST: Final = 2**31
 _NEUTRAL: Final = (None, 0, 1, False)
 
@@ -88,8 +106,8 @@ def _bounded(name: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST:
         return None
     low, high = BOUNDS[name]
-    if name == "top_k":
-        if value == -1:
+    if name in _WHOLE:
+        if name == "top_k" and value == -1:
             return 0
         return int(value) if value == int(value) and low <= value <= high else None
     value = round(float(value), 6)  # GGUF's float32 of 0.6 is 0.6000000238

@@ -25,6 +25,30 @@ class Sampling(Plain, frozen=True):
     top_k: int = 0
     """0 means off."""
     min_p: float = 0.0
+    typical_p: float = 1.0
+    """Tokens about as surprising as expected, up to this share; 1 means off."""
+    top_n_sigma: float = 0.0
+    """Logits within so many standard deviations of the best; 0 means off."""
+    xtc_probability: float = 0.0
+    """How often all tokens of at least `xtc_threshold` but the least likely of them are left out."""
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    """The temperature goes so far to either side, by the entropy of the row."""
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    """Its version, 1 or 2; 0 means off."""
+    mirostat_tau: float = 5.0
+    """The surprise it aims at, in bits."""
+    mirostat_eta: float = 0.1
+    """How fast it corrects itself."""
+    dry_multiplier: float = 0.0
+    """Of the penalty on tokens that would go on with a repetition; 0 means off."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    """Tokens it looks back at; -1 means all."""
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    """Texts over which no repetition reaches."""
     repetition_penalty: float = 1.0
     """Over prompt and output, as in vLLM and transformers; 1 means off."""
     presence_penalty: float = 0.0

@@ -27,6 +27,9 @@ MAX_STOPS = 64
 MAX_STOP_BYTES = 4096
 """Of all stop strings of one request together: every token is held against them."""
 MAX_BIASES = 1024
+MAX_BREAKERS = 64
+MAX_BREAKER_CHARS = 40
+"""llama.cpp cuts longer ones."""
 _MAX_IGNORED_NAMES = 16
 _MAX_IGNORED_CHARS = 48
 
@@ -122,12 +125,37 @@ Stop = Annotated[
 LogitBias = Annotated[dict[int, float], BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)]
 
 
+TypicalP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None
+TopNSigma = Annotated[float, Field(ge=-1, le=100, allow_inf_nan=False)] | None
+DynatempRange = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None
+DynatempExponent = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)] | None
+Mirostat = Annotated[int, Field(ge=0, le=2)] | None
+MirostatTau = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None
+DryMultiplier = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None
+DryBase = Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None
+DryWindow = Annotated[int, Field(ge=-1, le=INT32_MAX)] | None
+Breakers = (
+    Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_BREAKER_CHARS)]],
+        Field(max_length=MAX_BREAKERS, fail_fast=True),
+    ]
+    | None
+)
+
+
 class StreamOptions(BaseModel):
     """How a stream reports; `include_obfuscation` pads OpenAI's chunks and asks nothing of ours."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     include_usage: Bool = None
     include_obfuscation: Bool = None
+
+
+_AS_GIVEN = (
+    "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range", "dynatemp_exponent", "mirostat",
+    "mirostat_tau", "mirostat_eta", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
+)  # fmt: skip
+"""Fields with the names and the neutral values that `Sampling` has."""
 
 
 class TokenChoice(BaseModel):
@@ -143,9 +171,26 @@ class TokenChoice(BaseModel):
     logit_bias: LogitBias = {}
     top_k: TopK = None
     min_p: Share = None
+    typical_p: TypicalP = None
+    top_n_sigma: TopNSigma = None
+    xtc_probability: Share = None
+    xtc_threshold: Share = None
+    dynatemp_range: DynatempRange = None
+    dynatemp_exponent: DynatempExponent = None
+    mirostat: Mirostat = None
+    mirostat_tau: MirostatTau = None
+    mirostat_eta: Share = None
+    dry_multiplier: DryMultiplier = None
+    dry_base: DryBase = None
+    dry_allowed_length: TokensOrNone = None
+    dry_penalty_last_n: DryWindow = None
+    dry_sequence_breakers: Breakers = None
 
     def sampling(self, *, temperature: float, repetition_penalty: float | None) -> Sampling:
         """The choice, with the surface's own default temperature; what else the client leaves out is off."""
+        given: dict[str, Any] = {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
+        if self.dry_sequence_breakers is not None:
+            given["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
         return Sampling(
             temperature=temperature if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
@@ -156,6 +201,7 @@ class TokenChoice(BaseModel):
             frequency_penalty=self.frequency_penalty or 0.0,
             seed=self.seed,
             logit_bias=self.logit_bias,
+            **given,
         )
 
 

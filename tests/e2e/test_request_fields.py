@@ -69,6 +69,9 @@ SAMPLED: dict[str, tuple[dict[str, Any], str]] = {
     "top_k": ({"temperature": 2, "logit_bias": FLAT, "top_k": 1}, ALWAYS_FIRST),
     "top_p": ({"temperature": 2, "logit_bias": FLAT, "top_p": 0.01}, ALWAYS_FIRST),
     "min_p": ({"temperature": 2, "logit_bias": FLAT, "min_p": 0.99}, ALWAYS_FIRST),
+    "top_n_sigma": ({"temperature": 2, "logit_bias": FLAT, "top_n_sigma": 0.1}, ALWAYS_FIRST),
+    "mirostat": ({"temperature": 2, "logit_bias": FLAT, "mirostat": 2, "mirostat_tau": 0}, ALWAYS_FIRST),
+    "mirostat_tau": ({"temperature": 2, "logit_bias": FLAT, "mirostat": 2, "mirostat_tau": 0}, ALWAYS_FIRST),
     "logit_bias": ({"temperature": 0, "logit_bias": {Z: 100}}, "Z" * N),
     "presence_penalty": ({"temperature": 0, "logit_bias": {Z: 65}, "presence_penalty": 2}, "Z" + BEHIND_Z[: N - 1]),
     "frequency_penalty": (
@@ -81,6 +84,22 @@ SAMPLED: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 """A field, what is asked with it, and the text that comes: without the field it would be another."""
+_REPEATS: dict[str, Any] = {"temperature": 0, "logit_bias": {Z: 65}, "dry_multiplier": 2}
+_SPREAD: dict[str, Any] = {"temperature": 2, "logit_bias": FLAT, "seed": 5}
+CHANGED: dict[str, tuple[dict[str, Any], Any]] = {
+    "typical_p": (_SPREAD, 0.1),
+    "xtc_probability": (_SPREAD | {"xtc_threshold": 0.05}, 1),
+    "xtc_threshold": (_SPREAD | {"xtc_probability": 1}, 0.001),
+    "dynatemp_range": (_SPREAD | {"temperature": 1, "dynatemp_exponent": 5}, 1),
+    "dynatemp_exponent": (_SPREAD | {"temperature": 1, "dynatemp_range": 1}, 5),
+    "mirostat_eta": (_SPREAD | {"mirostat": 2, "mirostat_tau": 3}, 1),
+    "dry_multiplier": ({"temperature": 0, "logit_bias": {Z: 65}}, 2),
+    "dry_base": (_REPEATS | {"logit_bias": {Z: 68}}, 10),
+    "dry_allowed_length": (_REPEATS, 5),
+    "dry_penalty_last_n": (_REPEATS, 0),
+    "dry_sequence_breakers": (_REPEATS, ["Z"]),
+}
+"""A field, what is asked beside it, and a value that changes the text."""
 BESIDE: dict[str, Any] = {
     "cache_prompt": test_conversations.test_a_conversation_survives_the_swap_of_its_model,
     "prompt": test_sdk.test_a_completion_continues_a_text,
@@ -162,6 +181,15 @@ def test_a_field_of_sampling_does_what_it_says(server: Server, path: str, name: 
     assert answer == (PATHS[path].first if text is ALWAYS_FIRST else text)
 
 
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_field_of_sampling_changes_what_another_does(server: Server, name: str) -> None:
+    beside, value = CHANGED[name]
+
+    without, with_it = (ask(server, "/v1/completions", **beside, **more) for more in ({}, {name: value}))
+
+    assert PATHS["/v1/completions"].text(without) != PATHS["/v1/completions"].text(with_it)
+
+
 @pytest.mark.parametrize(("path", "name"), asked({"seed"}))
 def test_a_seed_repeats_what_was_drawn(server: Server, path: str, name: str) -> None:
     drawn = [
@@ -215,7 +243,7 @@ def test_the_last_message_is_continued_where_that_is_asked_for(server: Server) -
 
 
 def test_every_honoured_field_is_asked_of_a_real_model_or_never_seen_by_one() -> None:
-    here = {*SAMPLED, "seed", "stop", "min_tokens", "ignore_eos", "n", "echo", "max_tokens"}
+    here = {*SAMPLED, *CHANGED, "seed", "stop", "min_tokens", "ignore_eos", "n", "echo", "max_tokens"}
     here |= {"continue_final_message", "add_generation_prompt"}
     here |= {surface.limit for surface in PATHS.values()}
 

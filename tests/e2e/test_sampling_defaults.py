@@ -111,7 +111,8 @@ def test_models_and_status_list_the_defaults_and_what_was_ignored(server: Server
         ({"do_sample": False, "temperature": 0.7}, {"temperature": 0.0}, 0),
         ({"temperature": 10**400, "top_p": float("nan"), "top_k": 2.5, "min_p": True}, {}, 4),
         ({"temperature": -1, "top_k": -1}, {"top_k": 0}, 1),
-        ({"typical_p": 0.5, "penalty_alpha": None, "epsilon_cutoff": 0.0}, {}, 1),
+        ({"penalty_alpha": 0.5, "eta_cutoff": None, "epsilon_cutoff": 0.0}, {}, 1),
+        ({"typical_p": 0.5, "mirostat": 2, "xtc_probability": 7}, {"typical_p": 0.5, "mirostat": 2}, 1),
     ],
 )
 def test_nonsense_in_a_file_is_ignored_by_name(document: Any, values: dict[str, float], n_remarks: int) -> None:
