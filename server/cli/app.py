@@ -33,6 +33,14 @@ for command_of_its_own in (quantize, connect, doctor, logs):
     app.command()(command_of_its_own)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")]
+AnyModel = Annotated[
+    str,
+    typer.Argument(
+        help="A configured model, one of the server, a path, an hf: reference, smollm2 or demo.",
+        autocompletion=model_names,
+    ),
+]
+ServedModel = Annotated[str, typer.Argument(help="A model of the server.", autocompletion=model_names)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
     str | None,
@@ -122,9 +130,7 @@ def serve(
 
 @app.command()
 def run(
-    model: Annotated[
-        str, typer.Argument(help="A model of the server, a path to a .gguf, or smollm2.", autocompletion=model_names)
-    ],
+    model: AnyModel,
     prompt: Annotated[str | None, typer.Argument(help="What to ask; without it a chat begins.")] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System message.")] = None,
     url: Url = None,
@@ -157,7 +163,7 @@ def ps(
 
 @app.command()
 def load(
-    model: Annotated[str, typer.Argument(help="A model of the server.", autocompletion=model_names)],
+    model: ServedModel,
     url: Url = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -173,7 +179,7 @@ def load(
 
 @app.command()
 def unload(
-    model: Annotated[str, typer.Argument(help="A model of the server.", autocompletion=model_names)],
+    model: ServedModel,
     url: Url = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -189,10 +195,7 @@ def unload(
 
 @app.command()
 def fit(
-    model: Annotated[
-        str,
-        typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.", autocompletion=model_names),
-    ],
+    model: AnyModel,
     context: Annotated[int | None, typer.Option(min=8, metavar="N", help="Tokens one request may use.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, max=256, metavar="N", help="Requests decoded at once.")] = None,
     kv_type: Annotated[str | None, typer.Option(metavar="T", help="Type of the KV cache: f16, q8_0, q4_0, ...")] = None,
@@ -221,10 +224,7 @@ def fit(
 
 @app.command()
 def bench(
-    model: Annotated[
-        str,
-        typer.Argument(help="A model of the server, a path, an hf: reference, or smollm2.", autocompletion=model_names),
-    ],
+    model: AnyModel,
     parallel: Annotated[
         str | None, typer.Option(metavar="N,N", help="Requests at once [1,2,4,8 as far as the server goes].")
     ] = None,
@@ -286,10 +286,7 @@ def search(
 
 @app.command()
 def show(
-    model: Annotated[
-        str,
-        typer.Argument(help="A configured model, a path, an hf: reference, or smollm2.", autocompletion=model_names),
-    ],
+    model: AnyModel,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

@@ -365,6 +365,43 @@ def test_where_one_of_two_files_cannot_be_written_none_is(home):
         files.undo("zed")
 
 
+def test_a_second_write_that_fails_leaves_the_first(home):
+    one, two = home / "one.json", home / "two.json"
+    one.write_text("{}")
+    put(one)
+    then = tree(home)
+    two.write_text("{}")
+    bad = files.Plan(home / "two.json" / "below.json", None, b"{}", None, ())
+    with pytest.raises(CliError, match="Nothing was changed"):
+        files.write("zed", [files.plan("zed", file(one, "newer")), bad])
+    assert tree(home) == {**then, "two.json": b"{}"}
+    files.undo("zed")
+    assert one.read_text() == "{}"
+
+
+def test_a_backup_that_is_gone_costs_nothing_of_the_file(home):
+    path = home / "settings.json"
+    path.write_text('{"mine": 1}')
+    put(path)
+    (home / "settings.json.before-onecard").unlink()
+    with pytest.raises(CliError, match="is gone"):
+        files.undo("zed")
+    put(path, "newer")
+    assert read("json", path.read_text()) == {"mine": 1, "onecard": "newer"}
+    files.undo("zed")
+    assert read("json", path.read_text()) == {"mine": 1, "onecard": "new"}
+
+
+def test_a_name_of_a_backup_that_is_taken_is_not_used(home):
+    path = home / "settings.json"
+    path.write_text("{}")
+    (home / "settings.json.before-onecard").write_text("of another time")
+    put(path)
+    files.undo("zed")
+    assert (home / "settings.json.before-onecard").read_text() == "of another time"
+    assert path.read_text() == "{}"
+
+
 # The command
 
 KEY = "sesame-open-4711"

@@ -56,9 +56,10 @@ def plan(client: str, file: File) -> Plan:
     path = _target(file.path)
     now = _bytes(path)
     earlier = next((one for one in _record(client) if one.path == str(path) and now and one.after == _sha(now)), None)
-    before = now
-    if earlier is not None:  # the same again, from what was there first
-        before = None if earlier.backup is None else _bytes(Path(earlier.backup))
+    first = _bytes(Path(earlier.backup)) if earlier is not None and earlier.backup is not None else None
+    if earlier is not None and earlier.backup is not None and first is None:
+        earlier = None  # the backup was removed: what is there now is all there is
+    before = now if earlier is None else first
     try:
         text = None if before is None else before.decode()
         after = fresh(file.format, file.changes) if text is None else edited(file.format, text, file.changes)
@@ -73,15 +74,16 @@ def plan(client: str, file: File) -> Plan:
 def write(client: str, plans: list[Plan]) -> list[Written]:
     """Write them all, or none. Raises CliError."""
     done: list[Written] = []
-    records = [one for one in _record(client) if one.path not in {str(each.path) for each in plans}]
+    before = _record(client)
+    records = [one for one in before if one.path not in {str(each.path) for each in plans}]
     try:
         for each in plans:
             done.append(_write(each))
             _keep(client, [*records, *done])
     except OSError as problem:
-        for one in done:
-            _put_back(one)
-        _keep(client, records)
+        for each, one in zip(plans, done, strict=False):
+            _take_back(each, one)
+        _keep(client, before)
         raise CliError(f"{sentence(problem)}. Nothing was changed") from None
     return done
 
@@ -102,11 +104,11 @@ def undo(client: str) -> list[Written]:
         if one.backup is not None and _bytes(Path(one.backup)) is None:
             raise CliError(f"{one.backup} is gone, without which {one.path} cannot be put back")
     try:
-        for one in records:
+        for place, one in enumerate(records):
             _put_back(one)
+            _keep(client, records[place + 1 :])
     except OSError as problem:
         raise CliError(sentence(problem)) from None
-    _keep(client, [])
     return records
 
 
@@ -143,6 +145,17 @@ def _put_back(one: Written) -> None:
         return
     path.unlink(missing_ok=True)
     _remove_folders(one.made)
+
+
+def _take_back(each: Plan, one: Written) -> None:
+    """One of several writes, of which a later one has failed. Raises OSError."""
+    if each.before is None:
+        each.path.unlink(missing_ok=True)
+        _remove_folders(one.made)
+        return
+    _replace(each.path, each.before, like=each.path)
+    if each.earlier is None and one.backup is not None:
+        Path(one.backup).unlink()
 
 
 def _remove_folders(made: list[str] | tuple[str, ...]) -> None:
