@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -257,3 +258,44 @@ def test_a_terminal_that_closes_ends_the_server(environment, tmp_path: Path):
             seen += os.read(master, 4096)
         os.close(master)
         assert process.wait(20) == 0
+
+
+OWN = {"role": "developer", "content": "Be kind."}
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "own", "count"),
+    [
+        (
+            "/chat/completions",
+            CHAT,
+            {"messages": [{"role": "developer", "content": "Be kind."}, *CHAT["messages"]]},
+            "",
+        ),
+        ("/messages", {**CHAT, "max_tokens": 9}, {"system": "Be kind."}, "/messages/count_tokens"),
+        ("/responses", {"input": "hello"}, {"instructions": "Be kind."}, "/responses/input_tokens"),
+    ],
+)
+def test_a_system_message_begins_what_has_none(running: Live, path, body, own, count):
+    def post(path: str, body: dict[str, Any]) -> httpx2.Response:
+        return httpx2.post(f"{running.server.url}/v1{path}", json=body).raise_for_status()
+
+    def ask(**fields: Any) -> tuple[int, str | None, int]:
+        answer = post(path, {"model": "a", **body, **fields})
+        usage = answer.json()["usage"]
+        asked = {key: value for key, value in {"model": "a", **body, **fields}.items() if key != "max_tokens"}
+        counted = post(count, asked).json()["input_tokens"] if count else 0
+        return usage.get("input_tokens", usage.get("prompt_tokens")), answer.headers.get("x-onecard-system"), counted
+
+    running.write({"a": {"path": "a.gguf", "context": 512}})
+    running.reload()
+    plain, with_own = ask(), ask(**own)
+    running.write({"a": {"path": "a.gguf", "context": 512, "system": "Be kind."}})
+    running.reload()
+    assert ask() == (with_own[0], "config", with_own[2])
+    assert ask(**own) == with_own
+    running.write({"a": {"path": "a.gguf", "context": 512, "system": ""}}, defaults={"system": "Be kind."})
+    running.reload()
+    assert ask() == plain
+    assert with_own[0] > plain[0]

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from backends.plan import Amount
-from server.scheduling.decisions import Abort, Action, CancelLoad, Dispatch, Drain, Load, ModelState, Reject, Unload
+from server.scheduling.decisions import (
+    Abort,
+    Action,
+    CancelLoad,
+    Dispatch,
+    Drain,
+    Forget,
+    Load,
+    ModelState,
+    Reject,
+    Unload,
+)
 from server.scheduling.eviction import helps
 from server.scheduling.scheduler import LIGHT_JOBS, ModelRules, Rules, Scheduler, SwapRules
 from tests.scheduler.fake_budget import FakeBudget, amount
@@ -52,13 +63,20 @@ class Walk(RuleBasedStateMachine):
         self.waited: dict[str, float] = {}
         """Of queued jobs: seconds in which no room was being made for their model."""
         self.asked_to_leave: set[str] = set()
+        self.here = set(MODELS)
+        """Those that the scheduler knows."""
+        self.retired: set[str] = set()
 
     @initialize(max_queue=st.integers(1, 6), keep_alive_s=st.sampled_from([-1.0, 0.0, 5.0]))
     def begin(self, max_queue: int, keep_alive_s: float) -> None:
-        models = [ModelRules(m, parallel=PARALLEL[m], keep_alive_s=keep_alive_s, pinned=m == "pin") for m in MODELS]
+        self.keep_alive_s = keep_alive_s
+        models = [self.rules_of(m) for m in MODELS]
         swaps = SwapRules(max_wait_s=MAX_WAIT_S)
         self.limits = Rules(max_queue=max_queue, request_timeout_s=TIMEOUT_S, swaps=swaps)
         self.scheduler = Scheduler(models, self.limits, self.world.books)
+
+    def rules_of(self, model: str) -> ModelRules:
+        return ModelRules(model, parallel=PARALLEL[model], keep_alive_s=self.keep_alive_s, pinned=model == "pin")
 
     # The pool's part
 
@@ -98,6 +116,13 @@ class Walk(RuleBasedStateMachine):
                         not amount(self.sizes[self.jobs[job_id][0]]).within(amount(budget)) for budget in self.budgets
                     )
                     self.end(job_id, code)
+                case Forget(model):
+                    assert model in self.retired, "forgets what is configured"
+                    assert model not in self.world.workers
+                    assert model not in {self.world.loading, *self.world.cancelled}
+                    assert not self.world.books.held(model), "forgets who holds bytes"
+                    self.here.discard(model)
+                    self.retired.discard(model)
                 case Abort(job_id, _, _):
                     assert job_id not in self.world.aborted
                     assert any(job_id in running for running in self.world.workers.values())
@@ -124,6 +149,8 @@ class Walk(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 3, -3]),
     )
     def submit(self, model: str, sequences: int, priority: int) -> None:
+        if model not in self.here:
+            return
         job_id = f"j{len(self.jobs)}"
         self.jobs[job_id] = (model, sequences, self.now)
         self.perform(self.scheduler.submit(job_id, model, sequences=sequences, priority=priority, now=self.now))
@@ -213,16 +240,36 @@ class Walk(RuleBasedStateMachine):
             going = (*self.world.unloading, *self.world.cancelled)
             leaving = sum((self.world.books.held(m) for m in going), Amount())
             idle = [m for m, jobs in self.world.workers.items() if not jobs and m not in self.world.unloading]
-            draining = [m for m in MODELS if self.scheduler.view(m, self.now).state is ModelState.DRAINING]
+            draining = [m for m in self.here if self.scheduler.view(m, self.now).state is ModelState.DRAINING]
             still = over - leaving
             idle = [m for m in idle if helps(self.world.books.held(m), still)]
             assert over.within(leaving) or set(idle) <= {"pin"} or draining, "idle models hold too much"
 
     @rule(model=st.sampled_from(MODELS), load=st.booleans())
     def operator(self, model: str, load: bool) -> None:
+        if model not in self.here - self.retired:
+            return
         if not load:
             self.asked_to_leave.add(model)
         self.perform(self.scheduler.load(model, self.now) if load else self.scheduler.unload(model, self.now))
+
+    @rule(model=st.sampled_from(MODELS), how=st.sampled_from(["reload", "rules", "retire", "back"]))
+    def configuration(self, model: str, how: str) -> None:
+        """Models come, change and go: whatever was accepted has its end as ever."""
+        self.asked_to_leave.add(model)
+        if model not in self.here:
+            if how == "back":
+                self.here.add(model)
+                self.scheduler.add(self.rules_of(model))
+        elif how == "retire":
+            self.retired.add(model)
+            self.perform(self.scheduler.retire(model, self.now))
+        elif how == "back" or model not in self.retired:
+            self.retired.discard(model)
+            before = self.scheduler.state(model)
+            self.perform(self.scheduler.change(self.rules_of(model), self.now, reload=how != "rules"))
+            if how == "reload" and before is ModelState.READY:
+                assert self.scheduler.state(model) in (ModelState.DRAINING, ModelState.UNLOADING)
 
     # What must hold
 
@@ -248,8 +295,10 @@ class Walk(RuleBasedStateMachine):
         """Work is never left lying: free room is used, and who waits without a reason has a time to look again."""
         if not hasattr(self, "scheduler"):
             return
-        for model in MODELS:
+        for model in self.here:
             view = self.scheduler.view(model, self.now)
+            idle = view.state is ModelState.READY and not view.running
+            assert model not in self.retired or not idle or view.waiting, "a retired model stays with nothing to do"
             if view.state is ModelState.READY and view.waiting:
                 assert view.running, "jobs wait for an idle model"
             if view.state is ModelState.UNLOADED and view.waiting and view.quarantined_until is None:
@@ -282,7 +331,7 @@ class Walk(RuleBasedStateMachine):
                     self.perform(self.scheduler.on_gone(model, now=self.now))
             self.now += 1.0
             self.perform(self.scheduler.on_tick(self.now))
-        states = {m: self.scheduler.view(m, self.now) for m in MODELS}
+        states = {m: self.scheduler.view(m, self.now) for m in self.here}
         assert set(self.terminals) == set(self.jobs), f"jobs without an end: {states}"
 
 
