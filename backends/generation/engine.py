@@ -23,7 +23,7 @@ from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
-from backends.generation.step_rows import StepRows, demands_of, filled, refilled
+from backends.generation.step_rows import StepRows, demands_of, filled
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.prompts.text import TextStream
 
@@ -188,7 +188,7 @@ class GeneratingEngine:
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
         if self._steady is not None and self._all_fit():
-            rows = refilled(self._steady, self._context)
+            rows = self._refill(self._steady)
         else:
             rows = filled(self._plan(planned / 1000), self._sequences, self._context)
         status = self._context.decode(rows.n_tokens)
@@ -293,6 +293,13 @@ class GeneratingEngine:
                     return
                 chunks.append(Chunk(sequence.n_past, count))
         self._batcher.pace.learn(n_decode=len(shares) - len(chunks), chunks=chunks, duration_us=duration_us)
+
+    def _refill(self, rows: StepRows) -> StepRows:
+        """Write the same batch one position further on."""
+        context, n_tokens = self._context, rows.n_tokens
+        context.tokens[:n_tokens] = [sequence.token for sequence, _ in rows.outputs]
+        context.positions[:n_tokens] = [sequence.n_past - sequence.n_saved for sequence, _ in rows.outputs]
+        return rows
 
     def _advance(self, outputs: list[tuple[Sequence, int]], events: list[Event]) -> None:
         """Choose each sequence's next token, turn it into events; `outputs` is in the order of the logits' rows."""

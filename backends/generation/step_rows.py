@@ -49,14 +49,6 @@ def demands_of(sequences: Iterable[Sequence], now_us: float) -> list[Demand]:
     return demands
 
 
-def refilled(rows: StepRows, context: DecoderContext) -> StepRows:
-    """Write the same batch one position further on."""
-    n_tokens = rows.n_tokens
-    context.tokens[:n_tokens] = [sequence.token for sequence, _ in rows.outputs]
-    context.positions[:n_tokens] = [sequence.n_past - sequence.n_saved for sequence, _ in rows.outputs]
-    return rows
-
-
 def filled(shares: list[Share], sequences: list[Sequence], context: DecoderContext) -> StepRows:
     """Write the batch."""
     outputs: list[tuple[Sequence, int]] = []

@@ -22,12 +22,14 @@ from server.door.giving_back import GivingBack
 from server.error_bodies import error_body, speaks_anthropic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from server.door.rules import DoorRules
 
+_Named = dict[bytes, list[bytes]]
+"""The values of headers by their names in lower case."""
 access_log = logging.getLogger("onecard.access")
 
 OPEN_PATHS = frozenset({"/health"})
@@ -130,12 +132,13 @@ class Gate:
     def _check(self, scope: Scope, exchange: _Exchange) -> None:
         """Everything that can be known from the head of a request. Raises ApiError."""
         headers = scope["headers"]
-        if header_values(headers, b"content-length") and header_values(headers, b"transfer-encoding"):
+        named = _by_name(headers)
+        if named.get(b"content-length") and named.get(b"transfer-encoding"):
             raise errors.ApiError(
                 400, "A request has a Content-Length or a Transfer-Encoding, not both.", headers={"connection": "close"}
             )
         self._check_host(headers)
-        origins = header_values(headers, b"origin")
+        origins = named.get(b"origin", [])
         if len(origins) == 1 and self._rules.origins.allows(origins[0]):
             exchange.origin = origins[0]
         if scope["path"] not in OPEN_PATHS:
@@ -145,7 +148,7 @@ class Gate:
         scope["state"]["domain"] = self._rules.keys.domain(headers)
         scope["state"]["admin"] = self._rules.keys.is_admin(headers)
         if scope["method"] not in _SAFE_METHODS:
-            self._check_write(scope, exchange)
+            self._check_write(scope, named, exchange)
 
     def _check_key(self, scope: Scope) -> None:
         """Who calls. Raises ApiError."""
@@ -161,19 +164,18 @@ class Gate:
             status, sentence = refusal
             raise errors.ApiError(status, sentence, code="invalid_host", headers={"connection": "close"})
 
-    def _check_write(self, scope: Scope, exchange: _Exchange) -> None:
+    def _check_write(self, scope: Scope, named: _Named, exchange: _Exchange) -> None:
         """What only requests that do something must hold. Raises ApiError."""
-        headers = scope["headers"]
-        if exchange.origin is None and b"cross-site" in header_values(headers, b"sec-fetch-site"):
+        if exchange.origin is None and b"cross-site" in named.get(b"sec-fetch-site", []):
             raise _foreign()
         if scope["method"] == "POST":
             most_bytes = self._forms.get(scope["path"])
-            if most_bytes is not None and is_form(headers):
-                _check_form(headers, exchange)
+            if most_bytes is not None and is_form(scope["headers"]):
+                _check_form(named, exchange)
                 exchange.max_body_bytes = most_bytes
             else:
-                _check_json(headers, or_form=most_bytes is not None)
-        _check_length(headers, exchange.max_body_bytes)
+                _check_json(named, or_form=most_bytes is not None)
+        _check_length(named, exchange.max_body_bytes)
         if self._draining():
             raise errors.draining()
 
@@ -222,33 +224,41 @@ class Gate:
         return counted_receive, labelled_send
 
 
+def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> _Named:
+    """Every value of each header, in order."""
+    named: _Named = {}
+    for name, value in headers:
+        named.setdefault(name, []).append(value)
+    return named
+
+
 def _foreign() -> errors.ApiError:
     return errors.ApiError(403, "Web pages of this origin may not call this server.", code="origin_not_allowed")
 
 
-def _check_length(headers: list[tuple[bytes, bytes]], most_bytes: int) -> None:
-    declared = header_values(headers, b"content-length")
+def _check_length(named: _Named, most_bytes: int) -> None:
+    declared = named.get(b"content-length", [])
     if declared and (n_bytes := int(declared[0])) > most_bytes:
         raise _BodyTooLargeError(most_bytes, close=n_bytes > _SWALLOW_FACTOR * most_bytes)
 
 
-def _check_form(headers: list[tuple[bytes, bytes]], exchange: _Exchange) -> None:
+def _check_form(named: _Named, exchange: _Exchange) -> None:
     """Web pages post forms without a preflight, so every page that may not read answers is refused. Raises ApiError."""
-    _check_encoding(headers)
-    if exchange.origin is None and header_values(headers, b"origin"):
+    _check_encoding(named)
+    if exchange.origin is None and named.get(b"origin"):
         raise _foreign()
 
 
-def _check_encoding(headers: list[tuple[bytes, bytes]]) -> None:
-    encodings = header_values(headers, b"content-encoding")
+def _check_encoding(named: _Named) -> None:
+    encodings = named.get(b"content-encoding", [])
     if encodings and encodings != [b"identity"]:
         raise errors.ApiError(415, "A compressed body is not accepted: leave out Content-Encoding.")
 
 
-def _check_json(headers: list[tuple[bytes, bytes]], *, or_form: bool) -> None:
+def _check_json(named: _Named, *, or_form: bool) -> None:
     """JSON, plain and unpacked; asking for it keeps web pages from posting without a preflight. Raises ApiError."""
-    _check_encoding(headers)
-    types = header_values(headers, b"content-type")
+    _check_encoding(named)
+    types = named.get(b"content-type", [])
     media, _, parameters = (types[0] if len(types) == 1 else b"").lower().partition(b";")
     charset = parameters.replace(b" ", b"").replace(b'"', b"")
     if media.strip() != b"application/json" or charset not in (b"", b"charset=utf-8"):

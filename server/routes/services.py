@@ -183,8 +183,10 @@ class Services:
         """Refuse a prompt whose bytes alone prove that it cannot fit, before any load. Raises ApiError 400."""
         if model.header is None or not model.header.longest_token_bytes:
             return
-        context = model.possible_context
         at_least = n_bytes // max(model.header.longest_token_bytes, _SHORTEST_BOUND_BYTES)
+        if model.ready is not None and model.ready.text is not None and at_least <= model.ready.text.context:
+            return
+        context = model.possible_context
         if at_least > context:
             self.metrics.model(model.name).rejections["too_long"].inc()
             noun = noun or ("messages" if param == "messages" else "prompt")
