@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Options for `make serve`, for example ARGS="--port 9000 --model chat=/models/chat.gguf".
 ARGS ?=
+# What llama.cpp is built for: auto (looks for a card), cpu or cuda; remembered. For example `make serve BUILD=cpu`.
+BUILD ?=
 # Options for pytest, for example PYTEST="-k config".
 PYTEST ?=
 # The tests start hundreds of processes: compiled once, each is there half a second sooner.
@@ -25,7 +27,8 @@ help:
 	@echo "make demo        train the demo model again"
 
 deps-serve deps-install deps-test:
-	@$(PYTHON) deploy/install.py $(@:deps-%=%)
+	@command -v $(PYTHON) >/dev/null || { echo "onecard: there is no $(PYTHON). hint: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) deploy/install.py $(@:deps-%=%) $(if $(BUILD),--build $(BUILD))
 
 install: deps-install
 

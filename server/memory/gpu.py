@@ -186,7 +186,7 @@ def unused_warnings(said: Probes) -> list[str]:
         elif said.card and said.llama is False:
             found.append(
                 "a graphics card is there, but llama.cpp is built for the CPU: models run on the CPU. "
-                "hint: install the CUDA toolkit, then build llama-cpp-python with CUDA (docs/deployment.md)"
+                "hint: `make serve` builds for the card, or says why it cannot (docs/deployment.md)"
             )
         elif said.card and said.llama is None:
             found.append(

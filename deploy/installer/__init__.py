@@ -1,0 +1,1 @@
+"""What `deploy/install.py` is made of. Standard library only, because it runs before anything is installed."""
