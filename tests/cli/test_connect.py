@@ -134,6 +134,23 @@ def test_a_context_that_is_too_small_for_an_agent_is_told(client, context, warne
     assert any(f"context of {context}" in note for note in recipe.notes) is warned
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "client", "place"),
+    [
+        ("CODEX_HOME", "/x/codex", "codex", "/x/codex/onecard.config.toml"),
+        ("CLAUDE_CONFIG_DIR", "~/c", "claude", "HOME/c/settings.json"),
+        ("XDG_CONFIG_HOME", "/x", "zed", "/x/zed/settings.json"),
+        ("XDG_CONFIG_HOME", "relative", "zed", "HOME/.config/zed/settings.json"),
+        ("XDG_CONFIG_HOME", "", "opencode", "HOME/.config/opencode/opencode.json"),
+        ("LLM_USER_PATH", "/l", "llm", "/l/extra-openai-models.yaml"),
+    ],
+)
+def test_files_lie_where_the_client_looks(variable, value, client, place, home, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    (file,) = CLIENTS[client].recipe(EXAMPLE).files
+    assert str(file.path) == place.replace("HOME", str(home))
+
+
 # Changing a file
 
 

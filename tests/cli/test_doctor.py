@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from demo import GGUF_PATH
 from server.cli.doctor import machine, setup
 from server.cli.doctor.command import examine
 from server.cli.doctor.findings import Finding, told, worst
@@ -211,6 +212,7 @@ def test_a_proxy_between_this_machine_and_itself(environment, n, monkeypatch):
         ("[server]\nallowed_hosts = ['llm.lan']\n", "configuration", "llm.lan"),
         ("[models.a]\npath = 'gone.gguf'\n", "models", "gone.gguf"),
         ("[models.a]\npath = 'junk.gguf'\n", "models", "a: "),
+        ("[server]\napi_key_file = 'no-keys'\n", "configuration", "no-keys"),
     ],
 )
 def test_what_is_wrong_is_a_problem_and_the_rest_is_looked_at(config, subject, part, tmp_path, monkeypatch):
@@ -270,6 +272,14 @@ def test_what_the_driver_tells(monkeypatch):
     assert (mine.pid, mine.n_bytes, mine.name) == (os.getpid(), 5, Path("/proc/self/comm").read_text().strip())
     assert (gone.n_bytes, gone.name) == (None, "?")
     assert library.open == 0
+
+
+def test_models_of_folders_are_looked_at_too(tmp_path):
+    (tmp_path / "lies.gguf").symlink_to(GGUF_PATH)
+    settings = Settings.model_validate({"server": {"models_dirs": [str(tmp_path), str(tmp_path / "gone")]}})
+    found = setup.models(settings)
+    assert any(one.level == "ok" and one.text.startswith("lies: ") for one in found)
+    assert any(one.level == "warning" and "gone" in one.text for one in found)
 
 
 def test_the_worst_decides_and_a_hint_is_the_remedy():

@@ -13,6 +13,7 @@ from server.cli.finding import nearest
 from server.memory.files import look
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import check_name
+from server.settings.discovery import discover, with_discovered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -117,7 +118,7 @@ def _is_name(name: str) -> bool:
 
 def _configured(settings: Settings) -> tuple[list[tuple[Model, tuple[str, ...]]], list[str]]:
     try:
-        entries = Catalog(settings).entries
+        entries = Catalog(with_discovered(settings, discover(settings.server.models_dirs))).entries
     except CatalogError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     found, notes = [], []

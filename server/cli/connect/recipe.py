@@ -61,6 +61,7 @@ class Recipe:
 
 
 def folder(variable: str, usual: str) -> Path:
-    """The folder an environment variable names, else the usual one."""
-    named = os.environ.get(variable, "")
-    return Path(named).expanduser() if named else Path(usual).expanduser()
+    """The folder an environment variable names, else the usual one; a relative one of the XDG variables is none."""
+    named = Path(os.environ.get(variable, "")).expanduser()
+    ignored = not os.environ.get(variable) or (variable.startswith("XDG_") and not named.is_absolute())
+    return Path(usual).expanduser() if ignored else named

@@ -20,6 +20,7 @@ from server.memory.files import look
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings, foreign_host_without_key, public_without_key
 from server.settings.config_source import ConfigError, default_config_file, load_settings
+from server.settings.discovery import discover, with_discovered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,13 +52,15 @@ def configuration(config: Path | None) -> tuple[list[Finding], Settings | None]:
 
 
 def models(settings: Settings) -> list[Finding]:
-    """Whether the files of each model are there and sound. Reads headers only."""
+    """Whether the files of each model are there and sound, those of `models_dirs` too. Reads headers only."""
+    elsewhere = discover(settings.server.models_dirs)
     try:
-        entries = Catalog(settings).entries
+        entries = Catalog(with_discovered(settings, elsewhere)).entries
     except CatalogError as problem:
         return [told("models", "problem", line) for line in str(problem).splitlines()]
     wrong = without_engine(entries)
-    found = [Finding("models", "problem", f"{name}: {why}") for name, why in wrong.items()]
+    found = [told("models", "warning", text) for text in elsewhere.problems]
+    found += [Finding("models", "problem", f"{name}: {why}") for name, why in wrong.items()]
     for entry in entries:
         if entry.name in wrong:
             continue
