@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from backends.backend import HeaderError
+from backends.files.model_files import reason
 from server.memory.files import FileReader
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.changes import taken_over
@@ -93,9 +94,10 @@ class Reloader:
                     raise ReloadError("the server is shutting down")
                 reading, wanted = await self._reader.read("configuration", self._wanted)
                 return self._take(reading, wanted, asked_by)
-            except (ConfigError, CatalogError, HeaderError, ReloadError) as problem:
-                self._pool.tell("config_refused", by=asked_by, reason=str(problem))
-                raise ReloadError(str(problem)) from None
+            except (ConfigError, CatalogError, HeaderError, ReloadError, OSError) as problem:
+                why = f"it cannot be read: {reason(problem)}" if isinstance(problem, OSError) else str(problem)
+                self._pool.tell("config_refused", by=asked_by, reason=why)
+                raise ReloadError(why) from None
 
     def _wanted(self) -> tuple[Reading, Catalog]:
         """On a thread: the configuration and the models it names."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from server.reload import Reloader
     from server.settings.config import Settings
 
+_LOG = logging.getLogger("onecard.watch")
 EVERY_S: Final = 0.5
 _WITHIN_S: Final = 10.0
 _MOST_FILES: Final = 5000
@@ -40,8 +42,12 @@ async def watch(files: Callable[[Settings], list[Path]], reloader: Reloader, *, 
         await asyncio.sleep(every_s)
         now = await _look(reader, files(reloader.settings))
         if now is not None and now == before and now != taken:
-            with contextlib.suppress(ReloadError):  # told where it happened
+            try:
                 await reloader.reload("watch")
+            except ReloadError:
+                pass  # told where it happened
+            except Exception:  # a fault of ours must not end the watching
+                _LOG.exception("watch_failed")
             # What is watched may be other files now.
             now = await _look(reader, files(reloader.settings))
             taken = now

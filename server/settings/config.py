@@ -103,7 +103,8 @@ GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
-SystemText = Annotated[str, Field(max_length=100_000)]
+MAX_SYSTEM_CHARS = 100_000
+SystemText = Annotated[str, Field(max_length=MAX_SYSTEM_CHARS)]
 Keys = Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)]
 
 
@@ -125,7 +126,7 @@ class ServerSection(Section):
     api_keys: Keys = Field(default=[], repr=False)
     """A request needs one of these, or an admin key, when there is any of either."""
     admin_keys: Keys = Field(default=[], repr=False)
-    """Keys that may also load and unload models, and set `priority` above 0 and `keep_alive`."""
+    """Keys that may also load and unload models, reload the configuration, set `keep_alive` and `priority` above 0."""
     api_key_file: str | None = None
     """A file with one key per line, `admin KEY` for an admin key; `#` starts a comment line."""
     allow_public: bool = False

@@ -152,6 +152,8 @@ class _StoreError(Exception):
 
 def _of_manifest(store: Path, manifest: Path, name: str) -> Discovered:
     """Raises FileError or _StoreError."""
+    from server.settings.config import MAX_SYSTEM_CHARS
+
     layers = model_files.read_object(manifest, _MANIFEST_BYTES).get("layers")
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise _StoreError("its manifest has no layers. hint: pull it again")
@@ -159,11 +161,12 @@ def _of_manifest(store: Path, manifest: Path, name: str) -> Discovered:
     if "model" not in by_kind:
         raise _StoreError("its manifest names no model. hint: pull it again")
     path = _blob(store, by_kind["model"], whole=True)
-    table, remarks = {}, []
+    table: dict[str, Any] = {}
+    remarks: list[str] = []
     if "params" in by_kind:
         table = _table(model_files.read_object(_blob(store, by_kind["params"]), _MANIFEST_BYTES))
     if "system" in by_kind:
-        remarks.append("its system message is not used; clients send their own")
+        table["system"] = model_files.read_text(_blob(store, by_kind["system"]), MAX_SYSTEM_CHARS)
     if "template" in by_kind:
         remarks.append("the chat template of its GGUF file is used, not Ollama's")
     remarks += [f"its {kind} is not used" for kind in ("projector", "adapter") if kind in by_kind]

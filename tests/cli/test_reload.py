@@ -187,6 +187,23 @@ def test_a_broken_configuration_changes_nothing_and_is_told(running: Live, model
     assert running.ask("a") == "echo: hello"
 
 
+def test_a_reference_that_comes_into_the_cache_is_served_without_a_reload(running: Live):
+    """What is missing is told, by the reload and by a request; `onecard pull` beside the server is enough."""
+    running.write({"late": {"path": "hf:org/late:F16"}})
+    told = running.reload()
+    assert "hint: `onecard pull org/late:F16` fetches it" in told["missing"]["late"]
+    with pytest.raises(openai.InternalServerError, match="org/late is not in the cache") as refused:
+        running.ask("late")
+    assert refused.value.status_code == 503
+    repo = running.file.parent / "hub" / "models--org--late"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("one")
+    (repo / "snapshots" / "one").mkdir(parents=True)
+    Path(path_of(repo / "snapshots" / "one", "late-F16"))
+    assert running.ask("late") == "echo: hello"
+    assert running.reload()["missing"] == {}
+
+
 def test_what_needs_a_restart_is_named_and_kept(running: Live):
     running.write(
         {"a": {"path": "a.gguf", "context": 512}},

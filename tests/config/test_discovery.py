@@ -33,7 +33,8 @@ def blob(store, n, content):
 def test_ollamas_store_is_served_from_where_it_lies(tmp_path, monkeypatch):
     weights = blob(tmp_path, 1, GGUF_PATH.read_bytes())
     params = blob(tmp_path, 2, b'{"temperature": 0.5, "num_ctx": 512, "stop": ["x"]}')
-    ollama(tmp_path, "library/toy/latest", {"model": weights, "params": params, "template": blob(tmp_path, 3, b"{{")})
+    others = {"template": blob(tmp_path, 3, b"{{"), "system": blob(tmp_path, 4, b"Be kind.")}
+    ollama(tmp_path, "library/toy/latest", {"model": weights, "params": params, **others})
     ollama(tmp_path, "me/toy/q4", {"model": weights})
     ollama(tmp_path, "library/gone/1", {"model": {"digest": f"sha256:{digest(9)}", "size": 5}})
     (tmp_path / "blobs" / f"sha256-{digest(9)}-partial").write_bytes(b"x")
@@ -55,6 +56,7 @@ def test_ollamas_store_is_served_from_where_it_lies(tmp_path, monkeypatch):
     assert settings.models["me/toy:q4"].path == "demo"
     model = settings.models["toy:latest"]
     assert (model.context, present(model.sampling).temperature, model.parallel) == (512, 0.5, 2)
+    assert model.system == "Be kind."
     entry = present(Catalog(settings).resolve("toy:latest"))
     assert (entry.missing, entry.backend, entry.size_bytes) == (None, "gguf", SIZE)
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
