@@ -16,6 +16,7 @@ from backends.bnb.backend import Folders
 from backends.engine import AnyEngine, LoadError
 from backends.gguf.backend import Gguf
 from backends.messages import Job, LoadModel
+from backends.speech.backend import Speech
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,7 @@ def named(reference: str) -> Any:
 _KNOWN: Final[tuple[AnyBackend, ...]] = (
     *(named(reference.strip())() for reference in os.environ.get(FURTHER, "").split(",") if reference.strip()),
     Gguf(),
+    Speech(),
     Folders(),
 )
 """In the order in which they are asked whether files are theirs: who knows them best comes first."""

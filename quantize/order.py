@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from backends.messages import Device
 from quantize.errors import QuantizeError
-from quantize.types import is_bnb
+from quantize.types import HF, is_bnb
 
 DEFAULT_CONTEXT: Final = 8192
 _GENERIC: Final = {"hf", "model", "."}
@@ -77,12 +77,13 @@ class Order:
     def target(self, type_name: str) -> Path:
         """The path of one output."""
         if self.out.suffix == ".gguf":
-            if len(self.types) != 1 or is_bnb(type_name):
+            if len(self.types) != 1 or type_name == HF or is_bnb(type_name):
                 raise QuantizeError(
                     "--output names one GGUF file, but there is more to write. hint: name a folder", usage=True
                 )
             return self.out
-        return self.folder / f"{self.model_name}-{type_name}{'' if is_bnb(type_name) else '.gguf'}"
+        is_folder = type_name == HF or is_bnb(type_name)
+        return self.folder / f"{self.model_name}-{type_name}{'' if is_folder else '.gguf'}"
 
     @property
     def imatrix_target(self) -> Path:

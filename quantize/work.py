@@ -12,6 +12,7 @@ from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
 from quantize import bnb, converter, estimator, quantizer
 from quantize.calibrate import calibrate, check_text
+from quantize.ct2 import whisper as ct2
 from quantize.errors import Interrupted, QuantizeError
 from quantize.estimator import Estimate
 from quantize.files import check_space, check_target, replacing
@@ -23,7 +24,7 @@ from quantize.report import measure
 from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
 from quantize.scratch import scratch_folder
-from quantize.types import FLOATS, is_bnb
+from quantize.types import FLOATS, HF, is_bnb
 from quantize.words import size
 
 
@@ -53,6 +54,8 @@ class _Source:
 
 def run(order: Order, tell: Teller) -> Done:
     """Do it. Raises QuantizeError: what was there before is as it was; Interrupted: what was finished is there."""
+    if HF in order.types or ct2.is_source(order.source):
+        return Done([], (), written=[_folder(order, tell)])
     _check_request(order)
     with ExitStack() as stack:
         source = _read(order, stack, tell)
@@ -73,6 +76,22 @@ def run(order: Order, tell: Teller) -> Done:
         except KeyboardInterrupt:
             raise Interrupted([*done.written, *done.reports]) from None
         return done
+
+
+def _folder(order: Order, tell: Teller) -> Path:
+    """A CTranslate2 folder as the Hugging Face folder it was made from. Raises QuantizeError."""
+    if not ct2.is_source(order.source):
+        raise QuantizeError(
+            f"{HF} is for CTranslate2's folders, such as faster-whisper's, and {order.source.name} is none", usage=True
+        )
+    if order.types != (HF,):
+        raise QuantizeError(f"{order.source.name} is CTranslate2's. hint: --to {HF}, and from there on", usage=True)
+    target = order.target(HF)
+    if order.dry_run:
+        raise QuantizeError(f"--dry-run has nothing to say of {HF}: no number changes", usage=True)
+    tell.line(f"writing {target}")
+    ct2.convert(order.source, target, force=order.force)
+    return target
 
 
 def _write(order: Order, source: _Source, estimates: Sequence[Estimate], tell: Teller, done: Done) -> None:

@@ -15,7 +15,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OUR = {"server", "backends", "quantize", "demo", "bench", "tests"}
-HEAVY = {"llama_cpp", "torch", "transformers", "bitsandbytes", "accelerate", "numpy", "jinja2", "gguf", "llguidance"}
+HEAVY = {
+    "llama_cpp",
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "accelerate",
+    "numpy",
+    "jinja2",
+    "gguf",
+    "llguidance",
+    "av",
+}
 SERVER_MAY_USE = {
     "backends.messages",
     "backends.prefix.eviction_score",
@@ -329,12 +340,15 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/gguf/loading.py": "/proc",
     "backends/gguf/threads.py": "/proc",
     "backends/machine/kernel.py": "/proc",
+    "backends/speech/audio.py": "PyAV over bytes that were read",
+    "backends/speech/loading.py": "transformers' reader, behind a check of the folder",
     "backends/border/load_limit.py": "/proc",
     "backends/prompts/renderer.py": "/dev/null",
     "backends/prefix/entry_files.py": "saved states in a folder of our own",
     "backends/prefix/store.py": "saved states, by the store's own method",
     "quantize/bnb.py": "copies of a folder that was checked",
     "quantize/bnb_main.py": "transformers' reader, in a child, behind a check of the folder",
+    "quantize/ct2/whisper.py": "what it writes",
     "quantize/files.py": "what was just written",
     "quantize/scores/folder_main.py": "transformers' reader, in a child, behind a check of the folder",
     "quantize/scratch.py": "locks of our own",

@@ -41,8 +41,8 @@ def unservable(info: FolderInfo, config: Mapping[str, Any], *, runs_code: bool) 
         return None
     if config.get("is_encoder_decoder") is True:
         return (
-            f"a {kind} model has an encoder and a decoder, as models for speech and translation have, which is of no "
-            "kind that onecard serves: those are decoders, and encoders for embeddings"
+            f"a {kind} model has an encoder and a decoder, as models for translation have, which is of no kind that "
+            "onecard serves: those are decoders, encoders for embeddings, and Whisper for speech"
         )
     head = _HEAD.search(_named(config))
     if head is not None and not head[1].startswith(_TEXT_HEADS) and not runs_code:

@@ -28,7 +28,9 @@ def quantize(
     source: Annotated[
         str, typer.Argument(help="A Hugging Face model folder (or cached org/repo), a GGUF file or smollm2.")
     ],
-    to: Annotated[str, typer.Option("--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...")] = "",
+    to: Annotated[
+        str, typer.Option("--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...; hf from CTranslate2.")
+    ] = "",
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="Folder, or the one .gguf file.")
     ] = Path(),
@@ -160,13 +162,17 @@ def _print(order: Order, done: Done) -> None:
     from quantize import estimator
     from quantize.report.card import aligned, as_table
 
-    write(as_table(done.card) if done.card else aligned(estimator.table(done.estimates, done.contexts, order.device)))
-    write(f"MEMORY is predicted for one request of so many tokens on {order.device} (--device)")
+    if done.estimates or done.card:
+        write(
+            as_table(done.card) if done.card else aligned(estimator.table(done.estimates, done.contexts, order.device))
+        )
+        write(f"MEMORY is predicted for one request of so many tokens on {order.device} (--device)")
     for path in [*done.written, *done.reports]:
         say(f"wrote {path}")
     gguf = next((path for path in done.written if path.suffix == ".gguf" and "imatrix" not in path.name), None)
-    if gguf is not None and not order.dry_run:
-        say(f"serve it: onecard serve --model {order.model_name}={gguf}")
+    made = gguf or next((path for path in done.written if not done.estimates), None)
+    if made is not None and not order.dry_run:
+        say(f"serve it: onecard serve --model {order.model_name}={made}")
 
 
 def _as_json(order: Order, done: Done) -> dict[str, Any]:

@@ -183,9 +183,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "hint: it knows ViTModel, which is no model of text",
     ),
     "no architecture": (lambda f: _config(f, model_type=None), "config.json does not say model_type"),
-    "speech": (
-        lambda f: _config(f, model_type="whisper", is_encoder_decoder=True),
-        "a whisper model has an encoder and a decoder",
+    "translation": (
+        lambda f: _config(f, model_type="bart", is_encoder_decoder=True),
+        "a bart model has an encoder and a decoder",
     ),
     "labels of tokens": (
         lambda f: _config(f, architectures=["LlamaForTokenClassification"]),

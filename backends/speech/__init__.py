@@ -1,0 +1,1 @@
+"""Speech to text: Whisper folders through transformers, their audio decoded by PyAV in the worker."""

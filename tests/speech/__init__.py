@@ -1,0 +1,1 @@
+"""Ears: real Whisper weights and a real voice, both from packages."""
