@@ -361,6 +361,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "server/cli/service/unit.py": "a unit of our own",
     "server/memory/gpu.py": "/proc",
     "server/cli/output.py": "/dev/null",
+    "server/cli/transcribe.py": "the user's own recording",
     "server/own_folder.py": "locks of our own",
     "backends/machine/host.py": "/proc and /sys",
     "server/memory/estimator.py": "what was learned, a file of our own",

@@ -20,6 +20,7 @@ from backends.speech.kind import TRANSCRIBE, SpeechPlan
 
 if TYPE_CHECKING:
     from backends.choices import Choices
+    from backends.messages import MediaKind
     from backends.options import Options
 
 _PARALLEL = 4
@@ -73,6 +74,7 @@ class Speech:
     )
     packages: Sequence[str] = ("transformers", "torch", "av", "bitsandbytes")
     components: Sequence[str] = ("audio",)
+    media: Sequence[MediaKind] = ()
     choices: Choices[SpeechHeader, SpeechPlan] = SpeechChoices()
 
     def options(self) -> type[Options]:

@@ -190,7 +190,7 @@ class SpeechEngine:
                 events += self._short(shortage.told(error))
         events += self._ends()
         duration_us = (time.perf_counter_ns() - begin) // 1000
-        return Step(events=events, n_embedded=n_windows, duration_us=duration_us)
+        return Step(events=events, n_inputs=n_windows, duration_us=duration_us)
 
     def _read(self) -> list[Event]:
         """Every job that has nothing to compute reads on in its recording."""

@@ -110,13 +110,13 @@ async def transcriptions(request: Request, app: App) -> Response:
 
 @router.post(
     "/v1/audio/translations",
-    responses=answers(Transcription | VerboseTranscription),
-    openapi_extra=_body("model", "prompt", "response_format", "temperature"),
+    responses=answers(Transcription | VerboseTranscription, stream=TextDelta | TextDone),
+    openapi_extra=_body("model", "prompt", "response_format", "temperature", "stream"),
 )
 async def translations(request: Request, app: App) -> Response:
     """Write down in English what is said in a recording in another language.
 
-    A form with `file` and the fields of OpenAI's route: `prompt`, `response_format`, `temperature`.
+    A form with `file` and the fields of OpenAI's route: `prompt`, `response_format`, `temperature`; and `stream`.
     """
     return await _answered(request, app, "translate")
 
@@ -165,9 +165,10 @@ def _order(asked: _Asked, form: Form, task: Task) -> _Order:
     if asked.stream and asked.response_format == "verbose_json":
         told = "stream gives text or subtitles as they come, and no verbose_json. hint: response_format json"
         raise ApiError(400, told, param="stream", code="invalid_value")
-    if task == "translate" and (asked.stream or granularities or asked.language not in (None, *_ENGLISH)):
-        name = "stream" if asked.stream else "timestamp_granularities" if granularities else "language"
-        raise unsupported_parameter(name, "is for transcriptions.")
+    if task == "translate" and (granularities or asked.language not in (None, *_ENGLISH)):
+        raise unsupported_parameter(
+            "timestamp_granularities" if granularities else "language", "is for transcriptions."
+        )
     job = Transcribe(
         new_id("audio-"),
         form.file("file"),

@@ -14,6 +14,7 @@ from server.cli.console import EXIT_CODES
 from server.cli.doctor.command import doctor
 from server.cli.quantize import quantize
 from server.cli.service.command import logs, service_app
+from server.cli.transcribe import transcribe
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -29,7 +30,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(service_app, name="service")
-for command_of_its_own in (quantize, connect, doctor, logs):
+for command_of_its_own in (quantize, connect, doctor, logs, transcribe):
     app.command()(command_of_its_own)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")]

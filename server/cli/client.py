@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import httpx2
@@ -59,12 +59,18 @@ class Client:
             raise self._unreachable(problem) from None
 
     @contextmanager
-    def stream(self, path: str, body: dict[str, Any]) -> Generator[Iterator[dict[str, Any]], None, None]:
-        """The `data:` documents of a streamed POST. Leaving the block closes the connection, which cancels the job."""
+    def stream(
+        self, path: str, body: dict[str, Any], *, file: BinaryIO | None = None
+    ) -> Generator[Iterator[dict[str, Any]], None, None]:
+        """The `data:` documents of a streamed POST. Leaving the block closes the connection, which cancels the job.
+
+        With a `file` the body is sent as a form, and the file after its fields.
+        """
+        form: dict[str, Any] = {"json": body} if file is None else {"data": body, "files": {"file": file}}
         try:
             # No read timeout: a large model may take minutes to load, and the server sends comments meanwhile.
             timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, read=None)
-            with self._http.stream("POST", self.base + path, json=body, timeout=timeout) as response:
+            with self._http.stream("POST", self.base + path, timeout=timeout, **form) as response:
                 if response.status_code != 200:
                     response.read()
                     self.answered(response)

@@ -111,12 +111,13 @@ def _of_file(client: Client, model: str, settings: Settings) -> str | None:
 def refuse_without_text(client: Client, name: str) -> None:
     """Say what a model is for that writes no text. Raises CliError."""
     can = client.get(f"/v1/models/{quote(name)}")["capabilities"]
-    for capability, kind, route in (
-        ("embedding", "an embedding model", "/v1/embeddings"),
-        ("rerank", "a reranker", "/v1/rerank"),
+    for capability, kind, route, page in (
+        ("embedding", "an embedding model", "/v1/embeddings", "docs/embeddings.md"),
+        ("rerank", "a reranker", "/v1/rerank", "docs/embeddings.md"),
+        ("transcription", "a model that hears", "/v1/audio/transcriptions", "docs/speech.md"),
     ):
         if capability in can and "completion" not in can:
-            hint = f"serve it with `onecard serve` and POST {route}; docs/embeddings.md has an example"
+            hint = f"serve it with `onecard serve` and POST {route}; {page} has an example"
             raise CliError(f"'{name}' is {kind} and writes no text. hint: {hint}", ExitCode.USAGE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 from quantize.ct2.whisper import convert
 from tests.http.conftest import Server
 from tests.speech.sound import SENTENCES, Samples, spoken
-
-MIB = 2**20
 
 
 @pytest.fixture(scope="session")
@@ -33,24 +30,19 @@ def said() -> Samples:
 
 @pytest.fixture(scope="package")
 def server(whisper: Path, canary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """tiny.en and a model of text, of which the budget holds one at a time."""
+    """tiny.en twice, of which the budget holds one at a time, and a model of text."""
     folder = tmp_path_factory.mktemp("speech")
     settings = {
         "models": {
             "whisper-1": {"path": str(whisper), "max_audio_s": 600},
+            "whisper-2": {"path": str(whisper), "parallel": 3},
             "canary": {"path": str(canary_path), "context": 256, "parallel": 1},
         },
         "server": {"drain_s": 1},
         "memory": {"device": "cpu", "budget": "1000MiB", "prefix_cache": 0},
         "scheduler": {"min_residency_s": 0},
     }
-    running = Server(
-        settings, folder / "server.log", ONECARD_TEST_ENGINE="", XDG_CACHE_HOME=str(folder / "cache"), **_quiet()
-    )
+    running = Server(settings, folder / "server.log", ONECARD_TEST_ENGINE="", XDG_CACHE_HOME=str(folder / "cache"))
     yield running
     assert running.stop() == 0, running.log
     assert [file for file in (folder / "cache").rglob("*") if file.is_file() and file.stat().st_size] == []
-
-
-def _quiet() -> dict[str, str]:
-    return {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}

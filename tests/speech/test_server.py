@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from tests.e2e.server import until
-from tests.echo.test_echo import form
+from tests.echo.test_echo import cli, form
 from tests.http.conftest import Answer, Server
 from tests.speech.sound import SENTENCES, Samples, encoded, noise, silence, wav
 from tests.surfaces.test_published_schemas import problems
@@ -142,7 +143,7 @@ def test_a_model_of_english_translates_nothing(server: Server) -> None:
 
 
 def test_it_is_a_tenant_like_the_others(server: Server, recording: bytes) -> None:
-    """Given room for one model, when text is asked for, then Whisper leaves, and both tell what they are."""
+    """Given room for one of them, when another is asked for, then the first leaves; and it tells what it is."""
     assert post(server, recording, prompt="Foxes and gardens.").status == 200
     listed = {one["id"]: one for one in server.get("/v1/models").json()["data"]}
     assert "transcription" in listed["whisper-1"]["capabilities"]
@@ -159,8 +160,8 @@ def test_it_is_a_tenant_like_the_others(server: Server, recording: bytes) -> Non
     chat = server.post("/v1/completions", {"model": "whisper-1", "prompt": "a"})
     assert (chat.status, "transcribes speech" in chat.error["message"]) == (400, True)
     assert post(server, recording, model="canary").status == 400
-    said = server.post("/v1/completions", {"model": "canary", "prompt": "a", "max_tokens": 2}, timeout=60)
-    assert said.status == 200, said.body
+    other = post(server, wav(silence(1)), model="whisper-2")
+    assert (other.status, other.json()["text"]) == (200, "")
     assert server.model("whisper-1")["state"] == "unloaded"
 
 
@@ -171,3 +172,15 @@ def test_hanging_up_ends_the_work(server: Server, recording: bytes) -> None:
         connection.sendall(head.encode() + f"content-length: {len(body)}\r\n\r\n".encode() + body)
         until(lambda: server.model("whisper-1")["busy"] == 1, 60)
     server.wait_idle(10)
+
+
+def test_the_command_writes_subtitles_as_they_come(server: Server, recording: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(recording)
+    told = cli("transcribe", str(tmp_path / "a.wav"), "--srt", "-m", "whisper-1", ONECARD_URL=server.url)
+    assert (told.returncode, told.stderr) == (0, "")
+    text = " ".join(line for line in told.stdout.splitlines() if line and "-->" not in line and not line.isdigit())
+    assert text == " ".join(SENTENCES)
+    refused = cli("transcribe", str(tmp_path / "a.wav"), "--language", "de", "-m", "whisper-1", ONECARD_URL=server.url)
+    assert (refused.returncode, "English alone" in refused.stderr) == (1, True)
+    several = cli("transcribe", str(tmp_path / "a.wav"), ONECARD_URL=server.url)
+    assert (several.returncode, "whisper-1, whisper-2" in several.stderr) == (2, True)
