@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import time
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from backends.generation.cells import Cells
 from backends.generation.sequence import Phase, Sequence
+from backends.generation.starts import Start, Starts
 from backends.generation.tiles import TILE
 from backends.prefix.index import PrefixIndex
 from backends.prefix.store import LEAST_TOKENS, PrefixStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -41,15 +42,6 @@ class Verdict(Enum):
     PLACED = "it has its cells"
     FOLLOWS = "a running sequence is about to have computed what it begins with"
     NO_ROOM = "the pool has no room for it"
-
-
-class Start(NamedTuple):
-    """Where the first positions of a prompt come from: a running sequence or a kept state, and perhaps a checkpoint."""
-
-    n_tokens: int = 0
-    source: Sequence | None = None
-    entry: EntryFile | None = None
-    checkpoint: EntryFile | None = None
 
 
 class Residency:
@@ -74,6 +66,7 @@ class Residency:
         """Who holds how many; the engine counts each computed position there."""
         self.pooled = context.layout == "unified"
         """All sequences share the cells of one pool."""
+        self._starts = Starts(context, self._index, store, pace)
 
     @property
     def room(self) -> int | None:
@@ -91,7 +84,7 @@ class Residency:
         """Give a waiting sequence its cells, with what is already computed of its target."""
         if sequence.entry is not None:
             return self._bring_back(sequence)
-        running, kept = self._best_running(sequence), self._best_kept(sequence)
+        running, kept = self._starts.running(sequence), self._starts.kept(sequence, room=self.room)
         start = kept
         if running is not None and running.n_tokens > kept.n_tokens + LEAST_TOKENS:
             source = running.source
@@ -134,53 +127,6 @@ class Residency:
         if self.store is not None and request.entry is not None:
             self.store.drop(request.entry)
             request.entry = None
-
-    def _best_running(self, sequence: Sequence) -> Start | None:
-        if sequence.request.scoring:
-            return None
-        most = sequence.target.size - 1
-        for match in self._index.matches(sequence.keys, domain=sequence.request.domain):
-            least = self._context.least_shared(match.holder.slot)
-            for n_tokens in self._places(sequence, min(match.n_tokens, most)):
-                if n_tokens >= max(LEAST_TOKENS, least):
-                    return Start(n_tokens, source=match.holder)
-        return None
-
-    def _places(self, sequence: Sequence, n_known: int) -> tuple[int, ...]:
-        """Where to begin with a prompt that is known so far, the best first: at a tile where that is cheaper."""
-        cut = sequence.request.layout.cut
-        n_known = cut(n_known)
-        return (n_known,) if self.pooled else (cut(self._pace.begin_at(n_known, sequence.target.size)), n_known)
-
-    def _best_kept(self, sequence: Sequence) -> Start:
-        job = sequence.request.job
-        if self.store is None or not job.cache_prompt or sequence.request.scoring:
-            return Start()
-        most = sequence.target.size - 1
-        keys = sequence.keys
-        found = next(self.store.find(keys, domain=job.cache_domain, session=job.session, most=most), None)
-        start = Start()
-        if found is not None:
-            places = self._places(sequence, found.n_tokens)
-            start = Start(next(n for n in places if n >= found.entry.label.least), entry=found.entry)
-        for checkpoint in self.store.checkpoints(keys, domain=job.cache_domain, most=most):
-            n_tokens = checkpoint.label.n_tokens
-            if n_tokens <= (0 if found is None else found.n_tokens):
-                break
-            if carrier := next(self._carriers(checkpoint, job.session), None):
-                return carrier
-        return start
-
-    def _carriers(self, checkpoint: EntryFile, session: str) -> Iterator[Start]:
-        """Who has what a checkpoint lacks: states that are kept, and running sequences that have come so far."""
-        assert self.store is not None
-        n_tokens, room = checkpoint.label.n_tokens, self.room
-        for entry in self.store.carriers(checkpoint, session=session):
-            if room is None or entry.label.n_tokens <= room:  # it comes back whole before it is cut
-                yield Start(n_tokens, entry=entry, checkpoint=checkpoint)
-        for match in self._index.matches(checkpoint.keys, domain=checkpoint.label.domain):
-            if match.n_tokens == n_tokens <= match.holder.n_past:
-                yield Start(n_tokens, source=match.holder, checkpoint=checkpoint)
 
     def _share(self, start: Start, sequence: Sequence) -> bool:
         """Begin an empty slot with a running sequence's positions."""
