@@ -7,8 +7,10 @@ import json
 import os
 import shlex
 import stat
+import threading
 import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -467,6 +469,44 @@ def test_a_server_that_tells_nothing_without_a_key_says_what_to_set(keyed, home,
     monkeypatch.delenv("ONECARD_API_KEY", raising=False)
     with pytest.raises(CliError, match="set ONECARD_API_KEY"):
         run("codex", url=keyed.url)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (
+            403,
+            {"error": {"message": "This server answers only to its names. hint: --allowed-host x"}},
+            "--allowed-host x",
+        ),
+        (404, {"detail": "Not Found"}, "answered 404"),
+        (200, "no JSON", "is it onecard"),
+        (200, {"data": []}, "no model here"),
+        (200, {"data": [{"id": "a\x1b[31m"}, {"id": "b", "unusable": "it\x1b[31m is broken"}]}, "no model here"),
+        (200, ["x"], "no model here"),
+        (200, {"data": 3}, "no model here"),
+        (200, {"data": [3, {}, {"id": None}, {"id": " "}]}, "no model here"),
+    ],
+)
+def test_a_server_that_says_no_or_is_another_one_is_told(status, body, told, home, capsys):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = (body if isinstance(body, str) else json.dumps(body)).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(CliError) as problem:
+            run("codex", url=f"http://127.0.0.1:{other.server_port}")
+        other.shutdown()
+    assert told in problem.value.message
+    assert "\x1b" not in problem.value.message + "".join(capsys.readouterr())
 
 
 def test_without_a_server_the_configuration_tells_and_says_so(home, capsys):

@@ -58,6 +58,11 @@ def test_what_a_user_may_have_of_the_systems_unit_is_in_the_users(tmp_path):
     assert {"KillMode=mixed", "Restart=on-failure", "NoNewPrivileges=yes", "UMask=0077"} <= set(lines)
 
 
+def test_a_path_below_home_is_written_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"--config {tmp_path}/c.toml\n" in unit.text(Path("~/c.toml"), {})
+
+
 def test_the_card_is_let_in_by_every_name_its_drivers_have_used():
     system = (ROOT / "deploy/onecard.service").read_text()
     (group,) = re.findall(r"^DeviceAllow=char-(\S+) rw$", system, re.MULTILINE)

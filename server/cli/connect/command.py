@@ -60,10 +60,11 @@ def connect(
         return
     from server.cli.configuration import loaded_or_exit
     from server.cli.connect.facts import connection
+    from server.cli.logs import one_line
 
     to = connection(url, loaded_or_exit(config).settings, model=model)
     for note in to.notes:
-        say(f"note: {note}")
+        say(f"note: {one_line(note)}")
     if write_it:
         _write(client, to)
     else:

@@ -82,7 +82,7 @@ def connection(url: str | None, settings: Settings, *, model: str | None) -> Con
         keyed = bool(settings.server.keys)
         told = f"{problem.message.partition(' hint:')[0]} What follows is what the configuration says."
         return _connection(server_url(None, settings), found, model, keyed=keyed, notes=[told, *notes])
-    if answer.status_code in (401, 403) and client.key is None:
+    if answer.status_code == 401 and client.key is None:
         raise CliError(
             f"{client.base} wants a key to tell its models. hint: set ONECARD_API_KEY to one of its keys",
             ExitCode.USAGE,
@@ -95,8 +95,11 @@ def connection(url: str | None, settings: Settings, *, model: str | None) -> Con
 def _served(document: Any) -> tuple[list[tuple[Model, tuple[str, ...]]], list[str]]:
     """Models with their aliases, and what is left out."""
     found, notes = [], []
-    for item in document.get("data", []) if isinstance(document, dict) else []:
-        name = str(item.get("id"))
+    listed = document.get("data") if isinstance(document, dict) else None
+    for item in listed if isinstance(listed, list) else []:
+        name = item.get("id") if isinstance(item, dict) else None
+        if not isinstance(name, str):
+            continue
         if not _is_name(name):
             notes.append(f"a model is left out whose name no client could be told: {name[:60]!a}")
         elif why := item.get("unusable"):

@@ -54,7 +54,7 @@ def from_outside(to: Connection) -> tuple[str, ...]:
     if not is_loopback(urlsplit(to.base).hostname or ""):
         return ()
     return (
-        "this address is of this machine only. For a container or another machine start "
-        "`onecard serve --host 0.0.0.0 --api-key-file keys` and give the client this machine's name; "
+        "this address is of this machine only. A container or another machine gets this machine's name in its place, "
+        "and the server has to listen there: `onecard serve --host 0.0.0.0 --api-key-file keys`; "
         "behind a proxy list the proxy's name too: --allowed-host NAME",
     )

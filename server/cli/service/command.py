@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,4 +118,4 @@ def _told(problem: Exception, then: str = "") -> CliError:
 
 
 def _again(config: Path | None) -> str:
-    return "onecard service install" + ("" if config is None else f" --config {config}")
+    return "onecard service install" + ("" if config is None else f" --config {shlex.quote(str(config))}")

@@ -46,7 +46,7 @@ def system_unit() -> Path | None:
 
 def text(config: Path | None, environ: Mapping[str, str]) -> str:
     """The unit's whole text. Raises CliError for what no unit can hold."""
-    command = [*program(), "serve", *([] if config is None else ["--config", str(config.absolute())])]
+    command = [*program(), "serve", *([] if config is None else ["--config", str(config.expanduser().absolute())])]
     kept, system = (files("server") / "onecard.service").read_text().split(_BORDER)
     install = system[system.index("[Install]") :].replace("multi-user.target", "default.target")
     kept = kept[kept.index("[Unit]") :].replace("After=network.target\n", "")
