@@ -10,11 +10,12 @@ PYTEST ?=
 # The tests start hundreds of processes: compiled once, each is there half a second sooner.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install serve quick fix docs test test-gpu gpu-bundle check clients bench trace demo deps-serve deps-install deps-test
+.PHONY: help install serve quick fix docs test coverage test-gpu gpu-bundle check clients bench trace demo deps-serve deps-install deps-test
 help:
 	@echo "make serve       install what serving GGUF models needs and serve (ARGS=\"--port 9000\")"
 	@echo "make install     install both engines"
 	@echo "make test        install what tests need and run them all"
+	@echo "make coverage    the same, and how much of server, backends and quantize it runs"
 	@echo "make test-gpu    run the tests that need a card"
 	@echo "make check       format check, lint, types, tests"
 	@echo "make quick       lint, types and the quickest tests, in less than a minute"
@@ -36,13 +37,23 @@ serve: deps-serve
 	@exec $(BIN)/onecard serve $(ARGS)
 
 # Two runs, so that what needs no engine is told first. A file's tests stay in one process and share its servers.
+# There are more processes than two cores have room for: most of the first run waits, for servers, sockets and limits.
 # pytest's exit code 5 means that nothing was selected, which PYTEST="-k ..." may well do to one of the runs.
+RUN := python -m pytest
+SPREAD := --dist loadfile --no-loadscope-reorder
 test: deps-test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not gpu" $(PYTEST); pure=$$?; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "engine and not gpu" $(PYTEST); engine=$$?; \
+	@$(BIN)/$(RUN) -n 4 $(SPREAD) -m "not engine and not gpu" $(PYTEST); pure=$$?; \
+	$(BIN)/$(RUN) -n 3 $(SPREAD) -m "engine and not gpu" $(PYTEST); engine=$$?; \
 	if [ $$pure -eq 5 ] && [ $$engine -eq 5 ]; then echo "no test was selected"; exit 5; fi; \
 	if [ $$pure -ne 0 ] && [ $$pure -ne 5 ]; then echo "tests without an engine: exit $$pure"; exit $$pure; fi; \
 	if [ $$engine -ne 0 ] && [ $$engine -ne 5 ]; then echo "tests with an engine: exit $$engine"; exit $$engine; fi
+
+# The same, with every line counted, of children too. It takes more than twice as long, so `make test` does without.
+coverage: deps-test
+	@rm -rf .coverage && mkdir .coverage
+	@$(MAKE) --no-print-directory test RUN="coverage run -m pytest"; tests=$$?; $(BIN)/coverage combine -q; \
+	for part in server backends quantize; do \
+	printf 'coverage of %s: %s %%\n' $$part $$($(BIN)/coverage report --include="$$part/*" --format=total); done; exit $$tests
 
 test-gpu: deps-test
 	@$(BIN)/python -m pytest -m gpu $(PYTEST)

@@ -8,8 +8,32 @@ WITHOUT_ENGINE, WITH_ENGINE = "not engine and not gpu", "engine and not gpu"
 """What `make test` runs, one behind the other."""
 LONGEST = (
     "tests/cli/test_serve.py",
-    "tests/embeddings/test_http.py",
+    "tests/cli/test_outputs.py",
+    "tests/cli/test_card.py",
+    "tests/cli/test_reload.py",
+    "tests/http/test_endings.py",
+    "tests/http/test_door.py",
+    "tests/cli/test_config.py",
+    "tests/cli/test_run.py",
+    "tests/hub/test_pull.py",
+    "tests/many/test_many.py",
     "tests/e2e/test_faults.py",
+    "tests/e2e/test_conversations.py",
+    "tests/bnb/test_shortage.py",
+    "tests/e2e/test_answers.py",
+    "tests/bnb/test_engine.py",
+    "tests/embeddings/test_http.py",
+    "tests/quantize/test_scores.py",
+    "tests/constraints/test_demo.py",
+    "tests/gguf/test_fragments.py",
+    "tests/gguf/test_checkpoints.py",
+    "tests/bnb/test_architectures.py",
+    "tests/e2e/test_cut_calls.py",
+    "tests/e2e/test_sdk.py",
+    "tests/gguf/test_scoring.py",
+    "tests/embeddings/test_vectors.py",
+    "tests/estimates/test_folder_memory.py",
+    "tests/e2e/test_mutants.py",
 )
 """Files that take longest, the longest first: begun last, they would keep one worker busy while the others idle."""
 _WHOLE = re.compile(r"^pytestmark = pytest\.mark\.engine$", re.MULTILINE)

@@ -41,17 +41,23 @@ def texts(outcomes: list[Outcome]) -> list[str]:
     return [outcome.text() for outcome in outcomes]
 
 
+@pytest.fixture(scope="module")
+def answers_of_the_folder() -> list[Outcome]:
+    folder = open_demo()
+    outcomes = [run(folder, [job])[0] for job in questions(100, logprobs=5)]
+    folder.close()
+    return outcomes
+
+
 @pytest.mark.parametrize("kind", ["F16", "F32"])
-def test_a_folder_says_what_its_gguf_says(tmp_path: Path, kind: str) -> None:
+def test_a_folder_says_what_its_gguf_says(answers_of_the_folder: list[Outcome], tmp_path: Path, kind: str) -> None:
     """ggml rounds activations to F16 before it multiplies by F16 weights, so only F32 is the same arithmetic."""
     path = Path(demo.GGUF_PATH) if kind == "F16" else make(Path(demo.HF_PATH), tmp_path, "F32", name="demo").written[0]
     jobs = questions(100, logprobs=5)
-    folder = open_demo()
     spec = spec_of("demo", "gguf", str(path), context=1024, parallel=1, threads=1)
     file = registry.engine_of("gguf")(spec, lambda _: None)
-    ours = [run(folder, [job])[0] for job in jobs]
+    ours = answers_of_the_folder
     theirs = [run(file, [job])[0] for job in jobs]
-    folder.close()
     file.close()
 
     off = [

@@ -1,16 +1,13 @@
-"""Loads a model folder with transformers and bitsandbytes and prints the bytes of its weights, as a child of a test."""
+"""Loads a folder with transformers and bitsandbytes in each way asked for; prints the bytes of its weights, as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-folder, options = sys.argv[1], json.loads(sys.argv[2])
-config = BitsAndBytesConfig(**options) if options else None
-model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype="auto", device_map={"": "cpu"})
 
 
 def state_bytes(state: object) -> int:
@@ -20,11 +17,19 @@ def state_bytes(state: object) -> int:
     return sum(t.nbytes for t in held) + (state_bytes(nested) if nested is not None else 0)
 
 
-n_bytes = 0
-for parameter in model.parameters():
-    n_bytes += parameter.nbytes
-    if (state := getattr(parameter, "quant_state", None)) is not None:
-        n_bytes += state_bytes(state)
-    if (scales := getattr(parameter, "SCB", None)) is not None:
-        n_bytes += scales.nbytes
-print(n_bytes)
+def weight_bytes(folder: str, options: dict[str, Any]) -> int:
+    config = BitsAndBytesConfig(**options) if options else None
+    place: Any = {"": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype="auto", device_map=place)
+    n_bytes = 0
+    for parameter in model.parameters():
+        n_bytes += parameter.nbytes
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            n_bytes += state_bytes(state)
+        if (scales := getattr(parameter, "SCB", None)) is not None:
+            n_bytes += scales.nbytes
+    return n_bytes
+
+
+if __name__ == "__main__":
+    print(json.dumps([weight_bytes(sys.argv[1], options) for options in json.loads(sys.argv[2])]))
