@@ -356,6 +356,8 @@ OPENS_OTHERS: Mapping[str, str] = {
     "server/cli/rm.py": "/proc",
     "server/cli/completing.py": "the configuration",
     "server/cli/configuration.py": "the example of the package",
+    "server/cli/chat/files.py": "what a person sends with a question",
+    "server/cli/chat/history.py": "a history of our own",
     "server/cli/connect/files.py": "configurations of other programs",
     "server/cli/service/command.py": "a unit of our own",
     "server/cli/service/unit.py": "a unit of our own",

@@ -26,6 +26,9 @@ def main() -> None:
     except CliError as problem:
         complain(problem.message)
         sys.exit(problem.code)
+    except UnicodeEncodeError:  # bytes of the command line that are no text, where text is needed
+        complain("what was given is no text in UTF-8")
+        sys.exit(ExitCode.USAGE)
     except BrokenPipeError:  # the reader of our output went away (`onecard list | head`)
         silence(sys.stdout)
         sys.exit(ExitCode.ERROR)

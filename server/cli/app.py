@@ -131,16 +131,44 @@ def serve(
 
 @app.command()
 def run(
-    model: AnyModel,
-    prompt: Annotated[str | None, typer.Argument(help="What to ask; without it a chat begins.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model of the server, a path, an hf: reference, smollm2 or demo; without it you pick one.",
+            autocompletion=model_names,
+        ),
+    ] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORDS]...", help="What to ask; without it a chat begins.")
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System message.")] = None,
+    temperature: Annotated[str | None, typer.Option(metavar="T", help="0 to 2; 0 always takes the likeliest.")] = None,
+    think: Annotated[bool | None, typer.Option("--think/--no-think", help="Whether the model reasons first.")] = None,
+    answer_format: Annotated[
+        str | None, typer.Option("--format", metavar="F", help="json, a JSON schema, or a file that holds one.")
+    ] = None,
+    keep_alive: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long the model stays afterwards: 5m, 0, -1 for ever.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="An image to send; may repeat.")] = None,
+    file: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A text file to send; may repeat.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell tokens and times after each answer.")] = False,
     url: Url = None,
     config: ConfigFile = None,
 ) -> None:
     """Chat in the terminal; starts a server for the while when none answers."""
-    from server.cli.run import run_chat
+    from server.cli.run import Wishes, run_chat
 
-    run_chat(model, prompt, system=system, url=url, config=config)
+    fields = {"temperature": temperature, "keep_alive": keep_alive, "format": answer_format}
+    wishes = Wishes(
+        system=system,
+        fields={name: value for name, value in fields.items() if value is not None},
+        think=think,
+        images=image or [],
+        files=file or [],
+        verbose=verbose,
+    )
+    run_chat(model, words or [], wishes, url=url, config=config)
 
 
 @app.command()

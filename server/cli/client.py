@@ -14,7 +14,7 @@ from server.cli.console import CliError, ExitCode
 from server.settings.config import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from server.settings.config import Settings
 
@@ -60,11 +60,17 @@ class Client:
 
     @contextmanager
     def stream(
-        self, path: str, body: dict[str, Any], *, file: BinaryIO | None = None
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        file: BinaryIO | None = None,
+        on_comment: Callable[[str], None] | None = None,
     ) -> Generator[Iterator[dict[str, Any]], None, None]:
         """The `data:` documents of a streamed POST. Leaving the block closes the connection, which cancels the job.
 
-        With a `file` the body is sent as a form, and the file after its fields.
+        With a `file` the body is sent as a form, and the file after its fields. `on_comment` is told what the server
+        says meanwhile, such as `loading chat 40% estimate_s=3`.
         """
         form: dict[str, Any] = {"json": body} if file is None else {"data": body, "files": {"file": file}}
         try:
@@ -74,9 +80,11 @@ class Client:
                 if response.status_code != 200:
                     response.read()
                     self.answered(response)
-                yield _documents(response.iter_lines())
+                yield _documents(response.iter_lines(), on_comment or (lambda _: None))
         except httpx2.HTTPError as problem:
             raise self._unreachable(problem) from None
+        except UnicodeEncodeError:
+            raise CliError("what is to be sent is no text in UTF-8", ExitCode.USAGE) from None
 
     def answered(self, response: httpx2.Response) -> Any:
         """The JSON document of an answer. Raises CliError where it is none, or an error."""
@@ -106,15 +114,20 @@ def problem_of(document: Any, fallback: str) -> CliError:
     return CliError(str(error.get("message") or fallback) + hint, code)
 
 
-def _documents(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+def _documents(lines: Iterator[str], on_comment: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Every JSON document of an event stream up to `[DONE]`. Raises CliError for an error event or a bare end."""
     for line in lines:
+        if line.startswith(":"):
+            on_comment(line.removeprefix(":").strip())
         if not line.startswith("data:"):
             continue
         data = line.removeprefix("data:").strip()
         if data == "[DONE]":
             return
-        document = json.loads(data)
+        try:
+            document = json.loads(data)
+        except ValueError:
+            raise CliError("the server sent an event that is no JSON. hint: is it onecard?") from None
         if "error" in document:
             raise problem_of(document, "the server reported an error")
         yield document

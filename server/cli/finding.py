@@ -15,7 +15,7 @@ from server.cli.console import CliError, ExitCode, say
 from server.cli.flags import name_for
 from server.cli.spawn import own_server
 from server.memory.files import identity_of
-from server.settings.builtin import BUILT_IN
+from server.settings.builtin import BUILT_IN, built_in_path
 from server.settings.references import LocateError, locate, parse_hub_reference
 
 if TYPE_CHECKING:
@@ -124,6 +124,28 @@ def refuse_without_text(client: Client, name: str) -> None:
 def owners(settings: Settings) -> dict[str, str]:
     """The model that each configured name or alias means."""
     return {alias: name for name, config in settings.models.items() for alias in (name, *config.aliases)}
+
+
+def chat_models(client: Client) -> list[dict[str, Any]]:
+    """The server's models that write text, as far as it knows. Raises CliError."""
+    can = [(item, item.get("capabilities") or ["completion"]) for item in client.get("/v1/models")["data"]]
+    return [item for item, what in can if "completion" in what]
+
+
+def text_models(client: Client) -> list[str]:
+    """Their names and aliases. Raises CliError."""
+    return [name for item in chat_models(client) for name in (item["id"], *item.get("aliases", []))]
+
+
+def models_at(url: str | None, settings: Settings) -> list[str]:
+    """The models that write text at `--url`, else at the configured address, else those of the configuration."""
+    client = client_for(url, settings)
+    try:
+        return [item["id"] for item in chat_models(client)]
+    except CliError:
+        if url is not None:
+            raise
+    return [*settings.models] or [name for name in BUILT_IN if built_in_path(name) is not None]
 
 
 def is_known_here(model: str, settings: Settings) -> bool:

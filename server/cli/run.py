@@ -6,43 +6,136 @@ import os
 import select
 import stat
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from server.cli.chat.answering import answered
+from server.cli.chat.history import History, history_file
+from server.cli.chat.keyboard import keyboard_for
+from server.cli.chat.loop import WORDS, Chat, Start
+from server.cli.chat.options import Options
+from server.cli.chat.screen import Screen, harmless, note, waiting
 from server.cli.configuration import loaded_or_exit
-from server.cli.console import CliError, ExitCode, say, write
-from server.cli.finding import refuse_without_text, server_for
+from server.cli.console import CliError, ExitCode, say
+from server.cli.finding import models_at, refuse_without_text, server_for, text_models
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from server.cli.client import Client
+    from server.settings.config import Settings
 
 _STDIN_WAIT_S = 0.5
+_MOST_STDIN_BYTES = 64 << 20
 
 
-def run_chat(model: str, prompt: str | None, *, system: str | None, url: str | None, config: Path | None) -> None:
-    """Answer the prompt (argument, stdin or both) or chat until `/exit`."""
+@dataclass(frozen=True)
+class Wishes:
+    """The flags of `onecard run` that say what is sent with a question."""
+
+    system: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+    """Of the request, by name, as they were written."""
+    think: bool | None = None
+    images: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    verbose: bool = False
+
+
+def run_chat(model: str | None, words: list[str], wishes: Wishes, *, url: str | None, config: Path | None) -> None:
+    """Answer the prompt (words, stdin or both) or chat until its user ends it."""
     settings = loaded_or_exit(config).settings
-    question = _question(prompt)
+    question = _question(" ".join(words) if words else None)
     if question is not None and not question.strip():
         raise CliError("there is nothing to ask. hint: give a prompt as an argument or on stdin", ExitCode.USAGE)
-    messages = [{"role": "system", "content": system}] if system else []
-    with server_for(model, url=url, config=config, settings=settings) as (client, name):
-        refuse_without_text(client, name)
+    start = _start(wishes)
+    wanted = model or _picked(url, settings, may_ask=question is None)
+    with ExitStack() as stack:
+        with waiting("starting a server"):
+            found = server_for(wanted, url=url, config=config, settings=settings)
+            client, name = stack.enter_context(found)
+            refuse_without_text(client, name)
         if question is None:
-            _chat(client, name, messages)
+            _talk(Chat(client, name, start, verbose=wishes.verbose))
         else:
-            _answer(client, name, [*messages, {"role": "user", "content": question}])
+            _answer(client, name, start, question, verbose=wishes.verbose)
+
+
+def _start(wishes: Wishes) -> Start:
+    """What the flags say, checked before anything is started for it. Raises CliError and OSError."""
+    start = Start(options=Options(think=wishes.think))
+    start.conversation.system = wishes.system
+    for name, value in wishes.fields.items():
+        start.options.set(name, value)
+    for path in wishes.images:
+        start.attachments.add_image(path)
+    for path in wishes.files:
+        start.attachments.add_text(path)
+    return start
+
+
+def _talk(chat: Chat) -> None:
+    """A chat with the best keyboard that there is."""
+    history = History(history_file(), note)
+    chat.run(keyboard_for(history, {"model": text_models(chat.client), **WORDS}))
+
+
+def _answer(client: Client, model: str, start: Start, question: str, *, verbose: bool) -> None:
+    """One question and its answer. Raises CliError and KeyboardInterrupt."""
+    start.conversation.ask(start.attachments.taken(question))
+    answer = answered(client, start.options.body(model, start.conversation.messages), Screen())
+    if answer.problem is not None:
+        raise answer.problem
+    if answer.stopped:
+        raise KeyboardInterrupt
+    if verbose:
+        for line in answer.details():
+            say(line)
+
+
+def _picked(url: str | None, settings: Settings, *, may_ask: bool) -> str:
+    """The model to talk with where none was named: the only one, or the one its user picks. Raises CliError."""
+    names = models_at(url, settings)
+    if len(names) == 1:
+        return names[0]
+    if not names or not may_ask:
+        hint = f"name one of {', '.join(names)}" if names else "configure a model that writes text"
+        raise CliError(f"no model is named. hint: {hint}", ExitCode.USAGE)
+    for at, name in enumerate(names, 1):
+        say(f"{at:3}  {harmless(name)}")
+    keyboard = keyboard_for(History(None, note), {"": names})
+    while True:
+        try:
+            written = keyboard.ask(prompt="which one [1]: ").strip() or "1"
+        except EOFError:
+            raise CliError("no model was picked", ExitCode.USAGE) from None
+        if written in names:
+            return written
+        if written.isascii() and written.isdigit() and 0 < int(written) <= len(names):
+            return names[int(written) - 1]
+        note(f"a number from 1 to {len(names)}, or a name")
 
 
 def _question(prompt: str | None) -> str | None:
     """The prompt with what was piped in; None when a person sits at the terminal and gave no prompt."""
     if prompt is None:
-        return None if sys.stdin.isatty() else sys.stdin.read()
+        return None if sys.stdin.isatty() else _piped()
     if sys.stdin.isatty() or not _has_input():
         return prompt
-    piped = sys.stdin.read()
+    piped = _piped()
     return f"{prompt}\n\n{piped}" if piped.strip() else prompt
+
+
+def _piped() -> str:
+    """All of stdin. Raises CliError for what is no text, and for more than any server takes."""
+    data = sys.stdin.buffer.read(_MOST_STDIN_BYTES + 1)
+    if len(data) > _MOST_STDIN_BYTES:
+        raise CliError(f"stdin gives more than {_MOST_STDIN_BYTES >> 20} MiB", ExitCode.USAGE)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CliError("stdin is no text in UTF-8. hint: --image FILE sends an image", ExitCode.USAGE) from None
 
 
 def _has_input() -> bool:
@@ -59,73 +152,3 @@ def _has_input() -> bool:
         return True
     say("onecard: nothing came on stdin, so only the prompt is sent")
     return False
-
-
-def _answer(client: Client, model: str, messages: list[dict[str, str]]) -> str:
-    """Stream one answer to stdout and return it."""
-    parts: list[str] = []
-    thinking = False
-    body = {"model": model, "messages": messages, "stream": True}
-    with client.stream("/v1/chat/completions", body) as documents:
-        for document in documents:
-            delta = _delta(document)
-            if reasoning := delta.get("reasoning_content"):
-                thinking = _show_thought(reasoning) or thinking
-            if content := delta.get("content"):
-                if thinking:
-                    _show_thought("\n")
-                    thinking = False
-                write(content, end="")
-                parts.append(content)
-    write("")
-    return "".join(parts)
-
-
-def _delta(document: dict[str, Any]) -> dict[str, Any]:
-    choices = document.get("choices") or [{}]
-    return choices[0].get("delta") or {}
-
-
-def _show_thought(text: str) -> bool:
-    """Thoughts go to a terminal's stderr, dim, so that stdout is the answer alone."""
-    if not sys.stderr.isatty():
-        return False
-    dim, plain = ("", "") if os.environ.get("NO_COLOR") else ("\033[2m", "\033[0m")
-    sys.stderr.write(f"{dim}{text}{plain}")
-    sys.stderr.flush()
-    return True
-
-
-def _chat(client: Client, model: str, messages: list[dict[str, str]]) -> None:
-    """Questions and answers until `/exit` or the end of input; Ctrl-C stops an answer, not the chat."""
-    from rich.console import Console
-    from rich.prompt import Prompt
-
-    console = Console(stderr=True, highlight=False)
-    say(f"chat with {model}; /exit or Ctrl-D ends, Ctrl-C stops an answer")
-    while True:
-        try:
-            question = Prompt.ask("[bold]you[/bold]", console=console)
-        except EOFError:
-            say("")
-            return
-        except KeyboardInterrupt:
-            say("")
-            continue
-        if question.strip() in ("/exit", "/quit"):
-            return
-        if question.strip():
-            messages = _turn(client, model, [*messages, {"role": "user", "content": question}])
-
-
-def _turn(client: Client, model: str, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The conversation after one answer; without the question when there was none."""
-    try:
-        return [*messages, {"role": "assistant", "content": _answer(client, model, messages)}]
-    except KeyboardInterrupt:
-        say("\n(stopped)")
-    except CliError as problem:
-        if problem.code == ExitCode.UNREACHABLE:
-            raise
-        say(f"onecard: {problem.message}")
-    return messages[:-1]

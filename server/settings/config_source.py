@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PREFIX = "ONECARD_"
 _NO_SETTINGS = frozenset(
-    {"ONECARD_URL", "ONECARD_API_KEY", "ONECARD_CONFIG", "ONECARD_BACKENDS", "ONECARD_UID", "ONECARD_GID"}
+    f"ONECARD_{name}" for name in ("URL", "API_KEY", "CONFIG", "BACKENDS", "HISTORY", "UID", "GID")
 )
 """What the commands, the registry of backends and the compose file read from the environment."""
 _TESTS = "ONECARD_TEST_"

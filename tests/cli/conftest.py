@@ -24,7 +24,12 @@ def clean_environment(folder: Path) -> dict[str, str]:
     """This process's environment without anything of ours, and with no configuration and no cache."""
     ours = ("ONECARD_", "HF_", "TRANSFORMERS_")  # an engine in this process sets the last two
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    places = {"XDG_CONFIG_HOME": str(folder / "config"), "HF_HUB_CACHE": str(folder / "hub"), "PYTHONPATH": str(ROOT)}
+    places = {
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "XDG_STATE_HOME": str(folder / "state"),
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "PYTHONPATH": str(ROOT),
+    }
     return {**kept, **places, **FAKE}
 
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import select
 import signal
 import socket
 import subprocess
 import sys
-import termios
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +13,8 @@ import psutil
 import pytest
 
 from demo import GGUF_PATH
+from server.settings.builtin import BUILT_IN
+from tests.cli.terminal import Terminal
 from tests.e2e.server import until
 from tests.present import present
 
@@ -43,6 +39,65 @@ def test_nothing_to_ask_is_a_sentence(onecard):
         done = onecard("run", *arguments, stdin=stdin)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("onecard: there is nothing to ask. hint: ")
+
+
+def test_words_need_no_quotes(onecard, server):
+    done = onecard("run", "--url", server.url, "demo", "what", "is", "--no-think", "this?", "--temperature", "0")
+    assert (done.returncode, done.stdout) == (0, "echo: what is this?\n")
+
+
+def test_flags_are_fields_of_the_request(onecard, server, tmp_path):
+    (tmp_path / "notes.md").write_text("a note")
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9))
+    done = onecard("run", "--url", server.url, "demo", "--file", "notes.md", "--keep-alive", "5m", "--verbose", "so?")
+    assert (done.returncode, done.stdout) == (0, "echo: notes.md:\n```\na note\n```\n\nso?\n")
+    assert "answer: " in done.stderr
+    seen = onecard("run", "--url", server.url, "demo", "--image", "cat.png", "what is it?")
+    assert (seen.returncode, "parts of this type" in seen.stderr) == (1, True)
+
+
+def test_a_wrong_flag_is_a_sentence_before_anything_is_started(onecard):
+    for flags, said in (
+        (["--temperature", "9"], "Invalid 'temperature'"),
+        (["--temperature", "hot"], "expected a decimal"),
+        (["--format", "xml"], "'xml' is neither json nor a file"),
+        (["--keep-alive", "soon"], "keep_alive"),
+        (["--image", "none.png"], "none.png: there is no such file"),
+    ):
+        done = onecard("run", *flags, "demo", "hello", env={"ONECARD_SERVER__PORT": _closed_port()})
+        assert (done.returncode, done.stdout) == (1 if "none.png" in flags else 2, "")
+        assert done.stderr.startswith("onecard: ")
+        assert said in done.stderr
+
+
+def test_without_a_model_the_only_one_is_asked(onecard, server):
+    assert onecard("run", "--url", server.url, stdin="hello").stdout == "echo: hello\n"
+
+
+def test_what_is_piped_is_text(environment, server, tmp_path):
+    command = [sys.executable, "-m", "server.cli", "run", "--url", server.url, "demo"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, input=b"caf\xe9", capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"onecard: stdin is no text in UTF-8. hint: --image FILE sends an image\n",
+    )
+
+
+def test_words_that_are_no_text_are_a_sentence(environment, server, tmp_path):
+    for words in (["demo", b"caf\xe9"], [b"caf\xe9", "hello"]):
+        command = [sys.executable, "-m", "server.cli", "run", "--url", server.url, *words]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+
+
+def test_a_pipe_needs_no_line_editor(onecard, server):
+    done = onecard("run", "--url", server.url, "demo", "hello", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.stdout == "echo: hello\n"
+    assert "server.cli.run" in done.stderr
+    for unneeded in ("prompt_toolkit", "rich.progress", "server.schemas.chat"):
+        assert unneeded not in done.stderr
 
 
 def test_an_open_stdin_that_says_nothing_does_not_hang_it(environment, server, tmp_path):
@@ -78,7 +133,7 @@ def test_errors_have_their_exit_codes(onecard, server):
     assert "too odd" in refused.stderr
     neither = onecard("run", "nonsense", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert neither.returncode == 1
-    assert "is neither a model (smollm2, demo) nor a file" in neither.stderr
+    assert f"is neither a model ({', '.join(BUILT_IN)}) nor a file" in neither.stderr
     typo = onecard("run", "dmeo", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert typo.stderr.endswith("hint: did you mean demo?\n")
 
@@ -160,46 +215,6 @@ def test_ctrl_c_ends_a_single_answer(environment, server, tmp_path):
         terminal.expect("1 2 3")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.process.wait(10) == 130
-
-
-class Terminal:
-    """A command with a terminal of its own, as a person has it."""
-
-    def __init__(self, arguments, environment, folder):
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", *arguments],
-            env={**environment, "TERM": "dumb"},
-            cwd=folder,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            # The terminal becomes the controlling one, so that Ctrl-C typed there is a signal.
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(slave)
-        self._seen = ""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-    def type(self, text):
-        os.write(self._master, text.encode())
-
-    def expect(self, text, *, within_s=20):
-        deadline = time.monotonic() + within_s
-        while text not in self._seen:
-            ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"no {text!r} in {self._seen!r}"
-            self._seen += os.read(self._master, 4096).decode(errors="replace")
-        self._seen = self._seen.split(text, 1)[1]
 
 
 def _first_request(listener: socket.socket) -> bytes:

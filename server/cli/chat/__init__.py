@@ -1,0 +1,1 @@
+"""What `onecard run` is made of. Nothing of it is imported before that command needs it."""
