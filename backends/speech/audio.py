@@ -40,6 +40,8 @@ _PIECE_S: Final = 10
 _MOST_RATE: Final = 768_000
 _MOST_CHANNELS: Final = 64
 _MOST_BAD_PACKETS: Final = 20
+_GOOD_FOR_EACH_BAD: Final = 50
+"""Packets; recordings that were put together have a bad one at each joint."""
 _MOST_SILENT_PACKETS: Final = 100_000
 """Packets in a row of which nothing comes."""
 
@@ -140,7 +142,7 @@ class Recording:
 
     def _frames(self) -> Iterator[NDArray[np.int16]]:
         resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
-        bad = silent = 0
+        bad = good = silent = 0
         try:
             for packet in self._container.demux(self._stream):
                 try:
@@ -149,9 +151,10 @@ class Recording:
                     break
                 except (av.error.FFmpegError, ValueError, OverflowError) as error:
                     bad += 1
-                    if bad > _MOST_BAD_PACKETS or self.decoded_s == 0:
+                    if bad > _MOST_BAD_PACKETS + good // _GOOD_FOR_EACH_BAD or self.decoded_s == 0:
                         raise self._damaged(error) from None
                     continue
+                good += 1
                 silent = 0 if frames else silent + 1
                 if silent > _MOST_SILENT_PACKETS:
                     raise _refused("there is no sound in it")

