@@ -5,27 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from server.cli.client import Client, client_for
 from server.cli.configuration import loaded_or_exit
 from server.cli.console import say, write, write_json
+from server.cli.finding import ask_first
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from server.cli.client import Client
+
 
 def load(model: str, *, url: str | None, config: Path | None, as_json: bool) -> None:
     """Load a model and wait for it; exit code 3 when it does not fit, 4 when no server answers."""
-    client = client_for(url, loaded_or_exit(config).settings)
+    first = ask_first(model, url=url, settings=loaded_or_exit(config).settings)
+    client, model = first.client, first.name or model
     if not as_json:
         say(f"loading {model} ...")
     _show(client, _told(client, model, "load"), as_json=as_json)
 
 
 def unload(model: str, *, url: str | None, config: Path | None, as_json: bool) -> None:
-    """Let a model finish what it runs and go."""
-    client = client_for(url, loaded_or_exit(config).settings)
-    _show(client, _told(client, model, "unload"), as_json=as_json)
+    """Let a model finish what it runs and go; it may be named by its file, too."""
+    first = ask_first(model, url=url, settings=loaded_or_exit(config).settings)
+    _show(first.client, _told(first.client, first.name or model, "unload"), as_json=as_json)
 
 
 def _told(client: Client, model: str, verb: str) -> str:

@@ -28,13 +28,13 @@ def folders(tmp_path_factory) -> Iterator[Server]:
     """One that serves a file and a folder, under names of their own, and nothing without a key."""
     folder = tmp_path_factory.mktemp("folders")
     models = {"file": GGUF_PATH, "folder": HF_PATH}
-    env = {**FAKE, "ONECARD_SERVER__API_KEYS": "sesame", "ONECARD_SCHEDULER__TEMPLATE_PROCESS": "false"}
+    env = {**FAKE, "ONECARD_SERVER__ADMIN_KEYS": "sesame", "ONECARD_SCHEDULER__TEMPLATE_PROCESS": "false"}
     with serving(folder, models=models, env=env) as running:
         yield running
 
 
 @pytest.mark.parametrize(("path", "name"), [(GGUF_PATH, "file"), (HF_PATH, "folder")])
-@pytest.mark.parametrize("command", [["run"], ["fit"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("command", [["run"], ["fit"], ["unload"]], ids=lambda words: words[0])
 def test_a_file_that_is_served_already_is_used_under_its_name_there(onecard, folders, tmp_path, path, name, command):
     link = tmp_path / f"link-{name}{Path(path).suffix}"
     link.symlink_to(path)
@@ -45,7 +45,8 @@ def test_a_file_that_is_served_already_is_used_under_its_name_there(onecard, fol
     assert done.returncode == 0, done.stderr
     assert f"{folders.url} serves that file as {name}\n" in done.stderr
     assert "is started" not in done.stderr
-    assert done.stdout.startswith("echo: hello" if words else f"{name} fits")
+    said = {"run": "echo: hello", "fit": f"{name} fits", "unload": f"{name} is unloaded"}
+    assert done.stdout.startswith(said[command[0]])
 
 
 def test_why_a_server_of_its_own_is_started_is_said(onecard, folders, tmp_path):
