@@ -13,11 +13,21 @@ PACKAGES = ("server", "backends", "quantize", "demo", "bench", "deploy", "docs")
 KINDS = {"function", "method", "property", "class"}
 CALLED_BY_OTHERS: Mapping[str, str] = {
     "capture_signals": "uvicorn",
+    "load_history_strings": "prompt_toolkit",
+    "store_string": "prompt_toolkit",
     "send_400_response": "uvicorn",
     "_send_with_timeout": "sse-starlette",
 }
 """Names that a library looks up on what we give it, and which library."""
-DECORATORS = ["@router.*", "@metrics_router.*", "@app.*", "@config_app.*", "@model_validator", "@field_validator"]
+DECORATORS = [
+    "@keys.add",
+    "@router.*",
+    "@metrics_router.*",
+    "@app.*",
+    "@config_app.*",
+    "@model_validator",
+    "@field_validator",
+]
 
 
 def sources() -> list[Path]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from server.cli.chat.history import History
 
-Words = "Mapping[str, Sequence[str]]"
 PROMPT: Final = "you: "
 _MORE: Final = "...  "
 _INPUT, _LOCAL = 0, 3
