@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,7 @@ def _model(
 ) -> Any:
     """The model, evaluating, on its device; no class is taken from the folder. Raises LoadError."""
     device = spec.plan.device
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every multiplication in 8 bits
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()
     progress(0.1)
