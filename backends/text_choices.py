@@ -33,6 +33,8 @@ class TextChoices:
                     "kv_type": plan.kv_type,
                     "gpu_layers": _n_layers(header, plan),
                     "kv_tokens": plan.kv_tokens,
+                    **({"expert_layers": plan.expert_layers} if plan.expert_layers else {}),
+                    **({"ffn_layers": plan.ffn_layers} if plan.ffn_layers else {}),
                 }
             case EncoderPlan():
                 return {"context": plan.context, "parallel": JOBS_AT_ONCE, "gpu_layers": _n_layers(header, plan)}

@@ -107,6 +107,12 @@ MODELS: Final[Mapping[str, Family]] = MappingProxyType(
         ),
         "gpu_layers": _of_models("model_gpu_layers", "gauge", "Layers of the loaded model that lie on the GPU"),
         "layers": _of_models("model_layers", "gauge", "Layers of the loaded model, the output layer counted"),
+        "host_layers": _of_models(
+            "model_host_layers",
+            "gauge",
+            "Layers on the GPU whose experts or feed-forward weights lie in host memory",
+            weights=("expert_layers", "ffn_layers"),
+        ),
         "states": _of_models("model_state", "gauge", "1 for the state the model is in", state=tuple(ModelState)),
         "loads": _of_models("model_loads", "counter", "Loads by outcome", outcome=LOAD_OUTCOMES),
         "evictions": _of_models("model_evictions", "counter", "Unloads by reason", reason=get_args(UnloadReason)),

@@ -55,6 +55,8 @@ class ModelMetrics:
     """By memory."""
     gpu_layers: Gauge
     layers: Gauge
+    host_layers: Mapping[str, Gauge]
+    """By the configuration's names."""
     predicted_bytes: Mapping[tuple[str, str], Gauge]
     """By memory and part."""
     states: Mapping[ModelState, Gauge]

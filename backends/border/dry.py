@@ -20,7 +20,7 @@ import msgspec
 
 from backends.border.child import run_module
 from backends.machine.crash_reason import REASON_CHARS, clean
-from backends.messages import Device, TextPlan
+from backends.messages import Device, GeneratorPlan, TextPlan
 
 ANSWER_WITHIN_S: Final = 20.0
 _MOST_ANSWER_BYTES: Final = 1 << 20
@@ -30,7 +30,7 @@ _LOG = logging.getLogger("onecard.dry")
 
 @dataclass(frozen=True)
 class DryQuestion:
-    """Plans of one model, all with the same layers on the GPU."""
+    """Plans of one model, all with the same weights on the GPU."""
 
     module: str
     """The program that answers."""
@@ -41,7 +41,10 @@ class DryQuestion:
         """One line."""
         plans = [msgspec.to_builtins(plan) for plan in self.plans]
         layers = self.plans[0].gpu_layers if self.plans[0].device == "cuda" else 0
-        return json.dumps({"path": str(self.path), "gpu_layers": layers, "plans": plans}).encode() + b"\n"
+        first = self.plans[0]
+        kept = first.host_tensors if isinstance(first, GeneratorPlan) else ()
+        question = {"path": str(self.path), "gpu_layers": layers, "host_tensors": kept, "plans": plans}
+        return json.dumps(question).encode() + b"\n"
 
 
 @dataclass(frozen=True)

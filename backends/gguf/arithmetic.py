@@ -7,6 +7,7 @@ buffers are fitted from above. A dry load (`backends.gguf.dryrun`) is exact for 
 from __future__ import annotations
 
 import math
+import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -59,7 +60,12 @@ def _predict_generator(header: HeaderInfo, plan: GeneratorPlan) -> Footprint:
     cache = cache_bytes(header, plan) + state_bytes(header, plan)
     constraints = header.n_vocab * CONSTRAINT_BYTES
     return _footprint(
-        header, plan, cache, compute_bytes(header, plan), host_compute_bytes(header, plan), beside=constraints
+        header,
+        plan,
+        cache,
+        compute_bytes(header, plan) + _visiting_bytes(header, plan),
+        host_compute_bytes(header, plan),
+        beside=constraints,
     )
 
 
@@ -112,7 +118,10 @@ def card_weight_bytes(header: HeaderInfo, plan: TextPlan) -> int:
     first = header.n_layers - on_gpu  # llama.cpp offloads the last layers first, and the output before any
     has_output = any(tensor.name == "output.weight" for tensor in header.tensors)
     n_bytes = 0
+    stays = host_tensors(plan)
     for tensor in header.tensors:
+        if stays is not None and stays.search(tensor.name):
+            continue
         head, _, rest = tensor.name.partition(".")
         number = rest.partition(".")[0]
         if head == "blk" and number.isdecimal():
@@ -120,6 +129,25 @@ def card_weight_bytes(header: HeaderInfo, plan: TextPlan) -> int:
         elif head != "token_embd" or not has_output:
             n_bytes += tensor.n_bytes if on_gpu > 0 else 0
     return n_bytes
+
+
+def host_tensors(plan: TextPlan) -> re.Pattern[str] | None:
+    """The names of weights that are kept from the card; None where there are none."""
+    patterns = plan.host_tensors if isinstance(plan, GeneratorPlan) else ()
+    return re.compile("|".join(patterns)) if patterns else None
+
+
+def _visiting_bytes(header: HeaderInfo, plan: TextPlan) -> int:
+    """A long batch is computed on the card, where weights of the host come layer by layer: those of the largest one."""
+    stays = host_tensors(plan)
+    if stays is None:
+        return 0
+    layers: dict[str, int] = {}
+    for tensor in header.tensors:
+        if stays.search(tensor.name):
+            layer = tensor.name.split(".", 2)[1]
+            layers[layer] = layers.get(layer, 0) + tensor.n_bytes
+    return max(layers.values(), default=0)
 
 
 def host_weight_bytes(header: HeaderInfo, plan: TextPlan) -> int:
@@ -182,7 +210,7 @@ def host_compute_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
     """Beside a card: inputs, masks and outputs, which are copied to and fro; the whole graph where layers stay here."""
     if plan.device == "cpu":
         return 0
-    if not _all_on_card(header, plan):
+    if not _all_on_card(header, plan) or plan.host_tensors:
         return compute_bytes(header, plan)
     batch = max(BATCH_TOKENS, plan.parallel)
     inputs = batch * (header.number("embedding_length") + plan.cells_seen) * _FLOAT_BYTES

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
 from backends import ladder
 from backends.backend import Files, HeaderError, Setting
 from backends.files import foreign
-from backends.gguf import arithmetic
+from backends.gguf import arithmetic, offload
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
 from backends.gguf.parts import is_gguf, split_parts
@@ -56,6 +55,23 @@ def _check_figures(header: HeaderInfo) -> None:
                 f"the file says {header.architecture}.{key} = {value}, and no side of its tensors is longer than "
                 f"{widest}. hint: the file is damaged; take the publisher's"
             )
+
+
+def _host_layers(header: HeaderInfo, options: Mapping[str, Setting]) -> dict[str, int]:
+    """How many layers the operator wants to keep in host memory in part. Raises HeaderError."""
+    asked = {}
+    for key in offload.KINDS:
+        if not isinstance(value := options.get(key), int):
+            continue
+        most = header.host_layers(key)
+        if value > most:
+            what = "experts" if key == "expert_layers" else "feed-forward weights of their own"
+            has = f"{most} layers of this model have {what}" if most else f"no layer of this model has {what}"
+            raise HeaderError(
+                f"{has}, and {key} = {value} asks for more. hint: leave {key} out, or take at most {most}"
+            )
+        asked[str(key)] = value
+    return asked
 
 
 class Gguf:
@@ -108,10 +124,14 @@ class Gguf:
         if f"{header.architecture}.block_count" in header.metadata and header.n_layers < 1:
             raise HeaderError("the file announces 0 layers (block_count), and a model has layers. hint: it is damaged")
         _check_figures(header)
-        return header
+        asked = _host_layers(header, options)
+        return dataclasses.replace(header, expert_layers=asked.get("expert_layers"), ffn_layers=asked.get("ffn_layers"))
 
     def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[TextPlan]:
-        """At last, with less and less layers on the card."""
+        """First less is kept in mind; then weights leave the card, those of which a token uses least first.
+
+        A mixture of experts keeps the length of its context and moves experts; any model's whole layers leave last.
+        """
         context = self.longest_context(header, wish.context)
         smaller: Iterator[TextPlan]
         if header.gives == "text":
@@ -121,12 +141,7 @@ class Gguf:
             smaller = ladder.smaller_plans(first, wish, has_pool=has_pool, takes_q8_0=takes_q8_0)
         else:
             smaller = ladder.encoder_plans(wish, context=context)
-        plan = None
-        for plan in smaller:
-            yield plan
-        if plan is not None and wish.device == "cuda" and wish.gpu_layers is None:
-            for n_layers in range(header.n_layers, 0, -1):
-                yield replace(plan, gpu_layers=n_layers)
+        yield from offload.plans(header, wish, smaller)
 
     def longest_context(self, header: HeaderInfo, context: int | None) -> int:
         """Embedding models and rerankers read no more than they were trained for."""

@@ -3,7 +3,7 @@
 Reads one JSON line per question from its socket and answers each with one JSON line, so that a file that brings
 llama.cpp down loses its own answer and those behind it, and nothing else. It ends with its parent.
 
-question: {"path": ..., "gpu_layers": ..., "plans": [a `GeneratorPlan` or `EncoderPlan` each]}
+question: {"path": ..., "gpu_layers": ..., "host_tensors": [...], "plans": [a `GeneratorPlan` or `EncoderPlan` each]}
 answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": {...}} or null]} or {"error": ...},
           which is empty where memory was short and nothing is known of the file
 """
@@ -43,7 +43,9 @@ def answer(question: dict[str, Any], log: LibraryLog) -> dict[str, Any]:
     log.lines.clear()
     log.problems.clear()
     try:
-        model = Model(Path(question["path"]), gpu_layers=layers, log=log, dry=True)
+        model = Model(
+            Path(question["path"]), gpu_layers=layers, log=log, dry=True, host_tensors=question.get("host_tensors", ())
+        )
     except LoadError as error:
         return {"error": "" if error.out_of_memory else error.message}
     plans: list[TextPlan] = msgspec.convert(question["plans"], list[GeneratorPlan | EncoderPlan])

@@ -21,6 +21,8 @@ ENCODERS: Final = frozenset(
     }
 )  # fmt: skip
 """Architectures in which every token sees all others: they give vectors, not text."""
+EXPERT_WEIGHTS: Final = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
+FEED_FORWARD_WEIGHTS: Final = ("ffn_up.", "ffn_down.", "ffn_gate.")
 _LAST_POOLING: Final = 3
 _RANK_POOLING: Final = 4
 
@@ -51,6 +53,9 @@ class HeaderInfo:
     tensors: tuple[Tensor, ...] = field(repr=False)
     infills: bool = False
     """The vocabulary has the tokens for fill-in-the-middle."""
+    expert_layers: int | None = None
+    """What the operator wants of them in host memory; None: choose."""
+    ffn_layers: int | None = None
 
     def number(self, key: str, default: int = 0) -> int:
         """A count of the architecture, e.g. `block_count`, never below 0; of a per-layer array its largest."""
@@ -127,6 +132,16 @@ class HeaderInfo:
     def remarks(self) -> tuple[str, ...]:
         """What the operator should know, a sentence each."""
         return foreign.plain([*self.sampling.remarks, *vocabulary.remarks(self.metadata, self.n_vocab)])
+
+    def host_layers(self, kind: Literal["expert_layers", "ffn_layers"]) -> int:
+        """How many layers have weights of a kind that can lie in host memory alone, counted from the first layer."""
+        marks = EXPERT_WEIGHTS if kind == "expert_layers" else FEED_FORWARD_WEIGHTS
+        numbers = [
+            int(number)
+            for head, number, rest in (tensor.name.split(".", 2) for tensor in self.tensors if "ffn_" in tensor.name)
+            if head == "blk" and number.isdecimal() and rest.startswith(marks)
+        ]
+        return max(numbers, default=-1) + 1
 
     @property
     def weight_bytes(self) -> int:

@@ -45,7 +45,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     if gpu_layers != 0 and not supports_gpu():
         raise LoadError("this build of llama-cpp-python sees no GPU. hint: build it with CUDA, or use device = 'cpu'")
     free_before = card.free_bytes() if spec.plan.device == "cuda" else None
-    model = Model(Path(spec.path), gpu_layers=gpu_layers, log=log, progress=progress)
+    host_tensors = plan.host_tensors if isinstance(plan, GeneratorPlan) else ()
+    model = Model(Path(spec.path), gpu_layers=gpu_layers, log=log, progress=progress, host_tensors=host_tensors)
     _check_it_can_serve(model)
     if pooled.gives_vectors(model):
         return _load_encoder(spec, model, log, free_before)
@@ -78,7 +79,12 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         tokenizer,
         n_ctx_train=model.n_ctx_train,
         n_vocab=model.n_vocab,
-        layers=Layers(log.offloaded_layers(), model.n_layers + 1),
+        layers=Layers(
+            log.offloaded_layers(),
+            model.n_layers + 1,
+            experts_on_host=plan.expert_layers if host_tensors else 0,
+            ffn_on_host=plan.ffn_layers if host_tensors else 0,
+        ),
         parts=parts,
         host_parts=host_parts,
         engine=version(),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import llama_cpp
 import numpy as np
+from llama_cpp._ggml import libggml
 
 from backends.engine import LoadError
 from backends.files import model_files
@@ -22,7 +23,7 @@ from backends.prompts.control import Control, PlainText, looks_like_one
 from backends.prompts.fim import InfillMarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,9 +54,10 @@ class Model:
         log: LibraryLog,
         progress: Callable[[float], None] = lambda _: None,
         dry: bool = False,
+        host_tensors: Sequence[str] = (),
     ) -> None:
-        """Negative `gpu_layers` mean all. With `dry` no weights are read and no memory is taken; contexts on it only
-        tell their sizes.
+        """Negative `gpu_layers` mean all. `host_tensors` are regular expressions over the names of weights that stay in
+        host memory. With `dry` no weights are read and no memory is taken; contexts on it only tell their sizes.
         """
         self.log = log
         try:
@@ -67,6 +69,11 @@ class Model:
         params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else _ALL_LAYERS
         if dry:
             params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+
+        self._overrides = host_overrides(host_tensors)
+        """Kept as long as the model: llama.cpp may look at the names again."""
+        if host_tensors:
+            params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
 
         def report(fraction: float, _: object) -> bool:
             progress(fraction)
@@ -245,3 +252,17 @@ class Model:
         if min(ids) < 0:
             return None
         return InfillMarks(*ids, repository if repository >= 0 else None, file if file >= 0 else None)
+
+
+class _Override(ctypes.Structure):
+    """`llama_model_tensor_buft_override`, which the bindings have not."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+def host_overrides(patterns: Sequence[str]) -> ctypes.Array[_Override]:
+    """llama.cpp's list of weights that lie in plain host memory, ended by an empty one."""
+    buffer_type = libggml.ggml_backend_cpu_buffer_type
+    buffer_type.restype = ctypes.c_void_p
+    entries = [_Override(pattern.encode(), buffer_type()) for pattern in patterns]
+    return (_Override * (len(entries) + 1))(*entries, _Override(None, None))

@@ -54,12 +54,25 @@ class GeneratorPlan(LoadPlan, tag="generator", frozen=True):
     """Layers on the GPU, the output layer counted; -1 means all. Of no meaning on a machine without one."""
     kv_tokens: int = 0
     """Of a pool that all sequences share; 0: every sequence has cells for a whole context."""
+    expert_layers: int = 0
+    """The first so many layers keep their experts in host memory; of no meaning on a machine without a card."""
+    ffn_layers: int = 0
+    """The same of the feed-forward weights that every token uses."""
 
     @property
     def words(self) -> str:
         """Shape and cache."""
         pool = f", kv_tokens {self.kv_tokens}" if self.kv_tokens else ""
-        return f"context {self.context}, parallel {self.parallel}, kv_type {self.kv_type}{pool}{_layers(self)}"
+        shape = f"context {self.context}, parallel {self.parallel}, kv_type {self.kv_type}"
+        return f"{shape}{pool}{_layers(self)}{_on_host(self)}"
+
+    @property
+    def host_tensors(self) -> tuple[str, ...]:
+        """Regular expressions over the names of weights that stay in host memory although their layers do not."""
+        if self.device == "cpu":
+            return ()
+        kinds = ((self.expert_layers, _EXPERTS), (self.ffn_layers, _FEED_FORWARD))
+        return tuple(rf"^blk\.({'|'.join(map(str, range(n)))})\.{names}" for n, names in kinds if n > 0)
 
     @property
     def kv_layout(self) -> KvLayout:
@@ -95,6 +108,8 @@ class EncoderPlan(LoadPlan, tag="encoder", frozen=True):
         return f"context {self.context}{_layers(self)}"
 
 
+_EXPERTS: Final = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
+_FEED_FORWARD: Final = r"ffn_(up|down|gate)\."
 TextPlan = GeneratorPlan | EncoderPlan
 """Of any model that reads text."""
 
@@ -102,3 +117,10 @@ TextPlan = GeneratorPlan | EncoderPlan
 def _layers(plan: TextPlan) -> str:
     on_card = plan.device == "cuda" and plan.gpu_layers >= 0
     return f", {plan.gpu_layers} layers on the card" if on_card else ""
+
+
+def _on_host(plan: GeneratorPlan) -> str:
+    if plan.device == "cpu":
+        return ""
+    experts = f", experts of {plan.expert_layers} layers in host memory" if plan.expert_layers else ""
+    return experts + (f", feed-forward of {plan.ffn_layers} layers in host memory" if plan.ffn_layers else "")

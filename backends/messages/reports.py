@@ -25,6 +25,16 @@ class Layers(Plain, frozen=True):
 
     on_card: int
     total: int
+    experts_on_host: int = 0
+    """Layers on the card whose experts are not."""
+    ffn_on_host: int = 0
+    """The same of their other feed-forward weights."""
+
+    @property
+    def told(self) -> dict[str, int]:
+        """What of layers on the card is computed by the CPU, by the configuration's names."""
+        named = {"expert_layers": self.experts_on_host, "ffn_layers": self.ffn_on_host}
+        return {name: n for name, n in named.items() if n}
 
 
 class Ready(Plain, Generic[F], tag="ready", frozen=True):

@@ -112,7 +112,8 @@ def capacity_for(path: Path, config: Path | None, table: dict[str, Any]) -> tupl
     except (DeviceError, HeaderError) as problem:
         raise CliError(str(problem)) from None
     n_layers = facts_of(entries[0]).header.n_layers
-    return answer, answer.device is None or (answer.plan.gpu_layers or 0) > n_layers
+    whole = (answer.plan.gpu_layers or 0) > n_layers and not answer.plan.further
+    return answer, answer.device is None or whole
 
 
 def entries_of(names: list[str], flags: dict[str, Any], config: Path | None) -> tuple[Settings, list[CatalogEntry]]:

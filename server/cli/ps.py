@@ -151,6 +151,8 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
     name = model["name"] + (" (pinned)" if model.get("pinned") else "")
     layers, total = model.get("gpu_layers"), model.get("n_layers")
     partly = f" {layers}/{total} layers" if on_card and layers is not None and total and layers < total else ""
+    kept = (("experts", model.get("expert_layers")), ("feed-forward", model.get("ffn_layers")))
+    partly += "".join(f" {what} of {n} in RAM" for what, n in kept if n)
     return [
         name,
         told(model["state"], model.get("unusable") is not None) + partly,

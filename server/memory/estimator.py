@@ -20,7 +20,7 @@ from msgspec.structs import astuple
 
 from backends.backend import HeaderError, version_of
 from backends.border import dry
-from backends.messages import TextPlan
+from backends.messages import GeneratorPlan, TextPlan
 from backends.plan import Amount, Footprint
 from backends.registry import TEST_ENGINE, backend_of
 from server.memory.files import FileReader
@@ -129,14 +129,17 @@ class Estimator:
         self._changed()
 
     def _questions(self, facts: FileFacts, wanted: Sequence[LoadPlan]) -> list[dry.DryQuestion]:
-        """The plans whose exact sizes are missing, those with the same layers on the GPU together."""
+        """The plans whose exact sizes are missing, those with the same weights on the GPU together."""
         module = backend_of(facts.header).dry
         if module is None:
             return []
         likely = [plan for plan in wanted[:MOST_DRY_PLANS] if isinstance(plan, TextPlan)]
         missing = [plan for plan in likely if not self.has_dry(facts, plan)]
-        layers = dict.fromkeys(plan.gpu_layers for plan in missing)
-        return [dry.DryQuestion(module, facts.path, tuple(p for p in missing if p.gpu_layers == n)) for n in layers]
+        alike: dict[tuple[int, ...], list[TextPlan]] = {}
+        for plan in missing:
+            kept = (plan.expert_layers, plan.ffn_layers) if isinstance(plan, GeneratorPlan) else ()
+            alike.setdefault((plan.gpu_layers, *kept), []).append(plan)
+        return [dry.DryQuestion(module, facts.path, tuple(plans)) for plans in alike.values()]
 
     # What loads teach
 

@@ -89,6 +89,7 @@ class Jobs:
         assert memory is not None
         stream.ready = resident.ready
         stream.gpu_layers = resident.layers_on(memory.device)
+        stream.kept_from_card = resident.kept_from_card
         if (waited_s := resident.load_wait_s(live.submitted_at)) is not None:
             stream.load_ms = waited_s * 1000
             resident.metrics.swap_wait.observe(waited_s)

@@ -109,6 +109,7 @@ class Moves:
             **({"context": ready.text.context} if ready.text is not None else {}),
             parallel=ready.parallel,
             **({"gpu_layers": f"{ready.layers.on_card}/{ready.layers.total}"} if ready.layers is not None else {}),
+            **resident.kept_from_card,
             measured_bytes=ready.measured_bytes,
             **({"measured_host_bytes": reservation.host.measured_bytes or 0} if on_card else {}),
             predicted_ratio="unknown" if ratio is None else round(ratio, 3),

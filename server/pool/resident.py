@@ -79,6 +79,11 @@ class Resident:
             return None
         return self.ready.layers.on_card, self.ready.layers.total
 
+    @property
+    def kept_from_card(self) -> dict[str, int]:
+        """Layers on the card of which the CPU computes a part, by the configuration's names."""
+        return self.ready.layers.told if self.ready is not None and self.ready.layers is not None else {}
+
     def count_ready(self, reservation: Reservation, load_s: float) -> None:
         """A load has succeeded, with this in the ledger."""
         self.metrics.loads["ok"].inc()
@@ -90,13 +95,19 @@ class Resident:
         if self.ready is not None and (layers := self.ready.layers) is not None:
             self.metrics.gpu_layers.set(layers.on_card)
             self.metrics.layers.set(layers.total)
+            for key, gauge in self.metrics.host_layers.items():
+                gauge.set(layers.told.get(key, 0))
 
     def count_exit(self, how: Exit, *, was_ready: bool) -> str:
         """A worker has ended; in one word, how."""
         self.metrics.gpu_layers.set(0)
         self.metrics.layers.set(0)
         self.metrics.kv_usage.set(0)
-        for gauge in (*self.metrics.measured_bytes.values(), *self.metrics.predicted_bytes.values()):
+        for gauge in (
+            *self.metrics.host_layers.values(),
+            *self.metrics.measured_bytes.values(),
+            *self.metrics.predicted_bytes.values(),
+        ):
             gauge.set(0)
         if how.code is None:
             if not was_ready:

@@ -163,6 +163,10 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """How tokens are chosen where a request does not say, by the names of a request's fields."""
     host: HoldingStatus | None = None
     """What it holds of host memory beside a card; the figures above are of the memory in which it computes."""
+    expert_layers: int = 0
+    """Layers on the card whose experts lie in host memory."""
+    ffn_layers: int = 0
+    """The same of their other feed-forward weights."""
     facts: dict[str, Figure] = {}
     """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
 
@@ -242,6 +246,7 @@ def model_status(
         sampling=plain_sampling(config, facts.header if facts else None),
         host=host if on_card else None,
         facts=dict(ready.facts.told) if ready else {},
+        **(layers.told if layers else {}),
     )
 
 

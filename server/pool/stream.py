@@ -88,6 +88,8 @@ class Stream:
         """The run-time figures of the model that runs it; None until it has one."""
         self.gpu_layers: tuple[int, int] | None = None
         """Layers on the card and layers in all; None where there is no card."""
+        self.kept_from_card: dict[str, int] = {}
+        """Layers on the card of which the CPU computes a part, by the configuration's names."""
         self._cancel = cancel
         self._loading = loading
         self._buffer: deque[Event | _Pending] = deque()

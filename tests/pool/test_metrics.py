@@ -35,6 +35,7 @@ NAMES = {
     "batch_sequences",
     "kv_cache_usage_perc",
     "model_gpu_layers",
+    "model_host_layers",
     "model_layers",
     "num_preemptions",
     "prefix_cache_queries",

@@ -35,6 +35,8 @@ HEADER = HeaderInfo(
         *(Tensor(f"blk.{i}.ffn_up.weight", (2048, 8192), "F16", 64 * MIB) for i in range(N_LAYERS)),
     ),
 )
+WHOLE_LAYERS = replace(HEADER, ffn_layers=0)
+"""The operator wants no part of a layer in another memory than the layer."""
 HUGE = 2**50
 WISH = Wish(context=None, parallel=2, kv_type="f16", gpu_layers=None, device="cpu", kv_tokens=HUGE)
 """Cells for whole contexts are named, so that no pool is chosen."""
@@ -54,13 +56,20 @@ def where(wish: Wish, n_bytes: int) -> Amount:
     return Amount(n_bytes, HUGE) if wish.device == "cuda" else Amount(host=n_bytes)
 
 
-def place_in(free_bytes: int, wish: Wish = WISH, *, budget_bytes: int | None = None, more_bytes: int = 0):
+def place_in(
+    free_bytes: int,
+    wish: Wish = WISH,
+    *,
+    budget_bytes: int | None = None,
+    more_bytes: int = 0,
+    header: HeaderInfo = HEADER,
+):
     def dearer(plan: LoadPlan) -> Footprint:
-        footprint = estimate(HEADER, plan)
+        footprint = estimate(header, plan)
         return replace(footprint, host=replace(footprint.host, runtime=footprint.host.runtime + more_bytes))
 
     budget = where(wish, free_bytes if budget_bytes is None else budget_bytes)
-    return place("m", HEADER, wish, budget=budget, free=where(wish, free_bytes), estimate=dearer)
+    return place("m", header, wish, budget=budget, free=where(wish, free_bytes), estimate=dearer)
 
 
 def planned(placed: Placed) -> GeneratorPlan:
@@ -176,7 +185,7 @@ def test_model_goes_partly_to_the_card_when_it_does_not_fit_wholly() -> None:
     assert isinstance(full, Placed)
     assert planned(full).gpu_layers == ALL_LAYERS
 
-    partly = place_in(price(wish, context=2048, layers=ALL_LAYERS) - 1, wish)
+    partly = place_in(price(wish, context=2048, layers=ALL_LAYERS) - 1, wish, header=WHOLE_LAYERS)
     assert isinstance(partly, Placed)
     assert 0 < planned(partly).gpu_layers <= N_LAYERS
     assert planned(partly).context == 2048
@@ -269,7 +278,7 @@ def test_what_the_card_cannot_hold_needs_room_beside_it() -> None:
     need = estimate(HEADER, plan_of(2048, 2, "f16", ALL_LAYERS, "cuda")).amount
     half = Amount(need.device // 2, HUGE)
 
-    partly = place("m", HEADER, ON_CARD, budget=half, free=half)
+    partly = place("m", WHOLE_LAYERS, ON_CARD, budget=half, free=half)
 
     assert isinstance(partly, Placed)
     assert 0 < planned(partly).gpu_layers < N_LAYERS
