@@ -5,7 +5,7 @@ Each backend has its own (`Backend.choices`). Those of models that read text are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from backends.messages import Figure, LoadPlan
 
@@ -34,21 +34,3 @@ class Choices(Protocol[HeaderT, PlanT]):
     def instead(self, plan: PlanT, room: Amount, footprint_of: Callable[[PlanT], Footprint]) -> Sequence[str]:
         """What to configure so that a plan fits which does not, `context 4096`: what is missed least first."""
         ...
-
-
-class NoChoices:
-    """Of a backend whose models are loaded in one way. See `Choices`."""
-
-    def figures(self, _header: Any, _plan: LoadPlan) -> Mapping[str, Figure]:
-        """None."""
-        return {}
-
-    def others(
-        self, _header: Any, _plan: Any, _room: Amount, _footprint_of: Callable[[Any], Footprint], *, fits: bool
-    ) -> Sequence[Any]:
-        """None, whether it `fits` or not."""
-        return []
-
-    def instead(self, _plan: Any, _room: Amount, _footprint_of: Callable[[Any], Footprint]) -> Sequence[str]:
-        """Nothing."""
-        return []
