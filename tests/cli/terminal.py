@@ -41,7 +41,7 @@ class Terminal:
         self.resize(columns)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server.cli", *arguments],
-            env={**environment, "TERM": term},
+            env={**{k: v for k, v in environment.items() if k not in ("COLUMNS", "LINES")}, "TERM": term},
             cwd=folder,
             stdin=slave,
             stdout=slave,

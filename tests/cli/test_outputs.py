@@ -53,7 +53,8 @@ def test_every_command_is_tried():
     } == {
         *("config init", "pull", "search", "rm"),
         *("service install", "service uninstall", "logs"),
-    }, "it writes a file alone, or needs a hub or systemd: see tests/hub and test_service"
+        *("config reload", "transcribe"),
+    }, "it writes a file alone, or needs a hub, systemd or a server: see tests/hub, tests/speech, test_service"
 
 
 @pytest.mark.parametrize("arguments", WRITES_STDOUT.values(), ids=WRITES_STDOUT.keys())

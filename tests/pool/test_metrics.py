@@ -8,6 +8,7 @@ import re
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.messages import Delta, Finished, TextPrompt, Tokenize
+from backends.registry import KINDS
 from server.metrics import Metrics
 from tests.pool.conftest import Maker, read
 
@@ -55,7 +56,8 @@ def families(page: bytes) -> dict:
 
 def test_page_is_complete_before_the_first_request() -> None:
     page = families(Metrics(["a", "b/c:d"]).render())
-    assert {f"onecard_{name}" for name in NAMES} == set(page)
+    names = NAMES | {metric.name for kind in KINDS.values() for metric in kind.metrics}
+    assert {f"onecard_{name}" for name in names} == set(page)
     for name in ("time_to_first_token_seconds", "request_success", "num_requests_running", "model_state"):
         models = {sample.labels["model_name"] for sample in page[f"onecard_{name}"].samples}
         assert models == {"a", "b/c:d"}, name

@@ -151,16 +151,18 @@ def says_something(text: str) -> bool:
 
 
 def put(text: str, path: Sequence[str], value: Any, *, comments: bool) -> str:
-    """The text with a value at a path of keys; objects that are missing on the way are made. Raises JsonError."""
+    """The text with a value at a path of keys; objects are made where none or null is on the way. Raises JsonError."""
     node, rest = read(text, comments=comments), list(path)
     while rest and rest[0] in node.members:
         node = node.members[rest.pop(0)]
     if not rest:
         return _spliced(text, node.start, node.end, _written(value, _indent_at(text, node.start), text))
-    if not isinstance(node.value, dict):
-        raise JsonError(f"'{'.'.join(path[: len(path) - len(rest)])}' holds no object")
     for key in reversed(rest[1:]):
         value = {key: value}
+    if node.value is None and len(rest) < len(path):
+        return _spliced(text, node.start, node.end, _written({rest[0]: value}, _indent_at(text, node.start), text))
+    if not isinstance(node.value, dict):
+        raise JsonError(f"'{'.'.join(path[: len(path) - len(rest)])}' holds no object")
     return _added(text, node, value, key=rest[0])
 
 
