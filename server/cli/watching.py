@@ -35,6 +35,7 @@ async def watch(files: Callable[[Settings], list[Path]], reloader: Reloader, *, 
     """Have the configuration read again whenever it has changed; ends with its task.
 
     A change is taken over once two looks have found the same, so that no half of a file that is being written is.
+    What changes while it is read, and files that are watched from then on, count as another change.
     """
     reader = FileReader(within_s=_WITHIN_S)
     taken = before = await _look(reader, files(reloader.settings))
@@ -42,15 +43,13 @@ async def watch(files: Callable[[Settings], list[Path]], reloader: Reloader, *, 
         await asyncio.sleep(every_s)
         now = await _look(reader, files(reloader.settings))
         if now is not None and now == before and now != taken:
+            taken = now
             try:
                 await reloader.reload("watch")
             except ReloadError:
                 pass  # told where it happened
             except Exception:  # a fault of ours must not end the watching
                 _LOG.exception("watch_failed")
-            # What is watched may be other files now.
-            now = await _look(reader, files(reloader.settings))
-            taken = now
         before = now
 
 
