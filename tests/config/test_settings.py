@@ -93,6 +93,12 @@ def test_a_name_means_one_model(models):
         Settings.model_validate({"models": models})
 
 
+@pytest.mark.parametrize("key", ["expert_layers", "ffn_layers"])
+def test_layers_cannot_be_partly_on_a_card_that_has_none(key):
+    with pytest.raises(ValidationError, match=f"{key} keeps a part of layers from the card"):
+        Settings.model_validate({"models": {"a": {"path": "x", key: 3, "gpu_layers": 0}}})
+
+
 @pytest.mark.parametrize(
     "section",
     [

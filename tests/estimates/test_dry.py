@@ -122,6 +122,7 @@ def test_question_that_is_cancelled_again_and_again_leaves_no_child_and_no_warni
                 await asyncio.sleep(0)
         assert asking.cancelled()
 
+    gc.collect()  # what earlier tests of this process have left
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         asyncio.run(life())
