@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backends.options import NO_BOOL, Options
 
@@ -18,3 +18,11 @@ class GgufOptions(Options):
     """Layers of a mixture of experts whose experts lie in host memory beside a card; auto: as many as have to."""
     ffn_layers: HostLayers = "auto"
     """Layers whose other feed-forward weights do; auto: as many as have to, before whole layers leave the card."""
+
+    @model_validator(mode="after")
+    def _layers_agree(self) -> Self:
+        """Both are keys of a model's table, which has `gpu_layers` for every backend."""
+        kept = next((key for key in ("expert_layers", "ffn_layers") if getattr(self, key) not in ("auto", 0)), None)
+        if kept is not None and getattr(self, "gpu_layers", "auto") == 0:
+            raise ValueError(f"{kept} keeps a part of layers from the card, and gpu_layers = 0 keeps them whole")
+        return self

@@ -23,7 +23,7 @@ _ENDS_WITHIN_S = 10.0
 _NINJA = re.compile(r"\[(\d+)/(\d+)\]")
 _PIP = re.compile(
     r"\s*(Collecting|Downloading|Installing collected packages:|Building wheel for|Installing build dependencies"
-    r"|Preparing metadata|Getting requirements|Processing|Attempting uninstall:)\s*(\S*)"
+    r"|Preparing metadata|Getting requirements|Processing)\s*(\S*)"
 )
 
 
@@ -46,9 +46,11 @@ class Progress:
         """Take a line of its output."""
         if match := _NINJA.search(line):
             self._what = f"compiling llama.cpp {match[1]}/{match[2]}"
-        elif match := _PIP.match(line):
+        elif (match := _PIP.match(line)) and match[1].endswith(":"):  # of all at once, in the order of their needs
+            self._what = "installing collected packages"
+        elif match:
             name = match[2].rpartition("/")[2].strip(",:")
-            self._what = f"{match[1].lower().rstrip(':')} {name}".strip()
+            self._what = f"{match[1].lower()} {name}".strip()
 
     def tick(self, now: float) -> None:
         """Show what it is at, if that is due."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.main import get_command
 
+from server.cli.arguments import AnyModel, AsJson, ConfigFile, ServedModel, Url
 from server.cli.completing import model_names
 from server.cli.connect.command import connect
 from server.cli.console import EXIT_CODES
@@ -32,23 +33,6 @@ app.add_typer(config_app, name="config")
 app.add_typer(service_app, name="service")
 for command_of_its_own in (quantize, connect, doctor, logs, transcribe):
     app.command()(command_of_its_own)
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")]
-AnyModel = Annotated[
-    str,
-    typer.Argument(
-        help="A configured model, one of the server, a path, an hf: reference, smollm2 or demo.",
-        autocompletion=model_names,
-    ),
-]
-ServedModel = Annotated[str, typer.Argument(help="A model of the server.", autocompletion=model_names)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url", envvar="ONECARD_URL", metavar="URL", help="Address of the server (its key: ONECARD_API_KEY)."
-    ),
-]
 
 
 def _version(wanted: bool) -> None:

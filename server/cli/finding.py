@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
+from backends.kinds import GENERATE
+from backends.registry import KINDS
 from server.cli.client import Client, client_for
 from server.cli.configuration import with_folders
 from server.cli.console import CliError, ExitCode, say
@@ -111,14 +113,12 @@ def _of_file(client: Client, model: str, settings: Settings) -> str | None:
 def refuse_without_text(client: Client, name: str) -> None:
     """Say what a model is for that writes no text. Raises CliError."""
     can = client.get(f"/v1/models/{quote(name)}")["capabilities"]
-    for capability, kind, route, page in (
-        ("embedding", "an embedding model", "/v1/embeddings", "docs/embeddings.md"),
-        ("rerank", "a reranker", "/v1/rerank", "docs/embeddings.md"),
-        ("transcription", "a model that hears", "/v1/audio/transcriptions", "docs/speech.md"),
-    ):
-        if capability in can and "completion" not in can:
-            hint = f"serve it with `onecard serve` and POST {route}; {page} has an example"
-            raise CliError(f"'{name}' is {kind} and writes no text. hint: {hint}", ExitCode.USAGE)
+    if GENERATE.capability in can:
+        return
+    for kind in KINDS.values():
+        if kind.capability in can:
+            hint = f"serve it with `onecard serve` and {kind.surface}; docs/api.md tells how"
+            raise CliError(f"'{name}' {kind.does} and writes no text. hint: {hint}", ExitCode.USAGE)
 
 
 def owners(settings: Settings) -> dict[str, str]:

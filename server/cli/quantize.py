@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.cli.arguments import AsJson
 from server.cli.console import CliError, ExitCode, say, write, write_json
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def quantize(
         bool, typer.Option("--dry-run", help="Print sizes and predicted memory, write nothing.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that are there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     imatrix: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Importance matrix to use, or to write.", rich_help_panel=_MAKING),

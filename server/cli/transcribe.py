@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.cli.arguments import ConfigFile, Url
 from server.cli.completing import model_names
 
 if TYPE_CHECKING:
@@ -30,15 +31,8 @@ def transcribe(
     vtt: Annotated[bool, typer.Option("--vtt", help="Write subtitles for WebVTT.")] = False,
     language: Annotated[str | None, typer.Option(metavar="L", help="de, en ...; else the recording tells.")] = None,
     translate: Annotated[bool, typer.Option("--translate", help="Write English, whatever is spoken.")] = False,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url", envvar="ONECARD_URL", metavar="URL", help="Address of the server (its key: ONECARD_API_KEY)."
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")
-    ] = None,
+    url: Url = None,
+    config: ConfigFile = None,
 ) -> None:
     """Write down what is said in a recording."""
     from server.cli.client import client_for

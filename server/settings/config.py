@@ -326,13 +326,6 @@ class ModelConfig(_BackendOptions, Section):
             raise ValueError(f"kv_tokens = {self.kv_tokens} holds less than one context of {self.context} tokens")
         return self
 
-    @model_validator(mode="after")
-    def _layers_agree(self) -> ModelConfig:
-        kept = next((key for key in ("expert_layers", "ffn_layers") if getattr(self, key) not in ("auto", 0)), None)
-        if kept is not None and self.gpu_layers == 0:
-            raise ValueError(f"{kept} keeps a part of layers from the card, and gpu_layers = 0 keeps them whole")
-        return self
-
     def options_of(self, backend: str) -> dict[str, Setting]:
         """The backend's own keys as they were written down; what is stored in the model's files wins over defaults."""
         own = BACKENDS[backend].options().model_fields

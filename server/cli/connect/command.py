@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli.arguments import ConfigFile, Url
 from server.cli.completing import model_names
 from server.cli.console import CliError, ExitCode, say, write
 
@@ -32,15 +32,8 @@ def connect(
     ] = None,
     write_it: Annotated[bool, typer.Option("--write", help="Write the client's file, with a backup.")] = False,
     undo_it: Annotated[bool, typer.Option("--undo", help="Put back what --write has changed.")] = False,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url", envvar="ONECARD_URL", metavar="URL", help="Address of the server (its key: ONECARD_API_KEY)."
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")
-    ] = None,
+    url: Url = None,
+    config: ConfigFile = None,
 ) -> None:
     """Show what a client needs to use this server: its file or environment, with the real models and context."""
     from server.cli.connect.clients import CLIENTS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli.arguments import ConfigFile
 from server.cli.console import CliError, ExitCode, say, write
 
 if TYPE_CHECKING:
@@ -19,9 +20,7 @@ service_app = typer.Typer(help="Run the server as a service of yours, by systemd
 
 @service_app.command("install")
 def install(
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML configuration file.")
-    ] = None,
+    config: ConfigFile = None,
     now: Annotated[bool, typer.Option("--now", help="Start it too; anew where it runs.")] = False,
 ) -> None:
     """Write a unit for your systemd and enable it; again after an upgrade does no harm."""
