@@ -38,7 +38,7 @@ def report(rows: list[Row], **given) -> Report:
 def test_the_demo_model_is_measured_on_a_server_of_its_own(onecard, tmp_path):
     svg = tmp_path / "bench.svg"
     done = onecard(
-        "bench", "demo", "--parallel", "2,1", "--generate", "24", "--rounds", "1", "--svg", str(svg), "--json", env=REAL
+        "bench", "demo", "--parallel", "2,1", "--generate", "96", "--rounds", "1", "--svg", str(svg), "--json", env=REAL
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -48,13 +48,14 @@ def test_the_demo_model_is_measured_on_a_server_of_its_own(onecard, tmp_path):
         "bare loop",
         None,
     )
-    assert (told["server_parallel"], told["context"], told["generate_tokens"]) == (3, 2048, 24)
+    assert (told["server_parallel"], told["context"], told["generate_tokens"]) == (3, 2048, 96)
     assert [line["parallel"] for line in told["rows"]] == [1, 2]
     for line in told["rows"]:
         assert line["tokens_per_s"] > 20
         assert line["efficiency"] == pytest.approx(line["tokens_per_s"] / line["bare_tokens_per_s"])
         assert 0 < line["ttft_ms"]["p50"] <= line["ttft_ms"]["p99"] <= line["ttft_ms"]["max"] < 20_000
-        assert 0 < line["itl_ms"]["p50"] <= line["itl_ms"]["max"]
+        # A client that is held up reads several pieces at once, so half of the gaps may be none.
+        assert 0 <= line["itl_ms"]["p50"] <= line["itl_ms"]["max"] > 0
         assert line["prefill_itl_ms"] > 0
         assert line["prefill_ttft_ms"] > line["ttft_ms"]["p50"] * 0.2
     assert ET.parse(svg).getroot().tag == f"{SVG}svg"
