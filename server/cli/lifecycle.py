@@ -27,12 +27,11 @@ from server.reload import Reloader, ReloadError
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Generator
-    from pathlib import Path
 
     from fastapi import FastAPI
 
+    from server.cli.watching import Watched
     from server.pool.pool import Pool
-    from server.settings.config import Settings
 
 log = logging.getLogger("onecard.serve")
 _STOP_S = 15
@@ -163,11 +162,11 @@ async def serve_until_told(
     drain_s: float,
     announce: Callable[[], Awaitable[None]],
     until_stdin: bool,
-    watched: Callable[[Settings], list[Path]] | None = None,
+    watched: Watched | None = None,
 ) -> None:
     """Serve on listening sockets until SIGTERM or SIGINT, or the end of stdin where `until_stdin`; then drain.
 
-    `watched` names the files whose change is a reason to read the configuration again.
+    `watched` has the files whose change is a reason to read the configuration again.
     """
     share_few_arenas(_ARENAS)
     config = uvicorn.Config(

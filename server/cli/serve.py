@@ -18,10 +18,12 @@ from server.cli.greeting import greeting, greeting_line
 from server.cli.lifecycle import raise_file_limit, serve_until_told
 from server.cli.logs import configure_logging
 from server.cli.pull import fetch_missing
+from server.cli.watching import Watched, looked_at
 from server.settings.catalog import CatalogError
 from server.settings.config_source import default_config_file, load_settings
 
 if TYPE_CHECKING:
+    from server.cli.watching import State
     from server.pool.pool import Pool
     from server.settings.catalog import CatalogEntry
     from server.settings.config import ServerSection, Settings
@@ -40,7 +42,7 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
     """Serve until a signal; returns after a drain."""
     end_quietly()
     few = _few_files(raise_file_limit())
-    loaded = loaded_or_exit(config, flags=flags)
+    loaded, as_read = _loaded(config, flags)
     settings = loaded.settings
     refuse_open_listener(settings)
     configure_logging(settings.logging)
@@ -87,13 +89,22 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
                 drain_s=drain_s,
                 announce=announce,
                 until_stdin=exit_with_stdin,
-                watched=(lambda now: watched_files(now, config)) if settings.server.watch else None,
+                watched=Watched(lambda now: watched_files(now, config), as_read) if settings.server.watch else None,
             )
         )
     except DeviceError as problem:
         raise CliError(str(problem)) from None
     finally:
         end_quietly()
+
+
+def _loaded(config: Path | None, flags: dict[str, Any]) -> tuple[Loaded, State | None]:
+    """The configuration, and how its files were before it was read; which files these are, a first reading tells."""
+    loaded = loaded_or_exit(config, flags=flags)
+    if not loaded.settings.server.watch:
+        return loaded, None
+    as_read = looked_at(watched_files(loaded.settings, config))
+    return loaded_or_exit(config, flags=flags), as_read
 
 
 def watched_files(settings: Settings, config: Path | None) -> list[Path]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,17 +32,26 @@ State = frozenset[tuple[str, int, int]]
 """Each file with its size and the time of its last change."""
 
 
-async def watch(files: Callable[[Settings], list[Path]], reloader: Reloader, *, every_s: float = EVERY_S) -> None:
+@dataclass(frozen=True)
+class Watched:
+    """What is watched, and how it was when it was read."""
+
+    files: Callable[[Settings], list[Path]]
+    as_read: State | None
+    """Looked at before it was read, so that no change since then is missed; None: read it once more."""
+
+
+async def watch(watched: Watched, reloader: Reloader, *, every_s: float = EVERY_S) -> None:
     """Have the configuration read again whenever it has changed; ends with its task.
 
     A change is taken over once two looks have found the same, so that no half of a file that is being written is.
     What changes while it is read, and files that are watched from then on, count as another change.
     """
     reader = FileReader(within_s=_WITHIN_S)
-    taken = before = await _look(reader, files(reloader.settings))
+    taken = before = watched.as_read
     while True:
         await asyncio.sleep(every_s)
-        now = await _look(reader, files(reloader.settings))
+        now = await _look(reader, watched.files(reloader.settings))
         if now is not None and now == before and now != taken:
             taken = now
             try:
@@ -51,6 +61,11 @@ async def watch(files: Callable[[Settings], list[Path]], reloader: Reloader, *, 
             except Exception:  # a fault of ours must not end the watching
                 _LOG.exception("watch_failed")
         before = now
+
+
+def looked_at(paths: list[Path]) -> State | None:
+    """How these files are now; None where their disk does not answer."""
+    return asyncio.run(_look(FileReader(within_s=_WITHIN_S), paths))
 
 
 async def _look(reader: FileReader, paths: list[Path]) -> State | None:
