@@ -147,9 +147,16 @@ def parse_compact(data: dict[str, Any]) -> Draft:
     kept = {name: value for name, value in data.items() if COMPACT.fields.get(name) is Use.HONOURED}
     own = check(ResponseRequest, kept)
     refers = own.previous_response_id is not None or any(isinstance(item, ReferenceItem) for item in own.input)
-    if not refers and not any(turn.get("content") or turn.get("tool_calls") for turn in messages_of(own.input)):
+    if not refers and not any(map(_says_something, messages_of(own.input))):
         raise _nothing_said() if own.input else missing_parameter("input")
     return Draft(kept, own, [name for name in data if name not in COMPACT.fields])
+
+
+def _says_something(turn: Mapping[str, Any]) -> bool:
+    """Whether a message holds more than white space."""
+    content = turn.get("content") or ""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return bool(turn.get("tool_calls")) or any(part.get("type") != "text" or part["text"].strip() for part in parts)
 
 
 def _nothing_said() -> ApiError:

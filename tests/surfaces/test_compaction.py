@@ -66,8 +66,9 @@ def test_what_cannot_be_summed_up_or_read_is_refused_by_name(client, server):
     assert server.post("/v1/responses/compact", {"input": "x"}).error["param"] == "model"
     held = server.post("/v1/responses/compact", {"model": "fake", "input": "x", "conversation": "c"})
     assert (held.status, held.error["param"]) == (400, "conversation")
-    nothing: dict[str, Any]
-    for nothing in ({}, {"input": None}, {"input": []}, {"input": ""}, {"input": [{"role": "user", "content": ""}]}):
+    contents: list[Any] = ["", " \n\t\u3000", [{"type": "input_text", "text": " "}]]
+    inputs = [None, [], "", " \n", *([{"role": "user", "content": content}] for content in contents)]
+    for nothing in ({}, *({"input": value} for value in inputs)):
         empty = server.post("/v1/responses/compact", {"model": "fake", "instructions": "be brief", **nothing})
         assert (empty.status, empty.error["param"]) == (400, "input"), nothing
     with pytest.raises(openai.BadRequestError) as long:
