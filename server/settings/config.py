@@ -198,25 +198,6 @@ class SchedulerSection(Section):
     """Keep one worker process started, without a model, so that a load does not wait for Python's imports."""
 
 
-class DefaultsSection(Section):
-    """`[defaults]`: what a model has that does not say otherwise."""
-
-    context: Context = "auto"
-    """Tokens one request may use; auto: what the model was trained for, at most 8192."""
-    parallel: Parallel = 2
-    """Requests decoded at once."""
-    kv_type: KvType = "f16"
-    """Type of the KV cache; smaller types hold more context in the same memory."""
-    gpu_layers: GpuLayers = "auto"
-    """Layers of a GGUF file on the card; auto: as many as fit."""
-    max_itl_ms: ItlMs = "auto"
-    """The longest a running stream should wait for its next token while prompts are computed."""
-    json_whitespace: JsonWhitespace = "pretty"
-    """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
-    system: SystemText | None = None
-    """The system message of conversations that have none; a model's own wins, and `""` is none."""
-
-
 class SamplingTable(Section):
     """`sampling = { temperature = 0.7, top_p = 0.8 }`: what a request that leaves a field out gets, over the files'."""
 
@@ -250,6 +231,28 @@ class SamplingTable(Section):
     """1 is off."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), NO_BOOL] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), NO_BOOL] | None = None
+
+
+class DefaultsSection(Section):
+    """`[defaults]`: what a model has that does not say otherwise."""
+
+    context: Context = "auto"
+    """Tokens one request may use; auto: what the model was trained for, at most 8192."""
+    parallel: Parallel = 2
+    """Requests decoded at once."""
+    kv_type: KvType = "f16"
+    """Type of the KV cache; smaller types hold more context in the same memory."""
+    gpu_layers: GpuLayers = "auto"
+    """Layers of a GGUF file on the card; auto: as many as fit."""
+    max_itl_ms: ItlMs = "auto"
+    """The longest a running stream should wait for its next token while prompts are computed."""
+    json_whitespace: JsonWhitespace = "pretty"
+    """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
+    sampling: SamplingTable | None = None
+    """How tokens are chosen where a request does not say; wins over every model's files, field by field, and a model's
+    own table over it."""
+    system: SystemText | None = None
+    """The system message of conversations that have none; a model's own wins, and `""` is none."""
 
 
 def _backend(name: str) -> str:
@@ -386,14 +389,22 @@ class Settings(Section):
             return models
         folded = {}
         for name, model in models.items():
-            inherited: dict[str, Any] = {**defaults.model_dump(), "keep_alive_s": scheduler.keep_alive_s}
+            inherited: dict[str, Any] = {**dict(defaults), "keep_alive_s": scheduler.keep_alive_s}
             update = {key: value for key, value in inherited.items() if key not in model.model_fields_set}
+            update["sampling"] = _over(defaults.sampling, model.sampling)
             preload = model.preload or name in scheduler.preload
             folded[name] = model.model_copy(update={**update, "name": name, "preload": preload})
             written = model.model_fields_set | defaults.model_fields_set
             folded[name]._open = frozenset(key for key in _SHRINKABLE if key not in written)  # noqa: SLF001 - a copy
             folded[name]._written = frozenset(model.model_fields_set)  # noqa: SLF001
         return folded
+
+
+def _over(defaults: SamplingTable | None, own: SamplingTable | None) -> SamplingTable | None:
+    """A model's own table, and what it leaves out from the defaults'."""
+    if defaults is None or own is None:
+        return own or defaults
+    return SamplingTable(**(defaults.model_dump(exclude_none=True) | own.model_dump(exclude_none=True)))
 
 
 def check_names_differ(models: dict[str, ModelConfig]) -> None:
