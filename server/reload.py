@@ -17,8 +17,8 @@ from backends.files.model_files import reason
 from server.memory.files import FileReader
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.changes import taken_over
-from server.settings.config import open_listener
 from server.settings.config_source import ConfigError
+from server.settings.listener import open_listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from server.cli.configuration import loaded_or_exit, with_folders
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
 from server.cli.finding import owners, refuse_without_text, server_for
 from server.cli.output import naming
-from server.settings.config import is_loopback
+from server.settings.listener import is_loopback
 from server.settings.references import Located, LocateError, locate
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from server.cli.console import CliError, ExitCode
-from server.settings.config import is_loopback
+from server.settings.listener import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

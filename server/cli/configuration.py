@@ -11,9 +11,10 @@ from server.cli.client import client_for
 from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.reload import Reading
 from server.settings.catalog import Catalog, CatalogError
-from server.settings.config import Settings, open_listener
+from server.settings.config import Settings
 from server.settings.config_source import ConfigError, Loaded, default_config_file, load_settings
 from server.settings.discovery import discover, with_discovered
+from server.settings.listener import open_listener
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.settings.config import is_local_name, is_loopback
+from server.settings.listener import is_local_name, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

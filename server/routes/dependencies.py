@@ -19,7 +19,7 @@ from server.routes.services import Services
 from server.schemas.body import read_as
 from server.schemas.problems import check, problem
 from server.schemas.surface import Surface
-from server.settings.config import is_loopback
+from server.settings.listener import is_loopback
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=BaseModel)

@@ -6,15 +6,11 @@ All sizes are in bytes, all times in seconds.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationInfo,
@@ -29,89 +25,26 @@ from backends.backend import Setting
 from backends.messages import JsonWhitespace, KvType
 from backends.options import NO_BOOL, Options, StrList, comma_list
 from backends.registry import BACKENDS
-from server.settings.durations import LONGEST_S, keep_alive_of, seconds_of
+from server.settings.sampling_table import SamplingTable
 from server.settings.sizes import Size
-
-MAX_NAME_CHARS = 200
-_SHRINKABLE: tuple[Literal["parallel"], Literal["kv_type"]] = ("parallel", "kv_type")
-
-
-def _key_is_sendable(key: str) -> str:
-    if not key or not all("!" <= char <= "~" for char in key):
-        raise ValueError("a key is one or more printable ASCII characters without spaces")
-    return key
-
-
-_HOST_PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
-
-
-def _host_pattern(text: str) -> str:
-    """A name or address as it stands in a Host header without its port; `*.` in front means every name below it."""
-    host = text.strip().lower().strip("[]").removesuffix(".")
-    if _HOST_PATTERN.fullmatch(host) is None or ".." in host:
-        raise ValueError("a host looks like llm.home.lan, without scheme and port; '*.home.lan' is every name below it")
-    return host
-
-
-def check_name(name: str) -> str:
-    """A model's name or alias: 1..200 printable characters, `/` and `:` among them. Raises ValueError."""
-    if not name or len(name) > MAX_NAME_CHARS or name != name.strip():
-        raise ValueError(f"a model name has 1 to {MAX_NAME_CHARS} characters and no space at its ends")
-    if not name.isprintable():
-        raise ValueError("a model name holds printable characters only")
-    return name
-
-
-def _origin(text: str) -> str:
-    """An origin as browsers send it, which is never with a path, capitals or the scheme's own port."""
-    if text in ("localhost", "*", "null"):
-        return text
-    match = _ORIGIN.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            "an origin looks like https://app.example.com or http://192.168.1.2:3000, without a path; "
-            "'localhost' is every page of this machine, '*' every page"
-        )
-    scheme, host, port = match["scheme"].lower(), match["host"].lower(), match["port"] or ""
-    return f"{scheme}://{host}" + ("" if port == _OWN_PORTS.get(scheme) else port)
-
-
-def _forever_or_seconds(value: float) -> float:
-    if value < 0 and value != -1:
-        raise ValueError("a keep-alive is a number of seconds, '1h30m', 0 for at once or -1 for never")
-    return value
-
-
-_ORIGIN = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<port>:[0-9]{1,5})?/?"
+from server.settings.values import (
+    Context,
+    GpuLayers,
+    Hosts,
+    ItlMs,
+    KeepAlive,
+    Keys,
+    KvTokens,
+    ModelName,
+    Origins,
+    Parallel,
+    PositiveSeconds,
+    Seconds,
+    Section,
+    SystemText,
 )
-_OWN_PORTS = {"http": ":80", "https": ":443"}
-_YEAR_S = 86400 * 365
-_DURATION = BeforeValidator(seconds_of, json_schema_input_type=float | str)
-Seconds = Annotated[float, Field(ge=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL, _DURATION]
-PositiveSeconds = Annotated[float, Field(gt=0, le=_YEAR_S, allow_inf_nan=False), NO_BOOL, _DURATION]
-KeepAlive = Annotated[
-    float,
-    Field(le=LONGEST_S, allow_inf_nan=False),
-    AfterValidator(_forever_or_seconds),
-    NO_BOOL,
-    BeforeValidator(keep_alive_of, json_schema_input_type=float | str),
-]
-ModelName = Annotated[str, AfterValidator(check_name)]
-Context = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
-GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
-KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
-ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
-Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
-MAX_SYSTEM_CHARS = 100_000
-SystemText = Annotated[str, Field(max_length=MAX_SYSTEM_CHARS)]
-Keys = Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)]
 
-
-class Section(BaseModel):
-    """Base of every table: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+_SHRINKABLE: tuple[Literal["parallel"], Literal["kv_type"]] = ("parallel", "kv_type")
 
 
 class ServerSection(Section):
@@ -121,7 +54,7 @@ class ServerSection(Section):
     """The address to listen on. One that others can reach needs a key."""
     port: Annotated[int, Field(ge=0, le=65535), NO_BOOL] = 8080
     """0 takes a free port and prints it."""
-    allowed_hosts: Annotated[list[Annotated[str, AfterValidator(_host_pattern)]], BeforeValidator(comma_list)] = []
+    allowed_hosts: Hosts = []
     """Names clients may call this server by, beside those of this machine; needs a key. `*.home.lan`: all below it."""
     api_keys: Keys = Field(default=[], repr=False)
     """A request needs one of these, or an admin key, when there is any of either."""
@@ -135,7 +68,7 @@ class ServerSection(Section):
     """Folders whose models are served too, from where they lie: GGUF files, model folders, or an Ollama store."""
     watch: bool = False
     """Look at the configuration file, the key file and `models_dirs` again and again, and take over what changes."""
-    cors: Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(comma_list)] = ["localhost"]
+    cors: Origins = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
     max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64
     """Requests that may wait; more get 429."""
@@ -196,41 +129,6 @@ class SchedulerSection(Section):
     """Names of models to load at start."""
     template_process: bool = True
     """Keep one worker process started, without a model, so that a load does not wait for Python's imports."""
-
-
-class SamplingTable(Section):
-    """`sampling = { temperature = 0.7, top_p = 0.8 }`: what a request that leaves a field out gets, over the files'."""
-
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), NO_BOOL] | None = None
-    """0 takes the likeliest token always."""
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), NO_BOOL] | None = None
-    """0 is off."""
-    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
-    typical_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
-    """1 is off."""
-    top_n_sigma: Annotated[float, Field(ge=-1, le=100, allow_inf_nan=False), NO_BOOL] | None = None
-    """0 is off."""
-    xtc_probability: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
-    """0 is off."""
-    xtc_threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
-    dynatemp_range: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), NO_BOOL] | None = None
-    """0 is off."""
-    dynatemp_exponent: Annotated[float, Field(ge=0, le=5, allow_inf_nan=False), NO_BOOL] | None = None
-    mirostat: Annotated[int, Field(ge=0, le=2), NO_BOOL] | None = None
-    """Its version; 0 is off."""
-    mirostat_tau: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), NO_BOOL] | None = None
-    mirostat_eta: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL] | None = None
-    dry_multiplier: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), NO_BOOL] | None = None
-    """0 is off."""
-    dry_base: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False), NO_BOOL] | None = None
-    dry_allowed_length: Annotated[int, Field(ge=0, le=2**31 - 1), NO_BOOL] | None = None
-    dry_penalty_last_n: Annotated[int, Field(ge=-1, le=2**31 - 1), NO_BOOL] | None = None
-    """-1 is all tokens, 0 is off."""
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False), NO_BOOL] | None = None
-    """1 is off."""
-    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), NO_BOOL] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), NO_BOOL] | None = None
 
 
 class DefaultsSection(Section):
@@ -418,48 +316,3 @@ def check_names_differ(models: dict[str, ModelConfig]) -> None:
                 other = "a model's name" if owner[alias] == alias else f"an alias of '{owner[alias]}'"
                 raise ValueError(f"alias '{alias}' of model '{name}' is already {other}")
             owner[alias] = name
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    if host.lower() in ("localhost", "ip6-localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def open_listener(settings: Settings) -> str | None:
-    """Why anyone on the network could use the server, as a sentence; None where that is not so."""
-    hint = "hint: --api-key-file FILE, or --allow-public if everyone may use it"
-    if public_without_key(settings):
-        return f"server.host = '{settings.server.host}' is open to the network and there is no key. {hint}"
-    if (host := foreign_host_without_key(settings)) is not None:
-        why = "a web page could call the server by that name"
-        return f"server.allowed_hosts names {host}, and there is no key: {why}. {hint}"
-    return None
-
-
-def public_without_key(settings: Settings) -> bool:
-    """Whether the listener would be open to the network with no key and without the operator's word."""
-    server = settings.server
-    return not (is_loopback(server.host) or server.keys or server.allow_public)
-
-
-def foreign_host_without_key(settings: Settings) -> str | None:
-    """A name of `allowed_hosts` that a web page could make its own while there is no key; None where there is none."""
-    server = settings.server
-    if server.keys or server.allow_public:
-        return None
-    return next((host for host in server.allowed_hosts if not is_local_name(host.removeprefix("*."))), None)
-
-
-def is_local_name(host: str) -> bool:
-    """A loopback address or a name that always means this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

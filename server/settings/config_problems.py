@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from server.settings.config import ModelConfig, SamplingTable, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sampling_table import SamplingTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

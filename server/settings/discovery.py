@@ -152,7 +152,7 @@ class _StoreError(Exception):
 
 def _of_manifest(store: Path, manifest: Path, name: str) -> Discovered:
     """Raises FileError or _StoreError."""
-    from server.settings.config import MAX_SYSTEM_CHARS
+    from server.settings.values import MAX_SYSTEM_CHARS
 
     layers = model_files.read_object(manifest, _MANIFEST_BYTES).get("layers")
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
@@ -190,7 +190,7 @@ def _table(params: Mapping[str, Any]) -> dict[str, Any]:
     """What of a Modelfile's parameters has a key here."""
     from pydantic import ValidationError
 
-    from server.settings.config import SamplingTable
+    from server.settings.sampling_table import SamplingTable
 
     sampling = {ours: params[theirs] for theirs, ours in _SAMPLING.items() if theirs in params}
     table: dict[str, Any] = {}

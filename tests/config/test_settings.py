@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from server.settings.config import ModelConfig, Settings, is_loopback, public_without_key
+from server.settings.config import ModelConfig, Settings
+from server.settings.listener import is_loopback, public_without_key
 
 
 def test_a_model_inherits_what_it_leaves_out():

@@ -12,8 +12,8 @@ from server.cli.console import CliError, ExitCode
 from server.cli.finding import nearest
 from server.memory.files import look
 from server.settings.catalog import Catalog, CatalogError
-from server.settings.config import check_name
 from server.settings.discovery import discover, with_discovered
+from server.settings.values import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from server.cli.connect.facts import Connection
 from server.cli.connect.recipe import Recipe, Text
 from server.cli.connect.words import KEY, from_outside, key_words
-from server.settings.config import is_loopback
+from server.settings.listener import is_loopback
 
 
 def openwebui(to: Connection) -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from server.settings.config import is_loopback
+from server.settings.listener import is_loopback
 
 if TYPE_CHECKING:
     from server.cli.connect.facts import Connection, Model

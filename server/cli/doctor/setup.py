@@ -18,9 +18,10 @@ from server.cli.console import CliError
 from server.cli.doctor.findings import Finding, told
 from server.memory.files import look
 from server.settings.catalog import Catalog, CatalogError
-from server.settings.config import Settings, foreign_host_without_key, public_without_key
+from server.settings.config import Settings
 from server.settings.config_source import ConfigError, default_config_file, load_settings
 from server.settings.discovery import discover, with_discovered
+from server.settings.listener import foreign_host_without_key, public_without_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
