@@ -94,6 +94,10 @@ class Header(Protocol):
         """What the model can do, as its `Ready` will say."""
         ...
 
+    def forbids(self, kv_type: str) -> str | None:
+        """Why its KV cache cannot have this type, in a sentence with a hint; None where nothing speaks against it."""
+        return None
+
     @property
     def sampling(self) -> SamplingDefaults:
         """How its makers want tokens chosen."""
@@ -172,7 +176,7 @@ class Backend(Protocol[HeaderT, PlanT]):
         ...
 
     def card_share(self, header: HeaderT, plan: PlanT) -> float:
-        """The part of a model's layers that lies on the card, 0..1; 0 on a machine without one."""
+        """The part of a model's cache that lies on the card, 0..1; 0 on a machine without one."""
         ...
 
     def runtime_bytes(self, header: HeaderT, plan: PlanT) -> Amount:

@@ -12,7 +12,7 @@ from backends.messages.plans import ALL_LAYERS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backends.messages import KvType
+    from backends.messages import KvTypes
     from backends.plan import Wish
 
 AUTO_CONTEXT: Final = 8192
@@ -21,7 +21,7 @@ AUTO_INPUT: Final = 2048
 LEAST_AUTO_CONTEXT: Final = 2048
 
 
-def first_plan(wish: Wish, *, context: int, kv_type: KvType) -> GeneratorPlan:
+def first_plan(wish: Wish, *, context: int, kv_type: KvTypes) -> GeneratorPlan:
     """Everything as wished; what was left open at its best."""
     return GeneratorPlan(context, wish.parallel, kv_type, _layers(wish), device=wish.device)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
-from backends.messages import Device, KvType
+from backends.messages import Device, KvOffload, KvTypes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,19 +20,6 @@ CONSTRAINT_BYTES: Final = 350
 """Host memory per token of a vocabulary for what makes constraints over it; measured."""
 JOBS_AT_ONCE: Final = 64
 """What an embedding engine reports as `parallel`: jobs cost it no memory, only inputs in the same pass do."""
-KV_BYTES: Final[Mapping[KvType, tuple[int, int]]] = MappingProxyType(
-    {
-        "f32": (1, 4),
-        "f16": (1, 2),
-        "bf16": (1, 2),
-        "q8_0": (32, 34),
-        "q5_1": (32, 24),
-        "q5_0": (32, 22),
-        "q4_1": (32, 20),
-        "q4_0": (32, 18),
-    }
-)
-"""Elements per block, bytes per block."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +28,14 @@ class Wish:
 
     context: int | None
     parallel: int
-    kv_type: KvType
+    kv_type: KvTypes
     gpu_layers: int | None
     device: Device
     open: frozenset[Literal["parallel", "kv_type"]] = frozenset()
     """Values that were not asked for: the plan may take fewer sequences, or a KV cache of 8 bits."""
     kv_tokens: int | None = None
     """Of the KV pool; None: context x parallel, less where memory is short, never below one context."""
+    kv_offload: KvOffload = "card"
 
 
 @dataclass(frozen=True)

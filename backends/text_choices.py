@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from backends.backend import Header
-    from backends.messages import Figure, KvType, TextPlan
+    from backends.messages import Figure, TextPlan
     from backends.plan import Amount, Footprint
 
 _CONTEXT_STEP: Final = 256
@@ -35,6 +35,7 @@ class TextChoices:
                     "kv_tokens": plan.kv_tokens,
                     **({"expert_layers": plan.expert_layers} if plan.expert_layers else {}),
                     **({"ffn_layers": plan.ffn_layers} if plan.ffn_layers else {}),
+                    **({"kv_offload": plan.kv_offload} if plan.kv_on_host else {}),
                 }
             case EncoderPlan():
                 return {"context": plan.context, "parallel": JOBS_AT_ONCE, "gpu_layers": _n_layers(header, plan)}
@@ -111,7 +112,7 @@ def _variants(header: Header, plan: TextPlan, footprint_of: Callable[[TextPlan],
     if isinstance(longest, GeneratorPlan):
         longest = replace(longest, kv_tokens=0)
         smaller = replace(longest, kv_type="q8_0")
-        kv_types: list[KvType] = [longest.kv_type]
+        kv_types = [longest.kv_type]
         if footprint_of(smaller).amount.total_bytes < footprint_of(longest).amount.total_bytes:
             kv_types.append("q8_0")
         for kv_type in kv_types:

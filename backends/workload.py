@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from backends.machine.kernel import die_with, limit_damage
-from backends.messages import KvType
+from backends.messages import KvTypes
 
 WARMING_TOKENS = 8
 """Of each answer of a first run that is not counted."""
@@ -30,7 +30,7 @@ class Workload:
     """0: as many as the engine would take for this model."""
     temperature: float = 0.0
     top_p: float = 0.95
-    kv_type: KvType = "f16"
+    kv_type: KvTypes = "f16"
     gpu_layers: int = 0
     """Layers on the GPU; -1 means all."""
 

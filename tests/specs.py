@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backends.messages import Device, GeneratorPlan, KvType, LoadModel
+from backends.messages import Device, GeneratorPlan, KvTypes, LoadModel
 
 
 def plan_of(
     context: int,
     parallel: int,
-    kv_type: KvType = "f16",
+    kv_type: KvTypes = "f16",
     gpu_layers: int = -1,
     device: Device = "cpu",
     kv_tokens: int = 0,

@@ -44,6 +44,7 @@ SERVER_MAY_USE = {
     "backends.backend",
     "backends.files.foreign",
     "backends.kinds",
+    "backends.kv_types",
     "backends.options",
     "backends.plan",
     "backends.machine.crash_reason",

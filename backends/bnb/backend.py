@@ -39,6 +39,7 @@ class Folders:
     refuses: Mapping[str, str] = MappingProxyType(
         {
             "kv_type": "whose KV cache has the type it computes in",
+            "kv_offload": "whose KV cache lies where it computes",
             "gpu_layers": "whose layers are all on one device",
         }
     )

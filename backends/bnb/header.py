@@ -81,6 +81,10 @@ class FolderInfo:
         value = self.config.get(key)
         return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else default
 
+    def forbids(self, kv_type: str) -> str | None:
+        """Nothing: its cache has the type it computes in."""
+        return None
+
     @property
     def tokens_cover_text(self) -> bool:
         """Not known before the tokenizer is loaded."""

@@ -44,6 +44,7 @@ def describe(
         tool_format=template.format.name if template else None,
         reasoning_marks=template.marks if template else None,
         template_options=template.options if template else [],
+        kv_type=plan.kv_type,
     )
     return Ready(
         facts=facts,

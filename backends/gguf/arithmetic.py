@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from backends.gguf.info import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
+from backends.kv_types import KV_BYTES, keys_and_values
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.messages.plans import ALL_LAYERS, whole_blocks
-from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, KV_BYTES, RUNTIME_BYTES, SCORED_ROWS, Footprint, Parts
+from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, RUNTIME_BYTES, SCORED_ROWS, Footprint, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,7 @@ def _footprint(
     host_runtime = runtime.host + header.n_vocab * _VOCABULARY_BYTES + beside
     if plan.device == "cpu":
         return Footprint(host=Parts(header.weight_bytes, cache, compute, host_runtime))
-    share = card_share(header, plan)
+    share = cache_share(header, plan)
     return Footprint(
         device=Parts(card_weight_bytes(header, plan), math.ceil(cache * share), compute, runtime.device),
         host=Parts(host_weight_bytes(header, plan), math.ceil(cache * (1 - share)), host_compute, host_runtime),
@@ -106,6 +107,11 @@ def card_share(header: HeaderInfo, plan: TextPlan) -> float:
         return 1.0
     blocks = min(max(plan.gpu_layers - 1, 0), header.n_layers)  # the output layer is the first to go there
     return blocks / header.n_layers
+
+
+def cache_share(header: HeaderInfo, plan: TextPlan) -> float:
+    """The part of the cache that lies on the card: that of its layers, unless it is kept in host memory."""
+    return 0.0 if isinstance(plan, GeneratorPlan) and plan.kv_on_host else card_share(header, plan)
 
 
 def _all_on_card(header: HeaderInfo, plan: TextPlan) -> bool:
@@ -165,13 +171,14 @@ def cache_bytes(header: HeaderInfo, plan: GeneratorPlan, *, with_windows: bool =
     heads, windowed = _kv_heads(header), windows(header) if with_windows else [False] * header.n_layers
     n_cached = header.n_layers - header.number("attention.shared_kv_layers")
     n_cached = min(n_cached, _FIRST_WITHOUT_CACHE.get(header.architecture, n_cached))
-    full, short = head_sizes(header, ""), head_sizes(header, "_swa")
-    block, block_bytes = KV_BYTES[plan.kv_type]
+    full, short = header.head_sizes(), header.head_sizes("_swa")
+    kinds = [KV_BYTES[kind] for kind in keys_and_values(plan.kv_type)]
     n_bytes = 0
     for layer in range(max(n_cached, 0)):
         size, cells = (short, _window_cells(header, plan)) if windowed[layer] else (full, plan.cells_seen)
         streams = plan.cells // plan.cells_seen
-        n_bytes += sum(heads[layer] * n * cells * streams // block * block_bytes for n in size)
+        values = [heads[layer] * n * cells * streams for n in size]
+        n_bytes += sum(n // block * block_bytes for n, (block, block_bytes) in zip(values, kinds, strict=True))
     return n_bytes
 
 
@@ -196,12 +203,13 @@ def compute_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
     masks = plan.cells_seen
     if any(windows(header)):
         masks += _window_cells(header, plan)
-        floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(head_sizes(header, ""))
+        floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(header.head_sizes())
     n_outputs = plan.parallel + SCORED_ROWS
     logits = n_outputs * header.n_vocab * _FLOAT_BYTES
     graph = batch * (floats * _FLOAT_BYTES + masks * 2)
-    if plan.kv_type == "f32":  # flash attention reads halves: one layer's keys and values are copied
-        graph += max(_kv_heads(header), default=0) * sum(head_sizes(header, "")) * plan.cells * 2
+    kinds = zip(header.head_sizes(), keys_and_values(plan.kv_type), strict=True)
+    copied = sum(size for size, kind in kinds if kind == "f32")
+    graph += max(_kv_heads(header), default=0) * copied * plan.cells * 2  # flash attention reads halves: of one layer
     behind_activations = logits + 2 * batch * embedding * _FLOAT_BYTES
     return max(graph, behind_activations) + logits + 2**16
 
@@ -214,7 +222,8 @@ def host_compute_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
         return compute_bytes(header, plan)
     batch = max(BATCH_TOKENS, plan.parallel)
     inputs = batch * (header.number("embedding_length") + plan.cells_seen) * _FLOAT_BYTES
-    return inputs + (plan.parallel + SCORED_ROWS) * header.n_vocab * _FLOAT_BYTES
+    attention = compute_bytes(header, plan) if plan.kv_on_host else 0  # the CPU attends; from above, not measured
+    return inputs + attention + (plan.parallel + SCORED_ROWS) * header.n_vocab * _FLOAT_BYTES
 
 
 def _activations(header: HeaderInfo) -> int:
@@ -233,7 +242,7 @@ def _activations(header: HeaderInfo) -> int:
 
 
 def _query_values(header: HeaderInfo) -> int:
-    return max(header.number("attention.head_count", 1), 1) * max(head_sizes(header, ""))
+    return max(header.number("attention.head_count", 1), 1) * max(header.head_sizes())
 
 
 def windows(header: HeaderInfo) -> list[bool]:
@@ -268,15 +277,3 @@ def _kv_heads(header: HeaderInfo) -> list[int]:
         heads = [max(0, n) if isinstance(n, int) else n_heads for n in told]
         return (heads + [max(heads, default=n_heads)] * header.n_layers)[: header.n_layers]
     return [max(0, told) if isinstance(told, int) else n_heads] * header.n_layers
-
-
-def head_sizes(header: HeaderInfo, suffix: str) -> tuple[int, int]:
-    """Values per head of a key and of a value."""
-    n_heads = max(header.number("attention.head_count", 1), 1)
-    plain = header.number("embedding_length") // n_heads
-    key = header.number("attention.key_length", plain)
-    value = header.number("attention.value_length", plain)
-    if suffix:
-        key = header.number(f"attention.key_length{suffix}", key)
-        value = header.number(f"attention.value_length{suffix}", value)
-    return key, value

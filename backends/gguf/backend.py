@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from backends import ladder
 from backends.backend import Files, HeaderError, Setting
 from backends.files import foreign
@@ -136,8 +138,9 @@ class Gguf:
         smaller: Iterator[TextPlan]
         if header.gives == "text":
             has_pool = header.number("attention.head_count") > 0
-            takes_q8_0 = ladder.takes_q8_0(*arithmetic.head_sizes(header, ""))
+            takes_q8_0 = ladder.takes_q8_0(*header.head_sizes())
             first = ladder.first_plan(wish, context=context, kv_type=wish.kv_type)
+            first = replace(first, kv_offload=wish.kv_offload if wish.device != "cpu" else "card")
             smaller = ladder.smaller_plans(first, wish, has_pool=has_pool, takes_q8_0=takes_q8_0)
         else:
             smaller = ladder.encoder_plans(wish, context=context)
@@ -154,8 +157,8 @@ class Gguf:
         return arithmetic.predict(header, plan)
 
     def card_share(self, header: HeaderInfo, plan: TextPlan) -> float:
-        """Of the transformer blocks."""
-        return arithmetic.card_share(header, plan)
+        """As many as of the transformer blocks, unless the cache is kept in host memory."""
+        return arithmetic.cache_share(header, plan)
 
     def runtime_bytes(self, header: HeaderInfo, plan: TextPlan) -> Amount:
         """Python with llama.cpp; on a card the driver's context and cuBLAS."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from backends.engine import LoadError
 from backends.gguf.context import GGML_KV_TYPE
 from backends.gguf.loading import sensible_threads
+from backends.kv_types import keys_and_values
 from backends.messages.plans import CELL_BLOCK
 from backends.workload import WARMING_TOKENS, Workload, answer_parent, random_tokens
 
@@ -50,7 +51,7 @@ class Bare:
         params.n_seq_max = params.n_outputs_max = work.streams
         threads = work.threads or sensible_threads(llama_cpp.llama_model_size(self.model))
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = GGML_KV_TYPE[work.kv_type]
+        params.type_k, params.type_v = (GGML_KV_TYPE[kind] for kind in keys_and_values(work.kv_type))
         params.kv_unified = False
         params.swa_full = False
         params.no_perf = True

@@ -18,6 +18,7 @@ from backends.generation.decoder import FULL
 from backends.gguf import threads
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.sampling import Sampler
+from backends.kv_types import keys_and_values
 from backends.messages.plans import pool_cells, whole_blocks
 from backends.plan import SCORED_ROWS
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from backends.gguf.library_log import LibraryLog
     from backends.gguf.model import Model
-    from backends.messages import KvLayout, KvType, Sampling
+    from backends.messages import KvLayout, KvOffload, KvType, KvTypes, Sampling
 
 GGML_KV_TYPE: dict[KvType, int] = {
     "f32": 0,
@@ -58,12 +59,13 @@ class Context:
         *,
         context: int,
         parallel: int,
-        kv_type: KvType,
+        kv_type: KvTypes,
         max_batch: int,
         n_threads: int,
         log: LibraryLog,
         layout: KvLayout = "split",
         kv_tokens: int = 0,
+        kv_offload: KvOffload = "card",
         copies_cells: bool = False,
         fewer_threads: bool = False,
     ) -> None:
@@ -91,6 +93,7 @@ class Context:
             n_threads=n_threads,
             layout=layout,
             kv_tokens=kv_tokens,
+            kv_offload=kv_offload,
         )
         self.n_cells = int(params.n_ctx)
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
@@ -290,10 +293,11 @@ def dry_context(
     *,
     context: int,
     parallel: int,
-    kv_type: KvType,
+    kv_type: KvTypes,
     max_batch: int,
     layout: KvLayout = "split",
     kv_tokens: int = 0,
+    kv_offload: KvOffload = "card",
 ) -> ContextSizes:
     """The sizes of a context on a dry model; the real one takes the same. Raises LoadError."""
     log = model.log
@@ -306,6 +310,7 @@ def dry_context(
         n_threads=1,
         layout=layout,
         kv_tokens=kv_tokens,
+        kv_offload=kv_offload,
     )
     pointer = llama_cpp.llama_init_from_model(model.pointer, params)
     if not pointer:
@@ -322,7 +327,15 @@ def scored_bytes(model: Model) -> int:
 
 
 def _context_params(
-    *, context: int, parallel: int, kv_type: KvType, max_batch: int, n_threads: int, layout: KvLayout, kv_tokens: int
+    *,
+    context: int,
+    parallel: int,
+    kv_type: KvTypes,
+    max_batch: int,
+    n_threads: int,
+    layout: KvLayout,
+    kv_tokens: int,
+    kv_offload: KvOffload,
 ) -> llama_cpp.llama_context_params:
     """The one place where a context is configured, so that a dry one has the sizes of the real one."""
     params = llama_cpp.llama_context_default_params()
@@ -333,7 +346,8 @@ def _context_params(
     params.n_seq_max = parallel
     params.n_outputs_max = parallel + SCORED_ROWS
     params.n_threads = params.n_threads_batch = n_threads
-    params.type_k = params.type_v = GGML_KV_TYPE[kv_type]
+    params.type_k, params.type_v = (GGML_KV_TYPE[kind] for kind in keys_and_values(kv_type))
+    params.offload_kqv = kv_offload == "card"
     params.kv_unified = layout == "unified"
     params.swa_full = False  # layers with a sliding window keep the window's cells, not the whole context's
     params.no_perf = True

@@ -67,6 +67,7 @@ def _sizes(model: Model, plan: TextPlan, layers: int) -> dict[str, Any] | None:
             parallel=plan.parallel,
             kv_type=plan.kv_type,
             kv_tokens=plan.kv_tokens,
+            kv_offload=plan.kv_offload,
             layout=plan.kv_layout,
             max_batch=BATCH_TOKENS,
         )

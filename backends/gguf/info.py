@@ -11,6 +11,7 @@ from backends.capabilities import counted, of_kind
 from backends.files import foreign
 from backends.files.sampling_defaults import SamplingDefaults, of_gguf
 from backends.gguf import vocabulary
+from backends.kv_types import BLOCK, is_quantised, keys_and_values
 
 Value = int | float | bool | str | list["Value"]
 
@@ -25,6 +26,8 @@ EXPERT_WEIGHTS: Final = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_g
 FEED_FORWARD_WEIGHTS: Final = ("ffn_up.", "ffn_down.", "ffn_gate.")
 _LAST_POOLING: Final = 3
 _RANK_POOLING: Final = 4
+_NO_FLASH_ATTENTION: Final = frozenset({"grok"})
+"""Architectures for which llama.cpp turns it off."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,34 @@ class HeaderInfo:
         sources = (self.metadata.get(key) for key in ("tokenizer.chat_template.tool_use", "tokenizer.chat_template"))
         template = next((source for source in sources if isinstance(source, str) and source), None)
         return of_kind(self.gives, template, infills=self.infills)
+
+    def head_sizes(self, suffix: str = "") -> tuple[int, int]:
+        """Values per head of a key and of a value; `_swa`: in layers with a sliding window."""
+        n_heads = max(self.number("attention.head_count", 1), 1)
+        plain = self.number("embedding_length") // n_heads
+        key = self.number("attention.key_length", plain)
+        value = self.number("attention.value_length", plain)
+        if suffix:
+            key = self.number(f"attention.key_length{suffix}", key)
+            value = self.number(f"attention.value_length{suffix}", value)
+        return key, value
+
+    def forbids(self, kv_type: str) -> str | None:
+        """Types with blocks need heads that divide into them; values with blocks need flash attention as well."""
+        sides = zip(("keys", "values"), keys_and_values(kv_type), self.head_sizes(), strict=True)
+        for side, kind, n_values in sides:
+            if is_quantised(kind) and n_values % BLOCK:
+                return (
+                    f"kv_type {kind} holds blocks of {BLOCK} values, and a head's {side} of this model are {n_values}. "
+                    "hint: kv_type f16"
+                )
+        keys, values = keys_and_values(kv_type)
+        if is_quantised(values) and self.architecture in _NO_FLASH_ATTENTION:
+            return (
+                f"values of kv_type {values} need flash attention, which llama.cpp has not for {self.architecture} "
+                f"models. hint: kv_type {keys}/f16"
+            )
+        return None
 
     @property
     def sampling(self) -> SamplingDefaults:

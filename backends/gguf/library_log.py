@@ -74,6 +74,11 @@ def supports_gpu() -> bool:
     return bool(llama_cpp.llama_supports_gpu_offload())
 
 
+def has_all_kv_kernels() -> bool:
+    """Whether it was built with flash attention on a card for every pair of types of the KV cache."""
+    return b"FA_ALL_QUANTS = 1" in llama_cpp.llama_print_system_info()
+
+
 def explain(log: LibraryLog) -> str:
     """The sentence of llama.cpp that says why, or a general one; paths are cut off where it is shown."""
     causes: Iterable[str] = (re.sub(r"^([\w:]+: |error loading model: )+", "", line) for line in log.problems)

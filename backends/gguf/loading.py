@@ -17,10 +17,11 @@ from backends.generation.tokenizer import Tokenizer
 from backends.gguf import pooled
 from backends.gguf.context import Context, scored_bytes
 from backends.gguf.encoder import GgufEncoder, check_scores
-from backends.gguf.library_log import LibraryLog, supports_gpu, version
+from backends.gguf.library_log import LibraryLog, has_all_kv_kernels, supports_gpu, version
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
+from backends.kv_types import keys_and_values
 from backends.machine import card
 from backends.messages import EncoderFacts, GeneratorPlan, Layers, Ready
 from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.engine import AnyEngine
-    from backends.messages import KvType, LoadModel, TextPlan
+    from backends.messages import KvTypes, LoadModel, TextPlan
 
 _TOY_BYTES = 32 << 20
 TOY_ENCODER_BYTES = 16 << 20
@@ -51,6 +52,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     if pooled.gives_vectors(model):
         return _load_encoder(spec, model, log, free_before)
     assert isinstance(plan, GeneratorPlan)
+    check_the_card_takes(plan)
     tokenizer = Tokenizer(model)
     with making_guides(tokenizer):
         context = Context(
@@ -63,7 +65,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
             log=log,
             layout=plan.kv_layout,
             kv_tokens=plan.kv_tokens,
-            copies_cells=gpu_layers != 0,
+            kv_offload=plan.kv_offload,
+            copies_cells=gpu_layers != 0 and not plan.kv_on_host,
             fewer_threads=gpu_layers == 0 and not spec.threads,
         )
     before_bytes = anonymous_bytes()
@@ -84,6 +87,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
             model.n_layers + 1,
             experts_on_host=plan.expert_layers if host_tensors else 0,
             ffn_on_host=plan.ffn_layers if host_tensors else 0,
+            kv_on_host=plan.kv_on_host,
         ),
         parts=parts,
         host_parts=host_parts,
@@ -95,7 +99,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     return GeneratingEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
 
 
-def identity(spec: LoadModel, context: Context, kv_type: KvType) -> str:
+def identity(spec: LoadModel, context: Context, kv_type: KvTypes) -> str:
     """Everything that the bytes of a state depend on; another one's are worth nothing."""
     file = Path(spec.path).stat()
     parts = (file.st_size, file.st_mtime_ns, file.st_ino, kv_type, context.layout, spec.plan.device, version())
@@ -142,6 +146,21 @@ def _check_it_can_serve(model: Model) -> None:
         raise LoadError(
             f"a {model.metadata('general.architecture')} model is of no kind that onecard serves: those are "
             "decoders, and encoders for embeddings"
+        )
+
+
+def check_the_card_takes(plan: GeneratorPlan) -> None:
+    """Flash attention on a card has kernels for some pairs of types alone; without one attention takes many times the
+    memory. As `ggml_cuda_get_best_fattn_kernel` has it. Raises LoadError.
+    """
+    keys, values = keys_and_values(plan.kv_type)
+    if plan.device == "cpu" or plan.kv_on_host or has_all_kv_kernels():
+        return
+    if keys != values or keys in ("q4_1", "q5_0", "q5_1"):
+        raise LoadError(
+            f"kv_type {plan.kv_type}: this build of llama.cpp has no flash attention on a card for it. hint: f16, q8_0 "
+            "or q4_0 for keys and values alike, or build it with CMAKE_ARGS='-DGGML_CUDA=on "
+            "-DGGML_CUDA_FA_ALL_QUANTS=on'"
         )
 
 

@@ -60,7 +60,17 @@ from backends.messages.jobs import (
 )
 from backends.messages.media import MediaKind, Medium, SpoolFile
 from backends.messages.plain import Figure
-from backends.messages.plans import Device, EncoderPlan, GeneratorPlan, KvLayout, KvType, LoadPlan, TextPlan
+from backends.messages.plans import (
+    Device,
+    EncoderPlan,
+    GeneratorPlan,
+    KvLayout,
+    KvOffload,
+    KvType,
+    KvTypes,
+    LoadPlan,
+    TextPlan,
+)
 from backends.messages.reports import (
     Keeps,
     Layers,
@@ -108,7 +118,9 @@ __all__ = [
     "Keep",
     "Keeps",
     "KvLayout",
+    "KvOffload",
     "KvType",
+    "KvTypes",
     "Layers",
     "LoadFailed",
     "LoadModel",

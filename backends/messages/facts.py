@@ -40,6 +40,8 @@ class GeneratorFacts(TextFacts, tag="generator", frozen=True):
     thinking_budget."""
     store_error: str = ""
     """Why nothing is kept of cached prefixes though it was asked for; empty where it is."""
+    kv_type: str = ""
+    """Of the KV cache, as its plan has it."""
 
 
 class EncoderFacts(TextFacts, tag="encoder", frozen=True):

@@ -12,6 +12,10 @@ from backends.messages.plain import Plain
 
 Device = Literal["cuda", "cpu"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+KvTypes = str
+"""A `KvType` for keys and values, or one for each: `q8_0/q4_0`. `backends.kv_types` reads it."""
+KvOffload = Literal["card", "host"]
+"""Where the KV cache lies beside a card: with its layers, or in host memory, where the CPU attends over it."""
 KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
 
@@ -49,7 +53,7 @@ class GeneratorPlan(LoadPlan, tag="generator", frozen=True):
     """Tokens one request may use."""
     parallel: int
     """Sequences decoded at once."""
-    kv_type: KvType = "f16"
+    kv_type: KvTypes = "f16"
     gpu_layers: int = ALL_LAYERS
     """Layers on the GPU, the output layer counted; -1 means all. Of no meaning on a machine without one."""
     kv_tokens: int = 0
@@ -58,6 +62,8 @@ class GeneratorPlan(LoadPlan, tag="generator", frozen=True):
     """The first so many layers keep their experts in host memory; of no meaning on a machine without a card."""
     ffn_layers: int = 0
     """The same of the feed-forward weights that every token uses."""
+    kv_offload: KvOffload = "card"
+    """Of no meaning on a machine without a card."""
 
     @property
     def words(self) -> str:
@@ -73,6 +79,11 @@ class GeneratorPlan(LoadPlan, tag="generator", frozen=True):
             return ()
         kinds = ((self.expert_layers, _EXPERTS), (self.ffn_layers, _FEED_FORWARD))
         return tuple(rf"^blk\.({'|'.join(map(str, range(n)))})\.{names}" for n, names in kinds if n > 0)
+
+    @property
+    def kv_on_host(self) -> bool:
+        """Whether the cache lies in another memory than its layers."""
+        return self.kv_offload == "host" and self.device != "cpu"
 
     @property
     def kv_layout(self) -> KvLayout:
@@ -123,4 +134,5 @@ def _on_host(plan: GeneratorPlan) -> str:
     if plan.device == "cpu":
         return ""
     experts = f", experts of {plan.expert_layers} layers in host memory" if plan.expert_layers else ""
-    return experts + (f", feed-forward of {plan.ffn_layers} layers in host memory" if plan.ffn_layers else "")
+    feed_forward = f", feed-forward of {plan.ffn_layers} layers in host memory" if plan.ffn_layers else ""
+    return experts + feed_forward + (", KV cache in host memory" if plan.kv_on_host else "")

@@ -8,7 +8,7 @@ from typing_extensions import TypeVar
 
 from backends.messages.events import Event
 from backends.messages.facts import Facts, GeneratorFacts, TextFacts
-from backends.messages.plain import Plain
+from backends.messages.plain import Figure, Plain
 
 E = TypeVar("E", default=Event)
 F = TypeVar("F", bound=Facts, default=Facts)
@@ -29,12 +29,15 @@ class Layers(Plain, frozen=True):
     """Layers on the card whose experts are not."""
     ffn_on_host: int = 0
     """The same of their other feed-forward weights."""
+    kv_on_host: bool = False
+    """Their KV cache is not."""
 
     @property
-    def told(self) -> dict[str, int]:
+    def told(self) -> dict[str, Figure]:
         """What of layers on the card is computed by the CPU, by the configuration's names."""
         named = {"expert_layers": self.experts_on_host, "ffn_layers": self.ffn_on_host}
-        return {name: n for name, n in named.items() if n}
+        kept: dict[str, Figure] = {name: n for name, n in named.items() if n}
+        return {**kept, **({"kv_offload": "host"} if self.kv_on_host else {})}
 
 
 class Ready(Plain, Generic[F], tag="ready", frozen=True):

@@ -67,6 +67,7 @@ class Speech:
         {
             "context": "which hears windows of 30 s and has no context to choose",
             "kv_type": "whose caches have the type it computes in",
+            "kv_offload": "whose KV cache lies where it computes",
             "kv_tokens": "whose caches are those of its windows",
             "gpu_layers": "whose layers are all on one device",
             "sampling": "whose requests say how tokens are chosen",

@@ -151,7 +151,9 @@ def fit(
     model: AnyModel,
     context: Annotated[int | None, typer.Option(min=8, metavar="N", help="Tokens one request may use.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, max=256, metavar="N", help="Requests decoded at once.")] = None,
-    kv_type: Annotated[str | None, typer.Option(metavar="T", help="Type of the KV cache: f16, q8_0, q4_0, ...")] = None,
+    kv_type: Annotated[
+        str | None, typer.Option(metavar="T", help="Type of the KV cache: f16, q8_0, q8_0/q4_0, ...")
+    ] = None,
     other: Annotated[
         list[str] | None, typer.Option("--with", metavar="OTHER", help="A model taken to be resident; may repeat.")
     ] = None,

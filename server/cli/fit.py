@@ -9,13 +9,13 @@ import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from backends.backend import HeaderError
-from backends.messages import KvType
+from backends.kv_types import kv_types_of
 from backends.registry import BACKENDS
 from server.cli.client import server_url
 from server.cli.configuration import loaded_or_exit, with_folders
@@ -56,8 +56,11 @@ def show_fit(
     as_json: bool,
 ) -> None:
     """Print the plan; exit code 3 when none fits. Beside other models, or for another memory, it is computed here."""
-    if (kv_type := asked.get("kv_type")) not in (None, *get_args(KvType)):
-        raise CliError(f"--kv-type {kv_type!r}: one of {', '.join(get_args(KvType))}", ExitCode.USAGE)
+    if (kv_type := asked.get("kv_type")) is not None:
+        try:
+            asked = {**asked, "kv_type": kv_types_of(kv_type)}
+        except ValueError as problem:
+            raise CliError(f"--kv-type: {problem}", ExitCode.USAGE) from None
     answer = None if others or flags else _of_server(model, asked, url, config)
     if answer is None:
         answer = _computed([model, *others], asked, flags, config)

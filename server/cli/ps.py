@@ -91,7 +91,10 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    lines += [Text(line) for line in [*card_warnings(status), *troubles(status), *choices(status), *facts(status)]]
+    lines += [
+        Text(line)
+        for line in [*card_warnings(status), *troubles(status), *choices(status), *kv_caches(status), *facts(status)]
+    ]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
         legend += "; ~ is the prefix cache"
@@ -126,6 +129,16 @@ def choices(status: dict[str, Any]) -> list[str]:
     ]
 
 
+def kv_caches(status: dict[str, Any]) -> list[str]:
+    """A line for every loaded model whose KV cache is not of 16 or 32 bits."""
+    return [
+        f"{model['name']}: KV cache {f'of {keys} keys and {values} values' if values else f'of {keys}'}"
+        for model in status["models"]
+        if "q" in (kind := model.get("kv_type") or "") or "/" in kind
+        for keys, _, values in [kind.partition("/")]
+    ]
+
+
 def facts(status: dict[str, Any]) -> list[str]:
     """A line for every loaded model whose sort tells more of itself than others."""
     return [
@@ -153,6 +166,7 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
     partly = f" {layers}/{total} layers" if on_card and layers is not None and total and layers < total else ""
     kept = (("experts", model.get("expert_layers")), ("feed-forward", model.get("ffn_layers")))
     partly += "".join(f" {what} of {n} in RAM" for what, n in kept if n)
+    partly += " KV cache in RAM" if model.get("kv_offload") == "host" else ""
     return [
         name,
         told(model["state"], model.get("unusable") is not None) + partly,

@@ -23,7 +23,7 @@ def serve(
     reserve: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory left to others [600MiB].")] = None,
     context: Annotated[str | None, typer.Option(metavar="N", help="Tokens one request may use, or auto.")] = None,
     parallel: Annotated[int | None, typer.Option(help="Requests a model decodes at once [2].")] = None,
-    kv_type: Annotated[str | None, typer.Option(help="Type of the KV cache: f16, q8_0, q4_0, ...")] = None,
+    kv_type: Annotated[str | None, typer.Option(help="Type of the KV cache: f16, q8_0, q8_0/q4_0, ...")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait [64].")] = None,
     api_key: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="A key clients must send; other users see it in `ps`.")

@@ -39,6 +39,7 @@ def wish(config: ModelConfig, device: Device) -> Wish:
         device=device,
         open=config.open,
         kv_tokens=None if config.kv_tokens == "auto" else config.kv_tokens,
+        kv_offload=config.kv_offload,
     )
 
 

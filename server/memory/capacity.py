@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from backends.messages import Figure, KvType
+from backends.messages import Figure, KvTypes
 from backends.plan import Amount
 from backends.registry import backend_of
 from server.memory.placement import Placed, place
@@ -35,7 +35,7 @@ class WishChange:
 
     context: int | None = None
     parallel: int | None = None
-    kv_type: KvType | None = None
+    kv_type: KvTypes | None = None
 
     def over(self, wish: Wish) -> Wish:
         """The wish with these in their places: what was asked for is not changed any more."""

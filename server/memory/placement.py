@@ -48,6 +48,8 @@ def place(
     So many plans are passed over as loads have run out of memory; the last one is tried again.
     """
     backend = backend_of(header)
+    if (why := header.forbids(wish.kv_type)) is not None:
+        return Refused("cannot_fit", f"{name}: {why}")
     ask = estimate or (lambda plan: backend.estimate(header, plan))
     nearest, least = None, (True, 0)
     fitting = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backends.border.worker import Exit, Worker
-    from backends.messages import Device, ErrorCode, Ready
+    from backends.messages import Device, ErrorCode, Figure, Ready
     from server.memory.files import FileFacts, FileKey
     from server.memory.ledger import Reservation
     from server.metrics import ModelMetrics
@@ -80,8 +80,8 @@ class Resident:
         return self.ready.layers.on_card, self.ready.layers.total
 
     @property
-    def kept_from_card(self) -> dict[str, int]:
-        """Layers on the card of which the CPU computes a part, by the configuration's names."""
+    def kept_from_card(self) -> dict[str, Figure]:
+        """What the CPU computes of layers that are on the card, by the configuration's names."""
         return self.ready.layers.told if self.ready is not None and self.ready.layers is not None else {}
 
     def count_ready(self, reservation: Reservation, load_s: float) -> None:
@@ -96,7 +96,7 @@ class Resident:
             self.metrics.gpu_layers.set(layers.on_card)
             self.metrics.layers.set(layers.total)
             for key, gauge in self.metrics.host_layers.items():
-                gauge.set(layers.told.get(key, 0))
+                gauge.set({"expert_layers": layers.experts_on_host, "ffn_layers": layers.ffn_on_host}[key])
 
     def count_exit(self, how: Exit, *, was_ready: bool) -> str:
         """A worker has ended; in one word, how."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from backends.backend import Header
-from backends.messages import Figure, Ready
+from backends.messages import Figure, KvOffload, Ready
 from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
@@ -167,6 +167,10 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Layers on the card whose experts lie in host memory."""
     ffn_layers: int = 0
     """The same of their other feed-forward weights."""
+    kv_type: str | None = None
+    """Of the KV cache; of keys and of values where they differ: `q8_0/q4_0`. None while it is not loaded."""
+    kv_offload: KvOffload = "card"
+    """Where the KV cache of its layers on the card lies."""
     facts: dict[str, Figure] = {}
     """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
 
@@ -246,7 +250,10 @@ def model_status(
         sampling=plain_sampling(config, facts.header if facts else None),
         host=host if on_card else None,
         facts=dict(ready.facts.told) if ready else {},
-        **(layers.told if layers else {}),
+        kv_type=ready.generator.kv_type if ready is not None and ready.generator is not None else None,
+        expert_layers=layers.experts_on_host if layers else 0,
+        ffn_layers=layers.ffn_on_host if layers else 0,
+        kv_offload="host" if layers is not None and layers.kv_on_host else "card",
     )
 
 

@@ -15,7 +15,7 @@ from backends.messages import ENDS, Delta, Event, Failed, Finished, Part, Starte
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.messages import FinishReason, Ready, TokenLogprob
+    from backends.messages import Figure, FinishReason, Ready, TokenLogprob
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Stream:
         """The run-time figures of the model that runs it; None until it has one."""
         self.gpu_layers: tuple[int, int] | None = None
         """Layers on the card and layers in all; None where there is no card."""
-        self.kept_from_card: dict[str, int] = {}
+        self.kept_from_card: dict[str, Figure] = {}
         """Layers on the card of which the CPU computes a part, by the configuration's names."""
         self._cancel = cancel
         self._loading = loading

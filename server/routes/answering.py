@@ -207,6 +207,6 @@ def run_headers(run: Run, started: Started | None) -> dict[str, str]:
         headers["x-onecard-cached-tokens"] = str(started.cached_tokens)
     if stream.gpu_layers is not None and stream.gpu_layers[0] < stream.gpu_layers[1]:
         headers["x-onecard-gpu-layers"] = f"{stream.gpu_layers[0]}/{stream.gpu_layers[1]}"
-    for name, n_layers in stream.kept_from_card.items():
-        headers[f"x-onecard-{name.replace('_', '-')}"] = str(n_layers)
+    for name, value in stream.kept_from_card.items():
+        headers[f"x-onecard-{name.replace('_', '-')}"] = str(value)
     return headers

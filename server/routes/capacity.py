@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
 from starlette.responses import Response
 
 from backends.backend import HeaderError
+from backends.kv_types import WORDS, kv_types_of
 from backends.machine.crash_reason import clean
-from backends.messages import KvType
 from backends.registry import BACKENDS
 from server.errors import ApiError
 from server.memory.capacity import Capacity, WishChange
 from server.output.frame import to_json
-from server.routes.dependencies import App, StrictQuery, Whole, Word
+from server.routes.dependencies import App, StrictQuery, Whole
 from server.routes.described import Described, answers
+from server.schemas.problems import problem
 
 router = APIRouter(route_class=Described, tags=["models"])
-_KV_TYPES = get_args(KvType)
+
+
+@dataclass(frozen=True)
+class KvTypeWord:
+    """A type of the KV cache, or one of keys and one of values."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._word)
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "description": WORDS}
+
+    def _word(self, text: str) -> str:
+        try:
+            return kv_types_of(text)
+        except ValueError:
+            raise problem("invalid_value", "Invalid '{param}': {told} is expected.", told=WORDS) from None
 
 
 class CapacityQuery(BaseModel):
@@ -29,7 +48,7 @@ class CapacityQuery(BaseModel):
     model: str | None = None
     context: Annotated[int | None, Whole(8, 2**31 - 1)] = None
     parallel: Annotated[int | None, Whole(1, 256)] = None
-    kv_type: Annotated[KvType | None, Word(_KV_TYPES, f"one of {', '.join(_KV_TYPES)}")] = None
+    kv_type: Annotated[str | None, KvTypeWord()] = None
 
 
 @router.get("/v1/capacity", responses=answers(Capacity))
@@ -47,10 +66,10 @@ async def capacity(app: App, query: Annotated[CapacityQuery, Depends(StrictQuery
         )
     try:
         answer = await app.pool.capacity(entry.name, asked)
-    except HeaderError as problem:
+    except HeaderError as why_not:
         raise ApiError(
             503,
-            f"The model '{entry.name}' cannot be looked at: {clean(str(problem))}",
+            f"The model '{entry.name}' cannot be looked at: {clean(str(why_not))}",
             type="server_error",
             code="load_failed",
         ) from None

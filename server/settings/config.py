@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from backends.backend import Setting
-from backends.messages import JsonWhitespace, KvType
+from backends.messages import JsonWhitespace, KvOffload
 from backends.options import NO_BOOL, Options, StrList, comma_list
 from backends.registry import BACKENDS
 from server.settings.sampling_table import SamplingTable
@@ -35,6 +35,7 @@ from server.settings.values import (
     KeepAlive,
     Keys,
     KvTokens,
+    KvTypeWord,
     ModelName,
     Origins,
     Parallel,
@@ -138,8 +139,11 @@ class DefaultsSection(Section):
     """Tokens one request may use; auto: what the model was trained for, at most 8192."""
     parallel: Parallel = 2
     """Requests decoded at once."""
-    kv_type: KvType = "f16"
-    """Type of the KV cache; smaller types hold more context in the same memory."""
+    kv_type: KvTypeWord = "f16"
+    """Type of the KV cache; smaller types hold more context in the same memory. `q8_0/q4_0`: of keys and of values;
+    `k8v4` is short for it."""
+    kv_offload: KvOffload = "card"
+    """Where the KV cache lies beside a card: with its layers, or in host memory (`host`), larger and slower."""
     gpu_layers: GpuLayers = "auto"
     """Layers of a GGUF file on the card; auto: as many as fit."""
     max_itl_ms: ItlMs = "auto"
@@ -196,8 +200,11 @@ class ModelConfig(_BackendOptions, Section):
     """Tokens one request may use."""
     parallel: Parallel = 2
     """Requests decoded at once."""
-    kv_type: KvType = "f16"
-    """Type of the KV cache; smaller types hold more context in the same memory."""
+    kv_type: KvTypeWord = "f16"
+    """Type of the KV cache; smaller types hold more context in the same memory. `q8_0/q4_0`: of keys and of values;
+    `k8v4` is short for it."""
+    kv_offload: KvOffload = "card"
+    """Where the KV cache lies beside a card: with its layers, or in host memory (`host`), larger and slower."""
     kv_tokens: KvTokens = "auto"
     """Tokens that all requests together may hold; auto: context x parallel, less where memory is short."""
     max_itl_ms: ItlMs = "auto"

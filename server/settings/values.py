@@ -6,10 +6,12 @@ All sizes are in bytes, all times in seconds.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from backends.kv_types import PATTERN, kv_types_of
+from backends.messages import KvType
 from backends.options import NO_BOOL, comma_list
 from server.settings.durations import LONGEST_S, keep_alive_of, seconds_of
 
@@ -80,6 +82,11 @@ KeepAlive = Annotated[
 ModelName = Annotated[str, AfterValidator(check_name)]
 Context = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
+KvTypeWord = Annotated[
+    str,
+    AfterValidator(kv_types_of),
+    WithJsonSchema({"anyOf": [{"enum": [*get_args(KvType)]}, {"type": "string", "pattern": PATTERN}]}),
+]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]

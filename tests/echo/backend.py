@@ -71,7 +71,9 @@ class Echoes:
     routes: Sequence[str] = ("tests.echo.route",)
     dry: str | None = None
     baseline: str | None = None
-    refuses: Mapping[str, str] = MappingProxyType({"kv_type": "which has no KV cache"})
+    refuses: Mapping[str, str] = MappingProxyType(
+        {"kv_type": "which has no KV cache", "kv_offload": "which has no KV cache"}
+    )
     packages: Sequence[str] = ()
     components: Sequence[str] = ("voices",)
     media: Sequence[MediaKind] = ()

@@ -136,7 +136,7 @@ STEPS = [(4, "f16"), (2, "f16"), (1, "f16"), (1, "q8_0")]
 
 
 def cost(wish: Wish, parallel: int, kv_type: str, *, context: int = 4096) -> int:
-    return estimate(HEADER, plan_of(context, parallel, kv_type, 0, wish.device)).on(wish.device).total_bytes  # type: ignore[arg-type]
+    return estimate(HEADER, plan_of(context, parallel, kv_type, 0, wish.device)).on(wish.device).total_bytes
 
 
 def test_what_was_not_asked_for_shrinks_before_a_context_does() -> None:
