@@ -73,8 +73,8 @@ class ModelFiles:
 
     async def look(self, entry: CatalogEntry) -> FileFacts:
         """The facts now; the files are read again where they have changed. Raises HeaderError."""
-        before = self._facts.get(entry.name)
-        return await self._reader.read(entry.name, lambda: look(entry, before))
+        # What is known is asked for when its turn has come: another look may have read the same files meanwhile.
+        return await self._reader.read(entry.name, lambda: look(entry, self._facts.get(entry.name)))
 
     async def inspect(self, entry: CatalogEntry) -> FileFacts:
         """The same, and kept: the facts, or what is wrong. Raises HeaderError."""

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
 
-_LOOK_WAITS_S = 1.0
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
 
@@ -173,10 +172,14 @@ class Services:
         return self.facts(model.entry)
 
     async def listed(self, *entries: CatalogEntry) -> list[ModelFacts]:
-        """The models; files of those of which nothing is known are read, each on a thread of its own, for a moment."""
+        """The models; files of those of which nothing is known are read first, each on a thread of its own.
+
+        No client is told that a model can do nothing because its disk is slow. One that takes longer than a look may
+        is told as `unusable`.
+        """
         unknown = [entry.name for entry in entries if self.facts(entry).is_unknown]
         if unknown:
-            await asyncio.wait([asyncio.create_task(self.pool.look(name)) for name in unknown], timeout=_LOOK_WAITS_S)
+            await asyncio.gather(*(self.pool.look(name) for name in unknown))
         return [self.facts(entry) for entry in entries]
 
     def refuse_too_long(self, model: ModelFacts, n_bytes: int, *, param: str, noun: str | None = None) -> None:
