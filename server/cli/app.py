@@ -242,13 +242,14 @@ def search(
 @app.command()
 def show(
     model: AnyModel,
+    url: Url = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a model is, what it can do, what it takes and where it lies."""
+    """Show what a model is, what it can do, what it takes and where it lies; a running server is asked first."""
     from server.cli.show import show_model
 
-    show_model(model, config=config, as_json=as_json)
+    show_model(model, url=url, config=config, as_json=as_json)
 
 
 @app.command("rm")
@@ -264,11 +265,11 @@ def remove_model(
 
 
 @app.command("list")
-def list_models(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """List the configured models and those in the local Hugging Face cache."""
+def list_models(url: Url = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List the models of the running server, else of the configuration, and those in the Hugging Face cache."""
     from server.cli.listing import show_models
 
-    show_models(config, as_json=as_json)
+    show_models(config, url=url, as_json=as_json)
 
 
 def command() -> Command:

@@ -99,6 +99,24 @@ def ask_first(model: str, *, url: str | None, settings: Settings) -> Asked:
     return Asked(client, None, names, f"the server at {client.base} does not serve {model}")
 
 
+def running_server(url: str | None, settings: Settings) -> Client | None:
+    """The server at `--url` or the configured address; None where no onecard answers there. Raises CliError."""
+    client = client_for(url, settings)
+    try:
+        response = client.response("/v1/models")
+    except CliError:
+        if url is not None:
+            raise
+        return None
+    if url is None and response.headers.get("server") != "onecard":
+        return None
+    if url is None and response.status_code != 200:
+        say(f"note: the server at {client.base} refuses the key (ONECARD_API_KEY), so it is not asked")
+        return None
+    client.answered(response)
+    return client
+
+
 def _of_file(client: Client, model: str, settings: Settings) -> str | None:
     """The running server's name for a model of ours, by its file."""
     configured = settings.models.get(owners(settings).get(model, ""))

@@ -87,6 +87,36 @@ def test_models_of_a_folder_are_known_by_name_without_a_server(onecard, tmp_path
     assert run.stdout == "echo: hello\n", run.stderr
 
 
+def test_show_and_list_ask_the_server_first(onecard, folders, tmp_path):
+    """What it tells wins; the files tell the rest where they are ours and the very same."""
+    env = {**at(folders), "ONECARD_API_KEY": "sesame"}
+    (tmp_path / "o.toml").write_text(f"[models.folder]\npath = '{GGUF_PATH}'\n[models.mine]\npath = '{HF_PATH}'\n")
+    listed = onecard("list", "--json", "--config", "o.toml", env=env)
+    assert listed.stderr.startswith(f"as the server at {folders.url} has it now\n")
+    told = json.loads(listed.stdout)
+    found = [(one["name"], one["path"], one["from"], one["state"] is None) for one in told["models"]]
+    assert (told["server"], found) == (
+        folders.url,
+        [("file", str(GGUF_PATH), "built in", False), ("folder", str(HF_PATH), "a folder", False)],
+    )
+    assert "STATE" in onecard("list", env=env).stdout.splitlines()[0]
+
+    by_file = json.loads(onecard("show", str(GGUF_PATH), "--json", env=env).stdout)
+    assert (by_file["name"], by_file["server"], by_file["path"]) == ("file", folders.url, str(GGUF_PATH))
+    other = json.loads(onecard("show", "folder", "--json", "--config", "o.toml", env=env).stdout)
+    assert (other["backend"], "path" in other, "parameters" in other) == ("bnb", False, False)
+    assert other["fits"] is True
+
+
+def test_without_the_key_or_a_server_list_and_show_tell_what_is_here(onecard, folders):
+    listed = onecard("list", "--json", env=at(folders))
+    assert f"the server at {folders.url} refuses the key" in listed.stderr
+    assert json.loads(listed.stdout)["server"] is None
+    assert json.loads(onecard("show", "demo", "--json", env=at(folders)).stdout)["from"] == "built in"
+    assert onecard("list", "--url", folders.url).returncode == 1
+    assert onecard("show", "demo", "--url", "http://127.0.0.1:1").returncode == 4
+
+
 @contextmanager
 def another_program() -> Iterator[int]:
     """A web server that says yes to everything."""
