@@ -17,6 +17,7 @@ from backends.engine import AnyEngine, LoadError
 from backends.gguf.backend import Gguf
 from backends.messages import Job, LoadModel
 from backends.speech.backend import Speech
+from backends.voice.backend import Voices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,7 @@ _KNOWN: Final[tuple[AnyBackend, ...]] = (
     *(named(reference.strip())() for reference in os.environ.get(FURTHER, "").split(",") if reference.strip()),
     Gguf(),
     Speech(),
+    Voices(),
     Folders(),
 )
 """In the order in which they are asked whether files are theirs: who knows them best comes first."""

@@ -17,6 +17,7 @@ CALLED_BY_OTHERS: Mapping[str, str] = {
     "store_string": "prompt_toolkit",
     "send_400_response": "uvicorn",
     "_send_with_timeout": "sse-starlette",
+    "_ping": "sse-starlette",
 }
 """Names that a library looks up on what we give it, and which library."""
 DECORATORS = [

@@ -26,6 +26,8 @@ HEAVY = {
     "gguf",
     "llguidance",
     "av",
+    "onnxruntime",
+    "hibari",
 }
 SERVER_MAY_USE = {
     "backends.messages",
@@ -344,6 +346,8 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/speech/audio.py": "PyAV over bytes that were read",
     "backends/speech/loading.py": "transformers' reader, behind a check of the folder",
     "backends/border/load_limit.py": "/proc",
+    "backends/voice/encoding.py": "PyAV over what it writes",
+    "backends/voice/speaker.py": "a file of hibari's package",
     "backends/prompts/renderer.py": "/dev/null",
     "backends/prefix/entry_files.py": "saved states in a folder of our own",
     "backends/prefix/store.py": "saved states, by the store's own method",

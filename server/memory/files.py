@@ -148,9 +148,10 @@ def key_of(entry: CatalogEntry) -> FileKey:
 def identity_of(path: Path) -> str:
     """What tells a model's file from every other on this machine, by whatever path or link it is named. Raises OSError.
 
-    Of a folder it is its config.json that does.
+    Of a folder it is its config.json that does; of one without, the folder itself.
     """
-    status = (path / "config.json" if path.is_dir() else path).stat()
+    config = path / "config.json"
+    status = (config if config.exists() else path).stat()
     return f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}"
 
 

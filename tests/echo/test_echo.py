@@ -357,7 +357,7 @@ FOLDER = ("__init__", "backend", "engine", "kind", "options", "route")
 
 def test_nothing_else_names_it() -> None:
     assert {path.stem for path in Path(__file__).parent.glob("*.py")} == {*FOLDER, "test_echo"}
-    words = re.compile(r"tests\.echo|\bEcho(es|ed|Facts|Plan|Options)\b|v1/echo|parrot|[\"'](echoes|voices|shout)[\"']")
+    words = re.compile(r"tests\.echo|\bEcho(es|ed|Facts|Plan|Options)\b|v1/echo|parrot|[\"'](echoes|shout)[\"']")
     naming = {
         str(path.relative_to(ROOT))
         for package in ("server", "backends", "quantize", "demo", "deploy", "bench")

@@ -27,6 +27,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/infill": {"input_prefix": "hi", "input_suffix": ""},
     "/tokenize": {"content": "hi"},
     "/detokenize": {"tokens": [1]},
+    "/v1/audio/speech": {"input": "hi", "voice": "a"},
 }
 NO_BOOL: tuple[Any, ...] = (0, 1, 0.0, "true", "false", "", [], {})
 NO_WORD: tuple[Any, ...] = (0, 1, True, False, "", [], {})

@@ -1,0 +1,1 @@
+"""Text to speech: voices of hibari in onnxruntime."""
