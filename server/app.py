@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from server.door.gate import Gate
 from server.door.rules import DoorRules
 from server.door.spool import Spool, spool_folder
-from server.error_bodies import error_body, speaks_anthropic
+from server.error_bodies import dialect_of, error_body
 from server.errors import ApiError, clip
 from server.history import History
 from server.metrics import Metrics
@@ -131,8 +131,8 @@ class _WrongMethod:
 
 async def _api_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, ApiError)
-    anthropic = speaks_anthropic(request.scope["path"], request.scope["headers"])
-    body = error_body(problem, anthropic=anthropic, request_id=request.state.request_id)
+    dialect = dialect_of(request.scope["path"], request.scope["headers"])
+    body = error_body(problem, dialect=dialect, request_id=request.state.request_id)
     return Response(body, status_code=problem.status, media_type="application/json", headers=problem.headers)
 
 
@@ -174,5 +174,5 @@ def _rather(request: Request) -> str:
     if plain in known:
         return f"Ask for {plain}, without the slash."
     if plain.startswith("/api/"):
-        return "Ollama's API is not served here, OpenAI's is: the base URL ends in /v1."
+        return "Of Ollama's API there are chat, generate, embed, embeddings, tags, show, ps, pull and version."
     return "GET /openapi.json lists what there is."

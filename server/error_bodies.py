@@ -1,12 +1,12 @@
-"""Which error body a client reads: Anthropic's on `/v1/messages` and with an `anthropic-version` header, else OpenAI's.
+"""Which error body a client reads: Ollama's below `/api/`, Anthropic's on its paths and with its header, else OpenAI's.
 
-Anthropic's holds OpenAI's four keys as well, so a client that reads `error.code` finds it on every path.
+Anthropic's holds OpenAI's four keys as well; in Ollama's, whose `error` is a sentence, they stand beside it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from server.errors import ApiError
 
+Dialect = Literal["openai", "anthropic", "ollama"]
+OLLAMA_PATHS = "/api/"
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -42,10 +44,20 @@ def speaks_anthropic(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name == b"anthropic-version" for name, _ in headers)
 
 
-def error_body(problem: ApiError, *, anthropic: bool, request_id: str) -> bytes:
+def dialect_of(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Dialect:
+    """Whose shapes the client of this request reads."""
+    if path.startswith(OLLAMA_PATHS):
+        return "ollama"
+    return "anthropic" if speaks_anthropic(path, headers) else "openai"
+
+
+def error_body(problem: ApiError, *, dialect: Dialect, request_id: str) -> bytes:
     """The body of an error answer."""
-    if anthropic:
+    if dialect == "anthropic":
         return msgspec.json.encode(anthropic_error(problem, request_id))
+    if dialect == "ollama":
+        told = problem.as_dict()
+        return msgspec.json.encode({"error": told.pop("message"), **told})
     return problem.body()
 
 

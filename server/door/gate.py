@@ -19,7 +19,7 @@ from server import errors
 from server.door.access import header_values, request_id
 from server.door.forms import OVERHEAD_BYTES, is_form
 from server.door.giving_back import GivingBack
-from server.error_bodies import error_body, speaks_anthropic
+from server.error_bodies import Dialect, dialect_of, error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,8 +62,8 @@ class _Exchange:
     """What one request has come to so far."""
 
     id: str
-    anthropic: bool
-    """The client reads Anthropic's shapes."""
+    dialect: Dialect
+    """Whose shapes the client reads."""
     started: float
     max_body_bytes: int
     origin: bytes | None = None
@@ -101,8 +101,8 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
-        anthropic = speaks_anthropic(scope["path"], headers)
-        exchange = _Exchange(request_id(headers), anthropic, time.monotonic(), self._rules.max_body_bytes)
+        dialect = dialect_of(scope["path"], headers)
+        exchange = _Exchange(request_id(headers), dialect, time.monotonic(), self._rules.max_body_bytes)
         scope.setdefault("state", {})["request_id"] = exchange.id
         guarded_receive, guarded_send = self._wrap(scope, exchange, receive, send)
         try:
@@ -270,7 +270,7 @@ def _check_json(named: _Named, *, or_form: bool) -> None:
 def _labels(exchange: _Exchange) -> list[tuple[bytes, bytes]]:
     """The headers every answer has."""
     labels = [(b"x-request-id", exchange.id.encode("ascii")), (b"server", b"onecard")]
-    if exchange.anthropic:  # the name by which Anthropic's SDK finds it
+    if exchange.dialect == "anthropic":  # the name by which Anthropic's SDK finds it
         labels.append((b"request-id", exchange.id.encode("ascii")))
     if exchange.origin is not None:
         labels += [
@@ -287,7 +287,7 @@ async def _answer(problem: errors.ApiError, exchange: _Exchange, send: Send) -> 
         return
     if problem.status == CLIENT_CLOSED:
         exchange.gone = True
-    body = error_body(problem, anthropic=exchange.anthropic, request_id=exchange.id)
+    body = error_body(problem, dialect=exchange.dialect, request_id=exchange.id)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode("ascii"))]
     headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in problem.headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})

@@ -44,6 +44,8 @@ class FileFacts:
     header: Header
     identity: str = ""
     """Tells its file from every other on this machine, whatever it is called."""
+    changed_ns: int = 0
+    """When it was changed last, since 1970."""
 
 
 class ModelFiles:
@@ -123,9 +125,10 @@ def look(entry: CatalogEntry, before: FileFacts | None = None) -> FileFacts:
         return before
     try:
         header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
+        status = _main_file(entry.path)
     except OSError as error:
         raise HeaderError(f"one of its files cannot be read: {reason(error)}") from None
-    return FileFacts(entry.path, key, header, identity_of(entry.path))
+    return FileFacts(entry.path, key, header, _identity(status), status.st_mtime_ns)
 
 
 def key_of(entry: CatalogEntry) -> FileKey:
@@ -150,8 +153,15 @@ def identity_of(path: Path) -> str:
 
     Of a folder it is its config.json that does; of one without, the folder itself.
     """
+    return _identity(_main_file(path))
+
+
+def _main_file(path: Path) -> os.stat_result:
     config = path / "config.json"
-    status = (config if config.exists() else path).stat()
+    return (config if config.exists() else path).stat()
+
+
+def _identity(status: os.stat_result) -> str:
     return f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import jiter
 import msgspec
 
 from backends.formats.pieces import CallArguments, CallBegins, Content
@@ -27,6 +26,7 @@ from server.output.anthropic_objects import (
     use_id,
 )
 from server.output.frame import to_json
+from server.output.sorting import arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +80,7 @@ class _Blocks:
             delta = {"type": "signature_delta", "signature": SIGNATURE}
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         else:
-            block.input = _input(text)
+            block.input = arguments_of(text)
         yield {"type": "content_block_stop", "index": index}
         self.done.append(block)
         self._block = None
@@ -92,15 +92,6 @@ class _Blocks:
     def _more(self, kind: str, field: str, text: str) -> Iterator[Event]:
         self._texts.append(text)
         yield {"type": "content_block_delta", "index": len(self.done), "delta": {"type": kind, field: text}}
-
-
-def _input(text: str) -> dict[str, Any]:
-    """A call's arguments as an object; of those that were cut what Anthropic's clients read: whole values alone."""
-    try:
-        value = jiter.from_json(text.encode(), partial_mode=True)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class MessageAnswer:

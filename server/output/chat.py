@@ -11,7 +11,7 @@ import msgspec
 
 from backends.formats.pieces import CallArguments, CallBegins, Content, Piece, Reasoning
 from server.output.frame import DONE, Framer, Head, Usage, chat_logprobs, to_json
-from server.output.sorting import Said, Sorter
+from server.output.sorting import Said, Sorter, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class ChatStream:
         sorter = self._sorters[choice]
         if sorter.needs_none and event.logprobs is None and event.finish_reason is None:
             return opening + self._chunk(choice, b'"content":' + to_json(event.text)) if event.text else opening
-        chunks = [self._chunk(choice, _piece_body(said.piece), _logprobs(said)) for said in _joined(sorter.said(event))]
+        chunks = [self._chunk(choice, _piece_body(said.piece), _logprobs(said)) for said in joined(sorter.said(event))]
         if event.finish_reason is not None:
             chunks.append(self._chunk(choice, b"", finish=to_json(sorter.finish_reason)))
         return opening + b"".join(chunks)
@@ -68,30 +68,6 @@ def _piece_body(piece: Piece) -> bytes:
         return b'"tool_calls":' + to_json([{"index": piece.number, "function": {"arguments": piece.text}}])
     name = b'"content":' if isinstance(piece, Content) else b'"reasoning_content":'
     return name + to_json(piece.text)
-
-
-def _joined(everything: list[Said]) -> list[Said]:
-    """Neighbouring pieces of one kind as one."""
-    joined: list[Said] = []
-    for said in everything:
-        last = joined[-1] if joined else None
-        piece = None if last is None else _join(last.piece, said.piece)
-        if last is None or piece is None:
-            joined.append(said)
-        else:
-            joined[-1] = Said(piece, None if said.tokens is None else [*(last.tokens or []), *said.tokens])
-    return joined
-
-
-def _join(first: Piece, second: Piece) -> Piece | None:
-    """Both as one; None where they are of different kinds."""
-    if isinstance(first, Content) and isinstance(second, Content):
-        return Content(first.text + second.text, first.at)
-    if isinstance(first, Reasoning) and isinstance(second, Reasoning):
-        return Reasoning(first.text + second.text)
-    if isinstance(first, CallArguments) and isinstance(second, CallArguments) and first.number == second.number:
-        return CallArguments(first.number, first.text + second.text)
-    return None
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backends.formats.pieces import Content
+import jiter
+
+from backends.formats.pieces import CallArguments, Content, Piece, Reasoning
 from server.output.content_tokens import ContentTokens
 
 if TYPE_CHECKING:
-    from backends.formats.pieces import Piece
     from backends.formats.splitter import Splitter
     from backends.messages import Delta, TokenLogprob
 
@@ -80,3 +81,36 @@ class Sorter:
             return [Said(piece, tokens.of(piece.at, len(piece.text)))]
         rest = tokens.rest()  # content has come to an end here, whatever else its last token holds
         return [*([Said(Content(""), rest)] if rest else []), Said(piece)]
+
+
+def joined(everything: list[Said]) -> list[Said]:
+    """Neighbouring pieces of one kind as one."""
+    found: list[Said] = []
+    for said in everything:
+        last = found[-1] if found else None
+        piece = None if last is None else _join(last.piece, said.piece)
+        if last is None or piece is None:
+            found.append(said)
+        else:
+            found[-1] = Said(piece, None if said.tokens is None else [*(last.tokens or []), *said.tokens])
+    return found
+
+
+def _join(first: Piece, second: Piece) -> Piece | None:
+    """Both as one; None where they are of different kinds."""
+    if isinstance(first, Content) and isinstance(second, Content):
+        return Content(first.text + second.text, first.at)
+    if isinstance(first, Reasoning) and isinstance(second, Reasoning):
+        return Reasoning(first.text + second.text)
+    if isinstance(first, CallArguments) and isinstance(second, CallArguments) and first.number == second.number:
+        return CallArguments(first.number, first.text + second.text)
+    return None
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """A call's arguments as an object; of those that were cut the whole values alone."""
+    try:
+        value = jiter.from_json(text.encode(), partial_mode=True)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 from server.output.frame import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backends.messages import Embedded
 
 FLOAT_BYTES: Final = 4
@@ -54,19 +56,33 @@ class Rows:
 def embedding_body(rows: Rows, *, model: str, n_tokens: int, as_base64: bool) -> Iterator[bytes]:
     """OpenAI's list of embeddings in slices that are quick to make."""
     yield b'{"object":"list","data":['
-    per_slice = max(1, SLICE_NUMBERS // max(1, rows.dimensions))
-    for start in range(0, rows.n, per_slice):
-        end = min(rows.n, start + per_slice)
-        yield b"".join(_item(rows, place, as_base64=as_base64) for place in range(start, end))
+    for places in _slices(rows):
+        yield b"".join(_item(rows, place, as_base64=as_base64) for place in places)
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     yield b'],"model":' + to_json(model) + b',"usage":' + to_json(usage) + b"}"
 
 
+def ollama_body(rows: Rows, *, model: str, figures: Mapping[str, int]) -> Iterator[bytes]:
+    """Ollama's list of vectors in such slices."""
+    yield b'{"model":' + to_json(model) + b',"embeddings":['
+    for places in _slices(rows):
+        yield b"".join((b"," if place else b"") + _numbers(rows.row(place)) for place in places)
+    yield b"]," + to_json(figures)[1:]
+
+
+def _slices(rows: Rows) -> Iterator[range]:
+    """The places of the rows, as many at a time as are quick to write."""
+    per_slice = max(1, SLICE_NUMBERS // max(1, rows.dimensions))
+    for start in range(0, rows.n, per_slice):
+        yield range(start, min(rows.n, start + per_slice))
+
+
+def _numbers(row: memoryview) -> bytes:
+    return to_json(array.array("f", bytes(row)).tolist())
+
+
 def _item(rows: Rows, place: int, *, as_base64: bool) -> bytes:
     row = rows.row(place)
-    if as_base64:
-        written = b'"' + binascii.b2a_base64(row, newline=False) + b'"'
-    else:
-        written = to_json(array.array("f", bytes(row)).tolist())
+    written = b'"' + binascii.b2a_base64(row, newline=False) + b'"' if as_base64 else _numbers(row)
     comma = b"," if place else b""
     return b'%b{"object":"embedding","embedding":%b,"index":%d}' % (comma, written, place)

@@ -40,8 +40,10 @@ class Overview:
             return ModelInfo(ModelState.UNLOADED, None, None, gone, gone)
         state, last_error = parts.scheduler.state(name), parts.scheduler.last_error(name)
         facts, problem = parts.budget.files.facts(name), parts.budget.files.problem(name)
-        header = facts.header if facts is not None else None
-        return ModelInfo(state, parts.residents[name].ready, header, last_error or problem, problem)
+        ready = parts.residents[name].ready
+        if facts is None:
+            return ModelInfo(state, ready, None, last_error or problem, problem)
+        return ModelInfo(state, ready, facts.header, last_error or problem, problem, facts.identity, facts.changed_ns)
 
     def status(self) -> Status:
         """Everything at this moment; never loads anything."""

@@ -201,6 +201,10 @@ class ModelInfo:
     last_error: str | None
     unusable: str | None
     """What is wrong with its files, as of the last look."""
+    file: str | None = None
+    """Tells its file from every other on its machine."""
+    changed_ns: int = 0
+    """When its file was changed last, since 1970."""
 
 
 def model_status(

@@ -28,7 +28,7 @@ from server.routes.running import (
     while_connected,
 )
 from server.routes.services import ModelFacts, Services
-from server.routes.sse import StreamedAnswer
+from server.routes.sse import SSE, StreamedAnswer
 from server.schemas.fields import TokenChoice
 from server.settings.sampling import SamplingSource, sampling_of
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backends.messages import Generate, GeneratorFacts, Ready, Started
     from server.output.frame import Head, Usage
     from server.output.line_limits import LineLimits
+    from server.pool.stream import Stream
 
 
 log = logging.getLogger("onecard.prompts")
@@ -84,9 +85,13 @@ class AnswerPlan:
     """None where an answer is never streamed."""
     new_whole: Callable[[Ready | None, Started | None], Whole]
     voice: Voice = field(default_factory=Comments)
+    media_type: str = SSE
+    """Of a stream."""
     limits: LineLimits | None = None
     session: str = ""
     """What the body calls the conversation."""
+    on_submit: Callable[[Stream], None] | None = None
+    """Given the first job's stream."""
     words: Callable[[ApiError], ApiError] = _as_it_is
     """Says a problem with the job in the surface's own words."""
 
@@ -129,6 +134,8 @@ async def answer(request: Request, app: Services, model: ModelFacts, plan: Answe
     streams = [
         app.pool.submit(model.entry, job, priority=plan.priority, keep_alive_s=plan.keep_alive_s) for job in jobs
     ]
+    if plan.on_submit is not None:
+        plan.on_submit(streams[0])
     run = Run(streams, plan.choices_per_job, plan.params, plan.limits, plan.words)
     try:
         if plan.streamed:
@@ -180,7 +187,14 @@ async def _streamed(request: Request, app: Services, model: ModelFacts, plan: An
 
     headers = {**plan.headers, **run_headers(run, started)}
     body = sse_bytes(run, make_encoder, plan.voice)
-    return StreamedAnswer(body, run, headers=headers, keepalive_s=keepalive_s, keep_alive=plan.voice.keep_alive)
+    return StreamedAnswer(
+        body,
+        run,
+        headers=headers,
+        keepalive_s=keepalive_s,
+        keep_alive=plan.voice.keep_alive,
+        media_type=plan.media_type,
+    )
 
 
 async def _whole(request: Request, app: Services, model: ModelFacts, plan: AnswerPlan, run: Run) -> Response:

@@ -154,6 +154,11 @@ def require_operator(request: Request, app: Services, what: str, plural: str) ->
     `what` begins the sentence of the one, `plural` that of the other.
     """
     require_admin(request, what)
+    require_near_or_key(request, app, plural)
+
+
+def require_near_or_key(request: Request, app: Services, plural: str) -> None:
+    """Without keys only this machine may. `plural` begins the sentence. Raises ApiError 403."""
     peer = request.client.host if request.client is not None else "localhost"
     if not app.settings.server.keys and not is_loopback(peer.removeprefix("::ffff:")):
         raise ApiError(

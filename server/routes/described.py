@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from fastapi.routing import APIRoute
 from starlette.routing import Match, Route, request_response
@@ -11,6 +11,7 @@ from starlette.routing import Match, Route, request_response
 from server.output.shapes import Error
 from server.routes.dependencies import JsonBody, StrictQuery
 from server.routes.lean import lean_handler
+from server.routes.sse import SSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
     from server.schemas.surface import Surface
 
 SCHEMAS = "#/components/schemas/"
-JSON, SSE = "application/json", "text/event-stream"
+JSON: Final = "application/json"
 _PROBLEM = {"description": "What went wrong", "content": {JSON: {"schema": Error}}}
 
 
-def answers(kind: Any, *, stream: Any = None, media: str = JSON) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: what it sends, and what the data of each event is where it can stream."""
-    content = {media: {"schema": kind}} | ({} if stream is None else {SSE: {"schema": stream}})
+def answers(kind: Any, *, stream: Any = None, media: str = JSON, lines: str = SSE) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: what it sends, and what the data of each event is where it can stream.
+
+    `lines` is the media type of such a stream.
+    """
+    content = {media: {"schema": kind}} | ({} if stream is None else {lines: {"schema": stream}})
     return {200: {"description": "The answer", "content": content}, "default": _PROBLEM}
 
 

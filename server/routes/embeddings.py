@@ -36,7 +36,7 @@ async def embeddings(
     model = app.model(asked.model)
     check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
     model.refuse_other_kind(EMBED)
-    _refuse_too_long(app, model, asked)
+    refuse_too_long(app, model, asked)
     done = await answered(
         request,
         app,
@@ -50,10 +50,10 @@ async def embeddings(
     headers = {**served_headers(model, asked.ignored), **done.headers}
     if done.rows.n * done.rows.dimensions <= _SMALL_NUMBERS:
         return Response(b"".join(body), media_type="application/json", headers=headers)
-    return StreamingResponse(_in_turns(body), media_type="application/json", headers=headers)
+    return StreamingResponse(in_turns(body), media_type="application/json", headers=headers)
 
 
-def _refuse_too_long(app: Services, model: ModelFacts, asked: EmbeddingRequest) -> None:
+def refuse_too_long(app: Services, model: ModelFacts, asked: EmbeddingRequest) -> None:
     """Refuse a text whose characters alone prove that it is too long, before any load. Raises ApiError 400."""
     place = max(range(len(asked.input)), key=lambda place: len(asked.input[place]))
     longest = asked.input[place]
@@ -61,7 +61,8 @@ def _refuse_too_long(app: Services, model: ModelFacts, asked: EmbeddingRequest) 
         app.refuse_too_long(model, len(longest), param="input", noun=f"input[{place}]")
 
 
-async def _in_turns(slices: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def in_turns(slices: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The slices, between which others have their turn."""
     for part in slices:
         yield part
         await asyncio.sleep(0)

@@ -14,8 +14,8 @@ from server.errors import ApiError
 from server.output.frame import to_json
 from server.pool.events import KEPT, Events, Happening, Subscription, TooManyReadersError
 from server.routes.dependencies import App, StrictQuery, Whole
-from server.routes.described import SSE, Described, answers
-from server.routes.sse import SEND_TIMEOUT_S
+from server.routes.described import Described, answers
+from server.routes.sse import SEND_TIMEOUT_S, SSE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -80,14 +80,14 @@ async def _movable(request: Request, app: App) -> None:
 @router.post("/v1/models/{id:path}/load", dependencies=[Depends(_movable)], responses=answers(ModelObject))
 async def load_model(request: Request, app: App, model: PathModel) -> Response:
     """Load a model by hand and wait until it is ready."""
-    await while_connected(request, _performed(app.pool.load(model.name)))
+    await while_connected(request, performed(app.pool.load(model.name)))
     return _json(_item(app.facts(model.entry), app.started_unix))
 
 
 @router.post("/v1/models/{id:path}/unload", dependencies=[Depends(_movable)], responses=answers(ModelObject))
 async def unload_model(request: Request, app: App, model: PathModel) -> Response:
     """Unload a model by hand, once it has finished what it runs."""
-    await while_connected(request, _performed(app.pool.unload(model.name)))
+    await while_connected(request, performed(app.pool.unload(model.name)))
     return _json(_item(app.facts(model.entry), app.started_unix))
 
 
@@ -98,7 +98,7 @@ async def get_model(request: Request, app: App, model: PathModel) -> Response:
     return _json(_model_info(model) if _for_anthropic(request) else _item(model, app.started_unix))
 
 
-async def _performed(work: Coroutine[None, None, None]) -> None:
+async def performed(work: Coroutine[None, None, None]) -> None:
     """Wait for the pool. Raises ApiError where it could not."""
     try:
         await work

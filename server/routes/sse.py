@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio._backends._asyncio  # noqa: F401 - else read at the first stream, when no file may be left to open it
 from sse_starlette.sse import EventSourceResponse
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from server.routes.running import Run
 
+SSE: Final = "text/event-stream"
 SEND_TIMEOUT_S = 30.0
 """A reader that takes nothing for this long is cut off and its jobs are cancelled."""
 
@@ -30,11 +31,13 @@ class StreamedAnswer(EventSourceResponse):
         headers: Mapping[str, str],
         keepalive_s: float,
         keep_alive: Callable[[], bytes],
+        media_type: str = SSE,
         send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         super().__init__(
             body,
             headers=headers,
+            media_type=media_type,
             sep="\n",
             ping=keepalive_s,
             ping_message_factory=keep_alive,  # type: ignore[arg-type]  # bytes go out as they are

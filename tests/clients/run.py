@@ -30,7 +30,9 @@ CLIENTS = {
     "anthropic-python": "anthropic_messages.py",
     "langchain-openai": "langchain_chat.py",
     "llm": "llm_chat.py",
+    "ollama-python": "ollama_chat.py",
 }
+OF_NODE = {"openai-node": "openai.mjs", "ollama-js": "ollama.mjs"}
 MODELS = {"gguf": "demo", "bnb": ROOT / "demo" / "model" / "hf"}
 """The demo model by the backend that computes it."""
 LIMIT_S = 120
@@ -43,14 +45,14 @@ def main() -> int:
     failed = 0
     commands = {name: [str(python), str(HERE / script)] for name, script in CLIENTS.items()}
     if node is not None:
-        commands["openai-node"] = [node, str(NODE / "openai.mjs")]
+        commands |= {name: [node, str(NODE / script)] for name, script in OF_NODE.items()}
     with serving() as url:
         for backend in MODELS:
             for name, command in commands.items():
                 failed += not report(f"{name}, {backend}", command, url, backend)
         failed += not fuzz(python, url)
     if node is None:
-        print("openai-node                      skipped: node and npm are not installed")
+        print(f"{', '.join(OF_NODE):32} skipped: node and npm are not installed")
     return 1 if failed else 0
 
 
@@ -66,13 +68,14 @@ def installed_python() -> Path:
 
 
 def installed_node() -> str | None:
-    """node, with its client installed; None where there is none."""
+    """node, with its clients installed; None where there is none."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         return None
     NODE.mkdir(parents=True, exist_ok=True)
     wanted = HERE / "node" / "package.json"
-    shutil.copy(HERE / "node" / "openai.mjs", NODE)
+    for script in OF_NODE.values():
+        shutil.copy(HERE / "node" / script, NODE)
     if stale(NODE, wanted):
         shutil.copy(wanted, NODE)
         install([npm, "install", "--no-audit", "--no-fund", "--loglevel=error"], NODE)

@@ -38,7 +38,11 @@ class Answer:
 
     @property
     def error(self) -> dict:
-        return self.json()["error"]
+        """The four keys, wherever the client of this path finds them."""
+        found = self.json()
+        if isinstance(found["error"], dict):
+            return found["error"]
+        return {"message": found.pop("error"), **found}
 
 
 class Server:

@@ -36,7 +36,8 @@ def refused(answer, status: int | tuple[int, ...] = 400) -> dict:
     assert answer.status in ((status,) if isinstance(status, int) else status), answer
     assert answer.status not in (422, 500)
     assert answer.headers["x-request-id"]
-    assert answer.json().keys() - {"type", "request_id"} == {"error"}  # the two are in Anthropic's bodies
+    beside = {"type", "request_id"} if isinstance(answer.json()["error"], dict) else {"type", "param", "code"}
+    assert answer.json().keys() - beside == {"error"}  # two are in Anthropic's bodies, three in Ollama's
     assert answer.error.keys() == {"message", "type", "param", "code"}
     assert len(answer.body) < 2000
     return answer.error

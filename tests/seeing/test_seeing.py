@@ -17,6 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 BASE64 = base64.b64encode(PNG).decode()
 URL = f"data:image/png;base64,{BASE64}"
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+OLLAMA, TEXT = "/api/chat", "/api/generate"
 
 
 def seen(detail: str = "") -> str:
@@ -48,6 +49,10 @@ def response(*parts: Any) -> dict[str, Any]:
 
 def message(*blocks: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": list(blocks)}], "max_tokens": 99}
+
+
+def images(*found: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "look:", "images": [*found]}], "stream": False}
 
 
 def block(**source: Any) -> dict[str, Any]:
@@ -107,6 +112,13 @@ SHOWN: list[tuple[str, str, dict[str, Any], str]] = [
         },
         f"user: a / assistant:  / tool: {seen()}",
     ),
+    ("for Ollama's clients", OLLAMA, images(BASE64), f"user: {seen().replace('image/png', '')} look:"),
+    (
+        "beside a prompt",
+        TEXT,
+        {"prompt": "look:", "images": [BASE64], "stream": False},
+        f"user: {seen().replace('image/png', '')} look:",
+    ),
     ("in a message", MESSAGES, message(block(), LOOK), f"user: {seen()} look:"),
     (
         "as a tool's result that is an error",
@@ -132,6 +144,8 @@ def text_of(path: str, answer: dict[str, Any]) -> str:
         return str(answer["choices"][0]["message"]["content"])
     if path == RESPONSES:
         return str(answer["output"][0]["content"][0]["text"])
+    if path in (OLLAMA, TEXT):
+        return str(answer["message"]["content"] if path == OLLAMA else answer["response"])
     return str(answer["content"][0]["text"])
 
 
@@ -162,6 +176,8 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("an address", MESSAGES, message({"type": "image", "source": {"type": "url", "url": "http://a/b"}}), ""),
     ("broken base64", MESSAGES, message(block(data="A")), "messages.0.content.0.source.data"),
     ("another type", MESSAGES, message(block(media_type="text/html")), "messages.0.content.0.source.data"),
+    ("broken base64", OLLAMA, images("A"), "messages[0].images"),
+    ("broken base64", TEXT, {"prompt": "x", "images": ["A"]}, "images"),
     ("no source", MESSAGES, message({"type": "image"}), "messages.0.content.0.source"),
 ]
 

@@ -42,7 +42,7 @@ URLS = {
     ("POST", "/chat/completions"): "The base URL ends in /v1: ask for /v1/chat/completions.",
     ("POST", "/v1/v1/messages"): "The path says /v1 twice: leave it out of the base URL.",
     ("POST", "/v1/chat/completions/"): "Ask for /v1/chat/completions, without the slash.",
-    ("POST", "/api/chat"): "OpenAI's is: the base URL ends in /v1.",
+    ("POST", "/api/create"): "tags, show, ps, pull and version.",
     ("GET", "/v1/files"): "GET /openapi.json lists what there is.",
 }
 

@@ -71,6 +71,25 @@ BODIES: dict[str, dict[str, Any]] = {
     "/infill": LLAMA_VIM,
     "/tokenize": {"model": "fake", "content": "x", "with_pieces": True},
     "/detokenize": {"model": "fake", "tokens": [1, 2]},
+    "/api/chat": {
+        "model": "fake",
+        "messages": [
+            *USER,
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+            {"role": "tool", "content": "x", "tool_name": "f"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}],
+        "format": "",
+        "think": False,
+        "options": {"stop": "x", "num_predict": 9},
+        "keep_alive": "5m",
+        "logprobs": True,
+    },
+    "/api/generate": {"model": "fake", "prompt": "x", "system": "be", "format": {}, "options": {"seed": -1}},
+    "/api/embed": {"model": "fake", "input": ["a", "b"], "truncate": True, "dimensions": 2},
+    "/api/embeddings": {"model": "fake", "prompt": "a"},
+    "/api/show": {"name": "fake", "verbose": False},
+    "/api/pull": {"model": "fake", "stream": False},
 }
 
 
@@ -135,6 +154,9 @@ def wrong_with(document: dict, path: str, answer) -> list[str]:
     if media == "text/event-stream":
         lines = [line[6:] for line in answer.body.decode().splitlines() if line.startswith("data: ")]
         sent = [json.loads(line) for line in lines if line != "[DONE]"]
+        assert sent
+    elif media == "application/x-ndjson":
+        sent = [json.loads(line) for line in answer.body.decode().splitlines()]
         assert sent
     else:
         sent = [answer.json() if media == "application/json" else answer.body.decode()]

@@ -28,6 +28,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "/tokenize": {"content": "hi"},
     "/detokenize": {"tokens": [1]},
     "/v1/audio/speech": {"input": "hi", "voice": "a"},
+    "/api/chat": {"messages": USER},
+    "/api/generate": {"prompt": "hi"},
+    "/api/embed": {"input": "hi"},
+    "/api/embeddings": {"prompt": "hi"},
+    "/api/show": {},
+    "/api/pull": {},
 }
 NO_BOOL: tuple[Any, ...] = (0, 1, 0.0, "true", "false", "", [], {})
 NO_WORD: tuple[Any, ...] = (0, 1, True, False, "", [], {})

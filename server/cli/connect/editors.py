@@ -106,7 +106,8 @@ def _continue_roles(model: Model) -> list[str]:
 
 
 def jetbrains(to: Connection) -> Recipe:
-    """AI Assistant; one provider for each model."""
+    """AI Assistant: as Ollama every model, without a key; else one provider for each model."""
+    every = ["Settings, Tools, AI Assistant, Providers & API keys, Ollama:", f"URL: {to.base}"]
     fields = [
         "Settings, Tools, AI Assistant, Providers & API keys, OpenAI-compatible:",
         f"URL: {to.v1}",
@@ -114,4 +115,5 @@ def jetbrains(to: Connection) -> Recipe:
         f"Model: {to.main.name}",
         f"Tool calling: {'on' if to.main.can('tools') else 'off'}",
     ]
-    return Recipe((Text("AI Assistant", "text", "\n".join(fields)),))
+    one = Text("AI Assistant, one model", "text", "\n".join(fields))
+    return Recipe((one,) if to.keyed else (Text("AI Assistant, every model", "text", "\n".join(every)), one))

@@ -54,7 +54,14 @@ def n8n(to: Connection) -> Recipe:
 
 
 def homeassistant(to: Connection) -> Recipe:
-    """Two integrations of HACS take an address."""
+    """Its own integration for Ollama, and two of HACS."""
+    own = [
+        "Settings, Devices & services, Add integration, Ollama:",
+        f"URL: {to.base}",
+        f"API key: {key_words(to)}",
+        f"Model: {to.main.name}",
+        f"Context window size: {to.main.context}",
+    ]
     fields = [
         "HACS: Local OpenAI LLM, or Extended OpenAI Conversation; then Settings, Devices & services, Add integration:",
         f"Server URL / Base URL: {to.v1}",
@@ -62,7 +69,8 @@ def homeassistant(to: Connection) -> Recipe:
         f"Model: {to.main.name}",
         f"Maximum tokens of an answer: {min(to.main.answer, 1024)}",
     ]
-    return Recipe((Text("Home Assistant", "text", "\n".join(fields)),), from_outside(to))
+    pieces = (Text("its own", "text", "\n".join(own)), Text("from HACS", "text", "\n".join(fields)))
+    return Recipe(pieces, from_outside(to))
 
 
 def python(to: Connection) -> Recipe:
