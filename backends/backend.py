@@ -38,6 +38,8 @@ class Files:
 
     weights: tuple[Path, ...]
     """The files that a load reads."""
+    beside: tuple[Path, ...] = ()
+    """Files that may belong to the model too: what they hold decides what it can do."""
 
     @property
     def size_bytes(self) -> int:

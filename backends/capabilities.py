@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from backends.formats.thinking import options_of
+from backends.messages import SENSES
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
 
     from backends.backend import Gives
+    from backends.messages import MediaKind
 
 FIM_MARKS: Final = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
@@ -28,7 +30,7 @@ _LLAMA_CPP: Final = (
 """Those that llama.cpp knows by their texts; it takes each of the three from any family."""
 
 
-def of_text(template: str | None, *, infills: bool) -> list[str]:
+def of_text(template: str | None, *, infills: bool, media: Iterable[MediaKind] = ()) -> list[str]:
     """Of a model that generates text. A template without tools of its own is given them in the system message."""
     found = ["completion"]
     if template:
@@ -37,13 +39,13 @@ def of_text(template: str | None, *, infills: bool) -> list[str]:
         found.append("infill")
     if template and options_of(template):
         found.append("thinking")
-    return found
+    return found + [SENSES[kind] for kind in media]
 
 
-def of_kind(gives: Gives, template: str | None, *, infills: bool) -> list[str]:
+def of_kind(gives: Gives, template: str | None, *, infills: bool, media: Iterable[MediaKind] = ()) -> list[str]:
     """Of any model."""
     if gives == "text":
-        return of_text(template, infills=infills)
+        return of_text(template, infills=infills, media=media)
     return ["rerank" if gives == "scores" else "embedding"]
 
 

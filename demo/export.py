@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from demo.chat import TEMPLATE_PATH
 from demo.names import gguf_name
 from demo.tokenizer import CONTROL, END, PAD, USER_DEFINED, tokenizer_config
 
+NAME = "onecard demo"
+WHAT = "A toy chat model trained by the onecard project on text that the project makes."
+
 
 def save_hf(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """F16 safetensors with config, tokenizer and chat template, as `from_pretrained` expects them."""
@@ -28,14 +32,17 @@ def save_hf(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None
     shutil.copyfile(TEMPLATE_PATH, folder / "chat_template.jinja")
 
 
-def save_gguf(folder: Path, path: Path) -> None:
+def save_gguf(folder: Path, path: Path, *, name: str = NAME, what: str = WHAT) -> None:
     """The folder's model as GGUF: F16 matrices, F32 norms, tokenizer and chat template inside."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_basename(name.replace(" ", "-"))
+    writer.add_description(what)
     _write_hyperparameters(writer, config)
     _write_tokenizer(writer, folder)
-    for name, tensor in sorted(load_file(folder / "model.safetensors").items()):
-        writer.add_tensor(gguf_name(name), gguf_tensor(name, tensor, config))
+    for key, tensor in sorted(load_file(folder / "model.safetensors").items()):
+        writer.add_tensor(gguf_name(key), gguf_tensor(key, tensor, config))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -54,9 +61,6 @@ def gguf_tensor(name: str, tensor: np.ndarray[Any, Any], config: dict[str, Any])
 
 
 def _write_hyperparameters(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
-    writer.add_name("onecard demo")
-    writer.add_basename("onecard-demo")
-    writer.add_description("A toy chat model trained by the onecard project on text that the project makes.")
     writer.add_type("model")
     writer.add_size_label("1.8M")
     writer.add_license("mit")
@@ -80,11 +84,12 @@ def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path) -> None:
     spec = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     ids: dict[str, int] = {**spec["model"]["vocab"], **{t["content"]: t["id"] for t in spec["added_tokens"]}}
     tokens = sorted(ids, key=ids.__getitem__)
+    controls = {*CONTROL, *(token["content"] for token in spec["added_tokens"] if token["special"])}
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in spec["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([_token_type(token) for token in tokens])
+    writer.add_token_types([_token_type(token, controls) for token in tokens])
     writer.add_token_merges(merges)
     writer.add_eos_token_id(ids[END])
     writer.add_eot_token_id(ids[END])
@@ -95,7 +100,7 @@ def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path) -> None:
     writer.add_chat_template((folder / "chat_template.jinja").read_text(encoding="utf-8"))
 
 
-def _token_type(token: str) -> gguf.TokenType:
-    if token in CONTROL:
+def _token_type(token: str, controls: Set[str]) -> gguf.TokenType:
+    if token in controls:
         return gguf.TokenType.CONTROL
     return gguf.TokenType.USER_DEFINED if token in USER_DEFINED else gguf.TokenType.NORMAL

@@ -79,7 +79,10 @@ KIND_ROUTES = "route.py"
 """Of an engine's folder: its route and what its bodies hold, in a file that only the server imports, by its name."""
 COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""
-LOW_LEVEL = {f"backends/gguf/{name}.py" for name in ("context", "library_log", "model", "pooled", "sampling")}
+LOW_LEVEL = {
+    f"backends/gguf/{name}.py"
+    for name in ("context", "embedding_pass", "library_log", "model", "pooled", "sampling", "tower")
+}
 BASELINE = "backends/gguf/bare.py"
 """The loop that the engine is measured by shares nothing with it, so it calls llama.cpp itself."""
 
@@ -339,6 +342,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/pytorch/measure.py": "/proc",
     "backends/pytorch/shortage.py": "/proc",
     "backends/bnb/weights.py": "transformers' reader, behind a check of the folder",
+    "backends/files/pictures.py": "Pillow over bytes that came with a request",
     "backends/generation/residency.py": "saved states, by the store's own method",
     "backends/gguf/loading.py": "/proc",
     "backends/gguf/threads.py": "/proc",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from backends.bnb.kv import KvCache
     from backends.bnb.runner import Runner
-    from backends.generation.decoder import DecoderModel
+    from backends.generation.decoder import DecoderModel, EmbeddingPass
     from backends.messages import KvLayout, Sampling
 
 _NO_ROOM: Final = 1
@@ -65,6 +65,7 @@ class BnbContext:
         self._row_of: dict[int, int] = {}
         """Batch rows to rows of the logits."""
         self.shortage = FULL
+        self.embeddings: EmbeddingPass | None = None
         self._most = self.max_batch
         """Tokens of one pass; halved when there is no memory for it, doubled when there was some for a while."""
         self._n_good = 0

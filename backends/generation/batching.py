@@ -40,6 +40,8 @@ class Demand(NamedTuple):
     slot: int = 0
     fixed: bool = False
     """Its share may be no larger than what is planned: a prompt that is scored has few rows."""
+    whole: bool = False
+    """All of it in one step or nothing: rows that see each other."""
 
 
 class Share(NamedTuple):
@@ -86,7 +88,7 @@ class Batcher:
         for demand in sorted((d for d in demands if not d.decoding), key=self._urgency):
             chunk = self._chunk(demand, left_us, n_decode=n_decode, first=not shares)
             n_tokens = min(demand.n_tokens, left, chunk)
-            if n_tokens <= 0:
+            if n_tokens <= 0 or (demand.whole and n_tokens < demand.n_tokens):
                 break
             shares.append(Share(demand.sequence, n_tokens))
             if n_tokens < demand.n_tokens:
@@ -108,6 +110,8 @@ class Batcher:
     def _chunk(self, demand: Demand, left_us: float, *, n_decode: int, first: bool) -> int:
         """Tokens of a prompt that this step computes: as many as the time is enough for, in whole tiles."""
         n_ahead, depth = demand.n_tokens, demand.depth
+        if demand.whole:
+            return n_ahead if first or self.pace.prefill_us(depth, n_ahead) <= left_us else 0
         if first and n_decode == 0 and n_ahead <= GRAIN:  # in crumbs it would take many times as long
             return n_ahead
         if self.pace.token_us(depth) <= 0:
@@ -125,7 +129,8 @@ class Batcher:
         rows = []
         for share in shares:
             demand = by_sequence[share.sequence]
-            rows.append(Rows(demand.slot, share.n_tokens, share.n_tokens if demand.fixed else demand.n_tokens))
+            stays = demand.fixed or demand.whole
+            rows.append(Rows(demand.slot, share.n_tokens, share.n_tokens if stays else demand.n_tokens))
         extra = self.max_tokens - sum(share.n_tokens for share in shares)
         return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, extra=extra), strict=True)]
 

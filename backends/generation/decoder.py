@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.generation.media import MediaTower
+    from backends.generation.row_layout import Embedding
     from backends.messages import KvLayout, Sampling
     from backends.prompts.control import Control
     from backends.prompts.fim import InfillMarks
@@ -86,6 +87,17 @@ class DecoderModel(Protocol):
         ...
 
 
+class EmbeddingPass(Protocol):
+    """Computes rows of media, which are no tokens."""
+
+    def decode(self, embedding: Embedding, first: int, count: int, *, slot: int, position: int) -> int:
+        """Compute so many of a medium's rows from `first` on, in the sequence of one slot; statuses are `decode`'s.
+
+        `position` is that of the medium's first row.
+        """
+        ...
+
+
 class DecoderContext(Protocol):
     """The cells of `parallel` sequences, and a batch that is written, computed and read row by row."""
 
@@ -108,6 +120,8 @@ class DecoderContext(Protocol):
     """1 where logits are wanted."""
     shortage: str
     """Why the last batch had no room, for its jobs."""
+    embeddings: EmbeddingPass | None
+    """What computes rows of media; None where the model reads text alone."""
 
     def decode(self, n_tokens: int) -> int:
         """Compute the first rows of the batch: 0, or 1 where the cells have no room for it; it is done on return."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from backends.engine import JobError
 from backends.generation.choosing import Chooser
+from backends.generation.embedding_step import compute
 from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
@@ -130,7 +131,7 @@ class GeneratingEngine:
         """Give the next unstarted choice of a request a slot."""
         job = request.job
         index = request.unstarted.pop(0)
-        prompt = request.prompt.tolist() if job.sampling.repetition_penalty != 1.0 else ()
+        prompt = request.layout.words(request.prompt).tolist() if job.sampling.repetition_penalty != 1.0 else ()
         sampler = self._context.sampler(job.sampling, prompt=prompt, choice=index)
         stops = () if job.min_tokens else tuple(job.stop)
         text = TextStream(stops=stops, keep_logprobs=job.logprobs is not None, sorts=request.new_splitter())
@@ -191,7 +192,7 @@ class GeneratingEngine:
             rows = self._refill(self._steady)
         else:
             rows = filled(self._plan(planned / 1000), self._sequences, self._context)
-        status = self._context.decode(rows.n_tokens)
+        status = compute(rows, self._sequences, self._context, self._residency.cells)
         if status == _NO_ROOM:
             return Step(events=[*events, *self._shed()])
         if status != 0:
@@ -203,6 +204,8 @@ class GeneratingEngine:
             sequence = self._sequences[index]
             sequence.n_past += count
             cells.grow(sequence, count)
+        for index, _ in (*rows.embedded, *rows.shares):
+            sequence = self._sequences[index]
             if sequence.phase is Phase.PREFILL and sequence.stands:
                 self._residency.take_checkpoint(sequence)
         self._steady = rows if not rows.n_prefill and len(rows.outputs) == len(self._sequences) else None
@@ -286,13 +289,16 @@ class GeneratingEngine:
         if not rows.n_prefill:
             self._batcher.pace.learn_decode(len(shares), duration_us)
             return
+        for index, count in rows.embedded:
+            chunks.append(Chunk(self._sequences[index].n_past - count, count))
         for index, count in shares:
             sequence = self._sequences[index]
             if sequence.phase is Phase.PREFILL:
                 if sequence.request.scoring:  # its few tokens cost more than those of a usual chunk
                     return
                 chunks.append(Chunk(sequence.n_past, count))
-        self._batcher.pace.learn(n_decode=len(shares) - len(chunks), chunks=chunks, duration_us=duration_us)
+        n_decode = len(shares) + len(rows.embedded) - len(chunks)
+        self._batcher.pace.learn(n_decode=n_decode, chunks=chunks, duration_us=duration_us)
 
     def _refill(self, rows: StepRows) -> StepRows:
         """Write the same batch one position further on."""

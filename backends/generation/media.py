@@ -1,19 +1,21 @@
 """From the media of a prompt to rows: what is asked of a model that sees or hears, and the prompt's rows in order.
 
-No model here has a tower: then media are refused by name.
+Media are counted first, from what their first bytes say. They are computed once it is known that the prompt fits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from backends.engine import JobError
-from backends.generation.row_layout import MediaRows, RowLayout
+from backends.generation.row_layout import MediaRows, Place, RowLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from backends.generation.row_layout import Embedding
     from backends.messages import MediaKind, Medium
 
 PLACEHOLDER = 0
@@ -22,15 +24,12 @@ PLACEHOLDER = 0
 
 @dataclass(frozen=True)
 class MediaShape:
-    """How a medium stands in a prompt."""
+    """How a medium, or one tile of it, stands in a prompt."""
 
     n_rows: int
     n_positions: int
     digest: str
-    """SHA-256, in hex, of what the encoder is given: two files may hold the same picture."""
-    before: Sequence[int] = ()
-    """Tokens of text that announce it."""
-    after: Sequence[int] = ()
+    """SHA-256, in hex, of what the encoder is given."""
 
 
 class MediaTower(Protocol):
@@ -38,8 +37,19 @@ class MediaTower(Protocol):
 
     kinds: Sequence[MediaKind]
 
-    def shape(self, medium: Medium) -> MediaShape:
-        """Read and check the medium. Raises JobError(unsupported_media) for bytes that are none."""
+    def shapes(self, medium: Medium) -> Sequence[MediaShape | Sequence[int]]:
+        """What the medium becomes, in order: its rows, and tokens of text before, between and behind them.
+
+        Raises JobError(unsupported_media) for bytes that are none.
+        """
+        ...
+
+    def embed(self, medium: Medium) -> Sequence[Embedding]:
+        """The rows themselves, for each `MediaShape` in order. Raises JobError."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
         ...
 
 
@@ -50,6 +60,7 @@ class PromptRows:
     tower: MediaTower | None
     tokens: list[int] = field(default_factory=list)
     media: list[MediaRows] = field(default_factory=list)
+    n_media: int = 0
 
     def add(self, medium: Medium) -> None:
         """Append a medium. Raises JobError where the model reads none of its kind."""
@@ -61,21 +72,54 @@ class PromptRows:
                 "that does",
                 param="prompt",
             )
-        shape = self.tower.shape(medium)
-        self.tokens += shape.before
-        self.media.append(MediaRows(len(self.tokens), shape.n_rows, shape.n_positions, shape.digest))
-        self.tokens += [PLACEHOLDER] * shape.n_rows
-        self.tokens += shape.after
+        self.n_media += 1
+        with naming(medium, self.n_media):
+            parts = self.tower.shapes(medium)
+        n_tiles = 0
+        for part in parts:
+            if isinstance(part, MediaShape):
+                place = Place(medium, n_tiles, self.n_media)
+                self.media.append(MediaRows(len(self.tokens), part.n_rows, part.n_positions, part.digest, place))
+                self.tokens += [PLACEHOLDER] * part.n_rows
+                n_tiles += 1
+            else:
+                self.tokens += part
 
     def begin_with(self, tokens: Sequence[int]) -> None:
         """Put tokens in front of everything."""
         self.tokens[:0] = tokens
-        self.media = [MediaRows(m.first + len(tokens), m.n_rows, m.n_positions, m.digest) for m in self.media]
+        self.media = [replace(rows, first=rows.first + len(tokens)) for rows in self.media]
 
     @property
     def layout(self) -> RowLayout:
         """Which rows are media."""
         return RowLayout(tuple(self.media))
+
+
+@contextmanager
+def naming(medium: Medium, number: int) -> Iterator[None]:
+    """Refusals of a medium say which of its prompt it is."""
+    try:
+        yield
+    except JobError as error:
+        what = f"{medium.kind} {number} of the prompt ({len(medium.data)} bytes)"
+        raise JobError(error.code, f"{what} {error.message}", param=error.param) from None
+
+
+def computed(layout: RowLayout, tower: MediaTower) -> RowLayout:
+    """The layout with the rows of its media, each medium computed once. Raises JobError."""
+    rows: list[MediaRows] = []
+    number = 0
+    embeddings: Sequence[Embedding] = ()
+    for media in layout.media:
+        place = media.place
+        if place is None:
+            raise RuntimeError("rows of a medium came without it")
+        if place.number != number:
+            with naming(place.medium, place.number):
+                number, embeddings = place.number, tower.embed(place.medium)
+        rows.append(replace(media, embedding=embeddings[place.tile]))
+    return RowLayout(tuple(rows))
 
 
 WORDS: dict[MediaKind, str] = {"image": "images", "audio": "sounds"}

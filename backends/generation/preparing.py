@@ -12,6 +12,7 @@ import numpy as np
 from backends.engine import JobError
 from backends.formats.thinking import Thinking
 from backends.generation.borders import borders
+from backends.generation.media import computed
 from backends.generation.row_layout import TEXT_ALONE
 from backends.generation.scoring import Echo
 from backends.generation.sequence import PreparedGenerate
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.generation.decoder import DecoderModel
+    from backends.generation.row_layout import RowLayout
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import Event, Prompt, TextJob
 
@@ -75,6 +77,7 @@ class Preparer:
         else:
             (tokens, thinking, layout), omitted = self._tokenizer.encode(job.prompt), 0
         limit = self._limit(job, len(tokens))
+        layout = self._embedded(layout, len(tokens))
         prompt = np.array(tokens, dtype=np.int32)
         echo, scored = self._echo(job, tokens), self._scored(job, prompt)
         plan = self._tokenizer.guides.plan(job, thinking)
@@ -84,6 +87,17 @@ class Preparer:
         return PreparedGenerate(
             job, prompt, limit, opened, echo, scored, omitted, layout, plan=plan, borders=places, new_splitter=sorts
         )
+
+    def _embedded(self, layout: RowLayout, n_prompt: int) -> RowLayout:
+        """The layout with the rows of its media: they are computed here, beside the engine's steps."""
+        tower = self._model.tower
+        if tower is None or not layout.media:
+            return layout
+        if layout.at(n_prompt - 1) is not None:
+            raise JobError(
+                "invalid_value", "the prompt ends with an image or a sound: put text behind it", param="prompt"
+            )
+        return computed(layout, tower)
 
     def _scored(self, job: Generate, prompt: NDArray[np.int32]) -> Echo | None:
         """The prompt to be echoed with log-probabilities; a prompt without tokens has none to show."""

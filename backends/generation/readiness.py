@@ -15,10 +15,10 @@ from backends.prefix.entry_files import EntryFolder
 from backends.prefix.store import PrefixStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import GeneratorPlan, Layers, Store
+    from backends.messages import GeneratorPlan, Layers, MediaKind, Store
 
 
 def describe(
@@ -31,6 +31,7 @@ def describe(
     parts: dict[str, int] | None,
     host_parts: dict[str, int],
     engine: str,
+    media: Sequence[MediaKind] = (),
 ) -> Ready[GeneratorFacts]:
     """The model's `Ready`; `parts` are measured bytes by component, None where that cannot be told.
 
@@ -53,7 +54,7 @@ def describe(
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},
         host_parts=host_parts,
-        capabilities=of_text(template.source if template else None, infills=tokenizer.can_infill),
+        capabilities=of_text(template.source if template else None, infills=tokenizer.can_infill, media=media),
         engine=engine,
     )
 

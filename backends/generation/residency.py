@@ -110,7 +110,7 @@ class Residency:
 
     def fork(self, source: Sequence, target: Sequence) -> bool:
         """Let a new sequence begin with all that `source` has computed; False where it has to wait and compute."""
-        if not self._context.share(source.slot, target.slot, source.n_past):
+        if not self._context.share(source.slot, target.slot, source.request.layout.position(source.n_past)):
             self._context.clear(target.slot)
             return False
         self.cells.share(source, target, source.n_past)
@@ -131,12 +131,13 @@ class Residency:
     def _share(self, start: Start, sequence: Sequence) -> bool:
         """Begin an empty slot with a running sequence's positions."""
         assert start.source is not None
+        length = sequence.request.layout.position(start.n_tokens)
         if start.checkpoint is None:
-            return self._context.share(start.source.slot, sequence.slot, start.n_tokens)
+            return self._context.share(start.source.slot, sequence.slot, length)
         assert self.store is not None
         checkpoint = self.store.open(start.checkpoint, now_s=self._clock())
         return checkpoint is not None and self._context.share(
-            start.source.slot, sequence.slot, start.n_tokens, checkpoint=checkpoint
+            start.source.slot, sequence.slot, length, checkpoint=checkpoint
         )
 
     def _take(self, sequence: Sequence, kept: Start) -> int:
@@ -162,11 +163,13 @@ class Residency:
         checkpoint = self.store.open(kept.checkpoint, now_s=self._clock())
         if checkpoint is None or not self._context.restore(sequence.slot, state):
             return 0
-        return kept.n_tokens if self._context.go_back(sequence.slot, checkpoint, kept.n_tokens) else 0
+        length = sequence.request.layout.position(kept.n_tokens)
+        return kept.n_tokens if self._context.go_back(sequence.slot, checkpoint, length) else 0
 
     def _restore(self, sequence: Sequence, state: NDArray[np.uint8], n_tokens: int) -> bool:
         """Put the first tokens of a state into the sequence's slot; False, and it is empty, where that cannot be."""
-        if self._context.restore(sequence.slot, state) and self._context.trim(sequence.slot, n_tokens):
+        length = sequence.request.layout.position(n_tokens)
+        if self._context.restore(sequence.slot, state) and self._context.trim(sequence.slot, length):
             return True
         self._context.clear(sequence.slot)
         return False

@@ -158,9 +158,9 @@ class Sequence:
 
     @property
     def n_ahead(self) -> int:
-        """Tokens of its prompt that the next step may compute."""
+        """Rows of its prompt that the next step may compute: tokens, or those of one medium."""
         end = min((at for at in (self.pause_at, *self.stops) if at > self.n_past), default=self.target.size)
-        return end - self.n_past
+        return min(end, self.request.layout.run(self.n_past)) - self.n_past
 
     @property
     def stands(self) -> bool:

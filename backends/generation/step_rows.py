@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.generation.batching import Demand
+from backends.generation.embedding_step import is_embedded, is_whole
 from backends.generation.sequence import Phase
 from backends.plan import SCORED_ROWS
 
@@ -20,6 +21,9 @@ class StepRows(NamedTuple):
     """What one step computes."""
 
     shares: list[Share]
+    """Of tokens."""
+    embedded: list[Share]
+    """Of rows of media, each in a pass of its own before the tokens'."""
     outputs: list[tuple[Sequence, int]]
     """Who has logits, and in which row of the batch."""
     n_tokens: int
@@ -45,16 +49,22 @@ def demands_of(sequences: Iterable[Sequence], now_us: float) -> list[Demand]:
                 most_scored -= n_tokens
             if n_tokens:
                 slot, fixed = sequence.slot, sequence.request.scoring
-                demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed))
+                demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed, whole=is_whole(sequence)))
     return demands
 
 
 def filled(shares: list[Share], sequences: list[Sequence], context: DecoderContext) -> StepRows:
     """Write the batch."""
     outputs: list[tuple[Sequence, int]] = []
+    embedded: list[Share] = []
     row = n_prefill = n_scored = 0
-    for index, count in shares:
+    for share in shares:
+        index, count = share
         sequence = sequences[index]
+        if is_embedded(sequence):
+            embedded.append(share)
+            n_prefill += count
+            continue
         past = sequence.n_past
         end = row + count
         if sequence.phase is Phase.DECODE:
@@ -78,4 +88,5 @@ def filled(shares: list[Share], sequences: list[Sequence], context: DecoderConte
                 outputs.append((sequence, end - 1))
         context.sequences[row:end] = sequence.slot
         row = end
-    return StepRows(shares, outputs, row, n_prefill, n_scored)
+    tokens = [share for share in shares if share not in embedded] if embedded else shares
+    return StepRows(tokens, embedded, outputs, row, n_prefill, n_scored)

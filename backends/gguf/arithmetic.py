@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, assert_never
 
 from backends.gguf.info import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
+from backends.gguf.projector import ON_ITS_WAY_BYTES
 from backends.kv_types import KV_BYTES, keys_and_values
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.messages.plans import ALL_LAYERS, whole_blocks
@@ -58,6 +60,23 @@ def predict(header: HeaderInfo, plan: TextPlan) -> Footprint:
 
 
 def _predict_generator(header: HeaderInfo, plan: GeneratorPlan) -> Footprint:
+    return _with_projector(header, plan, _predict_reader(header, plan))
+
+
+def _with_projector(header: HeaderInfo, plan: GeneratorPlan, of_text: Footprint) -> Footprint:
+    """The same with its eyes, which are where the model computes; images on their way are in host memory."""
+    if header.projector is None:
+        return of_text
+    projector, most = header.projector, header.image_max_tokens
+    n_bytes = projector.n_bytes + projector.encoder_bytes(most)
+    on_way = projector.kept_bytes(most, header.number("embedding_length")) + ON_ITS_WAY_BYTES
+    if plan.device == "cpu":
+        return replace(of_text, host=replace(of_text.host, projector=n_bytes + on_way))
+    host = replace(of_text.host, projector=on_way)
+    return Footprint(device=replace(of_text.device, projector=n_bytes), host=host)
+
+
+def _predict_reader(header: HeaderInfo, plan: GeneratorPlan) -> Footprint:
     cache = cache_bytes(header, plan) + state_bytes(header, plan)
     constraints = header.n_vocab * CONSTRAINT_BYTES
     return _footprint(

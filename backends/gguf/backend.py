@@ -16,6 +16,7 @@ from backends.gguf import arithmetic, offload
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
 from backends.gguf.parts import is_gguf, split_parts
+from backends.gguf.projector import candidates, image_max_tokens, projector_for
 from backends.gguf.servable import unservable
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import RUNTIME_BYTES, Amount, Footprint, Wish
@@ -99,7 +100,7 @@ class Gguf:
     )
     packages: Sequence[str] = ("llama-cpp-python",)
     components: Sequence[str] = ()
-    media: Sequence[MediaKind] = ()
+    media: Sequence[MediaKind] = ("image",)
     choices: Choices[Header, TextPlan] = TextChoices()
 
     def options(self) -> type[Options]:
@@ -112,7 +113,7 @@ class Gguf:
         """A file by its name or its first bytes, with its other parts."""
         if not path.is_file() or foreign.is_unfinished(path.name) or not is_gguf(path):
             return None
-        return Files(split_parts(path))
+        return Files(split_parts(path), beside=candidates(path))
 
     def claims(self, reference: str) -> bool:
         """A name that ends in .gguf, or a reference with a quantisation: `org/repo:Q4_K_M`."""
@@ -127,7 +128,14 @@ class Gguf:
             raise HeaderError("the file announces 0 layers (block_count), and a model has layers. hint: it is damaged")
         _check_figures(header)
         asked = _host_layers(header, options)
-        return dataclasses.replace(header, expert_layers=asked.get("expert_layers"), ffn_layers=asked.get("ffn_layers"))
+        found = projector_for(path, header.number("embedding_length"), options) if header.gives == "text" else None
+        return dataclasses.replace(
+            header,
+            expert_layers=asked.get("expert_layers"),
+            ffn_layers=asked.get("ffn_layers"),
+            projector=found,
+            image_max_tokens=0 if found is None else image_max_tokens(options),
+        )
 
     def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[TextPlan]:
         """First less is kept in mind; then weights leave the card, those of which a token uses least first.

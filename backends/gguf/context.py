@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from backends.generation.decoder import EmbeddingPass
     from backends.gguf.library_log import LibraryLog
     from backends.gguf.model import Model
     from backends.messages import KvLayout, KvOffload, KvType, KvTypes, Sampling
@@ -77,6 +78,7 @@ class Context:
         self.max_batch = _PASSES * max(max_batch, parallel)
         self.layout: KvLayout = layout
         self.shortage = FULL
+        self.embeddings: EmbeddingPass | None = None
         self.cells_per_sequence = whole_blocks(context)
         self.forgets = model.carries_state or 0 < model.n_window < self.cells_per_sequence
         self.splits = not model.is_recurrent
@@ -174,9 +176,13 @@ class Context:
     def _decode(self) -> int:
         status: int = llama_cpp.llama_decode(self.pointer, self._batch)
         if status == 0:
-            llama_cpp.llama_synchronize(self.pointer)
-            self._lazy.clear()
+            self.finish()
         return status
+
+    def finish(self) -> None:
+        """Wait until what was begun is done."""
+        llama_cpp.llama_synchronize(self.pointer)
+        self._lazy.clear()
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
         """`(n_outputs, n_vocab) float32`: a writable view of the last decode's outputs, in batch order."""

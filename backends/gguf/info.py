@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from backends.capabilities import counted, of_kind
 from backends.files import foreign
 from backends.files.sampling_defaults import SamplingDefaults, of_gguf
 from backends.gguf import vocabulary
 from backends.kv_types import BLOCK, is_quantised, keys_and_values
+
+if TYPE_CHECKING:
+    from backends.gguf.projector import Projector
+    from backends.messages import MediaKind
 
 Value = int | float | bool | str | list["Value"]
 
@@ -59,6 +63,10 @@ class HeaderInfo:
     expert_layers: int | None = None
     """What the operator wants of them in host memory; None: choose."""
     ffn_layers: int | None = None
+    projector: Projector | None = field(default=None, repr=False)
+    """Its eyes or ears; None: it reads text alone."""
+    image_max_tokens: int = 0
+    """Rows of one image at most."""
 
     def number(self, key: str, default: int = 0) -> int:
         """A count of the architecture, e.g. `block_count`, never below 0; of a per-layer array its largest."""
@@ -75,6 +83,9 @@ class HeaderInfo:
         told = {"architecture": self.architecture}
         told["parameters"] = counted(sum(math.prod(tensor.shape) for tensor in self.tensors))
         told["quantisation"] = max(by_type, key=lambda name: by_type[name], default="")
+        if self.projector is not None:
+            told["projector"] = self.projector.path.name
+            told["image_max_tokens"] = str(self.image_max_tokens)
         if isinstance(licence := self.metadata.get("general.license"), str):
             told["licence"] = licence
         return dict(zip(told, foreign.plain(told.values()), strict=True))
@@ -124,7 +135,12 @@ class HeaderInfo:
         """What the model can do, as its `Ready` will say."""
         sources = (self.metadata.get(key) for key in ("tokenizer.chat_template.tool_use", "tokenizer.chat_template"))
         template = next((source for source in sources if isinstance(source, str) and source), None)
-        return of_kind(self.gives, template, infills=self.infills)
+        return of_kind(self.gives, template, infills=self.infills, media=self.media)
+
+    @property
+    def media(self) -> Sequence[MediaKind]:
+        """What it reads beside text."""
+        return () if self.projector is None or self.gives != "text" else self.projector.kinds
 
     def head_sizes(self, suffix: str = "") -> tuple[int, int]:
         """Values per head of a key and of a value; `_swa`: in layers with a sliding window."""
@@ -162,7 +178,13 @@ class HeaderInfo:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the operator should know, a sentence each."""
-        return foreign.plain([*self.sampling.remarks, *vocabulary.remarks(self.metadata, self.n_vocab)])
+        told = [*self.sampling.remarks, *vocabulary.remarks(self.metadata, self.n_vocab)]
+        if self.projector is not None and self.projector.miscounts:
+            told.append(
+                f"llama.cpp computes the tower of {self.projector.path.name} one position off (its issue 25814), so "
+                "that it sees less well than its makers' model; the Hugging Face folder of the model is right"
+            )
+        return foreign.plain(told)
 
     def host_layers(self, kind: Literal["expert_layers", "ffn_layers"]) -> int:
         """How many layers have weights of a kind that can lie in host memory alone, counted from the first layer."""

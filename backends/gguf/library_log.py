@@ -24,6 +24,7 @@ class LibraryLog:
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _level: int = 0
+    _callback: object = None
 
     def install(self) -> None:
         """Take over llama.cpp's logging for this process."""
@@ -40,6 +41,14 @@ class LibraryLog:
         callback = llama_cpp.llama_log_callback(write)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))  # llama.cpp calls it as long as the process lives
         llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+        self._callback = callback
+
+    def hear_mtmd(self) -> None:
+        """Take over the logging of its part for images and sound, which is loaded only where a model has one."""
+        from llama_cpp import mtmd_cpp
+
+        if self._callback is not None:
+            mtmd_cpp.mtmd_helper_log_set(self._callback, ctypes.c_void_p(0))
 
     def buffers(self, kind: str) -> dict[str, int]:
         """Bytes of the `CPU <kind> buffer size = 12.34 MiB` lines, by the device they name."""

@@ -14,8 +14,9 @@ from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, making_guides, open_store
 from backends.generation.tokenizer import Tokenizer
-from backends.gguf import pooled
+from backends.gguf import eyes, pooled
 from backends.gguf.context import Context, scored_bytes
+from backends.gguf.embedding_pass import GgufEmbeddingPass
 from backends.gguf.encoder import GgufEncoder, check_scores
 from backends.gguf.library_log import LibraryLog, has_all_kv_kernels, supports_gpu, version
 from backends.gguf.model import Model
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.engine import AnyEngine
+    from backends.gguf.eyes import Eyes
     from backends.messages import KvTypes, LoadModel, TextPlan
 
 _TOY_BYTES = 32 << 20
@@ -53,6 +55,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         return _load_encoder(spec, model, log, free_before)
     assert isinstance(plan, GeneratorPlan)
     check_the_card_takes(plan)
+    n_threads = spec.threads or sensible_threads(model.n_bytes)
+    seen = eyes.open_for(spec, model, on_card=gpu_layers != 0, n_threads=n_threads)
     tokenizer = Tokenizer(model)
     with making_guides(tokenizer):
         context = Context(
@@ -61,7 +65,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
             parallel=plan.parallel,
             kv_type=plan.kv_type,
             max_batch=BATCH_TOKENS,
-            n_threads=spec.threads or sensible_threads(model.n_bytes),
+            n_threads=n_threads,
             log=log,
             layout=plan.kv_layout,
             kv_tokens=plan.kv_tokens,
@@ -69,14 +73,17 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
             copies_cells=gpu_layers != 0 and not plan.kv_on_host,
             fewer_threads=gpu_layers == 0 and not spec.threads,
         )
+    if model.tower is not None:
+        context.embeddings = GgufEmbeddingPass(context, most_rows=context.max_batch)
     before_bytes = anonymous_bytes()
     context.warm_up(BATCH_TOKENS if spec.plan.device == "cuda" else 1)
     touched_bytes = anonymous_bytes() - before_bytes
     host_parts = {}
     if spec.plan.device == "cuda":
-        parts, host_parts = parts_on_card(log, free_before, card.free_bytes()), parts_beside_card(log)
+        parts = parts_on_card(log, free_before, card.free_bytes(), projector=seen.n_bytes)
+        host_parts = parts_beside_card(log, promised=seen.host_bytes)
     else:
-        parts = measured_parts(model, log, touched_bytes=touched_bytes)
+        parts = measured_parts(model, log, touched_bytes=touched_bytes, eyes=seen)
     ready = describe(
         plan,
         tokenizer,
@@ -92,17 +99,27 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         parts=parts,
         host_parts=host_parts,
         engine=version(),
+        media=() if model.tower is None else model.tower.kinds,
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
-    store, ready = open_store(spec.store, ready, identity=identity(spec, context, plan.kv_type))
+    store, ready = open_store(spec.store, ready, identity=identity(spec, context, plan.kv_type, seen))
     return GeneratingEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
 
 
-def identity(spec: LoadModel, context: Context, kv_type: KvTypes) -> str:
+def identity(spec: LoadModel, context: Context, kv_type: KvTypes, seen: Eyes) -> str:
     """Everything that the bytes of a state depend on; another one's are worth nothing."""
     file = Path(spec.path).stat()
-    parts = (file.st_size, file.st_mtime_ns, file.st_ino, kv_type, context.layout, spec.plan.device, version())
+    parts = (
+        file.st_size,
+        file.st_mtime_ns,
+        file.st_ino,
+        kv_type,
+        context.layout,
+        spec.plan.device,
+        version(),
+        seen.identity,
+    )
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
@@ -175,7 +192,7 @@ def sensible_threads(n_bytes: int, *, toy_bytes: int = _TOY_BYTES) -> int:
 
 
 def measured_parts(
-    model: Model, log: LibraryLog, *, touched_bytes: int, output_bytes: int | None = None
+    model: Model, log: LibraryLog, *, touched_bytes: int, output_bytes: int | None = None, eyes: Eyes | None = None
 ) -> dict[str, int]:
     """What this process takes once all its buffers are in use, by component; their sum is the kernel's figure.
 
@@ -187,12 +204,17 @@ def measured_parts(
     output = sum(log.buffers("output").values()) + scored_bytes(model) if output_bytes is None else output_bytes
     compute = sum(log.buffers("compute").values()) + output
     untouched = max(0, compute - max(0, touched_bytes))
-    total = anonymous_bytes() + max(0, weights - log.repacked_bytes()) + untouched
+    promised = 0 if eyes is None else eyes.host_bytes
+    total = anonymous_bytes() + max(0, weights - log.repacked_bytes()) + untouched + promised
     parts = {"weights": weights, "kv": log.cache_bytes(), "compute": compute}
+    if eyes is not None and eyes.n_bytes:
+        parts["projector"] = eyes.n_bytes + promised
     return {**parts, "runtime": max(0, total - sum(parts.values()))}
 
 
-def parts_on_card(log: LibraryLog, free_before: int | None, free_after: int | None) -> dict[str, int] | None:
+def parts_on_card(
+    log: LibraryLog, free_before: int | None, free_after: int | None, *, projector: int = 0
+) -> dict[str, int] | None:
     """What this process took of the card, by component; None where the driver does not tell.
 
     Buffers on a card are whole from the start. The driver's context and its libraries are what the buffers don't
@@ -200,11 +222,11 @@ def parts_on_card(log: LibraryLog, free_before: int | None, free_after: int | No
     """
     if free_before is None or free_after is None:
         return None
-    parts = _parts_of_log(log, on_card=True)
+    parts = _parts_of_log(log, on_card=True) | ({"projector": projector} if projector else {})
     return {**parts, "runtime": max(0, free_before - free_after - sum(parts.values()))}
 
 
-def parts_beside_card(log: LibraryLog) -> dict[str, int]:
+def parts_beside_card(log: LibraryLog, *, promised: int = 0) -> dict[str, int]:
     """What this process takes of host memory beside a card, by component.
 
     That is its anonymous memory, layers that are mapped because they are not on the card, and the pinned buffers, which
@@ -217,7 +239,9 @@ def parts_beside_card(log: LibraryLog) -> dict[str, int]:
         for device, n_bytes in log.buffers(kind).items()
         if device == "CUDA_Host"
     )
-    total = anonymous_bytes() + log.buffers("model").get("CPU_Mapped", 0) + pinned
+    total = anonymous_bytes() + log.buffers("model").get("CPU_Mapped", 0) + pinned + promised
+    if promised:
+        parts["projector"] = promised
     return {**parts, "runtime": max(0, total - sum(parts.values()))}
 
 

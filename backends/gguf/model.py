@@ -89,6 +89,8 @@ class Model:
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_layers: int = llama_cpp.llama_model_n_layer(pointer)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(pointer)
+        self.width: int = llama_cpp.llama_model_n_embd(pointer)
+        """Of its rows."""
         self.n_bytes: int = llama_cpp.llama_model_size(pointer)
         self.n_window: int = llama_cpp.llama_model_n_swa(pointer)
         """Tokens that layers with a sliding window look back; 0 without such layers."""
@@ -100,6 +102,8 @@ class Model:
 
     def close(self) -> None:
         """Free the weights."""
+        if self.tower is not None:
+            self.tower.close()
         llama_cpp.llama_model_free(self.pointer)
 
     @property

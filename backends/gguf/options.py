@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from backends.gguf.projector import IMAGE_MAX_TOKENS
 from backends.options import NO_BOOL, Options
 
 HostLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
@@ -18,6 +19,12 @@ class GgufOptions(Options):
     """Layers of a mixture of experts whose experts lie in host memory beside a card; auto: as many as have to."""
     ffn_layers: HostLayers = "auto"
     """Layers whose other feed-forward weights do; auto: as many as have to, before whole layers leave the card."""
+
+    projector: str = "auto"
+    """The file with the model's eyes (mmproj), relative to the model's own folder; auto: one beside it that fits; off:
+    none."""
+    image_max_tokens: Annotated[int, Field(ge=64, le=16_384), NO_BOOL] = IMAGE_MAX_TOKENS
+    """Tokens that one image may take of models that see in many sizes."""
 
     @model_validator(mode="after")
     def _layers_agree(self) -> Self:

@@ -35,7 +35,7 @@ _TYPES: Final[Mapping[str, str]] = {
     "adapter": "is a LoRA adapter, which changes another model and is none itself. "
     "hint: name a model into which it has been merged",
     "mmproj": "is a projector for images or sound (mmproj), which belongs beside a model and is none itself. "
-    "hint: name the model's own file; onecard reads text",
+    "hint: name the model's own file, beside which it is found",
     "imatrix": "is an importance matrix, which `onecard quantize --imatrix` takes. hint: name a model",
     "vocab": "holds a vocabulary and no weights. hint: name a model",
 }

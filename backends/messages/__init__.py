@@ -58,7 +58,7 @@ from backends.messages.jobs import (
     ToolCalls,
     VectorJob,
 )
-from backends.messages.media import MediaKind, Medium, SpoolFile
+from backends.messages.media import SENSES, MediaKind, Medium, SpoolFile
 from backends.messages.plain import Figure
 from backends.messages.plans import (
     Device,
@@ -85,6 +85,7 @@ from backends.messages.segments import MediaSegment, Segment, TextSegment, Token
 
 __all__ = [
     "ENDS",
+    "SENSES",
     "Cancel",
     "ChatPrompt",
     "Command",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal
 
 from backends.messages.plain import Plain
 
 MediaKind = Literal["image", "audio"]
+SENSES: Final[Mapping[MediaKind, str]] = MappingProxyType({"image": "vision", "audio": "hearing"})
+"""The capability of models that read a kind of media."""
 
 
 class SpoolFile(Plain, frozen=True):

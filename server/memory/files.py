@@ -138,10 +138,10 @@ def key_of(entry: CatalogEntry) -> FileKey:
     """
     status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     if not stat.S_ISDIR(status.st_mode):
-        others = _other_parts(entry)
-        if not others:
+        others, options = _other_parts(entry), sorted(entry.config.options_of(entry.backend).items())
+        if not others and not options:
             return status.st_size, status.st_mtime_ns, status.st_ino
-        told = repr([(part.st_size, part.st_mtime_ns) for part in (status, *others)])
+        told = repr(([(part.st_size, part.st_mtime_ns) for part in (status, *others)], options))
         return sum(part.st_size for part in (status, *others)), zlib.crc32(told.encode()), status.st_ino
     inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(entry.path) if e.is_file())
     told = repr((inside, sorted(entry.config.options_of(entry.backend).items())))
@@ -166,12 +166,12 @@ def _identity(status: os.stat_result) -> str:
 
 
 def _other_parts(entry: CatalogEntry) -> list[os.stat_result]:
-    """Of a file that is split: the parts behind the first. Raises OSError."""
+    """Of a file that is split the parts behind the first, and files that may belong to it. Raises OSError."""
     try:
         files = BACKENDS[entry.backend].recognise(entry.path)
     except (HeaderError, FileError):
         files = None
-    return [part.stat() for part in files.weights[1:]] if files is not None else []
+    return [part.stat() for part in (*files.weights[1:], *files.beside)] if files is not None else []
 
 
 def _state_of(entry: CatalogEntry) -> FileKey:

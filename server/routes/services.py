@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from backends.kinds import main_kind, refusal
-from backends.messages import ChatPrompt
+from backends.messages import SENSES, ChatPrompt
 from backends.registry import KINDS, backend_of, kind_giving
 from server.errors import ApiError, missing_parameter, model_not_found
 from server.schemas.fields import ignored_header
-from server.schemas.media import CAPABILITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,7 +125,7 @@ class ModelFacts:
         if self.ready is None and self.header is None:
             return
         for kind in {medium.kind: None for medium in prompt.media} if isinstance(prompt, ChatPrompt) else ():
-            if CAPABILITIES[kind] not in self.capabilities:
+            if SENSES[kind] not in self.capabilities:
                 told = f"Invalid '{param}': the model '{self.name}' takes no parts of type {kind}; send its text."
                 raise ApiError(400, told, param=param, code="unsupported_value")
 

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.messages import MediaKind, Medium
 from backends.registry import BACKENDS
@@ -27,8 +27,6 @@ MAX_MEDIUM_BYTES: Final = 20 * 2**20
 MAX_MEDIA_BYTES: Final = 40 * 2**20
 """Of all of one request: they cross the process border in one frame."""
 MAX_MEDIA: Final = 256
-CAPABILITIES: Final[Mapping[MediaKind, str]] = MappingProxyType({"image": "vision", "audio": "hearing"})
-"""The word of `/v1/models` for models that read a kind."""
 _PARTS: Final[Mapping[str, tuple[MediaKind, str]]] = MappingProxyType(
     {
         "image_url": ("image", "image_url"),
@@ -41,7 +39,6 @@ _PARTS: Final[Mapping[str, tuple[MediaKind, str]]] = MappingProxyType(
 _DATA_URL: Final = re.compile(r"data:(?P<type>[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)?(?:;[A-Za-z0-9=_.+-]+)*;base64,")
 _FORMAT: Final = re.compile(r"[A-Za-z0-9.+-]{1,32}")
 _DETAILS: Final = ("auto", "low", "high", "original")
-assert {*CAPABILITIES} == {*get_args(MediaKind)}
 
 
 def read_kind(part_type: Any) -> MediaKind | None:

@@ -11,6 +11,7 @@ import pytest
 
 from backends.engine import JobError
 from backends.generation.media import MediaShape
+from backends.generation.row_layout import Embedding
 from backends.generation.tokenizer import Tokenizer
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
@@ -25,8 +26,14 @@ class Tower:
 
     kinds: Sequence[MediaKind] = ("image",)
 
-    def shape(self, medium: Medium) -> MediaShape:
-        return MediaShape(ROWS, POSITIONS, medium.digest, before=[1], after=[2, 3])
+    def shapes(self, medium: Medium) -> Sequence[MediaShape | Sequence[int]]:
+        return [[1], MediaShape(ROWS, POSITIONS, medium.digest), [2, 3]]
+
+    def embed(self, medium: Medium) -> Sequence[Embedding]:
+        raise JobError("internal_error", "nothing is computed of what is only counted")
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 def medium(data: bytes, kind: MediaKind = "image") -> Medium:

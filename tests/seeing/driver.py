@@ -1,0 +1,75 @@
+"""Engines with eyes in this process, and prompts of text and images for them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from backends.engine import AnyEngine
+from backends.gguf.loading import load
+from backends.messages import (
+    Generate,
+    KvLayout,
+    MediaSegment,
+    Medium,
+    Sampling,
+    Segment,
+    SegmentPrompt,
+    Store,
+    TokenSegment,
+)
+from tests.models.canary_kv import EXACT_CELLS
+from tests.specs import spec_of
+
+_NUMBERS = itertools.count()
+Piece = list[int] | bytes
+"""Tokens, or an image."""
+
+
+def open_seer(
+    model: Path,
+    *,
+    layout: KvLayout = "split",
+    parallel: int = 4,
+    kv_tokens: int = 0,
+    store: Path | None = None,
+    store_bytes: int = 64 << 20,
+    context: int = 1024,
+    max_itl_ms: float = 0.0,
+) -> AnyEngine:
+    spec = spec_of(
+        name="seer",
+        backend="gguf",
+        path=str(model),
+        context=context,
+        parallel=parallel,
+        threads=1,
+        kv_layout=layout,
+        kv_type=EXACT_CELLS,
+        kv_tokens=kv_tokens,
+        max_itl_ms=max_itl_ms,
+        store=Store(str(store), store_bytes) if store is not None else None,
+        options={"image_max_tokens": 128},
+    )
+    return load(spec, lambda _: None)
+
+
+def medium(data: bytes, *, detail: str = "") -> Medium:
+    return Medium("image", data, hashlib.sha256(data).hexdigest(), "image/png", detail)
+
+
+def look(pieces: Sequence[Piece], n_tokens: int = 16, **fields: object) -> Generate:
+    segments: list[Segment] = [
+        TokenSegment(piece) if isinstance(piece, list) else MediaSegment(medium(piece)) for piece in pieces
+    ]
+    return Generate(
+        id=f"look-{next(_NUMBERS)}",
+        prompt=SegmentPrompt(segments),
+        max_tokens=n_tokens,
+        ignore_eos=True,
+        sampling=Sampling(temperature=0),
+        logprobs=4,
+        **fields,  # type: ignore[arg-type]
+    )
