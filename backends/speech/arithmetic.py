@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from backends.plan import Amount, Footprint, Parts
+from backends.speech.ctc_header import CtcHeader
 from backends.speech.header import FRAMES
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(
 AUDIO_BYTES: Final = 32 * 2**20
 """Of one recording: its file, and the samples of a window and of what was decoded beside it."""
 _FLOAT_BYTES: Final = 4
+_COPIES: Final = 4
+"""Of the first convolution's output: itself, its norm, its activation, and the next one's input."""
 
 
 def predict(header: SpeechHeader, plan: SpeechPlan) -> Footprint:
@@ -49,6 +52,8 @@ def value_bytes(device: Device) -> int:
 
 def kv_bytes(header: SpeechHeader, plan: SpeechPlan) -> int:
     """Keys and values of the sound, and of the tokens, of all windows that are computed at once."""
+    if isinstance(header, CtcHeader):
+        return 0
     sizes = header.sizes
     cells = FRAMES + sizes["max_target_positions"]
     return 2 * sizes["decoder_layers"] * cells * sizes["d_model"] * value_bytes(plan.device) * plan.parallel
@@ -56,6 +61,8 @@ def kv_bytes(header: SpeechHeader, plan: SpeechPlan) -> int:
 
 def compute_bytes(header: SpeechHeader, plan: SpeechPlan) -> int:
     """Activations of the encoder, the windows' hidden states and logits; a processor encodes one window at a time."""
+    if isinstance(header, CtcHeader):
+        return _ctc_bytes(header, value_bytes(plan.device))
     sizes, size = header.sizes, value_bytes(plan.device)
     at_once = plan.parallel if plan.device == "cuda" else 1
     activations = at_once * FRAMES * (6 * sizes["d_model"] + 2 * sizes["encoder_ffn_dim"]) * size
@@ -63,6 +70,16 @@ def compute_bytes(header: SpeechHeader, plan: SpeechPlan) -> int:
     hidden = plan.parallel * FRAMES * sizes["d_model"] * size
     logits = 4 * plan.parallel * sizes["vocab_size"] * _FLOAT_BYTES
     return activations + convolved + hidden + logits
+
+
+def _ctc_bytes(header: CtcHeader, size: int) -> int:
+    """One window of 30 s: the first convolution's frames, some copies of them, and the encoder's activations."""
+    frames = 30 * 16_000 // header.strides[0]
+    encoded = round(30 / header.frame_s)
+    sizes = header.sizes
+    layer = encoded * (6 * sizes["hidden_size"] + 2 * sizes["intermediate_size"])
+    looks = 2 * sizes["num_attention_heads"] * encoded**2
+    return (_COPIES * frames * header.width + layer + looks) * size
 
 
 def _tensor_bytes(tensor: StoredTensor, header: SpeechHeader, size: int) -> int:

@@ -1,4 +1,4 @@
-"""Whisper folders, as `backends.backend.Backend` asks for them."""
+"""Whisper and Wav2Vec2 folders, as `backends.backend.Backend` asks for them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from backends.kinds import AnyKind
 from backends.messages import Figure
 from backends.plan import Amount, Footprint, Wish
 from backends.speech import arithmetic
-from backends.speech.header import SpeechHeader, is_ctranslate2, is_whisper, read
+from backends.speech.ctc_header import is_ctc
+from backends.speech.header import SpeechHeader, is_ctranslate2, is_whisper
 from backends.speech.kind import TRANSCRIBE, SpeechPlan
+from backends.speech.reading import read
 
 if TYPE_CHECKING:
     from backends.choices import Choices
@@ -57,7 +59,7 @@ class Speech:
     """See `backends.backend.Backend`."""
 
     name = "speech"
-    files = "a Whisper folder"
+    files = "a folder of a model that hears"
     kinds: Sequence[AnyKind] = (TRANSCRIBE,)
     engine = "backends.speech.loading:load"
     routes: Sequence[str] = ("backends.speech.route",)
@@ -85,7 +87,7 @@ class Speech:
         return SpeechOptions
 
     def recognise(self, path: Path) -> Files | None:
-        """A folder whose config.json is Whisper's, or that CTranslate2 made of one."""
+        """A folder whose config.json is Whisper's or Wav2Vec2's, or that CTranslate2 made of one."""
         config = path / "config.json"
         if not path.is_dir() or model_files.why_not_file(config) is not None or not config.is_file():
             return None
@@ -93,13 +95,14 @@ class Speech:
             told = model_files.read_object(config)
         except model_files.FileError:
             return None
-        if not is_whisper(told) and not is_ctranslate2(told):
+        if not (is_whisper(told) or is_ctranslate2(told) or is_ctc(told)):
             return None
         return Files(tuple(sorted(file for file in path.glob("*.safetensors") if file.is_file())))
 
     def claims(self, reference: str) -> bool:
         """Such as `openai/whisper-base`."""
-        return "whisper" in Path(reference).name.lower()
+        name = Path(reference).name.lower()
+        return any(word in name for word in ("whisper", "wav2vec2", "hubert"))
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> SpeechHeader:
         """config.json and the weights' headers."""

@@ -6,21 +6,20 @@ job ends at once and a new one waits for no more than the pass at hand.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import torch
 from msgspec.structs import replace
 
 from backends.engine import JobError
 from backends.messages import Failed, Finished, Started, Step
 from backends.pytorch import shortage
-from backends.speech import rules
 from backends.speech.audio import Recording
-from backends.speech.kind import FILE_BYTES, TRANSLATION, Heard, Segment, Segments, SpeechFacts, Transcribe, Word
+from backends.speech.kind import FILE_BYTES, Heard, Segment, Segments, SpeechFacts, Transcribe
 from backends.speech.tokens import name_of
 from backends.speech.windows import Window, Windows
 
@@ -28,16 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from backends.messages import ErrorCode, Event, Job, Ready
-    from backends.speech.alignment import Aligner
-    from backends.speech.recogniser import Decoded, Recogniser
+    from backends.speech.listening import Asked, Listener
 
 _PIECES_PER_TURN: Final = 6
 """Of a recording, a minute, are decoded at most before others have their turn."""
-_LEAST_REST_S: Final = 1.0
-"""Less than that is not computed again."""
 _TIME_S: Final = 0.02
-_SLACK_S: Final = 0.8
-"""By which the times of a segment may miss a pause that was left out."""
 
 
 @dataclass(eq=False)
@@ -58,9 +52,7 @@ class Hearing:
     recording: Recording
     windows: Windows
     source: Iterator[Window | None]
-    code: str | None
-    """Of the language; None until the first window has told."""
-    prompt: list[int]
+    asked: Asked
     places: deque[Place] = field(default_factory=deque)
     is_read: bool = False
     """Nothing more comes of the recording."""
@@ -97,9 +89,8 @@ class SpeechEngine:
 
     takes: Sequence[type[Job]] = (Transcribe,)
 
-    def __init__(self, recogniser: Recogniser, aligner: Aligner, ready: Ready[SpeechFacts]) -> None:
-        self._recogniser = recogniser
-        self._aligner = aligner
+    def __init__(self, listener: Listener, ready: Ready[SpeechFacts]) -> None:
+        self._listener = listener
         self._ready = ready
         self._hearings: list[Hearing] = []
         self._pass: Generator[None, None, list[Event]] | None = None
@@ -125,15 +116,10 @@ class SpeechEngine:
 
     def prepare(self, job: Transcribe) -> Hearing:
         """Check what is asked, open the recording, and read it up to its first window; from the preparer's thread."""
-        tokens = self._recogniser.tokens
-        if job.task == "translate" and not tokens.multilingual:
-            message = f"this model hears English alone and has no {TRANSLATION}. hint: a multilingual Whisper"
-            raise JobError("invalid_value", message, param="model")
-        code = tokens.code(job.language) if job.language is not None else None if tokens.multilingual else "en"
+        asked = self._listener.asked(job)
         recording = Recording(job.file.path, n_bytes=FILE_BYTES, max_s=self._ready.facts.max_audio_s)
         windows = Windows(job.pauses)
-        prompt = tokens.prompt(job.prompt, most=rules.MOST_TOKENS - 1)
-        hearing = Hearing(job, recording, windows, windows.of(recording.pieces()), code, prompt)
+        hearing = Hearing(job, recording, windows, windows.of(recording.pieces()), asked)
         try:
             hearing.read()
         except BaseException:
@@ -196,7 +182,7 @@ class SpeechEngine:
         """Every job that has nothing to compute reads on in its recording."""
         events: list[Event] = []
         for hearing in [*self._hearings]:
-            if hearing.is_read or (hearing.code is None and hearing.places):
+            if hearing.is_read or (hearing.asked.code is None and hearing.places):
                 continue
             try:
                 while len(hearing.places) < self._ready.parallel and not hearing.is_read:
@@ -213,7 +199,7 @@ class SpeechEngine:
         taken: list[tuple[Hearing, Place]] = []
         waiting = [
             deque(place for place in hearing.places if not place.is_taken)
-            if hearing.code is not None
+            if hearing.asked.code is not None
             else deque(place for place in [*hearing.places][:1] if not place.is_taken)
             for hearing in self._hearings
         ]
@@ -227,71 +213,26 @@ class SpeechEngine:
         return taken
 
     def _computed(self, taken: list[tuple[Hearing, Place]]) -> Generator[None, None, list[Event]]:
-        """One pass: hidden states, languages, tokens, segments; a turn for others in between."""
-        recogniser = self._recogniser
-        rows = []
-        for some in recogniser.batches([place.window.samples for _, place in taken]):
-            rows.append(recogniser.encode(some))
-            yield
-        hidden = torch.cat(rows)
-        unknown = [row for row, (hearing, _) in enumerate(taken) if hearing.code is None]
-        if unknown:
-            for row, code in zip(unknown, recogniser.languages(hidden[unknown]), strict=True):
-                taken[row][0].code = code
-            yield
-        openings = [recogniser.tokens.opening(hearing.code or "en", hearing.job.task) for hearing, _ in taken]
-        decoded = yield from recogniser.recognise(
-            hidden,
-            [hearing.prompt for hearing, _ in taken],
-            openings,
-            [hearing.job.temperature for hearing, _ in taken],
+        """One pass; what is over by then is thrown away."""
+        found = yield from self._listener.listen(
+            [place.window for _, place in taken], [hearing.asked for hearing, _ in taken]
         )
         events: list[Event] = []
-        for row, (hearing, place) in enumerate(taken):
+        for (hearing, place), one in zip(taken, found, strict=True):
             if hearing.is_over:
                 continue
-            if not math.isfinite(decoded[row].avg_logprob):
+            if one is None:
                 told = "the model computed numbers that are not finite; its files may be broken"
                 events += self._failed(hearing, "internal_error", told)
                 continue
-            place.segments = self._segments(hearing, place, decoded[row], hidden[row : row + 1], openings[row])
-            hearing.n_tokens += len(decoded[row].ids)
-            yield
+            hearing.asked = dataclasses.replace(hearing.asked, code=one.code)
+            hearing.n_tokens += one.n_tokens
+            place.segments = one.segments
+            if one.rest is not None:
+                hearing.places.insert(hearing.places.index(place) + 1, Place(one.rest))
         for hearing in {id(hearing): hearing for hearing, _ in taken}.values():
             events += self._said(hearing)
         return events
-
-    def _segments(
-        self, hearing: Hearing, place: Place, decoded: Decoded, hidden: torch.Tensor, opening: list[int]
-    ) -> list[Segment]:
-        """The window's text with times; what the model did not come to is a window of its own, next in order."""
-        window, tokens = place.window, self._recogniser.tokens
-        if decoded.is_silence:
-            return []
-        found, done_s = rules.stretches(decoded.ids, tokens, duration_s=window.duration_s, time_s=_TIME_S)
-        if found and window.duration_s - done_s >= _LEAST_REST_S and done_s > 0:
-            hearing.places.insert(hearing.places.index(place) + 1, Place(window.rest(done_s)))
-        segments = [
-            Segment(
-                text=text,
-                start_s=round(_begin(window, one), 2),
-                end_s=round(window.time_s(one.end_s, end=True, slack_s=_SLACK_S), 2),
-                tokens=_with_times(decoded.ids, one, tokens.first_time),
-                seek=round(window.parts[0][1] * 100),
-                temperature=decoded.temperature,
-                avg_logprob=decoded.avg_logprob,
-                compression_ratio=decoded.compression_ratio,
-                no_speech_prob=decoded.no_speech_prob,
-            )
-            for one in found
-            if (text := tokens.text(one.ids)).strip()
-        ]
-        if not hearing.job.words:
-            return segments
-        kept = [one for one in found if tokens.text(one.ids).strip()]
-        ids = [token for one in kept for token in one.ids]
-        words = self._aligner.words(hidden, window, opening, ids, hearing.code or "en")
-        return _with_words(segments, [len(one.ids) for one in kept], words)
 
     def _said(self, hearing: Hearing) -> list[Event]:
         """The segments that are next in order."""
@@ -308,7 +249,7 @@ class SpeechEngine:
         events: list[Event] = []
         for hearing in [one for one in self._hearings if one.is_read and not one.places]:
             audio_s = hearing.recording.decoded_s
-            language = name_of(hearing.code) if hearing.code is not None else ""
+            language = name_of(hearing.asked.code or "")
             if hearing.job.task == "translate":
                 language = name_of("en")
             took_s = time.perf_counter() - hearing.begun_s
@@ -323,36 +264,3 @@ class SpeechEngine:
         message = f"no memory is left for windows of {len(self._taken)} x 30 s: {told}. hint: a smaller parallel"
         gone = {id(hearing): hearing for hearing, _ in self._taken if not hearing.is_over}.values()
         return [event for hearing in gone for event in self._failed(hearing, "out_of_memory", message)]
-
-
-def _begin(window: Window, one: rules.Stretch) -> float:
-    """Of a stretch in the recording: models round times to seconds, over the pauses that were left out."""
-    begin_s = window.time_s(one.begin_s, slack_s=_SLACK_S)
-    is_before_end = begin_s < window.time_s(one.end_s, end=True, slack_s=_SLACK_S)
-    return begin_s if is_before_end else window.time_s(one.begin_s)
-
-
-def _with_times(ids: Sequence[int], one: rules.Stretch, first_time: int) -> list[int]:
-    """The tokens of a stretch with the times around it, as Whisper's own segments have them."""
-    begin, end = one.first, one.first + len(one.ids)
-    begin -= begin > 0 and ids[begin - 1] >= first_time
-    end += end < len(ids) and ids[end] >= first_time
-    return list(ids[begin:end])
-
-
-def _with_words(segments: list[Segment], counts: list[int], words: list[tuple[Word, int]]) -> list[Segment]:
-    """Each segment with its words, which lie inside it and follow one another."""
-    left = deque(words)
-    found: list[Segment] = []
-    for segment, count in zip(segments, counts, strict=True):
-        own: list[Word] = []
-        at_s = segment.start_s
-        while left and count > 0:
-            word, n_tokens = left.popleft()
-            count -= n_tokens
-            start_s = min(max(word.start_s, at_s), segment.end_s)
-            at_s = min(max(word.end_s, start_s), segment.end_s)
-            if word.text:
-                own.append(Word(word.text, start_s, at_s))
-        found.append(replace(segment, words=tuple(own)))
-    return found

@@ -105,10 +105,11 @@ def read(folder: Path, *, quantization: str, max_audio_s: float) -> SpeechHeader
     except model_files.FileError as error:
         raise HeaderError(str(error)) from None
     _check_shapes(sizes, stored)
-    return SpeechHeader(sizes, tuple(stored), quantization, _is_quantised(config), max_audio_s)
+    return SpeechHeader(sizes, tuple(stored), quantization, is_quantised(config), max_audio_s)
 
 
-def _is_quantised(config: Mapping[str, Any]) -> bool:
+def is_quantised(config: Mapping[str, Any]) -> bool:
+    """Whether the weights are stored so. Raises HeaderError where it is not as bitsandbytes does it."""
     stored = config.get("quantization_config")
     if stored is None:
         return False

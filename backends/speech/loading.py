@@ -1,4 +1,4 @@
-"""From a `LoadModel` message to a running engine over transformers' Whisper, with its `Ready`'s figures."""
+"""From a `LoadModel` message to a running engine over transformers' models that hear, with its `Ready`'s figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import BitsAndBytesConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import (
+    BitsAndBytesConfig,
+    HubertConfig,
+    HubertForCTC,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 from transformers.utils import logging as library_logging
 
 from backends.backend import HeaderError
@@ -24,17 +33,29 @@ from backends.machine.crash_reason import in_words
 from backends.messages import Layers, LoadModel, Ready
 from backends.pytorch import shortage
 from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
-from backends.speech import arithmetic, audio, tokens
+from backends.speech import arithmetic, audio, ctc, tokens
 from backends.speech.alignment import Aligner
+from backends.speech.ctc_header import CtcHeader
 from backends.speech.engine import SpeechEngine
-from backends.speech.header import SpeechHeader, read
+from backends.speech.header import SpeechHeader
 from backends.speech.kind import SpeechFacts, SpeechPlan
+from backends.speech.reading import read
 from backends.speech.recogniser import Recogniser
+from backends.speech.whisper import WhisperListener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backends.speech.listening import Listener
+
 _LONGEST_S: Final = 14400.0
+_UNUSED: Final = (
+    "proj_out.weight",
+    "wav2vec2.masked_spec_embed",
+    "hubert.masked_spec_embed",
+    "wavlm.masked_spec_embed",
+)
+"""Tensors that folders leave out: tied to others, or for training alone."""
 _MOST_SUPPRESSED: Final = 10_000
 
 
@@ -49,13 +70,32 @@ def load(spec: LoadModel[SpeechPlan], progress: Callable[[float], None]) -> Spee
     max_audio_s = float(spec.options.get("max_audio_s", _LONGEST_S))
     try:
         header = read(path, quantization=str(spec.options.get("quantization", "none")), max_audio_s=max_audio_s)
-        generation = _generation(path)
         config = model_files.read_object(path / "config.json")
-        vocabulary = model_files.read_text(path / "tokenizer.json", model_files.VOCABULARY_BYTES)
+        torch.set_num_threads(spec.threads or len(os.sched_getaffinity(0)))
+        loaded = _ctc if isinstance(header, CtcHeader) else _whisper
+        listener, model, n_languages = loaded(spec, header, config, progress)
     except (HeaderError, model_files.FileError) as error:
         raise LoadError(str(error)) from None
-    torch.set_num_threads(spec.threads or len(os.sched_getaffinity(0)))
-    model = _model(spec, header, config, progress)
+    progress(1.0)
+    ready = Ready(
+        SpeechFacts(max_audio_s=max_audio_s, n_languages=n_languages),
+        plan.parallel,
+        measured_bytes=0,
+        capabilities=header.capabilities,
+        layers=Layers(header.n_layers if plan.device == "cuda" else 0, header.n_layers),
+        engine=version(),
+    )
+    return SpeechEngine(listener, _measured(ready, model, header, plan, free_before))
+
+
+def _whisper(
+    spec: LoadModel[SpeechPlan], header: SpeechHeader, config: dict[str, Any], progress: Callable[[float], None]
+) -> tuple[Listener, Any, int]:
+    """The listener, its model and how many languages it knows. Raises LoadError, HeaderError or FileError."""
+    path = Path(spec.path)
+    generation = _generation(path)
+    vocabulary = model_files.read_text(path / "tokenizer.json", model_files.VOCABULARY_BYTES)
+    model = _model(spec, header, (WhisperForConditionalGeneration, WhisperConfig), config, progress)
     try:
         tokenizer = Tokenizer.from_str(vocabulary)
     except Exception as error:  # the parser of strangers' files raises whatever it likes
@@ -68,23 +108,34 @@ def load(spec: LoadModel[SpeechPlan], progress: Callable[[float], None]) -> Spee
         suppressed=_ids(generation, "suppress_tokens", header.n_vocab),
         at_begin=_ids(generation, "begin_suppress_tokens", header.n_vocab),
     )
-    _try(recogniser)
-    progress(1.0)
-    ready = Ready(
-        SpeechFacts(max_audio_s=max_audio_s, n_languages=len(known.languages) or 1),
-        plan.parallel,
-        measured_bytes=0,
-        capabilities=header.capabilities,
-        layers=Layers(header.n_layers if plan.device == "cuda" else 0, header.n_layers),
-        engine=version(),
-    )
-    return SpeechEngine(
-        recogniser, Aligner(recogniser, _heads(generation, header)), _measured(ready, model, header, plan, free_before)
-    )
+    _try(lambda: _first_window(recogniser))
+    aligner = Aligner(recogniser, _heads(generation, header))
+    return WhisperListener(recogniser, aligner), model, len(known.languages) or 1
+
+
+def _ctc(
+    spec: LoadModel[SpeechPlan], header: SpeechHeader, config: dict[str, Any], progress: Callable[[float], None]
+) -> tuple[Listener, Any, int]:
+    """The same of a model that writes a letter for each frame."""
+    kinds = {
+        "wav2vec2": (Wav2Vec2ForCTC, Wav2Vec2Config),
+        "hubert": (HubertForCTC, HubertConfig),
+    }
+    if not isinstance(header, CtcHeader):
+        raise TypeError("not a header of such a model")
+    letters, normalise = ctc.read(Path(spec.path), config, header.n_vocab)
+    model = _model(spec, header, kinds[header.model_type], config, progress)
+    listener = ctc.CtcListener(model, letters, normalise=normalise, frame_s=header.frame_s)
+    _try(lambda: listener.letters(np.zeros(16_000, dtype=np.int16)))
+    return listener, model, 1
 
 
 def _model(
-    spec: LoadModel[SpeechPlan], header: SpeechHeader, config: dict[str, Any], progress: Callable[[float], None]
+    spec: LoadModel[SpeechPlan],
+    header: SpeechHeader,
+    kind: tuple[Any, Any],
+    config: dict[str, Any],
+    progress: Callable[[float], None],
 ) -> Any:
     """The model, evaluating, on its device; no class is taken from the folder. Raises LoadError."""
     device = spec.plan.device
@@ -94,9 +145,9 @@ def _model(
     progress(0.1)
     wanted = _quantization(header)
     try:
-        model, told = WhisperForConditionalGeneration.from_pretrained(
+        model, told = kind[0].from_pretrained(
             spec.path,
-            config=WhisperConfig.from_dict({key: value for key, value in config.items() if key != "auto_map"}),
+            config=kind[1].from_dict({key: value for key, value in config.items() if key != "auto_map"}),
             dtype=torch.float16 if device == "cuda" else torch.float32,
             local_files_only=True,
             use_safetensors=True,
@@ -114,7 +165,7 @@ def _model(
             message = f"no memory is left for the weights: {shortage.told(error)}. hint: a smaller quantization"
             raise LoadError(message, out_of_memory=True) from error
         raise LoadError(f"transformers cannot load the folder: {in_words(error)}") from error
-    missing = sorted(name for name in told["missing_keys"] if name != "proj_out.weight")
+    missing = sorted(name for name in told["missing_keys"] if name not in _UNUSED)
     if missing:
         raise LoadError(
             f"the folder lacks {len(missing)} tensors, {missing[0]} among them. hint: was it downloaded completely?"
@@ -125,7 +176,7 @@ def _model(
 def _quantization(header: SpeechHeader) -> Any:
     if header.stored_quantised or header.quantization == "none":
         return None
-    kept = ["proj_out"]
+    kept = ["proj_out", "lm_head"]
     if header.quantization == "bnb-8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
@@ -160,21 +211,22 @@ def _heads(generation: dict[str, Any], header: SpeechHeader) -> Sequence[tuple[i
     return known or [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
 
 
-def _try(recogniser: Recogniser) -> None:
-    """A window of silence through both sides: what it takes is measured, and what cannot compute is told now."""
+def _try(first_window: Callable[[], object]) -> None:
+    """A window through the model: what it takes is measured, and what cannot compute is told now. Raises LoadError."""
     try:
-        hidden = recogniser.encode([np.zeros(16_000, dtype=np.int16)])
-        opening = (
-            recogniser.tokens.opening("en", "transcribe")
-            if recogniser.tokens.multilingual
-            else [recogniser.tokens.start]
-        )
-        recogniser.first_logits(hidden, opening)
+        first_window()
     except (RuntimeError, MemoryError, ValueError) as error:
         if shortage.is_shortage(error):
             message = f"no memory is left for a window: {shortage.told(error)}. hint: a smaller parallel"
             raise LoadError(message, out_of_memory=True) from error
         raise LoadError(f"the model loads, but its first window fails: {in_words(error)}") from error
+
+
+def _first_window(recogniser: Recogniser) -> None:
+    """Silence through both sides."""
+    hidden = recogniser.encode([np.zeros(16_000, dtype=np.int16)])
+    known = recogniser.tokens
+    recogniser.first_logits(hidden, known.opening("en", "transcribe") if known.multilingual else [known.start])
 
 
 def _measured(
