@@ -27,6 +27,7 @@ from bench import (
     requests,
     scenarios,
     serve_hf,
+    speech,
     swap,
     ties,
     trace,
@@ -98,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     embeds.add_argument("--words", type=int, default=3, help="words of a text (default 3)")
     embeds.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (default 3)")
     embeds.add_argument("--json", action="store_true", help="print one JSON line")
+    spoken = commands.add_parser("speech", help="recordings in 8 bits beside faster-whisper in int8, and four at once")
+    spoken.add_argument("folder", type=Path, help="a Whisper folder")
+    spoken.add_argument("peer", type=Path, help="the same model as faster-whisper takes it")
+    spoken.add_argument("--python", type=Path, default=Path(sys.executable), help="a Python that has faster-whisper")
+    spoken.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
+    spoken.add_argument("--threads", type=int, default=2, help="of each side (default 2)")
+    spoken.add_argument("--json", action="store_true", help="print one JSON line")
     idle = commands.add_parser("requests", help="requests that ask no model: this tree and another, taking turns")
     idle.add_argument("other", type=Path, help="the other tree, such as a worktree of the commit before")
     idle.add_argument("--rounds", type=int, default=20, help="turns of 50 requests on each side (default 20)")
@@ -182,6 +190,10 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.command == "requests":
         emit(requests.measure(options.other, rounds=options.rounds), as_json=options.json)
+        return 0
+    if options.command == "speech":
+        terms = {"rounds": options.rounds, "threads": options.threads}
+        emit(speech.measure(options.folder, options.peer, options.python, **terms), as_json=options.json)
         return 0
     if options.command == "embed":
         emit(embed.measure(options.path, words=options.words, rounds=options.rounds), as_json=options.json)

@@ -53,7 +53,6 @@ _UNUSED: Final = (
     "proj_out.weight",
     "wav2vec2.masked_spec_embed",
     "hubert.masked_spec_embed",
-    "wavlm.masked_spec_embed",
 )
 """Tensors that folders leave out: tied to others, or for training alone."""
 _MOST_SUPPRESSED: Final = 10_000
