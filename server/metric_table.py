@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
+from backends.messages import DRAFTERS
 from backends.plan import COMPONENTS
 from backends.registry import BACKENDS, KINDS
 from server.scheduling.decisions import ModelState, UnloadReason
@@ -161,6 +162,12 @@ MODELS: Final[Mapping[str, Family]] = MappingProxyType(
             "counter",
             "Answers that a limit ended as far as they had come",
             reason=CUT_SHORT,
+        ),
+        "drafted": _of_models(
+            "speculation_drafted_tokens", "counter", "Tokens drafted and computed ahead", drafter=DRAFTERS
+        ),
+        "accepted": _of_models(
+            "speculation_accepted_tokens", "counter", "Drafted tokens that came true", drafter=DRAFTERS
         ),
         "crashes": _of_models("worker_crashes", "counter", "Workers that ended unasked"),
     }

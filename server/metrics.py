@@ -65,6 +65,9 @@ class ModelMetrics:
     rejections: Mapping[str, Counter]
     finished: Mapping[str, Counter]
     cut_short: Mapping[str, Counter]
+    drafted: Mapping[str, Counter]
+    accepted: Mapping[str, Counter]
+    """Both by drafter."""
     of_kinds: Mapping[str, Counter | Histogram]
     """What only some kinds of jobs count, by name."""
 
@@ -84,6 +87,9 @@ class ModelMetrics:
                     self.batch_sequences.observe(n_sequences)
         elif n_sequences := step.n_decode + step.n_inputs:
             self.batch_sequences.observe(n_sequences)
+        for drafter, (n_drafted, n_accepted) in step.drafted.items():
+            self.drafted[drafter].inc(n_drafted)
+            self.accepted[drafter].inc(n_accepted)
         if step.kv_total:
             self.kv_usage.set(step.kv_used / step.kv_total)
 

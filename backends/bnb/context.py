@@ -49,6 +49,7 @@ class BnbContext:
         self.layout: KvLayout = "split" if cache.fixed else "unified"
         self.forgets = cache.forgets
         self.splits = True
+        self.cuts_back = True
         self.n_cells = cache.budget_cells
         self.max_batch = max(max_batch, cache.n_rows)
         rows = self.max_batch
@@ -84,7 +85,7 @@ class BnbContext:
         self.clear(0)
         return took_s
 
-    def decode(self, n_tokens: int) -> int:
+    def decode(self, n_tokens: int, *, decoding: bool = False) -> int:
         """See `DecoderContext`."""
         runs = list(self._runs(n_tokens))
         wanted = np.flatnonzero(self.outputs[:n_tokens])
@@ -93,7 +94,7 @@ class BnbContext:
         try:
             if not all(self._cache.grow(slot, past + end - begin) for slot, past, begin, end in runs):
                 return _NO_ROOM
-            logits = self._compute(runs)
+            logits = self._compute(runs, apart=decoding)
         except (RuntimeError, MemoryError) as error:
             if not shortage.is_shortage(error):
                 raise
@@ -112,14 +113,17 @@ class BnbContext:
         for begin, end in zip([0, *borders.tolist()], [*borders.tolist(), n_tokens], strict=True):
             yield int(slots[begin]), int(self.positions[begin]), begin, end
 
-    def _compute(self, runs: Sequence[Run]) -> NDArray[np.float32]:
-        """Logits of all outputs, in as many passes as memory makes necessary; what is computed stays."""
+    def _compute(self, runs: Sequence[Run], *, apart: bool) -> NDArray[np.float32]:
+        """Logits of all outputs, in as many passes as memory makes necessary; what is computed stays.
+
+        `apart`: each row attends as one that decodes.
+        """
         found: list[NDArray[np.float32]] = []
         rest, most, longest = list(runs), self._most, 0
         while rest:
             part, behind = split(rest, most)
             n_rows = sum(end - begin for _, _, begin, end in part)
-            logits = self._tried(part, n_rows)
+            logits = self._tried(part, n_rows, apart=apart)
             if logits is not None:
                 found.append(logits)
                 rest, longest = behind, max(longest, n_rows)
@@ -134,10 +138,10 @@ class BnbContext:
             self._most, self._n_good = min(2 * self._most, self.max_batch), 0
         return np.concatenate(found) if len(found) > 1 else found[0]
 
-    def _tried(self, runs: Sequence[Run], n_rows: int) -> NDArray[np.float32] | None:
+    def _tried(self, runs: Sequence[Run], n_rows: int, *, apart: bool) -> NDArray[np.float32] | None:
         """A pass's logits; None where there is no memory for it, and nothing of it is held any more."""
         try:
-            return self._pass(runs)
+            return self._pass(runs, apart=apart)
         except (RuntimeError, MemoryError) as error:
             if not shortage.is_shortage(error) or n_rows == 1:
                 raise
@@ -145,14 +149,14 @@ class BnbContext:
             sys.stderr.flush()
             return None
 
-    def _pass(self, runs: Sequence[Run]) -> NDArray[np.float32]:
+    def _pass(self, runs: Sequence[Run], *, apart: bool) -> NDArray[np.float32]:
         rows = np.concatenate([np.arange(begin, end) for _, _, begin, end in runs])
         decoding: list[Decoding] = []
         stretches: list[Stretch] = []
         at = 0
         for slot, past, begin, end in runs:
-            if end - begin == 1:
-                decoding.append(Decoding(slot, past, at))
+            if apart or end - begin == 1:
+                decoding += [Decoding(slot, past + n, at + n) for n in range(end - begin)]
             else:
                 stretches.append(Stretch(slot, past, at, end - begin))
             at += end - begin

@@ -31,6 +31,7 @@ from backends.engine import LoadError
 from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, making_guides, open_store
+from backends.generation.speculation import told as speculation_told
 from backends.generation.tokenizer import Tokenizer
 from backends.machine import card
 from backends.machine.crash_reason import in_words
@@ -130,11 +131,14 @@ def _engine(
         parts=_parts(spec, model, info, cache, free_before),
         host_parts=host_parts_beside_card() if device.type == "cuda" else {},
         engine=version(),
+        speculation=speculation_told(spec.speculation, context),
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * first_s)
     store, ready = open_store(spec.store, ready, identity=identity(spec, order, dtype))
-    return GeneratingEngine(vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store)
+    return GeneratingEngine(
+        vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store, speculation=spec.speculation
+    )
 
 
 def _tokenizer(path: Path, order: Order) -> Any:

@@ -92,7 +92,16 @@ def _joined(steps: list[Step]) -> Step:
         n_inputs=sum(step.n_inputs for step in steps),
         duration_us=sum(step.duration_us for step in steps),
         batches=[step.n_decode + step.n_inputs for step in steps],
+        drafted=_summed(steps),
     )
+
+
+def _summed(steps: list[Step]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for drafter, (n_drafted, n_accepted) in (item for step in steps for item in step.drafted.items()):
+        before = found.get(drafter, (0, 0))
+        found[drafter] = (before[0] + n_drafted, before[1] + n_accepted)
+    return found
 
 
 def _one(deltas: list[Delta]) -> Delta:

@@ -93,6 +93,10 @@ class Mask:
         """Whether the token is allowed."""
         return bool(self._matcher.validate_tokens([token]) == 1)
 
+    def n_fitting(self, tokens: list[int]) -> int:
+        """How many of these tokens are allowed one after the other."""
+        return int(self._matcher.validate_tokens(tokens))
+
     def try_accept(self, token: int) -> bool:
         """Advance where the token is allowed; False where it is not."""
         if not self.accepts(token):

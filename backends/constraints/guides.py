@@ -100,6 +100,10 @@ class Guide:
         self._closing = [*line_end, *plan.words().spelling(plan.closing)]
         return self._closing
 
+    def n_fitting(self, tokens: list[int]) -> int:
+        """See `TokenMask`: known in the answer alone."""
+        return len(tokens) if self._phase is not _Phase.BODY or self._mask is None else self._mask.n_fitting(tokens)
+
     def instead(self, token: int) -> int:
         """See `TokenMask`."""
         if self._phase is not _Phase.REASONING or self._closing:

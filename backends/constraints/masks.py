@@ -19,6 +19,10 @@ class TokenMask(Protocol):
         """`(n_vocab,) bool`, True where a token may come; None when every token may. Not for an ended mask."""
         ...
 
+    def n_fitting(self, tokens: list[int]) -> int:
+        """How many of these tokens may follow each other from here, as far as that is known; it stays where it is."""
+        ...
+
     def instead(self, token: int) -> int:
         """The token to write where this allowed one was chosen: an end that may not be yet closes the reasoning."""
         ...

@@ -108,6 +108,8 @@ class DecoderContext(Protocol):
     """A checkpoint is only what those layers keep, and the others' part comes from any state that begins alike;
     otherwise it is a whole state.
     """
+    cuts_back: bool
+    """A sequence's newest positions can be taken back, so that tokens can be computed that may not stay."""
     n_cells: int
     max_batch: int
     """Rows of the batch."""
@@ -123,8 +125,11 @@ class DecoderContext(Protocol):
     embeddings: EmbeddingPass | None
     """What computes rows of media; None where the model reads text alone."""
 
-    def decode(self, n_tokens: int) -> int:
-        """Compute the first rows of the batch: 0, or 1 where the cells have no room for it; it is done on return."""
+    def decode(self, n_tokens: int, *, decoding: bool = False) -> int:
+        """Compute the first rows of the batch: 0, or 1 where the cells have no room for it; it is done on return.
+
+        `decoding`: none is of a prompt, so that each is to come out as if it were the only one of its sequence.
+        """
         ...
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:

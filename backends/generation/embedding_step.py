@@ -38,7 +38,7 @@ def compute(rows: StepRows, sequences: Listed[Sequence], context: DecoderContext
             return status
         sequences[index].n_past += count
         cells.grow(sequences[index], count)
-    return context.decode(rows.n_tokens) if rows.n_tokens else 0
+    return context.decode(rows.n_tokens, decoding=not rows.n_prefill) if rows.n_tokens else 0
 
 
 def _embed(sequence: Sequence, count: int, context: DecoderContext) -> int:

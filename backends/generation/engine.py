@@ -24,6 +24,7 @@ from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
+from backends.generation.speculation import Speculation
 from backends.generation.step_rows import StepRows, demands_of, filled
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.prompts.text import TextStream
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from backends.generation.batching import Batcher, Share
     from backends.generation.decoder import DecoderContext, DecoderModel
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import ErrorCode, Event, FinishReason, GeneratorFacts, TextJob
+    from backends.messages import ErrorCode, Event, FinishReason, GeneratorFacts, SpeculationMode, TextJob
     from backends.prefix.store import PrefixStore
 
 
@@ -56,11 +57,13 @@ class GeneratingEngine:
         ready: Ready[GeneratorFacts],
         batcher: Batcher,
         store: PrefixStore | None = None,
+        speculation: SpeculationMode = "off",
     ) -> None:
         self._model = model
         self._context = context
         self._ready = ready
         self._batcher = batcher
+        self._speculation = Speculation(batcher.pace, mode=speculation if context.cuts_back else "off")
         self._residency = Residency(context, store=store, pace=batcher.pace)
         self._free = list(range(ready.parallel))
         """A heap: the lowest slots are taken first, because llama.cpp batches only neighbouring ones together."""
@@ -122,7 +125,7 @@ class GeneratingEngine:
             job, prepared.prompt, prepared.limit, unstarted, n_open=job.n, opening=opening, plan=prepared.plan
         )
         request.echo, request.borders, request.layout = prepared.scored, prepared.borders, prepared.layout
-        request.new_splitter = prepared.new_splitter
+        request.new_splitter, request.prediction = prepared.new_splitter, prepared.prediction
         self._requests[job.id] = request
         self._start(request)
         return []
@@ -138,6 +141,8 @@ class GeneratingEngine:
         self._n_started += 1
         slot, now_us = heapq.heappop(self._free), time.perf_counter_ns() / 1000
         sequence = Sequence(request, index, slot, sampler, text, request.prompt, self._n_started, now_us)
+        sequence.drafts = self._speculation.drafts_of(sequence)
+        request.predicted_tokens += 0 if sequence.drafts is None else len(request.prediction)
         self._sequences.append(sequence)
         self._n_waiting += 1
         self._steady = None
@@ -188,17 +193,26 @@ class GeneratingEngine:
         if self._n_waiting and (self._n_apart == 0 or self._n_waiting == len(self._sequences)):
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
-        if self._steady is not None and self._all_fit():
+        room = self._residency.room
+        drafted = self._speculation.shares(self._sequences, room=room)
+        if drafted is not None:
+            rows = filled(drafted, self._sequences, self._context)
+        elif self._steady is not None and (room is None or room >= len(self._sequences)):
             rows = self._refill(self._steady)
         else:
             rows = filled(self._plan(planned / 1000), self._sequences, self._context)
         status = compute(rows, self._sequences, self._context, self._residency.cells)
+        if status == _NO_ROOM and rows.n_drafted:
+            self._speculation.give_way(self._sequences)
+            return Step(events=events)
         if status == _NO_ROOM:
             return Step(events=[*events, *self._shed()])
         if status != 0:
             raise RuntimeError(f"decoding failed with status {status}")
         self._n_apart = max(0, self._n_apart - 1)
-        self._learn(rows, (time.perf_counter_ns() - planned) / 1000)
+        duration_us = (time.perf_counter_ns() - planned) / 1000
+        if not rows.n_drafted:
+            self._learn(rows, duration_us)
         cells = self._residency.cells
         for index, count in rows.shares:
             sequence = self._sequences[index]
@@ -209,17 +223,14 @@ class GeneratingEngine:
             if sequence.phase is Phase.PREFILL and sequence.stands:
                 self._residency.take_checkpoint(sequence)
         self._steady = rows if not rows.n_prefill and len(rows.outputs) == len(self._sequences) else None
-        if rows.outputs:
+        if rows.n_drafted:
+            self._speculation.learn(rows, self._verify(rows, events), duration_us)
+            self._start_waiting_choices()
+        elif rows.outputs:
             self._advance(rows.outputs, events)
             self._start_waiting_choices()
-        return self._report(begin, events, n_decode=len(rows.outputs) - rows.n_scored, n_prefill=rows.n_prefill)
-
-    def _all_fit(self) -> bool:
-        """Whether the pool has room for one token more of every sequence."""
-        if not self._residency.pooled:
-            return True
-        room = self._residency.room
-        return room is None or room >= len(self._sequences)
+        n_decode = len(rows.outputs) - rows.n_scored - rows.n_drafted
+        return self._report(begin, events, n_decode=n_decode, n_prefill=rows.n_prefill)
 
     def _report(self, begin_ns: int, events: list[Event], *, n_decode: int = 0, n_prefill: int = 0) -> Step:
         cells, store = self._residency.cells, self._residency.store
@@ -231,6 +242,7 @@ class GeneratingEngine:
             kv_used=cells.used,
             kv_total=cells.total,
             store_bytes=0 if store is None else store.n_bytes,
+            drafted=self._speculation.told(),
         )
 
     def _settle(self, *, most: int) -> None:
@@ -323,6 +335,31 @@ class GeneratingEngine:
             else:
                 self._choose(sequence, row, logits[output], best[output], events)
 
+    def _verify(self, rows: StepRows, events: list[Event]) -> int:
+        """Choose from each row in turn while what is chosen was drafted, and cut off what was computed behind that.
+
+        How many drafted tokens came true.
+        """
+        logits = self._context.logits(len(rows.outputs))
+        best = logits.argmax(axis=1).tolist()
+        output = n_accepted = 0
+        for sequence, count in [(self._sequences[index], count) for index, count in rows.shares]:
+            draft, sequence.draft, n_kept = sequence.draft, [], 1
+            for at in range(count):
+                if sequence.request.job.id not in self._requests or sequence in self._ended:
+                    break
+                n_kept = at + 1
+                _, row = rows.outputs[output + at]
+                self._choose(sequence, row, logits[output + at], best[output + at], events)
+                if at < len(draft) and sequence.token != draft[at]:
+                    break
+            output += count
+            if n_kept < count:
+                self._residency.cut_back(sequence, count - n_kept)
+            self._speculation.count(sequence, len(draft), n_kept - 1)
+            n_accepted += n_kept - 1
+        return n_accepted
+
     def _echoed(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> bool:
         """Score the prompt token behind a row; False where a token has to be chosen there."""
         request, position = sequence.request, int(self._context.positions[row])
@@ -384,6 +421,7 @@ class GeneratingEngine:
         self._lay_down(sequence)
         request.completion_tokens += sequence.n_generated
         request.reasoning_tokens += 0 if sequence.guide is None else sequence.guide.reasoning_tokens
+        request.foretold_tokens += 0 if sequence.drafts is None else sequence.drafts.foretold(sequence.generated)
         request.n_open -= 1
         if request.n_open == 0:
             self._end(request, events)
@@ -399,6 +437,8 @@ class GeneratingEngine:
                 cached_tokens=request.cached_tokens,
                 preemptions=request.preemptions,
                 reasoning_tokens=request.reasoning_tokens,
+                foretold_tokens=request.foretold_tokens,
+                refuted_tokens=max(0, request.predicted_tokens - request.foretold_tokens),
                 cut_short=request.cut_short,
             )
         )

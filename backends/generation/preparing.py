@@ -85,7 +85,18 @@ class Preparer:
         opened = thinking is Thinking.OPEN
         sorts = self._tokenizer.splitters(job, opened=opened)
         return PreparedGenerate(
-            job, prompt, limit, opened, echo, scored, omitted, layout, plan=plan, borders=places, new_splitter=sorts
+            job,
+            prompt,
+            limit,
+            opened,
+            echo,
+            scored,
+            omitted,
+            layout,
+            plan=plan,
+            borders=places,
+            new_splitter=sorts,
+            prediction=tuple(self._tokenizer.raw(job.prediction, add_special=False)) if job.prediction else (),
         )
 
     def _embedded(self, layout: RowLayout, n_prompt: int) -> RowLayout:

@@ -31,6 +31,7 @@ def describe(
     parts: dict[str, int] | None,
     host_parts: dict[str, int],
     engine: str,
+    speculation: str,
     media: Sequence[MediaKind] = (),
 ) -> Ready[GeneratorFacts]:
     """The model's `Ready`; `parts` are measured bytes by component, None where that cannot be told.
@@ -46,6 +47,7 @@ def describe(
         reasoning_marks=template.marks if template else None,
         template_options=template.options if template else [],
         kv_type=plan.kv_type,
+        speculation=speculation,
     )
     return Ready(
         facts=facts,

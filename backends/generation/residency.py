@@ -278,6 +278,13 @@ class Residency:
             return None
         return min(inside, key=lambda sequence: (sequence.request.job.priority, -sequence.order))
 
+    def cut_back(self, sequence: Sequence, n_rows: int) -> None:
+        """Take back the last rows of a sequence: what was drafted there did not come true. Raises RuntimeError."""
+        sequence.n_past -= n_rows
+        self.cells.grow(sequence, -n_rows)
+        if not self._context.trim(sequence.slot, sequence.n_past - sequence.n_saved):
+            raise RuntimeError(f"slot {sequence.slot} cannot be cut back to {sequence.n_past} of its rows")
+
     # Leaving
 
     def preempt(self, sequence: Sequence) -> None:

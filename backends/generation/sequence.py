@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backends.generation.decoder import TokenSampler
     from backends.generation.row_layout import RowLayout
     from backends.generation.scoring import Echo
+    from backends.generation.speculation import SequenceDrafts
     from backends.messages import ErrorCode, Event, Generate
     from backends.prefix.entry_files import EntryFile
     from backends.prefix.keys import Keys
@@ -59,6 +60,8 @@ class PreparedGenerate:
     """Lengths at which prompts like it are likely to part from it: see `Tokenizer.borders`."""
     new_splitter: Callable[[], Splitter | None] = lambda: None
     """Sorts one choice's text, for stop strings; None where all of it is content."""
+    prediction: tuple[int, ...] = ()
+    """Tokens that the client thinks its answer has."""
 
     @property
     def id(self) -> str:
@@ -90,6 +93,12 @@ class GenerationRequest:
     layout: RowLayout = TEXT_ALONE
     plan: GuidePlan | None = None
     new_splitter: Callable[[], Splitter | None] = lambda: None
+    prediction: tuple[int, ...] = ()
+    """Of `PreparedGenerate`."""
+    predicted_tokens: int = 0
+    """Of the prediction, once for each choice, where it is used."""
+    foretold_tokens: int = 0
+    """Those of the choices that came as the prediction had them."""
     reasoning_tokens: int = 0
     echo: Echo | None = None
     """The prompt with its log-probabilities, where the client wants it."""
@@ -141,6 +150,10 @@ class Sequence:
     generated: list[int] = field(default_factory=list)
     n_unsent: int = 0
     """Tokens generated since the last delta."""
+    draft: list[int] = field(default_factory=list)
+    """What is thought to follow `token`; computed in the same step, and empty again behind it."""
+    drafts: SequenceDrafts | None = None
+    """Where its drafts come from; None: it has none."""
     entry: EntryFile | None = None
     """Where its state is while it is preempted; None: it is computed again."""
     guide: TokenMask | None = field(init=False)

@@ -32,6 +32,8 @@ class StepRows(NamedTuple):
     """Those that are of prompts."""
     n_scored: int
     """Outputs that only score a prompt."""
+    n_drafted: int = 0
+    """Outputs behind drafted tokens."""
 
 
 def demands_of(sequences: Iterable[Sequence], now_us: float) -> list[Demand]:
@@ -57,7 +59,7 @@ def filled(shares: list[Share], sequences: list[Sequence], context: DecoderConte
     """Write the batch."""
     outputs: list[tuple[Sequence, int]] = []
     embedded: list[Share] = []
-    row = n_prefill = n_scored = 0
+    row = n_prefill = n_scored = n_drafted = 0
     for share in shares:
         index, count = share
         sequence = sequences[index]
@@ -70,8 +72,13 @@ def filled(shares: list[Share], sequences: list[Sequence], context: DecoderConte
         if sequence.phase is Phase.DECODE:
             context.tokens[row] = sequence.token
             context.positions[row] = past - sequence.n_saved
-            context.outputs[row] = 1
+            context.outputs[row:end] = 1
             outputs.append((sequence, row))
+            if count > 1:
+                context.tokens[row + 1 : end] = sequence.draft
+                context.positions[row + 1 : end] = range(past + 1 - sequence.n_saved, past + count - sequence.n_saved)
+                outputs += [(sequence, place) for place in range(row + 1, end)]
+                n_drafted += count - 1
         else:
             target = sequence.target
             context.tokens[row:end] = target[past : past + count]
@@ -89,4 +96,4 @@ def filled(shares: list[Share], sequences: list[Sequence], context: DecoderConte
         context.sequences[row:end] = sequence.slot
         row = end
     tokens = [share for share in shares if share not in embedded] if embedded else shares
-    return StepRows(tokens, embedded, outputs, row, n_prefill, n_scored)
+    return StepRows(tokens, embedded, outputs, row, n_prefill, n_scored, n_drafted)

@@ -82,6 +82,7 @@ class Context:
         self.cells_per_sequence = whole_blocks(context)
         self.forgets = model.carries_state or 0 < model.n_window < self.cells_per_sequence
         self.splits = not model.is_recurrent
+        self.cuts_back = not model.carries_state
         self._copies_cells = copies_cells
         self._choice = threads.ThreadChoice(n_threads) if fewer_threads and n_threads > 1 else None
         self._n_threads, self._waited_ns = n_threads, 0
@@ -150,7 +151,7 @@ class Context:
         self.clear(0)
         return took_s
 
-    def decode(self, n_tokens: int) -> int:
+    def decode(self, n_tokens: int, *, decoding: bool = False) -> int:
         """Compute the first `n_tokens` rows of the batch; llama.cpp's status (0 ok, 1 no room, < 0 fatal).
 
         It is done on return, so that its duration means something on a GPU too.

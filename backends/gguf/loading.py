@@ -13,6 +13,7 @@ from backends.engine import LoadError
 from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, making_guides, open_store
+from backends.generation.speculation import told as speculation_told
 from backends.generation.tokenizer import Tokenizer
 from backends.gguf import eyes, pooled
 from backends.gguf.context import Context, scored_bytes
@@ -99,12 +100,15 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         parts=parts,
         host_parts=host_parts,
         engine=version(),
+        speculation=speculation_told(spec.speculation, context),
         media=() if model.tower is None else model.tower.kinds,
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
     store, ready = open_store(spec.store, ready, identity=identity(spec, context, plan.kv_type, seen))
-    return GeneratingEngine(model, context, tokenizer, ready=ready, batcher=batcher, store=store)
+    return GeneratingEngine(
+        model, context, tokenizer, ready=ready, batcher=batcher, store=store, speculation=spec.speculation
+    )
 
 
 def identity(spec: LoadModel, context: Context, kv_type: KvTypes, seen: Eyes) -> str:

@@ -61,6 +61,7 @@ from backends.messages.jobs import (
 from backends.messages.media import SENSES, MediaKind, Medium, SpoolFile
 from backends.messages.plain import Figure
 from backends.messages.plans import (
+    DRAFTERS,
     Device,
     EncoderPlan,
     GeneratorPlan,
@@ -69,6 +70,7 @@ from backends.messages.plans import (
     KvType,
     KvTypes,
     LoadPlan,
+    SpeculationMode,
     TextPlan,
 )
 from backends.messages.reports import (
@@ -84,6 +86,7 @@ from backends.messages.reports import (
 from backends.messages.segments import MediaSegment, Segment, TextSegment, TokenSegment
 
 __all__ = [
+    "DRAFTERS",
     "ENDS",
     "SENSES",
     "Cancel",
@@ -143,6 +146,7 @@ __all__ = [
     "Segment",
     "SegmentPrompt",
     "Shutdown",
+    "SpeculationMode",
     "SpoolFile",
     "Started",
     "Step",

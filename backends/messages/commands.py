@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 from backends.messages.events import ErrorCode
 from backends.messages.jobs import Job
 from backends.messages.plain import Plain
-from backends.messages.plans import LoadPlan
+from backends.messages.plans import LoadPlan, SpeculationMode
 
 J = TypeVar("J", bound=Job, default=Job)
 P = TypeVar("P", bound=LoadPlan, default=Any)
@@ -41,6 +41,8 @@ class LoadModel(Plain, Generic[P], tag="load", frozen=True):
     """0 means as many as the machine has physical cores for us."""
     max_itl_ms: float = 0.0
     """The longest a running stream should wait for its next token beside prompts; 0: a small multiple of a step."""
+    speculation: SpeculationMode = "off"
+    """Whether and how tokens are drafted, of a model that generates text."""
     store: Store | None = None
     """Where cached prefixes are kept; None: nowhere."""
     options: dict[str, bool | int | float | str] = {}

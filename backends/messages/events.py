@@ -117,6 +117,10 @@ class Finished(Plain, tag="finished", frozen=True):
     preemptions: int = 0
     reasoning_tokens: int = 0
     """Those of the completion that belong to reasoning."""
+    foretold_tokens: int = 0
+    """Tokens of the completion that came as `Generate.prediction` had them."""
+    refuted_tokens: int = 0
+    """Those of the prediction that did not come, of every choice."""
     cut_short: ErrorCode | None = None
     """Why it ended before the model or `max_tokens` ended it; what it has generated was delivered."""
 

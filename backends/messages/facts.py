@@ -38,6 +38,8 @@ class GeneratorFacts(TextFacts, tag="generator", frozen=True):
     template_options: list[str] = []
     """Switches for reasoning that the chat template reads, among: enable_thinking, thinking, reasoning_effort,
     thinking_budget."""
+    speculation: str = "off"
+    """How tokens are drafted; `off` with a reason where the model is the reason."""
     store_error: str = ""
     """Why nothing is kept of cached prefixes though it was asked for; empty where it is."""
     kv_type: str = ""

@@ -198,6 +198,10 @@ class Generate(Job, tag="generate", frozen=True):
     """Cached prefixes are shared among jobs of one domain only; not a key, and nothing a key could be told from."""
     session: str = ""
     """What the client calls this conversation; only breaks ties between cached prefixes of equal length."""
+    prediction: str = ""
+    """What the answer is thought to be: a draft that changes nothing but the time it takes."""
+    speculation: Literal["auto", "off"] = "auto"
+    """`off`: nothing is drafted for this job."""
     priority: int = 0
     """When memory runs out the job of the lowest priority is preempted first."""
 

@@ -18,6 +18,10 @@ KvOffload = Literal["card", "host"]
 """Where the KV cache lies beside a card: with its layers, or in host memory, where the CPU attends over it."""
 KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
+SpeculationMode = Literal["auto", "off", "ngram"]
+"""`auto` drafts tokens where that has been faster, `ngram` from earlier text wherever they are likely to come true."""
+DRAFTERS: Final = ("ngram", "prediction")
+"""Where drafted tokens come from: earlier text, and what a request says its answer will be."""
 
 ALL_LAYERS: Final = -1
 CELL_BLOCK: Final = 256

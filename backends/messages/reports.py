@@ -101,6 +101,13 @@ class Step(Plain, Generic[E], tag="step", frozen=True):
     kv_total: int = 0
     store_bytes: int = 0
     """What cached prefixes take in the store's folder after the step."""
+    drafted: dict[str, tuple[int, int]] = {}
+    """By drafter: tokens it drafted for this step, and how many of them came true, beside those of `n_decode`."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of answers that came out of it."""
+        return self.n_decode + sum(n_accepted for _, n_accepted in self.drafted.values())
 
 
 class Pong(Plain, tag="pong", frozen=True):

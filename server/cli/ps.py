@@ -92,8 +92,7 @@ def page(status: dict[str, Any], columns: int) -> Group:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
     lines += [
-        Text(line)
-        for line in [*card_warnings(status), *troubles(status), *choices(status), *kv_caches(status), *facts(status)]
+        Text(line) for part in (card_warnings, troubles, choices, kv_caches, drafts, facts) for line in part(status)
     ]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
@@ -136,6 +135,15 @@ def kv_caches(status: dict[str, Any]) -> list[str]:
         for model in status["models"]
         if "q" in (kind := model.get("kv_type") or "") or "/" in kind
         for keys, _, values in [kind.partition("/")]
+    ]
+
+
+def drafts(status: dict[str, Any]) -> list[str]:
+    """A line for every loaded model for which tokens were drafted."""
+    return [
+        f"{model['name']}: {said['accepted_tokens']} of {said['drafted_tokens']} drafted tokens came true"
+        for model in status["models"]
+        if (said := model.get("speculation")) and said["drafted_tokens"]
     ]
 
 

@@ -61,6 +61,9 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    foretold_tokens: int = 0
+    refuted_tokens: int = 0
+    """Of a prediction: those that came, and those that did not."""
 
     def add(self, finished: Finished) -> None:
         """One more job is done."""
@@ -68,6 +71,8 @@ class Usage:
         self.completion_tokens += finished.completion_tokens
         self.cached_tokens += finished.cached_tokens
         self.reasoning_tokens += finished.reasoning_tokens
+        self.foretold_tokens += finished.foretold_tokens
+        self.refuted_tokens += finished.refuted_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """OpenAI's shape."""
@@ -76,7 +81,11 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+            "completion_tokens_details": {
+                "reasoning_tokens": self.reasoning_tokens,
+                "accepted_prediction_tokens": self.foretold_tokens,
+                "rejected_prediction_tokens": self.refuted_tokens,
+            },
         }
 
 

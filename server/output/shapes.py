@@ -17,10 +17,12 @@ class CachedTokens(TypedDict):
     cached_tokens: int
 
 
-class ReasoningTokens(TypedDict):
+class AnswerTokens(TypedDict):
     """Of the answer."""
 
     reasoning_tokens: int
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
 
 
 class CompletionUsage(TypedDict):
@@ -30,7 +32,7 @@ class CompletionUsage(TypedDict):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
-    completion_tokens_details: ReasoningTokens
+    completion_tokens_details: AnswerTokens
 
 
 class PromptUsage(TypedDict):

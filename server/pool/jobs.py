@@ -127,7 +127,8 @@ class Jobs:
         """Hand out the events of one engine step."""
         now, resident = self._parts.clock(), self._parts.residents[worker.spec.name]
         resident.metrics.step(step)
-        resident.pace.count(step.n_prefill if step.n_inputs else step.n_decode, now)
+        resident.drafted.count(step)
+        resident.pace.count(step.n_prefill if step.n_inputs else step.n_tokens, now)
         for event in step.events:
             live = self._live.get(event.id)
             if live is None:

@@ -142,6 +142,7 @@ class Loader:
             path=str(entry.path),
             plan=placed.plan,
             max_itl_ms=0.0 if entry.config.max_itl_ms == "auto" else entry.config.max_itl_ms,
+            speculation=entry.config.speculation,
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.options_of(entry.backend),
             limit_bytes=self._limit_bytes(entry, placed),

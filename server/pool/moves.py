@@ -14,6 +14,7 @@ from backends.plan import Amount
 from server.memory.ledger import Tenant
 from server.pool.event_log import why
 from server.pool.loader import LoadRefusedError
+from server.pool.status import Drafted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,7 @@ class Moves:
         """A model is loaded."""
         parts, name, now = self._parts, worker.spec.name, self._parts.clock()
         resident = parts.residents[name]
-        resident.ready, resident.ready_at = ready, now
+        resident.ready, resident.ready_at, resident.drafted = ready, now, Drafted()
         load_s = now - resident.load_started_at
         assert parts.loader is not None
         reservation = parts.loader.settle(worker.spec, ready)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from server.pool.status import ModelStatus, Pace, model_status
+from server.pool.status import Drafted, ModelStatus, Pace, model_status
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,6 +50,8 @@ class Resident:
     """The share of the load under way that is done."""
     ready_at: float | None = None
     pace: Pace = field(default_factory=Pace)
+    drafted: Drafted = field(default_factory=Drafted)
+    """Since it was loaded."""
     load_waiters: list[asyncio.Future[None]] = field(default_factory=list)
     gone_waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -154,6 +156,7 @@ class Resident:
             reservation,
             pid=worker.pid if worker is not None else None,
             tokens_per_s=self.pace.per_s(now),
+            drafted=self.drafted,
             unusable=unusable,
             now=now,
             on_card=on_card,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from backends.backend import Header
-from backends.messages import Figure, KvOffload, Ready
+from backends.messages import Figure, KvOffload, Ready, Step
 from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
@@ -41,6 +41,20 @@ class Pace:
     def per_s(self, now: float) -> float:
         """The last full measurement; 0 when nothing has been computed lately."""
         return self._per_s if now - self._since < 2 * _PACE_WINDOW_S else 0.0
+
+
+@dataclass
+class Drafted:
+    """What was drafted for a loaded model, and what of it came true."""
+
+    n_tokens: int = 0
+    n_accepted: int = 0
+
+    def count(self, step: Step) -> None:
+        """Take in a step's."""
+        for n_tokens, n_accepted in step.drafted.values():
+            self.n_tokens += n_tokens
+            self.n_accepted += n_accepted
 
 
 class HostStatus(msgspec.Struct, frozen=True):
@@ -125,6 +139,14 @@ def holding_status(holding: Holding | None) -> HoldingStatus | None:
     return HoldingStatus(holding.predicted.total_bytes, holding.measured_bytes, holding.parts)
 
 
+class SpeculationStatus(msgspec.Struct, frozen=True):
+    """Tokens drafted for a model, and those of them that came true."""
+
+    mode: str
+    drafted_tokens: int
+    accepted_tokens: int
+
+
 class ModelStatus(msgspec.Struct, frozen=True):
     """One model of the catalogue."""
 
@@ -171,6 +193,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Of the KV cache; of keys and of values where they differ: `q8_0/q4_0`. None while it is not loaded."""
     kv_offload: KvOffload = "card"
     """Where the KV cache of its layers on the card lies."""
+    speculation: SpeculationStatus | None = None
+    """Of a loaded model that generates text, what was drafted for it since it was loaded."""
     facts: dict[str, Figure] = {}
     """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
 
@@ -215,6 +239,7 @@ def model_status(
     *,
     pid: int | None,
     tokens_per_s: float,
+    drafted: Drafted,
     unusable: str | None,
     now: float,
     on_card: bool,
@@ -253,6 +278,9 @@ def model_status(
         file=facts.identity if facts else None,
         sampling=plain_sampling(config, facts.header if facts else None),
         host=host if on_card else None,
+        speculation=SpeculationStatus(ready.generator.speculation, drafted.n_tokens, drafted.n_accepted)
+        if ready and ready.generator
+        else None,
         facts=dict(ready.facts.told) if ready else {},
         kv_type=ready.generator.kv_type if ready is not None and ready.generator is not None else None,
         expert_layers=layers.experts_on_host if layers else 0,

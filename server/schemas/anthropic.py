@@ -111,7 +111,17 @@ SURFACE = Surface(
     example={"max_tokens": 256, "messages": [{"role": "user", "content": "Why is the sky blue?"}]},
     refused={**ELSEWHERE, "compaction": (), "container": (), "mcp_servers": ([],)},
     no_effect=MessagesHarmless.model_fields,
-    shared=("model", "stream", "temperature", "top_p", "top_k", "priority", "keep_alive", "json_whitespace"),
+    shared=(
+        "model",
+        "stream",
+        "temperature",
+        "top_p",
+        "top_k",
+        "priority",
+        "keep_alive",
+        "json_whitespace",
+        "speculation",
+    ),
     required=("model", "max_tokens"),
 )
 COUNT = replace(

@@ -23,6 +23,7 @@ from server.schemas.fields import (
 )
 from server.schemas.harmless import ChatHarmless
 from server.schemas.messages import ConversationFields, Messages, chat_prompt, unknown_names
+from server.schemas.predictions import Prediction
 from server.schemas.problems import check, problem, wrong_type
 from server.schemas.surface import ELSEWHERE, Surface
 from server.schemas.tool_results import check_chat
@@ -82,6 +83,7 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     max_tokens: Tokens = None
     max_completion_tokens: Tokens = None
+    prediction: Prediction | None = None
     tools: tool_schemas.Tools = None
     tool_choice: tool_schemas.ToolChoice = None
     parallel_tool_calls: Bool = None
@@ -156,6 +158,8 @@ class ChatRequest(SamplingFields, AnswerFields, ConversationFields, ChatHarmless
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             ignore_eos=bool(self.ignore_eos),
             cache_prompt=self.cache_prompt is not False,
+            prediction="" if self.prediction is None else self.prediction.text,
+            speculation=self.speculation or "auto",
             constraint=self.constraint,
             json_whitespace=self.json_whitespace,
             reasoning_budget=self.budget,

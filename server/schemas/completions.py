@@ -113,6 +113,7 @@ class CompletionRequest(SamplingFields, AnswerFields):
                 logprobs=0 if chooses and self.logprobs is None else self.logprobs,
                 ignore_eos=bool(self.ignore_eos),
                 cache_prompt=self.cache_prompt is not False,
+                speculation=self.speculation or "auto",
                 echo=bool(self.echo),
                 constraint=constraint,
                 json_whitespace=self.json_whitespace,

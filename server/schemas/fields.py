@@ -6,7 +6,7 @@ provider allows its customers (four stop strings, sixteen pairs of metadata) is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -218,6 +218,8 @@ class SamplingFields(TokenChoice):
     ignore_eos: Bool = None
     min_tokens: TokensOrNone = None
     cache_prompt: Bool = None
+    speculation: Literal["auto", "off"] | None = None
+    """`off`: no tokens are drafted for this request."""
     priority: Priority = None
     keep_alive: KeepAlive = None
     """Seconds that the model stays after this request, until the next one says otherwise; -1 means for ever."""

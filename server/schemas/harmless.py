@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from server.schemas.parts import Content, Strict
-from server.schemas.problems import problem, wrong_type
+from server.schemas.parts import Strict
+from server.schemas.problems import problem
 
 MAX_METADATA_BYTES = 16 << 10
 """Of all names and values together: a stored response keeps them."""
@@ -50,26 +50,12 @@ class CacheFields(BaseModel):
     safety_identifier: str | None = None
 
 
-def _some(content: Any) -> Any:
-    if content is None:
-        raise wrong_type("a string or an array of objects", content)
-    return content
-
-
-class Prediction(Strict):
-    """What the answer is thought to be."""
-
-    type: Literal["content"]
-    content: Annotated[Content, AfterValidator(_some)]
-
-
 class ChatHarmless(CacheFields):
     """Of chat completions."""
 
     metadata: Metadata = None
     store: bool | None = None
     service_tier: ServiceTier | None = None
-    prediction: Prediction | None = None
 
 
 class ResponseStreamOptions(Strict):

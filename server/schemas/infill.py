@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -59,6 +59,7 @@ class InfillRequest(TokenChoice):
     ignore_eos: Bool = None
     response_fields: Annotated[list[str], Field(max_length=MAX_RESPONSE_FIELDS, fail_fast=True)] | None = None
     cache_prompt: Bool = None
+    speculation: Literal["auto", "off"] | None = None
     priority: Priority = None
     keep_alive: KeepAlive = None
 
@@ -97,6 +98,7 @@ class InfillRequest(TokenChoice):
             stop=list(self.stop),
             ignore_eos=bool(self.ignore_eos),
             cache_prompt=self.cache_prompt is not False,
+            speculation=self.speculation or "auto",
         )
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from backends.backend import Setting
-from backends.messages import JsonWhitespace, KvOffload
+from backends.messages import JsonWhitespace, KvOffload, SpeculationMode
 from backends.options import NO_BOOL, Options, StrList, comma_list
 from backends.registry import BACKENDS
 from server.settings.sampling_table import SamplingTable
@@ -148,6 +148,8 @@ class DefaultsSection(Section):
     """Layers of a GGUF file on the card; auto: as many as fit."""
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
+    speculation: SpeculationMode = "auto"
+    """Tokens drafted from earlier text: `auto` where that is faster, `ngram` wherever they are likely, or `off`."""
     json_whitespace: JsonWhitespace = "pretty"
     """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
     sampling: SamplingTable | None = None
@@ -209,6 +211,8 @@ class ModelConfig(_BackendOptions, Section):
     """Tokens that all requests together may hold; auto: context x parallel, less where memory is short."""
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
+    speculation: SpeculationMode = "auto"
+    """Tokens drafted from earlier text: `auto` where that is faster, `ngram` wherever they are likely, or `off`."""
     gpu_layers: GpuLayers = "auto"
     """Layers of a GGUF file on the card; auto: as many as fit."""
     json_whitespace: JsonWhitespace = "pretty"

@@ -11,7 +11,7 @@ import pytest
 
 from server.routes.table import SURFACES
 from server.schemas.surface import Use
-from tests.e2e import test_answers, test_conversations, test_logprobs, test_sdk, test_surfaces
+from tests.e2e import test_answers, test_conversations, test_logprobs, test_predictions, test_sdk, test_surfaces
 from tests.e2e.server import Server
 from tests.models import canary_p
 
@@ -115,6 +115,8 @@ BESIDE: dict[str, Any] = {
     "thinking_budget": test_answers.test_reasoning_stops_at_its_budget,
     "response_format": test_answers.test_a_streamed_answer_under_a_schema_is_the_same_as_a_whole_one,
     "json_whitespace": test_answers.test_white_space_in_json_is_left_out_where_that_is_asked_for,
+    "prediction": test_predictions.test_a_prediction_changes_no_answer_and_what_came_of_it_is_counted,
+    "speculation": test_predictions.test_a_request_without_drafts_counts_none,
     "guided_regex": test_answers.test_text_completions_take_forms_too,
     "guided_choice": test_answers.test_text_completions_take_forms_too,
     "best_of": test_answers.test_the_best_of_several_is_the_likeliest,

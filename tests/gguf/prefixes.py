@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backends.engine import Engine
 from backends.gguf.loading import load
-from backends.messages import Generate, KvLayout, KvType, Sampling, Store, TokenLogprob, TokenPrompt
+from backends.messages import Generate, KvLayout, KvType, Sampling, SpeculationMode, Store, TokenLogprob, TokenPrompt
 from tests.gguf.driver import Outcome, run
 from tests.specs import spec_of
 
@@ -37,6 +37,7 @@ def open_engine(
     disk: Path | None = None,
     disk_bytes: int = 0,
     max_itl_ms: float = 0.0,
+    speculation: SpeculationMode = "off",
 ) -> Engine:
     spec = spec_of(
         name="canary",
@@ -49,6 +50,7 @@ def open_engine(
         kv_type=kv_type,
         kv_tokens=kv_tokens,
         max_itl_ms=max_itl_ms,
+        speculation=speculation,
         store=Store(str(store), store_bytes, str(disk or ""), disk_bytes) if store is not None else None,
     )
     return load(spec, lambda _: None)

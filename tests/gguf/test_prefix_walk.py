@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.engine import Engine
-from backends.messages import Failed, Finished
+from backends.messages import Failed, Finished, SpeculationMode
 from tests.gguf.driver import Outcome
 from tests.gguf.prefixes import Gold, job, open_engine
 from tests.models import canary_kv
@@ -45,8 +45,9 @@ TAILS = [prompt(200 + seed, 5 + 9 * seed) for seed in range(5)]
 class Walk:
     """One engine and what its jobs have been told."""
 
-    def __init__(self, open_again: Callable[[], Engine]) -> None:
-        self.open_again = open_again
+    def __init__(self, open_again: Callable[[], Engine], thought: Callable[[list[int]], tuple[int, ...]]) -> None:
+        """`thought`: what a prompt's answer is predicted to be."""
+        self.open_again, self.thought = open_again, thought
         self.engine = open_again()
         self.outcomes: dict[str, Outcome] = {}
         self.prompts: dict[str, list[int]] = {}
@@ -60,7 +61,8 @@ class Walk:
             self.running.append(made.id)
             prepared: Any = self.engine.prepare(made)
             assert not isinstance(prepared, list)
-            self._take(self.engine.add(replace(prepared, borders=(60, 170, *prepared.borders))))
+            thought = self.thought(tokens)
+            self._take(self.engine.add(replace(prepared, borders=(60, 170, *prepared.borders), prediction=thought)))
 
     def cancel(self, number: int) -> None:
         if self.running:
@@ -95,15 +97,29 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     engine.close()
 
 
+def predicted(gold: Gold, tokens: list[int]) -> tuple[int, ...]:
+    """The answer itself, but for every ninth token: so drafts come true, and have to be taken back too."""
+    model: Any = gold.engine._model  # type: ignore[attr-defined]
+    ids = {model.literal(token): token for token in range(canary_kv.N_VOCAB)}
+    right = [ids.get(piece, 7) for piece in gold.of(tokens, N_TOKENS)]
+    return tuple(7 if place % 9 == len(tokens) % 9 else token for place, token in enumerate(right))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(
     acts=ACTS,
     pooled=st.booleans(),
     store_kib=st.sampled_from([1, 300, 1 << 14]),
     disk_kib=st.sampled_from([0, 400, 1 << 14]),
+    speculation=st.sampled_from(["ngram", "ngram", "off"]),
 )
 def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
-    setting: tuple[Path, Gold], acts: list[Act], pooled: bool, store_kib: int, disk_kib: int
+    setting: tuple[Path, Gold],
+    acts: list[Act],
+    pooled: bool,
+    store_kib: int,
+    disk_kib: int,
+    speculation: SpeculationMode,
 ) -> None:
     model, alone = setting
     gold = replace(alone, exact=not pooled)
@@ -120,7 +136,9 @@ def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
                 store_bytes=store_kib << 10,
                 disk=disk if disk_kib else None,
                 disk_bytes=disk_kib << 10,
-            )
+                speculation=speculation,
+            ),
+            lambda tokens: predicted(alone, tokens),
         )
         for what, head, n_head, number in acts:
             if what == "join":

@@ -88,7 +88,6 @@ HARMLESS = {
     "prompt_cache_key": "k",
     "prompt_cache_retention": "24h",
     "prompt_cache_options": {"ttl": "30m"},
-    "prediction": {"type": "content", "content": "x"},
 }
 
 
@@ -247,6 +246,7 @@ SAMPLED = {
     "min_tokens": 3,
     "cache_prompt": False,
     "json_whitespace": "compact",
+    "speculation": "off",
 }
 CHAT_ONLY = {
     "logprobs": True,
@@ -255,6 +255,7 @@ CHAT_ONLY = {
     "reasoning_effort": "low",
     "chat_template_kwargs": {"enable_thinking": False},
     "thinking_budget": 5,
+    "prediction": {"type": "content", "content": "x"},
     "add_generation_prompt": False,
 }
 ANSWERS = {

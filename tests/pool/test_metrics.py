@@ -7,7 +7,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from backends.messages import Delta, Finished, TextPrompt, Tokenize
+from backends.messages import Delta, Finished, Step, TextPrompt, Tokenize
 from backends.registry import KINDS
 from server.metrics import Metrics
 from tests.pool.conftest import Maker, read
@@ -39,6 +39,8 @@ NAMES = {
     "model_host_layers",
     "model_layers",
     "num_preemptions",
+    "speculation_accepted_tokens",
+    "speculation_drafted_tokens",
     "prefix_cache_queries",
     "prefix_cache_hits",
     "prompt_tokens",
@@ -78,6 +80,18 @@ def test_vllm_names_carry_the_same_figures() -> None:
     assert "vllm:model_state" not in page
     assert "vllm:prompt_tokens" in families(page.encode())
     assert "vllm:" not in Metrics(["a"]).render().decode()
+
+
+def test_drafted_tokens_are_counted_by_drafter() -> None:
+    metrics = Metrics(["a"])
+
+    for _ in range(2):
+        metrics.model("a").step(Step(n_decode=1, drafted={"ngram": (5, 3), "prediction": (2, 0)}))
+
+    page = metrics.render().decode()
+    assert 'onecard_speculation_drafted_tokens_total{drafter="ngram",model_name="a"} 10.0' in page
+    assert 'onecard_speculation_accepted_tokens_total{drafter="ngram",model_name="a"} 6.0' in page
+    assert 'onecard_speculation_accepted_tokens_total{drafter="prediction",model_name="a"} 0.0' in page
 
 
 def test_buckets_are_those_of_vllm() -> None:

@@ -33,18 +33,12 @@ CACHE = {
         [{}, {"mode": "implicit"}, {"mode": "explicit", "ttl": "30m"}, None],
     ),
 }
-PREDICTED = [{"type": "text", "text": "x"}]
 WRONG_AND_RIGHT: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         **CACHE,
         "metadata": METADATA,
         "store": (["yes", 1, {}], [True, False, None]),
         "service_tier": (["ultrafast", "gold", 7, ["auto"]], TIERS),
-        "prediction": (
-            ["x", {}, {"type": "content"}, {"type": "text", "content": "x"}, {"type": "content", "content": None}]
-            + [{"type": "content", "content": content} for content in (7, [], [7], [{"type": "image_url"}])],
-            [{"type": "content", "content": "x"}, {"type": "content", "content": PREDICTED}, None],
-        ),
     },
     "/v1/completions": {"user": TEXTS},
     "/v1/responses": {

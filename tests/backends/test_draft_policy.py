@@ -1,0 +1,139 @@
+"""Drafts are as long as they pay, on any library: held against what the same text takes without them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from backends.generation.draft_policy import Acceptance, RowCosts, learn_both, rows_of
+from backends.generation.lookup import TextLookup
+from backends.generation.pace import Pace
+
+PLAIN_US = 10_000.0
+LIBRARIES: dict[str, Callable[[int], float]] = {
+    "free rows": lambda rows: 1.0 + 0.01 * (rows - 1),
+    "rows at a third": lambda rows: 1.0 + 0.33 * (rows - 1),
+    "each row a step": lambda rows: float(rows),
+    "dearer than a step": lambda rows: 1.4 * rows - 0.4,
+    "in fours": lambda rows: 1.0 if rows == 1 else 2.0 * -(-rows // 4),
+}
+"""What a step takes with so many rows, of one with a single row."""
+VOCABULARY = 300
+
+
+def copied(rng: random.Random, prompt: list[int]) -> list[int]:
+    return prompt[:400]
+
+
+def edited(rng: random.Random, prompt: list[int]) -> list[int]:
+    return [rng.randrange(VOCABULARY) if place % 40 == 20 else token for place, token in enumerate(prompt[:400])]
+
+
+def free(rng: random.Random, prompt: list[int]) -> list[int]:
+    return [min(rng.randrange(VOCABULARY), rng.randrange(VOCABULARY)) for _ in range(400)]
+
+
+def luring(rng: random.Random, prompt: list[int]) -> list[int]:
+    """Copies that break off as soon as they are believed."""
+    text: list[int] = []
+    while len(text) < 400:
+        begin = rng.randrange(len(prompt) - 12)
+        text += [*prompt[begin : begin + rng.choice([4, 5, 6, 9])], VOCABULARY + len(text)]
+    return text[:400]
+
+
+def turning(rng: random.Random, prompt: list[int]) -> list[int]:
+    return [*copied(rng, prompt)[:200], *luring(rng, prompt)[:200]]
+
+
+def speed(text: list[int], prompt: list[int], cost: Callable[[int], float], *, noise: random.Random) -> float:
+    """How many times as fast a text comes with drafts, in a machine whose steps take what they take and some more."""
+    pace = Pace()
+    pace.learn_decode(1, PLAIN_US)
+    costs, own, of_model, lookup = RowCosts(pace), Acceptance(), Acceptance(), TextLookup(prompt)
+    took_us, at = 0.0, 0
+    while at < len(text):
+        chances = own.chances(lookup.matched, len(lookup.draft(15))) if lookup.at >= 0 else []
+        (n_drafted,) = rows_of([chances], costs, most=15) if costs.solvent and chances else (0,)
+        if not n_drafted and chances and chances[0] > 0.8:
+            costs.refused(1)
+        draft = lookup.draft(n_drafted) if n_drafted else []
+        step_us = PLAIN_US * cost(1 + len(draft)) * noise.choice([1.0, 1.0, 1.0, 1.05, 1.3])
+        took_us += PLAIN_US * cost(1 + len(draft))
+        before = at
+        for place in range(1 + len(draft)):
+            if at == len(text):
+                break
+            matched, hit = lookup.matched, lookup.follow(text[at])
+            if hit is not None:
+                learn_both(own, of_model, matched, hit=hit)
+            at += 1
+            if place < len(draft) and draft[place] != text[at - 1]:
+                break
+        costs.learn(1, len(draft), at - before - 1, step_us) if draft else pace.learn_decode(1, step_us)
+    return len(text) * PLAIN_US / took_us
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("text", [copied, edited, free, luring, turning])
+def test_no_text_comes_slower_on_any_library(library: str, text: Callable[..., list[int]]) -> None:
+    ratios = []
+    for seed in range(5):
+        rng = random.Random(seed)
+        prompt = [rng.randrange(VOCABULARY) for _ in range(500)]
+        ratios.append(speed(text(rng, prompt), prompt, LIBRARIES[library], noise=rng))
+
+    assert sum(ratios) / len(ratios) >= 0.97
+    assert min(ratios) >= 0.94
+
+
+@pytest.mark.parametrize(
+    ("library", "text", "least"),
+    [
+        ("free rows", copied, 8.0),
+        ("free rows", edited, 4.0),
+        ("rows at a third", copied, 1.9),
+        ("in fours", edited, 1.4),
+    ],
+)
+def test_a_text_that_repeats_comes_faster_where_rows_are_cheap(
+    library: str, text: Callable[..., list[int]], least: float
+) -> None:
+    rng = random.Random(1)
+    prompt = [rng.randrange(VOCABULARY) for _ in range(500)]
+
+    assert speed(text(rng, prompt), prompt, LIBRARIES[library], noise=rng) >= least
+
+
+def test_a_stream_that_copies_holds_up_none_that_does_not() -> None:
+    pace = Pace()
+    pace.learn_decode(2, PLAIN_US)
+    dear, cheap = RowCosts(pace), RowCosts(pace)
+    for n_drafted in (1, 3, 7, 15):
+        for _ in range(20):
+            dear.learn(2, n_drafted, n_drafted, PLAIN_US * (1 + 0.2 * n_drafted))
+            cheap.learn(2, n_drafted, n_drafted, PLAIN_US * (1 + 0.0004 * n_drafted))
+
+    certain = [0.99**place for place in range(1, 16)]
+
+    assert rows_of([certain, []], dear, most=15) == [0, 0]
+    assert rows_of([certain, []], cheap, most=15) == [15, 0]
+    assert sum(rows_of([certain, certain], dear, most=15)) > 6
+
+
+def test_rows_that_once_took_long_are_tried_again() -> None:
+    pace = Pace()
+    pace.learn_decode(1, PLAIN_US)
+    costs = RowCosts(pace)
+    for _ in range(3):
+        costs.learn(1, 1, 0, 50 * PLAIN_US)
+    assert rows_of([[0.95]], costs, most=15) == [0]
+
+    for _ in range(2000):
+        assert costs.stake <= 9
+        if costs.solvent:
+            costs.refused(1)
+
+    assert rows_of([[0.95]], costs, most=15) == [1]
