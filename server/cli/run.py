@@ -78,7 +78,8 @@ def _start(wishes: Wishes) -> Start:
 def _talk(chat: Chat) -> None:
     """A chat with the best keyboard that there is."""
     history = History(history_file(), note)
-    chat.run(keyboard_for(history, {"model": text_models(chat.client), **WORDS}))
+    words = {"model": text_models(chat.client), **WORDS}
+    chat.run(keyboard_for(history, words, aside=lambda: chat.warming.told))
 
 
 def _answer(client: Client, model: str, start: Start, question: str, *, verbose: bool) -> None:

@@ -161,6 +161,7 @@ class Resident:
             now=now,
             on_card=on_card,
             facts=facts,
+            loaded=self.loaded,
         )
 
 

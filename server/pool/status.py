@@ -197,6 +197,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Of a loaded model that generates text, what was drafted for it since it was loaded."""
     facts: dict[str, Figure] = {}
     """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
+    loaded: float | None = None
+    """The share of a load that is done, 0 to 1; None while it is not loading."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
@@ -244,6 +246,7 @@ def model_status(
     now: float,
     on_card: bool,
     facts: FileFacts | None = None,
+    loaded: float | None = None,
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `reservation` only while it is resident."""
     config = entry.config
@@ -282,6 +285,7 @@ def model_status(
         if ready and ready.generator
         else None,
         facts=dict(ready.facts.told) if ready else {},
+        loaded=loaded if view.state is ModelState.LOADING else None,
         kv_type=ready.generator.kv_type if ready is not None and ready.generator is not None else None,
         expert_layers=layers.experts_on_host if layers else 0,
         ffn_layers=layers.ffn_on_host if layers else 0,

@@ -83,6 +83,11 @@ class Terminal:
         """Wait until the screen ends with these rows."""
         self._wait(lambda: self.rows()[-len(rows) :] == [*rows], f"the screen does not end with {rows}", within_s)
 
+    def shows_in_one_row(self, *texts: str, within_s: float = 20) -> None:
+        """Wait until a row of the screen holds all of these."""
+        found = lambda: any(all(text in row for text in texts) for row in self.rows())  # noqa: E731 - said once
+        self._wait(found, f"no row holds {texts}", within_s)
+
     def rows(self) -> list[str]:
         """What a person sees, without empty rows at the end."""
         rows = [row.rstrip() for row in self._screen.display]

@@ -119,7 +119,10 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_turn(chat, tmp_path):
 def test_a_load_is_watched_and_can_be_stopped(chat):
     with chat("slow") as terminal:
         terminal.expect("you:")
-        terminal.type("are you there?\r")
+        terminal.expect("loading slow, ")  # while nothing is typed yet
+        terminal.type("are you there?")
+        terminal.shows_in_one_row("you: are you there?", "loading slow, ")
+        terminal.type(ENTER)
         terminal.expect("loading slow, ")
         terminal.type(CTRL_C)
         terminal.expect("(stopped; /retry asks again")

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
@@ -20,10 +21,12 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from server.cli.chat.keyboard import PROMPT
 from server.cli.chat.options import names
 from server.cli.chat.parsing import COMMANDS, is_command, wants_more
+from server.cli.chat.screen import colourful, harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
     from server.cli.chat.history import History
@@ -34,7 +37,8 @@ class Editor:
 
     reads_keys = True
 
-    def __init__(self, history: History, words: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, history: History, words: Mapping[str, Sequence[str]], aside: Callable[[], str]) -> None:
+        self._aside = aside
         self._session: PromptSession[str] = PromptSession(
             history=_Entries(history),
             multiline=True,
@@ -45,6 +49,7 @@ class Editor:
             complete_style=CompleteStyle.READLINE_LIKE,
             prompt_continuation=lambda _width, _line, soft_wrap: "" if soft_wrap else "...  ",
             enable_suspend=True,
+            rprompt=self._edge,
             input=create_input(sys.stdin),
             # Terminals that do not answer where their cursor is would be warned about; nothing here needs to know.
             output=Vt100_Output(sys.stderr, _size, term=os.environ.get("TERM"), enable_cpr=False),
@@ -53,6 +58,15 @@ class Editor:
     def ask(self, *, prompt: str = PROMPT) -> str:
         """As `Keyboard` says."""
         return self._session.prompt([("bold", prompt)])
+
+    def redraw(self) -> None:
+        """As `Keyboard` says."""
+        self._session.app.invalidate()
+
+    def _edge(self) -> StyleAndTextTuples:
+        """What stands at the right edge; nothing of it stays when the line is sent."""
+        dim = "dim" if colourful() else ""
+        return [] if get_app().is_done else [(dim, harmless(self._aside()))]
 
 
 def _size() -> Size:

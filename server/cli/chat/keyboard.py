@@ -14,7 +14,7 @@ from server.cli.chat.parsing import is_command, wants_more
 from server.cli.console import say
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from server.cli.chat.history import History
 
@@ -36,14 +36,23 @@ class Keyboard(Protocol):
         """What is typed, of one line or more. Raises EOFError for Ctrl-D and KeyboardInterrupt for Ctrl-C."""
         ...
 
+    def redraw(self) -> None:
+        """Something beside the line has changed. Any thread may say so."""
+        ...
 
-def keyboard_for(history: History, words: Mapping[str, Sequence[str]]) -> Keyboard:
-    """The best one that this terminal can do; `words` are what may follow a command, for the Tab key."""
+
+def keyboard_for(
+    history: History, words: Mapping[str, Sequence[str]], *, aside: Callable[[], str] = lambda: ""
+) -> Keyboard:
+    """The best one that this terminal can do; `words` are what may follow a command, for the Tab key.
+
+    What `aside` gives is shown at the edge of the line while it is typed, where the terminal can.
+    """
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
         return LineKeyboard(history)
     from server.cli.chat.editor import Editor
 
-    return Editor(history, words)
+    return Editor(history, words, aside)
 
 
 class LineKeyboard:
@@ -69,6 +78,9 @@ class LineKeyboard:
         if text.strip():
             self._history.add(text)
         return text
+
+    def redraw(self) -> None:
+        """Nothing stands beside the line here."""
 
     def _line(self) -> str:
         while "\n" not in self._ahead:

@@ -16,6 +16,7 @@ from server.cli.chat.keyboard import silent_keys
 from server.cli.chat.options import Options
 from server.cli.chat.parsing import COMMANDS, Command, LineError, Question, nearest, parse
 from server.cli.chat.screen import Screen, note, table
+from server.cli.chat.warming import Warming
 from server.cli.console import CliError
 from server.cli.finding import chat_models, refuse_without_text, text_models
 from server.cli.output import sentence
@@ -54,6 +55,7 @@ class Chat:
         self.attachments = start.attachments
         self.screen = Screen()
         self.verbose = verbose
+        self.warming = Warming(client)
         self._interrupted = False
 
     def run(self, keyboard: Keyboard) -> None:
@@ -61,6 +63,8 @@ class Chat:
         # From here on, so that a key between an answer and the next prompt is not the kernel's.
         with silent_keys(as_keys=True) if keyboard.reads_keys else contextlib.nullcontext():
             note(_WELCOME.format(model=self.model))
+            self.warming.on_change = keyboard.redraw
+            self.warming.begin(self.model)
             while self._turn(keyboard):
                 pass
 
@@ -148,6 +152,7 @@ class Chat:
         refuse_without_text(self.client, command.rest)
         self.model = command.rest
         note(f"{self.model} answers from now on")
+        self.warming.begin(self.model)
 
     def _system(self, command: Command) -> None:
         if command.rest:
