@@ -12,10 +12,12 @@ def main() -> None:
     end_quietly()  # while modules are imported there is nothing else to interrupt
     open_standard_files()
     from server.cli.app import command
+    from server.cli.completing import rejoin_words_of_bash
     from server.cli.console import CliError, ExitCode, complain
     from server.cli.output import open_output, sentence, silence
 
     open_output()
+    rejoin_words_of_bash()
     if sys.argv[1:2] != ["serve"]:
         hear_as_usual()
     try:

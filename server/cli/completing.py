@@ -1,6 +1,9 @@
 """Names of models for a shell's completion: from the configuration file and a server that answers at once.
 
 Only the standard library is imported: a shell waits for it at each press of the tab key.
+
+bash takes `:` and `=` for words of their own, and replaces only what stands behind them; zsh and fish do not. It takes
+what it is given as it is, so that a space needs its backslash.
 """
 
 from __future__ import annotations
@@ -8,6 +11,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +23,34 @@ from typer import Context
 from server.own_folder import user_folder
 
 _WITHIN_S: Final = 0.3
+_BREAKS: Final = (":", "=")
+_BEFORE: Final = "_ONECARD_COMPLETE_BEFORE"
+"""What bash has of the word before the part that it replaces."""
+_SPECIAL: Final = re.compile(r"[^\w@%+=:,./-]")
+
+
+def rejoin_words_of_bash() -> None:
+    """In the environment that bash completes by: words that it has parted, as they were written."""
+    if os.environ.get("_ONECARD_COMPLETE") != "complete_bash":
+        return
+    try:
+        parts = shlex.split(os.environ.get("COMP_WORDS", ""), posix=False)
+        at = int(os.environ.get("COMP_CWORD", ""))
+    except ValueError:
+        return  # an open quotation mark: bash has parted nothing then
+    words: list[str] = []
+    for part in parts[: at + 1]:
+        if words and (part in _BREAKS or (words[-1].endswith(_BREAKS) and len(words) > 1)):
+            words[-1] += part
+        else:
+            words.append(part)
+    if at >= len(parts) and not (words and words[-1].endswith(_BREAKS)):
+        words.append("")  # the word that is to be completed has not begun
+    last = words.pop() if words else ""
+    begins = max(last.rfind(mark) for mark in _BREAKS) + 1
+    os.environ[_BEFORE] = last[:begins]
+    os.environ["COMP_WORDS"] = " ".join([*words, last[begins:]])
+    os.environ["COMP_CWORD"] = str(len(words))
 
 
 def model_names(context: Context, incomplete: str) -> list[str]:
@@ -25,7 +58,11 @@ def model_names(context: Context, incomplete: str) -> list[str]:
     config = _configuration(context.params.get("config"))
     url = context.params.get("url") or os.environ.get("ONECARD_URL")
     names = dict.fromkeys([*_configured(config), *_served(config, url), "smollm2", "demo"])
-    return [name for name in names if name.startswith(incomplete)]
+    if os.environ.get("_ONECARD_COMPLETE") != "complete_bash":
+        return [name for name in names if name.startswith(incomplete)]
+    before = os.environ.get(_BEFORE, "")
+    found = [name.removeprefix(before) for name in names if name.startswith(before + incomplete)]
+    return [_SPECIAL.sub(r"\\\g<0>", name) for name in found]
 
 
 def _configuration(named: object) -> dict[str, Any]:

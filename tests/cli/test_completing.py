@@ -12,18 +12,19 @@ CONFIG = "[models.chat]\npath = 'demo'\naliases = ['gpt-4o', 'cheap']\n[models.c
 
 @pytest.fixture
 def complete(environment: dict[str, str]):
-    def _complete(*words: str, **env: str) -> list[str]:
+    def _complete(*words: str, cwd: str | None = None, **env: str) -> list[str]:
         asked = {"_ONECARD_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
         code = "import sys; sys.argv = ['onecard']; from server.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**environment, **asked, **env},
+            cwd=cwd,
             capture_output=True,
             text=True,
             check=True,
         )
         assert done.stderr == ""
-        return done.stdout.split()
+        return done.stdout.splitlines()
 
     return _complete
 
@@ -56,6 +57,29 @@ def test_names_of_the_configuration(text, begun, names, tmp_path, monkeypatch):
     assert sorted(model_names(context, begun)) == names
     context.params = {"config": tmp_path / "c.toml"}
     assert set(names) <= set(model_names(context, begun))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("onecard run llama", ["llama3:8b", "llama3:70b"]),
+        ("onecard run llama3 :", ["8b", "70b"]),
+        ("onecard run llama3 : 7", ["70b"]),
+        ("onecard run org/a:b : Q", ["Q4"]),
+        ("onecard run my", ["my\\ model"]),
+        ("onecard show --config = o.toml --url = http : //127.0.0.1 : 1 llama3 : 8", ["8b"]),
+        ("onecard connect --model = a : b co", ["codex", "continue"]),
+    ],
+)
+def test_bash_parts_words_at_colons_and_is_given_what_it_replaces(complete, words, found, tmp_path):
+    """As `COMP_WORDS` has them: bash replaces the last one alone, and takes it as it is."""
+    names = ("llama3:8b", "llama3:70b", "org/a:b:Q4", "my model")
+    text = "".join(f"[models.'{name}']\npath = 'demo'\n" for name in names)
+    for file in (tmp_path / "config" / "onecard" / "config.toml", tmp_path / "o.toml"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    assert complete(*words.split(" "), cwd=str(tmp_path)) == found
 
 
 def test_a_shell_gets_them_from_the_server_that_runs(complete, server):
