@@ -12,7 +12,10 @@ from server.cli.connect.recipe import File, Recipe, Text, folder
 from server.cli.connect.words import AGENTS_NEED, KEY, key_notes, key_words, named, small
 
 _CLAUDE_NEEDS: Final = 49152
+_CLAUDE_WAITS_MS: Final = 1_800_000
+"""For the first event of an answer, which comes behind a long prompt. It does not count pings."""
 _CODEX_NEEDS: Final = 16384
+_OPENCODE_SEES: Final = {"attachment": True, "modalities": {"input": ["text", "image"], "output": ["text"]}}
 
 
 def codex(to: Connection) -> Recipe:
@@ -47,6 +50,7 @@ def claude(to: Connection) -> Recipe:
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": main.name,
         "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(main.context),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(main.answer),
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_CLAUDE_WAITS_MS),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
@@ -73,6 +77,7 @@ def opencode(to: Connection) -> Recipe:
             "limit": {"context": model.context, "output": model.answer},
             "tool_call": model.can("tools"),
             "reasoning": model.can("thinking"),
+            **(_OPENCODE_SEES if model.can("vision") else {}),
         }
         for model in to.chats
     }
@@ -98,7 +103,7 @@ def cline(to: Connection) -> Recipe:
         f"Model ID: {to.main.name}",
         f"Context Window Size: {to.main.context}",
         f"Max Output Tokens: {to.main.answer}",
-        "Supports Images: off",
+        f"Supports Images: {'on' if to.main.can('vision') else 'off'}",
     ]
     entered = Text("in VS Code: Cline's settings", "text", "\n".join(fields))
     return Recipe((shell, entered), tuple(small(to.main, AGENTS_NEED, "an agent's own prompt takes 10,000")))

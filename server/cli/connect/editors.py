@@ -20,7 +20,7 @@ def zed(to: Connection) -> Recipe:
             "max_output_tokens": model.answer,
             "capabilities": {
                 "tools": model.can("tools"),
-                "images": False,
+                "images": model.can("vision"),
                 "parallel_tool_calls": False,
                 "prompt_cache_key": False,
             },
@@ -46,7 +46,7 @@ def vscode(to: Connection) -> Recipe:
             "name": model.name,
             "url": f"{to.v1}/chat/completions",
             "toolCalling": model.can("tools"),
-            "vision": False,
+            "vision": model.can("vision"),
             "maxInputTokens": model.context - model.answer,
             "maxOutputTokens": model.answer,
         }
@@ -78,7 +78,7 @@ def continue_(to: Connection) -> Recipe:
             "apiBase": to.v1,
             **secret,
             "roles": roles,
-            **({"capabilities": ["tool_use"]} if model.can("chat", "tools") else {}),
+            **({"capabilities": able} if (able := _continue_capabilities(model)) else {}),
             "defaultCompletionOptions": {"contextLength": model.context, "maxTokens": model.answer},
         }
         for model in listed
@@ -93,6 +93,12 @@ def continue_(to: Connection) -> Recipe:
     file = File(folder("CONTINUE_GLOBAL_DIR", "~/.continue") / "config.yaml", "yaml", changes)
     notes = [f"put {KEY}=KEY into ~/.continue/.env: Continue reads its secrets there"] if to.keyed else []
     return Recipe((file,), tuple(notes))
+
+
+def _continue_capabilities(model: Model) -> list[str]:
+    if not model.can("chat"):
+        return []
+    return [*(["tool_use"] if model.can("tools") else []), *(["image_input"] if model.can("vision") else [])]
 
 
 def _continue_roles(model: Model) -> list[str]:

@@ -68,6 +68,24 @@ def test_the_page_shows_what_the_command_prints(client, home):
         assert piece.title in page or piece.title[0].upper() + piece.title[1:] in page
 
 
+@pytest.mark.parametrize(
+    ("client", "seeing", "blind"),
+    [
+        ("zed", '"images": true', '"images": false'),
+        ("vscode", '"vision": true', '"vision": false'),
+        ("continue", "image_input", "tool_use"),
+        ("opencode", '"attachment": true', '"tool_call": true'),
+        ("cline", "Supports Images: on", "Supports Images: off"),
+    ],
+)
+def test_clients_are_told_which_models_see(client, seeing, blind, home):
+    for words, can, told in ((("vision",), True, seeing), ((), False, blind)):
+        model = Model("m", 65536, ("completion", "chat", "tools", *words))
+        pieces = CLIENTS[client].recipe(Connection(EXAMPLE.base, (model,), model)).pieces
+        shown = "\n".join(piece.text for piece in pieces)
+        assert (seeing in shown, told in shown) == (can, True)
+
+
 @pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_any_name_of_a_model_is_that_name_to_the_client(client, keyed, home):
