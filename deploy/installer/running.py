@@ -22,8 +22,8 @@ EVERY_S = 10.0
 _ENDS_WITHIN_S = 10.0
 _NINJA = re.compile(r"\[(\d+)/(\d+)\]")
 _PIP = re.compile(
-    r"\s*(Collecting|Downloading|Installing collected packages:|Building wheel for|Installing build dependencies"
-    r"|Preparing metadata|Getting requirements|Processing)\s*(\S*)"
+    r"\s*(?:(Collecting|Downloading|Processing|Building wheel for)\s+(\S+)"
+    r"|(Installing collected packages|Installing build dependencies|Preparing metadata|Getting requirements))"
 )
 
 
@@ -46,11 +46,11 @@ class Progress:
         """Take a line of its output."""
         if match := _NINJA.search(line):
             self._what = f"compiling llama.cpp {match[1]}/{match[2]}"
-        elif (match := _PIP.match(line)) and match[1].endswith(":"):  # of all at once, in the order of their needs
-            self._what = "installing collected packages"
+        elif (match := _PIP.match(line)) and match[3]:
+            self._what = match[3].lower()
         elif match:
             name = match[2].rpartition("/")[2].strip(",:")
-            self._what = f"{match[1].lower()} {name}".strip()
+            self._what = f"{match[1].lower()} {name}"
 
     def tick(self, now: float) -> None:
         """Show what it is at, if that is due."""

@@ -288,8 +288,14 @@ def test_progress_is_a_line_now_and_then_where_nothing_can_move(capsys):
     assert capsys.readouterr().out == "onecard: compiling llama.cpp 7/200 (1:15)\n"
     progress.read("  Downloading https://index/x/torch-2.13.0-cp311.whl (190.0 MB)")
     progress.tick(start + 90)
-    progress.end()
     assert capsys.readouterr().out == "onecard: downloading torch-2.13.0-cp311.whl (1:30)\n"
+    progress.read("  Getting requirements to build editable: started")
+    progress.tick(start + 105)
+    progress.read("Installing collected packages: mpmath, typing-extensions")
+    progress.tick(start + 120)
+    progress.end()
+    waits = "onecard: getting requirements (1:45)\nonecard: installing collected packages (2:00)\n"
+    assert capsys.readouterr().out == waits
 
 
 def test_a_moving_line_is_as_wide_as_the_terminal_and_wiped(capsys, monkeypatch):
