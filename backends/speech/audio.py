@@ -30,7 +30,7 @@ RATE: Final = 16_000
 """Samples per second that Whisper hears."""
 SHORTEST_S: Final = 0.1
 """Of shorter ones models imagine what is in them; OpenAI refuses them as well."""
-INSTALL: Final = "pip install 'onecard[speech]'"
+INSTALL: Final = "pip install av"
 _CONTAINERS: Final = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,tta,w64"
     ",wav,wv"
