@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
@@ -22,12 +23,13 @@ from server.cli.configuration import loaded_or_exit, with_folders
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
 from server.cli.finding import ask_first, is_known_here
 from server.cli.flags import name_for
+from server.memory import gpu
 from server.memory.budget import likely_plans, wish
 from server.memory.capacity import Capacity, PlanStatus, WishChange, capacity_of
 from server.memory.estimator import Estimator
 from server.memory.files import FileFacts, look
 from server.memory.ledger import LedgerError, Tenant
-from server.memory.memory import DeviceError, open_memory
+from server.memory.memory import DeviceError, Memory, open_memory
 from server.memory.placement import memory_words
 from server.scheduling.eviction import Candidate
 from server.settings.builtin import BUILT_IN
@@ -37,9 +39,8 @@ from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from backends.messages import LoadPlan
-    from server.memory.memory import Memory
     from server.settings.catalog import CatalogEntry
-    from server.settings.config import Settings
+    from server.settings.config import MemorySection, Settings
 
 _NEAR: Final = 2
 _CANDIDATE: Final = "the model"
@@ -151,7 +152,7 @@ def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured:
 
 async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishChange, *, dry: bool = True) -> Capacity:
     """The first entry's plan beside the others, which are taken to be resident."""
-    memory = await open_memory(settings.memory)
+    memory, is_here = await _memory(settings.memory)
     estimator = Estimator()
     facts = [facts_of(entry) for entry in entries]
     wishes = [wish(entry.config, memory.device) for entry in entries]
@@ -159,7 +160,7 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
     likely = [(seen, likely_plans(seen, w)) for seen, w in zip(facts, wishes, strict=True)]
     # A child that fails leaves the computed sizes, and the answer says which they are.
     logging.getLogger("onecard.dry").addHandler(logging.NullHandler())
-    if dry:
+    if dry and is_here:
         await estimator.ask_dry([(seen, _near(estimator, seen, plans, memory)) for seen, plans in likely])
     for entry, seen in zip(entries, facts, strict=True):
         if (why := estimator.refused.get(seen.key)) is not None:
@@ -186,6 +187,24 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
         free=memory.ledger.free,
         residents=residents,
     )
+
+
+async def _memory(asked: MemorySection) -> tuple[Memory, bool]:
+    """The memory of this machine; for a card that is not here one of `--budget`, and False. Raises DeviceError."""
+    if asked.device != "cuda":
+        return await open_memory(asked), True
+    try:
+        await gpu.memory()
+    except gpu.GpuError as problem:
+        if asked.budget == "auto":
+            hint = "--budget 11GiB plans for a card that is not here, with so much for models"
+            raise DeviceError(f"device = 'cuda', but {problem}. hint: {hint}") from None
+    else:
+        return await open_memory(asked), True
+    here = await open_memory(asked.model_copy(update={"device": "cpu", "budget": "auto"}))
+    say(f"no card is here: this is the plan for one with {format_size(asked.budget)} for models")
+    budget, total = here.ledger.budget, here.total
+    return Memory("cuda", replace(budget, device=asked.budget), total=replace(total, device=asked.budget)), False
 
 
 def facts_of(entry: CatalogEntry) -> FileFacts:

@@ -28,6 +28,7 @@ from backends.registry import BACKENDS
 from server.settings.sampling_table import SamplingTable
 from server.settings.sizes import Size
 from server.settings.values import (
+    Budget,
     Context,
     GpuLayers,
     Hosts,
@@ -101,9 +102,9 @@ class MemorySection(Section):
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where models run; auto: on the card where llama.cpp is built for CUDA and the driver answers."""
-    budget: Literal["auto"] | Annotated[Size, Field(gt=0)] = "auto"
+    budget: Budget = "auto"
     """What all models may take together; auto: what is free on the device, less `reserve`."""
-    host_budget: Literal["auto"] | Annotated[Size, Field(gt=0)] = "auto"
+    host_budget: Budget = "auto"
     """What models may take of host memory beside a card; auto: four fifths of what is free. Without a card host memory
     is the device, and the smaller of both budgets counts."""
     reserve: Size = 600 * 2**20

@@ -14,6 +14,7 @@ from backends.kv_types import PATTERN, kv_types_of
 from backends.messages import KvType
 from backends.options import NO_BOOL, comma_list
 from server.settings.durations import LONGEST_S, keep_alive_of, seconds_of
+from server.settings.sizes import Size
 
 MAX_NAME_CHARS = 200
 
@@ -33,6 +34,13 @@ def _host_pattern(text: str) -> str:
     if _HOST_PATTERN.fullmatch(host) is None or ".." in host:
         raise ValueError("a host looks like llm.home.lan, without scheme and port; '*.home.lan' is every name below it")
     return host
+
+
+def _holds_a_model(n_bytes: int) -> int:
+    if n_bytes < 2**20:
+        like = f"{n_bytes}GiB" if 0 < n_bytes < 1000 else "600MiB"
+        raise ValueError(f"a size with its unit, such as {like}: {n_bytes} bytes hold no model")
+    return n_bytes
 
 
 def check_name(name: str) -> str:
@@ -80,6 +88,7 @@ KeepAlive = Annotated[
     BeforeValidator(keep_alive_of, json_schema_input_type=float | str),
 ]
 ModelName = Annotated[str, AfterValidator(check_name)]
+Budget = Literal["auto"] | Annotated[Size, AfterValidator(_holds_a_model)]
 Context = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 GpuLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 KvTypeWord = Annotated[

@@ -37,6 +37,27 @@ def test_model_that_does_not_fit_is_exit_code_3_with_the_sums(onecard):
     assert "Traceback" not in done.stderr
 
 
+def test_a_card_that_is_not_here_is_planned_from_its_budget(onecard):
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    done = onecard("fit", "demo", "--device", "cuda", "--budget", "11GiB", "--json", env=hidden)
+    assert "no card is here" in done.stderr
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["fits"], told["device"]["budget_bytes"]) == (0, True, 11 << 30)
+    assert told["plan"]["gpu_layers"] > 0
+    assert 0 < told["host"]["total_bytes"] < told["host"]["budget_bytes"]
+    small = onecard("fit", "demo", "--device", "cuda", "--budget", "64MiB", env=hidden)
+    assert (small.returncode, "on the card" in small.stderr) == (3, True)
+    unknown = onecard("fit", "demo", "--device", "cuda", env=hidden)
+    assert (unknown.returncode, "--budget 11GiB plans for a card that is not here" in unknown.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("budget", ["12", "0", "64KiB"])
+def test_a_budget_without_its_unit_is_no_budget(onecard, budget):
+    done = onecard("fit", "demo", "--budget", budget)
+    like = "12GiB" if budget == "12" else "600MiB"
+    assert (done.returncode, f"a size with its unit, such as {like}" in done.stderr) == (2, True)
+
+
 def test_without_a_card_the_smaller_of_both_budgets_counts(onecard):
     flags = ("--device", "cpu", "--budget", "300MiB", "--host-budget", "200MiB", "--json")
     told = json.loads(onecard("fit", "demo", *flags).stdout)
