@@ -2,7 +2,7 @@
 
 Owns request ids, Host, keys, origins, content types, the size of bodies, the access log and the last catch of errors.
 A body is JSON; on the paths of `backends.kinds.Kind.forms` it may be a form with files, within its kind's limits.
-Everything is decided on `scope["path"]` and raw headers; without a key only `/health` opens.
+Everything is decided on `scope["path"]` and raw headers; without a key only `/health` and the page's own files open.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _Named = dict[bytes, list[bytes]]
 access_log = logging.getLogger("onecard.access")
 
 OPEN_PATHS = frozenset({"/health"})
+_OPEN_PAGE, _OPEN_FILES = "/", "/page/"
+"""The page and its files, which are the same on every server: it asks its person for a key."""
 _PAGES = ("/docs", "/openapi.json")
 """What a person reads in a browser, which can send a key only from its own dialog."""
 _DIALOG = 'Basic realm="onecard: any name, an API key as the password", charset="UTF-8"'
@@ -141,7 +143,7 @@ class Gate:
         origins = named.get(b"origin", [])
         if len(origins) == 1 and self._rules.origins.allows(origins[0]):
             exchange.origin = origins[0]
-        if scope["path"] not in OPEN_PATHS:
+        if not _is_open(scope["method"], scope["path"]):
             self._check_key(scope)
         if scope["path"].endswith("\n"):  # the router's expressions do not see it
             raise errors.ApiError(404, "Unknown request URL: it ends with a line break.", code="unknown_url")
@@ -224,6 +226,12 @@ class Gate:
         return counted_receive, labelled_send
 
 
+def _is_open(method: str, path: str) -> bool:
+    """Whether a request needs no key."""
+    is_page = path == _OPEN_PAGE or path.startswith(_OPEN_FILES)
+    return path in OPEN_PATHS or (method in _SAFE_METHODS and is_page)
+
+
 def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> _Named:
     """Every value of each header, in order."""
     named: _Named = {}
@@ -243,9 +251,12 @@ def _check_length(named: _Named, most_bytes: int) -> None:
 
 
 def _check_form(named: _Named, exchange: _Exchange) -> None:
-    """Web pages post forms without a preflight, so every page that may not read answers is refused. Raises ApiError."""
+    """Web pages post forms without a preflight, so every page that may not read answers is refused. Raises ApiError.
+
+    The server's own page may: that it is one is told by the browser, in a header that no page can set.
+    """
     _check_encoding(named)
-    if exchange.origin is None and named.get(b"origin"):
+    if exchange.origin is None and named.get(b"origin") and named.get(b"sec-fetch-site") != [b"same-origin"]:
         raise _foreign()
 
 

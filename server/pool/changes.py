@@ -38,6 +38,14 @@ class Changes:
                 fresh.append(self._parts.residents[entry.name])
         return fresh
 
+    def pin(self, resident: Resident, *, pinned: bool) -> None:
+        """Whether a model may leave, until the configuration is read again."""
+        if resident.entry.config.pinned == pinned:
+            return
+        resident.entry.config = resident.entry.config.model_copy(update={"pinned": pinned})
+        self._parts.tell("pinned" if pinned else "unpinned", model=resident.name, reason="manual")
+        self._change(resident, reload=False)
+
     def forget(self, name: str) -> None:
         """A model is no more; its worker is gone, and nothing of it is left in the ledger."""
         parts = self._parts

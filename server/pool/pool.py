@@ -213,6 +213,12 @@ class Pool:
         self._perform(self._scheduler.unload(name, self._clock()))
         await waiter
 
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Have a model stay when it is idle and never leave for others, or not. Raises PoolError."""
+        if name not in self._residents:
+            raise PoolError("model_not_found", NO_LONGER.format(name))
+        self._changes.pin(self._residents[name], pinned=pinned)
+
     # What workers report; `on_step` is the jobs' own
 
     def on_progress(self, worker: Worker, fraction: float) -> None:

@@ -91,6 +91,31 @@ async def unload_model(request: Request, app: App, model: PathModel) -> Response
     return _json(_item(app.facts(model.entry), app.started_unix))
 
 
+async def _may_pin(request: Request, app: App) -> None:
+    """Who may pin models. Raises ApiError 403."""
+    require_operator(request, app, "Pinning a model", "Pinning models")
+
+
+@router.post("/v1/models/{id:path}/pin", dependencies=[Depends(_may_pin)], responses=answers(ModelObject))
+async def pin_model(app: App, model: PathModel) -> Response:
+    """Have a model stay once it is loaded, until it is unpinned or the configuration is read again."""
+    return _pinned(app, model, pinned=True)
+
+
+@router.post("/v1/models/{id:path}/unpin", dependencies=[Depends(_may_pin)], responses=answers(ModelObject))
+async def unpin_model(app: App, model: PathModel) -> Response:
+    """Let a model leave when it is idle, or for others."""
+    return _pinned(app, model, pinned=False)
+
+
+def _pinned(app: App, model: ModelFacts, *, pinned: bool) -> Response:
+    try:
+        app.pool.pin(model.name, pinned=pinned)
+    except PoolError as problem:
+        raise from_failed(Failed(id="", code=problem.code, message=problem.message)) from None
+    return _json(_item(app.facts(model.entry), app.started_unix))
+
+
 @router.get("/v1/models/{id:path}", responses=answers(ModelObject | ModelInfo))
 async def get_model(request: Request, app: App, model: PathModel) -> Response:
     """One model by name or alias."""

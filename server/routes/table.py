@@ -23,6 +23,7 @@ from server.routes import (
     ollama,
     ollama_models,
     ollama_vectors,
+    page,
     props,
     rerank,
     responses,
@@ -54,6 +55,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     ollama.router,
     ollama_models.router,
     ollama_vectors.router,
+    page.router,
     description.router,
     *(named(f"{module}:router") for backend in BACKENDS.values() for module in backend.routes),
 )
