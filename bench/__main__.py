@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     spoken.add_argument("peer", type=Path, help="the same model as faster-whisper takes it")
     spoken.add_argument("--python", type=Path, default=Path(sys.executable), help="a Python that has faster-whisper")
     spoken.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
-    spoken.add_argument("--threads", type=int, default=2, help="of each side (default 2)")
+    spoken.add_argument("--threads", type=int, default=2, help="cores and threads of each side (default 2)")
     spoken.add_argument("--json", action="store_true", help="print one JSON line")
     idle = commands.add_parser("requests", help="requests that ask no model: this tree and another, taking turns")
     idle.add_argument("other", type=Path, help="the other tree, such as a worktree of the commit before")
