@@ -12,13 +12,16 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from quantize.errors import QuantizeError
 
 GRACE_S: Final = 5.0
+_SPINS: Final = 20_000
+"""As of a worker's threads (`backends.border.child`): with libgomp's own 300 000, children beside a busy process spend
+half of their processor time looking whether the other threads have come."""
 Message = dict[str, Any]
 
 
@@ -58,7 +61,7 @@ def started(module: str) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+        env=environment(os.environ),
     )
     last_lines: deque[str] = deque(maxlen=20)
     listener = threading.Thread(target=_listen, args=(child, last_lines), daemon=True)
@@ -68,6 +71,12 @@ def started(module: str) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]
     finally:
         end(child)
         listener.join(GRACE_S)
+
+
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """What a child gets to see; how long its threads look for each other unless the operator has said so."""
+    waits = {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & inherited.keys() else {"GOMP_SPINCOUNT": str(_SPINS)}
+    return {**inherited, **waits, "GGML_NO_BACKTRACE": "1"}
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

@@ -81,7 +81,15 @@ def _scores(order: Order, reference: Subject, subject: Subject, text: Path, n_ct
             said = True
         tell.progress(f"measuring {subject.type_name}", done, total, left_s=left_s)
 
-    return compare(reference.path, subject.path, text, n_ctx=n_ctx, most_windows=order.windows, progress=note)
+    return compare(
+        reference.path,
+        subject.path,
+        text,
+        n_ctx=n_ctx,
+        most_windows=order.windows,
+        threads=order.threads,
+        progress=note,
+    )
 
 
 def _line(

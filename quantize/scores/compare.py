@@ -32,23 +32,33 @@ class Scores:
 
 
 def compare(
-    source: Path, other: Path, text: Path, *, n_ctx: int, most_windows: int, progress: Progress | None = None
+    source: Path,
+    other: Path,
+    text: Path,
+    *,
+    n_ctx: int,
+    most_windows: int,
+    threads: int = 0,
+    progress: Progress | None = None,
 ) -> Scores:
-    """`other` against `source`; the same path twice gives the source's own line. Raises QuantizeError."""
+    """`other` against `source`; the same path twice gives the source's own line. Raises QuantizeError.
+
+    `threads` is for each of the two models; 0 takes all.
+    """
     size = min(WINDOW_TOKENS, n_ctx)
-    with reading(source, n_ctx=size) as base:
+    with reading(source, n_ctx=size, threads=threads) as base:
         parts = windows(base.tokenize(text), size=size, first_token=base.first_token, most=most_windows)
         if not parts:
             raise QuantizeError(f"the text {text.name} is shorter than one window of {size} tokens")
         if other == source:
             return Scores(_tally(base, None, parts, progress), *_speed(base, size))
-        with reading(other, n_ctx=size) as model:
+        with reading(other, n_ctx=size, threads=threads) as model:
             if base.n_vocab != model.n_vocab:
                 raise QuantizeError(
                     f"{other.name} has {model.n_vocab} tokens, the source {base.n_vocab}: another model"
                 )
             quality = _tally(base, model, parts, progress)
-    with reading(other, n_ctx=size) as model:
+    with reading(other, n_ctx=size, threads=threads) as model:
         return Scores(quality, *_speed(model, size))
 
 

@@ -35,7 +35,7 @@ def plain_perplexity(text: Path, *, size: int, n_windows: int) -> float:
 
 
 def test_perplexity_is_that_of_a_plain_evaluation(text: Path) -> None:
-    found = compare(GGUF, GGUF, text, n_ctx=512, most_windows=6)
+    found = compare(GGUF, GGUF, text, n_ctx=512, most_windows=6, threads=1)
     expected = plain_perplexity(text, size=512, n_windows=6)
     assert found.quality.perplexity == pytest.approx(expected, rel=0.005)
     assert found.quality.kl_mean == 0
@@ -44,7 +44,7 @@ def test_perplexity_is_that_of_a_plain_evaluation(text: Path) -> None:
 
 
 def test_folder_and_file_of_the_same_weights_agree(text: Path) -> None:
-    found = compare(HF, GGUF, text, n_ctx=256, most_windows=4).quality
+    found = compare(HF, GGUF, text, n_ctx=256, most_windows=4, threads=1).quality
     assert found.kl_mean < 1e-4
     assert found.agreement > 0.99
 
@@ -72,7 +72,7 @@ def test_windows_begin_with_what_the_model_wants() -> None:
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory, other_text: Path) -> Path:
     path = tmp_path_factory.mktemp("imatrix") / "demo.imatrix.gguf"
-    calibrate(GGUF, other_text, path, n_ctx_train=4096)
+    calibrate(GGUF, other_text, path, n_ctx_train=4096, threads=1)
     return path
 
 
@@ -106,7 +106,9 @@ def test_matrix_holds_the_squares_of_what_the_layers_are_fed(matrix: Path, other
 def test_matrix_lowers_the_divergence(tmp_path: Path, matrix: Path, text: Path, type_name: str) -> None:
     (without,) = make(GGUF, tmp_path / "a", type_name).written
     (with_it,) = make(GGUF, tmp_path / "b", type_name, imatrix=matrix).written
-    one, other = (compare(GGUF, path, text, n_ctx=512, most_windows=6).quality for path in (without, with_it))
+    one, other = (
+        compare(GGUF, path, text, n_ctx=512, most_windows=6, threads=1).quality for path in (without, with_it)
+    )
     assert other.kl_mean < one.kl_mean
 
 
