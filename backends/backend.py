@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 from backends.files.sampling_defaults import SamplingDefaults
 from backends.messages import LoadPlan, MediaKind
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from backends.kinds import AnyKind
     from backends.options import Options
     from backends.plan import Amount, Footprint, Wish
+    from backends.speed import Speeds
 
 Gives = str
 """What a model answers with: the `gives` of one of its backend's kinds."""
 Setting = bool | int | float | str
+AT_MOST: Final = "_at_most"
+"""Ends the name of an option that stands for all models: one that has less of it takes what it has."""
 
 
 class HeaderError(Exception):
@@ -142,6 +145,8 @@ class Backend(Protocol[HeaderT, PlanT]):
     """What some of its models read beside text; which ones is told by the capabilities of their headers."""
     choices: Choices[HeaderT, PlanT]
     """What is told of its plans, and what else could be chosen."""
+    speeds: Speeds[HeaderT, PlanT] | None
+    """How fast its plans are; None where that is not foretold."""
 
     def options(self) -> type[Options]:
         """Its own keys of a model's configuration; imported when asked for, because only the server needs pydantic."""

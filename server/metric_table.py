@@ -114,6 +114,13 @@ MODELS: Final[Mapping[str, Family]] = MappingProxyType(
             "Layers on the GPU whose experts or feed-forward weights lie in host memory",
             weights=("expert_layers", "ffn_layers"),
         ),
+        "speed": _of_models(
+            "model_tokens_per_second",
+            "gauge",
+            "What one request alone gets of the loaded model; measured is 0 until it has run",
+            phase=("decode", "prefill"),
+            figure=("predicted", "measured"),
+        ),
         "states": _of_models("model_state", "gauge", "1 for the state the model is in", state=tuple(ModelState)),
         "loads": _of_models("model_loads", "counter", "Loads by outcome", outcome=LOAD_OUTCOMES),
         "evictions": _of_models("model_evictions", "counter", "Unloads by reason", reason=get_args(UnloadReason)),

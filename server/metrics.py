@@ -59,6 +59,8 @@ class ModelMetrics:
     """By the configuration's names."""
     predicted_bytes: Mapping[tuple[str, str], Gauge]
     """By memory and part."""
+    speed: Mapping[tuple[str, str], Gauge]
+    """Tokens per second by phase and figure."""
     states: Mapping[ModelState, Gauge]
     loads: Mapping[str, Counter]
     evictions: Mapping[str, Counter]

@@ -42,6 +42,8 @@ SERVER_MAY_USE = {
     "backends.border.template_process",
     "backends.border.worker",
     "backends.border.dry",
+    "backends.border.rates",
+    "backends.speed",
     "backends.machine.host",
     "backends.backend",
     "backends.files.foreign",
@@ -81,7 +83,7 @@ COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""
 LOW_LEVEL = {
     f"backends/gguf/{name}.py"
-    for name in ("context", "embedding_pass", "library_log", "model", "pooled", "sampling", "tower")
+    for name in ("context", "embedding_pass", "library_log", "model", "pooled", "rates", "sampling", "tower")
 }
 BASELINE = "backends/gguf/bare.py"
 """The loop that the engine is measured by shares nothing with it, so it calls llama.cpp itself."""
@@ -375,7 +377,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "server/cli/transcribe.py": "the user's own recording",
     "server/own_folder.py": "locks of our own",
     "backends/machine/host.py": "/proc and /sys",
-    "server/memory/estimator.py": "what was learned, a file of our own",
+    "server/memory/learned.py": "what was learned, a file of our own",
     "server/hub/download.py": "what it just wrote",
     "server/hub/standin.py": "what it just wrote",
     "server/settings/config_source.py": "the operator's configuration",

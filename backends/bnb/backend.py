@@ -11,6 +11,7 @@ from backends.backend import Files, HeaderError, Setting
 from backends.bnb import arithmetic, folder, tokenizer_file
 from backends.bnb.header import FolderInfo, read
 from backends.bnb.servable import unservable
+from backends.bnb.speed import FolderSpeeds
 from backends.engine import LoadError
 from backends.files import model_files
 from backends.kinds import OF_TEXT, AnyKind
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from backends.choices import Choices
     from backends.messages import MediaKind, TextPlan
     from backends.options import Options
+    from backends.speed import Speeds
 
 
 class Folders:
@@ -47,6 +49,7 @@ class Folders:
     components: Sequence[str] = ()
     media: Sequence[MediaKind] = ()
     choices: Choices[Header, TextPlan] = TextChoices()
+    speeds: Speeds[FolderInfo, TextPlan] | None = FolderSpeeds()
 
     def options(self) -> type[Options]:
         """How bitsandbytes loads."""

@@ -21,9 +21,9 @@ from backends.messages.plans import ALL_LAYERS, whole_blocks
 from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, RUNTIME_BYTES, SCORED_ROWS, Footprint, Parts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from backends.gguf.info import HeaderInfo
+    from backends.gguf.info import HeaderInfo, Tensor
     from backends.messages import TextPlan
 
 WINDOW_EVERY: Final[Mapping[str, int]] = MappingProxyType(
@@ -138,22 +138,26 @@ def _all_on_card(header: HeaderInfo, plan: TextPlan) -> bool:
 
 
 def card_weight_bytes(header: HeaderInfo, plan: TextPlan) -> int:
+    """Of the tensors that lie on the card."""
+    return sum(tensor.n_bytes for tensor in card_tensors(header, plan))
+
+
+def card_tensors(header: HeaderInfo, plan: TextPlan) -> Iterator[Tensor]:
     """The tensors that lie on the card."""
+    if plan.device == "cpu":
+        return
     on_gpu = header.n_layers + 1 if plan.gpu_layers == ALL_LAYERS else plan.gpu_layers
-    first = header.n_layers - on_gpu  # llama.cpp offloads the last layers first, and the output before any
-    has_output = any(tensor.name == "output.weight" for tensor in header.tensors)
-    n_bytes = 0
+    first = header.n_layers - on_gpu + 1  # llama.cpp offloads the last layers first, and the output before any
+    everything = on_gpu > header.n_layers
+    has_output = header.has_output
     stays = host_tensors(plan)
-    for tensor in header.tensors:
-        if stays is not None and stays.search(tensor.name):
-            continue
-        head, _, rest = tensor.name.partition(".")
-        number = rest.partition(".")[0]
-        if head == "blk" and number.isdecimal():
-            n_bytes += tensor.n_bytes if int(number) >= first + 1 or on_gpu > header.n_layers else 0
-        elif head != "token_embd" or not has_output:
-            n_bytes += tensor.n_bytes if on_gpu > 0 else 0
-    return n_bytes
+    for tensor, layer in zip(header.tensors, header.layer_of, strict=True):
+        if layer is not None:
+            on_card = everything or layer >= first
+        else:
+            on_card = on_gpu > 0 and not (has_output and tensor.name.startswith("token_embd."))
+        if on_card and (stays is None or layer is None or not stays.search(tensor.name)):
+            yield tensor
 
 
 def host_tensors(plan: TextPlan) -> re.Pattern[str] | None:
@@ -181,13 +185,13 @@ def host_weight_bytes(header: HeaderInfo, plan: TextPlan) -> int:
     An embedding that is tied to the output lies in both memories.
     """
     embedding = sum(tensor.n_bytes for tensor in header.tensors if tensor.name.startswith("token_embd"))
-    tied = plan.gpu_layers != 0 and not any(tensor.name == "output.weight" for tensor in header.tensors)
+    tied = plan.gpu_layers != 0 and not header.has_output
     return header.weight_bytes - card_weight_bytes(header, plan) + (embedding if tied else 0)
 
 
 def cache_bytes(header: HeaderInfo, plan: GeneratorPlan, *, with_windows: bool = True) -> int:
     """Keys and values of every layer that has a cache of its own."""
-    heads, windowed = _kv_heads(header), windows(header) if with_windows else [False] * header.n_layers
+    heads, windowed = kv_heads(header), windows(header) if with_windows else [False] * header.n_layers
     n_cached = header.n_layers - header.number("attention.shared_kv_layers")
     n_cached = min(n_cached, _FIRST_WITHOUT_CACHE.get(header.architecture, n_cached))
     full, short = header.head_sizes(), header.head_sizes("_swa")
@@ -207,7 +211,7 @@ def state_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
     if not inner:
         return 0
     convolution = max(header.number("ssm.conv_kernel") - 1, 0) * (inner + 2 * header.number("ssm.group_count") * state)
-    recurrent = sum(1 for heads in _kv_heads(header) if heads == 0) or header.n_layers
+    recurrent = sum(1 for heads in kv_heads(header) if heads == 0) or header.n_layers
     return recurrent * plan.parallel * (convolution + state * inner) * _FLOAT_BYTES
 
 
@@ -222,13 +226,13 @@ def compute_bytes(header: HeaderInfo, plan: GeneratorPlan) -> int:
     masks = plan.cells_seen
     if any(windows(header)):
         masks += _window_cells(header, plan)
-        floats += _query_values(header) + max(_kv_heads(header), default=0) * sum(header.head_sizes())
+        floats += _query_values(header) + max(kv_heads(header), default=0) * sum(header.head_sizes())
     n_outputs = plan.parallel + SCORED_ROWS
     logits = n_outputs * header.n_vocab * _FLOAT_BYTES
     graph = batch * (floats * _FLOAT_BYTES + masks * 2)
     kinds = zip(header.head_sizes(), keys_and_values(plan.kv_type), strict=True)
     copied = sum(size for size, kind in kinds if kind == "f32")
-    graph += max(_kv_heads(header), default=0) * copied * plan.cells * 2  # flash attention reads halves: of one layer
+    graph += max(kv_heads(header), default=0) * copied * plan.cells * 2  # flash attention reads halves: of one layer
     behind_activations = logits + 2 * batch * embedding * _FLOAT_BYTES
     return max(graph, behind_activations) + logits + 2**16
 
@@ -288,7 +292,7 @@ def _window_cells(header: HeaderInfo, plan: GeneratorPlan) -> int:
     return whole_blocks(cells)
 
 
-def _kv_heads(header: HeaderInfo) -> list[int]:
+def kv_heads(header: HeaderInfo) -> list[int]:
     """Of each layer; 0 where it has no attention."""
     n_heads = max(header.number("attention.head_count", 1), 1)
     told = header.metadata.get(f"{header.architecture}.attention.head_count_kv", n_heads)

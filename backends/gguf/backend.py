@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from backends import ladder
-from backends.backend import Files, HeaderError, Setting
+from backends.backend import AT_MOST, Files, HeaderError, Setting
 from backends.files import foreign
 from backends.gguf import arithmetic, offload
 from backends.gguf.header import read
@@ -18,6 +18,7 @@ from backends.gguf.info import HeaderInfo
 from backends.gguf.parts import is_gguf, split_parts
 from backends.gguf.projector import candidates, image_max_tokens, projector_for
 from backends.gguf.servable import unservable
+from backends.gguf.speed import GgufSpeeds
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import RUNTIME_BYTES, Amount, Footprint, Wish
 from backends.text_choices import TextChoices
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from backends.choices import Choices
     from backends.messages import MediaKind, TextPlan
     from backends.options import Options
+    from backends.speed import Speeds
 
 _AS_QUANTISED: Final = "which stays as it was quantised"
 
@@ -64,9 +66,11 @@ def _host_layers(header: HeaderInfo, options: Mapping[str, Setting]) -> dict[str
     """How many layers the operator wants to keep in host memory in part. Raises HeaderError."""
     asked = {}
     for key in offload.KINDS:
+        most = header.host_layers(key)
+        if isinstance(bound := options.get(f"{key}{AT_MOST}"), int):
+            asked[str(key)] = min(bound, most)
         if not isinstance(value := options.get(key), int):
             continue
-        most = header.host_layers(key)
         if value > most:
             what = "experts" if key == "expert_layers" else "feed-forward weights of their own"
             has = f"{most} layers of this model have {what}" if most else f"no layer of this model has {what}"
@@ -102,6 +106,7 @@ class Gguf:
     components: Sequence[str] = ()
     media: Sequence[MediaKind] = ("image",)
     choices: Choices[Header, TextPlan] = TextChoices()
+    speeds: Speeds[HeaderInfo, TextPlan] | None = GgufSpeeds()
 
     def options(self) -> type[Options]:
         """None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from backends.capabilities import counted, of_kind
@@ -196,7 +197,18 @@ class HeaderInfo:
         ]
         return max(numbers, default=-1) + 1
 
-    @property
+    @cached_property
+    def layer_of(self) -> tuple[int | None, ...]:
+        """Of each tensor the number of its block; None for what is in none."""
+        parts = (tensor.name.split(".", 2) for tensor in self.tensors)
+        return tuple(int(p[1]) if p[0] == "blk" and len(p) > 2 and p[1].isdecimal() else None for p in parts)
+
+    @cached_property
+    def has_output(self) -> bool:
+        """Whether the output layer has weights of its own; else it uses the input embedding."""
+        return any(tensor.name == "output.weight" for tensor in self.tensors)
+
+    @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.n_bytes for tensor in self.tensors)

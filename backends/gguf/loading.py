@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from backends.engine import LoadError
 from backends.generation.batching import Batcher
@@ -15,7 +16,7 @@ from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, making_guides, open_store
 from backends.generation.speculation import told as speculation_told
 from backends.generation.tokenizer import Tokenizer
-from backends.gguf import eyes, pooled
+from backends.gguf import eyes, load_mode, pooled
 from backends.gguf.context import Context, scored_bytes
 from backends.gguf.embedding_pass import GgufEmbeddingPass
 from backends.gguf.encoder import GgufEncoder, check_scores
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from backends.engine import AnyEngine
     from backends.gguf.eyes import Eyes
-    from backends.messages import KvTypes, LoadModel, TextPlan
+    from backends.messages import FileLoad, KvTypes, LoadModel, TextPlan
 
 _TOY_BYTES = 32 << 20
 TOY_ENCODER_BYTES = 16 << 20
@@ -50,10 +51,14 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         raise LoadError("this build of llama-cpp-python sees no GPU. hint: build it with CUDA, or use device = 'cpu'")
     free_before = card.free_bytes() if spec.plan.device == "cuda" else None
     host_tensors = plan.host_tensors if isinstance(plan, GeneratorPlan) else ()
-    model = Model(Path(spec.path), gpu_layers=gpu_layers, log=log, progress=progress, host_tensors=host_tensors)
+    path = Path(spec.path)
+    with load_mode.watched(path, spec.options.get("load_mode"), progress, on_card=gpu_layers != 0) as file:
+        model = Model(
+            path, gpu_layers=gpu_layers, log=log, progress=file.loaded, mode=file.mode, host_tensors=host_tensors
+        )
     _check_it_can_serve(model)
     if pooled.gives_vectors(model):
-        return _load_encoder(spec, model, log, free_before)
+        return _load_encoder(spec, model, log, free_before, file.told)
     assert isinstance(plan, GeneratorPlan)
     check_the_card_takes(plan)
     n_threads = spec.threads or sensible_threads(model.n_bytes)
@@ -84,7 +89,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         parts = parts_on_card(log, free_before, card.free_bytes(), projector=seen.n_bytes)
         host_parts = parts_beside_card(log, promised=seen.host_bytes)
     else:
-        parts = measured_parts(model, log, touched_bytes=touched_bytes, eyes=seen)
+        parts = measured_parts(model, log, touched_bytes=touched_bytes, eyes=seen, mapped=file.mode != "direct")
     ready = describe(
         plan,
         tokenizer,
@@ -105,6 +110,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
+    ready = replace(ready, file=file.told)
     store, ready = open_store(spec.store, ready, identity=identity(spec, context, plan.kv_type, seen))
     return GeneratingEngine(
         model, context, tokenizer, ready=ready, batcher=batcher, store=store, speculation=spec.speculation
@@ -127,7 +133,7 @@ def identity(spec: LoadModel, context: Context, kv_type: KvTypes, seen: Eyes) ->
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
-def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: int | None) -> AnyEngine:
+def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: int | None, file: FileLoad) -> AnyEngine:
     """An embedding model or a reranker."""
     max_tokens = pass_tokens(spec.plan.gpu_layers if spec.plan.device == "cuda" else 0)
     context = PooledContext(
@@ -146,7 +152,9 @@ def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: i
     if spec.plan.device == "cuda":
         parts, host_parts = parts_on_card(log, free_before, card.free_bytes()), parts_beside_card(log)
     else:
-        parts = measured_parts(model, log, touched_bytes=touched_bytes, output_bytes=context.output_bytes)
+        parts = measured_parts(
+            model, log, touched_bytes=touched_bytes, output_bytes=context.output_bytes, mapped=file.mode != "direct"
+        )
     ready = Ready(
         EncoderFacts(context.limit, model.n_ctx_train, model.n_vocab),
         parallel=JOBS_AT_ONCE,
@@ -154,6 +162,7 @@ def _load_encoder(spec: LoadModel, model: Model, log: LibraryLog, free_before: i
         measured_bytes=sum(parts.values()) if parts is not None else 0,
         parts=parts or {},
         host_parts=host_parts,
+        file=file,
         capabilities=["rerank" if context.reranks else "embedding"],
         engine=version(),
     )
@@ -196,20 +205,27 @@ def sensible_threads(n_bytes: int, *, toy_bytes: int = _TOY_BYTES) -> int:
 
 
 def measured_parts(
-    model: Model, log: LibraryLog, *, touched_bytes: int, output_bytes: int | None = None, eyes: Eyes | None = None
+    model: Model,
+    log: LibraryLog,
+    *,
+    touched_bytes: int,
+    output_bytes: int | None = None,
+    eyes: Eyes | None = None,
+    mapped: bool = True,
 ) -> dict[str, int]:
     """What this process takes once all its buffers are in use, by component; their sum is the kernel's figure.
 
     The sum is its anonymous memory, the weights that are mapped (they stand in the page cache), and the pages of the
     compute buffers that the warm-up has not touched yet: a long or a scored prompt will. Repacked weights are
-    anonymous, and their originals in the file are never read again.
+    anonymous, and their originals in the file are never read again. So are those that were read and not `mapped`.
     """
     weights = model.n_bytes
     output = sum(log.buffers("output").values()) + scored_bytes(model) if output_bytes is None else output_bytes
     compute = sum(log.buffers("compute").values()) + output
     untouched = max(0, compute - max(0, touched_bytes))
     promised = 0 if eyes is None else eyes.host_bytes
-    total = anonymous_bytes() + max(0, weights - log.repacked_bytes()) + untouched + promised
+    in_cache = max(0, weights - log.repacked_bytes()) if mapped else 0
+    total = anonymous_bytes() + in_cache + untouched + promised
     parts = {"weights": weights, "kv": log.cache_bytes(), "compute": compute}
     if eyes is not None and eyes.n_bytes:
         parts["projector"] = eyes.n_bytes + promised

@@ -30,8 +30,14 @@ if TYPE_CHECKING:
 
     from backends.generation.media import MediaTower
     from backends.gguf.library_log import LibraryLog
+    from backends.gguf.load_mode import LoadMode
 
 _ALL_LAYERS = 1 << 30
+_MODES = {
+    "mmap": llama_cpp.LLAMA_LOAD_MODE_MMAP,
+    "direct": llama_cpp.LLAMA_LOAD_MODE_DIRECT_IO,
+    "lock": llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK,
+}
 _UNKNOWN = {
     llama_cpp.LLAMA_VOCAB_TYPE_SPM: 0,
     llama_cpp.LLAMA_VOCAB_TYPE_UGM: 2,
@@ -54,6 +60,7 @@ class Model:
         log: LibraryLog,
         progress: Callable[[float], None] = lambda _: None,
         dry: bool = False,
+        mode: LoadMode = "mmap",
         host_tensors: Sequence[str] = (),
     ) -> None:
         """Negative `gpu_layers` mean all. `host_tensors` are regular expressions over the names of weights that stay in
@@ -67,6 +74,7 @@ class Model:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else _ALL_LAYERS
+        params.load_mode = _MODES[mode]
         if dry:
             params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
 

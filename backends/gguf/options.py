@@ -26,6 +26,10 @@ class GgufOptions(Options):
     image_max_tokens: Annotated[int, Field(ge=64, le=16_384), NO_BOOL] = IMAGE_MAX_TOKENS
     """Tokens that one image may take of models that see in many sizes."""
 
+    load_mode: Literal["auto", "mmap", "direct", "lock"] = "auto"
+    """How the file gets into memory: mapped (`mmap`), read past the page cache (`direct`), mapped and locked (`lock`);
+    auto: mapped, but past the cache where the weights go to a card and the cache cannot hold them."""
+
     @model_validator(mode="after")
     def _layers_agree(self) -> Self:
         """Both are keys of a model's table, which has `gpu_layers` for every backend."""

@@ -37,9 +37,14 @@ def available_bytes(root: Path = _ROOT) -> int:
     return max(available, 0)
 
 
+def installed_bytes(root: Path = _ROOT) -> int:
+    """Bytes of memory the machine has, whatever of it this process may use."""
+    return _table(root / "proc/meminfo").get("MemTotal", 0) * 1024
+
+
 def total_bytes(root: Path = _ROOT) -> int:
     """Bytes of memory the machine has, or the container or service around this process."""
-    total = _table(root / "proc/meminfo").get("MemTotal", 0) * 1024
+    total = installed_bytes(root)
     return min([total, *(limit_bytes for _, limit_bytes, _, _ in _limits(root))])
 
 
@@ -103,3 +108,27 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdecimal() else None
+
+
+def cache_bytes(root: Path = _ROOT) -> int:
+    """Bytes of the processor's last-level cache, as the kernel tells them; 0 where it does not."""
+    found = []
+    for folder in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            text = (folder / "size").read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:], 1)
+        number = text.rstrip("KMG")
+        found.append(int(number) * unit if number.isdecimal() else 0)
+    return max(found, default=0)
+
+
+def processor(root: Path = _ROOT) -> str:
+    """What the kernel calls the processor, and how many of its cores this process may use."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+    return f"{next(names, 'unknown')} x{len(os.sched_getaffinity(0))}"

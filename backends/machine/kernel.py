@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import resource
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
@@ -128,3 +129,27 @@ def holds_a_card() -> bool:
             if str(fd.readlink()).startswith(CARDS):
                 return True
     return False
+
+
+def pages_in_cache(fd: int, size: int, offsets: Sequence[int]) -> list[bool] | None:
+    """Which of the pages at these offsets of a file the page cache holds; None where the kernel does not tell.
+
+    The file is mapped and never touched: reading a page, even one that must not wait, makes the kernel fetch more.
+    """
+    if size < 1:
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    nowhere, length = ctypes.c_void_p(None), ctypes.c_size_t(size)
+    mapped = libc.mmap(nowhere, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, ctypes.c_int64(0))
+    if mapped in (None, ctypes.c_void_p(-1).value):
+        return None
+    page, found, one = resource.getpagesize(), [], ctypes.c_ubyte()
+    try:
+        for offset in offsets:
+            if libc.mincore(ctypes.c_void_p(mapped + offset // page * page), ctypes.c_size_t(1), ctypes.byref(one)):
+                return None
+            found.append(bool(one.value & 1))
+    finally:
+        libc.munmap(ctypes.c_void_p(mapped), length)
+    return found

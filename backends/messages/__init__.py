@@ -74,6 +74,7 @@ from backends.messages.plans import (
     TextPlan,
 )
 from backends.messages.reports import (
+    FileLoad,
     Keeps,
     Layers,
     LoadFailed,
@@ -107,6 +108,7 @@ __all__ = [
     "Facts",
     "Failed",
     "Figure",
+    "FileLoad",
     "FimFile",
     "FimPrompt",
     "FinishReason",

@@ -40,6 +40,22 @@ class Layers(Plain, frozen=True):
         return {**kept, **({"kv_offload": "host"} if self.kv_on_host else {})}
 
 
+class FileLoad(Plain, frozen=True):
+    """How a model's files got into memory."""
+
+    mode: str
+    """`mmap`, `direct` or `lock`."""
+    n_bytes: int
+    cached: float
+    """The share of them that the page cache held before, 0..1."""
+
+    def told(self, load_s: float) -> dict[str, str | float]:
+        """For the event of a load: how, and how fast the disk was where it had to be read."""
+        read_bytes = self.n_bytes * (1 - self.cached)
+        cold = {"load_mib_per_s": round(read_bytes / 2**20 / load_s)} if self.cached < 1 and load_s > 0 else {}
+        return {"load_mode": self.mode, "cached": self.cached, **cold}
+
+
 class Ready(Plain, Generic[F], tag="ready", frozen=True):
     """The model is loaded: its effective run-time figures."""
 
@@ -59,6 +75,8 @@ class Ready(Plain, Generic[F], tag="ready", frozen=True):
     """None where the model cannot be split over two memories."""
     engine: str = ""
     """Name and version of the inference library."""
+    file: FileLoad | None = None
+    """None where the engine reads its files in one way only."""
     load_s: float = 0.0
     """Seconds the engine took for the load itself, without the start of the process and its imports."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from backends.choices import Choices
     from backends.messages import MediaKind
     from backends.options import Options
+    from backends.speed import Speeds
 
 _PARALLEL = 4
 """Windows at once where the operator says nothing: the decoder's weights are read once for all of them."""
@@ -79,6 +80,7 @@ class Speech:
     components: Sequence[str] = ("audio",)
     media: Sequence[MediaKind] = ()
     choices: Choices[SpeechHeader, SpeechPlan] = SpeechChoices()
+    speeds: Speeds[SpeechHeader, SpeechPlan] | None = None
 
     def options(self) -> type[Options]:
         """Its own keys."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from backends.choices import Choices
     from backends.messages import MediaKind
     from backends.options import Options
+    from backends.speed import Speeds
 
 _PARALLEL = 4
 """Texts at once where the operator says nothing."""
@@ -77,6 +78,7 @@ class Voices:
     components: Sequence[str] = ()
     media: Sequence[MediaKind] = ()
     choices: Choices[VoiceHeader, VoicePlan] = VoiceChoices()
+    speeds: Speeds[VoiceHeader, VoicePlan] | None = None
 
     def options(self) -> type[Options]:
         """Its own keys."""

@@ -154,6 +154,12 @@ def fit(
     kv_type: Annotated[
         str | None, typer.Option(metavar="T", help="Type of the KV cache: f16, q8_0, q8_0/q4_0, ...")
     ] = None,
+    expert_layers: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Layers whose experts lie in host memory.")
+    ] = None,
+    ffn_layers: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Layers whose other feed-forward weights do.")
+    ] = None,
     other: Annotated[
         list[str] | None, typer.Option("--with", metavar="OTHER", help="A model taken to be resident; may repeat.")
     ] = None,
@@ -174,6 +180,7 @@ def fit(
     flags = Flags()
     flags.put("memory", budget=budget, host_budget=host_budget, device=device)
     asked = {"context": context, "parallel": parallel, "kv_type": kv_type}
+    asked |= {"expert_layers": expert_layers, "ffn_layers": ffn_layers}
     show_fit(model, others=other or [], asked=asked, flags=flags.values, url=url, config=config, as_json=as_json)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
@@ -23,14 +22,16 @@ from server.cli.configuration import loaded_or_exit, with_folders
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
 from server.cli.finding import ask_first, is_known_here
 from server.cli.flags import name_for
-from server.memory import gpu
 from server.memory.budget import likely_plans, wish
 from server.memory.capacity import Capacity, PlanStatus, WishChange, capacity_of
+from server.memory.elsewhere import memory_to_plan_with
 from server.memory.estimator import Estimator
 from server.memory.files import FileFacts, look
+from server.memory.learned import Learned
 from server.memory.ledger import LedgerError, Tenant
-from server.memory.memory import DeviceError, Memory, open_memory
+from server.memory.memory import DeviceError
 from server.memory.placement import memory_words
+from server.memory.speeds import SpeedEstimator, SpeedStatus
 from server.scheduling.eviction import Candidate
 from server.settings.builtin import BUILT_IN
 from server.settings.catalog import Catalog, CatalogError
@@ -39,8 +40,9 @@ from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from backends.messages import LoadPlan
+    from server.memory.memory import Memory
     from server.settings.catalog import CatalogEntry
-    from server.settings.config import MemorySection, Settings
+    from server.settings.config import Settings
 
 _NEAR: Final = 2
 _CANDIDATE: Final = "the model"
@@ -152,15 +154,22 @@ def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured:
 
 async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishChange, *, dry: bool = True) -> Capacity:
     """The first entry's plan beside the others, which are taken to be resident."""
-    memory, is_here = await _memory(settings.memory)
-    estimator = Estimator()
+    memory, elsewhere = await memory_to_plan_with(settings.memory)
+    if elsewhere:  # what this machine's engine would allocate says nothing of a card
+        say(f"no card is here: this is the plan for one with {format_size(memory.account.budget_bytes)} for models")
+        dry = False
+    learned = Learned()
+    estimator, speeds = Estimator(learned), SpeedEstimator(learned)
+    entries = [change.of(entries[0]), *entries[1:]]
     facts = [facts_of(entry) for entry in entries]
     wishes = [wish(entry.config, memory.device) for entry in entries]
     wishes[0] = change.over(wishes[0])
     likely = [(seen, likely_plans(seen, w)) for seen, w in zip(facts, wishes, strict=True)]
     # A child that fails leaves the computed sizes, and the answer says which they are.
     logging.getLogger("onecard.dry").addHandler(logging.NullHandler())
-    if dry and is_here:
+    if await _measured(speeds, entries[0].backend):
+        await estimator.save()
+    if dry:
         await estimator.ask_dry([(seen, _near(estimator, seen, plans, memory)) for seen, plans in likely])
     for entry, seen in zip(entries, facts, strict=True):
         if (why := estimator.refused.get(seen.key)) is not None:
@@ -186,25 +195,17 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
         budget=memory.ledger.budget,
         free=memory.ledger.free,
         residents=residents,
+        speed=lambda plan: speeds.estimate(facts[0], plan),
     )
 
 
-async def _memory(asked: MemorySection) -> tuple[Memory, bool]:
-    """The memory of this machine; for a card that is not here one of `--budget`, and False. Raises DeviceError."""
-    if asked.device != "cuda":
-        return await open_memory(asked), True
-    try:
-        await gpu.memory()
-    except gpu.GpuError as problem:
-        if asked.budget == "auto":
-            hint = "--budget 11GiB plans for a card that is not here, with so much for models"
-            raise DeviceError(f"device = 'cuda', but {problem}. hint: {hint}") from None
-    else:
-        return await open_memory(asked), True
-    here = await open_memory(asked.model_copy(update={"device": "cpu", "budget": "auto"}))
-    say(f"no card is here: this is the plan for one with {format_size(asked.budget)} for models")
-    budget, total = here.ledger.budget, here.total
-    return Memory("cuda", replace(budget, device=asked.budget), total=replace(total, device=asked.budget)), False
+async def _measured(speeds: SpeedEstimator, backend: str) -> bool:
+    """Whether the machine's rates are new: they are measured where they are not known."""
+    logging.getLogger("onecard.rates").addHandler(logging.NullHandler())
+    if not speeds.wants(backend) or speeds.machine(backend) is not None:
+        return False
+    say("measuring what this machine does for speeds, once")
+    return bool(await speeds.measure([backend]))
 
 
 def facts_of(entry: CatalogEntry) -> FileFacts:
@@ -245,12 +246,15 @@ def _show(answer: Capacity, others: list[str]) -> None:
         table.add_row("free", format_size(side.free_bytes))
     stdout().print(table)
     write(f"estimate: {_SOURCES[answer.source]}")
+    if answer.speed is not None:
+        write(f"speed: {speed_words(answer.speed)}, {SPEED_SOURCES[answer.speed.source]}")
     if answer.trained_context is not None and (answer.plan.context or 0) > answer.trained_context:
         write(f"beware: the model was trained for a context of {answer.trained_context} tokens")
     if answer.would_evict:
         write(f"would evict: {', '.join(answer.would_evict)}")
     for other in answer.alternatives:
-        write(f"fits too: {plan_words(other)}: {format_size(other.total_bytes)}")
+        speed = f", {speed_words(other.speed)}" if other.speed is not None else ""
+        write(f"fits too: {plan_words(other)}: {format_size(other.total_bytes)}{speed}")
 
 
 _SOURCES = {
@@ -258,6 +262,22 @@ _SOURCES = {
     "dry": "told by the engine without loading",
     "header": "computed from the files",
 }
+
+
+SPEED_SOURCES = {
+    "measured": "measured of this plan",
+    "learned": "corrected by other loads here",
+    "computed": "computed from what this machine was measured to do",
+    "rough": "computed roughly: other programs were busy when this machine was measured",
+    "assumed": "assuming the card of an RTX 4070 Ti",
+}
+
+
+def speed_words(speed: SpeedStatus) -> str:
+    """Tokens per second of one request alone."""
+    full = speed.full_decode_tokens_per_s
+    end = f" ({full:g} in a full context)" if full != speed.decode_tokens_per_s else ""
+    return f"{speed.decode_tokens_per_s:g} tokens/s{end}, prompts {speed.prefill_tokens_per_s:g}"
 
 
 def plan_words(plan: PlanStatus, *, before: str = "") -> str:

@@ -91,9 +91,8 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    lines += [
-        Text(line) for part in (card_warnings, troubles, choices, kv_caches, drafts, facts) for line in part(status)
-    ]
+    told = (card_warnings, troubles, choices, kv_caches, drafts, speeds, facts)
+    lines += [Text(line) for part in told for line in part(status)]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
         legend += "; ~ is the prefix cache"
@@ -147,6 +146,24 @@ def drafts(status: dict[str, Any]) -> list[str]:
     ]
 
 
+def speeds(status: dict[str, Any]) -> list[str]:
+    """A line for every loaded model whose speed is foretold: what one request alone gets, and how wrong that was."""
+    lines = []
+    for model in status["models"]:
+        if (speed := model.get("speed")) is not None:
+            phases = (("decode", "tokens/s"), ("prefill", "tokens/s of a prompt"))
+            lines.append(f"{model['name']}: {', '.join(_speed(speed, phase, unit) for phase, unit in phases)}")
+    return lines
+
+
+def _speed(speed: dict[str, Any], phase: str, unit: str) -> str:
+    """`predicted 980 tokens/s`, or `940 tokens/s (predicted 980, -4 %)` once it is measured."""
+    predicted, measured = speed[f"{phase}_tokens_per_s"], speed.get(f"measured_{phase}_tokens_per_s")
+    if measured is None:
+        return f"predicted {predicted:g} {unit}"
+    return f"{measured:g} {unit} (predicted {predicted:g}, {100 * (speed[f'{phase}_error'] or 0):+.0f} %)"
+
+
 def facts(status: dict[str, Any]) -> list[str]:
     """A line for every loaded model whose sort tells more of itself than others."""
     return [
@@ -177,7 +194,7 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
     partly += " KV cache in RAM" if model.get("kv_offload") == "host" else ""
     return [
         name,
-        told(model["state"], model.get("unusable") is not None) + partly,
+        told(model["state"], model.get("unusable") is not None) + _progress(model) + partly,
         f"{_size(model.get('predicted_bytes'))}/{_size(model.get('measured_bytes'))}",
         _plain(model.get("context")),
         f"{model.get('busy') or 0}/{_plain(model.get('parallel'))}",
@@ -185,6 +202,14 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
         _duration(model.get("idle_s")),
         _until(model),
     ]
+
+
+def _progress(model: dict[str, Any]) -> str:
+    """` 43 %, 3 s left` of a load under way."""
+    if (share := model.get("loaded")) is None:
+        return ""
+    left_s = model.get("load_left_s") or 0
+    return f" {100 * share:.0f} %" + (f", {left_s:.0f} s left" if left_s else "")
 
 
 def bars(status: dict[str, Any]) -> list[str]:

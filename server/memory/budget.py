@@ -13,8 +13,10 @@ from backends.registry import backend_of
 from server.memory.capacity import capacity_of
 from server.memory.estimator import Estimator
 from server.memory.files import ModelFiles
+from server.memory.learned import Learned
 from server.memory.ledger import Tenant
 from server.memory.placement import Placed, place
+from server.memory.speeds import SpeedEstimator
 from server.scheduling.budget import Refused
 
 if TYPE_CHECKING:
@@ -56,7 +58,9 @@ class MemoryBudget:
         """None until `settle_on`."""
         self.exceeded = False
         self.files = ModelFiles()
-        self.estimator = Estimator()
+        learned = Learned()
+        self.estimator = Estimator(learned)
+        self.speeds = SpeedEstimator(learned)
         self._entries = dict(entries)
         self._needs: dict[tuple[str, int], tuple[tuple[Amount, int], Amount | Refused]] = {}
 
@@ -95,7 +99,7 @@ class MemoryBudget:
         if self.memory is None:
             return Amount()
         usable = self.usable(model)
-        state = (usable, self.estimator.version)
+        state = (usable, self.estimator.version + self.speeds.version)
         known = self._needs.get((model, smaller_by))
         if known is not None and known[0] == state:
             return known[1]
@@ -133,13 +137,14 @@ class MemoryBudget:
             budget=self.memory.ledger.budget,
             free=usable,
             estimate=self.estimator.of(facts, within=usable),
+            speed=self.speeds.of(facts),
             smaller_by=smaller_by,
         )
 
     async def capacity(self, entry: CatalogEntry, change: WishChange, residents: Sequence[Candidate]) -> Capacity:
         """What a load would come to with the wishes of the moment; loads nothing. Raises HeaderError."""
         assert self.memory is not None
-        facts = await self.files.look(entry)
+        facts = await self.files.look(change.of(entry), otherwise=bool(change.options))
         return capacity_of(
             entry.name,
             facts.header,
@@ -148,7 +153,15 @@ class MemoryBudget:
             budget=self.memory.ledger.budget,
             free=self.memory.ledger.free + self.held(entry.name),
             residents=residents,
+            speed=lambda plan: self.speeds.estimate(facts, plan),
         )
+
+    async def measure_speeds(self) -> list[str]:
+        """Measure what the machine does for the models' engines, where that is not known; whose is known now."""
+        new = await self.speeds.measure({entry.backend for entry in self._entries.values()})
+        if new:
+            await self.estimator.save()
+        return new
 
     async def ask_dry(self, entries: Iterable[CatalogEntry]) -> dict[str, str]:
         """Find out the exact sizes of the models that have been looked at; those that the engine refuses, and why."""

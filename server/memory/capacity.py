@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from backends.backend import HeaderError
 from backends.messages import Figure, KvTypes
 from backends.plan import Amount
-from backends.registry import backend_of
+from backends.registry import BACKENDS, backend_of
 from server.memory.placement import Placed, place
+from server.memory.speeds import SpeedStatus
 from server.scheduling.budget import Refused
 from server.scheduling.eviction import Candidate, choose, freed_by
+from server.settings.config import not_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
     from backends.backend import Header
     from backends.messages import LoadPlan
     from backends.plan import Footprint, Parts, Wish
+    from backends.speed import Speed
     from server.memory.estimator import Estimate
+    from server.memory.speeds import SpeedEstimate
+    from server.settings.catalog import CatalogEntry
 
 MOST_ALTERNATIVES: Final = 6
 
@@ -36,6 +42,26 @@ class WishChange:
     context: int | None = None
     parallel: int | None = None
     kv_type: KvTypes | None = None
+    expert_layers: int | None = None
+    ffn_layers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What only some backends have, by the names of a model's table."""
+        named = {name: getattr(self, name) for name in ("expert_layers", "ffn_layers")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def of(self, entry: CatalogEntry) -> CatalogEntry:
+        """The model as if its table had them. Raises HeaderError where its files cannot be loaded so."""
+        if not self.options:
+            return entry
+        for name in self.options:
+            if (why := not_of(entry.backend).get(name)) is not None:
+                raise HeaderError(f"{name}: {entry.path.name} is {BACKENDS[entry.backend].files}, {why}")
+        if entry.config.gpu_layers == 0 and any(self.options.values()):
+            kept = " and ".join(self.options)
+            raise HeaderError(f"{kept} keeps a part of layers from the card, and gpu_layers = 0 keeps them whole")
+        return dataclasses.replace(entry, config=entry.config.with_keys(**self.options))
 
     def over(self, wish: Wish) -> Wish:
         """The wish with these in their places: what was asked for is not changed any more."""
@@ -69,6 +95,8 @@ class Alternative(PlanStatus, frozen=True, kw_only=True):
 
     total_bytes: int
     """Of the memory in which the model computes."""
+    speed: SpeedStatus | None = None
+    """As the plan's own."""
 
 
 class SideStatus(msgspec.Struct, frozen=True):
@@ -107,6 +135,8 @@ class Capacity(msgspec.Struct, frozen=True):
     """The card's memory; None on a machine without one."""
     host: SideStatus | None = None
     """Host memory."""
+    speed: SpeedStatus | None = None
+    """What one request alone would get; None where it is not foretold."""
 
 
 def capacity_of(
@@ -118,6 +148,7 @@ def capacity_of(
     budget: Amount,
     free: Amount,
     residents: Sequence[Candidate] = (),
+    speed: Callable[[LoadPlan], SpeedEstimate | None] = lambda _plan: None,
 ) -> Capacity:
     """What a load of the model would come to; `residents` are the others that may leave, `free` what is free.
 
@@ -127,9 +158,17 @@ def capacity_of(
     def footprint_of(plan: LoadPlan) -> Footprint:
         return estimate(plan).footprint
 
+    def speed_of(plan: LoadPlan) -> Speed | None:
+        told = speed(plan)
+        return None if told is None else told.speed
+
+    def speed_told(plan: LoadPlan) -> SpeedStatus | None:
+        told = speed(plan)
+        return None if told is None else told.status
+
     choices = backend_of(header).choices
     usable = (free + freed_by(residents)).at_most(budget)
-    placed = place(name, header, wish, budget=budget, free=usable, estimate=footprint_of)
+    placed = place(name, header, wish, budget=budget, free=usable, estimate=footprint_of, speed=speed_of)
     fits = isinstance(placed, Placed)
     plan = placed.plan if isinstance(placed, Placed) else _nearest(header, wish, usable, footprint_of)
     footprint = footprint_of(plan)
@@ -152,6 +191,7 @@ def capacity_of(
             Alternative(
                 **_by_field(choices.figures(header, other)),
                 total_bytes=footprint_of(other).on(other.device).total_bytes,
+                speed=speed_told(other),
             )
             for other in choices.others(header, plan, usable, footprint_of, fits=fits)[:MOST_ALTERNATIVES]
         ],
@@ -160,6 +200,7 @@ def capacity_of(
         trained_context=header.n_ctx_train or None,
         device=device,
         host=host,
+        speed=speed_told(plan),
     )
 
 

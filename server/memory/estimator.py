@@ -1,19 +1,15 @@
 """The memory estimate of a plan, from the best that is known: measured before, told by a dry load, or computed.
 
 An estimate is instant. Dry loads tell meanwhile what arithmetic cannot know, and every load teaches. What was learned
-is kept between runs in one small JSON file in the user's data folder. All of it can be measured again, so a file that
-is corrupt counts as empty, and one that cannot be written is done without.
+is kept between runs (`server.memory.learned`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec.structs import astuple
@@ -24,7 +20,7 @@ from backends.messages import GeneratorPlan, TextPlan
 from backends.plan import Amount, Footprint
 from backends.registry import TEST_ENGINE, backend_of
 from server.memory.files import FileReader
-from server.own_folder import user_folder
+from server.memory.learned import Learned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -47,10 +43,6 @@ _KEPT_RUNTIMES: Final = 9
 _LEAST_DOUBT_BYTES: Final = 64 * 2**20
 _LEAST_DOUBT: Final = 1 / 16
 """Of the estimate; doubled with every load that runs out of memory."""
-_VERSION: Final = 1
-_MOST_ENTRIES: Final = 1000
-"""Per section of the file; the oldest are forgotten."""
-_MOST_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -283,57 +275,3 @@ def _is_size(value: Any) -> bool:
 
 def _numbers(value: Any) -> list[int]:
     return [n for n in value if _is_size(n)] if isinstance(value, list) else []
-
-
-def data_folder() -> Path:
-    """`$XDG_DATA_HOME/onecard`, or its usual place."""
-    return user_folder("XDG_DATA_HOME", "~/.local/share")
-
-
-class Learned:
-    """Sections of keys and JSON values."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or data_folder() / "learned.json"
-        self._sections = self._read()
-
-    def get(self, section: str, key: str) -> Any:
-        """The value; None where nothing is known."""
-        return self._sections.get(section, {}).get(key)
-
-    def put(self, section: str, key: str, value: Any) -> None:
-        """Keep a value, in memory until `save`."""
-        entries = self._sections.setdefault(section, {})
-        entries.pop(key, None)
-        entries[key] = value  # the last one is the youngest
-        while len(entries) > _MOST_ENTRIES:
-            del entries[next(iter(entries))]
-
-    def save(self) -> None:
-        """Write the file whole or not at all; what another process wrote meanwhile is kept. Blocks on the disk."""
-        merged = self._read()
-        for name, entries in list(self._sections.items()):
-            ours = list(entries.items())
-            merged[name] = {**{k: v for k, v in merged.get(name, {}).items() if k not in entries}, **dict(ours)}
-        text = json.dumps({"version": _VERSION, **merged})
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self.path.parent, prefix=".learned-", delete=False
-            ) as part:
-                part.write(text)
-            try:
-                Path(part.name).replace(self.path)
-            except OSError:
-                Path(part.name).unlink()
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            if self.path.stat().st_size > _MOST_BYTES:
-                return {}
-            document = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        if not isinstance(document, dict) or document.get("version") != _VERSION:
-            return {}
-        return {name: entries for name, entries in document.items() if isinstance(entries, dict)}

@@ -73,10 +73,15 @@ class ModelFiles:
         """The engine does not take the files as they are now, sound as their headers are."""
         self._refused[model] = key, why
 
-    async def look(self, entry: CatalogEntry) -> FileFacts:
-        """The facts now; the files are read again where they have changed. Raises HeaderError."""
+    async def look(self, entry: CatalogEntry, *, otherwise: bool = False) -> FileFacts:
+        """The facts now; the files are read again where they have changed. Raises HeaderError.
+
+        `otherwise`: the entry is configured otherwise than the model is, so what is known counts for nothing.
+        """
         # What is known is asked for when its turn has come: another look may have read the same files meanwhile.
-        return await self._reader.read(entry.name, lambda: look(entry, self._facts.get(entry.name)))
+        return await self._reader.read(
+            entry.name, lambda: look(entry, None if otherwise else self._facts.get(entry.name))
+        )
 
     async def inspect(self, entry: CatalogEntry) -> FileFacts:
         """The same, and kept: the facts, or what is wrong. Raises HeaderError."""

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from backends.backend import Header
     from backends.messages import Device, LoadPlan
     from backends.plan import Footprint, Parts, Wish
+    from backends.speed import Speed
 
 _MOST_HINTS: Final = 2
+_CLEARLY: Final = 0.97
+"""Another plan is taken where its turn takes less than this share: smaller differences are in no estimate."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ def place(
     budget: Amount,
     free: Amount,
     estimate: Callable[[LoadPlan], Footprint] | None = None,
+    speed: Callable[[LoadPlan], Speed | None] | None = None,
     smaller_by: int = 0,
 ) -> Placed | Refused:
     """The first acceptable plan that fits into what is free, by the given estimates or else by those of the header.
 
-    So many plans are passed over as loads have run out of memory; the last one is tried again.
+    Of plans that give up no more than it the fastest is taken. So many plans are passed over as loads have run out of
+    memory; the last one is tried again.
     """
     backend = backend_of(header)
     if (why := header.forbids(wish.kv_type)) is not None:
@@ -59,7 +64,7 @@ def place(
         if not missing:
             fitting.append(placed)
             if len(fitting) > smaller_by:
-                return placed
+                return placed if smaller_by or speed is None else _fastest(header, wish, placed, free, ask, speed)
         else:
             lacks = (not placed.footprint.amount.within(budget), missing.total_bytes)
             if nearest is None or lacks < least:
@@ -73,6 +78,27 @@ def place(
     instead = backend.choices.instead(nearest.plan, budget, ask)[:_MOST_HINTS]
     hint = f" hint: {' or '.join(instead)} fits" if instead else ""
     return Refused("cannot_fit", f"{need}, {_usable_words(nearest, budget)}.{hint}")
+
+
+def _fastest(
+    header: Header,
+    wish: Wish,
+    first: Placed,
+    free: Amount,
+    ask: Callable[[LoadPlan], Footprint],
+    speed: Callable[[LoadPlan], Speed | None],
+) -> Placed:
+    """Of the plan and those that give up no more the one whose turn takes the fewest seconds; it wins where alike."""
+    speeds = backend_of(header).speeds
+    own = speed(first.plan)
+    if speeds is None or own is None:
+        return first
+    best, best_s = first.plan, own.turn_s * _CLEARLY
+    for plan in speeds.alike(header, wish, first.plan, lambda other: ask(other).amount.within(free)):
+        told = speed(plan)
+        if told is not None and told.turn_s < best_s:
+            best, best_s = plan, told.turn_s
+    return first if best == first.plan else Placed(best, ask(best))
 
 
 def sums(placed: Placed) -> str:

@@ -129,6 +129,7 @@ class Jobs:
         resident.metrics.step(step)
         resident.drafted.count(step)
         resident.pace.count(step.n_prefill if step.n_inputs else step.n_tokens, now)
+        self._parts.learn_speed(resident, step, now)
         for event in step.events:
             live = self._live.get(event.id)
             if live is None:

@@ -69,6 +69,8 @@ class Loader:
             raise LoadRefusedError(
                 "load_failed", f"model '{entry.name}' cannot be loaded: {why}", strike=True
             ) from None
+        if self.memory.device == "cuda" and self._budget.speeds.machine(entry.backend) is None:
+            await self._budget.measure_speeds()  # where weights lie is chosen by speed
         room = self.memory.ledger.budget if usable is None else usable
         placed = self._budget.place(entry, usable=room, smaller_by=smaller_by)
         if placed is None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from server.scheduling.decisions import Drain, Unload
 
 _HINT: Final = "hint: end what else uses the memory, or configure a smaller context, parallel or kv_type"
+TELL_LOAD_EVERY_S: Final = 2.0
 _LOG = logging.getLogger("onecard.pool")
 
 
@@ -90,15 +91,27 @@ class Moves:
 
     # What workers report
 
+    def on_progress(self, resident: Resident, share: float) -> None:
+        """A share of a load is done; of a long load an event tells it every few seconds."""
+        resident.loaded = share
+        now = self._parts.clock()
+        if now - max(resident.load_started_at, resident.load_told_at) < TELL_LOAD_EVERY_S:
+            return
+        resident.load_told_at = now
+        left_s = resident.left_of_load_s(now)
+        left = {"left_s": round(left_s, 1)} if left_s is not None else {}
+        self._parts.tell("load_progress", model=resident.name, percent=round(100 * share), **left)
+
     def on_ready(self, worker: Worker, ready: Ready) -> None:
         """A model is loaded."""
         parts, name, now = self._parts, worker.spec.name, self._parts.clock()
         resident = parts.residents[name]
         resident.ready, resident.ready_at, resident.drafted = ready, now, Drafted()
-        load_s = now - resident.load_started_at
+        load_s = resident.last_load_s = now - resident.load_started_at
         assert parts.loader is not None
         reservation = parts.loader.settle(worker.spec, ready)
         parts.spawn(parts.budget.estimator.save())
+        parts.foretell_speed(resident)
         on_card = parts.memory.device == "cuda"
         parts.metrics.count_errors(resident.entry.backend, reservation.device.error_ratio, reservation.host.error_ratio)
         ratio = (reservation.device if on_card else reservation.host).error_ratio
@@ -114,6 +127,8 @@ class Moves:
             measured_bytes=ready.measured_bytes,
             **({"measured_host_bytes": reservation.host.measured_bytes or 0} if on_card else {}),
             predicted_ratio="unknown" if ratio is None else round(ratio, 3),
+            **_foretold(resident),
+            **(ready.file.told(ready.load_s) if ready.file is not None else {}),
             pid=worker.pid,
         )
         if ready.generator is not None and (error := ready.generator.store_error):
@@ -128,6 +143,8 @@ class Moves:
         parts, name = self._parts, worker.spec.name
         resident = parts.residents[name]
         resident.worker = None
+        if resident.meter is not None:  # what its steps taught
+            parts.spawn(parts.budget.estimator.save())
         freed = parts.budget.held(name)
         reservation = parts.memory.ledger.reservation(Tenant(name))
         parts.memory.release(name)
@@ -197,3 +214,11 @@ class Moves:
         self._parts.spawn(self._parts.budget.estimator.save())
         message = f"model '{spec.name}' ran out of memory while it loaded ({how.message}): {plan}. {_HINT}"
         return replace(how, message=message)
+
+
+def _foretold(resident: Resident) -> dict[str, float]:
+    """The speed that is foretold of a loaded model."""
+    if resident.meter is None:
+        return {}
+    told = resident.meter.status
+    return {"decode_tokens_per_s": told.decode_tokens_per_s, "prefill_tokens_per_s": told.prefill_tokens_per_s}

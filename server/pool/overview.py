@@ -58,6 +58,7 @@ class Overview:
                 now,
                 files.facts(name),
                 on_card=on_card,
+                loading=self.is_loading(name),
             )
             for name, resident in parts.residents.items()
         ]
@@ -109,6 +110,7 @@ class Overview:
         for name, resident in parts.residents.items():
             view = parts.scheduler.view(name, now)
             resident.metrics.publish(view.state, running=view.running, waiting=view.waiting)
+            resident.publish_speed()
         told = self._memory()
         sides = {"device": told, "host": told.host} if told.device == "cuda" else {"host": told.host}
         for memory, side in sides.items():

@@ -6,9 +6,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from server.pool.speed_meter import SpeedMeter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from backends.messages import Step
     from backends.plan import Amount
     from server.memory.budget import MemoryBudget
     from server.memory.memory import Memory
@@ -51,6 +54,25 @@ class PoolParts:
         if self.memory.device == "cpu":
             return {f"{what}_bytes": amount.host}
         return {f"{what}_bytes": amount.device, f"{what}_host_bytes": amount.host}
+
+    def foretell_speed(self, resident: Resident) -> None:
+        """From now on hold what a loaded model does against what is known of its plan."""
+        worker, facts = resident.worker, self.budget.files.facts(resident.name)
+        if worker is None or worker.ready is None or facts is None:
+            return
+        plan, speeds = worker.spec.plan, self.budget.speeds
+        computed, predicted = speeds.computed(facts, plan), speeds.estimate(facts, plan)
+        if computed is not None and predicted is not None:
+            resident.meter = SpeedMeter(computed.speed, predicted)
+
+    def learn_speed(self, resident: Resident, step: Step, now: float) -> None:
+        """A loaded model has done something; the estimate of its plan learns of it."""
+        if resident.meter is None or resident.worker is None:
+            return
+        facts, plan = self.budget.files.facts(resident.name), resident.worker.spec.plan
+        for phase, ratio in resident.meter.on_step(step, now):
+            if facts is not None:
+                self.budget.speeds.learn(facts, plan, phase, ratio)
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Let something go on beside everything else."""

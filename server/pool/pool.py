@@ -21,6 +21,7 @@ from server.pool.changes import Changes
 from server.pool.event_log import EventLog
 from server.pool.jobs import Jobs
 from server.pool.loader import Loader
+from server.pool.measuring import measure_when_idle
 from server.pool.moves import Moves
 from server.pool.overview import Overview
 from server.pool.parts import PoolParts
@@ -115,6 +116,7 @@ class Pool:
         self._parts.spawn(self._look_at_files(list(self._residents.values())))
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
+        self._beside.append(asyncio.create_task(measure_when_idle(self._parts)))
 
     @property
     def draining(self) -> bool:
@@ -223,7 +225,7 @@ class Pool:
 
     def on_progress(self, worker: Worker, fraction: float) -> None:
         """A share of a load is done."""
-        self._residents[worker.spec.name].loaded = fraction
+        self._moves.on_progress(self._residents[worker.spec.name], fraction)
 
     def on_ready(self, worker: Worker, ready: Ready) -> None:
         """A model is loaded."""

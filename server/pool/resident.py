@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from server.memory.files import FileFacts, FileKey
     from server.memory.ledger import Reservation
     from server.metrics import ModelMetrics
+    from server.pool.speed_meter import SpeedMeter
     from server.scheduling.scheduler import ModelView
     from server.settings.catalog import CatalogEntry
 
@@ -48,7 +49,13 @@ class Resident:
     """Which state of the files the last load was of; None where there were none."""
     loaded: float = 0.0
     """The share of the load under way that is done."""
+    last_load_s: float | None = None
+    """What the last load took that succeeded."""
+    load_told_at: float = 0.0
+    """When an event told of it last."""
     ready_at: float | None = None
+    meter: SpeedMeter | None = None
+    """Of the load that is ready; None where no speed is foretold."""
     pace: Pace = field(default_factory=Pace)
     drafted: Drafted = field(default_factory=Drafted)
     """Since it was loaded."""
@@ -75,6 +82,12 @@ class Resident:
             return guess_s
         return (now - self.load_started_at) * (1 - self.loaded) / self.loaded
 
+    def left_of_load_s(self, now: float) -> float | None:
+        """What is left of the load under way, by its own pace or by the last load; None where neither tells."""
+        guess_s = self.last_load_s and max(0.0, self.last_load_s - (now - self.load_started_at))
+        left_s = self.load_left_s(now, -1.0 if guess_s is None else guess_s)
+        return left_s if left_s >= 0 else None
+
     def layers_on(self, device: Device) -> tuple[int, int] | None:
         """Layers on the card and layers in all, for a model that should be on one."""
         if self.ready is None or self.ready.layers is None or device == "cpu":
@@ -100,8 +113,16 @@ class Resident:
             for key, gauge in self.metrics.host_layers.items():
                 gauge.set({"expert_layers": layers.experts_on_host, "ffn_layers": layers.ffn_on_host}[key])
 
+    def publish_speed(self) -> None:
+        """Show what one request alone was predicted to get, and gets."""
+        told = self.meter.status if self.meter is not None else None
+        for (phase, figure), gauge in self.metrics.speed.items():
+            name = f"{'measured_' if figure == 'measured' else ''}{phase}_tokens_per_s"
+            gauge.set(getattr(told, name, None) or 0)
+
     def count_exit(self, how: Exit, *, was_ready: bool) -> str:
         """A worker has ended; in one word, how."""
+        self.meter = None
         self.metrics.gpu_layers.set(0)
         self.metrics.layers.set(0)
         self.metrics.kv_usage.set(0)
@@ -146,6 +167,7 @@ class Resident:
         facts: FileFacts | None = None,
         *,
         on_card: bool = False,
+        loading: bool = False,
     ) -> ModelStatus:
         """The model's line."""
         worker = self.worker
@@ -161,7 +183,9 @@ class Resident:
             now=now,
             on_card=on_card,
             facts=facts,
-            loaded=self.loaded,
+            speed=self.meter.status if self.meter is not None else None,
+            loaded=self.loaded if loading else None,
+            load_left_s=self.left_of_load_s(now) if loading else None,
         )
 
 

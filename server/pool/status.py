@@ -9,6 +9,7 @@ import msgspec
 
 from backends.backend import Header
 from backends.messages import Figure, KvOffload, Ready, Step
+from server.pool.speed_meter import LoadedSpeed
 from server.scheduling.decisions import ModelState
 from server.settings.sampling import plain_sampling
 
@@ -195,6 +196,12 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Where the KV cache of its layers on the card lies."""
     speculation: SpeculationStatus | None = None
     """Of a loaded model that generates text, what was drafted for it since it was loaded."""
+    load_left_s: float | None = None
+    """What is left of a load under way, by its own pace or by the last one."""
+    load_mode: str | None = None
+    """How the loaded model's file got into memory: `mmap`, `direct` or `lock`; None of engines with one way only."""
+    speed: LoadedSpeed | None = None
+    """What one request alone was predicted to get of the loaded model, and gets; None where that is not foretold."""
     facts: dict[str, Figure] = {}
     """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
     loaded: float | None = None
@@ -247,6 +254,8 @@ def model_status(
     on_card: bool,
     facts: FileFacts | None = None,
     loaded: float | None = None,
+    load_left_s: float | None = None,
+    speed: LoadedSpeed | None = None,
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `reservation` only while it is resident."""
     config = entry.config
@@ -284,8 +293,11 @@ def model_status(
         speculation=SpeculationStatus(ready.generator.speculation, drafted.n_tokens, drafted.n_accepted)
         if ready and ready.generator
         else None,
+        speed=speed if ready else None,
+        load_left_s=None if load_left_s is None else round(load_left_s, 1),
+        load_mode=ready.file.mode if ready and ready.file else None,
         facts=dict(ready.facts.told) if ready else {},
-        loaded=loaded if view.state is ModelState.LOADING else None,
+        loaded=loaded,
         kv_type=ready.generator.kv_type if ready is not None and ready.generator is not None else None,
         expert_layers=layers.experts_on_host if layers else 0,
         ffn_layers=layers.ffn_on_host if layers else 0,

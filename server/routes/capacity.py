@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from server.memory.capacity import Capacity, WishChange
 from server.output.frame import to_json
 from server.routes.dependencies import App, StrictQuery, Whole
 from server.routes.described import Described, answers
+from server.routes.services import Services
 from server.schemas.problems import problem
 
 router = APIRouter(route_class=Described, tags=["models"])
@@ -49,13 +51,15 @@ class CapacityQuery(BaseModel):
     context: Annotated[int | None, Whole(8, 2**31 - 1)] = None
     parallel: Annotated[int | None, Whole(1, 256)] = None
     kv_type: Annotated[str | None, KvTypeWord()] = None
+    expert_layers: Annotated[int | None, Whole(0, 10_000)] = None
+    ffn_layers: Annotated[int | None, Whole(0, 10_000)] = None
 
 
 @router.get("/v1/capacity", responses=answers(Capacity))
 async def capacity(app: App, query: Annotated[CapacityQuery, Depends(StrictQuery(CapacityQuery))]) -> Response:
     """What a load would take, and which models would be evicted."""
     entry = app.model(query.model).entry
-    asked = WishChange(context=query.context, parallel=query.parallel, kv_type=query.kv_type)
+    asked = WishChange(**query.model_dump(exclude={"model"}))
     backend = BACKENDS[entry.backend]
     if asked.kv_type is not None and (why := backend.refuses.get("kv_type")):
         raise ApiError(
@@ -67,6 +71,8 @@ async def capacity(app: App, query: Annotated[CapacityQuery, Depends(StrictQuery
     try:
         answer = await app.pool.capacity(entry.name, asked)
     except HeaderError as why_not:
+        if asked.options and (told := await _refusal(app, entry.name, asked.options, str(why_not))) is not None:
+            raise told from None
         raise ApiError(
             503,
             f"The model '{entry.name}' cannot be looked at: {clean(str(why_not))}",
@@ -74,3 +80,11 @@ async def capacity(app: App, query: Annotated[CapacityQuery, Depends(StrictQuery
             code="load_failed",
         ) from None
     return Response(to_json(answer), media_type="application/json")
+
+
+async def _refusal(app: Services, name: str, asked: Mapping[str, int], why: str) -> ApiError | None:
+    """The error of a query that asks for layers the model has not; None where the model itself is at fault."""
+    await app.pool.look(name)
+    if app.pool.info(name).unusable is not None:
+        return None
+    return ApiError(400, f"This cannot be loaded: {clean(why)}", param=next(iter(asked)), code="invalid_value")

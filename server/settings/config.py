@@ -6,7 +6,7 @@ All sizes are in bytes, all times in seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from backends.backend import Setting
+from backends.backend import AT_MOST, Setting
 from backends.messages import JsonWhitespace, KvOffload, SpeculationMode
 from backends.options import NO_BOOL, Options, StrList, comma_list
 from backends.registry import BACKENDS
@@ -133,6 +133,10 @@ class SchedulerSection(Section):
     """Keep one worker process started, without a model, so that a load does not wait for Python's imports."""
 
 
+LAYERS_KEPT: Final = ("expert_layers", "ffn_layers")
+"""Of `[defaults]`, where they count for models of many depths: each keeps as many as it has."""
+
+
 class DefaultsSection(Section):
     """`[defaults]`: what a model has that does not say otherwise."""
 
@@ -147,6 +151,11 @@ class DefaultsSection(Section):
     """Where the KV cache lies beside a card: with its layers, or in host memory (`host`), larger and slower."""
     gpu_layers: GpuLayers = "auto"
     """Layers of a GGUF file on the card; auto: as many as fit."""
+    expert_layers: GpuLayers = "auto"
+    """Layers of a mixture of experts whose experts lie in host memory beside a card; auto: as many as have to. A model
+    with fewer such layers keeps them all there."""
+    ffn_layers: GpuLayers = "auto"
+    """The same of the other feed-forward weights of GGUF files."""
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
     speculation: SpeculationMode = "auto"
@@ -232,6 +241,7 @@ class ModelConfig(_BackendOptions, Section):
     """Load it at start."""
     _open: frozenset[Literal["parallel", "kv_type"]] = PrivateAttr(default=frozenset())
     _written: frozenset[str] = PrivateAttr(default=frozenset())
+    _inherited: frozenset[str] = PrivateAttr(default=frozenset())
 
     @model_validator(mode="after")
     def _pool_holds_a_context(self) -> ModelConfig:
@@ -243,7 +253,17 @@ class ModelConfig(_BackendOptions, Section):
         """The backend's own keys as they were written down; what is stored in the model's files wins over defaults."""
         own = BACKENDS[backend].options().model_fields
         written = {key: getattr(self, key) for key in own if key in self.model_fields_set}
+        for key in [key for key in LAYERS_KEPT if key in written and key in self._inherited]:
+            value = written.pop(key)
+            if value != "auto" and self.gpu_layers != 0:
+                written[f"{key}{AT_MOST}"] = value
         return {key: ",".join(value) if isinstance(value, list) else value for key, value in written.items()}
+
+    def with_keys(self, **keys: Any) -> ModelConfig:
+        """As if the model's own table had these."""
+        copy = self.model_copy(update=keys)
+        copy._inherited = self._inherited - keys.keys()  # noqa: SLF001 - a copy
+        return copy
 
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:
@@ -307,6 +327,7 @@ class Settings(Section):
             written = model.model_fields_set | defaults.model_fields_set
             folded[name]._open = frozenset(key for key in _SHRINKABLE if key not in written)  # noqa: SLF001 - a copy
             folded[name]._written = frozenset(model.model_fields_set)  # noqa: SLF001
+            folded[name]._inherited = frozenset(update)  # noqa: SLF001
         return folded
 
 

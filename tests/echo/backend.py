@@ -17,6 +17,7 @@ from backends.kinds import AnyKind
 from backends.messages import Figure, MediaKind
 from backends.options import Options
 from backends.plan import Amount, Footprint, Parts, Wish
+from backends.speed import Speeds
 from tests.echo.kind import ECHO, EchoPlan
 
 Asked = Callable[[EchoPlan], Footprint]
@@ -78,6 +79,7 @@ class Echoes:
     components: Sequence[str] = ("voices",)
     media: Sequence[MediaKind] = ()
     choices: Choices[EchoHeader, EchoPlan] = EchoChoices()
+    speeds: Speeds[EchoHeader, EchoPlan] | None = None
 
     def options(self) -> type[Options]:
         from tests.echo.options import EchoOptions

@@ -15,8 +15,9 @@ from backends.messages import EncoderPlan
 from backends.messages.plans import ALL_LAYERS
 from backends.plan import Amount
 from backends.registry import estimate
-from server.memory.estimator import Estimator, Learned, data_folder
+from server.memory.estimator import Estimator
 from server.memory.files import FileFacts
+from server.memory.learned import Learned, data_folder
 from tests.specs import plan_of
 
 MIB = 2**20

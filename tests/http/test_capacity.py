@@ -33,6 +33,9 @@ def test_capacity_tells_the_plan_at_once_and_loads_nothing(server):
         ("parallel=0", 400, "parallel", "invalid_value"),
         ("parallel=%D9%A3", 400, "parallel", "invalid_value"),
         ("kv_type=q9", 400, "kv_type", "invalid_value"),
+        ("expert_layers=-1", 400, "expert_layers", "invalid_value"),
+        ("expert_layers=3", 400, "expert_layers", "invalid_value"),
+        ("ffn_layers=999", 400, "ffn_layers", "invalid_value"),
         ("colour=red", 400, "colour", "unknown_parameter"),
     ],
 )

@@ -38,6 +38,7 @@ NAMES = {
     "model_gpu_layers",
     "model_host_layers",
     "model_layers",
+    "model_tokens_per_second",
     "num_preemptions",
     "speculation_accepted_tokens",
     "speculation_drafted_tokens",

@@ -1,0 +1,146 @@
+"""Predicted against measured tokens per second: six models with three plans each, cold and once others have taught.
+
+A server of its own with an empty data folder measures this machine through `onecard fit`, then serves each plan to one
+client alone. Cold is what it predicts then. Once learned is what it predicts of a plan after other plans of that model
+have run, and never that plan itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bench import model, random_moe, random_q4
+from bench.model import OUT, Shape
+from bench.serving import running
+
+PLANS = {
+    "f16": "context = 2048\nparallel = 1\nkv_type = 'f16'",
+    "q8_0": "context = 4096\nparallel = 1\nkv_type = 'q8_0'",
+    "pool": "context = 2048\nparallel = 4\nkv_type = 'f16'\nkv_tokens = 4096",
+}
+PROMPT_TOKENS, ANSWER_TOKENS, ANSWERS = 480, 64, 3
+LARGER = Shape(n_layers=20, n_embd=1024, n_heads=16, n_heads_kv=4, n_ff=3072, n_vocab=8192)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Tokens per second of one plan."""
+
+    name: str
+    predicted: float
+    learned: float | None
+    """As predicted from the plans of the same model that ran before; None for the first."""
+    measured: float
+    prefill: float
+    measured_prefill: float | None
+
+
+def models() -> dict[str, str]:
+    """Name -> path, or the name of a built-in model."""
+    larger = OUT / "random-q4-larger.gguf"
+    if not larger.exists():
+        OUT.mkdir(exist_ok=True)
+        random_q4.write(larger, LARGER)
+    files = {"q4": model.path(), "q8": model.path(quantisation="Q8_0"), "larger": larger, "moe": random_moe.path()}
+    return {"demo": "demo", "smollm2": "smollm2", **{name: str(file) for name, file in files.items()}}
+
+
+def config(paths: dict[str, str]) -> str:
+    """Every model with every plan, one after the other in memory."""
+    tables = [
+        f'[models."{name}-{plan}"]\npath = "{path}"\n{keys}\n'
+        for name, path in paths.items()
+        for plan, keys in PLANS.items()
+    ]
+    return "\n".join(["[scheduler]\npreload = []", *tables])
+
+
+def measure() -> Iterator[Figure]:
+    """Serve and time each of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_DATA_HOME"] = folder
+        subprocess.run([sys.executable, "-m", "server.cli", "fit", "demo"], check=True, stdout=subprocess.DEVNULL)
+        paths = models()
+        with running(config(paths)) as server:
+            names = [f"{name}-{plan}" for name in paths for plan in PLANS]
+            cold = {name: _get(server.url, f"/v1/capacity?model={name}")["speed"] for name in names}
+            for name in names:
+                first = name.endswith(next(iter(PLANS)))
+                learned = None if first else _get(server.url, f"/v1/capacity?model={name}")["speed"]
+                yield _timed(server.url, name, cold[name], learned)
+
+
+def _timed(url: str, name: str, cold: dict[str, Any], learned: dict[str, Any] | None) -> Figure:
+    rates = [_answer(url, name) for _ in range(ANSWERS + 1)][1:]
+    status = next(m for m in _get(url, "/v1/status")["models"] if m["name"] == name)
+    urllib.request.urlopen(
+        urllib.request.Request(
+            f"{url}/v1/models/{name}/unload", data=b"{}", method="POST", headers={"content-type": "application/json"}
+        )
+    ).close()
+    return Figure(
+        name,
+        cold["decode_tokens_per_s"],
+        None if learned is None else learned["decode_tokens_per_s"],
+        statistics.median(rates),
+        cold["prefill_tokens_per_s"],
+        status["speed"]["measured_prefill_tokens_per_s"],
+    )
+
+
+def _answer(url: str, name: str) -> float:
+    """Tokens per second between the first and the last of one streamed answer."""
+    body = {
+        "model": name, "prompt": model.digits(PROMPT_TOKENS, time.monotonic_ns()), "max_tokens": ANSWER_TOKENS,
+        "stream": True, "ignore_eos": True, "temperature": 0, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    first = last = 0.0
+    n_tokens = 0
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        for line in answer:
+            if line.startswith(b"data: {"):
+                chunk = json.loads(line[6:])
+                n_tokens = (chunk.get("usage") or {}).get("completion_tokens", n_tokens)
+                if chunk["choices"]:
+                    last = time.perf_counter()
+                    first = first or last
+    return (n_tokens - 1) / (last - first)
+
+
+def _get(url: str, route: str) -> Any:
+    with urllib.request.urlopen(url + route, timeout=60) as answer:
+        return json.load(answer)
+
+
+def show() -> None:
+    """Print a line for each plan as it comes, and the errors of all at the end."""
+    errors: dict[str, list[float]] = {"cold": [], "learned": []}
+    for one in measure():
+        cold = one.measured / one.predicted - 1
+        errors["cold"].append(abs(cold))
+        told = "      -        -"
+        if one.learned is not None:
+            errors["learned"].append(abs(one.measured / one.learned - 1))
+            told = f"{one.learned:7.1f} {100 * (one.measured / one.learned - 1):+6.1f} %"
+        prefill = f"prompts {one.prefill:7.0f} measured {one.measured_prefill or 0:7.0f}"
+        line = f"{one.name:14} {one.measured:7.1f} cold {one.predicted:7.1f} {100 * cold:+6.1f} %  learned {told}"
+        print(f"{line}  {prefill}", flush=True)
+    for name, of in errors.items():
+        print(f"{name}: mean {100 * statistics.mean(of):.1f} %, worst {100 * max(of):.1f} %")
+
+
+if __name__ == "__main__":
+    show()
