@@ -23,6 +23,14 @@ _UNBOUND: Final = 100_000
 """Columns of a table that goes to a file or another program."""
 
 
+_VISIBLE: Final = {
+    code: None if chr(code) == "\r" else chr(code).encode("unicode_escape").decode("ascii")
+    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+"""Control characters, and those that turn the direction of what follows, as they are written in programs."""
+
+
 class ExitCode(IntEnum):
     """What scripts can rely on."""
 
@@ -68,10 +76,15 @@ def stdout() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUND)
 
 
+def harmless(text: str) -> str:
+    """Text as a terminal may show it: nothing in it moves the cursor, colours, rings or answers."""
+    return text.translate(_VISIBLE)
+
+
 def say(text: str) -> None:
     """One line for a person, on stderr: stdout holds what was asked for. Where stderr takes nothing, it is lost."""
     try:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{harmless(text)}\n")
         sys.stderr.flush()
     except OSError:
         silence(sys.stderr)

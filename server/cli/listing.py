@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.cli.configuration import loaded_or_exit
-from server.cli.console import CliError, ExitCode, say, stdout, write_json
+from server.cli.console import CliError, ExitCode, harmless, say, stdout, write_json
 from server.cli.finding import running_server
 from server.memory.files import identity_of
 from server.settings.builtin import BUILT_IN, built_in_path
@@ -98,7 +98,7 @@ def show_models(config: Path | None, *, url: str | None, as_json: bool) -> None:
         size = format_size(size_of(other.path))
         rows.append([other.name, *state, "-", size, f"{other.source}, by --models-dir"])
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(harmless(cell)) for cell in row))
     stdout().print(table)
 
 

@@ -15,9 +15,9 @@ from server.cli.chat.history import History, history_file
 from server.cli.chat.keyboard import keyboard_for
 from server.cli.chat.loop import WORDS, Chat, Start
 from server.cli.chat.options import Options
-from server.cli.chat.screen import Screen, harmless, note, waiting
+from server.cli.chat.screen import Screen, note, waiting
 from server.cli.configuration import loaded_or_exit
-from server.cli.console import CliError, ExitCode, say
+from server.cli.console import CliError, ExitCode, harmless, say
 from server.cli.finding import models_at, refuse_without_text, server_for, text_models
 
 if TYPE_CHECKING:

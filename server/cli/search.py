@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, Final
 
-from server.cli.console import CliError, ExitCode, say, stdout, write_json
+from server.cli.console import CliError, ExitCode, harmless, say, stdout, write_json
 from server.hub.choice import Choice, ggufs
 from server.hub.repository import Found, HubError, look_up, search
 from server.settings.references import HubReference
@@ -37,7 +37,7 @@ def show_found(words: str, *, limit: int, as_json: bool) -> None:
     for title in ("MODEL", "DOWNLOADS", "SIZES"):
         table.add_column(title, justify="right" if title == "DOWNLOADS" else "left", overflow="fold")
     for one, files in zip(found, choices, strict=True):
-        table.add_row(Text(one.name), str(one.downloads), Text(_words(one, files)))
+        table.add_row(Text(harmless(one.name)), str(one.downloads), Text(harmless(_words(one, files))))
     stdout().print(table)
     say("hint: `onecard pull MODEL` takes the largest that fits, `onecard pull MODEL:Q4_K_M` a certain one")
 

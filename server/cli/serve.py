@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.cli.checkup import Checkup, look_over, without_engines
 from server.cli.configuration import loaded_or_exit, refuse_open_listener, with_folders
-from server.cli.console import CliError, ExitCode, write
+from server.cli.console import CliError, ExitCode, harmless, write
 from server.cli.early import end_quietly
 from server.cli.greeting import greeting, greeting_line
 from server.cli.lifecycle import raise_file_limit, serve_until_told
@@ -75,7 +75,8 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
                 log.warning("note text=%s", json.dumps(text, ensure_ascii=False))
             write(greeting_line(url, entries, states=states, checkup=checkup, memory=memory))
         else:
-            write(greeting(url, entries, states=states, keyed=keyed, checkup=checkup, memory=memory, notes=notes))
+            told = greeting(url, entries, states=states, keyed=keyed, checkup=checkup, memory=memory, notes=notes)
+            write(harmless(told))
         for text in memory.warnings:
             log.warning("card_unused reason=%s", json.dumps(text, ensure_ascii=False))
         log.info("ready url=%s models=%d", url, len(entries))

@@ -14,7 +14,7 @@ import msgspec
 
 from backends.files import model_files
 from server.cli.configuration import loaded_or_exit, with_folders
-from server.cli.console import CliError, say, stdout, write_json
+from server.cli.console import CliError, harmless, say, stdout, write_json
 from server.cli.finding import ask_first
 from server.cli.fit import capacity_for, entries_of, facts_of, plan_words
 from server.cli.listing import homely, source_of
@@ -55,7 +55,7 @@ def show_model(model: str, *, url: str | None, config: Path | None, as_json: boo
     table.add_column(overflow="fold")
     for key, value in told.items():
         if value not in (None, "", []):
-            table.add_row(key.removesuffix("_bytes").replace("_", " "), Text(_cell(key, value)))
+            table.add_row(key.removesuffix("_bytes").replace("_", " "), Text(harmless(_cell(key, value))))
     stdout().print(table)
 
 

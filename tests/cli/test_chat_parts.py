@@ -18,9 +18,8 @@ from server.cli.chat.history import History, history_file
 from server.cli.chat.loop import Chat, Start
 from server.cli.chat.options import Options, names
 from server.cli.chat.parsing import COMMANDS, Command, LineError, Question, parse, wants_more
-from server.cli.chat.screen import harmless
 from server.cli.client import Client
-from server.cli.console import CliError
+from server.cli.console import CliError, harmless
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 

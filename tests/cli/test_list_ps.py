@@ -50,6 +50,19 @@ def test_ps_explains_its_memory_and_shows_the_last_error_under_the_table(onecard
     assert lines[4] == "MEMORY is what was predicted / what was measured"
 
 
+def test_nothing_in_the_name_of_a_file_reaches_the_terminal(onecard, tmp_path):
+    file = tmp_path / "a\x1b]0;evil\x07\u202eb.gguf"
+    file.write_bytes(GGUF_PATH.read_bytes())
+    tables = [f"[models.{name}]\npath = {json.dumps(str(path))}\n" for name, path in (("a", file), ("b", f"{file}-"))]
+    (tmp_path / "c.toml").write_text("[server]\nport = 1\n" + "".join(tables))
+    for command in (["list"], ["show", "a"], ["show", "b"], ["config", "check"]):
+        done = onecard(*command, "--config", "c.toml")
+        shown = done.stdout + done.stderr
+        assert "evil" in shown
+        assert not {"\x1b", "\x07", "\u202e"} & set(shown), command
+    assert json.loads(onecard("list", "--json", "--config", "c.toml").stdout)["models"][0]["path"] == str(file)
+
+
 def test_list_shows_paths_under_the_home_folder_as_people_write_them(onecard, tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     (tmp_path / "c.toml").write_text("[models.a]\npath = 'a.gguf'\n[models.b]\npath = 'b.gguf'")

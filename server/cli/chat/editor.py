@@ -21,7 +21,8 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from server.cli.chat.keyboard import PROMPT
 from server.cli.chat.options import names
 from server.cli.chat.parsing import COMMANDS, is_command, wants_more
-from server.cli.chat.screen import colourful, harmless
+from server.cli.chat.screen import colourful
+from server.cli.console import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

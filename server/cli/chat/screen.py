@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
-from server.cli.console import say, write
+from server.cli.console import harmless, say, write
 from server.cli.output import silence
 
 if TYPE_CHECKING:
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
 _SHOWN_AFTER_S: Final = 0.3
 """A wait that is shorter shows nothing."""
-_VISIBLE: Final = {
-    code: None if chr(code) == "\r" else chr(code).encode("unicode_escape").decode("ascii")
-    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-    if chr(code) not in "\n\t"
-}
-"""Control characters, and those that turn the direction of what follows, as they are written in programs."""
-
-
-def harmless(text: str) -> str:
-    """Text as a terminal may show it: nothing in it moves the cursor, colours, rings or answers."""
-    return text.translate(_VISIBLE)
 
 
 def colourful() -> bool:
