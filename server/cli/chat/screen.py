@@ -152,7 +152,7 @@ def _progress() -> Progress | None:
         console=Console(stderr=True, highlight=False),
         transient=True,
         redirect_stdout=False,
-        redirect_stderr=False,
+        redirect_stderr=True,  # what is said meanwhile stands above
     )
 
 
