@@ -44,7 +44,7 @@ def test_the_configuration_is_mounted_where_the_image_looks_for_it():
 
 
 def test_environment_variables_are_settings():
-    for name in [*SERVICE["environment"], *(name for name in IMAGE.environment() if name.startswith("ONECARD_"))]:
+    for name in (name for name in [*SERVICE["environment"], *IMAGE.environment()] if name.startswith("ONECARD_")):
         section, key = name.removeprefix("ONECARD_").lower().split("__")
         kept: Any = Settings.model_fields[section].annotation
         assert key in kept.model_fields, name
