@@ -219,10 +219,11 @@ def bars(status: dict[str, Any]) -> list[str]:
     """
     memory = status["memory"]
     marks, models = marks_of(status), status["models"]
-    computes = {model["name"]: held_bytes(model) for model in models}
     if memory["device"] == "cpu":
-        return [_bar(memory, computes, marks, kept=_kept(memory), where="on cpu")]
-    told = [_bar(memory, computes, marks, kept=0, where=f"on {memory['device']}")]
+        held = {model["name"]: held_bytes(model) for model in models}
+        return [_bar(memory, held, marks, kept=_kept(memory), where="on cpu")]
+    held = {model["name"]: held_bytes(model.get("device")) for model in models}
+    told = [_bar(memory, held, marks, kept=0, where=f"on {memory['device']}")]
     if (host := memory.get("host")) is not None:
         held = {model["name"]: held_bytes(model.get("host")) for model in models}
         told.append(_bar(host, held, marks, kept=_kept(memory), where="of host memory"))

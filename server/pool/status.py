@@ -184,6 +184,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Tells its file from every other on its machine; None where there is none, or no look at it yet."""
     sampling: dict[str, float] = {}
     """How tokens are chosen where a request does not say, by the names of a request's fields."""
+    device: HoldingStatus | None = None
+    """What it holds of the card; None where it holds nothing of one."""
     host: HoldingStatus | None = None
     """What it holds of host memory beside a card; the figures above are of the memory in which it computes."""
     expert_layers: int = 0
@@ -289,6 +291,7 @@ def model_status(
         unusable=unusable,
         file=facts.identity if facts else None,
         sampling=plain_sampling(config, facts.header if facts else None),
+        device=device if on_card else None,
         host=host if on_card else None,
         speculation=SpeculationStatus(ready.generator.speculation, drafted.n_tokens, drafted.n_accepted)
         if ready and ready.generator

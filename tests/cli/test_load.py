@@ -107,14 +107,19 @@ def test_what_is_booked_for_conversations_is_in_the_bar_and_after_it():
 
 
 def test_a_card_has_a_bar_for_either_memory():
-    shown = status(("a", 50 * MIB, None), ("b", 25 * MIB, None))
-    shown["memory"] |= {"device": "cuda", "host": {"budget_bytes": 40 * MIB, "reserved_bytes": 10 * MIB}}
+    shown = status(("a", 50 * MIB, None), ("b", 25 * MIB, None), ("c", 5 * MIB, None))
+    card = {"budget_bytes": 100 * MIB, "reserved_bytes": 75 * MIB}
+    shown["memory"] |= {"device": "cuda", **card, "host": {"budget_bytes": 40 * MIB, "reserved_bytes": 15 * MIB}}
     shown["memory"]["prefix_cache_reserved_bytes"] = 20 * MIB
-    shown["models"][1]["host"] = {"predicted_bytes": 9 * MIB, "measured_bytes": 10 * MIB}
+    a, b, holds_nothing_of_the_card = shown["models"]
+    a["device"] = {"predicted_bytes": 50 * MIB, "measured_bytes": None}
+    b["device"] = {"predicted_bytes": 25 * MIB, "measured_bytes": None}
+    b["host"] = {"predicted_bytes": 9 * MIB, "measured_bytes": 10 * MIB}
+    holds_nothing_of_the_card["host"] = {"predicted_bytes": 5 * MIB, "measured_bytes": None}
 
     assert bars(shown) == [
         f"[{'A' * 20}{'B' * 10}{'.' * 10}] 75 MiB of 100 MiB on cuda",
-        f"[{'B' * 10}{'~' * 20}{'.' * 10}] 10 MiB + 20 MiB of 40 MiB of host memory",
+        f"[{'B' * 10}{'C' * 5}{'~' * 20}{'.' * 5}] 15 MiB + 20 MiB of 40 MiB of host memory",
     ]
 
 

@@ -28,7 +28,7 @@ def loaded(path: Path, *, embeddings: bool = False, n_ctx: int = 512) -> Iterato
     assert model, "llama.cpp refuses the file"
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = n_ctx
-    settings.n_threads = settings.n_threads_batch = 2
+    settings.n_threads = settings.n_threads_batch = 1
     settings.type_k = settings.type_v = 0
     settings.flash_attn_type = 0
     settings.embeddings = embeddings
