@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from backends.messages import Job
+from backends.messages import Failed, Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +23,27 @@ J = TypeVar("J", bound=Job, contravariant=True)
 class JobError(Exception):
     """A job that this model cannot run, with the code and the sentence its `Failed` event carries."""
 
-    def __init__(self, code: ErrorCode, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, *, param: str | None = None, context: tuple[int, int] = (0, 0)
+    ) -> None:
+        """`context`: the tokens of context that it needs and that it wants, where more could be had."""
         super().__init__(message)
         self.code: ErrorCode = code
         self.message = message
         self.param = param
+        self.context = context
+
+    def failed(self, job_id: str) -> Failed:
+        """The job's end."""
+        least, wanted = self.context
+        return Failed(
+            id=job_id,
+            code=self.code,
+            message=self.message,
+            param=self.param,
+            least_context=least,
+            wanted_context=wanted,
+        )
 
 
 class LoadError(Exception):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from backends.messages import EncoderPlan, GeneratorPlan
-from backends.messages.plans import ALL_LAYERS
+from backends.messages.plans import ALL_LAYERS, whole_blocks
+from backends.plan import AUTO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from backends.messages import KvTypes
     from backends.plan import Wish
 
-AUTO_CONTEXT: Final = 8192
 AUTO_INPUT: Final = 2048
 """For models that read each input in one pass: their buffers grow with the longest."""
 LEAST_AUTO_CONTEXT: Final = 2048
@@ -57,11 +57,17 @@ def smaller_plans(plan: GeneratorPlan, wish: Wish, *, has_pool: bool, takes_q8_0
     if "kv_type" in wish.open and takes_q8_0 and plan.kv_type in ("f32", "f16", "bf16"):
         plan = replace(plan, kv_type="q8_0")
         yield plan
-    while wish.context is None and plan.context // 2 >= LEAST_AUTO_CONTEXT:
-        shorter = plan.context // 2
-        kv_tokens = max(shorter, plan.kv_tokens // 2) if plan.kv_tokens else 0
+    while wish.context is None and (shorter := _shorter(plan.context, wish.least_context)):
+        kv_tokens = max(shorter, plan.kv_tokens * shorter // plan.context) if plan.kv_tokens else 0
         plan = replace(plan, context=shorter, kv_tokens=kv_tokens if wish.kv_tokens is None else plan.kv_tokens)
         yield plan
+
+
+def _shorter(context: int, least: int) -> int:
+    """Half of it; where a request needs more than that, as much as it needs; 0 where there is nothing shorter."""
+    if context // 2 >= max(LEAST_AUTO_CONTEXT, least):
+        return context // 2
+    return whole_blocks(least) if least and whole_blocks(least) < context else 0
 
 
 def _smaller_pools(plan: GeneratorPlan) -> Iterator[int]:
@@ -72,14 +78,32 @@ def _smaller_pools(plan: GeneratorPlan) -> Iterator[int]:
         yield kv_tokens
 
 
-def longest_context(context: int | None, *, trained: int, most: int, bounded: bool) -> int:
-    """The most tokens a request can use: `context`, or for `auto` (None) what the model was trained for, up to `most`.
+def longest_input(context: int | None, *, trained: int, most: int) -> int:
+    """Tokens of one input of an embedding model or a reranker: `context`, for `auto` (None) up to `most`.
 
-    `bounded`: nothing beyond the trained length works at all.
+    Nothing beyond the trained length works at all.
     """
-    if context is not None:
-        return min(context, trained) if bounded and trained > 0 else context
-    return min(trained, most) if trained > 0 else most
+    asked = most if context is None else context
+    return min(asked, trained) if trained > 0 else asked
+
+
+def longest_context(context: int | None, *, trained: int) -> int:
+    """The most tokens a request can ever use: `context`, or for `auto` (None) what the model was trained for."""
+    return context if context is not None else trained or AUTO_CONTEXT
+
+
+def context_to_load(wish: Wish, *, trained: int) -> int:
+    """The context of the best plan: as asked for; left open it begins at `AUTO_CONTEXT`, and is doubled until it holds
+    what has to be held, never beyond the most.
+    """
+    if wish.context is not None:
+        return wish.context
+    most = trained or AUTO_CONTEXT
+    most = most if wish.context_max is None else min(most, wish.context_max)
+    context = AUTO_CONTEXT
+    while context < wish.least_context:
+        context *= 2
+    return min(context, most)
 
 
 def takes_q8_0(*head_sizes: int) -> bool:

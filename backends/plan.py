@@ -11,6 +11,10 @@ from backends.messages import Device, KvOffload, KvTypes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+AUTO_CONTEXT: Final = 8192
+"""Where a context that was left open begins; where a request needs more, it doubles."""
+ANSWER_TOKENS: Final = 1024
+"""Room that an answer is worth a longer context for, where more was asked for or nothing was said."""
 BATCH_TOKENS: Final = 512
 """Tokens of one forward pass at most; compute buffers are made for that many."""
 SCORED_ROWS: Final = 16
@@ -36,6 +40,10 @@ class Wish:
     kv_tokens: int | None = None
     """Of the KV pool; None: context x parallel, less where memory is short, never below one context."""
     kv_offload: KvOffload = "card"
+    context_max: int | None = None
+    """The most that a context left open may become; None: what the model was trained for."""
+    least_context: int = 0
+    """Of a context left open: tokens that it has to hold; 0: as many as it begins with."""
 
 
 @dataclass(frozen=True)

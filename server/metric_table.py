@@ -122,6 +122,12 @@ MODELS: Final[Mapping[str, Family]] = MappingProxyType(
             figure=("predicted", "measured"),
         ),
         "states": _of_models("model_state", "gauge", "1 for the state the model is in", state=tuple(ModelState)),
+        "growths": _of_models(
+            "context_growths",
+            "counter",
+            "Longer contexts that a request has asked for, by what came of it; and models that shrank back",
+            outcome=("grown", "refused", "shrunk"),
+        ),
         "loads": _of_models("model_loads", "counter", "Loads by outcome", outcome=LOAD_OUTCOMES),
         "evictions": _of_models("model_evictions", "counter", "Unloads by reason", reason=get_args(UnloadReason)),
         "load_seconds": _of_models("model_load_seconds", "histogram", "From the decision to ready", _LOAD_S),

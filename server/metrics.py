@@ -63,6 +63,7 @@ class ModelMetrics:
     """Tokens per second by phase and figure."""
     states: Mapping[ModelState, Gauge]
     loads: Mapping[str, Counter]
+    growths: Mapping[str, Counter]
     evictions: Mapping[str, Counter]
     rejections: Mapping[str, Counter]
     finished: Mapping[str, Counter]

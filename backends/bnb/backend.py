@@ -15,7 +15,7 @@ from backends.bnb.speed import FolderSpeeds
 from backends.engine import LoadError
 from backends.files import model_files
 from backends.kinds import OF_TEXT, AnyKind
-from backends.plan import Amount, Footprint, Wish
+from backends.plan import AUTO_CONTEXT, Amount, Footprint, Wish
 from backends.text_choices import TextChoices
 
 if TYPE_CHECKING:
@@ -87,17 +87,18 @@ class Folders:
 
     def plans(self, header: FolderInfo, wish: Wish) -> Iterator[TextPlan]:
         """The KV cache has the type that is computed in, and all layers are on one device."""
-        context = self.longest_context(header, wish.context)
         if header.gives != "text":
-            yield from ladder.encoder_plans(wish, context=context)
+            yield from ladder.encoder_plans(wish, context=self.longest_context(header, wish.context))
             return
+        context = ladder.context_to_load(wish, trained=header.n_ctx_train)
         plan = ladder.first_plan(wish, context=context, kv_type=arithmetic.computed_type(header, wish.device))
         yield from ladder.smaller_plans(plan, wish, has_pool=True, takes_q8_0=False)
 
     def longest_context(self, header: FolderInfo, context: int | None) -> int:
         """Embedding models and rerankers read no more than they were trained for."""
-        bounded = header.gives != "text"
-        return ladder.longest_context(context, trained=header.n_ctx_train, most=ladder.AUTO_CONTEXT, bounded=bounded)
+        if header.gives != "text":
+            return ladder.longest_input(context, trained=header.n_ctx_train, most=AUTO_CONTEXT)
+        return ladder.longest_context(context, trained=header.n_ctx_train)
 
     def estimate(self, header: FolderInfo, plan: TextPlan) -> Footprint:
         """See `backends.bnb.arithmetic`."""

@@ -136,7 +136,7 @@ class Clerk:
         try:
             return prepared(self._engine, job)
         except JobError as error:
-            return [Failed(id=job.id, code=error.code, message=error.message, param=error.param)]
+            return [error.failed(job.id)]
         except Exception as error:  # a fault of ours must not take the other jobs along
             note(error)
             return [Failed(id=job.id, code="internal_error", message="the request could not be prepared for the model")]

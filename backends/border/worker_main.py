@@ -36,7 +36,6 @@ from backends.messages import (
     Cancel,
     CutShort,
     Event,
-    Failed,
     Keep,
     Keeps,
     LoadFailed,
@@ -110,7 +109,7 @@ def _add(engine: AnyEngine, prepared: Prepared) -> list[Event]:
     try:
         return engine.add(prepared)
     except JobError as error:
-        return [Failed(id=prepared.id, code=error.code, message=error.message, param=error.param)]
+        return [error.failed(prepared.id)]
 
 
 def _load(spec: LoadModel, link: Link, renderer: Renderer | None) -> tuple[AnyEngine, float]:

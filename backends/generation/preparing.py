@@ -26,6 +26,7 @@ from backends.messages import (
     Tokenize,
     Tokenized,
 )
+from backends.plan import ANSWER_TOKENS
 from backends.weight import sure_bytes
 
 if TYPE_CHECKING:
@@ -69,13 +70,14 @@ class Preparer:
         if bad is not None:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"
             raise JobError("invalid_value", message, param="logit_bias")
-        self._refuse_too_long(job.prompt)
+        self._refuse_too_long(job.prompt, max(self._context, job.grows_to))
         if isinstance(job.prompt, FimPrompt):
             room = self._context - min(max(1, job.max_tokens or 1), self._context // 2)
             (tokens, omitted), thinking = self._tokenizer.encode_infill(job.prompt, room=room), Thinking.NEVER
             layout = TEXT_ALONE
         else:
             (tokens, thinking, layout), omitted = self._tokenizer.encode(job.prompt), 0
+        self._ask_for_more(job, len(tokens))
         limit = self._limit(job, len(tokens))
         layout = self._embedded(layout, len(tokens))
         prompt = np.array(tokens, dtype=np.int32)
@@ -137,19 +139,33 @@ class Preparer:
         pieces = [literals[token] for token in tokens] if job.pieces else None
         return [Tokenized(id=job.id, tokens=tokens, pieces=pieces), Finished(id=job.id, prompt_tokens=len(tokens))]
 
-    def _refuse_too_long(self, prompt: Prompt) -> None:
+    def _refuse_too_long(self, prompt: Prompt, context: int) -> None:
         """Refuse, before anything is rendered or tokenized, what is too long by its bytes alone. Raises JobError."""
         n_bytes = sure_bytes(prompt)
-        if n_bytes <= _SHORTEST_BOUND_BYTES * self._context:
+        if n_bytes <= _SHORTEST_BOUND_BYTES * context:
             return
         at_least = n_bytes // max(self._tokenizer.longest_token_bytes, _SHORTEST_BOUND_BYTES)
-        if at_least > self._context:
+        if at_least > context:
             raise JobError(
                 "context_length_exceeded",
-                f"This model's maximum context length is {self._context} tokens. However, your prompt resulted in at "
+                f"This model's maximum context length is {context} tokens. However, your prompt resulted in at "
                 f"least {at_least} tokens. Please reduce the length of the prompt.",
                 param="prompt",
             )
+
+    def _ask_for_more(self, job: Generate, n_prompt: int) -> None:
+        """End a job that a longer context would serve, or serve better: with room for its answer. Raises JobError."""
+        least = n_prompt + (job.max_tokens != 0)
+        answer = ANSWER_TOKENS if job.max_tokens is None else min(job.max_tokens, ANSWER_TOKENS)
+        wanted = min(n_prompt + max(answer, job.min_tokens), job.grows_to)
+        if isinstance(job.prompt, FimPrompt) or wanted <= self._context or least > job.grows_to:
+            return
+        raise JobError(
+            "context_length_exceeded",
+            f"the prompt has {n_prompt} tokens, and the model is loaded with a context of {self._context}",
+            param="prompt",
+            context=(least, wanted),
+        )
 
     def _limit(self, job: Generate, n_prompt: int) -> int:
         context = self._context
@@ -158,8 +174,8 @@ class Preparer:
         if n_prompt > context or (n_prompt == context and job.max_tokens != 0):
             raise JobError(
                 "context_length_exceeded",
-                f"This model's maximum context length is {context} tokens. However, your prompt resulted in {n_prompt} "
-                "tokens. Please reduce the length of the prompt.",
+                f"This model's maximum context length is {max(context, job.grows_to)} tokens. However, your prompt "
+                f"resulted in {n_prompt} tokens. Please reduce the length of the prompt.",
                 param="prompt",
             )
         room = context - n_prompt

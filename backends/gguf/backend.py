@@ -20,7 +20,7 @@ from backends.gguf.projector import candidates, image_max_tokens, projector_for
 from backends.gguf.servable import unservable
 from backends.gguf.speed import GgufSpeeds
 from backends.kinds import OF_TEXT, AnyKind
-from backends.plan import RUNTIME_BYTES, Amount, Footprint, Wish
+from backends.plan import AUTO_CONTEXT, RUNTIME_BYTES, Amount, Footprint, Wish
 from backends.text_choices import TextChoices
 
 if TYPE_CHECKING:
@@ -147,23 +147,24 @@ class Gguf:
 
         A mixture of experts keeps the length of its context and moves experts; any model's whole layers leave last.
         """
-        context = self.longest_context(header, wish.context)
         smaller: Iterator[TextPlan]
         if header.gives == "text":
+            context = ladder.context_to_load(wish, trained=header.n_ctx_train)
             has_pool = header.number("attention.head_count") > 0
             takes_q8_0 = ladder.takes_q8_0(*header.head_sizes())
             first = ladder.first_plan(wish, context=context, kv_type=wish.kv_type)
             first = replace(first, kv_offload=wish.kv_offload if wish.device != "cpu" else "card")
             smaller = ladder.smaller_plans(first, wish, has_pool=has_pool, takes_q8_0=takes_q8_0)
         else:
-            smaller = ladder.encoder_plans(wish, context=context)
+            smaller = ladder.encoder_plans(wish, context=self.longest_context(header, wish.context))
         yield from offload.plans(header, wish, smaller)
 
     def longest_context(self, header: HeaderInfo, context: int | None) -> int:
         """Embedding models and rerankers read no more than they were trained for."""
-        most = ladder.AUTO_INPUT if header.wants_whole_inputs else ladder.AUTO_CONTEXT
-        bounded = header.gives != "text"
-        return ladder.longest_context(context, trained=header.n_ctx_train, most=most, bounded=bounded)
+        if header.gives != "text":
+            most = ladder.AUTO_INPUT if header.wants_whole_inputs else AUTO_CONTEXT
+            return ladder.longest_input(context, trained=header.n_ctx_train, most=most)
+        return ladder.longest_context(context, trained=header.n_ctx_train)
 
     def estimate(self, header: HeaderInfo, plan: TextPlan) -> Footprint:
         """See `backends.gguf.arithmetic`."""

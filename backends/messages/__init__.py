@@ -72,6 +72,7 @@ from backends.messages.plans import (
     LoadPlan,
     SpeculationMode,
     TextPlan,
+    whole_blocks,
 )
 from backends.messages.reports import (
     FileLoad,
@@ -166,4 +167,5 @@ __all__ = [
     "Tokenized",
     "ToolCalls",
     "VectorJob",
+    "whole_blocks",
 ]

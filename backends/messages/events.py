@@ -137,6 +137,10 @@ class Failed(Plain, tag="failed", frozen=True):
     param: str | None = None
     """The field of the job (`prompt`, `logit_bias` ...) it is about; routes translate it to their own names."""
     retry_after_s: float | None = None
+    least_context: int = 0
+    """Of a job whose model could be loaded with a longer context: tokens that its prompt needs; 0: none would do."""
+    wanted_context: int = 0
+    """The same with room for an answer."""
 
 
 Event = Started | Part | Finished | Failed

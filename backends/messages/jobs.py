@@ -204,6 +204,9 @@ class Generate(Job, tag="generate", frozen=True):
     """`off`: nothing is drafted for this job."""
     priority: int = 0
     """When memory runs out the job of the lowest priority is preempted first."""
+    grows_to: int = 0
+    """Tokens of context that the model could be loaded with: where it has fewer, and this job wants more, the job fails
+    and tells how many. 0: it has to do with what there is."""
 
     @property
     def sequences(self) -> int:

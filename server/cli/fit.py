@@ -250,6 +250,8 @@ def _show(answer: Capacity, others: list[str]) -> None:
         write(f"speed: {speed_words(answer.speed)}, {SPEED_SOURCES[answer.speed.source]}")
     if answer.trained_context is not None and (answer.plan.context or 0) > answer.trained_context:
         write(f"beware: the model was trained for a context of {answer.trained_context} tokens")
+    if (answer.context_max or 0) > (answer.plan.context or 0):
+        write(f"grows to a context of {answer.context_max} where a request needs it")
     if answer.would_evict:
         write(f"would evict: {', '.join(answer.would_evict)}")
     for other in answer.alternatives:

@@ -196,7 +196,7 @@ def row(model: dict[str, Any], *, on_card: bool) -> list[str]:
         name,
         told(model["state"], model.get("unusable") is not None) + _progress(model) + partly,
         f"{_size(model.get('predicted_bytes'))}/{_size(model.get('measured_bytes'))}",
-        _plain(model.get("context")),
+        _context(model),
         f"{model.get('busy') or 0}/{_plain(model.get('parallel'))}",
         _plain(model.get("tokens_per_s"), digits=1),
         _duration(model.get("idle_s")),
@@ -210,6 +210,12 @@ def _progress(model: dict[str, Any]) -> str:
         return ""
     left_s = model.get("load_left_s") or 0
     return f" {100 * share:.0f} %" + (f", {left_s:.0f} s left" if left_s else "")
+
+
+def _context(model: dict[str, Any]) -> str:
+    """`8192`, and `8192 to 32768` of one that grows where a request needs it."""
+    now, most = model.get("context"), model.get("context_max")
+    return f"{now} to {most}" if now and most and most > now else _plain(now)
 
 
 def bars(status: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backends.backend import HeaderError
+from backends.messages import whole_blocks
 from backends.plan import Amount, Wish
 from backends.registry import backend_of
 from server.memory.capacity import capacity_of
@@ -15,7 +16,7 @@ from server.memory.estimator import Estimator
 from server.memory.files import ModelFiles
 from server.memory.learned import Learned
 from server.memory.ledger import Tenant
-from server.memory.placement import Placed, place
+from server.memory.placement import Placed, longest_context, place
 from server.memory.speeds import SpeedEstimator
 from server.scheduling.budget import Refused
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from server.settings.config import ModelConfig
 
 
-def wish(config: ModelConfig, device: Device) -> Wish:
-    """What the configuration asks for, and what it leaves to choose."""
+def wish(config: ModelConfig, device: Device, *, context: int = 0) -> Wish:
+    """What the configuration asks for, and what it leaves to choose; `context`: tokens that an open one has to hold."""
     return Wish(
         context=None if config.context == "auto" else config.context,
         parallel=config.parallel,
@@ -42,6 +43,8 @@ def wish(config: ModelConfig, device: Device) -> Wish:
         open=config.open,
         kv_tokens=None if config.kv_tokens == "auto" else config.kv_tokens,
         kv_offload=config.kv_offload,
+        context_max=None if config.context_max == "auto" else config.context_max,
+        least_context=context,
     )
 
 
@@ -62,7 +65,8 @@ class MemoryBudget:
         self.estimator = Estimator(learned)
         self.speeds = SpeedEstimator(learned)
         self._entries = dict(entries)
-        self._needs: dict[tuple[str, int], tuple[tuple[Amount, int], Amount | Refused]] = {}
+        self._needs: dict[tuple[str, int, int], tuple[tuple[Amount, int], Amount | Refused]] = {}
+        self._most: dict[str, tuple[tuple[Amount, int], int | None]] = {}
 
     def settle_on(self, memory: Memory) -> None:
         """The pool has started: this is the machine's."""
@@ -94,19 +98,44 @@ class MemoryBudget:
         pinned = (name for name, entry in self._entries.items() if entry.config.pinned and name != model)
         return (self.memory.ledger.budget - sum(map(self.held, pinned), Amount())).no_less_than_none()
 
-    def need(self, model: str, *, smaller_by: int) -> Amount | Refused:
-        """What a load would reserve, or why it never can."""
+    def need(self, model: str, *, smaller_by: int, context: int = 0) -> Amount | Refused:
+        """What a load would reserve, or why it never can; `context`: tokens that an open one has to hold."""
         if self.memory is None:
             return Amount()
         usable = self.usable(model)
         state = (usable, self.estimator.version + self.speeds.version)
-        known = self._needs.get((model, smaller_by))
+        context = whole_blocks(context)  # so that no more is kept than there are plans
+        known = self._needs.get((model, smaller_by, context))
         if known is not None and known[0] == state:
             return known[1]
-        placed = self.place(self._entries[model], usable=usable, smaller_by=smaller_by)
+        placed = self.place(self._entries[model], usable=usable, smaller_by=smaller_by, context=context)
         need = Amount() if placed is None else placed.footprint.amount if isinstance(placed, Placed) else placed
-        self._needs[model, smaller_by] = (state, need)
+        self._needs[model, smaller_by, context] = (state, need)
         return need
+
+    def most_context(self, model: str) -> int | None:
+        """Tokens of context that the model could be loaded with, beside pinned models; None where that is not known or
+        where it reads no text. A fixed context is what it is.
+        """
+        facts, entry = self.files.facts(model), self._entries.get(model)
+        if self.memory is None or facts is None or entry is None:
+            return None
+        usable = self.usable(model)
+        state = (usable, self.estimator.version)
+        known = self._most.get(model)
+        if known is None or known[0] != state:
+            estimate = self.estimator.of(facts, within=usable)
+            most = longest_context(facts.header, wish(entry.config, self.memory.device), usable, estimate)
+            known = self._most[model] = (state, most)
+        return known[1]
+
+    def context_bound(self, model: str) -> int:
+        """Tokens of context beyond which no budget would help; 0 of a model whose context does not grow."""
+        facts, entry = self.files.facts(model), self._entries.get(model)
+        if facts is None or entry is None or entry.config.context != "auto" or facts.header.gives != "text":
+            return 0
+        bound = backend_of(facts.header).longest_context(facts.header, None) or 0
+        return bound if entry.config.context_max == "auto" else min(bound, entry.config.context_max)
 
     def put(self, entry: CatalogEntry) -> None:
         """A model that is new, or is to be loaded otherwise: nothing is known of it any more."""
@@ -124,8 +153,11 @@ class MemoryBudget:
         """The model's file or what is known of it has changed."""
         for key in [key for key in self._needs if key[0] == model]:
             del self._needs[key]
+        self._most.pop(model, None)
 
-    def place(self, entry: CatalogEntry, *, usable: Amount, smaller_by: int = 0) -> Placed | Refused | None:
+    def place(
+        self, entry: CatalogEntry, *, usable: Amount, smaller_by: int = 0, context: int = 0
+    ) -> Placed | Refused | None:
         """How the model would be loaded if it could have so many bytes; None while its file has not been looked at."""
         facts = self.files.facts(entry.name)
         if facts is None or self.memory is None:
@@ -133,7 +165,7 @@ class MemoryBudget:
         return place(
             entry.name,
             facts.header,
-            wish(entry.config, self.memory.device),
+            wish(entry.config, self.memory.device, context=context),
             budget=self.memory.ledger.budget,
             free=usable,
             estimate=self.estimator.of(facts, within=usable),

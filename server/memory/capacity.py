@@ -15,7 +15,7 @@ from backends.backend import HeaderError
 from backends.messages import Figure, KvTypes
 from backends.plan import Amount
 from backends.registry import BACKENDS, backend_of
-from server.memory.placement import Placed, place
+from server.memory.placement import Placed, longest_context, place
 from server.memory.speeds import SpeedStatus
 from server.scheduling.budget import Refused
 from server.scheduling.eviction import Candidate, choose, freed_by
@@ -131,6 +131,8 @@ class Capacity(msgspec.Struct, frozen=True):
     """What the model answers with: `text`, `vectors`, `scores` or the word of another kind of job."""
     trained_context: int | None = None
     """Tokens that the model was trained for; None where its files do not say."""
+    context_max: int | None = None
+    """What the plan's context may grow to, by what is usable now; of a fixed one what it is."""
     device: SideStatus | None = None
     """The card's memory; None on a machine without one."""
     host: SideStatus | None = None
@@ -198,6 +200,7 @@ def capacity_of(
         reason=placed.message if isinstance(placed, Refused) else None,
         gives=header.gives,
         trained_context=header.n_ctx_train or None,
+        context_max=longest_context(header, wish, usable, footprint_of) if fits else None,
         device=device,
         host=host,
         speed=speed_told(plan),

@@ -7,7 +7,7 @@ A plan fits where both memories have room for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from backends.plan import Amount
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MOST_HINTS: Final = 2
 _CLEARLY: Final = 0.97
 """Another plan is taken where its turn takes less than this share: smaller differences are in no estimate."""
+_CONTEXT_STEP: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,32 @@ def _fastest(
         if told is not None and told.turn_s < best_s:
             best, best_s = plan, told.turn_s
     return first if best == first.plan else Placed(best, ask(best))
+
+
+def longest_context(
+    header: Header, wish: Wish, free: Amount, estimate: Callable[[LoadPlan], Footprint] | None = None
+) -> int | None:
+    """Tokens of the longest context with which any plan fits into what is free, in steps of `_CONTEXT_STEP` above where
+    an open context begins; of a fixed one what it is. None of a model that reads no text.
+    """
+    backend = backend_of(header)
+    most = backend.longest_context(header, wish.context)
+    if most is None or wish.context is not None or header.gives != "text":
+        return most
+    ask = estimate or (lambda plan: backend.estimate(header, plan))
+    most = most if wish.context_max is None else min(most, wish.context_max)
+
+    def fits(context: int) -> bool:
+        plans = backend.plans(header, replace(wish, context=context))
+        return any(ask(plan).amount.within(free) for plan in plans)
+
+    if fits(most):
+        return most
+    low, high = 0, most // _CONTEXT_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * _CONTEXT_STEP) else (low, middle - 1)
+    return low * _CONTEXT_STEP or None
 
 
 def sums(placed: Placed) -> str:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, assert_never
 
-from backends.messages import Delta, Failed, Finished, Part, Started
+from msgspec.structs import replace
+
+from backends.messages import Delta, Failed, Finished, Generate, Part, Started
+from backends.plan import ANSWER_TOKENS, AUTO_CONTEXT
+from backends.weight import media_bytes, prompt_bytes
 from server.metric_table import REJECTIONS
 from server.metrics import RequestMeter
 from server.pool.live import Live
 from server.pool.resident import NO_LONGER
 from server.pool.stream import Stream
 from server.scheduling.budget import Refused
-from server.scheduling.decisions import Abort, Dispatch, ModelState, Reject
+from server.scheduling.decisions import Abort, Dispatch, ModelState, Reject, Stay
 
 if TYPE_CHECKING:
     from backends.border.worker import Exit, Worker
@@ -23,6 +27,15 @@ if TYPE_CHECKING:
     from server.pool.overview import Overview
     from server.pool.parts import PoolParts
     from server.pool.resident import Resident
+
+
+def _context_of(resident: Resident) -> int:
+    """Tokens of the loaded model's context; 0 of a model that reads no text."""
+    return resident.ready.text.context if resident.ready is not None and resident.ready.text is not None else 0
+
+
+def _text_bytes(job: Generate) -> int:
+    return prompt_bytes(job.prompt) - media_bytes(job.prompt)
 
 
 class Jobs:
@@ -57,6 +70,7 @@ class Jobs:
             sequences=job.sequences,
             priority=priority + resident.entry.config.priority,
             keep_alive_s=keep_alive_s,
+            context=self._likely_context(resident, job),
             now=now,
         )
         self._parts.perform(actions)
@@ -93,7 +107,24 @@ class Jobs:
         if (waited_s := resident.load_wait_s(live.submitted_at)) is not None:
             stream.load_ms = waited_s * 1000
             resident.metrics.swap_wait.observe(waited_s)
-        resident.worker.submit(live.job)
+        self._give(resident, live)
+
+    def run_as_it_is(self, action: Stay) -> None:
+        """A job's model gets no longer context for it: what fits is run with what there is, the rest is too long."""
+        live, resident = self._live[action.job_id], self._parts.residents[action.model]
+        resident.metrics.growths["refused"].inc()
+        self._parts.tell("growth_refused", model=live.model, reason=action.reason, needs_context=action.context)
+        live.grows = False
+        if live.least_context <= _context_of(resident):
+            self._give(resident, live)
+            return
+        most = max(self._parts.budget.most_context(live.model) or 0, _context_of(resident))
+        message = (
+            f"This model's maximum context length is {most} tokens. However, your prompt resulted in "
+            f"{live.least_context} tokens. Please reduce the length of the prompt. {action.reason}"
+        )
+        self._finish(live, Failed(id=live.job.id, code="context_length_exceeded", message=message, param="prompt"))
+        self._parts.perform(self._parts.scheduler.on_terminal(live.job.id, self._parts.clock(), finished=False))
 
     def reject(self, action: Reject) -> None:
         """End a job that no worker holds."""
@@ -156,6 +187,27 @@ class Jobs:
 
     # How
 
+    def _give(self, resident: Resident, live: Live) -> None:
+        """To the worker, which tells where a job would need a longer context that there might be."""
+        assert resident.worker is not None
+        job = live.job
+        if isinstance(job, Generate):
+            bound = self._parts.budget.context_bound(live.model) if live.grows else 0
+            job = replace(job, grows_to=bound if bound > _context_of(resident) else 0)
+        resident.worker.submit(job)
+
+    def _likely_context(self, resident: Resident, job: Job) -> int:
+        """Tokens of context that a job seems to need of a model that is not loaded; 0 where it seems to need no more
+        than the model begins with.
+        """
+        unloaded = self._parts.scheduler.state(resident.name) is ModelState.UNLOADED
+        bound = self._parts.budget.context_bound(resident.name) if unloaded and isinstance(job, Generate) else 0
+        if bound <= AUTO_CONTEXT or not isinstance(job, Generate):
+            return 0
+        answer = ANSWER_TOKENS if job.max_tokens is None else min(job.max_tokens, ANSWER_TOKENS)
+        likely = round(_text_bytes(job) * resident.tokens_per_byte) + answer
+        return min(likely, bound) if likely > AUTO_CONTEXT else 0
+
     def _look_again_before_refusing(self, resident: Resident) -> None:
         """A file that is too large may have been replaced by a smaller one: then the load itself will tell."""
         budget, unloaded = self._parts.budget, self._parts.scheduler.state(resident.name) is ModelState.UNLOADED
@@ -173,10 +225,15 @@ class Jobs:
             case Failed(code="out_of_memory") if not live.answered and live.abort is None:
                 again = (event.code, event.message)
                 perform(scheduler.on_terminal(event.id, now, finished=False, again=again))
+            case Failed(least_context=least, wanted_context=wanted) if least and live.abort is None:
+                live.least_context = least
+                perform(scheduler.on_too_long(event.id, now, least=least, wanted=wanted))
             case Finished() | Failed():
                 self._finish(live, event)
                 perform(scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
             case Started():
+                if isinstance(live.job, Generate):
+                    self._parts.residents[live.model].count_prompt(event.prompt_tokens, _text_bytes(live.job))
                 if not live.meter.started:  # a second run starts silently
                     live.meter.other(event, now)
                     live.stream.push(event)

@@ -24,3 +24,7 @@ class Live:
     answered: bool = False
     """It has got text or another answer: it cannot be run again."""
     abort: Abort | None = None
+    grows: bool = True
+    """Its model may be loaded with a longer context for it."""
+    least_context: int = 0
+    """Tokens of context that its prompt needs, as its worker has told; 0: it has told none."""

@@ -56,11 +56,18 @@ class Loader:
         self._timeouts = timeouts
 
     async def start(
-        self, entry: CatalogEntry, listener: Listener, *, usable: Amount | None = None, smaller_by: int = 0
+        self,
+        entry: CatalogEntry,
+        listener: Listener,
+        *,
+        usable: Amount | None = None,
+        smaller_by: int = 0,
+        context: int = 0,
     ) -> Worker:
         """Start a worker for the model; its bytes are reserved until `memory.release`. Raises LoadRefusedError.
 
-        The plan is chosen for `usable` bytes (None: the whole budgets), and has to fit into what is free.
+        The plan is chosen for `usable` bytes (None: the whole budgets), and has to fit into what is free. `context`:
+        tokens that an open one has to hold.
         """
         try:
             await self._budget.files.inspect(entry)
@@ -72,7 +79,7 @@ class Loader:
         if self.memory.device == "cuda" and self._budget.speeds.machine(entry.backend) is None:
             await self._budget.measure_speeds()  # where weights lie is chosen by speed
         room = self.memory.ledger.budget if usable is None else usable
-        placed = self._budget.place(entry, usable=room, smaller_by=smaller_by)
+        placed = self._budget.place(entry, usable=room, smaller_by=smaller_by, context=context)
         if placed is None:
             told = f"model '{entry.name}' was configured otherwise while its file was looked at"
             raise LoadRefusedError("cancelled", told, strike=False)

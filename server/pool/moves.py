@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from server.memory.files import FileKey
     from server.pool.parts import PoolParts
     from server.pool.resident import Resident
-    from server.scheduling.decisions import Drain, Unload
+    from server.scheduling.decisions import Drain, Grow, Load, Unload
 
 _HINT: Final = "hint: end what else uses the memory, or configure a smaller context, parallel or kv_type"
 TELL_LOAD_EVERY_S: Final = 2.0
@@ -41,18 +41,20 @@ class Moves:
 
     # What the scheduler wants
 
-    def begin_load(self, resident: Resident, smaller_by: int) -> None:
+    def begin_load(self, resident: Resident, action: Load) -> None:
         """Start the model's worker."""
+        smaller_by, context = action.smaller_by, action.context
         budget = self._parts.budget
         resident.load_started_at = self._parts.clock()
         resident.load_cancelled = False
         resident.loaded = 0.0
         resident.tried_key = self._state_now(resident)
-        need = budget.need(resident.name, smaller_by=smaller_by)
+        need = budget.need(resident.name, smaller_by=smaller_by, context=context)
         figures = self._parts.figures("need", need) if isinstance(need, Amount) and need else {}
         again = {"smaller_by": smaller_by} if smaller_by else {}
+        again |= {"for_context": context} if context else {}
         self._parts.tell("loading", model=resident.name, **figures, **self._parts.figures("free", budget.free), **again)
-        self._parts.spawn(self._load(resident, smaller_by))
+        self._parts.spawn(self._load(resident, action))
 
     def cancel_load(self, resident: Resident) -> None:
         """Give up a load under way."""
@@ -69,6 +71,8 @@ class Moves:
         """Stop the model's worker."""
         assert resident.worker is not None
         resident.metrics.evictions[action.reason].inc()
+        if action.reason == "shrink":
+            resident.metrics.growths["shrunk"].inc()
         evicted = action.reason in ("room", "ttl", "pressure")
         budget = self._parts.budget
         figures = {**why(action), **self._parts.figures("freed", budget.held(action.model))}
@@ -76,6 +80,24 @@ class Moves:
         self._parts.memory.before_leaving(action.model, needed=need if isinstance(need, Amount) else Amount())
         self._parts.tell("evicted" if evicted else "unloading", model=action.model, **figures)
         self._parts.spawn(resident.worker.stop())
+
+    def begin_growth(self, action: Grow) -> None:
+        """A job waits for a longer context of its model; there is nothing to do but to tell."""
+        resident, budget = self._parts.residents[action.model], self._parts.budget
+        resident.metrics.growths["grown"].inc()
+        need = budget.need(action.model, smaller_by=0, context=action.context)
+        figures = self._parts.figures("need", need) if isinstance(need, Amount) else {}
+        self._parts.tell(
+            "growing",
+            model=action.model,
+            reason="a request needs a longer context",
+            **({"context": ready.text.context} if (ready := resident.ready) and ready.text is not None else {}),
+            needs_context=action.context,
+            running=action.running,
+            **figures,
+            **self._parts.figures("held", budget.held(action.model)),
+            **self._parts.figures("free", budget.free),
+        )
 
     def pardon_if_repaired(self, resident: Resident) -> None:
         """Files that have changed since they failed are no reason to leave the model alone: one look at them."""
@@ -135,7 +157,8 @@ class Moves:
             parts.tell("prefix_cache_off", model=name, reason=error, hint="prompts are computed every time")
         parts.budget.forget(name)
         parts.memory.share_out()
-        parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now))
+        context = ready.text.context if ready.text is not None else 0
+        parts.perform(parts.scheduler.on_ready(name, parallel=ready.parallel, now=now, context=context))
         resident.tell_loaded()
 
     def on_exit(self, worker: Worker, how: Exit, *, retry: frozenset[str]) -> None:
@@ -180,12 +203,14 @@ class Moves:
 
     # How
 
-    async def _load(self, resident: Resident, smaller_by: int) -> None:
+    async def _load(self, resident: Resident, action: Load) -> None:
         loader = self._parts.loader
         assert loader is not None
         usable = self._parts.budget.usable(resident.name)
         try:
-            resident.worker = await loader.start(resident.entry, self._listener, usable=usable, smaller_by=smaller_by)
+            resident.worker = await loader.start(
+                resident.entry, self._listener, usable=usable, smaller_by=action.smaller_by, context=action.context
+            )
             if resident.load_cancelled:
                 await resident.worker.stop()
         except LoadRefusedError as refused:

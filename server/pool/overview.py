@@ -10,6 +10,7 @@ from server.memory.ledger import Tenant
 from server.pool.resident import NO_LONGER
 from server.pool.status import MemoryStatus, ModelInfo, QueueStatus, Status, memory_status
 from server.pool.stream import Waiting
+from server.scheduling.budget import Refused
 from server.scheduling.decisions import ModelState
 from server.scheduling.eviction import Candidate
 
@@ -37,13 +38,14 @@ class Overview:
         parts = self._parts
         if name not in parts.residents:
             gone = NO_LONGER.format(name)
-            return ModelInfo(ModelState.UNLOADED, None, None, gone, gone)
+            return ModelInfo(ModelState.UNLOADED, None, None, None, gone, gone)
         state, last_error = parts.scheduler.state(name), parts.scheduler.last_error(name)
         facts, problem = parts.budget.files.facts(name), parts.budget.files.problem(name)
-        ready = parts.residents[name].ready
+        ready, most = parts.residents[name].ready, parts.budget.most_context(name)
         if facts is None:
-            return ModelInfo(state, ready, None, last_error or problem, problem)
-        return ModelInfo(state, ready, facts.header, last_error or problem, problem, facts.identity, facts.changed_ns)
+            return ModelInfo(state, ready, None, most, last_error or problem, problem)
+        told = (last_error or problem, problem, facts.identity, facts.changed_ns)
+        return ModelInfo(state, ready, facts.header, most, *told)
 
     def status(self) -> Status:
         """Everything at this moment; never loads anything."""
@@ -59,11 +61,19 @@ class Overview:
                 files.facts(name),
                 on_card=on_card,
                 loading=self.is_loading(name),
+                context_max=parts.budget.most_context(name),
             )
             for name, resident in parts.residents.items()
         ]
         queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]
         return Status(memory=self._memory(), models=models, queue=queue)
+
+    def why_not_grow(self, name: str, context: int) -> str | None:
+        """Why a model whose context grows cannot hold so many tokens, with the sums; None where it could."""
+        if context > self._parts.budget.context_bound(name) or name not in self._parts.residents:
+            return None
+        need = self._parts.budget.need(name, smaller_by=0, context=context)
+        return need.message if isinstance(need, Refused) else None
 
     async def capacity(self, name: str, change: WishChange) -> Capacity:
         """What a load of the model would come to; loads nothing. Raises HeaderError."""

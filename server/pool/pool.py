@@ -38,9 +38,11 @@ from server.scheduling.decisions import (
     Dispatch,
     Drain,
     Forget,
+    Grow,
     Load,
     ModelState,
     Reject,
+    Stay,
     Unload,
 )
 from server.scheduling.scheduler import Rules, Scheduler
@@ -93,6 +95,7 @@ class Pool:
         self.on_change.append(ReadAhead(lambda name: self._residents[name].entry.path).on_change)
         self.tell = self._parts.tell
         self.info, self.status, self.capacity = self._overview.info, self._overview.status, self._overview.capacity
+        self.why_not_grow = self._overview.why_not_grow
         self._timer: asyncio.TimerHandle | None = None
         self._beside: list[asyncio.Task[None]] = []
         self._closed = False
@@ -247,7 +250,7 @@ class Pool:
                 case Dispatch():
                     self._jobs.dispatch(action)
                 case Load():
-                    self._moves.begin_load(self._residents[action.model], action.smaller_by)
+                    self._moves.begin_load(self._residents[action.model], action)
                 case CancelLoad():
                     self._moves.cancel_load(self._residents[action.model])
                 case Drain():
@@ -258,6 +261,10 @@ class Pool:
                     self._jobs.reject(action)
                 case Abort():
                     self._jobs.abort(action)
+                case Grow():
+                    self._moves.begin_growth(action)
+                case Stay():
+                    self._jobs.run_as_it_is(action)
                 case Forget():
                     self._changes.forget(action.model)
                 case _:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NO_LONGER: Final = "the model '{}' is no longer configured"
 _TELLING_SHARE: Final = 0.1
+_TELLING_BYTES: Final = 1024
+_SMOOTHING: Final = 0.3
 
 
 class PoolError(Exception):
@@ -56,6 +58,8 @@ class Resident:
     ready_at: float | None = None
     meter: SpeedMeter | None = None
     """Of the load that is ready; None where no speed is foretold."""
+    tokens_per_byte: float = 0.25
+    """Of prompts, as measured; before the first one that of English."""
     pace: Pace = field(default_factory=Pace)
     drafted: Drafted = field(default_factory=Drafted)
     """Since it was loaded."""
@@ -98,6 +102,11 @@ class Resident:
     def kept_from_card(self) -> dict[str, Figure]:
         """What the CPU computes of layers that are on the card, by the configuration's names."""
         return self.ready.layers.told if self.ready is not None and self.ready.layers is not None else {}
+
+    def count_prompt(self, n_tokens: int, n_bytes: int) -> None:
+        """A prompt was read: how long others will be can be guessed from its bytes."""
+        if n_bytes >= _TELLING_BYTES:
+            self.tokens_per_byte += _SMOOTHING * (n_tokens / n_bytes - self.tokens_per_byte)
 
     def count_ready(self, reservation: Reservation, load_s: float) -> None:
         """A load has succeeded, with this in the ledger."""
@@ -168,6 +177,7 @@ class Resident:
         *,
         on_card: bool = False,
         loading: bool = False,
+        context_max: int | None = None,
     ) -> ModelStatus:
         """The model's line."""
         worker = self.worker
@@ -186,6 +196,7 @@ class Resident:
             speed=self.meter.status if self.meter is not None else None,
             loaded=self.loaded if loading else None,
             load_left_s=self.left_of_load_s(now) if loading else None,
+            context_max=context_max,
         )
 
 

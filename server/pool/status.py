@@ -204,6 +204,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """How the loaded model's file got into memory: `mmap`, `direct` or `lock`; None of engines with one way only."""
     speed: LoadedSpeed | None = None
     """What one request alone was predicted to get of the loaded model, and gets; None where that is not foretold."""
+    context_max: int | None = None
+    """What `context` may grow to, beside pinned models; the same as it where it does not grow. None where that is not
+    known."""
     facts: dict[str, Figure] = {}
     """What only its sort of model tells of itself while it is loaded, by the names of its backend."""
     loaded: float | None = None
@@ -233,6 +236,8 @@ class ModelInfo:
     ready: Ready | None
     """Run-time figures of the last successful load."""
     header: Header | None
+    context_max: int | None
+    """What its context may grow to; of a fixed one what it is. None where that is not known."""
     last_error: str | None
     unusable: str | None
     """What is wrong with its files, as of the last look."""
@@ -258,6 +263,7 @@ def model_status(
     loaded: float | None = None,
     load_left_s: float | None = None,
     speed: LoadedSpeed | None = None,
+    context_max: int | None = None,
 ) -> ModelStatus:
     """One model's line, from what its owners know; `ready` and `reservation` only while it is resident."""
     config = entry.config
@@ -299,6 +305,7 @@ def model_status(
         speed=speed if ready else None,
         load_left_s=None if load_left_s is None else round(load_left_s, 1),
         load_mode=ready.file.mode if ready and ready.file else None,
+        context_max=context_max,
         facts=dict(ready.facts.told) if ready else {},
         loaded=loaded,
         kv_type=ready.generator.kv_type if ready is not None and ready.generator is not None else None,

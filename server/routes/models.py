@@ -141,7 +141,7 @@ def _item(model: ModelFacts, created: int) -> ModelObject:
         "owned_by": "onecard",
         "context_length": context,
         "max_model_len": context,
-        "meta": {"n_ctx": context, "n_ctx_train": model.trained_context},
+        "meta": {"n_ctx": model.loaded_context, "n_ctx_train": model.trained_context},
         "state": info.state.value,
         "unusable": info.unusable,
         "backend": entry.backend,

@@ -14,6 +14,7 @@ import msgspec
 
 from backends.kinds import main_kind, refusal
 from backends.messages import SENSES, ChatPrompt
+from backends.plan import AUTO_CONTEXT
 from backends.registry import KINDS, backend_of, kind_giving
 from server.errors import ApiError, missing_parameter, model_not_found
 from server.schemas.fields import ignored_header
@@ -78,10 +79,22 @@ class ModelFacts:
 
     @property
     def context_limit(self) -> int | None:
-        """Tokens a request may use at most: effective where known, else configured, else what `auto` begins with."""
-        if self.ready is not None:
+        """Tokens a request may use at most: what an open context may grow to, a fixed one as it is in effect."""
+        if self.ready is not None and (self.ready.text is None or not self._grows):
             return None if self.ready.text is None else self.ready.text.context
         return self._longest_context
+
+    @property
+    def loaded_context(self) -> int | None:
+        """Tokens of the context that the model has now, or had last; before the first load what it begins with."""
+        if self.ready is not None:
+            return None if self.ready.text is None else self.ready.text.context
+        longest = self._longest_context
+        return min(longest, AUTO_CONTEXT) if longest is not None and self._grows else longest
+
+    @property
+    def _grows(self) -> bool:
+        return self.entry.config.context == "auto" and (self.header is None or self.header.gives == "text")
 
     @property
     def trained_context(self) -> int | None:
@@ -99,7 +112,9 @@ class ModelFacts:
     @property
     def _longest_context(self) -> int | None:
         configured = None if self.entry.config.context == "auto" else self.entry.config.context
-        return configured if self.header is None else backend_of(self.header).longest_context(self.header, configured)
+        if self.header is None:
+            return configured if self.ready is None or self.ready.text is None else self.ready.text.context
+        return self.info.context_max or backend_of(self.header).longest_context(self.header, configured)
 
     def with_system(self, prompt: ChatPrompt) -> ChatPrompt:
         """The conversation behind the configured system message, where it has none of its own."""
@@ -192,10 +207,11 @@ class Services:
         if at_least > context:
             self.metrics.model(model.name).rejections["too_long"].inc()
             noun = noun or ("messages" if param == "messages" else "prompt")
+            why = self.pool.why_not_grow(model.name, at_least)
             raise ApiError(
                 400,
                 f"This model's maximum context length is {context} tokens. However, your {noun} resulted in at least "
-                f"{at_least} tokens. Please reduce the length of the {noun}.",
+                f"{at_least} tokens. Please reduce the length of the {noun}.{f' {why}' if why else ''}",
                 param=param,
                 code="context_length_exceeded",
             )

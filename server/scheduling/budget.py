@@ -38,10 +38,11 @@ class Budget(Protocol):
         """What leaves with the model; nothing when it holds nothing."""
         ...
 
-    def need(self, model: str, *, smaller_by: int) -> Amount | Refused:
+    def need(self, model: str, *, smaller_by: int, context: int = 0) -> Amount | Refused:
         """What a load of the model would reserve, or why there is no room for it even when all leave who may.
 
-        Nothing while its file has not been looked at: then the load itself will tell.
+        `context`: tokens it has to hold at least; 0: as many as it begins with. Nothing while the model's file has not
+        been looked at: then the load itself will tell.
         """
         ...
 
@@ -57,6 +58,6 @@ class Unbounded:
         """Nothing."""
         return Amount()
 
-    def need(self, model: str, *, smaller_by: int) -> Amount | Refused:
+    def need(self, model: str, *, smaller_by: int, context: int = 0) -> Amount | Refused:
         """Nothing."""
         return Amount()

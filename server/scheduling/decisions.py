@@ -25,7 +25,9 @@ class ModelState(Enum):
     UNLOADING = "unloading"
 
 
-UnloadReason = Literal["room", "ttl", "pressure", "manual", "crash", "shutdown", "changed", "removed"]
+UnloadReason = Literal[
+    "room", "ttl", "pressure", "manual", "crash", "shutdown", "changed", "removed", "growth", "shrink"
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Load:
     model: str
     smaller_by: int = 0
     """Loads of it that ran out of memory since the last that did not: so many plans down the list."""
+    context: int = 0
+    """Tokens of context that a waiting job needs; 0: as many as it begins with."""
 
 
 @dataclass(frozen=True)
@@ -97,4 +101,29 @@ class Forget:
     model: str
 
 
-Action = Dispatch | Load | CancelLoad | Drain | Unload | Reject | Abort | Forget
+@dataclass(frozen=True)
+class Grow:
+    """A job waits for a longer context of its model, which is loaded anew once its running jobs have ended.
+
+    Nothing is to be done but to tell.
+    """
+
+    job_id: str
+    model: str
+    context: int
+    running: int
+    """Jobs that end before."""
+
+
+@dataclass(frozen=True)
+class Stay:
+    """The model does not grow for a running job, whose worker has ended it: run it again with the context there is."""
+
+    job_id: str
+    model: str
+    context: int
+    """What it asked for."""
+    reason: str
+
+
+Action = Dispatch | Load | CancelLoad | Drain | Unload | Reject | Abort | Forget | Grow | Stay

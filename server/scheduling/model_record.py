@@ -56,6 +56,10 @@ class Ticket:
     ended: bool = False
     retried: bool = False
     aborted: bool = False
+    context: int = 0
+    """Tokens of context it waits for; 0: it has asked for none."""
+    growths: int = 0
+    """Loads that were begun for its context."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -92,6 +96,13 @@ class ModelRecord:
     last_used_at: float | None = None
     last_error: str | None = None
     smaller_by: int = 0
+    context: int = 0
+    """Of the last load, in tokens; 0: not told."""
+    grown: bool = False
+    """It was loaded for a job that needed more context than it begins with."""
+    shrinks: float | None = None
+    """It comes again with the context it begins with, where there is room without another's leaving: since when it was
+    idle."""
     keep_alive_s: float | None = None
     """What the last request asked for; None: what the configuration says."""
     load_s: float | None = None
@@ -123,6 +134,11 @@ class ModelRecord:
     def wanted(self) -> bool:
         """It is waited for, with or without a job."""
         return self.wanted_at is not None or bool(self.queue) or bool(self.light)
+
+    @property
+    def wanted_context(self) -> int:
+        """The longest that a waiting job needs; 0 where none has asked."""
+        return max((ticket.context for ticket in self.queue), default=0)
 
     @property
     def idle(self) -> bool:

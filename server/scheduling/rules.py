@@ -20,6 +20,8 @@ class Rules:
     max_queue: int = 64
     request_timeout_s: float = 600.0
     """From submission to the end."""
+    shrink_after_s: float = 300.0
+    """Of idling, until a model that was loaded with a longer context for a request shrinks back."""
     swaps: SwapRules = field(default_factory=SwapRules)
     quarantine: QuarantineRules = field(default_factory=QuarantineRules)
 

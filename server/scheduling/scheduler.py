@@ -26,13 +26,16 @@ from server.scheduling.decisions import (
     Forget,
     ModelState,
     Reject,
+    Stay,
     Unload,
     UnloadReason,
 )
+from server.scheduling.facts import SchedulerFacts
+from server.scheduling.growth import Growth
 from server.scheduling.model_record import LIGHT_JOBS, ModelRecord, ModelRules, Ticket, whole_seconds
 from server.scheduling.outlook import Outlook, wait_s
 from server.scheduling.quarantine import Quarantine
-from server.scheduling.rules import ModelView, Rules, view_of
+from server.scheduling.rules import ModelView, Rules
 from server.scheduling.swaps import SwapRules, Swaps
 
 __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Scheduler", "SwapRules"]
@@ -40,78 +43,32 @@ __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Schedul
 _DRAINING_RETRY_S: Final = 1.0
 _MOST_SMALLER_BY: Final = 3
 """Loads that may run out of memory in a row: as planned, with the next plan, with one idle model less."""
+_SHUTTING_DOWN: Final = "the server is shutting down"
+_NO_MEMORY: Final[frozenset[ErrorCode]] = frozenset(("out_of_memory", "memory_busy", "cannot_fit"))
 _RETRIED: Final[frozenset[ErrorCode]] = frozenset(("worker_crashed", "out_of_memory"))
 """Failures after which a job that got no token is run once more."""
 
 
-class Scheduler:
+class Scheduler(SchedulerFacts):
     """See the module's text. Every `now` is in seconds on one monotonic clock of the caller's."""
 
     def __init__(self, models: Iterable[ModelRules], rules: Rules, budget: Budget | None = None) -> None:
+        super().__init__()
         self._rules = rules
         self._budget = budget or Unbounded()
-        self._models: dict[str, ModelRecord] = {}
         self._retired: set[str] = set()
         for model in models:
             self.add(model)
         self._swaps = Swaps(self._models, self._budget, rules.swaps, unclaim=self._unclaim)
-        self._tickets: dict[str, Ticket] = {}
         self._deadlines: Deadlines[Ticket] = Deadlines(self._deadline)
+        self._growth = Growth(self._budget, shrink_after_s=rules.shrink_after_s)
         self._n_submitted = 0
-        self._draining = False
-
-    # What others may know
-
-    @property
-    def draining(self) -> bool:
-        """True once no new jobs are taken."""
-        return self._draining
-
-    @property
-    def n_waiting(self) -> int:
-        """Jobs in the queue."""
-        return sum(model.n_waiting for model in self._models.values())
-
-    @property
-    def n_running(self) -> int:
-        """Jobs in workers."""
-        return sum(len(model.running) for model in self._models.values())
-
-    def state(self, name: str) -> ModelState:
-        """Where a model is; unloaded where it was retired and forgotten."""
-        model = self._models.get(name)
-        return ModelState.UNLOADED if model is None else model.state
-
-    def wanted(self, name: str) -> bool:
-        """Whether a job or an operator waits for the model."""
-        model = self._models.get(name)
-        return model is not None and model.wanted
-
-    def paused(self, name: str, now: float) -> bool:
-        """Whether a model that kept failing is left alone."""
-        return now < self._models[name].quarantine.until
-
-    def last_error(self, name: str) -> str | None:
-        """Why the last load or worker of a model ended, until the next good load."""
-        return self._models[name].last_error
-
-    def view(self, name: str, now: float) -> ModelView:
-        """The state of a model."""
-        return view_of(self._models[name], now)
-
-    def outlook(self, job_id: str, now: float) -> Outlook | None:
-        """Where a waiting job stands; None for one that does not wait."""
-        ticket = self._tickets.get(job_id)
-        if ticket is None or not ticket.queued:
-            return None
-        model = self._models[ticket.model]
-        position = sum(1 for other in model.waiting if other.rank < ticket.rank)
-        return Outlook(position, wait_s(self._models.values(), model, position, now))
 
     def next_deadline(self) -> float | None:
         """When `on_tick` has something to do next, if nothing else happens before."""
-        idle = (model for model in self._models.values() if model.idle_since is not None)
+        idle = [model for model in self._models.values() if model.idle_since is not None]
         times = [at for model in idle if (at := model.unload_at()) is not None]
+        times += [at for model in idle if (at := self._growth.shrink_at(model)) is not None]
         times += [at for at in (self._deadlines.next(), self._swaps.look_at) if at is not None]
         return min(times, default=None)
 
@@ -125,12 +82,16 @@ class Scheduler:
         sequences: int,
         priority: int = 0,
         keep_alive_s: float | None = None,
+        context: int = 0,
         now: float,
     ) -> list[Action]:
-        """Take a job in; the id is new and the model exists. `keep_alive_s` holds until the model's next job."""
+        """Take a job in; the id is new and the model exists. `keep_alive_s` holds until the model's next job.
+
+        `context`: tokens it seems to need, of a model that can be loaded with more than it begins with; 0: no more.
+        """
         model = self._models[model_name]
         if self._draining:
-            return [Reject(job_id, "draining", "the server is shutting down", _DRAINING_RETRY_S)]
+            return [Reject(job_id, "draining", _SHUTTING_DOWN, _DRAINING_RETRY_S)]
         if now < model.quarantine.until:
             return [self._quarantined(model, job_id, now)]
         if (refused := self._never_fits(model)) is not None:
@@ -145,6 +106,8 @@ class Scheduler:
         self._n_submitted += 1
         model.arrived(now)
         model.keep_alive_s = keep_alive_s
+        ticket.context = self._growth.first_context(model, context)
+        ticket.growths = 1 if ticket.context else 0
         self._tickets[job_id] = ticket
         if at_once and not self._any_model_waits():
             return [self._begin(model, ticket, now)]  # nothing else changes by it
@@ -185,13 +148,34 @@ class Scheduler:
         self._forget(ticket)
         return self._decide(now)
 
-    def on_ready(self, model_name: str, *, parallel: int, now: float) -> list[Action]:
-        """A load has succeeded."""
+    def on_too_long(self, job_id: str, now: float, *, least: int, wanted: int) -> list[Action]:
+        """A running job got no token, because its model's context is too short: tokens that it needs, and wants.
+
+        Its worker has ended it. It waits for a longer context, or runs again with what there is.
+        """
+        ticket = self._tickets.get(job_id)
+        if ticket is None or ticket.queued:
+            return []
+        model = self._models[ticket.model]
+        context = self._growth.context_for(model, ticket, least=least, wanted=wanted)
+        if self._draining or isinstance(context, Stay):
+            return [context if isinstance(context, Stay) else Stay(job_id, model.name, context, _SHUTTING_DOWN)]
+        del model.running[job_id]
+        if not model.running:
+            model.idle_since = model.last_used_at = now
+        ticket.waiting_since = now
+        model.enqueue(ticket)
+        self._deadlines.add(ticket)
+        return [self._growth.begin(model, ticket, context), *self._decide(now)]
+
+    def on_ready(self, model_name: str, *, parallel: int, now: float, context: int = 0) -> list[Action]:
+        """A load has succeeded; `context` tokens of one request, 0 where its sort of model has none."""
         model = self._models[model_name]
         model.loaded_in(now - model.loading_since)
         model.state, model.parallel, model.smaller_by = ModelState.READY, parallel, 0
         model.wanted_at = model.last_error = None
-        model.ready_at = model.idle_since = now
+        model.ready_at, model.context = now, context
+        model.idle_since, model.shrinks = now if model.shrinks is None else model.shrinks, None
         self._unclaim(model, now)
         return [*self._dispatch(model, now), *self._decide(now)]
 
@@ -228,13 +212,15 @@ class Scheduler:
             model.last_error = message
             if was_loading and (another := self._another_try(model, code, now)) is not None:
                 return actions + another + self._decide(now)
+            if was_loading and model.grown and code in _NO_MEMORY:
+                return [*actions, *self._without_growth(model, error, now), *self._decide(now)]
             actions += self._count_failure(model, error, now, was_loading=was_loading, strike=strike)
         if was_loading:
-            model.wanted_at = None
+            model.wanted_at = model.shrinks = None
         if not model.wanted:
             model.keep_alive_s = None  # what the last request asked for was for the load that is over
         if self._draining:
-            actions += self._reject_waiting(model, "draining", "the server is shutting down")
+            actions += self._reject_waiting(model, "draining", _SHUTTING_DOWN)
         return actions + self._decide(now)
 
     def on_tick(self, now: float) -> list[Action]:
@@ -253,6 +239,8 @@ class Scheduler:
             unload_at = model.unload_at()
             if unload_at is not None and unload_at <= now:
                 model.state, model.leaving = ModelState.DRAINING, "ttl"
+        if not self._draining:
+            self._growth.shrink(self._models.values(), now)
         return actions + self._decide(now)
 
     # What the operator wants
@@ -262,7 +250,7 @@ class Scheduler:
         model = self._models[model_name]
         if model.state is ModelState.READY or self._draining or model.quarantine.active(now):
             return []
-        model.wanted_at = now if model.wanted_at is None else model.wanted_at
+        model.wanted_at, model.shrinks = now if model.wanted_at is None else model.wanted_at, None
         if model.state is ModelState.LOADING:
             model.leaving = None
         return self._decide(now)
@@ -286,7 +274,7 @@ class Scheduler:
         for model in self._models.values():
             model.wanted_at = None
             if model.state in (ModelState.UNLOADED, ModelState.DRAINING, ModelState.UNLOADING):
-                actions += self._reject_waiting(model, "draining", "the server is shutting down")
+                actions += self._reject_waiting(model, "draining", _SHUTTING_DOWN)
         return actions + self._decide(now)
 
     # What the configuration says otherwise
@@ -306,7 +294,7 @@ class Scheduler:
         if not reload:
             return self._decide(now)
         model.quarantine.lift()
-        model.last_error, model.smaller_by = None, 0
+        model.last_error, model.smaller_by, model.shrinks = None, 0, None
         if model.state is ModelState.UNLOADED:
             model.parallel = rules.parallel
         elif model.state is ModelState.READY:
@@ -409,7 +397,7 @@ class Scheduler:
     def _never_fits(self, model: ModelRecord) -> Refused | None:
         if model.state is not ModelState.UNLOADED:
             return None
-        need = self._budget.need(model.name, smaller_by=model.smaller_by)
+        need = self._swaps.plan(model)[0]
         return need if isinstance(need, Refused) else None
 
     def _another_try(self, model: ModelRecord, code: ErrorCode, now: float) -> list[Action] | None:
@@ -417,7 +405,7 @@ class Scheduler:
         if self._draining or self._never_fits(model) is not None or not model.wanted:
             return None
         if code == "memory_busy":
-            need = self._budget.need(model.name, smaller_by=model.smaller_by)
+            need = self._swaps.plan(model)[0]
             known_now = not isinstance(need, Refused) and not need.within(self._budget.free)
             return [] if known_now else None
         if code != "out_of_memory":
@@ -441,6 +429,13 @@ class Scheduler:
             paused = self._quarantined(model, "", now)
             actions += self._reject_waiting(model, "quarantined", paused.message, paused.retry_after_s)
         return actions
+
+    def _without_growth(self, model: ModelRecord, error: tuple[ErrorCode, str], now: float) -> list[Action]:
+        """No memory for a longer context after all: those that wait for it end, the others wait on."""
+        model.smaller_by, model.grown = 0, False
+        retry_s = self._retry_after_s(model, now) if error[0] != "cannot_fit" else None
+        waits = [ticket for ticket in model.queue if ticket.context]
+        return [self._reject(ticket, *error, retry_s) for ticket in waits]
 
     def _requeue(self, ticket: Ticket, code: ErrorCode, message: str, now: float) -> list[Action]:
         """Give a job that failed before its first token one more chance."""

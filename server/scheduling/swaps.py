@@ -131,6 +131,9 @@ class Swaps:
             need = self._need(model)
             if isinstance(need, Refused) or need.within(free.no_less_than_none()):
                 return [self._load(model, now)]
+            if model.shrinks is not None and not model.queue and not model.light:
+                model.shrinks = model.wanted_at = None  # none waits for it: none leaves for it
+                continue
             if need.within(free + coming):
                 return []
             if place >= _LOOKED_AT:
@@ -170,12 +173,22 @@ class Swaps:
         return age_s >= min(self.rules.max_wait_s / 2, _PRESSING_LOADS * load_s)
 
     def _need(self, model: ModelRecord) -> Amount | Refused:
-        return self._budget.need(model.name, smaller_by=model.smaller_by)
+        return self.plan(model)[0]
+
+    def plan(self, model: ModelRecord) -> tuple[Amount | Refused, int]:
+        """What a load needs, and the context it is for; where that cannot be had any more it begins as ever."""
+        if context := model.wanted_context:
+            need = self._budget.need(model.name, smaller_by=model.smaller_by, context=context)
+            if not isinstance(need, Refused):
+                return need, context
+        return self._budget.need(model.name, smaller_by=model.smaller_by), 0
 
     def _load(self, model: ModelRecord, now: float) -> Load:
+        context = self.plan(model)[1]
         model.state, model.loading_since = ModelState.LOADING, now
+        model.grown = context > 0
         model.claim(now)
-        return Load(model.name, model.smaller_by)
+        return Load(model.name, model.smaller_by, context)
 
     # Who leaves
 

@@ -141,7 +141,9 @@ class DefaultsSection(Section):
     """`[defaults]`: what a model has that does not say otherwise."""
 
     context: Context = "auto"
-    """Tokens one request may use; auto: what the model was trained for, at most 8192."""
+    """Tokens one request may use; auto: 8192 to begin with, more where a request needs it. A number stays as it is."""
+    context_max: Context = "auto"
+    """The most that `context = "auto"` may grow to; auto: what the model was trained for and the budget can hold."""
     parallel: Parallel = 2
     """Requests decoded at once."""
     kv_type: KvTypeWord = "f16"
@@ -209,7 +211,9 @@ class ModelConfig(_BackendOptions, Section):
     aliases: Annotated[list[ModelName], BeforeValidator(comma_list)] = []
     """Other names that clients may use."""
     context: Context = "auto"
-    """Tokens one request may use."""
+    """Tokens one request may use; auto: 8192 to begin with, more where a request needs it. A number stays as it is."""
+    context_max: Context = "auto"
+    """The most that `context = "auto"` may grow to; auto: what the model was trained for and the budget can hold."""
     parallel: Parallel = 2
     """Requests decoded at once."""
     kv_type: KvTypeWord = "f16"
@@ -247,6 +251,12 @@ class ModelConfig(_BackendOptions, Section):
     def _pool_holds_a_context(self) -> ModelConfig:
         if self.kv_tokens != "auto" and self.context != "auto" and self.kv_tokens < self.context:
             raise ValueError(f"kv_tokens = {self.kv_tokens} holds less than one context of {self.context} tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _bound_is_none_of_a_fixed_context(self) -> ModelConfig:
+        if self.context != "auto" and "context_max" in self.model_fields_set and self.context_max != "auto":
+            raise ValueError(f"context_max = {self.context_max} bounds context = 'auto', and context is {self.context}")
         return self
 
     def options_of(self, backend: str) -> dict[str, Setting]:

@@ -122,7 +122,7 @@ def build(path: Path, *, metadata: Mapping[str, Any] | None = None, skip_tensors
     return path
 
 
-def build_folder(folder: Path) -> Path:
+def build_folder(folder: Path, *, trained: int = N_CTX_TRAIN) -> Path:
     """The same model as a Hugging Face folder."""
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -151,7 +151,7 @@ def build_folder(folder: Path) -> Path:
         "num_attention_heads": N_HEAD,
         "num_key_value_heads": N_HEAD_KV,
         "head_dim": HEAD_SIZE,
-        "max_position_embeddings": N_CTX_TRAIN,
+        "max_position_embeddings": trained,
         "rms_norm_eps": 1e-6,
         "bos_token_id": IDS[first.encode()],
         "eos_token_id": END_OF_TURN,

@@ -23,6 +23,7 @@ NAMES = {
     "memory_prediction_error_ratio",
     "model_state",
     "model_loads",
+    "context_growths",
     "model_evictions",
     "model_load_seconds",
     "swap_wait_seconds",

@@ -22,6 +22,8 @@ class FakeBudget:
     pinned: frozenset[str] = frozenset()
     shrunk: dict[tuple[str, int], int] = field(default_factory=dict)
     """(model, smaller_by) -> its size in the plan that follows after so many."""
+    grown: dict[tuple[str, int], int | Amount] = field(default_factory=dict)
+    """(model, context) -> its size with so much."""
     holders: dict[str, Amount] = field(default_factory=dict)
 
     @property
@@ -43,17 +45,18 @@ class FakeBudget:
     def held(self, model: str) -> Amount:
         return self.holders.get(model, Amount())
 
-    def need(self, model: str, *, smaller_by: int) -> Amount | Refused:
-        size, budget = amount(self.shrunk.get((model, smaller_by), self.sizes[model])), amount(self.budget)
+    def need(self, model: str, *, smaller_by: int, context: int = 0) -> Amount | Refused:
+        plain = self.grown[model, context] if context else self.shrunk.get((model, smaller_by), self.sizes[model])
+        size, budget = amount(plain), amount(self.budget)
         if not size.within(budget):
             return Refused("cannot_fit", f"{model} needs {size}, {budget} usable")
         if not size.within(budget - sum((self.held(m) for m in self.pinned if m != model), Amount())):
             return Refused("memory_busy", f"{model} needs {size}, pinned models hold the rest")
         return size
 
-    def reserve(self, model: str, *, smaller_by: int = 0) -> None:
+    def reserve(self, model: str, *, smaller_by: int = 0, context: int = 0) -> None:
         """What the loader does before it starts a worker."""
-        need = self.need(model, smaller_by=smaller_by)
+        need = self.need(model, smaller_by=smaller_by, context=context)
         assert isinstance(need, Amount)
         assert need.within(self.free), f"{model} loads without room: {need} needed, {self.free} free"
         assert model not in self.holders

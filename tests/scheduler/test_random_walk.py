@@ -17,9 +17,11 @@ from server.scheduling.decisions import (
     Dispatch,
     Drain,
     Forget,
+    Grow,
     Load,
     ModelState,
     Reject,
+    Stay,
     Unload,
 )
 from server.scheduling.eviction import helps
@@ -31,6 +33,13 @@ PARALLEL = {"a": 1, "b": 2, "c": 4, "huge": 1, "pin": 2}
 SIZES = {"a": 40, "b": 50, "c": 70, "huge": 200, "pin": 25}
 MAX_WAIT_S, TIMEOUT_S = 60.0, 300.0
 BUDGET, LEAST_BUDGET = 100, 60
+BEGINS, CONTEXTS = 8, (16, 32, 64)
+
+
+def grown_size(size: int | Amount, context: int) -> Amount:
+    """What a model takes with a longer context: a tenth more for each time of what it begins with."""
+    more, plain = context // BEGINS, amount(size)
+    return plain + Amount(plain.device * more // 10, plain.host * more // 10)
 
 
 @dataclass
@@ -66,6 +75,13 @@ class Walk(RuleBasedStateMachine):
         self.here = set(MODELS)
         """Those that the scheduler knows."""
         self.retired: set[str] = set()
+        self.context = dict.fromkeys(MODELS, BEGINS)
+        """Tokens that each model was loaded with."""
+        self.stayed: set[str] = set()
+        """Jobs that run with the context there is."""
+        for model, size in self.sizes.items():
+            for context in CONTEXTS:
+                self.world.books.grown[model, context] = grown_size(size, context)
 
     @initialize(max_queue=st.integers(1, 6), keep_alive_s=st.sampled_from([-1.0, 0.0, 5.0]))
     def begin(self, max_queue: int, keep_alive_s: float) -> None:
@@ -91,12 +107,13 @@ class Walk(RuleBasedStateMachine):
                     assert job_id not in running
                     running.add(job_id)
                     self.check_room(model)
-                case Load(model, smaller_by):
+                case Load(model, smaller_by, context):
                     assert self.world.loading is None, "two loads at once"
                     assert model not in self.world.workers
                     self.world.loading = model
-                    if isinstance(self.world.books.need(model, smaller_by=0), Amount):
-                        self.world.books.reserve(model, smaller_by=smaller_by)
+                    self.context[model] = context or BEGINS
+                    if isinstance(self.world.books.need(model, smaller_by=0, context=context), Amount):
+                        self.world.books.reserve(model, smaller_by=smaller_by, context=context)
                 case CancelLoad(model):
                     assert self.world.loading == model
                     self.world.loading = None
@@ -108,6 +125,15 @@ class Walk(RuleBasedStateMachine):
                     assert self.world.workers[model] == set(), "unloads a busy model"
                     self.may_leave(model, reason)
                     self.world.unloading.add(model)
+                case Grow(job_id, model, context, running):
+                    assert context > self.context[model], "grows to what it has"
+                    assert not self.scheduler.draining
+                    assert running == len(self.world.workers[model])
+                    self.asked_to_leave.add(model)  # a pinned model comes back, larger
+                case Stay(job_id, model, _, reason):
+                    assert reason
+                    self.world.workers[model].add(job_id)
+                    self.stayed.add(job_id)
                 case Reject(job_id, code, _, retry_after_s):
                     assert retry_after_s is None or 1 <= retry_after_s <= 60
                     if code in ("queue_full", "queue_timeout", "quarantined", "memory_busy", "out_of_memory"):
@@ -170,6 +196,18 @@ class Walk(RuleBasedStateMachine):
         self.end(job_id, "finished" if finished else "failed")
         self.perform(self.scheduler.on_terminal(job_id, self.now, finished=finished))
 
+    @precondition(lambda self: any(self.world.workers.values()))
+    @rule(data=st.data(), context=st.sampled_from(CONTEXTS), has_room=st.booleans())
+    def context_is_too_short(self, data: st.DataObject, context: int, has_room: bool) -> None:
+        """A worker ends a job whose prompt, or whose answer, needs more than there is."""
+        model = data.draw(st.sampled_from(sorted(m for m, jobs in self.world.workers.items() if jobs)))
+        job_id = data.draw(st.sampled_from(sorted(self.world.workers[model])))
+        if self.jobs[job_id][1] == 0 or job_id in self.stayed | self.world.aborted or context <= self.context[model]:
+            return
+        self.world.workers[model].discard(job_id)
+        least = self.context[model] if has_room else context
+        self.perform(self.scheduler.on_too_long(job_id, self.now, least=least, wanted=context))
+
     @precondition(lambda self: self.world.loading is not None)
     @rule()
     def load_succeeds(self) -> None:
@@ -179,7 +217,9 @@ class Walk(RuleBasedStateMachine):
             actions = self.scheduler.on_gone(model, now=self.now, error=("memory_busy", "no"), strike=False)
         else:
             self.world.workers[model] = set()
-            actions = self.scheduler.on_ready(model, parallel=PARALLEL[model], now=self.now)
+            actions = self.scheduler.on_ready(
+                model, parallel=PARALLEL[model], now=self.now, context=self.context[model]
+            )
         self.perform(actions)
 
     @precondition(lambda self: self.world.loading is not None)

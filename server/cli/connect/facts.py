@@ -138,6 +138,8 @@ def _of_files(entry: CatalogEntry) -> Model:
     header = look(entry).header
     configured = None if entry.config.context == "auto" else entry.config.context
     context = backend_of(header).longest_context(header, configured) or ASSUMED_CONTEXT
+    if configured is None:  # how far it may grow is for the server to tell, which knows its budget
+        context = min(context, ASSUMED_CONTEXT)
     return Model(entry.name, context, tuple(header.capabilities))
 
 
