@@ -27,6 +27,7 @@ from bench import (
     requests,
     scenarios,
     serve_hf,
+    speculation,
     speech,
     swap,
     ties,
@@ -36,6 +37,7 @@ from bench import (
 from bench.figures import emit
 from bench.serving import MODEL_NAME
 from server.bench.load import chat, run, summary
+from server.settings.builtin import built_in_path, why_missing
 
 MAX_STREAMS = 256
 SCENARIOS: Mapping[str, Callable[[], dict[str, float]]] = {
@@ -110,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     idle.add_argument("other", type=Path, help="the other tree, such as a worktree of the commit before")
     idle.add_argument("--rounds", type=int, default=20, help="turns of 50 requests on each side (default 20)")
     idle.add_argument("--json", action="store_true", help="print one JSON line")
+    drafted = commands.add_parser("speculation", help="drafted tokens against none, by task and streams, taking turns")
+    drafted.add_argument("path", nargs="?", type=Path, help="a GGUF file (default: the built-in smollm2)")
+    drafted.add_argument("--modes", default="auto,ngram", help="which to hold against off (default auto,ngram)")
+    drafted.add_argument("--at-once", default="1,2,4,8", help="streams at once (default 1,2,4,8)")
+    drafted.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
+    drafted.add_argument("--threads", type=int, default=0, help="compute threads; 0: all cores")
+    drafted.add_argument("--json", action="store_true", help="print one JSON line")
     for name, measure in SCENARIOS.items():
         scenario = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
         scenario.add_argument("--json", action="store_true", help="print one JSON line")
@@ -161,6 +170,20 @@ def _peers(options: argparse.Namespace) -> dict[str, str]:
     return about | peers.measure(terms, program, say=lambda line: print(line, file=sys.stderr))
 
 
+def _speculation(options: argparse.Namespace) -> dict[str, str]:
+    path = options.path or built_in_path("smollm2")
+    if path is None:
+        raise SystemExit(why_missing("smollm2"))
+    return speculation.measure(
+        path,
+        modes=options.modes.split(","),
+        streams=[int(n) for n in options.at_once.split(",")],
+        rounds=options.rounds,
+        threads=options.threads,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; 1 when a target is missed."""
     if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
@@ -190,6 +213,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.command == "requests":
         emit(requests.measure(options.other, rounds=options.rounds), as_json=options.json)
+        return 0
+    if options.command == "speculation":
+        emit(_speculation(options), as_json=options.json)
         return 0
     if options.command == "speech":
         terms = {"rounds": options.rounds, "threads": options.threads}

@@ -97,6 +97,10 @@ class Mask:
         """How many of these tokens are allowed one after the other."""
         return int(self._matcher.validate_tokens(tokens))
 
+    def forced(self) -> list[int]:
+        """The usual spelling of the bytes that have to follow; empty where there is a choice."""
+        return [] if self._matcher.is_stopped() else list(self._matcher.compute_ff_tokens())
+
     def try_accept(self, token: int) -> bool:
         """Advance where the token is allowed; False where it is not."""
         if not self.accepts(token):

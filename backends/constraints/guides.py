@@ -104,6 +104,12 @@ class Guide:
         """See `TokenMask`: known in the answer alone."""
         return len(tokens) if self._phase is not _Phase.BODY or self._mask is None else self._mask.n_fitting(tokens)
 
+    def forced(self) -> list[int]:
+        """See `TokenMask`: a block's end that is being written, and what the grammar leaves no choice about."""
+        if self._closing and self._phase is _Phase.REASONING:
+            return list(self._closing)
+        return [] if self._phase is not _Phase.BODY or self._mask is None else self._mask.forced()
+
     def instead(self, token: int) -> int:
         """See `TokenMask`."""
         if self._phase is not _Phase.REASONING or self._closing:

@@ -23,6 +23,10 @@ class TokenMask(Protocol):
         """How many of these tokens may follow each other from here, as far as that is known; it stays where it is."""
         ...
 
+    def forced(self) -> list[int]:
+        """Tokens that have to follow, or do if the text is spelled as usual; empty where there is a choice."""
+        ...
+
     def instead(self, token: int) -> int:
         """The token to write where this allowed one was chosen: an end that may not be yet closes the reasoning."""
         ...

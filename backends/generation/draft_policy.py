@@ -140,8 +140,10 @@ class RowCosts:
         return 1.0 + rows_us / max(self._pace.decode_us(n_sequences), 1.0)
 
     def most(self, n_sequences: int) -> int:
-        """Rows that may be tried: twice as many as have been, and one more."""
-        return 2 * max(self._shares.get(n_sequences, {0: 1.0})) + 1
+        """Rows that may be tried: at first three, which with the sequence's own fill a kernel that computes four at
+        once, and then twice as many as have been, and one more.
+        """
+        return 2 * max(self._shares.get(n_sequences, {1: 1.0})) + 1
 
 
 def _between(known: dict[int, float], n_drafted: int) -> float:

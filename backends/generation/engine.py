@@ -421,7 +421,7 @@ class GeneratingEngine:
         self._lay_down(sequence)
         request.completion_tokens += sequence.n_generated
         request.reasoning_tokens += 0 if sequence.guide is None else sequence.guide.reasoning_tokens
-        request.foretold_tokens += 0 if sequence.drafts is None else sequence.drafts.foretold(sequence.generated)
+        request.foretold_tokens += self._speculation.foretold(sequence)
         request.n_open -= 1
         if request.n_open == 0:
             self._end(request, events)

@@ -39,9 +39,10 @@ class TextLookup:
         self._n_predicted = len(before) if prediction else 0
         self._n_given = len(self._text)
         self._n_indexed = 2
+        self._singles: dict[int, int] = {}
         self._pairs: dict[int, int] = {}
         self._triples: dict[int, int] = {}
-        """The last place behind each two and three tokens that follow each other."""
+        """The last place behind each token, and behind each two and three that follow each other."""
         self._lost, self._n_lost = 0, 0
         self.at = 1 if prediction else -1
         self.matched = _CERTAIN if prediction else 0
@@ -86,10 +87,10 @@ class TextLookup:
         """Take in more of what was there at the start."""
         text, first = self._text, self._n_indexed
         self._n_indexed = end = min(first + _INDEXED_AT_ONCE, self._n_given)
-        triples, pairs = self._triples, self._pairs
+        triples, pairs, singles = self._triples, self._pairs, self._singles
         for place in range(first + 1, end + 1):
             pair = text[place - 2] << _SHIFT | text[place - 1]
-            pairs[pair] = place
+            singles[text[place - 1]] = pairs[pair] = place
             if place > 2:
                 triples[text[place - 3] << 2 * _SHIFT | pair] = place
 
@@ -102,7 +103,7 @@ class TextLookup:
         triple = text[-3] << 2 * _SHIFT | pair
         if self.at < 0:
             self._find(pair, triple, broke=broke)
-        self._pairs[pair] = self._triples[triple] = size
+        self._singles[text[-1]] = self._pairs[pair] = self._triples[triple] = size
 
     def _find(self, pair: int, triple: int, *, broke: bool) -> None:
         place = self._triples.get(triple, -1)
@@ -113,6 +114,8 @@ class TextLookup:
                 self._lost = 0
         if place < 0:
             place = self._pairs.get(pair, -1)
+        if place < 0:
+            place = self._singles.get(self._text[-1], -1)
         if 0 < place < len(self._text) and self._text[place] != BORDER:
             self.at, self.matched = place, self._length(place)
 

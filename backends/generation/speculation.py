@@ -7,6 +7,8 @@ been, whatever was drafted.
 
 from __future__ import annotations
 
+import sys
+import traceback
 from typing import TYPE_CHECKING, Final
 
 from backends.generation.batching import Share
@@ -28,6 +30,9 @@ MOST_ROWS: Final = SCORED_ROWS - 1
 With the sequence's own it is sixteen rows, which kernels compute at once.
 """
 _PAUSE_STEPS: Final = 64
+_FORCED_AT_FIRST: Final = 0.95
+"""The share of tokens without a choice that come: a text may be spelled otherwise than usual."""
+_NEWEST_FORCED: Final = 0.05
 
 
 def told(mode: SpeculationMode, context: DecoderContext) -> str:
@@ -42,8 +47,11 @@ class SequenceDrafts:
 
     def __init__(self, sequence: Sequence, of_model: Acceptance, prediction: tuple[int, ...]) -> None:
         self.lookup = TextLookup(sequence.request.prompt.tolist(), prediction)
-        self.acceptance = Acceptance(list(of_model.shares))
+        self._acceptance = Acceptance(list(of_model.shares))
         self._of_model = of_model
+        self._forced: list[int] = []
+        """What a grammar said has to follow, from the next token on."""
+        self._forced_share = _FORCED_AT_FIRST
         self._n_followed = 0
 
     def follow(self, generated: list[int]) -> None:
@@ -53,13 +61,41 @@ class SequenceDrafts:
             matched = lookup.matched
             hit = lookup.follow(token)
             if hit is not None:
-                learn_both(self.acceptance, self._of_model, matched, hit=hit)
+                learn_both(self._acceptance, self._of_model, matched, hit=hit)
+            if self._forced:
+                hit = self._forced.pop(0) == token
+                self._forced_share += _NEWEST_FORCED * (hit - self._forced_share)
+                self._forced = self._forced if hit else []
         self._n_followed = len(generated)
 
-    def foretold(self, generated: list[int]) -> int:
-        """How many of the tokens of a text that has ended came as a prediction had them."""
-        self.follow(generated)
-        return self.lookup.n_foretold
+    def chances(self, sequence: Sequence, most: int) -> list[float]:
+        """How likely each token of a draft of at most that length comes true, with all before it."""
+        self.follow(sequence.generated)
+        if sequence.guide is not None:
+            self._forced = sequence.guide.forced()[:most]
+            if self._forced:
+                return [self._forced_share**n for n in range(1, len(self._forced) + 1)]
+        if self.lookup.at < 0:
+            return []
+        draft = self.lookup.draft(most)
+        n_fitting = len(draft) if sequence.guide is None or not draft else sequence.guide.n_fitting(draft)
+        return self._acceptance.chances(self.lookup.matched, n_fitting)
+
+    def draft(self, n_tokens: int) -> list[int]:
+        """The first tokens of what `chances` was told of."""
+        return self._forced[:n_tokens] if self._forced else self.lookup.draft(n_tokens)
+
+    @property
+    def drafter(self) -> str:
+        """Whose draft that is, of `DRAFTERS`."""
+        return "grammar" if self._forced else self.lookup.drafter
+
+
+def _told_of_fault(sequence: Sequence) -> None:
+    """Nothing more is drafted for a sequence; the worker's log says why."""
+    sequence.drafts = None
+    sys.stderr.write(f"a drafter failed, and the answer goes on without: {traceback.format_exc()}")
+    sys.stderr.flush()
 
 
 class Speculation:
@@ -95,43 +131,53 @@ class Speculation:
             return None
         if all(sequence.drafts is None for sequence in sequences):
             return None
-        solvent = self._mode != "auto" or self._costs.solvent
-        chances = [self._chances(sequence) for sequence in sequences]
-        if not solvent:
-            return None
-        if not any(chances) or any(sequence.phase is not Phase.DECODE for sequence in sequences):
-            return None
         n = len(sequences)
         most = MOST_ROWS if room is None else min(MOST_ROWS, room - n)
+        if most <= 0 or any(sequence.phase is not Phase.DECODE for sequence in sequences):
+            return None
+        if self._mode == "auto" and not self._costs.solvent:
+            return None
+        chances = [self._chances(sequence) for sequence in sequences]
+        if not any(chances):
+            return None
         rows = likely_rows(chances, most=most) if self._mode == "ngram" else rows_of(chances, self._costs, most=most)
         if not any(rows):
             if any(own and own[0] > 0.8 for own in chances):
                 self._costs.refused(n)
             return None
         for sequence, n_rows in zip(sequences, rows, strict=True):
-            sequence.draft = sequence.drafts.lookup.draft(n_rows) if n_rows and sequence.drafts is not None else []
+            sequence.draft = sequence.drafts.draft(n_rows) if n_rows and sequence.drafts is not None else []
         shares = [Share(index, 1 + len(sequence.draft)) for index, sequence in enumerate(sequences)]
         return sorted(shares, key=lambda share: sequences[share.sequence].slot)
 
     @staticmethod
     def _chances(sequence: Sequence) -> list[float]:
-        drafts = sequence.drafts
-        if drafts is None:
+        """Empty from then on where the drafter fails: its fault is no reason to end an answer."""
+        if sequence.drafts is None:
             return []
-        drafts.follow(sequence.generated)
-        lookup = drafts.lookup
-        if lookup.at < 0:
+        n_left = max(0, sequence.request.limit - len(sequence.generated) - 1)
+        try:
+            return sequence.drafts.chances(sequence, min(MOST_ROWS, n_left))
+        except Exception:
+            _told_of_fault(sequence)
             return []
-        n_left = sequence.request.limit - len(sequence.generated) - 1
-        draft = lookup.draft(min(MOST_ROWS, n_left))
-        if draft and sequence.guide is not None:
-            draft = draft[: sequence.guide.n_fitting(draft)]
-        return drafts.acceptance.chances(lookup.matched, len(draft))
+
+    @staticmethod
+    def foretold(sequence: Sequence) -> int:
+        """How many tokens of a text that has ended came as its prediction had them."""
+        if sequence.drafts is None:
+            return 0
+        try:
+            sequence.drafts.follow(sequence.generated)
+        except Exception:
+            _told_of_fault(sequence)
+            return 0
+        return sequence.drafts.lookup.n_foretold
 
     def count(self, sequence: Sequence, n_drafted: int, n_accepted: int) -> None:
         """So many of a sequence's drafted tokens came true."""
         if n_drafted and sequence.drafts is not None:
-            drafter = sequence.drafts.lookup.drafter
+            drafter = sequence.drafts.drafter
             before = self._told.get(drafter, (0, 0))
             self._told[drafter] = (before[0] + n_drafted, before[1] + n_accepted)
 

@@ -20,8 +20,8 @@ KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
 SpeculationMode = Literal["auto", "off", "ngram"]
 """`auto` drafts tokens where that has been faster, `ngram` from earlier text wherever they are likely to come true."""
-DRAFTERS: Final = ("ngram", "prediction")
-"""Where drafted tokens come from: earlier text, and what a request says its answer will be."""
+DRAFTERS: Final = ("ngram", "prediction", "grammar")
+"""Where drafted tokens come from: earlier text, a request's prediction, and a grammar that leaves no choice."""
 
 ALL_LAYERS: Final = -1
 CELL_BLOCK: Final = 256
