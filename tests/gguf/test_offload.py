@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import gguf
 import llama_cpp
+import msgspec
 import numpy as np
 import pytest
 
@@ -187,6 +188,29 @@ def with_numbers(path: Path) -> Path:
         tensor.data[...] = numbers.standard_normal(tensor.data.shape).astype(tensor.data.dtype) / 8
     reader.data.flush()
     return path
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("kind", "n_layers"), [("expert_layers", 1), ("expert_layers", 4), ("ffn_layers", 3)])
+def test_the_library_keeps_the_bytes_that_were_planned(tmp_path: Path, kind: str, n_layers: int) -> None:
+    """Of either budget, by the names that llama.cpp itself says it keeps: device and host are one processor here."""
+    path = shapes.build(tmp_path / "m.gguf", MOE if kind == "expert_layers" else shapes.LLAMA)
+    header = BACKENDS["gguf"].describe(path, {})
+    on_card = GeneratorPlan(256, 1, device="cuda")
+    plan = msgspec.structs.replace(on_card, **{kind: n_layers})
+    whole, split = predict(header, on_card), predict(header, plan)
+    log, lines = LibraryLog(), []
+    listen = llama_cpp.llama_log_callback(lambda _level, text, _: lines.append(text.decode()))
+    llama_cpp.llama_log_set(listen, ctypes.c_void_p(0))
+
+    Model(path, gpu_layers=0, log=log, host_tensors=plan.host_tensors).close()
+
+    log.install()
+    kept = {word for line in lines if "buffer type overridden" in line for word in line.split() if "blk." in word}
+    kept_bytes = sum(tensor.n_bytes for tensor in header.tensors if tensor.name in kept)
+    assert kept_bytes > 0
+    assert split.host.weights - whole.host.weights == kept_bytes
+    assert whole.device.weights - split.device.weights == kept_bytes
 
 
 def logits(path: Path, host: tuple[str, ...], log: LibraryLog) -> tuple[NDArray[np.float32], int]:

@@ -100,8 +100,8 @@ async def test_budget_is_never_too_small_for_a_small_model() -> None:
 
 
 async def test_budget_the_operator_wrote_is_taken() -> None:
-    memory = await open_memory(MemorySection(device="cpu", budget=12345))
-    assert memory.account.budget_bytes == 12345
+    memory = await open_memory(MemorySection(device="cpu", budget=12345 << 20))
+    assert memory.account.budget_bytes == 12345 << 20
 
 
 async def test_cuda_without_a_card_is_a_sentence_for_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
