@@ -10,6 +10,7 @@ from backends.backend import HeaderError
 from backends.engine import LoadError
 from backends.gguf.projector import ON_ITS_WAY_BYTES, image_max_tokens, projector_for
 from backends.gguf.tower import Tower
+from backends.machine.kernel import give_back_freed
 
 if TYPE_CHECKING:
     from backends.gguf.model import Model
@@ -40,6 +41,7 @@ def open_for(spec: LoadModel, model: Model, *, on_card: bool, n_threads: int) ->
     of_model = list(log.lines)
     model.tower = Tower(projector, model, on_card=on_card, n_threads=n_threads, image_max_tokens=most)
     model.tower.warm_up()
+    give_back_freed()
     log.lines[: len(of_model)] = []
     encoder_bytes = sum(log.buffers("compute").values())
     log.lines[:] = of_model

@@ -93,10 +93,10 @@ class Projector:
 
     def encoder_bytes(self, image_max_tokens: int) -> int:
         """What the encoder computes in, fitted from above to what llama.cpp reports; see `docs/vision.md`."""
-        patches, heads = self.patches(image_max_tokens), self._figure("vision.attention.head_count")
         hidden, inner = self._figure("vision.embedding_length"), self._figure("vision.feed_forward_length")
-        attention = patches * patches * heads
-        return _FLOAT_BYTES * (patches * (4 * hidden + 2 * max(inner, 3 * hidden)) + attention) + _LEAST_ENCODER_BYTES
+        pixels = 3 * self._figure("vision.patch_size") ** 2
+        each = pixels + 6 * hidden + inner
+        return _FLOAT_BYTES * self.patches(image_max_tokens) * each + _LEAST_ENCODER_BYTES
 
     def kept_bytes(self, image_max_tokens: int, width: int) -> int:
         """Host memory of rows that were made and are kept."""
@@ -116,7 +116,8 @@ class Projector:
 
 _MANY_SIZES: Final = ("qwen", "pixtral", "kimi", "glm4v", "dots", "paddle", "hunyuan", "youtu", "gemma4", "lightonocr")
 _FLOAT_BYTES: Final = 4
-_LEAST_ENCODER_BYTES: Final = 1 << 20
+_LEAST_ENCODER_BYTES: Final = 3 << 20
+"""Its graph, and copies of its figures; measured."""
 
 
 def image_max_tokens(options: Mapping[str, object]) -> int:

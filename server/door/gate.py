@@ -42,7 +42,7 @@ CLIENT_CLOSED = 499
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _EXPOSED = (
     b"x-request-id, x-onecard-model, x-onecard-queue-ms, x-onecard-load-ms, x-onecard-cached-tokens, "
-    b"x-onecard-gpu-layers, x-onecard-ignored, retry-after, x-should-retry"
+    b"x-onecard-gpu-layers, x-onecard-ignored, x-onecard-not-shown, retry-after, x-should-retry"
 )
 _MAX_LOGGED_CHARS = 200
 _SWALLOW_FACTOR = 4

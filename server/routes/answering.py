@@ -29,6 +29,7 @@ from server.routes.running import (
 )
 from server.routes.services import ModelFacts, Services
 from server.routes.sse import SSE, StreamedAnswer
+from server.routes.unread_media import readable
 from server.schemas.fields import TokenChoice
 from server.settings.sampling import SamplingSource, sampling_of
 
@@ -122,8 +123,7 @@ async def answer(request: Request, app: Services, model: ModelFacts, plan: Answe
     """Run the plan. Raises ApiError for every failure before the headers."""
     check_wishes(request, priority=plan.priority, keep_alive_s=plan.keep_alive_s)
     model.refuse_other_kind(GENERATE)
-    for job in plan.jobs:
-        model.refuse_unread_media(job.prompt, param=plan.params.get("prompt", "prompt"))
+    plan = await _readable(app, model, plan)
     if model.ready is not None:
         plan.check(model.ready)
     if app.settings.logging.prompts:
@@ -144,6 +144,16 @@ async def answer(request: Request, app: Services, model: ModelFacts, plan: Answe
     except BaseException:
         run.cancel()
         raise
+
+
+async def _readable(app: Services, model: ModelFacts, plan: AnswerPlan) -> AnswerPlan:
+    """The plan with prompts as the model reads them. Raises ApiError 400."""
+    jobs, headers = [], dict(plan.headers)
+    for job in plan.jobs:
+        prompt, told = await readable(app, model, job.prompt, param=plan.params.get("prompt", "prompt"))
+        jobs.append(job if prompt is job.prompt else msgspec.structs.replace(job, prompt=prompt))
+        headers |= told
+    return replace(plan, jobs=jobs, headers=headers)
 
 
 def _marked(request: Request, plan: AnswerPlan, model: ModelFacts, job: Generate) -> Generate:

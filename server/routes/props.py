@@ -44,7 +44,7 @@ def _of(model: ModelFacts) -> dict[str, Any]:
         "model_alias": model.name,
         "model_path": header_text(model.name),
         "chat_template_caps": {"supports_tools": "tools" in model.capabilities},
-        "modalities": {"vision": False, "audio": False},
+        "modalities": {"vision": "vision" in model.capabilities, "audio": "hearing" in model.capabilities},
         "is_sleeping": model.info.state not in (ModelState.READY, ModelState.DRAINING),
     }
 

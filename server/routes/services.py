@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from backends.kinds import main_kind, refusal
-from backends.messages import SENSES, ChatPrompt
+from backends.messages import ChatPrompt
 from backends.plan import AUTO_CONTEXT
 from backends.registry import KINDS, backend_of, kind_giving
 from server.errors import ApiError, missing_parameter, model_not_found
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from backends.backend import Header
     from backends.kinds import AnyKind
-    from backends.messages import Prompt, Ready
+    from backends.messages import Ready
     from server.door.spool import Spool
     from server.history import History
     from server.metrics import Metrics
@@ -134,15 +134,6 @@ class ModelFacts:
         if kind is not None and not able:
             told = f"The model '{self.name}' {refusal(kind, wanted)}"
             raise ApiError(400, told, param="model", code="invalid_value")
-
-    def refuse_unread_media(self, prompt: Prompt, *, param: str) -> None:
-        """Refuse media that the model is known not to read, before any load. Raises ApiError 400."""
-        if self.ready is None and self.header is None:
-            return
-        for kind in {medium.kind: None for medium in prompt.media} if isinstance(prompt, ChatPrompt) else ():
-            if SENSES[kind] not in self.capabilities:
-                told = f"Invalid '{param}': the model '{self.name}' takes no parts of type {kind}; send its text."
-                raise ApiError(400, told, param=param, code="unsupported_value")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from server.routes.described import Described, answers
 from server.routes.running import Run
 from server.routes.services import ModelFacts, Services, new_id, served_headers
 from server.routes.single import single
+from server.routes.unread_media import readable
 from server.schemas.tokens import (
     DETOKENIZE_SURFACE,
     TOKENIZE_SURFACE,
@@ -43,14 +44,17 @@ async def tokenize(
     """Token ids of a text or of a rendered conversation."""
     model = app.model(asked.model)
     job = asked.job(new_id("tok-"))
-    model.refuse_unread_media(job.prompt, param="messages")
+    prompt, told = await readable(app, model, job.prompt, param="messages")
+    job = msgspec.structs.replace(job, prompt=prompt)
     if isinstance(job.prompt, ChatPrompt):
         job = msgspec.structs.replace(job, prompt=model.with_system(job.prompt))
     run = Run([app.pool.submit(model.entry, job)], 1, PARAMS)
     tokenized = await single(request, run, Tokenized)
     now = app.facts(model.entry)
     body = {"count": len(tokenized.tokens), "max_model_len": now.context_limit, **_tokens(asked, tokenized)}
-    return Response(to_json(body), media_type="application/json", headers=served_headers(model, asked.ignored))
+    return Response(
+        to_json(body), media_type="application/json", headers={**served_headers(model, asked.ignored), **told}
+    )
 
 
 @router.post(DETOKENIZE_SURFACE.path, responses=answers(TokenText))
@@ -71,7 +75,7 @@ async def count_tokens(
     request: Request, app: Services, model: ModelFacts, prompt: ChatPrompt, *, params: Mapping[str, str]
 ) -> int:
     """How many tokens a rendered conversation has. Raises ApiError."""
-    model.refuse_unread_media(prompt, param=params["prompt"])
+    prompt, _ = await readable(app, model, prompt, param=params["prompt"])
     job = Tokenize(id=new_id("tok-"), prompt=model.with_system(prompt))
     refuse_uncountable(TOKENIZE.weight(job) - media_bytes(prompt), param=params["prompt"])
     run = Run([app.pool.submit(model.entry, job)], 1, params)

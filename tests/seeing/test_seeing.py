@@ -210,8 +210,54 @@ def test_a_model_that_does_not_see_says_so_before_any_load(server: Server, path:
     answer = server.post(path, {"model": "blind", **body})
     assert answer.status == 400, answer.body
     assert "takes no parts of type image" in answer.error["message"]
+    assert "name a model that does: seer" in answer.error["message"]
     assert server.model("blind")["state"] == "unloaded"
     assert server.get("/v1/events?last=1000").body.count(b"blind") == loads
+
+
+SHOWN_BEFORE: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "by a tool",
+        CHAT,
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "c", "content": [image(URL), LOOK]},
+            ]
+        },
+    ),
+    (
+        "in an earlier turn",
+        RESPONSES,
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_image", "image_url": URL}]},
+                {"role": "assistant", "content": "a"},
+                {"role": "user", "content": "b"},
+            ]
+        },
+    ),
+    (
+        "as a tool's result",
+        MESSAGES,
+        {
+            "max_tokens": 99,
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [block()]}]},
+            ],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), [case[1:] for case in SHOWN_BEFORE], ids=[case[0] for case in SHOWN_BEFORE])
+def test_a_session_goes_on_without_what_its_model_cannot_see(server: Server, path: str, body: dict[str, Any]) -> None:
+    answer = server.post(path, {"model": "blind", **body})
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-onecard-not-shown"] == "1 image"
 
 
 def test_pictures_together_are_bounded(server: Server) -> None:
