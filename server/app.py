@@ -25,6 +25,7 @@ from server.pool.events import Events
 from server.pool.pool import Pool
 from server.reload import Reading, Reloader
 from server.routes.described import Described
+from server.routes.media_fetch import fetch_media
 from server.routes.services import Services
 from server.routes.table import METRICS, ROUTERS
 from server.schemas.problems import to_api_error
@@ -89,6 +90,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[
 
     def adopt(now: Settings) -> None:
         app.state.services = replace(app.state.services, settings=now)
+        app.state.fetch_media = fetch_media if now.server.fetch_images else None
 
     reloader = Reloader(
         settings, read or (lambda: Reading(settings)), catalog=catalog, pool=owned, door=door, adopt=adopt
@@ -96,6 +98,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[
     app.state.services = Services(
         settings, catalog, owned, counted, told, history, spool, reloader, started_unix=int(time.time())
     )
+    app.state.fetch_media = fetch_media if settings.server.fetch_images else None
     app.add_middleware(Gate, rules=door, draining=lambda: owned.draining)
     return app
 

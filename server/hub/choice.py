@@ -19,6 +19,9 @@ _READ: Final = (".json", ".jinja", ".model", ".txt", ".spm", ".tiktoken")
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
 _NO_MODELS: Final = ("imatrix", "ggml-vocab")
 _MOST_NAME_CHARS: Final = 1024
+_PART: Final = re.compile(r"-\d{5}-of-\d{5}$", re.ASCII)
+_NO_MODEL_WORDS: Final = re.compile(r"(?:^|[-_. ])(?:i?q\d\w*|b?f16|f32|mmproj|model|ud|i1)(?=[-_. ]|$)")
+_PRECISIONS: Final = ("f16", "bf16", "q8_0", "f32")
 
 
 class ChoiceError(Exception):
@@ -73,15 +76,45 @@ def ggufs(files: Iterable[RemoteFile]) -> list[Choice]:
     by_name = {file.name: file for file in files}
     found = []
     for name, file in by_name.items():
+        eyes = projector_of(name, by_name.values())
         base = PurePosixPath(name).name
         if not name.lower().endswith(".gguf") or is_projector(base) or base.lower().startswith(_NO_MODELS):
             continue
         split = split_names(name)
         if split is None:
-            found.append(Choice(quant_of(name) or base, (file,)))
+            found.append(Choice(quant_of(name) or base, (file, *eyes)))
         elif split[0] == 1 and all(part in by_name for part in split[1]):
-            found.append(Choice(quant_of(name) or base, tuple(by_name[part] for part in split[1])))
+            found.append(Choice(quant_of(name) or base, (*(by_name[part] for part in split[1]), *eyes)))
     return sorted(found, key=lambda choice: (-choice.size_bytes, choice.first))
+
+
+def projector_of(model: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """The projector that belongs to a GGUF model of a repository, in 16 bits where there are several; empty for none.
+
+    It lies in the model's folder, and is named for the model or for none.
+    """
+    folder, words = PurePosixPath(model).parent, _model_words(model)
+    fitting = [
+        file
+        for file in files
+        if file.name.lower().endswith(".gguf")
+        and is_projector(PurePosixPath(file.name).name)
+        and PurePosixPath(file.name).parent == folder
+        and (not (own := _model_words(file.name)) or words == own or words.startswith(f"{own}-"))
+    ]
+    fitting.sort(key=lambda file: (not _model_words(file.name), _precision(file.name), file.name))
+    return tuple(fitting[:1])
+
+
+def _model_words(name: str) -> str:
+    """A file's name without its part, its precision and the words for a projector."""
+    stem = _PART.sub("", PurePosixPath(name).stem.lower())
+    return re.sub(r"[-_. ]+", "-", _NO_MODEL_WORDS.sub("", stem)).strip("-")
+
+
+def _precision(name: str) -> int:
+    words = re.split(r"[-_. ]", PurePosixPath(name).stem.lower())
+    return next((place for place, word in enumerate(_PRECISIONS) if word in words), len(_PRECISIONS))
 
 
 def with_quant(choices: list[Choice], repo: str, quant: str) -> Choice:
@@ -134,10 +167,6 @@ def remarks(files: Iterable[RemoteFile]) -> list[str]:
     """What is there beside the model that is not fetched and that a user may be missing."""
     told = []
     names = [file.name for file in files]
-    if projectors := [
-        name for name in names if name.lower().endswith(".gguf") and is_projector(PurePosixPath(name).name)
-    ]:
-        told.append(f"an image projector is there too ({', '.join(projectors[:3])}) and is not fetched")
     if "adapter_config.json" in names:
         told.append("a LoRA adapter is there too (adapter_config.json) and is not fetched")
     if any(name.endswith(".py") for name in names):

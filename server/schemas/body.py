@@ -100,7 +100,12 @@ def overfull_field(body: bytes, limit: int) -> bytes | None:
 async def read_as(request: Request, build: Callable[[dict[str, Any]], T]) -> T:
     """Read the whole body, parse it and let `build` check it; in a thread where it is large."""
     body = await request.body()
-    return await off_loop(len(body), lambda: build(parse_object(body)))
+    fetch = getattr(request.app.state, "fetch_media", None)
+    if fetch is None or b"://" not in body:
+        return await off_loop(len(body), lambda: build(parse_object(body)))
+    data = await off_loop(len(body), lambda: parse_object(body))
+    await fetch(data)
+    return await off_loop(len(body), lambda: build(data))
 
 
 async def off_loop(n_bytes: int, work: Callable[[], T]) -> T:

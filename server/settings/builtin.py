@@ -30,6 +30,8 @@ class BuiltIn:
     """One that it answers well."""
     sampling: Mapping[str, float] = field(default_factory=dict)
     """How its makers want tokens chosen where the file does not say."""
+    served: bool = True
+    """Where no model is configured."""
 
 
 BUILT_IN: Final = {
@@ -40,8 +42,16 @@ BUILT_IN: Final = {
         sampling={"temperature": 0.2, "top_p": 0.9},  # as its model card asks for; at 1.0 it soon writes nonsense
     ),
     "demo": BuiltIn("demo", "model/onecard-demo-f16.gguf", "reinstall onecard", "What is the capital of France?"),
+    "demo-vision": BuiltIn(
+        "demo",
+        "vision/model/onecard-demo-vision-f16.gguf",
+        "reinstall onecard",
+        "What is the capital of France?",
+        served=False,
+    ),
 }
 """In the order in which they are served where no model is configured: a real one first, then the toy."""
+SERVED: Final = tuple(name for name, model in BUILT_IN.items() if model.served)
 
 
 def built_in_path(name: str) -> Path | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.registry import BACKENDS
-from server.settings.builtin import BUILT_IN, built_in_path, why_missing
+from server.settings.builtin import SERVED, built_in_path, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import ModelConfig
 from server.settings.references import Located, LocateError, locate
@@ -111,10 +111,10 @@ class Catalog:
 
     def __init__(self, settings: Settings) -> None:
         """Look for every model's files. Raises CatalogError."""
-        built_in = [] if settings.models else [name for name in BUILT_IN if built_in_path(name) is not None]
-        self.remarks = [why_missing(name) for name in BUILT_IN if built_in and name not in built_in]
+        built_in = [] if settings.models else [name for name in SERVED if built_in_path(name) is not None]
+        self.remarks = [why_missing(name) for name in SERVED if built_in and name not in built_in]
         """What an operator should know of the models that are served because none is configured."""
-        models = settings.models or _built_in(settings, built_in or [*BUILT_IN])
+        models = settings.models or _built_in(settings, built_in or [*SERVED])
         self._hold({name: _entry(model) for name, model in models.items()})
         if absent := [name for name in settings.scheduler.preload if name not in self._by_name]:
             known = ", ".join(self._entries)

@@ -72,6 +72,8 @@ class ServerSection(Section):
     """Look at the configuration file, the key file and `models_dirs` again and again, and take over what changes."""
     cors: Origins = ["localhost"]
     """Origins of web pages that may call; `localhost` is every port of this machine's loopback names."""
+    fetch_images: bool = False
+    """Fetch images that requests name by an address, from the public network alone. Otherwise a request brings them."""
     max_queue: Annotated[int, Field(ge=1, le=100_000), NO_BOOL] = 64
     """Requests that may wait; more get 429."""
     request_timeout_s: PositiveSeconds = 600

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from server.settings.builtin import BUILT_IN, built_in_path
+from server.settings.builtin import SERVED, built_in_path
 from tests.e2e.server import Server, serving
 
-INSTALLED = [name for name in BUILT_IN if built_in_path(name) is not None]
+INSTALLED = [name for name in SERVED if built_in_path(name) is not None]
 """What is served where no model is named."""
 FAKE = {"ONECARD_TEST_ENGINE": "tests.fakes.engine:load"}
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from server.settings.builtin import BUILT_IN
+from server.settings.builtin import SERVED
 from tests.cli.conftest import INSTALLED
 
 
-@pytest.mark.skipif([*BUILT_IN] != INSTALLED, reason="the example names smollm2, which the index did not give")
+@pytest.mark.skipif([*SERVED] != INSTALLED, reason="the example names smollm2, which the index did not give")
 def test_init_writes_what_check_accepts(onecard, tmp_path):
     written = onecard("config", "init")
     file = tmp_path / "config" / "onecard" / "config.toml"

@@ -3,7 +3,7 @@
 import json
 
 from demo import GGUF_PATH
-from server.settings.builtin import BUILT_IN, built_in_path
+from server.settings.builtin import SERVED, built_in_path
 from tests.cli.conftest import FAKE
 from tests.e2e.server import serving
 
@@ -17,7 +17,7 @@ def test_list_shows_the_catalogue_and_the_cache(onecard, tmp_path):
     (snapshot.parents[1] / "refs" / "main").write_text("c0ffee")
     listed = json.loads(onecard("list", "--json").stdout)
     found = [(model["name"], model["path"], model["from"]) for model in listed["models"]]
-    assert found == [(name, str(path), "built in") for name in BUILT_IN if (path := built_in_path(name)) is not None]
+    assert found == [(name, str(path), "built in") for name in SERVED if (path := built_in_path(name)) is not None]
     assert ("demo", str(GGUF_PATH), "built in") in found
     (cached,) = listed["cache"]
     assert (cached["reference"], cached["size_bytes"]) == ("hf:org/chat:Q4_K_M", 2048)

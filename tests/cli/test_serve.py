@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings.builtin import BUILT_IN
+from server.settings.builtin import BUILT_IN, SERVED
 from tests.cli.conftest import FAKE, INSTALLED
 from tests.e2e.server import serving, until
 from tests.embeddings.models import minilm, reranker
@@ -37,7 +37,7 @@ def test_it_prints_the_url_the_models_and_requests_to_copy(environment, tmp_path
     url = present(re.fullmatch(r"onecard \S+ serves (http://127.0.0.1:\d+)/v1\n", first))[1]
     assert [line.split()[:2] for line in models] == [[name, "unloaded"] for name in INSTALLED]
     notes = list(iter(present(process.stdout).readline, "\n"))
-    assert [note.split()[4] for note in notes] == [name for name in BUILT_IN if name not in INSTALLED]
+    assert [note.split()[4] for note in notes] == [name for name in SERVED if name not in INSTALLED]
     curl, empty, *client = [present(process.stdout).readline() for _ in range(4)]
     assert (empty, json.dumps({"model": INSTALLED[0]})[1:-1] in curl) == ("\n", True)
     answer = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)

@@ -26,9 +26,9 @@ WORLD = {
     "org/chat": {
         "chat-F16.gguf": CHAT,
         "chat-Q8_0.gguf": CHAT[: len(CHAT) // 2],
-        "mmproj-chat-F16.gguf": b"GGUF" * 50,
         "README.md": b"# chat",
     },
+    "org/seer": {"seer-F16.gguf": CHAT, "mmproj-seer-F16.gguf": b"GGUF" * 50},
     "org/folder": {**FOLDER, "README.md": b"# folder", "pytorch_model.bin": b"x", "run.py": b"x"},
     "org/lora": {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"},
     "org/pickled": {"config.json": b"{}", "pytorch_model.bin": b"x"},

@@ -16,7 +16,7 @@ def test_split_files_are_one_model_and_only_when_all_parts_are_there():
         "Q4_K_M/m-Q4_K_M-00001-of-00002.gguf",
         "m-UD-Q2_K_XL.gguf",
         "half-Q8_0-00001-of-00003.gguf",
-        "mmproj-F16.gguf",
+        "mmproj-other-F16.gguf",
         "m.imatrix.gguf",
         "imatrix-m.gguf",
     )
@@ -79,3 +79,18 @@ def test_what_addresses_mean(text, expected):
     if expected is None:
         with pytest.raises(LocateError):
             parse_page(text)
+
+
+def test_a_model_comes_with_its_projector() -> None:
+    there = files(
+        "seer-4b-Q4_K_M.gguf",
+        "mmproj-seer-4b-f32.gguf",
+        "mmproj-seer-4b-F16.gguf",
+        "seer-4b-BF16/seer-4b-BF16-00001-of-00002.gguf",
+        "seer-4b-BF16/seer-4b-BF16-00002-of-00002.gguf",
+        "blind-Q8_0.gguf",
+    )
+    taken = {choice.first: [file.name for file in choice.files] for choice in ggufs(there)}
+    assert taken["seer-4b-Q4_K_M.gguf"] == ["seer-4b-Q4_K_M.gguf", "mmproj-seer-4b-F16.gguf"]
+    assert taken["blind-Q8_0.gguf"] == ["blind-Q8_0.gguf"]
+    assert len(taken["seer-4b-BF16/seer-4b-BF16-00001-of-00002.gguf"]) == 2

@@ -26,7 +26,6 @@ def test_the_largest_that_fits_comes_and_its_plan_is_shown_first(pulled, world, 
     shown = next(i for i, line in enumerate(lines) if line.startswith("F16: 3.5 MiB on disk; fits: "))
     fetching = next(i for i, line in enumerate(lines) if line.startswith("fetching chat-F16.gguf"))
     assert shown < fetching
-    assert any("image projector is there too (mmproj-chat-F16.gguf)" in line for line in lines)
     ranges = [asked for name, asked in world.asked if name == "chat-F16.gguf"]
     assert ranges[0] == f"bytes=0-{2 * 2**20 - 1}"  # the header only
     world.asked.clear()
@@ -34,6 +33,12 @@ def test_the_largest_that_fits_comes_and_its_plan_is_shown_first(pulled, world, 
     assert (again.returncode, world.asked) == (0, [])
     assert "was there already" in again.stderr
     assert json.loads(pulled("list", "--json").stdout)["cache"][0]["reference"] == "hf:org/chat:F16"
+
+
+def test_a_model_comes_with_its_projector(pulled, tmp_path):
+    done = pulled("pull", "org/seer:F16")
+    assert (done.returncode, done.stdout) == (0, "hf:org/seer:F16\n")
+    assert cached(tmp_path, "org/seer") == {"seer-F16.gguf": CHAT, "mmproj-seer-F16.gguf": b"GGUF" * 50}
 
 
 def test_a_folder_comes_without_what_onecard_does_not_read(pulled, tmp_path):
