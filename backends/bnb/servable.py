@@ -64,6 +64,11 @@ def _no_class(info: FolderInfo, config: Mapping[str, Any]) -> str | None:
     hint = (
         f"it knows {other}, which is no model of text" if other and info.gives == "text" else "a newer one may know it"
     )
+    if isinstance(config.get("vision_config"), dict):
+        return (
+            f"config.json says model_type = {kind[:60]!r}{also}, a model that sees images, which onecard serves from "
+            "GGUF files alone. hint: take its GGUF file and the projector (mmproj) that is published with it"
+        )
     if not kind:
         return "config.json does not say model_type, so that its architecture is not known. hint: it is damaged"
     return (
