@@ -8,6 +8,7 @@ WITHOUT_ENGINE, WITH_ENGINE = "not engine and not gpu", "engine and not gpu"
 """What `make test` runs, one behind the other."""
 LONGEST = (
     "tests/cli/test_serve.py",
+    "tests/cli/test_serve_ends.py",
     "tests/cli/test_outputs.py",
     "tests/cli/test_card.py",
     "tests/cli/test_reload.py",
