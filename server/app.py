@@ -30,6 +30,7 @@ from server.routes.services import Services
 from server.routes.table import METRICS, ROUTERS
 from server.schemas.problems import to_api_error
 from server.settings.catalog import Catalog
+from server.traces import open_traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[], Reading] | None = None) -> FastAPI:
-    """The application over its own pool, or over a given one. Raises CatalogError.
+    """The application over its own pool, or over a given one. Raises CatalogError and TracesError.
 
     `read` gives the configuration as it is when it is to be read again; without it only models' files are looked at.
     """
@@ -54,7 +55,8 @@ def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[
         backends=sorted(catalog.backends),
         vllm_names=settings.metrics.vllm_names,
     )
-    owned = pool if pool is not None else Pool(settings, catalog, counted)
+    traces = open_traces(settings.traces)
+    owned = pool if pool is not None else Pool(settings, catalog, counted, traces=traces)
     spool = Spool(settings.server.max_upload_bytes, spool_folder)
     told = Events()
     owned.on_change.append(told.on_change)
@@ -67,6 +69,8 @@ def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[
         finally:
             await owned.close(settings.server.drain_s)
             spool.close()
+            if traces is not None:
+                await traces.close()
 
     app = FastAPI(
         title="onecard",

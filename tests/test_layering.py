@@ -90,8 +90,8 @@ BASELINE = "backends/gguf/bare.py"
 
 
 SERVER_ROOMS = (
-    "errors", "error_bodies", "history", "settings", "exposition",
-    "scheduling", "metric_table", "metrics", "memory", "pool",
+    "errors", "error_bodies", "asker", "history", "settings", "exposition",
+    "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
     "output", "schemas", "door", "reload", "routes", "app",
     "bench", "hub", "cli",
 )  # fmt: skip

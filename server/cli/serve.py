@@ -21,6 +21,7 @@ from server.cli.pull import fetch_missing
 from server.cli.watching import Watched, looked_at
 from server.settings.catalog import CatalogError
 from server.settings.config_source import default_config_file, load_settings
+from server.traces import TracesError
 
 if TYPE_CHECKING:
     from server.cli.watching import State
@@ -57,7 +58,7 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
         log.warning("models_dir note=%s", json.dumps(text, ensure_ascii=False))
     try:
         app = create_app(settings, read=lambda: with_folders(load_settings(config, flags=flags).settings))
-    except CatalogError as problem:
+    except (CatalogError, TracesError) as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     _refuse_missing(loaded, app.state.catalog.entries)
     listeners, note = bind(settings.server)

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from backends.registry import KINDS
 from server import errors
+from server.asker import ASKER, Asker
 from server.door.access import header_values, request_id
 from server.door.forms import OVERHEAD_BYTES, is_form
 from server.door.giving_back import GivingBack
@@ -106,6 +107,8 @@ class Gate:
         dialect = dialect_of(scope["path"], headers)
         exchange = _Exchange(request_id(headers), dialect, time.monotonic(), self._rules.max_body_bytes)
         scope.setdefault("state", {})["request_id"] = exchange.id
+        traceparent = header_values(headers, b"traceparent")
+        ASKER.set(Asker(exchange.id, traceparent[0].decode("latin-1") if len(traceparent) == 1 else ""))
         guarded_receive, guarded_send = self._wrap(scope, exchange, receive, send)
         try:
             if scope["method"] == "OPTIONS" and self._is_preflight(scope):

@@ -12,7 +12,9 @@ from msgspec.structs import replace
 
 from backends.messages import Delta, Failed, Finished, Generate, Part, Started
 from backends.plan import ANSWER_TOKENS, AUTO_CONTEXT
+from backends.registry import kind_of
 from backends.weight import media_bytes, prompt_bytes
+from server.asker import ASKER
 from server.metric_table import REJECTIONS
 from server.metrics import RequestMeter
 from server.pool.live import Live
@@ -20,6 +22,7 @@ from server.pool.resident import NO_LONGER
 from server.pool.stream import Stream
 from server.scheduling.budget import Refused
 from server.scheduling.decisions import Abort, Dispatch, ModelState, Reject, Stay
+from server.traces import JobTrace
 
 if TYPE_CHECKING:
     from backends.border.worker import Exit, Worker
@@ -61,7 +64,7 @@ class Jobs:
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
-        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now)
+        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now, ASKER.get())
         self.none_left.clear()
         self._look_again_before_refusing(resident)
         actions = self._parts.scheduler.submit(
@@ -97,6 +100,7 @@ class Jobs:
         assert resident.worker is not None
         assert resident.ready is not None
         live.meter.dispatched(now)
+        live.dispatched_at = now
         stream = live.stream
         stream.queue_ms = (now - live.submitted_at) * 1000
         memory = self._parts.budget.memory
@@ -135,6 +139,7 @@ class Jobs:
                 model=live.model,
                 code=action.code,
                 reason=action.message,
+                **_asked_by(live),
             )
         failed = Failed(id=action.job_id, code=action.code, message=action.message, retry_after_s=action.retry_after_s)
         self._finish(live, failed)
@@ -167,6 +172,7 @@ class Jobs:
                 continue
             if isinstance(event, Delta):
                 live.answered = True
+                live.first_at = live.first_at or now
                 live.meter.delta(event, now)
                 live.stream.push(event)
             else:
@@ -235,10 +241,12 @@ class Jobs:
                 if isinstance(live.job, Generate):
                     self._parts.residents[live.model].count_prompt(event.prompt_tokens, _text_bytes(live.job))
                 if not live.meter.started:  # a second run starts silently
+                    live.cached_tokens = event.cached_tokens
                     live.meter.other(event, now)
                     live.stream.push(event)
             case Part():
                 live.answered = True
+                live.first_at = live.first_at or now
                 live.meter.other(event, now)
                 live.stream.push(event)
             case _:
@@ -248,14 +256,43 @@ class Jobs:
         """The one place where a job ends."""
         now = self._parts.clock()
         if isinstance(event, Finished) and (cut_short := event.cut_short) is not None:
-            self._parts.tell("cut_short", model=live.model, reason=cut_short, tokens=event.completion_tokens)
+            self._parts.tell(
+                "cut_short", model=live.model, reason=cut_short, tokens=event.completion_tokens, **_asked_by(live)
+            )
             self._parts.residents[live.model].metrics.cut_short[cut_short].inc()
         if live.abort is not None and isinstance(event, Failed):
             event = Failed(id=event.id, code=live.abort.code, message=live.abort.message)
         if live.stream.queue_ms is None:
             live.stream.queue_ms = (now - live.submitted_at) * 1000
+        if self._parts.traces is not None:
+            self._parts.traces.job(_trace(live, event, now), now)
         del self._live[event.id]
         live.meter.other(event, now)
         live.stream.push(event)
         if not self._live:
             self.none_left.set()
+
+
+def _asked_by(live: Live) -> dict[str, str]:
+    """Whose request it is, for the log and the events."""
+    return {"request": live.asker.request_id} if live.asker.request_id else {}
+
+
+def _trace(live: Live, event: Finished | Failed, now: float) -> JobTrace:
+    finished = event if isinstance(event, Finished) else None
+    return JobTrace(
+        kind=kind_of(live.job).name,
+        model=live.model,
+        job_id=live.job.id,
+        asker=live.asker,
+        submitted_at=live.submitted_at,
+        dispatched_at=live.dispatched_at,
+        load_s=None if live.stream.load_ms is None else live.stream.load_ms / 1000,
+        first_at=live.first_at,
+        ended_at=now,
+        prompt_tokens=finished.prompt_tokens if finished else live.meter.prompt_tokens,
+        cached_tokens=live.cached_tokens,
+        completion_tokens=finished.completion_tokens if finished else live.meter.generated_tokens,
+        outcome=event.code if isinstance(event, Failed) else live.meter.reason,
+        failed=isinstance(event, Failed) and event.code != "cancelled",
+    )

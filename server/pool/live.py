@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from backends.messages import Job
+    from server.asker import Asker
     from server.metrics import RequestMeter
     from server.pool.stream import Stream
     from server.scheduling.decisions import Abort
@@ -21,6 +22,7 @@ class Live:
     stream: Stream
     meter: RequestMeter
     submitted_at: float
+    asker: Asker
     answered: bool = False
     """It has got text or another answer: it cannot be run again."""
     abort: Abort | None = None
@@ -28,3 +30,7 @@ class Live:
     """Its model may be loaded with a longer context for it."""
     least_context: int = 0
     """Tokens of context that its prompt needs, as its worker has told; 0: it has told none."""
+    dispatched_at: float | None = None
+    first_at: float | None = None
+    """When its first text or other answer came."""
+    cached_tokens: int = 0

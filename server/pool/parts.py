@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from server.pool.resident import Resident
     from server.scheduling.decisions import Action
     from server.scheduling.scheduler import Scheduler
+    from server.traces import Traces
 
 
 @dataclass
@@ -34,6 +35,8 @@ class PoolParts:
     event_log: EventLog
     clock: Callable[[], float]
     perform: Callable[[list[Action]], None]
+    traces: Traces | None = None
+    """Where the spans of jobs go, where a collector is configured."""
     loader: Loader | None = None
     """None until the pool has started."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

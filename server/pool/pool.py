@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from server.metrics import Metrics
     from server.settings.catalog import Catalog, CatalogChange, CatalogEntry
     from server.settings.config import Settings
+    from server.traces import Traces
 
 __all__ = ["ModelInfo", "ModelState", "Pool", "PoolError", "Status", "Stream"]
 
@@ -73,6 +74,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
         rules: Rules | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._settings = settings
         self._timeouts = timeouts
@@ -84,7 +86,9 @@ class Pool:
         self._residents = {e.name: Resident(e, metrics.model(e.name)) for e in catalog.entries}
         event_log = EventLog()
         self.on_change = event_log.on_change
-        self._parts = PoolParts(self._residents, self._scheduler, budget, metrics, event_log, clock, self._perform)
+        self._parts = PoolParts(
+            self._residents, self._scheduler, budget, metrics, event_log, clock, self._perform, traces
+        )
         wanted = catalog.backends if settings.scheduler.template_process else set()
         self._template_processes = {name: TemplateKeeper(name, enabled=name in wanted) for name in BACKENDS}
         self._overview = Overview(self._parts, self._template_processes.values())

@@ -40,6 +40,7 @@ LIVE: Final[Mapping[str, frozenset[str]]] = {
     "defaults": frozenset(Settings.model_fields["defaults"].annotation.model_fields),  # type: ignore[union-attr]
     "metrics": frozenset(),
     "logging": frozenset({"level", "prompts"}),
+    "traces": frozenset(),
 }  # fmt: skip
 """Keys that a running server takes over; any other needs a restart. Models are taken over whole."""
 

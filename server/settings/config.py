@@ -310,6 +310,13 @@ class LoggingSection(Section):
     """Let prompts appear in the log."""
 
 
+class TracesSection(Section):
+    """`[traces]`: OpenTelemetry spans of each job, with `onecard[traces]`."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """The collector, over OTLP/HTTP: `http://127.0.0.1:4318/v1/traces`. None sends nothing; prompts are never sent."""
+
+
 class Settings(Section):
     """Everything `onecard serve` was told, checked. Building one reads neither environment nor files."""
 
@@ -319,6 +326,7 @@ class Settings(Section):
     defaults: DefaultsSection = DefaultsSection()
     metrics: MetricsSection = MetricsSection()
     logging: LoggingSection = LoggingSection()
+    traces: TracesSection = TracesSection()
     models: dict[ModelName, ModelConfig] = {}
 
     @field_validator("models")
