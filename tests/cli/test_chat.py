@@ -152,7 +152,7 @@ def test_what_goes_wrong_is_told_and_ends_nothing(chat, tmp_path):
             ("/model nothing", "there is no model 'nothing'"),
             ("/think perhaps", "/think takes on, off"),
             ("/image cat.png", "image/png"),
-            ("what is it?", "parts of this type"),  # the server says that no model sees
+            ("what is it?", "no parts of type image"),
             ("/file notes.md", "6 characters"),
             ("and this?", "echo: notes.md:\r\n```\r\na note\r\n```\r\n\r\nand this?"),
             ("", "ended by: stop"),

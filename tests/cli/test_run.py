@@ -53,7 +53,7 @@ def test_flags_are_fields_of_the_request(onecard, server, tmp_path):
     assert (done.returncode, done.stdout) == (0, "echo: notes.md:\n```\na note\n```\n\nso?\n")
     assert "answer: " in done.stderr
     seen = onecard("run", "--url", server.url, "demo", "--image", "cat.png", "what is it?")
-    assert (seen.returncode, "parts of this type" in seen.stderr) == (1, True)
+    assert (seen.returncode, "no parts of type image" in seen.stderr) == (1, True)
 
 
 def test_a_wrong_flag_is_a_sentence_before_anything_is_started(onecard):
