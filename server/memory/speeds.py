@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import statistics
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 SpeedSource = Literal["measured", "learned", "computed", "rough", "assumed"]
 Phase = Literal["decode", "prefill"]
+AGAIN_AFTER_S: Final = 3600.0
+"""A rough measurement stands so long before a quieter moment is tried."""
 _KEPT: Final = 9
 """Windows of which the median counts."""
 _LEAST_RATIO, _MOST_RATIO = 0.01, 100.0
@@ -71,8 +74,9 @@ class SpeedEstimate:
 class SpeedEstimator:
     """The speeds of one machine. `onecard fit` uses it without a server."""
 
-    def __init__(self, learned: Learned, *, engine: str | None = None) -> None:
+    def __init__(self, learned: Learned, *, engine: str | None = None, clock: Callable[[], float] = time.time) -> None:
         """`engine`: which build of its engine every figure is of; None asks the model's backend."""
+        self._clock = clock
         self._learned = learned
         self._engine = engine
         self._machines: dict[str, Machine | None] = {}
@@ -97,12 +101,15 @@ class SpeedEstimator:
         """Whether the machine is to be measured for the backend's engine."""
         if TEST_ENGINE in os.environ:  # whatever tests load with, no engine is measured for it
             return False
-        known = self.machine(backend)
-        return BACKENDS[backend].speeds is not None and (known is None or known.source != "measured")
+        if BACKENDS[backend].speeds is None or (known := self.machine(backend)) is None:
+            return BACKENDS[backend].speeds is not None
+        at = self._learned.get("rates_at", self.key(backend))
+        return known.source != "measured" and not (isinstance(at, int) and 0 <= self._clock() - at < AGAIN_AFTER_S)
 
     def keep(self, backend: str, machine: Machine) -> None:
         """These are its rates from now on."""
         self._learned.put("rates", self.key(backend), msgspec.to_builtins(machine))
+        self._learned.put("rates_at", self.key(backend), int(self._clock()))
         self._machines[backend] = machine
         self.version += 1
 

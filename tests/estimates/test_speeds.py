@@ -183,6 +183,25 @@ def test_figures_are_kept_and_those_of_another_machine_or_engine_are_not_used(tm
     assert told(again, PLAN).source == "computed"  # ratios are of the rates they were taken with
 
 
+def test_a_rough_measurement_is_repeated_after_an_hour_and_a_good_one_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ONECARD_TEST_ENGINE", raising=False)
+    now = [1000.0]
+    speeds = SpeedEstimator(Learned(tmp_path / "l.json"), engine="e-1", clock=lambda: now[0])
+    assert speeds.wants("gguf")
+
+    speeds.keep("gguf", Machine(CPU, CPU, source="rough"))
+    assert not speeds.wants("gguf")
+    now[0] += 3601
+    assert speeds.wants("gguf")
+
+    speeds.keep("gguf", MACHINE)
+    now[0] += 1e6
+    assert not speeds.wants("gguf")
+    assert not speeds.wants("speech")  # nothing is foretold of it
+
+
 def test_damaged_figures_count_as_none(tmp_path: Path) -> None:
     learned = Learned(tmp_path / "l.json")
     speeds = estimator(tmp_path / "l.json")
