@@ -110,7 +110,7 @@ def _describe(error: ErrorDetails, param: str) -> tuple[str, str]:
     if kind in _BOUNDS:
         return _out_of_bounds(kind, value, context, param)
     if kind == "finite_number":
-        side, short, long = ("above", "max", "maximum") if value > 0 else ("below", "min", "minimum")
+        side, short, long = ("above", "max", "maximum") if float(value) > 0 else ("below", "min", "minimum")
         sentence = f"Invalid '{param}': decimal {side} {long} value. Expected a finite number."
         return f"decimal_{side}_{short}_value", sentence
     if kind == "literal_error" and not isinstance(value, str):
