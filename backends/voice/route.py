@@ -117,6 +117,18 @@ class VoiceEntry(msgspec.Struct, frozen=True):
     model: str
 
 
+class SpeakingModel(msgspec.Struct, frozen=True):
+    """A model that speaks."""
+
+    id: str
+
+
+class SpeakingModels(msgspec.Struct, frozen=True):
+    """All of them."""
+
+    models: list[SpeakingModel]
+
+
 class VoiceList(msgspec.Struct, frozen=True):
     """All voices of all models that speak."""
 
@@ -154,14 +166,25 @@ async def speech(
 @router.get("/v1/audio/voices", responses=answers(VoiceList))
 async def voices(app: App) -> Response:
     """The voices that `/v1/audio/speech` takes, by model."""
-    models = await app.listed(*app.catalog.entries)
     found = [
         VoiceEntry(name, name, model.name)
-        for model in models
+        for model in [await app.looked_at(model) for model in _speaking(app)]
         if isinstance(model.header, VoiceHeader)
         for name in model.header.names
     ]
     return Response(to_json(VoiceList(found)), media_type="application/json")
+
+
+@router.get("/v1/audio/models", responses=answers(SpeakingModels))
+async def speaking_models(app: App) -> Response:
+    """The models that `/v1/audio/speech` takes, as Open WebUI looks for them."""
+    found = [SpeakingModel(model.name) for model in _speaking(app)]
+    return Response(to_json(SpeakingModels(found)), media_type="application/json")
+
+
+def _speaking(app: Services) -> list[ModelFacts]:
+    """The models whose files are voices."""
+    return [app.facts(entry) for entry in app.catalog.entries if entry.backend == VoiceHeader.backend]
 
 
 def _refuse_unknown_voice(model: ModelFacts, voice: str) -> None:

@@ -34,7 +34,7 @@ def server(whisper: Path, canary_path: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("speech")
     settings = {
         "models": {
-            "whisper-1": {"path": str(whisper), "max_audio_s": 600},
+            "whisper-1": {"path": str(whisper), "max_audio_s": 60},
             "whisper-2": {"path": str(whisper), "parallel": 3},
             "canary": {"path": str(canary_path), "context": 256, "parallel": 1},
         },

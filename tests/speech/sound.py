@@ -61,3 +61,25 @@ def encoded(samples: Samples, container: str, codec: str, *, bit_rate: int = 64_
                 out.mux(stream.encode(piece))
         out.mux(stream.encode(None))
     return written.getvalue()
+
+
+def video(samples: Samples | None) -> bytes:
+    """A film of grey frames, with this sound or none."""
+    av: Any = pytest.importorskip("av")
+    written = io.BytesIO()
+    with av.open(written, "w", format="mp4") as out:
+        picture: Any = out.add_stream("mpeg4", rate=10)
+        picture.width = picture.height = 64
+        sound: Any = out.add_stream("aac", rate=RATE) if samples is not None else None
+        for _ in range(10):
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, dtype=np.uint8))))
+        out.mux(picture.encode(None))
+        if samples is not None:
+            frame: Any = av.AudioFrame.from_ndarray(samples[None, :], format="s16", layout="mono")
+            frame.rate = RATE
+            resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE, frame_size=1024)
+            for one in (frame, None):
+                for piece in resampler.resample(one):
+                    out.mux(sound.encode(piece))
+            out.mux(sound.encode(None))
+    return written.getvalue()

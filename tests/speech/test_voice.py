@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -171,6 +172,7 @@ def test_voices_are_listed_as_clients_look_for_them(server: Server) -> None:
         ("alloy", "tts-2"),
         ("bf_nova", "tts-2"),
     ]
+    assert server.get("/v1/audio/models").json() == {"models": [{"id": "tts-1"}, {"id": "tts-2"}]}
     assert say(server, model="tts-2", voice={"id": "alloy"}).status == 200
     british = say(server, model="tts-2", voice="bf_nova", input="tomato", response_format="pcm").body
     assert british != say(server, model="tts-2", voice="alloy", input="tomato", response_format="pcm").body
@@ -197,6 +199,24 @@ def test_it_is_a_tenant_like_the_others(server: Server) -> None:
     assert "has no voice" in say(server, model="canary").error["message"]
     assert say(server, model="tts-2", voice="alloy").status == 200
     assert server.model("tts-1")["state"] == "unloaded"
+
+
+def test_open_webui_and_wyoming_ask_as_they_do(server: Server) -> None:
+    """Given what Open WebUI posts, and what a Wyoming bridge asks the SDK for, then both get a file that plays."""
+    body = {"input": "Hello there.", "voice": "heart", "model": "tts-1"}
+    answer = server.post(PATH, body, headers={"authorization": "Bearer none", "accept": "*/*"}, timeout=60)
+    assert (answer.status, answer.headers["content-type"]) == (200, "audio/mpeg")
+    assert seconds(answer.body, "mp3") > 0.5
+
+    async def bridge() -> int:
+        async with openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+            asked = client.audio.speech.with_streaming_response.create(
+                model="tts-1", voice="heart", input="Hello there.", response_format="pcm", speed=1.0
+            )
+            async with asked as response:
+                return sum([len(chunk) async for chunk in response.iter_bytes(chunk_size=2048)])
+
+    assert asyncio.run(bridge()) > 24_000
 
 
 def test_texts_are_said_in_turn(server: Server) -> None:
