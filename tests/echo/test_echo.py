@@ -164,7 +164,7 @@ def test_ps_and_fit_show_what_there_is(server: Server) -> None:
     assert capacity["parts"]["voices"] == 10 * MIB
     nothing = dict.fromkeys(["context", "parallel", "kv_type", "gpu_layers", "kv_tokens"])
     assert capacity["plan"] == {**nothing, "further": {"voices": 2}}
-    assert capacity["alternatives"] == [{**nothing, "further": {"voices": 1}, "total_bytes": 85 * MIB}]
+    assert capacity["alternatives"] == [{**nothing, "further": {"voices": 1}, "total_bytes": 85 * MIB, "speed": None}]
     assert server.get("/v1/capacity?model=mynah").json()["plan"]["further"] == {"voices": 1}
 
 
@@ -356,7 +356,8 @@ FOLDER = ("__init__", "backend", "engine", "kind", "options", "route")
 
 
 def test_nothing_else_names_it() -> None:
-    assert {path.stem for path in Path(__file__).parent.glob("*.py")} == {*FOLDER, "test_echo"}
+    tests = {"test_echo", "slow", "test_slow_disk"}
+    assert {path.stem for path in Path(__file__).parent.glob("*.py")} == {*FOLDER, *tests}
     words = re.compile(r"tests\.echo|\bEcho(es|ed|Facts|Plan|Options)\b|v1/echo|parrot|[\"'](echoes|shout)[\"']")
     naming = {
         str(path.relative_to(ROOT))

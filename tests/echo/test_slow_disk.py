@@ -13,6 +13,8 @@ def test_the_first_listing_has_what_the_files_say(tmp_path: Path) -> None:
     env = {"ONECARD_BACKENDS": "tests.echo.slow:SlowEchoes", "ONECARD_TEST_ENGINE": ""}
     server = Server(settings, tmp_path / "server.log", **env)
 
-    (first,) = server.get("/v1/models").json()["data"]
-    assert (first["state"], first["capabilities"]) == ("unloaded", ["echo"])
-    assert server.stop() == 0, server.log
+    try:
+        (first,) = server.get("/v1/models").json()["data"]
+        assert (first["state"], first["capabilities"]) == ("unloaded", ["echo"])
+    finally:
+        assert server.stop() == 0, server.log
