@@ -32,7 +32,9 @@ def test_check_in_json(onecard):
 
 def test_schema_is_json_schema_of_every_section(onecard):
     schema = json.loads(onecard("config", "schema").stdout)
-    assert {"server", "memory", "scheduler", "defaults", "models", "metrics", "logging"} == set(schema["properties"])
+    assert set(schema["properties"]) == {
+        *("server", "memory", "scheduler", "defaults", "models", "metrics", "logging", "traces")
+    }
     assert "name" not in schema["$defs"]["ModelConfig"]["properties"]
 
 

@@ -122,8 +122,8 @@ MESSAGES: list[tuple[Any, str, str]] = [
     ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text", "missing_required_parameter"),
     (
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}],
-        "messages[0].content[0].type",
-        "unsupported_value",
+        "messages[0].content[0].image_url.url",
+        "invalid_value",
     ),
     ([{"role": "assistant", "content": None}], "messages[0].content", "invalid_type"),
     ([*USER, {"role": "tool", "content": "x"}], "messages[1].tool_call_id", "missing_required_parameter"),

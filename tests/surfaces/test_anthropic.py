@@ -189,7 +189,7 @@ WRONG = [
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x"}}]}]},
-        "messages[0].content[0].type",
+        "messages[0].content[0].source.type",
     ),
     (
         {
@@ -200,7 +200,7 @@ WRONG = [
                 }
             ]
         },
-        "messages[0].content[0].content[0].type",
+        "messages[0].content[0].content[0].source",
     ),
     ({"messages": [*user("a"), PREFILL], "thinking": {"type": "enabled", "budget_tokens": 1024}}, "messages"),
     (
