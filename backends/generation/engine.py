@@ -201,7 +201,10 @@ class GeneratingEngine:
             rows = self._refill(self._steady)
         else:
             rows = filled(self._plan(planned / 1000), self._sequences, self._context)
-        status = compute(rows, self._sequences, self._context, self._residency.cells)
+        if rows.embedded:
+            status = compute(rows, self._sequences, self._context, self._residency.cells)
+        else:
+            status = self._context.decode(rows.n_tokens, decoding=not rows.n_prefill)
         if status == _NO_ROOM and rows.n_drafted:
             self._speculation.give_way(self._sequences)
             return Step(events=events)
@@ -242,7 +245,7 @@ class GeneratingEngine:
             kv_used=cells.used,
             kv_total=cells.total,
             store_bytes=0 if store is None else store.n_bytes,
-            drafted=self._speculation.told(),
+            drafted=self._speculation.told() if self._speculation.news else {},
         )
 
     def _settle(self, *, most: int) -> None:

@@ -106,7 +106,8 @@ class Speculation:
         self._costs = RowCosts(pace)
         self._of_model = Acceptance()
         self._n_paused = 0
-        self._told: dict[str, tuple[int, int]] = {}
+        self.news: dict[str, tuple[int, int]] = {}
+        """By drafter, the tokens drafted and those that came true, since `told` was last asked."""
 
     def drafts_of(self, sequence: Sequence) -> SequenceDrafts | None:
         """A new sequence's; None where nothing is drafted for it."""
@@ -178,12 +179,12 @@ class Speculation:
         """So many of a sequence's drafted tokens came true."""
         if n_drafted and sequence.drafts is not None:
             drafter = sequence.drafts.drafter
-            before = self._told.get(drafter, (0, 0))
-            self._told[drafter] = (before[0] + n_drafted, before[1] + n_accepted)
+            before = self.news.get(drafter, (0, 0))
+            self.news[drafter] = (before[0] + n_drafted, before[1] + n_accepted)
 
     def told(self) -> dict[str, tuple[int, int]]:
-        """By drafter, the tokens drafted and those that came true, since this was last asked."""
-        told, self._told = self._told, {}
+        """The news, once."""
+        told, self.news = self.news, {}
         return told
 
     def give_way(self, sequences: list[Sequence]) -> None:

@@ -77,7 +77,8 @@ class CtcHeader(SpeechHeader):
 
 def is_ctc(config: Mapping[str, Any]) -> bool:
     """By config.json: also where its class is another one, which is told when it is read."""
-    return config.get("model_type") in CLASSES
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in CLASSES
 
 
 def read(folder: Path, config: dict[str, Any], *, quantization: str, max_audio_s: float) -> CtcHeader:

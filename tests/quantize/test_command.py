@@ -64,7 +64,7 @@ def test_dry_run_is_json_when_asked(tmp_path: Path) -> None:
         ([HF, "--fit", "lots"], 2, "a size looks like"),
         ([HF, "--fit", "1MiB"], 3, "does not fit 1 MiB"),
         ([HF, "--fit", "1MiB"], 3, "hint: no smaller context makes it fit"),
-        ([HF, "--fit", "45MiB", "--context", "4096", "--device", "cpu"], 3, "hint: --context 2048 fits"),
+        ([HF, "--fit", "50MiB", "--context", "4096", "--device", "cpu"], 3, "hint: --context 2048 fits"),
         ([GGUF, "--to", "bnb-4bit"], 2, "bitsandbytes quantises Hugging Face folders"),
         ([GGUF, "--to", "Q8_0", "--tensor-type", "x"], 2, "write REGEX=TYPE"),
         ([GGUF, "--to", "Q8_0", "--imatrix", "missing"], 2, "does not exist. hint: --calibrate"),

@@ -129,8 +129,6 @@ def test_letters_are_those_of_transformers(tmp_path: Path, speech: Path, kind: s
             heard(engine, speech, **wish)
     assert not any(isinstance(event, Failed) for event in events)
     measured = engine.ready().parts["weights"]
-    predicted = found[0].estimate(header, SpeechPlan(parallel=2)).amount.host
-    assert engine.ready().measured_bytes == pytest.approx(predicted, rel=0.7)
     assert 0 < measured < 2**20
 
 
