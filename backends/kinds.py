@@ -1,4 +1,4 @@
-"""Kinds of jobs: for each what differs outside its own engine and routes, in one line of one table.
+"""What a kind of jobs differs in outside its own engine and routes; each states it in a `kind.py` of its own folder.
 
 `backends.registry.KINDS` has those of all backends. A kind of a new backend is a `Kind` in the backend's folder.
 """

@@ -1,4 +1,4 @@
-"""How calls begin in each format, up to where it is certain that one does: for readers, and as regular expressions.
+"""Shared by formats: where it is certain that a call begins; each format states its own `Openings`.
 
 A mark alone is a word like any other. What makes a call of it is the name of an offered function and the beginning of
 its arguments. The grammar of an answer takes over at the same letter at which its reader announces the call.

@@ -1,4 +1,4 @@
-"""Who contributes how many tokens to the next forward pass of an engine. Pure planning, no engine types."""
+"""Who contributes how many tokens to the next step, within the bound on inter-token latency. Pure, no engine types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samplers there are and their order, the same for all backends: each has one maker per stage named here. Pure."""
+"""The samplers there are and their order, the same for all backends; each has its own makers. Pure."""
 
 from __future__ import annotations
 

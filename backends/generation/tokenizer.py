@@ -1,4 +1,4 @@
-"""Prompts to token ids for one GGUF model, and back.
+"""Prompts to token ids, and back, over the vocabulary of one model.
 
 Owns the rule that special tokens are recognised only where the template put them, and that everything between two of
 them is tokenized whole, so that ordinary text keeps its canonical tokens.

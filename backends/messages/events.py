@@ -1,4 +1,4 @@
-"""What comes back of a job: its start, the parts of its answer, and exactly one end.
+"""What comes back of a job: its start, the parts of its answer, exactly one end, and the error codes.
 
 Starts and ends are the same for all kinds of jobs. What an answer consists of is its kind's own: a subclass of `Part`,
 named in the kind's line of `backends.kinds`.

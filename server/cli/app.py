@@ -1,4 +1,4 @@
-"""The commands with their flags and help; each does its work in a module of its own, imported when it runs."""
+"""The commands, their flags and help (`serve` has its own file); each does its work in a module imported when it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: its fields, what of OpenAI's is refused, and the job a request becomes."""
+"""`POST /v1/chat/completions`: the fields it has alone, what of OpenAI's is refused, and the job a request becomes."""
 
 from __future__ import annotations
 

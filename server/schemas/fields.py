@@ -1,4 +1,4 @@
-"""The types that request fields share: strict, bounded, and telling known fields from unknown ones.
+"""Request fields that surfaces share (`SamplingFields`, `TokenChoice`), and their types: strict, bounded.
 
 Owns the numeric bounds: those of the published schemas, and our own where a request could cost too much. What a
 provider allows its customers (four stop strings, sixteen pairs of metadata) is no bound of the protocol.
