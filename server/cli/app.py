@@ -1,4 +1,4 @@
-"""The commands, their flags and help (`serve` has its own file); each does its work in a module imported when it runs."""
+"""Commands, their flags and help (`serve` has its own file); each does its work in a module imported when it runs."""
 
 from __future__ import annotations
 
