@@ -116,7 +116,7 @@ class Batcher:
             return n_ahead
         if self.pace.token_us(depth) <= 0:
             return (GRAIN if n_decode else 2 * GRAIN) if first else 0
-        exact = self.pace.tokens_within(left_us, depth, short=n_ahead <= GRAIN)
+        exact = self.pace.tokens_within(left_us, depth, n_ahead=n_ahead, short=n_ahead <= GRAIN)
 
         def whole_is_cheaper() -> bool:
             whole_us, rest_us = (self.pace.prefill_us(depth + n_ahead - n, n) for n in (n_ahead, n_ahead - GRAIN))

@@ -84,14 +84,15 @@ class Pace:
         """A chunk of so many prompt tokens from that depth on."""
         return self.decode_us(1) + n_tokens * self._line(n_tokens).at(depth + n_tokens / 2)
 
-    def tokens_within(self, us: float, depth: int, *, short: bool = False) -> int:
+    def tokens_within(self, us: float, depth: int, *, n_ahead: int, short: bool = False) -> int:
         """How many prompt tokens from that depth on take no longer, `short` of a tile or in whole ones.
 
-        Not for when nothing is known.
+        There are `n_ahead` of them: what a line foretells far behind them is no matter of theirs. More than that is no
+        exact number. Not for when nothing is known.
         """
         line = self._line(0 if short else TILE)
         left_us = max(0.0, us - self.decode_us(1))
-        at_first = left_us / line.at(depth)
+        at_first = min(left_us / line.at(depth), n_ahead)
         return int(left_us / line.at(depth + at_first / 2))
 
     def begin_at(self, n_known: int, size: int) -> int:

@@ -235,3 +235,15 @@ def test_a_machine_that_has_become_slower_is_believed() -> None:
         pace.learn(n_decode=0, chunks=[Chunk(500, 64)], duration_us=64 * 3_000)
 
     assert 2_500 < pace.token_us(500) < 3_500
+
+
+def test_a_short_prompt_is_not_cut_for_what_tokens_far_behind_it_would_take() -> None:
+    """Given a bound that holds no prompt back, and noise that looks like times that rise with depth, then a prompt is one chunk."""
+    pace = Pace()
+    for depth, us in ((0, 50_000), (100, 150_000)) * 20:
+        pace.learn(n_decode=0, chunks=[Chunk(depth, 130)], duration_us=us)
+    batcher = Batcher(max_itl_us=60e6, pace=pace)
+
+    assert batcher.plan([Demand(i, 130, False, slot=i) for i in range(3)], room=2048) == [
+        Share(i, 130) for i in range(3)
+    ]
