@@ -238,7 +238,7 @@ def test_a_machine_that_has_become_slower_is_believed() -> None:
 
 
 def test_a_short_prompt_is_not_cut_for_what_tokens_far_behind_it_would_take() -> None:
-    """Given a bound that holds no prompt back, and noise that looks like times that rise with depth, then a prompt is one chunk."""
+    """Given a bound that holds no prompt back, and times whose noise rises with depth, then a prompt is one chunk."""
     pace = Pace()
     for depth, us in ((0, 50_000), (100, 150_000)) * 20:
         pace.learn(n_decode=0, chunks=[Chunk(depth, 130)], duration_us=us)
