@@ -6,9 +6,7 @@ Answers one line on its socket with a `backends.speed.Machine` as JSON. The laye
 
 from __future__ import annotations
 
-import argparse
 import os
-import socket
 import statistics
 import time
 from dataclasses import dataclass
@@ -18,10 +16,10 @@ import msgspec
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from backends.asked import answer_lines
 from backends.bnb import linear
 from backends.bnb.library import Linear4bit, Linear8bitLt
 from backends.machine.host import cache_bytes
-from backends.machine.kernel import die_with, limit_damage
 from backends.speed import GROUP, Machine, Rates
 
 if TYPE_CHECKING:
@@ -169,16 +167,8 @@ def answer() -> Machine:
 
 
 def main() -> None:
-    """Answer once on the socket `--fd`."""
-    parser = argparse.ArgumentParser(prog="onecard-rates")
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    args = parser.parse_args()
-    die_with(args.parent)
-    limit_damage()
-    with socket.socket(fileno=args.fd).makefile("rw", encoding="utf-8") as line:
-        line.readline()
-        line.write(msgspec.json.encode(answer()).decode() + "\n")
+    """Measure once per line that comes."""
+    answer_lines("onecard-rates", lambda _question: msgspec.json.encode(answer()).decode())
 
 
 if __name__ == "__main__":

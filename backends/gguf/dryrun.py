@@ -10,10 +10,8 @@ answer:   {"weights": ..., "plans": [{"cache": ..., "compute": {...}, "output": 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import socket
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from backends.asked import answer_lines
 from backends.engine import LoadError
 from backends.gguf.context import dry_context
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import dry_pooled, gives_vectors
-from backends.machine.kernel import die_with, limit_damage
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.plan import BATCH_TOKENS
 
@@ -78,20 +76,11 @@ def _sizes(model: Model, plan: TextPlan, layers: int) -> dict[str, Any] | None:
 
 def main() -> None:
     """Answer on the socket `--fd` until it is closed."""
-    parser = argparse.ArgumentParser(prog="onecard-dryrun")
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    args = parser.parse_args()
-    die_with(args.parent)
-    limit_damage()
     with suppress(OSError):
         os.nice(_NICENESS)
     log = LibraryLog()
     log.install()
-    with socket.socket(fileno=args.fd).makefile("rw", encoding="utf-8") as line:
-        for question in line:
-            line.write(json.dumps(answer(json.loads(question), log)) + "\n")
-            line.flush()
+    answer_lines("onecard-dryrun", lambda question: json.dumps(answer(json.loads(question), log)))
 
 
 if __name__ == "__main__":

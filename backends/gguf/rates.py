@@ -7,12 +7,10 @@ process takes time away and never adds any. Format of calls: ggml.h and ggml-bac
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import json
 import os
-import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -23,10 +21,10 @@ import msgspec
 import numpy as np
 from llama_cpp._ggml import libggml
 
+from backends.asked import answer_lines
 from backends.gguf.tensor_types import TENSOR_TYPES
 from backends.gguf.threads import CROWDED, waited_ns
 from backends.machine.host import cache_bytes
-from backends.machine.kernel import die_with, limit_damage
 from backends.speed import GROUP, Machine, Rates
 
 if TYPE_CHECKING:
@@ -342,18 +340,14 @@ def answer(n_threads: int) -> Machine:
     return Machine(together, alone, device, link, "rough" if rough else "measured")
 
 
+def _told(question: str) -> str:
+    n_threads = int(json.loads(question).get("threads") or len(os.sched_getaffinity(0)))
+    return msgspec.json.encode(answer(n_threads)).decode()
+
+
 def main() -> None:
-    """Answer once on the socket `--fd`."""
-    parser = argparse.ArgumentParser(prog="onecard-rates")
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    args = parser.parse_args()
-    die_with(args.parent)
-    limit_damage()
-    with socket.socket(fileno=args.fd).makefile("rw", encoding="utf-8") as line:
-        question = json.loads(line.readline())
-        n_threads = int(question.get("threads") or len(os.sched_getaffinity(0)))
-        line.write(msgspec.json.encode(answer(n_threads)).decode() + "\n")
+    """Measure once per line that comes."""
+    answer_lines("onecard-rates", _told)
 
 
 if __name__ == "__main__":
