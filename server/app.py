@@ -23,9 +23,11 @@ from server.history import History
 from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
+from server.pulling import PULL, Puller
 from server.reload import Reading, Reloader
 from server.routes.described import Described
 from server.routes.media_fetch import fetch_media
+from server.routes.ollama_pull import rather
 from server.routes.services import Services
 from server.routes.table import METRICS, ROUTERS
 from server.schemas.problems import to_api_error
@@ -34,6 +36,7 @@ from server.traces import open_traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from pydantic_core import ErrorDetails
     from starlette.requests import Request
@@ -42,10 +45,17 @@ if TYPE_CHECKING:
     from server.settings.config import Settings
 
 
-def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[], Reading] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    pool: Pool | None = None,
+    read: Callable[[], Reading] | None = None,
+    config: Path | None = None,
+) -> FastAPI:
     """The application over its own pool, or over a given one. Raises CatalogError and TracesError.
 
     `read` gives the configuration as it is when it is to be read again; without it only models' files are looked at.
+    `config` is its file, for commands that run beside the server.
     """
     # sse-starlette would cut every stream when uvicorn begins to exit; here streams end when the pool ends their jobs.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
@@ -60,6 +70,9 @@ def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[
     spool = Spool(settings.server.max_upload_bytes, spool_folder)
     told = Events()
     owned.on_change.append(told.on_change)
+    named = [] if config is None else ["--config", str(config)]
+    puller = Puller(settings.memory, command=[*PULL, *named], tell=owned.tell)
+    owned.on_change.append(puller.on_change)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -68,6 +81,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[
             yield
         finally:
             await owned.close(settings.server.drain_s)
+            await puller.close()
             spool.close()
             if traces is not None:
                 await traces.close()
@@ -100,7 +114,7 @@ def create_app(settings: Settings, *, pool: Pool | None = None, read: Callable[[
         settings, read or (lambda: Reading(settings)), catalog=catalog, pool=owned, door=door, adopt=adopt
     )
     app.state.services = Services(
-        settings, catalog, owned, counted, told, history, spool, reloader, started_unix=int(time.time())
+        settings, catalog, owned, counted, told, history, spool, reloader, puller, started_unix=int(time.time())
     )
     app.state.fetch_media = fetch_media if settings.server.fetch_images else None
     app.add_middleware(Gate, rules=door, draining=lambda: owned.draining)
@@ -181,5 +195,5 @@ def _rather(request: Request) -> str:
     if plain in known:
         return f"Ask for {plain}, without the slash."
     if plain.startswith("/api/"):
-        return "Of Ollama's API there are chat, generate, embed, embeddings, tags, show, ps, pull and version."
+        return rather(plain)
     return "GET /openapi.json lists what there is."

@@ -15,7 +15,7 @@ import msgspec
 from backends.backend import HeaderError
 from backends.files.model_files import reason
 from server.memory.files import FileReader
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog, CatalogError, entry_of
 from server.settings.changes import taken_over
 from server.settings.config_source import ConfigError
 from server.settings.listener import open_listener
@@ -84,6 +84,8 @@ class Reloader:
         self._door = door
         self._adopt = adopt
         self._turn = asyncio.Lock()
+        self._beside: dict[str, str] = {}
+        """Paths of models that were fetched while the server runs and that no configuration names."""
         self._reader = FileReader(within_s=_READ_WITHIN_S)
 
     async def reload(self, asked_by: str) -> Reloaded:
@@ -99,10 +101,23 @@ class Reloader:
                 self._pool.tell("config_refused", by=asked_by, reason=why)
                 raise ReloadError(why) from None
 
+    async def serve_too(self, name: str, path: str) -> None:
+        """Serve a model that no configuration names, until the server ends. Raises ReloadError."""
+        async with self._turn:
+            self._beside[name] = path
+            if self._catalog.resolve(name) is not None:
+                return
+            try:
+                entry = await self._reader.read("model", lambda: entry_of(self.settings, name, path))
+            except (CatalogError, HeaderError, ValueError) as problem:
+                del self._beside[name]
+                raise ReloadError(str(problem)) from None
+            self._pool.change(self._catalog.add(entry), self.settings)
+
     def _wanted(self) -> tuple[Reading, Catalog]:
         """On a thread: the configuration and the models it names."""
         reading = self._read()
-        return reading, Catalog(reading.settings)
+        return reading, Catalog(reading.settings, self._beside)
 
     def _take(self, reading: Reading, wanted: Catalog, asked_by: str) -> Reloaded:
         """All at once: no request sees a half of it."""

@@ -92,7 +92,7 @@ BASELINE = "backends/gguf/bare.py"
 SERVER_ROOMS = (
     "errors", "error_bodies", "asker", "history", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
-    "output", "schemas", "door", "reload", "routes", "app",
+    "output", "schemas", "door", "pulling", "reload", "routes", "app",
     "bench", "hub", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""

@@ -224,6 +224,9 @@ def pull_model(
     ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Progress as lines of JSON, the last one as --json prints it.")
+    ] = False,
 ) -> None:
     """Fetch a model into the Hugging Face cache; its plan of a load is shown before. Goes on where it broke off.
 
@@ -231,7 +234,7 @@ def pull_model(
     """
     from server.cli.pull import pull
 
-    pull(model, quant=quant, config=config, as_json=as_json)
+    pull(model, quant=quant, config=config, as_json=as_json, json_lines=json_lines)
 
 
 @app.command()

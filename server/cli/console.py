@@ -120,3 +120,8 @@ def write(text: str, *, end: str = "\n") -> None:
 def write_json(value: Any) -> None:
     """A JSON document on stdout."""
     write(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def write_json_line(value: Any) -> None:
+    """A JSON document on one line of stdout."""
+    write(json.dumps(value, ensure_ascii=False))

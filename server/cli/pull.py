@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.backend import HeaderError
-from server.cli.console import CliError, ExitCode, say, write, write_json
+from server.cli.console import CliError, ExitCode, say, write, write_json, write_json_line
 from server.cli.fit import capacity_for, plan_words
+from server.cli.pull_progress import progress
 from server.hub import choice as choices_of
 from server.hub.choice import Choice, ChoiceError
 from server.hub.download import check_room, fetch, missing_bytes
@@ -21,30 +20,40 @@ from server.settings.references import HubReference, LocateError, is_page, locat
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from server.memory.capacity import Capacity
     from server.settings.config import Settings
 
 _AUTO: Final = "auto"
 _FOUR_BITS: Final = {"quantization": "bnb-4bit"}
-_LINE_EVERY_S: Final = 5.0
 _MOST_LOOKED_AT: Final = 12
 _ADDRESS: Final = "write owner/name, owner/name:Q4_K_M or the address of the model's page"
 
 
-def pull(text: str, *, quant: str | None, config: Path | None, as_json: bool = False, quiet: bool = False) -> Path:
-    """Fetch a model, and print what may stand as its path, unless `quiet`. Raises CliError."""
+def pull(
+    text: str,
+    *,
+    quant: str | None,
+    config: Path | None,
+    as_json: bool = False,
+    json_lines: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Fetch a model, and print what may stand as its path, unless `quiet`. Raises CliError.
+
+    With `json_lines` progress is lines of JSON on stdout, and the last line is what `as_json` prints.
+    """
     reference = _reference(text, quant)
     try:
         repository = look_up(reference)
+        if json_lines:
+            write_json_line({"status": "pulling manifest"})
         for remark in choices_of.remarks(repository.files):
             say(f"note: {remark}")
         chosen, plan = _chosen(repository, reference, config)
         check_room(repository, chosen.files)
         to_come = missing_bytes(repository, chosen.files)
-        with _progress() as progress:
-            first = fetch(repository, chosen.files, progress)
+        with progress(as_lines=json_lines) as told:
+            first = fetch(repository, chosen.files, told)
     except ChoiceError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     except HubError as problem:
@@ -53,10 +62,11 @@ def pull(text: str, *, quant: str | None, config: Path | None, as_json: bool = F
     name = _written(repository, chosen, path)
     if quiet:
         return path
-    if as_json:
+    if as_json or json_lines:
         fits = None if plan is None else {"fits": plan.fits, "total_bytes": plan.total_bytes}
         sizes = {"size_bytes": chosen.size_bytes, "fetched_bytes": to_come}
-        write_json({"reference": name, "path": str(path), **sizes, "fit": fits})
+        print_it = write_json_line if json_lines else write_json
+        print_it({"reference": name, "path": str(path), **sizes, "fit": fits})
     else:
         say(f"{chosen.label}: {format_size(chosen.size_bytes)}" + ("" if to_come else ", was there already"))
         write(name)
@@ -181,63 +191,3 @@ def _written(repository: Repository, one: Choice, path: Path) -> str:
         except LocateError:
             continue
     return str(path)
-
-
-class _Lines:
-    """Progress without a terminal: a line for each file, and one every few seconds."""
-
-    def __init__(self) -> None:
-        self._name, self._size, self._done, self._told_s = "", 0, 0, 0.0
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def file(self, name: str, size: int, done: int) -> None:
-        self._name, self._size, self._done, self._told_s = name, size, done, time.monotonic()
-        already = f", {format_size(done)} are there" if done else ""
-        say(f"fetching {name}: {format_size(size)}{already}")
-
-    def advance(self, n_bytes: int) -> None:
-        self._done += n_bytes
-        if time.monotonic() - self._told_s >= _LINE_EVERY_S:
-            self._told_s = time.monotonic()
-            say(f"fetching {self._name}: {100 * self._done // max(1, self._size)} %, {format_size(self._done)}")
-
-
-class _Bar:
-    """Progress in a terminal, on stderr."""
-
-    def __init__(self) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.DownloadColumn(binary_units=True),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
-            console=Console(stderr=True, highlight=False),
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def file(self, name: str, size: int, done: int) -> None:
-        self._task = self._bar.add_task(name, total=size, completed=done)
-
-    def advance(self, n_bytes: int) -> None:
-        if self._task is not None:
-            self._bar.advance(self._task, n_bytes)
-
-
-def _progress() -> _Bar | _Lines:
-    return _Bar() if sys.stderr.isatty() else _Lines()

@@ -57,7 +57,9 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
     for text in found.notes:
         log.warning("models_dir note=%s", json.dumps(text, ensure_ascii=False))
     try:
-        app = create_app(settings, read=lambda: with_folders(load_settings(config, flags=flags).settings))
+        app = create_app(
+            settings, read=lambda: with_folders(load_settings(config, flags=flags).settings), config=config
+        )
     except (CatalogError, TracesError) as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     _refuse_missing(loaded, app.state.catalog.entries)

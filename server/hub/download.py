@@ -37,7 +37,7 @@ _SPARE_BYTES: Final = 64 * 2**20
 class Progress(Protocol):
     """Who is told how far it is."""
 
-    def file(self, name: str, size: int, done: int) -> None:
+    def file(self, file: RemoteFile, done: int) -> None:
         """A file begins, of which so many bytes are there already."""
 
     def advance(self, n_bytes: int) -> None:
@@ -87,7 +87,7 @@ def _fetch_blob(repository: Repository, file: RemoteFile, blobs: Path, progress:
         if target.tell() > file.size:
             target.truncate(0)
         have = os.fstat(target.fileno()).st_size
-        progress.file(file.name, file.size, have)
+        progress.file(file, have)
         _fill(repository, file, target.fileno(), have, progress)
         os.fsync(target.fileno())
     if not _has_checksum(partial, file):

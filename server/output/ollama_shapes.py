@@ -143,6 +143,9 @@ class OllamaShown(TypedDict):
 
 
 class OllamaPulled(TypedDict):
-    """How far it is."""
+    """How far it is; of a file its size and how much of it has come, in bytes."""
 
     status: str
+    digest: NotRequired[str]
+    total: NotRequired[int]
+    completed: NotRequired[int]

@@ -66,9 +66,14 @@ async def ollama_generate(
 
 def called(app: Services, name: str | None) -> ModelFacts:
     """The model a client names; Ollama's put `:latest` behind what has no tag. Raises ApiError."""
-    if name is not None and name.endswith(_LATEST) and app.catalog.resolve(name) is None:
-        name = name.removesuffix(_LATEST)
+    if name is not None and app.catalog.resolve(name) is None:
+        name = without_latest(name)
     return app.model(name)
+
+
+def without_latest(name: str) -> str:
+    """The name without the tag that Ollama's clients put behind one that has none."""
+    return name.removesuffix(_LATEST)
 
 
 def wished(request: Request, keep_alive_s: float | None) -> tuple[float | None, list[str]]:

@@ -1,6 +1,6 @@
-"""`GET /api/version`, `/api/tags` and `/api/ps`, `POST /api/show` and `/api/pull`: the models, in Ollama's shape.
+"""`GET /api/version`, `/api/tags` and `/api/ps`, `POST /api/show`: the models, in Ollama's shape.
 
-None of them loads or keeps a model, and none fetches anything: which models there are is the configuration's to say.
+None of them loads or keeps a model.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from server.errors import ApiError, clip, model_not_found
 from server.output.frame import to_json
-from server.output.ollama import NDJSON, line, time_text
+from server.output.ollama import time_text
 from server.output.ollama_shapes import (
     OllamaDetails,
     OllamaModel,
     OllamaModels,
-    OllamaPulled,
     OllamaResident,
     OllamaResidents,
     OllamaShown,
@@ -30,7 +28,7 @@ from server.output.ollama_shapes import (
 from server.routes.dependencies import App, parsed
 from server.routes.described import Described, answers
 from server.routes.ollama import called, near
-from server.schemas.ollama_models import PULL, SHOW, NamedBody, parse_named
+from server.schemas.ollama_models import SHOW, NamedBody, parse_named
 from server.settings.sampling import plain_sampling
 
 if TYPE_CHECKING:
@@ -90,29 +88,6 @@ async def ollama_show(app: App, asked: Annotated[NamedBody, Depends(parsed(SHOW,
     if "licence" in about:
         shown["license"] = about["licence"]
     return _json(shown)
-
-
-@router.post(PULL.path, responses=answers(OllamaPulled, stream=OllamaPulled, lines=NDJSON))
-async def ollama_pull(app: App, asked: Annotated[NamedBody, Depends(parsed(PULL, parse_named))]) -> Response:
-    """Tell that a model is here. What is not is fetched by its operator: `onecard pull`, and the configuration."""
-    try:
-        model = await app.looked_at(called(app, asked.called))
-    except ApiError as problem:
-        raise _not_here(app, asked.called) if problem.status == 404 else problem from None
-    if model.info.unusable is not None:
-        raise ApiError(
-            404, f"The model '{clip(model.name)}' cannot be used: {model.info.unusable}", code="model_not_found"
-        )
-    done = OllamaPulled(status="success")
-    if asked.stream is False:
-        return _json(done)
-    return Response(line({"status": "pulling manifest"}) + line({**done}), media_type=NDJSON)
-
-
-def _not_here(app: Services, name: str | None) -> ApiError:
-    known = model_not_found(name or "", [entry.name for entry in app.catalog.entries])
-    hint = "hint: the server's operator gets a model with `onecard pull` and lists it in the configuration"
-    return ApiError(404, f"{known.message} {hint}", code=known.code, param="model")
 
 
 def _model(model: ModelFacts, app: Services) -> OllamaModel:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from server.pool.events import Events
     from server.pool.pool import Pool
     from server.pool.status import ModelInfo
+    from server.pulling import Puller
     from server.reload import Reloader
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
@@ -148,6 +149,7 @@ class Services:
     history: History
     spool: Spool
     reloader: Reloader
+    puller: Puller
     started_unix: int
 
     def model(self, name: str | None, *, alias: str | None = None) -> ModelFacts:

@@ -22,7 +22,7 @@ from server.settings.config import ModelConfig
 from server.settings.references import Located, LocateError, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from backends.backend import AnyBackend
     from server.settings.config import Settings
@@ -109,12 +109,17 @@ class CatalogChange:
 class Catalog:
     """The configured models, or the built-in ones where none is configured."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Look for every model's files. Raises CatalogError."""
+    def __init__(self, settings: Settings, beside: Mapping[str, str] | None = None) -> None:
+        """Look for every model's files. Raises CatalogError.
+
+        `beside` has paths of models that no configuration names; a name that is configured stays the configuration's.
+        """
         built_in = [] if settings.models else [name for name in SERVED if built_in_path(name) is not None]
         self.remarks = [why_missing(name) for name in SERVED if built_in and name not in built_in]
         """What an operator should know of the models that are served because none is configured."""
-        models = settings.models or _built_in(settings, built_in or [*SERVED])
+        models = settings.models or _with_defaults(settings, {name: name for name in built_in or SERVED})
+        taken = {alias for name, model in models.items() for alias in (name, *model.aliases)}
+        models = {**models, **_with_defaults(settings, {n: p for n, p in (beside or {}).items() if n not in taken})}
         self._hold({name: _entry(model) for name, model in models.items()})
         if absent := [name for name in settings.scheduler.preload if name not in self._by_name]:
             known = ", ".join(self._entries)
@@ -144,6 +149,11 @@ class Catalog:
         self.remarks = other.remarks
         return change
 
+    def add(self, entry: CatalogEntry) -> CatalogChange:
+        """Have one model more."""
+        self._hold({**self._entries, entry.name: entry})
+        return CatalogChange(added=[entry])
+
     def _hold(self, entries: dict[str, CatalogEntry]) -> None:
         self._entries = entries
         aliases = {alias: entry for entry in entries.values() for alias in entry.aliases}
@@ -164,9 +174,14 @@ class Catalog:
         return self._by_name.get(name)
 
 
-def _built_in(settings: Settings, names: list[str]) -> dict[str, ModelConfig]:
-    """Built-in models with the operator's defaults."""
-    models = {name: ModelConfig(path=name) for name in names}
+def entry_of(settings: Settings, name: str, path: str) -> CatalogEntry:
+    """A model that no configuration names. Blocks on the disk. Raises CatalogError."""
+    return _entry(_with_defaults(settings, {name: path})[name])
+
+
+def _with_defaults(settings: Settings, paths: Mapping[str, str]) -> dict[str, ModelConfig]:
+    """Models of which only the path is known, with the operator's defaults."""
+    models = {name: ModelConfig(path=path) for name, path in paths.items()}
     return type(settings)(defaults=settings.defaults, scheduler=settings.scheduler, models=models).models
 
 

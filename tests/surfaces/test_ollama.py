@@ -161,9 +161,9 @@ def test_the_older_path_for_vectors_takes_one_text(spoken, server):
     assert server.post("/api/embeddings", {"model": "fake", "prompt": 7}).json()["param"] == "prompt"
 
 
-def test_pulling_tells_what_is_here_and_fetches_nothing(spoken):
-    assert [part.status for part in spoken.pull("fake", stream=True)][-1] == "success"
-    with pytest.raises(ollama.ResponseError, match="onecard pull"):
+def test_pulling_what_is_here_is_told_at_once(spoken):
+    assert [part.status for part in spoken.pull("fake", stream=True)] == ["pulling manifest", "success"]
+    with pytest.raises(ollama.ResponseError, match="from Hugging Face"):
         spoken.pull("gpt-oss:20b")
 
 
