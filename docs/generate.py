@@ -26,7 +26,7 @@ USES = {
     Use.HARMLESS: "accepted, changes no answer",
     Use.NEUTRAL_ONLY: "refused by name",
 }
-SECTIONS = ("server", "memory", "scheduler", "defaults", "models", "metrics", "logging")
+SECTIONS = ("server", "keys", "memory", "scheduler", "defaults", "models", "metrics", "logging")
 
 
 def configuration() -> str:
@@ -45,7 +45,7 @@ def configuration() -> str:
         below = schema["properties"][section]
         table = below.get("additionalProperties", below)
         rows = schema["$defs"][table["$ref"].rpartition("/")[2]]["properties"]
-        heading = "[models.NAME]" if section == "models" else f"[{section}]"
+        heading = f"[{section}.NAME]" if section in ("keys", "models") else f"[{section}]"
         lines += ["", f"## `{heading}`", "", "| key | type | default | meaning |", "|---|---|---|---|"]
         lines += [_key(name, row) for name, row in rows.items()]
     return "\n".join(lines) + "\n"

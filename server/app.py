@@ -14,12 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from server.accounts.book import Accounts, UsageBook
 from server.door.gate import Gate
 from server.door.rules import DoorRules
 from server.door.spool import Spool, spool_folder
 from server.error_bodies import dialect_of, error_body
 from server.errors import ApiError, clip
 from server.history import History
+from server.memory.learned import data_folder
 from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
@@ -77,11 +79,13 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await owned.start()
+        await usage.start()
         try:
             yield
         finally:
             await owned.close(settings.server.drain_s)
             await puller.close()
+            await usage.close()
             spool.close()
             if traces is not None:
                 await traces.close()
@@ -104,7 +108,8 @@ def create_app(
         max_bytes=settings.server.stored_responses_bytes,
         ttl_s=settings.server.stored_responses_ttl_s,
     )
-    door = DoorRules(settings.server)
+    usage = UsageBook(data_folder() / "usage.sqlite")
+    door = DoorRules(settings, Accounts((counted.keys, usage), time.monotonic))
 
     def adopt(now: Settings) -> None:
         app.state.services = replace(app.state.services, settings=now)
@@ -114,7 +119,8 @@ def create_app(
         settings, read or (lambda: Reading(settings)), catalog=catalog, pool=owned, door=door, adopt=adopt
     )
     app.state.services = Services(
-        settings, catalog, owned, counted, told, history, spool, reloader, puller, started_unix=int(time.time())
+        *(settings, catalog, owned, counted, told, history, spool, reloader, puller, usage),
+        started_unix=int(time.time()),
     )
     app.state.fetch_media = fetch_media if settings.server.fetch_images else None
     app.add_middleware(Gate, rules=door, draining=lambda: owned.draining)

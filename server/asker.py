@@ -1,10 +1,13 @@
-"""Who asks: the id of the request that a task serves, and the trace that its client has begun. Set by the door."""
+"""Who asks: the id of the request that a task serves, its key's account, and its client's trace. Set by the door."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from server.accounts.account import Account
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,12 @@ class Asker:
     """Empty for what the server does by itself."""
     traceparent: str = ""
     """As W3C's trace context has it; empty where the client has begun none."""
+    account: Account | None = None
+    """Whose limits count and whose usage it is; None for what the server does by itself."""
+
+    def may_use(self, *names: str) -> bool:
+        """Whether the model of these names is one that this client may know of."""
+        return self.account is None or self.account.may_use(names)
 
 
 _ALONE: Final = Asker()

@@ -91,6 +91,11 @@ SERVER: Final[Mapping[str, Family]] = MappingProxyType(
         "prefix_cache_reserved": Family(
             "prefix_cache_reserved_bytes", "gauge", "What is reserved for them in the budget of host memory"
         ),
+        "key_requests": Family("key_requests", "counter", "Requests let in, by the name of their key", ("key_name",)),
+        "key_refused": Family(
+            "key_refused_requests", "counter", "Requests that a limit of their key refused", ("key_name", "reason")
+        ),
+        "key_tokens": Family("key_tokens", "counter", "Tokens, by the name of their key", ("key_name", "kind")),
         "prediction_error": Family(
             "memory_prediction_error_ratio", "histogram", "Measured / predicted", ("backend", "memory"), _ERROR_RATIOS
         ),

@@ -24,6 +24,7 @@ from server.scheduling.decisions import ModelState
 if TYPE_CHECKING:
     from backends.kinds import AnyKind, Metric
     from backends.messages import Job
+    from server.accounts.account import Reason, Spent
 
 _VLLM: Final = re.compile(
     rf"\b{PREFIX}(?=({'|'.join(family.name for family in FAMILIES if family.in_vllm)})"
@@ -108,6 +109,29 @@ class ModelMetrics:
             gauge.set(1 if state is now else 0)
 
 
+@dataclass(frozen=True)
+class KeyMetrics:
+    """The series of keys, by names that the configuration gives: one that has asked for nothing has none."""
+
+    requests: Counter
+    refusals: Counter
+    tokens: Counter
+
+    def request(self, key_name: str) -> None:
+        """A request was let in."""
+        self.requests.labels(key_name).inc()
+
+    def refused(self, key_name: str, reason: Reason) -> None:
+        """A request was not."""
+        self.refusals.labels(key_name, reason).inc()
+
+    def spent(self, key_name: str, spent: Spent) -> None:
+        """A job has ended."""
+        self.tokens.labels(key_name, "prompt").inc(spent.prompt_tokens)
+        self.tokens.labels(key_name, "cached").inc(spent.cached_tokens)
+        self.tokens.labels(key_name, "completion").inc(spent.completion_tokens)
+
+
 class Metrics:
     """One registry with everything in it."""
 
@@ -124,6 +148,7 @@ class Metrics:
         self.memory_other: Gauge = made["memory_other"]
         self.prefix_cache: Gauge = made["prefix_cache"]
         self.prefix_cache_reserved: Gauge = made["prefix_cache_reserved"]
+        self.keys = KeyMetrics(made["key_requests"], made["key_refused"], made["key_tokens"])
         ratio: Histogram = made["prediction_error"]
         self._prediction_error = ratio
         for name, memory in product(backends, MEMORIES):

@@ -126,7 +126,7 @@ class Reloader:
             raise ReloadError(why)
         change = self._catalog.become(wanted)
         self.settings = settings
-        self._door.change(settings.server)
+        self._door.change(settings)
         for name in ("onecard", "server", "backends"):
             logging.getLogger(name).setLevel(settings.logging.level.upper())
         self._adopt(settings)

@@ -90,7 +90,7 @@ BASELINE = "backends/gguf/bare.py"
 
 
 SERVER_ROOMS = (
-    "errors", "error_bodies", "asker", "history", "settings", "exposition",
+    "errors", "error_bodies", "accounts", "asker", "history", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
     "output", "schemas", "door", "pulling", "reload", "routes", "app",
     "bench", "hub", "cli",

@@ -18,6 +18,7 @@ from server.cli.quantize import quantize
 from server.cli.serve_command import serve
 from server.cli.service.command import logs, service_app
 from server.cli.transcribe import transcribe
+from server.cli.usage import usage
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(service_app, name="service")
-for command_of_its_own in (quantize, connect, doctor, logs, transcribe, serve):
+for command_of_its_own in (quantize, connect, doctor, logs, transcribe, usage, serve):
     app.command()(command_of_its_own)
 
 

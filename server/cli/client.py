@@ -146,5 +146,5 @@ def server_url(url: str | None, settings: Settings) -> str:
 
 def client_for(url: str | None, settings: Settings) -> Client:
     """A client with the key for that server: ONECARD_API_KEY, or the configuration's own for its own address."""
-    own = next(iter(settings.server.keys), None) if url is None else None
+    own = next(iter(settings.every_key), None) if url is None else None
     return Client(server_url(url, settings), key=os.environ.get("ONECARD_API_KEY") or own)

@@ -130,9 +130,9 @@ def show(config: Path | None, *, as_json: bool) -> None:
         return
     write(f"# {loaded.file or f'no file at {default_config_file()}'}")
     for section, table in values.items():
-        if section == "models":
-            for name, model in table.items():
-                write(_table(f"models.{_toml(name)}", model, loaded, ("models", name)))
+        if section in ("keys", "models"):
+            for name, its in table.items():
+                write(_table(f"{section}.{_toml(name)}", its, loaded, (section, name)))
         else:
             write(_table(section, table, loaded, (section,)))
 
@@ -142,6 +142,8 @@ def _visible(settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="json")
     for name in ("api_keys", "admin_keys"):
         values["server"][name] = [HIDDEN] * len(values["server"][name])
+    for key in values["keys"].values():
+        key["key"] = HIDDEN
     for model in values["models"].values():
         del model["name"]
     return values

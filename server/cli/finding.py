@@ -71,7 +71,7 @@ def server_for(
     if table and name in known.models and name not in settings.models:
         table["path"] = known.models[name].path
     with own_server(flags, config, tables={name: table} if table else {}) as own:
-        yield Client(own, key=next(iter(settings.server.keys), None)), name
+        yield Client(own, key=next(iter(settings.every_key), None)), name
 
 
 def ask_first(model: str, *, url: str | None, settings: Settings) -> Asked:

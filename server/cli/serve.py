@@ -70,7 +70,7 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
         entries = app.state.catalog.entries
         checkup = await _checkup_soon(app.state.pool, entries)
         states = {entry.name: str(app.state.pool.info(entry.name).state.value) for entry in entries}
-        keyed = bool(settings.server.keys)
+        keyed = bool(settings.every_key)
         notes = [text for text in (note, few, *(f"note: {r}" for r in app.state.catalog.remarks)) if text]
         memory = app.state.pool.status().memory
         if settings.logging.format == "json":

@@ -13,12 +13,14 @@ import ipaddress
 import re
 import secrets
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from server.accounts.account import ADMINS, ANONYMOUS, PLAIN
 from server.settings.listener import is_local_name, is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _HOST = re.compile(rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{0,5}))?")
 """RFC 3986 lets the port be empty: `localhost:` is `localhost`."""
@@ -114,14 +116,23 @@ class OriginRule:
 class KeyRing:
     """The API keys, kept as digests so that comparing takes the same time for every guess."""
 
-    def __init__(self, keys: Iterable[str], admins: Iterable[str] = (), *, secret: bytes | None = None) -> None:
+    def __init__(
+        self,
+        keys: Iterable[str],
+        admins: Iterable[str] = (),
+        *,
+        named: Mapping[str, str] = MappingProxyType({}),
+        secret: bytes | None = None,
+    ) -> None:
+        """`named`: names by their keys, which are among `keys` or `admins` too."""
         self._secret = secrets.token_bytes(32) if secret is None else secret
         self._admins = _digests(admins)
         self._digests = _digests(keys) + self._admins
+        self._names = dict(zip(named.values(), _digests(named), strict=True))
 
-    def with_others(self, keys: Iterable[str], admins: Iterable[str]) -> KeyRing:
+    def with_others(self, keys: Iterable[str], admins: Iterable[str], named: Mapping[str, str]) -> KeyRing:
         """Other keys, by which clients that keep theirs have the same domain."""
-        return KeyRing(keys, admins, secret=self._secret)
+        return KeyRing(keys, admins, named=named, secret=self._secret)
 
     @property
     def required(self) -> bool:
@@ -153,6 +164,14 @@ class KeyRing:
     def is_admin(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         """Whether these right keys may move models; without any key every client may."""
         return not self._digests or any(_among(key, self._admins) for key in _credentials(headers) or [])
+
+    def name(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
+        """Whose right keys these are; those without a name go by `PLAIN` or `ADMINS`, no keys by `ANONYMOUS`."""
+        presented = _credentials(headers, by_dialog=True) or []
+        if not self._digests or not presented:
+            return ANONYMOUS
+        owners = [name for name, digest in self._names.items() for key in presented if _among(key, (digest,))]
+        return owners[0] if owners else ADMINS if self.is_admin(headers) else PLAIN
 
     def _knows(self, key: bytes) -> bool:
         return _among(key, self._digests)

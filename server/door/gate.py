@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from server.accounts.account import Account
     from server.door.rules import DoorRules
 
 _Named = dict[bytes, list[bytes]]
@@ -43,7 +44,9 @@ CLIENT_CLOSED = 499
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _EXPOSED = (
     b"x-request-id, x-onecard-model, x-onecard-queue-ms, x-onecard-load-ms, x-onecard-cached-tokens, "
-    b"x-onecard-gpu-layers, x-onecard-ignored, x-onecard-not-shown, retry-after, x-should-retry"
+    b"x-onecard-gpu-layers, x-onecard-ignored, x-onecard-not-shown, retry-after, x-should-retry, "
+    b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _MAX_LOGGED_CHARS = 200
 _SWALLOW_FACTOR = 4
@@ -75,7 +78,8 @@ class _Exchange:
     gone: bool = False
     received_bytes: int = 0
     sent_bytes: int = 0
-    extra: list[tuple[bytes, bytes]] = field(default_factory=list)
+    account: Account | None = None
+    """Whose limits count, of a request that asks for work."""
 
 
 class Gate:
@@ -115,7 +119,7 @@ class Gate:
                 await self._answer_preflight(scope, exchange, guarded_send)
             else:
                 self._check(scope, exchange)
-                await self._app(scope, guarded_receive, guarded_send)
+                await self._let_in(scope, exchange, guarded_receive, guarded_send)
         except errors.ApiError as problem:
             await _answer(problem, exchange, guarded_send)
         except Exception as problem:
@@ -123,6 +127,20 @@ class Gate:
         finally:
             _log(scope, exchange)
             self._giving_back.after(exchange.received_bytes + exchange.sent_bytes)
+
+    async def _let_in(self, scope: Scope, exchange: _Exchange, receive: Receive, send: Send) -> None:
+        """To the routes, on its key's account; what asks for work counts against its limits. Raises ApiError."""
+        account = self._rules.account(scope["headers"])
+        ASKER.set(replace(ASKER.get(), account=account))
+        if scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        exchange.account = account
+        account.admit(time.monotonic())
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            account.leave()
 
     async def _last_catch(self, problem: Exception, exchange: _Exchange, send: Send) -> None:
         """Our own fault: the client gets the request id, the log the place. A client that is gone is not our fault."""
@@ -286,6 +304,9 @@ def _labels(exchange: _Exchange) -> list[tuple[bytes, bytes]]:
     labels = [(b"x-request-id", exchange.id.encode("ascii")), (b"server", b"onecard")]
     if exchange.dialect == "anthropic":  # the name by which Anthropic's SDK finds it
         labels.append((b"request-id", exchange.id.encode("ascii")))
+    if exchange.account is not None and exchange.account.limited:
+        told = exchange.account.headers(time.monotonic(), anthropic=exchange.dialect == "anthropic")
+        labels += [(name.encode("ascii"), value.encode("ascii")) for name, value in told.items()]
     if exchange.origin is not None:
         labels += [
             (b"access-control-allow-origin", exchange.origin),

@@ -1,4 +1,4 @@
-"""What the door goes by, as the configuration has it now: hosts, origins, keys and the size of bodies."""
+"""What the door goes by, as the configuration has it now: hosts, origins, keys with their accounts, sizes of bodies."""
 
 from __future__ import annotations
 
@@ -7,22 +7,35 @@ from typing import TYPE_CHECKING
 from server.door.access import HostRule, KeyRing, OriginRule
 
 if TYPE_CHECKING:
-    from server.settings.config import ServerSection
+    from server.accounts.account import Account
+    from server.accounts.book import Accounts
+    from server.settings.config import Settings
 
 
 class DoorRules:
     """One per server; a request goes by those that hold when it comes."""
 
-    def __init__(self, server: ServerSection) -> None:
-        self.keys = KeyRing(server.api_keys, server.admin_keys)
-        self._take(server)
+    def __init__(self, settings: Settings, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self.keys = KeyRing([])
+        self.change(settings)
 
-    def change(self, server: ServerSection) -> None:
-        """Go by other ones from now on."""
-        self.keys = self.keys.with_others(server.api_keys, server.admin_keys)
-        self._take(server)
-
-    def _take(self, server: ServerSection) -> None:
+    def change(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        server, named = settings.server, settings.keys
+        by_key = {its.key: name for name, its in named.items() if its.key is not None}
+        admins = [key for key, name in by_key.items() if named[name].admin]
+        plain = [key for key, name in by_key.items() if not named[name].admin]
+        self.keys = self.keys.with_others([*server.api_keys, *plain], [*server.admin_keys, *admins], by_key)
+        self._limits = {name: its.limits for name, its in named.items()}
+        for name, limits in self._limits.items():
+            self._accounts.of(name, limits)
         self.hosts = HostRule(server.host, tuple(server.allowed_hosts))
         self.origins = OriginRule(tuple(server.cors))
         self.max_body_bytes = server.max_body_bytes
+
+    def account(self, headers: list[tuple[bytes, bytes]]) -> Account:
+        """Whose request this is, by its right keys."""
+        name = self.keys.name(headers)
+        limits = self._limits.get(name)
+        return self._accounts.of(name) if limits is None else self._accounts.of(name, limits)

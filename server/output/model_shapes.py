@@ -71,3 +71,22 @@ class Props(TypedDict):
     role: NotRequired[Literal["router"]]
     chat_template_caps: NotRequired[dict[str, bool]]
     is_sleeping: NotRequired[bool]
+
+
+class UsageLine(TypedDict):
+    """What one key has used of one model on one day."""
+
+    day: str
+    key: str
+    model: str
+    jobs: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class UsageList(TypedDict):
+    """In order of day, key and model."""
+
+    object: Literal["list"]
+    data: list[UsageLine]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
-from backends.messages import Delta, Failed, Finished, Generate, Part, Started
+from backends.messages import Delta, Embed, Failed, Finished, Generate, Part, Rerank, Started
 from backends.plan import ANSWER_TOKENS, AUTO_CONTEXT
 from backends.registry import kind_of
-from backends.weight import media_bytes, prompt_bytes
+from backends.weight import media_bytes, prompt_bytes, text_bytes
+from server.accounts.account import Spent
 from server.asker import ASKER
 from server.metric_table import REJECTIONS
 from server.metrics import RequestMeter
@@ -64,14 +65,16 @@ class Jobs:
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
-        self._live[job.id] = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now, ASKER.get())
+        live = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now, ASKER.get())
+        self._live[job.id] = live
+        key_priority = _reserve(live, now)
         self.none_left.clear()
         self._look_again_before_refusing(resident)
         actions = self._parts.scheduler.submit(
             job.id,
             name,
             sequences=job.sequences,
-            priority=priority + resident.entry.config.priority,
+            priority=priority + key_priority + resident.entry.config.priority,
             keep_alive_s=keep_alive_s,
             context=self._likely_context(resident, job),
             now=now,
@@ -266,11 +269,45 @@ class Jobs:
             live.stream.queue_ms = (now - live.submitted_at) * 1000
         if self._parts.traces is not None:
             self._parts.traces.job(_trace(live, event, now), now)
+        _settle(live, event, now)
         del self._live[event.id]
         live.meter.other(event, now)
         live.stream.push(event)
         if not self._live:
             self.none_left.set()
+
+
+def _reserve(live: Live, now: float) -> int:
+    """Have the job's key pay what it seems to cost. What the key adds to the job's priority."""
+    account, job = live.asker.account, live.job
+    if account is None:
+        return 0
+    if job.sequences:
+        most = (job.max_tokens or 0) * job.n if isinstance(job, Generate) else 0
+        live.reserved_tokens = account.reserve(_bytes(job), most, now)
+    return account.limits.priority
+
+
+def _settle(live: Live, event: Finished | Failed, now: float) -> None:
+    """Have it pay what the job has cost."""
+    account = live.asker.account
+    if account is None or not live.job.sequences:
+        return
+    figures: Finished | RequestMeter = event if isinstance(event, Finished) else live.meter
+    completion = event.completion_tokens if isinstance(event, Finished) else live.meter.generated_tokens
+    account.settle(live.reserved_tokens, Spent(live.model, figures.prompt_tokens, live.cached_tokens, completion), now)
+
+
+def _bytes(job: Job) -> int:
+    match job:
+        case Generate():
+            return _text_bytes(job)
+        case Embed():
+            return text_bytes(job.inputs)
+        case Rerank():
+            return text_bytes([job.query, *job.documents])
+        case _:
+            return 0
 
 
 def _asked_by(live: Live) -> dict[str, str]:

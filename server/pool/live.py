@@ -34,3 +34,5 @@ class Live:
     first_at: float | None = None
     """When its first text or other answer came."""
     cached_tokens: int = 0
+    reserved_tokens: int = 0
+    """Of its key's limit, until it ends."""

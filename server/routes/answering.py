@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from backends.kinds import GENERATE
 from backends.messages import ChatPrompt
+from server.asker import ASKER
 from server.errors import ApiError
 from server.output.frame import Comments, to_json
 from server.routes.dependencies import check_wishes
@@ -162,10 +163,17 @@ def _marked(request: Request, plan: AnswerPlan, model: ModelFacts, job: Generate
     A client with another key must not learn from the clock what was computed before.
     """
     session = job.session or plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
-    marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS], "priority": plan.priority}
+    marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS]}
+    marks["priority"] = plan.priority + key_priority()
     marks["json_whitespace"] = job.json_whitespace or model.entry.config.json_whitespace
     prompt = model.with_system(job.prompt) if isinstance(job.prompt, ChatPrompt) else job.prompt
     return msgspec.structs.replace(job, prompt=prompt, **marks)
+
+
+def key_priority() -> int:
+    """What the key of this request adds to its priority."""
+    account = ASKER.get().account
+    return 0 if account is None else account.limits.priority
 
 
 def _log_prompts(request: Request, plan: AnswerPlan) -> None:

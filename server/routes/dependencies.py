@@ -160,7 +160,7 @@ def require_operator(request: Request, app: Services, what: str, plural: str) ->
 def require_near_or_key(request: Request, app: Services, plural: str) -> None:
     """Without keys only this machine may. `plural` begins the sentence. Raises ApiError 403."""
     peer = request.client.host if request.client is not None else "localhost"
-    if not app.settings.server.keys and not is_loopback(peer.removeprefix("::ffff:")):
+    if not app.settings.every_key and not is_loopback(peer.removeprefix("::ffff:")):
         raise ApiError(
             403,
             f"{plural} from another machine needs a key, and this server has none.",

@@ -58,8 +58,8 @@ Page = Annotated[PageQuery | None, Depends(StrictQuery(PageQuery, _for_anthropic
 async def list_models(app: App, page: Page) -> Response:
     """Every model of the catalogue; for Anthropic's clients page by page."""
     if page is not None:
-        return _json(_page(page, [_model_info(model) for model in await app.listed(*app.catalog.entries)]))
-    models = await app.listed(*app.catalog.entries)
+        return _json(_page(page, [_model_info(model) for model in await app.listed(*app.entries)]))
+    models = await app.listed(*app.entries)
     return _json({"object": "list", "data": [_item(model, app.started_unix) for model in models]})
 
 

@@ -54,7 +54,7 @@ async def ollama_version() -> Response:
 @router.get("/api/tags", responses=answers(OllamaModels))
 async def ollama_tags(app: App) -> Response:
     """Every model."""
-    models = await app.listed(*app.catalog.entries)
+    models = await app.listed(*app.entries)
     return _json(OllamaModels(models=[_model(model, app) for model in models]))
 
 

@@ -126,7 +126,7 @@ def _reference(app: Services, name: str) -> str:
     except (LocateError, ValueError) as problem:
         raise ApiError(400, f"Invalid 'model': {problem}", param="model", code="invalid_value") from None
     if found is None:
-        known = model_not_found(name, [entry.name for entry in app.catalog.entries])
+        known = model_not_found(name, [entry.name for entry in app.entries])
         hint = "hint: onecard pulls from Hugging Face and not from Ollama's library: pull hf.co/OWNER/NAME:Q4_K_M"
         raise ApiError(404, f"{known.message} {hint}", code=known.code, param="model")
     return name

@@ -28,7 +28,7 @@ async def props(app: App, query: Annotated[ModelQuery, Depends(StrictQuery(Model
 
     Of the model in `?model=`, or of the only one; of several that are not told apart what holds for all.
     """
-    single = bool(query.model) or len(app.catalog.entries) == 1
+    single = bool(query.model) or len(app.entries) == 1
     found = _of((await app.listed(app.model(query.model or None).entry))[0]) if single else _of_all(app)
     return Response(to_json({**found, "build_info": f"onecard {version('onecard')}"}), media_type="application/json")
 
@@ -54,7 +54,7 @@ def _of_all(app: Services) -> dict[str, Any]:
     return {
         "role": "router",
         "default_generation_settings": {"n_ctx": 0, "params": {}},
-        "total_slots": sum(entry.config.parallel for entry in app.catalog.entries),
+        "total_slots": sum(entry.config.parallel for entry in app.entries),
         "model_alias": "onecard",
         "model_path": "none",
         "modalities": {"vision": False, "audio": False},

@@ -16,6 +16,7 @@ from backends.kinds import main_kind, refusal
 from backends.messages import ChatPrompt
 from backends.plan import AUTO_CONTEXT
 from backends.registry import KINDS, backend_of, kind_giving
+from server.asker import ASKER
 from server.errors import ApiError, missing_parameter, model_not_found
 from server.schemas.fields import ignored_header
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from backends.backend import Header
     from backends.kinds import AnyKind
     from backends.messages import Ready
+    from server.accounts.book import UsageBook
     from server.door.spool import Spool
     from server.history import History
     from server.metrics import Metrics
@@ -150,6 +152,7 @@ class Services:
     spool: Spool
     reloader: Reloader
     puller: Puller
+    usage: UsageBook
     started_unix: int
 
     def model(self, name: str | None, *, alias: str | None = None) -> ModelFacts:
@@ -157,15 +160,26 @@ class Services:
 
         Raises ApiError 404 or 400.
         """
-        entries = self.catalog.entries
+        entries = self.entries
         if name is None:
             found = entries[0] if len(entries) == 1 else None if alias is None else self.catalog.resolve(alias)
             if found is None:
                 raise _nameless(alias)
             return self.facts(found)
-        if (entry := self.catalog.resolve(name)) is None:
+        entry, asker = self.catalog.resolve(name), ASKER.get()
+        if entry is not None and not asker.may_use(entry.name, *entry.aliases):
+            entry = None
+            if asker.account is not None:
+                asker.account.refused_model()
+        if entry is None:
             raise model_not_found(name, [entry.name for entry in entries])
         return self.facts(entry)
+
+    @property
+    def entries(self) -> list[CatalogEntry]:
+        """The models that the key of this request may use."""
+        asker = ASKER.get()
+        return [entry for entry in self.catalog.entries if asker.may_use(entry.name, *entry.aliases)]
 
     def facts(self, entry: CatalogEntry) -> ModelFacts:
         """What is known of a model now."""

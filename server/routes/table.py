@@ -29,6 +29,7 @@ from server.routes import (
     rerank,
     responses,
     tokens,
+    usage,
 )
 from server.routes.described import Described
 
@@ -53,6 +54,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     capacity.router,
     props.router,
     config.router,
+    usage.router,
     ollama.router,
     ollama_models.router,
     ollama_pull.router,

@@ -61,7 +61,7 @@ def _is_sent_now(prompt: ChatPrompt, kind: MediaKind) -> bool:
 
 def _refusal(app: Services, model: ModelFacts, kind: MediaKind, param: str) -> ApiError:
     sense = SENSES[kind]
-    able = [entry.name for entry in app.catalog.entries if sense in app.facts(entry).capabilities]
+    able = [entry.name for entry in app.entries if sense in app.facts(entry).capabilities]
     hint = f"name a model that does: {', '.join(able)}" if able else "no configured model does; send its text"
     told = f"Invalid '{param}': the model '{model.name}' takes no parts of type {kind}. hint: {hint}"
     return ApiError(400, told, param=param, code="unsupported_value")

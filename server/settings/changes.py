@@ -55,4 +55,6 @@ def taken_over(running: Settings, wanted: Settings) -> tuple[Settings, list[str]
         held = {key: getattr(before, key) for key in differ if key not in live}
         kept += [f"{name}.{key}" for key in held]
         sections[name] = after.model_copy(update=held)
+    names = sorted(running.keys.keys() | wanted.keys.keys())
+    applied += [f"keys.{name}" for name in names if running.keys.get(name) != wanted.keys.get(name)]
     return wanted.model_copy(update=sections), applied, kept

@@ -25,6 +25,7 @@ from backends.backend import AT_MOST, Setting
 from backends.messages import JsonWhitespace, KvOffload, SpeculationMode
 from backends.options import NO_BOOL, Options, StrList, comma_list
 from backends.registry import BACKENDS
+from server.settings.named_keys import KeyConfig, KeyName
 from server.settings.sampling_table import SamplingTable
 from server.settings.sizes import Size
 from server.settings.values import (
@@ -63,7 +64,8 @@ class ServerSection(Section):
     admin_keys: Keys = Field(default=[], repr=False)
     """Keys that may also load and unload models, reload the configuration, set `keep_alive` and `priority` above 0."""
     api_key_file: str | None = None
-    """A file with one key per line, `admin KEY` for an admin key; `#` starts a comment line."""
+    """A file with one key per line, `admin KEY` for an admin key, `NAME KEY` for that of `[keys.NAME]`; `#` starts a
+    comment line."""
     allow_public: bool = False
     """Bind an address that others can reach although there is no key."""
     models_dirs: StrList = []
@@ -92,11 +94,6 @@ class ServerSection(Section):
     """The memory these answers may take."""
     stored_responses_ttl_s: PositiveSeconds = 3600
     """Since the last use."""
-
-    @property
-    def keys(self) -> list[str]:
-        """Every key there is, those that may do most first."""
-        return [*self.admin_keys, *self.api_keys]
 
 
 class MemorySection(Section):
@@ -327,7 +324,15 @@ class Settings(Section):
     metrics: MetricsSection = MetricsSection()
     logging: LoggingSection = LoggingSection()
     traces: TracesSection = TracesSection()
+    keys: dict[KeyName, KeyConfig] = {}
     models: dict[ModelName, ModelConfig] = {}
+
+    @property
+    def every_key(self) -> list[str]:
+        """Those of `[server]` and of `[keys]`, those that may do most first."""
+        named = [(one.admin, one.key) for one in self.keys.values() if one.key is not None]
+        admins, plain = ([key for admin, key in named if admin is wanted] for wanted in (True, False))
+        return [*self.server.admin_keys, *admins, *self.server.api_keys, *plain]
 
     @field_validator("models")
     @classmethod

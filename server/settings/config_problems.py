@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ValidationError
 
 from server.settings.config import ModelConfig, Settings
+from server.settings.named_keys import KeyConfig
 from server.settings.sampling_table import SamplingTable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def sentences(problem: ValidationError, label_of: Callable[[tuple[str, ...]], st
 
 def _key_of(loc: tuple[int | str, ...]) -> tuple[str, ...]:
     """The part of a location that is a key of the file: the rest tells alternatives of a union or places in a list."""
-    depth = 2 if not loc or loc[0] != "models" else 4 if len(loc) > 3 and loc[2] == "sampling" else 3
+    depth = 2 if not loc or loc[0] not in ("models", "keys") else 4 if len(loc) > 3 and loc[2] == "sampling" else 3
     return tuple(str(part) for part in loc[:depth] if part != "[key]")
 
 
@@ -66,7 +67,7 @@ def _sentence(keys: tuple[str, ...], details: list[ErrorDetails], label: str) ->
     if first["input"] == "" and first["loc"] == keys:
         return f"{where} is empty"
     is_key = "[key]" in first["loc"]
-    is_secret = keys[:2] in (("server", "api_keys"), ("server", "admin_keys"))
+    is_secret = keys[:2] in (("server", "api_keys"), ("server", "admin_keys")) or keys[0] == "keys"
     shown = "" if is_secret or is_key or isinstance(first["input"], dict) else f" = {_shown(first['input'])}"
     return f"{where}{shown}: {_either(dict.fromkeys(_reason(detail, keys) for detail in details))}"
 
@@ -112,6 +113,8 @@ def owner(keys: tuple[str, ...]) -> type[BaseModel]:
         return Settings
     if keys[0] == "models":
         return SamplingTable if len(keys) > 3 else ModelConfig
+    if keys[0] == "keys":
+        return KeyConfig
     section = Settings.model_fields[keys[0]].annotation
     return section if isinstance(section, type) and issubclass(section, BaseModel) else Settings
 

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from server.settings.config import Settings
 from server.settings.config_problems import nearest, owner, sentences
 from server.settings.key_file import KeyFileError, read_keys
+from server.settings.named_keys import check_keys, with_file
 from server.settings.references import absolute
 
 if TYPE_CHECKING:
@@ -112,7 +113,12 @@ def load_settings(config: Path | None = None, *, flags: dict[str, Any] | None = 
     except ValidationError as problem:
         lines = sentences(problem, lambda keys: _origin(sources, keys) or sources[-1].label)
         raise ConfigError("\n".join(lines)) from None
-    return Loaded(settings=_with_key_file(settings), file=file, sources=sources)
+    settings = _with_key_file(settings)
+    try:
+        check_keys(settings.keys, [*settings.server.api_keys, *settings.server.admin_keys])
+    except ValueError as problem:
+        raise ConfigError(str(problem)) from None
+    return Loaded(settings=settings, file=file, sources=sources)
 
 
 def _config_file(config: Path | None) -> Path | None:
@@ -209,10 +215,12 @@ def _with_key_file(settings: Settings) -> Settings:
         return settings
     try:
         keys = read_keys(Path(server.api_key_file))
-    except KeyFileError as problem:
-        raise ConfigError(f"server.api_key_file: {problem}") from None
+        named = with_file(settings.keys, keys.named)
+    except (KeyFileError, ValueError) as problem:
+        told = problem if isinstance(problem, KeyFileError) else f"{server.api_key_file}: {problem}"
+        raise ConfigError(f"server.api_key_file: {told}") from None
     both = {
         "api_keys": [*server.api_keys, *keys.api_keys],
         "admin_keys": [*server.admin_keys, *keys.admin_keys],
     }
-    return settings.model_copy(update={"server": server.model_copy(update=both)})
+    return settings.model_copy(update={"server": server.model_copy(update=both), "keys": named})

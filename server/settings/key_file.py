@@ -1,4 +1,4 @@
-"""API keys in a file: one per line, `admin KEY` for an admin key, readable by its owner (and group) only."""
+"""API keys in a file, one per line: `KEY`, `admin KEY` or `NAME KEY`; readable by its owner (and group) only."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class KeysRead(NamedTuple):
 
     api_keys: list[str]
     admin_keys: list[str]
+    named: dict[str, str]
+    """By the name of their table, `[keys.NAME]`."""
 
 
 class KeyFileError(Exception):
@@ -47,19 +49,19 @@ def read_keys(file: Path) -> KeysRead:
     entries = [line.split() for line in (line.strip() for line in lines) if line and not line.startswith("#")]
     if not entries:
         raise KeyFileError(f"{file} holds no key")
+    named = [words for words in entries if len(words) == 2 and words[0] != _ADMIN]
     keys = KeysRead(
-        [words[0] for words in entries if len(words) == 1], [words[1] for words in entries if _is_admin(words)]
+        [words[0] for words in entries if len(words) == 1],
+        [words[1] for words in entries if len(words) == 2 and words[0] == _ADMIN],
+        dict(named),
     )
     if ["admin"] in entries:
-        raise KeyFileError(f"{file} has a line 'admin' without a key. hint: a line is KEY or admin KEY")
-    if len(keys.api_keys) + len(keys.admin_keys) < len(entries) or not all(
-        key and "!" <= char <= "~" for key in (*keys.api_keys, *keys.admin_keys) for char in key
-    ):
+        raise KeyFileError(f"{file} has a line 'admin' without a key. hint: a line is KEY, admin KEY or NAME KEY")
+    if len(keys.named) < len(named):
+        raise KeyFileError(f"{file} has two keys for one name. hint: each name has one line, NAME KEY")
+    every = [*keys.api_keys, *keys.admin_keys, *keys.named.values()]
+    if len(every) < len(entries) or not all("!" <= char <= "~" for key in every for char in key):
         raise KeyFileError(
-            f"{file} holds a key with a space or a control character in it. hint: a line is KEY or admin KEY"
+            f"{file} holds a key with a space or a control character in it. hint: a line is KEY, admin KEY or NAME KEY"
         )
     return keys
-
-
-def _is_admin(words: list[str]) -> bool:
-    return len(words) == 2 and words[0] == _ADMIN and bool(words[1])

@@ -33,13 +33,13 @@ def open_listener(settings: Settings) -> str | None:
 def public_without_key(settings: Settings) -> bool:
     """Whether the listener would be open to the network with no key and without the operator's word."""
     server = settings.server
-    return not (is_loopback(server.host) or server.keys or server.allow_public)
+    return not (is_loopback(server.host) or settings.every_key or server.allow_public)
 
 
 def foreign_host_without_key(settings: Settings) -> str | None:
     """A name of `allowed_hosts` that a web page could make its own while there is no key; None where there is none."""
     server = settings.server
-    if server.keys or server.allow_public:
+    if settings.every_key or server.allow_public:
         return None
     return next((host for host in server.allowed_hosts if not is_local_name(host.removeprefix("*."))), None)
 

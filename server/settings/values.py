@@ -101,7 +101,8 @@ ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=
 Parallel = Annotated[int, Field(ge=1, le=256), NO_BOOL]
 MAX_SYSTEM_CHARS = 100_000
 SystemText = Annotated[str, Field(max_length=MAX_SYSTEM_CHARS)]
-Keys = Annotated[list[Annotated[str, AfterValidator(_key_is_sendable)]], BeforeValidator(comma_list)]
+KeyText = Annotated[str, AfterValidator(_key_is_sendable)]
+Keys = Annotated[list[KeyText], BeforeValidator(comma_list)]
 Hosts = Annotated[list[Annotated[str, AfterValidator(_host_pattern)]], BeforeValidator(comma_list)]
 Origins = Annotated[list[Annotated[str, AfterValidator(_origin)]], BeforeValidator(comma_list)]
 

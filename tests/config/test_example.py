@@ -27,9 +27,10 @@ def test_the_example_shows_every_key_of_the_schema():
     shown = tomllib.loads(text)
     schema = Settings.model_json_schema()
     tables = {name: field["$ref"].rsplit("/", 1)[1] for name, field in schema["properties"].items() if "$ref" in field}
-    assert set(shown) == set(schema["properties"]) == {*tables, "models"}
+    assert set(shown) == set(schema["properties"]) == {*tables, "models", "keys"}
     for section, kind in tables.items():
         assert set(shown[section]) == set(schema["$defs"][kind]["properties"]), section
+    assert set(shown["keys"]["anna"]) == set(schema["$defs"]["KeyConfig"]["properties"])
     assert set(shown["models"]["chat"]) == set(schema["$defs"]["ModelConfig"]["properties"])
     Settings.model_validate(shown)
 

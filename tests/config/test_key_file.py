@@ -16,12 +16,17 @@ def key_file(tmp_path):
 
 
 def test_one_key_per_line(key_file):
-    assert read_keys(key_file) == (["sesame", "open-it"], [])
+    assert read_keys(key_file) == (["sesame", "open-it"], [], {})
 
 
 def test_an_admin_key_is_marked_as_one(key_file):
     key_file.write_text("one\nadmin two\n  admin\tthree \n")
-    assert read_keys(key_file) == (["one"], ["two", "three"])
+    assert read_keys(key_file) == (["one"], ["two", "three"], {})
+
+
+def test_a_key_may_have_a_name(key_file):
+    key_file.write_text("one\nanna two\n")
+    assert read_keys(key_file) == (["one"], [], {"anna": "two"})
 
 
 @pytest.mark.parametrize(
@@ -41,8 +46,8 @@ def test_others_must_not_reach_it(key_file, mode, good):
     [
         b"",
         b"# only this\n",
-        b"two words\n",
-        b"Admin words\n",
+        b"anna two\nanna words\n",
+        b"three words here\n",
         b"admin two words\n",
         b"sk-app\nadmin\n",
         "schlüssel\n".encode(),

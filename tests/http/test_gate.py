@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from server.accounts.book import Accounts
 from server.door.gate import Gate
 from server.door.rules import DoorRules
 from server.settings.config import Settings
@@ -32,7 +34,7 @@ async def run(app, scope=None, **settings) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    rules = DoorRules(Settings.model_validate({"server": settings}).server)
+    rules = DoorRules(Settings.model_validate({"server": settings}), Accounts((), time.monotonic))
     gate = Gate(app, rules=rules, draining=lambda: False)
     await gate({**SCOPE, **(scope or {})}, receive, send)
     return sent

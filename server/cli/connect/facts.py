@@ -79,7 +79,7 @@ def connection(url: str | None, settings: Settings, *, model: str | None) -> Con
         if url is not None:
             raise
         found, notes = _configured(settings)
-        keyed = bool(settings.server.keys)
+        keyed = bool(settings.every_key)
         told = f"{problem.message.partition(' hint:')[0]} What follows is what the configuration says."
         return _connection(server_url(None, settings), found, model, keyed=keyed, notes=[told, *notes])
     if answer.status_code == 401 and client.key is None:

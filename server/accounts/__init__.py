@@ -1,0 +1,1 @@
+"""Who a key belongs to: its name, its limits and what it has used."""
