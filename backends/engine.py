@@ -95,6 +95,10 @@ class Engine(Protocol[J]):
         """End a job as at `max_tokens` where it has generated something, else `cancel` it."""
         ...
 
+    def preempt(self, job_id: str) -> list[Event]:
+        """Stop a job that another engine of the model can resume, and tell with what; nothing for one that goes on."""
+        ...
+
     def step(self) -> Step:
         """Advance every sequence once: one forward pass, one message."""
         ...

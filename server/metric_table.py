@@ -163,7 +163,9 @@ MODELS: Final[Mapping[str, Family]] = MappingProxyType(
             "batch_sequences", "token histogram", "Sequences decoded, or inputs embedded, in one step", _BATCH
         ),
         "kv_usage": _of_models("kv_cache_usage_perc", "gauge", "Used share of the KV cells, 0..1", in_vllm=True),
-        "preemptions": _of_models("num_preemptions", "counter", "Sequences preempted for want of room", in_vllm=True),
+        "preemptions": _of_models(
+            "num_preemptions", "counter", "Sequences preempted for want of room or for a longer context", in_vllm=True
+        ),
         "prefix_queries": _of_models("prefix_cache_queries", "counter", "Prompt tokens looked up", in_vllm=True),
         "prefix_hits": _of_models("prefix_cache_hits", "counter", "Prompt tokens found", in_vllm=True),
         "prompt_tokens": _of_models("prompt_tokens", "counter", "Prompt tokens", in_vllm=True),

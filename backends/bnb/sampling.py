@@ -109,10 +109,14 @@ class RowSampler:
         logits = self._row_of(row)
         self._edit(logits)
         token = int(logits.argmax()) if self._cold else self._draw(logits)
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """Take in a token that another sampler of the same rules has drawn."""
         for tally in (self._output, self._seen, self._dry):
             if tally is not None:
                 tally.add(token)
-        return token
 
     def close(self) -> None:
         """Nothing is held outside of Python."""

@@ -7,7 +7,7 @@ import itertools
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from backends.border.link import Link, note, or_leave
 from backends.border.wire import WireError
@@ -24,6 +24,7 @@ from backends.messages import (
     LoadModel,
     Ping,
     Pong,
+    Preempt,
     Shutdown,
     Step,
     Submit,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 SHORT_BYTES: Final = 32 * 1024
 """Of text: prepared in some ten milliseconds."""
+Item: TypeAlias = "Prepared | Cancel | CutShort | Preempt | Keep | Shutdown"
+"""What the engine's thread takes in between two steps."""
 _AGING_BYTES_PER_S: Final = 1_000_000
 """A long job lets shorter ones pass for a second per megabyte that it is longer."""
 
@@ -62,7 +65,7 @@ class Clerk:
     """
 
     def __init__(self, link: Link) -> None:
-        self.inbox: queue.SimpleQueue[Prepared | Cancel | CutShort | Keep | Shutdown] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self.step_started: float | None = None
         self._link = link
         self._engine: AnyEngine | None = None
@@ -99,14 +102,16 @@ class Clerk:
                 with self._lock:
                     self._unprepared.add(job.id)
                 self._put(job)
-            case Cancel(id=job_id) | CutShort(id=job_id):
+            case Cancel(id=job_id) | CutShort(id=job_id) | Preempt(id=job_id):
                 with self._lock:
                     waiting = job_id in self._unprepared
                     self._unprepared.discard(job_id)
                     if not waiting:
                         self.inbox.put(command)
                 if waiting:
-                    self._answer([Failed(id=job_id, code="cancelled", message="the request was cancelled")])
+                    resume = b"" if isinstance(command, Preempt) else None
+                    told = "the request was cancelled"
+                    self._answer([Failed(id=job_id, code="cancelled", message=told, resume=resume)])
             case Shutdown() | Keep():
                 self.inbox.put(command)
             case LoadModel():

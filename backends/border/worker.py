@@ -31,6 +31,7 @@ from backends.messages import (
     LoadModel,
     Ping,
     Pong,
+    Preempt,
     Progress,
     Ready,
     Report,
@@ -147,6 +148,11 @@ class Worker:
         """Ask for the end of a job with what it has generated; the terminal event comes as always."""
         if job_id in self._live:
             self._send(CutShort(id=job_id, reason=reason))
+
+    def preempt(self, job_id: str) -> None:
+        """Ask for the end of a job that another worker can resume; one that cannot be goes on to its end."""
+        if job_id in self._live:
+            self._send(Preempt(id=job_id))
 
     def keep(self, max_bytes: int) -> None:
         """Let it hold at most so many bytes of cached prefixes; `on_keeps` follows when it does."""

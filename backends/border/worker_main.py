@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 
 from backends import registry
-from backends.border.clerk import Clerk
+from backends.border.clerk import Clerk, Item
 from backends.border.link import (
     EXIT_ENGINE_ERROR,
     EXIT_LOAD_FAILED,
@@ -40,6 +40,7 @@ from backends.messages import (
     Keeps,
     LoadFailed,
     LoadModel,
+    Preempt,
     Progress,
     Shutdown,
     Step,
@@ -79,6 +80,8 @@ def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
                     events += engine.cancel(job_id)
                 case CutShort(id=job_id, reason=reason):
                     events += engine.cut_short(job_id, reason)
+                case Preempt(id=job_id):
+                    events += engine.preempt(job_id)
                 case _:
                     events += _add(engine, item)
         report = Step() if arrived and engine.idle else engine.step()
@@ -96,9 +99,7 @@ def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
             steps_since_collect = 0
 
 
-def _drain(
-    inbox: queue.SimpleQueue[Prepared | Cancel | CutShort | Keep | Shutdown], *, wait: bool
-) -> list[Prepared | Cancel | CutShort | Keep | Shutdown]:
+def _drain(inbox: queue.SimpleQueue[Item], *, wait: bool) -> list[Item]:
     arrived = [inbox.get()] if wait else []
     while not inbox.empty():  # no other thread takes from it
         arrived.append(inbox.get_nowait())

@@ -267,6 +267,12 @@ class GuidePlan:
         object.__setattr__(self, "closing", self.marks[1].encode())
 
     @property
+    def follows_tokens(self) -> bool:
+        """A guide that has taken in the same tokens goes on as another would have: none is about to close a block."""
+        closes = self.thinking is not Thinking.NEVER and self.grammar is not None and not self.may_end
+        return self.budget is None and not closes
+
+    @property
     def longest_mark(self) -> int:
         """Bytes of a text's end in which something may have begun."""
         return max(map(len, (self.closing, *self.answer_marks, *self.answer_openings)))

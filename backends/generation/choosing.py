@@ -71,12 +71,24 @@ class Chooser:
         sequence.token = token
         sequence.generated.append(token)
         sequence.n_unsent += 1
-        piece = (self._shown_piece if sequence.request.shows_marks else self._piece)(token)
+        piece = self._shown(sequence, token)
         logprob = sampling.describe(token, *raw, self._model.literal, wrote=piece) if raw is not None else None
         if token in self._ends:
             # Scoring a prompt counts the tokens behind it; in an answer an end is no token.
             return self._finish(sequence, _ending(guide), events, last=logprob if job.echo else None)
         return self._emit(sequence, piece, logprob, events)
+
+    def follow(self, sequence: Sequence, token: int) -> None:
+        """Take in a token that was chosen and told of before the sequence was preempted."""
+        if sequence.guide is not None:
+            sequence.guide.accept(token)
+        sequence.sampler.accept(token)
+        sequence.generated.append(token)
+        sequence.n_unsent += 1
+        self._emit(sequence, self._shown(sequence, token), None, [])
+
+    def _shown(self, sequence: Sequence, token: int) -> bytes:
+        return (self._shown_piece if sequence.request.shows_marks else self._piece)(token)
 
     def cut(self, sequence: Sequence, events: list[Event]) -> None:
         """End a choice as it is, as at `max_tokens`."""

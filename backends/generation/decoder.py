@@ -28,6 +28,10 @@ class TokenSampler(Protocol):
         """Draw and accept a token from row `row` of the last batch; not for greedy samplers."""
         ...
 
+    def accept(self, token: int) -> None:
+        """Take in a token that another sampler of the same rules has drawn."""
+        ...
+
     def close(self) -> None:
         """Free what it holds."""
         ...

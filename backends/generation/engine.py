@@ -18,14 +18,14 @@ import msgspec
 import numpy as np
 
 from backends.engine import JobError
+from backends.generation.bookmark import preempted, resumable
 from backends.generation.choosing import Chooser
 from backends.generation.embedding_step import compute
-from backends.generation.pace import Chunk
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
 from backends.generation.speculation import Speculation
-from backends.generation.step_rows import StepRows, demands_of, filled
+from backends.generation.step_rows import StepRows, demands_of, filled, learn
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.prompts.text import TextStream
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.generation.batching import Batcher, Share
+    from backends.generation.bookmark import Bookmark
     from backends.generation.decoder import DecoderContext, DecoderModel
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import ErrorCode, Event, FinishReason, GeneratorFacts, SpeculationMode, TextJob
@@ -127,8 +128,34 @@ class GeneratingEngine:
         request.echo, request.borders, request.layout = prepared.scored, prepared.borders, prepared.layout
         request.new_splitter, request.prediction = prepared.new_splitter, prepared.prediction
         self._requests[job.id] = request
-        self._start(request)
+        sequence = self._start(request)
+        if prepared.bookmark is not None:
+            try:
+                self._resume(sequence, prepared.bookmark)
+            except JobError:
+                self.cancel(job.id)
+                raise
         return []
+
+    def _resume(self, sequence: Sequence, bookmark: Bookmark) -> None:
+        """Let a new sequence go on where another engine has preempted it; its client has been told all of that."""
+        request = sequence.request
+        request.opening, request.cached_tokens = [], bookmark.cached_tokens
+        request.preemptions = bookmark.preemptions
+        for token in bookmark.generated:
+            self._chooser.follow(sequence, token)
+        sequence.target = sequence.history
+
+    def preempt(self, job_id: str) -> list[Event]:
+        """See `backends.engine.Engine`: what the job has computed is kept in the prefix cache."""
+        request = self._requests.get(job_id)
+        if request is None or not resumable(request):
+            return []
+        sequence = next(s for s in self._sequences if s.request is request)
+        self._n_waiting -= sequence.phase is Phase.WAITING
+        self._lay_down(sequence)
+        del self._requests[job_id]
+        return [preempted(request, sequence)]
 
     def _start(self, request: GenerationRequest) -> Sequence:
         """Give the next unstarted choice of a request a slot."""
@@ -215,7 +242,7 @@ class GeneratingEngine:
         self._n_apart = max(0, self._n_apart - 1)
         duration_us = (time.perf_counter_ns() - planned) / 1000
         if not rows.n_drafted:
-            self._learn(rows, duration_us)
+            learn(rows, self._sequences, self._batcher.pace, duration_us)
         cells = self._residency.cells
         for index, count in rows.shares:
             sequence = self._sequences[index]
@@ -298,22 +325,6 @@ class GeneratingEngine:
         self._residency.preempt(sequence)
         self._n_waiting += 1
         self._steady = None
-
-    def _learn(self, rows: StepRows, duration_us: float) -> None:
-        shares, chunks = rows.shares, []
-        if not rows.n_prefill:
-            self._batcher.pace.learn_decode(len(shares), duration_us)
-            return
-        for index, count in rows.embedded:
-            chunks.append(Chunk(self._sequences[index].n_past - count, count))
-        for index, count in shares:
-            sequence = self._sequences[index]
-            if sequence.phase is Phase.PREFILL:
-                if sequence.request.scoring:  # its few tokens cost more than those of a usual chunk
-                    return
-                chunks.append(Chunk(sequence.n_past, count))
-        n_decode = len(shares) + len(rows.embedded) - len(chunks)
-        self._batcher.pace.learn(n_decode=n_decode, chunks=chunks, duration_us=duration_us)
 
     def _refill(self, rows: StepRows) -> StepRows:
         """Write the same batch one position further on."""

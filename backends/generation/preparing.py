@@ -11,6 +11,7 @@ import numpy as np
 
 from backends.engine import JobError
 from backends.formats.thinking import Thinking
+from backends.generation import bookmark
 from backends.generation.borders import borders
 from backends.generation.media import computed
 from backends.generation.row_layout import TEXT_ALONE
@@ -99,6 +100,7 @@ class Preparer:
             borders=places,
             new_splitter=sorts,
             prediction=tuple(self._tokenizer.raw(job.prediction, add_special=False)) if job.prediction else (),
+            bookmark=bookmark.read(job.resume, limit=limit, n_vocab=self._model.n_vocab) if job.resume else None,
         )
 
     def _embedded(self, layout: RowLayout, n_prompt: int) -> RowLayout:

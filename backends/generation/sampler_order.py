@@ -45,6 +45,15 @@ _EDITS: Final[tuple[Stage, ...]] = ("logit_bias", "repetition", "presence_and_fr
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 
+def follows_tokens(sampling: Sampling) -> bool:
+    """Whether a sampler that has taken in the same tokens goes on as another would have.
+
+    Not one with a seed, whose next number depends on how many were drawn, nor mirostat, which follows surprises.
+    """
+    last = stages(sampling)[-1]
+    return last == "greedy" or (last == "draw" and sampling.seed is None)
+
+
 def stages(sampling: Sampling) -> list[Stage]:
     """What a choice asks for, in order, and at the end how the token is taken.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from backends.constraints.guides import GuidePlan
     from backends.constraints.masks import TokenMask
     from backends.formats.splitter import Splitter
+    from backends.generation.bookmark import Bookmark
     from backends.generation.decoder import TokenSampler
     from backends.generation.row_layout import RowLayout
     from backends.generation.scoring import Echo
@@ -62,6 +63,8 @@ class PreparedGenerate:
     """Sorts one choice's text, for stop strings; None where all of it is content."""
     prediction: tuple[int, ...] = ()
     """Tokens that the client thinks its answer has."""
+    bookmark: Bookmark | None = None
+    """Where it goes on, when it was preempted; None: at the start."""
 
     @property
     def id(self) -> str:

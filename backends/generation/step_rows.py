@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.generation.batching import Demand
 from backends.generation.embedding_step import is_embedded, is_whole
+from backends.generation.pace import Chunk
 from backends.generation.sequence import Phase
 from backends.plan import SCORED_ROWS
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from backends.generation.batching import Share
     from backends.generation.decoder import DecoderContext
+    from backends.generation.pace import Pace
     from backends.generation.sequence import Sequence
 
 
@@ -97,3 +99,19 @@ def filled(shares: list[Share], sequences: list[Sequence], context: DecoderConte
         row = end
     tokens = [share for share in shares if share not in embedded] if embedded else shares
     return StepRows(tokens, embedded, outputs, row, n_prefill, n_scored, n_drafted)
+
+
+def learn(rows: StepRows, sequences: list[Sequence], pace: Pace, duration_us: float) -> None:
+    """Take in what a step without drafts took, in microseconds; its tokens are not yet in `n_past`."""
+    if not rows.n_prefill:
+        pace.learn_decode(len(rows.shares), duration_us)
+        return
+    chunks = [Chunk(sequences[index].n_past - count, count) for index, count in rows.embedded]
+    for index, count in rows.shares:
+        sequence = sequences[index]
+        if sequence.phase is Phase.PREFILL:
+            if sequence.request.scoring:  # its few tokens cost more than those of a usual chunk
+                return
+            chunks.append(Chunk(sequence.n_past, count))
+    n_decode = len(rows.shares) + len(rows.embedded) - len(chunks)
+    pace.learn(n_decode=n_decode, chunks=chunks, duration_us=duration_us)

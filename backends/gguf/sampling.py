@@ -41,6 +41,11 @@ class Sampler:
         token: int = llama_cpp.llama_sampler_sample(self._chain, self._context, row)
         return token
 
+    def accept(self, token: int) -> None:
+        """Take in a token that another sampler of the same rules has drawn."""
+        if self._chain is not None:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+
     def close(self) -> None:
         """Free the chain."""
         if self._chain is not None:

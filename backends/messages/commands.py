@@ -70,6 +70,15 @@ class CutShort(Plain, tag="cut_short", frozen=True):
     reason: ErrorCode
 
 
+class Preempt(Plain, tag="preempt", frozen=True):
+    """Stop a job that another worker of the model can resume: it ends with a `Failed` that has `resume`.
+
+    One that cannot be resumed goes on to its end.
+    """
+
+    id: str
+
+
 class Ping(Plain, tag="ping", frozen=True):
     """Are you alive? Answered by the reader thread."""
 
@@ -84,4 +93,4 @@ class Shutdown(Plain, tag="shutdown", frozen=True):
     """Close the engine and exit 0. Jobs still running are failed with `draining`."""
 
 
-Command = LoadModel | Submit | Cancel | CutShort | Keep | Ping | Shutdown
+Command = LoadModel | Submit | Cancel | CutShort | Preempt | Keep | Ping | Shutdown

@@ -141,6 +141,8 @@ class Failed(Plain, tag="failed", frozen=True):
     """Of a job whose model could be loaded with a longer context: tokens that its prompt needs; 0: none would do."""
     wanted_context: int = 0
     """The same with room for an answer."""
+    resume: bytes | None = None
+    """Of a job that was preempted for its model to be loaded anew: what `Generate.resume` is to be."""
 
 
 Event = Started | Part | Finished | Failed

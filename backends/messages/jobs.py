@@ -207,6 +207,8 @@ class Generate(Job, tag="generate", frozen=True):
     grows_to: int = 0
     """Tokens of context that the model could be loaded with: where it has fewer, and this job wants more, the job fails
     and tells how many. 0: it has to do with what there is."""
+    resume: bytes = b""
+    """What another worker of the model told when it preempted the job, which goes on there. Empty: from the start."""
 
     @property
     def sequences(self) -> int:

@@ -145,6 +145,11 @@ class SpeechEngine:
         del reason
         return self.cancel(job_id)
 
+    def preempt(self, job_id: str) -> list[Event]:
+        """No model that hears grows."""
+        del job_id
+        return []
+
     def _failed(self, hearing: Hearing, code: ErrorCode, message: str, param: str | None = None) -> list[Event]:
         hearing.close()
         self._hearings.remove(hearing)

@@ -238,6 +238,11 @@ class EmbeddingEngine:
         del reason
         return self.cancel(job_id)
 
+    def preempt(self, job_id: str) -> list[Event]:
+        """Its vectors come soon."""
+        del job_id
+        return []
+
     def cancel(self, job_id: str) -> list[Event]:
         """Drop a job and what it still wanted."""
         request = next((r for r in self._requests if r.job.id == job_id), None)

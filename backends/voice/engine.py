@@ -105,6 +105,11 @@ class VoiceEngine:
         del reason
         return self.cancel(job_id)
 
+    def preempt(self, job_id: str) -> list[Event]:
+        """No model that talks grows."""
+        del job_id
+        return []
+
     def _failed(self, talk: Talk, code: ErrorCode, message: str) -> list[Event]:
         talk.encoder.close()
         self._talks.remove(talk)

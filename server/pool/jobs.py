@@ -12,18 +12,16 @@ from msgspec.structs import replace
 
 from backends.messages import Delta, Embed, Failed, Finished, Generate, Part, Rerank, Started
 from backends.plan import ANSWER_TOKENS, AUTO_CONTEXT
-from backends.registry import kind_of
 from backends.weight import media_bytes, prompt_bytes, text_bytes
 from server.accounts.account import Spent
 from server.asker import ASKER
 from server.metric_table import REJECTIONS
 from server.metrics import RequestMeter
-from server.pool.live import Live
+from server.pool.live import Live, asked_by, trace_of
 from server.pool.resident import NO_LONGER
 from server.pool.stream import Stream
 from server.scheduling.budget import Refused
-from server.scheduling.decisions import Abort, Dispatch, ModelState, Reject, Stay
-from server.traces import JobTrace
+from server.scheduling.decisions import Abort, Dispatch, ModelState, Preempt, Reject, Stay
 
 if TYPE_CHECKING:
     from backends.border.worker import Exit, Worker
@@ -102,6 +100,9 @@ class Jobs:
         live, resident = self._live[action.job_id], self._parts.residents[action.model]
         assert resident.worker is not None
         assert resident.ready is not None
+        if live.meter.started:  # it goes on where it was preempted
+            self._give(resident, live)
+            return
         live.meter.dispatched(now)
         live.dispatched_at = now
         stream = live.stream
@@ -142,7 +143,7 @@ class Jobs:
                 model=live.model,
                 code=action.code,
                 reason=action.message,
-                **_asked_by(live),
+                **asked_by(live),
             )
         failed = Failed(id=action.job_id, code=action.code, message=action.message, retry_after_s=action.retry_after_s)
         self._finish(live, failed)
@@ -159,6 +160,13 @@ class Jobs:
             worker.cancel(live.job.id)
         elif worker is not None:
             worker.cut_short(live.job.id, live.abort.code)
+
+    def preempt(self, action: Preempt) -> None:
+        """Ask a job's worker to stop it, so that it goes on in the next one."""
+        worker = self._parts.residents[action.model].worker
+        self._parts.tell("preempting", model=action.model, reason="growth", **asked_by(self._live[action.job_id]))
+        if worker is not None:
+            worker.preempt(action.job_id)
 
     # What workers report
 
@@ -202,7 +210,7 @@ class Jobs:
         job = live.job
         if isinstance(job, Generate):
             bound = self._parts.budget.context_bound(live.model) if live.grows else 0
-            job = replace(job, grows_to=bound if bound > _context_of(resident) else 0)
+            job = replace(job, grows_to=bound if bound > _context_of(resident) else 0, resume=live.resume)
         resident.worker.submit(job)
 
     def _likely_context(self, resident: Resident, job: Job) -> int:
@@ -237,6 +245,9 @@ class Jobs:
             case Failed(least_context=least, wanted_context=wanted) if least and live.abort is None:
                 live.least_context = least
                 perform(scheduler.on_too_long(event.id, now, least=least, wanted=wanted))
+            case Failed(resume=bytes() as resume) if live.abort is None:
+                live.resume, live.grows = resume, False
+                perform(scheduler.on_preempted(event.id, now))
             case Finished() | Failed():
                 self._finish(live, event)
                 perform(scheduler.on_terminal(event.id, now, finished=isinstance(event, Finished)))
@@ -260,7 +271,7 @@ class Jobs:
         now = self._parts.clock()
         if isinstance(event, Finished) and (cut_short := event.cut_short) is not None:
             self._parts.tell(
-                "cut_short", model=live.model, reason=cut_short, tokens=event.completion_tokens, **_asked_by(live)
+                "cut_short", model=live.model, reason=cut_short, tokens=event.completion_tokens, **asked_by(live)
             )
             self._parts.residents[live.model].metrics.cut_short[cut_short].inc()
         if live.abort is not None and isinstance(event, Failed):
@@ -268,7 +279,7 @@ class Jobs:
         if live.stream.queue_ms is None:
             live.stream.queue_ms = (now - live.submitted_at) * 1000
         if self._parts.traces is not None:
-            self._parts.traces.job(_trace(live, event, now), now)
+            self._parts.traces.job(trace_of(live, event, now), now)
         _settle(live, event, now)
         del self._live[event.id]
         live.meter.other(event, now)
@@ -308,28 +319,3 @@ def _bytes(job: Job) -> int:
             return text_bytes([job.query, *job.documents])
         case _:
             return 0
-
-
-def _asked_by(live: Live) -> dict[str, str]:
-    """Whose request it is, for the log and the events."""
-    return {"request": live.asker.request_id} if live.asker.request_id else {}
-
-
-def _trace(live: Live, event: Finished | Failed, now: float) -> JobTrace:
-    finished = event if isinstance(event, Finished) else None
-    return JobTrace(
-        kind=kind_of(live.job).name,
-        model=live.model,
-        job_id=live.job.id,
-        asker=live.asker,
-        submitted_at=live.submitted_at,
-        dispatched_at=live.dispatched_at,
-        load_s=None if live.stream.load_ms is None else live.stream.load_ms / 1000,
-        first_at=live.first_at,
-        ended_at=now,
-        prompt_tokens=finished.prompt_tokens if finished else live.meter.prompt_tokens,
-        cached_tokens=live.cached_tokens,
-        completion_tokens=finished.completion_tokens if finished else live.meter.generated_tokens,
-        outcome=event.code if isinstance(event, Failed) else live.meter.reason,
-        failed=isinstance(event, Failed) and event.code != "cancelled",
-    )

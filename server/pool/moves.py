@@ -94,6 +94,7 @@ class Moves:
             **({"context": ready.text.context} if (ready := resident.ready) and ready.text is not None else {}),
             needs_context=action.context,
             running=action.running,
+            **({"preempts_in_s": round(action.patience_s, 3)} if action.running else {}),
             **figures,
             **self._parts.figures("held", budget.held(action.model)),
             **self._parts.figures("free", budget.free),

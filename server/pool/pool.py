@@ -41,6 +41,7 @@ from server.scheduling.decisions import (
     Grow,
     Load,
     ModelState,
+    Preempt,
     Reject,
     Stay,
     Unload,
@@ -265,6 +266,8 @@ class Pool:
                     self._jobs.reject(action)
                 case Abort():
                     self._jobs.abort(action)
+                case Preempt():
+                    self._jobs.preempt(action)
                 case Grow():
                     self._moves.begin_growth(action)
                 case Stay():

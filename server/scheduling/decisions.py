@@ -95,6 +95,17 @@ class Abort:
 
 
 @dataclass(frozen=True)
+class Preempt:
+    """Ask the model's worker to stop a running job, so that it goes on after the next load: answer with `on_preempted`.
+
+    One that cannot be resumed goes on, and its terminal event comes as always.
+    """
+
+    job_id: str
+    model: str
+
+
+@dataclass(frozen=True)
 class Forget:
     """The model is no more: it was retired, runs nothing and holds nothing. The scheduler knows it no longer."""
 
@@ -103,7 +114,7 @@ class Forget:
 
 @dataclass(frozen=True)
 class Grow:
-    """A job waits for a longer context of its model, which is loaded anew once its running jobs have ended.
+    """A job waits for a longer context of its model, which is loaded anew once none runs there.
 
     Nothing is to be done but to tell.
     """
@@ -112,7 +123,9 @@ class Grow:
     model: str
     context: int
     running: int
-    """Jobs that end before."""
+    """Jobs that end before, or are preempted."""
+    patience_s: float = 0.0
+    """Until they are."""
 
 
 @dataclass(frozen=True)
@@ -126,4 +139,4 @@ class Stay:
     reason: str
 
 
-Action = Dispatch | Load | CancelLoad | Drain | Unload | Reject | Abort | Forget | Grow | Stay
+Action = Dispatch | Load | CancelLoad | Drain | Unload | Reject | Abort | Preempt | Forget | Grow | Stay

@@ -1,9 +1,9 @@
 """When a model whose context was left open is loaded with a longer one, and when it shrinks back. Pure.
 
-A job whose prompt does not fit has the model loaded anew, where the budgets can hold it: running jobs end first, new
-ones wait, and others are evicted for the bytes as for any load. A job whose prompt fits, and whose answer would be cut,
-is worth less: for it the model grows only where no other waits for it and nothing is evicted. A grown model that has
-been idle for a while shrinks to the context it begins with, in its own place.
+A job whose prompt does not fit has the model loaded anew, where the budgets can hold it: running jobs end first or are
+preempted, new ones wait, and others are evicted for the bytes as for any load. A job whose prompt fits, and whose
+answer would be cut, is worth less: for it the model grows only where no other waits for it and nothing is evicted. A
+grown model that has been idle for a while shrinks to the context it begins with, in its own place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from server.scheduling.budget import Refused
-from server.scheduling.decisions import Action, Grow, ModelState, Stay
+from server.scheduling.decisions import Action, Grow, ModelState, Preempt, Stay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from server.scheduling.budget import Budget
     from server.scheduling.model_record import ModelRecord, Ticket
 
+_TYPICAL_LOAD_S: Final = 1.0
+"""Of a model whose load was not measured."""
 _MOST_GROWTHS: Final = 2
 """Loads for one job: one by what was guessed before its prompt was read, one by its tokens."""
 
@@ -55,12 +57,30 @@ class Growth:
             return Stay(ticket.job_id, model.name, wanted, "room for an answer, and another model would be evicted")
         return wanted
 
-    def begin(self, model: ModelRecord, ticket: Ticket, context: int) -> Action:
-        """The job waits for the context; its model leaves to come again."""
+    def begin(self, model: ModelRecord, ticket: Ticket, context: int, now: float) -> Action:
+        """The job, which is in the queue, waits for the context; its model leaves to come again."""
         ticket.context, ticket.growths = context, ticket.growths + 1
         if model.state is ModelState.READY and model.leaving is None:
             model.leaving = "growth"
-        return Grow(ticket.job_id, model.name, context, len(model.running))
+        patience_s = _patience_s(model)
+        if model.leaving == "growth":
+            model.claim(now)
+        if model.running and model.leaving == "growth":
+            model.preempt_at = min(now + patience_s, model.preempt_at or now + patience_s)
+        return Grow(ticket.job_id, model.name, context, len(model.running), patience_s if model.running else 0.0)
+
+    @staticmethod
+    def preempt(models: Iterable[ModelRecord], now: float) -> list[Action]:
+        """Stop the jobs for whose ends models have waited long enough; they go on after the load."""
+        actions: list[Action] = []
+        for model in models:
+            if model.preempt_at is None or model.preempt_at > now:
+                continue
+            model.preempt_at = None
+            actions += [
+                Preempt(job.job_id, model.name) for job in model.running.values() if job.sequences and not job.aborted
+            ]
+        return actions
 
     def first_context(self, model: ModelRecord, context: int) -> int:
         """What a model that is not loaded is loaded with for a job that seems to need so much; 0 where it cannot be."""
@@ -81,3 +101,13 @@ class Growth:
             if (at := self.shrink_at(model)) is not None and at <= now:
                 model.state, model.leaving = ModelState.DRAINING, "shrink"
                 model.wanted_at, model.shrinks = now, model.idle_since
+
+
+def _patience_s(model: ModelRecord) -> float:
+    """Seconds for which running jobs may go on before they are preempted, instead of the jobs that wait.
+
+    As long, over all that wait, as the load will hold up all that run: then neither costs more than twice what the
+    better choice would have (the ski rental problem: Karlin et al., Competitive snoopy caching, 1988).
+    """
+    load_s = _TYPICAL_LOAD_S if model.load_s is None else model.load_s
+    return load_s * len(model.running) / max(1, model.n_waiting)

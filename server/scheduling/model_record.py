@@ -60,6 +60,8 @@ class Ticket:
     """Tokens of context it waits for; 0: it has asked for none."""
     growths: int = 0
     """Loads that were begun for its context."""
+    preempted: bool = False
+    """It has begun, and waits for its model to come back: until the end of its time, however long that takes."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -98,6 +100,8 @@ class ModelRecord:
     smaller_by: int = 0
     context: int = 0
     """Of the last load, in tokens; 0: not told."""
+    preempt_at: float | None = None
+    """When jobs that still run are preempted, because the model is to be loaded with a longer context."""
     grown: bool = False
     """It was loaded for a job that needed more context than it begins with."""
     shrinks: float | None = None

@@ -5,8 +5,8 @@ no environment, no logging. Room is counted in sequences. One load at a time in 
 by priority, then first come first served; a job too large for the room is not overtaken. How models make room for each
 other is decided in `server.scheduling.swaps`.
 
-A job goes queued -> running -> finished | failed, and once running -> queued, when its worker crashed or ran out of
-memory before its first token.
+A job goes queued -> running -> finished | failed. It goes running -> queued once, when its worker crashed or ran out of
+memory before its first token, and whenever its model is loaded anew with a longer context.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Final
 
 from backends.messages import ErrorCode
 from server.scheduling.budget import Budget, Refused, Unbounded
-from server.scheduling.deadlines import Deadlines
 from server.scheduling.decisions import (
     Abort,
     Action,
@@ -30,10 +29,10 @@ from server.scheduling.decisions import (
     Unload,
     UnloadReason,
 )
-from server.scheduling.facts import SchedulerFacts
 from server.scheduling.growth import Growth
-from server.scheduling.model_record import LIGHT_JOBS, ModelRecord, ModelRules, Ticket, whole_seconds
-from server.scheduling.outlook import Outlook, wait_s
+from server.scheduling.job_ends import SHUTTING_DOWN, JobEnds
+from server.scheduling.model_record import LIGHT_JOBS, ModelRecord, ModelRules, Ticket
+from server.scheduling.outlook import Outlook
 from server.scheduling.quarantine import Quarantine
 from server.scheduling.rules import ModelView, Rules
 from server.scheduling.swaps import SwapRules, Swaps
@@ -43,13 +42,10 @@ __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Schedul
 _DRAINING_RETRY_S: Final = 1.0
 _MOST_SMALLER_BY: Final = 3
 """Loads that may run out of memory in a row: as planned, with the next plan, with one idle model less."""
-_SHUTTING_DOWN: Final = "the server is shutting down"
 _NO_MEMORY: Final[frozenset[ErrorCode]] = frozenset(("out_of_memory", "memory_busy", "cannot_fit"))
-_RETRIED: Final[frozenset[ErrorCode]] = frozenset(("worker_crashed", "out_of_memory"))
-"""Failures after which a job that got no token is run once more."""
 
 
-class Scheduler(SchedulerFacts):
+class Scheduler(JobEnds):
     """See the module's text. Every `now` is in seconds on one monotonic clock of the caller's."""
 
     def __init__(self, models: Iterable[ModelRules], rules: Rules, budget: Budget | None = None) -> None:
@@ -60,7 +56,6 @@ class Scheduler(SchedulerFacts):
         for model in models:
             self.add(model)
         self._swaps = Swaps(self._models, self._budget, rules.swaps, unclaim=self._unclaim)
-        self._deadlines: Deadlines[Ticket] = Deadlines(self._deadline)
         self._growth = Growth(self._budget, shrink_after_s=rules.shrink_after_s)
         self._n_submitted = 0
 
@@ -69,6 +64,7 @@ class Scheduler(SchedulerFacts):
         idle = [model for model in self._models.values() if model.idle_since is not None]
         times = [at for model in idle if (at := model.unload_at()) is not None]
         times += [at for model in idle if (at := self._growth.shrink_at(model)) is not None]
+        times += [model.preempt_at for model in self._models.values() if model.preempt_at is not None]
         times += [at for at in (self._deadlines.next(), self._swaps.look_at) if at is not None]
         return min(times, default=None)
 
@@ -91,7 +87,7 @@ class Scheduler(SchedulerFacts):
         """
         model = self._models[model_name]
         if self._draining:
-            return [Reject(job_id, "draining", _SHUTTING_DOWN, _DRAINING_RETRY_S)]
+            return [Reject(job_id, "draining", SHUTTING_DOWN, _DRAINING_RETRY_S)]
         if now < model.quarantine.until:
             return [self._quarantined(model, job_id, now)]
         if (refused := self._never_fits(model)) is not None:
@@ -159,14 +155,30 @@ class Scheduler(SchedulerFacts):
         model = self._models[ticket.model]
         context = self._growth.context_for(model, ticket, least=least, wanted=wanted)
         if self._draining or isinstance(context, Stay):
-            return [context if isinstance(context, Stay) else Stay(job_id, model.name, context, _SHUTTING_DOWN)]
-        del model.running[job_id]
+            return [context if isinstance(context, Stay) else Stay(job_id, model.name, context, SHUTTING_DOWN)]
+        self._wait_again(ticket, now)
+        return [self._growth.begin(model, ticket, context, now), *self._decide(now)]
+
+    def on_preempted(self, job_id: str, now: float) -> list[Action]:
+        """A running job's worker has stopped it, as asked: it waits for its model's next load, and goes on there."""
+        ticket = self._tickets.get(job_id)
+        if ticket is None or ticket.queued:
+            return []
+        ticket.preempted = True
+        self._wait_again(ticket, now)
+        if self._draining:
+            return [self._reject(ticket, "draining", SHUTTING_DOWN), *self._decide(now)]
+        return self._decide(now)
+
+    def _wait_again(self, ticket: Ticket, now: float) -> None:
+        """A running job that goes back into the queue."""
+        model = self._models[ticket.model]
+        del model.running[ticket.job_id]
         if not model.running:
             model.idle_since = model.last_used_at = now
         ticket.waiting_since = now
         model.enqueue(ticket)
         self._deadlines.add(ticket)
-        return [self._growth.begin(model, ticket, context), *self._decide(now)]
 
     def on_ready(self, model_name: str, *, parallel: int, now: float, context: int = 0) -> list[Action]:
         """A load has succeeded; `context` tokens of one request, 0 where its sort of model has none."""
@@ -199,7 +211,7 @@ class Scheduler(SchedulerFacts):
         if lost:
             model.last_used_at = now
         model.running.clear()
-        model.state, model.leaving, model.idle_since = ModelState.UNLOADED, None, None
+        model.state, model.leaving, model.idle_since, model.preempt_at = ModelState.UNLOADED, None, None, None
         self._unclaim(model, now)
         actions: list[Action] = []
         code, message = error or ("draining", "the server is shutting this model down")
@@ -220,7 +232,7 @@ class Scheduler(SchedulerFacts):
         if not model.wanted:
             model.keep_alive_s = None  # what the last request asked for was for the load that is over
         if self._draining:
-            actions += self._reject_waiting(model, "draining", _SHUTTING_DOWN)
+            actions += self._reject_waiting(model, "draining", SHUTTING_DOWN)
         return actions + self._decide(now)
 
     def on_tick(self, now: float) -> list[Action]:
@@ -239,6 +251,7 @@ class Scheduler(SchedulerFacts):
             unload_at = model.unload_at()
             if unload_at is not None and unload_at <= now:
                 model.state, model.leaving = ModelState.DRAINING, "ttl"
+        actions += self._growth.preempt(self._models.values(), now)
         if not self._draining:
             self._growth.shrink(self._models.values(), now)
         return actions + self._decide(now)
@@ -274,7 +287,7 @@ class Scheduler(SchedulerFacts):
         for model in self._models.values():
             model.wanted_at = None
             if model.state in (ModelState.UNLOADED, ModelState.DRAINING, ModelState.UNLOADING):
-                actions += self._reject_waiting(model, "draining", _SHUTTING_DOWN)
+                actions += self._reject_waiting(model, "draining", SHUTTING_DOWN)
         return actions + self._decide(now)
 
     # What the configuration says otherwise
@@ -415,74 +428,9 @@ class Scheduler(SchedulerFacts):
             return None
         return [] if model.smaller_by == 1 else self._swaps.make_air(model, now) or None
 
-    def _count_failure(
-        self, model: ModelRecord, error: tuple[ErrorCode, str], now: float, *, was_loading: bool, strike: bool
-    ) -> list[Action]:
-        """End those who wait for a failed load, and those of a model that fails too often."""
-        code, message = error
-        actions: list[Action] = []
-        if was_loading:
-            model.smaller_by = 0
-            retry_s = self._retry_after_s(model, now) if code in ("memory_busy", "out_of_memory") else None
-            actions += self._reject_waiting(model, code, message, retry_s)
-        if strike and model.quarantine.strike(now):
-            paused = self._quarantined(model, "", now)
-            actions += self._reject_waiting(model, "quarantined", paused.message, paused.retry_after_s)
-        return actions
-
-    def _without_growth(self, model: ModelRecord, error: tuple[ErrorCode, str], now: float) -> list[Action]:
-        """No memory for a longer context after all: those that wait for it end, the others wait on."""
-        model.smaller_by, model.grown = 0, False
-        retry_s = self._retry_after_s(model, now) if error[0] != "cannot_fit" else None
-        waits = [ticket for ticket in model.queue if ticket.context]
-        return [self._reject(ticket, *error, retry_s) for ticket in waits]
-
-    def _requeue(self, ticket: Ticket, code: ErrorCode, message: str, now: float) -> list[Action]:
-        """Give a job that failed before its first token one more chance."""
-        if ticket.retried or ticket.aborted or self._draining or code not in _RETRIED:
-            self._forget(ticket)
-            return [Reject(ticket.job_id, "cancelled" if ticket.aborted else code, message)]
-        ticket.retried = True
-        ticket.waiting_since = now
-        self._models[ticket.model].enqueue(ticket)
-        self._deadlines.add(ticket)
-        return []
-
     # Times
-
-    def _deadline(self, ticket: Ticket) -> float | None:
-        """When a job's time is over: in the queue, or in all."""
-        if ticket.ended or ticket.aborted:
-            return None
-        total = ticket.submitted_at + ticket.timeout_s
-        if not ticket.queued or self._models[ticket.model].claimed_at is not None:
-            return total
-        return min(total, ticket.waiting_since + ticket.max_wait_s)
 
     def _unclaim(self, model: ModelRecord, now: float) -> None:
         model.unclaim(now)
         for ticket in model.waiting:
             self._deadlines.add(ticket)
-
-    def _retry_after_s(self, model: ModelRecord, now: float) -> float:
-        return whole_seconds(wait_s(self._models.values(), model, model.n_waiting, now))
-
-    # Ends
-
-    def _quarantined(self, model: ModelRecord, job_id: str, now: float) -> Reject:
-        message = f"model '{model.name}' failed repeatedly and is paused: {model.last_error}"
-        return Reject(job_id, "quarantined", message, whole_seconds(model.quarantine.until - now))
-
-    def _reject(self, ticket: Ticket, code: ErrorCode, message: str, retry_after_s: float | None = None) -> Reject:
-        self._models[ticket.model].dequeue(ticket)
-        self._forget(ticket)
-        return Reject(ticket.job_id, code, message, retry_after_s)
-
-    def _reject_waiting(
-        self, model: ModelRecord, code: ErrorCode, message: str, retry_after_s: float | None = None
-    ) -> list[Reject]:
-        return [self._reject(ticket, code, message, retry_after_s) for ticket in list(model.waiting)]
-
-    def _forget(self, ticket: Ticket) -> None:
-        ticket.ended, ticket.queued = True, False
-        del self._tickets[ticket.job_id]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -30,6 +32,9 @@ def growing(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[
     config = f"""
 [models.g]
 path = "{model}"
+[models.resumes]
+path = "{model}"
+parallel = 2
 [models.bounded]
 path = "{model}"
 context_max = 9000
@@ -82,6 +87,27 @@ def test_a_conversation_that_grows_computes_nothing_twice(growing: Server) -> No
     assert len(events(growing, "growing", "g")) == 1
     assert growing.metric("onecard_context_growths_total", model_name="g", outcome="grown") == 1
     assert growing.metric("onecard_context_growths_total", model_name="beside", outcome="grown") == 0
+
+
+def test_a_stream_of_the_model_itself_is_preempted_and_goes_on_where_it_was(growing: Server) -> None:
+    client = growing.client(timeout=120)
+    with client.chat.completions.create(
+        model="resumes", messages=[{"role": "user", "content": "e" * 1000 + "x"}], max_tokens=7000, stream=True,
+        temperature=0,
+    ) as stream:  # fmt: skip
+        texts = (chunk.choices[0].delta.content or "" for chunk in stream)
+        text = "".join(itertools.islice(texts, 3))
+
+        with ThreadPoolExecutor(8) as others:  # the more wait, the sooner it is preempted
+            waits = [others.submit(ask, client, "resumes", text) for text in ("f" * 9000, *"abcdghi")]
+            assert all(done.result() for done in waits)
+        text += "".join(itertools.islice(texts, 300))  # what came before, unread, and behind it
+
+    assert len(text) > 300
+    assert text == canary_p.expected_text("x", len(text))
+    assert client.models.retrieve("resumes").model_dump()["meta"]["n_ctx"] == 16_384
+    (line,) = events(growing, "preempting", "resumes")
+    assert "reason=growth" in line
 
 
 def test_beyond_what_it_may_grow_to_is_a_400_and_moves_nothing(growing: Server) -> None:

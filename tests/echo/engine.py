@@ -77,6 +77,9 @@ class EchoEngine:
     def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
         return self.cancel(job_id)
 
+    def preempt(self, job_id: str) -> list[Event]:
+        return []
+
     def step(self) -> Step:
         begin, said = time.perf_counter(), list(self._running.values())
         events: list[Event] = []

@@ -212,6 +212,10 @@ class FakeEngine:
             Finished(id=job_id, prompt_tokens=n_prompt, completion_tokens=n_tokens, cut_short=reason),
         ]
 
+    def preempt(self, job_id: str) -> list[Event]:
+        del job_id
+        return []
+
     def step(self) -> Step:
         begin = time.monotonic()
         events: list[Event] = []
