@@ -207,9 +207,11 @@ function pictures() {
 
 function attach(files) {
   for (const file of files) {
-    if (!file.type.startsWith("image/") || byId("see").hidden) continue;
-    if (file.size > MAX_IMAGE_BYTES) {
-      say(`${file.name} is larger than 20 MiB`, true);
+    const wrong = byId("see").hidden ? `is not attached: ${byId("model").value} does not see`
+      : !file.type.startsWith("image/") ? "is no image"
+      : file.size > MAX_IMAGE_BYTES ? "is larger than 20 MiB" : null;
+    if (wrong) {
+      say(`${file.name} ${wrong}`, true);
       continue;
     }
     const reader = new FileReader();

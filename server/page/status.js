@@ -177,15 +177,24 @@ function told({ time, what, model, reason, figures }) {
   return make("li", {}, make("time", { datetime: at.toISOString(), class: "soft" }, at.toLocaleTimeString()), " ", words);
 }
 
+// A configuration that was not taken over stays told until one is.
+function toldOfConfig({ what, reason }) {
+  if (what === "config_refused") write("config", `The configuration was not taken over, the one before goes on: ${reason}`);
+  if (what === "config_reloaded") write("config", "");
+}
+
 async function follow() {
   for (let pause = 1000; ; pause = Math.min(pause * 2, 60000)) {
     try {
       const list = byId("events");
-      const stream = await call("v1/events?last=50");
+      const stream = await call("v1/events?last=128");
       list.replaceChildren();
+      write("config", "");
       for await (const data of events(stream)) {
         pause = 500;
-        list.prepend(told(JSON.parse(data)));
+        const happening = JSON.parse(data);
+        list.prepend(told(happening));
+        toldOfConfig(happening);
         while (list.children.length > SHOWN_EVENTS) list.lastElementChild.remove();
       }
     } catch {

@@ -183,8 +183,11 @@ class Moves:
         )
         error = None if how.code is None else (how.code, how.message)
         parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=error, retry=retry))
-        comes_again = how.code is None and parts.scheduler.wanted(name)
-        resident.tell_gone(how.code or "cancelled", how.message, comes_again=comes_again)
+        comes_again = parts.scheduler.wanted(name)
+        if how.code is not None:
+            resident.tell_gone(how.code, how.message)
+        else:
+            resident.tell_gone(*self._given_up(name), comes_again=comes_again)
 
     # What is known of the files
 
@@ -225,13 +228,19 @@ class Moves:
         if resident.load_cancelled:  # what it failed for is of no interest any more
             resident.metrics.loads["cancelled"].inc()
             parts.perform(parts.scheduler.on_gone(name, now=parts.clock()))
-            resident.tell_gone("cancelled", message, comes_again=parts.scheduler.wanted(name))
+            resident.tell_gone(*self._given_up(name), comes_again=parts.scheduler.wanted(name))
             return
         resident.count_load_failure(code)
         parts.budget.forget(name)
         parts.tell("load_refused", model=name, code=code, reason=message)
         parts.perform(parts.scheduler.on_gone(name, now=parts.clock(), error=(code, message), strike=strike))
         resident.tell_gone(code, message)
+
+    def _given_up(self, name: str) -> tuple[ErrorCode, str]:
+        """Why a load ended that nothing was wrong with, for who waits for it."""
+        if self._parts.scheduler.draining:
+            return "draining", "the server is shutting down"
+        return "cancelled", f"the load of '{name}' was given up: the model was unloaded meanwhile. hint: load it again"
 
     def _explain(self, spec: LoadModel, how: Exit, predicted: Footprint) -> Exit:
         """A load that ran out of memory, told with its plan, whose estimate is doubted from now on."""

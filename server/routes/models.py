@@ -124,10 +124,12 @@ async def get_model(request: Request, app: App, model: PathModel) -> Response:
 
 
 async def performed(work: Coroutine[None, None, None]) -> None:
-    """Wait for the pool. Raises ApiError where it could not."""
+    """Wait for the pool. Raises ApiError where it could not, 409 where another request took it back."""
     try:
         await work
     except PoolError as problem:
+        if problem.code == "cancelled":
+            raise ApiError(409, problem.message, code="load_cancelled", headers={"x-should-retry": "false"}) from None
         raise from_failed(Failed(id="", code=problem.code, message=problem.message)) from None
 
 

@@ -26,8 +26,9 @@ WITHIN_S = 60.0
 class Tab:
     """One page of the browser."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, address: str) -> None:
         self._socket = socket
+        self.address = address
         self._numbers = itertools.count(1)
         self.said: list[str] = []
         """What its console, its policy and its scripts had to complain about."""
@@ -95,27 +96,61 @@ class Tab:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.send("Emulation.setEmulatedMedia", features=scheme)
 
+    def choose(self, selector: str, *files: Path) -> None:
+        """As a person does in the dialog of a field for files."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
+
+    def held(self) -> dict[str, float]:
+        """What the page holds once its garbage is collected: `Nodes`, `JSEventListeners`, `JSHeapUsedSize`, ..."""
+        self.send("Performance.enable")
+        self.send("HeapProfiler.collectGarbage")
+        return {one["name"]: one["value"] for one in self.send("Performance.getMetrics")["metrics"]}
+
     def picture(self, file: Path) -> None:
         """A PNG of what is seen."""
         file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
 
 @contextlib.contextmanager
-def browsing(folder: Path) -> Iterator[Tab]:
-    """A browser of its own with one tab, gone at the end."""
+def browsing(folder: Path, *more: str) -> Iterator[Tab]:
+    """A browser of its own with one tab and `more` flags, gone at the end. Its microphone is Chromium's fake one."""
     assert CHROMIUM is not None
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     flags += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"]
-    flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--user-data-dir={folder}"]
+    flags += [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--user-data-dir={folder}",
+        *more,
+    ]
     process = subprocess.Popen([CHROMIUM, *flags, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         told = folder / "DevToolsActivePort"
         until(lambda: told.exists() and told.read_text().count("\n") >= 1, WITHIN_S)
         port = int(told.read_text().splitlines()[0])
         pages = httpx2.get(f"http://127.0.0.1:{port}/json/list", timeout=20).json()
-        address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
-        with connect(address, max_size=2**26, ping_interval=None) as socket:
-            yield Tab(socket)
+        with _tab(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")) as tab:
+            yield tab
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextlib.contextmanager
+def another(tab: Tab) -> Iterator[Tab]:
+    """A second window of the same browser, as another person has it open."""
+    target = tab.send("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
+    address = tab.address.rpartition("/")[0] + f"/{target}"
+    try:
+        with _tab(address) as opened:
+            yield opened
+    finally:
+        tab.send("Target.closeTarget", targetId=target)
+
+
+@contextlib.contextmanager
+def _tab(address: str) -> Iterator[Tab]:
+    with connect(address, max_size=2**26, ping_interval=None, close_timeout=1) as socket:
+        yield Tab(socket, address)
