@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from backends.images import IMAGE_MAX_TOKENS
 
 
 def _no_bool(value: object) -> object:
@@ -32,3 +34,10 @@ class Options(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
     )
+
+
+class ImageOptions(Options):
+    """Of models that see."""
+
+    image_max_tokens: Annotated[int, Field(ge=64, le=16_384), NO_BOOL] = IMAGE_MAX_TOKENS
+    """Tokens that one image may take of models that see in many sizes."""

@@ -18,6 +18,8 @@ CALLED_BY_OTHERS: Mapping[str, str] = {
     "send_400_response": "uvicorn",
     "_send_with_timeout": "sse-starlette",
     "_ping": "sse-starlette",
+    "_get_arguments_from_pretrained": "transformers",
+    "check_argument_for_proper_class": "transformers",
 }
 """Names that a library looks up on what we give it, and which library."""
 DECORATORS = [

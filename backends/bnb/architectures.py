@@ -23,6 +23,7 @@ _TABLES: Final[Mapping[Gives, tuple[str, str]]] = {
     "scores": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", "scores with"),
 }
 """The table of transformers for what a model gives, and what it does with such a model."""
+_SEES: Final = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"
 _SOURCE_BYTES: Final = 4 * 2**20
 
 
@@ -35,6 +36,11 @@ def has_class(model_type: str, gives: Gives) -> bool | None:
     """Whether transformers has a class for it; None where its tables are not found."""
     names = _tables().get(_TABLES[gives][0])
     return None if names is None else model_type in names
+
+
+def sees(model_type: str) -> bool:
+    """Whether transformers has a class of such models that answers texts with images in them."""
+    return model_type in _tables().get(_SEES, {})
 
 
 def other_kind(model_type: str) -> str | None:
@@ -53,7 +59,7 @@ def _tables() -> Mapping[str, Mapping[str, str]]:
         tree = ast.parse(model_files.read_bytes(path, _SOURCE_BYTES))
     except (model_files.FileError, SyntaxError, ValueError):
         return {}
-    wanted = {name for name, _ in _TABLES.values()}
+    wanted = {name for name, _ in _TABLES.values()} | {_SEES}
     found = {}
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None

@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from backends.bnb.layout import input_limit
+from backends.bnb.sight import is_of_language
+from backends.images import ON_ITS_WAY_BYTES
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.messages.plans import whole_blocks
 from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, SCORED_ROWS, Amount, Footprint, Parts
@@ -47,18 +49,21 @@ def predict(folder: FolderInfo, plan: TextPlan) -> Footprint:
     runtime = RUNTIME_BYTES[plan.device]
     match plan:
         case EncoderPlan():
-            constraints = 0
+            constraints = on_way = 0
             weights = sum(tensor_bytes(tensor, folder, plan.device) for tensor in folder.tensors)
             parts = Parts(weights, kv=0, compute=pass_bytes(folder, plan))
         case GeneratorPlan():
             constraints = folder.n_vocab * CONSTRAINT_BYTES
+            eyes, on_way = eyes_bytes(folder, plan.device)
             weights = weight_bytes(folder, plan.device)
-            parts = Parts(weights, kv=cache_bytes(folder, plan), compute=compute_bytes(folder, plan))
+            parts = Parts(weights, kv=cache_bytes(folder, plan), compute=compute_bytes(folder, plan), projector=eyes)
         case _:
             assert_never(plan)
     if plan.device == "cpu":
-        return Footprint(host=replace(parts, runtime=runtime.host + constraints))
-    return Footprint(replace(parts, runtime=runtime.device), Parts(runtime=runtime.host + constraints))
+        return Footprint(host=replace(parts, runtime=runtime.host + constraints, projector=parts.projector + on_way))
+    return Footprint(
+        replace(parts, runtime=runtime.device), Parts(runtime=runtime.host + constraints, projector=on_way)
+    )
 
 
 def pass_tokens(device: Device) -> int:
@@ -80,14 +85,38 @@ def weight_bytes(folder: FolderInfo, device: Device) -> int:
     """All tensors; a processor keeps a head that is tied to the embedding a second time, in an order of its own."""
     tied = folder.config.get("tie_word_embeddings") is True and device == "cpu"
     again = folder.n_vocab * folder.number("hidden_size") * value_bytes(folder, device) if tied else 0
-    return sum(tensor_bytes(tensor, folder, device) for tensor in folder.tensors) + again
+    return again + sum(
+        tensor_bytes(tensor, folder, device) for tensor in folder.tensors if not is_of_eyes(tensor, folder)
+    )
+
+
+def eyes_bytes(folder: FolderInfo, device: Device) -> tuple[int, int]:
+    """What the part that sees takes where the model computes, and in host memory for images on their way."""
+    sight, most = folder.sight, folder.image_max_tokens
+    if sight is None:
+        return 0, 0
+    weights = sum(tensor_bytes(tensor, folder, device) for tensor in folder.tensors if is_of_eyes(tensor, folder))
+    on_way = sight.kept_bytes(most, folder.number("hidden_size")) + ON_ITS_WAY_BYTES
+    return weights + encoder_bytes(folder, device), on_way
+
+
+def encoder_bytes(folder: FolderInfo, device: Device) -> int:
+    """What the part that sees computes an image in."""
+    sight = folder.sight
+    return 0 if sight is None else sight.encoder_bytes(folder.image_max_tokens, value_bytes(folder, device))
+
+
+def is_of_eyes(tensor: StoredTensor, folder: FolderInfo) -> bool:
+    """Whether a tensor is of the part that sees."""
+    return folder.sight is not None and not is_of_language(tensor.name)
 
 
 def tensor_bytes(tensor: StoredTensor, folder: FolderInfo, device: Device) -> int:
     """What one tensor takes once it is loaded."""
     if folder.stored_quantised:
         return tensor.n_bytes
-    if not is_linear(tensor, folder.quantization):
+    stays = is_of_eyes(tensor, folder) and folder.sight is not None and not folder.sight.quantised
+    if stays or not is_linear(tensor, folder.quantization):
         is_float = tensor.dtype in ("F64", "F32", "F16", "BF16")
         return tensor.n_elements * value_bytes(folder, device) if is_float else tensor.n_bytes
     if folder.quantization.get("load_in_8bit"):

@@ -25,7 +25,7 @@ NAME = "onecard"
 """Under which transformers knows `attend`."""
 _HARMLESS = frozenset(
     {"dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "cache_position", "position_embeddings",
-     "output_hidden_states", "return_dict", "token_type_ids", "output_router_logits"}
+     "output_hidden_states", "return_dict", "token_type_ids", "output_router_logits", "logits_to_keep"}
 )  # fmt: skip
 
 
@@ -57,6 +57,8 @@ class Stretch:
     past: int
     at: int
     count: int
+    whole: bool = False
+    """They see each other, those behind too."""
 
     def units(self) -> Iterator[tuple[int, int]]:
         """Positions `(begin, end)`, each pair inside one unit."""
@@ -94,17 +96,31 @@ class Pass:
         return found
 
     def mask(
-        self, begin: int, n: int, *, first: int, n_cells: int, layer: LayerCache, last: int, form: MaskForm
+        self,
+        begin: int,
+        n: int,
+        *,
+        first: int,
+        n_cells: int,
+        layer: LayerCache,
+        last: int,
+        form: MaskForm,
+        whole: bool = False,
     ) -> torch.Tensor:
-        """`(repeats * n, n_cells)`: which cells from `first` on the positions from `begin` on see; `last` is newest."""
+        """`(repeats * n, n_cells)`: which cells from `first` on the positions from `begin` on see; `last` is newest.
+
+        `whole`: these positions all see each other.
+        """
         turned = last >= layer.ring
-        key = (begin, n, first, n_cells, layer.window, last if turned else -1, form)
+        key = (begin, n, first, n_cells, layer.window, last if turned else -1, form, whole)
         if key not in self._kept:
             device = layer.keys[0].device
             position = torch.arange(first, first + n_cells, device=device)
             if turned:
                 position = last - (last - position) % layer.ring
             seen = visible(position, torch.arange(begin, begin + n, device=device)[:, None], layer.window)
+            if whole:
+                seen = seen | ((position >= begin) & (position < begin + n))
             self._kept[key] = form.of(seen)
         found: torch.Tensor = self._kept[key]
         return found
@@ -255,6 +271,21 @@ def _prefill(
     else:
         cells = torch.arange(stretch.past, stop, device=key.device) % layer.ring
         keys[:, cells], values[:, cells] = new_keys, new_values
+    if stretch.whole:
+        n_cells = min(stop, layer.ring)
+        mask = work.mask(
+            stretch.past,
+            stretch.count,
+            first=0,
+            n_cells=n_cells,
+            layer=layer,
+            last=stop - 1,
+            form=compute.form,
+            whole=True,
+        )
+        found = compute(query[:, at : at + stretch.count], keys[:, :n_cells], values[:, :n_cells], mask)
+        out[:, at : at + stretch.count] = found
+        return
     for begin, end in stretch.units():
         base = begin // UNIT * UNIT
         asked = query[:, at : at + end - begin]

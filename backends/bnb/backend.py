@@ -47,7 +47,7 @@ class Folders:
     )
     packages: Sequence[str] = ("bitsandbytes", "transformers", "torch")
     components: Sequence[str] = ()
-    media: Sequence[MediaKind] = ()
+    media: Sequence[MediaKind] = ("image",)
     choices: Choices[Header, TextPlan] = TextChoices()
     speeds: Speeds[FolderInfo, TextPlan] | None = FolderSpeeds()
 
@@ -74,7 +74,7 @@ class Folders:
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> FolderInfo:
         """config.json, the weights' headers, and that nothing in the folder asks for what it may not have."""
-        header = read(path, str(options.get("quantization", "none")))
+        header = read(path, str(options.get("quantization", "none")), options)
         runs_code = options.get("trust_remote_code") is True
         try:
             config = folder.check(path, trust_remote_code=runs_code)

@@ -15,16 +15,18 @@ import torch
 
 from backends.bnb.attention import Decoding, Pass, Stretch
 from backends.bnb.dry import Breakers, breakers_of
+from backends.bnb.joined_rows import NO_IMAGES, BatchImages
 from backends.bnb.sampling import RowSampler
 from backends.engine import LoadError
 from backends.generation.decoder import FULL
 from backends.pytorch import shortage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from backends.bnb.joined_rows import JoinedRows
     from backends.bnb.kv import KvCache
     from backends.bnb.runner import Runner
     from backends.generation.decoder import DecoderModel, EmbeddingPass
@@ -45,11 +47,21 @@ Run = tuple[int, int, int, int]
 class BnbContext:
     """`parallel` rows of `context` tokens."""
 
-    def __init__(self, runner: Runner, cache: KvCache, *, vocabulary: DecoderModel, max_batch: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        cache: KvCache,
+        *,
+        vocabulary: DecoderModel,
+        max_batch: int,
+        joined: JoinedRows | None = None,
+    ) -> None:
+        """`joined`: where rows of images wait for a batch; None for a model that reads text alone."""
         self.layout: KvLayout = "split" if cache.fixed else "unified"
         self.forgets = cache.forgets
         self.splits = True
         self.cuts_back = True
+        self.counts_rows = True
         self.n_cells = cache.budget_cells
         self.max_batch = max(max_batch, cache.n_rows)
         rows = self.max_batch
@@ -66,7 +78,9 @@ class BnbContext:
         self._row_of: dict[int, int] = {}
         """Batch rows to rows of the logits."""
         self.shortage = FULL
-        self.embeddings: EmbeddingPass | None = None
+        self.embeddings: EmbeddingPass | None = joined
+        self._joined = joined
+        self._images = NO_IMAGES
         self._most = self.max_batch
         """Tokens of one pass; halved when there is no memory for it, doubled when there was some for a while."""
         self._n_good = 0
@@ -87,6 +101,11 @@ class BnbContext:
 
     def decode(self, n_tokens: int, *, decoding: bool = False) -> int:
         """See `DecoderContext`."""
+        self._images = NO_IMAGES
+        if self._joined is not None and (waiting := self._joined.take()):
+            self._images = BatchImages(waiting, n_tokens)
+            self._images.write(self.positions, self.sequences, self.outputs)
+            n_tokens += self._images.n_rows
         runs = list(self._runs(n_tokens))
         wanted = np.flatnonzero(self.outputs[:n_tokens])
         self.shortage = FULL
@@ -111,7 +130,8 @@ class BnbContext:
         slots = self.sequences[:n_tokens]
         borders = np.flatnonzero(np.diff(slots)) + 1
         for begin, end in zip([0, *borders.tolist()], [*borders.tolist(), n_tokens], strict=True):
-            yield int(slots[begin]), int(self.positions[begin]), begin, end
+            slot = int(slots[begin])
+            yield slot, self._lengths[slot], begin, end
 
     def _compute(self, runs: Sequence[Run], *, apart: bool) -> NDArray[np.float32]:
         """Logits of all outputs, in as many passes as memory makes necessary; what is computed stays.
@@ -121,7 +141,7 @@ class BnbContext:
         found: list[NDArray[np.float32]] = []
         rest, most, longest = list(runs), self._most, 0
         while rest:
-            part, behind = split(rest, most)
+            part, behind = split(rest, most, whole=self._images.whole)
             n_rows = sum(end - begin for _, _, begin, end in part)
             logits = self._tried(part, n_rows, apart=apart)
             if logits is not None:
@@ -143,7 +163,7 @@ class BnbContext:
         try:
             return self._pass(runs, apart=apart)
         except (RuntimeError, MemoryError) as error:
-            if not shortage.is_shortage(error) or n_rows == 1:
+            if not shortage.is_shortage(error) or n_rows == 1 or (len(runs) == 1 and runs[0][2] in self._images.whole):
                 raise
             sys.stderr.write(f"no memory for a pass of {n_rows} tokens: {shortage.told(error)}\n")
             sys.stderr.flush()
@@ -158,13 +178,14 @@ class BnbContext:
             if apart or end - begin == 1:
                 decoding += [Decoding(slot, past + n, at + n) for n in range(end - begin)]
             else:
-                stretches.append(Stretch(slot, past, at, end - begin))
+                stretches.append(Stretch(slot, past, at, end - begin, whole=begin in self._images.whole))
             at += end - begin
         return self._runner.forward(
             self.tokens[rows],
-            self.positions[rows],
+            self._images.positions(rows, self.positions),
             np.flatnonzero(self.outputs[rows]),
             Pass(self._cache, decoding, stretches),
+            images=self._images.of(rows),
         )
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
@@ -296,11 +317,16 @@ def _read(state: NDArray[np.uint8], parts: Sequence[torch.Tensor]) -> bool:
     return True
 
 
-def split(runs: Sequence[Run], most: int) -> tuple[list[Run], list[Run]]:
-    """The first `most` rows of runs and those behind them, in their order; the run in between is cut."""
+def split(runs: Sequence[Run], most: int, *, whole: Container[int] = ()) -> tuple[list[Run], list[Run]]:
+    """The first `most` rows of runs and those behind them, in their order; the run in between is cut.
+
+    Runs that begin at a `whole` row are not cut: one that is longer than `most` is a part of its own.
+    """
     part: list[Run] = []
     for index, (slot, past, begin, end) in enumerate(runs):
         n_rows = min(most, end - begin)
+        if n_rows < end - begin and begin in whole:
+            return (part, list(runs[index:])) if part else ([runs[index]], list(runs[index + 1 :]))
         part.append((slot, past, begin, begin + n_rows))
         most -= n_rows
         if most == 0:

@@ -5,13 +5,16 @@ No weights are read and no code of the folder is run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from backends.backend import HeaderError
 from backends.bnb import figures
 from backends.bnb.layout import GENERATES, Gives, Layout, LayoutError, input_limit, read_layout
+from backends.bnb.sight import Sight, is_of_language, sight_of
 from backends.bnb.stored import EMBEDDINGS, HEADS, Place, corrections, find, has_own_head, own_head_remark, stored_dtype
 from backends.bnb.text_files import chat_template, has_infill_marks
 from backends.capabilities import counted, of_kind
@@ -19,11 +22,15 @@ from backends.files import foreign, model_files
 from backends.files import tensors as stored_tensors
 from backends.files.sampling_defaults import SamplingDefaults, of_folder
 from backends.files.tensors import StoredTensor
+from backends.images import image_max_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+
+    from backends.messages import MediaKind
 
 NO_DEFAULTS: Final = SamplingDefaults()
+NO_OPTIONS: Final[Mapping[str, object]] = MappingProxyType({})
 _HEAD_SAMPLE_BYTES: Final = 2**20
 """Read of a head at a look; a load compares all of it."""
 
@@ -55,6 +62,10 @@ class FolderInfo:
     """The vocabulary has the tokens for fill-in-the-middle."""
     remarks: tuple[str, ...] = ()
     """What the operator should know, a sentence each."""
+    sight: Sight | None = None
+    """Its eyes; None where it reads text alone."""
+    image_max_tokens: int = 0
+    """Rows of one image at most, of models that see in many sizes."""
 
     @property
     def about(self) -> Mapping[str, str]:
@@ -74,7 +85,12 @@ class FolderInfo:
     @property
     def capabilities(self) -> list[str]:
         """What the model can do, as its `Ready` will say."""
-        return of_kind(self.gives, self.template, infills=self.infills)
+        return of_kind(self.gives, self.template, infills=self.infills, media=self.media)
+
+    @property
+    def media(self) -> tuple[MediaKind, ...]:
+        """What it reads beside text."""
+        return () if self.sight is None or self.gives != "text" else ("image",)
 
     def number(self, key: str, default: int = 0) -> int:
         """A count of the configuration, never below 0."""
@@ -107,8 +123,10 @@ class FolderInfo:
         return self.number("vocab_size")
 
 
-def read(folder: Path, quantization: str = "none") -> FolderInfo:
-    """Read and check a folder; `quantization` says how 16-bit weights shall be loaded. Raises HeaderError; blocks."""
+def read(folder: Path, quantization: str = "none", options: Mapping[str, object] = NO_OPTIONS) -> FolderInfo:
+    """Read and check a folder; `quantization` says how 16-bit weights shall be loaded, `options` what the model's table
+    says of images. Raises HeaderError; blocks.
+    """
     config = _object(folder / "config.json")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
@@ -122,7 +140,11 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
     _check_types(tensors, quantised=isinstance(stored, dict))
     sampling = read_sampling(folder)
     text = {"dtype": config.get("dtype", config.get("torch_dtype")), **text}
-    corrected, remarks = ({}, ()) if isinstance(stored, dict) else _corrected(folder, tensors, text)
+    sight = sight_of(folder, config, quantised=options.get("quantize_vision") is True)
+    of_text = tensors if sight is None else [tensor for tensor in tensors if is_of_language(tensor.name)]
+    if sight is not None:
+        text["tie_word_embeddings"] = _ties(config, of_text)
+    corrected, remarks = ({}, ()) if isinstance(stored, dict) else _corrected(folder, of_text, text)
     figures.check_counts(config, [tensor.shape for tensor in tensors])
     return FolderInfo(
         architecture=config.get("model_type") or "",
@@ -134,9 +156,11 @@ def read(folder: Path, quantization: str = "none") -> FolderInfo:
         layout=_layout(folder, config),
         corrected=corrected,
         sampling=sampling,
-        template=chat_template(folder),
+        template=chat_template(folder) or (None if sight is None else sight.template),
         infills=has_infill_marks(folder),
         remarks=foreign.plain([*remarks, *sampling.remarks]),
+        sight=sight,
+        image_max_tokens=0 if sight is None else image_max_tokens(options),
     )
 
 
@@ -173,6 +197,12 @@ def _corrected(
     if head and tied and has_own_head(find(known, EMBEDDINGS), head, tied=True, limit_bytes=_HEAD_SAMPLE_BYTES):
         found["tie_word_embeddings"] = (False, own_head_remark(head))
     return {key: value for key, (value, _) in found.items()}, (*told, *(remark for _, remark in found.values()))
+
+
+def _ties(config: Mapping[str, Any], tensors: list[StoredTensor]) -> bool:
+    """Whether a model with eyes ties its head to the embedding: the whole's word counts, then what is stored."""
+    told = config.get("tie_word_embeddings")
+    return told if isinstance(told, bool) else not any(tensor.name.endswith(HEADS) for tensor in tensors)
 
 
 def _check_format(config: Mapping[str, Any]) -> None:

@@ -7,12 +7,15 @@ through float16 and costs ten times as much for one row. Packed 4 bits are left 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
 from backends.bnb.library import Linear4bit, Linear8bitLt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LEVELS: Final = 127.0
 
@@ -60,9 +63,14 @@ class IntegerLinear(torch.nn.Module):
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
 
-def make_rows_independent(model: Any) -> None:
-    """Replace the linear layers of a model on the CPU, where that is needed, in place."""
+def make_rows_independent(model: Any, within: Callable[[str], bool] | None = None) -> None:
+    """Replace the linear layers of a model on the CPU, where that is needed, in place.
+
+    `within` chooses among the names of modules, each with a dot behind it.
+    """
     for name, module in list(model.named_modules()):
+        if within is not None and not within(f"{name}."):
+            continue
         made: torch.nn.Module | None = None
         if isinstance(module, Linear4bit):
             _mend_packing(module)

@@ -18,15 +18,17 @@ import transformers.quantizers.auto  # noqa: F401
 from transformers import AutoTokenizer, conversion_mapping
 
 from backends.backend import HeaderError
-from backends.bnb import arithmetic, folder, linear, tokenizer_file
+from backends.bnb import arithmetic, eyes, folder, linear, tokenizer_file
 from backends.bnb.attention import Survey, UnsupportedAttentionError
 from backends.bnb.context import BnbContext
 from backends.bnb.encoding import Source, load_encoder
 from backends.bnb.header import read
+from backends.bnb.joined_rows import JoinedRows
 from backends.bnb.kv import KvCache, LayerShape
 from backends.bnb.runner import Runner
+from backends.bnb.sight import is_of_language
 from backends.bnb.vocabulary import FolderVocabulary
-from backends.bnb.weights import Order, load_model, pin_positions
+from backends.bnb.weights import GENERATOR, Order, load_model, pin_positions, seer
 from backends.engine import LoadError
 from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
@@ -69,7 +71,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     order = Order.of(spec.options)
     path = Path(spec.path)
     try:
-        info = read(path, order.quantization)
+        info = read(path, order.quantization, spec.options)
     except HeaderError as error:
         raise LoadError(str(error)) from error
     config = folder.check(path, trust_remote_code=order.trust_remote_code)
@@ -77,12 +79,13 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     torch.set_num_threads(spec.threads or sensible_threads(info.file_bytes))
     if info.gives != "text":
         return load_encoder(Source(spec, config, info, order, source, free_before), progress)
-    model = load_model(spec, config, order, progress)
+    processor = eyes.processor_of(spec, info, source)
+    model = load_model(spec, config, order, progress, GENERATOR if info.sight is None else seer(info.sight))
     pin_positions(model, plan.context)
     device = torch.device(spec.plan.device)
     if device.type == "cpu":
-        linear.make_rows_independent(model)
-    return _engine(spec, model, source, info, order, device=device, free_before=free_before)
+        linear.make_rows_independent(model, within=is_of_language if info.sight is not None else None)
+    return _engine(spec, model, source, info, order, processor=processor, device=device, free_before=free_before)
 
 
 def _engine(
@@ -92,18 +95,20 @@ def _engine(
     info: FolderInfo,
     order: Order,
     *,
+    processor: Any,
     device: torch.device,
     free_before: int | None,
 ) -> AnyEngine:
     plan = spec.plan
     assert isinstance(plan, GeneratorPlan)
     config = model.config.get_text_config()
-    runner = Runner(model, device=device)
+    runner = Runner(model if info.sight is None else eyes.language_of(model), device=device)
     dtype = model.get_input_embeddings().weight.dtype
     vocabulary = FolderVocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
     tokenizer = Tokenizer(vocabulary)
     with making_guides(tokenizer):
         shapes = _survey(runner, config, spec)
+        vocabulary.tower = eyes.open_for(spec, model, info, processor, tokenizer)
     try:
         cache = KvCache(
             shapes,
@@ -114,7 +119,8 @@ def _engine(
             dtype=dtype,
             device=device,
         )
-        context = BnbContext(runner, cache, vocabulary=vocabulary, max_batch=BATCH_TOKENS)
+        joined = None if vocabulary.tower is None else JoinedRows()
+        context = BnbContext(runner, cache, vocabulary=vocabulary, max_batch=BATCH_TOKENS, joined=joined)
         context.warm_up(_WARM_TOKENS[device.type])
         first_s = context.warm_up(1)
     except (RuntimeError, MemoryError) as error:
@@ -129,9 +135,10 @@ def _engine(
         n_vocab=vocabulary.n_vocab,
         layers=Layers(len(shapes) + 1 if device.type == "cuda" else 0, len(shapes) + 1),
         parts=_parts(spec, model, info, cache, free_before),
-        host_parts=host_parts_beside_card() if device.type == "cuda" else {},
+        host_parts=_host_parts(info) if device.type == "cuda" else {},
         engine=version(),
         speculation=speculation_told(spec.speculation, context),
+        media=info.media,
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * first_s)
@@ -205,22 +212,32 @@ def _parts(
     are counted as predicted.
     """
     compute = arithmetic.compute_bytes(info, spec.plan)
-    parts = {"weights": weight_bytes(model), "kv": cache.n_bytes, "compute": compute}
+    of_eyes, (_, on_way) = eyes.weight_bytes(model, info), arithmetic.eyes_bytes(info, spec.plan.device)
+    parts = {"weights": weight_bytes(model) - of_eyes, "kv": cache.n_bytes, "compute": compute}
+    if info.sight is not None:
+        encoder = arithmetic.encoder_bytes(info, spec.plan.device)
+        parts["projector"] = of_eyes + (encoder + on_way if spec.plan.device == "cpu" else 0)
     if spec.plan.device == "cuda":
         free_after = card.free_bytes()
         if free_before is None or free_after is None:
             return None
         taken = free_before - free_after
-        parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"] - parts["kv"])
+        parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"] - of_eyes - parts["kv"])
         return {**parts, "runtime": max(0, taken - sum(parts.values()))}
     return {**parts, "runtime": runtime_bytes(model, beside=parts["kv"] if cache.fixed else 0)}
+
+
+def _host_parts(info: FolderInfo) -> dict[str, int]:
+    """What this process takes of host memory beside a card."""
+    _, on_way = arithmetic.eyes_bytes(info, "cuda")
+    return host_parts_beside_card() | ({"projector": on_way} if on_way else {})
 
 
 def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:
     """Everything that the bytes of a row depend on; another one's are worth nothing."""
     files = sorted(Path(spec.path).glob("*.safetensors"))
     told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
-    parts = (told, order, dtype, spec.plan.device, version())
+    parts = (told, order, dtype, spec.plan.device, version(), eyes.identity(spec))
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 

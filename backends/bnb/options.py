@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backends.options import NO_BOOL, Options, StrList
+from backends.options import NO_BOOL, ImageOptions, StrList
 
 
-class FolderOptions(Options):
+class FolderOptions(ImageOptions):
     """How bitsandbytes loads a folder."""
 
     quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"
@@ -26,3 +26,5 @@ class FolderOptions(Options):
     """Activations above it are computed in 16 bits; 0: none are, which is faster and keeps requests independent."""
     llm_int8_skip_modules: StrList = Field(default=[])
     """Parts of names of layers that stay as they are, in 4 bits too."""
+    quantize_vision: bool = False
+    """Quantise the part of a model that sees too; false: it stays in 16 bits, and sees as it was trained."""

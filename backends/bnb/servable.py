@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.backend import version_of_package
 from backends.bnb import architectures
+from backends.bnb.sight import PREPARES, TYPES
 from backends.bnb.stored import EMBEDDINGS, layers_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def unservable(info: FolderInfo, config: Mapping[str, Any], *, runs_code: bool) 
 
 def _no_class(info: FolderInfo, config: Mapping[str, Any]) -> str | None:
     kind = info.architecture
-    if architectures.has_class(kind, info.gives) is not False:
+    if architectures.has_class(kind, info.gives) is not False or (info.sight is not None and architectures.sees(kind)):
         return None
     also = f" ({_named(config)})" if _named(config) else ""
     library = version_of_package("transformers").replace("-", " ")
@@ -64,16 +65,26 @@ def _no_class(info: FolderInfo, config: Mapping[str, Any]) -> str | None:
     hint = (
         f"it knows {other}, which is no model of text" if other and info.gives == "text" else "a newer one may know it"
     )
-    if isinstance(config.get("vision_config"), dict):
-        return (
-            f"config.json says model_type = {kind[:60]!r}{also}, a model that sees images, which onecard serves from "
-            "GGUF files alone. hint: take its GGUF file and the projector (mmproj) that is published with it"
-        )
+    if isinstance(config.get("vision_config"), dict) and info.sight is None:
+        return _blind(kind, also)
     if not kind:
         return "config.json does not say model_type, so that its architecture is not known. hint: it is damaged"
     return (
         f"config.json says model_type = {kind[:60]!r}{also}, which is no architecture that {library} "
         f"{architectures.does(info.gives)}. hint: {hint}"
+    )
+
+
+def _blind(kind: str, also: str) -> str:
+    """Why a folder with eyes is not served."""
+    if kind in TYPES:
+        return (
+            f"the folder has neither {' nor '.join(PREPARES)}, which say how a {kind} model is shown images. "
+            "hint: copy them from where the model was published"
+        )
+    return (
+        f"config.json says model_type = {kind[:60]!r}{also}, a model that sees images, and of its kind onecard serves "
+        "GGUF files alone. hint: take its GGUF file and the projector (mmproj) that is published with it"
     )
 
 

@@ -21,13 +21,15 @@ _MOST_TEMPLATE_BYTES: Final = model_files.CONFIG_BYTES
 
 def chat_template(folder: Path) -> str | None:
     """The source of the template for conversations with tools, as transformers finds it; None where there is none."""
-    named = _named(_config(folder).get("chat_template"))
+    named = _named(_object(folder / _CONFIG).get("chat_template"))
     for name, path in (
         ("default", folder / "chat_template.jinja"),
         ("tool_use", folder / "additional_chat_templates" / "tool_use.jinja"),
     ):
         if (source := _text(path)) is not None:
             named[name] = source
+    if not named:  # of processors, as models that see had them first
+        named = _named(_object(folder / "chat_template.json").get("chat_template"))
     return named.get("tool_use") or named.get("default")
 
 
@@ -52,9 +54,9 @@ def _named(value: Any) -> dict[str, str]:
     return {name: source for name, source in named.items() if isinstance(name, str) and isinstance(source, str)}
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, Any]:
     try:
-        return model_files.read_object(folder / _CONFIG)
+        return model_files.read_object(path)
     except model_files.FileError:
         return {}
 

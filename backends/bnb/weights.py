@@ -5,20 +5,24 @@ Only safetensors, only from the disk, and no code of the folder unless the opera
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 from transformers.utils import logging as library_logging
 
 from backends.backend import HeaderError
 from backends.bnb import attention
 from backends.bnb.header import places, read
 from backends.bnb.library import Linear8bitLt
+from backends.bnb.sight import HEAD, OUTSIDE_LANGUAGE
 from backends.bnb.stored import EMBEDDINGS, HEADS, find, has_own_head, unused_within
 from backends.engine import LoadError
 from backends.files import model_files
@@ -28,6 +32,7 @@ from backends.pytorch import shortage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from backends.bnb.sight import Sight
     from backends.messages import LoadModel
 
 _KINDS: Final = {"bnb-4bit": 4, "bnb-8bit": 8, "none": 16}
@@ -76,13 +81,34 @@ class Kind:
     """Those it knows."""
     does: str
     """What such a model does, for the error of an unknown one."""
-    attention: str | None = None
-    """None: whatever transformers takes itself."""
+    attention: str | Mapping[str, str] | None = None
+    """Of its parts, `""` being the whole; None: whatever transformers takes itself."""
+    stays: tuple[str, ...] = ()
+    """Expressions for names of modules that are not quantised."""
     unused: tuple[str, ...] = ()
     """Beginnings of names that a checkpoint may lack, because nothing asks for these weights."""
 
 
 GENERATOR: Final = Kind(AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "generates text with", attention.NAME)
+
+_ATTENTIONS: Final = {
+    "": attention.NAME,
+    "text_config": attention.NAME,
+    "vision_config": "sdpa",
+    "qformer_config": "eager",
+}
+_SEER: Final = Kind(
+    AutoModelForImageTextToText,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    "answers images with",
+    _ATTENTIONS,
+    stays=(OUTSIDE_LANGUAGE, HEAD),
+)
+
+
+def seer(sight: Sight) -> Kind:
+    """A model that sees."""
+    return replace(_SEER, stays=()) if sight.quantised else _SEER
 
 
 def load_model(
@@ -97,7 +123,7 @@ def load_model(
     known = _known_config(spec, config, order, kind)
     _believe_tensors(Path(spec.path), known)
     stored = config.get("quantization_config")
-    wanted = _quantization(order, stored)
+    wanted = _quantization(order, stored, stays=kind.stays)
     library_logging.set_verbosity_error()
     library_logging.set_tqdm_hook(lambda _, args, kwargs: _Progress(args, kwargs, progress))
     try:
@@ -185,7 +211,7 @@ def _believe_tensors(folder: Path, known: Any) -> None:
         raise LoadError(str(error)) from error
 
 
-def _quantization(order: Order, stored: Any) -> Any:
+def _quantization(order: Order, stored: Any, *, stays: tuple[str, ...] = ()) -> Any:
     """What bitsandbytes shall do; None where nothing, or where the folder says it."""
     if isinstance(stored, dict):
         bits = 4 if stored.get("load_in_4bit") or stored.get("_load_in_4bit") else 8
@@ -195,7 +221,7 @@ def _quantization(order: Order, stored: Any) -> Any:
                 "change. hint: leave quantization out"
             )
         return None
-    skipped = list(order.skip_modules) or None
+    skipped = [*order.skip_modules, *stays] or None
     if order.quantization == "bnb-4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True,

@@ -94,6 +94,9 @@ class DecoderModel(Protocol):
 class EmbeddingPass(Protocol):
     """Computes rows of media, which are no tokens."""
 
+    joins: bool
+    """They wait for the batch and are computed in one pass with its tokens; otherwise each medium's at once."""
+
     def decode(self, embedding: Embedding, first: int, count: int, *, slot: int, position: int) -> int:
         """Compute so many of a medium's rows from `first` on, in the sequence of one slot; statuses are `decode`'s.
 
@@ -114,6 +117,8 @@ class DecoderContext(Protocol):
     """
     cuts_back: bool
     """A sequence's newest positions can be taken back, so that tokens can be computed that may not stay."""
+    counts_rows: bool
+    """Lengths that it is given are rows; otherwise positions, which rows of media may share."""
     n_cells: int
     max_batch: int
     """Rows of the batch."""

@@ -1,4 +1,4 @@
-"""A step's rows of media: each sequence's in a pass of its own, before the tokens' pass."""
+"""A step's rows of media: each sequence's in a pass of its own before the tokens', or all in one pass with them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,23 @@ def compute(rows: StepRows, sequences: Listed[Sequence], context: DecoderContext
 
     Sequences have their rows of media by then, whatever becomes of the tokens.
     """
+    joins = context.embeddings is not None and context.embeddings.joins
     for index, count in rows.embedded:
         status = _embed(sequences[index], count, context)
         if status != 0:
             return status
-        sequences[index].n_past += count
-        cells.grow(sequences[index], count)
-    return context.decode(rows.n_tokens, decoding=not rows.n_prefill) if rows.n_tokens else 0
+        if not joins:
+            _grown(sequences[index], count, cells)
+    status = context.decode(rows.n_tokens, decoding=not rows.n_prefill) if rows.n_tokens or joins else 0
+    if status == 0 and joins:
+        for index, count in rows.embedded:
+            _grown(sequences[index], count, cells)
+    return status
+
+
+def _grown(sequence: Sequence, count: int, cells: Cells[Sequence]) -> None:
+    sequence.n_past += count
+    cells.grow(sequence, count)
 
 
 def _embed(sequence: Sequence, count: int, context: DecoderContext) -> int:

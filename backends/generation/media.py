@@ -36,6 +36,8 @@ class MediaTower(Protocol):
     """What computes rows of media for a language model."""
 
     kinds: Sequence[MediaKind]
+    leads: bool
+    """Its media stand before everything else of a prompt, wherever they are shown."""
 
     def shapes(self, medium: Medium) -> Sequence[MediaShape | Sequence[int]]:
         """What the medium becomes, in order: its rows, and tokens of text before, between and behind them.
@@ -61,6 +63,8 @@ class PromptRows:
     tokens: list[int] = field(default_factory=list)
     media: list[MediaRows] = field(default_factory=list)
     n_media: int = 0
+    n_leading: int = 0
+    """Rows at the beginning that are of media which lead."""
 
     def add(self, medium: Medium) -> None:
         """Append a medium. Raises JobError where the model reads none of its kind."""
@@ -79,16 +83,34 @@ class PromptRows:
         for part in parts:
             if isinstance(part, MediaShape):
                 place = Place(medium, n_tiles, self.n_media)
-                self.media.append(MediaRows(len(self.tokens), part.n_rows, part.n_positions, part.digest, place))
-                self.tokens += [PLACEHOLDER] * part.n_rows
+                at = self._make_room([PLACEHOLDER] * part.n_rows)
+                self.media.append(MediaRows(at, part.n_rows, part.n_positions, part.digest, place))
                 n_tiles += 1
             else:
-                self.tokens += part
+                self._make_room(part)
+
+    def _make_room(self, tokens: Sequence[int]) -> int:
+        """Put what is of a medium where media stand; where that is."""
+        at = self.n_leading if self.leads else len(self.tokens)
+        self.tokens[at:at] = tokens
+        self.n_leading += len(tokens) if self.leads else 0
+        return at
+
+    @property
+    def leads(self) -> bool:
+        """Media stand before everything else."""
+        return self.tower is not None and self.tower.leads
+
+    @property
+    def begins_with_text(self) -> list[int]:
+        """The tokens behind leading media."""
+        return self.tokens[self.n_leading :]
 
     def begin_with(self, tokens: Sequence[int]) -> None:
-        """Put tokens in front of everything."""
-        self.tokens[:0] = tokens
-        self.media = [replace(rows, first=rows.first + len(tokens)) for rows in self.media]
+        """Put tokens in front of everything but leading media."""
+        at = self.n_leading
+        self.tokens[at:at] = tokens
+        self.media = [replace(rows, first=rows.first + (len(tokens) if rows.first >= at else 0)) for rows in self.media]
 
     @property
     def layout(self) -> RowLayout:

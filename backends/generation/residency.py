@@ -110,7 +110,7 @@ class Residency:
 
     def fork(self, source: Sequence, target: Sequence) -> bool:
         """Let a new sequence begin with all that `source` has computed; False where it has to wait and compute."""
-        if not self._context.share(source.slot, target.slot, source.request.layout.position(source.n_past)):
+        if not self._context.share(source.slot, target.slot, self._length(source, source.n_past)):
             self._context.clear(target.slot)
             return False
         self.cells.share(source, target, source.n_past)
@@ -131,7 +131,7 @@ class Residency:
     def _share(self, start: Start, sequence: Sequence) -> bool:
         """Begin an empty slot with a running sequence's positions."""
         assert start.source is not None
-        length = sequence.request.layout.position(start.n_tokens)
+        length = self._length(sequence, start.n_tokens)
         if start.checkpoint is None:
             return self._context.share(start.source.slot, sequence.slot, length)
         assert self.store is not None
@@ -139,6 +139,10 @@ class Residency:
         return checkpoint is not None and self._context.share(
             start.source.slot, sequence.slot, length, checkpoint=checkpoint
         )
+
+    def _length(self, sequence: Sequence, n_rows: int) -> int:
+        """What the context calls a prefix of so many rows."""
+        return n_rows if self._context.counts_rows else sequence.request.layout.position(n_rows)
 
     def _take(self, sequence: Sequence, kept: Start) -> int:
         """Restore what was found into the sequence's empty slot; how many positions that gave."""
@@ -163,12 +167,12 @@ class Residency:
         checkpoint = self.store.open(kept.checkpoint, now_s=self._clock())
         if checkpoint is None or not self._context.restore(sequence.slot, state):
             return 0
-        length = sequence.request.layout.position(kept.n_tokens)
+        length = self._length(sequence, kept.n_tokens)
         return kept.n_tokens if self._context.go_back(sequence.slot, checkpoint, length) else 0
 
     def _restore(self, sequence: Sequence, state: NDArray[np.uint8], n_tokens: int) -> bool:
         """Put the first tokens of a state into the sequence's slot; False, and it is empty, where that cannot be."""
-        length = sequence.request.layout.position(n_tokens)
+        length = self._length(sequence, n_tokens)
         if self._context.restore(sequence.slot, state) and self._context.trim(sequence.slot, length):
             return True
         self._context.clear(sequence.slot)
@@ -282,7 +286,7 @@ class Residency:
         """Take back the last rows of a sequence: what was drafted there did not come true. Raises RuntimeError."""
         sequence.n_past -= n_rows
         self.cells.grow(sequence, -n_rows)
-        if not self._context.trim(sequence.slot, sequence.n_past - sequence.n_saved):
+        if not self._context.trim(sequence.slot, self._length(sequence, sequence.n_past)):
             raise RuntimeError(f"slot {sequence.slot} cannot be cut back to {sequence.n_past} of its rows")
 
     # Leaving

@@ -177,6 +177,8 @@ class Tokenizer:
         worded = msgspec.structs.replace(prompt, messages=places.in_words(prompt.messages), media=[])
         found, thinking = self.chat_pieces(worded)
         parts = [(part, control) for text, control in found for part in places.split(text)]
+        if rows.leads:
+            parts = _media_first(parts)
         pieces = [(part if isinstance(part, str) else "", control) for part, control in parts]
         if len({part for part, _ in parts if isinstance(part, int)}) < len(prompt.media):
             raise JobError("template_error", "the chat template leaves out an image or a sound", param="prompt")
@@ -189,7 +191,7 @@ class Tokenizer:
 
     def _rows(self, rows: PromptRows, thinking: Thinking) -> Encoded:
         bos = self._model.bos
-        if bos is not None and rows.tokens[:1] != [bos]:
+        if bos is not None and rows.begins_with_text[:1] != [bos]:
             rows.begin_with([bos])
         return Encoded(rows.tokens or self._opening(), thinking, rows.layout)
 
@@ -304,6 +306,20 @@ class Tokenizer:
             message = f"the text of these tokens takes {len(text)} bytes, {MAX_TEXT_BYTES} are allowed"
             raise JobError("invalid_value", message, param="tokens")
         return text.decode("utf-8", "replace")
+
+
+def _media_first(parts: Sequence[tuple[str | int, bool]]) -> list[tuple[str | int, bool]]:
+    """Media before all text, which is what it would be without them."""
+    media: list[tuple[str | int, bool]] = [one for one in parts if isinstance(one[0], int)]
+    texts: list[tuple[str | int, bool]] = []
+    for text, control in parts:
+        if isinstance(text, int):
+            continue
+        if texts and not control and not texts[-1][1]:
+            texts[-1] = (f"{texts[-1][0]}{text.removeprefix(chr(10))}", False)
+        else:
+            texts.append((text, control))
+    return [*media, *texts]
 
 
 def _open_turn(messages: list[dict[str, Any]], template: ChatTemplate) -> OpenTurn:

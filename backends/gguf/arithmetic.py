@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from backends.gguf.info import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
-from backends.gguf.projector import ON_ITS_WAY_BYTES
+from backends.images import ON_ITS_WAY_BYTES
 from backends.kv_types import KV_BYTES, keys_and_values
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.messages.plans import ALL_LAYERS, whole_blocks

@@ -16,9 +16,10 @@ from backends.gguf import arithmetic, offload
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
 from backends.gguf.parts import is_gguf, split_parts
-from backends.gguf.projector import candidates, image_max_tokens, projector_for
+from backends.gguf.projector import candidates, projector_for
 from backends.gguf.servable import unservable
 from backends.gguf.speed import GgufSpeeds
+from backends.images import image_max_tokens
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import AUTO_CONTEXT, RUNTIME_BYTES, Amount, Footprint, Wish
 from backends.text_choices import TextChoices

@@ -83,6 +83,7 @@ class Context:
         self.forgets = model.carries_state or 0 < model.n_window < self.cells_per_sequence
         self.splits = not model.is_recurrent
         self.cuts_back = not model.carries_state
+        self.counts_rows = False
         self._copies_cells = copies_cells
         self._choice = threads.ThreadChoice(n_threads) if fewer_threads and n_threads > 1 else None
         self._n_threads, self._waited_ns = n_threads, 0

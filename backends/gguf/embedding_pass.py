@@ -24,6 +24,8 @@ _INT32_P = ctypes.POINTER(ctypes.c_int32)
 class GgufEmbeddingPass:
     """See `backends.generation.decoder.EmbeddingPass`."""
 
+    joins = False
+
     def __init__(self, context: Context, *, most_rows: int) -> None:
         """`most_rows`: of one pass, and of a medium whose rows see each other."""
         self._context = context

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from backends.backend import HeaderError
 from backends.engine import LoadError
-from backends.gguf.projector import ON_ITS_WAY_BYTES, image_max_tokens, projector_for
+from backends.gguf.projector import projector_for
 from backends.gguf.tower import Tower
+from backends.images import ON_ITS_WAY_BYTES, image_max_tokens
 from backends.machine.kernel import give_back_freed
 
 if TYPE_CHECKING:

@@ -6,13 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from backends.gguf.projector import IMAGE_MAX_TOKENS
-from backends.options import NO_BOOL, Options
+from backends.options import NO_BOOL, ImageOptions
 
 HostLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 
 
-class GgufOptions(Options):
+class GgufOptions(ImageOptions):
     """How llama.cpp loads a file."""
 
     expert_layers: HostLayers = "auto"
@@ -23,9 +22,6 @@ class GgufOptions(Options):
     projector: str = "auto"
     """The file with the model's eyes (mmproj), relative to the model's own folder; auto: one beside it that fits; off:
     none."""
-    image_max_tokens: Annotated[int, Field(ge=64, le=16_384), NO_BOOL] = IMAGE_MAX_TOKENS
-    """Tokens that one image may take of models that see in many sizes."""
-
     load_mode: Literal["auto", "mmap", "direct", "lock"] = "auto"
     """How the file gets into memory: mapped (`mmap`), read past the page cache (`direct`), mapped and locked (`lock`);
     auto: mapped, but past the cache where the weights go to a card and the cache cannot hold them."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from backends import images
 from backends.backend import HeaderError
 from backends.gguf.header import read
 from backends.gguf.parts import PART
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from backends.gguf.info import HeaderInfo
     from backends.messages import MediaKind
 
-IMAGE_MAX_TOKENS: Final = 1024
-"""Rows of one image where the operator does not say: of models that see in many sizes."""
-KEPT_IMAGES: Final = 8
-"""So many of the largest are kept as rows, so that the same image in the next turn is not encoded again."""
-MOST_KEPT_BYTES: Final = 128 << 20
-ON_ITS_WAY_BYTES: Final = 192 << 20
-"""Host memory of one image from its bytes to the encoder's input; see `backends.files.pictures`."""
 _NAME: Final = re.compile(r"mmproj|projector|clip|vision", re.IGNORECASE)
 _TYPES: Final = re.compile(r"[-_. ]?(?:(?:i?q\d\w*|b?f16|f32|mmproj|model|gguf|ud|i1)(?=[-_. ]|$))+", re.IGNORECASE)
 _ORDER: Final = ("f16", "bf16", "q8_0", "f32")
@@ -101,7 +95,7 @@ class Projector:
     def kept_bytes(self, image_max_tokens: int, width: int) -> int:
         """Host memory of rows that were made and are kept."""
         rows = self.patches(image_max_tokens) if self.is_fixed else image_max_tokens
-        return min(MOST_KEPT_BYTES, KEPT_IMAGES * rows * width * _FLOAT_BYTES)
+        return images.kept_bytes(rows, width)
 
     def largest_side(self, image_max_tokens: int) -> int:
         """Of a square image that takes as many rows as any."""
@@ -118,12 +112,6 @@ _MANY_SIZES: Final = ("qwen", "pixtral", "kimi", "glm4v", "dots", "paddle", "hun
 _FLOAT_BYTES: Final = 4
 _LEAST_ENCODER_BYTES: Final = 3 << 20
 """Its graph, and copies of its figures; measured."""
-
-
-def image_max_tokens(options: Mapping[str, object]) -> int:
-    """Rows of one image at most, as the operator says or as it is otherwise."""
-    asked = options.get("image_max_tokens", IMAGE_MAX_TOKENS)
-    return asked if isinstance(asked, int) else IMAGE_MAX_TOKENS
 
 
 def candidates(path: Path) -> tuple[Path, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -19,7 +18,7 @@ from llama_cpp import mtmd_cpp as mtmd
 
 from backends.engine import JobError, LoadError
 from backends.files import pictures
-from backends.files.pictures import PictureError
+from backends.generation.images import KeptRows, digest_of, pixels_of, size_of
 from backends.generation.media import MediaShape
 from backends.generation.row_layout import Embedding
 from backends.gguf.library_log import explain, is_out_of_memory
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from backends.messages import MediaKind, Medium
 
 _UINT8_P: Final = ctypes.POINTER(ctypes.c_uint8)
-_LOW: Final = "low"
 _SECTIONS: Final = ("t", "y", "x", "z")
 
 
@@ -53,12 +51,11 @@ class Tower:
         self, projector: Projector, model: Model, *, on_card: bool, n_threads: int, image_max_tokens: int
     ) -> None:
         self.kinds: Sequence[MediaKind] = projector.kinds
+        self.leads = False
         self._model = model
         self._n_embd = int(llama_cpp.llama_model_n_embd_inp(model.pointer))
         self._turn = threading.Lock()
-        self._kept: OrderedDict[str, list[Embedding]] = OrderedDict()
-        self._kept_bytes = 0
-        self._most_kept_bytes = projector.kept_bytes(image_max_tokens, self._n_embd)
+        self._kept = KeptRows(projector.kept_bytes(image_max_tokens, self._n_embd))
         self._side = projector.largest_side(image_max_tokens)
         self._decoding = threading.Lock()
         log = model.log
@@ -88,12 +85,8 @@ class Tower:
 
     def shapes(self, medium: Medium) -> Sequence[MediaShape | Sequence[int]]:
         """See `backends.generation.media.MediaTower`: by the image's header, without its pixels."""
-        try:
-            size = pictures.size(medium.data, low=medium.detail == _LOW)
-        except PictureError as error:
-            raise JobError("unsupported_media", str(error), param="prompt") from None
-        digest, found = self._digest(medium), []
-        with self._chunks(size) as chunks:
+        digest, found = digest_of(medium, self._salt), []
+        with self._chunks(size_of(medium)) as chunks:
             for tile, chunk in enumerate(chunks):
                 own = hashlib.sha256(f"{digest} {tile}".encode()).hexdigest()
                 shape = MediaShape(chunk.n_rows, chunk.n_positions, own)
@@ -102,12 +95,12 @@ class Tower:
 
     def embed(self, medium: Medium) -> Sequence[Embedding]:
         """See `backends.generation.media.MediaTower`: the rows made before, or made now."""
-        digest = self._digest(medium)
-        if (kept := self._remembered(digest)) is not None:
+        digest = digest_of(medium, self._salt)
+        if (kept := self._kept.find(digest)) is not None:
             return kept
-        with self._decoding, self._chunks(_pixels(medium)) as chunks:
+        with self._decoding, self._chunks(pixels_of(medium)) as chunks:
             made = [self._encoded(chunk) for chunk in chunks if chunk.text is None]
-        self._remember(digest, made)
+        self._kept.keep(digest, made)
         return made
 
     def _encoded(self, chunk: _Chunk) -> Embedding:
@@ -156,26 +149,6 @@ class Tower:
                 mtmd.mtmd_bitmap_free(bitmap)
                 mtmd.mtmd_input_chunks_free(chunks)
 
-    def _digest(self, medium: Medium) -> str:
-        """What tells what the encoder is given from everything else that it is ever given."""
-        return f"{medium.digest} {medium.detail == _LOW} {self._salt}"
-
-    def _remembered(self, digest: str) -> list[Embedding] | None:
-        with self._turn:
-            if digest in self._kept:
-                self._kept.move_to_end(digest)
-            return self._kept.get(digest)
-
-    def _remember(self, digest: str, made: list[Embedding]) -> None:
-        with self._turn:
-            if digest in self._kept:
-                return
-            self._kept[digest] = made
-            self._kept_bytes += sum(one.n_bytes for one in made)
-            while self._kept_bytes > self._most_kept_bytes:
-                _, oldest = self._kept.popitem(last=False)
-                self._kept_bytes -= sum(one.n_bytes for one in oldest)
-
 
 def _open(projector: Projector, model: Model, on_card: bool, n_threads: int, image_max_tokens: int) -> int | None:
     params = mtmd.mtmd_context_params_default()
@@ -186,15 +159,6 @@ def _open(projector: Projector, model: Model, on_card: bool, n_threads: int, ima
     params.image_max_tokens = image_max_tokens
     pointer: int | None = mtmd.mtmd_init_from_file(str(projector.path).encode(), model.pointer, params)
     return pointer
-
-
-def _pixels(medium: Medium) -> NDArray[np.uint8]:
-    try:
-        return pictures.pixels(medium.data, low=medium.detail == _LOW)
-    except PictureError as error:
-        raise JobError("unsupported_media", str(error), param="prompt") from None
-    except MemoryError:
-        raise JobError("out_of_memory", "needs more memory to be decoded than there is", param="prompt") from None
 
 
 def _bitmap(image: NDArray[np.uint8] | pictures.Size) -> int:

@@ -111,11 +111,32 @@ class ChatTemplate:
             shown.append(said in self._rendering.run(variables).text)
         return shown == [False, True]
 
+    def around_image(self, mark: str) -> str:
+        """The mark of an image with what the template writes around it in a user's turn; the mark alone where it writes
+        images in no way of its own.
+        """
+        said = {"type": "text", "text": "A7f"}
+        shown: list[str] = []
+        for content in ([said], [{"type": "image"}, said]):
+            turn = {"role": "user", "content": content}
+            variables = {**self._special_tokens, "messages": [turn], "tools": None, "add_generation_prompt": False}
+            shown.append(self._rendering.run(variables).text)
+        without, shows = shown
+        n_before = _n_alike(without, shows)
+        n_behind = _n_alike(reversed(without[n_before:]), reversed(shows[n_before:]))
+        written = shows[n_before : len(shows) - n_behind]
+        return written if written.count(mark) == 1 and "A7f" not in written else mark
+
     @property
     def _takes_system(self) -> bool:
         """False for templates that raise at a system message (Gemma's, early Mistrals')."""
         alternates_strictly = "must alternate" in self.source and "system" not in self.source
         return "System role not supported" not in self.source and not alternates_strictly
+
+
+def _n_alike(one: Iterable[str], other: Iterable[str]) -> int:
+    """How many characters two texts begin with alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _template_error(message: str, *, param: str | None = None) -> JobError:

@@ -60,7 +60,15 @@ def save_folder(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, fold
         "do_rescale": True,
         "do_normalize": True,
     }
-    for name, content in (("tokenizer_config.json", settings), ("preprocessor_config.json", pictures)):
+    places = {
+        "processor_class": "LlavaProcessor",
+        "image_token": tokenizer.id_to_token(model.config.image_token_id),
+        "patch_size": model.config.vision_config.patch_size,
+        "num_additional_image_tokens": 0,
+        "vision_feature_select_strategy": model.config.vision_feature_select_strategy,
+    }
+    files = {"tokenizer_config": settings, "preprocessor_config": pictures, "processor_config": places}
+    for name, content in ((f"{name}.json", content) for name, content in files.items()):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(TEMPLATE_PATH, folder / "chat_template.jinja")
 
@@ -69,9 +77,9 @@ def save_language(folder: Path, path: Path) -> None:
     """The folder's language model as GGUF."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text_config"]
     tensors = {
-        "model." + name.split(_LANGUAGE)[1].removeprefix("model."): tensor
+        own: tensor
         for name, tensor in load_file(folder / "model.safetensors").items()
-        if _LANGUAGE in name
+        if (own := language_name(name)) is not None
     }
     with tempfile.TemporaryDirectory() as name:
         alone = Path(name)
@@ -95,7 +103,7 @@ def save_projector(folder: Path, path: Path) -> None:
     writer.add_bool("clip.use_gelu", True)
     _write_figures(writer, config["vision_config"], width=config["text_config"]["hidden_size"])
     for name, tensor in sorted(load_file(folder / "model.safetensors").items()):
-        if (theirs := _projector_name(name)) is not None:
+        if (theirs := projector_name(name)) is not None:
             half = tensor.ndim == 4 or (tensor.ndim == 2 and "position" not in name)
             writer.add_tensor(theirs, _typed(tensor, np.float16 if half else np.float32))
     writer.write_header_to_file()
@@ -121,7 +129,12 @@ def _write_figures(writer: gguf.GGUFWriter, vision: dict[str, Any], *, width: in
     writer.add_array("clip.vision.image_std", [0.5] * 3)
 
 
-def _projector_name(name: str) -> str | None:
+def language_name(name: str) -> str | None:
+    """What a tensor of the folder is called where the language model is alone; None for those of the eyes."""
+    return "model." + name.split(_LANGUAGE)[1].removeprefix("model.") if _LANGUAGE in name else None
+
+
+def projector_name(name: str) -> str | None:
     """What mtmd calls a tensor of the folder; None for those of the language model, and for a norm it leaves out."""
     path, _, kind = name.rpartition(".")
     if _PROJECTOR in path:

@@ -72,14 +72,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipe, started = Recipe(n_steps=args.steps), time.monotonic()
-    tokenizer = Tokenizer.from_file(str(LANGUAGE_PATH / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken(IMAGE, special=True, normalized=False)])
+    tokenizer = new_tokenizer()
     model = new_model(tokenizer, recipe.seed)
     fit(model, tokenizer, recipe)
     save_folder(model, tokenizer, args.hf)
     save_language(args.hf, args.gguf)
     save_projector(args.hf, args.projector)
     print(f"trained seconds={time.monotonic() - started:.0f} parameters={model.num_parameters()}")
+
+
+def new_tokenizer() -> Tokenizer:
+    """The demo's, and a token for rows of pictures."""
+    tokenizer = Tokenizer.from_file(str(LANGUAGE_PATH / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(IMAGE, special=True, normalized=False)])
+    return tokenizer
 
 
 def new_model(tokenizer: Tokenizer, seed: int) -> LlavaForConditionalGeneration:

@@ -1,4 +1,4 @@
-"""The toy that sees, asked as its clients ask: its exam, three surfaces, two SDKs, and what it costs."""
+"""The toy that sees, asked on both backends as its clients ask: its exam, three surfaces, two SDKs, what it costs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LOOKS = list(exam())
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models: dict[str, Path | str] = {"seer": "demo-vision", "blind": "demo"}
+def server(vision_model: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models: dict[str, Path | str] = {"seer": vision_model, "blind": "demo"}
     with serving(tmp_path_factory.mktemp("vision"), models=models, flags=("--parallel", "4")) as running:
         yield running
 

@@ -25,6 +25,7 @@ class Tower:
     """Makes six rows of every image, which take two positions."""
 
     kinds: Sequence[MediaKind] = ("image",)
+    leads = False
 
     def shapes(self, medium: Medium) -> Sequence[MediaShape | Sequence[int]]:
         return [[1], MediaShape(ROWS, POSITIONS, medium.digest), [2, 3]]

@@ -1,0 +1,28 @@
+"""What images may take, whichever backend computes them: tokens of one, and host memory beside a loaded model. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+IMAGE_MAX_TOKENS: Final = 1024
+"""Rows of one image where the operator does not say: of models that see in many sizes."""
+KEPT_IMAGES: Final = 8
+"""So many of the largest are kept as rows, so that the same image in the next turn is not encoded again."""
+MOST_KEPT_BYTES: Final = 128 << 20
+ON_ITS_WAY_BYTES: Final = 192 << 20
+"""Host memory of one image from its bytes to the encoder's input; see `backends.files.pictures`."""
+_FLOAT_BYTES: Final = 4
+
+
+def image_max_tokens(options: Mapping[str, object]) -> int:
+    """Rows of one image at most, as the operator says or as it is otherwise."""
+    asked = options.get("image_max_tokens", IMAGE_MAX_TOKENS)
+    return asked if isinstance(asked, int) else IMAGE_MAX_TOKENS
+
+
+def kept_bytes(n_rows: int, width: int) -> int:
+    """Host memory of rows that were made and are kept, where the largest image has `n_rows` of `width` floats."""
+    return min(MOST_KEPT_BYTES, KEPT_IMAGES * n_rows * width * _FLOAT_BYTES)
