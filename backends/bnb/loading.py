@@ -18,7 +18,7 @@ import transformers.quantizers.auto  # noqa: F401
 from transformers import AutoTokenizer, conversion_mapping
 
 from backends.backend import HeaderError
-from backends.bnb import arithmetic, eyes, folder, linear, tokenizer_file
+from backends.bnb import arithmetic, eyes, folder, tokenizer_file
 from backends.bnb.attention import Survey, UnsupportedAttentionError
 from backends.bnb.context import BnbContext
 from backends.bnb.encoding import Source, load_encoder
@@ -39,7 +39,7 @@ from backends.machine import card
 from backends.machine.crash_reason import in_words
 from backends.messages import GeneratorPlan, Layers
 from backends.plan import BATCH_TOKENS
-from backends.pytorch import shortage
+from backends.pytorch import linear, shortage
 from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A short-lived process that measures what this machine does with weights through PyTorch and bitsandbytes.
 
 Answers one line on its socket with a `backends.speed.Machine` as JSON. The layers are those that a load makes
-(`backends.bnb.linear`), so what is measured is what computes. Each figure is the best of several short runs.
+(`backends.pytorch.linear`), so what is measured is what computes. Each figure is the best of several short runs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from backends.asked import answer_lines
-from backends.bnb import linear
-from backends.bnb.library import Linear4bit, Linear8bitLt
 from backends.machine.host import cache_bytes
+from backends.pytorch import linear
+from backends.pytorch.library import Linear4bit, Linear8bitLt
 from backends.speed import GROUP, Machine, Rates
 
 if TYPE_CHECKING:

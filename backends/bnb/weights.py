@@ -21,13 +21,13 @@ from transformers.utils import logging as library_logging
 from backends.backend import HeaderError
 from backends.bnb import attention
 from backends.bnb.header import places, read
-from backends.bnb.library import Linear8bitLt
 from backends.bnb.sight import HEAD, OUTSIDE_LANGUAGE
 from backends.bnb.stored import EMBEDDINGS, HEADS, find, has_own_head, unused_within
 from backends.engine import LoadError
 from backends.files import model_files
 from backends.machine.crash_reason import in_words
 from backends.pytorch import shortage
+from backends.pytorch.library import Linear8bitLt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -38,11 +38,19 @@ def predict(header: SpeechHeader, plan: SpeechPlan) -> Footprint:
     runtime = RUNTIME_BYTES[plan.device]
     size = value_bytes(plan.device)
     weights = sum(_tensor_bytes(tensor, header, size) for tensor in header.tensors)
+    if has_own_head(header, plan.device):
+        weights += header.sizes["vocab_size"] * (header.sizes["d_model"] + _FLOAT_BYTES)
     parts = Parts(weights, kv=kv_bytes(header, plan), compute=compute_bytes(header, plan))
     audio = plan.parallel * AUDIO_BYTES
     if plan.device == "cpu":
         return Footprint(host=replace(parts, runtime=runtime.host, further={"audio": audio}))
     return Footprint(replace(parts, runtime=runtime.device), Parts(runtime=runtime.host, further={"audio": audio}))
+
+
+def has_own_head(header: SpeechHeader, device: Device) -> bool:
+    """Whether the output head is a copy of the embeddings in 8 bits: on a processor, of quantised models."""
+    is_quantised = header.stored_quantised or header.quantization != "none"
+    return device == "cpu" and is_quantised and not isinstance(header, CtcHeader)
 
 
 def value_bytes(device: Device) -> int:

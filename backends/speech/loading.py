@@ -95,6 +95,8 @@ def _whisper(
     generation = _generation(path)
     vocabulary = model_files.read_text(path / "tokenizer.json", model_files.VOCABULARY_BYTES)
     model = _model(spec, header, (WhisperForConditionalGeneration, WhisperConfig), config, progress)
+    if arithmetic.has_own_head(header, spec.plan.device):
+        _compute_in_integers(model)
     try:
         tokenizer = Tokenizer.from_str(vocabulary)
     except Exception as error:  # the parser of strangers' files raises whatever it likes
@@ -183,6 +185,15 @@ def _quantization(header: SpeechHeader) -> Any:
     )
 
 
+def _compute_in_integers(model: Any) -> None:
+    """On a processor bitsandbytes' own way is slower than no quantisation; nor does it touch the output head."""
+    from backends.pytorch import linear  # imports bitsandbytes
+
+    if (head := linear.integer_copy(model.proj_out)) is not None:
+        model.set_submodule("proj_out", head)
+        linear.make_rows_independent(model)
+
+
 def _generation(path: Path) -> dict[str, Any]:
     """generation_config.json; without it nothing is suppressed and no head is known to follow the sound."""
     try:
@@ -225,7 +236,9 @@ def _first_window(recogniser: Recogniser) -> None:
     """Silence through both sides."""
     hidden = recogniser.encode([np.zeros(16_000, dtype=np.int16)])
     known = recogniser.tokens
-    recogniser.first_logits(hidden, known.opening("en", "transcribe") if known.multilingual else [known.start])
+    recogniser.first_logits(
+        recogniser.sound(hidden), known.opening("en", "transcribe") if known.multilingual else [known.start]
+    )
 
 
 def _measured(

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from backends.engine import JobError
 from backends.speech import rules
+from backends.speech.choice import Row
 from backends.speech.kind import TRANSLATION, Segment, Transcribe, Word
 from backends.speech.listening import Asked, Found
 
@@ -52,23 +53,25 @@ class WhisperListener:
             rows.append(recogniser.encode(some))
             yield
         hidden = torch.cat(rows)
+        sound = recogniser.sound(hidden)
         codes = [one.code for one in asked]
         unknown = [row for row, code in enumerate(codes) if code is None]
         if unknown:
-            for row, code in zip(unknown, recogniser.languages(hidden[unknown]), strict=True):
+            for row, code in zip(unknown, recogniser.languages(sound.only(unknown)), strict=True):
                 codes[row] = code
             yield
         known = [code or "en" for code in codes]
-        openings = [recogniser.tokens.opening(code, one.task) for code, one in zip(known, asked, strict=True)]
-        decoded = yield from recogniser.recognise(
-            hidden, [one.prompt for one in asked], openings, [one.temperature for one in asked]
-        )
+        begun = [
+            Row(one.prompt, recogniser.tokens.opening(code, one.task), one.temperature)
+            for code, one in zip(known, asked, strict=True)
+        ]
+        decoded = yield from recogniser.recognise(sound, begun)
         found: list[Found | None] = []
         for row, one in enumerate(decoded):
             is_sound = math.isfinite(one.avg_logprob)
             here = hidden[row : row + 1]
             found.append(
-                self._found(windows[row], asked[row], known[row], one, here, openings[row]) if is_sound else None
+                self._found(windows[row], asked[row], known[row], one, here, begun[row].opening) if is_sound else None
             )
             yield
         return found

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.engine
 CHILD = """
 import sys, torch
 was = torch.compile
-import backends.bnb.library
+import backends.pytorch.library
 print(torch.compile is was, sorted({"bitsandbytes", "torch._dynamo", "torch._inductor"} & set(sys.modules)))
 """
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from backends.bnb.library import Linear4bit, Linear8bitLt
+from backends.pytorch.library import Linear4bit, Linear8bitLt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +63,16 @@ class IntegerLinear(torch.nn.Module):
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
 
+def integer_copy(module: Any) -> IntegerLinear | None:
+    """Of a plain layer, as bitsandbytes would store it; None where integer products are not worth it here."""
+    if not _has_integer_products():
+        return None
+    weight = module.weight.detach().float()
+    largest = weight.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+    codes = (weight * (_LEVELS / largest)).round_().to(torch.int8)
+    return IntegerLinear(codes, largest[:, 0], module.bias)
+
+
 def make_rows_independent(model: Any, within: Callable[[str], bool] | None = None) -> None:
     """Replace the linear layers of a model on the CPU, where that is needed, in place.
 
@@ -97,11 +107,16 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module 
 
 def _integer(module: Any) -> torch.nn.Module | None:
     """None where outliers are computed apart, or the processor has no integer products that are worth it."""
-    if module.state.threshold > 0.0 or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if module.state.threshold > 0.0 or not _has_integer_products():
         return None
     codes = module.weight.CB if module.weight.CB is not None else module.weight.data
     scales = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
     return IntegerLinear(codes.data, scales.data, module.bias)
+
+
+def _has_integer_products() -> bool:
+    """Without AVX-512 PyTorch multiplies integers one by one."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _mend_packing(module: Any) -> None:
