@@ -31,6 +31,10 @@ AT_MOST: Final = "_at_most"
 """Ends the name of an option that stands for all models: one that has less of it takes what it has."""
 
 
+DRAFT: Final = "_draft"
+"""The option that names the path of the model that drafts for one; behind it and a dot, that model's own options."""
+
+
 class HeaderError(Exception):
     """Files that are no sound model of their kind; the message is a sentence without their path."""
 

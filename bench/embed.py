@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from backends.gguf import pooled
 from backends.gguf.library_log import LibraryLog, supports_gpu
-from backends.gguf.loading import TOY_ENCODER_BYTES, sensible_threads
+from backends.gguf.loading import TOY_ENCODER_BYTES
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
+from backends.gguf.threads import sensible_threads
 from backends.messages.plans import ALL_LAYERS
 from backends.vectors.packing import pack
 from bench.model import OUT

@@ -14,7 +14,8 @@ from typing import Any
 
 from backends.alone import check
 from backends.engine import AnyEngine
-from backends.gguf.loading import load, sensible_threads
+from backends.gguf.loading import load
+from backends.gguf.threads import sensible_threads
 from backends.messages import Delta, Event, Generate, GeneratorPlan, LoadModel, Sampling, SpeculationMode, TextPrompt
 from bench.speculation_tasks import TASKS
 

@@ -340,7 +340,7 @@ OPENS = {
 }
 OPENS_OTHERS: Mapping[str, str] = {
     "backends/bnb/encoding.py": "safetensors' own reader, behind a check of the file",
-    "backends/bnb/loading.py": "transformers' reader, behind a check of the folder",
+    "backends/bnb/body.py": "transformers' reader, behind a check of the folder",
     "backends/bnb/processor.py": "transformers' reader, behind a check of the folder",
     "backends/pytorch/measure.py": "/proc",
     "backends/pytorch/shortage.py": "/proc",

@@ -59,11 +59,19 @@ def predict(folder: FolderInfo, plan: TextPlan) -> Footprint:
             parts = Parts(weights, kv=cache_bytes(folder, plan), compute=compute_bytes(folder, plan), projector=eyes)
         case _:
             assert_never(plan)
+    if folder.draft is not None and isinstance(plan, GeneratorPlan):
+        parts = replace(parts, further={"draft": _draft_bytes(folder.draft, plan)})
     if plan.device == "cpu":
         return Footprint(host=replace(parts, runtime=runtime.host + constraints, projector=parts.projector + on_way))
     return Footprint(
         replace(parts, runtime=runtime.device), Parts(runtime=runtime.host + constraints, projector=on_way)
     )
+
+
+def _draft_bytes(draft: FolderInfo, plan: GeneratorPlan) -> int:
+    """The model that drafts: what it adds where the other one computes."""
+    own = plan.of_draft(draft.n_ctx_train)
+    return weight_bytes(draft, plan.device) + cache_bytes(draft, own) + compute_bytes(draft, own)
 
 
 def pass_tokens(device: Device) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from backends import ladder
-from backends.backend import Files, HeaderError, Setting
+from backends.backend import DRAFT, Files, HeaderError, Setting
 from backends.bnb import arithmetic, folder, tokenizer_file
 from backends.bnb.header import FolderInfo, read
 from backends.bnb.servable import unservable
@@ -19,8 +21,6 @@ from backends.plan import AUTO_CONTEXT, Amount, Footprint, Wish
 from backends.text_choices import TextChoices
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backends.backend import Header
     from backends.choices import Choices
     from backends.messages import MediaKind, TextPlan
@@ -46,7 +46,7 @@ class Folders:
         }
     )
     packages: Sequence[str] = ("bitsandbytes", "transformers", "torch")
-    components: Sequence[str] = ()
+    components: Sequence[str] = ("draft",)
     media: Sequence[MediaKind] = ("image",)
     choices: Choices[Header, TextPlan] = TextChoices()
     speeds: Speeds[FolderInfo, TextPlan] | None = FolderSpeeds()
@@ -83,7 +83,13 @@ class Folders:
             raise HeaderError(error.message) from None
         if (why := unservable(header, config, runs_code=runs_code)) is not None:
             raise HeaderError(why)
-        return header
+        if not isinstance(draft := options.get(DRAFT), str) or header.gives != "text":
+            return header
+        try:
+            found = read(Path(draft), str(options.get(f"{DRAFT}.quantization", "none")))
+        except HeaderError as error:
+            raise HeaderError(f"its draft model: {error}") from None
+        return dataclasses.replace(header, draft=found)
 
     def plans(self, header: FolderInfo, wish: Wish) -> Iterator[TextPlan]:
         """The KV cache has the type that is computed in, and all layers are on one device."""

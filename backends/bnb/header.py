@@ -60,6 +60,8 @@ class FolderInfo:
     """The chat template that conversations with tools take."""
     infills: bool = False
     """The vocabulary has the tokens for fill-in-the-middle."""
+    draft: FolderInfo | None = field(default=None, repr=False)
+    """The model that drafts for it; None: none does."""
     remarks: tuple[str, ...] = ()
     """What the operator should know, a sentence each."""
     sight: Sight | None = None

@@ -5,45 +5,36 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read when the libraries are imported
 
 import accelerate  # noqa: F401 - transformers imports it while it loads, a template before
-import numpy as np
+import msgspec
 import torch
 import transformers.models.llama.modeling_llama
 import transformers.quantizers.auto  # noqa: F401
-from transformers import AutoTokenizer, conversion_mapping
+from transformers import conversion_mapping
 
 from backends.backend import HeaderError
-from backends.bnb import arithmetic, eyes, folder, tokenizer_file
-from backends.bnb.attention import Survey, UnsupportedAttentionError
-from backends.bnb.context import BnbContext
+from backends.bnb import arithmetic, eyes, folder
+from backends.bnb.body import Body, open_body, tokenizer_of
 from backends.bnb.encoding import Source, load_encoder
 from backends.bnb.header import read
-from backends.bnb.joined_rows import JoinedRows
-from backends.bnb.kv import KvCache, LayerShape
-from backends.bnb.runner import Runner
-from backends.bnb.sight import is_of_language
-from backends.bnb.vocabulary import FolderVocabulary
-from backends.bnb.weights import GENERATOR, Order, load_model, pin_positions, seer
+from backends.bnb.kv import KvCache
+from backends.bnb.weights import Order
 from backends.engine import LoadError
 from backends.generation.batching import Batcher
+from backends.generation.draft_model import DraftModel, common_tokens
 from backends.generation.engine import GeneratingEngine
-from backends.generation.readiness import describe, making_guides, open_store
+from backends.generation.readiness import describe, open_store
 from backends.generation.speculation import told as speculation_told
-from backends.generation.tokenizer import Tokenizer
 from backends.machine import card
-from backends.machine.crash_reason import in_words
 from backends.messages import GeneratorPlan, Layers
-from backends.plan import BATCH_TOKENS
-from backends.pytorch import linear, shortage
 from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from backends.bnb.header import FolderInfo
     from backends.engine import AnyEngine
@@ -51,8 +42,6 @@ if TYPE_CHECKING:
 
 conversion_mapping.get_checkpoint_conversion_mapping("")  # makes its table once, 0.15 s: a template has it before
 
-_WARM_TOKENS: Final[Mapping[str, int]] = MappingProxyType({"cpu": 32, "cuda": BATCH_TOKENS})
-"""A card's allocator keeps what the longest pass took; on a processor that pass would only be a wait."""
 _TOY_BYTES: Final = 32 << 20
 _KV_TYPES: Final = ("f16", "bf16", "f32")
 
@@ -75,132 +64,79 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     except HeaderError as error:
         raise LoadError(str(error)) from error
     config = folder.check(path, trust_remote_code=order.trust_remote_code)
-    source = _tokenizer(path, order)
+    source = tokenizer_of(path, order)
     torch.set_num_threads(spec.threads or sensible_threads(info.file_bytes))
     if info.gives != "text":
         return load_encoder(Source(spec, config, info, order, source, free_before), progress)
-    processor = eyes.processor_of(spec, info, source)
-    model = load_model(spec, config, order, progress, GENERATOR if info.sight is None else seer(info.sight))
-    pin_positions(model, plan.context)
-    device = torch.device(spec.plan.device)
-    if device.type == "cpu":
-        linear.make_rows_independent(model, within=is_of_language if info.sight is not None else None)
-    return _engine(spec, model, source, info, order, processor=processor, device=device, free_before=free_before)
+    return _engine(spec, open_body(spec, config, info, source, progress), info, order, free_before=free_before)
 
 
-def _engine(
-    spec: LoadModel,
-    model: Any,
-    source: Any,
-    info: FolderInfo,
-    order: Order,
-    *,
-    processor: Any,
-    device: torch.device,
-    free_before: int | None,
-) -> AnyEngine:
-    plan = spec.plan
+def _engine(spec: LoadModel, body: Body, info: FolderInfo, order: Order, *, free_before: int | None) -> AnyEngine:
+    plan, context = spec.plan, body.context
     assert isinstance(plan, GeneratorPlan)
-    config = model.config.get_text_config()
-    runner = Runner(model if info.sight is None else eyes.language_of(model), device=device)
-    dtype = model.get_input_embeddings().weight.dtype
-    vocabulary = FolderVocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
-    tokenizer = Tokenizer(vocabulary)
-    with making_guides(tokenizer):
-        shapes = _survey(runner, config, spec)
-        vocabulary.tower = eyes.open_for(spec, model, info, processor, tokenizer)
-    try:
-        cache = KvCache(
-            shapes,
-            n_rows=plan.parallel,
-            context=plan.context,
-            budget_cells=plan.cells,
-            pass_tokens=BATCH_TOKENS,
-            dtype=dtype,
-            device=device,
-        )
-        joined = None if vocabulary.tower is None else JoinedRows()
-        context = BnbContext(runner, cache, vocabulary=vocabulary, max_batch=BATCH_TOKENS, joined=joined)
-        context.warm_up(_WARM_TOKENS[device.type])
-        first_s = context.warm_up(1)
-    except (RuntimeError, MemoryError) as error:
-        if shortage.is_shortage(error):
-            message = f"no memory is left for the KV cache: {shortage.told(error)}. hint: a smaller context or parallel"
-            raise LoadError(message, out_of_memory=True) from error
-        raise LoadError(f"the model loads, but its first pass fails: {in_words(error)}") from error
+    on_card = plan.device == "cuda"
+    parts = _parts(spec, body.model, info, body.cache, free_before)
+    draft, draft_bytes = _draft(spec, body, plan)
+    if parts is not None and draft_bytes:
+        parts["draft"] = draft_bytes
     ready = describe(
         plan,
-        tokenizer,
+        body.tokenizer,
         n_ctx_train=info.n_ctx_train,
-        n_vocab=vocabulary.n_vocab,
-        layers=Layers(len(shapes) + 1 if device.type == "cuda" else 0, len(shapes) + 1),
-        parts=_parts(spec, model, info, cache, free_before),
-        host_parts=_host_parts(info) if device.type == "cuda" else {},
+        n_vocab=body.vocabulary.n_vocab,
+        layers=Layers(body.n_layers + 1 if on_card else 0, body.n_layers + 1),
+        parts=parts,
+        host_parts=_host_parts(info) if on_card else {},
         engine=version(),
-        speculation=speculation_told(spec.speculation, context),
+        speculation=speculation_told(spec.speculation, context, draft=spec.draft),
         media=info.media,
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
-    batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * first_s)
-    store, ready = open_store(spec.store, ready, identity=identity(spec, order, dtype))
+    batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * body.step_s)
+    store, ready = open_store(spec.store, ready, identity=identity(spec, order, body.dtype))
     return GeneratingEngine(
-        vocabulary, context, tokenizer, ready=ready, batcher=batcher, store=store, speculation=spec.speculation
+        body.vocabulary,
+        context,
+        body.tokenizer,
+        ready=ready,
+        batcher=batcher,
+        store=store,
+        speculation=spec.speculation,
+        draft_model=draft,
     )
 
 
-def _tokenizer(path: Path, order: Order) -> Any:
-    """A fast tokenizer of transformers. Raises LoadError."""
-    tokenizer_file.check(path)
+def _draft(spec: LoadModel, target: Body, plan: GeneratorPlan) -> tuple[DraftModel | None, int]:
+    """The model that drafts, where one is wanted, and the bytes it takes where it computes. Raises LoadError."""
+    if spec.draft is None or spec.speculation == "off":
+        return None, 0
+    name, path, order = spec.draft.name, Path(spec.draft.path), Order.of(spec.draft.options)
     try:
-        source = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=order.trust_remote_code, local_files_only=True, use_fast=True
+        info = read(path, order.quantization)
+        own = msgspec.structs.replace(
+            plan.of_draft(info.n_ctx_train), kv_type=arithmetic.computed_type(info, plan.device)
         )
-    except Exception as error:  # the parsers of strangers' files raise whatever they like
-        raise LoadError(f"the folder's tokenizer cannot be read: {in_words(error)}") from error
-    if not getattr(source, "is_fast", False):
-        raise LoadError("the folder's tokenizer has no tokenizer.json, and none can be made of what is there")
-    return source
-
-
-def _survey(runner: Runner, config: Any, spec: LoadModel) -> list[LayerShape]:
-    """What each layer asks of the cache, found by a pass at the last position. Raises LoadError."""
-    survey = Survey()
-    last = np.array([spec.plan.context - 1], dtype=np.int32)
-    try:
-        runner.forward(np.zeros(1, dtype=np.int32), last, np.zeros(1, dtype=np.intp), survey)
-    except IndexError as error:
-        limit = getattr(config, "max_position_embeddings", "fewer")
-        raise LoadError(f"the model has {limit} positions, context = {spec.plan.context} asks for more") from error
-    except UnsupportedAttentionError as error:
-        raise LoadError(f"a {config.model_type} model cannot be served: {error}") from error
-    except Exception as error:  # whatever an architecture does without a cache
-        if shortage.is_shortage(error):
-            message = f"no memory is left for a pass of one token: {shortage.told(error)}. hint: a smaller quantization"
-            raise LoadError(message, out_of_memory=True) from error
-        raise LoadError(f"a {config.model_type} model cannot be served: {in_words(error)}") from error
-    kinds = list(getattr(config, "layer_types", None) or [])
-    n_layers = int(config.num_hidden_layers)
-    strange = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
-    if strange or sorted(survey.found) != list(range(n_layers)):
-        what = f"layers of kind {', '.join(strange)}" if strange else "layers that don't attend in the usual way"
-        raise LoadError(f"a {config.model_type} model has {what}, for which this backend has no cache")
-    shapes = []
-    for index in range(n_layers):
-        seen = survey.found[index]
-        slides = seen.window is None and index < len(kinds) and kinds[index] == "sliding_attention"
-        window = int(config.sliding_window) if slides else seen.window
-        shapes.append(LayerShape(seen.n_heads, seen.key_size, seen.value_size, window))
-    return shapes
-
-
-def _ends(model: Any, source: Any) -> set[int]:
-    """Tokens that end a generation: the configurations' and the tokenizer's."""
-    told = (
-        getattr(model.generation_config, "eos_token_id", None),
-        model.config.get_text_config().eos_token_id,
-        source.eos_token_id,
+        its = msgspec.structs.replace(spec, path=spec.draft.path, options=spec.draft.options, plan=own)
+        config = folder.check(path, trust_remote_code=order.trust_remote_code)
+        if info.sight is not None:
+            raise LoadError(
+                "it reads images, and drafts are of text. hint: name a model of text in speculation"
+            )
+        body = open_body(its, config, info, tokenizer_of(path, order), lambda _: None)
+        n_common = common_tokens(target.vocabulary, body.vocabulary)
+    except HeaderError as error:
+        raise LoadError(f"its draft model {name}: {error}") from error
+    except LoadError as error:
+        raise LoadError(f"its draft model {name}: {error.message}", out_of_memory=error.out_of_memory) from error
+    made = DraftModel(
+        body.context,
+        parallel=plan.parallel,
+        n_tokens=own.context,
+        n_vocab=n_common,
+        step_us=1e6 * body.step_s,
+        close=body.close,
     )
-    return {int(token) for one in told for token in (one if isinstance(one, list) else [one]) if token is not None}
+    return made, weight_bytes(body.model) + body.cache.n_bytes + arithmetic.compute_bytes(info, own)
 
 
 def _parts(

@@ -8,6 +8,7 @@ a card computes sixteen rows in the time of one, a processor four in the time of
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,14 @@ _MOST_CREDIT: Final = 8.0
 """Steps that drafts may lose at once: so many at first, so many where they have won more."""
 _UNKNOWN_SLOPE: Final = 0.5
 """More rows than were ever tried are taken to cost half of what the last ones did, each."""
+_MODEL_AT_FIRST: Final = 0.7
+"""The share of a draft model's tokens that come true, before any was verified."""
+_MARGINS: Final = (0.5, 1.0, 2.0, 4.0)
+_AT_MARGINS: Final = (0.4, 0.55, 0.7, 0.85, 0.95)
+"""The same by how much its best logit leads the next one."""
+_IDLE_TOKENS: Final = 128
+"""Tokens after which a draft model that did not pay is tried again; twice as many each time."""
+_MOST_IDLE_TOKENS: Final = 4096
 _PATIENCE: Final = 256
 """Steps with a good draft that was not worth its rows; then rows are believed to be cheaper, and tried again."""
 _DOUBT: Final = 0.75
@@ -76,6 +85,63 @@ class Acceptance:
         return found
 
 
+class ModelRecord:
+    """How often a draft model's tokens come true: of all sequences, from which a new one begins."""
+
+    def __init__(self) -> None:
+        self.chance = _MODEL_AT_FIRST
+        self.by_margin = list(_AT_MARGINS)
+
+
+class ModelTrust:
+    """The same of one sequence: how far a draft goes, and whether there is one."""
+
+    def __init__(self, record: ModelRecord) -> None:
+        self._record = record
+        self._chance = record.chance
+        self._chain = 1.0
+        self._margins: list[int] = []
+        """Buckets of the tokens of a draft."""
+        self._n_idle, self._patience = 0, _IDLE_TOKENS
+
+    def chances(self, most: int) -> list[float]:
+        """How likely a draft comes true up to and with each of its tokens; empty where that is too unlikely."""
+        found = [chance for n in range(1, most + 1) if (chance := self._chance**n) >= _LEAST_CHANCE]
+        self._n_idle = 0 if len(found) > 1 else self._n_idle + 1
+        if self._n_idle >= self._patience:
+            self._chance, self._n_idle = max(self._chance, _MODEL_AT_FIRST), 0
+            self._patience = min(2 * self._patience, _MOST_IDLE_TOKENS)
+        return found
+
+    def begin(self) -> None:
+        """A draft begins."""
+        self._chain, self._margins = 1.0, []
+
+    def goes_on(self, margin: float) -> bool:
+        """Whether the next token, which leads by so much, is worth a row; the draft ends where it is not."""
+        bucket = bisect.bisect(_MARGINS, margin)
+        self._chain *= self._record.by_margin[bucket]
+        if self._chain < _LEAST_CHANCE:
+            if not self._margins:
+                self._learn(hit=False)
+            return False
+        self._margins.append(bucket)
+        return True
+
+    def learn(self, n_drafted: int, n_accepted: int) -> None:
+        """So many of a draft's tokens came true."""
+        for place, bucket in enumerate(self._margins[: min(n_drafted, n_accepted + 1)]):
+            hit = place < n_accepted
+            self._learn(hit=hit)
+            self._record.by_margin[bucket] += _MODEL_SHARE * (hit - self._record.by_margin[bucket])
+        if self._chance > _MODEL_AT_FIRST:
+            self._patience = _IDLE_TOKENS
+
+    def _learn(self, *, hit: bool) -> None:
+        self._chance += _OWN_SHARE * (hit - self._chance)
+        self._record.chance += _MODEL_SHARE * (hit - self._record.chance)
+
+
 def learn_both(own: Acceptance, of_model: Acceptance, matched: int, *, hit: bool) -> None:
     """Of a sequence, and with less weight of all."""
     own.learn(matched, _OWN_SHARE, hit=hit)
@@ -85,24 +151,38 @@ def learn_both(own: Acceptance, of_model: Acceptance, matched: int, *, hit: bool
 class RowCosts:
     """What a step takes with rows for drafts, as a share of one without."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, *, first_credit: float = _FIRST_CREDIT, most_credit: float = _MOST_CREDIT) -> None:
+        """The credits are steps that drafts may lose at once: at first, and where they have won more."""
         self._pace = pace
         self._shares: dict[int, dict[int, float]] = {}
         """By decoding sequences and drafted rows."""
-        self._credit = _FIRST_CREDIT
+        self._credit, self._most_credit = first_credit, most_credit
         """Steps that drafts have won, less those that they have lost; below 0 nothing is drafted."""
         self._n_refused = 0
 
     @property
     def solvent(self) -> bool:
         """Drafts have not lost more than they may. Asked before each step, which adds what it may lose."""
-        self._credit = min(self._credit + _ALLOWANCE, _MOST_CREDIT)
+        self._credit = min(self._credit + _ALLOWANCE, self._most_credit)
         return self._credit > 0.0
 
     @property
     def stake(self) -> float:
         """Steps that the next one may lose, were nothing of it to come true."""
         return self._credit + 1.0
+
+    def affords(self, n_sequences: int, us: float) -> bool:
+        """So much time may be lost now."""
+        return us <= self._credit * self._pace.decode_us(n_sequences)
+
+    def pay(self, n_sequences: int, us: float) -> None:
+        """So much time went into drafts beside the steps that verify them."""
+        if (plain_us := self._pace.decode_us(n_sequences)) > 0:
+            self._credit -= us / plain_us
+
+    def steps(self, n_sequences: int, us: float) -> float:
+        """So much time as a share of a step without drafts."""
+        return us / max(self._pace.decode_us(n_sequences), 1.0)
 
     def learn(self, n_sequences: int, n_drafted: int, n_accepted: int, duration_us: float) -> None:
         """Take in a step."""
@@ -159,11 +239,14 @@ def _between(known: dict[int, float], n_drafted: int) -> float:
     return low + slope * (n_drafted - below)
 
 
-def rows_of(chances: Sequence[Sequence[float]], costs: RowCosts, *, most: int) -> list[int]:
+def rows_of(
+    chances: Sequence[Sequence[float]], costs: RowCosts, *, most: int, drafting: Sequence[float] = ()
+) -> list[int]:
     """How many drafted tokens each sequence has in this step; all 0 where none is worth it.
 
     `chances` are each sequence's, by `Acceptance.chances`. The likeliest rows come first, and none that makes the step
-    slower for a stream than it wins it.
+    slower for a stream than it wins it. `drafting`: what thinking of one more token takes of each sequence, as a share
+    of a step; those of several sequences are thought of together.
     """
     n = len(chances)
     ranked = _ranked(chances)
@@ -177,6 +260,9 @@ def rows_of(chances: Sequence[Sequence[float]], costs: RowCosts, *, most: int) -
         if n_drafted not in _LENGTHS:
             continue
         share = costs.share(n, n_drafted)
+        share += (
+            max((each * n_rows for each, n_rows in zip(drafting, rows, strict=True)), default=0.0) if drafting else 0.0
+        )
         if share - 1.0 > costs.stake:
             break
         if won / (n * share) > best_rate and min(gains) >= _FAIR * share * (1.0 if n == 1 else 0.99):

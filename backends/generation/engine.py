@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from backends.generation.batching import Batcher, Share
     from backends.generation.bookmark import Bookmark
     from backends.generation.decoder import DecoderContext, DecoderModel
+    from backends.generation.draft_model import DraftModel
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import ErrorCode, Event, FinishReason, GeneratorFacts, SpeculationMode, TextJob
     from backends.prefix.store import PrefixStore
@@ -59,12 +60,14 @@ class GeneratingEngine:
         batcher: Batcher,
         store: PrefixStore | None = None,
         speculation: SpeculationMode = "off",
+        draft_model: DraftModel | None = None,
     ) -> None:
         self._model = model
         self._context = context
         self._ready = ready
         self._batcher = batcher
-        self._speculation = Speculation(batcher.pace, mode=speculation if context.cuts_back else "off")
+        mode = speculation if context.cuts_back else "off"
+        self._speculation = Speculation(batcher.pace, mode=mode, model=draft_model)
         self._residency = Residency(context, store=store, pace=batcher.pace)
         self._free = list(range(ready.parallel))
         """A heap: the lowest slots are taken first, because llama.cpp batches only neighbouring ones together."""
@@ -95,6 +98,7 @@ class GeneratingEngine:
         for job_id in list(self._requests):
             self.cancel(job_id)
         self._settle(most=len(self._ended))
+        self._speculation.close()
         self._context.close()
         self._model.close()
 
@@ -240,7 +244,7 @@ class GeneratingEngine:
         if status != 0:
             raise RuntimeError(f"decoding failed with status {status}")
         self._n_apart = max(0, self._n_apart - 1)
-        duration_us = (time.perf_counter_ns() - planned) / 1000
+        duration_us = (time.perf_counter_ns() - planned) / 1000 - self._speculation.drafting_us
         if not rows.n_drafted:
             learn(rows, self._sequences, self._batcher.pace, duration_us)
         cells = self._residency.cells
@@ -254,7 +258,14 @@ class GeneratingEngine:
                 self._residency.take_checkpoint(sequence)
         self._steady = rows if not rows.n_prefill and len(rows.outputs) == len(self._sequences) else None
         if rows.n_drafted:
-            self._speculation.learn(rows, self._verify(rows, events), duration_us)
+            n_accepted = self._speculation.verify(
+                rows,
+                self._sequences,
+                self._context.logits(len(rows.outputs)),
+                choose=lambda sequence, row, logits, best: self._chosen(sequence, row, logits, best, events),
+                cut_back=self._residency.cut_back,
+            )
+            self._speculation.learn(rows, n_accepted, duration_us)
             self._start_waiting_choices()
         elif rows.outputs:
             self._advance(rows.outputs, events)
@@ -349,30 +360,13 @@ class GeneratingEngine:
             else:
                 self._choose(sequence, row, logits[output], best[output], events)
 
-    def _verify(self, rows: StepRows, events: list[Event]) -> int:
-        """Choose from each row in turn while what is chosen was drafted, and cut off what was computed behind that.
-
-        How many drafted tokens came true.
-        """
-        logits = self._context.logits(len(rows.outputs))
-        best = logits.argmax(axis=1).tolist()
-        output = n_accepted = 0
-        for sequence, count in [(self._sequences[index], count) for index, count in rows.shares]:
-            draft, sequence.draft, n_kept = sequence.draft, [], 1
-            for at in range(count):
-                if sequence.request.job.id not in self._requests or sequence in self._ended:
-                    break
-                n_kept = at + 1
-                _, row = rows.outputs[output + at]
-                self._choose(sequence, row, logits[output + at], best[output + at], events)
-                if at < len(draft) and sequence.token != draft[at]:
-                    break
-            output += count
-            if n_kept < count:
-                self._residency.cut_back(sequence, count - n_kept)
-            self._speculation.count(sequence, len(draft), n_kept - 1)
-            n_accepted += n_kept - 1
-        return n_accepted
+    def _chosen(
+        self, sequence: Sequence, row: int, logits: NDArray[np.float32], best: int, events: list[Event]
+    ) -> bool:
+        """Choose a token behind a draft; False where the sequence has ended, perhaps before it."""
+        if sequence.request.job.id in self._requests and sequence not in self._ended:
+            self._choose(sequence, row, logits, best, events)
+        return sequence.request.job.id in self._requests and sequence not in self._ended
 
     def _echoed(self, sequence: Sequence, row: int, logits: NDArray[np.float32], events: list[Event]) -> bool:
         """Score the prompt token behind a row; False where a token has to be chosen there."""

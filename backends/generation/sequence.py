@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backends.generation.decoder import TokenSampler
     from backends.generation.row_layout import RowLayout
     from backends.generation.scoring import Echo
-    from backends.generation.speculation import SequenceDrafts
+    from backends.generation.sequence_drafts import SequenceDrafts
     from backends.messages import ErrorCode, Event, Generate
     from backends.prefix.entry_files import EntryFile
     from backends.prefix.keys import Keys

@@ -7,22 +7,30 @@ been, whatever was drafted.
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from typing import TYPE_CHECKING, Final
 
 from backends.generation.batching import Share
-from backends.generation.draft_policy import Acceptance, RowCosts, learn_both, likely_rows, rows_of
-from backends.generation.lookup import TextLookup
+from backends.generation.draft_policy import Acceptance, ModelRecord, RowCosts, likely_rows, rows_of
 from backends.generation.sequence import Phase
+from backends.generation.sequence_drafts import NO_OFFER, Offer, SequenceDrafts
 from backends.plan import SCORED_ROWS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Sequence as Items
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from backends.generation.decoder import DecoderContext
+    from backends.generation.draft_model import DraftModel
     from backends.generation.pace import Pace
     from backends.generation.sequence import GenerationRequest, Sequence
     from backends.generation.step_rows import StepRows
-    from backends.messages import SpeculationMode
+    from backends.messages import DraftFiles, SpeculationMode
 
 MOST_ROWS: Final = SCORED_ROWS - 1
 """Drafted tokens of one step: their logits lie where those of scored prompts do, which never share a step with them.
@@ -30,65 +38,17 @@ MOST_ROWS: Final = SCORED_ROWS - 1
 With the sequence's own it is sixteen rows, which kernels compute at once.
 """
 _PAUSE_STEPS: Final = 64
-_FORCED_AT_FIRST: Final = 0.95
-"""The share of tokens without a choice that come: a text may be spelled otherwise than usual."""
-_NEWEST_FORCED: Final = 0.05
+_MODEL_CREDIT: Final = (64.0, 256.0)
+"""Steps that a draft model may lose at first, and where it has won more: it reads a prompt before it drafts."""
+_WON_A_TOKEN: Final = 0.25
+"""Of a step, what a draft model is thought to win with each token, where a prompt has to be read for it."""
 
 
-def told(mode: SpeculationMode, context: DecoderContext) -> str:
+def told(mode: SpeculationMode, context: DecoderContext, *, draft: DraftFiles | None = None) -> str:
     """How tokens are drafted, for people; with a reason where the model is why nothing is."""
     if mode != "off" and not context.cuts_back:
         return "off: the model carries a running state, which cannot be taken back"
-    return mode
-
-
-class SequenceDrafts:
-    """What is drafted for one sequence, and how it has gone."""
-
-    def __init__(self, sequence: Sequence, of_model: Acceptance, prediction: tuple[int, ...]) -> None:
-        self.lookup = TextLookup(sequence.request.prompt.tolist(), prediction)
-        self._acceptance = Acceptance(list(of_model.shares))
-        self._of_model = of_model
-        self._forced: list[int] = []
-        """What a grammar said has to follow, from the next token on."""
-        self._forced_share = _FORCED_AT_FIRST
-        self._n_followed = 0
-
-    def follow(self, generated: list[int]) -> None:
-        """Take in what the sequence has said since the last time."""
-        lookup = self.lookup
-        for token in generated[self._n_followed :]:
-            matched = lookup.matched
-            hit = lookup.follow(token)
-            if hit is not None:
-                learn_both(self._acceptance, self._of_model, matched, hit=hit)
-            if self._forced:
-                hit = self._forced.pop(0) == token
-                self._forced_share += _NEWEST_FORCED * (hit - self._forced_share)
-                self._forced = self._forced if hit else []
-        self._n_followed = len(generated)
-
-    def chances(self, sequence: Sequence, most: int) -> list[float]:
-        """How likely each token of a draft of at most that length comes true, with all before it."""
-        self.follow(sequence.generated)
-        if sequence.guide is not None:
-            self._forced = sequence.guide.forced()[:most]
-            if self._forced:
-                return [self._forced_share**n for n in range(1, len(self._forced) + 1)]
-        if self.lookup.at < 0:
-            return []
-        draft = self.lookup.draft(most)
-        n_fitting = len(draft) if sequence.guide is None or not draft else sequence.guide.n_fitting(draft)
-        return self._acceptance.chances(self.lookup.matched, n_fitting)
-
-    def draft(self, n_tokens: int) -> list[int]:
-        """The first tokens of what `chances` was told of."""
-        return self._forced[:n_tokens] if self._forced else self.lookup.draft(n_tokens)
-
-    @property
-    def drafter(self) -> str:
-        """Whose draft that is, of `DRAFTERS`."""
-        return "grammar" if self._forced else self.lookup.drafter
+    return mode if draft is None or mode != "auto" else f"model:{draft.name}"
 
 
 def _told_of_fault(sequence: Sequence) -> None:
@@ -101,20 +61,32 @@ def _told_of_fault(sequence: Sequence) -> None:
 class Speculation:
     """Of one engine. `mode`: `auto` drafts where that has been faster, `ngram` wherever it is likely to come true."""
 
-    def __init__(self, pace: Pace, *, mode: SpeculationMode) -> None:
+    def __init__(self, pace: Pace, *, mode: SpeculationMode, model: DraftModel | None = None) -> None:
         self._mode = mode
-        self._costs = RowCosts(pace)
+        self._model = model
+        first, most = _MODEL_CREDIT
+        self._pace = pace
+        self._costs = RowCosts(pace) if model is None else RowCosts(pace, first_credit=first, most_credit=most)
         self._of_model = Acceptance()
+        self._record = ModelRecord()
         self._n_paused = 0
+        self.drafting_us = 0.0
+        """What the draft model has taken of this step, which is no part of the pass."""
         self.news: dict[str, tuple[int, int]] = {}
         """By drafter, the tokens drafted and those that came true, since `told` was last asked."""
+
+    def close(self) -> None:
+        """Free the draft model."""
+        if self._model is not None:
+            self._model.close()
+            self._model = None
 
     def drafts_of(self, sequence: Sequence) -> SequenceDrafts | None:
         """A new sequence's; None where nothing is drafted for it."""
         request = sequence.request
         if not self._takes(request):
             return None
-        return SequenceDrafts(sequence, self._of_model, request.prediction)
+        return SequenceDrafts(sequence, self._of_model, self._record, request.prediction)
 
     def _takes(self, request: GenerationRequest) -> bool:
         """A seed stands for one text: under `auto`, which goes by the clock, its batches are always the same."""
@@ -127,6 +99,7 @@ class Speculation:
 
         `room`: free cells of a shared pool.
         """
+        self.drafting_us = 0.0
         if self._n_paused:
             self._n_paused -= 1
             return None
@@ -138,30 +111,100 @@ class Speculation:
             return None
         if self._mode == "auto" and not self._costs.solvent:
             return None
-        chances = [self._chances(sequence) for sequence in sequences]
-        if not any(chances):
-            return None
-        rows = likely_rows(chances, most=most) if self._mode == "ngram" else rows_of(chances, self._costs, most=most)
+        offers = [self._offer(sequence, n) for sequence in sequences]
+        rows = self._rows(offers, most=most) if any(offer.chances for offer in offers) else []
         if not any(rows):
-            if any(own and own[0] > 0.8 for own in chances):
-                self._costs.refused(n)
             return None
-        for sequence, n_rows in zip(sequences, rows, strict=True):
-            sequence.draft = sequence.drafts.draft(n_rows) if n_rows and sequence.drafts is not None else []
+        self._draft(sequences, offers, rows)
+        if not any(sequence.draft for sequence in sequences):
+            return None
         shares = [Share(index, 1 + len(sequence.draft)) for index, sequence in enumerate(sequences)]
         return sorted(shares, key=lambda share: sequences[share.sequence].slot)
 
-    @staticmethod
-    def _chances(sequence: Sequence) -> list[float]:
-        """Empty from then on where the drafter fails: its fault is no reason to end an answer."""
+    def _rows(self, offers: list[Offer], *, most: int) -> list[int]:
+        """How many tokens are drafted for each sequence."""
+        chances, n = [offer.chances for offer in offers], len(offers)
+        if self._mode == "ngram":
+            return likely_rows(chances, most=most)
+        each = 0.0 if self._model is None else self._costs.steps(n, self._model.step_us)
+        rows = rows_of(chances, self._costs, most=most, drafting=[each * offer.by_model for offer in offers])
+        if not any(rows) and any(own and own[0] > 0.8 for own in chances):
+            self._costs.refused(n)
+        return rows
+
+    def _offer(self, sequence: Sequence, n: int) -> Offer:
+        """None from then on where the drafter fails: its fault is no reason to end an answer."""
         if sequence.drafts is None:
-            return []
+            return NO_OFFER
         n_left = max(0, sequence.request.limit - len(sequence.generated) - 1)
+        most = min(MOST_ROWS, n_left)
         try:
-            return sequence.drafts.chances(sequence, min(MOST_ROWS, n_left))
+            found = sequence.drafts.offer(sequence, most)
         except Exception:
             _told_of_fault(sequence)
-            return []
+            return NO_OFFER
+        if self._model is None or most == 0:
+            return found
+        try:
+            by_model = self._model_offer(self._model, sequence.drafts, sequence, most=most, n=n, n_left=n_left)
+        except Exception:
+            self._without_model()
+            return found
+        return by_model if by_model.chances[:1] > found.chances[:1] else found
+
+    def _model_offer(
+        self, model: DraftModel, drafts: SequenceDrafts, sequence: Sequence, *, most: int, n: int, n_left: int
+    ) -> Offer:
+        """What the draft model would do for a sequence, once it has read its text: a part of it with each step."""
+        if not model.takes(sequence):
+            return NO_OFFER
+        chances = drafts.trust.chances(min(most, model.most(sequence)))
+        if not chances or not model.is_behind(sequence):
+            return Offer(chances, by_model=True)
+        cost_us, plain_us = model.catch_up_us(sequence), self._pace.decode_us(n)
+        pays = self._costs.affords(n, cost_us) and cost_us < n_left * _WON_A_TOKEN * plain_us
+        if self.drafting_us == 0.0 and (pays or self._mode != "auto"):
+            self.drafting_us = model.catch_up(sequence, within_us=plain_us if self._mode == "auto" else math.inf)
+            self._costs.pay(n, self.drafting_us)
+        return NO_OFFER
+
+    def _draft(self, sequences: list[Sequence], offers: list[Offer], rows: list[int]) -> None:
+        """Give each sequence its draft."""
+        thinking: list[tuple[Sequence, int]] = []
+        for sequence, offer, n_rows in zip(sequences, offers, rows, strict=True):
+            sequence.draft = []
+            if not n_rows or sequence.drafts is None:
+                continue
+            if offer.by_model:
+                sequence.drafts.trust.begin()
+                thinking.append((sequence, n_rows))
+            else:
+                sequence.draft = sequence.drafts.draft(n_rows)
+        if thinking and self._model is not None:
+            try:
+                self._think(self._model, thinking, sequences)
+            except Exception:
+                self._without_model()
+
+    def _think(self, model: DraftModel, thinking: list[tuple[Sequence, int]], sequences: list[Sequence]) -> None:
+        if model.pooled:
+            model.keep_only([sequence.slot for sequence in sequences])
+
+        def goes_on(sequence: Sequence, token: int, margin: float) -> bool:
+            return sequence.drafts is not None and sequence.drafts.trust.goes_on(margin)
+
+        found, took_us = model.draft(thinking, goes_on)
+        self.drafting_us += took_us
+        self._costs.pay(len(sequences), took_us)
+        for sequence, _ in thinking:
+            if sequence.drafts is not None:
+                sequence.draft = sequence.drafts.take(found[sequence.slot], sequence)
+
+    def _without_model(self) -> None:
+        """The draft model has failed: it drafts nothing more, and the worker's log says why."""
+        sys.stderr.write(f"the draft model failed, and answers go on without: {traceback.format_exc()}")
+        sys.stderr.flush()
+        self.close()
 
     @staticmethod
     def foretold(sequence: Sequence) -> int:
@@ -175,12 +218,44 @@ class Speculation:
             return 0
         return sequence.drafts.lookup.n_foretold
 
-    def count(self, sequence: Sequence, n_drafted: int, n_accepted: int) -> None:
+    def verify(
+        self,
+        rows: StepRows,
+        sequences: Items[Sequence],
+        logits: NDArray[np.float32],
+        *,
+        choose: Callable[[Sequence, int, NDArray[np.float32], int], bool],
+        cut_back: Callable[[Sequence, int], None],
+    ) -> int:
+        """Choose from each row in turn while what is chosen was drafted, and cut off what was computed behind that.
+
+        `choose` a token from a row of the batch, with its logits and the best of them: False where the sequence has
+        ended. How many drafted tokens came true.
+        """
+        best = logits.argmax(axis=1).tolist()
+        output = n_accepted = 0
+        for sequence, count in [(sequences[index], count) for index, count in rows.shares]:
+            draft, sequence.draft, n_kept = sequence.draft, [], 1
+            for at in range(count):
+                _, row = rows.outputs[output + at]
+                goes_on = choose(sequence, row, logits[output + at], best[output + at])
+                n_kept = at + 1
+                if not goes_on or (at < len(draft) and sequence.token != draft[at]):
+                    break
+            output += count
+            if n_kept < count:
+                cut_back(sequence, count - n_kept)
+            self._count(sequence, len(draft), n_kept - 1)
+            n_accepted += n_kept - 1
+        return n_accepted
+
+    def _count(self, sequence: Sequence, n_drafted: int, n_accepted: int) -> None:
         """So many of a sequence's drafted tokens came true."""
         if n_drafted and sequence.drafts is not None:
             drafter = sequence.drafts.drafter
             before = self.news.get(drafter, (0, 0))
             self.news[drafter] = (before[0] + n_drafted, before[1] + n_accepted)
+            sequence.drafts.learn(n_drafted, n_accepted)
 
     def told(self) -> dict[str, tuple[int, int]]:
         """The news, once."""

@@ -60,7 +60,21 @@ def predict(header: HeaderInfo, plan: TextPlan) -> Footprint:
 
 
 def _predict_generator(header: HeaderInfo, plan: GeneratorPlan) -> Footprint:
-    return _with_projector(header, plan, _predict_reader(header, plan))
+    return _with_draft(header, plan, _with_projector(header, plan, _predict_reader(header, plan)))
+
+
+def _with_draft(header: HeaderInfo, plan: GeneratorPlan, alone: Footprint) -> Footprint:
+    """The same with the model that drafts for it, but for the process, which both share."""
+    if header.draft is None:
+        return alone
+    of_draft = _predict_reader(header.draft, plan.of_draft(header.draft.n_ctx_train))
+    process = RUNTIME_BYTES[plan.device]
+    host = of_draft.host.total_bytes - process.host - header.draft.n_vocab * CONSTRAINT_BYTES
+    on_host = replace(alone.host, further={"draft": host})
+    if plan.device == "cpu":
+        return replace(alone, host=on_host)
+    device = replace(alone.device, further={"draft": of_draft.device.total_bytes - process.device})
+    return Footprint(device=device, host=on_host)
 
 
 def _with_projector(header: HeaderInfo, plan: GeneratorPlan, of_text: Footprint) -> Footprint:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from backends import ladder
-from backends.backend import AT_MOST, Files, HeaderError, Setting
+from backends.backend import AT_MOST, DRAFT, Files, HeaderError, Setting
 from backends.files import foreign
 from backends.gguf import arithmetic, offload
 from backends.gguf.header import read
@@ -25,8 +26,6 @@ from backends.plan import AUTO_CONTEXT, RUNTIME_BYTES, Amount, Footprint, Wish
 from backends.text_choices import TextChoices
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backends.backend import Header
     from backends.choices import Choices
     from backends.messages import MediaKind, TextPlan
@@ -104,7 +103,7 @@ class Gguf:
         }
     )
     packages: Sequence[str] = ("llama-cpp-python",)
-    components: Sequence[str] = ()
+    components: Sequence[str] = ("draft",)
     media: Sequence[MediaKind] = ("image",)
     choices: Choices[Header, TextPlan] = TextChoices()
     speeds: Speeds[HeaderInfo, TextPlan] | None = GgufSpeeds()
@@ -140,8 +139,19 @@ class Gguf:
             expert_layers=asked.get("expert_layers"),
             ffn_layers=asked.get("ffn_layers"),
             projector=found,
+            draft=self._draft(options) if header.gives == "text" and not header.number("ssm.inner_size") else None,
             image_max_tokens=0 if found is None else image_max_tokens(options),
         )
+
+    @staticmethod
+    def _draft(options: Mapping[str, Setting]) -> HeaderInfo | None:
+        """The header of the model that drafts for one. Raises HeaderError."""
+        if not isinstance(path := options.get(DRAFT), str):
+            return None
+        header = read(Path(path))
+        if (why := unservable(header)) is not None:
+            raise HeaderError(f"its draft model {why}")
+        return header
 
     def plans(self, header: HeaderInfo, wish: Wish) -> Iterator[TextPlan]:
         """First less is kept in mind; then weights leave the card, those of which a token uses least first.

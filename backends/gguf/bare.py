@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from backends.engine import LoadError
 from backends.gguf.context import GGML_KV_TYPE
-from backends.gguf.loading import sensible_threads
+from backends.gguf.threads import sensible_threads
 from backends.kv_types import keys_and_values
 from backends.messages.plans import CELL_BLOCK
 from backends.workload import WARMING_TOKENS, Workload, answer_parent, random_tokens

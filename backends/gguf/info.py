@@ -66,6 +66,8 @@ class HeaderInfo:
     ffn_layers: int | None = None
     projector: Projector | None = field(default=None, repr=False)
     """Its eyes or ears; None: it reads text alone."""
+    draft: HeaderInfo | None = field(default=None, repr=False)
+    """The model that drafts for it; None: none does."""
     image_max_tokens: int = 0
     """Rows of one image at most."""
 

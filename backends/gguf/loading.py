@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, making_guides, open_store
 from backends.generation.speculation import told as speculation_told
 from backends.generation.tokenizer import Tokenizer
-from backends.gguf import eyes, load_mode, pooled
+from backends.gguf import drafting, eyes, load_mode, pooled
 from backends.gguf.context import Context, scored_bytes
 from backends.gguf.embedding_pass import GgufEmbeddingPass
 from backends.gguf.encoder import GgufEncoder, check_scores
@@ -24,6 +23,7 @@ from backends.gguf.library_log import LibraryLog, has_all_kv_kernels, supports_g
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
+from backends.gguf.threads import sensible_threads
 from backends.kv_types import keys_and_values
 from backends.machine import card
 from backends.messages import EncoderFacts, GeneratorPlan, Layers, Ready
@@ -31,13 +31,12 @@ from backends.plan import BATCH_TOKENS, JOBS_AT_ONCE
 from backends.vectors.engine import EmbeddingEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from backends.engine import AnyEngine
     from backends.gguf.eyes import Eyes
     from backends.messages import FileLoad, KvTypes, LoadModel, TextPlan
 
-_TOY_BYTES = 32 << 20
 TOY_ENCODER_BYTES = 16 << 20
 
 
@@ -86,10 +85,14 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     touched_bytes = anonymous_bytes() - before_bytes
     host_parts = {}
     if spec.plan.device == "cuda":
-        parts = parts_on_card(log, free_before, card.free_bytes(), projector=seen.n_bytes)
+        drafts = drafting.open_for(spec, model, plan)
+        further = {"projector": seen.n_bytes, "draft": drafts.n_bytes}
+        parts = parts_on_card(log, free_before, card.free_bytes(), further=further)
         host_parts = parts_beside_card(log, promised=seen.host_bytes)
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes, eyes=seen, mapped=file.mode != "direct")
+        drafts = drafting.open_for(spec, model, plan)
+        parts |= {"draft": drafts.n_bytes} if drafts.n_bytes else {}
     ready = describe(
         plan,
         tokenizer,
@@ -105,7 +108,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         parts=parts,
         host_parts=host_parts,
         engine=version(),
-        speculation=speculation_told(spec.speculation, context),
+        speculation=speculation_told(spec.speculation, context, draft=spec.draft),
         media=() if model.tower is None else model.tower.kinds,
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
@@ -113,7 +116,14 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     ready = replace(ready, file=file.told)
     store, ready = open_store(spec.store, ready, identity=identity(spec, context, plan.kv_type, seen))
     return GeneratingEngine(
-        model, context, tokenizer, ready=ready, batcher=batcher, store=store, speculation=spec.speculation
+        model,
+        context,
+        tokenizer,
+        ready=ready,
+        batcher=batcher,
+        store=store,
+        speculation=spec.speculation,
+        draft_model=drafts.model,
     )
 
 
@@ -194,16 +204,6 @@ def check_the_card_takes(plan: GeneratorPlan) -> None:
         )
 
 
-def sensible_threads(n_bytes: int, *, toy_bytes: int = _TOY_BYTES) -> int:
-    """Every core for real models, one for toys, where threads waiting at barriers cost more than they compute.
-
-    Measured on two cores: a 3.5 MiB model steps in 0.8 ms with one thread, and in 20 ms with two beside a busy process.
-    An encoder computes many texts between two barriers: 64 short ones take one of 24 MB 18 ms with two threads, 31 with
-    one. A single one takes it 0.84 and 1.07 ms, but beside a busy process 10 and 2.5, so short passes keep to one.
-    """
-    return 1 if n_bytes < toy_bytes else len(os.sched_getaffinity(0))
-
-
 def measured_parts(
     model: Model,
     log: LibraryLog,
@@ -233,16 +233,17 @@ def measured_parts(
 
 
 def parts_on_card(
-    log: LibraryLog, free_before: int | None, free_after: int | None, *, projector: int = 0
+    log: LibraryLog, free_before: int | None, free_after: int | None, *, further: Mapping[str, int] | None = None
 ) -> dict[str, int] | None:
-    """What this process took of the card, by component; None where the driver does not tell.
+    """What this process took of the card, by component; None where the driver does not tell. `further`: of components
+    that the log does not tell of.
 
     Buffers on a card are whole from the start. The driver's context and its libraries are what the buffers don't
     explain. Another program that takes or gives memory during the load is counted too: it can not be told apart.
     """
     if free_before is None or free_after is None:
         return None
-    parts = _parts_of_log(log, on_card=True) | ({"projector": projector} if projector else {})
+    parts = _parts_of_log(log, on_card=True) | {name: n_bytes for name, n_bytes in (further or {}).items() if n_bytes}
     return {**parts, "runtime": max(0, free_before - free_after - sum(parts.values()))}
 
 

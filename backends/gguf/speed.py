@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backends.speed import Machine
 
 TOY_BYTES: Final = 32 << 20
-"""Models below it are computed by one thread (`backends.gguf.loading.sensible_threads`)."""
+"""Models below it are computed by one thread (`backends.gguf.threads.sensible_threads`)."""
 STEP_S: Final = 250e-6
 """What the engine adds to a pass: the plan of the step, its arrays, its events; measured with the demo model."""
 TOKEN_S: Final = 9e-9

@@ -30,6 +30,14 @@ class Store(Plain, frozen=True):
     disk_bytes: int = 0
 
 
+class DraftFiles(Plain, frozen=True):
+    """A model that drafts for another one, in the same worker."""
+
+    name: str
+    path: str
+    options: dict[str, bool | int | float | str] = {}
+
+
 class LoadModel(Plain, Generic[P], tag="load", frozen=True):
     """The first frame a worker receives: which model, how."""
 
@@ -43,6 +51,8 @@ class LoadModel(Plain, Generic[P], tag="load", frozen=True):
     """The longest a running stream should wait for its next token beside prompts; 0: a small multiple of a step."""
     speculation: SpeculationMode = "off"
     """Whether and how tokens are drafted, of a model that generates text."""
+    draft: DraftFiles | None = None
+    """Another model of the same backend, which drafts tokens for it; None: none."""
     store: Store | None = None
     """Where cached prefixes are kept; None: nowhere."""
     options: dict[str, bool | int | float | str] = {}

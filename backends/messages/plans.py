@@ -20,8 +20,8 @@ KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
 SpeculationMode = Literal["auto", "off", "ngram"]
 """`auto` drafts tokens where that has been faster, `ngram` from earlier text wherever they are likely to come true."""
-DRAFTERS: Final = ("ngram", "prediction", "grammar")
-"""Where drafted tokens come from: earlier text, a request's prediction, and a grammar that leaves no choice."""
+DRAFTERS: Final = ("ngram", "prediction", "grammar", "model")
+"""Where drafted tokens come from: earlier text, a request's prediction, a grammar that leaves no choice, a model."""
 
 ALL_LAYERS: Final = -1
 CELL_BLOCK: Final = 256
@@ -68,6 +68,18 @@ class GeneratorPlan(LoadPlan, tag="generator", frozen=True):
     """The same of the feed-forward weights that every token uses."""
     kv_offload: KvOffload = "card"
     """Of no meaning on a machine without a card."""
+
+    def of_draft(self, n_ctx_train: int) -> GeneratorPlan:
+        """How a model of such a trained context (0: not known) is loaded that drafts for this one: beside it, whole,
+        for as many sequences.
+        """
+        return GeneratorPlan(
+            min(self.context, n_ctx_train or self.context),
+            self.parallel,
+            gpu_layers=ALL_LAYERS if self.gpu_layers else 0,
+            kv_tokens=self.kv_tokens,
+            device=self.device,
+        )
 
     @property
     def words(self) -> str:

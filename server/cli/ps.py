@@ -140,10 +140,16 @@ def kv_caches(status: dict[str, Any]) -> list[str]:
 def drafts(status: dict[str, Any]) -> list[str]:
     """A line for every loaded model for which tokens were drafted."""
     return [
-        f"{model['name']}: {said['accepted_tokens']} of {said['drafted_tokens']} drafted tokens came true"
+        f"{model['name']}: {said['accepted_tokens']} of {said['drafted_tokens']} drafted tokens came true{_by(said)}"
         for model in status["models"]
         if (said := model.get("speculation")) and said["drafted_tokens"]
     ]
+
+
+def _by(said: dict[str, Any]) -> str:
+    """Who drafts, where a model does."""
+    kind, _, name = said["mode"].partition(":")
+    return f", with {name} as draft model" if kind == "model" else ""
 
 
 def speeds(status: dict[str, Any]) -> list[str]:

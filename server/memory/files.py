@@ -122,6 +122,8 @@ def look(entry: CatalogEntry, before: FileFacts | None = None) -> FileFacts:
     """Read the header, unless nothing has changed. Raises HeaderError; blocks on the disk."""
     if (missing := entry.still_missing()) is not None:
         raise HeaderError(missing)
+    if entry.draft is not None and (missing := entry.draft.still_missing()) is not None:
+        raise HeaderError(f"its draft model '{entry.draft.name}' is not there: {missing}")
     try:
         key = key_of(entry)
     except OSError as error:
@@ -129,7 +131,7 @@ def look(entry: CatalogEntry, before: FileFacts | None = None) -> FileFacts:
     if before is not None and before.key == key:
         return before
     try:
-        header = BACKENDS[entry.backend].describe(entry.path, entry.config.options_of(entry.backend))
+        header = BACKENDS[entry.backend].describe(entry.path, entry.options)
         status = _main_file(entry.path)
     except OSError as error:
         raise HeaderError(f"one of its files cannot be read: {reason(error)}") from None
@@ -143,13 +145,14 @@ def key_of(entry: CatalogEntry) -> FileKey:
     """
     status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     if not stat.S_ISDIR(status.st_mode):
-        others, options = _other_parts(entry), sorted(entry.config.options_of(entry.backend).items())
+        others, options = _other_parts(entry), sorted(entry.options.items())
         if not others and not options:
             return status.st_size, status.st_mtime_ns, status.st_ino
         told = repr(([(part.st_size, part.st_mtime_ns) for part in (status, *others)], options))
         return sum(part.st_size for part in (status, *others)), zlib.crc32(told.encode()), status.st_ino
     inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(entry.path) if e.is_file())
-    told = repr((inside, sorted(entry.config.options_of(entry.backend).items())))
+    draft = [(part.st_size, part.st_mtime_ns) for part in _draft_parts(entry)]
+    told = repr((inside, draft, sorted(entry.options.items())))
     return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
 
 
@@ -176,7 +179,16 @@ def _other_parts(entry: CatalogEntry) -> list[os.stat_result]:
         files = BACKENDS[entry.backend].recognise(entry.path)
     except (HeaderError, FileError):
         files = None
-    return [part.stat() for part in (*files.weights[1:], *files.beside)] if files is not None else []
+    own = [part.stat() for part in (*files.weights[1:], *files.beside)] if files is not None else []
+    return [*own, *_draft_parts(entry)]
+
+
+def _draft_parts(entry: CatalogEntry) -> list[os.stat_result]:
+    """Of the model that drafts for it: what it takes depends on both. Raises OSError."""
+    if entry.draft is None:
+        return []
+    path = entry.draft.path
+    return [path.stat(), *(part.stat() for part in sorted(path.glob("*.safetensors")))]
 
 
 def _state_of(entry: CatalogEntry) -> FileKey:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from backends.backend import HeaderError
 from backends.border.worker import Listener, Timeouts, Worker
 from backends.machine.crash_reason import REASON_CHARS, clean
-from backends.messages import ErrorCode, LoadModel, Ready
+from backends.messages import DraftFiles, ErrorCode, LoadModel, Ready
 from backends.plan import Amount
 from backends.registry import kind_giving
 from server.memory.ledger import LedgerError, Measured, Tenant
@@ -151,11 +151,16 @@ class Loader:
             path=str(entry.path),
             plan=placed.plan,
             max_itl_ms=0.0 if entry.config.max_itl_ms == "auto" else entry.config.max_itl_ms,
-            speculation=entry.config.speculation,
+            speculation=entry.config.speculation_mode,
+            draft=None if entry.draft is None else _draft(entry.draft),
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.options_of(entry.backend),
             limit_bytes=self._limit_bytes(entry, placed),
         )
+
+
+def _draft(entry: CatalogEntry) -> DraftFiles:
+    return DraftFiles(entry.name, str(entry.path), entry.config.options_of(entry.backend))
 
 
 def _tenant(entry: CatalogEntry) -> Tenant:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.backend import DRAFT
 from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
@@ -24,7 +25,7 @@ from server.settings.references import Located, LocateError, locate
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from backends.backend import AnyBackend
+    from backends.backend import AnyBackend, Setting
     from server.settings.config import Settings
 
 
@@ -45,6 +46,8 @@ class CatalogEntry:
     """Where they are; where they would be, if missing."""
     missing: str | None = None
     """Why the files could not be used at first; None when they could."""
+    draft: CatalogEntry | None = None
+    """The model that drafts for it; None: none does."""
     _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
@@ -66,6 +69,15 @@ class CatalogEntry:
     def size_bytes(self) -> int:
         """Bytes of the weights on disk; 0 for a missing model."""
         return self.files.size_bytes
+
+    @property
+    def options(self) -> dict[str, Setting]:
+        """What its backend is told beside the files: its own keys, and the model that drafts."""
+        own = self.config.options_of(self.backend)
+        if self.draft is None:
+            return own
+        of_draft = self.draft.config.options_of(self.backend)
+        return {**own, DRAFT: str(self.draft.path), **{f"{DRAFT}.{key}": value for key, value in of_draft.items()}}
 
     def still_missing(self) -> str | None:
         """Why its files cannot be used now; None when they can, wherever they are by now. Blocks on the disk."""
@@ -121,6 +133,7 @@ class Catalog:
         taken = {alias for name, model in models.items() for alias in (name, *model.aliases)}
         models = {**models, **_with_defaults(settings, {n: p for n, p in (beside or {}).items() if n not in taken})}
         self._hold({name: _entry(model) for name, model in models.items()})
+        self._link_drafts()
         if absent := [name for name in settings.scheduler.preload if name not in self._by_name]:
             known = ", ".join(self._entries)
             raise CatalogError(
@@ -139,25 +152,50 @@ class Catalog:
                 continue
             keys = differing_keys(entry.config, after.config)
             elsewhere = after.missing is None and after.path != entry.path
+            drafted = _draft_path(after) != _draft_path(entry)
             entry.become(after)
-            if keys or elsewhere:
+            if keys or elsewhere or drafted:
                 change.changed.append(entry)
-                change.keys[name] = keys or ["path"]
-                if elsewhere or not AT_ONCE.issuperset(keys):
+                change.keys[name] = keys or ["path" if elsewhere else "speculation"]
+                if elsewhere or drafted or not AT_ONCE.issuperset(keys):
                     change.reloads.add(name)
         self._hold(held)
+        self._link_drafts()
         self.remarks = other.remarks
         return change
 
     def add(self, entry: CatalogEntry) -> CatalogChange:
         """Have one model more."""
         self._hold({**self._entries, entry.name: entry})
+        self._link_drafts()
         return CatalogChange(added=[entry])
 
     def _hold(self, entries: dict[str, CatalogEntry]) -> None:
         self._entries = entries
         aliases = {alias: entry for entry in entries.values() for alias in entry.aliases}
         self._by_name = {**aliases, **entries}
+
+    def _link_drafts(self) -> None:
+        """Let every model know the one that drafts for it. Raises CatalogError."""
+        for entry in self._entries.values():
+            entry.draft = None if entry.config.draft_name is None else self._draft_of(entry, entry.config.draft_name)
+
+    def _draft_of(self, entry: CatalogEntry, name: str) -> CatalogEntry | None:
+        """What `[defaults]` say is for the models it can be for. Raises CatalogError."""
+        draft, said = self._by_name.get(name), f"model '{entry.name}': speculation = 'model:{name}'"
+        if draft is None:
+            raise CatalogError(f"{said} names no model. hint: the models are {', '.join(self._entries)}")
+        alike = entry.backend == draft.backend or entry.missing or draft.missing
+        if draft is not entry and alike:
+            return draft
+        if not entry.config.is_own("speculation"):
+            return None
+        if draft is entry:
+            raise CatalogError(f"{said} is the model itself. hint: name a smaller one of its family")
+        raise CatalogError(
+            f"{said} is {BACKENDS[draft.backend].files}, and {entry.path} is {BACKENDS[entry.backend].files}: one "
+            "process computes with one library. hint: name a model of the same kind"
+        )
 
     @property
     def entries(self) -> list[CatalogEntry]:
@@ -172,6 +210,10 @@ class Catalog:
     def resolve(self, name: str) -> CatalogEntry | None:
         """The model a client means by a name or alias; None when there is none."""
         return self._by_name.get(name)
+
+
+def _draft_path(entry: CatalogEntry) -> Path | None:
+    return None if entry.draft is None else entry.draft.path
 
 
 def entry_of(settings: Settings, name: str, path: str) -> CatalogEntry:

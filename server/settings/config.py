@@ -6,7 +6,7 @@ All sizes are in bytes, all times in seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -44,6 +44,7 @@ from server.settings.values import (
     PositiveSeconds,
     Seconds,
     Section,
+    SpeculationWord,
     SystemText,
 )
 
@@ -159,8 +160,9 @@ class DefaultsSection(Section):
     """The same of the other feed-forward weights of GGUF files."""
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
-    speculation: SpeculationMode = "auto"
-    """Tokens drafted from earlier text: `auto` where that is faster, `ngram` wherever they are likely, or `off`."""
+    speculation: SpeculationWord = "auto"
+    """Tokens drafted ahead: `auto` from earlier text where that is faster, `model:NAME` by a small model too, `ngram`
+    wherever they are likely, or `off`."""
     json_whitespace: JsonWhitespace = "pretty"
     """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
     sampling: SamplingTable | None = None
@@ -224,8 +226,9 @@ class ModelConfig(_BackendOptions, Section):
     """Tokens that all requests together may hold; auto: context x parallel, less where memory is short."""
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
-    speculation: SpeculationMode = "auto"
-    """Tokens drafted from earlier text: `auto` where that is faster, `ngram` wherever they are likely, or `off`."""
+    speculation: SpeculationWord = "auto"
+    """Tokens drafted ahead: `auto` from earlier text where that is faster, `model:NAME` by a small model too, `ngram`
+    wherever they are likely, or `off`."""
     gpu_layers: GpuLayers = "auto"
     """Layers of a GGUF file on the card; auto: as many as fit."""
     json_whitespace: JsonWhitespace = "pretty"
@@ -273,6 +276,21 @@ class ModelConfig(_BackendOptions, Section):
         copy = self.model_copy(update=keys)
         copy._inherited = self._inherited - keys.keys()  # noqa: SLF001 - a copy
         return copy
+
+    @property
+    def speculation_mode(self) -> SpeculationMode:
+        """Of drafts that no model makes: those of `model:NAME` are made where that is faster."""
+        modes: tuple[SpeculationMode, ...] = get_args(SpeculationMode)
+        return next((mode for mode in modes if mode == self.speculation), "auto")
+
+    @property
+    def draft_name(self) -> str | None:
+        """The model that is to draft for it; None: none."""
+        return self.speculation.removeprefix("model:") if self.speculation.startswith("model:") else None
+
+    def is_own(self, key: str) -> bool:
+        """Whether the model's own table says it, and not `[defaults]`."""
+        return key in self._written
 
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from backends.kv_types import PATTERN, kv_types_of
-from backends.messages import KvType
+from backends.messages import KvType, SpeculationMode
 from backends.options import NO_BOOL, comma_list
 from server.settings.durations import LONGEST_S, keep_alive_of, seconds_of
 from server.settings.sizes import Size
@@ -50,6 +50,17 @@ def check_name(name: str) -> str:
     if not name.isprintable():
         raise ValueError("a model name holds printable characters only")
     return name
+
+
+def _speculation(word: str) -> str:
+    """How tokens are drafted, or `model:NAME` with the name of the model that does."""
+    kind, colon, name = word.partition(":")
+    if word in get_args(SpeculationMode) or (kind == "model" and colon and check_name(name)):
+        return word
+    kinds = ", ".join(f"'{mode}'" for mode in get_args(SpeculationMode))
+    raise ValueError(
+        f"'{word[:80]}' is no way to draft tokens. hint: it is {kinds}, or 'model:NAME' with a model's name"
+    )
 
 
 def _origin(text: str) -> str:
@@ -95,6 +106,11 @@ KvTypeWord = Annotated[
     str,
     AfterValidator(kv_types_of),
     WithJsonSchema({"anyOf": [{"enum": [*get_args(KvType)]}, {"type": "string", "pattern": PATTERN}]}),
+]
+SpeculationWord = Annotated[
+    str,
+    AfterValidator(_speculation),
+    WithJsonSchema({"anyOf": [{"enum": [*get_args(SpeculationMode)]}, {"type": "string", "pattern": "^model:.+$"}]}),
 ]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]

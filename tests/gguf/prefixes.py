@@ -10,7 +10,17 @@ from pathlib import Path
 
 from backends.engine import Engine
 from backends.gguf.loading import load
-from backends.messages import Generate, KvLayout, KvType, Sampling, SpeculationMode, Store, TokenLogprob, TokenPrompt
+from backends.messages import (
+    DraftFiles,
+    Generate,
+    KvLayout,
+    KvType,
+    Sampling,
+    SpeculationMode,
+    Store,
+    TokenLogprob,
+    TokenPrompt,
+)
 from tests.gguf.driver import Outcome, run
 from tests.specs import spec_of
 
@@ -38,6 +48,7 @@ def open_engine(
     disk_bytes: int = 0,
     max_itl_ms: float = 0.0,
     speculation: SpeculationMode = "off",
+    draft: Path | None = None,
 ) -> Engine:
     spec = spec_of(
         name="canary",
@@ -51,6 +62,7 @@ def open_engine(
         kv_tokens=kv_tokens,
         max_itl_ms=max_itl_ms,
         speculation=speculation,
+        draft=None if draft is None else DraftFiles("draft", str(draft)),
         store=Store(str(store), store_bytes, str(disk or ""), disk_bytes) if store is not None else None,
     )
     return load(spec, lambda _: None)

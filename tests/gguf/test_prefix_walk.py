@@ -92,6 +92,7 @@ class Walk:
 def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Gold]]:
     kind: Kind = request.param
     model = canary_kv.build(tmp_path_factory.mktemp("walk") / f"{kind}.gguf", kind)
+    canary_kv.build(model.with_suffix(".draft"), kind, noise=0.05)
     engine = open_engine(model, kv_type=EXACT_CELLS, parallel=1)
     yield model, Gold(engine)
     engine.close()
@@ -112,6 +113,7 @@ def predicted(gold: Gold, tokens: list[int]) -> tuple[int, ...]:
     store_kib=st.sampled_from([1, 300, 1 << 14]),
     disk_kib=st.sampled_from([0, 400, 1 << 14]),
     speculation=st.sampled_from(["ngram", "ngram", "off"]),
+    by_model=st.booleans(),
 )
 def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
     setting: tuple[Path, Gold],
@@ -120,6 +122,7 @@ def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
     store_kib: int,
     disk_kib: int,
     speculation: SpeculationMode,
+    by_model: bool,
 ) -> None:
     model, alone = setting
     gold = replace(alone, exact=not pooled)
@@ -137,8 +140,9 @@ def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
                 disk=disk if disk_kib else None,
                 disk_bytes=disk_kib << 10,
                 speculation=speculation,
+                draft=model.with_suffix(".draft") if by_model else None,
             ),
-            lambda tokens: predicted(alone, tokens),
+            lambda tokens: () if by_model else predicted(alone, tokens),
         )
         for what, head, n_head, number in acts:
             if what == "join":

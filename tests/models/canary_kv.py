@@ -41,8 +41,8 @@ SHAPES: dict[Kind, shapes.Shape] = {
 _INNER, _STATE, _RANK, _KERNEL = 2 * _ODD.n_embd, 16, 6, 4
 
 
-def build(path: Path, kind: Kind) -> Path:
-    """Write the model (1 MB)."""
+def build(path: Path, kind: Kind, *, noise: float = 0.0) -> Path:
+    """Write the model (1 MB). `noise`: one beside it whose matrices differ by so much, so that it mostly agrees."""
     shape = SHAPES[kind]
     writer = shapes.begin(path, shape)
     if kind == "window":
@@ -52,14 +52,16 @@ def build(path: Path, kind: Kind) -> Path:
         writer.add_ssm_inner_size(_INNER)
         writer.add_ssm_state_size(_STATE)
         writer.add_ssm_time_step_rank(_RANK)
-    rng = np.random.default_rng(5)
+    rng, other = np.random.default_rng(5), np.random.default_rng(6)
     for name, dims in _tensors(kind, shape).items():
-        writer.add_tensor(name, _values(rng, name, dims))
+        values = _values(rng, name, dims)
+        noisy = 1 + noise * other.standard_normal(dims).astype(np.float32)
+        writer.add_tensor(name, values * noisy if noise else values)
     shapes.finish(writer)
     return path
 
 
-def build_folder(folder: Path) -> Path:
+def build_folder(folder: Path, *, noise: float = 0.0) -> Path:
     """A model of the `full` kind's shape as a Hugging Face folder, with the same matrices read as transformers does."""
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -89,8 +91,10 @@ def build_folder(folder: Path) -> Path:
         "tie_word_embeddings": False,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    rng = np.random.default_rng(5)
+    rng, other = np.random.default_rng(5), np.random.default_rng(6)
     found = {hf_name(name): _values(rng, name, dims) for name, dims in shapes.tensors(shape).items()}
+    if noise:
+        found = {name: v * (1 + noise * other.standard_normal(v.shape).astype(np.float32)) for name, v in found.items()}
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

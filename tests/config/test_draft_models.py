@@ -1,0 +1,105 @@
+"""`speculation = "model:NAME"`: which model drafts for which, and what is said where none can."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backends.backend import HeaderError
+from backends.messages import GeneratorPlan
+from backends.registry import BACKENDS
+from demo import GGUF_PATH, HF_PATH
+from server.memory.files import look
+from server.settings.catalog import Catalog, CatalogError
+from server.settings.config import Settings
+
+
+def catalog_of(**models):
+    return Catalog(Settings.model_validate({"models": models}))
+
+
+def test_a_model_drafts_for_another_one_by_its_name_or_alias():
+    models = catalog_of(
+        big={"path": str(GGUF_PATH), "speculation": "model:little"},
+        small={"path": str(GGUF_PATH), "aliases": ["little"]},
+    )
+
+    assert models.resolve("big").draft is models.resolve("small")
+    assert models.resolve("small").draft is None
+    assert models.resolve("big").config.speculation_mode == "auto"
+
+
+def test_what_the_defaults_say_of_a_draft_model_is_for_the_models_it_can_be_for():
+    settings = {
+        "defaults": {"speculation": "model:small"},
+        "models": {
+            "small": {"path": str(GGUF_PATH)},
+            "big": {"path": str(GGUF_PATH)},
+            "folder": {"path": str(HF_PATH)},
+            "own": {"path": str(GGUF_PATH), "speculation": "off"},
+        },
+    }
+    models = Catalog(Settings.model_validate(settings))
+
+    assert {entry.name: entry.draft and entry.draft.name for entry in models.entries} == {
+        "small": None,
+        "big": "small",
+        "folder": None,
+        "own": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("model:nothing", "names no model. hint: the models are big, folder"),
+        ("model:big", "is the model itself"),
+        ("model:folder", "is a model folder, and .* is a GGUF file"),
+    ],
+)
+def test_a_draft_model_that_cannot_be_one_is_refused_by_name(said, why):
+    with pytest.raises(CatalogError, match=f"^model 'big': speculation = '{said}' {why}"):
+        catalog_of(big={"path": str(GGUF_PATH), "speculation": said}, folder={"path": str(HF_PATH)})
+
+
+@pytest.mark.parametrize("word", ["mtp", "model", "model:", "model: x", "nothing"])
+def test_a_way_to_draft_that_is_none_is_refused(word):
+    with pytest.raises(ValueError, match=r"is no way to draft tokens|a model name"):
+        catalog_of(big={"path": str(GGUF_PATH), "speculation": word})
+
+
+def test_another_draft_model_means_another_load(tmp_path):
+    other = Path(shutil.copy(GGUF_PATH, tmp_path / "a.gguf"))
+    before, after = (
+        catalog_of(big={"path": str(GGUF_PATH), "speculation": "model:a"}, a={"path": str(path)})
+        for path in (GGUF_PATH, other)
+    )
+    draft = before.resolve("a")
+
+    change = before.become(after)
+
+    assert change.reloads == {"big", "a"}
+    assert change.keys["big"] == ["speculation"]
+    assert before.resolve("big").draft is draft
+    assert draft.path == other
+
+
+def test_a_draft_model_that_is_not_there_is_told_when_its_model_is_looked_at():
+    models = catalog_of(big={"path": str(GGUF_PATH), "speculation": "model:a"}, a={"path": "/gone/a.gguf"})
+
+    with pytest.raises(HeaderError, match=r"its draft model 'a' is not there: .*gone"):
+        look(models.resolve("big"))
+
+
+def test_an_estimate_counts_the_draft_model_where_its_model_computes():
+    models = catalog_of(big={"path": str(GGUF_PATH), "speculation": "model:small"}, small={"path": str(GGUF_PATH)})
+    plan = GeneratorPlan(512, 2)
+    both, alone = (look(models.resolve(name)).header for name in ("big", "small"))
+
+    predicted = {
+        name: BACKENDS["gguf"].estimate(header, plan).host for name, header in (("both", both), ("alone", alone))
+    }
+
+    own = predicted["alone"]
+    assert predicted["both"].by_name["draft"] >= own.weights + own.kv + own.compute
+    assert predicted["both"].total_bytes == own.total_bytes + predicted["both"].by_name["draft"]
