@@ -119,7 +119,7 @@ function charts() {
     const words = now == null ? "-" : name.startsWith("T") && name.includes("second") ? now.toFixed(1) : name.startsWith("R") ? now : seconds(now);
     return make("figure", {}, make("figcaption", {}, `${name}: `, make("strong", {}, words)), svg);
   });
-  byId("charts").replaceChildren(...found);
+  fill(byId("charts"), found);
 }
 
 function point(name, value) {

@@ -166,7 +166,33 @@ def test_the_port(seen, level, part):
     (found,) = setup.port(seen)
     assert found.level == level
     assert part in found.text
-    assert setup.pids_of(STATUS) == {7}
+
+
+@pytest.mark.parametrize(
+    ("seen", "level", "part"),
+    [
+        (Port("http://x:1", taken=False), "problem", "nothing answers at http://x:1"),
+        (Port("http://x:1", taken=True), "problem", "is no onecard"),
+        (Port("http://x:1", taken=True, wants_key=True), "note", "wants a key"),
+        (Port("http://x:1", taken=True, status=STATUS), "ok", "2 models, loaded: a"),
+    ],
+)
+def test_the_server_that_the_shell_names(seen, level, part):
+    (found,) = setup.named_server(seen)
+    assert (found.subject, found.level, part in found.text) == ("server", level, True)
+
+
+def test_only_workers_of_this_machine_are_known():
+    here, there = (Port(url, taken=True, status=STATUS) for url in ("http://127.0.0.1:1", "http://llm.lan:1"))
+    assert setup.pids_of(here, there) == {7}
+    assert setup.pids_of(there) == frozenset()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "127.0.0.1:x"])
+def test_onecard_url_that_leads_nowhere_is_a_problem(onecard, url):
+    done = onecard("doctor", "--json", env={"ONECARD_URL": url})
+    (found,) = [one for one in json.loads(done.stdout) if one["subject"] == "server"]
+    assert (done.returncode, found["level"], "unset ONECARD_URL" in found["remedy"]) == (1, "problem", True)
 
 
 def test_a_port_of_another_program_is_seen():

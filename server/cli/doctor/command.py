@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from server.cli.arguments import AsJson, ConfigFile
+from server.cli.arguments import AsJson, ConfigFile, Url
 from server.cli.console import ExitCode, write, write_json
 
 if TYPE_CHECKING:
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 
 def doctor(
+    url: Url = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Look over the card, engines, disks, configuration, port and service; exit code 1 when there is a problem.
 
-    Nothing is loaded or changed, and no network is needed.
+    Nothing is loaded or changed, and no network is needed. The server that --url names is asked too.
     """
     from server.cli.doctor.findings import worst
 
-    found = examine(config)
+    found = examine(config, url)
     if as_json:
         write_json([asdict(one) for one in found])
     else:
@@ -34,7 +35,7 @@ def doctor(
         raise typer.Exit(ExitCode.ERROR)
 
 
-def examine(config: Path | None) -> list[Finding]:
+def examine(config: Path | None, url: str | None = None) -> list[Finding]:
     """Everything there is to find; where the configuration is broken, the rest is looked at with the defaults."""
     from server.cli.doctor import machine, setup
     from server.cli.service.unit import findings as service
@@ -43,12 +44,14 @@ def examine(config: Path | None) -> list[Finding]:
     found, settings = setup.configuration(config)
     used = settings or Settings()
     port = setup.look_at_port(used)
+    named = setup.look_at_port(used, url) if url else port
     return [
         *setup.versions(),
-        *machine.machine(used.memory, setup.pids_of(port.status)),
+        *machine.machine(used.memory, setup.pids_of(port, named)),
         *found,
         *(setup.models(settings) if settings is not None else []),
         *setup.port(port),
+        *(setup.named_server(named) if named.url != port.url else []),
         *setup.proxies(),
         *service(),
     ]

@@ -21,7 +21,7 @@ from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings
 from server.settings.config_source import ConfigError, default_config_file, load_settings
 from server.settings.discovery import discover, with_discovered
-from server.settings.listener import foreign_host_without_key, public_without_key
+from server.settings.listener import foreign_host_without_key, is_loopback, public_without_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,15 +87,16 @@ class Port:
     wants_key: bool = False
 
 
-def look_at_port(settings: Settings) -> Port:
-    """Knock at the configured address."""
-    client = client_for(None, settings)
-    parts = urlsplit(client.base)
-    if settings.server.port == 0:
+def look_at_port(settings: Settings, url: str | None = None) -> Port:
+    """Knock at an address, the configured one where none is named."""
+    client = client_for(url, settings)
+    if url is None and settings.server.port == 0:
         return Port(client.base, taken=False)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 80), timeout=_ANSWERS_WITHIN_S).close()
-    except OSError:
+        parts = urlsplit(client.base)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=_ANSWERS_WITHIN_S).close()
+    except (OSError, ValueError):  # the latter for what is no address
         return Port(client.base, taken=False)
     try:
         answer = client.response("/v1/status")
@@ -110,27 +111,38 @@ def port(seen: Port) -> list[Finding]:
     """Whether the server can have its port, or has it already."""
     if not seen.taken:
         return [Finding("port", "ok", f"{seen.url} is free: no server runs there")]
+    remedy = "end it, or --port, or `port` in the configuration"
+    return _answering("port", seen) or [Finding("port", "problem", f"another program has {seen.url}", remedy)]
+
+
+def named_server(seen: Port) -> list[Finding]:
+    """Whether the server answers that the commands of this shell ask, by --url or ONECARD_URL."""
+    if not seen.taken:
+        text = f"nothing answers at {seen.url}, which --url or ONECARD_URL names"
+        return [Finding("server", "problem", text, "start that server, or unset ONECARD_URL")]
+    text = f"what answers at {seen.url}, which --url or ONECARD_URL names, is no onecard"
+    return _answering("server", seen) or [Finding("server", "problem", text, "name a server, or unset ONECARD_URL")]
+
+
+def _answering(subject: str, seen: Port) -> list[Finding]:
+    """What a server of ours says; nothing where it is none."""
     if seen.status is not None:
         listed = seen.status["models"]
         loaded = [str(one["name"]) for one in listed if one.get("state") == "ready"]
         text = f"onecard answers at {seen.url}: {len(listed)} models, loaded: {', '.join(loaded) or 'none'}"
         failed = [(one["name"], one["last_error"]) for one in listed if one.get("last_error")]
         told_errors = [told("models", "warning", f"{name}: last error: {error}") for name, error in failed]
-        return [Finding("port", "ok", text), *told_errors]
+        return [Finding(subject, "ok", text), *told_errors]
     if seen.wants_key:
         text = f"a server at {seen.url} wants a key, so nothing more is known of it"
-        return [Finding("port", "note", text, "set ONECARD_API_KEY to one of its keys")]
-    return [
-        Finding(
-            "port", "problem", f"another program has {seen.url}", "end it, or --port, or `port` in the configuration"
-        )
-    ]
+        return [Finding(subject, "note", text, "set ONECARD_API_KEY to one of its keys")]
+    return []
 
 
-def pids_of(status: Mapping[str, Any] | None) -> frozenset[int]:
-    """The workers of a server that was asked."""
-    listed = status["models"] if status is not None else []
-    return frozenset(int(one["pid"]) for one in listed if one.get("pid"))
+def pids_of(*seen: Port) -> frozenset[int]:
+    """The workers of servers of this machine that were asked."""
+    here = [one.status for one in seen if one.status is not None and is_loopback(urlsplit(one.url).hostname or "")]
+    return frozenset(int(model["pid"]) for status in here for model in status["models"] if model.get("pid"))
 
 
 def proxies() -> list[Finding]:
