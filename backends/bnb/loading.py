@@ -119,9 +119,7 @@ def _draft(spec: LoadModel, target: Body, plan: GeneratorPlan) -> tuple[DraftMod
         its = msgspec.structs.replace(spec, path=spec.draft.path, options=spec.draft.options, plan=own)
         config = folder.check(path, trust_remote_code=order.trust_remote_code)
         if info.sight is not None:
-            raise LoadError(
-                "it reads images, and drafts are of text. hint: name a model of text in speculation"
-            )
+            raise LoadError("it reads images, and drafts are of text. hint: name a model of text in speculation")
         body = open_body(its, config, info, tokenizer_of(path, order), lambda _: None)
         n_common = common_tokens(target.vocabulary, body.vocabulary)
     except HeaderError as error:

@@ -172,7 +172,7 @@ class GeneratingEngine:
         self._n_started += 1
         slot, now_us = heapq.heappop(self._free), time.perf_counter_ns() / 1000
         sequence = Sequence(request, index, slot, sampler, text, request.prompt, self._n_started, now_us)
-        sequence.drafts = self._speculation.drafts_of(sequence)
+        sequence.drafts = self._speculation.drafts_of(sequence, self._residency.cached_texts)
         request.predicted_tokens += 0 if sequence.drafts is None else len(request.prediction)
         self._sequences.append(sequence)
         self._n_waiting += 1

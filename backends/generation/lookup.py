@@ -1,4 +1,4 @@
-"""Drafts from earlier text: what repeats its prompt, a prediction or itself goes on as it did there. Pure.
+"""Drafts from other text: what repeats its prompt, a prediction, a cached text or itself goes on as it did there. Pure.
 
 Prompt lookup (https://github.com/apoorvumang/prompt-lookup-decoding) with a pointer that stays: while what it points at
 comes true it moves on, and where a word was changed it looks for its way back. What it would have drafted is held
@@ -32,13 +32,20 @@ _SHIFT: Final = 21
 class TextLookup:
     """One text of one sequence. `at` is the place whose token comes next, or -1, `matched` how long it has held."""
 
-    def __init__(self, prompt: Sequence[int], prediction: Sequence[int] = ()) -> None:
-        """A prediction is what the text is thought to be: it holds from the start."""
+    def __init__(
+        self, prompt: Sequence[int], prediction: Sequence[int] = (), cached: Sequence[Sequence[int]] = ()
+    ) -> None:
+        """A prediction is what the text is thought to be: it holds from the start. `cached` are other texts of the same
+        domain; where the prompt has the same words, it is the prompt that goes on.
+        """
         before = [BORDER, *prediction, BORDER] if prediction else [BORDER]
-        self._text = [*before, *prompt[-MOST_KNOWN:]]
         self._n_predicted = len(before) if prediction else 0
+        for text in cached:
+            before += [*text, BORDER]
+        self._n_before = len(before)
+        self._text = [*before, *prompt[-MOST_KNOWN:]]
         self._n_given = len(self._text)
-        self._n_indexed = 2
+        self._n_indexed, self._n_indexed_before = max(2, self._n_before), 2
         self._singles: dict[int, int] = {}
         self._pairs: dict[int, int] = {}
         self._triples: dict[int, int] = {}
@@ -54,6 +61,8 @@ class TextLookup:
         text = self._text
         if self._n_indexed < self._n_given:
             self._index()
+        elif self._n_indexed_before < self._n_before:
+            self._index_before()
         hit = None
         if self.at >= 0 and text[self.at] == BORDER:
             self.at = -1
@@ -74,7 +83,9 @@ class TextLookup:
     @property
     def drafter(self) -> str:
         """Whose drafts these are, of `DRAFTERS`."""
-        return "prediction" if 0 <= self.at < self._n_predicted else "ngram"
+        if 0 <= self.at < self._n_predicted:
+            return "prediction"
+        return "cache" if 0 <= self.at < self._n_before else "ngram"
 
     def draft(self, most: int) -> list[int]:
         """What comes next if the text goes on as it did, at most so many tokens."""
@@ -93,6 +104,17 @@ class TextLookup:
             singles[text[place - 1]] = pairs[pair] = place
             if place > 2:
                 triples[text[place - 3] << 2 * _SHIFT | pair] = place
+
+    def _index_before(self) -> None:
+        """The same of texts before the prompt, whose places count where there are no others."""
+        text, first = self._text, self._n_indexed_before
+        self._n_indexed_before = end = min(first + _INDEXED_AT_ONCE, self._n_before)
+        for place in range(first + 1, end + 1):
+            pair = text[place - 2] << _SHIFT | text[place - 1]
+            self._singles.setdefault(text[place - 1], place)
+            self._pairs.setdefault(pair, place)
+            if place > 2:
+                self._triples.setdefault(text[place - 3] << 2 * _SHIFT | pair, place)
 
     def _remember(self, *, broke: bool) -> None:
         """The end of the text: where it stood before, if that is asked for, and that it stands here now."""

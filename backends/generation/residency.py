@@ -17,7 +17,7 @@ from backends.generation.cells import Cells
 from backends.generation.sequence import Phase, Sequence
 from backends.generation.starts import Start, Starts
 from backends.generation.tiles import TILE
-from backends.prefix.index import PrefixIndex
+from backends.prefix.index import PrefixIndex, common
 from backends.prefix.store import LEAST_TOKENS, PrefixStore
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 GROWTH_TOKENS: Final = 64
 """Room that a sequence needs beyond its prompt to be let in; more is found, or made, when it gets there."""
+_CACHED_TEXTS: Final = 8
+_CACHED_TOKENS: Final = 8192
+"""So many texts and tokens of the store a new sequence looks through for what may come."""
+_BEFORE_TOKENS: Final = 3
+"""Of a text before it parts from a prompt, so that it is found by what stands there."""
 
 
 class Verdict(Enum):
@@ -121,6 +126,22 @@ class Residency:
         """Keep the prompt that `source` has computed for choices of its job that find no slot yet."""
         if self.store is not None:
             source.request.entry = self._keep(source, pinned=True)
+
+    def cached_texts(self, sequence: Sequence) -> list[list[int]]:
+        """What the store has seen of the sequence's domain, the newest first: each text from where its prompt parts
+        from it.
+        """
+        if self.store is None:
+            return []
+        texts, keys, n_left = [], sequence.keys, _CACHED_TOKENS
+        for text in self.store.newest(_CACHED_TEXTS, domain=sequence.request.domain):
+            n_known = max(0, common(text, keys) - _BEFORE_TOKENS)
+            part = text[n_known : n_known + n_left].tolist()
+            part = part[: next((at for at, key in enumerate(part) if key < 0), len(part))]
+            if len(part) > 2 * _BEFORE_TOKENS:
+                texts.append(part)
+                n_left -= len(part)
+        return texts
 
     def forget(self, request: GenerationRequest) -> None:
         """No choice of a job needs its cached prefixes any more."""

@@ -31,9 +31,15 @@ class SequenceDrafts:
     """See the module's text."""
 
     def __init__(
-        self, sequence: Sequence, of_model: Acceptance, record: ModelRecord, prediction: tuple[int, ...]
+        self,
+        sequence: Sequence,
+        of_model: Acceptance,
+        record: ModelRecord,
+        *,
+        prediction: tuple[int, ...],
+        cached: list[list[int]],
     ) -> None:
-        self.lookup = TextLookup(sequence.request.prompt.tolist(), prediction)
+        self.lookup = TextLookup(sequence.request.prompt.tolist(), prediction, cached)
         self.trust = ModelTrust(record)
         self.drafter = ""
         """The drafter of what is verified in this step, of `DRAFTERS`."""

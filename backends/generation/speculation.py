@@ -81,12 +81,13 @@ class Speculation:
             self._model.close()
             self._model = None
 
-    def drafts_of(self, sequence: Sequence) -> SequenceDrafts | None:
-        """A new sequence's; None where nothing is drafted for it."""
+    def drafts_of(self, sequence: Sequence, cached: Callable[[Sequence], list[list[int]]]) -> SequenceDrafts | None:
+        """A new sequence's; None where nothing is drafted for it. `cached` tells texts of the prefix cache."""
         request = sequence.request
         if not self._takes(request):
             return None
-        return SequenceDrafts(sequence, self._of_model, self._record, request.prediction)
+        texts = cached(sequence)
+        return SequenceDrafts(sequence, self._of_model, self._record, prediction=request.prediction, cached=texts)
 
     def _takes(self, request: GenerationRequest) -> bool:
         """A seed stands for one text: under `auto`, which goes by the clock, its batches are always the same."""

@@ -20,8 +20,10 @@ KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
 SpeculationMode = Literal["auto", "off", "ngram"]
 """`auto` drafts tokens where that has been faster, `ngram` from earlier text wherever they are likely to come true."""
-DRAFTERS: Final = ("ngram", "prediction", "grammar", "model")
-"""Where drafted tokens come from: earlier text, a request's prediction, a grammar that leaves no choice, a model."""
+DRAFTERS: Final = ("ngram", "cache", "prediction", "grammar", "model")
+"""Where drafted tokens come from: the request's own text, texts of the prefix cache, its prediction, a grammar that
+leaves no choice, a model.
+"""
 
 ALL_LAYERS: Final = -1
 CELL_BLOCK: Final = 256

@@ -8,6 +8,7 @@ sequence, that begins with all its keys. It leaves with the last of them.
 
 from __future__ import annotations
 
+import heapq
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -84,6 +85,11 @@ class PrefixStore:
                 found.append(Found(match.holder, n_tokens))
         found.sort(key=lambda f: (-f.n_tokens, *self._preference(f.entry, session)))
         return iter(found)
+
+    def newest(self, n: int, *, domain: str) -> list[Keys]:
+        """The keys of the whole states of a domain that were used last."""
+        own = (entry for entry in self._of if entry.label.domain == domain and not entry.label.partial)
+        return [entry.keys for entry in heapq.nlargest(n, own, key=lambda entry: entry.used_s)]
 
     def checkpoints(self, keys: Keys, *, domain: str, most: int) -> Iterator[EntryFile]:
         """Checkpoints within the first `most` keys, longest first, memory before disk."""

@@ -82,3 +82,30 @@ def test_of_a_very_long_prompt_the_last_part_is_looked_through() -> None:
     assert lookup.draft(2) == [6003, 6004]
     said(lookup, [9, 5001, 5002])
     assert lookup.draft(1) == []
+
+
+def test_a_cached_text_is_drafted_from_where_the_prompt_has_nothing() -> None:
+    lookup = TextLookup([1, 2, 3], cached=[[7, 8, 9, 10], [20, 8, 9, 30]])
+
+    said(lookup, [50, 51, 8, 9])
+
+    assert lookup.draft(4) == [10]
+    assert lookup.drafter == "cache"
+
+
+def test_where_prompt_and_cached_text_have_the_same_words_the_prompt_goes_on() -> None:
+    lookup = TextLookup([1, 8, 9, 11, 12], cached=[[7, 8, 9, 10]])
+
+    said(lookup, [50, 51, 8, 9])
+
+    assert lookup.draft(4) == [11, 12, 50, 51]
+    assert lookup.drafter == "ngram"
+
+
+def test_nothing_of_one_cached_text_goes_on_in_the_next() -> None:
+    lookup = TextLookup([1], [40, 41], [[7, 8, 9], [20, 21, 22]])
+
+    said(lookup, [50, 51, 52, 7, 8])
+
+    assert lookup.draft(4) == [9]
+    assert BORDER not in lookup.draft(9)

@@ -11,11 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends import registry
 from backends.engine import Engine
-from backends.messages import ChatPrompt, Generate, JsonSchema, Sampling, SpeculationMode, TokenPrompt
+from backends.messages import ChatPrompt, Generate, JsonSchema, Sampling, SpeculationMode, Store, TokenPrompt
 from tests.gguf.driver import Outcome, step_until_idle
 from tests.models import canary_p
 from tests.models.canary_p import CYCLE
@@ -98,6 +99,27 @@ def test_a_drafter_that_fails_ends_its_drafts_and_not_the_answer(drafting: Engin
     assert told.text() == canary_p.expected_text(canary_p.PIECES[CYCLE[1]].decode(), 20)
     assert accepted.total() == 0
     assert "a drafter failed" in capfd.readouterr().err
+
+
+def test_what_the_prefix_cache_has_seen_is_drafted_within_its_domain(
+    backend: str, canary_model: Path, tmp_path: Path
+) -> None:
+    spec = spec_of("model", backend, canary_model, context=1024, threads=1, speculation="ngram")
+    engine = registry.engine_of(backend)(
+        msgspec.structs.replace(spec, store=Store(str(tmp_path), 32 << 20)), lambda _: None
+    )
+
+    def answer(name: str, prompt: list[int], **fields: Any) -> int:
+        job = Generate(name, TokenPrompt(prompt), sampling=Sampling(temperature=0), max_tokens=60, **fields)
+        told, accepted = run(engine, job)
+        assert told.text() == canary_p.expected_text(canary_p.PIECES[prompt[-1]].decode(), 60)
+        return accepted["cache"]
+
+    assert answer("first", CYCLE[100:120], cache_domain="a") == 0
+    assert answer("again", [CYCLE[7], CYCLE[119]], cache_domain="a") > 30
+    assert answer("of another", [CYCLE[7], CYCLE[119]], cache_domain="b") == 0
+    assert answer("for itself", [CYCLE[8], CYCLE[119]], cache_domain="a", cache_prompt=False) == 0
+    engine.close()
 
 
 def test_drafts_leave_the_chances_of_tokens_as_they_are(drafting: Engine, full_counts: bool) -> None:
