@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from dataclasses import replace
@@ -9,17 +10,26 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from server.accounts.book import Accounts, UsageBook
+from server.batches.asking import Asking, PoolMachine
+from server.batches.runner import BatchRunner
+from server.batches.store import TABLES as BATCH_TABLES
+from server.batches.store import BatchStore
 from server.door.gate import Gate
 from server.door.rules import DoorRules
 from server.door.spool import Spool, spool_folder
 from server.error_bodies import dialect_of, error_body
 from server.errors import ApiError, clip
+from server.files.folder import DataFolder
+from server.files.store import TABLE as FILE_TABLE
+from server.files.store import FileStore
 from server.history import History
 from server.memory.learned import data_folder
 from server.metrics import Metrics
@@ -28,6 +38,8 @@ from server.pool.pool import Pool
 from server.pulling import PULL, Puller
 from server.reload import Reading, Reloader
 from server.routes.described import Described
+from server.routes.files import PATH as FILES_PATH
+from server.routes.files import UPLOAD_BYTES
 from server.routes.media_fetch import fetch_media
 from server.routes.ollama_pull import rather
 from server.routes.services import Services
@@ -80,12 +92,15 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await owned.start()
         await usage.start()
+        await runner.start(at_once=await asyncio.to_thread(lambda: folder.has_something))
         try:
             yield
         finally:
+            await runner.close()
             await owned.close(settings.server.drain_s)
             await puller.close()
             await usage.close()
+            folder.close()
             spool.close()
             if traces is not None:
                 await traces.close()
@@ -109,6 +124,8 @@ def create_app(
         ttl_s=settings.server.stored_responses_ttl_s,
     )
     usage = UsageBook(data_folder() / "usage.sqlite")
+    folder = DataFolder(data_folder, (FILE_TABLE, BATCH_TABLES))
+    files, batches = FileStore(folder, time.time), BatchStore(folder, time.time)
     door = DoorRules(settings, Accounts((counted.keys, usage), time.monotonic))
 
     def adopt(now: Settings) -> None:
@@ -118,12 +135,22 @@ def create_app(
     reloader = Reloader(
         settings, read or (lambda: Reading(settings)), catalog=catalog, pool=owned, door=door, adopt=adopt
     )
+    runner = BatchRunner(
+        batches,
+        files,
+        PoolMachine(owned, catalog, time.monotonic),
+        Asking(ExceptionMiddleware(AsyncExitStackMiddleware(app.router), app.exception_handlers), app, door.account_of),
+        clock=time.time,
+        count=counted.count_line,
+    )
+    owned.foreground.on_job.append(runner.make_way)
+    owned.on_change.append(lambda what, _figures: runner.stop() if what == "draining" else None)
     app.state.services = Services(
-        *(settings, catalog, owned, counted, told, history, spool, reloader, puller, usage),
+        *(settings, catalog, owned, counted, told, history, spool, reloader, puller, usage, files, batches, runner),
         started_unix=int(time.time()),
     )
     app.state.fetch_media = fetch_media if settings.server.fetch_images else None
-    app.add_middleware(Gate, rules=door, draining=lambda: owned.draining)
+    app.add_middleware(Gate, rules=door, draining=lambda: owned.draining, uploads={FILES_PATH: UPLOAD_BYTES})
     return app
 
 

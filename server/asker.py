@@ -21,6 +21,9 @@ class Asker:
     account: Account | None = None
     """Whose limits count and whose usage it is; None for what the server does by itself."""
 
+    background: bool = False
+    """It has time: it is computed while nothing else is, and waits as long as that takes."""
+
     def may_use(self, *names: str) -> bool:
         """Whether the model of these names is one that this client may know of."""
         return self.account is None or self.account.may_use(names)

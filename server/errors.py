@@ -196,3 +196,13 @@ def internal_error(request_id: str) -> ApiError:
         type="server_error",
         code="internal_error",
     )
+
+
+def place_of(problem: BaseException) -> str:
+    """Where an exception was raised, as `module:line`: no path, no values."""
+    trace = problem.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "unknown"
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"

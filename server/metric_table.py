@@ -96,6 +96,9 @@ SERVER: Final[Mapping[str, Family]] = MappingProxyType(
             "key_refused_requests", "counter", "Requests that a limit of their key refused", ("key_name", "reason")
         ),
         "key_tokens": Family("key_tokens", "counter", "Tokens, by the name of their key", ("key_name", "kind")),
+        "batch_requests": Family(
+            "batch_requests", "counter", "Lines of batches; given back: asked again later, for a client", ("outcome",)
+        ),
         "prediction_error": Family(
             "memory_prediction_error_ratio", "histogram", "Measured / predicted", ("backend", "memory"), _ERROR_RATIOS
         ),

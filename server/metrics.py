@@ -149,6 +149,7 @@ class Metrics:
         self.prefix_cache: Gauge = made["prefix_cache"]
         self.prefix_cache_reserved: Gauge = made["prefix_cache_reserved"]
         self.keys = KeyMetrics(made["key_requests"], made["key_refused"], made["key_tokens"])
+        self._batch_requests: Counter = made["batch_requests"]
         ratio: Histogram = made["prediction_error"]
         self._prediction_error = ratio
         for name, memory in product(backends, MEMORIES):
@@ -193,6 +194,10 @@ class Metrics:
         for memory, ratio in (("device", device), ("host", host)):
             if ratio is not None:
                 self._prediction_error.labels(backend, memory).observe(ratio)
+
+    def count_line(self, outcome: str) -> None:
+        """A line of a batch was answered or given back."""
+        self._batch_requests.labels(outcome).inc()
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""

@@ -92,7 +92,7 @@ BASELINE = "backends/gguf/bare.py"
 SERVER_ROOMS = (
     "errors", "error_bodies", "accounts", "asker", "history", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
-    "output", "schemas", "door", "pulling", "reload", "routes", "app",
+    "files", "batches", "output", "schemas", "door", "pulling", "reload", "routes", "app",
     "bench", "hub", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
@@ -364,6 +364,11 @@ OPENS_OTHERS: Mapping[str, str] = {
     "quantize/files.py": "what was just written",
     "quantize/scores/folder_main.py": "transformers' reader, in a child, behind a check of the folder",
     "quantize/scratch.py": "locks of our own",
+    "server/batches/runner.py": "uploads in a folder of our own",
+    "server/files/folder.py": "locks of our own",
+    "server/files/store.py": "what it writes, in a folder of our own",
+    "server/cli/batch.py": "requests that a person names",
+    "server/cli/client.py": "what it writes",
     "server/cli/early.py": "/dev/null",
     "server/cli/rm.py": "/proc",
     "server/cli/completing.py": "the configuration",

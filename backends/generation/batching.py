@@ -66,25 +66,26 @@ class Batcher:
     pace: Pace = field(default_factory=Pace)
     """What is known about costs; the engine tells it."""
 
-    def plan(self, demands: Sequence[Demand], *, room: int | None = None) -> list[Share]:
+    def plan(self, demands: Sequence[Demand], *, room: int | None = None, brief: bool = False) -> list[Share]:
         """Shares for one step, in order of slots: every decoding sequence one token, then prompts.
 
         The sum exceeds neither `max_tokens` nor `room` (None: every sequence has cells of its own), and no share is
-        empty. Cells of their own are computed as one batch where the slots ascend, otherwise at half the speed.
+        empty. With `brief` no step takes longer than beside decoding sequences: one in a hurry may come in the middle
+        of it. Cells of their own are computed as one batch where the slots ascend, otherwise at half the speed.
         """
         most = self.max_tokens if room is None else min(self.max_tokens, room)
         shares = [Share(d.sequence, 1) for d in demands if d.decoding][:most]
         n_decode = len(shares)
         if n_decode < len(demands):  # the usual step is kept short
-            shares += self._prompts(demands, n_decode=n_decode, left=most - n_decode)
+            shares += self._prompts(demands, n_decode=n_decode, left=most - n_decode, brief=brief)
         by_sequence = {demand.sequence: demand for demand in demands}
         shares.sort(key=lambda share: by_sequence[share.sequence].slot)
         return shares if room is not None or len(shares) == n_decode else self._in_tiles(shares, by_sequence)
 
-    def _prompts(self, demands: Sequence[Demand], *, n_decode: int, left: int) -> list[Share]:
+    def _prompts(self, demands: Sequence[Demand], *, n_decode: int, left: int, brief: bool) -> list[Share]:
         """What prompts get, the most urgent first."""
         shares: list[Share] = []
-        left_us = self._prefill_us(n_decode)
+        left_us = self.itl_us(1) if brief and not n_decode else self._prefill_us(n_decode)
         for demand in sorted((d for d in demands if not d.decoding), key=self._urgency):
             chunk = self._chunk(demand, left_us, n_decode=n_decode, first=not shares)
             n_tokens = min(demand.n_tokens, left, chunk)

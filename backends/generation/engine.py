@@ -25,7 +25,7 @@ from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
 from backends.generation.speculation import Speculation
-from backends.generation.step_rows import StepRows, demands_of, filled, learn
+from backends.generation.step_rows import StepRows, demands_of, filled, foreground_first, is_mixed, learn
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.prompts.text import TextStream
 
@@ -78,6 +78,8 @@ class GeneratingEngine:
         self._n_apart = 0
         """Steps in which no other sequence is let in: there was no room for all, whatever was estimated."""
         self._n_started = 0
+        self._with_background = False
+        """Some job has had time; until one does, no step looks for any."""
         self._requests: dict[str, GenerationRequest] = {}
         self._steady: StepRows | None = None
         """The last step's rows where every sequence decoded and the next step has the same rows; None where not."""
@@ -175,6 +177,7 @@ class GeneratingEngine:
         sequence.drafts = self._speculation.drafts_of(sequence, self._residency.cached_texts)
         request.predicted_tokens += 0 if sequence.drafts is None else len(request.prediction)
         self._sequences.append(sequence)
+        self._with_background = self._with_background or sequence.background
         self._n_waiting += 1
         self._steady = None
         return sequence
@@ -225,7 +228,8 @@ class GeneratingEngine:
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
         room = self._residency.room
-        drafted = self._speculation.shares(self._sequences, room=room)
+        mixed = self._with_background and is_mixed(self._sequences)
+        drafted = None if mixed else self._speculation.shares(self._sequences, room=room)
         if drafted is not None:
             rows = filled(drafted, self._sequences, self._context)
         elif self._steady is not None and (room is None or room >= len(self._sequences)):
@@ -302,6 +306,9 @@ class GeneratingEngine:
         waiting = [sequence for sequence in self._sequences if sequence.phase is Phase.WAITING]
         for sequence in sorted(waiting, key=lambda s: (-s.request.job.priority, s.order)):
             verdict = self._residency.admit(sequence)
+            while verdict is Verdict.NO_ROOM and (victim := self._residency.background_victim(sequence)) is not None:
+                self._preempt(victim)
+                verdict = self._residency.admit(sequence)
             if verdict is Verdict.NO_ROOM:
                 break
             if verdict is Verdict.PLACED:
@@ -322,9 +329,11 @@ class GeneratingEngine:
     def _plan(self, now_us: float) -> list[Share]:
         """Who contributes how much, in order of the slots; without room even so, one is preempted."""
         while True:
-            demands = demands_of(self._sequences, now_us)
+            demands, alone = demands_of(self._sequences, now_us), True
+            if self._with_background:
+                demands, alone = foreground_first(demands, self._sequences)
             room = self._residency.room if self._residency.pooled else None
-            shares = self._batcher.plan(demands, room=room)
+            shares = self._batcher.plan(demands, room=room, brief=not alone)
             n_decoding = sum(demand.decoding for demand in demands)
             short = len(shares) < n_decoding or not shares
             victim = self._residency.victim(self._sequences) if short else None

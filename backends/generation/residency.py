@@ -303,6 +303,11 @@ class Residency:
             return None
         return min(inside, key=lambda sequence: (sequence.request.job.priority, -sequence.order))
 
+    def background_victim(self, sequence: Sequence) -> Sequence | None:
+        """Which sequence is preempted for one that has no time: the youngest that has; None where there is none."""
+        inside = () if sequence.background else (one for one in self._resident if one.background)
+        return max(inside, key=lambda one: one.order, default=None)
+
     def cut_back(self, sequence: Sequence, n_rows: int) -> None:
         """Take back the last rows of a sequence: what was drafted there did not come true. Raises RuntimeError."""
         sequence.n_past -= n_rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends.generation.row_layout import TEXT_ALONE
-from backends.messages import ChatPrompt
+from backends.messages import BACKGROUND_PRIORITY, ChatPrompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,6 +166,11 @@ class Sequence:
     def __post_init__(self) -> None:
         self.guide = None if self.request.plan is None else self.request.plan.start()
         self.n_saved = self.request.layout.n_saved
+
+    @property
+    def background(self) -> bool:
+        """It is computed only while no other is."""
+        return self.request.job.priority <= BACKGROUND_PRIORITY
 
     @property
     def keys(self) -> Keys:

@@ -57,6 +57,17 @@ def demands_of(sequences: Iterable[Sequence], now_us: float) -> list[Demand]:
     return demands
 
 
+def is_mixed(sequences: Iterable[Sequence]) -> bool:
+    """Whether some have time and others have not."""
+    return len({sequence.background for sequence in sequences}) == 2
+
+
+def foreground_first(demands: list[Demand], sequences: list[Sequence]) -> tuple[list[Demand], bool]:
+    """What is wanted by those that have no time; all of it, and False, where only others want anything."""
+    urgent = [demand for demand in demands if not sequences[demand.sequence].background]
+    return (urgent, True) if urgent else (demands, False)
+
+
 def filled(shares: list[Share], sequences: list[Sequence], context: DecoderContext) -> StepRows:
     """Write the batch."""
     outputs: list[tuple[Sequence, int]] = []

@@ -35,6 +35,7 @@ from backends.messages.events import (
 )
 from backends.messages.facts import EncoderFacts, Facts, GeneratorFacts, TextFacts
 from backends.messages.jobs import (
+    BACKGROUND_PRIORITY,
     ChatPrompt,
     Constraint,
     Detokenize,
@@ -90,6 +91,7 @@ from backends.messages.reports import (
 from backends.messages.segments import MediaSegment, Segment, TextSegment, TokenSegment
 
 __all__ = [
+    "BACKGROUND_PRIORITY",
     "DRAFTERS",
     "ENDS",
     "SENSES",

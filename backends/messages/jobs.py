@@ -6,7 +6,7 @@ the kind's line of `backends.kinds`.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from backends.messages.media import Medium
 from backends.messages.plain import Plain
@@ -172,6 +172,10 @@ class Job(Plain, frozen=True):
         return 1
 
 
+BACKGROUND_PRIORITY: Final = -1_000_000
+"""Of jobs that are computed only while their engine has no other."""
+
+
 class Generate(Job, tag="generate", frozen=True):
     """Generate `n` continuations of one prompt."""
 
@@ -203,7 +207,8 @@ class Generate(Job, tag="generate", frozen=True):
     speculation: Literal["auto", "off"] = "auto"
     """`off`: nothing is drafted for this job."""
     priority: int = 0
-    """When memory runs out the job of the lowest priority is preempted first."""
+    """When memory runs out the job of the lowest priority is preempted first. At `BACKGROUND_PRIORITY` it is computed
+    only while no other is."""
     grows_to: int = 0
     """Tokens of context that the model could be loaded with: where it has fewer, and this job wants more, the job fails
     and tells how many. 0: it has to do with what there is."""

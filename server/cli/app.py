@@ -9,6 +9,7 @@ import typer
 from typer.main import get_command
 
 from server.cli.arguments import AnyModel, AsJson, ConfigFile, ServedModel, Url
+from server.cli.batch import batch
 from server.cli.completing import model_names
 from server.cli.config_app import config_app
 from server.cli.connect.command import connect
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(service_app, name="service")
-for command_of_its_own in (quantize, connect, doctor, logs, transcribe, usage, serve):
+for command_of_its_own in (quantize, connect, doctor, logs, transcribe, batch, usage, serve):
     app.command()(command_of_its_own)
 
 

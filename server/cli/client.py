@@ -15,6 +15,7 @@ from server.settings.listener import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
 
     from server.settings.config import Settings
 
@@ -56,6 +57,31 @@ class Client:
         try:
             return self.answered(self._http.post(self.base + path, json=body, timeout=timeout))
         except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
+            raise self._unreachable(problem) from None
+
+    def upload(self, path: str, fields: dict[str, str], *, name: str, file: BinaryIO) -> Any:
+        """The JSON answer to a form with a file. Raises CliError."""
+        timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, write=None, read=None)
+        try:
+            return self.answered(
+                self._http.post(self.base + path, data=fields, files={"file": (name, file)}, timeout=timeout)
+            )
+        except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
+            raise self._unreachable(problem) from None
+
+    def download(self, path: str, target: Path) -> None:
+        """What a GET answers, into a file. Raises CliError."""
+        try:
+            with self._http.stream("GET", self.base + path) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self.answered(response)
+                with target.open("wb") as file:
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+        except OSError as problem:
+            raise CliError(f"{target}: {(problem.strerror or 'it cannot be written').lower()}") from None
+        except httpx2.HTTPError as problem:
             raise self._unreachable(problem) from None
 
     @contextmanager

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import ClientDisconnect
 
@@ -23,13 +24,14 @@ from server.door.giving_back import GivingBack
 from server.error_bodies import Dialect, dialect_of, error_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from server.accounts.account import Account
     from server.door.rules import DoorRules
 
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
 _Named = dict[bytes, list[bytes]]
 """The values of headers by their names in lower case."""
 access_log = logging.getLogger("onecard.access")
@@ -85,14 +87,17 @@ class _Exchange:
 class Gate:
     """ASGI middleware; one per application."""
 
-    def __init__(self, app: ASGIApp, *, rules: DoorRules, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, rules: DoorRules, draining: Callable[[], bool], uploads: Mapping[str, int] = _NONE
+    ) -> None:
+        """`uploads`: paths that take forms with files beside those of kinds, with the most bytes of a form."""
         self._app = app
         self._rules = rules
         self._forms = {
             path: len(kind.limits.files) * kind.limits.file_bytes + OVERHEAD_BYTES
             for kind in KINDS.values()
             for path in kind.forms
-        }
+        } | dict(uploads)
         """How large a form may be, by path."""
         self._draining = draining
         self._giving_back = GivingBack()
@@ -148,7 +153,9 @@ class Gate:
         if stalled or isinstance(problem, ClientDisconnect):
             exchange.gone = True
             return
-        access_log.error("request_failed id=%s error=%s at=%s", exchange.id, type(problem).__name__, _place(problem))
+        access_log.error(
+            "request_failed id=%s error=%s at=%s", exchange.id, type(problem).__name__, errors.place_of(problem)
+        )
         if exchange.status is None:
             await _answer(errors.internal_error(exchange.id), exchange, send)
 
@@ -327,16 +334,6 @@ async def _answer(problem: errors.ApiError, exchange: _Exchange, send: Send) -> 
     headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in problem.headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _place(problem: BaseException) -> str:
-    """Where an exception was raised, as `module:line`: no path, no values."""
-    trace = problem.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return "unknown"
-    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
 
 
 def _log(scope: Scope, exchange: _Exchange) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from server.accounts.account import ADMINS, ANONYMOUS, PLAIN
 from server.door.access import HostRule, KeyRing, OriginRule
 
 if TYPE_CHECKING:
@@ -30,9 +31,17 @@ class DoorRules:
         self._limits = {name: its.limits for name, its in named.items()}
         for name, limits in self._limits.items():
             self._accounts.of(name, limits)
+        present = ((PLAIN, server.api_keys), (ADMINS, server.admin_keys), (ANONYMOUS, not self.keys.required))
+        self._unnamed = {name for name, there in present if there}
         self.hosts = HostRule(server.host, tuple(server.allowed_hosts))
         self.origins = OriginRule(tuple(server.cors))
         self.max_body_bytes = server.max_body_bytes
+
+    def account_of(self, name: str) -> Account | None:
+        """The account of that name, as far as there are still such keys."""
+        if name in self._limits:
+            return self._accounts.of(name, self._limits[name])
+        return self._accounts.of(name) if name in self._unnamed else None
 
     def account(self, headers: list[tuple[bytes, bytes]]) -> Account:
         """Whose request this is, by its right keys."""

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
-from backends.messages import Delta, Embed, Failed, Finished, Generate, Part, Rerank, Started
+from backends.messages import BACKGROUND_PRIORITY, Delta, Embed, Failed, Finished, Generate, Part, Rerank, Started
 from backends.plan import ANSWER_TOKENS, AUTO_CONTEXT
 from backends.weight import media_bytes, prompt_bytes, text_bytes
 from server.accounts.account import Spent
 from server.asker import ASKER
 from server.metric_table import REJECTIONS
 from server.metrics import RequestMeter
+from server.pool.foreground import Foreground
 from server.pool.live import Live, asked_by, trace_of
 from server.pool.resident import NO_LONGER
 from server.pool.stream import Stream
@@ -47,6 +48,7 @@ class Jobs:
         self._parts = parts
         self._overview = overview
         self._live: dict[str, Live] = {}
+        self.foreground = Foreground(parts.clock())
         self.none_left = asyncio.Event()
         self.none_left.set()
 
@@ -63,21 +65,27 @@ class Jobs:
         if job.id in self._live:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
-        live = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now, ASKER.get())
+        asker = ASKER.get()
+        live = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now, asker)
         self._live[job.id] = live
-        key_priority = _reserve(live, now)
+        priority = BACKGROUND_PRIORITY if asker.background else priority + _reserve(live, now)
         self.none_left.clear()
         self._look_again_before_refusing(resident)
         actions = self._parts.scheduler.submit(
             job.id,
             name,
             sequences=job.sequences,
-            priority=priority + key_priority + resident.entry.config.priority,
+            priority=priority + resident.entry.config.priority,
             keep_alive_s=keep_alive_s,
+            patient=asker.background,
             context=self._likely_context(resident, job),
             now=now,
         )
         self._parts.perform(actions)
+        if job.sequences and not asker.background:
+            live.counted = job.id in self._live
+            if live.counted:
+                self.foreground.begun(name, waits=live.dispatched_at is None)
         return stream
 
     def refuse(self, name: str, job: Job) -> Stream:
@@ -281,6 +289,8 @@ class Jobs:
         if self._parts.traces is not None:
             self._parts.traces.job(trace_of(live, event, now), now)
         _settle(live, event, now)
+        if live.counted:
+            self.foreground.ended(now)
         del self._live[event.id]
         live.meter.other(event, now)
         live.stream.push(event)

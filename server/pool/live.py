@@ -30,6 +30,8 @@ class Live:
     answered: bool = False
     """It has got text or another answer: it cannot be run again."""
     abort: Abort | None = None
+    counted: bool = False
+    """Among those that clients wait for."""
     grows: bool = True
     """Its model may be loaded with a longer context for it."""
     resume: bytes = b""

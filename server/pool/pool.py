@@ -94,7 +94,7 @@ class Pool:
         self._template_processes = {name: TemplateKeeper(name, enabled=name in wanted) for name in BACKENDS}
         self._overview = Overview(self._parts, self._template_processes.values())
         self._jobs = Jobs(self._parts, self._overview)
-        self.on_step = self._jobs.on_step
+        self.on_step, self.foreground = self._jobs.on_step, self._jobs.foreground
         self._moves = Moves(self._parts, self)
         self._changes = Changes(self._parts, self._moves)
         self.on_change.append(ReadAhead(lambda name: self._residents[name].entry.path).on_change)

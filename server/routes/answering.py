@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from backends.kinds import GENERATE
-from backends.messages import ChatPrompt
+from backends.messages import BACKGROUND_PRIORITY, ChatPrompt
 from server.asker import ASKER
 from server.errors import ApiError
 from server.output.frame import Comments, to_json
@@ -171,9 +171,11 @@ def _marked(request: Request, plan: AnswerPlan, model: ModelFacts, job: Generate
 
 
 def key_priority() -> int:
-    """What the key of this request adds to its priority."""
-    account = ASKER.get().account
-    return 0 if account is None else account.limits.priority
+    """What the key of this request adds to its priority; for one that has time, how far it is behind all others."""
+    asker = ASKER.get()
+    if asker.background:
+        return BACKGROUND_PRIORITY
+    return 0 if asker.account is None else asker.account.limits.priority
 
 
 def _log_prompts(request: Request, plan: AnswerPlan) -> None:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from backends.kinds import AnyKind
     from backends.messages import Ready
     from server.accounts.book import UsageBook
+    from server.batches.runner import BatchRunner
+    from server.batches.store import BatchStore
     from server.door.spool import Spool
+    from server.files.store import FileStore
     from server.history import History
     from server.metrics import Metrics
     from server.pool.events import Events
@@ -153,6 +156,9 @@ class Services:
     reloader: Reloader
     puller: Puller
     usage: UsageBook
+    files: FileStore
+    batches: BatchStore
+    batch_runner: BatchRunner
     started_unix: int
 
     def model(self, name: str | None, *, alias: str | None = None) -> ModelFacts:

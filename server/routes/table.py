@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from backends.registry import BACKENDS, named
 from server.routes import (
     anthropic,
+    batches,
     capacity,
     chat,
     completions,
@@ -17,6 +18,7 @@ from server.routes import (
     description,
     embeddings,
     events,
+    files,
     health,
     infill,
     models,
@@ -55,6 +57,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     props.router,
     config.router,
     usage.router,
+    files.router,
+    batches.router,
     ollama.router,
     ollama_models.router,
     ollama_pull.router,

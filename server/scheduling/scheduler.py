@@ -40,6 +40,8 @@ from server.scheduling.swaps import SwapRules, Swaps
 __all__ = ["LIGHT_JOBS", "ModelRules", "ModelView", "Outlook", "Rules", "Scheduler", "SwapRules"]
 
 _DRAINING_RETRY_S: Final = 1.0
+_PATIENCE_S: Final = 30 * 86400.0
+"""Of a job that has time: by then it has been ended from outside."""
 _MOST_SMALLER_BY: Final = 3
 """Loads that may run out of memory in a row: as planned, with the next plan, with one idle model less."""
 _NO_MEMORY: Final[frozenset[ErrorCode]] = frozenset(("out_of_memory", "memory_busy", "cannot_fit"))
@@ -79,9 +81,12 @@ class Scheduler(JobEnds):
         priority: int = 0,
         keep_alive_s: float | None = None,
         context: int = 0,
+        patient: bool = False,
         now: float,
     ) -> list[Action]:
         """Take a job in; the id is new and the model exists. `keep_alive_s` holds until the model's next job.
+
+        `patient`: it waits and runs as long as that takes.
 
         `context`: tokens it seems to need, of a model that can be loaded with more than it begins with; 0: no more.
         """
@@ -93,7 +98,8 @@ class Scheduler(JobEnds):
         if (refused := self._never_fits(model)) is not None:
             retry_s = self._retry_after_s(model, now) if refused.code == "memory_busy" else None
             return [Reject(job_id, refused.code, refused.message, retry_s)]
-        times = (now, now, self._rules.request_timeout_s, self._rules.swaps.max_wait_s)
+        limits = (self._rules.request_timeout_s, self._rules.swaps.max_wait_s)
+        times = (now, now, *((_PATIENCE_S, _PATIENCE_S) if patient else limits))
         ticket = Ticket(job_id, model_name, sequences, priority, self._n_submitted + 1, *times)
         at_once = model.state is ModelState.READY and model.has_room(ticket)
         if not at_once and self.n_waiting >= self._rules.max_queue:

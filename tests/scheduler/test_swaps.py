@@ -35,7 +35,7 @@ class World:
 
     def ask(self, model: str, now: float, **how: int) -> list[Action]:
         self.n += 1
-        return self.booked(self.scheduler.submit(f"{model}{self.n}", model, sequences=1, now=now, **how))
+        return self.booked(self.scheduler.submit(f"{model}{self.n}", model, sequences=1, now=now, **how))  # type: ignore[arg-type]
 
     def booked(self, actions: list[Action]) -> list[Action]:
         for action in actions:

@@ -1,0 +1,313 @@
+"""Batches and their lines in the data folder's tables: what each is at, what was answered, what is left.
+
+A line is answered in one transaction, once. Owns the states and what may follow which. Blocks on the disk: for threads.
+
+validating -> failed | in_progress -> finalizing -> completed | expired; in_progress -> cancelling -> cancelled.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import msgspec
+
+from server.errors import ApiError, clip
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Sequence
+
+    from server.batches.reading import BatchInput
+    from server.files.folder import DataFolder
+    from server.files.store import Page, StoredFile
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS batches (
+    place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, state TEXT NOT NULL,
+    expires_at INTEGER NOT NULL, record BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS lines (
+    batch INTEGER NOT NULL REFERENCES batches (place), n INTEGER NOT NULL, custom_id TEXT NOT NULL, model TEXT NOT NULL,
+    beginning TEXT NOT NULL, body BLOB NOT NULL, tries INTEGER NOT NULL DEFAULT 0, status INTEGER, request_id TEXT,
+    answer BLOB, PRIMARY KEY (batch, n)
+);
+CREATE INDEX IF NOT EXISTS left_lines ON lines (model, tries, beginning, batch, n) WHERE status IS NULL;
+CREATE INDEX IF NOT EXISTS line_states ON lines (batch, status);
+"""
+State = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
+OPEN: Final = ("validating", "in_progress", "finalizing", "cancelling")
+"""States in which there is something left to do."""
+ENDED: Final = tuple(state for state in get_args(State) if state not in OPEN)
+
+
+class BatchRecord(msgspec.Struct, kw_only=True):
+    """What is kept of a batch beside its state, its owner and its lines. Times are seconds since 1970."""
+
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    metadata: dict[str, str] | None = None
+    output_lifetime_s: int | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: list[dict[str, Any]] = []
+    times: dict[str, int] = {}
+    """When it came into which state, by the field that tells it: `in_progress_at`."""
+    counts: list[int] = []
+    """Of its lines, once it has ended: all, those that went well, and those that did not."""
+    usage: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as it is now."""
+
+    place: int
+    id: str
+    owner: str
+    state: State
+    expires_at: int
+    record: BatchRecord
+
+
+@dataclass(frozen=True)
+class LeftLine:
+    """A line that is not answered."""
+
+    batch: int
+    n: int
+    owner: str
+    endpoint: str
+    model: str
+    body: bytes
+    tries: int
+
+
+@dataclass(frozen=True)
+class AnsweredLine:
+    """A line with its answer; `status` is 0 where it was never asked."""
+
+    n: int
+    custom_id: str
+    status: int
+    request_id: str
+    answer: bytes
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines that are left for one model."""
+
+    model: str
+    n_lines: int
+    first_batch: int
+
+
+_COLUMNS: Final = "place, id, owner, state, expires_at, record"
+_RUNNING: Final = "SELECT place FROM batches WHERE state = 'in_progress'"
+_ENCODE: Final = msgspec.json.encode
+_DECODE: Final = msgspec.json.Decoder(BatchRecord).decode
+
+
+class BatchStore:
+    """Of one data folder."""
+
+    def __init__(self, folder: DataFolder, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._clock = clock
+
+    # What clients do
+
+    def create(self, record: BatchRecord, *, owner: str, window_s: int) -> Batch:
+        """A new one, whose file is still to be read. Raises ApiError 503."""
+        batch_id, ends = f"batch_{secrets.token_hex(12)}", record.created_at + window_s
+        with self._folder.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO batches (id, owner, state, expires_at, record) VALUES (?, ?, 'validating', ?, ?)",
+                (batch_id, owner, ends, _ENCODE(record)),
+            )
+            return Batch(cursor.lastrowid or 0, batch_id, owner, "validating", ends, record)
+
+    def get(self, batch_id: str, owner: str | None) -> Batch:
+        """One of this owner's, or of any (None). Raises ApiError 404."""
+        with self._folder.transaction() as db:
+            return self._get(db, batch_id, owner)
+
+    def listed(self, owner: str | None, page: Page) -> tuple[list[Batch], bool]:
+        """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
+        with self._folder.transaction() as db:
+            before = 2**62 if page.after is None else self._get(db, page.after, owner).place
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM batches WHERE (? IS NULL OR owner = ?) AND place < ? "  # noqa: S608
+                "ORDER BY place DESC LIMIT ?",
+                (owner, owner, before, page.limit + 1),
+            ).fetchall()
+        return [_batch(row) for row in rows[: page.limit]], len(rows) > page.limit
+
+    def cancel(self, batch_id: str, owner: str | None) -> Batch:
+        """Begin no line more; idempotent. Raises ApiError 404, or 409 where it has ended otherwise."""
+        with self._folder.transaction() as db:
+            batch = self._get(db, batch_id, owner)
+            if batch.state in ("cancelling", "cancelled"):
+                return batch
+            if batch.state not in ("validating", "in_progress"):
+                told = f"The batch is {batch.state}, so it cannot be cancelled."
+                raise ApiError(409, told, code="batch_not_cancellable", headers={"x-should-retry": "false"})
+            return self._move(db, batch, "cancelling")
+
+    def counts(self, batch: Batch) -> tuple[int, int, int]:
+        """Of its lines: all, those that went well, and those that did not."""
+        if batch.record.counts:
+            n_all, n_well, n_badly = batch.record.counts
+            return n_all, n_well, n_badly
+        with self._folder.transaction() as db:
+            return self._counts(db, batch.place)
+
+    # What the runner does
+
+    def open_batches(self) -> list[Batch]:
+        """Those with something left to do, the oldest first."""
+        with self._folder.transaction() as db:
+            marks = ", ".join("?" * len(OPEN))
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM batches WHERE state IN ({marks}) ORDER BY place",  # noqa: S608
+                OPEN,
+            ).fetchall()
+        return [_batch(row) for row in rows]
+
+    def fill(self, batch: Batch, read: BatchInput) -> None:
+        """Its file was read: its lines may run, or it has failed. Nothing where it was cancelled meanwhile."""
+        with self._folder.transaction() as db:
+            if self._get(db, batch.id, None).state != "validating":
+                return
+            if read.problems:
+                batch.record.errors = [
+                    {"code": one.code, "message": one.message, "line": one.line, "param": one.param}
+                    for one in read.problems
+                ]
+                batch.record.counts = [len(read.lines), 0, 0]
+                self._move(db, batch, "failed")
+                return
+            db.executemany(
+                "INSERT INTO lines (batch, n, custom_id, model, beginning, body) VALUES (?, ?, ?, ?, ?, ?)",
+                [(batch.place, one.n, one.custom_id, one.model, one.beginning, one.body) for one in read.lines],
+            )
+            self._move(db, batch, "in_progress")
+
+    def groups(self) -> list[Group]:
+        """Models for which lines are left, those of the oldest batch first."""
+        with self._folder.transaction() as db:
+            rows = db.execute(
+                "SELECT model, COUNT(*), MIN(batch) FROM lines WHERE status IS NULL "  # noqa: S608
+                f"AND batch IN ({_RUNNING}) GROUP BY model ORDER BY 3, 2 DESC"
+            ).fetchall()
+        return [Group(*row) for row in rows]
+
+    def left(self, model: str, most: int, *, but: Sequence[tuple[int, int]]) -> list[LeftLine]:
+        """The next lines for a model, those that begin alike together, and those that have failed last.
+
+        Without some that run already.
+        """
+        running = set(but)
+        with self._folder.transaction() as db:
+            rows = db.execute(
+                "SELECT batch, n, owner, record, model, body, tries FROM lines JOIN batches ON place = batch "
+                "WHERE status IS NULL AND model = ? AND state = 'in_progress' "
+                "ORDER BY tries, beginning, batch, n LIMIT ?",
+                (model, most + len(running)),
+            ).fetchall()
+        found = [
+            LeftLine(batch, n, owner, _DECODE(record).endpoint, name, body, tries)
+            for batch, n, owner, record, name, body, tries in rows
+            if (batch, n) not in running
+        ]
+        return found[:most]
+
+    def answer(self, line: LeftLine, *, status: int, request_id: str, answer: bytes) -> bool:
+        """Keep a line's answer; False where it had one, or its batch is not running any more."""
+        with self._folder.transaction() as db:
+            changed = db.execute(
+                "UPDATE lines SET status = ?, request_id = ?, answer = ? WHERE batch = ? AND n = ? AND status IS NULL",
+                (status, request_id, answer, line.batch, line.n),
+            ).rowcount
+        return changed == 1
+
+    def tried(self, line: LeftLine) -> None:
+        """A line failed for a reason that may pass."""
+        with self._folder.transaction() as db:
+            db.execute("UPDATE lines SET tries = tries + 1 WHERE batch = ? AND n = ?", (line.batch, line.n))
+
+    def finalize(self, batch: Batch) -> Batch:
+        """No line of it runs any more: its files are to be written."""
+        with self._folder.transaction() as db:
+            return self._move(db, batch, "finalizing") if batch.state == "in_progress" else batch
+
+    def answered(self, batch: Batch, *, well: bool) -> Iterator[AnsweredLine]:
+        """Its lines in the order of its file: those that went well, or the others, those never asked among them."""
+        n = 0
+        asked = "status BETWEEN 200 AND 299" if well else "(status IS NULL OR status NOT BETWEEN 200 AND 299)"
+        while True:
+            with self._folder.transaction() as db:
+                rows = db.execute(
+                    "SELECT n, custom_id, COALESCE(status, 0), COALESCE(request_id, ''), COALESCE(answer, '') "  # noqa: S608
+                    f"FROM lines WHERE batch = ? AND n > ? AND {asked} ORDER BY n LIMIT 200",
+                    (batch.place, n),
+                ).fetchall()
+            if not rows:
+                return
+            yield from (AnsweredLine(*row) for row in rows)
+            n = rows[-1][0]
+
+    def end(
+        self,
+        batch: Batch,
+        state: State,
+        *,
+        output: StoredFile | None,
+        errors: StoredFile | None,
+        usage: dict[str, int],
+        enter: Callable[[sqlite3.Connection, StoredFile], None],
+    ) -> Batch:
+        """It has ended: its files are files, and its lines are gone."""
+        record = batch.record
+        with self._folder.transaction() as db:
+            for file in (output, errors):
+                if file is not None:
+                    enter(db, file)
+            record.output_file_id = None if output is None else output.id
+            record.error_file_id = None if errors is None else errors.id
+            record.counts, record.usage = list(self._counts(db, batch.place)), usage
+            db.execute("DELETE FROM lines WHERE batch = ?", (batch.place,))
+            return self._move(db, batch, state)
+
+    # How
+
+    def _get(self, db: sqlite3.Connection, batch_id: str, owner: str | None) -> Batch:
+        row = db.execute(f"SELECT {_COLUMNS} FROM batches WHERE id = ?", (batch_id,)).fetchone()  # noqa: S608
+        if row is None or owner not in (None, row[2]):
+            raise ApiError(404, f"No batch found with id '{clip(batch_id)}'.", param="id", code="batch_not_found")
+        return _batch(row)
+
+    def _move(self, db: sqlite3.Connection, batch: Batch, state: State) -> Batch:
+        batch.record.times[f"{state}_at"] = int(self._clock())
+        db.execute(
+            "UPDATE batches SET state = ?, record = ? WHERE place = ?", (state, _ENCODE(batch.record), batch.place)
+        )
+        return Batch(batch.place, batch.id, batch.owner, state, batch.expires_at, batch.record)
+
+    @staticmethod
+    def _counts(db: sqlite3.Connection, place: int) -> tuple[int, int, int]:
+        n_all, n_well, n_badly = db.execute(
+            "SELECT COUNT(*), COUNT(CASE WHEN status BETWEEN 200 AND 299 THEN 1 END), "
+            "COUNT(CASE WHEN status NOT BETWEEN 200 AND 299 THEN 1 END) FROM lines WHERE batch = ?",
+            (place,),
+        ).fetchone()
+        return n_all, n_well, n_badly
+
+
+def _batch(row: tuple[Any, ...]) -> Batch:
+    place, batch_id, owner, state, expires_at, record = row
+    return Batch(place, batch_id, owner, state, expires_at, _DECODE(record))

@@ -1,0 +1,112 @@
+"""The data folder of one server: a SQLite file and the contents of files, locked as long as the server lives.
+
+It is opened by the first request that needs it, or at the start where an earlier run has left something to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Final
+
+from server.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
+
+_NAME: Final = "files.sqlite"
+_LOCK: Final = "files.lock"
+_CONTENTS: Final = "files"
+_VERSION: Final = 1
+
+
+class DataFolder:
+    """Blocks on the disk: for threads. One transaction at a time."""
+
+    def __init__(self, within: Callable[[], Path], tables: Sequence[str]) -> None:
+        """`tables`: what makes the tables of those who keep something here, each by `IF NOT EXISTS`."""
+        self._within = within
+        self._tables = tables
+        self._turn = threading.Lock()
+        self._lock: int | None = None
+        self._db: sqlite3.Connection | None = None
+
+    @property
+    def has_something(self) -> bool:
+        """Whether an earlier run has left a file of tables."""
+        return (self._within() / _NAME).exists()
+
+    @property
+    def contents(self) -> Path:
+        """Where contents of files lie, each under its id."""
+        return self._within() / _CONTENTS
+
+    @contextlib.contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection, None, None]:
+        """All of it is kept, or nothing. Raises ApiError 503 where the folder cannot be had or written."""
+        with self._turn:
+            try:
+                db = self._db or self._open()
+                with db:
+                    db.execute("BEGIN IMMEDIATE")
+                    yield db
+            except (OSError, sqlite3.Error) as problem:
+                raise no_place(problem) from None
+
+    def close(self) -> None:
+        """Let go of it; another server may have it."""
+        with self._turn:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _open(self) -> sqlite3.Connection:
+        folder = self._within()
+        self.contents.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ApiError(
+                503,
+                f"Another onecard server of this user holds {folder}, and files and batches are its. "
+                "hint: ask that one, or start this one with another XDG_DATA_HOME",
+                type="server_error",
+                code="files_elsewhere",
+                headers={"x-should-retry": "false"},
+            ) from None
+        try:
+            db = sqlite3.connect(folder / _NAME, isolation_level=None, check_same_thread=False)
+            # A commit outlives the process at once, and a power cut but for the last moments: those lines run again.
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+                db.execute(f"PRAGMA {pragma}")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise OSError(0, f"{folder / _NAME} was written by a newer onecard")
+            for table in self._tables:
+                db.executescript(table)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock, self._db = lock, db
+        return db
+
+
+def no_place(problem: OSError | sqlite3.Error) -> ApiError:
+    """The disk does not take or give what is kept here."""
+    why = problem.strerror if isinstance(problem, OSError) else str(problem)
+    return ApiError(
+        503,
+        f"The server's data folder cannot be used: {(why or type(problem).__name__).lower()}.",
+        type="server_error",
+        code="files_unavailable",
+    )
