@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.choices import Choices
+    from backends.files.adapters import Adapter
     from backends.kinds import AnyKind
     from backends.options import Options
     from backends.plan import Amount, Footprint, Wish
@@ -115,6 +116,11 @@ class Header(Protocol):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the operator should know, a sentence each."""
+        return ()
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """LoRA adapters that are configured for it, fitting or not."""
         return ()
 
 

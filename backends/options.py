@@ -5,9 +5,10 @@ Imported by the server only: workers get plain values (`LoadModel.options`).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from backends.images import IMAGE_MAX_TOKENS
 
@@ -28,6 +29,18 @@ NO_BOOL = BeforeValidator(_no_bool)
 StrList = Annotated[list[str], BeforeValidator(comma_list)]
 
 
+def _adapter_name(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is None:
+        raise ValueError(
+            f"an adapter's name has letters, digits, '.', '_' and '-' and at most 64 of them, and {name[:70]!r} has not"
+        )
+    return name
+
+
+AdapterName = Annotated[str, AfterValidator(_adapter_name)]
+AdapterPath = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
 class Options(BaseModel):
     """Keys of one backend; what is not written down is left to its engine."""
 
@@ -41,3 +54,10 @@ class ImageOptions(Options):
 
     image_max_tokens: Annotated[int, Field(ge=64, le=16_384), NO_BOOL] = IMAGE_MAX_TOKENS
     """Tokens that one image may take of models that see in many sizes."""
+
+
+class AdapterOptions(Options):
+    """Of models that take LoRA adapters."""
+
+    adapters: Annotated[dict[AdapterName, AdapterPath], Field(max_length=64)] = {}
+    """LoRA adapters, served as `MODEL:ADAPTER`: peft's folders for a model folder, GGUF adapters for a GGUF file."""

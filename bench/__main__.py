@@ -14,6 +14,7 @@ from backends.gguf import bare
 from backends.gguf.library_log import supports_gpu
 from backends.workload import Workload
 from bench import (
+    adapters,
     bnb,
     compare,
     constraint,
@@ -91,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     beside.add_argument("--generate", type=int, default=256, help="tokens generated per stream (default 256)")
     beside.add_argument("--beside", type=float, default=0.0, help="share of a core another process takes (default 0)")
     beside.add_argument("--json", action="store_true", help="print one JSON line")
+    taught = commands.add_parser("adapters", help="8 streams of a model and four adapters against 8 of the model alone")
+    taught.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
+    taught.add_argument("--backends", default="bnb,gguf", help="which (default bnb,gguf)")
+    taught.add_argument("--json", action="store_true", help="print one JSON line")
     swaps = commands.add_parser("swap", help="swapping tiny models: time to first token, and the server's share")
     swaps.add_argument("--rounds", type=int, default=20, help="swaps that are measured (default 20)")
     swaps.add_argument("--pause", type=float, default=0.0, help="seconds between requests (default 0: back to back)")
@@ -200,6 +205,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.command == "bnb":
         emit(bnb.measure(options.rounds), as_json=options.json)
+        return 0
+    if options.command == "adapters":
+        emit(adapters.measure(options.rounds, options.backends.split(",")), as_json=options.json)
         return 0
     if options.command == "serve-hf":
         emit(serve_hf.measure(options.rounds), as_json=options.json)

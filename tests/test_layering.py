@@ -33,6 +33,7 @@ SERVER_MAY_USE = {
     "backends.messages",
     "backends.prefix.eviction_score",
     "backends.files.model_files",
+    "backends.files.adapters",
     "backends.formats.known",
     "backends.formats.pieces",
     "backends.formats.splitter",

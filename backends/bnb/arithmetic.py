@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from backends.bnb.layout import input_limit
 from backends.bnb.sight import is_of_language
+from backends.files import adapters
 from backends.images import ON_ITS_WAY_BYTES
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.messages.plans import whole_blocks
@@ -61,6 +62,10 @@ def predict(folder: FolderInfo, plan: TextPlan) -> Footprint:
             assert_never(plan)
     if folder.draft is not None and isinstance(plan, GeneratorPlan):
         parts = replace(parts, further={"draft": _draft_bytes(folder.draft, plan)})
+    if served := adapters.served(folder.adapters):
+        n_values = sum(adapter.n_values for adapter in served)
+        taught = {adapters.KEY: n_values * value_bytes(folder, plan.device)}
+        parts = replace(parts, further={**parts.further, **taught})
     if plan.device == "cpu":
         return Footprint(host=replace(parts, runtime=runtime.host + constraints, projector=parts.projector + on_way))
     return Footprint(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from backends import ladder
 from backends.backend import DRAFT, Files, HeaderError, Setting
 from backends.bnb import arithmetic, folder, tokenizer_file
+from backends.bnb.adapters import described
 from backends.bnb.header import FolderInfo, read
 from backends.bnb.servable import unservable
 from backends.bnb.speed import FolderSpeeds
 from backends.engine import LoadError
-from backends.files import model_files
+from backends.files import adapters, model_files
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import AUTO_CONTEXT, Amount, Footprint, Wish
 from backends.text_choices import TextChoices
@@ -46,7 +47,7 @@ class Folders:
         }
     )
     packages: Sequence[str] = ("bitsandbytes", "transformers", "torch")
-    components: Sequence[str] = ("draft",)
+    components: Sequence[str] = ("draft", adapters.KEY)
     media: Sequence[MediaKind] = ("image",)
     choices: Choices[Header, TextPlan] = TextChoices()
     speeds: Speeds[FolderInfo, TextPlan] | None = FolderSpeeds()
@@ -83,6 +84,8 @@ class Folders:
             raise HeaderError(error.message) from None
         if (why := unservable(header, config, runs_code=runs_code)) is not None:
             raise HeaderError(why)
+        taught = described(header, options)
+        header = dataclasses.replace(header, adapters=taught, remarks=(*header.remarks, *adapters.remarks(taught)))
         if not isinstance(draft := options.get(DRAFT), str) or header.gives != "text":
             return header
         try:

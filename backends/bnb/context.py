@@ -22,12 +22,13 @@ from backends.generation.decoder import FULL
 from backends.pytorch import shortage
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from backends.bnb.joined_rows import JoinedRows
     from backends.bnb.kv import KvCache
+    from backends.bnb.lora import LoraAdapters
     from backends.bnb.runner import Runner
     from backends.generation.decoder import DecoderModel, EmbeddingPass
     from backends.messages import KvLayout, Sampling
@@ -62,6 +63,7 @@ class BnbContext:
         self.splits = True
         self.cuts_back = True
         self.counts_rows = True
+        self.one_adapter = False
         self.n_cells = cache.budget_cells
         self.max_batch = max(max_batch, cache.n_rows)
         rows = self.max_batch
@@ -81,6 +83,9 @@ class BnbContext:
         self.embeddings: EmbeddingPass | None = joined
         self._joined = joined
         self._images = NO_IMAGES
+        self._adapter_numbers: dict[str, int] = {}
+        self._adapter_of: NDArray[np.int64] = np.full(cache.n_rows, -1, dtype=np.int64)
+        """By slot, the number of its adapter; -1: none."""
         self._most = self.max_batch
         """Tokens of one pass; halved when there is no memory for it, doubled when there was some for a while."""
         self._n_good = 0
@@ -98,6 +103,14 @@ class BnbContext:
         took_s = time.perf_counter() - began
         self.clear(0)
         return took_s
+
+    def take_adapters(self, adapters: LoraAdapters, numbers: Mapping[str, int]) -> None:
+        """The adapters that the model computes with from now on, and their numbers by name."""
+        self._runner.adapters, self._adapter_numbers = adapters, dict(numbers)
+
+    def adapt(self, slot: int, adapter: str) -> None:
+        """See `DecoderContext`."""
+        self._adapter_of[slot] = self._adapter_numbers[adapter] if adapter else -1
 
     def decode(self, n_tokens: int, *, decoding: bool = False) -> int:
         """See `DecoderContext`."""
@@ -186,6 +199,7 @@ class BnbContext:
             np.flatnonzero(self.outputs[rows]),
             Pass(self._cache, decoding, stretches),
             images=self._images.of(rows),
+            adapters=self._adapter_of[self.sequences[rows]] if self._adapter_numbers else None,
         )
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:

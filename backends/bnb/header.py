@@ -27,6 +27,7 @@ from backends.images import image_max_tokens
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from backends.files.adapters import Adapter
     from backends.messages import MediaKind
 
 NO_DEFAULTS: Final = SamplingDefaults()
@@ -68,6 +69,8 @@ class FolderInfo:
     """Its eyes; None where it reads text alone."""
     image_max_tokens: int = 0
     """Rows of one image at most, of models that see in many sizes."""
+    adapters: tuple[Adapter, ...] = ()
+    """Those that are configured, fitting or not."""
 
     @property
     def about(self) -> Mapping[str, str]:

@@ -17,13 +17,14 @@ import transformers.quantizers.auto  # noqa: F401
 from transformers import conversion_mapping
 
 from backends.backend import HeaderError
-from backends.bnb import arithmetic, eyes, folder
+from backends.bnb import adapted, arithmetic, eyes, folder
 from backends.bnb.body import Body, open_body, tokenizer_of
 from backends.bnb.encoding import Source, load_encoder
 from backends.bnb.header import read
 from backends.bnb.kv import KvCache
 from backends.bnb.weights import Order
 from backends.engine import LoadError
+from backends.files.adapters import KEY
 from backends.generation.batching import Batcher
 from backends.generation.draft_model import DraftModel, common_tokens
 from backends.generation.engine import GeneratingEngine
@@ -75,7 +76,8 @@ def _engine(spec: LoadModel, body: Body, info: FolderInfo, order: Order, *, free
     plan, context = spec.plan, body.context
     assert isinstance(plan, GeneratorPlan)
     on_card = plan.device == "cuda"
-    parts = _parts(spec, body.model, info, body.cache, free_before)
+    adapters, adapter_bytes = adapted.load(spec, body.model, info, context)
+    parts = _parts(spec, body.model, info, body.cache, free_before, adapter_bytes)
     draft, draft_bytes = _draft(spec, body, plan)
     if parts is not None and draft_bytes:
         parts["draft"] = draft_bytes
@@ -90,6 +92,7 @@ def _engine(spec: LoadModel, body: Body, info: FolderInfo, order: Order, *, free
         engine=version(),
         speculation=speculation_told(spec.speculation, context, draft=spec.draft),
         media=info.media,
+        adapters=adapters.told,
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * body.step_s)
@@ -103,6 +106,7 @@ def _engine(spec: LoadModel, body: Body, info: FolderInfo, order: Order, *, free
         store=store,
         speculation=spec.speculation,
         draft_model=draft,
+        adapters=adapters,
     )
 
 
@@ -138,7 +142,12 @@ def _draft(spec: LoadModel, target: Body, plan: GeneratorPlan) -> tuple[DraftMod
 
 
 def _parts(
-    spec: LoadModel, model: Any, info: FolderInfo, cache: KvCache, free_before: int | None
+    spec: LoadModel,
+    model: Any,
+    info: FolderInfo,
+    cache: KvCache,
+    free_before: int | None,
+    adapter_bytes: int,
 ) -> dict[str, int] | None:
     """What this process takes once all its buffers are in use, by component.
 
@@ -151,12 +160,15 @@ def _parts(
     if info.sight is not None:
         encoder = arithmetic.encoder_bytes(info, spec.plan.device)
         parts["projector"] = of_eyes + (encoder + on_way if spec.plan.device == "cpu" else 0)
+    if adapter_bytes:
+        parts[KEY] = adapter_bytes
     if spec.plan.device == "cuda":
         free_after = card.free_bytes()
         if free_before is None or free_after is None:
             return None
         taken = free_before - free_after
-        parts["compute"] = max(0, torch.cuda.max_memory_reserved() - parts["weights"] - of_eyes - parts["kv"])
+        held = parts["weights"] + of_eyes + parts["kv"] + adapter_bytes
+        parts["compute"] = max(0, torch.cuda.max_memory_reserved() - held)
         return {**parts, "runtime": max(0, taken - sum(parts.values()))}
     return {**parts, "runtime": runtime_bytes(model, beside=parts["kv"] if cache.fixed else 0)}
 

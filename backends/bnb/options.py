@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backends.options import NO_BOOL, ImageOptions, StrList
+from backends.options import NO_BOOL, AdapterOptions, ImageOptions, StrList
 
 
-class FolderOptions(ImageOptions):
+class FolderOptions(AdapterOptions, ImageOptions):
     """How bitsandbytes loads a folder."""
 
     quantization: Literal["bnb-4bit", "bnb-8bit", "none"] = "none"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from backends.bnb.attention import Pass, Survey
+    from backends.bnb.lora import LoraAdapters
 
 
 class Runner:
@@ -21,6 +22,7 @@ class Runner:
         self._model = model
         self.device = device
         self._picks_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.adapters: LoraAdapters | None = None
 
     @torch.inference_mode()
     def forward(
@@ -31,11 +33,15 @@ class Runner:
         work: Pass | Survey,
         *,
         images: tuple[NDArray[np.intp], NDArray[np.float32]] | None = None,
+        adapters: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
         """`(len(outputs), n_vocab) float32` logits of the tokens at those places of the pass, in host memory.
 
-        `positions` is `(n,)`, or `(n_sections, n)` for M-RoPE; `images` are places of the pass and the rows there.
+        `positions` is `(n,)`, or `(n_sections, n)` for M-RoPE; `images` are places of the pass and the rows there;
+        `adapters` is `(n,)`, each row's by number, -1 for none, and None where the model has none.
         """
+        if self.adapters is not None and adapters is not None:
+            self.adapters.choose(adapters, outputs if self._picks_rows else np.arange(tokens.size))
         ids = torch.from_numpy(tokens).to(self.device, torch.int64)[None]
         places = torch.from_numpy(positions).to(self.device, torch.int64)
         places = places[None] if places.ndim == 1 else places[:, None]

@@ -51,7 +51,7 @@ def read(folder: Path) -> tuple[list[StoredTensor], int]:
     tensors: list[StoredTensor] = []
     file_bytes = 0
     for path in _files(folder):
-        found, n_bytes = _tensors(path)
+        found, n_bytes = of_file(path)
         tensors += found
         file_bytes += n_bytes
     if len(tensors) > MAX_TENSORS:
@@ -110,8 +110,8 @@ def _all_text(values: Any) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _tensors(path: Path) -> tuple[list[StoredTensor], int]:
-    """The tensors of one file, and its size."""
+def of_file(path: Path) -> tuple[list[StoredTensor], int]:
+    """The tensors of one file, and its size. Raises FileError; blocks."""
     with model_files.opened(path) as file:
         start, size = file.at(0, foreign.PROBE_BYTES), file.size
         length = int.from_bytes(start[:8], "little")

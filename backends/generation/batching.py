@@ -66,18 +66,21 @@ class Batcher:
     pace: Pace = field(default_factory=Pace)
     """What is known about costs; the engine tells it."""
 
-    def plan(self, demands: Sequence[Demand], *, room: int | None = None, brief: bool = False) -> list[Share]:
+    def plan(
+        self, demands: Sequence[Demand], *, room: int | None = None, brief: bool = False, n_beside: int = 0
+    ) -> list[Share]:
         """Shares for one step, in order of slots: every decoding sequence one token, then prompts.
 
         The sum exceeds neither `max_tokens` nor `room` (None: every sequence has cells of its own), and no share is
         empty. With `brief` no step takes longer than beside decoding sequences: one in a hurry may come in the middle
         of it. Cells of their own are computed as one batch where the slots ascend, otherwise at half the speed.
+        `n_beside`: decoding sequences that have no share in this step and wait for it.
         """
         most = self.max_tokens if room is None else min(self.max_tokens, room)
         shares = [Share(d.sequence, 1) for d in demands if d.decoding][:most]
         n_decode = len(shares)
         if n_decode < len(demands):  # the usual step is kept short
-            shares += self._prompts(demands, n_decode=n_decode, left=most - n_decode, brief=brief)
+            shares += self._prompts(demands, n_decode=n_decode + n_beside, left=most - n_decode, brief=brief)
         by_sequence = {demand.sequence: demand for demand in demands}
         shares.sort(key=lambda share: by_sequence[share.sequence].slot)
         return shares if room is not None or len(shares) == n_decode else self._in_tiles(shares, by_sequence)

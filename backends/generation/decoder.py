@@ -131,6 +131,8 @@ class DecoderContext(Protocol):
     """1 where logits are wanted."""
     shortage: str
     """Why the last batch had no room, for its jobs."""
+    one_adapter: bool
+    """A batch is computed with one adapter, or none, for all its rows; otherwise each row has its slot's."""
     embeddings: EmbeddingPass | None
     """What computes rows of media; None where the model reads text alone."""
 
@@ -139,6 +141,10 @@ class DecoderContext(Protocol):
 
         `decoding`: none is of a prompt, so that each is to come out as if it were the only one of its sequence.
         """
+        ...
+
+    def adapt(self, slot: int, adapter: str) -> None:
+        """From now on compute a slot's rows with this adapter, which is loaded; empty: with the base alone."""
         ...
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:

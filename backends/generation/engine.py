@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from backends.engine import JobError
+from backends.generation.adapters import NO_ADAPTERS, LoadedAdapters
 from backends.generation.bookmark import preempted, resumable
 from backends.generation.choosing import Chooser
 from backends.generation.embedding_step import compute
@@ -26,6 +27,7 @@ from backends.generation.residency import Residency, Verdict
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
 from backends.generation.speculation import Speculation
 from backends.generation.step_rows import StepRows, demands_of, filled, foreground_first, is_mixed, learn
+from backends.generation.turns import AdapterTurns, are_apart
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 from backends.prompts.text import TextStream
 
@@ -61,6 +63,7 @@ class GeneratingEngine:
         store: PrefixStore | None = None,
         speculation: SpeculationMode = "off",
         draft_model: DraftModel | None = None,
+        adapters: LoadedAdapters = NO_ADAPTERS,
     ) -> None:
         self._model = model
         self._context = context
@@ -68,6 +71,7 @@ class GeneratingEngine:
         self._batcher = batcher
         mode = speculation if context.cuts_back else "off"
         self._speculation = Speculation(batcher.pace, mode=mode, model=draft_model)
+        self._turns = AdapterTurns() if context.one_adapter and adapters.identities else None
         self._residency = Residency(context, store=store, pace=batcher.pace)
         self._free = list(range(ready.parallel))
         """A heap: the lowest slots are taken first, because llama.cpp batches only neighbouring ones together."""
@@ -83,7 +87,9 @@ class GeneratingEngine:
         self._requests: dict[str, GenerationRequest] = {}
         self._steady: StepRows | None = None
         """The last step's rows where every sequence decoded and the next step has the same rows; None where not."""
-        self._preparer = Preparer(model, tokenizer, context=ready.facts.context, borders=context.forgets)
+        self._preparer = Preparer(
+            model, tokenizer, context=ready.facts.context, borders=context.forgets, adapters=adapters
+        )
         self._chooser = Chooser(model, shown_piece=tokenizer.shown_piece, ends=tokenizer.ends)
 
     def ready(self) -> Ready[GeneratorFacts]:
@@ -174,6 +180,7 @@ class GeneratingEngine:
         self._n_started += 1
         slot, now_us = heapq.heappop(self._free), time.perf_counter_ns() / 1000
         sequence = Sequence(request, index, slot, sampler, text, request.prompt, self._n_started, now_us)
+        self._context.adapt(slot, job.adapter)
         sequence.drafts = self._speculation.drafts_of(sequence, self._residency.cached_texts)
         request.predicted_tokens += 0 if sequence.drafts is None else len(request.prediction)
         self._sequences.append(sequence)
@@ -228,7 +235,7 @@ class GeneratingEngine:
             self._admit(events)
         planned = time.perf_counter_ns()  # what was kept and brought back until here is no part of the pass
         room = self._residency.room
-        mixed = self._with_background and is_mixed(self._sequences)
+        mixed = (self._with_background and is_mixed(self._sequences)) or (self._turns and are_apart(self._sequences))
         drafted = None if mixed else self._speculation.shares(self._sequences, room=room)
         if drafted is not None:
             rows = filled(drafted, self._sequences, self._context)
@@ -332,8 +339,10 @@ class GeneratingEngine:
             demands, alone = demands_of(self._sequences, now_us), True
             if self._with_background:
                 demands, alone = foreground_first(demands, self._sequences)
+            own = (demands, 0) if self._turns is None else self._turns.own(demands, self._sequences, now_us)
+            demands, n_beside = own
             room = self._residency.room if self._residency.pooled else None
-            shares = self._batcher.plan(demands, room=room, brief=not alone)
+            shares = self._batcher.plan(demands, room=room, brief=not alone, n_beside=n_beside)
             n_decoding = sum(demand.decoding for demand in demands)
             short = len(shares) < n_decoding or not shares
             victim = self._residency.victim(self._sequences) if short else None

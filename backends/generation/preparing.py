@@ -12,6 +12,7 @@ import numpy as np
 from backends.engine import JobError
 from backends.formats.thinking import Thinking
 from backends.generation import bookmark
+from backends.generation.adapters import NO_ADAPTERS, LoadedAdapters
 from backends.generation.borders import borders
 from backends.generation.media import computed
 from backends.generation.row_layout import TEXT_ALONE
@@ -48,11 +49,20 @@ would end the worker."""
 class Preparer:
     """See the module's text; `context` is the tokens one job may use. `borders`: places for checkpoints are wanted."""
 
-    def __init__(self, model: DecoderModel, tokenizer: Tokenizer, *, context: int, borders: bool) -> None:
+    def __init__(
+        self,
+        model: DecoderModel,
+        tokenizer: Tokenizer,
+        *,
+        context: int,
+        borders: bool,
+        adapters: LoadedAdapters = NO_ADAPTERS,
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._context = context
         self._borders = borders
+        self._adapters = adapters
 
     def prepare(self, job: TextJob) -> PreparedGenerate | list[Event]:
         """What the engine can start, or the answer itself where it needs no step. Raises JobError."""
@@ -67,6 +77,7 @@ class Preparer:
                 assert_never(job)
 
     def _generate(self, job: Generate) -> PreparedGenerate:
+        job = self._adapters.own(job)
         bad = next((token for token in job.sampling.logit_bias if not 0 <= token < self._model.n_vocab), None)
         if bad is not None:
             message = f"token id {bad} is outside this model's vocabulary of {self._model.n_vocab} tokens"

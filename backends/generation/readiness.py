@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ from backends.prefix.entry_files import EntryFolder
 from backends.prefix.store import PrefixStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import GeneratorPlan, Layers, MediaKind, Store
@@ -33,6 +34,7 @@ def describe(
     engine: str,
     speculation: str,
     media: Sequence[MediaKind] = (),
+    adapters: Mapping[str, str] = MappingProxyType({}),
 ) -> Ready[GeneratorFacts]:
     """The model's `Ready`; `parts` are measured bytes by component, None where that cannot be told.
 
@@ -48,6 +50,7 @@ def describe(
         template_options=template.options if template else [],
         kv_type=plan.kv_type,
         speculation=speculation,
+        adapters=dict(adapters),
     )
     return Ready(
         facts=facts,

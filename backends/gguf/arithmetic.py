@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, assert_never
 
+from backends.files import adapters
 from backends.gguf.info import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
 from backends.images import ON_ITS_WAY_BYTES
@@ -60,7 +61,8 @@ def predict(header: HeaderInfo, plan: TextPlan) -> Footprint:
 
 
 def _predict_generator(header: HeaderInfo, plan: GeneratorPlan) -> Footprint:
-    return _with_draft(header, plan, _with_projector(header, plan, _predict_reader(header, plan)))
+    of_text = _with_projector(header, plan, _predict_reader(header, plan))
+    return _with_adapters(header, plan, _with_draft(header, plan, of_text))
 
 
 def _with_draft(header: HeaderInfo, plan: GeneratorPlan, alone: Footprint) -> Footprint:
@@ -75,6 +77,19 @@ def _with_draft(header: HeaderInfo, plan: GeneratorPlan, alone: Footprint) -> Fo
         return replace(alone, host=on_host)
     device = replace(alone.device, further={"draft": of_draft.device.total_bytes - process.device})
     return Footprint(device=device, host=on_host)
+
+
+def _with_adapters(header: HeaderInfo, plan: GeneratorPlan, alone: Footprint) -> Footprint:
+    """The same with its adapters, each of whose pairs lies where the matrix lies that it changes: as its layers do."""
+    served = adapters.served(header.adapters)
+    if not served:
+        return alone
+    n_bytes = sum(adapter.n_bytes for adapter in served)
+    on_card = math.ceil(n_bytes * card_share(header, plan))
+    host = replace(alone.host, further={**alone.host.further, adapters.KEY: n_bytes - on_card})
+    if plan.device == "cpu":
+        return replace(alone, host=host)
+    return Footprint(replace(alone.device, further={**alone.device.further, adapters.KEY: on_card}), host)
 
 
 def _with_projector(header: HeaderInfo, plan: GeneratorPlan, of_text: Footprint) -> Footprint:

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from backends import ladder
 from backends.backend import AT_MOST, DRAFT, Files, HeaderError, Setting
-from backends.files import foreign
+from backends.files import adapters, foreign
 from backends.gguf import arithmetic, offload
+from backends.gguf.adapters import described
 from backends.gguf.header import read
 from backends.gguf.info import HeaderInfo
 from backends.gguf.parts import is_gguf, split_parts
@@ -103,7 +104,7 @@ class Gguf:
         }
     )
     packages: Sequence[str] = ("llama-cpp-python",)
-    components: Sequence[str] = ("draft",)
+    components: Sequence[str] = ("draft", adapters.KEY)
     media: Sequence[MediaKind] = ("image",)
     choices: Choices[Header, TextPlan] = TextChoices()
     speeds: Speeds[HeaderInfo, TextPlan] | None = GgufSpeeds()
@@ -140,6 +141,7 @@ class Gguf:
             ffn_layers=asked.get("ffn_layers"),
             projector=found,
             draft=self._draft(options) if header.gives == "text" and not header.number("ssm.inner_size") else None,
+            adapters=described(header, options),
             image_max_tokens=0 if found is None else image_max_tokens(options),
         )
 

@@ -23,7 +23,7 @@ from backends.messages.plans import pool_cells, whole_blocks
 from backends.plan import SCORED_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -87,6 +87,12 @@ class Context:
         self._copies_cells = copies_cells
         self._choice = threads.ThreadChoice(n_threads) if fewer_threads and n_threads > 1 else None
         self._n_threads, self._waited_ns = n_threads, 0
+        self.one_adapter = True
+        self._adapters: dict[str, int] = {}
+        self._adapter_of: dict[int, str] = {}
+        """By slot, of those that have one."""
+        self._adapter = ""
+        """The one that the next pass computes with."""
         self._lazy: set[int] = set()
         """Slots whose cells llama.cpp fills only with the next decode: until then their state is not theirs."""
         params = _context_params(
@@ -158,6 +164,8 @@ class Context:
         It is done on return, so that its duration means something on a GPU too.
         """
         self._batch.n_tokens = n_tokens
+        if self._adapters:
+            self.use_adapter_of(int(self.sequences[0]))
         if self._choice is None:
             return self._decode()
         self._use(self._choice.next(n_tokens))
@@ -169,6 +177,37 @@ class Context:
             self._choice.crowded((waited_ns - self._waited_ns) / 1000)
             self._waited_ns = waited_ns
         return status
+
+    def take_adapters(self, pointers: Mapping[str, int]) -> None:
+        """llama.cpp's adapters of the model, by name."""
+        self._adapters = dict(pointers)
+
+    def adapt(self, slot: int, adapter: str) -> None:
+        """See `DecoderContext`."""
+        if adapter:
+            self._adapter_of[slot] = adapter
+        else:
+            self._adapter_of.pop(slot, None)
+
+    def use_adapter_of(self, slot: int) -> None:
+        """Compute the next passes with a slot's adapter. Raises RuntimeError."""
+        adapter = self._adapter_of.get(slot, "")
+        if adapter == self._adapter:
+            return
+        pointers = (ctypes.c_void_p * 1)(self._adapters[adapter]) if adapter else None
+        cast = ctypes.cast(pointers, ctypes.POINTER(llama_cpp.llama_adapter_lora_p_ctypes)) if pointers else None
+        status = llama_cpp.llama_set_adapters_lora(
+            self.pointer, cast, 1 if adapter else 0, (ctypes.c_float * 1)(1.0) if adapter else None
+        )
+        if status != 0:
+            raise RuntimeError(f"llama.cpp does not take adapter {adapter!r}: status {status}")
+        self._adapter = adapter
+
+    def first_logits(self) -> NDArray[np.float32]:
+        """`(n_vocab,) float32`: what a token at the beginning of slot 0 gives, which is forgotten again."""
+        self.warm_up(1)
+        found: NDArray[np.float32] = self.logits(1)[0].copy()
+        return found
 
     def _use(self, n_threads: int) -> None:
         if n_threads != self._n_threads:

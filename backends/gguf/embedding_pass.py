@@ -53,6 +53,7 @@ class GgufEmbeddingPass:
             logits=self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
         pointer = self._context.pointer
+        self._context.use_adapter_of(slot)
         if embedding.alone:
             llama_cpp.llama_set_causal_attn(pointer, False)
         try:

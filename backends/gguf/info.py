@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from backends.capabilities import counted, of_kind
-from backends.files import foreign
+from backends.files import adapters, foreign
 from backends.files.sampling_defaults import SamplingDefaults, of_gguf
 from backends.gguf import vocabulary
 from backends.kv_types import BLOCK, is_quantised, keys_and_values
 
 if TYPE_CHECKING:
+    from backends.files.adapters import Adapter
     from backends.gguf.projector import Projector
     from backends.messages import MediaKind
 
@@ -70,6 +71,8 @@ class HeaderInfo:
     """The model that drafts for it; None: none does."""
     image_max_tokens: int = 0
     """Rows of one image at most."""
+    adapters: tuple[Adapter, ...] = ()
+    """Those that are configured, fitting or not."""
 
     def number(self, key: str, default: int = 0) -> int:
         """A count of the architecture, e.g. `block_count`, never below 0; of a per-layer array its largest."""
@@ -187,7 +190,7 @@ class HeaderInfo:
                 f"llama.cpp computes the tower of {self.projector.path.name} one position off (its issue 25814), so "
                 "that it sees less well than its makers' model; the Hugging Face folder of the model is right"
             )
-        return foreign.plain(told)
+        return foreign.plain([*told, *adapters.remarks(self.adapters)])
 
     def host_layers(self, kind: Literal["expert_layers", "ffn_layers"]) -> int:
         """How many layers have weights of a kind that can lie in host memory alone, counted from the first layer."""

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from backends.engine import LoadError
+from backends.files.adapters import KEY
 from backends.generation.batching import Batcher
 from backends.generation.engine import GeneratingEngine
 from backends.generation.readiness import describe, making_guides, open_store
@@ -20,6 +21,7 @@ from backends.gguf.context import Context, scored_bytes
 from backends.gguf.embedding_pass import GgufEmbeddingPass
 from backends.gguf.encoder import GgufEncoder, check_scores
 from backends.gguf.library_log import LibraryLog, has_all_kv_kernels, supports_gpu, version
+from backends.gguf.lora import GgufAdapters
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens
 from backends.gguf.pooled import PooledContext
@@ -80,6 +82,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         )
     if model.tower is not None:
         context.embeddings = GgufEmbeddingPass(context, most_rows=context.max_batch)
+    adapters = GgufAdapters()
+    adapters.load(spec, model)
     before_bytes = anonymous_bytes()
     context.warm_up(BATCH_TOKENS if spec.plan.device == "cuda" else 1)
     touched_bytes = anonymous_bytes() - before_bytes
@@ -93,6 +97,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         parts = measured_parts(model, log, touched_bytes=touched_bytes, eyes=seen, mapped=file.mode != "direct")
         drafts = drafting.open_for(spec, model, plan)
         parts |= {"draft": drafts.n_bytes} if drafts.n_bytes else {}
+    served = adapters.try_all(context)
     ready = describe(
         plan,
         tokenizer,
@@ -110,6 +115,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         engine=version(),
         speculation=speculation_told(spec.speculation, context, draft=spec.draft),
         media=() if model.tower is None else model.tower.kinds,
+        adapters=served.told,
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
@@ -124,6 +130,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         store=store,
         speculation=spec.speculation,
         draft_model=drafts.model,
+        adapters=served,
     )
 
 
@@ -229,6 +236,8 @@ def measured_parts(
     parts = {"weights": weights, "kv": log.cache_bytes(), "compute": compute}
     if eyes is not None and eyes.n_bytes:
         parts["projector"] = eyes.n_bytes + promised
+    if adapters := sum(log.buffers("LoRA").values()):
+        parts[KEY] = adapters
     return {**parts, "runtime": max(0, total - sum(parts.values()))}
 
 
@@ -268,6 +277,8 @@ def parts_beside_card(log: LibraryLog, *, promised: int = 0) -> dict[str, int]:
 
 def _parts_of_log(log: LibraryLog, *, on_card: bool) -> dict[str, int]:
     kinds = {"weights": ("model",), "kv": ("KV", "RS"), "compute": ("compute", "output")}
+    if log.buffers("LoRA"):
+        kinds[KEY] = ("LoRA",)
     return {
         part: sum(
             n_bytes

@@ -67,6 +67,7 @@ class Model:
         host memory. With `dry` no weights are read and no memory is taken; contexts on it only tell their sizes.
         """
         self.log = log
+        self.path = path
         try:
             model_files.check(path)
         except model_files.FileError as error:
@@ -107,6 +108,15 @@ class Model:
         self.carries_state = self.is_recurrent or bool(llama_cpp.llama_model_is_hybrid(pointer))
         """Layers keep a running state instead of a cache, which cannot be cut back."""
         self._pieces: list[bytes | None] = [None] * self.n_vocab
+
+    def adapter(self, path: Path) -> int:
+        """llama.cpp's pointer of a LoRA adapter, freed with the model. Raises LoadError."""
+        n_before = len(self.log.problems)
+        pointer = llama_cpp.llama_adapter_lora_init(self.pointer, str(path).encode())
+        if not pointer:
+            told = [line for line in self.log.problems[n_before:] if line]
+            raise LoadError(f"llama.cpp does not take it: {told[-1][-200:] if told else 'it says no reason'}")
+        return ctypes.cast(pointer, ctypes.c_void_p).value or 0
 
     def close(self) -> None:
         """Free the weights."""

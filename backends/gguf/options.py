@@ -6,12 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from backends.options import NO_BOOL, ImageOptions
+from backends.options import NO_BOOL, AdapterOptions, ImageOptions
 
 HostLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 
 
-class GgufOptions(ImageOptions):
+class GgufOptions(AdapterOptions, ImageOptions):
     """How llama.cpp loads a file."""
 
     expert_layers: HostLayers = "auto"

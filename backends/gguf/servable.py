@@ -33,7 +33,7 @@ _PACKAGE: Final = "llama-cpp-python"
 _NO_TOKENIZER: Final = ("none", "no_vocab")
 _TYPES: Final[Mapping[str, str]] = {
     "adapter": "is a LoRA adapter, which changes another model and is none itself. "
-    "hint: name a model into which it has been merged",
+    "hint: name it in the table [models.NAME.adapters] of that model",
     "mmproj": "is a projector for images or sound (mmproj), which belongs beside a model and is none itself. "
     "hint: name the model's own file, beside which it is found",
     "imatrix": "is an importance matrix, which `onecard quantize --imatrix` takes. hint: name a model",

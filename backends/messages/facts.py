@@ -44,6 +44,14 @@ class GeneratorFacts(TextFacts, tag="generator", frozen=True):
     """Why nothing is kept of cached prefixes though it was asked for; empty where it is."""
     kv_type: str = ""
     """Of the KV cache, as its plan has it."""
+    adapters: dict[str, str] = {}
+    """Every LoRA adapter that is configured, and why it is not served; empty text where it is."""
+
+    @property
+    def told(self) -> Mapping[str, Figure]:
+        """The adapters that are served."""
+        served = [name for name, why in self.adapters.items() if not why]
+        return {"adapters": ", ".join(served)} if served else {}
 
 
 class EncoderFacts(TextFacts, tag="encoder", frozen=True):

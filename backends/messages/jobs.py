@@ -198,6 +198,8 @@ class Generate(Job, tag="generate", frozen=True):
     """Tokens after which an open reasoning block is closed; None leaves it to the model."""
     cache_prompt: bool = True
     """False: the prompt is computed, nothing computed before is used for it, and nothing of it is kept."""
+    adapter: str = ""
+    """The name of the LoRA adapter that computes it with the model; empty: the model alone."""
     cache_domain: str = ""
     """Cached prefixes are shared among jobs of one domain only; not a key, and nothing a key could be told from."""
     session: str = ""

@@ -39,6 +39,28 @@ class PackedLinear(torch.nn.Module):
         return out[:n_rows].view(*x.shape[:-1], self.out_features)
 
 
+class PackedPair:
+    """Two matrices, one behind the other, as adapters have them: `out + ((x @ down.T) * mask) @ up.T`.
+
+    oneDNN multiplies and adds within the products, so that it costs two operations, and a row whose mask is zero comes
+    out bit for bit as it was.
+    """
+
+    def __init__(self, down: torch.Tensor, up: torch.Tensor) -> None:
+        self._down = torch.ops.mkldnn._reorder_linear_weight(down.detach().contiguous(), None)  # noqa: SLF001
+        self._up = torch.ops.mkldnn._reorder_linear_weight(up.detach().contiguous(), None)  # noqa: SLF001
+
+    def __call__(self, x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """`x: (n, in)`, `mask: (n, rank)`, `out: (n, out) -> (n, out)`, all of one type."""
+        n_rows = x.shape[0]
+        if n_rows == 1:
+            x, mask, out = (rows.expand(2, -1).contiguous() for rows in (x, mask, out))
+        combined = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
+        inner = combined(x, mask, self._down, None, "mul")
+        found: torch.Tensor = combined(inner, out, self._up, None, "add")
+        return found[:n_rows]
+
+
 class IntegerLinear(torch.nn.Module):
     """8 bits, as bitsandbytes stores them: rows of weights and of activations each scaled to 127 levels.
 
@@ -100,9 +122,14 @@ def _is_plain(module: torch.nn.Module) -> bool:
 
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module | None:
-    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001
-        return None
-    return PackedLinear(weight, bias) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
+    return PackedLinear(weight, bias) if can_pack(weight.dtype) else None
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has an order of its own for such weights on this processor."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001
+        return False
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _integer(module: Any) -> torch.nn.Module | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from backends.backend import Header, HeaderError
+from backends.files.adapters import statuses
 from backends.files.model_files import FileError, reason
 from backends.registry import BACKENDS
 
@@ -138,6 +139,12 @@ def look(entry: CatalogEntry, before: FileFacts | None = None) -> FileFacts:
     return FileFacts(entry.path, key, header, _identity(status), status.st_mtime_ns)
 
 
+def _told_of_options(entry: CatalogEntry) -> list[object]:
+    """The options that were written down, and the state of the adapters among them."""
+    options = entry.options
+    return [*sorted(options.items()), *statuses(options)]
+
+
 def key_of(entry: CatalogEntry) -> FileKey:
     """What tells one state of a model's files, as they are to be loaded, from another. Raises OSError.
 
@@ -145,14 +152,14 @@ def key_of(entry: CatalogEntry) -> FileKey:
     """
     status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     if not stat.S_ISDIR(status.st_mode):
-        others, options = _other_parts(entry), sorted(entry.options.items())
+        others, options = _other_parts(entry), _told_of_options(entry)
         if not others and not options:
             return status.st_size, status.st_mtime_ns, status.st_ino
         told = repr(([(part.st_size, part.st_mtime_ns) for part in (status, *others)], options))
         return sum(part.st_size for part in (status, *others)), zlib.crc32(told.encode()), status.st_ino
     inside = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(entry.path) if e.is_file())
     draft = [(part.st_size, part.st_mtime_ns) for part in _draft_parts(entry)]
-    told = repr((inside, draft, sorted(entry.options.items())))
+    told = repr((inside, draft, _told_of_options(entry)))
     return sum(size for _, size, _ in inside), zlib.crc32(told.encode()), status.st_ino
 
 

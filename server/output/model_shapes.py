@@ -30,6 +30,8 @@ class ModelObject(TypedDict):
     remarks: list[str]
     capabilities: list[str]
     aliases: list[str]
+    parent: str | None
+    """The model that an adapter changes; null for a model."""
 
 
 class ModelList(TypedDict):

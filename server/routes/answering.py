@@ -124,6 +124,8 @@ async def answer(request: Request, app: Services, model: ModelFacts, plan: Answe
     """Run the plan. Raises ApiError for every failure before the headers."""
     check_wishes(request, priority=plan.priority, keep_alive_s=plan.keep_alive_s)
     model.refuse_other_kind(GENERATE)
+    model = await app.looked_at(model) if model.adapter and model.ready is None else model
+    model.refuse_bad_adapter()
     plan = await _readable(app, model, plan)
     if model.ready is not None:
         plan.check(model.ready)
@@ -165,6 +167,7 @@ def _marked(request: Request, plan: AnswerPlan, model: ModelFacts, job: Generate
     session = job.session or plan.session or next(filter(None, map(request.headers.get, SESSION_HEADERS)), "")
     marks = {"cache_domain": request.state.domain, "session": session[:_MAX_SESSION_CHARS]}
     marks["priority"] = plan.priority + key_priority()
+    marks["adapter"] = model.adapter
     marks["json_whitespace"] = job.json_whitespace or model.entry.config.json_whitespace
     prompt = model.with_system(job.prompt) if isinstance(job.prompt, ChatPrompt) else job.prompt
     return msgspec.structs.replace(job, prompt=prompt, **marks)

@@ -62,7 +62,7 @@ async def openapi(request: Request, app: App) -> Response:
     """This description."""
     # Made once, in a thread: it takes a tenth of a second.
     if (whole := request.app.openapi_schema) is None:
-        names = [name for entry in app.catalog.entries for name in (entry.name, *entry.aliases)]
+        names = [*app.catalog.names, *(alias for entry in app.catalog.entries for alias in entry.aliases)]
         whole = request.app.openapi_schema = await asyncio.to_thread(describe, request.app.routes, names)
     return Response(to_json(whole), media_type="application/json")
 

@@ -58,8 +58,8 @@ Page = Annotated[PageQuery | None, Depends(StrictQuery(PageQuery, _for_anthropic
 async def list_models(app: App, page: Page) -> Response:
     """Every model of the catalogue; for Anthropic's clients page by page."""
     if page is not None:
-        return _json(_page(page, [_model_info(model) for model in await app.listed(*app.entries)]))
-    models = await app.listed(*app.entries)
+        return _json(_page(page, [_model_info(model) for model in await app.listed(*app.all_models())]))
+    models = await app.listed(*app.all_models())
     return _json({"object": "list", "data": [_item(model, app.started_unix) for model in models]})
 
 
@@ -80,15 +80,15 @@ async def _movable(request: Request, app: App) -> None:
 @router.post("/v1/models/{id:path}/load", dependencies=[Depends(_movable)], responses=answers(ModelObject))
 async def load_model(request: Request, app: App, model: PathModel) -> Response:
     """Load a model by hand and wait until it is ready."""
-    await while_connected(request, performed(app.pool.load(model.name)))
-    return _json(_item(app.facts(model.entry), app.started_unix))
+    await while_connected(request, performed(app.pool.load(model.entry.name)))
+    return _json(_item(app.facts(model.entry, adapter=model.adapter), app.started_unix))
 
 
 @router.post("/v1/models/{id:path}/unload", dependencies=[Depends(_movable)], responses=answers(ModelObject))
 async def unload_model(request: Request, app: App, model: PathModel) -> Response:
     """Unload a model by hand, once it has finished what it runs."""
-    await while_connected(request, performed(app.pool.unload(model.name)))
-    return _json(_item(app.facts(model.entry), app.started_unix))
+    await while_connected(request, performed(app.pool.unload(model.entry.name)))
+    return _json(_item(app.facts(model.entry, adapter=model.adapter), app.started_unix))
 
 
 async def _may_pin(request: Request, app: App) -> None:
@@ -110,16 +110,16 @@ async def unpin_model(app: App, model: PathModel) -> Response:
 
 def _pinned(app: App, model: ModelFacts, *, pinned: bool) -> Response:
     try:
-        app.pool.pin(model.name, pinned=pinned)
+        app.pool.pin(model.entry.name, pinned=pinned)
     except PoolError as problem:
         raise from_failed(Failed(id="", code=problem.code, message=problem.message)) from None
-    return _json(_item(app.facts(model.entry), app.started_unix))
+    return _json(_item(app.facts(model.entry, adapter=model.adapter), app.started_unix))
 
 
 @router.get("/v1/models/{id:path}", responses=answers(ModelObject | ModelInfo))
 async def get_model(request: Request, app: App, model: PathModel) -> Response:
     """One model by name or alias."""
-    (model,) = await app.listed(model.entry)
+    (model,) = await app.listed(model)
     return _json(_model_info(model) if _for_anthropic(request) else _item(model, app.started_unix))
 
 
@@ -145,13 +145,14 @@ def _item(model: ModelFacts, created: int) -> ModelObject:
         "max_model_len": context,
         "meta": {"n_ctx": model.loaded_context, "n_ctx_train": model.trained_context},
         "state": info.state.value,
-        "unusable": info.unusable,
+        "unusable": model.unusable,
         "backend": entry.backend,
         "sampling": plain_sampling(entry.config, info.header),
         "system": entry.config.system or None,
         "remarks": list(info.header.remarks) if info.header is not None else [],
         "capabilities": model.capabilities,
-        "aliases": list(entry.aliases),
+        "aliases": [f"{alias}:{model.adapter}" if model.adapter else alias for alias in entry.aliases],
+        "parent": entry.name if model.adapter else None,
     }
 
 

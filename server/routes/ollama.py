@@ -139,7 +139,7 @@ async def _moved(
     """A request that says nothing: the model comes, or leaves where it is to stay for no time."""
     if is_unload(asked.own.keep_alive):
         require_operator(request, app, "Unloading a model", "Unloading a model")
-        await while_connected(request, performed(app.pool.unload(model.name)))
+        await while_connected(request, performed(app.pool.unload(model.entry.name)))
         body = nothing_said(model.name, shape, "unload")
     else:
         await load_by_job(request, app, model, wished(request, asked.own.keep_alive)[0])

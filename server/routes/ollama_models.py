@@ -54,7 +54,7 @@ async def ollama_version() -> Response:
 @router.get("/api/tags", responses=answers(OllamaModels))
 async def ollama_tags(app: App) -> Response:
     """Every model."""
-    models = await app.listed(*app.entries)
+    models = await app.listed(*app.all_models())
     return _json(OllamaModels(models=[_model(model, app) for model in models]))
 
 
@@ -70,7 +70,7 @@ async def ollama_ps(app: App) -> Response:
 @router.post(SHOW.path, responses=answers(OllamaShown))
 async def ollama_show(app: App, asked: Annotated[NamedBody, Depends(parsed(SHOW, parse_named))]) -> Response:
     """What one model is and can do; its context is the one that requests can use."""
-    (model,) = await app.listed(called(app, asked.called).entry)
+    (model,) = await app.listed(called(app, asked.called))
     about = {} if model.header is None else dict(model.header.about)
     sampling = plain_sampling(model.entry.config, model.header)
     options = [*sampling.items(), *([("num_ctx", model.context_limit)] if model.context_limit else [])]
@@ -123,7 +123,7 @@ def _details(model: ModelFacts) -> OllamaDetails:
     about = {} if model.header is None else model.header.about
     family = about.get("architecture", "")
     return OllamaDetails(
-        parent_model="",
+        parent_model=model.entry.name if model.adapter else "",
         format=model.entry.backend,
         family=family,
         families=[family] if family else [],

@@ -29,7 +29,7 @@ async def props(app: App, query: Annotated[ModelQuery, Depends(StrictQuery(Model
     Of the model in `?model=`, or of the only one; of several that are not told apart what holds for all.
     """
     single = bool(query.model) or len(app.entries) == 1
-    found = _of((await app.listed(app.model(query.model or None).entry))[0]) if single else _of_all(app)
+    found = _of((await app.listed(app.model(query.model or None)))[0]) if single else _of_all(app)
     return Response(to_json({**found, "build_info": f"onecard {version('onecard')}"}), media_type="application/json")
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from backends.kinds import main_kind, refusal
-from backends.messages import ChatPrompt
+from backends.messages import ChatPrompt, Failed
 from backends.plan import AUTO_CONTEXT
 from backends.registry import KINDS, backend_of, kind_giving
 from server.asker import ASKER
-from server.errors import ApiError, missing_parameter, model_not_found
+from server.errors import ApiError, from_failed, missing_parameter, model_not_found
 from server.schemas.fields import ignored_header
 
 if TYPE_CHECKING:
@@ -51,11 +51,30 @@ class ModelFacts:
 
     entry: CatalogEntry
     info: ModelInfo
+    adapter: str = ""
+    """The LoRA adapter that was asked for; empty: the model alone."""
 
     @property
     def name(self) -> str:
-        """As it is configured, also where an alias was asked for."""
-        return self.entry.name
+        """As it is configured, also where an alias was asked for; with an adapter `MODEL:ADAPTER`."""
+        return f"{self.entry.name}:{self.adapter}" if self.adapter else self.entry.name
+
+    @property
+    def unusable(self) -> str | None:
+        """Why it cannot be served; None where nothing is known to speak against it."""
+        if self.info.unusable is not None or not self.adapter:
+            return self.info.unusable
+        generator = None if self.ready is None else self.ready.generator
+        if generator is not None:
+            return generator.adapters.get(self.adapter, "the model was loaded without it") or None
+        known = () if self.header is None else self.header.adapters
+        return next((adapter.problem for adapter in known if adapter.name == self.adapter), None)
+
+    def refuse_bad_adapter(self) -> None:
+        """Refuse what asks for an adapter that is known not to be served, before any load. Raises ApiError."""
+        if self.adapter and self.info.unusable is None and (why := self.unusable) is not None:
+            told = f"adapter '{self.adapter}' is not served: {why}"
+            raise from_failed(Failed(id="", code="load_failed", message=told, param="model"))
 
     @property
     def ready(self) -> Ready | None:
@@ -172,14 +191,14 @@ class Services:
             if found is None:
                 raise _nameless(alias)
             return self.facts(found)
-        entry, asker = self.catalog.resolve(name), ASKER.get()
+        (entry, adapter), asker = self.catalog.find(name), ASKER.get()
         if entry is not None and not asker.may_use(entry.name, *entry.aliases):
             entry = None
             if asker.account is not None:
                 asker.account.refused_model()
         if entry is None:
-            raise model_not_found(name, [entry.name for entry in entries])
-        return self.facts(entry)
+            raise model_not_found(name, [model.name for model in self.all_models()])
+        return self.facts(entry, adapter=adapter)
 
     @property
     def entries(self) -> list[CatalogEntry]:
@@ -187,27 +206,31 @@ class Services:
         asker = ASKER.get()
         return [entry for entry in self.catalog.entries if asker.may_use(entry.name, *entry.aliases)]
 
-    def facts(self, entry: CatalogEntry) -> ModelFacts:
-        """What is known of a model now."""
-        return ModelFacts(entry, self.pool.info(entry.name))
+    def facts(self, entry: CatalogEntry, *, adapter: str = "") -> ModelFacts:
+        """What is known of a model now, or of one of its adapters."""
+        return ModelFacts(entry, self.pool.info(entry.name), adapter)
+
+    def all_models(self) -> list[ModelFacts]:
+        """Every model that the key of this request may use, each with its adapters behind it."""
+        return [self.facts(entry, adapter=a) for entry in self.entries for a in ("", *entry.config.adapters)]
 
     async def looked_at(self, model: ModelFacts) -> ModelFacts:
         """What is known of a model once its files were read; waits for that where they were not yet."""
         if model.header is not None or model.info.unusable is not None:
             return model
-        await self.pool.look(model.name)
-        return self.facts(model.entry)
+        await self.pool.look(model.entry.name)
+        return self.facts(model.entry, adapter=model.adapter)
 
-    async def listed(self, *entries: CatalogEntry) -> list[ModelFacts]:
+    async def listed(self, *models: ModelFacts) -> list[ModelFacts]:
         """The models; files of those of which nothing is known are read first, each on a thread of its own.
 
         No client is told that a model can do nothing because its disk is slow. One that takes longer than a look may
         is told as `unusable`.
         """
-        unknown = [entry.name for entry in entries if self.facts(entry).is_unknown]
+        unknown = dict.fromkeys(model.entry.name for model in models if model.is_unknown)
         if unknown:
             await asyncio.gather(*(self.pool.look(name) for name in unknown))
-        return [self.facts(entry) for entry in entries]
+        return [self.facts(model.entry, adapter=model.adapter) for model in models]
 
     def refuse_too_long(self, model: ModelFacts, n_bytes: int, *, param: str, noun: str | None = None) -> None:
         """Refuse a prompt whose bytes alone prove that it cannot fit, before any load. Raises ApiError 400."""
@@ -218,9 +241,9 @@ class Services:
             return
         context = model.possible_context
         if at_least > context:
-            self.metrics.model(model.name).rejections["too_long"].inc()
+            self.metrics.model(model.entry.name).rejections["too_long"].inc()
             noun = noun or ("messages" if param == "messages" else "prompt")
-            why = self.pool.why_not_grow(model.name, at_least)
+            why = self.pool.why_not_grow(model.entry.name, at_least)
             raise ApiError(
                 400,
                 f"This model's maximum context length is {context} tokens. However, your {noun} resulted in at least "

@@ -20,7 +20,7 @@ from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import ModelConfig
-from server.settings.references import Located, LocateError, locate
+from server.settings.references import Located, LocateError, adapter_place, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -208,8 +208,24 @@ class Catalog:
         return set(BACKENDS) if any(entry.missing for entry in self.entries) else {e.backend for e in self.entries}
 
     def resolve(self, name: str) -> CatalogEntry | None:
-        """The model a client means by a name or alias; None when there is none."""
-        return self._by_name.get(name)
+        """The model a client means by a name or alias, of an adapter's its base; None when there is none."""
+        return self.find(name)[0]
+
+    def find(self, name: str) -> tuple[CatalogEntry | None, str]:
+        """The model behind a name or alias, and the adapter that `MODEL:ADAPTER` names; no model where none is meant.
+
+        The base may be named by an alias.
+        """
+        if (entry := self._by_name.get(name)) is not None:
+            return entry, ""
+        base, _, adapter = name.rpartition(":")
+        entry = self._by_name.get(base)
+        return (entry, adapter) if entry is not None and adapter in entry.config.adapters else (None, "")
+
+    @property
+    def names(self) -> list[str]:
+        """Every model's name, each with its adapters' behind it."""
+        return [name for e in self.entries for name in (e.name, *(f"{e.name}:{a}" for a in e.config.adapters))]
 
 
 def _draft_path(entry: CatalogEntry) -> Path | None:
@@ -237,7 +253,13 @@ def _entry(model: ModelConfig) -> CatalogEntry:
         raise CatalogError(f"model '{model.name}': {_another_backend(model.backend, located)}")
     if (refused := model.of_other_backend(backend.name)) is not None:
         raise CatalogError(f"model '{model.name}': {_not_of(*refused, located.path, backend)}")
-    return CatalogEntry(model.name, model, located)
+    return CatalogEntry(model.name, _with_adapters_located(model), located)
+
+
+def _with_adapters_located(model: ModelConfig) -> ModelConfig:
+    """Adapters that are references as folders of the local cache, where they are there."""
+    places = {name: adapter_place(path) for name, path in model.adapters.items()}
+    return model.with_keys(adapters=places) if places != model.adapters else model
 
 
 def _in_time(find: Callable[[], Located]) -> Located:

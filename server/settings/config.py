@@ -6,6 +6,7 @@ All sizes are in bytes, all times in seconds.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
@@ -23,7 +24,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from backends.backend import AT_MOST, Setting
 from backends.messages import JsonWhitespace, KvOffload, SpeculationMode
-from backends.options import NO_BOOL, Options, StrList, comma_list
+from backends.options import NO_BOOL, AdapterOptions, Options, StrList, comma_list
 from backends.registry import BACKENDS
 from server.settings.named_keys import KeyConfig, KeyName
 from server.settings.sampling_table import SamplingTable
@@ -182,7 +183,7 @@ BackendName = Annotated[
     str, AfterValidator(_backend), WithJsonSchema({"enum": ["auto", *sorted(BACKENDS)], "type": "string"})
 ]
 if TYPE_CHECKING:
-    _BackendOptions = Options
+    _BackendOptions = AdapterOptions
 else:
     _own = dict.fromkeys(options for backend in BACKENDS.values() if (options := backend.options()) is not Options)
     _BackendOptions = create_model("_BackendOptions", __base__=tuple(_own) or Options)
@@ -269,7 +270,7 @@ class ModelConfig(_BackendOptions, Section):
             value = written.pop(key)
             if value != "auto" and self.gpu_layers != 0:
                 written[f"{key}{AT_MOST}"] = value
-        return {key: ",".join(value) if isinstance(value, list) else value for key, value in written.items()}
+        return {key: _plain(value) for key, value in written.items() if not isinstance(value, dict) or value}
 
     def with_keys(self, **keys: Any) -> ModelConfig:
         """As if the model's own table had these."""
@@ -374,6 +375,13 @@ class Settings(Section):
         return folded
 
 
+def _plain(value: Any) -> Setting:
+    """A value as workers get it."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return ",".join(value) if isinstance(value, list) else value
+
+
 def _over(defaults: SamplingTable | None, own: SamplingTable | None) -> SamplingTable | None:
     """A model's own table, and what it leaves out from the defaults'."""
     if defaults is None or own is None:
@@ -392,3 +400,8 @@ def check_names_differ(models: dict[str, ModelConfig]) -> None:
                 other = "a model's name" if owner[alias] == alias else f"an alias of '{owner[alias]}'"
                 raise ValueError(f"alias '{alias}' of model '{name}' is already {other}")
             owner[alias] = name
+    for name, model in models.items():
+        for called in (name, *model.aliases):
+            for adapter in model.adapters:
+                if (full := f"{called}:{adapter}") in owner:
+                    raise ValueError(f"adapter '{adapter}' of model '{name}' would be '{full}', which is another name")

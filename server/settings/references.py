@@ -147,6 +147,22 @@ def _located(text: str) -> Located:
     raise LocateError(f"there is no file or folder {path}")
 
 
+def adapter_place(text: str) -> str:
+    """Where an adapter lies: a reference becomes its folder, or its one GGUF file, in the local cache where it is."""
+    path = Path(text).expanduser()
+    reference = None if model_files.is_there(path) else parse_hub_reference(text)
+    if reference is None:
+        return text if text.startswith("hf:") else str(path)
+    try:
+        folder = snapshot(reference)
+    except (model_files.FileError, OSError):
+        folder = None
+    if folder is None:
+        return f"hf:{reference.repo}"
+    ggufs = sorted(folder.glob("*.gguf"))
+    return str(ggufs[0] if len(ggufs) == 1 else folder)
+
+
 def hub_cache() -> Path:
     """The local Hugging Face cache, found as `huggingface_hub` finds it."""
     if cache := os.environ.get("HF_HUB_CACHE"):
@@ -198,7 +214,7 @@ def _other_folder(path: Path) -> str:
     if ggufs:
         return f". hint: name the file: {', '.join(ggufs[:4])}"
     if (path / "adapter_config.json").exists():
-        return ", a LoRA adapter, which changes another model. hint: merge it, and name the merged model's folder"
+        return ", a LoRA adapter, which changes another model. hint: name it in [models.NAME.adapters] of that model"
     if (path / "model_index.json").exists():
         return ", a pipeline that makes pictures. hint: onecard serves models of text"
     if (path / "params.json").exists():

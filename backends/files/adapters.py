@@ -1,0 +1,81 @@
+"""LoRA adapters as a model's options name them, and what is told of each. How a backend reads one is its own matter."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+KEY: Final = "adapters"
+"""The option: a JSON object of names and paths."""
+PEFT_CONFIG: Final = "adapter_config.json"
+PEFT_WEIGHTS: Final = "adapter_model.safetensors"
+MOST_RANK: Final = 1024
+"""Of one matrix pair; peft's users take 4 to 256."""
+
+
+class AdapterError(Exception):
+    """An adapter that cannot be served with its base; the message is a sentence without the adapter's name."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter's files say, once they were held against the base; they are not read again by the server."""
+
+    name: str
+    path: Path
+    rank: int = 0
+    """The largest of its matrix pairs."""
+    n_targets: int = 0
+    """Matrices of the base that it changes."""
+    n_values: int = 0
+    """Numbers of all its matrices."""
+    n_bytes: int = 0
+    """What they take as they are stored."""
+    problem: str | None = None
+    """Why it is not served; None where it is."""
+
+
+def configured(options: Mapping[str, bool | int | float | str]) -> dict[str, Path]:
+    """Names and paths of a model's adapters."""
+    written = options.get(KEY)
+    return {name: Path(path) for name, path in json.loads(written).items()} if isinstance(written, str) else {}
+
+
+def remarks(adapters: Iterable[Adapter]) -> list[str]:
+    """What the operator should know of those that are not served."""
+    return [f"adapter '{adapter.name}' is not served: {adapter.problem}" for adapter in adapters if adapter.problem]
+
+
+def served(adapters: Iterable[Adapter]) -> list[Adapter]:
+    """Those that nothing speaks against."""
+    return [adapter for adapter in adapters if adapter.problem is None]
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that decide what an adapter is."""
+    return (path, path / PEFT_CONFIG, path / PEFT_WEIGHTS)
+
+
+def statuses(options: Mapping[str, bool | int | float | str]) -> list[tuple[int, int, int]]:
+    """Size, time of change and inode of every adapter's files that are there: another file is another adapter."""
+    return [status for path in configured(options).values() for status in _status_of(path)]
+
+
+def identity(path: Path) -> str:
+    """What tells one state of an adapter's files from another."""
+    return repr(_status_of(path))
+
+
+def _status_of(path: Path) -> list[tuple[int, int, int]]:
+    found: list[os.stat_result] = []
+    for file in files_of(path):
+        with contextlib.suppress(OSError):
+            found.append(file.stat())
+    return [(status.st_size, status.st_mtime_ns, status.st_ino) for status in found]
