@@ -132,6 +132,9 @@ class _Progress:
     def show(self, counts: dict[str, int], at_s: float) -> None:
         if not self._tells:
             return
+        if not counts["total"]:
+            sys.stderr.write("\r\x1b[Kreading the requests")
+            return
         done = counts["completed"] + counts["failed"]
         self._first = self._first or (done, at_s)
         told = f"{done} of {counts['total']}" + (f", {counts['failed']} failed" if counts["failed"] else "")

@@ -5,6 +5,7 @@ For the event loop's thread only; times are seconds on the pool's clock.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 class Foreground:
     """Counts the jobs that clients wait for."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self._n_live = 0
-        self._quiet_since = now
+        self._quiet_since = -math.inf
         self.on_job: list[Callable[[str, bool], None]] = []
         """Called with a new job's model, and whether it has to wait for its turn."""
 

@@ -48,7 +48,7 @@ class Jobs:
         self._parts = parts
         self._overview = overview
         self._live: dict[str, Live] = {}
-        self.foreground = Foreground(parts.clock())
+        self.foreground = Foreground()
         self.none_left = asyncio.Event()
         self.none_left.set()
 
