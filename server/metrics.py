@@ -246,6 +246,8 @@ class RequestMeter:
     metrics: ModelMetrics
     job: Job
     submitted_at: float
+    timed: bool = True
+    """False for a job that has time: how long it takes says nothing of what clients feel."""
     prompt_tokens: int = 0
     generated_tokens: int = 0
     started: bool = False
@@ -259,13 +261,17 @@ class RequestMeter:
 
     def dispatched(self, now: float) -> None:
         """The job went to a worker."""
-        self.metrics.queue_time.observe(now - self.submitted_at)
+        if self.timed:
+            self.metrics.queue_time.observe(now - self.submitted_at)
 
     def delta(self, event: Delta, now: float) -> None:
         """More of one choice."""
         if event.finish_reason is not None:
             self.reason = event.finish_reason
         if not event.n_tokens or "token_latency" not in self._kind.series:
+            return
+        if not self.timed:
+            self.generated_tokens += event.n_tokens
             return
         if not self.generated_tokens:
             self.metrics.time_to_first_token.observe(now - self.submitted_at)
@@ -289,7 +295,8 @@ class RequestMeter:
             case Finished():
                 if self.started:
                     self.metrics.preemptions.inc(event.preemptions)
-                    self.metrics.end_to_end.observe(now - self.submitted_at)
+                    if self.timed:
+                        self.metrics.end_to_end.observe(now - self.submitted_at)
                     self._end(self.reason, event.prompt_tokens, event.completion_tokens)
             case Failed():
                 if (rejected := REJECTIONS.get(event.code)) and not self.started:

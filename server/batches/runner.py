@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from server.batches.answers import output_lines, usage_of
-from server.batches.reading import read_input
+from server.batches.reading import BatchInput, Problem, read_input
 from server.errors import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from server.batches.reading import BatchInput
     from server.batches.store import Batch, BatchStore, LeftLine, State
     from server.files.store import FileStore
 
@@ -31,6 +30,7 @@ _LOOK_S: Final = 0.25
 _END_EVERY_S: Final = 2.0
 """Batches that end while others go on get their files so soon."""
 _TROUBLE_S: Final = 10.0
+_GONE: Final = 404
 _QUIET_RESIDENT_S: Final = 0.5
 _QUIET_LOAD_S: Final = 5.0
 """Without a client's request, before a model is loaded for lines: another model may have to leave for it."""
@@ -143,14 +143,18 @@ class BatchRunner:
 
     async def _run(self) -> None:
         await self._news.wait()
+        trouble: str | None = None
         while True:
             self._news.clear()
             try:
                 has_more = await self._once()
             except ApiError as problem:
-                _LOG.warning("batches_paused reason=%s", problem.code)
+                if trouble != problem.code:
+                    _LOG.warning("batches_paused reason=%s", problem.code)
+                trouble = problem.code
                 await self._woken(_TROUBLE_S)
                 continue
+            trouble = None
             await self._woken(_LOOK_S if has_more else None)
 
     async def _woken(self, within_s: float | None) -> None:
@@ -180,7 +184,12 @@ class BatchRunner:
         return asyncio.get_running_loop().time()
 
     async def _read(self, batch: Batch) -> None:
-        read = await asyncio.to_thread(self._read_file, batch)
+        try:
+            read = await asyncio.to_thread(self._read_file, batch)
+        except ApiError as problem:
+            if problem.status != _GONE:
+                raise
+            read = BatchInput(problems=[Problem("file_not_found", problem.message, param="input_file_id")])
         await asyncio.to_thread(self._store.fill, batch, read)
         _LOG.info("batch_read id=%s lines=%d problems=%d", batch.id, len(read.lines), len(read.problems))
 

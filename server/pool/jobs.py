@@ -66,7 +66,7 @@ class Jobs:
             stream.push(Failed(id=job.id, code="internal_error", message="two requests have the same id"))
             return stream
         asker = ASKER.get()
-        live = Live(job, name, stream, RequestMeter(resident.metrics, job, now), now, asker)
+        live = Live(job, name, stream, RequestMeter(resident.metrics, job, now, not asker.background), now, asker)
         self._live[job.id] = live
         priority = BACKGROUND_PRIORITY if asker.background else priority + _reserve(live, now)
         self.none_left.clear()

@@ -106,8 +106,9 @@ class Scheduler(JobEnds):
             message = f"the queue is full: {self.n_waiting} requests wait"
             return [Reject(job_id, "queue_full", message, self._retry_after_s(model, now))]
         self._n_submitted += 1
-        model.arrived(now)
-        model.keep_alive_s = keep_alive_s
+        if not patient:  # what clients do tells which models they want next
+            model.arrived(now)
+            model.keep_alive_s = keep_alive_s
         ticket.context = self._growth.first_context(model, context)
         ticket.growths = 1 if ticket.context else 0
         self._tickets[job_id] = ticket

@@ -148,3 +148,29 @@ def test_one_server_holds_the_folder_and_another_says_so(night: Night, canary_pa
         assert (refused.status, refused.error["code"]) == (503, "files_elsewhere")
     finally:
         other.server.stop()
+
+
+def test_a_batch_whose_file_is_gone_before_it_is_read_fails(night: Night):
+    client = night.client()
+    blocking = night.begin([("single", "!slow 20 100")])
+    until(lambda: night.model("single")["busy"] == 1, 20)
+    file = client.files.create(file=("in.jsonl", b"{}"), purpose="batch")
+    path = next(night.folder.rglob(file.id))
+    path.unlink()
+    lost = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    failed = night.ended(lost)
+    assert failed.status == "failed"
+    assert failed.errors is not None
+    assert [one.code for one in failed.errors.data or []] == ["file_not_found"]
+    assert night.ended(blocking).status == "completed"
+
+
+def test_what_lines_take_is_no_latency_of_clients_and_no_wish_of_theirs(night: Night):
+    def ttfts() -> float:
+        return night.counted("onecard_time_to_first_token_seconds_count").get('{model_name="single"}', 0)
+
+    assert night.server.post(CHAT, chat("single", "hi"), headers={"x-api-key": "sk-plain"}).status == 200
+    before = ttfts()
+    assert before >= 1
+    assert night.ended(night.begin([("single", "hello")])).status == "completed"
+    assert ttfts() == before
