@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from backends.messages import Device
 from quantize.errors import QuantizeError
-from quantize.types import HF, is_bnb
+from quantize.types import GGUF, HF, is_bnb
 
 DEFAULT_CONTEXT: Final = 8192
 _GENERIC: Final = {"hf", "model", "."}
@@ -37,6 +37,8 @@ class Order:
     out: Path
     """A folder, or the one output file."""
     types: tuple[str, ...]
+    base: Path | None = None
+    """The GGUF model that an adapter is for."""
     name: str | None = None
     fit_bytes: int | None = None
     context: int = DEFAULT_CONTEXT
@@ -82,6 +84,8 @@ class Order:
                     "--output names one GGUF file, but there is more to write. hint: name a folder", usage=True
                 )
             return self.out
+        if type_name == GGUF:
+            return self.folder / f"{self.model_name}.gguf"
         is_folder = type_name == HF or is_bnb(type_name)
         return self.folder / f"{self.model_name}-{type_name}{'' if is_folder else '.gguf'}"
 

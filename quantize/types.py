@@ -62,6 +62,9 @@ BNB_TYPES: Final = ("bnb-4bit", "bnb-nf4", "bnb-fp4", "bnb-8bit")
 HF: Final = "hf"
 """The folder that a CTranslate2 folder was made from; nothing is quantised."""
 
+GGUF: Final = "gguf"
+"""An adapter of peft as llama.cpp reads it; nothing is quantised."""
+
 NEED_IMATRIX: Final = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S"})
 """Types that are noise without an importance matrix; llama.cpp's own tools refuse them too."""
 
@@ -101,8 +104,8 @@ def parse_type(name: str) -> str:
     if upper in ALIASES:
         return ALIASES[upper]
     lower = name.lower().replace("_", "-")
-    if lower == HF:
-        return HF
+    if lower in (HF, GGUF):
+        return lower
     if lower in BNB_TYPES:
         return "bnb-4bit" if lower == "bnb-nf4" else lower
     near = nearest(name, [*FILE_TYPES, *BNB_TYPES])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
-from quantize import bnb, converter, estimator, quantizer
+from quantize import adapter, bnb, converter, estimator, quantizer
 from quantize.calibrate import calibrate, check_text
 from quantize.ct2 import whisper as ct2
 from quantize.errors import Interrupted, QuantizeError
@@ -24,7 +24,7 @@ from quantize.report import measure
 from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
 from quantize.scratch import scratch_folder
-from quantize.types import FLOATS, HF, is_bnb
+from quantize.types import FLOATS, GGUF, HF, is_bnb
 from quantize.words import size
 
 
@@ -56,6 +56,8 @@ def run(order: Order, tell: Teller) -> Done:
     """Do it. Raises QuantizeError: what was there before is as it was; Interrupted: what was finished is there."""
     if HF in order.types or ct2.is_source(order.source):
         return Done([], (), written=[_folder(order, tell)])
+    if GGUF in order.types or adapter.is_source(order.source):
+        return Done([], (), written=[adapter.convert(order, tell)])
     _check_request(order)
     with ExitStack() as stack:
         source = _read(order, stack, tell)

@@ -60,7 +60,7 @@ def _read(path: Path) -> HeaderInfo:
         raise AdapterError(f"there is no file or folder {path}")
     if path.is_dir():
         is_peft = model_files.is_there(path / PEFT_CONFIG)
-        does = "llama.cpp's convert_lora_to_gguf.py makes one of it" if is_peft else "name the file"
+        does = f"`onecard quantize {path} --to gguf --base MODEL.gguf` makes one" if is_peft else "name the file"
         raise AdapterError(f"{path.name} is a folder, and a GGUF model takes adapters as GGUF files. hint: {does}")
     try:
         return read(path)

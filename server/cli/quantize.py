@@ -30,11 +30,17 @@ def quantize(
         str, typer.Argument(help="A Hugging Face model folder (or cached org/repo), a GGUF file or smollm2.")
     ],
     to: Annotated[
-        str, typer.Option("--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...; hf from CTranslate2.")
+        str,
+        typer.Option(
+            "--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...; hf from CTranslate2; gguf of an adapter."
+        ),
     ] = "",
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="Folder, or the one .gguf file.")
     ] = Path(),
+    base: Annotated[
+        Path | None, typer.Option(metavar="MODEL.gguf", help="The model that an adapter is for, with --to gguf.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="How outputs are called (the source's name).")] = None,
     fit: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Make the largest type that fits, e.g. 11GiB.")
@@ -106,6 +112,7 @@ def quantize(
             source=_source(source),
             out=output,
             types=tuple(types.parse_types(to)) if to else (),
+            base=base,
             name=name,
             fit_bytes=fit_bytes,
             context=context,
@@ -172,7 +179,9 @@ def _print(order: Order, done: Done) -> None:
         say(f"wrote {path}")
     gguf = next((path for path in done.written if path.suffix == ".gguf" and "imatrix" not in path.name), None)
     made = gguf or next((path for path in done.written if not done.estimates), None)
-    if made is not None and not order.dry_run:
+    if order.base is not None and made is not None:
+        say(f'serve it: in the table of {order.base.name}, adapters = {{ {order.model_name} = "{made}" }}')
+    elif made is not None and not order.dry_run:
         say(f"serve it: onecard serve --model {order.model_name}={made}")
 
 
@@ -210,14 +219,16 @@ def _device(text: str) -> Device:
 
 def _source(text: str) -> Path:
     """A path, a built-in model, or one of the local Hugging Face cache."""
+    from backends.files.adapters import PEFT_CONFIG
+    from backends.files.model_files import is_there
     from server.settings.builtin import BUILT_IN
-    from server.settings.references import LocateError, locate
+    from server.settings.references import LocateError, adapter_place, locate
 
     path = Path(text).expanduser()
     if text not in BUILT_IN and path.exists():
         return path
     try:
-        return locate(text).path
+        return Path(place) if is_there(Path(place := adapter_place(text)) / PEFT_CONFIG) else locate(text).path
     except LocateError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
 

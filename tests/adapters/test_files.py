@@ -152,7 +152,7 @@ def test_gguf_adapters_are_held_against_the_models_header(folder: Path, tmp_path
 
 
 def test_each_backend_tells_how_to_get_the_other_ones_adapter(folder: Path, tmp_path: Path) -> None:
-    assert "hint: llama.cpp's convert_lora_to_gguf.py" in refused("gguf", folder)
+    assert "hint: `onecard quantize" in refused("gguf", folder)
     assert "takes adapters as folders" in refused("bnb", lora.as_gguf(folder, tmp_path / "a.gguf"))
     assert "there is no file or folder" in refused("bnb", tmp_path / "nowhere")
     assert "is not in the local cache. hint: `hf download org/pirate`" in refused("bnb", Path("hf:org/pirate"))
