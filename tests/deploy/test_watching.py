@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.dockerfile import ROOT, stages
@@ -28,6 +30,8 @@ CLUSTER: list[dict[str, Any]] = [
     for document in yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text())
 ]
 SCALER = next(document for document in CLUSTER if document["kind"] == "ScaledObject")["spec"]
+CRDS: dict[str, Any] = json.loads((ROOT / "tests/deploy/crds.json").read_text())
+"""Schemas of kedacore/keda at 8b4f083 and prometheus-operator at 6adcebc, strict, without their words and `status`."""
 _ASKED = re.compile(r"\b(onecard_\w+)(?:\{([^}]*)\})?")
 _LABEL = re.compile(r'(\w+)(=~?)"([^"]*)"')
 
@@ -95,6 +99,23 @@ def test_compose_gives_grafana_its_board_and_keeps_what_was_learned():
     folder = yaml.safe_load((DEPLOY / "grafana/boards.yml").read_text())["providers"][0]["options"]["path"]
     assert any(f":{folder}/onecard.json:" in volume for volume in grafana["volumes"])
     assert f"./data:{SERVICE['environment']['XDG_DATA_HOME']}" in SERVICE["volumes"]
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """What the schema of its operator says against it."""
+    found = Draft202012Validator(CRDS[document["kind"]]).iter_errors(document)
+    return [f"{'.'.join(map(str, fault.absolute_path))}: {fault.message[:200]}" for fault in found]
+
+
+def test_what_the_operators_read_is_of_their_schemas():
+    for document in CLUSTER:
+        if document["kind"] in CRDS:
+            assert faults(document) == []
+    assert {document["kind"] for document in CLUSTER} >= set(CRDS)
+    wrong = copy.deepcopy(next(document for document in CLUSTER if document["kind"] == "ScaledObject"))
+    wrong["spec"]["minReplicas"] = wrong["spec"].pop("minReplicaCount")
+    wrong["spec"]["cooldownPeriod"] = "long"
+    assert [fault.split(":")[0] for fault in faults(wrong)] == ["spec.cooldownPeriod", "spec"]
 
 
 def test_the_cluster_runs_the_image_as_it_is_made():
