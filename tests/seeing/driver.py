@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from backends.bnb.loading import load as load_folder
 from backends.engine import AnyEngine
 from backends.gguf.loading import load
 from backends.messages import (
@@ -20,12 +21,25 @@ from backends.messages import (
     Store,
     TokenSegment,
 )
+from tests.models import seeing, seeing_folders
 from tests.models.canary_kv import EXACT_CELLS
+from tests.models.seeing import SIGHTS
 from tests.specs import spec_of
 
 _NUMBERS = itertools.count()
+MADE = (*SIGHTS, "llava", "qwen2_vl", "gemma3")
+"""GGUF models, then folders: rows of images as others, rows that share positions, rows that see each other."""
 Piece = list[int] | bytes
 """Tokens, or an image."""
+
+
+def build(folder: Path, made: str) -> Path:
+    """One of `MADE`."""
+    for sight in SIGHTS:
+        if sight == made:
+            return seeing.build(folder, sight)
+    seeing_folders.write(folder, made)
+    return folder
 
 
 def open_seer(
@@ -41,19 +55,19 @@ def open_seer(
 ) -> AnyEngine:
     spec = spec_of(
         name="seer",
-        backend="gguf",
+        backend="bnb" if model.is_dir() else "gguf",
         path=str(model),
         context=context,
         parallel=parallel,
         threads=1,
         kv_layout=layout,
-        kv_type=EXACT_CELLS,
+        kv_type="f32" if model.is_dir() else EXACT_CELLS,
         kv_tokens=kv_tokens,
         max_itl_ms=max_itl_ms,
         store=Store(str(store), store_bytes) if store is not None else None,
         options={"image_max_tokens": 128},
     )
-    return load(spec, lambda _: None)
+    return (load_folder if model.is_dir() else load)(spec, lambda _: None)
 
 
 def medium(data: bytes, *, detail: str = "") -> Medium:

@@ -12,8 +12,8 @@ from backends.engine import AnyEngine, JobError
 from backends.messages import KvLayout
 from tests.gguf.driver import Outcome, run
 from tests.models import seeing
-from tests.models.seeing import SIGHTS, Sight, picture
-from tests.seeing.driver import Piece, look, open_seer
+from tests.models.seeing import picture
+from tests.seeing.driver import MADE, Piece, build, look, open_seer
 
 pytestmark = pytest.mark.engine
 
@@ -30,10 +30,9 @@ PROMPTS: list[list[Piece]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=SIGHTS)
+@pytest.fixture(scope="module", params=MADE)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sight: Sight = request.param
-    return seeing.build(tmp_path_factory.mktemp(sight), sight)
+    return build(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ import pytest
 
 from backends.messages import Failed, Finished, KvLayout
 from tests.gguf.driver import Outcome, run
-from tests.models import seeing
-from tests.models.seeing import SIGHTS, Sight, picture
-from tests.seeing.driver import Piece, look, open_seer
+from tests.models.seeing import picture
+from tests.seeing.driver import MADE, Piece, build, look, open_seer
 
 pytestmark = pytest.mark.engine
 PARALLEL, N_TOKENS, N_ACTS = 4, 16, 60
@@ -26,10 +25,9 @@ TAILS: list[list[Piece]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=SIGHTS)
+@pytest.fixture(scope="module", params=MADE)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sight: Sight = request.param
-    return seeing.build(tmp_path_factory.mktemp(sight), sight)
+    return build(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.mark.parametrize("layout", ["split", "unified"])
