@@ -25,8 +25,10 @@ from backends.messages import (
     GeneratorPlan,
     Job,
     LoadPlan,
+    Looked,
     Part,
     Rerank,
+    Started,
     Tokenize,
     Tokenized,
 )
@@ -113,6 +115,17 @@ class Kind(Generic[J]):
 
 AnyKind = Kind[Any]
 
+
+def _looked(told: Callable[[Looked], float | None]) -> Callable[[Generate, Event], float | None]:
+    """What the start of a job whose prompt has images or sounds adds."""
+
+    def adds(_job: Generate, event: Event) -> float | None:
+        looked = event.looked if isinstance(event, Started) else None
+        return None if looked is None else told(looked)
+
+    return adds
+
+
 GENERATE: Final = Kind(
     name="generate",
     job=Generate,
@@ -127,6 +140,23 @@ GENERATE: Final = Kind(
     facts=GeneratorFacts,
     plan=GeneratorPlan,
     series=frozenset({"prefix_cache", "prompt_tokens", "generation_tokens", "token_latency"}),
+    metrics=(
+        Metric("images", "counter", "Images and sounds of prompts", _looked(lambda looked: looked.n_media)),
+        Metric("image_tokens", "counter", "Tokens that these were counted as", _looked(lambda looked: looked.n_rows)),
+        Metric(
+            "images_encoded",
+            "counter",
+            "Those of them that were encoded; the others were known from before",
+            _looked(lambda looked: looked.n_encoded),
+        ),
+        Metric(
+            "image_encode_seconds",
+            "histogram",
+            "Seconds in which the images of a prompt were encoded, where some were not known",
+            _looked(lambda looked: looked.encoded_s if looked.n_encoded else None),
+            edges=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+        ),
+    ),
 )
 EMBED: Final = Kind(
     name="embed",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from backends.bnb.preparation import Preparation, for_the_model
 from backends.engine import JobError, LoadError
 from backends.files.pictures import KEPT_PIXELS, Size
 from backends.generation.images import KeptRows, digest_of, pixels_of, size_of
-from backends.generation.media import MediaShape
+from backends.generation.media import Encoded, MediaShape
 from backends.generation.row_layout import Embedding
 from backends.machine.crash_reason import in_words
 from backends.plan import BATCH_TOKENS
@@ -92,15 +93,17 @@ class FolderTower:
             behind = run.end
         return [*found, layout.tokens[behind:]] if behind < len(layout.tokens) else found
 
-    def embed(self, medium: Medium) -> Sequence[Embedding]:
+    def embed(self, medium: Medium) -> Encoded:
         """See `backends.generation.media.MediaTower`: the rows made before, or made now."""
         digest = digest_of(medium, self._salt)
         if (kept := self._kept.find(digest)) is not None:
-            return kept
+            return Encoded(kept, None)
         with self._encoding:
+            began = time.perf_counter()
             made = self._encoded(pixels_of(medium))
+            took_s = time.perf_counter() - began
         self._kept.keep(digest, made)
-        return made
+        return Encoded(made, took_s)
 
     def _encoded(self, pixels: NDArray[np.uint8]) -> list[Embedding]:
         height, width, _ = pixels.shape

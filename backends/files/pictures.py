@@ -56,7 +56,7 @@ def pixels(data: bytes, *, low: bool = False) -> NDArray[np.uint8]:
     """`(height, width, 3) uint8`, red first, of `size`. Raises PictureError."""
     with _reading(data) as image:
         wanted = _kept(_upright(image), low=low)
-        turned = wanted[::-1] if image.getexif().get(_ORIENTATION) in _TURNED else wanted
+        turned = wanted[::-1] if _orientation(image) in _TURNED else wanted
         if image.format == "JPEG":
             image.draft(None, turned)
         if image.width * image.height > MOST_PIXELS:
@@ -64,7 +64,7 @@ def pixels(data: bytes, *, low: bool = False) -> NDArray[np.uint8]:
         shown = _plain(image)
         if shown.size != tuple(turned):
             shown = shown.resize(turned, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = _orientation(image)
         if orientation in _WAYS:
             shown = shown.transpose(_WAYS[orientation])
         return np.asarray(shown, dtype=np.uint8)
@@ -109,7 +109,13 @@ def _upright(image: Image.Image) -> Size:
             f"has {width} x {height} pixels, and one side may be at most {MOST_RATIO} times the other. "
             "hint: cut it into pieces"
         )
-    return Size(height, width) if image.getexif().get(_ORIENTATION) in _TURNED else Size(width, height)
+    return Size(height, width) if _orientation(image) in _TURNED else Size(width, height)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """As a camera held it; a PNG says it before its pixels, or is not heard: Pillow would decode all of them for it."""
+    found: int | None = Image.Image.getexif(image).get(_ORIENTATION)
+    return found
 
 
 def _too_many(width: int, height: int) -> str:

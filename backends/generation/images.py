@@ -28,6 +28,8 @@ def size_of(medium: Medium) -> pictures.Size:
         return pictures.size(medium.data, low=medium.detail == _LOW)
     except PictureError as error:
         raise JobError("unsupported_media", str(error), param="prompt") from None
+    except MemoryError:
+        raise JobError("out_of_memory", "finds no memory for its size to be read", param="prompt") from None
 
 
 def pixels_of(medium: Medium) -> NDArray[np.uint8]:

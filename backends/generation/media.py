@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends.engine import JobError
 from backends.generation.row_layout import MediaRows, Place, RowLayout
+from backends.messages import Looked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,15 @@ class MediaShape:
     """SHA-256, in hex, of what the encoder is given."""
 
 
+class Encoded(NamedTuple):
+    """What a medium became."""
+
+    tiles: Sequence[Embedding]
+    """For each `MediaShape` in order."""
+    took_s: float | None
+    """Seconds that the encoder took; None where it was encoded before."""
+
+
 class MediaTower(Protocol):
     """What computes rows of media for a language model."""
 
@@ -46,8 +56,8 @@ class MediaTower(Protocol):
         """
         ...
 
-    def embed(self, medium: Medium) -> Sequence[Embedding]:
-        """The rows themselves, for each `MediaShape` in order. Raises JobError."""
+    def embed(self, medium: Medium) -> Encoded:
+        """The rows themselves. Raises JobError."""
         ...
 
     def close(self) -> None:
@@ -128,9 +138,10 @@ def naming(medium: Medium, number: int) -> Iterator[None]:
         raise JobError(error.code, f"{what} {error.message}", param=error.param) from None
 
 
-def computed(layout: RowLayout, tower: MediaTower) -> RowLayout:
-    """The layout with the rows of its media, each medium computed once. Raises JobError."""
+def computed(layout: RowLayout, tower: MediaTower) -> tuple[RowLayout, Looked]:
+    """The layout with the rows of its media, each medium computed once, and what that cost. Raises JobError."""
     rows: list[MediaRows] = []
+    took: list[float | None] = []
     number = 0
     embeddings: Sequence[Embedding] = ()
     for media in layout.media:
@@ -139,9 +150,11 @@ def computed(layout: RowLayout, tower: MediaTower) -> RowLayout:
             raise RuntimeError("rows of a medium came without it")
         if place.number != number:
             with naming(place.medium, place.number):
-                number, embeddings = place.number, tower.embed(place.medium)
+                number, (embeddings, took_s) = place.number, tower.embed(place.medium)
+                took.append(took_s)
         rows.append(replace(media, embedding=embeddings[place.tile]))
-    return RowLayout(tuple(rows))
+    encoded = [seconds for seconds in took if seconds is not None]
+    return RowLayout(tuple(rows)), Looked(len(took), sum(one.n_rows for one in rows), len(encoded), sum(encoded))
 
 
 WORDS: dict[MediaKind, str] = {"image": "images", "audio": "sounds"}

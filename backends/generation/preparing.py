@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from backends.generation.decoder import DecoderModel
     from backends.generation.row_layout import RowLayout
     from backends.generation.tokenizer import Tokenizer
-    from backends.messages import Event, Prompt, TextJob
+    from backends.messages import Event, Looked, Prompt, TextJob
 
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
@@ -91,7 +91,7 @@ class Preparer:
             (tokens, thinking, layout), omitted = self._tokenizer.encode(job.prompt), 0
         self._ask_for_more(job, len(tokens))
         limit = self._limit(job, len(tokens))
-        layout = self._embedded(layout, len(tokens))
+        layout, looked = self._embedded(layout, len(tokens))
         prompt = np.array(tokens, dtype=np.int32)
         echo, scored = self._echo(job, tokens), self._scored(job, prompt)
         plan = self._tokenizer.guides.plan(job, thinking)
@@ -110,15 +110,16 @@ class Preparer:
             plan=plan,
             borders=places,
             new_splitter=sorts,
+            looked=looked,
             prediction=tuple(self._tokenizer.raw(job.prediction, add_special=False)) if job.prediction else (),
             bookmark=bookmark.read(job.resume, limit=limit, n_vocab=self._model.n_vocab) if job.resume else None,
         )
 
-    def _embedded(self, layout: RowLayout, n_prompt: int) -> RowLayout:
+    def _embedded(self, layout: RowLayout, n_prompt: int) -> tuple[RowLayout, Looked | None]:
         """The layout with the rows of its media: they are computed here, beside the engine's steps."""
         tower = self._model.tower
         if tower is None or not layout.media:
-            return layout
+            return layout, None
         if layout.at(n_prompt - 1) is not None:
             raise JobError(
                 "invalid_value", "the prompt ends with an image or a sound: put text behind it", param="prompt"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backends.generation.row_layout import RowLayout
     from backends.generation.scoring import Echo
     from backends.generation.sequence_drafts import SequenceDrafts
-    from backends.messages import ErrorCode, Event, Generate
+    from backends.messages import ErrorCode, Event, Generate, Looked
     from backends.prefix.entry_files import EntryFile
     from backends.prefix.keys import Keys
     from backends.prompts.text import TextStream
@@ -65,6 +65,8 @@ class PreparedGenerate:
     """Tokens that the client thinks its answer has."""
     bookmark: Bookmark | None = None
     """Where it goes on, when it was preempted; None: at the start."""
+    looked: Looked | None = None
+    """What its media cost."""
 
     @property
     def id(self) -> str:

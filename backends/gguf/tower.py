@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -19,7 +20,7 @@ from llama_cpp import mtmd_cpp as mtmd
 from backends.engine import JobError, LoadError
 from backends.files import pictures
 from backends.generation.images import KeptRows, digest_of, pixels_of, size_of
-from backends.generation.media import MediaShape
+from backends.generation.media import Encoded, MediaShape
 from backends.generation.row_layout import Embedding
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.plan import BATCH_TOKENS
@@ -93,15 +94,17 @@ class Tower:
                 found.append(shape if chunk.text is None else chunk.text)
         return found
 
-    def embed(self, medium: Medium) -> Sequence[Embedding]:
+    def embed(self, medium: Medium) -> Encoded:
         """See `backends.generation.media.MediaTower`: the rows made before, or made now."""
         digest = digest_of(medium, self._salt)
         if (kept := self._kept.find(digest)) is not None:
-            return kept
+            return Encoded(kept, None)
         with self._decoding, self._chunks(pixels_of(medium)) as chunks:
+            began = time.perf_counter()
             made = [self._encoded(chunk) for chunk in chunks if chunk.text is None]
+            took_s = time.perf_counter() - began
         self._kept.keep(digest, made)
-        return made
+        return Encoded(made, took_s)
 
     def _encoded(self, chunk: _Chunk) -> Embedding:
         pointer = self._pointer

@@ -53,6 +53,18 @@ class TokenLogprob(Plain, frozen=True):
     top: list[TokenLogprob] = []
 
 
+class Looked(Plain, frozen=True):
+    """What the images and sounds of a prompt were and cost."""
+
+    n_media: int
+    n_rows: int
+    """Tokens that they are counted as."""
+    n_encoded: int
+    """Those that were not known from before."""
+    encoded_s: float
+    """Seconds in which these were encoded."""
+
+
 class Started(Plain, tag="started", frozen=True):
     """The prompt is valid and has a place in the engine."""
 
@@ -63,6 +75,8 @@ class Started(Plain, tag="started", frozen=True):
     """The rendered prompt ends inside an open reasoning block, so the output begins with reasoning."""
     omitted: int = 0
     """Files of a fill-in-the-middle prompt that were left out for want of room."""
+    looked: Looked | None = None
+    """None for a prompt of text alone."""
 
 
 class Part(Plain, frozen=True):

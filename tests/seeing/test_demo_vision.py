@@ -6,14 +6,18 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import numpy as np
 import openai
 import pytest
 from PIL import Image
 
+from demo.evaluate import Case, cases
 from demo.vision.pictures import COLOURS, Look, exam
 from tests.e2e.server import KEY, Server, serving
 
@@ -49,10 +53,14 @@ def asked(one: Look) -> list[Any]:
 
 
 def test_it_names_colours(client: openai.OpenAI) -> None:
-    right: Counter[str] = Counter()
-    for one in LOOKS:
+    def is_right(one: Look) -> bool:
         answer = client.chat.completions.create(model="seer", messages=asked(one), temperature=0, max_tokens=24)
-        right[one.family] += answer.choices[0].message.content == one.answer
+        return answer.choices[0].message.content == one.answer
+
+    right: Counter[str] = Counter()
+    with ThreadPoolExecutor(4) as at_once:
+        for one, is_it in zip(LOOKS, at_once.map(is_right, LOOKS), strict=True):
+            right[one.family] += is_it
     assert right["colour"] >= 22, right
     assert right["background"] >= 17, right
 
@@ -72,8 +80,15 @@ def test_responses_and_messages_show_it_the_same(server: Server, client: openai.
     assert message.content[0].text == one.answer
 
 
-def test_an_image_that_was_seen_is_not_computed_again(client: openai.OpenAI) -> None:
-    one = LOOKS[1]
+def counted(server: Server) -> dict[str, float]:
+    """Images of prompts, and those of them that were encoded."""
+    names = ("images_total", "images_encoded_total", "image_tokens_total", "image_encode_seconds_count")
+    return {name: server.metric(f"onecard_{name}", model_name="seer") for name in names}
+
+
+def test_an_image_that_was_seen_is_not_computed_again(server: Server, client: openai.OpenAI) -> None:
+    one = replace(LOOKS[1], pixels=np.ascontiguousarray(LOOKS[1].pixels[::-1]))  # no other test shows it
+    before = counted(server)
     first = client.chat.completions.create(model="seer", messages=asked(one), temperature=0)
     said = {"role": "assistant", "content": first.choices[0].message.content}
     more = [*asked(one), said, {"role": "user", "content": "What colour is the background?"}]
@@ -83,12 +98,27 @@ def test_an_image_that_was_seen_is_not_computed_again(client: openai.OpenAI) -> 
     cached = second.usage.prompt_tokens_details.cached_tokens or 0
     assert second.usage.prompt_tokens - cached < 64
     assert cached > 36
+    more_now = {name: value - before[name] for name, value in counted(server).items()}
+    assert more_now == {
+        "images_total": 2,
+        "images_encoded_total": 1,
+        "image_tokens_total": 72,
+        "image_encode_seconds_count": 1,
+    }
 
 
 def test_it_still_knows_what_the_demo_knows(client: openai.OpenAI) -> None:
-    question: Any = [{"role": "user", "content": "What is the capital of France?"}]
-    answer = client.chat.completions.create(model="seer", messages=question, temperature=0)
-    assert answer.choices[0].message.content == "The capital of France is Paris."
+    exam = [case for case in cases(n_per_family=3) if not case.tools and not case.enable_thinking]
+
+    def is_right(case: Case) -> bool:
+        asked: Any = case.messages
+        answer = client.chat.completions.create(model="seer", messages=asked, temperature=0, max_tokens=40)
+        return answer.choices[0].message.content == case.expected
+
+    with ThreadPoolExecutor(4) as at_once:
+        right = sum(at_once.map(is_right, exam))
+    assert len(exam) > 20
+    assert right >= 0.95 * len(exam)
 
 
 def test_models_say_who_sees(server: Server) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from backends.engine import JobError
-from backends.generation.media import MediaShape
-from backends.generation.row_layout import Embedding
+from backends.generation.media import Encoded, MediaShape
 from backends.generation.tokenizer import Tokenizer
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
@@ -30,7 +29,7 @@ class Tower:
     def shapes(self, medium: Medium) -> Sequence[MediaShape | Sequence[int]]:
         return [[1], MediaShape(ROWS, POSITIONS, medium.digest), [2, 3]]
 
-    def embed(self, medium: Medium) -> Sequence[Embedding]:
+    def embed(self, medium: Medium) -> Encoded:
         raise JobError("internal_error", "nothing is computed of what is only counted")
 
     def close(self) -> None:
