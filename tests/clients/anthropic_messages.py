@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import anthropic
-from questions import FRANCE, MODEL, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARAMETERS, PARIS, PICTURE, RED, REPORT, SCHEMA, SEER, SQUARE, WEATHER, check, done
 
 client = anthropic.Anthropic(base_url=os.environ["ONECARD_URL"], _strict_response_validation=True)
 TOOL: Any = {"name": "get_weather", "description": "Get the weather of a city", "input_schema": PARAMETERS}
@@ -47,3 +47,8 @@ done("tools")
 form: Any = {"format": {"type": "json_schema", "schema": SCHEMA}}
 check(json.loads(said(client.messages.create(**GREEDY, messages=user(FRANCE), output_config=form))))
 done("schema")
+
+image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PICTURE}}
+shown: list[Any] = [{"role": "user", "content": [image, {"type": "text", "text": SQUARE}]}]
+assert said(client.messages.create(**{**GREEDY, "model": SEER}, messages=shown)) == RED
+done("image")

@@ -7,7 +7,7 @@ import os
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from questions import FRANCE, MODEL, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARIS, RED, REPORT, SCHEMA, SEER, SQUARE, URL, WEATHER, check, done
 
 model = ChatOpenAI(model=MODEL, base_url=os.environ["ONECARD_URL"] + "/v1", temperature=0, max_tokens=200)
 
@@ -35,3 +35,8 @@ done("tools")
 schema = {"title": "city", "description": "a city", **SCHEMA}
 check(model.with_structured_output(schema, method="json_schema", strict=True).invoke(FRANCE))
 done("schema")
+
+seer = ChatOpenAI(model=SEER, base_url=os.environ["ONECARD_URL"] + "/v1", temperature=0, max_tokens=200)
+shown = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": SQUARE}]
+assert seer.invoke([HumanMessage(shown)]).content == RED
+done("image")

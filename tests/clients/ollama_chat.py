@@ -6,7 +6,7 @@ import json
 import os
 
 import ollama
-from questions import FRANCE, MODEL, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARIS, PICTURE, RED, REPORT, SCHEMA, SEER, SQUARE, WEATHER, check, done
 
 client = ollama.Client(host=os.environ["ONECARD_URL"])
 
@@ -48,3 +48,7 @@ done("tools")
 
 check(json.loads(ask(user(FRANCE), format=SCHEMA).message.content))
 done("schema")
+
+shown = [{"role": "user", "content": SQUARE, "images": [PICTURE]}]
+assert client.chat(model=SEER, messages=shown, options={"temperature": 0}).message.content == RED
+done("image")

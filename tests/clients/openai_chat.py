@@ -6,7 +6,7 @@ import json
 import os
 
 import openai
-from questions import FRANCE, MODEL, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARAMETERS, PARIS, RED, REPORT, SCHEMA, SEER, SQUARE, URL, WEATHER, check, done
 
 client = openai.OpenAI(base_url=os.environ["ONECARD_URL"] + "/v1", _strict_response_validation=True)
 TOOL = {
@@ -43,3 +43,8 @@ done("tools")
 schema = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
 check(json.loads(ask(user(FRANCE), response_format=schema, max_tokens=200).choices[0].message.content))
 done("schema")
+
+shown = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": SQUARE}]
+seen = client.chat.completions.create(model=SEER, messages=[{"role": "user", "content": shown}], temperature=0)
+assert seen.choices[0].message.content == RED
+done("image")

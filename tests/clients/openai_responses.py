@@ -6,7 +6,7 @@ import json
 import os
 
 import openai
-from questions import FRANCE, MODEL, PARAMETERS, PARIS, REPORT, SCHEMA, WEATHER, check, done
+from questions import FRANCE, MODEL, PARAMETERS, PARIS, RED, REPORT, SCHEMA, SEER, SQUARE, URL, WEATHER, check, done
 
 client = openai.OpenAI(base_url=os.environ["ONECARD_URL"] + "/v1", _strict_response_validation=True)
 TOOL = {
@@ -44,3 +44,8 @@ done("tools")
 form = {"format": {"type": "json_schema", "name": "city", "schema": SCHEMA, "strict": True}}
 check(json.loads(ask(FRANCE, text=form, max_output_tokens=200).output_text))
 done("schema")
+
+shown = [{"type": "input_image", "image_url": URL, "detail": "auto"}, {"type": "input_text", "text": SQUARE}]
+seen = client.responses.create(model=SEER, input=[{"role": "user", "content": shown}], temperature=0)
+assert seen.output_text == RED
+done("image")

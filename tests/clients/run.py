@@ -1,6 +1,7 @@
-"""`make clients`: a turn, a stream, a tool loop and a schema with every client, against `onecard serve`.
+"""`make clients`: a turn, a stream, a tool loop, a schema and an image with every client, against `onecard serve`.
 
-On both backends. And schemathesis, which sends what the server's description forbids.
+On both backends. And schemathesis, which sends what the server's description forbids, and llm-comply, which asks a
+model that sees in three formats.
 
 The clients live in `.venv-clients` and `build/clients-node`, apart from everything else. Standard library only.
 """
@@ -23,7 +24,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ENVIRONMENT = ROOT / ".venv-clients"
 NODE = ROOT / "build" / "clients-node"
-STEPS = ("turn", "stream", "tools", "schema")
+STEPS = ("turn", "stream", "tools", "schema", "image")
+SHOW_NOTHING = ("llm", "openai-node", "ollama-js")
+"""Clients that are not asked to show an image."""
+FORMATS = ("open-responses", "openai-chat", "anthropic")
 CLIENTS = {
     "openai-python chat": "openai_chat.py",
     "openai-python responses": "openai_responses.py",
@@ -35,6 +39,7 @@ CLIENTS = {
 OF_NODE = {"openai-node": "openai.mjs", "ollama-js": "ollama.mjs"}
 MODELS = {"gguf": "demo", "bnb": ROOT / "demo" / "model" / "hf"}
 """The demo model by the backend that computes it."""
+SEERS = {"gguf": ("gguf-sees", "demo-vision"), "bnb": ("bnb-sees", ENVIRONMENT / "demo-vision")}
 LIMIT_S = 120
 
 
@@ -50,6 +55,7 @@ def main() -> int:
         for backend in MODELS:
             for name, command in commands.items():
                 failed += not report(f"{name}, {backend}", command, url, backend)
+            failed += sum(not complies(python, url, backend, form) for form in FORMATS)
         failed += not fuzz(python, url)
     if node is None:
         print(f"{', '.join(OF_NODE):32} skipped: node and npm are not installed")
@@ -108,10 +114,12 @@ def _digest(file: Path) -> str:
 def serving() -> Iterator[str]:
     """The address of a server of the demo model, under the name of each backend that reads it."""
     command = [str(ROOT / ".venv" / "bin" / "python"), "-m", "server.cli", "serve", "--port", "0"]
+    install([command[0], "-m", "demo.vision.folder", str(SEERS["bnb"][1])], ROOT)
+    served = [*MODELS.items(), *SEERS.values()]
     log = ENVIRONMENT / "serve.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*command, *(part for name, path in MODELS.items() for part in ("--model", f"{name}={path}"))],
+            [*command, *(part for name, path in served for part in ("--model", f"{name}={path}"))],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -127,6 +135,19 @@ def serving() -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(40)
+
+
+def complies(python: Path, url: str, backend: str, form: str) -> bool:
+    """llm-comply in one format, whose tests of images have to be among those that pass."""
+    command = [str(python.with_name("llm-comply")), "run", "--base-url", f"{url}/v1", "--api-key", "none"]
+    command += ["--model", SEERS[backend][0], "--format", form]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=ENVIRONMENT)
+    found = re.findall(r"Results: (.*)", done.stdout)
+    good = done.returncode == 0 and re.search(r"\u2705 Image Input", done.stdout) is not None
+    print(f"{f'llm-comply {form}, {backend}':32} {found[0] if found and good else 'FAILED'}", flush=True)
+    if not good:
+        print(done.stdout[-3000:], done.stderr[-1000:])
+    return good
 
 
 def fuzz(python: Path, url: str) -> bool:
@@ -149,6 +170,7 @@ def report(name: str, command: list[str], url: str, model: str) -> bool:
         **os.environ,
         "ONECARD_URL": url,
         "ONECARD_MODEL": model,
+        "ONECARD_SEER": SEERS[model][0],
         "OPENAI_API_KEY": "none",
         "ANTHROPIC_API_KEY": "none",
     }
@@ -158,7 +180,8 @@ def report(name: str, command: list[str], url: str, model: str) -> bool:
     except subprocess.TimeoutExpired:
         said, problem = "", f"took longer than {LIMIT_S} s"
     steps = [step for step in STEPS if f"ok {step}" in said.splitlines()]
-    missing = [step for step in STEPS if step not in steps]
+    blind = name.startswith(SHOW_NOTHING)
+    missing = [step for step in STEPS if step not in steps and not (blind and step == "image")]
     print(f"{name:32} {' '.join(steps)}" + (f"   FAILED: {' '.join(missing)}" if missing else ""), flush=True)
     if missing or problem:
         print((problem or said).strip()[-2000:])

@@ -67,7 +67,7 @@ def test_any_order_leaves_every_answer_as_it_is(model: Path, layout: KvLayout, t
 
     assert not running()
     finished = {name: told for name, told in outcomes.items() if isinstance(told.end, Finished)}
-    assert len(finished) > 10
+    assert len(finished) > 5
     assert max(told.started.cached_tokens for told in finished.values()) > 40
     for name, told in finished.items():
         ours, theirs = told.logprobs(), gold[asked[name]].logprobs()
