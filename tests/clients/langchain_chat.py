@@ -37,6 +37,6 @@ check(model.with_structured_output(schema, method="json_schema", strict=True).in
 done("schema")
 
 seer = ChatOpenAI(model=SEER, base_url=os.environ["ONECARD_URL"] + "/v1", temperature=0, max_tokens=200)
-shown = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": SQUARE}]
+shown: list = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": SQUARE}]
 assert seer.invoke([HumanMessage(shown)]).content == RED
 done("image")

@@ -49,6 +49,6 @@ done("tools")
 check(json.loads(ask(user(FRANCE), format=SCHEMA).message.content))
 done("schema")
 
-shown = [{"role": "user", "content": SQUARE, "images": [PICTURE]}]
+shown: list = [{"role": "user", "content": SQUARE, "images": [PICTURE]}]
 assert client.chat(model=SEER, messages=shown, options={"temperature": 0}).message.content == RED
 done("image")

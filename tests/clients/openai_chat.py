@@ -44,7 +44,7 @@ schema = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEM
 check(json.loads(ask(user(FRANCE), response_format=schema, max_tokens=200).choices[0].message.content))
 done("schema")
 
-shown = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": SQUARE}]
+shown: list = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": SQUARE}]
 seen = client.chat.completions.create(model=SEER, messages=[{"role": "user", "content": shown}], temperature=0)
 assert seen.choices[0].message.content == RED
 done("image")

@@ -45,7 +45,7 @@ form = {"format": {"type": "json_schema", "name": "city", "schema": SCHEMA, "str
 check(json.loads(ask(FRANCE, text=form, max_output_tokens=200).output_text))
 done("schema")
 
-shown = [{"type": "input_image", "image_url": URL, "detail": "auto"}, {"type": "input_text", "text": SQUARE}]
+shown: list = [{"type": "input_image", "image_url": URL, "detail": "auto"}, {"type": "input_text", "text": SQUARE}]
 seen = client.responses.create(model=SEER, input=[{"role": "user", "content": shown}], temperature=0)
 assert seen.output_text == RED
 done("image")
