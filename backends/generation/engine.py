@@ -118,14 +118,7 @@ class GeneratingEngine:
         """Take a job in: its first choice gets a slot, and its cells with the next step that has room for them."""
         job = prepared.job
         n_prompt = int(prepared.prompt.size)
-        started = Started(
-            id=job.id,
-            prompt_tokens=n_prompt,
-            thinking=prepared.thinking,
-            omitted=prepared.omitted,
-            looked=prepared.looked,
-        )
-        opening: list[Event] = [started]
+        opening: list[Event] = [prepared.started]
         computes = prepared.scored is not None or (isinstance(job.prompt, ChatPrompt) and job.cache_prompt)
         ends_here = prepared.limit == 0 and not computes
         if prepared.echo or ends_here:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends.generation.row_layout import TEXT_ALONE
-from backends.messages import BACKGROUND_PRIORITY, ChatPrompt
+from backends.messages import BACKGROUND_PRIORITY, ChatPrompt, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,12 @@ class PreparedGenerate:
     """Where it goes on, when it was preempted; None: at the start."""
     looked: Looked | None = None
     """What its media cost."""
+
+    @property
+    def started(self) -> Started:
+        """What is told when it begins."""
+        n_prompt = int(self.prompt.size)
+        return Started(self.job.id, n_prompt, thinking=self.thinking, omitted=self.omitted, looked=self.looked)
 
     @property
     def id(self) -> str:
