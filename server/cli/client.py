@@ -59,6 +59,13 @@ class Client:
         except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
             raise self._unreachable(problem) from None
 
+    def delete(self, path: str) -> Any:
+        """The JSON answer to a DELETE. Raises CliError."""
+        try:
+            return self.answered(self._http.delete(self.base + path))
+        except (httpx2.HTTPError, httpx2.InvalidURL) as problem:
+            raise self._unreachable(problem) from None
+
     def upload(self, path: str, fields: dict[str, str], *, name: str, file: BinaryIO) -> Any:
         """The JSON answer to a form with a file. Raises CliError."""
         timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, write=None, read=None)

@@ -97,6 +97,8 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["memory"].get("prefix_cache_reserved_bytes"):
         legend += "; ~ is the prefix cache"
     lines.append(Text(legend, style="dim"))
+    if lent := status["memory"].get("lent_bytes"):
+        lines.append(Text(f"{format_size(lent)} of the budget are lent to other programs", style="dim"))
     if others := status["memory"].get("other_bytes"):
         lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
     return Group(*lines)

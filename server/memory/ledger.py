@@ -114,8 +114,9 @@ class Account:
 
     @property
     def measured_bytes(self) -> int | None:
-        """What all tenants take; None while one of them is not measured."""
-        measured = [holding.measured_bytes for holding in self._holdings.values() if holding.reserved_bytes]
+        """What all tenants but leases take, which are other programs'; None while one of them is not measured."""
+        ours = [holding for tenant, holding in self._holdings.items() if tenant.kind != "lease"]
+        measured = [holding.measured_bytes for holding in ours if holding.reserved_bytes]
         known = [n_bytes for n_bytes in measured if n_bytes is not None]
         return sum(known) if len(known) == len(measured) else None
 

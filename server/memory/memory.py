@@ -89,6 +89,11 @@ class Memory:
         self.warnings = list(warnings)
         self._device_free_bytes = device_free_bytes
         self._follow = follow
+        self.lent_bytes = 0
+        """Of the memory in which models compute, what is lent to other programs."""
+        self._usable_before: int | None = None
+        """What an automatic budget counted on when the first lease began."""
+        self._usable_bytes = device_free_bytes if device == "cuda" else host.available_bytes()
         self._promised: list[int] = []
         """Of host memory, to loads that are about to be reserved."""
         self._ledger_changed = asyncio.Event()
@@ -199,19 +204,32 @@ class Memory:
         if self._follow.host is not None:
             held = sum(host.anonymous_bytes(pid) for pid in self.pids())  # mapped weights are page cache, which is free
             usable = host.available_bytes() + held + self.prefix_cache.used_bytes
-            changed = self._resize(self.ledger.host, self._follow.host, usable)
+            on_host = self._with_lent(usable) if self.device == "cpu" else usable
+            changed = self._resize(self.ledger.host, self._follow.host, on_host)
         try:
             if self.device == "cuda":
                 self._device_free_bytes = (await gpu.memory()).free_bytes
                 measured = self.ledger.device.measured_bytes
                 if measured is not None:  # a load changes what is free from moment to moment
                     usable = self._device_free_bytes + measured
-                    changed = self._resize(self.ledger.device, self._follow.device, usable) or changed
+                    changed = self._resize(self.ledger.device, self._follow.device, self._with_lent(usable)) or changed
         finally:
             if changed:
                 self.share_out()
                 for tell in self.on_budget_change:
                     tell()
+
+    def lent(self, n_bytes: int) -> None:
+        """So much of the memory in which models compute is lent to other programs, which may take it or not yet."""
+        self._usable_before = None if not n_bytes else self._usable_before or self._usable_bytes
+        self.lent_bytes = n_bytes
+
+    def _with_lent(self, usable_bytes: int) -> int:
+        """What leases take is in the ledger already: a budget does not shrink by it once more."""
+        self._usable_bytes = usable_bytes
+        if self._usable_before is None:
+            return usable_bytes
+        return usable_bytes + min(max(0, self._usable_before - usable_bytes), self.lent_bytes)
 
     def _resize(self, account: Account, auto: Callable[[int], int] | None, usable_bytes: int) -> bool:
         """Let an automatic budget follow; what models hold is not free, and yet theirs."""

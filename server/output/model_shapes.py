@@ -92,3 +92,28 @@ class UsageList(TypedDict):
 
     object: Literal["list"]
     data: list[UsageLine]
+
+
+class LeaseObject(TypedDict):
+    """Memory that is lent."""
+
+    id: str
+    name: str
+    bytes: int
+    seconds_left: float
+    object: Literal["memory.lease"]
+
+
+class LeaseList(TypedDict):
+    """Everything that is lent now."""
+
+    object: Literal["list"]
+    data: list[LeaseObject]
+
+
+class LeaseEnded(TypedDict):
+    """A lease that is over."""
+
+    id: str
+    object: Literal["memory.lease"]
+    ended: bool

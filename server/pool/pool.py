@@ -20,6 +20,7 @@ from server.pool import limits
 from server.pool.changes import Changes
 from server.pool.event_log import EventLog
 from server.pool.jobs import Jobs
+from server.pool.leases import Leases
 from server.pool.loader import Loader
 from server.pool.measuring import measure_when_idle
 from server.pool.moves import Moves
@@ -45,6 +46,7 @@ from server.scheduling.decisions import (
     Reject,
     Stay,
     Unload,
+    UnloadReason,
 )
 from server.scheduling.scheduler import Rules, Scheduler
 
@@ -101,6 +103,7 @@ class Pool:
         self.tell = self._parts.tell
         self.info, self.status, self.capacity = self._overview.info, self._overview.status, self._overview.capacity
         self.why_not_grow = self._overview.why_not_grow
+        self.leases = Leases(self._parts, lambda name: self.unload(name, reason="lease"))
         self._timer: asyncio.TimerHandle | None = None
         self._beside: list[asyncio.Task[None]] = []
         self._closed = False
@@ -125,6 +128,11 @@ class Pool:
         memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
         self._beside.append(asyncio.create_task(measure_when_idle(self._parts)))
+
+    @property
+    def started(self) -> bool:
+        """True once there are budgets."""
+        return self._parts.loader is not None
 
     @property
     def draining(self) -> bool:
@@ -158,6 +166,7 @@ class Pool:
             self._jobs.expel()
         if self._timer is not None:
             self._timer.cancel()
+        self.leases.close()
         for task in self._beside:
             task.cancel()
         if self._beside:
@@ -214,13 +223,13 @@ class Pool:
         self._perform(self._scheduler.load(name, self._clock()))
         await waiter
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, *, reason: UnloadReason = "manual") -> None:
         """Let a model finish what it runs and go."""
         if self._scheduler.state(name) is ModelState.UNLOADED:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._residents[name].gone_waiters.append(waiter)
-        self._perform(self._scheduler.unload(name, self._clock()))
+        self._perform(self._scheduler.unload(name, self._clock(), reason=reason))
         await waiter
 
     def pin(self, name: str, *, pinned: bool) -> None:

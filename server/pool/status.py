@@ -94,6 +94,8 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     """A graphics card that is there and unused, and why."""
     host: HostStatus | None = None
     """Host memory; without a card the same budget once more."""
+    lent_bytes: int = 0
+    """Of what is reserved, what is lent to other programs."""
 
 
 def memory_status(memory: Memory, *, template_process_bytes: int = 0) -> MemoryStatus:
@@ -121,6 +123,7 @@ def memory_status(memory: Memory, *, template_process_bytes: int = 0) -> MemoryS
         device_total_bytes=memory.total.device if on_card else memory.total.host,
         warnings=memory.warnings,
         host=beside,
+        lent_bytes=memory.lent_bytes,
     )
 
 

@@ -26,7 +26,7 @@ class ModelState(Enum):
 
 
 UnloadReason = Literal[
-    "room", "ttl", "pressure", "manual", "crash", "shutdown", "changed", "removed", "growth", "shrink"
+    "room", "ttl", "pressure", "manual", "crash", "shutdown", "changed", "removed", "growth", "shrink", "lease"
 ]
 
 

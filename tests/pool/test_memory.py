@@ -156,6 +156,26 @@ async def test_wait_for_a_card_that_others_fill_is_bounded(monkeypatch: pytest.M
     assert not await memory.wait_for_free(Amount(8 * GIB), within_s=0.2)
 
 
+async def test_what_a_lease_takes_shrinks_no_automatic_budget_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = Card(monkeypatch)
+    memory = await open_memory(MemorySection(reserve=GIB))
+    lease = Tenant("lease_1", "lease")
+    memory.ledger.reserve(lease, Footprint(device=Parts(further={"lease": 4 * GIB})))
+    memory.lent(4 * GIB)
+    budgets = []
+    for taken in (0, 3, 4, 6):  # by the lease's holder, and in the end by others too
+        card.free = (11 - taken) * GIB
+        await memory.look()
+        budgets.append(memory.account.budget_bytes // GIB)
+    assert budgets == [10, 10, 10, 8]
+    memory.ledger.release(lease)
+    memory.lent(0)
+    await memory.look()
+    assert memory.account.budget_bytes == 4 * GIB
+
+
 async def test_driver_that_hangs_is_left_behind() -> None:
     never = threading.Event()
     began = time.monotonic()

@@ -1,0 +1,172 @@
+"""Memory lent to other programs for a while: room is made by idle models, and taken back when the time is over.
+
+A lease is a tenant of the ledger like a model. Owns who has one and until when. For the event loop's thread only; times
+are seconds on the pool's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from backends.plan import Amount, Footprint, Parts
+from server.memory.ledger import LedgerError, Tenant
+from server.scheduling.decisions import ModelState
+from server.settings.sizes import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from server.pool.parts import PoolParts
+
+_WITHIN_S: Final = 10.0
+"""For idle models to leave, and for a driver to have their bytes back."""
+
+
+class LeaseRefusedError(Exception):
+    """There is no such room; the text has the sums."""
+
+
+class LeaseStatus(msgspec.Struct, frozen=True):
+    """One lease, as it is told."""
+
+    id: str
+    name: str
+    bytes: int
+    seconds_left: float
+    object: str = "memory.lease"
+
+
+@dataclass
+class _Lease:
+    id: str
+    name: str
+    n_bytes: int
+    ends_at: float
+    timer: asyncio.TimerHandle
+
+
+def _tenant(lease_id: str) -> Tenant:
+    return Tenant(lease_id, "lease")
+
+
+class Leases:
+    """Of one pool. `leave` lets an idle model go, and returns when it has."""
+
+    def __init__(self, parts: PoolParts, leave: Callable[[str], Awaitable[None]]) -> None:
+        self._parts = parts
+        self._leave = leave
+        self._leases: dict[str, _Lease] = {}
+        self._turn = asyncio.Lock()
+
+    @property
+    def all(self) -> list[LeaseStatus]:
+        """Those that hold now."""
+        return [self._told(lease) for lease in self._leases.values()]
+
+    async def lend(self, n_bytes: int, *, seconds: float, name: str) -> LeaseStatus:
+        """Make room and reserve it; one after the other. Raises LeaseRefusedError."""
+        async with self._turn:
+            await self._make_room(n_bytes)
+            lease_id, memory = f"lease_{secrets.token_hex(8)}", self._parts.memory
+            parts = Parts(further={"lease": n_bytes})
+            footprint = Footprint(device=parts) if memory.device == "cuda" else Footprint(host=parts)
+            try:
+                memory.ledger.reserve(_tenant(lease_id), footprint)
+            except LedgerError:
+                raise self._refused(n_bytes) from None
+            lease = self._leases[lease_id] = _Lease(lease_id, name, n_bytes, *self._until(lease_id, seconds))
+            memory.lent(sum(one.n_bytes for one in self._leases.values()))
+        self._parts.tell("lent", name=name, lease=lease.id, bytes=n_bytes, seconds=seconds)
+        return self._told(lease)
+
+    def renew(self, lease_id: str, seconds: float) -> LeaseStatus:
+        """It holds so long from now on. Raises KeyError."""
+        lease = self._leases[lease_id]
+        lease.timer.cancel()
+        lease.ends_at, lease.timer = self._until(lease_id, seconds)
+        return self._told(lease)
+
+    def end(self, lease_id: str, *, reason: str = "given_back") -> None:
+        """Take the room back: what waits for it may load. Raises KeyError."""
+        lease = self._leases.pop(lease_id)
+        lease.timer.cancel()
+        memory = self._parts.memory
+        memory.ledger.release(_tenant(lease_id))
+        memory.lent(sum(one.n_bytes for one in self._leases.values()))
+        memory.share_out()
+        self._parts.tell("lease_ended", name=lease.name, lease=lease_id, bytes=lease.n_bytes, reason=reason)
+        self._parts.perform(self._parts.scheduler.on_tick(self._parts.clock()))
+
+    def close(self) -> None:
+        """No timer is left."""
+        for lease in self._leases.values():
+            lease.timer.cancel()
+
+    # How
+
+    async def _make_room(self, n_bytes: int) -> None:
+        memory = self._parts.memory
+        leaving = self._to_leave(n_bytes - memory.account.free_bytes)
+        if leaving is None:
+            raise self._refused(n_bytes)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WITHIN_S):
+                await asyncio.gather(*(self._leave(name) for name in leaving))
+        needed = Amount(n_bytes) if memory.device == "cuda" else Amount(host=n_bytes)
+        await memory.make_room(needed)
+        await memory.wait_for_free(needed, within_s=_WITHIN_S)
+
+    def _to_leave(self, missing: int) -> list[str] | None:
+        """Idle models that hold so much together, the longest idle first; None where all of them hold less."""
+        chosen: list[str] = []
+        for _, name, held in sorted(self._idle()):
+            if missing <= 0:
+                break
+            chosen.append(name)
+            missing -= held
+        return chosen if missing <= 0 else None
+
+    def _idle(self) -> list[tuple[float, str, int]]:
+        """Since when each idle model is, and what it holds."""
+        now, found = self._parts.clock(), []
+        for name, resident in self._parts.residents.items():
+            view = self._parts.scheduler.view(name, now)
+            is_idle = view.state is ModelState.READY and not view.running and not view.waiting
+            if is_idle and not resident.entry.config.pinned:
+                found.append((view.idle_since or 0.0, name, self._held(name)))
+        return found
+
+    def _held(self, name: str) -> int:
+        held = self._parts.budget.held(name)
+        return held.device if self._parts.memory.device == "cuda" else held.host
+
+    def _refused(self, n_bytes: int) -> LeaseRefusedError:
+        account = self._parts.memory.account
+        idle = sum(held for _, _, held in self._idle())
+        lent = sum(lease.n_bytes for lease in self._leases.values())
+        busy = account.reserved_bytes - idle - lent
+        sums = {"free": account.free_bytes, "held by idle models": idle}
+        told = ", ".join(f"{format_size(n)} {what}" for what, n in sums.items())
+        hint = "wait until the others are idle, or ask for less"
+        return LeaseRefusedError(
+            f"{format_size(n_bytes)} cannot be lent: of the budget of {format_size(account.budget_bytes)} there are "
+            f"{told}; {format_size(busy)} are held by models that work, load or are pinned, and {format_size(lent)} "
+            f"are lent. hint: {hint}"
+        )
+
+    def _until(self, lease_id: str, seconds: float) -> tuple[float, asyncio.TimerHandle]:
+        timer = asyncio.get_running_loop().call_later(seconds, self._over, lease_id)
+        return self._parts.clock() + seconds, timer
+
+    def _over(self, lease_id: str) -> None:
+        self.end(lease_id, reason="over")
+
+    def _told(self, lease: _Lease) -> LeaseStatus:
+        left_s = max(0.0, lease.ends_at - self._parts.clock())
+        return LeaseStatus(lease.id, lease.name, lease.n_bytes, round(left_s, 1))

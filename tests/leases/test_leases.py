@@ -1,0 +1,134 @@
+"""Memory lent to other programs: idle models make the room, and nothing is ever over the budget."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.server import until
+from tests.http.conftest import Answer, Server, settings
+from tests.many.conftest import BIG, MIB, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PATH = "/v1/memory/lease"
+BOSS = {"x-api-key": "sk-boss"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two models that fill the budget."""
+    folder = tmp_path_factory.mktemp("leases")
+    config = settings(folder, api_keys=["sk-plain"], admin_keys=["sk-boss"])
+    config["models"] = {}
+    config["memory"] = {"device": "cpu", "budget": f"{700 * MIB}", "prefix_cache": 0}
+    config["scheduler"]["max_wait_s"] = 1
+    for name in "ab":
+        write_model(folder / f"{name}.gguf", BIG)
+        config["models"][name] = {"path": str(folder / f"{name}.gguf"), "context": 64}
+    running = Server(config, folder / "server.log")
+    yield running
+    assert running.stop() == 0, running.log
+
+
+def lend(server: Server, mib: float, **fields: Any) -> Answer:
+    return server.post(PATH, {"bytes": int(mib * MIB), "name": "test", **fields}, headers=BOSS)
+
+
+def give_back(server: Server, lease: Answer) -> None:
+    assert server.call("DELETE", f"{PATH}/{lease.json()['id']}", headers=BOSS).status == 200
+
+
+def memory(server: Server) -> dict[str, Any]:
+    told: dict[str, Any] = server.get("/v1/status", headers=BOSS).json()["memory"]
+    assert told["reserved_bytes"] <= told["budget_bytes"]
+    return told
+
+
+def loaded(server: Server) -> list[str]:
+    models = server.get("/v1/status", headers=BOSS).json()["models"]
+    return [model["name"] for model in models if model["state"] == "ready"]
+
+
+def load(server: Server, *names: str) -> None:
+    for name in names:
+        assert server.post(f"/v1/models/{name}/load", {}, headers=BOSS).status == 200
+
+
+def test_idle_models_leave_as_many_as_have_to_and_come_back_after_it(server):
+    load(server, "a", "b")
+
+    lease = lend(server, 350)
+
+    assert lease.status == 200, lease.body
+    assert loaded(server) == ["b"]  # the one that was idle longest has left
+    assert memory(server)["lent_bytes"] == 350 * MIB
+    assert "reason=lease" in server.log
+    body = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
+    give_back(server, lease)
+    assert memory(server)["lent_bytes"] == 0
+    assert server.post("/v1/chat/completions", body, headers=BOSS).status == 200
+    assert loaded(server) == ["a", "b"]
+
+
+def test_what_models_at_work_hold_is_not_lent_and_the_sums_are_told(server):
+    load(server, "a")
+    held = server.connect()
+    data = b'{"model":"a","stream":true,"messages":[{"role":"user","content":"!slow 50 400"}]}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    held.sendall(head + b"x-api-key: sk-boss\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
+    until(lambda: any(m["busy"] for m in server.get("/v1/status", headers=BOSS).json()["models"]), 5)
+
+    refused = lend(server, 600)
+
+    assert (refused.status, refused.error["code"]) == (409, "cannot_lend")
+    assert "600 MiB cannot be lent: of the budget of 700 MiB there are" in refused.error["message"]
+    assert "held by models that work, load or are pinned" in refused.error["message"]
+    assert "a" in loaded(server)
+    held.close()
+    until(lambda: lend(server, 600).status == 200, 10)
+    (lease,) = server.get(PATH, headers=BOSS).json()["data"]
+    memory(server)
+    assert server.call("DELETE", f"{PATH}/{lease['id']}", headers=BOSS).status == 200
+
+
+def test_a_lease_ends_by_itself_unless_it_is_renewed(server):
+    short, long = lend(server, 10, seconds=0.2), lend(server, 10, seconds=0.2)
+    kept = server.post(f"{PATH}/{long.json()['id']}", {"seconds": 60}, headers=BOSS)
+    assert kept.json()["seconds_left"] > 50
+    until(lambda: [one["id"] for one in server.get(PATH, headers=BOSS).json()["data"]] == [long.json()["id"]], 5)
+    assert server.post(f"{PATH}/{short.json()['id']}", {"seconds": 60}, headers=BOSS).status == 404
+    give_back(server, long)
+
+
+def test_who_may_lend_and_what_is_no_size(server):
+    assert server.post(PATH, {"bytes": "1MiB"}, headers={"x-api-key": "sk-plain"}).status == 403
+    for wrong in (
+        {},
+        {"bytes": 0},
+        {"bytes": "much"},
+        {"bytes": True},
+        {"bytes": 1, "seconds": 0},
+        {"bytes": 1, "x": 1},
+    ):
+        assert server.post(PATH, wrong, headers=BOSS).status == 400, wrong
+    assert lend(server, 10_000).status == 409
+    assert server.get(PATH, headers=BOSS).json()["data"] == []
+
+
+def test_a_command_runs_with_the_room_and_its_exit_code_is_told(server, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path), "ONECARD_API_KEY": "sk-boss"}
+    command = [sys.executable, "-m", "server.cli", "lend", "10MiB", "--url", server.url, "--"]
+    inside = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
+    for program, code in (("raise SystemExit(3)", 3), (inside, 128 + 15)):
+        done = subprocess.run(
+            [*command, sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert "10 MiB are given back" in done.stderr
+    assert server.get(PATH, headers=BOSS).json()["data"] == []
