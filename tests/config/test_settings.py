@@ -122,6 +122,11 @@ def test_layers_cannot_be_partly_on_a_card_that_has_none(key):
         {"defaults": {"kv_type": "q9_9"}},
         {"models": {"a": {}}},
         {"models": {"a": {"path": ""}}},
+        {"models": {"a": {"path": "x", "expert_layers": -1}}},
+        {"models": {"a": {"path": "x", "ffn_layers": -1}}},
+        {"models": {"a": {"path": "x", "expert_layers": 10_001}}},
+        {"models": {"a": {"path": "x", "expert_layers": True}}},
+        {"models": {"a": {"path": "x", "context_max": -1}}},
         {"nonsense": {}},
     ],
 )

@@ -19,6 +19,7 @@ from backends.gguf.context import Context
 from backends.gguf.info import HeaderInfo, Tensor
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
+from backends.machine import host
 from backends.messages import GeneratorPlan
 from backends.messages.plans import ALL_LAYERS
 from backends.plan import Amount, Wish
@@ -26,6 +27,7 @@ from backends.registry import BACKENDS
 from server.memory.placement import Placed, place
 from server.scheduling.budget import Refused
 from tests.models import shapes
+from tests.pool.test_memory import machine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,6 +131,22 @@ def test_what_the_host_cannot_hold_either_is_refused_with_both_sums() -> None:
     assert refused.code == "cannot_fit"
     assert "on the card and" in refused.message
     assert "usable" in refused.message
+
+
+def test_a_limit_below_the_memory_of_the_machine_is_what_experts_have(tmp_path: Path) -> None:
+    """A container or a service: the card is large enough for the rest of the model, the machine for its experts."""
+    gib = {"sys/fs/cgroup/memory.max": f"{8 * GIB}\n", "sys/fs/cgroup/memory.current": f"{GIB}\n"}
+    free, limited = (
+        Amount(4 * GIB, host.available_bytes(machine(tmp_path / name, available_kib=64 * 2**20, files=files)))
+        for name, files in (("free", {}), ("limited", gib))
+    )
+
+    assert 0 < placed(QWEN3_30B, free).expert_layers
+    assert limited.host == 7 * GIB
+    refused = place("m", QWEN3_30B, ON_CARD, budget=limited, free=limited)
+    assert isinstance(refused, Refused)
+    assert refused.code == "cannot_fit"
+    assert "and 7 GiB of host memory usable" in refused.message
 
 
 def test_no_byte_of_the_weights_is_lost_between_the_memories() -> None:
