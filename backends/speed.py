@@ -24,7 +24,8 @@ SHORT_TOKENS: Final = 512
 """The conversation at whose end the speed of decoding is told."""
 GROUP: Final = 4
 """Queries that share keys and values where attention is measured. A card reads these once for all of them, so there a
-token's attention costs what it reads; a processor reads them again for each."""
+token's attention costs what it reads. Of a processor that is half of it: with 8 and with 12 queries over the same four
+keys a token before takes 6.0 and 6.5 us of an AMD EPYC's core."""
 ANSWER_TOKENS: Final = 256
 """Of the turn by which plans are compared: such a prompt, and such an answer in a context that is half full."""
 Cache = tuple[str, str, int]

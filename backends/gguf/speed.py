@@ -25,12 +25,22 @@ if TYPE_CHECKING:
 
 TOY_BYTES: Final = 32 << 20
 """Models below it are computed by one thread (`backends.gguf.threads.sensible_threads`)."""
-STEP_S: Final = 250e-6
-"""What the engine adds to a pass: the plan of the step, its arrays, its events; measured with the demo model."""
-TOKEN_S: Final = 9e-9
+STEP_S, TOY_STEP_S = 250e-6, 50e-6
+"""What the engine and its server add to a pass: the plan of the step, its arrays, its events. Measured with models of
+93 MiB, and with the demo model, whose weights leave them in the caches.
+"""
+TOKEN_S: Final = 1.1e-10
 """What it adds for every token of the vocabulary, whose logits are searched; measured."""
-LAYER_NODES: Final = 16
-"""Operations of a layer beside its products: norms, rotations, additions, the cache."""
+LAYER_NODES: Final = 8
+"""Operations of a layer beside its products and vectors: rotations of queries and keys, two writes to the cache,
+attention, the gate and two additions. Counted of llama.cpp's graph for Llama.
+"""
+NORM_NODES: Final = 2
+"""Of each vector that is a norm's: the norm, and the product with the vector. Another is added."""
+ROUTER_NODES: Final = 6
+"""Of a layer with experts beside those of any other: choosing them, and weighing what they say. With them come as many
+additions as a token uses experts. Counted of llama.cpp's graph for Qwen3 MoE.
+"""
 
 
 class GgufSpeeds:
@@ -43,14 +53,15 @@ class GgufSpeeds:
         if not isinstance(plan, GeneratorPlan):
             return None
         host, device = works(header, plan)
+        alone = plan.device == "cpu" and is_toy(header)
         return speed_of(
             host,
             device,
             machine,
             context=plan.context,
             batch=BATCH_TOKENS,
-            step_s=STEP_S + TOKEN_S * header.n_vocab,
-            alone=plan.device == "cpu" and header.weight_bytes < TOY_BYTES,
+            step_s=(TOY_STEP_S if alone else STEP_S) + TOKEN_S * header.n_vocab,
+            alone=alone,
         )
 
     def alike(
@@ -103,7 +114,9 @@ def works(header: HeaderInfo, plan: GeneratorPlan) -> tuple[Work, Work]:
     cell_madds, cell_reads = _cell_madds(header)
     made = []
     attending = 0.0 if plan.kv_on_host else share
-    attended = ((1 - attending, cell_madds), (attending, min(cell_madds, GROUP * cell_reads)))
+    reads = GROUP * cell_reads
+    on_host = cell_madds if is_toy(header) else (cell_madds + reads) / 2
+    attended = ((1 - attending, on_host), (attending, min(cell_madds, reads)))
     for side, part, (attends, madds) in zip(sides, (1 - share, share), attended, strict=True):
         made.append(
             Work(
@@ -113,12 +126,26 @@ def works(header: HeaderInfo, plan: GeneratorPlan) -> tuple[Work, Work]:
                 cell_madds=madds * attends,
                 cell_batch_madds=cell_madds * attends,
                 n_matrices=side.n_matrices,
-                n_nodes=LAYER_NODES * header.n_layers * part,
+                n_nodes=n_nodes(header) * part,
                 resident_bytes=side.resident_bytes,
                 cache=(*keys_and_values(plan.kv_type), header.head_sizes()[1]),
             )
         )
     return made[0], made[1]
+
+
+def is_toy(header: HeaderInfo) -> bool:
+    """One thread computes it, and all it has stays in the processor's caches."""
+    return header.weight_bytes < TOY_BYTES
+
+
+def n_nodes(header: HeaderInfo) -> int:
+    """Operations of a pass over one token that are no products."""
+    vectors = [tensor.name for tensor in header.tensors if len(tensor.shape) < 2]
+    of_vectors = sum(NORM_NODES if "norm" in name else 1 for name in vectors)
+    with_experts = len({tensor.name.split(".")[1] for tensor in header.tensors if _is_expert(tensor)})
+    routing = with_experts * (ROUTER_NODES + header.number("expert_used_count"))
+    return LAYER_NODES * header.n_layers + of_vectors + routing
 
 
 class _Side:

@@ -34,6 +34,8 @@ SpeedSource = Literal["measured", "learned", "computed", "rough", "assumed"]
 Phase = Literal["decode", "prefill"]
 AGAIN_AFTER_S: Final = 3600.0
 """A rough measurement stands so long before a quieter moment is tried."""
+MEASURED_AS: Final = 2
+"""Counts up when rates come to mean something else: those of before are worth nothing then."""
 _KEPT: Final = 9
 """Windows of which the median counts."""
 _LEAST_RATIO, _MOST_RATIO = 0.01, 100.0
@@ -195,7 +197,7 @@ class SpeedEstimator:
     def key(self, backend: str) -> str:
         """The machine's fingerprint, and the engine that was measured."""
         engine = version_of(BACKENDS[backend]) if self._engine is None else self._engine
-        return f"{host.processor()} {host.installed_bytes() >> 30}GiB {backend} {engine}"
+        return f"{host.processor()} {host.installed_bytes() >> 30}GiB {backend} {engine} rates {MEASURED_AS}"
 
 
 _SOURCES: Final[dict[str, SpeedSource]] = {"measured": "computed", "rough": "rough", "assumed": "assumed"}

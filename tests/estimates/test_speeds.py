@@ -74,7 +74,7 @@ def test_a_token_reads_the_weights_it_uses_and_the_cells_before_it() -> None:
     assert device.n_matrices == 0
     assert sum(host.read.values()) == pytest.approx(used, rel=1e-6)
     assert empty == pytest.approx(used / 20e9 + TOKEN_S * 151_936, rel=0.01)
-    assert 1 / speed.decode_per_s(8000) - empty == pytest.approx(8000 * 48 * 32 * 256 / 7e9, rel=1e-6)
+    assert 1 / speed.decode_per_s(8000) - empty == pytest.approx(8000 * 48 * (32 + 4 * 4) / 2 * 256 / 7e9, rel=1e-6)
 
 
 def test_what_lies_on_the_card_is_read_there() -> None:
