@@ -76,7 +76,8 @@ def _configuration(named: object) -> dict[str, Any]:
 def _configured(config: dict[str, Any]) -> list[str]:
     models = _table(config, "models")
     aliases = [_table(models, name).get("aliases") for name in models]
-    return [*models, *(str(alias) for some in aliases if isinstance(some, list) for alias in some)]
+    adapters = [f"{name}:{adapter}" for name in models for adapter in _table(_table(models, name), "adapters")]
+    return [*models, *adapters, *(str(alias) for some in aliases if isinstance(some, list) for alias in some)]
 
 
 def _table(of: dict[str, Any], key: str) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def refuse_without_text(client: Client, name: str) -> None:
 
 def owners(settings: Settings) -> dict[str, str]:
     """The model that each configured name or alias means."""
-    return {alias: name for name, config in settings.models.items() for alias in (name, *config.aliases)}
+    return {alias: name for name, config in settings.models.items() for alias in config.called(name)}
 
 
 def chat_models(client: Client) -> list[dict[str, Any]]:

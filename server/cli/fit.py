@@ -126,7 +126,7 @@ def entries_of(names: list[str], flags: dict[str, Any], config: Path | None) -> 
     """The models by name, alias or path; those that are not configured are added with the defaults."""
     try:
         settings = with_folders(loaded_or_exit(config, flags=flags).settings).settings
-        known = {alias for name, m in settings.models.items() for alias in (name, *m.aliases)}
+        known = {alias for name, m in settings.models.items() for alias in m.called(name)}
         added = {name_for(name): {"path": name} for name in names if name not in known}
         if added:
             settings = with_folders(loaded_or_exit(config, flags={**flags, "models": added}).settings).settings

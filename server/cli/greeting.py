@@ -130,5 +130,6 @@ def _table(entries: list[CatalogEntry], states: dict[str, str]) -> list[str]:
     return [
         f"  {entry.name:<{width}}  {states[entry.name]:<{wide}} {format_size(entry.size_bytes):>8}  {entry.backend}"
         + (f"  also {', '.join(entry.aliases)}" if entry.aliases else "")
+        + (f"  adapters {', '.join(entry.config.adapters)}" if entry.config.adapters else "")
         for entry in entries
     ]

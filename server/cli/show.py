@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from backends.files import model_files
+from backends.files.adapters import served
 from server.cli.configuration import loaded_or_exit, with_folders
 from server.cli.console import CliError, harmless, say, stdout, write_json
 from server.cli.finding import ask_first
@@ -72,6 +73,10 @@ def _of_files(entry: CatalogEntry) -> dict[str, Any]:
         "size_bytes": entry.size_bytes,
         "path": str(entry.path),
         "from": source_of(entry.path),
+        "adapters": [
+            f"{one.name}: rank {one.rank}, {one.n_targets} matrices, {format_size(one.n_bytes)}"
+            for one in served(header.adapters)
+        ],
         "remarks": list(header.remarks),
     }
 

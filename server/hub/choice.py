@@ -176,7 +176,10 @@ def remarks(files: Iterable[RemoteFile]) -> list[str]:
 
 def _what_else(by_name: dict[str, RemoteFile]) -> str:
     if "adapter_config.json" in by_name:
-        return "is a LoRA adapter, which changes another model. hint: pull a merged model"
+        return (
+            "is a LoRA adapter, which changes another model. hint: `hf download` fetches it, and adapters in the "
+            "table of that model serves it"
+        )
     if "model_index.json" in by_name:
         return "is a pipeline that makes pictures. hint: onecard serves models of text"
     if any(is_projector(PurePosixPath(name).name) for name in by_name):

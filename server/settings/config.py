@@ -293,6 +293,10 @@ class ModelConfig(_BackendOptions, Section):
         """Whether the model's own table says it, and not `[defaults]`."""
         return key in self._written
 
+    def called(self, name: str) -> list[str]:
+        """The model's name and its aliases, each with its adapters' names behind it."""
+        return [full for own in (name, *self.aliases) for full in (own, *(f"{own}:{one}" for one in self.adapters))]
+
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:
         """What was not written down, so that a small budget may make it smaller; set by `Settings`."""

@@ -193,7 +193,9 @@ def _rebased(values: dict[str, Any], base: Path) -> dict[str, Any]:
             if isinstance(model, dict) and isinstance(model.get("path"), str) and model["path"]:
                 models[name] = {**model, "path": absolute(model["path"], base)}
             if isinstance(model, dict) and isinstance(found := model.get("adapters"), dict):
-                adapters = {key: absolute(path, base) if isinstance(path, str) else path for key, path in found.items()}
+                adapters = {
+                    key: absolute(path, base) if isinstance(path, str) and path else path for key, path in found.items()
+                }
                 models[name] = {**models[name], "adapters": adapters}
     if isinstance(server, dict) and isinstance(server.get("models_dirs"), list):
         folders = server["models_dirs"]
