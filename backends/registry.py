@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.bnb.backend import Folders
+from backends.diffusion.backend import Drawings
 from backends.engine import AnyEngine, LoadError
 from backends.gguf.backend import Gguf
 from backends.messages import Job, LoadModel
@@ -42,6 +43,7 @@ _KNOWN: Final[tuple[AnyBackend, ...]] = (
     Gguf(),
     Speech(),
     Voices(),
+    Drawings(),
     Folders(),
 )
 """In the order in which they are asked whether files are theirs: who knows them best comes first."""

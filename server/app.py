@@ -46,6 +46,7 @@ from server.routes.services import Services
 from server.routes.table import METRICS, ROUTERS
 from server.schemas.problems import to_api_error
 from server.settings.catalog import Catalog
+from server.stored_images import StoredImages
 from server.traces import open_traces
 
 if TYPE_CHECKING:
@@ -146,7 +147,22 @@ def create_app(
     owned.foreground.on_job.append(runner.make_way)
     owned.on_change.append(lambda what, _figures: runner.stop() if what == "draining" else None)
     app.state.services = Services(
-        *(settings, catalog, owned, counted, told, history, spool, reloader, puller, usage, files, batches, runner),
+        *(
+            settings,
+            catalog,
+            owned,
+            counted,
+            told,
+            history,
+            StoredImages(),
+            spool,
+            reloader,
+            puller,
+            usage,
+            files,
+            batches,
+            runner,
+        ),
         started_unix=int(time.time()),
     )
     app.state.fetch_media = fetch_media if settings.server.fetch_images else None

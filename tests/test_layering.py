@@ -21,6 +21,7 @@ HEAVY = {
     "transformers",
     "bitsandbytes",
     "accelerate",
+    "diffusers",
     "numpy",
     "jinja2",
     "gguf",
@@ -95,7 +96,7 @@ BASELINE = "backends/gguf/bare.py"
 
 
 SERVER_ROOMS = (
-    "errors", "error_bodies", "accounts", "asker", "history", "settings", "exposition",
+    "errors", "error_bodies", "accounts", "asker", "history", "stored_images", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
     "files", "batches", "output", "schemas", "door", "pulling", "reload", "routes", "app",
     "bench", "hub", "cli",
@@ -350,6 +351,7 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/pytorch/measure.py": "/proc",
     "backends/pytorch/shortage.py": "/proc",
     "backends/bnb/weights.py": "transformers' reader, behind a check of the folder",
+    "backends/diffusion/loading.py": "diffusers' and transformers' readers, behind a check of the folder",
     "backends/files/pictures.py": "Pillow over bytes that came with a request",
     "backends/generation/residency.py": "saved states, by the store's own method",
     "backends/gguf/loading.py": "/proc",

@@ -141,3 +141,18 @@ def _plain(image: Image.Image) -> Image.Image:
     ground = Image.new("RGB", image.size, "white")
     ground.paste(image.convert("RGB") if image.mode == "LA" else image, mask=image.getchannel("A"))
     return ground
+
+
+def transparent(data: bytes) -> NDArray[np.bool_] | None:
+    """`(height, width) bool` of `size`: where nothing of an image is seen; None: all is. Raises PictureError."""
+    with _reading(data) as image:
+        wanted = _kept(_upright(image), low=False)
+        if image.width * image.height > MOST_PIXELS:
+            raise PictureError(_too_many(image.width, image.height))
+        if "A" not in image.getbands() and "transparency" not in image.info:
+            return None
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.size != tuple(wanted):
+            alpha = alpha.resize(wanted, Image.Resampling.NEAREST)
+        found: NDArray[np.bool_] = np.asarray(alpha) == 0
+        return found

@@ -14,8 +14,6 @@ from typing import Any, Final
 from backends.files import foreign, model_files
 from backends.files.model_files import FileError
 
-INDEX: Final = "model.safetensors.index.json"
-SINGLE: Final = "model.safetensors"
 MAX_HEADER_BYTES: Final = 32 * 2**20
 """A third of the format's own limit: 300 000 tensors."""
 MAX_FILES: Final = 1000
@@ -46,11 +44,14 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
-def read(folder: Path) -> tuple[list[StoredTensor], int]:
-    """The tensors of all files of a folder, and the bytes of the files. Raises FileError; blocks."""
+def read(folder: Path, stem: str = "model") -> tuple[list[StoredTensor], int]:
+    """The tensors of all files of a folder, and the bytes of the files. Raises FileError; blocks.
+
+    `stem` is how the names of its files begin.
+    """
     tensors: list[StoredTensor] = []
     file_bytes = 0
-    for path in _files(folder):
+    for path in _files(folder, f"{stem}.safetensors"):
         found, n_bytes = of_file(path)
         tensors += found
         file_bytes += n_bytes
@@ -59,24 +60,25 @@ def read(folder: Path) -> tuple[list[StoredTensor], int]:
     return tensors, file_bytes
 
 
-def _files(folder: Path) -> list[Path]:
-    if not (folder / INDEX).is_file():
-        _check_not_pickled(folder)
-        if not (folder / SINGLE).exists():
+def _files(folder: Path, single: str) -> list[Path]:
+    index = f"{single}.index.json"
+    if not (folder / index).is_file():
+        _check_not_pickled(folder, single)
+        if not (folder / single).exists():
             _check_other_weights(folder)
             raise FileError(
-                f"the folder has no weights: neither {SINGLE} nor {INDEX}. hint: were they downloaded completely?"
+                f"the folder has no weights: neither {single} nor {index}. hint: were they downloaded completely?"
             )
-        return [folder / SINGLE]
-    placed = model_files.read_object(folder / INDEX, model_files.INDEX_BYTES).get("weight_map")
+        return [folder / single]
+    placed = model_files.read_object(folder / index, model_files.INDEX_BYTES).get("weight_map")
     names = sorted(set(placed.values())) if isinstance(placed, dict) and _all_text(placed.values()) else []
     if not names or len(names) > MAX_FILES:
-        raise FileError(f"{INDEX} names no files, or more than {MAX_FILES}")
+        raise FileError(f"{index} names no files, or more than {MAX_FILES}")
     if any(Path(name).name != name for name in names):
-        raise FileError(f"{INDEX} names files outside of the folder")
+        raise FileError(f"{index} names files outside of the folder")
     if missing := [name for name in names if not model_files.is_there(folder / name)]:
         raise FileError(
-            f"{INDEX} names {model_files.shown(missing[0])}, which is not there ({len(missing)} of {len(names)} files "
+            f"{index} names {model_files.shown(missing[0])}, which is not there ({len(missing)} of {len(names)} files "
             "are missing). hint: was the folder downloaded completely?"
         )
     return [folder / name for name in names]
@@ -96,10 +98,10 @@ def _check_other_weights(folder: Path) -> None:
         )
 
 
-def _check_not_pickled(folder: Path) -> None:
+def _check_not_pickled(folder: Path, single: str) -> None:
     """Raises FileError where there are weights, but only such as can run code when they are read."""
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES) if folder.is_dir() else []
-    if pickles and not (folder / SINGLE).exists():
+    if pickles and not (folder / single).exists():
         raise FileError(
             f"the weights are pickled ({', '.join(pickles[:3])}), and a pickle can run code when it is read. "
             f"hint: take the model's safetensors, or convert them on a machine that trusts them"

@@ -53,8 +53,31 @@ def limit_damage() -> None:
 
 def anonymous_bytes() -> int:
     """Memory of this process that belongs to no file."""
+    return _status_bytes("RssAnon")
+
+
+def resident_bytes() -> int:
+    """Memory of this process, that of files included."""
+    return _status_bytes("VmRSS")
+
+
+def forget_peak() -> bool:
+    """Let `peak_bytes` begin anew; False where the kernel does not do it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> int:
+    """The most of `resident_bytes` since `forget_peak`."""
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(name: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    found = [line for line in lines if line.startswith("RssAnon:")]
+    found = [line for line in lines if line.startswith(f"{name}:")]
     return int(found[0].split()[1]) * 1024 if found else 0
 
 

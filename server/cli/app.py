@@ -15,6 +15,7 @@ from server.cli.config_app import config_app
 from server.cli.connect.command import connect
 from server.cli.console import EXIT_CODES
 from server.cli.doctor.command import doctor
+from server.cli.draw import draw
 from server.cli.lend import lend
 from server.cli.quantize import quantize
 from server.cli.serve_command import serve
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(service_app, name="service")
-for command_of_its_own in (quantize, connect, doctor, logs, transcribe, batch, lend, usage, serve):
+for command_of_its_own in (quantize, connect, doctor, logs, transcribe, draw, batch, lend, usage, serve):
     app.command()(command_of_its_own)
 
 

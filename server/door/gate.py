@@ -2,7 +2,8 @@
 
 Owns request ids, Host, keys, origins, content types, the size of bodies, the access log and the last catch of errors.
 A body is JSON; on the paths of `backends.kinds.Kind.forms` it may be a form with files, within its kind's limits.
-Everything is decided on `scope["path"]` and raw headers; without a key only `/health` and the page's own files open.
+Everything is decided on `scope["path"]` and raw headers; without a key only `/health`, the page's own files and images
+by their secret addresses open.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ _Named = dict[bytes, list[bytes]]
 access_log = logging.getLogger("onecard.access")
 
 OPEN_PATHS = frozenset({"/health"})
-_OPEN_PAGE, _OPEN_FILES = "/", "/page/"
-"""The page and its files, which are the same on every server: it asks its person for a key."""
+_OPEN_PAGE, _OPEN_FILES = "/", ("/page/", "/v1/images/files/")
+"""The page and its files, which are the same on every server: it asks its person for a key. And images by addresses
+that cannot be guessed: a browser that shows one sends no key."""
 _PAGES = ("/docs", "/openapi.json")
 """What a person reads in a browser, which can send a key only from its own dialog."""
 _DIALOG = 'Basic realm="onecard: any name, an API key as the password", charset="UTF-8"'

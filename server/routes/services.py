@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from server.reload import Reloader
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
+    from server.stored_images import StoredImages
 
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
@@ -171,6 +172,7 @@ class Services:
     metrics: Metrics
     events: Events
     history: History
+    images: StoredImages
     spool: Spool
     reloader: Reloader
     puller: Puller

@@ -23,7 +23,7 @@ class BuiltIn:
 
     package: str
     file: str
-    """Its path inside the package."""
+    """Its path inside the package, of a file or of a folder."""
     how: str
     """How to get it where it is missing."""
     question: str = QUESTION
@@ -55,7 +55,7 @@ SERVED: Final = tuple(name for name, model in BUILT_IN.items() if model.served)
 
 
 def built_in_path(name: str) -> Path | None:
-    """Where a built-in model's file is; None where it is not installed."""
+    """Where a built-in model's file or folder is; None where it is not installed."""
     model = BUILT_IN[name]
     try:
         spec = importlib.util.find_spec(model.package)
@@ -63,7 +63,7 @@ def built_in_path(name: str) -> Path | None:
         return None
     folders = (spec.submodule_search_locations if spec is not None else None) or []
     paths = (Path(folder).resolve() / model.file for folder in folders)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if path.exists()), None)
 
 
 def why_missing(name: str) -> str:

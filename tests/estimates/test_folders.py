@@ -15,7 +15,6 @@ import pytest
 from backends.backend import HeaderError
 from backends.bnb.arithmetic import packed_bytes, tensor_bytes
 from backends.bnb.header import read
-from backends.files.tensors import INDEX, SINGLE
 from backends.messages.plans import Device
 from backends.plan import Wish
 from backends.registry import BACKENDS, estimate
@@ -23,6 +22,7 @@ from demo import HF_PATH
 from tests.specs import plan_of
 
 ROOT = Path(__file__).resolve().parents[2]
+_SINGLE = "model.safetensors"
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -55,7 +55,7 @@ EMBEDDING = {"model.embed_tokens.weight": ("F32", [100, 64], 25600)}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    (tmp_path / SINGLE).write_bytes(safetensors(MATRIX | EMBEDDING))
+    (tmp_path / _SINGLE).write_bytes(safetensors(MATRIX | EMBEDDING))
     return tmp_path
 
 
@@ -99,17 +99,17 @@ def test_windowed_layers_keep_their_window(folder: Path) -> None:
 
 
 def test_files_of_an_index_are_all_counted(folder: Path) -> None:
-    (folder / SINGLE).unlink()
+    (folder / _SINGLE).unlink()
     for i, tensors in enumerate((MATRIX, EMBEDDING)):
         (folder / f"part-{i}.safetensors").write_bytes(safetensors(tensors))
     weight_map = {"a": "part-0.safetensors", "b": "part-1.safetensors"}
-    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / f"{_SINGLE}.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert {tensor.name for tensor in read(folder).tensors} == {*MATRIX, *EMBEDDING}
 
 
 def test_checkpoint_stored_in_4_bits_takes_what_it_stores(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": {"load_in_4bit": True}}))
-    (folder / SINGLE).write_bytes(safetensors({"model.layers.0.mlp.up_proj.weight": ("U8", [4096, 1], 4096)}))
+    (folder / _SINGLE).write_bytes(safetensors({"model.layers.0.mlp.up_proj.weight": ("U8", [4096, 1], 4096)}))
     assert estimate(read(folder), PLAN).host.weights == 4096
 
 
@@ -127,21 +127,21 @@ def test_checkpoint_stored_in_4_bits_takes_what_it_stores(folder: Path) -> None:
     ],
 )
 def test_weights_that_lie_are_refused_with_a_sentence(folder: Path, raw: bytes, said: str) -> None:
-    (folder / SINGLE).write_bytes(raw)
+    (folder / _SINGLE).write_bytes(raw)
     with pytest.raises(HeaderError, match=said):
         read(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd"])
 def test_index_that_leaves_its_folder_is_refused(folder: Path, name: str) -> None:
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    (folder / f"{_SINGLE}.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(HeaderError, match="outside"):
         read(folder)
 
 
 def test_file_that_would_block_is_refused(folder: Path) -> None:
-    (folder / SINGLE).unlink()
-    os.mkfifo(folder / SINGLE)
+    (folder / _SINGLE).unlink()
+    os.mkfifo(folder / _SINGLE)
     with pytest.raises(HeaderError, match="not a regular file"):
         read(folder)
 

@@ -163,8 +163,8 @@ def wrong_with(document: dict, path: str, answer) -> list[str]:
     return [error.message for one in sent for error in judge.iter_errors(one)]
 
 
-OTHERS = [surface for surface in SURFACES if surface.path == "/v1/audio/speech"]
-"""What the fake does not answer; `tests/speech` asks a voice."""
+OTHERS = [surface for surface in SURFACES if surface.path in ("/v1/audio/speech", "/v1/images/generations")]
+"""What the fake does not answer; `tests/speech` asks a voice, `tests/draw` a model that draws."""
 ASKED: dict[tuple[str, str | None], dict[str, Any]] = {
     **{(path, None): body for path, body in BODIES.items()},
     **{(path, "streamed"): {**body, "stream": True} for path, body in BODIES.items() if path in STREAMING},

@@ -28,6 +28,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/tokenize": {"content": "hi"},
     "/detokenize": {"tokens": [1]},
     "/v1/audio/speech": {"input": "hi", "voice": "a"},
+    "/v1/images/generations": {"prompt": "hi"},
     "/api/chat": {"messages": USER},
     "/api/generate": {"prompt": "hi"},
     "/api/embed": {"input": "hi"},

@@ -1,0 +1,1 @@
+"""Models that draw: diffusers' folders of Stable Diffusion, through PyTorch."""

@@ -1,0 +1,133 @@
+"""Diffusers' folders of models that draw, as `backends.backend.Backend` asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from backends.backend import Files
+from backends.diffusion import arithmetic
+from backends.diffusion.header import INDEX, DrawHeader, read
+from backends.diffusion.kind import DRAW, DrawPlan
+from backends.files import model_files
+from backends.kinds import AnyKind
+from backends.messages import Figure
+from backends.plan import Amount, Footprint, Wish
+
+if TYPE_CHECKING:
+    from backends.backend import Setting
+    from backends.choices import Choices
+    from backends.messages import MediaKind
+    from backends.options import Options
+    from backends.speed import Speeds
+
+_PARALLEL = 4
+"""Images at once where the operator says nothing."""
+
+
+class DrawChoices:
+    """See `backends.choices.Choices`: how many images at once."""
+
+    def figures(self, _header: DrawHeader, plan: DrawPlan) -> Mapping[str, Figure]:
+        """For `/v1/capacity`."""
+        return {"parallel": plan.parallel}
+
+    def others(
+        self,
+        _header: DrawHeader,
+        plan: DrawPlan,
+        room: Amount,
+        footprint_of: Callable[[DrawPlan], Footprint],
+        *,
+        fits: bool,
+    ) -> Sequence[DrawPlan]:
+        """Fewer images; one that fits `fits` as it is."""
+        found = [replace(plan, parallel=n) for n in _fewer(plan.parallel)]
+        return [] if fits else [other for other in found if footprint_of(other).amount.within(room)]
+
+    def instead(self, plan: DrawPlan, room: Amount, footprint_of: Callable[[DrawPlan], Footprint]) -> Sequence[str]:
+        """What to configure."""
+        return ["parallel 1"] if footprint_of(replace(plan, parallel=1)).amount.within(room) else []
+
+
+class Drawings:
+    """See `backends.backend.Backend`."""
+
+    name = "diffusion"
+    files = "a diffusers folder of a model that draws"
+    kinds: Sequence[AnyKind] = (DRAW,)
+    engine = "backends.diffusion.loading:load"
+    routes: Sequence[str] = ("backends.diffusion.route",)
+    dry: str | None = None
+    baseline: str | None = None
+    refuses: Mapping[str, str] = MappingProxyType(
+        {
+            "context": "whose text encoder reads as much as it was made for",
+            "kv_type": "which has no KV cache",
+            "kv_offload": "which has no KV cache",
+            "kv_tokens": "which has no KV cache",
+            "gpu_layers": "whose layers are all on one device",
+            "sampling": "whose requests say how they are drawn",
+        }
+    )
+    packages: Sequence[str] = ("diffusers", "transformers", "torch")
+    components: Sequence[str] = ()
+    media: Sequence[MediaKind] = ()
+    choices: Choices[DrawHeader, DrawPlan] = DrawChoices()
+    speeds: Speeds[DrawHeader, DrawPlan] | None = None
+
+    def options(self) -> type[Options]:
+        """Its own keys."""
+        from backends.diffusion.options import DrawOptions
+
+        return DrawOptions
+
+    def recognise(self, path: Path) -> Files | None:
+        """A folder with model_index.json, whatever pipeline that names."""
+        index = path / INDEX
+        if not path.is_dir() or model_files.why_not_file(index) is not None or not index.is_file():
+            return None
+        return Files(tuple(sorted(file for file in path.glob("*/*.safetensors") if file.is_file())), (index,))
+
+    def claims(self, reference: str) -> bool:
+        """Such as `stabilityai/stable-diffusion-xl-base-1.0`."""
+        name = Path(reference).name.lower()
+        return any(word in name for word in ("stable-diffusion", "sdxl"))
+
+    def describe(self, path: Path, options: Mapping[str, Setting]) -> DrawHeader:
+        """model_index.json, the networks' configurations and the weights' headers."""
+        return read(path, image_size=str(options.get("image_size", "auto")))
+
+    def plans(self, _header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
+        """As many images as were asked for; where nothing was, fewer where memory is short."""
+        if "parallel" not in wish.open:
+            yield DrawPlan(device=wish.device, parallel=wish.parallel)
+            return
+        for parallel in (_PARALLEL, *_fewer(_PARALLEL)):
+            yield DrawPlan(device=wish.device, parallel=parallel)
+
+    def longest_context(self, _header: DrawHeader, _context: int | None) -> int | None:
+        """A prompt has as many tokens as its encoder reads."""
+        return None
+
+    def estimate(self, header: DrawHeader, plan: DrawPlan) -> Footprint:
+        """See `backends.diffusion.arithmetic`."""
+        return arithmetic.predict(header, plan)
+
+    def card_share(self, _header: DrawHeader, plan: DrawPlan) -> float:
+        """All of it or nothing."""
+        return 1.0 if plan.device == "cuda" else 0.0
+
+    def runtime_bytes(self, _header: DrawHeader, plan: DrawPlan) -> Amount:
+        """Python with PyTorch, transformers and diffusers."""
+        return arithmetic.RUNTIME_BYTES[plan.device]
+
+
+def _fewer(parallel: int) -> Iterator[int]:
+    while parallel > 1:
+        parallel //= 2
+        yield parallel

@@ -1,0 +1,198 @@
+"""The engine that draws: one step of all images of one size at a time, each image at its own step.
+
+An image joins and leaves between steps. Sizes take turns. A card computes all of them in one forward pass; a processor
+gains nothing by that, and each image has its own, so that it is the same to the last bit whatever else is drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from backends.diffusion.canvas import Canvas
+from backends.diffusion.denoising import Denoising
+from backends.diffusion.kind import MAX_STEPS, Draw, Picture, Preview, Progressed, size_problem
+from backends.diffusion.sources import read as read_source
+from backends.engine import JobError
+from backends.messages import Failed, Finished, Started, Step
+from backends.pytorch import shortage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from backends.diffusion.kind import DrawFacts
+    from backends.diffusion.painter import Painter
+    from backends.messages import ErrorCode, Event, Job, Ready
+
+_TOKEN_PIXELS = 256
+"""Of an image are counted as one token."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the model is configured for, where a job does not say."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    largest_pixels: int
+    steps: int
+    guidance: float
+    scheduler: str
+
+
+class DrawEngine:
+    """See `backends.engine.Engine`."""
+
+    takes: Sequence[type[Job]] = (Draw,)
+
+    def __init__(self, painter: Painter, defaults: Defaults, scale: int, ready: Ready[DrawFacts]) -> None:
+        self._painter, self._defaults, self._scale = painter, defaults, scale
+        self._ready = ready
+        self._canvases: deque[Canvas] = deque()
+
+    def ready(self) -> Ready[DrawFacts]:
+        """The effective run-time figures."""
+        return self._ready
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is to be drawn."""
+        return not self._canvases
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._canvases.clear()
+
+    def keep(self, max_bytes: int) -> None:
+        """Nothing is kept of images."""
+
+    def prepare(self, job: Draw) -> Canvas:
+        """Check what is asked, and read the prompt and the files; from the preparer's thread. Raises JobError."""
+        source = read_source(job, self._defaults.largest_pixels)
+        size = (job.width, job.height) if job.width else self._defaults.size
+        if source is not None:
+            size = source.pixels.shape[1], source.pixels.shape[0]
+        if (why := size_problem(*size, self._defaults.largest_pixels)) is not None:
+            raise JobError("invalid_value", why, param="size")
+        guidance = self._defaults.guidance if job.guidance is None else job.guidance
+        prompt = self._painter.read(job.prompt, "prompt")
+        negative = self._painter.read(job.negative_prompt, "negative_prompt")
+        denoising = self._denoising(job)
+        first = 0 if source is None else _first_step(denoising, job.strength)
+        return Canvas(
+            job=job,
+            size=size,
+            prompt=prompt,
+            negative=negative if guidance > 1 else None,
+            guidance=guidance,
+            denoising=denoising,
+            chance=torch.Generator().manual_seed(job.seed),
+            n_tokens=self._painter.n_tokens(job.prompt),
+            source=source,
+            first_step=first,
+            step=first,
+        )
+
+    def _denoising(self, job: Draw) -> Denoising:
+        steps = job.steps or min(MAX_STEPS, max(1, round(self._defaults.steps * job.effort)))
+        name = job.scheduler or self._defaults.scheduler
+        try:
+            return Denoising(self._painter.scheduler_config, name, steps)
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise JobError(
+                "invalid_value", f"the scheduler {name} has no {steps} steps: {told}", param="steps"
+            ) from None
+
+    def add(self, prepared: Canvas) -> list[Event]:
+        """Take a job in; its first step is one of the next."""
+        if len(self._canvases) >= self._ready.parallel:
+            return [Failed(id=prepared.id, code="internal_error", message="the job was dispatched to a full engine")]
+        self._canvases.append(prepared)
+        return [Started(id=prepared.id, prompt_tokens=prepared.n_tokens)]
+
+    def cancel(self, job_id: str) -> list[Event]:
+        """Drop a job; nothing of it is computed between steps."""
+        found = next((one for one in self._canvases if one.id == job_id), None)
+        return [] if found is None else [self._failed(found, "cancelled", "the request was cancelled")]
+
+    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
+        """Half of an image is no answer."""
+        del reason
+        return self.cancel(job_id)
+
+    def _failed(self, canvas: Canvas, code: ErrorCode, message: str) -> Failed:
+        self._canvases.remove(canvas)
+        return Failed(id=canvas.id, code=code, message=message)
+
+    def step(self) -> Step:
+        """One step of every image of the size whose turn it is."""
+        if not self._canvases:
+            return Step()
+        begin = time.perf_counter_ns()
+        size = self._canvases[0].size
+        drawn = [canvas for canvas in self._canvases if canvas.size == size]
+        for canvas in drawn:
+            self._canvases.remove(canvas)
+            self._canvases.append(canvas)
+        try:
+            events = self._advanced(drawn)
+        except (RuntimeError, MemoryError) as error:
+            if not shortage.is_shortage(error):
+                raise
+            told = f"no memory is left for this image: {shortage.told(error)}. hint: a smaller size"
+            events = [self._failed(canvas, "out_of_memory", told) for canvas in drawn if canvas in self._canvases]
+        return Step(events=events, n_inputs=len(drawn), duration_us=(time.perf_counter_ns() - begin) // 1000)
+
+    def _advanced(self, drawn: Sequence[Canvas]) -> list[Event]:
+        for canvas in drawn:
+            canvas.begin(self._painter, self._scale)
+        noise = self._noise(drawn)
+        events: list[Event] = []
+        for canvas in drawn:
+            wanted = next(noise)
+            if len(canvas.told) > 1:
+                unwanted = next(noise)
+                wanted = unwanted + canvas.guidance * (wanted - unwanted)
+            events += self._stepped(canvas, wanted)
+        return events
+
+    def _noise(self, drawn: Sequence[Canvas]) -> Iterator[Tensor]:
+        """What is noise in each image: with its prompt, then, where there is guidance, without."""
+        passes = [drawn] if self._painter.device == "cuda" else [[canvas] for canvas in drawn]
+        for images in passes:
+            yield from self._painter.noise([row for canvas in images for row in canvas.rows()], drawn[0].size[::-1])
+
+    def _stepped(self, canvas: Canvas, noise: Tensor) -> list[Event]:
+        """The events of one more step of one image."""
+        clean = canvas.advance(noise)
+        events: list[Event] = [Progressed(canvas.id, canvas.n_done, canvas.n_steps)]
+        try:
+            if (index := canvas.preview) is not None:
+                events.append(Preview(canvas.id, index, canvas.file(self._painter, clean)))
+            return events + (self._ended(canvas) if canvas.n_done == canvas.n_steps else [])
+        except ValueError as error:
+            told = f"{error}. hint: other steps, another scheduler or less guidance_scale"
+            return [*events, self._failed(canvas, "internal_error", told)]
+
+    def _ended(self, canvas: Canvas) -> list[Event]:
+        data = canvas.file(self._painter, canvas.latents)
+        self._canvases.remove(canvas)
+        width, height = canvas.size
+        took_s = time.perf_counter() - canvas.begun_s
+        usage = Finished(canvas.id, prompt_tokens=canvas.n_tokens, completion_tokens=width * height // _TOKEN_PIXELS)
+        return [Picture(canvas.id, data, width, height, took_s), usage]
+
+
+def _first_step(denoising: Denoising, strength: float) -> int:
+    """Raises JobError where too little is to be drawn anew."""
+    try:
+        return denoising.begin(strength)
+    except ValueError as error:
+        raise JobError("invalid_value", f"{error}. hint: more strength or more steps", param="strength") from None

@@ -1,0 +1,187 @@
+"""The kind of job: an image to be drawn, what comes back, and what a model for it tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from backends.kinds import Kind, Limits, Metric
+from backends.messages import Event, Facts, Figure, Job, LoadPlan, Part, SpoolFile
+from backends.weight import text_bytes
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+MAX_CHARS: Final = 32_000
+"""Of a prompt; OpenAI's limit. What the text encoder reads is far less."""
+MAX_IMAGES: Final = 10
+"""Of a request; OpenAI's limit."""
+MAX_STEPS: Final = 150
+MAX_SIDE: Final = 4096
+MULTIPLE: Final = 8
+"""Pixels that both sides are multiples of."""
+MAX_PREVIEWS: Final = 3
+"""Of an image on its way; OpenAI's limit."""
+FILE_BYTES: Final = 25 * 2**20
+"""Of an image that is sent."""
+Encoded = bytes
+"""An alias, because a field of that name would hide the type from msgspec."""
+
+
+class Draw(Job, tag="draw", frozen=True):
+    """Draw one image. Answered by `Started`, `Progressed` and `Preview` on the way, `Picture`, `Finished`."""
+
+    prompt: str
+    width: int
+    height: int
+    """Pixels; 0 and 0: the model's own size."""
+    seed: int
+    """0 .. 2**63 - 1: the same image for the same job."""
+    negative_prompt: str = ""
+    steps: int = 0
+    """0: as the model is configured."""
+    effort: float = 1.0
+    """Where `steps` is 0: how many of the configured steps."""
+    guidance: float | None = None
+    """How much more than an image without a prompt; at most 1 turns that off. None: as the model is configured."""
+    scheduler: str = ""
+    """One of `SCHEDULERS`; empty: as the model is configured."""
+    format: ImageFormat = "png"
+    quality: int = 90
+    """Of jpeg and webp, 0..100."""
+    previews: int = 0
+    """0..3, at even distances on the way."""
+    image: SpoolFile | None = None
+    """What it is drawn from; where no size is asked for, the image has its size."""
+    mask: SpoolFile | None = None
+    """Transparent where that may change; without it the image's own transparency, and all of an image without any."""
+    strength: float = 1.0
+    """0..1: how much of it is drawn anew."""
+
+
+class Progressed(Part, tag="progressed", frozen=True):
+    """Another step of denoising is done."""
+
+    step: int
+    steps: int
+
+
+class Preview(Part, tag="preview", frozen=True):
+    """What the image looks like on its way."""
+
+    index: int
+    data: Encoded
+
+
+class Picture(Part, tag="picture", frozen=True):
+    """The image as a file."""
+
+    data: Encoded
+    width: int
+    height: int
+    took_s: float
+    """Since the job was begun."""
+
+
+class DrawFacts(Facts, tag="draw", frozen=True):
+    """Of a model that draws."""
+
+    size: str
+    """Of an image whose size is not asked for: `512x512`."""
+    largest: str
+    steps: int
+    scheduler: str
+
+    @property
+    def told(self) -> Mapping[str, Figure]:
+        """What requests get that say nothing, and the largest image."""
+        return {"size": self.size, "largest_image": self.largest, "steps": self.steps, "scheduler": self.scheduler}
+
+
+class DrawPlan(LoadPlan, tag="draw", frozen=True):
+    """How many images are drawn at once."""
+
+    parallel: int
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"parallel {self.parallel}"
+
+
+def _one(_job: Draw, event: Event) -> float | None:
+    return 1.0 if isinstance(event, Picture) else None
+
+
+def _seconds(_job: Draw, event: Event) -> float | None:
+    return event.took_s if isinstance(event, Picture) else None
+
+
+def _step(_job: Draw, event: Event) -> float | None:
+    return 1.0 if isinstance(event, Progressed) else None
+
+
+PATHS: Final = ("/v1/images/generations", "/v1/images/edits", "/v1/images/variations")
+DRAW: Final = Kind(
+    name="draw",
+    job=Draw,
+    parts=(Progressed, Preview, Picture),
+    capability="image_generation",
+    gives="images",
+    does="draws images",
+    lacks="draws no images",
+    wanted="a model that draws",
+    paths=PATHS,
+    forms=PATHS[1:],
+    weight=lambda job: (
+        text_bytes(job.prompt)
+        + text_bytes(job.negative_prompt)
+        + sum(file.n_bytes for file in (job.image, job.mask) if file is not None)
+    ),
+    facts=DrawFacts,
+    plan=DrawPlan,
+    metrics=(
+        Metric("images", "counter", "Images that were drawn", _one),
+        Metric("image_steps", "counter", "Steps of denoising, each image's counted", _step),
+        Metric(
+            "image_seconds",
+            "histogram",
+            "Seconds from an image's first step to its file",
+            _seconds,
+            edges=(0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0),
+        ),
+    ),
+    limits=Limits(files=("image", "image[]", "mask"), file_bytes=FILE_BYTES, media=("image/*",)),
+)
+SCHEDULERS: Final[Mapping[str, str]] = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""By the names that requests say: diffusers' classes."""
+
+
+def size_problem(width: int, height: int, largest_pixels: int) -> str | None:
+    """Why an image cannot have this size, as a sentence; None where it can."""
+    told = f"the size {width}x{height}"
+    if width % MULTIPLE or height % MULTIPLE:
+        near = f"{_rounded(width)}x{_rounded(height)}"
+        return f"{told} has a side that is no multiple of {MULTIPLE}. hint: {near}"
+    if not (64 <= width <= MAX_SIDE and 64 <= height <= MAX_SIDE):
+        return f"{told} has a side outside of 64..{MAX_SIDE} pixels"
+    if width * height > largest_pixels:
+        return (
+            f"{told} has {width * height} pixels, and this model is loaded for {largest_pixels} at most. "
+            "hint: a smaller size, or a larger image_size in the model's configuration"
+        )
+    return None
+
+
+def _rounded(side: int) -> int:
+    return max(64, round(side / MULTIPLE) * MULTIPLE)

@@ -1,0 +1,208 @@
+"""From a `LoadModel` message to a running engine over diffusers' networks, with its `Ready`'s figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from backends.backend import HeaderError
+from backends.diffusion import arithmetic
+from backends.diffusion.engine import Defaults, DrawEngine
+from backends.diffusion.header import DrawHeader, read
+from backends.diffusion.kind import DrawFacts, DrawPlan
+from backends.diffusion.library import (
+    AutoencoderKL,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    UNet2DConditionModel,
+    be_quiet,
+)
+from backends.diffusion.painter import Condition, Painter, Row
+from backends.engine import LoadError
+from backends.files import model_files
+from backends.machine import card
+from backends.machine.crash_reason import in_words
+from backends.machine.kernel import forget_peak, peak_bytes, resident_bytes
+from backends.messages import LoadModel, Ready
+from backends.pytorch import shortage
+from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, weight_bytes
+
+_UNUSED: Final = ("position_ids",)
+"""Endings of tensors that folders leave out, because they are computed."""
+_TOY_BYTES: Final = 32 << 20
+_STEPS: Final = 25
+_GUIDANCE: Final = 7.0
+
+
+def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEngine:
+    """Load the folder as `spec` says. Raises LoadError."""
+    plan, path = spec.plan, Path(spec.path)
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise LoadError("this build of PyTorch sees no GPU. hint: install one with CUDA, or use device = 'cpu'")
+    free_before = card.free_bytes() if plan.device == "cuda" else None
+    be_quiet()
+    try:
+        header = read(path, image_size=str(spec.options.get("image_size", "auto")))
+        torch.set_num_threads(spec.threads or _threads(arithmetic.weight_bytes(header, plan)))
+        networks = _networks(header, path, plan, progress)
+        painter = _painter(header, path, networks, plan)
+    except (HeaderError, model_files.FileError) as error:
+        raise LoadError(str(error)) from None
+    compute = _tried(painter, header, plan)
+    progress(1.0)
+    defaults = _defaults(header, spec)
+    ready = _ready(header, plan, defaults, networks, compute=compute, free_before=free_before)
+    return DrawEngine(painter, defaults, header.scale, ready)
+
+
+def _threads(n_bytes: int) -> int:
+    """Every core for real models, one for toys, where threads cost more than they compute."""
+    return 1 if n_bytes < _TOY_BYTES else len(os.sched_getaffinity(0))
+
+
+def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable[[float], None]) -> torch.nn.ModuleDict:
+    """All networks by the names of their folders, evaluating, on their device. Raises LoadError."""
+    kinds: dict[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    wanted = {name: kinds[name] for name in header.text_encoders}
+    wanted |= {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    half = torch.float16 if plan.device == "cuda" else torch.float32
+    found = torch.nn.ModuleDict()
+    for number, (name, kind) in enumerate(wanted.items()):
+        full = name == "vae" and header.vae.get("force_upcast") is True
+        found[name] = _network(kind, path / name, header.variant, torch.float32 if full else half).to(plan.device)
+        progress((number + 1) / (len(wanted) + 2))
+    return found
+
+
+def _network(kind: Any, folder: Path, variant: str, dtype: torch.dtype) -> Any:
+    """Raises LoadError."""
+    try:
+        model, told = kind.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            variant=variant or None,
+            dtype=dtype,
+        )
+    except Exception as error:  # whatever a folder makes the library raise is a failed load
+        if shortage.is_shortage(error):
+            told = f"no memory is left for {folder.name}: {shortage.told(error)}"
+            raise LoadError(told, out_of_memory=True) from error
+        raise LoadError(f"{folder.name} cannot be loaded: {in_words(error)}") from error
+    missing = sorted(name for name in told["missing_keys"] if not name.endswith(_UNUSED))
+    if missing:
+        raise LoadError(
+            f"{folder.name} lacks {len(missing)} tensors, {missing[0]} among them. hint: was it downloaded completely?"
+        )
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _painter(header: DrawHeader, path: Path, networks: torch.nn.ModuleDict, plan: DrawPlan) -> Painter:
+    """Raises LoadError or FileError."""
+    index = model_files.read_object(path / "model_index.json")
+    return Painter(
+        unet=networks["unet"],
+        vae=networks["vae"],
+        encoders=[networks[name] for name in header.text_encoders],
+        tokenizers=[_tokenizer(path, name, networks[name]) for name in header.text_encoders],
+        scheduler_config=model_files.read_object(path / "scheduler" / "scheduler_config.json"),
+        device=plan.device,
+        empty_is_zero=index.get("force_zeros_for_empty_prompt", True) is True,
+    )
+
+
+def _tokenizer(path: Path, encoder: str, network: Any) -> Any:
+    """Raises LoadError: one without words is told nowhere else."""
+    folder = path / encoder.replace("text_encoder", "tokenizer")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        ids = tokenizer("a picture").input_ids
+    except Exception as error:  # the parser of strangers' files raises whatever it likes
+        raise LoadError(f"{folder.name} cannot be read: {in_words(error)}") from None
+    inside = [one for one in ids[1:-1] if one not in tokenizer.all_special_ids]
+    if not inside or max(ids) >= network.config.vocab_size:
+        raise LoadError(f"{folder.name} and {encoder} do not fit together. hint: was the folder downloaded completely?")
+    return tokenizer
+
+
+def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan) -> int:
+    """A step of as many images as there may be, and the largest image decoded: what that takes. Raises LoadError."""
+    on_card, is_told = plan.device == "cuda", forget_peak()
+    if on_card:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_card else resident_bytes()
+    try:
+        _try(painter, header, arithmetic.rows_at_once(plan))
+    except (RuntimeError, MemoryError, ValueError, TypeError, IndexError) as error:
+        if shortage.is_shortage(error):
+            told = f"no memory is left for an image: {shortage.told(error)}. hint: a smaller parallel or image_size"
+            raise LoadError(told, out_of_memory=True) from error
+        raise LoadError(f"the folder loads, but its first image fails: {in_words(error)}") from error
+    if on_card:
+        return int(torch.cuda.max_memory_allocated()) - before
+    if not is_told:
+        return arithmetic.predict(header, plan).host.compute
+    return max(0, peak_bytes() - before)
+
+
+def _try(painter: Painter, header: DrawHeader, n_rows: int) -> None:
+    width, height = header.largest
+    told = painter.condition(painter.read("a picture", "prompt"))
+    chance = torch.Generator().manual_seed(0)
+    latents = painter.first_latents(height // header.scale, width // header.scale, chance)
+    row = Row(latents, torch.tensor(500), Condition(told.context, told.pooled))
+    noise = painter.noise([row] * n_rows, (height, width))[0]
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError("the network gives no numbers")
+    painter.pixels(latents)
+
+
+def _defaults(header: DrawHeader, spec: LoadModel[DrawPlan]) -> Defaults:
+    scheduler = str(spec.options.get("image_scheduler", "auto"))
+    return Defaults(
+        header.size,
+        header.largest_pixels,
+        steps=int(spec.options.get("image_steps", _STEPS)),
+        guidance=float(spec.options.get("image_guidance", _GUIDANCE)),
+        scheduler=header.scheduler if scheduler == "auto" else scheduler,
+    )
+
+
+def _ready(
+    header: DrawHeader,
+    plan: DrawPlan,
+    defaults: Defaults,
+    networks: torch.nn.ModuleDict,
+    *,
+    compute: int,
+    free_before: int | None,
+) -> Ready[DrawFacts]:
+    """With what this process takes when all its images are on their way."""
+    facts = DrawFacts(
+        "x".join(map(str, defaults.size)), "x".join(map(str, header.largest)), defaults.steps, defaults.scheduler
+    )
+    images = plan.parallel * header.largest_pixels * arithmetic.IMAGE_BYTES
+    parts = {"weights": weight_bytes(networks), "compute": compute}
+    host: dict[str, int] = {}
+    free_after = card.free_bytes() if plan.device == "cuda" else None
+    if plan.device == "cpu":
+        parts = {**parts, "compute": compute + images, "runtime": runtime_bytes(networks, beside=0)}
+    elif free_before is not None and free_after is not None:
+        parts["runtime"] = max(0, free_before - free_after - sum(parts.values()))
+        host = {**host_parts_beside_card(), "compute": images}
+    return Ready(
+        facts,
+        plan.parallel,
+        measured_bytes=sum(parts.values()),
+        parts=parts,
+        host_parts=host,
+        capabilities=header.capabilities,
+        engine=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("diffusers", "torch")),
+    )

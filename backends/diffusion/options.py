@@ -1,0 +1,26 @@
+"""The keys of `[models.NAME]` that only models that draw have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from backends.diffusion.kind import MAX_STEPS
+from backends.options import NO_BOOL, Options
+
+NamedScheduler = Literal["ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "heun", "lcm", "lms", "pndm", "unipc"]
+"""The names of `backends.diffusion.kind.SCHEDULERS`."""
+
+
+class DrawOptions(Options):
+    """How images are drawn where requests do not say."""
+
+    image_size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")] = "auto"
+    """The largest image, which memory is reserved for, such as "768x768"; auto: the size the model was made for."""
+    image_steps: Annotated[int, NO_BOOL, Field(ge=1, le=MAX_STEPS)] = 25
+    """Steps of denoising where a request does not say; distilled models want 1 to 8."""
+    image_guidance: Annotated[float, NO_BOOL, Field(ge=0, le=50)] = 7.0
+    """`guidance_scale` where a request does not say; distilled models want 0."""
+    image_scheduler: NamedScheduler | Literal["auto"] = "auto"
+    """Which scheduler denoises where a request does not say; auto: the folder's own."""

@@ -1,0 +1,102 @@
+"""The images that others are drawn from: a client's files as pixels of the wanted size, and what of them may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from backends.diffusion.kind import FILE_BYTES, MULTIPLE, size_problem
+from backends.engine import JobError
+from backends.files import model_files, pictures
+
+if TYPE_CHECKING:
+    from backends.diffusion.kind import Draw
+    from backends.messages import SpoolFile
+
+_NO_HOLE: Final = (
+    "the mask has no transparent pixel, so nothing of the image may change. "
+    "hint: a PNG that is transparent where the image is to be drawn anew"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an image is drawn from."""
+
+    pixels: NDArray[np.uint8]
+    """`(height, width, 3) uint8` of the wanted size."""
+    open: NDArray[np.bool_] | None
+    """`(height, width) bool`: what of it may change; None: all."""
+
+
+def read(job: Draw, largest_pixels: int) -> Source | None:
+    """The job's image and mask; None where it has none. Raises JobError for files that are no such thing."""
+    if job.image is None:
+        return None
+    data = _data(job.image, "image")
+    shown = _pixels(data, "image")
+    hole = _hole(data if job.mask is None else _data(job.mask, "mask"), "image" if job.mask is None else "mask")
+    if job.mask is not None:
+        if hole is None or not hole.any():
+            raise JobError("invalid_value", _NO_HOLE, param="mask")
+        if hole.shape != shown.shape[:2]:
+            told = (
+                f"the mask has {_told(hole.shape)} pixels and the image {_told(shown.shape)}. hint: one size for both"
+            )
+            raise JobError("invalid_value", told, param="mask")
+    if hole is not None and not hole.any():
+        hole = None
+    width, height = (job.width, job.height) if job.width else _near(shown, largest_pixels)
+    if (why := size_problem(width, height, largest_pixels)) is not None:
+        raise JobError("invalid_value", why, param="size")
+    return Source(_resized(shown, width, height), None if hole is None else _resized_hole(hole, width, height))
+
+
+def _near(shown: NDArray[np.uint8], largest_pixels: int) -> tuple[int, int]:
+    """Width and height of an answer whose size was not asked for: the image's own, no larger than there may be."""
+    height, width = shown.shape[:2]
+    scale = min(1.0, (largest_pixels / (width * height)) ** 0.5)
+    sides = (max(64, int(side * scale) // MULTIPLE * MULTIPLE) for side in (width, height))
+    return next(sides), next(sides)
+
+
+def _data(file: SpoolFile, param: str) -> bytes:
+    try:
+        return model_files.read_bytes(Path(file.path), FILE_BYTES)
+    except model_files.FileError as error:
+        raise JobError("invalid_value", str(error), param=param) from None
+
+
+def _pixels(data: bytes, param: str) -> NDArray[np.uint8]:
+    try:
+        return pictures.pixels(data)
+    except pictures.PictureError as error:
+        raise JobError("unsupported_media", f"the {param} {error}", param=param) from None
+
+
+def _hole(data: bytes, param: str) -> NDArray[np.bool_] | None:
+    try:
+        return pictures.transparent(data)
+    except pictures.PictureError as error:
+        raise JobError("unsupported_media", f"the {param} {error}", param=param) from None
+
+
+def _resized(shown: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if shown.shape[:2] == (height, width):
+        return shown
+    return np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def _resized_hole(hole: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
+    resized = Image.fromarray(hole.astype(np.uint8) * 255).resize((width, height), Image.Resampling.NEAREST)
+    found: NDArray[np.bool_] = np.asarray(resized) > 127
+    return found
+
+
+def _told(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"

@@ -1,0 +1,1 @@
+"""Models that draw: files, engine, and images over HTTP."""

@@ -1,0 +1,40 @@
+"""One server for all tests: random weights twice and a model of text, of which the budget holds one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.http.conftest import Server
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion of the toy's shapes that has learnt nothing."""
+    pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
+    from demo.draw.train import Recipe, new_pipeline, save
+
+    folder = tmp_path_factory.mktemp("drawn") / "model"
+    save(new_pipeline(Recipe()), folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """See above."""
+    folder = tmp_path_factory.mktemp("draw")
+    settings = {
+        "models": {
+            "artist": {"path": str(made), "image_steps": 8, "image_guidance": 3.0, "image_size": "128x128"},
+            "other": {"path": str(made), "image_steps": 4, "parallel": 1},
+            "chat": {"path": "demo", "context": 4096, "parallel": 32},  # 128 MiB of KV cache
+        },
+        "server": {"drain_s": 1},
+        "memory": {"device": "cpu", "budget": "480MiB", "prefix_cache": "32MiB"},
+        "scheduler": {"min_residency_s": 0},
+    }
+    running = Server(settings, folder / "server.log", ONECARD_TEST_ENGINE="", XDG_CACHE_HOME=str(folder / "cache"))
+    yield running
+    assert running.stop() == 0, running.log

@@ -1,0 +1,162 @@
+"""The engine against diffusers' own pipelines: the same image for the same noise, of random weights in both shapes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backends.diffusion.kind import Draw, DrawPlan, Picture, Progressed
+from backends.engine import JobError, LoadError
+from backends.messages import Event, LoadModel
+
+pytestmark = pytest.mark.engine
+diffusers = pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
+PROMPT = "a yellow square on a purple background"
+
+
+@pytest.fixture(scope="module")
+def xl(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the shape of Stable Diffusion XL, with the other's tokenizer and autoencoder."""
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    torch.manual_seed(3)
+    tokenizer = CLIPTokenizer.from_pretrained(made / "tokenizer")
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
+        projection_dim=24, **ids,
+    )  # fmt: skip
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time", norm_num_groups=8,
+        addition_time_embed_dim=8, transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=72,
+        cross_attention_dim=64,
+    )  # fmt: skip
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=diffusers.AutoencoderKL.from_pretrained(made / "vae"),
+        text_encoder=CLIPTextModel(text),
+        text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
+        add_watermarker=False,
+    )
+    folder = tmp_path_factory.mktemp("xl") / "model"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def loaded(folder: Path, *, parallel: int = 3) -> Any:
+    from backends.diffusion.loading import load
+
+    plan = DrawPlan(parallel=parallel)
+    spec = LoadModel(
+        name="a", backend="diffusion", path=str(folder), plan=plan, threads=1, options={"image_size": "96x96"}
+    )
+    return load(spec, lambda _share: None)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+
+
+def drawn(engine: Any, *jobs: Draw) -> list[np.ndarray]:
+    """The images of all jobs, drawn together."""
+    for job in jobs:
+        engine.add(engine.prepare(job))
+    events: list[Event] = []
+    while not engine.idle:
+        events += engine.step().events
+    found = {event.id: pixels(event.data) for event in events if isinstance(event, Picture)}
+    return [found[job.id] for job in jobs]
+
+
+def by_diffusers(pipe: Any, seed: int, **fields: Any) -> np.ndarray:
+    import torch
+
+    pipe.set_progress_bar_config(disable=True)
+    chance = torch.Generator().manual_seed(seed)
+    return np.asarray(pipe(generator=chance, height=64, width=96, **fields).images[0]).astype(int)
+
+
+@pytest.mark.parametrize("shape", ["sd", "xl"])
+def test_images_are_those_of_diffusers_pipelines(shape: str, made: Path, xl: Path) -> None:
+    """Given prompts with and without guidance and something unwanted, then no pixel differs by more than rounding."""
+    import torch
+
+    folder = made if shape == "sd" else xl
+    engine = loaded(folder)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
+    asked: Sequence[dict[str, Any]] = [
+        {"guidance": 4.0},
+        {"guidance": 0.0},
+        {"guidance": 6.0, "negative_prompt": "red"},
+    ]
+    jobs = [Draw(str(i), PROMPT, 96, 64, seed=i, steps=4, **fields) for i, fields in enumerate(asked)]
+    ours = drawn(engine, *jobs)
+    for job, image in zip(jobs, ours, strict=True):
+        fields = {"prompt": PROMPT, "guidance_scale": job.guidance, "num_inference_steps": 4}
+        theirs = by_diffusers(pipe, job.seed, negative_prompt=job.negative_prompt or None, **fields)
+        assert image.shape == theirs.shape == (64, 96, 3)
+        assert np.abs(image - theirs).max() <= 1, job
+
+
+def test_images_join_and_leave_between_steps(xl: Path) -> None:
+    """Given an image under way, when others join and one leaves, then each is as it is alone."""
+    engine = loaded(xl)
+    jobs = [Draw(str(i), PROMPT, 64, 64, seed=i, steps=3 + i) for i in range(3)]
+    alone = [drawn(engine, job)[0] for job in jobs]
+    engine.add(engine.prepare(jobs[2]))
+    events: list[Event] = [*engine.step().events, *engine.add(engine.prepare(jobs[0]))]
+    events += [*engine.step().events, *engine.add(engine.prepare(jobs[1])), *engine.cancel("0")]
+    n_before = sum(isinstance(event, Progressed) and event.id == "0" for event in events)
+    while not engine.idle:
+        events += engine.step().events
+    found = {event.id: pixels(event.data) for event in events if isinstance(event, Picture)}
+    assert set(found) == {"1", "2"}
+    assert all((found[str(i)] == alone[i]).all() for i in (1, 2))
+    assert sum(isinstance(event, Progressed) and event.id == "0" for event in events) == n_before == 1
+
+
+def test_rows_of_a_pass_do_not_see_each_other(xl: Path) -> None:
+    """Given rows at different times with different prompts, when they share a pass, then each is as alone."""
+    import torch
+
+    from backends.diffusion.painter import Row
+
+    painter = loaded(xl)._painter
+    told = [painter.condition(painter.read(text, "prompt")) for text in ("red", PROMPT)]
+    latents = [painter.first_latents(8, 8, torch.Generator().manual_seed(i)) for i in range(4)]
+    rows = [Row(one, torch.tensor(100.0 * i), told[i % 2]) for i, one in enumerate(latents)]
+    together = painter.noise(rows, (64, 64))
+    for row, found in zip(rows, together, strict=True):
+        assert torch.allclose(found, painter.noise([row], (64, 64))[0], atol=1e-4)
+
+
+def test_what_does_not_load_says_why(xl: Path, tmp_path: Path) -> None:
+    """Given weights of another shape, and a vocabulary without words, then the load fails with a sentence."""
+    import json
+    import shutil
+
+    broken = shutil.copytree(xl, tmp_path / "a")
+    config = json.loads((broken / "unet/config.json").read_text())
+    (broken / "unet/config.json").write_text(json.dumps({**config, "cross_attention_dim": 40}))
+    with pytest.raises(LoadError, match="unet cannot be loaded"):
+        loaded(broken)
+    empty = shutil.copytree(xl, tmp_path / "b")
+    for file in (empty / "tokenizer").iterdir():
+        file.unlink()
+    (empty / "tokenizer/vocab.json").write_text("{}")
+    with pytest.raises(LoadError, match="tokenizer"):
+        loaded(empty)
+    with pytest.raises(JobError, match="has no 120 steps"):
+        loaded(xl).prepare(Draw("a", PROMPT, 64, 64, seed=0, steps=120, scheduler="lcm"))

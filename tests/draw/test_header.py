@@ -1,0 +1,95 @@
+"""What a folder that draws says about itself, what of it is refused, and the bytes it is taken to need."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.backend import HeaderError
+from backends.diffusion.header import DrawHeader, read
+from backends.diffusion.kind import SCHEDULERS, DrawPlan
+from backends.diffusion.options import NamedScheduler
+from backends.registry import BACKENDS, estimate, recognised
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "model")
+
+
+def edited(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_folder_is_recognised(folder: Path) -> None:
+    found = recognised(folder)
+    assert found is not None
+    assert found[0].name == "diffusion"
+    assert {file.parent.name for file in found[1].weights} == {"text_encoder", "unet", "vae"}
+    header = read(folder)
+    assert (header.size, header.largest, header.scale, header.scheduler) == ((64, 64), (64, 64), 8, "ddim")
+    assert BACKENDS["diffusion"].claims("runwayml/stable-diffusion-v1-5")
+
+
+def test_weights_are_exact_and_images_grow_with_their_pixels(folder: Path) -> None:
+    """Given sizes and numbers of images, then weights are those of the files, and activations grow with the pixels."""
+    stored = sum(tensor.n_bytes for tensor in read(folder).tensors)
+    by_size = {}
+    for size in ("64x64", "256x256", "512x512"):
+        header = read(folder, image_size=size)
+        parts = estimate(header, DrawPlan(parallel=2)).host
+        assert parts.weights == 2 * stored  # the files have 16 bits, a processor computes in 32
+        assert estimate(header, DrawPlan(device="cuda", parallel=2)).device.weights == stored
+        by_size[size] = parts.compute
+    assert by_size["512x512"] == pytest.approx(4 * by_size["256x256"], rel=0.01)
+    header = read(folder, image_size="512x512")
+    one, four = (estimate(header, DrawPlan(device="cuda", parallel=n)).device.compute for n in (1, 4))
+    assert one <= four <= 4 * one
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "unet/diffusion_pytorch_model.safetensors").rename(folder / "unet/diffusion_pytorch_model.bin")
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "another pipeline": (lambda f: edited(f / "model_index.json", _class_name="FluxPipeline"), "says FluxPipeline"),
+    "code of its own": (lambda f: edited(f / "model_index.json", _class_name=["evil", "Pipe"]), "onecard draws with"),
+    "a strange encoder": (lambda f: edited(f / "model_index.json", text_encoder=["os", "system"]), "is system, and"),
+    "a strange scheduler": (lambda f: edited(f / "scheduler/scheduler_config.json", _class_name="X"), "is X, and"),
+    "a pickle": (_pickled, "unet: the weights are pickled"),
+    "no weights": (
+        lambda f: (f / "vae/diffusion_pytorch_model.safetensors").unlink(),
+        "vae: the folder has no weights",
+    ),
+    "no vocabulary": (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "no tokenizer/vocab.json"),
+    "no index": (lambda f: (f / "model_index.json").write_text("{"), "is not JSON"),
+    "a lie": (lambda f: edited(f / "unet/config.json", in_channels=-4), "no sound in_channels"),
+    "widths": (lambda f: edited(f / "vae/config.json", block_out_channels=["a"]), "no sound block_out_channels"),
+    "inpainting alone": (lambda f: edited(f / "unet/config.json", in_channels=9), "inpainting or upscaling alone"),
+    "told the guidance": (lambda f: edited(f / "unet/config.json", time_cond_proj_dim=256), "told the guidance"),
+    "cut": (lambda f: (f / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"\x08" * 40), "vae: "),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_folders_that_are_no_such_model_are_refused_by_name(folder: Path, case: str) -> None:
+    spoil, sentence = WRONG[case]
+    spoil(folder)
+    with pytest.raises(HeaderError, match=sentence):
+        read(folder)
+
+
+def test_the_largest_image_is_bounded(folder: Path) -> None:
+    with pytest.raises(HeaderError, match="image_size: the size 100x64 has a side that is no multiple of 8"):
+        read(folder, image_size="100x64")
+    assert read(folder, image_size="64x64").size == (64, 64)
+
+
+def test_the_names_of_schedulers_stand_once() -> None:
+    assert set(NamedScheduler.__args__) == set(SCHEDULERS)  # type: ignore[attr-defined]
+    assert DrawHeader.backend == "diffusion"
