@@ -4,6 +4,7 @@ import { byId, call, events, make, seconds } from "./dom.js";
 import { look, onStatus } from "./status.js";
 
 const MAX_IMAGE_BYTES = 20 * 2 ** 20;
+const LEAST_TIMED_S = 0.1; // what comes in one piece has no speed
 const log = byId("log");
 const spent = byId("spent");
 let models = [];
@@ -162,7 +163,7 @@ async function answer() {
     }
     const took = (performance.now() - (first ?? begun)) / 1000;
     const n = usage?.completion_tokens ?? 0;
-    say(`${n} tokens, first after ${seconds(((first ?? begun) - begun) / 1000)}${n > 1 && took > 0 ? `, ${(n / took).toFixed(1)} tokens/s` : ""}${reason === "length" ? ", cut at the limit" : ""}`);
+    say(`${n} tokens, first after ${seconds(((first ?? begun) - begun) / 1000)}${n > 1 && took >= LEAST_TIMED_S ? `, ${(n / took).toFixed(1)} tokens/s` : ""}${reason === "length" ? ", cut at the limit" : ""}`);
   } catch (problem) {
     say(problem.name === "AbortError" ? "stopped" : problem.message, problem.name !== "AbortError");
   }
