@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def test_whatever_kills_the_server_every_line_is_answered_once(canary_path: Path, tmp_path: Path, full_counts: bool):
-    n_kills, n_lines = (10, 400) if full_counts else (2, 60)
+    n_kills, n_lines = (10, 400) if full_counts else (1, 40)
     night = Night(config_of(canary_path), tmp_path)
     begun = night.begin([("fake", f"!slow 5 {n % 7 + 3}") for n in range(n_lines)])
     for kill in range(n_kills):
