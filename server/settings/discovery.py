@@ -169,7 +169,9 @@ def _of_manifest(store: Path, manifest: Path, name: str) -> Discovered:
         table["system"] = model_files.read_text(_blob(store, by_kind["system"]), MAX_SYSTEM_CHARS)
     if "template" in by_kind:
         remarks.append("the chat template of its GGUF file is used, not Ollama's")
-    remarks += [f"its {kind} is not used" for kind in ("projector", "adapter") if kind in by_kind]
+    if "projector" in by_kind:
+        table["projector"] = str(_blob(store, by_kind["projector"], whole=True))
+    remarks += ["its adapter is not used"] if "adapter" in by_kind else []
     return Discovered(name, path, "Ollama", table, tuple(f"{name}: {text}" for text in remarks))
 
 

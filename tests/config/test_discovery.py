@@ -3,7 +3,10 @@
 import json
 import os
 
+from backends.registry import BACKENDS
 from demo import GGUF_PATH
+from demo.vision import GGUF_PATH as VISION_PATH
+from demo.vision import PROJECTOR_PATH
 from server.settings.catalog import Catalog
 from server.settings.config import Settings
 from server.settings.discovery import discover, usual_places, with_discovered
@@ -61,6 +64,18 @@ def test_ollamas_store_is_served_from_where_it_lies(tmp_path, monkeypatch):
     assert (entry.missing, entry.backend, entry.size_bytes) == (None, "gguf", SIZE)
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     assert str(tmp_path) in usual_places()
+
+
+def test_a_model_of_ollamas_store_has_its_own_eyes(tmp_path):
+    weights, eyes = blob(tmp_path, 1, VISION_PATH.read_bytes()), blob(tmp_path, 2, PROJECTOR_PATH.read_bytes())
+    ollama(tmp_path, "library/seer/latest", {"model": weights, "projector": eyes})
+    ollama(tmp_path, "library/cut/latest", {"model": weights, "projector": {**eyes, "size": 5}})
+    found = discover([str(tmp_path)])
+    assert [(model.name, model.remarks) for model in found.models] == [("seer:latest", ())]
+    assert "cut:latest is left out: the blob sha256-000000000000 has" in found.problems[0]
+    config = with_discovered(Settings(), found).models["seer:latest"]
+    header = BACKENDS["gguf"].describe(found.models[0].path, config.options_of("gguf"))
+    assert "vision" in header.capabilities
 
 
 def test_a_folder_of_files_as_lm_studio_keeps_them(tmp_path):

@@ -19,6 +19,10 @@ from PIL import Image
 
 from demo.evaluate import Case, cases
 from demo.vision.pictures import COLOURS, Look, exam
+from server.cli.chat.loop import Chat, Start
+from server.cli.chat.options import Options
+from server.cli.client import client_for
+from server.settings.config import Settings
 from tests.e2e.server import KEY, Server, serving
 
 pytestmark = pytest.mark.engine
@@ -119,6 +123,37 @@ def test_it_still_knows_what_the_demo_knows(client: openai.OpenAI) -> None:
         right = sum(at_once.map(is_right, exam))
     assert len(exam) > 20
     assert right >= 0.95 * len(exam)
+
+
+def test_a_path_in_a_chat_is_shown_to_a_model_that_sees(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = next(look for look in LOOKS if look.family == "background")
+    file = tmp_path / "my look.png"
+    Image.fromarray(one.pixels).save(file)
+
+    def chat(model: str, line: str) -> str:
+        lines = iter([line])
+
+        class Typed:
+            reads_keys = False
+
+            def ask(self) -> str:
+                return next(lines, "/bye")
+
+            def redraw(self) -> None:
+                pass
+
+        Chat(client_for(server.url, Settings()), model, Start(options=greedy)).run(Typed())  # type: ignore[arg-type]
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    greedy = Options()
+    greedy.set("temperature", "0")
+    said = chat("seer", f"'{file}' {one.question}")
+    assert one.answer in said
+    assert "my look.png: image/png" in said
+    assert "image/png" not in chat("blind", f"'{file}' what is it?")
 
 
 def test_models_say_who_sees(server: Server) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from server.cli.chat.answering import answered
 from server.cli.chat.attachments import Attachments
 from server.cli.chat.conversation import Conversation, loaded
+from server.cli.chat.dropped import dropped
 from server.cli.chat.files import path_of
 from server.cli.chat.keyboard import silent_keys
 from server.cli.chat.options import Options
@@ -110,12 +111,22 @@ class Chat:
     def _do(self, said: Question | Command | None) -> None:
         match said:
             case Question(text):
-                self.conversation.ask(self.attachments.taken(text))
-                self._answer()
+                text, paths = dropped(text, _is_file) if self._may_drop(text) else (text, [])
+                for path in paths:
+                    note(f"with the question: {self.attachments.add_image(path_of(path))}")
+                if text or not paths:
+                    self.conversation.ask(self.attachments.taken(text))
+                    self._answer()
             case Command():
                 self.commands[said.name](said)
             case None:
                 pass
+
+    def _may_drop(self, text: str) -> bool:
+        """Whether paths in a question may be images to show: the model sees, and there are some."""
+        if not dropped(text, _is_file).paths:
+            return False
+        return "vision" in self.client.get(f"/v1/models/{quote(self.model)}").get("capabilities", [])
 
     @property
     def commands(self) -> dict[str, Callable[[Command], None]]:
@@ -207,6 +218,13 @@ class Chat:
         if not self.conversation.again():
             raise LineError("there is no question yet")
         self._answer()
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return path_of(word).is_file()
+    except (CliError, OSError, ValueError):
+        return False
 
 
 def _path(command: Command) -> Path:
