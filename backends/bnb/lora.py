@@ -119,7 +119,7 @@ class LoraAdapters:
             now = self._of_outputs if of_outputs else self._now
             if now is None:
                 return None
-            x, flat = inputs[0].reshape(-1, inputs[0].shape[-1]), out.view(-1, out.shape[-1])
+            x, flat = inputs[0].reshape(-1, inputs[0].shape[-1]), out.reshape(-1, out.shape[-1])
             if x.shape[0] != now.adapters.shape[0]:
                 raise RuntimeError(f"a layer with an adapter gets {x.shape[0]} rows of {now.adapters.shape[0]}")
             x, summed = x.to(self._dtype), flat.to(self._dtype)

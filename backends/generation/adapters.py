@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -42,4 +42,6 @@ class LoadedAdapters:
         return msgspec.structs.replace(job, cache_domain=domain)
 
 
-NO_ADAPTERS = LoadedAdapters()
+NO_ADAPTERS: Final = LoadedAdapters()
+NO_NUMBERS: Final = "what it computes are no numbers (NaN or infinite). hint: its training has diverged"
+"""Why an adapter is refused whose first pass shows it."""

@@ -13,7 +13,7 @@ import numpy as np
 from backends.engine import LoadError
 from backends.files import foreign, model_files
 from backends.files.adapters import AdapterError, configured, identity
-from backends.generation.adapters import LoadedAdapters
+from backends.generation.adapters import NO_NUMBERS, LoadedAdapters
 from backends.gguf.adapters import checked
 from backends.gguf.header import read
 
@@ -58,7 +58,7 @@ class GgufAdapters:
         for name in list(self.pointers):
             context.adapt(0, name)
             if not np.isfinite(context.first_logits()).all():
-                self._refuse(name, "it holds numbers that are none (NaN or infinite). hint: its training has diverged")
+                self._refuse(name, NO_NUMBERS)
         context.adapt(0, "")
         context.take_adapters(self.pointers)
         return LoadedAdapters(self.identities, self.refused)

@@ -30,7 +30,7 @@ def test_every_adapter_is_a_model_that_says_what_it_is(live: Live) -> None:
     assert [models[name]["parent"] for name in models] == [None, *["demo"] * 4]
     assert models["demo:pirate"]["aliases"] == ["gpt-4o:pirate"]
     assert [models[name]["unusable"] for name in NAMES] == [None] * 3
-    assert "NaN" in models["demo:nan"]["unusable"]
+    assert "(NaN or infinite)" in models["demo:nan"]["unusable"]
     assert "there is no file or folder" in models["demo:gone"]["unusable"]
     assert any("'gone' is not served" in remark for remark in models["demo"]["remarks"])
     (status,) = live.server.get("/v1/status")["models"]
