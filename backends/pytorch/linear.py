@@ -70,7 +70,7 @@ class IntegerLinear(torch.nn.Module):
     def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = codes.shape
-        self._codes = codes.t()
+        self.weight = codes
         self._scales = (scales.float() / (_LEVELS * _LEVELS))[None]
         self._bias = None if bias is None else bias.detach().float()
 
@@ -79,7 +79,7 @@ class IntegerLinear(torch.nn.Module):
         rows = x.reshape(-1, self.in_features).float()
         largest = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
         codes = (rows * (_LEVELS / largest)).round_().to(torch.int8)
-        out = torch._int_mm(codes, self._codes).float().mul_(largest).mul_(self._scales)  # noqa: SLF001
+        out = torch._int_mm(codes, self.weight.t()).float().mul_(largest).mul_(self._scales)  # noqa: SLF001
         if self._bias is not None:
             out += self._bias
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)

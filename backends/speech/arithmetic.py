@@ -1,4 +1,4 @@
-"""What a Whisper folder takes, computed from its headers: weights, caches of each window, the largest activations.
+"""What a folder that hears takes, computed from its headers: weights, caches of each window, the largest activations.
 
 Four and eight bits are counted as bitsandbytes packs them: half a byte per value and a scale for 64, or a byte and a
 float32 for each row. Embeddings, convolutions and norms stay as they are.
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from backends.plan import Amount, Footprint, Parts
 from backends.speech.ctc_header import CtcHeader
 from backends.speech.header import FRAMES
+from backends.speech.seamless_header import FRAMES as SEAMLESS_FRAMES
+from backends.speech.seamless_header import SeamlessHeader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,8 +40,10 @@ def predict(header: SpeechHeader, plan: SpeechPlan) -> Footprint:
     runtime = RUNTIME_BYTES[plan.device]
     size = value_bytes(plan.device)
     weights = sum(_tensor_bytes(tensor, header, size) for tensor in header.tensors)
-    if has_own_head(header, plan.device):
-        weights += header.sizes["vocab_size"] * (header.sizes["d_model"] + _FLOAT_BYTES)
+    if header.head is not None and has_own_head(header, plan.device):
+        weights += header.head[0] * (header.head[1] + _FLOAT_BYTES)
+    if isinstance(header, SeamlessHeader):  # its positions are computed, not stored
+        weights += (header.sizes["max_position_embeddings"] + 2) * header.sizes["hidden_size"] * size
     parts = Parts(weights, kv=kv_bytes(header, plan), compute=compute_bytes(header, plan))
     audio = plan.parallel * AUDIO_BYTES
     if plan.device == "cpu":
@@ -50,7 +54,7 @@ def predict(header: SpeechHeader, plan: SpeechPlan) -> Footprint:
 def has_own_head(header: SpeechHeader, device: Device) -> bool:
     """Whether the output head is a copy of the embeddings in 8 bits: on a processor, of quantised models."""
     is_quantised = header.stored_quantised or header.quantization != "none"
-    return device == "cpu" and is_quantised and not isinstance(header, CtcHeader)
+    return device == "cpu" and is_quantised and header.head is not None
 
 
 def value_bytes(device: Device) -> int:
@@ -63,6 +67,9 @@ def kv_bytes(header: SpeechHeader, plan: SpeechPlan) -> int:
     if isinstance(header, CtcHeader):
         return 0
     sizes = header.sizes
+    if isinstance(header, SeamlessHeader):
+        of_one = header.n_heard + sizes["max_new_tokens"]
+        return 2 * sizes["decoder_layers"] * of_one * sizes["hidden_size"] * value_bytes(plan.device)
     cells = FRAMES + sizes["max_target_positions"]
     return 2 * sizes["decoder_layers"] * cells * sizes["d_model"] * value_bytes(plan.device) * plan.parallel
 
@@ -71,6 +78,8 @@ def compute_bytes(header: SpeechHeader, plan: SpeechPlan) -> int:
     """Activations of the encoder, the windows' hidden states and logits; a processor encodes one window at a time."""
     if isinstance(header, CtcHeader):
         return _ctc_bytes(header, value_bytes(plan.device))
+    if isinstance(header, SeamlessHeader):
+        return _seamless_bytes(header, value_bytes(plan.device))
     sizes, size = header.sizes, value_bytes(plan.device)
     at_once = plan.parallel if plan.device == "cuda" else 1
     activations = at_once * FRAMES * (6 * sizes["d_model"] + 2 * sizes["encoder_ffn_dim"]) * size
@@ -90,10 +99,20 @@ def _ctc_bytes(header: CtcHeader, size: int) -> int:
     return (_COPIES * frames * header.width + layer + looks) * size
 
 
+def _seamless_bytes(header: SeamlessHeader, size: int) -> int:
+    """One window of 30 s: an encoder layer's activations, what all frames see of all, and vectors of distances."""
+    sizes, frames = header.sizes, SEAMLESS_FRAMES
+    layer = frames * (8 * sizes["hidden_size"] + 2 * sizes["speech_encoder_intermediate_size"])
+    heads = sizes["speech_encoder_attention_heads"]
+    distances = sizes["hidden_size"] // heads if header.is_relative else 0
+    return (layer + frames**2 * (3 * heads + distances)) * size + 4 * sizes["vocab_size"] * _FLOAT_BYTES
+
+
 def _tensor_bytes(tensor: StoredTensor, header: SpeechHeader, size: int) -> int:
     if header.stored_quantised:
         return tensor.n_bytes
-    is_linear = len(tensor.shape) == 2 and tensor.name.endswith(".weight") and "embed" not in tensor.name
+    kept = any(word in tensor.name for word in ("embed", "shared.", "lm_head.", "proj_out."))
+    is_linear = len(tensor.shape) == 2 and tensor.name.endswith(".weight") and not kept
     if not is_linear or header.quantization == "none":
         return tensor.n_elements * size
     if header.quantization == "bnb-8bit":

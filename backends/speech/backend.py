@@ -1,4 +1,4 @@
-"""Whisper and Wav2Vec2 folders, as `backends.backend.Backend` asks for them."""
+"""Whisper, Wav2Vec2 and SeamlessM4T-v2 folders, as `backends.backend.Backend` asks for them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from backends.speech.ctc_header import is_ctc
 from backends.speech.header import SpeechHeader, is_ctranslate2, is_whisper
 from backends.speech.kind import TRANSCRIBE, SpeechPlan
 from backends.speech.reading import read
+from backends.speech.seamless_header import is_seamless
 
 if TYPE_CHECKING:
     from backends.choices import Choices
@@ -89,7 +90,7 @@ class Speech:
         return SpeechOptions
 
     def recognise(self, path: Path) -> Files | None:
-        """A folder whose config.json is Whisper's or Wav2Vec2's, or that CTranslate2 made of one."""
+        """A folder whose config.json is Whisper's, Wav2Vec2's or Seamless's, or that CTranslate2 made of one."""
         config = path / "config.json"
         if not path.is_dir() or model_files.why_not_file(config) is not None or not config.is_file():
             return None
@@ -97,14 +98,14 @@ class Speech:
             told = model_files.read_object(config)
         except model_files.FileError:
             return None
-        if not (is_whisper(told) or is_ctranslate2(told) or is_ctc(told)):
+        if not (is_whisper(told) or is_ctranslate2(told) or is_ctc(told) or is_seamless(told)):
             return None
         return Files(tuple(sorted(file for file in path.glob("*.safetensors") if file.is_file())))
 
     def claims(self, reference: str) -> bool:
         """Such as `openai/whisper-base`."""
         name = Path(reference).name.lower()
-        return any(word in name for word in ("whisper", "wav2vec2", "hubert"))
+        return any(word in name for word in ("whisper", "wav2vec2", "hubert", "seamless-m4t-v2"))
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> SpeechHeader:
         """config.json and the weights' headers."""

@@ -65,6 +65,10 @@ class CtcHeader(SpeechHeader):
         return ["transcription"]
 
     @property
+    def head(self) -> None:
+        """It shares nothing."""
+
+    @property
     def n_layers(self) -> int:
         """Of the encoder."""
         return self.sizes["num_hidden_layers"]

@@ -68,6 +68,11 @@ class SpeechHeader(Header):
         return ["transcription", *([TRANSLATION] if self.multilingual else [])]
 
     @property
+    def head(self) -> tuple[int, int] | None:
+        """Rows and columns of the output head that embeddings share; None where there is none such."""
+        return self.sizes["vocab_size"], self.sizes["d_model"]
+
+    @property
     def n_layers(self) -> int:
         """Of both sides."""
         return self.sizes["encoder_layers"] + self.sizes["decoder_layers"]

@@ -17,6 +17,9 @@ from transformers import (
     BitsAndBytesConfig,
     HubertConfig,
     HubertForCTC,
+    SeamlessM4TFeatureExtractor,
+    SeamlessM4Tv2Config,
+    SeamlessM4Tv2ForSpeechToText,
     Wav2Vec2Config,
     Wav2Vec2ForCTC,
     WhisperConfig,
@@ -33,7 +36,7 @@ from backends.machine.crash_reason import in_words
 from backends.messages import Layers, LoadModel, Ready
 from backends.pytorch import shortage
 from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
-from backends.speech import arithmetic, audio, ctc, tokens
+from backends.speech import arithmetic, audio, ctc, seamless, tokens
 from backends.speech.alignment import Aligner
 from backends.speech.ctc_header import CtcHeader
 from backends.speech.engine import SpeechEngine
@@ -41,6 +44,7 @@ from backends.speech.header import SpeechHeader
 from backends.speech.kind import SpeechFacts, SpeechPlan
 from backends.speech.reading import read
 from backends.speech.recogniser import Recogniser
+from backends.speech.seamless_header import TOKENIZER, SeamlessHeader
 from backends.speech.whisper import WhisperListener
 
 if TYPE_CHECKING:
@@ -71,7 +75,9 @@ def load(spec: LoadModel[SpeechPlan], progress: Callable[[float], None]) -> Spee
         header = read(path, quantization=str(spec.options.get("quantization", "none")), max_audio_s=max_audio_s)
         config = model_files.read_object(path / "config.json")
         torch.set_num_threads(spec.threads or len(os.sched_getaffinity(0)))
-        loaded = _ctc if isinstance(header, CtcHeader) else _whisper
+        loaded = (
+            _ctc if isinstance(header, CtcHeader) else _seamless if isinstance(header, SeamlessHeader) else _whisper
+        )
         listener, model, n_languages = loaded(spec, header, config, progress)
     except (HeaderError, model_files.FileError) as error:
         raise LoadError(str(error)) from None
@@ -96,12 +102,8 @@ def _whisper(
     vocabulary = model_files.read_text(path / "tokenizer.json", model_files.VOCABULARY_BYTES)
     model = _model(spec, header, (WhisperForConditionalGeneration, WhisperConfig), config, progress)
     if arithmetic.has_own_head(header, spec.plan.device):
-        _compute_in_integers(model)
-    try:
-        tokenizer = Tokenizer.from_str(vocabulary)
-    except Exception as error:  # the parser of strangers' files raises whatever it likes
-        raise LoadError(f"tokenizer.json cannot be read: {in_words(error)}") from None
-    known = tokens.read(tokenizer, generation, header.n_vocab)
+        _compute_in_integers(model, "proj_out")
+    known = tokens.read(_tokenizer(vocabulary), generation, header.n_vocab)
     recogniser = Recogniser(
         model,
         WhisperFeatureExtractor(feature_size=header.sizes["num_mel_bins"]),
@@ -129,6 +131,29 @@ def _ctc(
     listener = ctc.CtcListener(model, letters, normalise=normalise, frame_s=header.frame_s)
     _try(lambda: listener.letters(np.zeros(16_000, dtype=np.int16)))
     return listener, model, 1
+
+
+def _seamless(
+    spec: LoadModel[SpeechPlan], header: SpeechHeader, config: dict[str, Any], progress: Callable[[float], None]
+) -> tuple[Listener, Any, int]:
+    """The same of a model that writes in the language that is asked for."""
+    path = Path(spec.path)
+    vocabulary = model_files.read_text(path / TOKENIZER, model_files.VOCABULARY_BYTES)
+    known = seamless.read(_tokenizer(vocabulary), _generation(path), config, header.n_vocab)
+    model = _model(spec, header, (SeamlessM4Tv2ForSpeechToText, SeamlessM4Tv2Config), config, progress)
+    if arithmetic.has_own_head(header, spec.plan.device):
+        _compute_in_integers(model, "lm_head")
+    listener = seamless.SeamlessListener(model, SeamlessM4TFeatureExtractor(), known)
+    _try(lambda: listener.first_logits(listener.encode(np.zeros(16_000, dtype=np.int16))))
+    return listener, model, len(known.languages)
+
+
+def _tokenizer(vocabulary: str) -> Tokenizer:
+    """Raises LoadError."""
+    try:
+        return Tokenizer.from_str(vocabulary)
+    except Exception as error:  # the parser of strangers' files raises whatever it likes
+        raise LoadError(f"tokenizer.json cannot be read: {in_words(error)}") from None
 
 
 def _model(
@@ -185,12 +210,12 @@ def _quantization(header: SpeechHeader) -> Any:
     )
 
 
-def _compute_in_integers(model: Any) -> None:
+def _compute_in_integers(model: Any, head: str) -> None:
     """On a processor bitsandbytes' own way is slower than no quantisation; nor does it touch the output head."""
     from backends.pytorch import linear  # imports bitsandbytes
 
-    if (head := linear.integer_copy(model.proj_out)) is not None:
-        model.set_submodule("proj_out", head)
+    if (made := linear.integer_copy(getattr(model, head))) is not None:
+        model.set_submodule(head, made)
         linear.make_rows_independent(model)
 
 

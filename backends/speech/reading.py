@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backends.backend import HeaderError
 from backends.files import model_files
-from backends.speech import ctc_header, header
+from backends.speech import ctc_header, header, seamless_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,4 +20,6 @@ def read(folder: Path, *, quantization: str, max_audio_s: float) -> header.Speec
         raise HeaderError(str(error)) from None
     if ctc_header.is_ctc(config):
         return ctc_header.read(folder, config, quantization=quantization, max_audio_s=max_audio_s)
+    if seamless_header.is_seamless(config):
+        return seamless_header.read(folder, config, quantization=quantization, max_audio_s=max_audio_s)
     return header.read(folder, quantization=quantization, max_audio_s=max_audio_s)

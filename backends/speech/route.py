@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from backends.messages import Failed, Finished
+from backends.messages import Event, Failed, Finished
 from backends.speech.kind import TRANSCRIBE, TRANSLATION, Heard, Pauses, Segments, Task, Transcribe
 from backends.speech.transcript import (
     MEDIA,
@@ -28,10 +28,11 @@ from backends.speech.transcript import (
 )
 from server.door.forms import Form, receive
 from server.errors import ApiError, unsupported_parameter
-from server.output.frame import DONE, Comments, to_json
+from server.output.frame import Comments
 from server.routes.answering import run_headers
 from server.routes.dependencies import App
 from server.routes.described import Described, answers
+from server.routes.parts import events
 from server.routes.running import Run, started_in_time, while_connected
 from server.routes.services import ModelFacts, Services, new_id, served_headers
 from server.routes.sse import StreamedAnswer
@@ -234,7 +235,7 @@ class _Streamed(StreamedAnswer):
 
     def __init__(self, app: Services, run: Run, order: _Order, headers: dict[str, str], upload: AsyncExitStack) -> None:
         super().__init__(
-            _events(run, order),
+            events(run, _telling(order)),
             run,
             headers=headers,
             keepalive_s=app.settings.server.sse_keepalive_s,
@@ -248,25 +249,18 @@ class _Streamed(StreamedAnswer):
             await super().__call__(scope, receive, send)
 
 
-async def _events(run: Run, order: _Order) -> AsyncIterator[bytes]:
+def _telling(order: _Order) -> Callable[[Event], TextDelta | TextDone | None]:
     """Each delta is a piece of the document that was asked for: text, or subtitles."""
     transcript, form = Transcript(order.job.task), order.form
-    try:
-        async for event in run.streams[0]:
-            match event:
-                case Segments():
-                    if text := transcript.add(event.segments, form):
-                        yield _frame(TextDelta(text))
-                case Finished():
-                    yield _frame(TextDone(transcript.whole(form), transcript.usage(event)))
-                    yield DONE
-                case Failed():
-                    yield Comments().error(run.problem(event))
-                case _:
-                    pass
-    finally:
-        run.cancel()
 
+    def told(event: Event) -> TextDelta | TextDone | None:
+        match event:
+            case Segments():
+                text = transcript.add(event.segments, form)
+                return TextDelta(text) if text else None
+            case Finished():
+                return TextDone(transcript.whole(form), transcript.usage(event))
+            case _:
+                return None
 
-def _frame(event: TextDelta | TextDone) -> bytes:
-    return b"data: " + to_json(event) + b"\n\n"
+    return told

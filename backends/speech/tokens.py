@@ -70,8 +70,7 @@ class Tokens:
 
     def code(self, language: str, *, param: str = "language") -> str:
         """The code of a language by its code or English name. Raises JobError."""
-        said = language.strip().lower()
-        code = said if said in LANGUAGES else TO_LANGUAGE_CODE.get(said)
+        code = code_of(language)
         if code is None:
             told = (
                 f"{language[:40]!r} is no language that Whisper knows. hint: its ISO-639-1 code, such as 'en' or 'de'"
@@ -106,6 +105,13 @@ class Tokens:
             else:
                 found.append((text, count))
         return found
+
+
+def code_of(language: str) -> str | None:
+    """The code that Whisper has for a code or an English name."""
+    said = language.strip().lower()
+    known: str | None = said if said in LANGUAGES else TO_LANGUAGE_CODE.get(said)
+    return known
 
 
 def name_of(code: str) -> str:

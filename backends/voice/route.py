@@ -14,14 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
-from backends.messages import Failed, Finished
+from backends.messages import Event, Failed, Finished
 from backends.voice.header import VoiceHeader
 from backends.voice.kind import MAX_CHARS, SPEAK, Sound, SoundFormat, Speak, no_such_voice
 from server.errors import ApiError
-from server.output.frame import DONE, Comments, to_json
+from server.output.frame import Comments, to_json
 from server.routes.answering import run_headers
 from server.routes.dependencies import App, check_wishes, parsed
 from server.routes.described import Described, answers
+from server.routes.parts import events
 from server.routes.running import Run, started_in_time, while_connected
 from server.routes.services import ModelFacts, Services, new_id, served_headers
 from server.routes.sse import StreamedAnswer
@@ -217,26 +218,15 @@ async def _file(run: Run, first: bytes) -> AsyncIterator[bytes]:
         run.cancel()
 
 
-async def _events(run: Run) -> AsyncIterator[bytes]:
-    try:
-        async for event in run.streams[0]:
-            match event:
-                case Sound():
-                    yield _frame(SoundDelta(base64.b64encode(event.data).decode()))
-                case Finished():
-                    said, heard = event.completion_tokens, event.prompt_tokens
-                    yield _frame(SoundDone(SoundUsage(heard, said, heard + said)))
-                    yield DONE
-                case Failed():
-                    yield Comments().error(run.problem(event))
-                case _:
-                    pass
-    finally:
-        run.cancel()
-
-
-def _frame(event: SoundDelta | SoundDone) -> bytes:
-    return b"data: " + to_json(event) + b"\n\n"
+def _told(event: Event) -> SoundDelta | SoundDone | None:
+    match event:
+        case Sound():
+            return SoundDelta(base64.b64encode(event.data).decode())
+        case Finished():
+            said, heard = event.completion_tokens, event.prompt_tokens
+            return SoundDone(SoundUsage(heard, said, heard + said))
+        case _:
+            return None
 
 
 class _Events(StreamedAnswer):
@@ -244,7 +234,9 @@ class _Events(StreamedAnswer):
 
     def __init__(self, app: Services, run: Run, headers: dict[str, str]) -> None:
         keepalive_s = app.settings.server.sse_keepalive_s
-        super().__init__(_events(run), run, headers=headers, keepalive_s=keepalive_s, keep_alive=Comments().keep_alive)
+        super().__init__(
+            events(run, _told), run, headers=headers, keepalive_s=keepalive_s, keep_alive=Comments().keep_alive
+        )
 
 
 class _File(StreamedAnswer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import struct
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.speech.sound import encoded, noise, silence, wav
+from tests.speech.sound import encoded, noise, silence, video, wav
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -136,5 +137,42 @@ def test_nothing_is_fetched_that_a_file_names(tmp_path: Path, text: str) -> None
         for name in ("a.m3u8", "a.wav"):
             (tmp_path / name).write_text(text.format(port=listener.getsockname()[1]))
         assert set(decoded(tmp_path)[0].values()) == {"unsupported_media"}
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def referring(entry: bytes) -> bytes:
+    """A film whose sound track says that its samples are elsewhere: its `dref` has this entry, and not `itself`."""
+    whole = video(noise(1))
+    at = whole.rindex(b"url \0\0\0\1") - 4  # the sound's, behind the pictures'
+    made = struct.pack(">I", len(entry) + 4) + entry
+    for box in (b"dref", b"dinf", b"minf", b"mdia", b"trak", b"moov"):
+        size_at = whole.rindex(box, 0, at + 4) - 4
+        size = struct.unpack(">I", whole[size_at : size_at + 4])[0] + len(made) - 12
+        whole = whole[:size_at] + struct.pack(">I", size) + whole[size_at + 4 :]
+    return whole[:at] + made + whole[at + 12 :]
+
+
+def alias(path: str, *, levels: int) -> bytes:
+    """QuickTime's record of another file: its path, and how many folders up and down it is from this one."""
+    place = path.encode() + b"\0" * (len(path) % 2)
+    head = b"alis" + b"\0" * 14 + struct.pack(">B27s12xB63s16x", 0, b"", 4, b"pipe")
+    return head + struct.pack(">HH16xHH", levels, levels, 2, len(place)) + place + b"\xff\xff\0\0"
+
+
+def test_no_other_file_is_opened_for_a_track(tmp_path: Path) -> None:
+    """Given tracks whose samples are in a pipe and at an address, then the pipe has no reader and no one connects."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/a.wav".encode()
+        (folder / "address.mov").write_bytes(referring(b"url \0\0\0\0" + address + b"\0"))
+        (folder / "path.mov").write_bytes(referring(alias(str(pipe), levels=0)))
+        (folder / "beside.mov").write_bytes(referring(alias(str(pipe), levels=1)))
+        found, _ = decoded(folder)  # a reader of the pipe would wait for a writer and never end
+        assert len(found) == 3
         with pytest.raises(BlockingIOError):
             listener.accept()
