@@ -29,6 +29,7 @@ NEVER = float("-inf")
 
 @pytest.fixture(scope="module")
 def model() -> Any:
+    torch.set_num_threads(1)
     torch.manual_seed(3)
     made = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**SIZES)).eval()
     with torch.no_grad():
@@ -143,7 +144,7 @@ def test_eight_bits_take_what_was_estimated_and_hear_as_well(whisper: Path, said
     options: dict[str, bool | int | float | str] = {"quantization": "bnb-8bit"}
     plan = SpeechPlan(device="cpu", parallel=1)
     estimated = found[0].estimate(found[0].describe(whisper, options), plan).host.weights
-    engine: Any = load(LoadModel("m", "speech", str(whisper), plan, options=options), lambda _: None)
+    engine: Any = load(LoadModel("m", "speech", str(whisper), plan, threads=1, options=options), lambda _: None)
     assert engine.ready().parts["weights"] == pytest.approx(estimated, rel=0.02)
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         assert isinstance(engine._listener._recogniser.model.proj_out, IntegerLinear)

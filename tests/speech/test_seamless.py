@@ -66,7 +66,7 @@ def loaded(folder: Path, **options: Any) -> Any:
     from backends.speech.loading import load
 
     plan = SpeechPlan(device="cpu", parallel=2)
-    return load(LoadModel("a", "speech", str(folder), plan, options=options), lambda _: None)
+    return load(LoadModel("a", "speech", str(folder), plan, threads=1, options=options), lambda _: None)
 
 
 @pytest.fixture(scope="module")
