@@ -18,6 +18,7 @@ from bench import (
     bnb,
     compare,
     constraint,
+    draft_pair,
     embed,
     engine,
     llama_server,
@@ -29,6 +30,7 @@ from bench import (
     scenarios,
     serve_hf,
     speculation,
+    speculation_peers,
     speech,
     swap,
     ties,
@@ -123,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     drafted.add_argument("--at-once", default="1,2,4,8", help="streams at once (default 1,2,4,8)")
     drafted.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
     drafted.add_argument("--threads", type=int, default=0, help="compute threads; 0: all cores")
+    drafted.add_argument("--draft", type=Path, help="a GGUF file that drafts, beside earlier text")
+    drafted.add_argument("--pair", type=float, help="a made pair that agrees in this share of tokens, such as 0.8")
+    drafted.add_argument("--peer", action="store_true", help="beside llama-server with its own kinds of speculation")
     drafted.add_argument("--json", action="store_true", help="print one JSON line")
     for name, measure in SCENARIOS.items():
         scenario = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
@@ -176,11 +181,23 @@ def _peers(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _speculation(options: argparse.Namespace) -> dict[str, str]:
-    path = options.path or built_in_path("smollm2")
+    path, draft = options.path or built_in_path("smollm2"), options.draft
     if path is None:
         raise SystemExit(why_missing("smollm2"))
+    if options.pair is not None:
+        path, draft = draft_pair.path(options.pair)
+    if options.peer:
+        return speculation_peers.measure(
+            path,
+            llama_server.find(None),
+            draft=draft,
+            rounds=options.rounds,
+            n_generate=120,
+            say=lambda line: print(line, file=sys.stderr),
+        )
     return speculation.measure(
         path,
+        draft=draft,
         modes=options.modes.split(","),
         streams=[int(n) for n in options.at_once.split(",")],
         rounds=options.rounds,

@@ -18,13 +18,24 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from bench.model import Shape, describe, is_text
+from bench.model import OUT, Shape, describe, is_text
 
 TARGET: Final = Shape(n_layers=16, n_embd=1024, n_heads=16, n_heads_kv=4, n_ff=4096, n_vocab=1024)
 """205 M parameters."""
 DRAFT: Final = replace(TARGET, n_layers=1, n_ff=256)
 _LOGIT: Final = 64.0
 """Of the token that follows, against 0 of all others."""
+
+
+def path(agreement: float, kind: Type = Type.F32) -> tuple[Path, Path]:
+    """The files of both, made on the first call. In 32 bits a step waits for its weights, as on a card."""
+    folder = OUT / f"pair-{agreement:g}-{kind.name.lower()}"
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        part.mkdir(parents=True, exist_ok=True)
+        write(part, agreement=agreement, kind=kind)
+        part.rename(folder)
+    return folder / f"target-{kind.name.lower()}.gguf", folder / "draft.gguf"
 
 
 def write(

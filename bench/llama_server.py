@@ -94,13 +94,15 @@ def _checked(command: Sequence[str], env: dict[str, str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def running(program: Path, model: Path, *, context: int, parallel: int) -> Iterator[serving.Server]:
+def running(
+    program: Path, model: Path, *, context: int, parallel: int, flags: Sequence[str] = ()
+) -> Iterator[serving.Server]:
     """Serve one model with `parallel` slots of `context` tokens; all else as it comes. Raises RuntimeError."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(program), "--model", str(model), "--ctx-size", str(context * parallel), "--parallel", str(parallel)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), *flags]
     env = {**os.environ, "LD_LIBRARY_PATH": f"{program.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)

@@ -16,7 +16,17 @@ from backends.alone import check
 from backends.engine import AnyEngine
 from backends.gguf.loading import load
 from backends.gguf.threads import sensible_threads
-from backends.messages import Delta, Event, Generate, GeneratorPlan, LoadModel, Sampling, SpeculationMode, TextPrompt
+from backends.messages import (
+    Delta,
+    DraftFiles,
+    Event,
+    Generate,
+    GeneratorPlan,
+    LoadModel,
+    Sampling,
+    SpeculationMode,
+    TextPrompt,
+)
 from bench.speculation_tasks import TASKS
 
 _CONTEXT = 2048
@@ -43,6 +53,7 @@ class Turn:
 def measure(
     path: Path,
     *,
+    draft: Path | None = None,
     modes: Iterable[SpeculationMode] = ("auto", "ngram"),
     streams: Iterable[int] = (1, 2, 4, 8),
     rounds: int = 3,
@@ -54,7 +65,7 @@ def measure(
     streams, found = list(streams), {}
     plain = _open(path, "off", max(streams), threads)
     for mode in modes:
-        drafting = _open(path, mode, max(streams), threads)
+        drafting = _open(path, mode, max(streams), threads, draft)
         for task in TASKS:
             for n in streams:
                 name = f"{task} {mode} {n}"
@@ -112,7 +123,9 @@ def _take(turn: Turn, events: list[Event]) -> None:
             turn.texts[event.id.rpartition("-")[2]] += event.text
 
 
-def _open(path: Path, mode: SpeculationMode, parallel: int, threads: int) -> Any:
+def _open(path: Path, mode: SpeculationMode, parallel: int, threads: int, draft: Path | None = None) -> Any:
     n_threads = threads or sensible_threads(path.stat().st_size)
     plan = GeneratorPlan(_CONTEXT, parallel)
-    return load(LoadModel(path.stem, "gguf", str(path), plan, threads=n_threads, speculation=mode), lambda _: None)
+    files = None if draft is None else DraftFiles(draft.stem, str(draft))
+    asked = LoadModel(path.stem, "gguf", str(path), plan, threads=n_threads, speculation=mode, draft=files)
+    return load(asked, lambda _: None)

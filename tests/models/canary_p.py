@@ -105,8 +105,16 @@ def expected_infill(n: int) -> str:
     return b"".join(PIECES[token] for token in expected(IDS[b"<|fim_middle|>"], n)).decode(errors="ignore")
 
 
-def build(path: Path, *, metadata: Mapping[str, Any] | None = None, skip_tensors: frozenset[str] = frozenset()) -> Path:
-    """Write the model to `path` (1.7 MB). `metadata` replaces values, or drops keys where None, for broken files."""
+def build(
+    path: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    skip_tensors: frozenset[str] = frozenset(),
+    always: int | None = None,
+) -> Path:
+    """Write the model to `path` (1.7 MB). `metadata` replaces values, or drops keys where None, for broken files.
+    `always`: a token that follows every other one instead.
+    """
     writer = gguf.GGUFWriter(path, "llama")
     _add_metadata(writer)
     _add_tokenizer(writer)
@@ -116,6 +124,9 @@ def build(path: Path, *, metadata: Mapping[str, Any] | None = None, skip_tensors
         else:
             writer.kv_data[0][key].value = value
     for name, tensor in _tensors().items():
+        if always is not None and name == "output.weight":
+            tensor[:] = 0
+            tensor[always] = 64 / N_VOCAB**0.5
         if name not in skip_tensors:
             writer.add_tensor(name, tensor)
     finish(writer)
