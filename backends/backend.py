@@ -34,6 +34,8 @@ AT_MOST: Final = "_at_most"
 
 DRAFT: Final = "_draft"
 """The option that names the path of the model that drafts for one; behind it and a dot, that model's own options."""
+MTP: Final = "_mtp"
+"""The option that lets a file's own layer draft that predicts further tokens; True: there has to be one."""
 
 
 class HeaderError(Exception):

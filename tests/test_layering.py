@@ -89,7 +89,17 @@ COMMANDS = {"server/cli/quantize.py": "quantize"}
 """A command whose work is another package; it is imported when the command runs."""
 LOW_LEVEL = {
     f"backends/gguf/{name}.py"
-    for name in ("context", "embedding_pass", "ggml_calls", "library_log", "model", "pooled", "sampling", "tower")
+    for name in (
+        "context",
+        "embedding_pass",
+        "ggml_calls",
+        "library_log",
+        "model",
+        "mtp",
+        "pooled",
+        "sampling",
+        "tower",
+    )
 }
 BASELINE = "backends/gguf/bare.py"
 """The loop that the engine is measured by shares nothing with it, so it calls llama.cpp itself."""

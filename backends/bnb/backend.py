@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from backends import ladder
-from backends.backend import DRAFT, Files, HeaderError, Setting
+from backends.backend import DRAFT, MTP, Files, HeaderError, Setting
 from backends.bnb import arithmetic, folder, tokenizer_file
 from backends.bnb.adapters import described
 from backends.bnb.header import FolderInfo, read
@@ -86,6 +86,11 @@ class Folders:
             raise HeaderError(why)
         taught = described(header, options)
         header = dataclasses.replace(header, adapters=taught, remarks=(*header.remarks, *adapters.remarks(taught)))
+        if options.get(MTP) is True:
+            raise HeaderError(
+                "speculation = 'mtp' is for GGUF files: transformers does not load such a layer of a folder. "
+                "hint: speculation = 'auto', or 'model:NAME' with a smaller model"
+            )
         if not isinstance(draft := options.get(DRAFT), str) or header.gives != "text":
             return header
         try:

@@ -90,7 +90,7 @@ def _engine(spec: LoadModel, body: Body, info: FolderInfo, order: Order, *, free
         parts=parts,
         host_parts=_host_parts(info) if on_card else {},
         engine=version(),
-        speculation=speculation_told(spec.speculation, context, draft=spec.draft),
+        speculation=speculation_told(spec.speculation, context, draft=f"model:{spec.draft.name}" if spec.draft else ""),
         media=info.media,
         adapters=adapters.told,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -72,8 +72,62 @@ class _Cells:
     """Of them, those that are the text's."""
 
 
+class TokenDrafter(Protocol):
+    """A network that drafts for the sequences of a model."""
+
+    drafter: str
+    """Of `DRAFTERS`."""
+    step_us: float
+    """A step of a row for each sequence that drafts."""
+
+    def close(self) -> None:
+        """Free it."""
+        ...
+
+    @property
+    def pooled(self) -> bool:
+        """All slots share the cells of one pool, so that none may keep what is of no use any more."""
+        ...
+
+    def keep_only(self, slots: Items[int]) -> None:
+        """Free the cells of all others."""
+        ...
+
+    def takes(self, sequence: Sequence) -> bool:
+        """Whether it can follow a text."""
+        ...
+
+    def most(self, sequence: Sequence) -> int:
+        """Tokens that it has room to draft."""
+        ...
+
+    def is_behind(self, sequence: Sequence) -> bool:
+        """It has so many rows to compute before it can draft that they are steps of their own."""
+        ...
+
+    def catch_up_us(self, sequence: Sequence) -> float:
+        """What these rows take."""
+        ...
+
+    def catch_up(self, sequence: Sequence, *, within_us: float) -> float:
+        """Compute some of them, about as many as the time allows; the microseconds that took."""
+        ...
+
+    def draft(
+        self, wanted: Iterable[tuple[Sequence, int]], goes_on: Callable[[Sequence, int, float], bool]
+    ) -> tuple[dict[int, list[int]], float]:
+        """At most so many tokens for each, by slot, and the microseconds that took.
+
+        `goes_on` is asked with each token and by how much its logit leads the next best one's: False ends the draft
+        before it.
+        """
+        ...
+
+
 class DraftModel:
     """The draft's context and its cells, a slot for each of the target's."""
+
+    drafter = "model"
 
     def __init__(
         self,
@@ -88,7 +142,7 @@ class DraftModel:
         """`n_tokens`: what one sequence's cells hold. `n_vocab`: tokens that both models have. `step_us`: what a step
         of one row took. `close` frees the model and its context.
         """
-        self.close = close
+        self._close = close
         self.step_us = step_us
         """A step of a row for each sequence that drafts."""
         self._row_us = _ROW_AT_FIRST * step_us
@@ -98,9 +152,13 @@ class DraftModel:
         self._shares = True
         """One slot's cells can be another's beginning; False once that has failed."""
 
+    def close(self) -> None:
+        """Free the draft model and its context."""
+        self._close()
+
     @property
     def pooled(self) -> bool:
-        """All slots share the cells of one pool, so that none may keep what is of no use any more."""
+        """See `TokenDrafter`."""
         return self._context.layout == "unified"
 
     def keep_only(self, slots: Items[int]) -> None:
@@ -154,11 +212,7 @@ class DraftModel:
     def draft(
         self, wanted: Iterable[tuple[Sequence, int]], goes_on: Callable[[Sequence, int, float], bool]
     ) -> tuple[dict[int, list[int]], float]:
-        """At most so many tokens for each, by slot, and the microseconds that took.
-
-        `goes_on` is asked with each token and by how much its logit leads the next best one's: False ends the draft
-        before it.
-        """
+        """See `TokenDrafter`."""
         began, found = time.perf_counter_ns(), dict[int, list[int]]()
         rows: list[tuple[int, list[int]]] = []
         left: dict[int, tuple[Sequence, int]] = {}

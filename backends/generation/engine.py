@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from backends.generation.batching import Batcher, Share
     from backends.generation.bookmark import Bookmark
     from backends.generation.decoder import DecoderContext, DecoderModel
-    from backends.generation.draft_model import DraftModel
+    from backends.generation.draft_model import TokenDrafter
     from backends.generation.tokenizer import Tokenizer
     from backends.messages import ErrorCode, Event, FinishReason, GeneratorFacts, SpeculationMode, TextJob
     from backends.prefix.store import PrefixStore
@@ -62,7 +62,7 @@ class GeneratingEngine:
         batcher: Batcher,
         store: PrefixStore | None = None,
         speculation: SpeculationMode = "off",
-        draft_model: DraftModel | None = None,
+        draft_model: TokenDrafter | None = None,
         adapters: LoadedAdapters = NO_ADAPTERS,
     ) -> None:
         self._model = model

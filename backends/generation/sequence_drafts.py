@@ -82,9 +82,9 @@ class SequenceDrafts:
         self.drafter = "grammar" if self._forced else self.lookup.drafter
         return self._forced[:n_tokens] if self._forced else self.lookup.draft(n_tokens)
 
-    def take(self, drafted: list[int], sequence: Sequence) -> list[int]:
-        """What the draft model has thought of, as far as a grammar lets it stand."""
-        self.drafter = "model"
+    def take(self, drafted: list[int], sequence: Sequence, drafter: str) -> list[int]:
+        """What a model has thought of, as far as a grammar lets it stand."""
+        self.drafter = drafter
         if sequence.guide is None or not drafted:
             return drafted
         n_fitting = sequence.guide.n_fitting(drafted)
@@ -94,5 +94,5 @@ class SequenceDrafts:
 
     def learn(self, n_drafted: int, n_accepted: int) -> None:
         """So many of the drafted tokens came true."""
-        if self.drafter == "model":
+        if self.drafter in ("model", "mtp"):
             self.trust.learn(n_drafted, n_accepted)

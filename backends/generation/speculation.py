@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.generation.decoder import DecoderContext
-    from backends.generation.draft_model import DraftModel
+    from backends.generation.draft_model import TokenDrafter
     from backends.generation.pace import Pace
     from backends.generation.sequence import GenerationRequest, Sequence
     from backends.generation.step_rows import StepRows
-    from backends.messages import DraftFiles, SpeculationMode
+    from backends.messages import SpeculationMode
 
 MOST_ROWS: Final = SCORED_ROWS - 1
 """Drafted tokens of one step: their logits lie where those of scored prompts do, which never share a step with them.
@@ -44,11 +44,11 @@ _WON_A_TOKEN: Final = 0.25
 """Of a step, what a draft model is thought to win with each token, where a prompt has to be read for it."""
 
 
-def told(mode: SpeculationMode, context: DecoderContext, *, draft: DraftFiles | None = None) -> str:
+def told(mode: SpeculationMode, context: DecoderContext, *, draft: str = "") -> str:
     """How tokens are drafted, for people; with a reason where the model is why nothing is."""
     if mode != "off" and not context.cuts_back:
         return "off: the model carries a running state, which cannot be taken back"
-    return mode if draft is None or mode != "auto" else f"model:{draft.name}"
+    return draft if draft and mode == "auto" else mode
 
 
 def _told_of_fault(sequence: Sequence) -> None:
@@ -61,7 +61,7 @@ def _told_of_fault(sequence: Sequence) -> None:
 class Speculation:
     """Of one engine. `mode`: `auto` drafts where that has been faster, `ngram` wherever it is likely to come true."""
 
-    def __init__(self, pace: Pace, *, mode: SpeculationMode, model: DraftModel | None = None) -> None:
+    def __init__(self, pace: Pace, *, mode: SpeculationMode, model: TokenDrafter | None = None) -> None:
         self._mode = mode
         self._model = model
         first, most = _MODEL_CREDIT
@@ -154,7 +154,7 @@ class Speculation:
         return by_model if by_model.chances[:1] > found.chances[:1] else found
 
     def _model_offer(
-        self, model: DraftModel, drafts: SequenceDrafts, sequence: Sequence, *, most: int, n: int, n_left: int
+        self, model: TokenDrafter, drafts: SequenceDrafts, sequence: Sequence, *, most: int, n: int, n_left: int
     ) -> Offer:
         """What the draft model would do for a sequence, once it has read its text: a part of it with each step."""
         if not model.takes(sequence):
@@ -187,7 +187,7 @@ class Speculation:
             except Exception:
                 self._without_model()
 
-    def _think(self, model: DraftModel, thinking: list[tuple[Sequence, int]], sequences: list[Sequence]) -> None:
+    def _think(self, model: TokenDrafter, thinking: list[tuple[Sequence, int]], sequences: list[Sequence]) -> None:
         if model.pooled:
             model.keep_only([sequence.slot for sequence in sequences])
 
@@ -199,7 +199,7 @@ class Speculation:
         self._costs.pay(len(sequences), took_us)
         for sequence, _ in thinking:
             if sequence.drafts is not None:
-                sequence.draft = sequence.drafts.take(found[sequence.slot], sequence)
+                sequence.draft = sequence.drafts.take(found[sequence.slot], sequence, model.drafter)
 
     def _without_model(self) -> None:
         """The draft model has failed: it drafts nothing more, and the worker's log says why."""

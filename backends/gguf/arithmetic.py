@@ -67,6 +67,11 @@ def _predict_generator(header: HeaderInfo, plan: GeneratorPlan) -> Footprint:
 
 def _with_draft(header: HeaderInfo, plan: GeneratorPlan, alone: Footprint) -> Footprint:
     """The same with the model that drafts for it, but for the process, which both share."""
+    if header.mtp:
+        own = cache_bytes(header, plan) // max(1, header.n_layers) + compute_bytes(header, plan)
+        if plan.device == "cpu":
+            return replace(alone, host=replace(alone.host, further={"draft": own}))
+        return replace(alone, device=replace(alone.device, further={"draft": own}))
     if header.draft is None:
         return alone
     of_draft = _predict_reader(header.draft, plan.of_draft(header.draft.n_ctx_train))

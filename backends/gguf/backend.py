@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from backends import ladder
-from backends.backend import AT_MOST, DRAFT, Files, HeaderError, Setting
+from backends.backend import AT_MOST, DRAFT, MTP, Files, HeaderError, Setting
 from backends.files import adapters, foreign
 from backends.gguf import arithmetic, offload
 from backends.gguf.adapters import described
@@ -134,12 +134,20 @@ class Gguf:
             raise HeaderError("the file announces 0 layers (block_count), and a model has layers. hint: it is damaged")
         _check_figures(header)
         asked = _host_layers(header, options)
+        n_predicting = header.number("nextn_predict_layers") if header.gives == "text" and MTP in options else 0
+        if options.get(MTP) is True and n_predicting != 1:
+            has = f"{n_predicting} of them, and one is supported" if n_predicting else "none"
+            raise HeaderError(
+                f"speculation = 'mtp' is for files with a layer that predicts further tokens, and this one has {has}. "
+                "hint: speculation = 'auto', or 'model:NAME' with a smaller model"
+            )
         found = projector_for(path, header.number("embedding_length"), options) if header.gives == "text" else None
         return dataclasses.replace(
             header,
             expert_layers=asked.get("expert_layers"),
             ffn_layers=asked.get("ffn_layers"),
             projector=found,
+            mtp=n_predicting == 1,
             draft=self._draft(options) if header.gives == "text" and not header.number("ssm.inner_size") else None,
             adapters=described(header, options),
             image_max_tokens=0 if found is None else image_max_tokens(options),

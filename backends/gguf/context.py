@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import llama_cpp
 import numpy as np
@@ -47,6 +47,18 @@ _PASSES = 4
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 
 
+class Follower(Protocol):
+    """What goes along with a context."""
+
+    def follow(self, n_rows: int) -> None:
+        """The first rows of its batch are computed."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """A slot is empty."""
+        ...
+
+
 class Context:
     """The KV cells and buffers of one model: `parallel` sequences of up to `context` tokens each.
 
@@ -79,6 +91,8 @@ class Context:
         self.layout: KvLayout = layout
         self.shortage = FULL
         self.embeddings: EmbeddingPass | None = None
+        self.follower: Follower | None = None
+        """Is told of every batch, and of every slot that is emptied or given another's cells."""
         self.cells_per_sequence = whole_blocks(context)
         self.forgets = model.carries_state or 0 < model.n_window < self.cells_per_sequence
         self.splits = not model.is_recurrent
@@ -95,7 +109,7 @@ class Context:
         """The one that the next pass computes with."""
         self._lazy: set[int] = set()
         """Slots whose cells llama.cpp fills only with the next decode: until then their state is not theirs."""
-        params = _context_params(
+        params = self.params = _context_params(
             context=context,
             parallel=parallel,
             kv_type=kv_type,
@@ -105,6 +119,7 @@ class Context:
             kv_tokens=kv_tokens,
             kv_offload=kv_offload,
         )
+        """As it was made; another context of the model is made alike."""
         self.n_cells = int(params.n_ctx)
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
@@ -218,6 +233,8 @@ class Context:
         status: int = llama_cpp.llama_decode(self.pointer, self._batch)
         if status == 0:
             self.finish()
+            if self.follower is not None:
+                self.follower.follow(self._batch.n_tokens)
         return status
 
     def finish(self) -> None:
@@ -242,6 +259,8 @@ class Context:
         """Drop everything a sequence holds."""
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
         self._lazy.discard(slot)
+        if self.follower is not None:
+            self.follower.clear(slot)
 
     def least(self, slot: int) -> int:
         """The shortest prefix that a saved state can be cut to: llama.cpp writes no cells that a window has left."""

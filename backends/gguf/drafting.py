@@ -10,10 +10,12 @@ from backends.engine import LoadError
 from backends.generation.draft_model import DraftModel, common_tokens
 from backends.gguf.context import Context
 from backends.gguf.model import Model
+from backends.gguf.mtp import Mtp
 from backends.gguf.threads import sensible_threads
 from backends.plan import BATCH_TOKENS
 
 if TYPE_CHECKING:
+    from backends.generation.draft_model import TokenDrafter
     from backends.messages import GeneratorPlan, LoadModel
 
 
@@ -21,13 +23,20 @@ if TYPE_CHECKING:
 class Drafting:
     """What came of it."""
 
-    model: DraftModel | None = None
+    model: TokenDrafter | None = None
+    told: str = ""
+    """What `speculation` says of it."""
     n_bytes: int = 0
     """Of weights, cache and buffers, where it computes."""
 
 
-def open_for(spec: LoadModel, model: Model, plan: GeneratorPlan) -> Drafting:
-    """Load the draft model, where one is wanted, and hold its vocabulary against the model's. Raises LoadError."""
+def open_for(spec: LoadModel, model: Model, context: Context, plan: GeneratorPlan) -> Drafting:
+    """Load the draft model, or make a context over the model's own predicting layer, where one is wanted.
+
+    Raises LoadError.
+    """
+    if model.n_predicting and not model.carries_state:
+        return _of_its_own(model, context)
     if spec.draft is None or spec.speculation == "off" or model.carries_state:
         return Drafting()
     log = model.log
@@ -47,7 +56,22 @@ def open_for(spec: LoadModel, model: Model, plan: GeneratorPlan) -> Drafting:
     computes = sum(log.buffers("compute").values()) + sum(log.buffers("output").values())
     n_bytes = draft.n_bytes + log.cache_bytes() + computes
     log.lines[:] = of_model
-    return Drafting(made, n_bytes)
+    return Drafting(made, f"model:{spec.draft.name}", n_bytes)
+
+
+def _of_its_own(model: Model, context: Context) -> Drafting:
+    if model.n_predicting > 1:
+        raise LoadError(
+            f"the file has {model.n_predicting} layers that predict further tokens, and one is supported. "
+            "hint: speculation = 'auto'"
+        )
+    log = model.log
+    of_model = list(log.lines)
+    log.lines.clear()
+    made = Mtp(model, context, context.params)
+    n_bytes = log.cache_bytes() + sum(log.buffers("compute").values()) + sum(log.buffers("output").values())
+    log.lines[:] = of_model
+    return Drafting(made, "mtp", n_bytes)
 
 
 def _with_context(spec: LoadModel, model: Model, draft: Model, plan: GeneratorPlan) -> DraftModel:

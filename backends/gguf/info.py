@@ -69,6 +69,8 @@ class HeaderInfo:
     """Its eyes or ears; None: it reads text alone."""
     draft: HeaderInfo | None = field(default=None, repr=False)
     """The model that drafts for it; None: none does."""
+    mtp: bool = False
+    """Its own layer that predicts further tokens drafts."""
     image_max_tokens: int = 0
     """Rows of one image at most."""
     adapters: tuple[Adapter, ...] = ()

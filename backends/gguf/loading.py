@@ -55,7 +55,13 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     path = Path(spec.path)
     with load_mode.watched(path, spec.options.get("load_mode"), progress, on_card=gpu_layers != 0) as file:
         model = Model(
-            path, gpu_layers=gpu_layers, log=log, progress=file.loaded, mode=file.mode, host_tensors=host_tensors
+            path,
+            gpu_layers=gpu_layers,
+            log=log,
+            progress=file.loaded,
+            mode=file.mode,
+            host_tensors=host_tensors,
+            mtp=spec.mtp and spec.speculation != "off",
         )
     _check_it_can_serve(model)
     if pooled.gives_vectors(model):
@@ -89,13 +95,13 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     touched_bytes = anonymous_bytes() - before_bytes
     host_parts = {}
     if spec.plan.device == "cuda":
-        drafts = drafting.open_for(spec, model, plan)
+        drafts = drafting.open_for(spec, model, context, plan)
         further = {"projector": seen.n_bytes, "draft": drafts.n_bytes}
         parts = parts_on_card(log, free_before, card.free_bytes(), further=further)
         host_parts = parts_beside_card(log, promised=seen.host_bytes)
     else:
         parts = measured_parts(model, log, touched_bytes=touched_bytes, eyes=seen, mapped=file.mode != "direct")
-        drafts = drafting.open_for(spec, model, plan)
+        drafts = drafting.open_for(spec, model, context, plan)
         parts |= {"draft": drafts.n_bytes} if drafts.n_bytes else {}
     served = adapters.try_all(context)
     ready = describe(
@@ -113,7 +119,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         parts=parts,
         host_parts=host_parts,
         engine=version(),
-        speculation=speculation_told(spec.speculation, context, draft=spec.draft),
+        speculation=speculation_told(spec.speculation, context, draft=drafts.told),
         media=() if model.tower is None else model.tower.kinds,
         adapters=served.told,
     )

@@ -62,9 +62,11 @@ class Model:
         dry: bool = False,
         mode: LoadMode = "mmap",
         host_tensors: Sequence[str] = (),
+        mtp: bool = False,
     ) -> None:
         """Negative `gpu_layers` mean all. `host_tensors` are regular expressions over the names of weights that stay in
-        host memory. With `dry` no weights are read and no memory is taken; contexts on it only tell their sizes.
+        host memory. With `mtp` layers that predict further tokens are loaded too. With `dry` no weights are read and no
+        memory is taken; contexts on it only tell their sizes.
         """
         self.log = log
         self.path = path
@@ -76,6 +78,7 @@ class Model:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else _ALL_LAYERS
         params.load_mode = _MODES[mode]
+        params.load_mtp = mtp
         if dry:
             params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
 
@@ -97,6 +100,8 @@ class Model:
         self.vocab: int = llama_cpp.llama_model_get_vocab(pointer)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_layers: int = llama_cpp.llama_model_n_layer(pointer)
+        self.n_predicting: int = llama_cpp.llama_model_n_layer_nextn(pointer) if mtp else 0
+        """Layers that predict further tokens, of those that are loaded."""
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(pointer)
         self.width: int = llama_cpp.llama_model_n_embd(pointer)
         """Of its rows."""

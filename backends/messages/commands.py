@@ -53,6 +53,8 @@ class LoadModel(Plain, Generic[P], tag="load", frozen=True):
     """Whether and how tokens are drafted, of a model that generates text."""
     draft: DraftFiles | None = None
     """Another model of the same backend, which drafts tokens for it; None: none."""
+    mtp: bool = False
+    """Let its own layer that predicts further tokens draft, where its file has one."""
     store: Store | None = None
     """Where cached prefixes are kept; None: nowhere."""
     options: dict[str, bool | int | float | str] = {}

@@ -20,9 +20,9 @@ KvLayout = Literal["split", "unified"]
 """`split`: each sequence has a stream of `context` cells; `unified`: all sequences share the cells of one pool."""
 SpeculationMode = Literal["auto", "off", "ngram"]
 """`auto` drafts tokens where that has been faster, `ngram` from earlier text wherever they are likely to come true."""
-DRAFTERS: Final = ("ngram", "cache", "prediction", "grammar", "model")
+DRAFTERS: Final = ("ngram", "cache", "prediction", "grammar", "model", "mtp")
 """Where drafted tokens come from: the request's own text, texts of the prefix cache, its prediction, a grammar that
-leaves no choice, a model.
+leaves no choice, a draft model, the model's own layer that predicts further tokens.
 """
 
 ALL_LAYERS: Final = -1

@@ -152,6 +152,7 @@ class Loader:
             plan=placed.plan,
             max_itl_ms=0.0 if entry.config.max_itl_ms == "auto" else entry.config.max_itl_ms,
             speculation=entry.config.speculation_mode,
+            mtp=entry.config.speculation == "mtp",
             draft=None if entry.draft is None else _draft(entry.draft),
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
             options=entry.config.options_of(entry.backend),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.backend import DRAFT
+from backends.backend import DRAFT, MTP
 from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
@@ -74,6 +74,8 @@ class CatalogEntry:
     def options(self) -> dict[str, Setting]:
         """What its backend is told beside the files: its own keys, and the model that drafts."""
         own = self.config.options_of(self.backend)
+        if self.config.speculation == "mtp":
+            return {**own, MTP: self.config.is_own("speculation")}
         if self.draft is None:
             return own
         of_draft = self.draft.config.options_of(self.backend)

@@ -162,8 +162,8 @@ class DefaultsSection(Section):
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
     speculation: SpeculationWord = "auto"
-    """Tokens drafted ahead: `auto` from earlier text where that is faster, `model:NAME` by a small model too, `ngram`
-    wherever they are likely, or `off`."""
+    """Tokens drafted ahead: `auto` from earlier text where that is faster, `model:NAME` by a small model too, `mtp` by
+    the file's own layer for it, `ngram` wherever they are likely, or `off`."""
     json_whitespace: JsonWhitespace = "pretty"
     """In JSON that is enforced: `pretty` as writers put it, on one line or indented; `compact` none."""
     sampling: SamplingTable | None = None
@@ -228,8 +228,8 @@ class ModelConfig(_BackendOptions, Section):
     max_itl_ms: ItlMs = "auto"
     """The longest a running stream should wait for its next token while prompts are computed."""
     speculation: SpeculationWord = "auto"
-    """Tokens drafted ahead: `auto` from earlier text where that is faster, `model:NAME` by a small model too, `ngram`
-    wherever they are likely, or `off`."""
+    """Tokens drafted ahead: `auto` from earlier text where that is faster, `model:NAME` by a small model too, `mtp` by
+    the file's own layer for it, `ngram` wherever they are likely, or `off`."""
     gpu_layers: GpuLayers = "auto"
     """Layers of a GGUF file on the card; auto: as many as fit."""
     json_whitespace: JsonWhitespace = "pretty"

@@ -17,6 +17,7 @@ from server.settings.durations import LONGEST_S, keep_alive_of, seconds_of
 from server.settings.sizes import Size
 
 MAX_NAME_CHARS = 200
+SPECULATION_WORDS = (*get_args(SpeculationMode), "mtp")
 
 
 def _key_is_sendable(key: str) -> str:
@@ -55,9 +56,9 @@ def check_name(name: str) -> str:
 def _speculation(word: str) -> str:
     """How tokens are drafted, or `model:NAME` with the name of the model that does."""
     kind, colon, name = word.partition(":")
-    if word in get_args(SpeculationMode) or (kind == "model" and colon and check_name(name)):
+    if word in SPECULATION_WORDS or (kind == "model" and colon and check_name(name)):
         return word
-    kinds = ", ".join(f"'{mode}'" for mode in get_args(SpeculationMode))
+    kinds = ", ".join(f"'{mode}'" for mode in SPECULATION_WORDS)
     raise ValueError(
         f"'{word[:80]}' is no way to draft tokens. hint: it is {kinds}, or 'model:NAME' with a model's name"
     )
@@ -110,7 +111,7 @@ KvTypeWord = Annotated[
 SpeculationWord = Annotated[
     str,
     AfterValidator(_speculation),
-    WithJsonSchema({"anyOf": [{"enum": [*get_args(SpeculationMode)]}, {"type": "string", "pattern": "^model:.+$"}]}),
+    WithJsonSchema({"anyOf": [{"enum": [*SPECULATION_WORDS]}, {"type": "string", "pattern": "^model:.+$"}]}),
 ]
 KvTokens = Literal["auto"] | Annotated[int, Field(ge=8, le=2**31 - 1), NO_BOOL]
 ItlMs = Literal["auto"] | Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False), NO_BOOL]

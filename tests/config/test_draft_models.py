@@ -12,6 +12,7 @@ from demo import GGUF_PATH, HF_PATH
 from server.memory.files import look
 from server.settings.catalog import Catalog, CatalogError
 from server.settings.config import Settings
+from tests.models import canary_mtp
 
 
 def catalog_of(**models):
@@ -62,7 +63,7 @@ def test_a_draft_model_that_cannot_be_one_is_refused_by_name(said, why):
         catalog_of(big={"path": str(GGUF_PATH), "speculation": said}, folder={"path": str(HF_PATH)})
 
 
-@pytest.mark.parametrize("word", ["mtp", "model", "model:", "model: x", "nothing"])
+@pytest.mark.parametrize("word", ["mpt", "model", "model:", "model: x", "nothing"])
 def test_a_way_to_draft_that_is_none_is_refused(word):
     with pytest.raises(ValueError, match=r"is no way to draft tokens|a model name"):
         catalog_of(big={"path": str(GGUF_PATH), "speculation": word})
@@ -103,3 +104,27 @@ def test_an_estimate_counts_the_draft_model_where_its_model_computes():
     own = predicted["alone"]
     assert predicted["both"].by_name["draft"] >= own.weights + own.kv + own.compute
     assert predicted["both"].total_bytes == own.total_bytes + predicted["both"].by_name["draft"]
+
+
+def test_a_layer_that_predicts_further_tokens_has_to_be_there_where_a_model_asks_for_it(tmp_path):
+    with_one = canary_mtp.build(tmp_path / "mtp.gguf")
+    models = catalog_of(
+        yes={"path": str(with_one), "speculation": "mtp"}, no={"path": str(GGUF_PATH), "speculation": "mtp"}
+    )
+    plan, gguf = GeneratorPlan(512, 2), BACKENDS["gguf"]
+
+    assert gguf.estimate(look(models.resolve("yes")).header, plan).host.by_name["draft"] > 0
+    with pytest.raises(HeaderError, match="predicts further tokens, and this one has none"):
+        look(models.resolve("no"))
+    with pytest.raises(HeaderError, match="'mtp' is for GGUF files"):
+        look(catalog_of(folder={"path": str(HF_PATH), "speculation": "mtp"}).resolve("folder"))
+
+
+def test_what_the_defaults_say_of_such_a_layer_is_for_files_that_have_one():
+    settings = {
+        "defaults": {"speculation": "mtp"},
+        "models": {"a": {"path": str(GGUF_PATH)}, "b": {"path": str(HF_PATH)}},
+    }
+
+    for entry in Catalog(Settings.model_validate(settings)).entries:
+        assert "draft" not in BACKENDS[entry.backend].estimate(look(entry).header, GeneratorPlan(512, 2)).host.by_name

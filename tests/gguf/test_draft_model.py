@@ -34,7 +34,7 @@ N_TOKENS = 40
 
 
 def run(engine: Engine, jobs: Sequence[Generate]) -> tuple[list[Outcome], Counter[str]]:
-    """What became of jobs that begin together; tokens drafted by a model, and those of them that came true."""
+    """What became of jobs that begin together; tokens drafted, and those of them that came true."""
     outcomes, counts = {job.id: Outcome() for job in jobs}, Counter[str]()
     for job in jobs:
         prepared: Any = engine.prepare(job)
@@ -43,8 +43,9 @@ def run(engine: Engine, jobs: Sequence[Generate]) -> tuple[list[Outcome], Counte
         step = engine.step()
         for event in step.events:
             outcomes[event.id].events.append(event)
-        n_drafted, n_accepted = step.drafted.get("model", (0, 0))
-        counts += Counter(drafted=n_drafted, accepted=n_accepted)
+        for drafter, (n_drafted, n_accepted) in step.drafted.items():
+            name = "" if drafter == "model" else f"{drafter} "
+            counts += Counter({f"{name}drafted": n_drafted, f"{name}accepted": n_accepted})
     step_until_idle(engine, outcomes)
     return [outcomes[job.id] for job in jobs], counts
 
@@ -207,5 +208,5 @@ def test_a_draft_model_that_fails_ends_the_drafting_and_not_the_answer(
     assert [one.text() for one in (*told, *again)] == [
         canary_p.expected_text(canary_p.PIECES[CYCLE[n]].decode(), 30) for n in (1, 2, 1)
     ]
-    assert not drafted
+    assert not drafted["drafted"]
     assert capfd.readouterr().err.count("the draft model failed") == 1

@@ -117,7 +117,7 @@ def build(
     """
     writer = gguf.GGUFWriter(path, "llama")
     _add_metadata(writer)
-    _add_tokenizer(writer)
+    add_tokenizer(writer)
     for key, value in (metadata or {}).items():
         if value is None:
             del writer.kv_data[0][key]
@@ -193,7 +193,8 @@ def _add_metadata(writer: gguf.GGUFWriter) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+    """The vocabulary, and the chat template."""
     spelling = byte_spelling()
     plain = [spell(piece, spelling) for piece in PIECES[: -len(SPECIALS)]]
     kinds = [gguf.TokenType.NORMAL] * len(plain) + [gguf.TokenType.CONTROL] * len(SPECIALS)
