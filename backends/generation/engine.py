@@ -254,7 +254,7 @@ class GeneratingEngine:
         if status != 0:
             raise RuntimeError(f"decoding failed with status {status}")
         self._n_apart = max(0, self._n_apart - 1)
-        duration_us = (time.perf_counter_ns() - planned) / 1000 - self._speculation.drafting_us
+        duration_us = (time.perf_counter_ns() - planned) / 1000 - self._speculation.spent_us()
         if not rows.n_drafted:
             learn(rows, self._sequences, self._batcher.pace, duration_us)
         cells = self._residency.cells

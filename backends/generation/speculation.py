@@ -75,6 +75,11 @@ class Speculation:
         self.news: dict[str, tuple[int, int]] = {}
         """By drafter, the tokens drafted and those that came true, since `told` was last asked."""
 
+    def spent_us(self) -> float:
+        """What the draft model has taken since the last time, once: a step that drafts nothing has none of it."""
+        spent, self.drafting_us = self.drafting_us, 0.0
+        return spent
+
     def close(self) -> None:
         """Free the draft model."""
         if self._model is not None:
