@@ -38,6 +38,7 @@ WRITES_STDOUT = {
     "show --json": ["show", "demo", "--json"],
     "connect": ["connect", "codex", "--url", "URL"],
     "doctor": ["doctor"],
+    "usage": ["usage", "--url", "URL"],
     "doctor --json": ["doctor", "--json"],
     "quantize": ["quantize", str(GGUF_PATH), "--to", "Q8_0", "--requantize", "--dry-run"],
 }
@@ -53,8 +54,8 @@ def test_every_command_is_tried():
     } == {
         *("config init", "pull", "search", "rm"),
         *("service install", "service uninstall", "logs"),
-        *("config reload", "transcribe"),
-    }, "it writes a file alone, or needs a hub, systemd or a server: see tests/hub, tests/speech, test_service"
+        *("config reload", "transcribe", "draw", "batch", "lend"),
+    }, "it writes a file alone, or needs a hub, systemd or a server: see the tests of its own room"
 
 
 @pytest.mark.parametrize("arguments", WRITES_STDOUT.values(), ids=WRITES_STDOUT.keys())
