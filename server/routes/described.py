@@ -83,7 +83,8 @@ class Described(APIRoute):
             extra["parameters"] += [{"name": name, "in": "query", "schema": its} for name, its in fields.items()]
         if self.surface is not None:
             schema = {"$ref": f"{SCHEMAS}{self.surface.name}Request"}
-            content = {"schema": schema, "example": {"model": model, **self.surface.example}}
+            named = {"model": model} if self.surface.asks_model else {}
+            content = {"schema": schema, "example": {**named, **self.surface.example}}
             extra["requestBody"] = {"required": True, "content": {JSON: content}}
         self.openapi_extra = {name: value for name, value in extra.items() if value} | self._own_extra
 

@@ -59,7 +59,8 @@ def _request(surface: Surface, models: Sequence[str]) -> dict[str, Schema]:
             properties[name] = {"description": use.value}
         elif use is Use.NEUTRAL_ONLY:
             properties[name] = {"description": use.value, "enum": [None, *surface.refused.get(name, ())]}
-    properties["model"] = {"enum": list(models), "description": "Which model answers, by its name or an alias"}
+    if surface.asks_model:
+        properties["model"] = {"enum": list(models), "description": "Which model answers, by its name or an alias"}
     required = sorted({*own.get("required", []), *surface.required})
     whole = {"type": "object", "description": surface.summary, "properties": properties, "required": required}
     return {f"{surface.name}Request": whole, **schemas}

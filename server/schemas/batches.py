@@ -68,6 +68,7 @@ SURFACE = Surface(
     model=BatchRequest,
     example={"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
     streams=False,
+    asks_model=False,
 )
 
 

@@ -52,6 +52,7 @@ SURFACE = Surface(
     model=LeaseRequest,
     example={"bytes": "6GiB", "seconds": 300, "name": "comfyui"},
     streams=False,
+    asks_model=False,
 )
 RENEWAL = Surface(
     path="/v1/memory/lease/{id}",
@@ -60,6 +61,7 @@ RENEWAL = Surface(
     model=RenewRequest,
     example={"seconds": 300},
     streams=False,
+    asks_model=False,
 )
 
 

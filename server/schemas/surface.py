@@ -54,7 +54,7 @@ class Surface:
     summary: str
     model: type[BaseModel]
     example: Mapping[str, Any]
-    """A body without its `model`, as `/docs` offers it."""
+    """A body, without its `model` where it has one, as `/docs` offers it."""
     refused: Mapping[str, Neutral] = field(default_factory=dict)
     """Fields that would change what is answered and are not served, unless the model has them."""
     instead: Mapping[str, str] = field(default_factory=dict)
@@ -68,6 +68,8 @@ class Surface:
     required: Collection[str] = ()
     """Fields that must be there beside those the model requires."""
     streams: bool = True
+    asks_model: bool = True
+    """Whether the body names the model that answers."""
 
     @cached_property
     def fields(self) -> Mapping[str, Use]:

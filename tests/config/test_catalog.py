@@ -177,7 +177,7 @@ def test_a_reference_that_comes_into_the_cache_needs_no_restart(hub, reference, 
     made = catalog(a=reference)
     entry = made.resolve("a")
     assert "is not in the cache" in entry.still_missing()
-    assert made.backends == {"gguf", "bnb", "speech", "voice"}
+    assert made.backends == {"diffusion", "gguf", "bnb", "speech", "voice"}
     folder = hub("org/repo", *files, ref="v2" if "@" in reference else "main")
     assert entry.still_missing() is None
     assert (entry.backend, entry.size_bytes) == (backend, 10)

@@ -214,7 +214,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "exl2": (lambda f: _config(f, quantization_config={"quant_method": "exl2"}), "stored with exl2"),
     "fp8": (lambda f: _config(f, quantization_config={"quant_method": "fp8"}), "stored with fp8"),
     "adapter": (lambda f: (f / "config.json").rename(f / "adapter_config.json"), "a LoRA adapter"),
-    "pictures": (lambda f: (f / "config.json").rename(f / "model_index.json"), "makes pictures"),
+    "pictures": (
+        lambda f: (f / "config.json").rename(f / "model_index.json"),
+        "onecard draws with StableDiffusionPipeline",
+    ),
     "original": (lambda f: (f / "config.json").rename(f / "params.json"), "model's own makers"),
 }
 

@@ -50,6 +50,10 @@ NAMES = {
     "request_success",
     "worker_crashes",
     "answers_cut_short",
+    "key_requests",
+    "key_refused_requests",
+    "key_tokens",
+    "batch_requests",
     "build_info",
 }
 

@@ -43,7 +43,7 @@ URLS = {
     ("POST", "/v1/v1/messages"): "The path says /v1 twice: leave it out of the base URL.",
     ("POST", "/v1/chat/completions/"): "Ask for /v1/chat/completions, without the slash.",
     ("POST", "/api/create"): "tags, show, ps, pull and version.",
-    ("GET", "/v1/files"): "GET /openapi.json lists what there is.",
+    ("GET", "/v1/threads"): "GET /openapi.json lists what there is.",
 }
 
 

@@ -168,6 +168,7 @@ def test_pulling_what_is_here_is_told_at_once(spoken):
 
 
 def test_a_stream_says_that_it_waits(small):
+    small.post("/v1/models/slow/unload", {})
     found = lines(small.post("/api/chat", {"model": "slow", "messages": HELLO}))
     assert len(found) > 4
     assert [line["message"]["content"] for line in found].count("") > 2

@@ -27,6 +27,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/infill": {"input_prefix": "hi", "input_suffix": ""},
     "/tokenize": {"content": "hi"},
     "/detokenize": {"tokens": [1]},
+    "/v1/batches": {"input_file_id": "f", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
     "/v1/audio/speech": {"input": "hi", "voice": "a"},
     "/v1/images/generations": {"prompt": "hi"},
     "/api/chat": {"messages": USER},
