@@ -258,8 +258,8 @@ class Scheduler(JobEnds):
             unload_at = model.unload_at()
             if unload_at is not None and unload_at <= now:
                 model.state, model.leaving = ModelState.DRAINING, "ttl"
-        actions += self._growth.preempt(self._models.values(), now)
         if not self._draining:
+            actions += self._growth.preempt(self._models.values(), now)
             self._growth.shrink(self._models.values(), now)
         return actions + self._decide(now)
 
@@ -292,7 +292,7 @@ class Scheduler(JobEnds):
         self._draining = True
         actions: list[Action] = []
         for model in self._models.values():
-            model.wanted_at = None
+            model.wanted_at = model.preempt_at = None  # there is no load in which preempted jobs would go on
             if model.state in (ModelState.UNLOADED, ModelState.DRAINING, ModelState.UNLOADING):
                 actions += self._reject_waiting(model, "draining", SHUTTING_DOWN)
         return actions + self._decide(now)

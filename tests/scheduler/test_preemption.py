@@ -127,6 +127,20 @@ def test_the_server_that_drains_says_so_to_a_job_that_was_just_preempted() -> No
     assert unload == Unload("a", "growth")
 
 
+def test_a_server_that_drains_preempts_none() -> None:
+    table = busy("j1")
+    table.ask("j2")
+    table.too_long("j2", LONG)
+
+    assert of(table.scheduler.drain(table.now), Reject) == [Reject("j2", "draining", "the server is shutting down")]
+
+    deadline = table.scheduler.next_deadline()
+    assert deadline is not None
+    assert deadline > table.now + LOAD_S
+    assert table.tick(LOAD_S) == []
+    assert table.end("j1") == [Unload("a", "growth")]
+
+
 def test_without_memory_for_the_context_a_preempted_job_goes_on_with_what_there_was() -> None:
     table = busy("j1")
     table.ask("j2")
