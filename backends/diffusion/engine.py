@@ -141,27 +141,27 @@ class DrawEngine:
         for canvas in drawn:
             self._canvases.remove(canvas)
             self._canvases.append(canvas)
+        events: list[Event] = []
         try:
-            events = self._advanced(drawn)
+            self._advance(drawn, events)
         except (RuntimeError, MemoryError) as error:
             if not shortage.is_shortage(error):
                 raise
             told = f"no memory is left for this image: {shortage.told(error)}. hint: a smaller size"
-            events = [self._failed(canvas, "out_of_memory", told) for canvas in drawn if canvas in self._canvases]
+            events += [self._failed(canvas, "out_of_memory", told) for canvas in drawn if canvas in self._canvases]
         return Step(events=events, n_inputs=len(drawn), duration_us=(time.perf_counter_ns() - begin) // 1000)
 
-    def _advanced(self, drawn: Sequence[Canvas]) -> list[Event]:
+    def _advance(self, drawn: Sequence[Canvas], events: list[Event]) -> None:
+        """What has ended before memory runs out has told its end."""
         for canvas in drawn:
             canvas.begin(self._painter, self._scale)
         noise = self._noise(drawn)
-        events: list[Event] = []
         for canvas in drawn:
             wanted = next(noise)
             if len(canvas.told) > 1:
                 unwanted = next(noise)
                 wanted = unwanted + canvas.guidance * (wanted - unwanted)
             events += self._stepped(canvas, wanted)
-        return events
 
     def _noise(self, drawn: Sequence[Canvas]) -> Iterator[Tensor]:
         """What is noise in each image: with its prompt, then, where there is guidance, without."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from backends.diffusion.kind import Draw, DrawPlan, Picture, Progressed
 from backends.engine import JobError, LoadError
-from backends.messages import Event, LoadModel
+from backends.messages import Event, Failed, Finished, LoadModel
 
 pytestmark = pytest.mark.engine
 diffusers = pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
@@ -140,6 +140,25 @@ def test_rows_of_a_pass_do_not_see_each_other(xl: Path) -> None:
     together = painter.noise(rows, (64, 64))
     for row, found in zip(rows, together, strict=True):
         assert torch.allclose(found, painter.noise([row], (64, 64))[0], atol=1e-4)
+
+
+def test_an_image_that_ends_before_memory_runs_out_is_not_lost(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given two images of one size, when the second finds no memory in the first one's last step, then both end."""
+    engine = loaded(made)
+    for name, steps in (("first", 1), ("second", 4)):
+        engine.add(engine.prepare(Draw(name, PROMPT, 64, 64, seed=0, steps=steps, guidance=0.0)))
+    noise, calls = engine._painter.noise, iter(range(9))
+
+    def short(rows: Any, size: tuple[int, int]) -> Any:
+        if next(calls) == 1:
+            raise MemoryError
+        return noise(rows, size)
+
+    monkeypatch.setattr(engine._painter, "noise", short)
+    events = engine.step().events
+    assert [event.id for event in events if isinstance(event, Finished)] == ["first"]
+    assert [(event.id, event.code) for event in events if isinstance(event, Failed)] == [("second", "out_of_memory")]
+    assert engine.idle
 
 
 def test_what_does_not_load_says_why(xl: Path, tmp_path: Path) -> None:
