@@ -83,6 +83,12 @@ class DrawEngine:
         guidance = self._defaults.guidance if job.guidance is None else job.guidance
         prompt = self._painter.read(job.prompt, "prompt")
         negative = self._painter.read(job.negative_prompt, "negative_prompt")
+        if job.negative_prompt and guidance <= 1:
+            told = (
+                f"a negative_prompt has no effect without guidance, and guidance_scale is {guidance:g}. "
+                "hint: more than 1, or leave negative_prompt out"
+            )
+            raise JobError("invalid_value", told, param="negative_prompt")
         denoising = self._denoising(job)
         first = 0 if source is None else _first_step(denoising, job.strength)
         return Canvas(

@@ -116,6 +116,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "no prompt": ({"prompt": ""}, "prompt", "empty string"),
     "a long prompt": ({"prompt": "a red circle " * 26}, "prompt", "78 tokens, and this model's text encoder reads 30"),
     "much that is unwanted": ({"negative_prompt": "red " * 80}, "negative_prompt", "reads 30"),
+    "unwanted without guidance": (
+        {"negative_prompt": "red", "guidance_scale": 1.0},
+        "negative_prompt",
+        "guidance_scale is 1.",
+    ),
     "no image": ({"n": 0}, "n", ">= 1"),
     "many images": ({"n": 11}, "n", "<= 10"),
     "a stream of two": ({"stream": True, "n": 2}, "n", "a stream has one"),
