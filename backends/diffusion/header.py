@@ -145,14 +145,17 @@ def _config(folder: Path, part: str, sizes: Sequence[str]) -> dict[str, Any]:
     found = model_files.read_object(folder / part / "config.json")
     for key in sizes:
         value = found.get(key)
-        if isinstance(value, list) and key in ("layers_per_block", "sample_size"):
-            value = next(iter(value), None)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST:
+        listed = value if isinstance(value, list) and key in ("layers_per_block", "sample_size") else [value]
+        if not listed or not all(map(_is_size, listed)):
             raise HeaderError(f"{part}/config.json says no sound {key}. hint: take the folder as its publisher has it")
     widths = found.get("block_out_channels")
     if not isinstance(widths, list) or not 0 < len(widths) <= 8 or not all(map(_is_width, widths)):
         raise HeaderError(f"{part}/config.json says no sound block_out_channels")
     return found
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST
 
 
 def _is_width(value: object) -> bool:
@@ -176,7 +179,7 @@ def _check_networks(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
 def _check_text(folder: Path, part: str, named: Any) -> None:
     """That a text encoder is CLIP's, with its tokenizer beside it. Raises HeaderError or FileError."""
     name = named[1] if isinstance(named, list) and len(named) == 2 else None
-    if name not in _TEXT_CLASSES:
+    if not isinstance(name, str) or name not in _TEXT_CLASSES:
         told = foreign.plain([str(name)[:60]])[0]
         raise HeaderError(f"the folder's {part} is {told}, and onecard reads prompts with CLIP's alone")
     model_files.read_object(folder / part / "config.json")

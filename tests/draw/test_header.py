@@ -69,6 +69,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no vocabulary": (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "no tokenizer/vocab.json"),
     "no index": (lambda f: (f / "model_index.json").write_text("{"), "is not JSON"),
     "a lie": (lambda f: edited(f / "unet/config.json", in_channels=-4), "no sound in_channels"),
+    "half a lie": (lambda f: edited(f / "unet/config.json", sample_size=[8, "x"]), "no sound sample_size"),
+    "a list of no class": (lambda f: edited(f / "model_index.json", text_encoder=["a", ["b"]]), "reads prompts with"),
     "widths": (lambda f: edited(f / "vae/config.json", block_out_channels=["a"]), "no sound block_out_channels"),
     "inpainting alone": (lambda f: edited(f / "unet/config.json", in_channels=9), "inpainting or upscaling alone"),
     "told the guidance": (lambda f: edited(f / "unet/config.json", time_cond_proj_dim=256), "told the guidance"),
