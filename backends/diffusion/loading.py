@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -32,6 +32,9 @@ from backends.machine.kernel import forget_peak, peak_bytes, resident_bytes
 from backends.messages import LoadModel, Ready
 from backends.pytorch import shortage
 from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, weight_bytes
+
+if TYPE_CHECKING:
+    from backends.messages import Device
 
 _UNUSED: Final = ("position_ids",)
 """Endings of tensors that folders leave out, because they are computed."""
@@ -75,12 +78,13 @@ def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable
     found = torch.nn.ModuleDict()
     for number, (name, kind) in enumerate(wanted.items()):
         full = name == "vae" and header.vae.get("force_upcast") is True
-        found[name] = _network(kind, path / name, header.variant, torch.float32 if full else half).to(plan.device)
+        dtype = torch.float32 if full else half
+        found[name] = _network(kind, path / name, header.variant, dtype=dtype, device=plan.device)
         progress((number + 1) / (len(wanted) + 2))
     return found
 
 
-def _network(kind: Any, folder: Path, variant: str, dtype: torch.dtype) -> Any:
+def _network(kind: Any, folder: Path, variant: str, *, dtype: torch.dtype, device: Device) -> Any:
     """Raises LoadError."""
     try:
         model, told = kind.from_pretrained(
@@ -91,6 +95,7 @@ def _network(kind: Any, folder: Path, variant: str, dtype: torch.dtype) -> Any:
             variant=variant or None,
             dtype=dtype,
         )
+        model = model.to(device)
     except Exception as error:  # whatever a folder makes the library raise is a failed load
         if shortage.is_shortage(error):
             told = f"no memory is left for {folder.name}: {shortage.told(error)}"
