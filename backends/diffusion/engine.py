@@ -133,6 +133,11 @@ class DrawEngine:
         del reason
         return self.cancel(job_id)
 
+    def preempt(self, job_id: str) -> list[Event]:
+        """No model that draws grows."""
+        del job_id
+        return []
+
     def _failed(self, canvas: Canvas, code: ErrorCode, message: str) -> Failed:
         self._canvases.remove(canvas)
         return Failed(id=canvas.id, code=code, message=message)
