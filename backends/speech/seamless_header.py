@@ -37,6 +37,8 @@ _SIZES: Final[Mapping[str, int]] = {
 }
 """By their keys, with the library's own where config.json is silent."""
 _MOST: Final = 1_000_000
+_MOST_SHORTENED: Final = 16
+"""Times, by which one frame is left of all."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ class SeamlessHeader(SpeechHeader):
     @property
     def n_heard(self) -> int:
         """Positions of a window that the decoder looks at."""
-        shortened = math.pow(self.sizes["adaptor_stride"], self.sizes["num_adapter_layers"])
-        return math.ceil(FRAMES / shortened) + 1
+        frames = FRAMES
+        for _ in range(min(self.sizes["num_adapter_layers"], _MOST_SHORTENED)):
+            frames = math.ceil(frames / self.sizes["adaptor_stride"])
+        return frames + 1
 
 
 def is_seamless(config: Mapping[str, Any]) -> bool:

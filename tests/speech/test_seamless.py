@@ -13,6 +13,7 @@ from backends.engine import JobError
 from backends.messages import LoadModel
 from backends.registry import recognised
 from backends.speech.kind import Heard, Pauses, Segments, SpeechPlan
+from backends.speech.seamless_header import SeamlessHeader
 from backends.speech.windows import Windows
 from tests.speech.sound import Samples, wav
 from tests.speech.test_ctc import heard
@@ -143,6 +144,14 @@ def test_it_takes_what_was_estimated(folder: Path, speech: Path, quantization: s
     engine = loaded(folder, quantization=quantization)
     assert engine.ready().parts["weights"] == pytest.approx(estimated, rel=0.05)
     assert segments(heard(engine, speech, language="de"))
+
+
+@pytest.mark.parametrize(
+    ("stride", "layers", "n_heard"), [(8, 1, 189), (8, 2, 25), (10**6, 10**6, 2), (1, 10**6, 1501)]
+)
+def test_positions_are_counted_whatever_the_configuration_says(stride: int, layers: int, n_heard: int) -> None:
+    sizes = {"adaptor_stride": stride, "num_adapter_layers": layers}
+    assert SeamlessHeader(sizes, (), "none", False, 100.0, is_relative=True).n_heard == n_heard
 
 
 def test_folders_that_are_not_whole_are_refused(folder: Path, tmp_path: Path) -> None:
