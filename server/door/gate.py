@@ -38,7 +38,8 @@ _Named = dict[bytes, list[bytes]]
 access_log = logging.getLogger("onecard.access")
 
 OPEN_PATHS = frozenset({"/health"})
-_OPEN_PAGE, _OPEN_FILES = "/", ("/page/", "/v1/images/files/")
+_IMAGES = "/v1/images/files/"
+_OPEN_PAGE, _OPEN_FILES = "/", ("/page/", _IMAGES)
 """The page and its files, which are the same on every server: it asks its person for a key. And images by addresses
 that cannot be guessed: a browser that shows one sends no key."""
 _PAGES = ("/docs", "/openapi.json")
@@ -341,6 +342,8 @@ async def _answer(problem: errors.ApiError, exchange: _Exchange, send: Send) -> 
 def _log(scope: Scope, exchange: _Exchange) -> None:
     """One line per request; the path as it came over the wire (printable by then), without its query."""
     path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:_MAX_LOGGED_CHARS]
+    if scope["path"].startswith(_IMAGES):  # who reads the log is not who may see the image
+        path = f"{_IMAGES}..."
     status = CLIENT_CLOSED if exchange.gone or exchange.status is None else exchange.status
     milliseconds = (time.monotonic() - exchange.started) * 1000
     access_log.info(
