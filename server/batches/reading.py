@@ -6,9 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from server.errors import clip
+from server.errors import clip, encodable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,6 +102,8 @@ def _read(n: int, raw: bytes, endpoint: str) -> Line:
     custom_id = request.get("custom_id")
     if not isinstance(custom_id, str) or not custom_id or len(custom_id) > _SORT_CHARS:
         raise _LineError("missing_required_parameter", "The line needs a text as its custom_id.", "custom_id")
+    if custom_id != encodable(custom_id):
+        raise _LineError("invalid_value", "The custom_id holds half of a surrogate pair.", "custom_id")
     if request.get("method") != "POST":
         raise _LineError("invalid_method", "The method has to be POST.", "method")
     if request.get("url") != endpoint:
@@ -114,12 +114,22 @@ def _read(n: int, raw: bytes, endpoint: str) -> Line:
         raise _LineError("missing_required_parameter", "The line needs a body: an object.", "body")
     if body.get("stream"):
         raise _LineError("invalid_value", "A request of a batch cannot stream.", "body.stream")
-    try:
-        data = msgspec.json.encode(body)
-    except (UnicodeEncodeError, RecursionError):
-        raise _LineError("invalid_json_line", "The body holds half of a surrogate pair.", "body") from None
+    data = _encoded(body)
     model = body.get("model")
     return Line(n, custom_id, model if isinstance(model, str) else "", _beginning(body), data)
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """Raises _LineError for what would be another body than the file's."""
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        told = "The body holds half of a surrogate pair."
+    except RecursionError:
+        told = "The body is nested too deep."
+    except ValueError:
+        told = "The body holds a number that JSON has not: NaN or an infinite one."
+    raise _LineError("invalid_json_line", told, "body")
 
 
 def _beginning(body: dict[str, Any]) -> str:

@@ -32,11 +32,14 @@ def test_requests_are_read_in_order_and_empty_lines_are_nothing():
         (line(custom_id=""), "missing_required_parameter", "custom_id"),
         (line(custom_id=7), "missing_required_parameter", "custom_id"),
         (line(custom_id="x" * 2000), "missing_required_parameter", "custom_id"),
+        (line(custom_id="\ud800"), "invalid_value", "custom_id"),
         (line(method="GET"), "invalid_method", "method"),
         (line(url="/v1/embeddings"), "mismatched_endpoint", "url"),
         (line(body=None), "missing_required_parameter", "body"),
         (line(body={"stream": True}), "invalid_value", "body.stream"),
         (line(body={"prompt": "\ud800"}), "invalid_json_line", "body"),
+        (line(body={"temperature": float("nan")}), "invalid_json_line", "body"),
+        (line(body={"top_p": 0.5}).replace(b"0.5", b"1e999"), "invalid_json_line", "body"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(raw, code, param):
