@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from server.batches.answers import output_lines, usage_of
 from server.batches.reading import BatchInput, Problem, read_input
-from server.errors import ApiError
+from server.errors import ApiError, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,6 +154,13 @@ class BatchRunner:
                 trouble = problem.code
                 await self._woken(_TROUBLE_S)
                 continue
+            except Exception as problem:  # a fault of ours must not end all batches for good
+                at = place_of(problem)
+                if trouble != at:
+                    _LOG.error("batches_paused error=%s at=%s", type(problem).__name__, at)
+                trouble = at
+                await self._woken(_TROUBLE_S)
+                continue
             trouble = None
             await self._woken(_LOOK_S if has_more else None)
 
@@ -190,6 +197,9 @@ class BatchRunner:
             if problem.status != _GONE:
                 raise
             read = BatchInput(problems=[Problem("file_not_found", problem.message, param="input_file_id")])
+        except OSError as problem:
+            told = f"The input file cannot be read: {(problem.strerror or type(problem).__name__).lower()}."
+            read = BatchInput(problems=[Problem("file_unreadable", told, param="input_file_id")])
         await asyncio.to_thread(self._store.fill, batch, read)
         _LOG.info("batch_read id=%s lines=%d problems=%d", batch.id, len(read.lines), len(read.problems))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import openai
 import pytest
 
@@ -163,6 +165,15 @@ def test_a_batch_whose_file_is_gone_before_it_is_read_fails(night: Night):
     assert failed.errors is not None
     assert [one.code for one in failed.errors.data or []] == ["file_not_found"]
     assert night.ended(blocking).status == "completed"
+
+
+def test_a_file_that_cannot_be_kept_fails_its_batch_and_no_other(night: Night):
+    client = night.client()
+    line = {"custom_id": "\ud800", "method": "POST", "url": CHAT, "body": chat("fake", "hi")}
+    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    wrong = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    assert night.ended(wrong).status == "failed"
+    assert night.ended(night.begin([("fake", "after it")])).status == "completed"
 
 
 def test_what_lines_take_is_no_latency_of_clients_and_no_wish_of_theirs(night: Night):
