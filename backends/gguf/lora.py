@@ -60,6 +60,7 @@ class GgufAdapters:
             if not np.isfinite(context.first_logits()).all():
                 self._refuse(name, NO_NUMBERS)
         context.adapt(0, "")
+        context.use_adapter_of(0)  # where none is left, no pass looks which one is in use
         context.take_adapters(self.pointers)
         return LoadedAdapters(self.identities, self.refused)
 

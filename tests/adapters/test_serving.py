@@ -98,3 +98,13 @@ def test_a_reload_adds_and_removes_adapters(live: Live) -> None:
     live.configure("second", "clerk")
     live.reload()
     assert text_of(live.ask("demo:second", QUESTION)) == before
+
+
+def test_a_base_whose_only_adapter_is_refused_answers_as_ever(live: Live) -> None:
+    live.configure()
+    live.reload()
+    alone = text_of(live.ask("demo", QUESTION))
+    live.configure("nan")
+    live.reload()
+    assert text_of(live.ask("demo", QUESTION)) == alone
+    assert "Paris" in alone
