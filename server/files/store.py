@@ -5,6 +5,7 @@ Owns names, owners and the end of their time. Blocks on the disk: for threads.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -149,8 +150,9 @@ class FileStore:
             db.execute("DELETE FROM files WHERE expires_at <= ?", (self._clock(),))
             known = {row[0] for row in db.execute("SELECT id FROM files")}
             for path in self._folder.contents.glob("file-*"):
-                if path.name not in known and self._clock() - path.stat().st_mtime > _UNBORN_S:
-                    path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # one that is just being deleted
+                    if path.name not in known and self._clock() - path.stat().st_mtime > _UNBORN_S:
+                        path.unlink()
 
     def _described(
         self, file_id: str, path: Path, *, owner: str, name: str, purpose: str, lifetime_s: int | None
