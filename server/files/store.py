@@ -120,7 +120,8 @@ class FileStore:
         values: list[object] = [owner, owner, purpose, purpose, now]
         with self._folder.transaction() as db:
             if page.after is not None:
-                row = db.execute("SELECT place FROM files WHERE id = ?", (page.after,)).fetchone()
+                one = "SELECT place FROM files WHERE id = ? AND (? IS NULL OR owner = ?)"
+                row = db.execute(one, (page.after, owner, owner)).fetchone()
                 if row is None:
                     raise no_such_file(page.after)
                 asked, values = f"{asked} AND place {beyond} ?", [*values, row[0]]
