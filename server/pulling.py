@@ -71,8 +71,8 @@ class _Pull:
             self._wake()
 
     def stop(self) -> None:
-        """Have its child ended."""
-        if self.task is not None:
+        """Have its child ended; once, because another cancellation would cut short the wait for its end."""
+        if self.task is not None and not self.task.cancelling():
             self.task.cancel()
 
     async def told(self) -> AsyncIterator[Step]:
