@@ -149,9 +149,10 @@ class Puller:
 
     async def _fetch(self, wanted: str, pull: _Pull) -> None:
         self._tell("pulling", model=wanted)
-        problem = None
+        problem: PullError | None = PullError("`onecard pull` has said what the server does not understand")
         try:
             await self._run(wanted, pull)
+            problem = None
             self._tell("pulled", model=wanted, path=pull.reference)
         except asyncio.CancelledError:
             problem = PullError("no one waits for it any more; what has come is kept")
