@@ -323,6 +323,7 @@ class BatchRunner:
         """On a thread: its files are written and then are files, together with its state."""
         store, files, lifetime_s = self._store, self._files, batch.record.output_lifetime_s
         batch = store.finalize(batch)
+        state = "cancelled" if batch.state == "cancelling" else state
         made = {
             well: files.write(
                 output_lines(store.answered(batch, well=well), batch.id, state),

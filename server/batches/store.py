@@ -241,9 +241,10 @@ class BatchStore:
             db.execute("UPDATE lines SET tries = tries + 1 WHERE batch = ? AND n = ?", (line.batch, line.n))
 
     def finalize(self, batch: Batch) -> Batch:
-        """No line of it runs any more: its files are to be written."""
+        """No line of it runs any more: its files are to be written. It may be cancelled since it was looked at."""
         with self._folder.transaction() as db:
-            return self._move(db, batch, "finalizing") if batch.state == "in_progress" else batch
+            now = self._get(db, batch.id, None)
+            return self._move(db, now, "finalizing") if now.state == "in_progress" else now
 
     def answered(self, batch: Batch, *, well: bool) -> Iterator[AnsweredLine]:
         """Its lines in the order of its file: those that went well, or the others, those never asked among them."""
