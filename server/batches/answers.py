@@ -48,6 +48,8 @@ class _Used(msgspec.Struct):
     input_tokens: int = 0
     completion_tokens: int = 0
     output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    """Anthropic's; its `input_tokens` are without them."""
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
@@ -66,9 +68,9 @@ def usage_of(answers: Iterable[bytes]) -> dict[str, int]:
         used = decode(answer).usage or _Used()
         before = used.prompt_tokens_details or used.input_tokens_details or _Details()
         behind = used.completion_tokens_details or used.output_tokens_details or _Details()
-        total["input_tokens"] += used.prompt_tokens or used.input_tokens
+        total["input_tokens"] += used.prompt_tokens or used.input_tokens + used.cache_read_input_tokens
         total["output_tokens"] += used.completion_tokens or used.output_tokens
-        total["cached_tokens"] += before.cached_tokens or 0
+        total["cached_tokens"] += (before.cached_tokens or 0) + used.cache_read_input_tokens
         total["reasoning_tokens"] += behind.reasoning_tokens or 0
     return total
 
