@@ -14,6 +14,7 @@ from server.output.model_shapes import LeaseEnded, LeaseList
 from server.pool.leases import LeaseRefusedError, LeaseStatus
 from server.routes.dependencies import App, parsed, require_operator
 from server.routes.described import Described, answers
+from server.routes.running import while_connected
 from server.schemas.leases import RENEWAL, SURFACE, LeaseRequest, RenewRequest, parse_lease, parse_renewal
 
 
@@ -26,14 +27,20 @@ router = APIRouter(route_class=Described, tags=["models"], dependencies=[Depends
 
 
 @router.post(SURFACE.path, responses=answers(LeaseStatus))
-async def lend(app: App, asked: Annotated[LeaseRequest, Depends(parsed(SURFACE, parse_lease))]) -> Response:
-    """Idle models leave where that makes the room; a refusal has the sums."""
+async def lend(
+    request: Request, app: App, asked: Annotated[LeaseRequest, Depends(parsed(SURFACE, parse_lease))]
+) -> Response:
+    """Idle models leave where that makes the room; a refusal has the sums.
+
+    A client that hangs up meanwhile gets no lease: no one would give it back.
+    """
     if app.pool.draining:
         raise draining()
     if not app.pool.started:
         raise ApiError(503, "The server is starting.", type="server_error", code="not_ready")
     try:
-        return _json(await app.pool.leases.lend(asked.bytes, seconds=asked.seconds, name=asked.name))
+        lending = app.pool.leases.lend(asked.bytes, seconds=asked.seconds, name=asked.name)
+        return _json(await while_connected(request, lending))
     except LeaseRefusedError as why:
         raise ApiError(409, str(why), param="bytes", code="cannot_lend", headers={"x-should-retry": "false"}) from None
 
