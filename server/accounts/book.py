@@ -161,7 +161,8 @@ class UsageBook:
         try:
             with self._file, contextlib.closing(self._open()) as book:
                 rows = book.execute(_SINCE, (since,)).fetchall()
-        except sqlite3.Error:  # no book, or one of another program: what is in memory is told
+        except sqlite3.Error as problem:  # no book, or one that another program has: what is in memory is told
+            _LOG.warning("usage_unread file=%s reason=%r", self._path, str(problem))
             return []
         return [UsageRow(day, key, model, Used(*numbers)) for day, key, model, *numbers in rows]
 
