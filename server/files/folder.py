@@ -104,9 +104,11 @@ class DataFolder:
 def no_place(problem: OSError | sqlite3.Error) -> ApiError:
     """The disk does not take or give what is kept here."""
     why = problem.strerror if isinstance(problem, OSError) else str(problem)
+    if isinstance(problem, OSError) and problem.errno and why:  # the system's words; ours may hold a path
+        why = why.lower()
     return ApiError(
         503,
-        f"The server's data folder cannot be used: {(why or type(problem).__name__).lower()}.",
+        f"The server's data folder cannot be used: {why or type(problem).__name__}.",
         type="server_error",
         code="files_unavailable",
     )
