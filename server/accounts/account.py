@@ -140,6 +140,10 @@ class Account:
         """A job has ended: what it cost counts, and not what was reserved for it."""
         if self._tokens is not None:
             self._tokens.take(spent.prompt_tokens + spent.completion_tokens - reserved, now)
+        self.count(spent)
+
+    def count(self, spent: Spent) -> None:
+        """A job has ended that no limit holds up: it is usage, and takes nothing from a limit."""
         for watcher in self._watchers:
             watcher.spent(self.name, spent)
 

@@ -316,7 +316,11 @@ def _settle(live: Live, event: Finished | Failed, now: float) -> None:
         return
     figures: Finished | RequestMeter = event if isinstance(event, Finished) else live.meter
     completion = event.completion_tokens if isinstance(event, Finished) else live.meter.generated_tokens
-    account.settle(live.reserved_tokens, Spent(live.model, figures.prompt_tokens, live.cached_tokens, completion), now)
+    spent = Spent(live.model, figures.prompt_tokens, live.cached_tokens, completion)
+    if live.asker.background:
+        account.count(spent)
+    else:
+        account.settle(live.reserved_tokens, spent, now)
 
 
 def _bytes(job: Job) -> int:

@@ -54,6 +54,13 @@ def test_tokens_are_reserved_until_their_job_tells_what_it_took():
     assert account.headers(0.0)["x-ratelimit-remaining-tokens"] == "85"
 
 
+def test_what_no_limit_holds_up_takes_nothing_from_one():
+    account = Account("a", KeyLimits(tokens_per_minute=100), now=0.0)
+    account.count(Spent("m", 10_000, 0, 5_000))
+    account.admit(0.0)
+    assert account.headers(0.0)["x-ratelimit-remaining-tokens"] == "100"
+
+
 def test_other_limits_forget_nothing_that_was_used():
     accounts = Accounts((), clock=lambda: 0.0)
     first = accounts.of("a", KeyLimits(requests_per_minute=2))
