@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from server.batches.store import Batch, BatchStore, LeftLine, State
-    from server.files.store import FileStore
+    from server.files.store import FileStore, StoredFile
 
 MOST_TRIES: Final = 4
 _AGAIN_S: Final = (1.0, 5.0, 20.0)
@@ -324,17 +324,20 @@ class BatchRunner:
         store, files, lifetime_s = self._store, self._files, batch.record.output_lifetime_s
         batch = store.finalize(batch)
         state = "cancelled" if batch.state == "cancelling" else state
-        made = {
-            well: files.write(
-                output_lines(store.answered(batch, well=well), batch.id, state),
-                owner=batch.owner,
-                name=f"{batch.id}_{'output' if well else 'error'}.jsonl",
-                purpose="batch_output",
-                lifetime_s=lifetime_s,
-            )
-            for well in (True, False)
-        }
-        usage = usage_of(line.answer for line in store.answered(batch, well=True))
-        ended = store.end(batch, state, output=made[True], errors=made[False], usage=usage, enter=files.enter)
+        made: dict[bool, StoredFile | None] = {}
+        try:
+            for well in (True, False):
+                made[well] = files.write(
+                    output_lines(store.answered(batch, well=well), batch.id, state),
+                    owner=batch.owner,
+                    name=f"{batch.id}_{'output' if well else 'error'}.jsonl",
+                    purpose="batch_output",
+                    lifetime_s=lifetime_s,
+                )
+            usage = usage_of(line.answer for line in store.answered(batch, well=True))
+            ended = store.end(batch, state, output=made[True], errors=made[False], usage=usage, enter=files.enter)
+        except BaseException:  # it is tried again: on a full disk, every few seconds
+            files.discard(file for file in made.values() if file is not None)
+            raise
         n_all, n_well, n_badly = store.counts(ended)
         _LOG.info("batch_ended id=%s state=%s lines=%d ok=%d failed=%d", batch.id, state, n_all, n_well, n_badly)

@@ -98,6 +98,11 @@ class FileStore:
             return None
         return self._described(file_id, path, owner=owner, name=name, purpose=purpose, lifetime_s=lifetime_s)
 
+    def discard(self, files: Iterable[StoredFile]) -> None:
+        """Take away what was written and is not entered."""
+        for file in files:
+            self._content(file.id).unlink(missing_ok=True)
+
     def enter(self, db: sqlite3.Connection, file: StoredFile) -> None:
         """In a transaction of the caller's: its contents lie where they belong, now it is a file."""
         values = [getattr(file, column) for column in _COLUMNS.split(", ")]
