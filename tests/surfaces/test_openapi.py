@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
 import jsonschema
 import openai
@@ -203,7 +203,7 @@ def test_what_is_answered_is_what_is_described(server, document, path, case):
 def kept(server) -> dict[str, str]:
     """Ids of what a client has made, by what it is."""
     response = server.post("/v1/responses", BODIES["/v1/responses"] | {"store": True}).json()
-    chat = "/v1/chat/completions"
+    chat: Final = "/v1/chat/completions"
     line = {"custom_id": "a", "method": "POST", "url": chat, "body": {"model": "fake", "messages": USER}}
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=20)
     file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
