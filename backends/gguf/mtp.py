@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -129,7 +130,16 @@ class Mtp:
         kept = computed[max(begin, end - _KEPT_ROWS) : end].copy()
         self._newest[slot] = first + (end - begin) - len(kept), kept
         if sum(rows.tokens.size for rows in waiting) > _MOST_WAITING:
+            self._keep_up(slot)
+
+    def _keep_up(self, slot: int) -> None:
+        """Compute what waits; where that fails the slot has no drafts, and the model's own step goes on."""
+        try:
             self._catch_up(slot)
+        except RuntimeError as error:
+            sys.stderr.write(f"the layer that predicts failed, and an answer goes on without: {error}\n")
+            sys.stderr.flush()
+            self.clear(slot)
 
     def _cut(self, slot: int, length: int) -> list[_Rows]:
         """Forget what is not of a slot's first positions: drafts, and rows that did not come true; what waits."""

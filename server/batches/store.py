@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -39,7 +39,6 @@ CREATE INDEX IF NOT EXISTS line_states ON lines (batch, status);
 State = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 OPEN: Final = ("validating", "in_progress", "finalizing", "cancelling")
 """States in which there is something left to do."""
-ENDED: Final = tuple(state for state in get_args(State) if state not in OPEN)
 
 
 class BatchRecord(msgspec.Struct, kw_only=True):

@@ -120,7 +120,11 @@ class Leases:
                 await asyncio.gather(*(self._leave(name) for name in leaving))
         needed = Amount(n_bytes) if memory.device == "cuda" else Amount(host=n_bytes)
         await memory.make_room(needed)
-        await memory.wait_for_free(needed, within_s=_WITHIN_S)
+        if not await memory.wait_for_free(needed, within_s=_WITHIN_S):
+            raise LeaseRefusedError(
+                f"{format_size(n_bytes)} cannot be lent: the budget has them, but the card has fewer free bytes; "
+                "another program holds them. hint: see nvidia-smi"
+            )
 
     def _to_leave(self, missing: int) -> list[str] | None:
         """Idle models that hold so much together, the longest idle first; None where all of them hold less."""
