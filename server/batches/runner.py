@@ -174,7 +174,7 @@ class BatchRunner:
             if batch.state == "validating":
                 await self._read(batch)
         await self._end_what_is_done()
-        models = [] if self._stopping else [g.model for g in await asyncio.to_thread(self._store.groups)]
+        models = [] if self._stopping else await asyncio.to_thread(self._store.models_left)
         if models:
             self._model = min(models, key=self._rank)
             await self._turn(self._model)

@@ -96,15 +96,6 @@ class AnsweredLine:
     answer: bytes
 
 
-@dataclass(frozen=True)
-class Group:
-    """Lines that are left for one model."""
-
-    model: str
-    n_lines: int
-    first_batch: int
-
-
 _COLUMNS: Final = "place, id, owner, state, expires_at, record"
 _RUNNING: Final = "SELECT place FROM batches WHERE state = 'in_progress'"
 _ENCODE: Final = msgspec.json.encode
@@ -196,14 +187,14 @@ class BatchStore:
             )
             self._move(db, batch, "in_progress")
 
-    def groups(self) -> list[Group]:
-        """Models for which lines are left, those of the oldest batch first."""
+    def models_left(self) -> list[str]:
+        """Models for which lines are left: those of the oldest batch first, then those with the most lines."""
         with self._folder.transaction() as db:
             rows = db.execute(
-                "SELECT model, COUNT(*), MIN(batch) FROM lines WHERE status IS NULL "  # noqa: S608
-                f"AND batch IN ({_RUNNING}) GROUP BY model ORDER BY 3, 2 DESC"
+                "SELECT model FROM lines WHERE status IS NULL "  # noqa: S608
+                f"AND batch IN ({_RUNNING}) GROUP BY model ORDER BY MIN(batch), COUNT(*) DESC"
             ).fetchall()
-        return [Group(*row) for row in rows]
+        return [model for (model,) in rows]
 
     def left(self, model: str, most: int, *, but: Sequence[tuple[int, int]]) -> list[LeftLine]:
         """The next lines for a model, those that begin alike together, and those that have failed last.
