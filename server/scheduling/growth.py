@@ -70,6 +70,12 @@ class Growth:
         return Grow(ticket.job_id, model.name, context, len(model.running), patience_s if model.running else 0.0)
 
     @staticmethod
+    def is_over(model: ModelRecord) -> bool:
+        """Whether a model was to come again with a longer context, and nobody waits for that any more."""
+        still_there = model.state in (ModelState.READY, ModelState.DRAINING)
+        return model.leaving == "growth" and still_there and model.wanted_context <= model.context
+
+    @staticmethod
     def preempt(models: Iterable[ModelRecord], now: float) -> list[Action]:
         """Stop the jobs for whose ends models have waited long enough; they go on after the load."""
         actions: list[Action] = []

@@ -377,6 +377,9 @@ class Scheduler(JobEnds):
             if model.state is ModelState.LOADING and not model.wanted:
                 model.state, model.leaving = ModelState.UNLOADING, None
                 actions.append(CancelLoad(name))
+            if self._growth.is_over(model) and not self._draining:
+                model.state, model.leaving, model.preempt_at = ModelState.READY, None, None
+                self._unclaim(model, now)
             if model.state is ModelState.READY and model.leaving is not None:
                 model.state = ModelState.DRAINING
             if model.state is ModelState.READY and (model.queue or model.light):

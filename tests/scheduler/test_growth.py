@@ -76,6 +76,20 @@ def test_running_jobs_end_first_and_new_ones_wait() -> None:
     assert table.end("j1")[-2:] == [Dispatch("j2", "a"), Dispatch("j3", "a")]
 
 
+def test_a_growth_that_its_client_does_not_wait_for_is_given_up() -> None:
+    table = Table(100)
+    table.ask("j1")
+    table.ask("j2")
+    table.too_long("j2", LONG)
+
+    told = table.follow(table.scheduler.cancel("j2", table.now))
+
+    assert [type(action) for action in told] == [Reject]
+    assert table.scheduler.state("a") is ModelState.READY
+    assert table.tick(100.0) == [], "no stream is preempted for it"
+    assert of(table.ask("j3"), Dispatch) == [Dispatch("j3", "a")]
+
+
 def test_the_longest_that_waits_is_loaded_for() -> None:
     table = Table(100)
     table.ask("j1")
