@@ -14,7 +14,8 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 from starlette.requests import Request
 
-from server.errors import ApiError
+from server.asker import ASKER
+from server.errors import ApiError, unsupported_parameter
 from server.routes.services import Services
 from server.schemas.body import read_as
 from server.schemas.problems import check, problem
@@ -170,7 +171,12 @@ def require_near_or_key(request: Request, app: Services, plural: str) -> None:
 
 
 def check_wishes(request: Request, *, priority: int | None, keep_alive_s: float | None) -> None:
-    """Refuse wishes about how a model and its queue are shared. Raises ApiError 403."""
+    """Refuse wishes about how a model and its queue are shared. Raises ApiError 400 for a batch's line, and 403."""
+    if ASKER.get().background:
+        for name, wish in (("priority", priority or None), ("keep_alive", keep_alive_s)):
+            if wish is not None:
+                why = "says nothing in a batch: its lines run behind everything else, on models that leave as ever."
+                raise unsupported_parameter(name, why)
     if (priority or 0) > 0:
         require_admin(request, "A 'priority' above 0", param="priority")
     if keep_alive_s is not None:

@@ -92,6 +92,18 @@ def test_a_request_of_a_client_goes_first_where_lines_have_taken_every_place(nig
     assert line["response"]["body"]["choices"][0]["message"]["content"].split()[-1] == "199"
 
 
+@pytest.mark.parametrize("wish", [{"priority": 5}, {"keep_alive": 60}], ids=lambda wish: next(iter(wish)))
+def test_a_wish_about_the_queue_or_the_model_is_refused_by_name(night: Night, wish: dict[str, int]):
+    client = night.client("sk-boss")
+    line = {"custom_id": "a", "method": "POST", "url": CHAT, "body": chat("fake", "x") | wish}
+    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    begun = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    until(lambda: client.batches.retrieve(begun.id).status == "completed", 20)
+    told = json.loads(client.files.content(str(client.batches.retrieve(begun.id).error_file_id)).text)["response"]
+    assert told["status_code"] == 400
+    assert (told["body"]["error"]["param"], told["body"]["error"]["code"]) == (*wish, "unsupported_parameter")
+
+
 def test_a_request_for_another_model_goes_first_too(night: Night):
     begun = night.begin([("single", "!slow 20 100")])
     until(lambda: night.model("single")["busy"] == 1, 20)
