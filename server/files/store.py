@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.errors import ApiError, clip
 from server.files.folder import no_place
+from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,6 +29,8 @@ CREATE TABLE IF NOT EXISTS files (
     purpose TEXT NOT NULL, n_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER
 );
 """
+MOST_BYTES: Final = 16 << 30
+"""Of all files of one owner, for an upload to be kept. Answers of batches count, and are kept whatever they hold."""
 _COLUMNS: Final = "id, owner, name, purpose, n_bytes, created_at, expires_at"
 
 
@@ -57,14 +60,19 @@ class Page:
 class FileStore:
     """Of one data folder."""
 
-    def __init__(self, folder: DataFolder, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: DataFolder, clock: Callable[[], float], *, most_bytes: int = MOST_BYTES) -> None:
         self._folder = folder
         self._clock = clock
+        self._most_bytes = most_bytes
 
     def keep(self, path: Path, *, owner: str, name: str, purpose: str, lifetime_s: int | None) -> StoredFile:
-        """Take a file over from where it lies. Raises ApiError 503."""
+        """Take a file over from where it lies. Raises ApiError 413 where its owner has too much, and 503."""
         self.sweep()
         file = self._described(_new_id(), path, owner=owner, name=name, purpose=purpose, lifetime_s=lifetime_s)
+        if (held := self._held(owner)) + file.n_bytes > self._most_bytes:
+            yours = f"{format_size(held)} of {format_size(self._most_bytes)}"
+            told = f"The file cannot be kept: it has {format_size(file.n_bytes)}, and yours hold {yours}."
+            raise ApiError(413, f"{told} hint: delete some", code="files_too_large")
         target = self._content(file.id)
         try:
             shutil.move(path, target)
@@ -166,6 +174,13 @@ class FileStore:
         now = int(self._clock())
         ends = None if lifetime_s is None else now + lifetime_s
         return StoredFile(file_id, owner, name, purpose, path.stat().st_size, now, ends)
+
+    def _held(self, owner: str) -> int:
+        """Bytes of all files of an owner."""
+        with self._folder.transaction() as db:
+            return int(
+                db.execute("SELECT COALESCE(SUM(n_bytes), 0) FROM files WHERE owner = ?", (owner,)).fetchone()[0]
+            )
 
     def _content(self, file_id: str) -> Path:
         return self._folder.contents / file_id

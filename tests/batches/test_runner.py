@@ -24,7 +24,7 @@ async def test_a_fault_of_ours_pauses_batches_and_does_not_end_them(monkeypatch,
             loop.call_soon_threadsafe(looked_again.set)
             return []
 
-        def groups(self) -> list[Any]:
+        def models_left(self) -> list[str]:
             return []
 
     store, none = Store(), None
