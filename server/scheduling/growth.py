@@ -71,7 +71,7 @@ class Growth:
 
     @staticmethod
     def is_over(model: ModelRecord) -> bool:
-        """Whether a model was to come again with a longer context, and nobody waits for that any more."""
+        """Whether a model was to come again with a longer context, and no job waits for that any more."""
         still_there = model.state in (ModelState.READY, ModelState.DRAINING)
         return model.leaving == "growth" and still_there and model.wanted_context <= model.context
 
