@@ -94,7 +94,7 @@ def _read(n: int, raw: bytes, endpoint: str) -> Line:
     if len(raw) > MAX_LINE_BYTES:
         raise _LineError("request_too_large", f"The line has {len(raw)} bytes, and may have {MAX_LINE_BYTES}.")
     try:
-        request = json.loads(raw)
+        request = json.loads(raw, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         raise _LineError("invalid_json_line", "The line is no JSON.") from None
     if not isinstance(request, dict):
@@ -117,6 +117,14 @@ def _read(n: int, raw: bytes, endpoint: str) -> Line:
     data = _encoded(body)
     model = body.get("model")
     return Line(n, custom_id, model if isinstance(model, str) else "", _beginning(body), data)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises _LineError for a key that stands twice, as `server.schemas.body` refuses it over HTTP."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _LineError("invalid_json_line", "An object of the line has a key twice.")
+    return found
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

@@ -38,6 +38,7 @@ def test_requests_are_read_in_order_and_empty_lines_are_nothing():
         (line(body=None), "missing_required_parameter", "body"),
         (line(body={"stream": True}), "invalid_value", "body.stream"),
         (line(body={"prompt": "\ud800"}), "invalid_json_line", "body"),
+        (line(body={"top_p": 1}).replace(b'"top_p"', b'"top_p": 0, "top_p"'), "invalid_json_line", None),
         (line(body={"temperature": float("nan")}), "invalid_json_line", "body"),
         (line(body={"top_p": 0.5}).replace(b"0.5", b"1e999"), "invalid_json_line", "body"),
     ],
