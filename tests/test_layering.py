@@ -116,7 +116,7 @@ ENGINES = tuple(sorted(file.parent.name for file in (ROOT / "backends").glob("*/
 """Folders of `backends` that hold one kind of model. They know nothing of each other, and nothing knows of them."""
 BACKENDS_FOLDERS = (
     "messages", "machine", "files", "prefix", "formats",
-    "constraints", "prompts", "border", "generation", "vectors", "pytorch", *ENGINES,
+    "constraints", "prompts", "border", "generation", "vectors", "pytorch", *ENGINES, "training",
 )  # fmt: skip
 """The same of the folders of `backends`; its single files stand anywhere between them, in no circle."""
 KNOWN_OUTSIDE: Mapping[str, set[str]] = {

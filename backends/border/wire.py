@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Union, get_args
 import msgspec
 
 from backends.messages import Command, Failed, Finished, LoadModel, Ready, Report, Started, Step, Submit
+from backends.messages.training import TrainCommand, TrainReport
 from backends.registry import KINDS
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
+
+    from backends.messages.plain import Plain
 
 MAX_FRAME_BYTES: Final = 64 * 2**20
 """More than any honest message needs; a longer one is a fault of the sender."""
@@ -37,7 +40,7 @@ class FrameEncoder:
     def __init__(self) -> None:
         self._encoder = msgspec.msgpack.Encoder()
 
-    def frame(self, message: Command | Report) -> bytes:
+    def frame(self, message: Plain) -> bytes:
         """Encode one message with its length. Raises WireError for what msgpack cannot hold or what is too long."""
         try:
             body = self._encoder.encode(message)
@@ -97,6 +100,16 @@ def command_decoder() -> Decoder[Command]:
     submit: Any = Submit
     load: Any = LoadModel
     return Decoder(_any_of({*get_args(Command)} - {submit, load} | {submit[_any_of(KINDS)], load[plans]}))
+
+
+def train_report_decoder() -> Decoder[TrainReport]:
+    """The server's side of a training process."""
+    return Decoder(TrainReport)
+
+
+def train_command_decoder() -> Decoder[TrainCommand]:
+    """The training process's side."""
+    return Decoder(TrainCommand)
 
 
 def _any_of(types: Iterable[Any]) -> Any:

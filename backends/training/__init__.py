@@ -1,0 +1,1 @@
+"""Fine-tuning: training files checked, what a job takes, and the process that trains."""
