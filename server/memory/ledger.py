@@ -165,6 +165,17 @@ class Account:
         """What `refusal` has nothing against."""
         self._holdings[tenant] = Holding(parts, parts.total_bytes)
 
+    def widen(self, tenant: Tenant, name: str, most_bytes: int) -> int:
+        """Give a tenant that has not been measured up to so many bytes more, as far as they are there: how many."""
+        n_bytes = min(most_bytes, self.unreserved_bytes)
+        if n_bytes > 0:
+            before = self._holdings[tenant]
+            further = {**before.predicted.further, name: before.predicted.further.get(name, 0) + n_bytes}
+            predicted = replace(before.predicted, further=further)
+            self._holdings[tenant] = replace(before, predicted=predicted, reserved_bytes=predicted.total_bytes)
+            self._on_change()
+        return n_bytes
+
     def settle(self, tenant: Tenant, measured: Measured) -> None:
         """Put what was measured in place of what was predicted.
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backends.messages import Device, Store
+    from server.memory.claim import Claim
     from server.memory.ledger import Account
     from server.settings.config import MemorySection
 
@@ -94,7 +95,7 @@ class Memory:
         self._usable_before: int | None = None
         """What an automatic budget counted on when the first lease began."""
         self._usable_bytes = device_free_bytes if device == "cuda" else host.available_bytes()
-        self._promised: list[int] = []
+        self._promised: list[Callable[[], int]] = []
         """Of host memory, to loads that are about to be reserved."""
         self._ledger_changed = asyncio.Event()
         self.ledger.on_change.append(self._ledger_changed.set)
@@ -132,7 +133,10 @@ class Memory:
     @property
     def _room(self) -> int:
         """What they may take: the cap, and no more than models leave."""
-        return min(self.prefix_cache.max_bytes, max(0, self.ledger.host.free_bytes - sum(self._promised)))
+        return min(
+            self.prefix_cache.max_bytes,
+            max(0, self.ledger.host.free_bytes - sum(missing() for missing in self._promised)),
+        )
 
     def share_out(self) -> None:
         """What models hold has changed: share what they leave out among cached prefixes."""
@@ -155,20 +159,27 @@ class Memory:
 
         Every change of the ledger is looked at: a worker that confirmed, one that ended, a budget that moved.
         """
-        n_bytes, account = needed.host, self.ledger.host
-        if n_bytes > account.free_bytes:
+        await self._until_free(lambda: needed.host, within_s)
+
+    async def fill(self, claim: Claim) -> None:
+        """The same for what a claim on host memory still misses."""
+        await self._until_free(lambda: claim.missing_bytes, _CONFIRMED_WITHIN_S)
+
+    async def _until_free(self, missing: Callable[[], int], within_s: float) -> None:
+        account = self.ledger.host
+        if missing() > account.free_bytes:
             return
-        self._promised.append(n_bytes)
+        self._promised.append(missing)
         try:
             self.share_out()
             async with asyncio.timeout(within_s):
-                while account.unreserved_bytes < n_bytes <= account.free_bytes:
+                while account.unreserved_bytes < missing() <= account.free_bytes:
                     self._ledger_changed.clear()
                     await self._ledger_changed.wait()
         except TimeoutError:
             _LOG.warning("prefix_cache_stay reason=%r", "a worker did not confirm in time that it keeps less")
         finally:
-            self._promised.remove(n_bytes)
+            self._promised.remove(missing)
 
     def before_leaving(self, model: str, *, needed: Amount) -> None:
         """A worker is about to end to make room for so much: what would have to leave memory goes to its disk."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from backends.plan import Amount, Footprint, Parts
-from server.memory.ledger import LedgerError, Tenant
+from backends.plan import Amount
+from server.memory.claim import Claim
+from server.memory.ledger import Tenant
 from server.scheduling.decisions import ModelState
 from server.settings.sizes import format_size
 
@@ -72,14 +73,19 @@ class Leases:
     async def lend(self, n_bytes: int, *, seconds: float, name: str) -> LeaseStatus:
         """Make room and reserve it; one after the other. Raises LeaseRefusedError."""
         async with self._turn:
-            await self._make_room(n_bytes)
             lease_id, memory = f"lease_{secrets.token_hex(8)}", self._parts.memory
-            parts = Parts(further={"lease": n_bytes})
-            footprint = Footprint(device=parts) if memory.device == "cuda" else Footprint(host=parts)
+            leaving = self._to_leave(n_bytes - memory.account.free_bytes)
+            if leaving is None:
+                raise self._refused(n_bytes)
             try:
-                memory.ledger.reserve(_tenant(lease_id), footprint)
-            except LedgerError:
-                raise self._refused(n_bytes) from None
+                with Claim(memory.ledger, memory.account, _tenant(lease_id), n_bytes) as claim:
+                    await self._make_room(claim, leaving)
+            except BaseException:
+                self._let_go(lease_id)
+                raise
+            if claim.missing_bytes:
+                self._let_go(lease_id)
+                raise self._refused(n_bytes)
             lease = self._leases[lease_id] = _Lease(lease_id, name, n_bytes, *self._until(lease_id, seconds))
             memory.lent(sum(one.n_bytes for one in self._leases.values()))
         self._parts.tell("lent", name=name, lease=lease.id, bytes=n_bytes, seconds=seconds)
@@ -96,12 +102,9 @@ class Leases:
         """Take the room back: what waits for it may load. Raises KeyError."""
         lease = self._leases.pop(lease_id)
         lease.timer.cancel()
-        memory = self._parts.memory
-        memory.ledger.release(_tenant(lease_id))
-        memory.lent(sum(one.n_bytes for one in self._leases.values()))
-        memory.share_out()
+        self._parts.memory.lent(sum(one.n_bytes for one in self._leases.values()))
         self._parts.tell("lease_ended", name=lease.name, lease=lease_id, bytes=lease.n_bytes, reason=reason)
-        self._parts.perform(self._parts.scheduler.on_tick(self._parts.clock()))
+        self._let_go(lease_id)
 
     def close(self) -> None:
         """No timer is left."""
@@ -110,21 +113,26 @@ class Leases:
 
     # How
 
-    async def _make_room(self, n_bytes: int) -> None:
+    async def _make_room(self, claim: Claim, leaving: list[str]) -> None:
+        """Let these models leave, and cached prefixes, until the claim has all its bytes or nothing more comes."""
         memory = self._parts.memory
-        leaving = self._to_leave(n_bytes - memory.account.free_bytes)
-        if leaving is None:
-            raise self._refused(n_bytes)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WITHIN_S):
                 await asyncio.gather(*(self._leave(name) for name in leaving))
-        needed = Amount(n_bytes) if memory.device == "cuda" else Amount(host=n_bytes)
-        await memory.make_room(needed)
-        if not await memory.wait_for_free(needed, within_s=_WITHIN_S):
+        if memory.device == "cpu":
+            await memory.fill(claim)
+        needed = Amount(claim.n_bytes) if memory.device == "cuda" else Amount(host=claim.n_bytes)
+        if not claim.missing_bytes and not await memory.wait_for_free(needed, within_s=_WITHIN_S):
             raise LeaseRefusedError(
-                f"{format_size(n_bytes)} cannot be lent: the budget has them, but the card has fewer free bytes; "
+                f"{format_size(claim.n_bytes)} cannot be lent: the budget has them, but the card has fewer free bytes; "
                 "another program holds them. hint: see nvidia-smi"
             )
+
+    def _let_go(self, lease_id: str) -> None:
+        """Its bytes are the models' again: what waits for them may load."""
+        self._parts.memory.ledger.release(_tenant(lease_id))
+        self._parts.memory.share_out()
+        self._parts.perform(self._parts.scheduler.on_tick(self._parts.clock()))
 
     def _to_leave(self, missing: int) -> list[str] | None:
         """Idle models that hold so much together, the longest idle first; None where all of them hold less."""

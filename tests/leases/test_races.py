@@ -1,0 +1,79 @@
+"""A lease in the making holds what it was given so far: what comes meanwhile waits; one that fails keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from server.pool import leases
+from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, fleet, ok
+from tests.pool.conftest import read, running, until
+
+__all__ = ["fleet"]
+
+
+async def three(make: FleetMaker, *, prefix_cache_mib: int = 0) -> Fleet:
+    """Room for two of three, which are loaded and idle."""
+    memory = {"prefix_cache": prefix_cache_mib * MIB}
+    made = await make(dict.fromkeys("abc", BIG), budget_mib=700, sections={"memory": memory})
+    for name in "ab":
+        assert ok(await made.ask(name, "hi"))
+    return made
+
+
+def reserved(made: Fleet) -> int:
+    memory = made.pool.status().memory
+    assert memory.reserved_bytes <= memory.budget_bytes
+    return memory.reserved_bytes
+
+
+async def test_a_load_that_comes_while_models_leave_does_not_take_what_is_lent(fleet: FleetMaker) -> None:
+    made = await three(fleet)
+    lending = asyncio.create_task(made.pool.leases.lend(650 * MIB, seconds=60, name="test"))
+    while made.state("b") == "ready":  # noqa: ASYNC110 - their processes take longer to end
+        await asyncio.sleep(0)
+
+    waiting = asyncio.create_task(read(made.submit("c", "hi")))
+
+    lease = await lending
+    assert reserved(made) == 650 * MIB
+    assert made.state("c") == "unloaded"
+    made.pool.leases.end(lease.id)
+    assert ok(await waiting)
+
+
+async def test_cached_prefixes_leave_for_what_models_do_not_give(fleet: FleetMaker) -> None:
+    made = await three(fleet, prefix_cache_mib=100)
+    assert made.pool.status().memory.prefix_cache_reserved_bytes > 50 * MIB
+
+    await made.pool.leases.lend(350 * MIB, seconds=60, name="test")
+
+    told = made.pool.status().memory
+    assert (told.reserved_bytes, made.state("b")) == (650 * MIB, "ready")
+    assert told.reserved_bytes + told.prefix_cache_reserved_bytes <= told.budget_bytes
+    (lease,) = made.pool.leases.all
+    made.pool.leases.end(lease.id)
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["refused", "given up"])
+async def test_nothing_is_kept_of_a_lease_that_did_not_come_about(
+    fleet: FleetMaker, given_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await three(fleet)
+    if not given_up:
+        monkeypatch.setattr(leases, "_WITHIN_S", 0.2)
+    lending = asyncio.create_task(made.pool.leases.lend(700 * MIB, seconds=60, name="test"))
+    await asyncio.sleep(0)  # it has chosen both, and one of them is at work before it is told to leave
+    working = await running(made, "b")
+    if given_up:
+        await until(lambda: made.state("a") == "unloaded")
+        assert reserved(made) == 700 * MIB
+        lending.cancel()
+    with pytest.raises(asyncio.CancelledError if given_up else leases.LeaseRefusedError):
+        await lending
+
+    assert reserved(made) < 400 * MIB
+    assert made.pool.leases.all == []
+    assert ok(await made.ask("c", "hi"))
+    working.cancel()
