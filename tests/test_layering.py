@@ -108,7 +108,7 @@ BASELINE = "backends/gguf/bare.py"
 SERVER_ROOMS = (
     "errors", "error_bodies", "accounts", "asker", "history", "stored_images", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
-    "files", "batches", "output", "schemas", "door", "pulling", "reload", "routes", "app",
+    "files", "output", "schemas", "batches", "door", "pulling", "reload", "routes", "app",
     "bench", "hub", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""

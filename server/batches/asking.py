@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from server.pool.pool import Pool
     from server.settings.catalog import Catalog
 
-_PASSING: Final = frozenset({429, 499, 500, 502, 503})
+_PASSING: Final = frozenset({429, 500, 502, 503})
+_GIVEN_UP: Final = 499
+"""A model was unloaded, or its load was: no client of a batch has hung up, so its line is asked again."""
 _LOG: Final = logging.getLogger("onecard.batches")
 
 
@@ -52,7 +54,7 @@ class Asking:
         try:
             return await self._answered(line, request_id)
         except errors.ApiError as problem:
-            return _refused(problem, request_id)
+            return refused(problem, request_id)
         except Exception as problem:
             error, at = type(problem).__name__, errors.place_of(problem)
             _LOG.error("batch_line_failed id=%s error=%s at=%s", request_id, error, at)
@@ -79,10 +81,11 @@ class Asking:
 
 
 def _may_pass(status: int, should_retry: bytes) -> bool:
-    return status in _PASSING and should_retry != b"false"
+    return status == _GIVEN_UP or (status in _PASSING and should_retry != b"false")
 
 
-def _refused(problem: errors.ApiError, request_id: str) -> Answer:
+def refused(problem: errors.ApiError, request_id: str) -> Answer:
+    """An error as the answer of a line."""
     should_retry = problem.headers.get("x-should-retry", "").encode("ascii")
     return Answer(problem.status, request_id, problem.body(), may_pass=_may_pass(problem.status, should_retry))
 

@@ -1,21 +1,18 @@
-"""What a batch file holds: a request per line, checked before any of them runs. Pure but for the file it reads."""
+"""What a batch file holds: a request per line, checked before any of them runs, and never more than one in memory."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from server.errors import clip, encodable
+from server.errors import ApiError, clip
+from server.schemas.body import parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
 
-ENDPOINTS: Final = (
-    *("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embeddings"),
-    *("/v1/messages", "/v1/rerank"),
-)
-"""What a batch may ask: OpenAI's own, and those of ours that answer a body of JSON as quietly."""
 MAX_LINES: Final = 50_000
 MAX_LINE_BYTES: Final = 16 * 2**20
 MAX_PROBLEMS: Final = 100
@@ -49,23 +46,24 @@ class Problem:
     param: str | None = None
 
 
-@dataclass
-class BatchInput:
-    """A file that was read: its requests, or what is wrong with it."""
-
-    lines: list[Line] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-
 class _LineError(Exception):
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.code, self.param = code, param
 
 
-def read_input(file: Iterable[bytes], endpoint: str) -> BatchInput:
-    """Check every line; a file with a problem has no requests. Empty lines are skipped."""
-    found, seen = BatchInput(), dict[str, int]()
+def cut_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; what a line has beyond `MAX_LINE_BYTES` and one byte is passed over."""
+    most = MAX_LINE_BYTES + 1
+    while raw := file.readline(most):
+        yield raw
+        while len(raw) == most and not raw.endswith(b"\n"):
+            raw = file.readline(most)
+
+
+def read_lines(file: Iterable[bytes], endpoint: str) -> Iterator[Line | Problem]:
+    """Check line by line; a file that has a problem has no requests behind it. Empty lines are skipped."""
+    seen, n_problems = dict[str, int](), 0
     for n, raw in enumerate(file, 1):
         if not raw.strip():
             continue
@@ -75,35 +73,32 @@ def read_input(file: Iterable[bytes], endpoint: str) -> BatchInput:
                 told = f"The custom_id '{clip(line.custom_id)}' stands in line {before} already."
                 raise _LineError("duplicate_custom_id", told, "custom_id")
         except _LineError as problem:
-            found.problems.append(Problem(problem.code, str(problem), n, problem.param))
-            if len(found.problems) >= MAX_PROBLEMS:
-                break
+            yield Problem(problem.code, str(problem), n, problem.param)
+            n_problems += 1
+            if n_problems >= MAX_PROBLEMS:
+                return
             continue
-        found.lines.append(line)
-        if len(found.lines) > MAX_LINES:
+        if len(seen) > MAX_LINES:
             told = f"The file has more than {MAX_LINES} requests. hint: make several batches of it"
-            found.problems = [Problem("too_many_requests", told)]
-            break
-    if not found.lines and not found.problems:
-        found.problems.append(Problem("empty_file", "The file holds no request: one JSON object per line is expected."))
-    return found
+            yield Problem("too_many_requests", told)
+            return
+        if not n_problems:
+            yield line
+    if not seen and not n_problems:
+        yield Problem("empty_file", "The file holds no request: one JSON object per line is expected.")
 
 
 def _read(n: int, raw: bytes, endpoint: str) -> Line:
     """Raises _LineError."""
     if len(raw) > MAX_LINE_BYTES:
-        raise _LineError("request_too_large", f"The line has {len(raw)} bytes, and may have {MAX_LINE_BYTES}.")
+        raise _LineError("request_too_large", f"The line has more than {MAX_LINE_BYTES} bytes.")
     try:
-        request = json.loads(raw, object_pairs_hook=_object)
-    except (ValueError, RecursionError):
-        raise _LineError("invalid_json_line", "The line is no JSON.") from None
-    if not isinstance(request, dict):
-        raise _LineError("invalid_json_line", "The line is no JSON object.")
+        request = parse_object(raw, called="line")
+    except ApiError as problem:
+        raise _LineError("invalid_json_line", problem.message) from None
     custom_id = request.get("custom_id")
     if not isinstance(custom_id, str) or not custom_id or len(custom_id) > _SORT_CHARS:
         raise _LineError("missing_required_parameter", "The line needs a text as its custom_id.", "custom_id")
-    if custom_id != encodable(custom_id):
-        raise _LineError("invalid_value", "The custom_id holds half of a surrogate pair.", "custom_id")
     if request.get("method") != "POST":
         raise _LineError("invalid_method", "The method has to be POST.", "method")
     if request.get("url") != endpoint:
@@ -119,25 +114,13 @@ def _read(n: int, raw: bytes, endpoint: str) -> Line:
     return Line(n, custom_id, model if isinstance(model, str) else "", _beginning(body), data)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises _LineError for a key that stands twice, as `server.schemas.body` refuses it over HTTP."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _LineError("invalid_json_line", "An object of the line has a key twice.")
-    return found
-
-
 def _encoded(body: dict[str, Any]) -> bytes:
-    """Raises _LineError for what would be another body than the file's."""
+    """Raises _LineError for numbers beyond those that JSON has: 1e999 is read as an infinite one."""
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        told = "The body holds half of a surrogate pair."
-    except RecursionError:
-        told = "The body is nested too deep."
     except ValueError:
-        told = "The body holds a number that JSON has not: NaN or an infinite one."
-    raise _LineError("invalid_json_line", told, "body")
+        told = "The body holds a number that is too large."
+        raise _LineError("invalid_json_line", told, "body") from None
 
 
 def _beginning(body: dict[str, Any]) -> str:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from server.batches.answers import output_lines, usage_of
-from server.batches.reading import BatchInput, Problem, read_input
+from server.batches.ending import end_batch
+from server.batches.reading import Problem, cut_lines, read_lines
 from server.errors import ApiError, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from server.batches.store import Batch, BatchStore, LeftLine, State
-    from server.files.store import FileStore, StoredFile
+    from server.files.store import FileStore
 
 MOST_TRIES: Final = 4
 _AGAIN_S: Final = (1.0, 5.0, 20.0)
@@ -30,6 +31,7 @@ _LOOK_S: Final = 0.25
 _END_EVERY_S: Final = 2.0
 """Batches that end while others go on get their files so soon."""
 _TROUBLE_S: Final = 10.0
+_SWEEP_EVERY_S: Final = 600.0
 _GONE: Final = 404
 _QUIET_RESIDENT_S: Final = 0.5
 _QUIET_LOAD_S: Final = 5.0
@@ -103,6 +105,7 @@ class BatchRunner:
         """Whose turn it is."""
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._swept_at = -math.inf
 
     async def start(self, *, at_once: bool) -> None:
         """Begin; `at_once` where an earlier run may have left something."""
@@ -162,7 +165,7 @@ class BatchRunner:
                 await self._woken(_TROUBLE_S)
                 continue
             trouble = None
-            await self._woken(_LOOK_S if has_more else None)
+            await self._woken(_LOOK_S if has_more else _SWEEP_EVERY_S)
 
     async def _woken(self, within_s: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -170,6 +173,7 @@ class BatchRunner:
 
     async def _once(self) -> bool:
         """One model's turn, and what is to be done before and behind it; whether anything is left. Raises ApiError."""
+        await self._sweep()
         for batch in await asyncio.to_thread(self._store.open_batches):
             if batch.state == "validating":
                 await self._read(batch)
@@ -190,23 +194,43 @@ class BatchRunner:
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
+    async def _sweep(self) -> None:
+        """Files and batches that have had their time leave the disk."""
+        if self._now() < self._swept_at + _SWEEP_EVERY_S:
+            return
+        self._swept_at = self._now()
+        await asyncio.to_thread(self._files.sweep)
+        if n_gone := await asyncio.to_thread(self._store.sweep):
+            _LOG.info("batches_forgotten n=%d", n_gone)
+
     async def _read(self, batch: Batch) -> None:
         try:
-            read = await asyncio.to_thread(self._read_file, batch)
+            await asyncio.to_thread(self._read_file, batch)
         except ApiError as problem:
             if problem.status != _GONE:
                 raise
-            read = BatchInput(problems=[Problem("file_not_found", problem.message, param="input_file_id")])
+            await self._fail(batch, Problem("file_not_found", problem.message, param="input_file_id"))
         except OSError as problem:
             told = f"The input file cannot be read: {(problem.strerror or type(problem).__name__).lower()}."
-            read = BatchInput(problems=[Problem("file_unreadable", told, param="input_file_id")])
-        await asyncio.to_thread(self._store.fill, batch, read)
-        _LOG.info("batch_read id=%s lines=%d problems=%d", batch.id, len(read.lines), len(read.problems))
+            await self._fail(batch, Problem("file_unreadable", told, param="input_file_id"))
+        except Exception as problem:  # a fault of ours is this batch's alone
+            await self._failed_by_us(batch, problem)
 
-    def _read_file(self, batch: Batch) -> BatchInput:
+    def _read_file(self, batch: Batch) -> None:
         file = self._files.get(batch.record.input_file_id, None)
         with self._files.content(file).open("rb") as lines:
-            return read_input(lines, batch.record.endpoint)
+            self._store.fill(batch, read_lines(cut_lines(lines), batch.record.endpoint))
+        _LOG.info("batch_read id=%s", batch.id)
+
+    async def _fail(self, batch: Batch, problem: Problem) -> None:
+        n_lines, _, _ = await asyncio.to_thread(self._store.counts, batch)
+        await asyncio.to_thread(self._store.fail, batch, [problem], n_lines=n_lines)
+
+    async def _failed_by_us(self, batch: Batch, problem: Exception) -> None:
+        error = type(problem).__name__
+        _LOG.error("batch_failed id=%s error=%s at=%s", batch.id, error, place_of(problem))
+        told = f"The server itself failed at this batch ({error}). hint: its log has more; send the batch again"
+        await self._fail(batch, Problem("internal_error", told))
 
     async def _turn(self, model: str) -> None:
         """All lines that are left for a model, until something else is to be done."""
@@ -313,31 +337,16 @@ class BatchRunner:
                 continue
             n_all, n_well, n_badly = await asyncio.to_thread(self._store.counts, batch)
             if batch.state == "cancelling":
-                await asyncio.to_thread(self._end, batch, "cancelled")
+                await self._ended(batch, "cancelled")
             elif n_all == n_well + n_badly:
-                await asyncio.to_thread(self._end, batch, "completed")
+                await self._ended(batch, "completed")
             elif batch.state == "finalizing" or batch.expires_at <= now:
-                await asyncio.to_thread(self._end, batch, "expired")
+                await self._ended(batch, "expired")
 
-    def _end(self, batch: Batch, state: State) -> None:
-        """On a thread: its files are written and then are files, together with its state."""
-        store, files, lifetime_s = self._store, self._files, batch.record.output_lifetime_s
-        batch = store.finalize(batch)
-        state = "cancelled" if batch.state == "cancelling" else state
-        made: dict[bool, StoredFile | None] = {}
+    async def _ended(self, batch: Batch, state: State) -> None:
         try:
-            for well in (True, False):
-                made[well] = files.write(
-                    output_lines(store.answered(batch, well=well), batch.id, state),
-                    owner=batch.owner,
-                    name=f"{batch.id}_{'output' if well else 'error'}.jsonl",
-                    purpose="batch_output",
-                    lifetime_s=lifetime_s,
-                )
-            usage = usage_of(line.answer for line in store.answered(batch, well=True))
-            ended = store.end(batch, state, output=made[True], errors=made[False], usage=usage, enter=files.enter)
-        except BaseException:  # it is tried again: on a full disk, every few seconds
-            files.discard(file for file in made.values() if file is not None)
+            await asyncio.to_thread(end_batch, self._store, self._files, batch, state)
+        except ApiError:
             raise
-        n_all, n_well, n_badly = store.counts(ended)
-        _LOG.info("batch_ended id=%s state=%s lines=%d ok=%d failed=%d", batch.id, state, n_all, n_well, n_badly)
+        except Exception as problem:  # a fault of ours is this batch's alone
+            await self._failed_by_us(batch, problem)

@@ -3,6 +3,7 @@
 A line is answered in one transaction, once. Owns the states and what may follow which. Blocks on the disk: for threads.
 
 validating -> failed | in_progress -> finalizing -> completed | expired; in_progress -> cancelling -> cancelled.
+Whatever is open becomes failed where the server itself fails at it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from server.batches.reading import Line, Problem
 from server.errors import ApiError, clip
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
 
-    from server.batches.reading import BatchInput
     from server.files.folder import DataFolder
     from server.files.store import Page, StoredFile
 
@@ -36,6 +37,10 @@ CREATE TABLE IF NOT EXISTS lines (
 CREATE INDEX IF NOT EXISTS left_lines ON lines (model, tries, beginning, batch, n) WHERE status IS NULL;
 CREATE INDEX IF NOT EXISTS line_states ON lines (batch, status);
 """
+_PART_LINES: Final = 500
+_PART_BYTES: Final = 4 * 2**20
+KEPT_S: Final = 90 * 24 * 3600
+"""A batch that has ended can be asked for so long behind the end of its window."""
 State = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 OPEN: Final = ("validating", "in_progress", "finalizing", "cancelling")
 """States in which there is something left to do."""
@@ -168,24 +173,56 @@ class BatchStore:
             ).fetchall()
         return [_batch(row) for row in rows]
 
-    def fill(self, batch: Batch, read: BatchInput) -> None:
-        """Its file was read: its lines may run, or it has failed. Nothing where it was cancelled meanwhile."""
+    def fill(self, batch: Batch, read: Iterator[Line | Problem]) -> None:
+        """Take its file in: its lines may run, or it has failed. Nothing where it was cancelled meanwhile.
+
+        By parts, so that clients do not wait for a long file, which is never in memory as a whole. What a part of an
+        earlier run has left is read again.
+        """
         with self._folder.transaction() as db:
-            if self._get(db, batch.id, None).state != "validating":
+            self._forget_lines(db, batch)
+        problems: list[Problem] = []
+        n_lines = 0
+        for part in _parts(read):
+            lines = [one for one in part if not isinstance(one, Problem)]
+            problems += [one for one in part if isinstance(one, Problem)]
+            n_lines += len(lines)
+            with self._folder.transaction() as db:
+                if self._get(db, batch.id, None).state != "validating":
+                    self._forget_lines(db, batch)
+                    return
+                db.executemany(
+                    "INSERT INTO lines (batch, n, custom_id, model, beginning, body) VALUES (?, ?, ?, ?, ?, ?)",
+                    [(batch.place, one.n, one.custom_id, one.model, one.beginning, one.body) for one in lines],
+                )
+        if problems:
+            self.fail(batch, problems, n_lines=n_lines)
+            return
+        with self._folder.transaction() as db:
+            if self._get(db, batch.id, None).state == "validating":
+                self._move(db, batch, "in_progress")
+
+    def fail(self, batch: Batch, problems: Sequence[Problem], *, n_lines: int) -> None:
+        """It cannot be run, or not be ended; its lines are gone. Nothing where it was cancelled before it was read."""
+        with self._folder.transaction() as db:
+            now = self._get(db, batch.id, None)
+            self._forget_lines(db, batch)
+            if batch.state == "validating" and now.state != "validating":
                 return
-            if read.problems:
-                batch.record.errors = [
-                    {"code": one.code, "message": one.message, "line": one.line, "param": one.param}
-                    for one in read.problems
-                ]
-                batch.record.counts = [len(read.lines), 0, 0]
-                self._move(db, batch, "failed")
-                return
-            db.executemany(
-                "INSERT INTO lines (batch, n, custom_id, model, beginning, body) VALUES (?, ?, ?, ?, ?, ?)",
-                [(batch.place, one.n, one.custom_id, one.model, one.beginning, one.body) for one in read.lines],
-            )
-            self._move(db, batch, "in_progress")
+            now.record.errors = [
+                {"code": one.code, "message": one.message, "line": one.line, "param": one.param} for one in problems
+            ]
+            now.record.counts = [n_lines, 0, 0]
+            self._move(db, now, "failed")
+
+    def sweep(self) -> int:
+        """Forget batches that have ended and whose window is over for `KEPT_S`: how many."""
+        marks = ", ".join("?" * len(OPEN))
+        with self._folder.transaction() as db:
+            return db.execute(
+                f"DELETE FROM batches WHERE expires_at <= ? AND state NOT IN ({marks})",  # noqa: S608
+                (int(self._clock()) - KEPT_S, *OPEN),
+            ).rowcount
 
     def models_left(self) -> list[str]:
         """Models for which lines are left: those of the oldest batch first, then those with the most lines."""
@@ -271,7 +308,7 @@ class BatchStore:
             record.output_file_id = None if output is None else output.id
             record.error_file_id = None if errors is None else errors.id
             record.counts, record.usage = list(self._counts(db, batch.place)), usage
-            db.execute("DELETE FROM lines WHERE batch = ?", (batch.place,))
+            self._forget_lines(db, batch)
             return self._move(db, batch, state)
 
     # How
@@ -290,6 +327,10 @@ class BatchStore:
         return Batch(batch.place, batch.id, batch.owner, state, batch.expires_at, batch.record)
 
     @staticmethod
+    def _forget_lines(db: sqlite3.Connection, batch: Batch) -> None:
+        db.execute("DELETE FROM lines WHERE batch = ?", (batch.place,))
+
+    @staticmethod
     def _counts(db: sqlite3.Connection, place: int) -> tuple[int, int, int]:
         n_all, n_well, n_badly = db.execute(
             "SELECT COUNT(*), COUNT(CASE WHEN status BETWEEN 200 AND 299 THEN 1 END), "
@@ -297,6 +338,20 @@ class BatchStore:
             (place,),
         ).fetchone()
         return n_all, n_well, n_badly
+
+
+def _parts(read: Iterator[Line | Problem]) -> Iterator[list[Line | Problem]]:
+    """What is written at once: bounded in number and, but for the last line, in bytes."""
+    part: list[Line | Problem] = []
+    n_bytes = 0
+    for one in read:
+        part.append(one)
+        n_bytes += len(one.body) if isinstance(one, Line) else 0
+        if len(part) >= _PART_LINES or n_bytes >= _PART_BYTES:
+            yield part
+            part, n_bytes = [], 0
+    if part:
+        yield part
 
 
 def _batch(row: tuple[Any, ...]) -> Batch:

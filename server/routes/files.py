@@ -100,6 +100,7 @@ async def upload_file(request: Request, app: App) -> Response:
             purpose=purpose,
             lifetime_s=lifetime_s,
         )
+    app.batch_runner.wake()  # it lets go of files that have had their time
     return _json(file_object(kept))
 
 

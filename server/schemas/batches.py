@@ -7,11 +7,15 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from server.batches.reading import ENDPOINTS
 from server.errors import ApiError
 from server.schemas.problems import check, problem
 from server.schemas.surface import Surface
 
+ENDPOINTS: Final = (
+    *("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embeddings"),
+    *("/v1/messages", "/v1/rerank"),
+)
+"""What a batch may ask: OpenAI's own, and those of ours that answer a body of JSON as quietly."""
 _WINDOW: Final = re.compile(r"([1-9][0-9]{0,2})(h|d)")
 _UNIT_S: Final = {"h": 3600, "d": 86400}
 LONGEST_S: Final = 30 * 86400

@@ -34,18 +34,16 @@ _QUOTE, _COLON = b'":'
 _WHERE = re.compile(r" at line \d+ column \d+$")
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes, *, called: str = "body of your request") -> dict[str, Any]:
     """The one JSON object in `body`. Raises ApiError 400 for anything else, and for keys given twice."""
     if len(body) > LARGE_BODY_BYTES and (key := overfull_field(body, MAX_STRUCTURE)) is not None:
         raise _too_many(key)
     try:
         value = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as problem:
-        raise ApiError(
-            400, f"We could not parse the JSON body of your request: {_reason(problem)}.", code="invalid_json"
-        ) from None
+        raise ApiError(400, f"We could not parse the JSON {called}: {_reason(problem)}.", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise ApiError(400, "The body of your request must be one JSON object.", code="invalid_json")
+        raise ApiError(400, f"The {called} must be one JSON object.", code="invalid_json")
     return value
 
 

@@ -1,13 +1,191 @@
-"""The runner's walk over a store that has a fault."""
+"""The runner's walk over real stores: faults of ours, and what has had its time."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from pathlib import Path
 from typing import Any
 
-from server.batches import runner
-from server.batches.runner import BatchRunner
+import pytest
+
+from backends.messages import Failed
+from server.batches import ending, runner
+from server.batches.answers import output_lines
+from server.batches.asking import refused
+from server.batches.runner import Answer, BatchRunner
+from server.batches.store import KEPT_S, TABLES, Batch, BatchRecord, BatchStore
+from server.errors import ApiError, from_failed
+from server.files.folder import DataFolder
+from server.files.store import TABLE, FileStore, StoredFile
+
+CHAT = "/v1/chat/completions"
+ENDED = {"completed", "failed", "cancelled", "expired"}
+
+
+class Quiet:
+    """Models that are always there, and no client."""
+
+    def width(self, model: str) -> int:
+        return 4
+
+    def resident(self, model: str) -> bool:
+        return True
+
+    def same(self, model: str, name: str) -> bool:
+        return model == name
+
+    def quiet_s(self) -> float:
+        return 1e9
+
+
+class Desk:
+    """A runner over real stores, whose lines are answered by `answer`, and the time it is told."""
+
+    def __init__(self, place: Path) -> None:
+        self.now = time.time()
+        self.place = place
+        self.answer = b'{"usage": {"prompt_tokens": 2, "completion_tokens": 3}}'
+        self.statuses: list[int] = []
+        self.folder = DataFolder(lambda: place, (TABLE, TABLES))
+        self.files = FileStore(self.folder, lambda: self.now)
+        self.batches = BatchStore(self.folder, lambda: self.now)
+        self.runner = BatchRunner(
+            self.batches, self.files, Quiet(), self.ask, clock=lambda: self.now, count=lambda _: None
+        )
+
+    async def ask(self, line: Any) -> Answer:
+        status = self.statuses.pop(0) if self.statuses else 200
+        return Answer(status, "req", self.answer, may_pass=status == 499)
+
+    def upload(self, n_lines: int, lifetime_s: int | None = None) -> StoredFile:
+        path = self.place / "upload"
+        lines = [
+            {"custom_id": f"{n}", "method": "POST", "url": CHAT, "body": {"model": "m", "messages": []}}
+            for n in range(n_lines)
+        ]
+        path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+        return self.files.keep(path, owner="anna", name="in", purpose="batch", lifetime_s=lifetime_s)
+
+    def begin(self, n_lines: int) -> Batch:
+        record = BatchRecord(
+            endpoint=CHAT, input_file_id=self.upload(n_lines).id, completion_window="24h", created_at=int(self.now)
+        )
+        return self.batches.create(record, owner="anna", window_s=86400)
+
+    async def ended(self, batch: Batch) -> Batch:
+        return await self.until(lambda: self.batches.get(batch.id, None), lambda now: now.state in ENDED)
+
+    async def until(self, get: Any, found: Any) -> Any:
+        async with asyncio.timeout(20):
+            while not found(now := get()):  # noqa: ASYNC110 - of another thread's disk
+                await asyncio.sleep(0.01)
+            return now
+
+
+@pytest.fixture
+async def desk(tmp_path: Path):
+    made = Desk(tmp_path)
+    yield made
+    await made.runner.close()
+    made.folder.close()
+
+
+async def test_a_batch_at_which_the_server_fails_says_so_and_holds_up_no_other(desk: Desk, monkeypatch, caplog):
+    first, second = desk.begin(2), desk.begin(3)
+
+    def faulty(lines: Any, batch_id: str, state: Any) -> Any:
+        if batch_id == first.id:
+            raise ValueError("ours")
+        return output_lines(lines, batch_id, state)
+
+    monkeypatch.setattr(ending, "output_lines", faulty)
+
+    await desk.runner.start(at_once=True)
+    failed, done = await desk.ended(first), await desk.ended(second)
+
+    assert (failed.state, done.state) == ("failed", "completed")
+    assert failed.record.errors[0]["code"] == "internal_error"
+    assert failed.record.counts == [2, 0, 0]
+    assert desk.batches.counts(done) == (3, 3, 0)
+    assert f"batch_failed id={first.id} error=ValueError" in caplog.text
+
+
+async def test_a_file_that_the_server_fails_to_read_fails_its_batch_alone(desk: Desk, monkeypatch):
+    first, second = desk.begin(2), desk.begin(3)
+    files = desk.files.content
+
+    def faulty(file: StoredFile) -> Path:
+        if file.id == first.record.input_file_id:
+            raise ValueError("ours")
+        return files(file)
+
+    monkeypatch.setattr(desk.files, "content", faulty)
+    await desk.runner.start(at_once=True)
+    assert ((await desk.ended(first)).state, (await desk.ended(second)).state) == ("failed", "completed")
+
+
+async def test_an_answer_whose_usage_cannot_be_read_costs_the_figures_and_not_the_answers(desk: Desk, caplog):
+    desk.answer = b'{"usage": {"prompt_tokens": "many"}}'
+    batch = desk.begin(2)
+    await desk.runner.start(at_once=True)
+    done = await desk.ended(batch)
+    assert (done.state, done.record.usage, desk.batches.counts(done)) == ("completed", {}, (2, 2, 0))
+    assert desk.files.content(desk.files.get(str(done.record.output_file_id), None)).read_bytes().count(b"many") == 2
+    assert f"batch_usage_unknown id={batch.id}" in caplog.text
+
+
+async def test_a_line_whose_model_was_unloaded_is_asked_again_and_not_for_ever(desk: Desk, monkeypatch):
+    monkeypatch.setattr(runner, "_AGAIN_S", (0.0,))
+    given_up: Any = from_failed(Failed("job", "cancelled", "the load was given up"))
+    assert isinstance(given_up, ApiError)
+    assert (given_up.status, refused(given_up, "req").may_pass) == (499, True)
+    assert not refused(ApiError(400, "no"), "req").may_pass
+    desk.statuses = [499]
+    once = desk.begin(1)
+    await desk.runner.start(at_once=True)
+    assert desk.batches.counts(await desk.ended(once)) == (1, 1, 0)
+    desk.statuses = [499] * 9
+    always = desk.begin(1)
+    desk.runner.wake()
+    assert desk.batches.counts(await desk.ended(always)) == (1, 0, 1)
+    assert len(desk.statuses) == 9 - runner.MOST_TRIES
+
+
+async def test_files_and_batches_that_have_had_their_time_leave_the_disk_without_a_request(desk: Desk, monkeypatch):
+    monkeypatch.setattr(runner, "_SWEEP_EVERY_S", 0.02)
+    short, kept = desk.upload(1, lifetime_s=3600), desk.upload(1)
+    places = [desk.files.content(file) for file in (short, kept)]
+    batch = desk.begin(1)
+    await desk.runner.start(at_once=True)
+    await desk.ended(batch)
+
+    desk.now += KEPT_S
+    await desk.until(places[0].exists, lambda there: not there)
+    assert places[1].exists()
+    assert desk.batches.get(batch.id, None).state == "completed"  # its window has ended later
+
+    desk.now += 86400
+    await desk.until(lambda: _rows(desk), lambda n: n == 0)
+    with pytest.raises(ApiError, match="No batch found"):
+        desk.batches.get(batch.id, None)
+
+
+def _rows(desk: Desk) -> int:
+    with desk.folder.transaction() as db:
+        return int(db.execute("SELECT COUNT(*) FROM batches").fetchone()[0])
+
+
+async def test_a_file_that_was_read_in_part_before_a_crash_is_read_again_whole(desk: Desk):
+    batch = desk.begin(3)
+    with desk.folder.transaction() as db:
+        db.execute(
+            "INSERT INTO lines (batch, n, custom_id, model, beginning, body) VALUES (?, 1, 'old', 'm', '', '{}')",
+            (batch.place,),
+        )
+    await desk.runner.start(at_once=True)
+    assert desk.batches.counts(await desk.ended(batch)) == (3, 3, 0)
 
 
 async def test_a_fault_of_ours_pauses_batches_and_does_not_end_them(monkeypatch, caplog):
