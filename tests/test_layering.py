@@ -29,6 +29,7 @@ HEAVY = {
     "av",
     "onnxruntime",
     "hibari",
+    "peft",
 }
 SERVER_MAY_USE = {
     "backends.messages",
@@ -122,8 +123,19 @@ BACKENDS_FOLDERS = (
 KNOWN_OUTSIDE: Mapping[str, set[str]] = {
     "backends/registry.py": {f"backends.{name}.backend" for name in ENGINES},
     "server/settings/references.py": {"backends.gguf.parts"},
+    "backends/training/base.py": {
+        "backends.bnb.body",
+        "backends.bnb.folder",
+        "backends.bnb.header",
+        "backends.bnb.vocabulary",
+        "backends.bnb.weights",
+    },
+    "backends/training/encoding.py": {"backends.bnb.vocabulary"},
+    "backends/training/job.py": {"backends.bnb.loading"},
 }
-"""Who imports what of an engine's folder from outside: the registry, and what finds files in the Hugging Face cache."""
+"""Who imports what of an engine's folder from outside: the registry, what finds files in the Hugging Face cache, and
+training, which loads and encodes as the engine of folders does.
+"""
 
 
 def modules(package: str) -> list[Path]:
@@ -363,6 +375,9 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/bnb/weights.py": "transformers' reader, behind a check of the folder",
     "backends/diffusion/loading.py": "diffusers' and transformers' readers, behind a check of the folder",
     "backends/files/pictures.py": "Pillow over bytes that came with a request",
+    "backends/training/checkpoints.py": "folders of our own",
+    "backends/training/learner.py": "checkpoints in a folder of our own",
+    "backends/training/result.py": "copies of a folder that was checked",
     "backends/generation/residency.py": "saved states, by the store's own method",
     "backends/gguf/loading.py": "/proc",
     "backends/gguf/threads.py": "/proc",

@@ -117,8 +117,10 @@ def load_model(
     order: Order,
     progress: Callable[[float], None],
     kind: Kind = GENERATOR,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Any:
-    """The model, evaluating, on its device. Raises LoadError."""
+    """The model, evaluating, on its device; in `dtype`, or in what it is served in. Raises LoadError."""
     attention.install()
     known = _known_config(spec, config, order, kind)
     _believe_tensors(Path(spec.path), known)
@@ -130,7 +132,7 @@ def load_model(
         model, told = kind.auto.from_pretrained(
             spec.path,
             config=known,
-            dtype=dtype_of(known, device=spec.plan.device, quantised=wanted is not None or stored is not None),
+            dtype=dtype or dtype_of(known, device=spec.plan.device, quantised=wanted is not None or stored is not None),
             trust_remote_code=order.trust_remote_code,
             local_files_only=True,
             use_safetensors=True,

@@ -7,14 +7,20 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, Generic, NoReturn
 
-from backends.border.wire import Decoder, FrameEncoder, WireError, command_decoder, receive
-from backends.messages import Command, Report
+from typing_extensions import TypeVar
+
+from backends.border.wire import Decoder, FrameEncoder, WireError, receive
+from backends.messages import Command
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+
+    from backends.messages.plain import Plain
+
+C = TypeVar("C", default=Command)
 
 EXIT_ORPHANED: Final = 0
 EXIT_LOAD_FAILED: Final = 3
@@ -22,16 +28,16 @@ EXIT_ENGINE_ERROR: Final = 70
 EXIT_OUT_OF_MEMORY: Final = 71
 
 
-class Link:
-    """The worker's end of the socket: whole frames, one sender at a time."""
+class Link(Generic[C]):
+    """The child's end of the socket: whole frames, one sender at a time. `C` is what it hears."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, decoder: Decoder[C]) -> None:
         self._sock = sock
         self._lock = threading.Lock()
         self._encoder = FrameEncoder()
-        self._decoder: Decoder[Command] = command_decoder()
+        self._decoder = decoder
 
-    def send(self, report: Report) -> None:
+    def send(self, report: Plain) -> None:
         """Send one report; a server that is gone ends this process."""
         with self._lock:
             frame = self._encoder.frame(report)
@@ -40,7 +46,7 @@ class Link:
             except OSError:
                 os._exit(EXIT_ORPHANED)
 
-    def receive(self) -> list[Command]:
+    def receive(self) -> list[C]:
         """Block for the next commands; end-of-file or nonsense ends this process."""
         try:
             commands = receive(self._sock, self._decoder)

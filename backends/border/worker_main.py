@@ -29,6 +29,7 @@ from backends.border.link import (
 )
 from backends.border.load_limit import OverLimitError, limited
 from backends.border.outbox import Outbox
+from backends.border.wire import command_decoder
 from backends.engine import AnyEngine, JobError, LoadError
 from backends.machine.crash_reason import LOAD_HINT, in_words
 from backends.machine.kernel import call_me, die_with, limit_damage
@@ -151,7 +152,7 @@ def serve(fd: int, server_pid: int) -> NoReturn:
     limit_damage()
     call_me(b"onecard-worker")
     os.set_inheritable(fd, False)
-    link = Link(socket.socket(fileno=fd))
+    link = Link(socket.socket(fileno=fd), command_decoder())
     first, *rest = link.receive()
     if isinstance(first, Shutdown):
         leave(0)

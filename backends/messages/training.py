@@ -28,6 +28,8 @@ class Recipe(Plain, frozen=True):
     """The job's own: checkpoints in `checkpoints/`, what it gives in `result/`."""
     training_file: str
     form: TrainForm
+    column: str = "text"
+    """Where the text stands, of form `text`."""
     method: TrainMethod = "lora"
     quantization: TrainQuantization = "none"
     """How the base's weights are held meanwhile; `qlora` means `nf4` or `8bit`, `full` means `none`."""

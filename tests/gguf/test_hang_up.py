@@ -9,6 +9,7 @@ import pytest
 
 from backends.border.clerk import Clerk
 from backends.border.link import Link
+from backends.border.wire import command_decoder
 from backends.border.worker_main import run
 from backends.engine import Engine, Prepared
 from backends.messages import Cancel, Event, Failed, Generate, Shutdown, Step
@@ -66,7 +67,7 @@ def test_only_the_step_at_hand_is_computed_for_who_has_hung_up(tmp_path: Path, a
     engine = open_engine(canary_kv.build(tmp_path / "kv.gguf", "full"), parallel=2, max_itl_ms=0.001)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        link = Link(theirs)
+        link = Link(theirs, command_decoder())
         clerk = Clerk(link)
         watched = Interrupted(engine, clerk, at=at)
         run(watched, link, clerk)  # type: ignore[arg-type]  # of an engine's methods those that the loop calls

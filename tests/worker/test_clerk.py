@@ -9,6 +9,7 @@ import pytest
 from backends.border import wire
 from backends.border.clerk import Clerk
 from backends.border.link import Link
+from backends.border.wire import command_decoder
 from backends.messages import Failed, Finished, Step, Tokenized
 
 
@@ -19,7 +20,7 @@ def test_an_answer_too_large_for_a_frame_fails_its_job_and_not_the_worker(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(5)
-        Clerk(Link(theirs))._answer([Tokenized("t", [7] * 1000), Finished("t")])
+        Clerk(Link(theirs, command_decoder()))._answer([Tokenized("t", [7] * 1000), Finished("t")])
 
         (report,) = wire.receive(ours, wire.report_decoder()) or []
 

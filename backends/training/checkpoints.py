@@ -1,0 +1,155 @@
+"""Checkpoints on the disk: written aside and renamed, so that one is there whole or not at all, whatever is killed.
+
+Each is a folder: the weights that learn, the optimiser's moments, and `state.json`, which names sizes of both. Weights
+of an adapter are as peft writes them. Safetensors only: a checkpoint is never unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from backends.files import model_files
+from backends.training.errors import TrainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+STATE: Final = "state.json"
+_NAME: Final = re.compile(r"step-(\d{8})")
+_ASIDE: Final = ".writing-"
+_GONE: Final = ".gone-"
+_KEPT: Final = 2
+_STATE_BYTES: Final = 2**20
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a job stands behind a step; everything else follows from the recipe and the step's number."""
+
+    step: int = 0
+    tokens: int = 0
+    micro_batch: int = 1
+    accumulation: int = 1
+    evaluated_epoch: int = -1
+    """The last epoch whose evaluation is behind it; -1: none, 0: that before the first step."""
+    best_loss: float | None = None
+    best_step: int = 0
+    """The step whose checkpoint becomes the result; 0: the last one."""
+    identity: str = ""
+    """Of recipe and data."""
+    files: dict[str, int] = {}
+    """Sizes in bytes."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """One that is whole."""
+
+    folder: Path
+    state: State
+
+
+class Checkpoints:
+    """Those of one job, which alone writes there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in (*folder.glob(f"{_ASIDE}*"), *folder.glob(f"{_GONE}*")):
+            shutil.rmtree(left)
+
+    def all(self) -> list[Checkpoint]:
+        """Those that are whole, the oldest first."""
+        found = (self._read(path) for path in sorted(self.folder.iterdir()) if _NAME.fullmatch(path.name))
+        return [one for one in found if one is not None]
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The one behind that step, if it is there and whole."""
+        return self._read(self.folder / f"step-{step:08d}")
+
+    def write(self, state: State, fill: Callable[[Path], None]) -> Checkpoint:
+        """Make one; `fill` writes files into a folder. Raises TrainError where the disk is full or refuses."""
+        target = self.folder / f"step-{state.step:08d}"
+
+        def whole(folder: Path) -> None:
+            fill(folder)
+            sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+            told = msgspec.structs.replace(state, files=sizes)
+            (folder / STATE).write_bytes(msgspec.json.encode(told))
+
+        write_folder(target, whole)
+        written = self._read(target)
+        if written is None:
+            raise TrainError("disk", f"the checkpoint {target.name} was written and cannot be read again")
+        self._tidy(keep={written.state.step, written.state.best_step})
+        return written
+
+    def _tidy(self, keep: Collection[int]) -> None:
+        """Remove old ones, by a rename first: half of a folder is never taken for one."""
+        steps = [one.state.step for one in self.all()]
+        for step in set(steps) - {*steps[-_KEPT:], *keep}:
+            gone = self.folder / f"{_GONE}{step}"
+            (self.folder / f"step-{step:08d}").rename(gone)
+            shutil.rmtree(gone)
+
+    @staticmethod
+    def _read(folder: Path) -> Checkpoint | None:
+        """None for what is not there, and for one whose files are not those that were written."""
+        try:
+            state = msgspec.json.decode(model_files.read_bytes(folder / STATE, _STATE_BYTES), type=State)
+            sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != STATE}
+        except (model_files.FileError, msgspec.DecodeError, OSError):
+            return None
+        return Checkpoint(folder, state) if sizes == state.files else None
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Write a folder aside, see it to the disk, and give it its name; what stood there is replaced.
+
+    Raises TrainError where the disk is full or refuses.
+    """
+    aside = target.parent / f"{_ASIDE}{target.name}"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        fill(aside)
+        for file in aside.iterdir():
+            _sync(file)
+        _sync(aside)
+        if target.exists():
+            gone = target.parent / f"{_GONE}{target.name}"
+            shutil.rmtree(gone, ignore_errors=True)
+            target.rename(gone)
+            aside.rename(target)
+            shutil.rmtree(gone)
+        else:
+            aside.rename(target)
+        _sync(target.parent)
+    except Exception as error:
+        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
+        shutil.rmtree(aside, ignore_errors=True)
+        if not _is_of_disk(error):
+            raise
+        why = model_files.reason(error) if isinstance(error, OSError) else "no space left on device"
+        raise TrainError(
+            "disk",
+            f"{target.name} cannot be written: {why}, {free / 2**30:.1f} GiB are free. hint: make room and resume the "
+            "job; the checkpoints before it are whole",
+        ) from error
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """safetensors tells of a full disk in an error of its own."""
+    return isinstance(error, OSError) or "I/O error" in str(error)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
