@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from backends.bnb.sight import is_of_language
 from backends.bnb.vocabulary import FolderVocabulary
 from backends.bnb.weights import GENERATOR, Order, load_model, pin_positions, seer
 from backends.engine import LoadError
+from backends.files.model_files import statuses_of
 from backends.generation.readiness import making_guides
 from backends.generation.tokenizer import Tokenizer
 from backends.machine.crash_reason import in_words
@@ -28,7 +30,6 @@ from backends.pytorch import linear, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from backends.bnb.header import FolderInfo
     from backends.messages import LoadModel
@@ -62,6 +63,7 @@ def open_body(
     """Load the weights and make the cells. `told` is the folder's configuration. Raises LoadError."""
     plan, order = spec.plan, Order.of(spec.options)
     assert isinstance(plan, GeneratorPlan)
+    seen = repr(statuses_of(sorted(Path(spec.path).glob("*.safetensors"))))  # before they are read
     processor = eyes.processor_of(spec, info, source)
     model = load_model(spec, told, order, progress, GENERATOR if info.sight is None else seer(info.sight))
     pin_positions(model, plan.context)
@@ -72,6 +74,7 @@ def open_body(
     runner = Runner(model if info.sight is None else eyes.language_of(model), device=device)
     dtype = model.get_input_embeddings().weight.dtype
     vocabulary = FolderVocabulary(source, n_vocab=int(config.vocab_size), ends=_ends(model, source))
+    vocabulary.identity = seen
     tokenizer = Tokenizer(vocabulary)
     with making_guides(tokenizer):
         shapes = _survey(runner, config, spec)

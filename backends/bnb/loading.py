@@ -96,7 +96,7 @@ def _engine(spec: LoadModel, body: Body, info: FolderInfo, order: Order, *, free
     )
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * body.step_s)
-    store, ready = open_store(spec.store, ready, identity=identity(spec, order, body.dtype))
+    store, ready = open_store(spec.store, ready, identity=identity(spec, body, order))
     return GeneratingEngine(
         body.vocabulary,
         context,
@@ -179,11 +179,9 @@ def _host_parts(info: FolderInfo) -> dict[str, int]:
     return host_parts_beside_card() | ({"projector": on_way} if on_way else {})
 
 
-def identity(spec: LoadModel, order: Order, dtype: torch.dtype) -> str:
+def identity(spec: LoadModel, body: Body, order: Order) -> str:
     """Everything that the bytes of a row depend on; another one's are worth nothing."""
-    files = sorted(Path(spec.path).glob("*.safetensors"))
-    told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
-    parts = (told, order, dtype, spec.plan.device, version(), eyes.identity(spec))
+    parts = (body.vocabulary.identity, order, body.dtype, spec.plan.device, version(), eyes.identity(spec))
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 

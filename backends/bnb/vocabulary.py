@@ -45,6 +45,8 @@ class FolderVocabulary:
 
     tower: MediaTower | None = None
     """None: it reads text alone."""
+    identity = ""
+    """Of the folder's weights; see `DecoderModel`."""
 
     def __init__(self, tokenizer: Any, *, n_vocab: int, ends: set[int]) -> None:
         """`tokenizer` is a fast tokenizer of transformers, `n_vocab` the width of the model's logits."""

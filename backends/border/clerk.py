@@ -19,6 +19,7 @@ from backends.messages import (
     CutShort,
     Event,
     Failed,
+    Generate,
     Job,
     Keep,
     LoadModel,
@@ -45,6 +46,11 @@ _AGING_BYTES_PER_S: Final = 1_000_000
 """A long job lets shorter ones pass for a second per megabyte that it is longer."""
 
 
+def _resume(job: Job) -> bytes:
+    """Where a job that was not prepared goes on: where it came from."""
+    return job.resume if isinstance(job, Generate) else b""
+
+
 def prepared(engine: AnyEngine, job: Job) -> Prepared | list[Event]:
     """What the engine makes of a job of a kind that it takes. Raises JobError."""
     if type(job) not in engine.takes:
@@ -61,7 +67,7 @@ class Clerk:
     long ones the shorter go first, as long as none waits for ever.
 
     A job is known in `_unprepared` until it is prepared; the side that removes it answers for it, so a `Cancel`
-    and a finished preparation never both do.
+    and a finished preparation never both do. One that was preempted may come again while its first preparation runs.
     """
 
     def __init__(self, link: Link) -> None:
@@ -72,7 +78,7 @@ class Clerk:
         self._short: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._long: queue.PriorityQueue[tuple[float, int, Job]] = queue.PriorityQueue()
         self._numbers = itertools.count()
-        self._unprepared: set[str] = set()
+        self._unprepared: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._prepare_started: dict[str, float] = {}
 
@@ -100,16 +106,15 @@ class Clerk:
                 self._link.send(Pong(step_age_s=self._age_s()))
             case Submit(job=job):
                 with self._lock:
-                    self._unprepared.add(job.id)
+                    self._unprepared[job.id] = job
                 self._put(job)
             case Cancel(id=job_id) | CutShort(id=job_id) | Preempt(id=job_id):
                 with self._lock:
-                    waiting = job_id in self._unprepared
-                    self._unprepared.discard(job_id)
-                    if not waiting:
+                    waiting = self._unprepared.pop(job_id, None)
+                    if waiting is None:
                         self.inbox.put(command)
-                if waiting:
-                    resume = b"" if isinstance(command, Preempt) else None
+                if waiting is not None:
+                    resume = _resume(waiting) if isinstance(command, Preempt) else None
                     told = "the request was cancelled"
                     self._answer([Failed(id=job_id, code="cancelled", message=told, resume=resume)])
             case Shutdown() | Keep():
@@ -130,11 +135,11 @@ class Clerk:
     def _prepare_all(self, take: Callable[[], Job]) -> None:
         while True:
             job = take()
-            if job.id in self._unprepared:
+            if self._unprepared.get(job.id) is job:
                 self._prepare_started[job.id] = time.monotonic()
                 result = self._prepare(job)
                 del self._prepare_started[job.id]
-                self._deliver(job.id, result)
+                self._deliver(job, result)
 
     def _prepare(self, job: Job) -> Prepared | list[Event]:
         assert self._engine is not None
@@ -146,10 +151,11 @@ class Clerk:
             note(error)
             return [Failed(id=job.id, code="internal_error", message="the request could not be prepared for the model")]
 
-    def _deliver(self, job_id: str, result: Prepared | list[Event]) -> None:
+    def _deliver(self, job: Job, result: Prepared | list[Event]) -> None:
         with self._lock:
-            wanted = job_id in self._unprepared
-            self._unprepared.discard(job_id)
+            wanted = self._unprepared.get(job.id) is job
+            if wanted:
+                del self._unprepared[job.id]
             if wanted and not isinstance(result, list):
                 self.inbox.put(result)  # under the lock, so that a later Cancel stands behind it
         if wanted and isinstance(result, list):

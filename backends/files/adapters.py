@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from backends.files.model_files import statuses_of
+
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Mapping
 
 KEY: Final = "adapters"
@@ -65,17 +65,9 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 def statuses(options: Mapping[str, bool | int | float | str]) -> list[tuple[int, int, int]]:
     """Size, time of change and inode of every adapter's files that are there: another file is another adapter."""
-    return [status for path in configured(options).values() for status in _status_of(path)]
+    return [status for path in configured(options).values() for status in statuses_of(files_of(path))]
 
 
 def identity(path: Path) -> str:
     """What tells one state of an adapter's files from another."""
-    return repr(_status_of(path))
-
-
-def _status_of(path: Path) -> list[tuple[int, int, int]]:
-    found: list[os.stat_result] = []
-    for file in files_of(path):
-        with contextlib.suppress(OSError):
-            found.append(file.stat())
-    return [(status.st_size, status.st_mtime_ns, status.st_ino) for status in found]
+    return repr(statuses_of(files_of(path)))

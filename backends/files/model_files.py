@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 CONFIG_BYTES: Final = 4 * 2**20
 """Of a configuration; the largest that is known has 0.1 MiB."""
@@ -125,6 +125,15 @@ def check(path: Path) -> os.stat_result:
     """See that a library may open the file by its path. Raises MissingError or FileError."""
     with opened(path) as file:
         return file.status
+
+
+def statuses_of(files: Iterable[Path]) -> list[tuple[int, int, int]]:
+    """Size, time of change and inode of those that are there: where one differs, so may what is in it."""
+    found: list[os.stat_result] = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            found.append(file.stat())
+    return [(status.st_size, status.st_mtime_ns, status.st_ino) for status in found]
 
 
 def why_not_file(path: Path) -> str | None:

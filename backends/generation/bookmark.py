@@ -15,6 +15,7 @@ from backends.generation.sampler_order import follows_tokens
 from backends.messages import Failed, FimPrompt
 
 if TYPE_CHECKING:
+    from backends.generation.decoder import DecoderModel
     from backends.generation.sequence import GenerationRequest, Sequence
 
 
@@ -25,6 +26,8 @@ class Bookmark(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int
     """Of the prompt, those that were found computed when it began."""
     preemptions: int
+    model: str
+    """`identity` of the model that had said it: tokens mean nothing to another."""
 
 
 def resumable(request: GenerationRequest) -> bool:
@@ -38,23 +41,24 @@ def resumable(request: GenerationRequest) -> bool:
     return plain and follows_tokens(job.sampling) and (request.plan is None or request.plan.follows_tokens)
 
 
-def preempted(request: GenerationRequest, sequence: Sequence) -> Failed:
+def preempted(request: GenerationRequest, sequence: Sequence, model: DecoderModel) -> Failed:
     """The end of a job in this engine."""
     resume = b""
     if not request.opening:  # its client knows that it has begun
-        bookmark = Bookmark(sequence.generated, request.cached_tokens, request.preemptions + 1)
+        bookmark = Bookmark(sequence.generated, request.cached_tokens, request.preemptions + 1, model.identity)
         resume = msgspec.msgpack.encode(bookmark)
     return Failed(id=request.job.id, code="cancelled", message="the request was preempted", resume=resume)
 
 
-def read(resume: bytes, *, limit: int, n_vocab: int) -> Bookmark:
+def read(resume: bytes, model: DecoderModel, *, limit: int) -> Bookmark:
     """The bookmark of a job that may have `limit` tokens. Raises JobError."""
     try:
         bookmark = msgspec.msgpack.decode(resume, type=Bookmark)
     except msgspec.MsgspecError as error:
         raise JobError("internal_error", "the request was preempted, and cannot be resumed") from error
-    if any(not 0 <= token < n_vocab for token in bookmark.generated):
-        raise JobError("internal_error", "the request was preempted, and its model's file was replaced meanwhile")
+    if bookmark.model != model.identity:
+        message = "the request was preempted, and the files of its model were replaced meanwhile: send it again"
+        raise JobError("internal_error", message)
     if len(bookmark.generated) >= limit:
         told = f"the model came back with room for {limit} tokens of an answer that has {len(bookmark.generated)}"
         raise JobError("out_of_memory", told)

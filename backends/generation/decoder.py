@@ -43,6 +43,8 @@ class DecoderModel(Protocol):
     n_vocab: int
     tower: MediaTower | None
     """What makes rows of images and sounds; None where it reads text alone."""
+    identity: str
+    """What tells its files from those of another model, or of a later time."""
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without BOS or EOS; special-token literals count as such only with `parse_special`."""

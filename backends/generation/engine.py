@@ -166,7 +166,7 @@ class GeneratingEngine:
         self._n_waiting -= sequence.phase is Phase.WAITING
         self._lay_down(sequence)
         del self._requests[job_id]
-        return [preempted(request, sequence)]
+        return [preempted(request, sequence, self._model)]
 
     def _start(self, request: GenerationRequest) -> Sequence:
         """Give the next unstarted choice of a request a slot."""

@@ -112,7 +112,7 @@ class Preparer:
             new_splitter=sorts,
             looked=looked,
             prediction=tuple(self._tokenizer.raw(job.prediction, add_special=False)) if job.prediction else (),
-            bookmark=bookmark.read(job.resume, limit=limit, n_vocab=self._model.n_vocab) if job.resume else None,
+            bookmark=bookmark.read(job.resume, self._model, limit=limit) if job.resume else None,
         )
 
     def _embedded(self, layout: RowLayout, n_prompt: int) -> tuple[RowLayout, Looked | None]:

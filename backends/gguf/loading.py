@@ -126,7 +126,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
     ready = replace(ready, file=file.told)
-    store, ready = open_store(spec.store, ready, identity=identity(spec, context, plan.kv_type, seen))
+    store, ready = open_store(spec.store, ready, identity=identity(spec, model, context, plan.kv_type, seen))
     return GeneratingEngine(
         model,
         context,
@@ -140,13 +140,10 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
     )
 
 
-def identity(spec: LoadModel, context: Context, kv_type: KvTypes, seen: Eyes) -> str:
+def identity(spec: LoadModel, model: Model, context: Context, kv_type: KvTypes, seen: Eyes) -> str:
     """Everything that the bytes of a state depend on; another one's are worth nothing."""
-    file = Path(spec.path).stat()
     parts = (
-        file.st_size,
-        file.st_mtime_ns,
-        file.st_ino,
+        model.identity,
         kv_type,
         context.layout,
         spec.plan.device,

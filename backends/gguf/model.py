@@ -70,6 +70,7 @@ class Model:
         """
         self.log = log
         self.path = path
+        self.identity = repr(model_files.statuses_of([path]))  # before it is read: a change meanwhile is another one
         try:
             model_files.check(path)
         except model_files.FileError as error:

@@ -34,6 +34,7 @@ class Letters:
     """A vocabulary of one token per letter and per pair of white space, so that a border may fall inside a token."""
 
     tower: MediaTower | None = None
+    identity = "letters"
     n_vocab = 1 << 16
     bos: int | None = 1
     opening = 1

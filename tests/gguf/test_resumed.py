@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,12 @@ def preempted(engine: Engine, job: Generate) -> bytes:
     return told.resume
 
 
+def preempted_after(engine: Engine, n_tokens: int) -> bytes:
+    job = text_job("x", max_tokens=30, ignore_eos=True, sampling=COLD)
+    until(engine, job, n_tokens)
+    return preempted(engine, job)
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_the_text_is_what_it_would_have_been(after: Engine, begun: dict[str, Begun], name: str) -> None:
     whole, first, job = begun[name].whole, begun[name].first, replace(JOBS[name], resume=begun[name].resume)
@@ -172,7 +179,23 @@ def test_a_bookmark_that_fits_no_more_says_so(before: Engine) -> None:
     job = text_job("x", max_tokens=3, sampling=COLD)
     with pytest.raises(JobError, match="cannot be resumed"):
         before.prepare(replace(job, resume=b"\x00"))
-    with pytest.raises(JobError, match="room for 3 tokens of an answer that has 4"):
-        before.prepare(replace(job, resume=msgspec.msgpack.encode(Bookmark([1, 2, 3, 4], 0, 0))))
-    with pytest.raises(JobError, match="replaced"):
-        before.prepare(replace(job, resume=msgspec.msgpack.encode(Bookmark([1 << 30], 0, 0))))
+    own = msgspec.msgpack.decode(preempted_after(before, 2), type=Bookmark)
+    with pytest.raises(JobError, match="room for 1 tokens of an answer that has 2"):
+        before.prepare(replace(job, max_tokens=1, resume=msgspec.msgpack.encode(own)))
+
+
+def test_another_file_in_the_place_of_the_model_s_own_does_not_go_on(
+    before: Engine, backend: str, demo_model: Path, tmp_path: Path
+) -> None:
+    """As where the configuration is read anew while a model that grows drains: its tokens mean something else there."""
+    copied = tmp_path / demo_model.name
+    (shutil.copytree if demo_model.is_dir() else shutil.copy2)(demo_model, copied)
+    other = registry.engine_of(backend)(spec_of("demo", backend, copied, context=512, parallel=1, threads=1), print)
+    job = text_job("x", max_tokens=30, sampling=COLD, resume=preempted_after(before, 3))
+
+    try:
+        with pytest.raises(JobError, match="files of its model were replaced"):
+            other.prepare(job)
+        before.prepare(job)
+    finally:
+        other.close()

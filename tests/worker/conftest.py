@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 from collections import Counter
@@ -90,6 +91,18 @@ class Ear:
 
     def text(self, job_id: str) -> str:
         return "".join(e.text for e in self.events if hasattr(e, "text") and e.id == job_id)
+
+
+async def opened(pipe: Path) -> int:
+    """The writing end of a pipe, as soon as a worker has opened it for reading."""
+    async with asyncio.timeout(BOUND_S):
+        while True:
+            try:
+                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # no reader yet
+                    raise
+                await asyncio.sleep(0.01)
 
 
 Starter = Callable[..., Awaitable[tuple[Worker, Ear]]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
 import signal
 import subprocess
@@ -26,7 +24,7 @@ from backends.messages import (
     Tokenize,
     Tokenized,
 )
-from tests.worker.conftest import BOUND_S, QUICK, Starter, ask, ends, process_file
+from tests.worker.conftest import QUICK, Starter, ask, ends, opened, process_file
 
 
 async def test_worker_loads_answers_and_stops(start: Starter) -> None:
@@ -82,18 +80,6 @@ async def test_job_that_cannot_be_encoded_fails_alone(start: Starter) -> None:
 
 
 # Cancel
-
-
-async def opened(pipe: Path) -> int:
-    """The writing end of a pipe, as soon as a worker has opened it for reading."""
-    async with asyncio.timeout(BOUND_S):
-        while True:
-            try:
-                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # no reader yet
-                    raise
-                await asyncio.sleep(0.01)
 
 
 async def test_cancel_takes_effect_between_steps(start: Starter) -> None:
