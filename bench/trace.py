@@ -25,7 +25,8 @@ from server.pool.limits import rules
 from server.pool.pool import Pool
 from server.scheduling.swaps import Policy
 from server.settings.catalog import Catalog
-from server.settings.config import MemorySection, ModelConfig, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import MemorySection
 
 PARALLEL: Final = 2
 CONTEXTS: Final = {"large": 32768, "middle": 24576, "small": 16384, "least": 8192}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
-    from server.settings.config import MemorySection
+    from server.settings.sections import MemorySection
 
 Step = dict[str, Any]
 """A line of the command's progress: `status`, and of a file `digest`, `total` and `completed`."""

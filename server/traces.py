@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from server.asker import Asker
-    from server.settings.config import TracesSection
+    from server.settings.sections import TracesSection
 
 _EXPORT_WITHIN_S: Final = 2.0
 _EVERY_MS: Final = 1000

@@ -92,6 +92,7 @@ LOW_LEVEL = {
     f"backends/gguf/{name}.py"
     for name in (
         "context",
+        "context_params",
         "embedding_pass",
         "ggml_calls",
         "library_log",

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.engine import LoadError
-from backends.gguf.context import GGML_KV_TYPE
+from backends.gguf.context_params import GGML_KV_TYPE
 from backends.gguf.threads import sensible_threads
 from backends.kv_types import keys_and_values
 from backends.messages.plans import CELL_BLOCK

@@ -21,7 +21,7 @@ import msgspec
 
 from backends.asked import answer_lines
 from backends.engine import LoadError
-from backends.gguf.context import dry_context
+from backends.gguf.context_params import dry_context
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
 from backends.gguf.passes import pass_tokens

@@ -17,7 +17,8 @@ from backends.generation.readiness import describe, making_guides, open_store
 from backends.generation.speculation import told as speculation_told
 from backends.generation.tokenizer import Tokenizer
 from backends.gguf import drafting, eyes, load_mode, pooled
-from backends.gguf.context import Context, scored_bytes
+from backends.gguf.context import Context
+from backends.gguf.context_params import scored_bytes
 from backends.gguf.embedding_pass import GgufEmbeddingPass
 from backends.gguf.encoder import GgufEncoder, check_scores
 from backends.gguf.library_log import LibraryLog, has_all_kv_kernels, supports_gpu, version

@@ -13,7 +13,7 @@ import llama_cpp
 import numpy as np
 
 from backends.engine import LoadError
-from backends.gguf.context import GGML_KV_TYPE, ContextSizes
+from backends.gguf.context_params import GGML_KV_TYPE, ContextSizes
 from backends.gguf.info import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.gguf.passes import batch_tokens, input_limit

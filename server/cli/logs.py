@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from server.settings.config import LoggingSection
+    from server.settings.sections import LoggingSection
 
 _FIELD = re.compile(r'(?:^|(?<=\s))([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|\S*)')
 _ROOT = Path(__file__).resolve().parents[2]

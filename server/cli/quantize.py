@@ -207,7 +207,7 @@ def _as_json(order: Order, done: Done) -> dict[str, Any]:
 def _device(text: str) -> Device:
     """What is assumed; `auto` is what a server would take on this machine."""
     from server.memory.memory import open_memory
-    from server.settings.config import MemorySection
+    from server.settings.sections import MemorySection
 
     match text:
         case "cuda" | "cpu":

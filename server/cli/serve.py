@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from server.cli.watching import State
     from server.pool.pool import Pool
     from server.settings.catalog import CatalogEntry
-    from server.settings.config import ServerSection, Settings
+    from server.settings.config import Settings
     from server.settings.config_source import Loaded
+    from server.settings.sections import ServerSection
 
 log = logging.getLogger("onecard.serve")
 _LEAST_FILES = 32

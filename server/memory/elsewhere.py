@@ -13,7 +13,7 @@ from server.memory import gpu
 from server.memory.memory import CPU_SHARE, DeviceError, Memory, open_memory
 
 if TYPE_CHECKING:
-    from server.settings.config import MemorySection
+    from server.settings.sections import MemorySection
 
 
 async def memory_to_plan_with(settings: MemorySection) -> tuple[Memory, bool]:

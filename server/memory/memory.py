@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from backends.messages import Device, Store
     from server.memory.claim import Claim
     from server.memory.ledger import Account
-    from server.settings.config import MemorySection
+    from server.settings.sections import MemorySection
 
 CPU_SHARE: Final = 0.8
 """Of the available host memory, because other programs' needs change."""

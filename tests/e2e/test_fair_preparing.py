@@ -11,7 +11,8 @@ from backends.messages import ChatPrompt, Finished, Generate, Job, Sampling, Tex
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog
-from server.settings.config import MemorySection, ModelConfig, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import MemorySection
 
 pytestmark = pytest.mark.engine
 

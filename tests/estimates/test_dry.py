@@ -16,7 +16,8 @@ from backends.border import dry
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog
-from server.settings.config import MemorySection, ModelConfig, SchedulerSection, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import MemorySection, SchedulerSection
 from tests.models import broken
 from tests.pool.conftest import until
 from tests.specs import plan_of

@@ -17,7 +17,8 @@ from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.pool.status import ModelStatus
 from server.settings.catalog import Catalog
-from server.settings.config import ModelConfig, SchedulerSection, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import SchedulerSection
 
 pytestmark = pytest.mark.engine
 

@@ -18,7 +18,8 @@ from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.pool.status import ModelStatus
 from server.settings.catalog import Catalog
-from server.settings.config import MemorySection, ModelConfig, SchedulerSection, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import MemorySection, SchedulerSection
 from tests.present import present
 
 DEVICE = "cuda"

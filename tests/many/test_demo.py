@@ -12,7 +12,8 @@ from demo import GGUF_PATH
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog
-from server.settings.config import MemorySection, ModelConfig, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import MemorySection
 
 pytestmark = pytest.mark.engine
 

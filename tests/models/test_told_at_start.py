@@ -14,7 +14,8 @@ from server.cli.fit import show_fit
 from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.settings.catalog import Catalog
-from server.settings.config import MemorySection, ModelConfig, SchedulerSection, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import MemorySection, SchedulerSection
 from tests.models.broken import TABLE
 from tests.models.canary_p import build
 from tests.pool.conftest import until

@@ -14,7 +14,7 @@ from backends.plan import Amount, Footprint, Parts
 from server.memory import gpu
 from server.memory.ledger import Measured, Tenant
 from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
-from server.settings.config import MemorySection
+from server.settings.sections import MemorySection
 
 GIB = 2**30
 

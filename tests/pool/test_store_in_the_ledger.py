@@ -16,7 +16,8 @@ from server.metrics import Metrics
 from server.pool.pool import Pool
 from server.pool.status import MemoryStatus
 from server.settings.catalog import Catalog
-from server.settings.config import MemorySection, ModelConfig, Settings
+from server.settings.config import ModelConfig, Settings
+from server.settings.sections import MemorySection
 from tests.pool.conftest import BOUND_S, until
 
 pytestmark = pytest.mark.engine

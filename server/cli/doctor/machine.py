@@ -23,7 +23,7 @@ from server.settings.sizes import format_share, format_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from server.settings.config import MemorySection
+    from server.settings.sections import MemorySection
 
 _FEW_FILES: Final = 256
 _LITTLE_DISK: Final = 5 * 2**30
