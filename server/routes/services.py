@@ -187,14 +187,17 @@ class Services:
 
         Raises ApiError 404 or 400.
         """
-        entries = self.entries
         if name is None:
-            found = entries[0] if len(entries) == 1 else None if alias is None else self.catalog.resolve(alias)
-            if found is None:
+            every = self.all_models()
+            bases = [model for model in every if not model.adapter] or every
+            if len(bases) == 1:
+                return bases[0]
+            found = None if alias is None else self.catalog.resolve(alias)
+            if found is None or not ASKER.get().may_use(*found.called()):
                 raise _nameless(alias)
             return self.facts(found)
         (entry, adapter), asker = self.catalog.find(name), ASKER.get()
-        if entry is not None and not asker.may_use(entry.name, *entry.aliases):
+        if entry is not None and not asker.may_use(*entry.called(adapter)):
             entry = None
             if asker.account is not None:
                 asker.account.refused_model()
@@ -206,7 +209,7 @@ class Services:
     def entries(self) -> list[CatalogEntry]:
         """The models that the key of this request may use."""
         asker = ASKER.get()
-        return [entry for entry in self.catalog.entries if asker.may_use(entry.name, *entry.aliases)]
+        return [entry for entry in self.catalog.entries if asker.may_use(*entry.called())]
 
     def facts(self, entry: CatalogEntry, *, adapter: str = "") -> ModelFacts:
         """What is known of a model now, or of one of its adapters."""
@@ -214,7 +217,9 @@ class Services:
 
     def all_models(self) -> list[ModelFacts]:
         """Every model that the key of this request may use, each with its adapters behind it."""
-        return [self.facts(entry, adapter=a) for entry in self.entries for a in ("", *entry.config.adapters)]
+        asker = ASKER.get()
+        every = [(entry, a) for entry in self.catalog.entries for a in ("", *entry.config.adapters)]
+        return [self.facts(entry, adapter=a) for entry, a in every if asker.may_use(*entry.called(a))]
 
     async def looked_at(self, model: ModelFacts) -> ModelFacts:
         """What is known of a model once its files were read; waits for that where they were not yet."""

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
     from backends.backend import AnyBackend, Setting
     from server.settings.config import Settings
+    from server.settings.named_keys import KeyConfig
 
 
 _FOUND_WITHIN_S = 5.0
+_PATTERN = frozenset("*?[")
 
 
 class CatalogError(Exception):
@@ -54,6 +56,11 @@ class CatalogEntry:
     def aliases(self) -> tuple[str, ...]:
         """Its other names."""
         return tuple(self.config.aliases)
+
+    def called(self, adapter: str = "") -> list[str]:
+        """Every name that keys may have for it, or for one of its adapters: who may use a model may use those."""
+        names = [self.name, *self.aliases]
+        return [*(f"{name}:{adapter}" for name in names), *names] if adapter else names
 
     @property
     def backend(self) -> str:
@@ -141,6 +148,17 @@ class Catalog:
             raise CatalogError(
                 f"scheduler.preload names '{absent[0]}', which is no model. hint: the models are {known}"
             )
+        self._check_keys(settings.keys)
+
+    def _check_keys(self, keys: Mapping[str, KeyConfig]) -> None:
+        """Raises CatalogError for a name that means nothing; a pattern may be for models that come later."""
+        for name, key in keys.items():
+            for model in key.models:
+                if _PATTERN.isdisjoint(model) and self.resolve(model) is None:
+                    raise CatalogError(
+                        f"keys.{name}.models names '{model}', which is no model. hint: there are "
+                        f"{', '.join(self.names)}; a pattern such as '{model}*' is also for models that come later"
+                    )
 
     def become(self, other: Catalog) -> CatalogChange:
         """Have the other's models. Those that stay are the same objects, which tell what they are now."""

@@ -37,7 +37,7 @@ class KeyConfig(Section):
     admin: bool = False
     """It may also do what `admin_keys` may."""
     models: Annotated[list[ModelName], BeforeValidator(comma_list)] = []
-    """Models that it may use: names, aliases, or patterns such as `qwen-*`. None: every model."""
+    """Models that it may use: names, aliases, or patterns such as `qwen-*`; `chat:pirate` is one adapter. None: all."""
     requests_per_minute: _PerMinute | None = None
     """More get 429, with `x-ratelimit-*` headers and `retry-after`."""
     tokens_per_minute: _PerMinute | None = None

@@ -239,6 +239,23 @@ def test_a_file_of_a_folder_leads_to_the_folder():
     assert missing(HF_PATH / "model.safetensors").endswith(f"hint: name its folder, {HF_PATH}")
 
 
+@pytest.mark.parametrize("name", ["a", "gpt", "a:pirate", "gpt:pirate", "b*", "[bc]"])
+def test_a_key_may_name_a_model_by_each_of_its_names(gguf, name):
+    document = {"models": {"a": {"path": str(gguf), "aliases": ["gpt"], "adapters": {"pirate": "gone"}}}}
+    settings = Settings.model_validate({**document, "keys": {"anna": {"key": "k", "models": [name]}}})
+    assert Catalog(settings).names == ["a", "a:pirate"]
+
+
+@pytest.mark.parametrize("name", ["b", "a:clerk", "b:pirate"])
+def test_a_key_that_names_no_model_is_refused(gguf, name):
+    document = {"models": {"a": {"path": str(gguf), "adapters": {"pirate": "gone"}}}}
+    settings = Settings.model_validate({**document, "keys": {"anna": {"key": "k", "models": [name]}}})
+    with pytest.raises(
+        CatalogError, match=rf"keys\.anna\.models names '{name}', which is no model\. hint: .* a:pirate"
+    ):
+        Catalog(settings)
+
+
 def test_preload_names_a_model(gguf):
     settings = Settings.model_validate({"scheduler": {"preload": ["b"]}, "models": {"a": {"path": str(gguf)}}})
     with pytest.raises(CatalogError, match=r"scheduler.preload names 'b'"):

@@ -27,12 +27,14 @@ def shared(canary_path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     folder = tmp_path_factory.mktemp("keys")
     config = settings(canary_path, admin_keys=["sk-boss"], api_keys=["sk-plain"])
     config["models"]["other"] = {**config["models"]["fake"], "aliases": []}
+    config["models"]["other"]["adapters"] = {name: str(folder / name) for name in ("pirate", "clerk")}  # there are none
     config["models"]["fake"]["parallel"] = 1
     config["keys"] = {
         "rpm": {"key": "sk-rpm", "requests_per_minute": 2},
         "tpm": {"key": "sk-tpm", "tokens_per_minute": 60},
         "one": {"key": "sk-one", "max_concurrent": 1},
         "few": {"key": "sk-few", "models": ["gpt-*", "org/*"]},
+        "matey": {"key": "sk-matey", "models": ["other:pirate"]},
         "first": {"key": "sk-first", "priority": 10},
         "root": {"key": "sk-root", "admin": True},
     }
@@ -103,6 +105,15 @@ def test_a_key_knows_of_its_models_only(shared):
 
 def waiting(server: Server, n: int) -> bool:
     return server.get("/v1/status", headers=BOSS).json()["models"][0]["waiting"] == n
+
+
+def test_a_key_for_an_adapter_has_that_adapter_alone(shared):
+    listed = [model["id"] for model in shared.get("/v1/models", headers=key("matey")).json()["data"]]
+    assert listed == ["other:pirate"]
+    refused = {model: ask(shared, "matey", model=model) for model in ("other", "other:clerk", "fake", "other:pirate")}
+    assert [answer.status for answer in refused.values()] == [404, 404, 404, 503]
+    assert "adapter 'pirate' is not served" in refused["other:pirate"].error["message"]  # it is this key's, and no file
+    assert "`other:pirate`" in refused["other"].error["message"]
 
 
 def test_a_request_of_a_higher_key_goes_first_and_its_own_wish_still_needs_an_admin(shared):
