@@ -37,6 +37,7 @@ from bench import (
     trace,
     trace_http,
 )
+from bench.cluster import command as cluster
 from bench.figures import emit
 from bench.serving import MODEL_NAME
 from server.bench.load import chat, run, summary
@@ -129,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     drafted.add_argument("--pair", type=float, help="a made pair that agrees in this share of tokens, such as 0.8")
     drafted.add_argument("--peer", action="store_true", help="beside llama-server with its own kinds of speculation")
     drafted.add_argument("--json", action="store_true", help="print one JSON line")
+    cluster.add_options(
+        commands.add_parser("cluster", help="the router of a cluster over modelled nodes, beside others")
+    )
     for name, measure in SCENARIOS.items():
         scenario = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
         scenario.add_argument("--json", action="store_true", help="print one JSON line")
@@ -219,6 +223,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.command == "trace":
         emit(trace.measure() | trace_http.measure(), as_json=options.json)
+        return 0
+    if options.command == "cluster":
+        emit(cluster.measure(options), as_json=options.json)
         return 0
     if options.command == "bnb":
         emit(bnb.measure(options.rounds), as_json=options.json)

@@ -111,7 +111,7 @@ SERVER_ROOMS = (
     "errors", "error_bodies", "accounts", "asker", "history", "stored_images", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
     "files", "output", "schemas", "batches", "door", "pulling", "reload", "routes", "app",
-    "bench", "hub", "cli",
+    "bench", "hub", "cluster", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
 ENGINES = tuple(sorted(file.parent.name for file in (ROOT / "backends").glob("*/backend.py")))

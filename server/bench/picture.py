@@ -46,8 +46,8 @@ def as_svg(report: Report) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="system-ui, sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        _text(70, 28, f"onecard bench {report.model}", size=16, colour="#1a1a1a"),
-        _text(70, 48, about),
+        text(70, 28, f"onecard bench {report.model}", size=16, colour="#1a1a1a"),
+        text(70, 48, about),
         *_rates(report),
         *_times(report),
         "</svg>",
@@ -58,7 +58,7 @@ def as_svg(report: Report) -> str:
 def _rates(report: Report) -> list[str]:
     """Left: bars of tokens per second."""
     rows = report.rows
-    top = _nice(max(max(row.tokens_per_s, row.bare_tokens_per_s or 0) for row in rows))
+    top = nice(max(max(row.tokens_per_s, row.bare_tokens_per_s or 0) for row in rows))
     panel = _Panel(70, 470, 0, top, logarithmic=False)
     parts = _frame(panel, [top * i / 4 for i in range(5)], "tokens per second, all requests together", rows)
     bar = min(34.0, (panel.right - panel.left) / len(rows) * 0.36)
@@ -70,7 +70,7 @@ def _rates(report: Report) -> list[str]:
         parts.append(_bar(panel, x - bar - 1, bar, row.tokens_per_s, BLUE))
         parts.append(_bar(panel, x + 1, bar, row.bare_tokens_per_s, GREY))
         y = panel.y(max(row.tokens_per_s, row.bare_tokens_per_s)) - 6
-        parts.append(_text(x, y, f"{row.efficiency:.2f}", anchor="middle", colour="#1a1a1a"))
+        parts.append(text(x, y, f"{row.efficiency:.2f}", anchor="middle", colour="#1a1a1a"))
     named = [("onecard", BLUE)] + ([(report.baseline, GREY)] if report.baseline_missing is None else [])
     return parts + _legend(panel.left, named, columns=2)
 
@@ -94,17 +94,17 @@ def _times(report: Report) -> list[str]:
 
 
 def _frame(panel: _Panel, ticks: list[float], title: str, rows: list[Row]) -> list[str]:
-    parts = [_text(panel.left, TOP - 12, title, colour="#1a1a1a")]
+    parts = [text(panel.left, TOP - 12, title, colour="#1a1a1a")]
     for tick in ticks:
         y = panel.y(tick)
         parts.append(
             f'<line x1="{panel.left}" x2="{panel.right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e3e3"/>'
-            + _text(panel.left - 8, y + 4, f"{tick:g}", anchor="end")
+            + text(panel.left - 8, y + 4, f"{tick:g}", anchor="end")
         )
     for index, row in enumerate(rows):
-        parts.append(_text(panel.centre(index, len(rows)), BOTTOM + 20, str(row.parallel), anchor="middle"))
+        parts.append(text(panel.centre(index, len(rows)), BOTTOM + 20, str(row.parallel), anchor="middle"))
     middle = (panel.left + panel.right) / 2
-    return [*parts, _text(middle, BOTTOM + 40, "requests at once", anchor="middle")]
+    return [*parts, text(middle, BOTTOM + 40, "requests at once", anchor="middle")]
 
 
 def _bar(panel: _Panel, x: float, width: float, value: float, colour: str) -> str:
@@ -116,16 +116,17 @@ def _legend(left: float, entries: list[tuple[str, str]], *, columns: int) -> lis
     parts = []
     for index, (name, colour) in enumerate(entries):
         x, y = left + 190 * (index % columns), BOTTOM + 56 + 18 * (index // columns)
-        parts.append(f'<rect x="{x:.0f}" y="{y - 9}" width="10" height="10" fill="{colour}"/>' + _text(x + 16, y, name))
+        parts.append(f'<rect x="{x:.0f}" y="{y - 9}" width="10" height="10" fill="{colour}"/>' + text(x + 16, y, name))
     return parts
 
 
-def _text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, colour: str = "#555") -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, colour: str = "#555") -> str:
+    """A line of words; x and y in pixels, y of the base line."""
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text {place} font-size="{size}" fill="{colour}">{escape(words)}</text>'
 
 
-def _nice(value: float) -> float:
+def nice(value: float) -> float:
     """The next of 1, 2, 4, 8 times a power of ten, with room above the bars for their labels."""
     value = max(value, 1e-9) * 1.08
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,0 +1,232 @@
+"""Which node of a cluster gets a request: where its answer begins first, by what each node holds. Pure.
+
+For every node that comes into question the seconds are estimated until the answer begins: its model's queue, or a load
+and what has to leave for it, the prompt where the node does not hold the conversation, and what else runs there. A
+model that leaves is charged with its next load, as likely as it is asked for. Time is an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from server.cluster.facts import Ask, Choice, HeldModel, NodeReport, NodeState, Weights
+
+MOST_HEADS: Final = 100_000
+"""Conversations whose node is remembered; the longest unused is forgotten first."""
+LOAD_CANDIDATES: Final = 16
+"""Nodes that are asked whether they load a model, beside those that hold it: its first ones by hash."""
+_SMOOTHING: Final = 0.1
+_UNLOADED: Final = HeldModel("unloaded")
+_HEAT_HALF_LIFE_S: Final = 300.0
+
+
+@dataclass
+class _ModelState:
+    """What the whole cluster has seen of a model."""
+
+    job_s: float
+    heat: float = 0.0
+    """Requests, older ones less."""
+    heat_at: float = 0.0
+
+    def arrived(self, now: float) -> None:
+        self.heat = self.rate(now) * _HEAT_HALF_LIFE_S / math.log(2) + 1
+        self.heat_at = now
+
+    def rate(self, now: float) -> float:
+        """Requests per second."""
+        return self.heat * math.exp2(-(now - self.heat_at) / _HEAT_HALF_LIFE_S) * math.log(2) / _HEAT_HALF_LIFE_S
+
+
+class Router:
+    """See the module's text. One per edge; nothing is shared between edges but what nodes report."""
+
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights or Weights()
+        self._nodes: dict[str, NodeState] = {}
+        self._holders: dict[str, set[str]] = {}
+        self._models: dict[str, _ModelState] = {}
+        self._heads: OrderedDict[str, str] = OrderedDict()
+        self._ranks: dict[str, list[str]] = {}
+        """Model -> its nodes by hash; made anew when nodes come or go."""
+
+    # What nodes tell
+
+    def report(self, report: NodeReport) -> None:
+        """A node says how it is."""
+        state = self._nodes.get(report.node)
+        if state is None:
+            state = self._nodes[report.node] = NodeState(report)
+            self._ranks.clear()
+        elif state.report.life != report.life:
+            state.down_until, state.load_since = 0.0, {}
+        before, state.report = state.report.models, report
+        for name in before.keys() - report.models.keys():
+            self._holders.get(name, set()).discard(report.node)
+        for name, model in report.models.items():
+            if model.here:
+                state.load_since.pop(name, None)
+            self._note_holder(state, name, model)
+
+    def forget(self, node: str) -> None:
+        """The node is no more; conversations that it held go to others."""
+        if self._nodes.pop(node, None) is not None:
+            self._ranks.clear()
+            for holders in self._holders.values():
+                holders.discard(node)
+
+    def failed(self, node: str, now: float) -> None:
+        """A request could not reach the node, or it died on the way."""
+        if (state := self._nodes.get(node)) is not None:
+            state.down_until = now + self._weights.down_s
+
+    # Requests
+
+    def choose(self, ask: Ask, now: float, *, without: frozenset[str] = frozenset()) -> Choice | None:
+        """The node whose answer is expected first, of those not in `without`; None where there is none."""
+        home = self._heads.get(ask.head) if ask.head is not None else None
+        best: tuple[float, int, Choice] | None = None
+        for place, name in enumerate(self._candidates(ask, home)):
+            state = self._nodes[name]
+            if name in without or not self._up(state, now):
+                continue
+            wait_s, reason = self._wait(state, ask, now)
+            away_s = 0.0 if home in (None, name) else self._weights.leave_s
+            found = Choice(name, wait_s, "head" if name == home and reason == "resident" else reason)
+            if name != home:
+                away_s += ask.prompt_tokens / self._weights.tokens_per_s
+            if best is None or wait_s + away_s < best[0]:
+                best = (wait_s + away_s, place, found)
+        return None if best is None else best[2]
+
+    def begin(self, ask: Ask, node: str, now: float) -> None:
+        """The request is on its way to the node, which holds its conversation from now on."""
+        state = self._nodes[node]
+        state.in_flight[ask.model] = state.in_flight.get(ask.model, 0) + 1
+        held = state.report.models.get(ask.model)
+        if held is None or not held.here:
+            state.load_since.setdefault(ask.model, now)
+            self._holders.setdefault(ask.model, set()).add(node)
+        self._model(ask.model).arrived(now)
+        if ask.head is not None:
+            self._heads[ask.head] = node
+            self._heads.move_to_end(ask.head)
+            if len(self._heads) > MOST_HEADS:
+                self._heads.popitem(last=False)
+
+    def end(self, ask: Ask, node: str, *, took_s: float | None) -> None:
+        """It has ended; `took_s` without its wait and its model's load, None where it failed."""
+        if took_s is not None:
+            model = self._model(ask.model)
+            model.job_s += _SMOOTHING * (took_s - model.job_s)
+        if (state := self._nodes.get(node)) is not None and state.in_flight.get(ask.model):
+            state.in_flight[ask.model] -= 1
+            if not state.in_flight[ask.model]:  # a load that none waits for any more, or that failed
+                state.load_since.pop(ask.model, None)
+
+    # How
+
+    def _up(self, state: NodeState, now: float) -> bool:
+        return state.down_until <= now and now - state.report.at_s <= self._weights.stale_s
+
+    def _candidates(self, ask: Ask, home: str | None) -> Iterable[str]:
+        """The conversation's node, those that hold the model, and some that could load it; each once."""
+        ranked = self._ranks.get(ask.model)
+        if ranked is None:
+            ranked = self._ranks[ask.model] = _by_hash(ask.model, self._nodes)
+        found = dict.fromkeys((home,) if home in self._nodes else ())
+        found.update(dict.fromkeys(sorted(self._holders.get(ask.model, ()))))
+        able = 0
+        for name in ranked:
+            if able >= LOAD_CANDIDATES:
+                break
+            able += name not in found
+            found.setdefault(name)
+        return [name for name in found if name is not None]
+
+    def _wait(self, state: NodeState, ask: Ask, now: float) -> tuple[float, str]:
+        """Seconds until the node begins to compute, and whether it holds the model."""
+        held = state.report.models.get(ask.model) or _UNLOADED
+        job_s = self._model(ask.model).job_s
+        own = state.in_flight.get(ask.model, 0)
+        n_ahead = max(own, held.running + held.waiting)
+        queue_s = job_s * max(0, n_ahead + 1 - held.parallel) / held.parallel
+        others = max(0, state.n_in_flight - min(own, n_ahead)) + min(n_ahead, held.parallel)
+        crowd_s = self._weights.crowd * job_s * others
+        if held.state == "ready":
+            return queue_s + crowd_s, "resident"
+        load_s = self._load_s(held)
+        if held.here or ask.model in state.load_since:
+            since = state.load_since.get(ask.model)
+            left_s = load_s / 2 if since is None else max(0.0, load_s - (now - since))
+            if not held.here:
+                left_s += self._turns_s(state, ask.model, now)
+            return left_s + queue_s + crowd_s, "load"
+        room_s = self._room_s(state, ask.model, held, now)
+        if self._holders.get(ask.model):
+            load_s *= self._weights.copy
+        return load_s + self._turns_s(state, ask.model, now) + room_s + queue_s + crowd_s, "load"
+
+    def _turns_s(self, state: NodeState, model: str, now: float) -> float:
+        """Loads that the node has to do before, for other models that wait: one at a time, each with its turn."""
+        before = state.load_since.get(model, now)
+        told = state.report.models
+        waiting = {name for name, since in state.load_since.items() if since < before}
+        waiting |= {name for name, other in told.items() if other.waiting and not other.here}
+        loads_s = (self._load_s(told.get(name) or _UNLOADED) + self._model(name).job_s for name in waiting - {model})
+        return self._weights.turns * sum(loads_s)
+
+    def _load_s(self, held: HeldModel) -> float:
+        return self._weights.load_s if held.load_s is None else held.load_s
+
+    def _room_s(self, state: NodeState, model: str, held: HeldModel, now: float) -> float:
+        """What it costs that others leave for the model: jobs that have to end before, and loads that come of it.
+
+        Infinite where all who may leave are not enough.
+        """
+        told = state.report.models
+        room = state.report.free_bytes + sum(m.needs_bytes for m in told.values() if m.leaves)
+        missing = held.needs_bytes + sum(told[name].needs_bytes for name in state.load_since if name in told) - room
+        others = [(name, m) for name, m in told.items() if m.here and not m.pinned and name != model]
+        if held.needs_bytes > room + sum(m.needs_bytes for _, m in others):
+            return math.inf
+        leaving = sorted((*self._regret(state, name, m, now), m.needs_bytes) for name, m in others)
+        cost_s = 0.0
+        for drain_s, again_s, n_bytes in leaving:
+            if missing <= 0:
+                break
+            missing -= n_bytes
+            cost_s += drain_s + again_s
+        return cost_s
+
+    def _regret(self, state: NodeState, name: str, held: HeldModel, now: float) -> tuple[float, float]:
+        """Seconds until a resident may leave, and what its next load costs, as likely as it is."""
+        seen = self._model(name)
+        n_jobs = max(state.in_flight.get(name, 0), held.running + held.waiting)
+        drain_s = seen.job_s * math.ceil(n_jobs / held.parallel)
+        elsewhere = len(self._holders.get(name, ())) or 1
+        likely = 1 - math.exp(-seen.rate(now) * self._weights.horizon_s / elsewhere)
+        return drain_s, self._weights.eviction * self._load_s(held) * likely
+
+    def _note_holder(self, state: NodeState, name: str, held: HeldModel) -> None:
+        holders = self._holders.setdefault(name, set())
+        if held.here or name in state.load_since:
+            holders.add(state.report.node)
+        else:
+            holders.discard(state.report.node)
+
+    def _model(self, name: str) -> _ModelState:
+        found = self._models.get(name)
+        if found is None:
+            found = self._models[name] = _ModelState(self._weights.job_s)
+        return found
+
+
+def _by_hash(model: str, nodes: Iterable[str]) -> list[str]:
+    """Rendezvous hashing: every edge puts a model's nodes into the same order, and one that leaves moves no other."""
+    return sorted(nodes, key=lambda node: hashlib.blake2b(f"{model}\0{node}".encode(), digest_size=8).digest())
