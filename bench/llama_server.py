@@ -45,10 +45,16 @@ def find(given: Path | None) -> Path:
 
 def version(program: Path) -> str:
     """What it says of itself, in one line."""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    command = [str(program), "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, env=_with_its_libraries(program))
     lines = [line for line in (said.stderr + said.stdout).splitlines() if line.startswith("version")]
     ours = program.is_relative_to(OUT)
     return f"{lines[0] if lines else 'version unknown'}{f', of {PACKAGE} {_package_version()}' if ours else ''}"
+
+
+def _with_its_libraries(program: Path) -> dict[str, str]:
+    """The environment in which it finds the libraries beside it."""
+    return {**os.environ, "LD_LIBRARY_PATH": f"{program.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
 
 
 def _package_version() -> str:
@@ -103,7 +109,7 @@ def running(
         port = probe.getsockname()[1]
     command = [str(program), "--model", str(model), "--ctx-size", str(context * parallel), "--parallel", str(parallel)]
     command += ["--host", "127.0.0.1", "--port", str(port), *flags]
-    env = {**os.environ, "LD_LIBRARY_PATH": f"{program.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    env = _with_its_libraries(program)
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         try:
