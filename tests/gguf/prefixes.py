@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backends import registry
 from backends.engine import Engine
-from backends.gguf.loading import load
 from backends.messages import (
     DraftFiles,
     Generate,
@@ -49,10 +49,12 @@ def open_engine(
     max_itl_ms: float = 0.0,
     speculation: SpeculationMode = "off",
     draft: Path | None = None,
+    backend: str = "gguf",
+    mtp: bool = False,
 ) -> Engine:
     spec = spec_of(
         name="canary",
-        backend="gguf",
+        backend=backend,
         path=str(model),
         context=512,
         parallel=parallel,
@@ -64,8 +66,9 @@ def open_engine(
         speculation=speculation,
         draft=None if draft is None else DraftFiles("draft", str(draft)),
         store=Store(str(store), store_bytes, str(disk or ""), disk_bytes) if store is not None else None,
+        mtp=mtp,
     )
-    return load(spec, lambda _: None)
+    return registry.engine_of(backend)(spec, lambda _: None)
 
 
 def job(tokens: Sequence[int], n_tokens: int = 24, **fields: object) -> Generate:

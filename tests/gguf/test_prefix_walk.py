@@ -7,26 +7,29 @@ pool per sequence to the last bit; in a shared one the order of cells parts answ
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.engine import Engine
 from backends.messages import Failed, Finished, SpeculationMode
 from tests.gguf.driver import Outcome
 from tests.gguf.prefixes import Gold, job, open_engine
-from tests.models import canary_kv
+from tests.models import canary_kv, canary_mtp
 from tests.models.canary_kv import EXACT_CELLS, KINDS, Kind, prompt
 
 pytestmark = pytest.mark.engine
 
 PARALLEL = 4
 N_TOKENS = 40
+Where = Kind | Literal["mtp", "folder"]
+_FEW_WALKS: dict[Where, int] = {"mtp": 16, "folder": 6}
 Act = tuple[Literal["join", "cancel", "steps", "keep", "swap"], int, int, int]
 ACTS: st.SearchStrategy[list[Act]] = st.lists(
     st.tuples(
@@ -53,6 +56,7 @@ class Walk:
         self.prompts: dict[str, list[int]] = {}
         self.choices: dict[str, int] = {}
         self.running: list[str] = []
+        self.n_accepted = Counter[str]()
 
     def join(self, tokens: list[int], *, priority: int, n: int) -> None:
         if sum(self.choices[name] for name in self.running) + n <= PARALLEL:
@@ -79,6 +83,7 @@ class Walk:
             if not self.engine.idle:
                 step = self.engine.step()
                 assert step.kv_used <= step.kv_total
+                self.n_accepted.update({drafter: n for drafter, (_, n) in step.drafted.items() if n})
                 self._take(step.events)
 
     def _take(self, events: list) -> None:
@@ -88,13 +93,44 @@ class Walk:
                 self.running.remove(event.id)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Gold]]:
-    kind: Kind = request.param
-    model = canary_kv.build(tmp_path_factory.mktemp("walk") / f"{kind}.gguf", kind)
-    canary_kv.build(model.with_suffix(".draft"), kind, noise=0.05)
-    engine = open_engine(model, kv_type=EXACT_CELLS, parallel=1)
-    yield model, Gold(engine)
+@dataclass(frozen=True)
+class Setting:
+    """A model, what drafts for it, and what it says when nothing else runs."""
+
+    kind: Where
+    model: Path
+    gold: Gold
+    n_accepted: Counter[str] = field(default_factory=Counter)
+    """Drafted tokens that came true, by drafter."""
+
+    def open(self, *, by_network: bool = False, **fields: Any) -> Engine:
+        """`by_network`: what drafts beside earlier text is a network."""
+        if by_network:
+            fields |= {"mtp": True} if self.kind == "mtp" else {"draft": self.model.with_suffix(".draft")}
+        return _open(self.kind, self.model, **fields)
+
+
+def _open(kind: Where, model: Path, **fields: Any) -> Engine:
+    if kind == "folder":
+        return open_engine(model, kv_type="f32", backend="bnb", **fields)
+    return open_engine(model, kv_type=EXACT_CELLS, **fields)
+
+
+def _built(kind: Where, folder: Path) -> Path:
+    if kind == "mtp":
+        return canary_mtp.build_mixed(folder / "mtp.gguf")
+    if kind == "folder":
+        canary_kv.build_folder(folder / "model.draft", noise=0.02)
+        return canary_kv.build_folder(folder / "model")
+    canary_kv.build(folder / f"{kind}.draft", kind, noise=0.05)
+    return canary_kv.build(folder / f"{kind}.gguf", kind)
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "mtp", "folder"])
+def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    model = _built(request.param, tmp_path_factory.mktemp("walk"))
+    engine = _open(request.param, model, parallel=1)
+    yield Setting(request.param, model, Gold(engine))
     engine.close()
 
 
@@ -106,33 +142,47 @@ def predicted(gold: Gold, tokens: list[int]) -> tuple[int, ...]:
     return tuple(7 if place % 9 == len(tokens) % 9 else token for place, token in enumerate(right))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
-@given(
-    acts=ACTS,
-    pooled=st.booleans(),
-    store_kib=st.sampled_from([1, 300, 1 << 14]),
-    disk_kib=st.sampled_from([0, 400, 1 << 14]),
-    speculation=st.sampled_from(["ngram", "ngram", "off"]),
-    by_model=st.booleans(),
-)
-def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
-    setting: tuple[Path, Gold],
+def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(setting: Setting, full_counts: bool) -> None:
+    n_walks = _FEW_WALKS.get(setting.kind, 40) * (5 if full_counts else 1)
+
+    @settings(max_examples=n_walks, deadline=None, derandomize=True)
+    @given(
+        acts=ACTS,
+        pooled=st.booleans(),
+        store_kib=st.sampled_from([1, 300, 1 << 14]),
+        disk_kib=st.sampled_from([0, 400, 1 << 14]),
+        speculation=st.sampled_from(["ngram", "ngram", "off"]),
+        by_network=st.booleans(),
+    )
+    def walks(**drawn: Any) -> None:
+        _walk(setting, **drawn)
+
+    walks()
+
+    drafters = (
+        set() if setting.kind in ("state", "hybrid") else {"prediction", "mtp" if setting.kind == "mtp" else "model"}
+    )
+    assert {name for name, n in setting.n_accepted.items() if n > 20} >= drafters
+    assert drafters or not setting.n_accepted
+
+
+def _walk(
+    setting: Setting,
+    *,
     acts: list[Act],
     pooled: bool,
     store_kib: int,
     disk_kib: int,
     speculation: SpeculationMode,
-    by_model: bool,
+    by_network: bool,
 ) -> None:
-    model, alone = setting
-    gold = replace(alone, exact=not pooled)
+    gold = replace(setting.gold, exact=not pooled and setting.kind != "folder")
     with tempfile.TemporaryDirectory() as folder:
         store, disk = Path(folder) / "store", Path(folder) / "disk"
         walk = Walk(
-            lambda: open_engine(
-                model,
+            lambda: setting.open(
+                by_network=by_network,
                 layout="unified" if pooled else "split",
-                kv_type=EXACT_CELLS,
                 kv_tokens=512,
                 parallel=PARALLEL,
                 store=store,
@@ -140,9 +190,8 @@ def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
                 disk=disk if disk_kib else None,
                 disk_bytes=disk_kib << 10,
                 speculation=speculation,
-                draft=model.with_suffix(".draft") if by_model else None,
             ),
-            lambda tokens: () if by_model else predicted(alone, tokens),
+            lambda tokens: () if by_network else predicted(setting.gold, tokens),
         )
         for what, head, n_head, number in acts:
             if what == "join":
@@ -167,6 +216,7 @@ def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(
             else:
                 assert outcome.end.code == "cancelled"
         walk.engine.close()
+        setting.n_accepted.update(walk.n_accepted)
         for tier, cap_kib in ((store, store_kib), (disk, disk_kib)):
             files = list(tier.iterdir()) if tier.exists() else []
             assert sum(file.stat().st_size for file in files) <= cap_kib << 10
