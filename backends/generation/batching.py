@@ -42,6 +42,8 @@ class Demand(NamedTuple):
     """Its share may be no larger than what is planned: a prompt that is scored has few rows."""
     whole: bool = False
     """All of it in one step or nothing: rows that see each other."""
+    apart: bool = False
+    """Rows of a medium: a pass of their own, in which decoding neighbours have no token."""
 
 
 class Share(NamedTuple):
@@ -130,13 +132,19 @@ class Batcher:
 
     def _in_tiles(self, shares: list[Share], by_sequence: Mapping[int, Demand]) -> list[Share]:
         """The same in whole tiles of llama.cpp's attention; see `tiles`."""
-        rows = []
+        together: list[tuple[int, Rows]] = []
+        apart: list[tuple[int, Rows]] = []
         for share in shares:
             demand = by_sequence[share.sequence]
             stays = demand.fixed or demand.whole
-            rows.append(Rows(demand.slot, share.n_tokens, share.n_tokens if stays else demand.n_tokens))
-        extra = self.max_tokens - sum(share.n_tokens for share in shares)
-        return [Share(share.sequence, n) for share, n in zip(shares, in_tiles(rows, extra=extra), strict=True)]
+            rows = Rows(demand.slot, share.n_tokens, share.n_tokens if stays else demand.n_tokens)
+            (apart if demand.apart else together).append((share.sequence, rows))
+        given: dict[int, int] = {}
+        for passed in (together, *([one] for one in apart)):
+            extra = self.max_tokens - sum(given.get(share.sequence, share.n_tokens) for share in shares)
+            tiles = in_tiles([rows for _, rows in passed], extra=extra)
+            given |= zip((sequence for sequence, _ in passed), tiles, strict=True)
+        return [Share(share.sequence, given[share.sequence]) for share in shares]
 
     def _urgency(self, demand: Demand) -> float:
         return self.pace.prefill_us(demand.depth, demand.n_tokens) - _AGEING * demand.waited_us

@@ -53,7 +53,8 @@ def demands_of(sequences: Iterable[Sequence], now_us: float) -> list[Demand]:
                 most_scored -= n_tokens
             if n_tokens:
                 slot, fixed = sequence.slot, sequence.request.scoring
-                demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed, whole=is_whole(sequence)))
+                apart, whole = is_embedded(sequence), is_whole(sequence)
+                demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed, whole, apart))
     return demands
 
 

@@ -139,6 +139,17 @@ def test_a_prompt_is_cut_where_tiles_lie_on_both_sides(n_ahead: int, exact: int,
     assert larger >= n_tokens, "more time is never less work"
 
 
+def test_rows_of_a_medium_are_whole_tiles_of_a_pass_without_decoding_neighbours() -> None:
+    batcher = Batcher(max_itl_us=200_000, pace=learned())
+    decoding = [Demand(number, 1, True, slot=number) for number in range(4)]
+    image = Demand(4, 900, False, slot=4, apart=True)
+
+    assert batcher.plan([*decoding, image])[-1] == Share(4, 3 * GRAIN)
+    assert batcher.plan([*decoding, image._replace(apart=False)])[-1] == Share(4, 3 * GRAIN + 1)
+    both = batcher.plan([*decoding, Demand(5, 900, False, slot=4), image._replace(n_tokens=GRAIN, slot=5)])
+    assert both[-2:] == [Share(5, GRAIN + 1), Share(4, GRAIN)], "a prompt of words goes with its neighbours still"
+
+
 def test_shares_come_in_the_order_of_slots_and_in_whole_tiles_beside_decoding_neighbours() -> None:
     batcher = Batcher(max_itl_us=500_000, pace=learned())
     demands = [Demand(0, 400, False, slot=3), Demand(1, 1, True, slot=2), Demand(2, 1, True, slot=0)]
