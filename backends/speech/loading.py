@@ -31,12 +31,13 @@ from transformers.utils import logging as library_logging
 from backends.backend import HeaderError
 from backends.engine import LoadError
 from backends.files import model_files
+from backends.files.recordings import missing
 from backends.machine import card
 from backends.machine.crash_reason import in_words
 from backends.messages import Layers, LoadModel, Ready
 from backends.pytorch import shortage
 from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, version, weight_bytes
-from backends.speech import arithmetic, audio, ctc, seamless, tokens
+from backends.speech import arithmetic, ctc, seamless, tokens
 from backends.speech.alignment import Aligner
 from backends.speech.ctc_header import CtcHeader
 from backends.speech.engine import SpeechEngine
@@ -64,7 +65,7 @@ _MOST_SUPPRESSED: Final = 10_000
 
 def load(spec: LoadModel[SpeechPlan], progress: Callable[[float], None]) -> SpeechEngine:
     """Load the folder as `spec` says. Raises LoadError."""
-    if (why := audio.missing()) is not None:
+    if (why := missing()) is not None:
         raise LoadError(why)
     plan, path = spec.plan, Path(spec.path)
     if plan.device == "cuda" and not torch.cuda.is_available():
