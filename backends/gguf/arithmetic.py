@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, assert_never
 from backends.files import adapters
 from backends.gguf.info import ENCODERS
 from backends.gguf.passes import batch_tokens, input_limit, pass_tokens
-from backends.images import ON_ITS_WAY_BYTES
 from backends.kv_types import KV_BYTES, keys_and_values
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.messages.plans import ALL_LAYERS, whole_blocks
@@ -98,12 +97,12 @@ def _with_adapters(header: HeaderInfo, plan: GeneratorPlan, alone: Footprint) ->
 
 
 def _with_projector(header: HeaderInfo, plan: GeneratorPlan, of_text: Footprint) -> Footprint:
-    """The same with its eyes, which are where the model computes; images on their way are in host memory."""
-    if header.projector is None:
+    """The same with its eyes and ears, which are where the model computes; media on their way are in host memory."""
+    projector = header.projector
+    if projector is None or not projector.kinds:
         return of_text
-    projector, most = header.projector, header.image_max_tokens
-    n_bytes = projector.n_bytes + projector.encoder_bytes(most)
-    on_way = projector.kept_bytes(most, header.number("embedding_length")) + ON_ITS_WAY_BYTES
+    n_bytes = projector.n_bytes + projector.encoder_bytes
+    on_way = projector.kept_bytes(header.number("embedding_length")) + projector.way_bytes
     if plan.device == "cpu":
         return replace(of_text, host=replace(of_text.host, projector=n_bytes + on_way))
     host = replace(of_text.host, projector=on_way)

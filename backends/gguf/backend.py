@@ -21,7 +21,6 @@ from backends.gguf.parts import is_gguf, split_parts
 from backends.gguf.projector import candidates, projector_for
 from backends.gguf.servable import unservable
 from backends.gguf.speed import GgufSpeeds
-from backends.images import image_max_tokens
 from backends.kinds import OF_TEXT, AnyKind
 from backends.plan import AUTO_CONTEXT, RUNTIME_BYTES, Amount, Footprint, Wish
 from backends.text_choices import TextChoices
@@ -105,7 +104,7 @@ class Gguf:
     )
     packages: Sequence[str] = ("llama-cpp-python",)
     components: Sequence[str] = ("draft", adapters.KEY)
-    media: Sequence[MediaKind] = ("image",)
+    media: Sequence[MediaKind] = ("image", "audio")
     choices: Choices[Header, TextPlan] = TextChoices()
     speeds: Speeds[HeaderInfo, TextPlan] | None = GgufSpeeds()
 
@@ -150,7 +149,6 @@ class Gguf:
             mtp=n_predicting == 1,
             draft=self._draft(options) if header.gives == "text" and not header.number("ssm.inner_size") else None,
             adapters=described(header, options),
-            image_max_tokens=0 if found is None else image_max_tokens(options),
         )
 
     @staticmethod

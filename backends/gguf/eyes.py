@@ -1,4 +1,4 @@
-"""Gives a loaded GGUF model its eyes: the projector that was found for it, opened, tried and measured."""
+"""Gives a loaded GGUF model its eyes and ears: the projector that was found for it, opened, tried and measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from backends.backend import HeaderError
 from backends.engine import LoadError
 from backends.gguf.projector import projector_for
 from backends.gguf.tower import Tower
-from backends.images import ON_ITS_WAY_BYTES, image_max_tokens
 from backends.machine.kernel import give_back_freed
 
 if TYPE_CHECKING:
@@ -27,25 +26,27 @@ class Eyes:
     identity: str = ""
     """What the bytes of a state with images in it depend on beside the model."""
     host_bytes: int = 0
-    """Of host memory, for images on their way and rows that are kept: used by requests, not yet by the load."""
+    """Of host memory, for media on their way and rows that are kept: used by requests, not yet by the load."""
 
 
 def open_for(spec: LoadModel, model: Model, *, on_card: bool, n_threads: int) -> Eyes:
-    """Set the model's tower where it has one: the largest image is encoded once. Raises LoadError."""
+    """Set the model's tower where it has one: the largest image and sound are encoded once. Raises LoadError."""
     try:
         projector = projector_for(Path(spec.path), model.width, spec.options)
     except HeaderError as error:
         raise LoadError(str(error)) from None
-    if projector is None:
+    if projector is None or not projector.kinds:
         return Eyes()
-    most, log = image_max_tokens(spec.options), model.log
+    log = model.log
     of_model = list(log.lines)
-    model.tower = Tower(projector, model, on_card=on_card, n_threads=n_threads, image_max_tokens=most)
+    model.tower = Tower(projector, model, on_card=on_card, n_threads=n_threads)
     model.tower.warm_up()
     give_back_freed()
     log.lines[: len(of_model)] = []
     encoder_bytes = sum(log.buffers("compute").values())
     log.lines[:] = of_model
     status = projector.path.stat()
+    most = projector.image_max_tokens
     identity = f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {most}"
-    return Eyes(projector.n_bytes + encoder_bytes, identity, projector.kept_bytes(most, model.width) + ON_ITS_WAY_BYTES)
+    host_bytes = projector.kept_bytes(model.width) + projector.way_bytes
+    return Eyes(projector.n_bytes + encoder_bytes, identity, host_bytes)

@@ -71,8 +71,6 @@ class HeaderInfo:
     """The model that drafts for it; None: none does."""
     mtp: bool = False
     """Its own layer that predicts further tokens drafts."""
-    image_max_tokens: int = 0
-    """Rows of one image at most."""
     adapters: tuple[Adapter, ...] = ()
     """Those that are configured, fitting or not."""
 
@@ -93,7 +91,10 @@ class HeaderInfo:
         told["quantisation"] = max(by_type, key=lambda name: by_type[name], default="")
         if self.projector is not None:
             told["projector"] = self.projector.path.name
-            told["image_max_tokens"] = str(self.image_max_tokens)
+            if "image" in self.projector.kinds:
+                told["image_max_tokens"] = str(self.projector.image_max_tokens)
+            if "audio" in self.projector.kinds:
+                told["max_audio_s"] = f"{self.projector.max_audio_s:g}"
         if isinstance(licence := self.metadata.get("general.license"), str):
             told["licence"] = licence
         return dict(zip(told, foreign.plain(told.values()), strict=True))
@@ -192,6 +193,8 @@ class HeaderInfo:
                 f"llama.cpp computes the tower of {self.projector.path.name} one position off (its issue 25814), so "
                 "that it sees less well than its makers' model; the Hugging Face folder of the model is right"
             )
+        if self.projector is not None and self.projector.has_ears and self.projector.why_deaf is not None:
+            told.append(f"{self.projector.path.name} has ears that are not used: {self.projector.why_deaf}")
         return foreign.plain([*told, *adapters.remarks(self.adapters)])
 
     def host_layers(self, kind: Literal["expert_layers", "ffn_layers"]) -> int:

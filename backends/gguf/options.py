@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from backends.images import MAX_AUDIO_S
 from backends.options import NO_BOOL, AdapterOptions, ImageOptions
 
 HostLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
@@ -20,8 +21,10 @@ class GgufOptions(AdapterOptions, ImageOptions):
     """Layers whose other feed-forward weights do; auto: as many as have to, before whole layers leave the card."""
 
     projector: str = "auto"
-    """The file with the model's eyes (mmproj), relative to the model's own folder; auto: one beside it that fits; off:
-    none."""
+    """The file with the model's eyes or ears (mmproj), relative to the model's own folder; auto: one beside it that
+    fits; off: none."""
+    max_audio_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False), NO_BOOL] = MAX_AUDIO_S
+    """The longest sound in a prompt, in seconds, of models that hear."""
     load_mode: Literal["auto", "mmap", "direct", "lock"] = "auto"
     """How the file gets into memory: mapped (`mmap`), read past the page cache (`direct`), mapped and locked (`lock`);
     auto: mapped, but past the cache where the weights go to a card and the cache cannot hold them."""

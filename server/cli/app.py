@@ -79,6 +79,7 @@ def run(
         str | None, typer.Option(metavar="TIME", help="How long the model stays afterwards: 5m, 0, -1 for ever.")
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="An image to send; may repeat.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A sound to send; may repeat.")] = None,
     file: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A text file to send; may repeat.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell tokens and times after each answer.")] = False,
     url: Url = None,
@@ -93,6 +94,7 @@ def run(
         fields={name: value for name, value in fields.items() if value is not None},
         think=think,
         images=image or [],
+        sounds=audio or [],
         files=file or [],
         verbose=verbose,
     )

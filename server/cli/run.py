@@ -39,6 +39,7 @@ class Wishes:
     """Of the request, by name, as they were written."""
     think: bool | None = None
     images: list[Path] = field(default_factory=list)
+    sounds: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     verbose: bool = False
 
@@ -70,6 +71,8 @@ def _start(wishes: Wishes) -> Start:
         start.options.set(name, value)
     for path in wishes.images:
         start.attachments.add_image(path)
+    for path in wishes.sounds:
+        start.attachments.add_sound(path)
     for path in wishes.files:
         start.attachments.add_text(path)
     return start
@@ -136,7 +139,8 @@ def _piped() -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise CliError("stdin is no text in UTF-8. hint: --image FILE sends an image", ExitCode.USAGE) from None
+        told = "stdin is no text in UTF-8. hint: --image FILE sends an image, --audio FILE a sound"
+        raise CliError(told, ExitCode.USAGE) from None
 
 
 def _has_input() -> bool:

@@ -93,7 +93,9 @@ def _of_audio(kind: MediaKind, value: Any) -> Medium:
         raise wrong_type("an object", value, field=".input_audio")
     said = value.get("format")
     if not isinstance(said, str) or not _FORMAT.fullmatch(said):
-        raise problem("invalid_value", "Invalid '{param}': expected a format.", field=".input_audio.format")
+        raise problem(
+            "invalid_value", "Invalid '{param}': expected a format such as wav or mp3.", field=".input_audio.format"
+        )
     return _medium(kind, value.get("data"), ".input_audio.data", f"audio/{said}")
 
 

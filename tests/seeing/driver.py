@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from backends.backend import Setting
 from backends.bnb.loading import load as load_folder
 from backends.engine import AnyEngine
 from backends.gguf.loading import load
@@ -30,7 +31,7 @@ _NUMBERS = itertools.count()
 MADE = (*SIGHTS, "llava", "qwen2_vl", "gemma3")
 """GGUF models, then folders: rows of images as others, rows that share positions, rows that see each other."""
 Piece = list[int] | bytes
-"""Tokens, or an image."""
+"""Tokens, or an image or a WAV file."""
 
 
 def build(folder: Path, made: str) -> Path:
@@ -52,6 +53,7 @@ def open_seer(
     store_bytes: int = 64 << 20,
     context: int = 1024,
     max_itl_ms: float = 0.0,
+    options: dict[str, Setting] | None = None,
 ) -> AnyEngine:
     spec = spec_of(
         name="seer",
@@ -65,13 +67,16 @@ def open_seer(
         kv_tokens=kv_tokens,
         max_itl_ms=max_itl_ms,
         store=Store(str(store), store_bytes) if store is not None else None,
-        options={"image_max_tokens": 128},
+        options={"image_max_tokens": 128} | (options or {}),
     )
     return (load_folder if model.is_dir() else load)(spec, lambda _: None)
 
 
 def medium(data: bytes, *, detail: str = "") -> Medium:
-    return Medium("image", data, hashlib.sha256(data).hexdigest(), "image/png", detail)
+    digest = hashlib.sha256(data).hexdigest()
+    if data[8:12] == b"WAVE":
+        return Medium("audio", data, digest, "audio/wav")
+    return Medium("image", data, digest, "image/png", detail)
 
 
 def look(pieces: Sequence[Piece], n_tokens: int = 16, **fields: object) -> Generate:

@@ -42,7 +42,7 @@ WRONG = [
     ({"input": part("input_text")}, "input[0].content[0].text"),
     ({"input": part("input_image", image_url="http://127.0.0.1:1/x.png")}, "input[0].content[0].image_url"),
     ({"input": part("input_file", file_url="file:///etc/passwd")}, "input[0].content[0].type"),
-    ({"input": part("input_audio", input_audio={})}, "input[0].content[0].type"),
+    ({"input": part("input_audio", input_audio={})}, "input[0].content[0].input_audio.format"),
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
     ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments"),
     ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),

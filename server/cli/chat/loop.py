@@ -138,6 +138,7 @@ class Chat:
             "set": self._set,
             "think": self._think,
             "image": self._image,
+            "audio": self._audio,
             "file": self._file,
             "save": self._save,
             "load": self._load,
@@ -194,6 +195,10 @@ class Chat:
     def _image(self, command: Command) -> None:
         for word in _paths(command):
             note(f"with the next question: {self.attachments.add_image(word)}")
+
+    def _audio(self, command: Command) -> None:
+        for word in _paths(command):
+            note(f"with the next question: {self.attachments.add_sound(word)}")
 
     def _file(self, command: Command) -> None:
         for word in _paths(command):

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "set": ("[NAME [VALUE]]", "a field of the request, such as temperature 0.2; null gives it back"),
         "think": ("[on|off|...]", "whether the model reasons first, whether you see it (show, hide)"),
         "image": ("FILE ...", "send images with the next question"),
+        "audio": ("FILE ...", "send sounds with the next question"),
         "file": ("FILE ...", "send text files with the next question"),
         "save": ("FILE", "write the conversation as JSON"),
         "load": ("FILE", "go on with a saved conversation"),
