@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 TTL_S: Final = 3600.0
 """As OpenAI's addresses."""
 MAX_BYTES: Final = 64 * 2**20
-"""Of all images together; the oldest go first."""
+"""Of all images together, or what one answer has; the oldest go first."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class StoredImages:
         self._images: OrderedDict[str, StoredImage] = OrderedDict()
         self.n_bytes = 0
 
-    def put(self, name: str, data: bytes, media_type: str, now: float) -> None:
-        """Keep an image; others leave for it."""
+    def put(self, files: Mapping[str, bytes], media_type: str, now: float) -> None:
+        """Keep the images of one answer, by their names; others leave for them, and none of them for another."""
         self._expire(now)
-        self._images[name] = StoredImage(data, media_type, now + self._ttl_s)
-        self.n_bytes += len(data)
-        while self.n_bytes > self._max_bytes and len(self._images) > 1:
+        for name, data in files.items():
+            self._images[name] = StoredImage(data, media_type, now + self._ttl_s)
+            self.n_bytes += len(data)
+        while self.n_bytes > self._max_bytes and len(self._images) > len(files):
             self._drop_first()
 
     def get(self, name: str, now: float) -> StoredImage | None:

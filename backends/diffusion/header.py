@@ -57,8 +57,8 @@ class DrawHeader(Header):
     """The folder's own, by our name for it."""
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     """Of everything that is loaded; the names begin with the part that they are of."""
-    variant: str
-    """`fp16` where the files' names have it."""
+    halves: frozenset[str]
+    """The parts whose files' names say `.fp16.`; a folder may mix them with plain ones."""
     size: tuple[int, int]
     """Width and height of an image whose size is not asked for."""
     largest: tuple[int, int]
@@ -112,7 +112,7 @@ def read(folder: Path, *, image_size: str = "auto") -> DrawHeader:
         for part in PIPELINES[pipeline]:
             _check_text(folder, part, index.get(part))
         scheduler = _scheduler(folder)
-        stored, variant = _stored(folder, ("unet", "vae", *PIPELINES[pipeline]))
+        stored, halves = _stored(folder, ("unet", "vae", *PIPELINES[pipeline]))
     except model_files.FileError as error:
         raise HeaderError(str(error)) from None
     own = _own_size(unet, vae)
@@ -120,7 +120,7 @@ def read(folder: Path, *, image_size: str = "auto") -> DrawHeader:
     if (why := size_problem(*largest, MAX_SIDE**2)) is not None:
         raise HeaderError(f"image_size: {why}")
     size = own if own[0] * own[1] <= largest[0] * largest[1] else largest
-    return DrawHeader(pipeline, unet, vae, scheduler, tuple(stored), variant, size, largest)
+    return DrawHeader(pipeline, unet, vae, scheduler, tuple(stored), halves, size, largest)
 
 
 def _parsed(size: str) -> tuple[int, int]:
@@ -198,23 +198,24 @@ def _scheduler(folder: Path) -> str:
     return found
 
 
-def _stored(folder: Path, parts: Sequence[str]) -> tuple[list[StoredTensor], str]:
-    """The tensors of all parts, `unet.` and so on before their names. Raises FileError."""
+def _stored(folder: Path, parts: Sequence[str]) -> tuple[list[StoredTensor], frozenset[str]]:
+    """The tensors of all parts, `unet.` and so on before their names; which parts are halves. Raises FileError."""
     from dataclasses import replace
 
-    found, variant = [], ""
+    found, halves = [], set()
     for part in parts:
         stem = TEXT_WEIGHTS if part.startswith("text_") else WEIGHTS
         half = f"{stem}.fp16"
         plain = any(model_files.is_there(folder / part / f"{stem}.safetensors{end}") for end in ("", ".index.json"))
         if not plain and model_files.is_there(folder / part / f"{half}.safetensors"):
-            stem, variant = half, "fp16"
+            stem = half
+            halves.add(part)
         try:
             stored, _ = tensors.read(folder / part, stem)
         except model_files.FileError as error:
             raise model_files.FileError(f"{part}: {error}") from None
         found += [replace(tensor, name=f"{part}.{tensor.name}") for tensor in stored]
-    return found, variant
+    return found, frozenset(halves)
 
 
 def _own_size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:

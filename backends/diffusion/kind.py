@@ -53,6 +53,8 @@ class Draw(Job, tag="draw", frozen=True):
     """What it is drawn from; where no size is asked for, the image has its size."""
     mask: SpoolFile | None = None
     """Transparent where that may change; without it the image's own transparency, and all of an image without any."""
+    whole: bool = False
+    """All of the image may change, whatever of it is transparent."""
     strength: float = 1.0
     """0..1: how much of it is drawn anew."""
 

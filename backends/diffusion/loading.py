@@ -79,12 +79,12 @@ def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable
     for number, (name, kind) in enumerate(wanted.items()):
         full = name == "vae" and header.vae.get("force_upcast") is True
         dtype = torch.float32 if full else half
-        found[name] = _network(kind, path / name, header.variant, dtype=dtype, device=plan.device)
+        found[name] = _network(kind, path / name, is_half=name in header.halves, dtype=dtype, device=plan.device)
         progress((number + 1) / (len(wanted) + 2))
     return found
 
 
-def _network(kind: Any, folder: Path, variant: str, *, dtype: torch.dtype, device: Device) -> Any:
+def _network(kind: Any, folder: Path, *, is_half: bool, dtype: torch.dtype, device: Device) -> Any:
     """Raises LoadError."""
     try:
         model, told = kind.from_pretrained(
@@ -92,7 +92,7 @@ def _network(kind: Any, folder: Path, variant: str, *, dtype: torch.dtype, devic
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            variant=variant or None,
+            variant="fp16" if is_half else None,
             dtype=dtype,
         )
         model = model.to(device)

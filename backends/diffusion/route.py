@@ -273,7 +273,7 @@ async def _from_form(request: Request, app: Services, *, is_edit: bool) -> Respo
         image = form.file("image[]" if "image[]" in form.files else "image")
         mask = form.files.get("mask")
         strength = asked.strength or ((1.0 if mask is not None else 0.75) if is_edit else 0.5)
-        jobs = asked.jobs(new_id("image-"), image=image, mask=mask, strength=strength)
+        jobs = asked.jobs(new_id("image-"), image=image, mask=mask, whole=not is_edit, strength=strength)
         return await _answered(request, app, asked, jobs, upload.pop_all())
 
 
@@ -345,7 +345,8 @@ async def _one(run: Run, job: int) -> Drawn:
 
 
 def _answer(request: Request, app: Services, asked: ImageRequest, jobs: list[Draw], drawn: list[Drawn]) -> Images:
-    data = [_data(request, app, asked, job.seed, one.picture.data) for job, one in zip(jobs, drawn, strict=True)]
+    seeds = [job.seed for job in jobs]
+    data = _data(request, app, asked, list(zip(seeds, [one.picture.data for one in drawn], strict=True)))
     first = drawn[0].picture
     return Images(
         created=int(time.time()),
@@ -358,12 +359,15 @@ def _answer(request: Request, app: Services, asked: ImageRequest, jobs: list[Dra
     )
 
 
-def _data(request: Request, app: Services, asked: ImageRequest, seed: int, image: bytes) -> ImageData:
+def _data(request: Request, app: Services, asked: ImageRequest, images: list[tuple[int, bytes]]) -> list[ImageData]:
+    """Of each image, given its seed and its file."""
     if asked.response_format != "url":
-        return ImageData(b64_json=base64.b64encode(image).decode(), seed=seed)
-    name = f"{new_id('img_')}.{asked.form}"
-    app.images.put(name, image, MEDIA[asked.form], time.monotonic())
-    return ImageData(url=f"{str(request.base_url).rstrip('/')}{FILES}{name}", seed=seed)
+        return [ImageData(b64_json=base64.b64encode(image).decode(), seed=seed) for seed, image in images]
+    names = [f"{new_id('img_')}.{asked.form}" for _ in images]
+    files = dict(zip(names, [image for _, image in images], strict=True))
+    app.images.put(files, MEDIA[asked.form], time.monotonic())
+    base = f"{str(request.base_url).rstrip('/')}{FILES}"
+    return [ImageData(url=base + name, seed=seed) for name, (seed, _) in zip(names, images, strict=True)]
 
 
 def _usage(ended: list[Finished]) -> ImageUsage:

@@ -40,7 +40,7 @@ def read(job: Draw, largest_pixels: int) -> Source | None:
         return None
     data = _data(job.image, "image")
     shown = _pixels(data, "image")
-    hole = _hole(data if job.mask is None else _data(job.mask, "mask"), "image" if job.mask is None else "mask")
+    hole = None if job.whole else _asked_hole(job, data)
     if job.mask is not None:
         if hole is None or not hole.any():
             raise JobError("invalid_value", _NO_HOLE, param="mask")
@@ -77,6 +77,11 @@ def _pixels(data: bytes, param: str) -> NDArray[np.uint8]:
         return pictures.pixels(data)
     except pictures.PictureError as error:
         raise JobError("unsupported_media", f"the {param} {error}", param=param) from None
+
+
+def _asked_hole(job: Draw, image: bytes) -> NDArray[np.bool_] | None:
+    """Of the mask; without one, of the image itself."""
+    return _hole(image, "image") if job.mask is None else _hole(_data(job.mask, "mask"), "mask")
 
 
 def _hole(data: bytes, param: str) -> NDArray[np.bool_] | None:

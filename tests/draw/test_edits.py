@@ -74,6 +74,12 @@ def test_variations_and_streams(client: openai.OpenAI) -> None:
     assert events[-1].b64_json == edit(client).data[0].b64_json
 
 
+def test_a_variation_changes_all_of_an_image_whatever_of_it_is_transparent(client: openai.OpenAI) -> None:
+    """Given an image with a hole, when varied, then what is outside of the hole changes, too."""
+    made: Any = client.images.create_variation(model="artist", image=png(HOLE))
+    assert (shown(made.data[0].b64_json) != PLAIN).any(axis=-1)[HOLE[..., 3] != 0].mean() > 0.5
+
+
 def form(*parts: tuple[str, bytes]) -> bytes:
     return (
         b"".join(

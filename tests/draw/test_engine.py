@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,11 +163,17 @@ def test_an_image_that_ends_before_memory_runs_out_is_not_lost(made: Path, monke
     assert engine.idle
 
 
+def test_a_folder_may_mix_halves_with_plain_files(made: Path, tmp_path: Path) -> None:
+    """Given a U-Net of which only the file that says fp16 was fetched, then it draws what the plain folder draws."""
+    mixed = shutil.copytree(made, tmp_path / "mixed")
+    plain = mixed / "unet/diffusion_pytorch_model.safetensors"
+    plain.rename(plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    job = Draw("a", PROMPT, 64, 64, seed=1, steps=2)
+    assert (drawn(loaded(mixed), job)[0] == drawn(loaded(made), job)[0]).all()
+
+
 def test_what_does_not_load_says_why(xl: Path, tmp_path: Path) -> None:
     """Given weights of another shape, and a vocabulary without words, then the load fails with a sentence."""
-    import json
-    import shutil
-
     broken = shutil.copytree(xl, tmp_path / "a")
     config = json.loads((broken / "unet/config.json").read_text())
     (broken / "unet/config.json").write_text(json.dumps({**config, "cross_attention_dim": 40}))
