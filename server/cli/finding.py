@@ -163,7 +163,9 @@ def models_at(url: str | None, settings: Settings) -> list[str]:
     except CliError:
         if url is not None:
             raise
-    return [*settings.models] or [name for name in BUILT_IN if built_in_path(name) is not None]
+    return [*settings.models] or [
+        name for name, model in BUILT_IN.items() if model.writes and built_in_path(name) is not None
+    ]
 
 
 def is_known_here(model: str, settings: Settings) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from server.settings.catalog import CatalogEntry
 
 _QUERY = "What is the capital of France?"
+_PROMPT = "a red circle on a blue background"
 _DOCUMENTS = ["Paris is the capital of France.", "Bread is baked in an oven."]
 
 
@@ -114,6 +115,9 @@ def _request(name: str, kind: str, question: str) -> tuple[str, dict[str, Any], 
         return "/v1/embeddings", {"model": name, "input": _QUERY}, call
     if kind == "scores":
         return "/v1/rerank", {"model": name, "query": _QUERY, "documents": _DOCUMENTS}, ""
+    if kind == "images":
+        call = f"print(client.images.generate(model={model}, prompt={json.dumps(_PROMPT)}).data[0].b64_json[:40])"
+        return "/v1/images/generations", {"model": name, "prompt": _PROMPT}, call
     messages = [{"role": "user", "content": question}]
     call = f"print(client.chat.completions.create(model={model}, messages={json.dumps(messages)})"
     body = {"model": name, "stream": True, "messages": messages}

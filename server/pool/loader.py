@@ -155,13 +155,13 @@ class Loader:
             mtp=entry.config.speculation == "mtp",
             draft=None if entry.draft is None else _draft(entry.draft),
             store=self.memory.store_for(entry.name) if self._keeps(entry) else None,
-            options=entry.config.options_of(entry.backend),
+            options=entry.own_options,
             limit_bytes=self._limit_bytes(entry, placed),
         )
 
 
 def _draft(entry: CatalogEntry) -> DraftFiles:
-    return DraftFiles(entry.name, str(entry.path), entry.config.options_of(entry.backend))
+    return DraftFiles(entry.name, str(entry.path), entry.own_options)
 
 
 def _tenant(entry: CatalogEntry) -> Tenant:

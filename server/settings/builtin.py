@@ -30,6 +30,10 @@ class BuiltIn:
     """One that it answers well."""
     sampling: Mapping[str, float] = field(default_factory=dict)
     """How its makers want tokens chosen where the file does not say."""
+    options: Mapping[str, int | float] = field(default_factory=dict)
+    """Its backend's own keys where the configuration does not say."""
+    writes: bool = True
+    """Text; a model that draws does not."""
     served: bool = True
     """Where no model is configured."""
 
@@ -49,6 +53,14 @@ BUILT_IN: Final = {
         "What is the capital of France?",
         served=False,
     ),
+    "demo-draw": BuiltIn(
+        "demo",
+        "draw/model",
+        "reinstall onecard",
+        options={"image_steps": 8, "image_guidance": 2.0},  # what it was tried with; more guidance changes its colours
+        writes=False,
+        served=False,
+    ),
 }
 """In the order in which they are served where no model is configured: a real one first, then the toy."""
 SERVED: Final = tuple(name for name, model in BUILT_IN.items() if model.served)
@@ -64,6 +76,12 @@ def built_in_path(name: str) -> Path | None:
     folders = (spec.submodule_search_locations if spec is not None else None) or []
     paths = (Path(folder).resolve() / model.file for folder in folders)
     return next((path for path in paths if path.exists()), None)
+
+
+def options_of(path: str) -> Mapping[str, int | float]:
+    """What a built-in model wants where its configuration does not say; nothing for other paths."""
+    model = BUILT_IN.get(path)
+    return {} if model is None else model.options
 
 
 def why_missing(name: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from backends.backend import DRAFT, MTP
 from backends.registry import BACKENDS
-from server.settings.builtin import SERVED, built_in_path, why_missing
+from server.settings.builtin import SERVED, built_in_path, options_of, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import ModelConfig
 from server.settings.references import Located, LocateError, adapter_place, locate
@@ -78,14 +78,19 @@ class CatalogEntry:
         return self.files.size_bytes
 
     @property
+    def own_options(self) -> dict[str, Setting]:
+        """Its backend's own keys: as they were written down, else as a built-in model wants them."""
+        return {**options_of(self.config.path), **self.config.options_of(self.backend)}
+
+    @property
     def options(self) -> dict[str, Setting]:
         """What its backend is told beside the files: its own keys, and the model that drafts."""
-        own = self.config.options_of(self.backend)
+        own = self.own_options
         if self.config.speculation == "mtp":
             return {**own, MTP: self.config.is_own("speculation")}
         if self.draft is None:
             return own
-        of_draft = self.draft.config.options_of(self.backend)
+        of_draft = self.draft.own_options
         return {**own, DRAFT: str(self.draft.path), **{f"{DRAFT}.{key}": value for key, value in of_draft.items()}}
 
     def still_missing(self) -> str | None:

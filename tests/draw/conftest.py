@@ -1,4 +1,4 @@
-"""One server for all tests: random weights twice and a model of text, of which the budget holds one at a time."""
+"""One server for all tests: random weights twice, the toy, a model of text; the budget holds one at a time."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         "models": {
             "artist": {"path": str(made), "image_steps": 8, "image_guidance": 3.0, "image_size": "128x128"},
             "other": {"path": str(made), "image_steps": 4, "parallel": 1},
+            "toy": {"path": "demo-draw"},
             "chat": {"path": "demo", "context": 4096, "parallel": 32},  # 128 MiB of KV cache
         },
         "server": {"drain_s": 1},
