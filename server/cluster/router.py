@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,6 +85,15 @@ class Router:
         if (state := self._nodes.get(node)) is not None:
             state.down_until = now + self._weights.down_s
 
+    @property
+    def nodes(self) -> Mapping[str, NodeState]:
+        """All that have been heard of, by name."""
+        return self._nodes
+
+    def is_up(self, node: str, now: float) -> bool:
+        """Whether it is heard of, and requests reach it."""
+        return node in self._nodes and self._up(self._nodes[node], now)
+
     # Requests
 
     def choose(self, ask: Ask, now: float, *, without: frozenset[str] = frozenset()) -> Choice | None:
@@ -138,7 +147,7 @@ class Router:
         """The conversation's node, those that hold the model, and some that could load it; each once."""
         ranked = self._ranks.get(ask.model)
         if ranked is None:
-            ranked = self._ranks[ask.model] = _by_hash(ask.model, self._nodes)
+            ranked = self._ranks[ask.model] = by_hash(ask.model, self._nodes)
         found = dict.fromkeys((home,) if home in self._nodes else ())
         found.update(dict.fromkeys(sorted(self._holders.get(ask.model, ()))))
         able = 0
@@ -227,6 +236,6 @@ class Router:
         return found
 
 
-def _by_hash(model: str, nodes: Iterable[str]) -> list[str]:
-    """Rendezvous hashing: every edge puts a model's nodes into the same order, and one that leaves moves no other."""
-    return sorted(nodes, key=lambda node: hashlib.blake2b(f"{model}\0{node}".encode(), digest_size=8).digest())
+def by_hash(name: str, nodes: Iterable[str]) -> list[str]:
+    """Rendezvous hashing: every edge puts a name's nodes into the same order, and one that leaves moves no other."""
+    return sorted(nodes, key=lambda node: hashlib.blake2b(f"{name}\0{node}".encode(), digest_size=8).digest())

@@ -1,0 +1,168 @@
+"""One request on its way to a node: its answer is passed on, or given up for another node before its first token."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import httpx2
+
+from server.cluster.asks import answer_id
+from server.cluster.stream import HOLD_S, Held, broken
+from server.errors import ApiError
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Send
+
+    from server.error_bodies import Dialect
+
+_OF_ONE_HOP: Final = frozenset(
+    (b"connection", b"content-length", b"date", b"host", b"keep-alive", b"server", b"te", b"trailer",
+     b"transfer-encoding", b"upgrade", b"x-request-id", b"request-id", b"accept-encoding")
+)  # fmt: skip
+_STREAMS: Final = ("text/event-stream", "application/x-ndjson", "audio/")
+_FIRST_BYTES: Final = 4096
+
+
+class ElsewhereError(Exception):
+    """The node gave no token, and another one may. `refusal` is what it answered, if anything."""
+
+    def __init__(self, refusal: httpx2.Response | None = None, *, unreachable: bool = False) -> None:
+        super().__init__()
+        self.refusal = refusal
+        self.unreachable = unreachable
+
+
+@dataclass
+class Incoming:
+    """A request as it came, and what its client has got."""
+
+    method: str
+    target: str
+    """Path and query."""
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    id: str
+    dialect: Dialect
+    started: bool = False
+    """The client has its status and headers."""
+    answer_id: str | None = None
+    """Of the answer, where later requests may go on from it."""
+    took_s: float | None = None
+    """What the node computed for it, without its queue and load; None where it failed."""
+    _first: bytes = field(default=b"", repr=False)
+
+    def look_for_id(self, data: bytes) -> None:
+        """Find the answer's id in its first bytes."""
+        if self.answer_id is None and len(self._first) < _FIRST_BYTES:
+            self._first += data[:_FIRST_BYTES]
+            self.answer_id = answer_id(self._first)
+
+    @property
+    def passed_headers(self) -> list[tuple[bytes, bytes]]:
+        """For the node: the client's own, its key among them, which names its accounts and its cache domain."""
+        kept = [(name, value) for name, value in self.headers if name.lower() not in _OF_ONE_HOP]
+        return [*kept, (b"x-request-id", self.id.encode("ascii"))]
+
+
+async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send: Send, *, node: str) -> None:
+    """Have a node answer, and pass it on. Raises ElsewhereError as long as another node may answer instead."""
+    began = time.monotonic()
+    try:
+        async with client.stream(
+            request.method, url + request.target, headers=request.passed_headers, content=request.body or None
+        ) as response:
+            kind = response.headers.get("content-type", "")
+            if response.status_code < 300 and kind.startswith(_STREAMS):
+                await _pass_stream(response, request, send, node=node, events=kind.startswith("text/event-stream"))
+            else:
+                await _pass_whole(response, request, send, node=node)
+            waited_ms = float(response.headers.get("x-onecard-queue-ms", 0))  # a load is part of it
+            request.took_s = max(0.0, time.monotonic() - began - waited_ms / 1000)
+    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        raise ElsewhereError(unreachable=True) from error
+    except httpx2.TransportError as error:
+        raise ElsewhereError from error
+
+
+async def _pass_whole(response: httpx2.Response, request: Incoming, send: Send, *, node: str) -> None:
+    """Nothing of it reaches the client before all of it is there."""
+    body = await response.aread()
+    if _may_go_elsewhere(response.status_code, body):
+        raise ElsewhereError(response)
+    request.look_for_id(body)
+    await pass_answer(response, request, send, node=node)
+
+
+async def pass_answer(response: httpx2.Response, request: Incoming, send: Send, *, node: str) -> None:
+    """Send an answer that is here as a whole; behind signs of life an error is the end of the stream."""
+    body = response.content
+    if request.started:
+        problem = ApiError(response.status_code, _sentence(body), type="server_error", code="node_refused")
+        last = broken(problem, path=request.path, dialect=request.dialect, request_id=request.id)
+        await send({"type": "http.response.body", "body": last})
+        return
+    await send(_start(response, node, length=len(body)))
+    request.started = True
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send, *, node: str, events: bool) -> None:
+    held, since = Held(), time.monotonic()
+    held.begun = not events
+    try:
+        async for data in response.aiter_raw():
+            request.look_for_id(data)
+            passing = held.take(data)
+            if not held.begun and time.monotonic() - since > HOLD_S:
+                passing += held.release()
+            await _send_some(response, passing, request, send, node=node)
+    except httpx2.TransportError:
+        if not held.begun:
+            raise
+        await send({"type": "http.response.body", "body": _lost(request, node)})
+        return
+    await _send_some(response, held.finish(), request, send, node=node)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_some(response: httpx2.Response, data: bytes, request: Incoming, send: Send, *, node: str) -> None:
+    if not data:
+        return
+    if not request.started:
+        await send(_start(response, node))
+        request.started = True
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+def _start(response: httpx2.Response, node: str, *, length: int | None = None) -> Message:
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_ONE_HOP]
+    headers.append((b"x-onecard-node", node.encode()))
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    return {"type": "http.response.start", "status": response.status_code, "headers": headers}
+
+
+def _may_go_elsewhere(status: int, body: bytes) -> bool:
+    """A node that is full, ends, or cannot load the model now; a key over its limits is so on every node."""
+    return status == 503 or (status == 429 and b'"queue_full"' in body)
+
+
+def _sentence(body: bytes) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(body)["error"]["message"])
+    return "the node refused the request"
+
+
+def _lost(request: Incoming, node: str) -> bytes:
+    problem = ApiError(
+        502,
+        f"The node '{node}' ended while it answered; what came is not complete. hint: ask again",
+        type="server_error",
+        code="node_lost",
+    )
+    return broken(problem, path=request.path, dialect=request.dialect, request_id=request.id)

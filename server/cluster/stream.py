@@ -1,0 +1,75 @@
+"""An event stream on its way through the edge: what may pass before the first token, and how one ends that broke. Pure.
+
+Events that carry no token are held back, so that a request whose node dies before its first token can begin anew
+elsewhere. Signs of life pass at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from server.error_bodies import Dialect, anthropic_error
+from server.errors import ApiError
+
+HOLD_S: Final = 10.0
+"""Then what is held passes, because its client may wait for a sign of life."""
+_SIGNS: Final = re.compile(rb"\A(?::|event: ping\b)")
+_BEFORE_TOKENS: Final = re.compile(
+    rb"\Aevent: (?:message_start|content_block_start|response\.(?:created|queued|in_progress|output_item\.added"
+    rb"|content_part\.added))\n"
+    rb'|\Adata: .*"delta":\{"role":"assistant","content":""\}'
+)
+
+
+class Held:
+    """The start of one stream."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        """A token has passed, or something that may be one."""
+        self._rest = b""
+        self._held: list[bytes] = []
+
+    def take(self, data: bytes) -> bytes:
+        """What may pass now."""
+        if self.begun:
+            return data
+        *frames, self._rest = (self._rest + data).split(b"\n\n")
+        passing: list[bytes] = []
+        for place, frame in enumerate(frames):
+            if _SIGNS.match(frame):
+                passing.append(frame + b"\n\n")
+            elif _BEFORE_TOKENS.match(frame):
+                self._held.append(frame + b"\n\n")
+            else:
+                rest = [one + b"\n\n" for one in frames[place:]]
+                return b"".join([*passing, self.release(), *rest]) + self._take_rest()
+        return b"".join(passing)
+
+    def release(self) -> bytes:
+        """All that is held back; from now on everything passes, and nothing can begin anew."""
+        self.begun = True
+        held, self._held = b"".join(self._held), []
+        return held
+
+    def finish(self) -> bytes:
+        """The stream has ended as it should."""
+        return b"" if self.begun else self.release() + self._take_rest()
+
+    def _take_rest(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def broken(problem: ApiError, *, path: str, dialect: Dialect, request_id: str) -> bytes:
+    """The last bytes of a stream whose node died after its first token, as the client of this path reads them."""
+    if dialect == "ollama":
+        return json.dumps({"error": problem.message}).encode() + b"\n"
+    if dialect == "anthropic":
+        return b"event: error\ndata: " + json.dumps(anthropic_error(problem, request_id)).encode() + b"\n\n"
+    if path == "/v1/responses":
+        told = {"type": "error", **problem.as_dict(), "sequence_number": 0}
+        return b"event: error\ndata: " + json.dumps({**told, "type": "error"}).encode() + b"\n\n"
+    return b"data: " + problem.body() + b"\n\n"

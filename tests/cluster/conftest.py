@@ -1,0 +1,91 @@
+"""Two real servers over the fake engine, and the edge of a cluster before them on a socket of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+
+from server.cluster.application import Application
+from server.cluster.notices import Watch
+from server.door.http1 import StrictHttp
+from server.settings.config import Settings
+from tests.e2e.server import until
+from tests.http.conftest import Server, settings
+from tests.present import present
+
+KEY = "key-of-the-cluster-0123456789"
+
+
+class Edge(Server):
+    """The edge in a thread of this process, and its nodes; it is asked like any server."""
+
+    def __init__(self, folder: Path, canary: Path, **server) -> None:
+        self.folder, self.canary, self.fields = folder, canary, server
+        self.nodes: dict[str, Server] = {}
+        self.watches: dict[str, Watch] = {}
+        self.lives = 0
+        key = KEY if server.get("api_keys") else None
+        headers = {"authorization": f"Bearer {KEY}"} if key else {}
+        self.http = httpx2.AsyncClient(headers=headers, trust_env=False, timeout=5)
+        application = Application(Settings.model_validate(settings(canary, **server)), self.look, key=key)
+        config = uvicorn.Config(application, http=StrictHttp, log_config=None, lifespan="off", server_header=False)
+        self.uvicorn = uvicorn.Server(config)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.thread = threading.Thread(target=lambda: self.uvicorn.run([listener]))
+        self.thread.start()
+
+    def start(self, name: str) -> None:
+        """Begin a life of a node."""
+        self.lives += 1
+        fields = {**self.fields, "admin_keys": [KEY]} if self.fields.get("api_keys") else self.fields
+        self.nodes[name] = Server(settings(self.canary, **fields), self.folder / f"{name}.log")
+        self.watches[name] = Watch(name, self.nodes[name].url, str(self.lives), self.http)
+
+    async def look(self):
+        found = await asyncio.gather(*(w.look() for w in list(self.watches.values())), return_exceptions=True)
+        return [notice for notice in found if not isinstance(notice, BaseException)]
+
+    def kill(self, name: str) -> None:
+        node = self.nodes.pop(name)
+        node.process.kill()
+        node.process.wait()
+        present(node.process.stdout).close()
+        del self.watches[name]
+
+    def cluster(self) -> dict:
+        return self.get("/v1/cluster").json()
+
+    def up(self) -> set[str]:
+        return {node["node"] for node in self.cluster()["nodes"] if node["up"]}
+
+    def close(self) -> None:
+        self.uvicorn.should_exit = True
+        self.thread.join(20)
+        for node in self.nodes.values():
+            node.stop()
+
+
+def two_nodes(folder: Path, canary: Path, **server) -> Iterator[Edge]:
+    edge = Edge(folder, canary, **server)
+    try:
+        for name in "ab":
+            edge.start(name)
+        until(lambda: edge.up() == {"a", "b"}, 20)
+        yield edge
+    finally:
+        edge.close()
+
+
+@pytest.fixture(scope="module")
+def edge(canary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    yield from two_nodes(tmp_path_factory.mktemp("cluster"), canary_path)
