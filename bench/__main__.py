@@ -25,6 +25,7 @@ from bench import (
     mix,
     model,
     peers,
+    predicting,
     report,
     requests,
     scenarios,
@@ -128,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     drafted.add_argument("--threads", type=int, default=0, help="compute threads; 0: all cores")
     drafted.add_argument("--draft", type=Path, help="a GGUF file that drafts, beside earlier text")
     drafted.add_argument("--pair", type=float, help="a made pair that agrees in this share of tokens, such as 0.8")
+    drafted.add_argument(
+        "--mtp", type=float, help="a made model whose predicting layer is right in this share of tokens"
+    )
     drafted.add_argument("--peer", action="store_true", help="beside llama-server with its own kinds of speculation")
     drafted.add_argument("--json", action="store_true", help="print one JSON line")
     cluster.add_options(
@@ -190,11 +194,14 @@ def _speculation(options: argparse.Namespace) -> dict[str, str]:
         raise SystemExit(why_missing("smollm2"))
     if options.pair is not None:
         path, draft = draft_pair.path(options.pair)
+    if options.mtp is not None:
+        path = predicting.path(options.mtp)
     if options.peer:
         return speculation_peers.measure(
             path,
             llama_server.find(None),
             draft=draft,
+            mtp=options.mtp is not None,
             rounds=options.rounds,
             n_generate=120,
             say=lambda line: print(line, file=sys.stderr),
@@ -202,6 +209,7 @@ def _speculation(options: argparse.Namespace) -> dict[str, str]:
     return speculation.measure(
         path,
         draft=draft,
+        mtp=options.mtp is not None,
         modes=options.modes.split(","),
         streams=[int(n) for n in options.at_once.split(",")],
         rounds=options.rounds,

@@ -23,7 +23,7 @@ from bench.model import OUT, Shape, describe, is_text
 TARGET: Final = Shape(n_layers=16, n_embd=1024, n_heads=16, n_heads_kv=4, n_ff=4096, n_vocab=1024)
 """205 M parameters."""
 DRAFT: Final = replace(TARGET, n_layers=1, n_ff=256)
-_LOGIT: Final = 64.0
+LOGIT: Final = 64.0
 """Of the token that follows, against 0 of all others."""
 
 
@@ -44,18 +44,19 @@ def write(
     """Write both, the large one with layers of type `kind`."""
     large, small = folder / f"target-{kind.name.lower()}.gguf", folder / "draft.gguf"
     rng = random.Random(7)
-    following = _write(large, target, kind, lambda spoken: _shuffled(spoken, rng))
-    _write(small, draft, Type.F16, lambda spoken: _altered(following, spoken, 1 - agreement, rng))
+    following = _write(large, target, kind, lambda spoken: shuffled(spoken, rng))
+    _write(small, draft, Type.F16, lambda spoken: altered(following, spoken, 1 - agreement, rng))
     return large, small
 
 
-def _shuffled(spoken: list[int], rng: random.Random) -> dict[int, int]:
-    """A ring through all of them."""
+def shuffled(spoken: list[int], rng: random.Random) -> dict[int, int]:
+    """What follows each of these tokens: a ring through all of them."""
     ring = rng.sample(spoken, len(spoken))
     return dict(zip(ring, [*ring[1:], ring[0]], strict=True))
 
 
-def _altered(following: dict[int, int], spoken: list[int], share: float, rng: random.Random) -> dict[int, int]:
+def altered(following: dict[int, int], spoken: list[int], share: float, rng: random.Random) -> dict[int, int]:
+    """The same, but that a share of them has another one behind it."""
     others = set(rng.sample(spoken, round(share * len(spoken))))
     return {token: rng.choice(spoken) if token in others else following[token] for token in spoken}
 
@@ -67,7 +68,7 @@ def _write(path: Path, shape: Shape, kind: Type, table: Callable[[list[int]], di
     following = table(spoken)
     output = np.zeros((shape.n_vocab, shape.n_embd), np.float16)
     for token in range(shape.n_vocab):
-        output[following.get(token, spoken[token % len(spoken)]), token] = _LOGIT / shape.n_embd**0.5
+        output[following.get(token, spoken[token % len(spoken)]), token] = LOGIT / shape.n_embd**0.5
     writer.add_tensor("token_embd.weight", np.eye(shape.n_vocab, shape.n_embd, dtype=np.float16))
     writer.add_tensor("output.weight", output)
     writer.add_tensor("output_norm.weight", np.ones(shape.n_embd, np.float32))

@@ -54,6 +54,7 @@ def measure(
     path: Path,
     *,
     draft: Path | None = None,
+    mtp: bool = False,
     modes: Iterable[SpeculationMode] = ("auto", "ngram"),
     streams: Iterable[int] = (1, 2, 4, 8),
     rounds: int = 3,
@@ -65,7 +66,7 @@ def measure(
     streams, found = list(streams), {}
     plain = _open(path, "off", max(streams), threads)
     for mode in modes:
-        drafting = _open(path, mode, max(streams), threads, draft)
+        drafting = _open(path, mode, max(streams), threads, draft, mtp=mtp)
         for task in TASKS:
             for n in streams:
                 name = f"{task} {mode} {n}"
@@ -123,9 +124,11 @@ def _take(turn: Turn, events: list[Event]) -> None:
             turn.texts[event.id.rpartition("-")[2]] += event.text
 
 
-def _open(path: Path, mode: SpeculationMode, parallel: int, threads: int, draft: Path | None = None) -> Any:
+def _open(
+    path: Path, mode: SpeculationMode, parallel: int, threads: int, draft: Path | None = None, *, mtp: bool = False
+) -> Any:
     n_threads = threads or sensible_threads(path.stat().st_size)
     plan = GeneratorPlan(_CONTEXT, parallel)
     files = None if draft is None else DraftFiles(draft.stem, str(draft))
-    asked = LoadModel(path.stem, "gguf", str(path), plan, threads=n_threads, speculation=mode, draft=files)
+    asked = LoadModel(path.stem, "gguf", str(path), plan, threads=n_threads, speculation=mode, draft=files, mtp=mtp)
     return load(asked, lambda _: None)
