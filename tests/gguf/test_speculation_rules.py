@@ -1,13 +1,11 @@
-"""Drafts beside structured output, faults and chance, on either backend: what comes is what would have come."""
+"""Drafts beside structured output and faults, on either backend: what comes is what would have come."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from backends import registry
 from backends.engine import Engine
 from backends.messages import (
     ChatPrompt,
-    DraftFiles,
     Generate,
     JsonSchema,
     Sampling,
@@ -39,11 +36,6 @@ PERSON = {
     "required": ["first_name", "occupation"],
     "additionalProperties": False,
 }
-SHARES = {CYCLE[0]: 0.7, CYCLE[2]: 0.15, CYCLE[4]: 0.1, CYCLE[6]: 0.05}
-"""How likely each of four tokens is to come next, whatever came before."""
-LIKELY = {token: 80 + math.log(share) for token, share in SHARES.items()}
-MOST_CHI_SQUARE = 32.9
-"""Of twelve degrees of freedom, at p = 0.001."""
 
 
 def _open(backend: str, path: Path, mode: SpeculationMode) -> Engine:
@@ -129,42 +121,3 @@ def test_what_the_prefix_cache_has_seen_is_drafted_within_its_domain(
     assert answer("of another", [CYCLE[7], CYCLE[119]], cache_domain="b") == 0
     assert answer("for itself", [CYCLE[8], CYCLE[119]], cache_domain="a", cache_prompt=False) == 0
     engine.close()
-
-
-def test_drafts_leave_the_chances_of_tokens_as_they_are(drafting: Engine, backend: str, full_counts: bool) -> None:
-    _check_chances(drafting, 250 if full_counts and backend == "gguf" else 4)
-
-
-def test_so_do_those_of_a_model(canary_path: Path, tmp_path: Path, full_counts: bool) -> None:
-    likeliest = canary_p.build(tmp_path / "draft.gguf", always=CYCLE[0])
-    spec = spec_of("model", "gguf", canary_path, context=1024, threads=1, speculation="ngram")
-    draft = DraftFiles("draft", str(likeliest))
-    engine = registry.engine_of("gguf")(msgspec.structs.replace(spec, draft=draft), lambda _: None)
-
-    n_by_model = _check_chances(engine, 250 if full_counts else 4)["model"]
-    engine.close()
-
-    assert n_by_model > 100
-
-
-def _check_chances(engine: Engine, n_answers: int) -> Counter[str]:
-    """Hold what follows each token against the shares of all; the drafted tokens that came true, by drafter."""
-    followed: Counter[tuple[int, int]] = Counter()
-    came_true = Counter[str]()
-    for number in range(n_answers):
-        sampling = Sampling(temperature=1, seed=number, logit_bias=LIKELY)
-        job = Generate(f"j{number}", TokenPrompt([CYCLE[0]] * 4), sampling=sampling, max_tokens=800, logprobs=0)
-
-        told, accepted = run(engine, job)
-
-        ids = [canary_p.IDS[entry.bytes] for entry in told.logprobs()]
-        followed.update(pairwise(ids))
-        came_true += accepted
-
-    counts = {one: sum(followed[one, other] for other in SHARES) for one in SHARES}
-    expected = {(one, other): counts[one] * SHARES[other] for one in SHARES for other in SHARES}
-    chi_square = sum((followed[pair] - value) ** 2 / value for pair, value in expected.items())
-    assert sum(counts.values()) == followed.total()
-    assert chi_square < MOST_CHI_SQUARE
-    assert came_true.total() > 0.1 * followed.total()
-    return came_true
