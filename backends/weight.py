@@ -1,4 +1,4 @@
-"""How much text a prompt is, told from its bytes before anybody renders or tokenizes it. Pure."""
+"""How much there is to prepare of a prompt, told from its bytes before anything renders or tokenizes it. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from backends.messages import (
 )
 
 if TYPE_CHECKING:
-    from backends.messages import Prompt, Segment
+    from backends.messages import Medium, Prompt, Segment
 
 TOKEN_BYTES: Final = 4
 """What one token id counts for."""
+MEDIUM_BYTES: Final = 64 * 1024
+"""What an image or a sound counts for at least: few bytes may be many pixels, or be filled up to 30 s."""
 
 
 def prompt_bytes(prompt: Prompt) -> int:
@@ -40,8 +42,12 @@ def prompt_bytes(prompt: Prompt) -> int:
 
 
 def media_bytes(prompt: Prompt) -> int:
-    """Of its images and sounds, as they were sent."""
-    return sum(len(medium.data) for medium in prompt.media) if isinstance(prompt, ChatPrompt) else 0
+    """Of its images and sounds, as they were sent and no less than `MEDIUM_BYTES` each."""
+    return sum(_medium_bytes(medium) for medium in prompt.media) if isinstance(prompt, ChatPrompt) else 0
+
+
+def _medium_bytes(medium: Medium) -> int:
+    return max(MEDIUM_BYTES, len(medium.data))
 
 
 def _segment_bytes(segment: Segment) -> int:
@@ -51,7 +57,7 @@ def _segment_bytes(segment: Segment) -> int:
         case TokenSegment():
             return len(segment.tokens) * TOKEN_BYTES
         case MediaSegment():
-            return len(segment.medium.data)
+            return _medium_bytes(segment.medium)
         case _:
             assert_never(segment)
 

@@ -1,7 +1,7 @@
 """Small projectors that hear, of random weights: what a model says of their rows means nothing, and is the same always.
 
-`ultravox` makes 75 rows of every 30 s, `qwen2a` 750 with tokens of words around them. Both are Whisper's encoder with
-a bridge, as llama.cpp's converter writes them.
+`ultravox` makes 75 rows of every 30 s; `omni` 750 with tokens of words around them, and sees as a `mrope` model does.
+Both are Whisper's encoder with a bridge, as llama.cpp's converter writes them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tests.models import seeing
 from tests.models.shapes import finish
 from tests.speech.sound import wav
 
-Ear = Literal["ultravox", "qwen2a"]
-EARS: tuple[Ear, ...] = ("ultravox", "qwen2a")
-ROWS: dict[Ear, int] = {"ultravox": 75, "qwen2a": 750}
+Ear = Literal["ultravox", "omni"]
+EARS: tuple[Ear, ...] = ("ultravox", "omni")
+ROWS: dict[Ear, int] = {"ultravox": 75, "omni": 750}
 """Of 30 s."""
 RATE = 16_000
 _TOWER, _INNER, _MELS, _POSITIONS, _STACK = 32, 64, 16, 1500, 20
@@ -28,8 +28,9 @@ _TOWER, _INNER, _MELS, _POSITIONS, _STACK = 32, 64, 16, 1500, 20
 
 def build(folder: Path, ear: Ear, *, name: str = "hearer", stack: int = _STACK) -> Path:
     """Write a model and its projector; the model's path."""
-    path = seeing.build(folder, "plain", name=name)
-    (folder / f"mmproj-{name}-f32.gguf").unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-f32.gguf"
+    seeing.language(path, "mrope" if ear == "omni" else "plain")
     projector(folder / f"mmproj-{name}-f32.gguf", ear, stack=stack)
     return path
 
@@ -39,8 +40,10 @@ def projector(path: Path, ear: Ear, *, width: int = 64, stack: int = _STACK) -> 
     rng = np.random.default_rng(3)
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
+    if ear == "omni":
+        seeing.add_eyes(writer, "mrope", width=width)
     writer.add_bool("clip.has_audio_encoder", True)
-    writer.add_string("clip.projector_type", ear)
+    writer.add_string("clip.audio.projector_type", "ultravox" if ear == "ultravox" else "qwen2a")
     figures = {
         "embedding_length": _TOWER,
         "feed_forward_length": _INNER,
@@ -83,7 +86,7 @@ def _tower(rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
 
 
 def _bridge(rng: np.random.Generator, ear: Ear, width: int, stack: int) -> dict[str, NDArray[np.float32]]:
-    if ear == "qwen2a":
+    if ear != "ultravox":
         return {"mm.a.fc.weight": _random(rng, width, _TOWER), "mm.a.fc.bias": _random(rng, width)}
     stacked, inner = stack * _TOWER, 2 * _TOWER
     return {

@@ -31,12 +31,12 @@ _PATCH: dict[Sight, int] = {"plain": 8, "mrope": 14, "whole": 8}
 def build(folder: Path, sight: Sight, *, name: str = "seer", class_row: bool = False) -> Path:
     """Write a model and its projector; the model's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    _language(folder / f"{name}-f32.gguf", sight)
+    language(folder / f"{name}-f32.gguf", sight)
     projector(folder / f"mmproj-{name}-f32.gguf", sight, class_row=class_row)
     return folder / f"{name}-f32.gguf"
 
 
-def _language(path: Path, sight: Sight) -> None:
+def language(path: Path, sight: Sight) -> None:
     rng = np.random.default_rng(1)
     window = 64 if sight == "whole" else 0
     layers = 6 if sight == "whole" else 2
@@ -71,12 +71,20 @@ def _language(path: Path, sight: Sight) -> None:
 
 def projector(path: Path, sight: Sight, *, width: int = _WIDTH, class_row: bool = False) -> Path:
     """Write a projector for a model of this width."""
-    rng = np.random.default_rng(2)
-    side, patch = _SIDE[sight], _PATCH[sight]
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
-    writer.add_bool("clip.has_vision_encoder", True)
     writer.add_string("clip.projector_type", _TYPE[sight])
+    add_eyes(writer, sight, width=width, class_row=class_row)
+    finish(writer)
+    return path
+
+
+def add_eyes(writer: gguf.GGUFWriter, sight: Sight, *, width: int = _WIDTH, class_row: bool = False) -> None:
+    """What of a projector's file sees."""
+    rng = np.random.default_rng(2)
+    side, patch = _SIDE[sight], _PATCH[sight]
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_string("clip.vision.projector_type", _TYPE[sight])
     writer.add_bool("clip.use_gelu", True)
     figures = {
         "embedding_length": _TOWER,
@@ -96,8 +104,6 @@ def projector(path: Path, sight: Sight, *, width: int = _WIDTH, class_row: bool 
         writer.add_tensor(name, array)
     for name, array in _bridge(rng, sight, width).items():
         writer.add_tensor(name, array)
-    finish(writer)
-    return path
 
 
 def _tower(

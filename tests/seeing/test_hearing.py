@@ -21,6 +21,7 @@ from backends.messages import KvLayout
 from tests.gguf.driver import Outcome, run
 from tests.models import hearing
 from tests.models.hearing import EARS, RATE, ROWS, Ear, tone
+from tests.models.seeing import picture
 from tests.seeing.driver import Piece, look, medium, open_seer
 
 pytestmark = pytest.mark.engine
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.engine
 A, B, C = [7, 8, 9, 10], [11, 12, 13], list(range(20, 90))
 LOW, HIGH = tone(220), tone(1760, seconds=0.5)
 PROMPTS: list[list[Piece]] = [[A, LOW, B], [A, HIGH, B], [A, B], [LOW, C, HIGH, A]]
-LAYOUT: dict[Ear, KvLayout] = {"ultravox": "split", "qwen2a": "unified"}
+LAYOUT: dict[Ear, KvLayout] = {"ultravox": "split", "omni": "unified"}
 ROUNDING = 1e-3
 
 
@@ -65,7 +66,7 @@ def test_another_sound_is_another_answer(alone: list[Outcome]) -> None:
 
 def test_a_sound_takes_the_rows_that_llama_cpp_makes_of_it(alone: list[Outcome], ear: Ear) -> None:
     heard, silent = (alone[number].started.prompt_tokens for number in (0, 2))
-    around = {"ultravox": 0, "qwen2a": len("<|audio_bos|><|audio_eos|>")}[ear]
+    around = 0 if ear == "ultravox" else len("<|audio_bos|><|audio_eos|>")
     assert heard - silent == ROWS[ear] + around
 
 
@@ -143,6 +144,19 @@ def test_the_same_sound_is_encoded_once(model: Path, tmp_path: Path) -> None:
         assert prepared.looked is not None
         looked.append(prepared.looked.n_encoded)
     assert looked == [1, 0]
+    engine.close()
+
+
+def test_images_and_sounds_stand_in_one_prompt(tmp_path: Path) -> None:
+    model = hearing.build(tmp_path, "omni")
+    assert {"vision", "hearing"} <= {*Gguf().describe(model, {}).capabilities}
+    red, blue = picture(1, width=90, height=60), picture(2, width=90, height=60)
+    prompts: list[list[Piece]] = [[A, red, C, LOW, B], [A, blue, C, LOW, B], [A, red, C, HIGH, B]]
+    engine = open_seer(model, context=2048)
+    cold = [run(engine, [look(pieces, cache_prompt=False)])[0] for pieces in prompts]
+    assert len({outcome.logprobs()[0].logprob for outcome in cold}) == len(prompts)
+    for outcome, expected in zip(run(engine, [look(pieces) for pieces in prompts]), cold, strict=True):
+        alike(outcome, expected)
     engine.close()
 
 
