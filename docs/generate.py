@@ -26,7 +26,7 @@ USES = {
     Use.HARMLESS: "accepted, changes no answer",
     Use.NEUTRAL_ONLY: "refused by name",
 }
-SECTIONS = ("server", "keys", "memory", "scheduler", "defaults", "models", "metrics", "logging")
+SECTIONS = ("server", "keys", "memory", "scheduler", "defaults", "models", "training", "metrics", "logging")
 
 
 def configuration() -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -36,7 +36,7 @@ from server.metrics import Metrics
 from server.pool.events import Events
 from server.pool.pool import Pool
 from server.pulling import PULL, Puller
-from server.reload import Reading, Reloader
+from server.reload import Reading, Reloader, serve_tuned
 from server.routes.described import Described
 from server.routes.files import PATH as FILES_PATH
 from server.routes.files import UPLOAD_BYTES
@@ -48,6 +48,11 @@ from server.schemas.problems import to_api_error
 from server.settings.catalog import Catalog
 from server.stored_images import StoredImages
 from server.traces import open_traces
+from server.tuning.bases import Bases
+from server.tuning.results import Results
+from server.tuning.runner import TuningRunner
+from server.tuning.store import TABLES as TUNING_TABLES
+from server.tuning.store import TuningStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -59,6 +64,8 @@ if TYPE_CHECKING:
 
     from server.settings.config import Settings
 
+TRAINER: Final = "backends.training"
+
 
 def create_app(
     settings: Settings,
@@ -66,11 +73,12 @@ def create_app(
     pool: Pool | None = None,
     read: Callable[[], Reading] | None = None,
     config: Path | None = None,
+    trainer: str = TRAINER,
 ) -> FastAPI:
     """The application over its own pool, or over a given one. Raises CatalogError and TracesError.
 
     `read` gives the configuration as it is when it is to be read again; without it only models' files are looked at.
-    `config` is its file, for commands that run beside the server.
+    `config` is its file, for commands that run beside the server; `trainer` the module of the process that trains.
     """
     # sse-starlette would cut every stream when uvicorn begins to exit; here streams end when the pool ends their jobs.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
@@ -93,11 +101,14 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await owned.start()
         await usage.start()
-        await runner.start(at_once=await asyncio.to_thread(lambda: folder.has_something))
+        at_once = await asyncio.to_thread(lambda: folder.has_something)
+        await runner.start(at_once=at_once)
+        await tuning_runner.start(at_once=at_once)
         try:
             yield
         finally:
             await runner.close()
+            await tuning_runner.close(settings.server.drain_s)
             await owned.close(settings.server.drain_s)
             await puller.close()
             await usage.close()
@@ -125,7 +136,7 @@ def create_app(
         ttl_s=settings.server.stored_responses_ttl_s,
     )
     usage = UsageBook(data_folder() / "usage.sqlite")
-    folder = DataFolder(data_folder, (FILE_TABLE, BATCH_TABLES))
+    folder = DataFolder(data_folder, (FILE_TABLE, BATCH_TABLES, TUNING_TABLES))
     files, batches = FileStore(folder, time.time), BatchStore(folder, time.time)
     door = DoorRules(settings, Accounts((counted.keys, usage), time.monotonic))
 
@@ -144,8 +155,29 @@ def create_app(
         clock=time.time,
         count=counted.count_line,
     )
-    owned.foreground.on_job.append(runner.make_way)
-    owned.on_change.append(lambda what, _figures: runner.stop() if what == "draining" else None)
+    tuning = TuningStore(folder, time.time)
+    results = Results(tuning, files, serve_tuned(reloader), reloader.serve_no_more)
+    bases = Bases(owned, catalog)
+    tuning_runner = TuningRunner(
+        tuning,
+        results,
+        files,
+        owned.training,
+        base_of=bases.find,
+        machine=bases.machine,
+        rules=lambda: reloader.settings.training,
+        module=trainer,
+        clock=time.time,
+        counts=counted,
+    )
+    owned.foreground.on_job += [runner.make_way, tuning_runner.on_job]
+
+    def stop_runners(what: str, _figures: object) -> None:
+        if what == "draining":
+            runner.stop()
+            tuning_runner.stop()
+
+    owned.on_change.append(stop_runners)
     app.state.services = Services(
         *(
             settings,
@@ -162,6 +194,9 @@ def create_app(
             files,
             batches,
             runner,
+            tuning,
+            tuning_runner,
+            results,
         ),
         started_unix=int(time.time()),
     )

@@ -99,6 +99,15 @@ SERVER: Final[Mapping[str, Family]] = MappingProxyType(
         "batch_requests": Family(
             "batch_requests", "counter", "Lines of batches; given back: asked again later, for a client", ("outcome",)
         ),
+        "training_ends": Family(
+            "training_ends",
+            "counter",
+            "Fine-tuning jobs that ended, and processes of theirs that left or crashed before",
+            ("outcome",),
+        ),
+        "training_steps": Family("training_steps", "counter", "Steps that fine-tuning jobs have done"),
+        "training_loss": Family("training_loss", "gauge", "Loss of the last step of the job that runs; else 0"),
+        "training_left": Family("training_seconds_left", "gauge", "Until the job that runs has ended; else 0"),
         "prediction_error": Family(
             "memory_prediction_error_ratio", "histogram", "Measured / predicted", ("backend", "memory"), _ERROR_RATIOS
         ),

@@ -24,6 +24,7 @@ from server.scheduling.decisions import ModelState
 if TYPE_CHECKING:
     from backends.kinds import AnyKind, Metric
     from backends.messages import Job
+    from backends.messages.training import TrainStep
     from server.accounts.account import Reason, Spent
 
 _VLLM: Final = re.compile(
@@ -150,6 +151,10 @@ class Metrics:
         self.prefix_cache_reserved: Gauge = made["prefix_cache_reserved"]
         self.keys = KeyMetrics(made["key_requests"], made["key_refused"], made["key_tokens"])
         self._batch_requests: Counter = made["batch_requests"]
+        self._training_ends: Counter = made["training_ends"]
+        self._training_steps: Counter = made["training_steps"]
+        self._training_loss: Gauge = made["training_loss"]
+        self._training_left: Gauge = made["training_left"]
         ratio: Histogram = made["prediction_error"]
         self._prediction_error = ratio
         for name, memory in product(backends, MEMORIES):
@@ -198,6 +203,17 @@ class Metrics:
     def count_line(self, outcome: str) -> None:
         """A line of a batch was answered or given back."""
         self._batch_requests.labels(outcome).inc()
+
+    def count_training_end(self, outcome: str) -> None:
+        """A fine-tuning job has ended, or a process of one."""
+        self._training_ends.labels(outcome).inc()
+
+    def on_training_step(self, step: TrainStep | None) -> None:
+        """A step was done; None: none is being done."""
+        if step is not None:
+            self._training_steps.inc()
+        self._training_loss.set(0.0 if step is None else step.loss)
+        self._training_left.set(0.0 if step is None else step.seconds_left)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""

@@ -15,18 +15,20 @@ import msgspec
 from backends.backend import HeaderError
 from backends.files.model_files import reason
 from server.memory.files import FileReader
-from server.settings.catalog import Catalog, CatalogError, entry_of
+from server.settings.catalog import Catalog, CatalogError, TunedAdapter, entry_of
 from server.settings.changes import taken_over
 from server.settings.config_source import ConfigError
 from server.settings.listener import open_listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from server.door.rules import DoorRules
     from server.pool.pool import Pool
     from server.settings.config import Settings
+    from server.tuning.job import TunedModel
 
+_LOG: Final = logging.getLogger("onecard.training")
 _READ_WITHIN_S: Final = 60.0
 """For the file, and a look for every model's files."""
 
@@ -86,6 +88,7 @@ class Reloader:
         self._turn = asyncio.Lock()
         self._beside: dict[str, str] = {}
         """Paths of models that were fetched while the server runs and that no configuration names."""
+        self._tuned: dict[str, TunedAdapter] = {}
         self._reader = FileReader(within_s=_READ_WITHIN_S)
 
     async def reload(self, asked_by: str) -> Reloaded:
@@ -114,10 +117,24 @@ class Reloader:
                 raise ReloadError(str(problem)) from None
             self._pool.change(self._catalog.add(entry), self.settings)
 
+    async def serve_adapter(self, adapter: TunedAdapter) -> None:
+        """Serve an adapter that was trained here, from now on and whatever the configuration becomes."""
+        async with self._turn:
+            self._tuned[adapter.name] = adapter
+            self._pool.change(self._catalog.add_adapter(adapter), self.settings)
+
+    async def serve_no_more(self, name: str) -> None:
+        """Take away what `serve_too` or `serve_adapter` has added."""
+        async with self._turn:
+            if (adapter := self._tuned.pop(name, None)) is not None:
+                self._pool.change(self._catalog.remove_adapter(adapter), self.settings)
+            elif self._beside.pop(name, None) is not None:
+                self._pool.change(self._catalog.remove(name), self.settings)
+
     def _wanted(self) -> tuple[Reading, Catalog]:
         """On a thread: the configuration and the models it names."""
         reading = self._read()
-        return reading, Catalog(reading.settings, self._beside)
+        return reading, Catalog(reading.settings, self._beside, list(self._tuned.values()))
 
     def _take(self, reading: Reading, wanted: Catalog, asked_by: str) -> Reloaded:
         """All at once: no request sees a half of it."""
@@ -145,3 +162,18 @@ class Reloader:
         figures = {name: ",".join(names) for name, names in lists.items() if names}
         self._pool.tell("config_reloaded", by=asked_by, **figures)
         return told
+
+
+def serve_tuned(reloader: Reloader) -> Callable[[TunedModel], Awaitable[None]]:
+    """Serves what a fine-tuning job has made; what cannot be served is told."""
+
+    async def serve(model: TunedModel) -> None:
+        try:
+            if model.whole:
+                await reloader.serve_too(model.name, model.path)
+            else:
+                await reloader.serve_adapter(TunedAdapter(model.name, model.base, model.path))
+        except ReloadError as problem:
+            _LOG.warning("tuned_model_unserved name=%s reason=%r", model.name, str(problem))
+
+    return serve

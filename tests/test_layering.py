@@ -59,6 +59,8 @@ SERVER_MAY_USE = {
     "backends.workload",
     "backends.gguf.parts",
     "backends.files.sampling_defaults",
+    "backends.messages.training",
+    "backends.training.examples",
 }
 MAY_IMPORT = {
     "server": {"server", *SERVER_MAY_USE},
@@ -110,7 +112,7 @@ BASELINE = "backends/gguf/bare.py"
 SERVER_ROOMS = (
     "errors", "error_bodies", "accounts", "asker", "history", "stored_images", "settings", "exposition",
     "scheduling", "metric_table", "metrics", "memory", "traces", "pool",
-    "files", "output", "schemas", "batches", "door", "pulling", "reload", "routes", "app",
+    "files", "tuning", "output", "schemas", "batches", "door", "pulling", "reload", "routes", "app",
     "bench", "hub", "cluster", "cli",
 )  # fmt: skip
 """Folders and files of `server`, the lowest first: each imports only those before it, type annotations included."""
@@ -377,6 +379,8 @@ OPENS_OTHERS: Mapping[str, str] = {
     "backends/diffusion/loading.py": "diffusers' and transformers' readers, behind a check of the folder",
     "backends/files/pictures.py": "Pillow over bytes that came with a request",
     "backends/training/checkpoints.py": "folders of our own",
+    "server/cli/train_file.py": "what a person names on the command line, checked before",
+    "server/tuning/preparing.py": "uploads of the data folder",
     "backends/training/learner.py": "checkpoints in a folder of our own",
     "backends/training/result.py": "copies of a folder that was checked",
     "backends/files/recordings.py": "PyAV over bytes that were read",

@@ -13,12 +13,13 @@ import sys
 import sysconfig
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from backends.border import process
 from backends.border.process import Process
-from backends.border.wire import Decoder, FrameEncoder, WireError, report_decoder
+from backends.border.wire import Decoder, FrameEncoder, WireError, report_decoder, train_report_decoder
 from backends.messages import Command, Report
+from backends.messages.training import TrainCommand, TrainReport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -39,10 +40,14 @@ scheduler: steps of 15 ms took up to 1.2 s. `backends.gguf.threads` takes fewer 
 """
 
 
-class Owner(Protocol):
+R = TypeVar("R")
+Said = TypeVar("Said", contravariant=True)
+
+
+class Owner(Protocol[Said]):
     """Who a child talks to."""
 
-    def received(self, report: Report) -> None:
+    def received(self, report: Said, /) -> None:
         """A report has come."""
 
     def babbled(self) -> None:
@@ -59,13 +64,13 @@ class Copier(Protocol):
         """The pid of a child of this process that is a worker on that socket; None when there is nothing to copy."""
 
 
-class Child:
+class Child(Generic[R]):
     """One process and the server's end of its socket."""
 
-    def __init__(self, running: Process, ours: socket.socket, owner: Owner) -> None:
+    def __init__(self, running: Process, ours: socket.socket, owner: Owner[R], decoder: Decoder[R]) -> None:
         self._process = running
         self._encoder = FrameEncoder()
-        self._port = _Port(ours, owner)
+        self._port = _Port(ours, owner, decoder)
 
     @property
     def pid(self) -> int:
@@ -77,13 +82,17 @@ class Child:
         """Its last lines."""
         return self._process.stderr
 
-    def send(self, command: Command) -> None:
+    def send(self, command: Command | TrainCommand) -> None:
         """Send a command; after the end it is dropped. Raises WireError for what cannot be encoded."""
         self._port.write(self._encoder.frame(command))
 
     def kill(self) -> None:
         """Send SIGKILL."""
         self._process.kill()
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing after the end."""
+        self._process.signal(number)
 
     async def wait(self, linger_s: float) -> int:
         """The exit status, once its last frames and words have been heard, or `linger_s` after the end."""
@@ -94,17 +103,17 @@ class Child:
         return status
 
 
-class _Port:
+class _Port(Generic[R]):
     """The server's end of the socket: bytes to reports, and frames to bytes.
 
     Not asyncio's transport: that closes where it cannot write, and what the child has said before it ended is lost.
     """
 
-    def __init__(self, ours: socket.socket, owner: Owner) -> None:
+    def __init__(self, ours: socket.socket, owner: Owner[R], decoder: Decoder[R]) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._owner = owner
-        self._decoder: Decoder[Report] = report_decoder()
+        self._decoder = decoder
         self._unsent = bytearray()
         self._hears = True
         self._socket = ours
@@ -162,16 +171,27 @@ class _Port:
             self._loop.remove_writer(self._socket)
 
 
-async def start_child(owner: Owner, *, copier: Copier | None = None) -> Child:
+async def start_child(owner: Owner[Report], *, copier: Copier | None = None) -> Child[Report]:
     """Start a worker process, a copy of one whose imports are done where there is one. Raises OSError."""
-    if copier is not None and (child := await _on_a_socket(owner, partial(_copied, copier))) is not None:
-        return child
-    child = await _on_a_socket(owner, _started)
+    if copier is not None:
+        child = await _on_a_socket(owner, report_decoder(), partial(_copied, copier))
+        if child is not None:
+            return child
+    child = await _on_a_socket(owner, report_decoder(), partial(_started, "backends.border.worker_main"))
     assert child is not None
     return child
 
 
-async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | None]]) -> Child | None:
+async def start_training(owner: Owner[TrainReport], module: str) -> Child[TrainReport]:
+    """Start the process of a fine-tuning job. Raises OSError."""
+    child = await _on_a_socket(owner, train_report_decoder(), partial(_started, module))
+    assert child is not None
+    return child
+
+
+async def _on_a_socket(
+    owner: Owner[R], decoder: Decoder[R], begin: Callable[[int], Awaitable[Process | None]]
+) -> Child[R] | None:
     """Each attempt has a socket of its own: a copy that comes too late finds the other end closed, and ends."""
     ours, theirs = socket.socketpair()
     running: Process | None = None
@@ -180,7 +200,7 @@ async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | 
         if running is None:
             ours.close()
             return None
-        return Child(running, ours, owner)
+        return Child(running, ours, owner, decoder)
     except BaseException:
         ours.close()
         if running is not None:
@@ -190,8 +210,8 @@ async def _on_a_socket(owner: Owner, begin: Callable[[int], Awaitable[Process | 
         theirs.close()
 
 
-async def _started(socket_fd: int) -> Process:
-    return run_module("backends.border.worker_main", socket_fd)
+async def _started(module: str, socket_fd: int) -> Process:
+    return run_module(module, socket_fd)
 
 
 async def _copied(copier: Copier, socket_fd: int) -> Process | None:

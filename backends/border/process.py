@@ -55,8 +55,12 @@ class Process:
 
     def kill(self) -> None:
         """Send SIGKILL; nothing after the end."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing after the end."""
         if self.returncode is None:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd, number)
 
     async def wait(self) -> int:
         """The exit status, once it has ended."""

@@ -102,7 +102,7 @@ class Worker:
         self._listener = listener
         self._timeouts = timeouts
         self._live: set[str] = set()
-        self._child: Child | None = None
+        self._child: Child[Report] | None = None
         self._verdict: Exit | None = None
         self._load_failed: LoadFailed | None = None
         self._unanswered_pings = 0
@@ -257,7 +257,7 @@ class Worker:
                 return busyness(self._child.pid)
         return None
 
-    async def _reap(self, child: Child) -> None:
+    async def _reap(self, child: Child[Report]) -> None:
         status = await child.wait(self._timeouts.linger_s)
         how = self._how(status)
         code: ErrorCode = how.code or "draining"

@@ -20,6 +20,7 @@ from server.cli.lend import lend
 from server.cli.quantize import quantize
 from server.cli.serve_command import serve
 from server.cli.service.command import logs, service_app
+from server.cli.train import train
 from server.cli.transcribe import transcribe
 from server.cli.usage import usage
 
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(service_app, name="service")
-for command_of_its_own in (quantize, connect, doctor, logs, transcribe, draw, batch, lend, usage, serve):
+for command_of_its_own in (quantize, connect, doctor, logs, transcribe, draw, batch, train, lend, usage, serve):
     app.command()(command_of_its_own)
 
 

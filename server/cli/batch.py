@@ -140,8 +140,10 @@ class _Progress:
         told = f"{done} of {counts['total']}" + (f", {counts['failed']} failed" if counts["failed"] else "")
         n_since, since_s = done - self._first[0], at_s - self._first[1]
         if n_since and since_s:
+            from server.cli.console import duration
+
             left_s = (counts["total"] - done) * since_s / n_since
-            told += f", {n_since / since_s:.1f} a second, {_time(left_s)} left"
+            told += f", {n_since / since_s:.1f} a second, {duration(left_s)} left"
         sys.stderr.write(f"\r\x1b[K{told}")
         sys.stderr.flush()
 
@@ -149,8 +151,3 @@ class _Progress:
         if self._tells:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-
-
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -125,3 +125,9 @@ def write_json(value: Any) -> None:
 def write_json_line(value: Any) -> None:
     """A JSON document on one line of stdout."""
     write(json.dumps(value, ensure_ascii=False))
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, roundly: `40 s`, `12 min`, `3.5 h`."""
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -79,7 +79,7 @@ class MemoryBudget:
     @property
     def free(self) -> Amount:
         """What is left of the budgets."""
-        return self.memory.ledger.free if self.memory else Amount()
+        return self.memory.free if self.memory else Amount()
 
     @property
     def over(self) -> Amount:
@@ -92,11 +92,12 @@ class MemoryBudget:
         return reservation.reserved if reservation is not None else Amount()
 
     def usable(self, model: str) -> Amount:
-        """What the model can have when all leave who may: the budgets without what pinned models hold."""
+        """What the model can have when all leave who may: the budgets without pinned models and what else stays."""
         if self.memory is None:
             return Amount()
         pinned = (name for name, entry in self._entries.items() if entry.config.pinned and name != model)
-        return (self.memory.ledger.budget - sum(map(self.held, pinned), Amount())).no_less_than_none()
+        guest = Amount() if self.memory.guest is None else self.memory.guest.stays
+        return (self.memory.ledger.budget - sum(map(self.held, pinned), guest)).no_less_than_none()
 
     def need(self, model: str, *, smaller_by: int, context: int = 0) -> Amount | Refused:
         """What a load would reserve, or why it never can; `context`: tokens that an open one has to hold."""
@@ -183,7 +184,7 @@ class MemoryBudget:
             change.over(wish(entry.config, self.memory.device)),
             lambda plan: self.estimator.estimate(facts, plan),
             budget=self.memory.ledger.budget,
-            free=self.memory.ledger.free + self.held(entry.name),
+            free=self.memory.free + self.held(entry.name),
             residents=residents,
             speed=lambda plan: self.speeds.estimate(facts, plan),
         )

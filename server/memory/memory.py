@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from backends.machine import host
 from backends.messages import Device
@@ -62,6 +62,23 @@ class Follow:
     host: Callable[[int], int] | None = None
 
 
+class Guest(Protocol):
+    """A tenant of the lowest priority: it leaves when a model or a lease needs its memory."""
+
+    @property
+    def yields(self) -> Amount:
+        """What it gives back for others."""
+        ...
+
+    @property
+    def stays(self) -> Amount:
+        """What it holds and gives back to no one."""
+        ...
+
+    async def leave(self) -> None:
+        """Give everything back; returns when that is done."""
+
+
 class Memory:
     """The ledger of one machine, and its budgets as they follow what other programs take and give back."""
 
@@ -83,7 +100,8 @@ class Memory:
         self.on_budget_change: list[Callable[[], None]] = []
         """Called after a budget has changed."""
         self.pids: Callable[[], list[int]] = list
-        """The worker processes there are."""
+        """The processes there are that compute."""
+        self.guest: Guest | None = None
         self.total = total
         """What the machine has."""
         self.device_name = device_name
@@ -111,6 +129,21 @@ class Memory:
         device = self.total.device - self._device_free_bytes - self.ledger.device.reserved_bytes
         ours = self.ledger.host.reserved_bytes + self.prefix_cache.used_bytes
         return Amount(device, self.total.host - host.available_bytes() - ours).no_less_than_none()
+
+    @property
+    def free(self) -> Amount:
+        """What models can have: what tenants and cached prefixes leave, and what those give back that yield."""
+        return self.ledger.free + self.yields
+
+    @property
+    def yields(self) -> Amount:
+        """What the guest gives back for others."""
+        return Amount() if self.guest is None else self.guest.yields
+
+    async def send_guest_away(self, needed: Amount) -> None:
+        """Have the guest leave where so much is not free without."""
+        if self.guest is not None and self.yields and not needed.within(self.ledger.free):
+            await self.guest.leave()
 
     def release(self, model: str) -> None:
         """Give a model's bytes back: its worker has exited, or there was none."""

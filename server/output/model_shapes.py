@@ -117,3 +117,11 @@ class LeaseEnded(TypedDict):
     id: str
     object: Literal["memory.lease"]
     ended: bool
+
+
+class DeletedModel(TypedDict):
+    """A model that is gone."""
+
+    id: str
+    object: Literal["model"]
+    deleted: bool

@@ -17,7 +17,7 @@ import msgspec
 from backends.plan import Amount
 from server.memory.claim import Claim
 from server.memory.ledger import Tenant
-from server.scheduling.decisions import ModelState
+from server.pool.room import idle_models
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Leases:
         """Make room and reserve it; one after the other. Raises LeaseRefusedError."""
         async with self._turn:
             lease_id, memory = f"lease_{secrets.token_hex(8)}", self._parts.memory
-            leaving = self._to_leave(n_bytes - memory.account.free_bytes)
+            leaving = self._to_leave(n_bytes - memory.account.free_bytes - self._side(memory.yields))
             if leaving is None:
                 raise self._refused(n_bytes)
             try:
@@ -116,6 +116,8 @@ class Leases:
     async def _make_room(self, claim: Claim, leaving: list[str]) -> None:
         """Let these models leave, and cached prefixes, until the claim has all its bytes or nothing more comes."""
         memory = self._parts.memory
+        missing = claim.missing_bytes
+        await memory.send_guest_away(Amount(missing) if memory.device == "cuda" else Amount(host=missing))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WITHIN_S):
                 await asyncio.gather(*(self._leave(name) for name in leaving))
@@ -146,17 +148,10 @@ class Leases:
 
     def _idle(self) -> list[tuple[float, str, int]]:
         """Since when each idle model is, and what it holds."""
-        now, found = self._parts.clock(), []
-        for name, resident in self._parts.residents.items():
-            view = self._parts.scheduler.view(name, now)
-            is_idle = view.state is ModelState.READY and not view.running and not view.waiting
-            if is_idle and not resident.entry.config.pinned:
-                found.append((view.idle_since or 0.0, name, self._held(name)))
-        return found
+        return [(since, name, self._side(held)) for since, name, held in idle_models(self._parts)]
 
-    def _held(self, name: str) -> int:
-        held = self._parts.budget.held(name)
-        return held.device if self._parts.memory.device == "cuda" else held.host
+    def _side(self, amount: Amount) -> int:
+        return amount.device if self._parts.memory.device == "cuda" else amount.host
 
     def _refused(self, n_bytes: int) -> LeaseRefusedError:
         account = self._parts.memory.account

@@ -85,6 +85,7 @@ class Loader:
             raise LoadRefusedError("cancelled", told, strike=False)
         if isinstance(placed, Refused):
             raise LoadRefusedError(placed.code, placed.message, strike=False)
+        await self.memory.send_guest_away(placed.footprint.amount)
         await self.memory.make_room(placed.footprint.amount)
         try:
             self.memory.ledger.reserve(_tenant(entry), placed.footprint)

@@ -28,9 +28,11 @@ from server.pool.overview import Overview
 from server.pool.parts import PoolParts
 from server.pool.read_ahead import ReadAhead
 from server.pool.resident import NO_LONGER, PoolError, Resident
+from server.pool.room import RoomMaker
 from server.pool.status import ModelInfo, Status
 from server.pool.stream import Stream
 from server.pool.template_keeper import TemplateKeeper
+from server.pool.training import TrainingTenant
 from server.scheduling.budget import Refused
 from server.scheduling.decisions import (
     Abort,
@@ -104,6 +106,8 @@ class Pool:
         self.info, self.status, self.capacity = self._overview.info, self._overview.status, self._overview.capacity
         self.why_not_grow = self._overview.why_not_grow
         self.leases = Leases(self._parts, lambda name: self.unload(name, reason="lease"))
+        room = RoomMaker(self._parts, lambda name: self.unload(name, reason="training"))
+        self.training = TrainingTenant(self._parts, room, self.foreground)
         self._timer: asyncio.TimerHandle | None = None
         self._beside: list[asyncio.Task[None]] = []
         self._closed = False
@@ -118,6 +122,7 @@ class Pool:
         memory = await open_memory(self._settings.memory, n_models=len(self._residents))
         budget = self._parts.budget
         budget.settle_on(memory)
+        memory.guest = self.training
         self._parts.loader = Loader(memory, budget, self._timeouts, self._template_processes)
         memory.on_budget_change.append(self._budget_changed)
         beside = {"host_budget_bytes": memory.ledger.host.budget_bytes} if memory.device == "cuda" else {}
@@ -125,7 +130,7 @@ class Pool:
         for process in self._template_processes.values():
             process.prepare()
         self._parts.spawn(self._look_at_files(list(self._residents.values())))
-        memory.pids = lambda: [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
+        memory.pids = lambda: [*self._worker_pids(), *([self.training.pid] if self.training.pid else [])]
         self._beside.append(asyncio.create_task(memory.keep_looking()))
         self._beside.append(asyncio.create_task(measure_when_idle(self._parts)))
 
@@ -237,6 +242,9 @@ class Pool:
         if name not in self._residents:
             raise PoolError("model_not_found", NO_LONGER.format(name))
         self._changes.pin(self._residents[name], pinned=pinned)
+
+    def _worker_pids(self) -> list[int]:
+        return [r.worker.pid for r in self._residents.values() if r.worker and r.worker.pid]
 
     # What workers report; `on_step` is the jobs' own
 

@@ -151,7 +151,7 @@ def _item(model: ModelFacts, created: int) -> ModelObject:
         "system": entry.config.system or None,
         "remarks": list(info.header.remarks) if info.header is not None else [],
         "capabilities": model.capabilities,
-        "aliases": [f"{alias}:{model.adapter}" if model.adapter else alias for alias in entry.aliases],
+        "aliases": model.aliases,
         "parent": entry.name if model.adapter else None,
     }
 

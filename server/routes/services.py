@@ -19,6 +19,7 @@ from backends.registry import KINDS, backend_of, kind_giving
 from server.asker import ASKER
 from server.errors import ApiError, from_failed, missing_parameter, model_not_found
 from server.schemas.fields import ignored_header
+from server.settings.config import adapter_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from server.settings.catalog import Catalog, CatalogEntry
     from server.settings.config import Settings
     from server.stored_images import StoredImages
+    from server.tuning.results import Results
+    from server.tuning.runner import TuningRunner
+    from server.tuning.store import TuningStore
 
 _SHORTEST_BOUND_BYTES = 16
 """No token is taken to be shorter than this when a prompt's length is judged unread."""
@@ -58,7 +62,13 @@ class ModelFacts:
     @property
     def name(self) -> str:
         """As it is configured, also where an alias was asked for; with an adapter `MODEL:ADAPTER`."""
-        return f"{self.entry.name}:{self.adapter}" if self.adapter else self.entry.name
+        return adapter_name(self.entry.name, self.adapter) if self.adapter else self.entry.name
+
+    @property
+    def aliases(self) -> list[str]:
+        """Its other names."""
+        named = [adapter_name(alias, self.adapter) if self.adapter else alias for alias in self.entry.aliases]
+        return [name for name in dict.fromkeys(named) if name != self.name]
 
     @property
     def unusable(self) -> str | None:
@@ -180,6 +190,9 @@ class Services:
     files: FileStore
     batches: BatchStore
     batch_runner: BatchRunner
+    tuning: TuningStore
+    tuning_runner: TuningRunner
+    tuning_results: Results
     started_unix: int
 
     def model(self, name: str | None, *, alias: str | None = None) -> ModelFacts:

@@ -26,7 +26,18 @@ class ModelState(Enum):
 
 
 UnloadReason = Literal[
-    "room", "ttl", "pressure", "manual", "crash", "shutdown", "changed", "removed", "growth", "shrink", "lease"
+    "room",
+    "ttl",
+    "pressure",
+    "manual",
+    "crash",
+    "shutdown",
+    "changed",
+    "removed",
+    "growth",
+    "shrink",
+    "lease",
+    "training",
 ]
 
 

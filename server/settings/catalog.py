@@ -19,11 +19,11 @@ from backends.backend import DRAFT, MTP
 from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, options_of, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
-from server.settings.config import ModelConfig
+from server.settings.config import TUNED, ModelConfig, adapter_name
 from server.settings.references import Located, LocateError, adapter_place, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from backends.backend import AnyBackend, Setting
     from server.settings.config import Settings
@@ -60,7 +60,7 @@ class CatalogEntry:
     def called(self, adapter: str = "") -> list[str]:
         """Every name that keys may have for it, or for one of its adapters: who may use a model may use those."""
         names = [self.name, *self.aliases]
-        return [*(f"{name}:{adapter}" for name in names), *names] if adapter else names
+        return [*(adapter_name(name, adapter) for name in names), *names] if adapter else names
 
     @property
     def backend(self) -> str:
@@ -119,6 +119,16 @@ class CatalogEntry:
             self.config = other.config
 
 
+@dataclass(frozen=True)
+class TunedAdapter:
+    """An adapter that a fine-tuning job has made."""
+
+    name: str
+    """Its whole name."""
+    base: str
+    path: str
+
+
 @dataclass
 class CatalogChange:
     """What became of the models when the configuration changed."""
@@ -135,10 +145,13 @@ class CatalogChange:
 class Catalog:
     """The configured models, or the built-in ones where none is configured."""
 
-    def __init__(self, settings: Settings, beside: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, beside: Mapping[str, str] | None = None, tuned: Iterable[TunedAdapter] = ()
+    ) -> None:
         """Look for every model's files. Raises CatalogError.
 
         `beside` has paths of models that no configuration names; a name that is configured stays the configuration's.
+        `tuned` adapters are served with those of their bases that are there.
         """
         built_in = [] if settings.models else [name for name in SERVED if built_in_path(name) is not None]
         self.remarks = [why_missing(name) for name in SERVED if built_in and name not in built_in]
@@ -147,6 +160,8 @@ class Catalog:
         taken = {alias for name, model in models.items() for alias in (name, *model.aliases)}
         models = {**models, **_with_defaults(settings, {n: p for n, p in (beside or {}).items() if n not in taken})}
         self._hold({name: _entry(model) for name, model in models.items()})
+        for adapter in tuned:
+            self.add_adapter(adapter)
         self._link_drafts()
         if absent := [name for name in settings.scheduler.preload if name not in self._by_name]:
             known = ", ".join(self._entries)
@@ -156,10 +171,10 @@ class Catalog:
         self._check_keys(settings.keys)
 
     def _check_keys(self, keys: Mapping[str, KeyConfig]) -> None:
-        """Raises CatalogError for a name that means nothing; a pattern may be for models that come later."""
+        """Raises CatalogError for a name that means nothing; a pattern or a tuned model may come later."""
         for name, key in keys.items():
             for model in key.models:
-                if _PATTERN.isdisjoint(model) and self.resolve(model) is None:
+                if _PATTERN.isdisjoint(model) and not model.startswith(TUNED) and self.resolve(model) is None:
                     raise CatalogError(
                         f"keys.{name}.models names '{model}', which is no model. hint: there are "
                         f"{', '.join(self.names)}; a pattern such as '{model}*' is also for models that come later"
@@ -195,10 +210,38 @@ class Catalog:
         self._link_drafts()
         return CatalogChange(added=[entry])
 
+    def remove(self, name: str) -> CatalogChange:
+        """Have one model less."""
+        entry = self._entries[name]
+        self._hold({other: held for other, held in self._entries.items() if other != name})
+        self._link_drafts()
+        return CatalogChange(removed=[entry])
+
+    def add_adapter(self, adapter: TunedAdapter) -> CatalogChange:
+        """Serve an adapter that was trained here; nothing changes where its base is not there."""
+        return self._with_adapters(adapter.base, lambda adapters: {**adapters, adapter.name: adapter.path})
+
+    def remove_adapter(self, adapter: TunedAdapter) -> CatalogChange:
+        """Serve it no more."""
+        return self._with_adapters(
+            adapter.base, lambda adapters: {name: path for name, path in adapters.items() if name != adapter.name}
+        )
+
+    def _with_adapters(self, base: str, change: Callable[[dict[str, str]], dict[str, str]]) -> CatalogChange:
+        entry = self._entries.get(base)
+        if entry is None or (adapters := change(entry.config.adapters)) == entry.config.adapters:
+            return CatalogChange()
+        entry.config = entry.config.with_keys(adapters=adapters)
+        self._hold(self._entries)
+        return CatalogChange(changed=[entry], keys={base: ["adapters"]}, reloads={base})
+
     def _hold(self, entries: dict[str, CatalogEntry]) -> None:
         self._entries = entries
         aliases = {alias: entry for entry in entries.values() for alias in entry.aliases}
         self._by_name = {**aliases, **entries}
+        self._tuned = {
+            name: entry for entry in entries.values() for name in entry.config.adapters if name.startswith(TUNED)
+        }
 
     def _link_drafts(self) -> None:
         """Let every model know the one that drafts for it. Raises CatalogError."""
@@ -243,6 +286,8 @@ class Catalog:
         """
         if (entry := self._by_name.get(name)) is not None:
             return entry, ""
+        if (entry := self._tuned.get(name)) is not None:
+            return entry, name
         base, _, adapter = name.rpartition(":")
         entry = self._by_name.get(base)
         return (entry, adapter) if entry is not None and adapter in entry.config.adapters else (None, "")
@@ -250,7 +295,7 @@ class Catalog:
     @property
     def names(self) -> list[str]:
         """Every model's name, each with its adapters' behind it."""
-        return [name for e in self.entries for name in (e.name, *(f"{e.name}:{a}" for a in e.config.adapters))]
+        return [name for e in self.entries for name in (e.name, *(adapter_name(e.name, a) for a in e.config.adapters))]
 
 
 def _draft_path(entry: CatalogEntry) -> Path | None:

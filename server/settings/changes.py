@@ -38,6 +38,7 @@ LIVE: Final[Mapping[str, frozenset[str]]] = {
     "memory": frozenset({"on_pressure"}),
     "scheduler": frozenset({"keep_alive_s", "max_wait_s", "min_residency_s", "preload"}),
     "defaults": frozenset(Settings.model_fields["defaults"].annotation.model_fields),  # type: ignore[union-attr]
+    "training": frozenset({"policy", "idle_after_s", "leave_within_s"}),
     "metrics": frozenset(),
     "logging": frozenset({"level", "prompts"}),
     "traces": frozenset(),

@@ -35,6 +35,7 @@ from server.settings.sections import (
     SchedulerSection,
     ServerSection,
     TracesSection,
+    TrainingSection,
 )
 from server.settings.values import (
     Context,
@@ -214,7 +215,9 @@ class ModelConfig(_BackendOptions, Section):
 
     def called(self, name: str) -> list[str]:
         """The model's name and its aliases, each with its adapters' names behind it."""
-        return [full for own in (name, *self.aliases) for full in (own, *(f"{own}:{one}" for one in self.adapters))]
+        return [
+            full for own in (name, *self.aliases) for full in (own, *(adapter_name(own, one) for one in self.adapters))
+        ]
 
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:
@@ -229,6 +232,15 @@ class ModelConfig(_BackendOptions, Section):
         return next(((key, refused[key]) for key in asking), None)
 
 
+TUNED: Final = "ft:"
+"""How the names of models begin that fine-tuning jobs have made."""
+
+
+def adapter_name(model: str, adapter: str) -> str:
+    """What clients call a model's adapter: `MODEL:ADAPTER`; one that a job here has made has a whole name already."""
+    return adapter if adapter.startswith(TUNED) else f"{model}:{adapter}"
+
+
 class Settings(Section):
     """Everything `onecard serve` was told, checked. Building one reads neither environment nor files."""
 
@@ -236,6 +248,7 @@ class Settings(Section):
     memory: MemorySection = MemorySection()
     scheduler: SchedulerSection = SchedulerSection()
     defaults: DefaultsSection = DefaultsSection()
+    training: TrainingSection = TrainingSection()
     metrics: MetricsSection = MetricsSection()
     logging: LoggingSection = LoggingSection()
     traces: TracesSection = TracesSection()
@@ -299,5 +312,5 @@ def check_names_differ(models: dict[str, ModelConfig]) -> None:
     for name, model in models.items():
         for called in (name, *model.aliases):
             for adapter in model.adapters:
-                if (full := f"{called}:{adapter}") in owner:
+                if (full := adapter_name(called, adapter)) in owner:
                     raise ValueError(f"adapter '{adapter}' of model '{name}' would be '{full}', which is another name")

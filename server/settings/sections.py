@@ -96,6 +96,18 @@ class SchedulerSection(Section):
     """Keep one worker process started, without a model, so that a load does not wait for Python's imports."""
 
 
+class TrainingSection(Section):
+    """`[training]`: fine-tuning jobs, and when they have the memory."""
+
+    policy: Literal["idle-only", "share", "exclusive"] = "idle-only"
+    """`idle-only`: a job stands still while a request is answered; `share`: it goes on beside. Both leave when a model
+    needs the memory. `exclusive`: it stays until it has ended."""
+    idle_after_s: Seconds = 60
+    """How long no request may have come before idle models leave for a job."""
+    leave_within_s: PositiveSeconds = 60
+    """For a job to save and go when it has to; then it is ended, and goes on where its last checkpoint is."""
+
+
 class MetricsSection(Section):
     """`[metrics]`: the Prometheus page."""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 
-from server.app import create_app
+from server.app import TRAINER, create_app
 from server.cli.lifecycle import serve_until_told
 from server.cli.logs import configure_logging
 from server.settings.config import Settings
@@ -27,7 +28,7 @@ def main() -> None:
     listener.listen(2048)
     listener.setblocking(False)
     port = listener.getsockname()[1]
-    app = create_app(settings)
+    app = create_app(settings, trainer=os.environ.get("ONECARD_TEST_TRAINER", TRAINER))
 
     async def announce() -> None:
         print(port, flush=True)

@@ -1,0 +1,290 @@
+"""Fine-tuning jobs in the data folder's tables: what each is at, its events, its losses and its checkpoints.
+
+Blocks on the disk: for threads. What may follow which state is `server.tuning.job`'s to say.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from server.errors import ApiError, clip
+from server.tuning.job import FOLLOWS, OPEN, Job, JobRecord, State
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from backends.messages.training import TrainEvaluated, TrainStep
+    from server.files.folder import DataFolder
+    from server.files.store import Page, StoredFile
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS tuning_jobs (
+    place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, state TEXT NOT NULL,
+    record BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tuning_events (
+    place INTEGER PRIMARY KEY AUTOINCREMENT, job INTEGER NOT NULL REFERENCES tuning_jobs (place), id TEXT NOT NULL,
+    created_at INTEGER NOT NULL, level TEXT NOT NULL, type TEXT NOT NULL, message TEXT NOT NULL, data BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_of_jobs ON tuning_events (job, place);
+CREATE TABLE IF NOT EXISTS tuning_steps (
+    job INTEGER NOT NULL REFERENCES tuning_jobs (place), step INTEGER NOT NULL, loss REAL,
+    learning_rate REAL NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY (job, step)
+);
+CREATE TABLE IF NOT EXISTS tuning_evaluations (
+    job INTEGER NOT NULL REFERENCES tuning_jobs (place), step INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    loss REAL, perplexity REAL, accuracy REAL, PRIMARY KEY (job, step)
+);
+CREATE TABLE IF NOT EXISTS tuning_checkpoints (
+    job INTEGER NOT NULL REFERENCES tuning_jobs (place), step INTEGER NOT NULL, id TEXT NOT NULL,
+    created_at INTEGER NOT NULL, PRIMARY KEY (job, step)
+);
+"""
+Level = Literal["info", "warn", "error"]
+_COLUMNS: Final = "place, id, owner, state, record"
+_ENCODE: Final = msgspec.json.encode
+_DECODE: Final = msgspec.json.Decoder(JobRecord).decode
+
+
+class JobEvent(NamedTuple):
+    """Something that has happened to a job."""
+
+    id: str
+    created_at: int
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any]
+
+
+class StepRow(NamedTuple):
+    """One step of the training, and what the evaluation said after it."""
+
+    step: int
+    loss: float | None
+    """None where it was no number."""
+    learning_rate: float
+    tokens: int
+    valid_loss: float | None
+    perplexity: float | None
+    valid_accuracy: float | None
+
+
+class Checkpoint(NamedTuple):
+    """One that was saved, with what was known of the model then."""
+
+    id: str
+    created_at: int
+    step: int
+    loss: float | None
+    valid_loss: float | None
+    valid_accuracy: float | None
+
+
+class TuningStore:
+    """Of one data folder."""
+
+    def __init__(self, folder: DataFolder, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._clock = clock
+
+    def folder(self, job_id: str) -> Path:
+        """Where a job keeps its data, its checkpoints and its result."""
+        return self._folder.contents.parent / "fine_tuning" / job_id
+
+    # Jobs
+
+    def create(self, record: JobRecord, *, owner: str) -> Job:
+        """A new one, whose files are still to be read. Raises ApiError 503."""
+        job_id = f"ftjob-{secrets.token_hex(12)}"
+        with self._folder.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO tuning_jobs (id, owner, state, record) VALUES (?, ?, 'validating_files', ?)",
+                (job_id, owner, _ENCODE(record)),
+            )
+            return Job(cursor.lastrowid or 0, job_id, owner, "validating_files", record)
+
+    def get(self, job_id: str, owner: str | None) -> Job:
+        """One of this owner's, or of any (None). Raises ApiError 404."""
+        with self._folder.transaction() as db:
+            return self._get(db, job_id, owner)
+
+    def listed(self, owner: str | None, page: Page) -> tuple[list[Job], bool]:
+        """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
+        with self._folder.transaction() as db:
+            before = 2**62 if page.after is None else self._get(db, page.after, owner).place
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM tuning_jobs WHERE (? IS NULL OR owner = ?) AND place < ? "  # noqa: S608
+                "ORDER BY place DESC LIMIT ?",
+                (owner, owner, before, page.limit + 1),
+            ).fetchall()
+        return [_job(row) for row in rows[: page.limit]], len(rows) > page.limit
+
+    def open_jobs(self) -> list[Job]:
+        """Those that have not ended, the oldest first."""
+        return self._in_states(OPEN)
+
+    def succeeded(self) -> list[Job]:
+        """Those that have made a model, the oldest first."""
+        return self._in_states(("succeeded",))
+
+    def change(
+        self,
+        job_id: str,
+        state: State | None = None,
+        edit: Callable[[JobRecord], None] | None = None,
+        *,
+        owner: str | None = None,
+        files: tuple[Sequence[StoredFile], Callable[[sqlite3.Connection, StoredFile], None]] | None = None,
+    ) -> Job:
+        """Another state, another record, or both at once; `files` that were written become files with it.
+
+        Raises ApiError 404, and 409 where the state may not follow.
+        """
+        with self._folder.transaction() as db:
+            job = self._get(db, job_id, owner)
+            if state is not None and state not in FOLLOWS[job.state]:
+                raise may_not_follow(job, state)
+            if edit is not None:
+                edit(job.record)
+            if files is not None:
+                for file in files[0]:
+                    files[1](db, file)
+            state = state or job.state
+            values = (state, _ENCODE(job.record), job.place)
+            db.execute("UPDATE tuning_jobs SET state = ?, record = ? WHERE place = ?", values)
+            return Job(job.place, job.id, job.owner, state, job.record)
+
+    # Events
+
+    def tell(
+        self, job: Job, message: str, *, level: Level = "info", metrics: bool = False, **data: float | str | None
+    ) -> None:
+        """Something has happened to a job."""
+        values = (
+            *(job.place, f"ftevent-{secrets.token_hex(12)}", int(self._clock()), level),
+            *("metrics" if metrics else "message", message, _ENCODE(data)),
+        )
+        with self._folder.transaction() as db:
+            db.execute(
+                "INSERT INTO tuning_events (job, id, created_at, level, type, message, data) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                values,
+            )
+
+    def events(self, job: Job, page: Page) -> tuple[list[JobEvent], bool]:
+        """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
+        with self._folder.transaction() as db:
+            before = 2**62
+            if page.after is not None:
+                row = db.execute(
+                    "SELECT place FROM tuning_events WHERE id = ? AND job = ?", (page.after, job.place)
+                ).fetchone()
+                if row is None:
+                    raise ApiError(404, f"No event has the id '{clip(page.after)}'.", param="after", code="not_found")
+                before = row[0]
+            rows = db.execute(
+                "SELECT id, created_at, level, type, message, data FROM tuning_events WHERE job = ? AND place < ? "
+                "ORDER BY place DESC LIMIT ?",
+                (job.place, before, page.limit + 1),
+            ).fetchall()
+        told = [_event(row) for row in rows[: page.limit]]
+        return told, len(rows) > page.limit
+
+    # What the training says
+
+    def begin_at(self, job: Job, step: int) -> None:
+        """The training goes on behind a step: what an earlier process said of later ones holds no more."""
+        with self._folder.transaction() as db:
+            for table in ("tuning_steps", "tuning_evaluations"):
+                db.execute(f"DELETE FROM {table} WHERE job = ? AND step > ?", (job.place, step))  # noqa: S608
+
+    def add_steps(self, job: Job, steps: Sequence[TrainStep]) -> None:
+        """Steps that were done."""
+        rows = [(job.place, one.step, one.loss, one.learning_rate, one.tokens) for one in steps]
+        with self._folder.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO tuning_steps VALUES (?, ?, ?, ?, ?)", rows)
+
+    def add_evaluation(self, job: Job, said: TrainEvaluated) -> None:
+        """What the evaluation's examples say after a step."""
+        row = (job.place, said.step, said.epoch, said.loss, said.perplexity, said.token_accuracy)
+        with self._folder.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO tuning_evaluations VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def add_checkpoint(self, job: Job, step: int) -> None:
+        """One lies on the disk."""
+        row = (job.place, step, f"ftckpt_{secrets.token_hex(12)}", int(self._clock()))
+        with self._folder.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO tuning_checkpoints VALUES (?, ?, ?, ?)", row)
+
+    def curve(self, job: Job) -> list[StepRow]:
+        """Every step so far."""
+        with self._folder.transaction() as db:
+            rows = db.execute(
+                "SELECT s.step, s.loss, s.learning_rate, s.tokens, e.loss, e.perplexity, e.accuracy "
+                "FROM tuning_steps s LEFT JOIN tuning_evaluations e ON e.job = s.job AND e.step = s.step "
+                "WHERE s.job = ? ORDER BY s.step",
+                (job.place,),
+            ).fetchall()
+        return [StepRow(*row) for row in rows]
+
+    def checkpoints(self, job: Job, page: Page) -> tuple[list[Checkpoint], bool]:
+        """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
+        with self._folder.transaction() as db:
+            before = 2**62
+            if page.after is not None:
+                row = db.execute(
+                    "SELECT step FROM tuning_checkpoints WHERE id = ? AND job = ?", (page.after, job.place)
+                ).fetchone()
+                if row is None:
+                    told = f"No checkpoint has the id '{clip(page.after)}'."
+                    raise ApiError(404, told, param="after", code="not_found")
+                before = row[0]
+            rows = db.execute(
+                "SELECT c.id, c.created_at, c.step, s.loss, e.loss, e.accuracy FROM tuning_checkpoints c "
+                "LEFT JOIN tuning_steps s ON s.job = c.job AND s.step = c.step "
+                "LEFT JOIN tuning_evaluations e ON e.job = c.job AND e.step = c.step "
+                "WHERE c.job = ? AND c.step < ? ORDER BY c.step DESC LIMIT ?",
+                (job.place, before, page.limit + 1),
+            ).fetchall()
+        return [Checkpoint(*row) for row in rows[: page.limit]], len(rows) > page.limit
+
+    # How
+
+    def _in_states(self, states: Sequence[State]) -> list[Job]:
+        marks = ", ".join("?" * len(states))
+        with self._folder.transaction() as db:
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM tuning_jobs WHERE state IN ({marks}) ORDER BY place",  # noqa: S608
+                states,
+            ).fetchall()
+        return [_job(row) for row in rows]
+
+    def _get(self, db: sqlite3.Connection, job_id: str, owner: str | None) -> Job:
+        row = db.execute(f"SELECT {_COLUMNS} FROM tuning_jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
+        if row is None or owner not in (None, row[2]):
+            told = f"Could not find fine tune: {clip(job_id)}"
+            raise ApiError(404, told, param="fine_tuning_job_id", code="fine_tune_not_found")
+        return _job(row)
+
+
+def may_not_follow(job: Job, state: State) -> ApiError:
+    """What was asked of a job is not possible in its state."""
+    verbs: dict[State, str] = {"cancelled": "cancelled", "paused": "paused", "queued": "resumed"}
+    told = f"The job is {job.state}, so it cannot be {verbs.get(state, state)}."
+    return ApiError(409, told, code="fine_tune_state", headers={"x-should-retry": "false"})
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    place, job_id, owner, state, record = row
+    return Job(place, job_id, owner, state, _DECODE(record))
+
+
+def _event(row: tuple[Any, ...]) -> JobEvent:
+    event_id, created_at, level, kind, message, data = row
+    return JobEvent(event_id, created_at, level, kind, message, msgspec.json.decode(data))
