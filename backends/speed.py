@@ -43,7 +43,8 @@ class Rates(msgspec.Struct, frozen=True):
     batches: dict[str, float]
     """Type of a weight -> multiply-adds per second in a batch of a prompt."""
     memory: float
-    """Bytes per second of weights of the type `like` that no cache holds. What that adds to a byte, it adds to any."""
+    """Bytes per second of weights of the type `like` that no cache holds. What that adds to a byte, it adds to those of
+    every type that is not in `streamed`."""
     attention: dict[str, float]
     """Type of the KV cache and values per head, `f16 64` -> multiply-adds per second of one token's attention."""
     attention_batches: dict[str, float]
@@ -56,13 +57,23 @@ class Rates(msgspec.Struct, frozen=True):
     """A pass takes so long beyond its operations."""
     like: str = "F16"
     """The type of the weights that `memory` was measured with."""
+    streamed: dict[str, float] = {}
+    """Type of a weight -> bytes per second of weights that no cache holds, where that was measured by itself. Types
+    differ: what unpacks whole rows hides more of the waiting, and what looks factors up finds them nowhere near."""
     cache_bytes: int = 0
     """Weights that fit into it are read faster than out of memory; 0: there is none."""
 
     def weight_s(self, n_bytes: Mapping[str, float], *, cached: bool) -> float:
         """Seconds to read so many bytes of each type for one token."""
-        waits_s = 0.0 if cached else max(0.0, 1 / self.memory - 1 / _of(self.weights, self.like))
-        return sum(n * (waits_s + 1 / _of(self.weights, kind)) for kind, n in n_bytes.items() if n)
+        return sum(n * self._byte_s(kind, cached=cached) for kind, n in n_bytes.items() if n)
+
+    def _byte_s(self, kind: str, *, cached: bool) -> float:
+        held_s = 1 / _of(self.weights, kind)
+        if cached:
+            return held_s
+        if kind in self.streamed:
+            return max(held_s, 1 / self.streamed[kind])
+        return held_s + max(0.0, 1 / self.memory - 1 / _of(self.weights, self.like))
 
     def row_s(self, n_rows: Mapping[str, float]) -> float:
         """Seconds of so many rows of each type for one token."""
@@ -90,6 +101,7 @@ class Rates(msgspec.Struct, frozen=True):
             rows={kind: n / products for kind, n in self.rows.items()},
             batches={kind: n * in_batches for kind, n in self.batches.items()},
             memory=max(memory, self.memory),
+            streamed={kind: n * max(memory / self.memory, 1.0) for kind, n in self.streamed.items()},
             attention={kind: n * products for kind, n in self.attention.items()},
             attention_batches={kind: n * in_batches for kind, n in self.attention_batches.items()},
             matrix_s=matrix_s,

@@ -57,6 +57,10 @@ _FEW_ROWS, _MANY_ROWS = 64, 4096
 _BATCH: Final = 128
 _BATCH_ROWS: Final = 512
 _STREAMED_BYTES: Final = 128 << 20
+_STREAMED_TYPES: Final = ("F16", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K", "MXFP4")
+"""What files are mostly made of, each with a matrix of its own; `_STREAMED` stands for the rest."""
+_STREAMED_COLUMNS: Final = 1024
+"""As many rows of models have."""
 _RUNS: Final = 6
 _MANY_RUNS: Final = 25
 _HEADS, _KV_HEADS, _CELLS, _LAYERS = 16, 16 // GROUP, 256, 12
@@ -74,7 +78,8 @@ _PRODUCTS, _WIDTH, _BEHIND = 16, 1024, 4
 """Of the pass with which small operations are measured: products, each with a matrix of its own, their rows and
 columns, and operations behind each."""
 _BARRIER_S, _GATHER_S = 3e-7, 6e-6
-"""What an operation and a pass take more where threads wait for each other; measured on two cores."""
+"""What an operation and a pass take more where threads wait for each other; measured on two cores. They do it twice in
+a product, behind what its input is made to and at its end."""
 _LEAST_S: Final = 1e-9
 
 
@@ -154,6 +159,7 @@ def measured(processor: Processor) -> Rates:
         node_s=node_s,
         graph_s=graph_s,
         like=_STREAMED,
+        streamed=_streamed_rates(processor, graph_s) if processor.kind == CPU else {},
         cache_bytes=cache_bytes() if processor.kind == CPU else 0,
     )
 
@@ -175,7 +181,7 @@ def with_threads(cpu: Processor, alone: Rates, n_threads: int) -> tuple[Rates, b
     rough = waited_ns() - waited > CROWDED * (time.monotonic_ns() - began)
     if rough:
         products = in_batches = float(n_threads)
-        memory, matrix_s = alone.memory * n_threads, alone.matrix_s
+        memory, matrix_s = alone.memory * n_threads, alone.matrix_s + 2 * _BARRIER_S
         node_s, graph_s = alone.node_s + _BARRIER_S, alone.graph_s + _GATHER_S
     rates = alone.scaled(
         products=products,
@@ -254,8 +260,19 @@ def _batch_rate(processor: Processor, kind: str, graph_s: float, *, runs: int = 
 
 def _memory_rate(processor: Processor, graph_s: float) -> float:
     """Bytes per second of a matrix that no cache holds."""
-    rows = _STREAMED_BYTES // _bytes(_STREAMED, 1, _LONG)
-    return _bytes(_STREAMED, rows, _LONG) / (_product_s(processor, _STREAMED, rows, _LONG) - graph_s)
+    return _streamed_rate(processor, _STREAMED, _STREAMED_BYTES, graph_s)
+
+
+def _streamed_rate(processor: Processor, kind: str, n_bytes: int, graph_s: float, *, runs: int = _RUNS) -> float:
+    rows = n_bytes // _bytes(kind, 1, _STREAMED_COLUMNS)
+    seconds = _product_s(processor, kind, rows, _STREAMED_COLUMNS, runs=runs)
+    return _bytes(kind, rows, _STREAMED_COLUMNS) / max(_LEAST_S, seconds - graph_s)
+
+
+def _streamed_rates(processor: Processor, graph_s: float) -> dict[str, float]:
+    """Of those types: of a matrix of twice the last cache, as far as that is not larger than what `memory` is of."""
+    n_bytes = min(_STREAMED_BYTES, max(2 * cache_bytes(), _STREAMED_BYTES // 2))
+    return {kind: _streamed_rate(processor, kind, n_bytes, graph_s, runs=2) for kind in _STREAMED_TYPES}
 
 
 def _link_rate(card: Processor) -> float:

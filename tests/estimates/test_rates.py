@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from backends.bnb.header import read as read_folder
 from backends.bnb.speed import FolderSpeeds
 from backends.border import rates
+from backends.gguf.ggml_calls import FACTORS, N_BLOCKS, blocks_of
 from backends.gguf.header import read as read_file
 from backends.gguf.speed import GgufSpeeds
 from backends.messages import EncoderPlan, GeneratorPlan
@@ -50,7 +53,14 @@ async def test_this_machine_is_measured(backend: str, kinds: set[str]) -> None:
     assert machine.device is None
     for told in (machine.host, machine.host_alone):
         assert kinds <= told.weights.keys()
-        figures = [*told.weights.values(), *told.batches.values(), *told.attention.values(), told.memory]
+        assert kinds & {"Q4_K", "Q6_K", "F16"} <= told.streamed.keys()
+        figures = [
+            *told.weights.values(),
+            *told.streamed.values(),
+            *told.batches.values(),
+            *told.attention.values(),
+            told.memory,
+        ]
         assert all(1e6 < figure < 1e15 for figure in figures)
         assert all(0 <= seconds < 0.1 for seconds in (*told.rows.values(), told.matrix_s, told.node_s, told.graph_s))
     if isinstance(speeds, GgufSpeeds):
@@ -62,6 +72,21 @@ async def test_this_machine_is_measured(backend: str, kinds: set[str]) -> None:
     assert speed is not None
     assert 10 < speed.decode_per_s() < 10_000
     assert speed.decode_per_s(2048) < speed.decode_per_s(0)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", sorted(FACTORS))
+def test_products_are_measured_with_blocks_whose_factors_differ(kind: str) -> None:
+    """As those of a model do: with equal ones a table of them would never leave the first cache."""
+    blocks = blocks_of(kind)
+
+    values = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    assert np.isfinite(values).all()
+    assert np.abs(values).max() < 1e4
+    for place in FACTORS[kind]:
+        factors = np.ascontiguousarray(blocks.reshape(N_BLOCKS, -1)[:, place : place + 2]).view(np.uint16)
+        lines = np.unique(factors // 16)  # of 64 bytes, an entry has 4
+        assert lines.size > 60
 
 
 async def test_a_child_that_fails_leaves_speeds_unknown() -> None:

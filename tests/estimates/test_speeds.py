@@ -96,6 +96,18 @@ def test_a_type_that_was_not_measured_is_taken_for_the_slowest() -> None:
     assert slow.weight_s({"Q6_K": 30e9}, cached=False) == pytest.approx(30e9 * (1 / 30e9 + 1 / 10e9 - 1 / 20e9))
 
 
+def test_a_type_that_was_measured_out_of_memory_waits_as_long_as_it_did_there() -> None:
+    rates = msgspec.structs.replace(replace_memory(10e9), like="Q4_K", streamed={"Q6_K": 24e9})
+
+    assert rates.weight_s({"Q6_K": 24e9}, cached=False) == pytest.approx(1.0)
+    assert rates.weight_s({"Q6_K": 30e9}, cached=True) == pytest.approx(1.0)
+    assert rates.weight_s({"Q4_K": 10e9}, cached=False) == pytest.approx(1.0)  # as `memory` says
+    impossible = msgspec.structs.replace(rates, streamed={"Q6_K": 99e9})
+    assert impossible.weight_s({"Q6_K": 30e9}, cached=False) == pytest.approx(1.0)
+    two = rates.scaled(products=2.0, in_batches=2.0, memory=15e9, matrix_s=0, node_s=0, graph_s=0)
+    assert two.weight_s({"Q6_K": 36e9}, cached=False) == pytest.approx(1.0)  # memory does 1.5 of one thread's
+
+
 def replace_memory(memory: float) -> Rates:
     return msgspec.structs.replace(CPU, memory=memory)
 
