@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
 
 import pytest
 import torch
 import transformers
 
+from quantize.work import Done
 from tests.quantize.conftest import HF, make
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize("type_name", ["bnb-4bit", "bnb-fp4", "bnb-8bit"])
-def test_folder_loads_and_answers(tmp_path: Path, type_name: str) -> None:
-    done = make(HF, tmp_path, type_name, name="demo")
-    (folder,) = done.written
+TYPES = ("bnb-4bit", "bnb-fp4", "bnb-8bit")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """All types at once, beside an earlier folder of one of them, which is in the way."""
+    out = tmp_path_factory.mktemp("bnb")
+    old = shutil.copytree(HF, out / "demo-bnb-8bit")
+    (old / "mine.txt").write_text("old")
+    return make(HF, out, *TYPES, name="demo", force=True)
+
+
+@pytest.mark.parametrize("type_name", TYPES)
+def test_folder_loads_and_answers(made: Done, type_name: str) -> None:
+    place = TYPES.index(type_name)
+    folder = made.written[place]
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    assert weights == pytest.approx(done.estimates[0].n_bytes, rel=0.05)
+    assert weights == pytest.approx(made.estimates[place].n_bytes, rel=0.05)
     assert (folder / "tokenizer.json").read_bytes() == (HF / "tokenizer.json").read_bytes()
     assert (folder / "chat_template.jinja").read_bytes() == (HF / "chat_template.jinja").read_bytes()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -27,13 +40,11 @@ def test_folder_loads_and_answers(tmp_path: Path, type_name: str) -> None:
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.no_grad():
-        made = model.generate(**prompt, max_new_tokens=20, do_sample=False)
-    assert "Paris" in tokenizer.decode(made[0])
+        tokens = model.generate(**prompt, max_new_tokens=20, do_sample=False)
+    assert "Paris" in tokenizer.decode(tokens[0])
 
 
-def test_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    (folder,) = make(HF, tmp_path, "bnb-8bit", name="demo").written
-    (folder / "mine.txt").write_text("old")
-    make(HF, tmp_path, "bnb-4bit", "bnb-8bit", name="demo", force=True)
+def test_an_old_folder_leaves_for_the_new_one(made: Done) -> None:
+    folder = made.written[TYPES.index("bnb-8bit")]
     assert not (folder / "mine.txt").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo-bnb-4bit", "demo-bnb-8bit"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["demo-bnb-4bit", "demo-bnb-8bit", "demo-bnb-fp4"]
