@@ -7,7 +7,6 @@ gains nothing by that, and each image has its own, so that it is the same to the
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,9 @@ from backends.diffusion.denoising import Denoising
 from backends.diffusion.kind import MAX_STEPS, Draw, Picture, Preview, Progressed, size_problem
 from backends.diffusion.sources import read as read_source
 from backends.engine import JobError
-from backends.messages import Failed, Finished, Started, Step
+from backends.messages import Finished, Step
 from backends.pytorch import shortage
+from backends.stateless import StatelessEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from backends.diffusion.kind import DrawFacts
     from backends.diffusion.painter import Painter
-    from backends.messages import ErrorCode, Event, Job, Ready
+    from backends.messages import Event, Job, Ready
 
 _TOKEN_PIXELS = 256
 """Of an image are counted as one token."""
@@ -46,31 +46,14 @@ class Defaults:
     scheduler: str
 
 
-class DrawEngine:
+class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
     """See `backends.engine.Engine`."""
 
     takes: Sequence[type[Job]] = (Draw,)
 
     def __init__(self, painter: Painter, defaults: Defaults, scale: int, ready: Ready[DrawFacts]) -> None:
+        super().__init__(ready)
         self._painter, self._defaults, self._scale = painter, defaults, scale
-        self._ready = ready
-        self._canvases: deque[Canvas] = deque()
-
-    def ready(self) -> Ready[DrawFacts]:
-        """The effective run-time figures."""
-        return self._ready
-
-    @property
-    def idle(self) -> bool:
-        """True when nothing is to be drawn."""
-        return not self._canvases
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self._canvases.clear()
-
-    def keep(self, max_bytes: int) -> None:
-        """Nothing is kept of images."""
 
     def prepare(self, job: Draw) -> Canvas:
         """Check what is asked, and read the prompt and the files; from the preparer's thread. Raises JobError."""
@@ -118,40 +101,18 @@ class DrawEngine:
 
     def add(self, prepared: Canvas) -> list[Event]:
         """Take a job in; its first step is one of the next."""
-        if len(self._canvases) >= self._ready.parallel:
-            return [Failed(id=prepared.id, code="internal_error", message="the job was dispatched to a full engine")]
-        self._canvases.append(prepared)
-        return [Started(id=prepared.id, prompt_tokens=prepared.n_tokens)]
-
-    def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job; nothing of it is computed between steps."""
-        found = next((one for one in self._canvases if one.id == job_id), None)
-        return [] if found is None else [self._failed(found, "cancelled", "the request was cancelled")]
-
-    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
-        """Half of an image is no answer."""
-        del reason
-        return self.cancel(job_id)
-
-    def preempt(self, job_id: str) -> list[Event]:
-        """No model that draws grows."""
-        del job_id
-        return []
-
-    def _failed(self, canvas: Canvas, code: ErrorCode, message: str) -> Failed:
-        self._canvases.remove(canvas)
-        return Failed(id=canvas.id, code=code, message=message)
+        return self._admitted(prepared, prompt_tokens=prepared.n_tokens)
 
     def step(self) -> Step:
         """One step of every image of the size whose turn it is."""
-        if not self._canvases:
+        if not self._running:
             return Step()
         begin = time.perf_counter_ns()
-        size = self._canvases[0].size
-        drawn = [canvas for canvas in self._canvases if canvas.size == size]
+        size = self._running[0].size
+        drawn = [canvas for canvas in self._running if canvas.size == size]
         for canvas in drawn:
-            self._canvases.remove(canvas)
-            self._canvases.append(canvas)
+            self._running.remove(canvas)
+            self._running.append(canvas)
         events: list[Event] = []
         try:
             self._advance(drawn, events)
@@ -159,7 +120,8 @@ class DrawEngine:
             if not shortage.is_shortage(error):
                 raise
             told = f"no memory is left for this image: {shortage.told(error)}. hint: a smaller size"
-            events += [self._failed(canvas, "out_of_memory", told) for canvas in drawn if canvas in self._canvases]
+            for canvas in [one for one in drawn if one in self._running]:
+                events += self._failed(canvas, "out_of_memory", told)
         return Step(events=events, n_inputs=len(drawn), duration_us=(time.perf_counter_ns() - begin) // 1000)
 
     def _advance(self, drawn: Sequence[Canvas], events: list[Event]) -> None:
@@ -190,11 +152,11 @@ class DrawEngine:
             return events + (self._ended(canvas) if canvas.n_done == canvas.n_steps else [])
         except ValueError as error:
             told = f"{error}. hint: other steps, another scheduler or less guidance_scale"
-            return [*events, self._failed(canvas, "internal_error", told)]
+            return [*events, *self._failed(canvas, "internal_error", told)]
 
     def _ended(self, canvas: Canvas) -> list[Event]:
         data = canvas.file(self._painter, canvas.latents)
-        self._canvases.remove(canvas)
+        self._running.remove(canvas)
         width, height = canvas.size
         took_s = time.perf_counter() - canvas.begun_s
         usage = Finished(canvas.id, prompt_tokens=canvas.n_tokens, completion_tokens=width * height // _TOKEN_PIXELS)

@@ -21,14 +21,13 @@ from backends.messages import (
     Detokenized,
     Embed,
     Embedded,
-    Failed,
     Finished,
     Rerank,
-    Started,
     Step,
     Tokenize,
     Tokenized,
 )
+from backends.stateless import StatelessEngine
 from backends.vectors.packing import pack
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from backends.messages import EncoderFacts, ErrorCode, Event, Job, Ready, VectorJob
+    from backends.messages import EncoderFacts, Event, Job, Ready, VectorJob
 
 
 class NoRoomError(Exception):
@@ -126,36 +125,31 @@ class _Request:
         self.lengths.extend(self.inputs[place].ids.size for place in order)
 
     @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
     def n_tokens(self) -> int:
         """Of all inputs."""
         return sum(one.ids.size for one in self.inputs)
 
 
-class EmbeddingEngine:
+class EmbeddingEngine(StatelessEngine[_Request, "EncoderFacts"]):
     """See `backends.engine.Engine`."""
 
     def __init__(self, encoder: InputEncoder) -> None:
+        super().__init__(encoder.ready())
         self._encoder = encoder
-        self._ready = encoder.ready()
-        self._requests: deque[_Request] = deque()
 
     @property
     def takes(self) -> Sequence[type[Job]]:
         """A model either embeds or reranks."""
         return (Rerank if self._encoder.reranks else Embed, Tokenize, Detokenize)
 
-    def ready(self) -> Ready[EncoderFacts]:
-        """The effective run-time figures."""
-        return self._ready
-
-    @property
-    def idle(self) -> bool:
-        """True when no input waits."""
-        return not self._requests
-
     def close(self) -> None:
         """Free everything."""
-        self._requests.clear()
+        super().close()
         self._encoder.close()
 
     def prepare(self, job: VectorJob) -> PreparedInputs | list[Event]:
@@ -227,38 +221,14 @@ class EmbeddingEngine:
 
     def add(self, prepared: PreparedInputs) -> list[Event]:
         """Take a job in; its inputs are in the next passes."""
-        if len(self._requests) >= self._ready.parallel:
-            return [Failed(id=prepared.id, code="internal_error", message="the job was dispatched to a full engine")]
         request = _Request(prepared.job, prepared.inputs)
-        self._requests.append(request)
-        return [Started(id=prepared.id, prompt_tokens=request.n_tokens)]
-
-    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
-        """Half of its vectors is no answer."""
-        del reason
-        return self.cancel(job_id)
-
-    def preempt(self, job_id: str) -> list[Event]:
-        """Its vectors come soon."""
-        del job_id
-        return []
-
-    def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job and what it still wanted."""
-        request = next((r for r in self._requests if r.job.id == job_id), None)
-        if request is None:
-            return []
-        self._requests.remove(request)
-        return [Failed(id=job_id, code="cancelled", message="the request was cancelled")]
-
-    def keep(self, max_bytes: int) -> None:
-        """Nothing is kept of inputs."""
+        return self._admitted(request, prompt_tokens=request.n_tokens)
 
     def step(self) -> Step:
         """One forward pass over inputs of as many jobs as there is room for."""
         begin = time.perf_counter_ns()
         encoder = self._encoder
-        requests = list(self._requests)
+        requests = list(self._running)
         counts = pack(
             [request.lengths for request in requests],
             max_tokens=encoder.max_tokens,
@@ -271,7 +241,7 @@ class EmbeddingEngine:
             events = self._answers(taken, encoder.encode(inputs))
         except NoRoomError:  # of one input; the jobs beside it are computed without it
             events = [event for one in taken for event in self._alone(*one)]
-        self._requests.rotate(-1)
+        self._running.rotate(-1)
         return Step(
             events=events,
             n_prefill=sum(one.ids.size for one in inputs),
@@ -284,8 +254,7 @@ class EmbeddingEngine:
         try:
             rows = self._encoder.encode([request.inputs[place] for place in places])
         except NoRoomError as error:
-            self._requests.remove(request)
-            return [Failed(id=request.job.id, code="out_of_memory", message=str(error))]
+            return self._failed(request, "out_of_memory", str(error))
         return self._answer(request, places, rows)
 
     def _answers(self, taken: list[tuple[_Request, list[int]]], rows: NDArray[np.float32]) -> list[Event]:
@@ -299,14 +268,13 @@ class EmbeddingEngine:
     def _answer(self, request: _Request, places: list[int], rows: NDArray[np.float32]) -> list[Event]:
         job = request.job
         if not np.isfinite(rows).all():
-            self._requests.remove(request)
             message = "the model computed numbers that are not finite; its file may be broken"
-            return [Failed(id=job.id, code="internal_error", message=message)]
+            return self._failed(request, "internal_error", message)
         if isinstance(job, Embed):  # the score of a `Rerank` is one number, and stays as it is
             rows = finish(rows, dimensions=job.dimensions, normalize=job.normalize)
         events: list[Event] = [Embedded(id=job.id, inputs=places, dimensions=rows.shape[1], vectors=packed(rows))]
         if not request.waiting:
-            self._requests.remove(request)
+            self._running.remove(request)
             events.append(Finished(id=job.id, prompt_tokens=request.n_tokens))
         return events
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from backends.engine import JobError
-from backends.messages import Failed, Finished, Started, Step
+from backends.messages import Finished, Step
+from backends.stateless import StatelessEngine
 from backends.voice.encoding import Encoder
 from backends.voice.kind import MAX_CHARS, RATE, Sound, Speak, Spoken, no_such_voice
 from backends.voice.reading import pieces
@@ -16,7 +17,7 @@ from backends.voice.reading import pieces
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from backends.messages import ErrorCode, Event, Job, Ready
+    from backends.messages import Event, Job, Ready
     from backends.voice.kind import VoiceFacts
     from backends.voice.speaker import Speaker
 
@@ -46,33 +47,14 @@ class Talk:
         return self.job.id
 
 
-class VoiceEngine:
+class VoiceEngine(StatelessEngine[Talk, "VoiceFacts"]):
     """See `backends.engine.Engine`."""
 
     takes: Sequence[type[Job]] = (Speak,)
 
     def __init__(self, speakers: Mapping[str, Speaker], ready: Ready[VoiceFacts]) -> None:
+        super().__init__(ready)
         self._speakers = speakers
-        self._ready = ready
-        self._talks: deque[Talk] = deque()
-
-    def ready(self) -> Ready[VoiceFacts]:
-        """The effective run-time figures."""
-        return self._ready
-
-    @property
-    def idle(self) -> bool:
-        """True when no text is to be said."""
-        return not self._talks
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for talk in self._talks:
-            talk.encoder.close()
-        self._talks.clear()
-
-    def keep(self, max_bytes: int) -> None:
-        """Nothing is kept of texts."""
 
     def prepare(self, job: Speak) -> Talk:
         """Check what is asked and cut the text into pieces; from the preparer's thread."""
@@ -89,39 +71,18 @@ class VoiceEngine:
 
     def add(self, prepared: Talk) -> list[Event]:
         """Take a job in; its first sentence is said in one of the next steps."""
-        if len(self._talks) >= self._ready.parallel:
-            prepared.encoder.close()
-            return [Failed(id=prepared.id, code="internal_error", message="the job was dispatched to a full engine")]
-        self._talks.append(prepared)
-        return [Started(id=prepared.id, prompt_tokens=0)]
+        return self._admitted(prepared, prompt_tokens=0)
 
-    def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job; nothing of it is computed between steps."""
-        found = next((one for one in self._talks if one.id == job_id), None)
-        return [] if found is None else self._failed(found, "cancelled", "the request was cancelled")
-
-    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
-        """Half of a text is no answer."""
-        del reason
-        return self.cancel(job_id)
-
-    def preempt(self, job_id: str) -> list[Event]:
-        """No model that talks grows."""
-        del job_id
-        return []
-
-    def _failed(self, talk: Talk, code: ErrorCode, message: str) -> list[Event]:
+    def _let_go(self, talk: Talk) -> None:
         talk.encoder.close()
-        self._talks.remove(talk)
-        return [Failed(id=talk.id, code=code, message=message, param="text" if code == "invalid_value" else None)]
 
     def step(self) -> Step:
         """The next piece of the text whose turn it is."""
-        if not self._talks:
+        if not self._running:
             return Step()
         begin = time.perf_counter_ns()
-        talk = self._talks[0]
-        self._talks.rotate(-1)
+        talk = self._running[0]
+        self._running.rotate(-1)
         events = self._said(talk)
         return Step(events=events, n_inputs=1, duration_us=(time.perf_counter_ns() - begin) // 1000)
 
@@ -129,17 +90,19 @@ class VoiceEngine:
         try:
             n_phonemes, sound = self._speakers[talk.job.voice].say(talk.left.popleft(), talk.speed)
         except JobError as error:
-            return self._failed(talk, error.code, error.message)
+            return self._failed(
+                talk, error.code, error.message, param="text" if error.code == "invalid_value" else None
+            )
         talk.n_phonemes += n_phonemes
         data = talk.encoder.write(sound)
         if talk.left:
             return [Sound(talk.id, data)] if data else []
         if talk.n_phonemes == 0:
-            return self._failed(talk, "invalid_value", _NOTHING_SAID)
+            return self._failed(talk, "invalid_value", _NOTHING_SAID, param="text")
         return self._ended(talk, data + talk.encoder.end())
 
     def _ended(self, talk: Talk, data: bytes) -> list[Event]:
-        self._talks.remove(talk)
+        self._running.remove(talk)
         n_samples = talk.encoder.n_samples
         took_s = time.perf_counter() - talk.begun_s
         usage = Finished(talk.id, prompt_tokens=talk.n_phonemes, completion_tokens=n_samples // _FRAME)
