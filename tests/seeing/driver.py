@@ -30,6 +30,8 @@ from tests.specs import spec_of
 _NUMBERS = itertools.count()
 MADE = (*SIGHTS, "llava", "qwen2_vl", "gemma3")
 """GGUF models, then folders: rows of images as others, rows that share positions, rows that see each other."""
+LAYOUT: dict[str, KvLayout] = {made: ("split", "unified")[number % 2] for number, made in enumerate(MADE)}
+"""In which each is walked through: rows of each kind go through both, one in each backend."""
 Piece = list[int] | bytes
 """Tokens, or an image or a WAV file."""
 

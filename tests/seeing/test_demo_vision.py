@@ -24,6 +24,7 @@ from server.cli.chat.options import Options
 from server.cli.client import client_for
 from server.settings.config import Settings
 from tests.e2e.server import KEY, Server, serving
+from tests.seeing.hostile import refused
 
 pytestmark = pytest.mark.engine
 LOOKS = list(exam())
@@ -180,6 +181,17 @@ def test_a_tool_that_shows_an_image_does_not_end_a_session(client: openai.OpenAI
     answer = client.chat.completions.with_raw_response.create(model="blind", messages=messages, max_tokens=8)
     assert answer.headers["x-onecard-not-shown"] == "1 image"
     assert answer.parse().choices[0].message.content
+
+
+def test_what_is_no_image_is_a_400_that_names_it(server: Server, client: openai.OpenAI) -> None:
+    crashes = server.metric("onecard_worker_crashes_total", model_name="seer")
+    for name, data in refused():
+        image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(data).decode()}"}}
+        turn: Any = {"role": "user", "content": [image, {"type": "text", "text": name}]}
+        with pytest.raises(openai.BadRequestError, match=r"image 1 of the prompt \(\d+ bytes\)"):
+            client.chat.completions.create(model="seer", messages=[turn], max_tokens=2)
+    assert client.chat.completions.create(model="seer", messages=asked(LOOKS[0]), max_tokens=2).usage is not None
+    assert server.metric("onecard_worker_crashes_total", model_name="seer") == crashes
 
 
 def test_what_it_takes_is_what_was_told(server: Server, client: openai.OpenAI) -> None:

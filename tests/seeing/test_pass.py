@@ -9,18 +9,16 @@ import pytest
 from llama_cpp import mtmd_cpp as mtmd
 
 from backends.engine import AnyEngine, JobError
-from backends.messages import KvLayout
 from tests.gguf.driver import Outcome, run
 from tests.models import seeing
 from tests.models.seeing import picture
-from tests.seeing.driver import MADE, Piece, build, look, open_seer
+from tests.seeing.driver import LAYOUT, MADE, Piece, build, look, open_seer
 
 pytestmark = pytest.mark.engine
 
 A, B, C = [7, 8, 9, 10], [11, 12, 13], list(range(20, 90))
 WIDE, TALL = picture(1, width=300, height=120), picture(2, width=90, height=200)
 ROUNDING = 1e-3
-LAYOUTS: tuple[KvLayout, ...] = ("split", "unified")
 PROMPTS: list[list[Piece]] = [
     [A, WIDE, B],
     [A, TALL, B],
@@ -31,8 +29,13 @@ PROMPTS: list[list[Piece]] = [
 
 
 @pytest.fixture(scope="module", params=MADE)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp(request.param), request.param)
+def made(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(made: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp(made), made)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +63,8 @@ def test_another_image_is_another_answer(alone: list[Outcome]) -> None:
     assert len({(entry.bytes, entry.logprob) for entry in first}) == len(PROMPTS)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 def test_answers_are_the_same_cold_shared_cached_and_restored(
-    model: Path, alone: list[Outcome], layout: KvLayout, tmp_path: Path
+    model: Path, alone: list[Outcome], made: str, tmp_path: Path
 ) -> None:
     def same(engine: AnyEngine, *, cached: bool) -> None:
         outcomes = run(engine, [look(pieces) for pieces in PROMPTS[:4]])
@@ -72,10 +74,10 @@ def test_answers_are_the_same_cold_shared_cached_and_restored(
         if cached:
             assert outcomes[-2].started.cached_tokens > len(C)
 
-    engine = open_seer(model, layout=layout, store=tmp_path / "store")
+    engine = open_seer(model, layout=LAYOUT[made], store=tmp_path / "store")
     same(engine, cached=True)
     engine.close()
-    engine = open_seer(model, layout=layout, store=tmp_path / "store")
+    engine = open_seer(model, layout=LAYOUT[made], store=tmp_path / "store")
     same(engine, cached=True)
     engine.close()
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.messages import Failed, Finished, KvLayout
+from backends.messages import Failed, Finished
 from tests.gguf.driver import Outcome, run
 from tests.models.seeing import picture
-from tests.seeing.driver import MADE, Piece, build, look, open_seer
+from tests.seeing.driver import LAYOUT, MADE, Piece, build, look, open_seer
 
 pytestmark = pytest.mark.engine
 PARALLEL, N_TOKENS, N_ACTS = 4, 16, 60
@@ -25,13 +25,9 @@ TAILS: list[list[Piece]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=MADE)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp(request.param), request.param)
-
-
-@pytest.mark.parametrize("layout", ["split", "unified"])
-def test_any_order_leaves_every_answer_as_it_is(model: Path, layout: KvLayout, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", MADE)
+def test_any_order_leaves_every_answer_as_it_is(made: str, tmp_path: Path) -> None:
+    model, layout = build(tmp_path / "model", made), LAYOUT[made]
     alone = open_seer(model, parallel=1)
     prompts = [head + tail for head in HEADS for tail in TAILS]
     gold = [run(alone, [look(prompt, cache_prompt=False)])[0] for prompt in prompts]
