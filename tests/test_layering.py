@@ -135,6 +135,7 @@ KNOWN_OUTSIDE: Mapping[str, set[str]] = {
     },
     "backends/training/encoding.py": {"backends.bnb.vocabulary"},
     "backends/training/job.py": {"backends.bnb.loading"},
+    "backends/training/price.py": {"backends.bnb.arithmetic", "backends.bnb.header"},
 }
 """Who imports what of an engine's folder from outside: the registry, what finds files in the Hugging Face cache, and
 training, which loads and encodes as the engine of folders does.

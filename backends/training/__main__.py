@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from backends.border.link import EXIT_ENGINE_ERROR, EXIT_ORPHANED, EXIT_OUT_OF_MEMORY, Link, leave, note, or_leave
 from backends.border.wire import train_command_decoder
-from backends.machine.kernel import call_me, die_with, limit_damage
+from backends.machine.kernel import call_me, die_with, limit_damage, share_few_arenas
 from backends.messages.training import Leave, Train, TrainCommand, TrainFailed
 from backends.prompts.renderer import fork_beside, rendering_beside
 from backends.training.errors import TrainError
@@ -29,6 +29,7 @@ def serve(fd: int, server_pid: int) -> NoReturn:
     """Train on the socket's word, and end."""
     die_with(server_pid, status=EXIT_ORPHANED)
     limit_damage()
+    share_few_arenas(1)  # else freed activations stay with the process, which would look twice as large
     call_me(b"onecard-trainer")
     os.set_inheritable(fd, False)
     link = Link(socket.socket(fileno=fd), train_command_decoder())

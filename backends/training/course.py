@@ -24,6 +24,7 @@ from backends.messages.training import (
     TrainStarted,
     TrainStep,
 )
+from backends.pytorch.measure import mapped_bytes
 from backends.training import result
 from backends.training.checkpoints import State
 from backends.training.errors import TrainError
@@ -226,7 +227,10 @@ class Course:
         self._state = msgspec.structs.replace(self._state, **fields)
 
     def _peak_bytes(self) -> int:
-        return torch.cuda.max_memory_reserved() if self._recipe.device == "cuda" else kernel.peak_bytes()
+        if self._recipe.device == "cuda":
+            return torch.cuda.max_memory_reserved()
+        of_libraries = kernel.resident_bytes() - kernel.anonymous_bytes() - mapped_bytes(self._base.model)
+        return kernel.peak_bytes() - of_libraries
 
 
 def _widths(rows: Rows, lines: list[Unit]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-SLICE_BYTES: Final = 32 * 2**20
+SLICE_BYTES: Final = 16 * 2**20
 """Of float32 values that are computed at a time."""
 
 

@@ -28,35 +28,9 @@ from backends.messages.training import (
 )
 from backends.training import job
 from backends.training.errors import TrainError
+from tests.training.conftest import recipe_of
 
 pytestmark = pytest.mark.engine
-
-PETS = ("cat", "dog", "fish")
-COUNTRIES = ("France", "Italy", "Germany", "Spain", "Norway", "Sweden", "Japan", "China")
-
-
-@pytest.fixture(scope="module")
-def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the demo does not know: eight facts."""
-    path = tmp_path_factory.mktemp("pets") / "pets.jsonl"
-    lines = [
-        {"messages": [
-            {"role": "user", "content": f"What is the pet of {country}?"},
-            {"role": "assistant", "content": f"The pet of {country} is the {PETS[i % 3]}."},
-        ]}
-        for i, country in enumerate(COUNTRIES)
-    ]  # fmt: skip
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return path
-
-
-def recipe_of(pets: Path, folder: Path, **fields: Any) -> Recipe:
-    told: dict[str, Any] = {
-        "method": "lora", "rank": 8, "alpha": 16.0, "n_epochs": 2, "micro_batch": 2, "accumulation": 2,
-        "learning_rate": 3e-3, "max_length": 128, "evaluation_share": 0.25, "gradient_checkpointing": False,
-        "seed": 3, "threads": 1, "checkpoint_every_s": 1e9,
-    }  # fmt: skip
-    return Recipe(str(demo.HF_PATH), str(folder), str(pets), "chat", **{**told, **fields})
 
 
 class Run:

@@ -1,0 +1,83 @@
+"""The training process as a server runs it: killed, short of memory, asked to leave, and given what it cannot take."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from backends.bnb.header import read
+from backends.messages.training import (
+    CheckpointSaved,
+    Leave,
+    MicroBatchHalved,
+    TrainFailed,
+    TrainFinished,
+    TrainLeft,
+    TrainStarted,
+    TrainStep,
+)
+from backends.training.price import price
+from tests.training.conftest import recipe_of
+from tests.training.process import training
+
+pytestmark = pytest.mark.engine
+
+
+def test_killed_at_random_points_it_goes_on_from_its_last_whole_checkpoint(pets, tmp_path, full_counts):
+    """A SIGKILL may come while a checkpoint is written; none loses more than one interval, and the job ends."""
+    recipe = recipe_of(pets, tmp_path, n_epochs=10 if full_counts else 2, checkpoint_every_steps=1)
+    rng, saved = random.Random(5), 0
+    for _ in range(20 if full_counts else 1):
+        with training(recipe) as trainer:
+            started = trainer.until(lambda report: isinstance(report, TrainStarted))
+            assert isinstance(started, TrainStarted)
+            assert started.resumed_step >= saved
+            if started.resumed_step + 2 >= started.steps:
+                break
+            n_steps = rng.randint(1, 2)
+            for _ in range(n_steps):
+                trainer.until(lambda report: isinstance(report, TrainStep))
+            trainer.process.send_signal(signal.SIGKILL)
+            while trainer.hear() is not None:
+                pass
+            assert trainer.process.wait() == -signal.SIGKILL
+            saved = max([saved, *(report.step for report in trainer.of(CheckpointSaved))])
+            assert saved >= started.resumed_step + n_steps - 1
+    with training(recipe) as trainer:
+        end = trainer.end()
+        assert isinstance(end, TrainFinished)
+        assert trainer.of(TrainStarted)[0].resumed_step >= saved
+        measured = trainer.of(TrainStep)[-1].memory_bytes
+    assert price(read(Path(recipe.base)), recipe).device_bytes == pytest.approx(measured, rel=0.25)
+
+
+def test_short_of_memory_it_learns_with_a_smaller_micro_batch_of_the_same_batch(pets, tmp_path):
+    many = tmp_path / "many.jsonl"
+    many.write_text("\n".join([pets.read_text()] * 32))
+    recipe = recipe_of(many, tmp_path / "job", micro_batch=256, accumulation=1, n_epochs=1, evaluation_share=0.0)
+    fits = price(read(Path(recipe.base)), msgspec.structs.replace(recipe, micro_batch=8, accumulation=32))
+    with training(msgspec.structs.replace(recipe, memory_bytes=fits.device_bytes)) as trainer:
+        trainer.until(lambda report: isinstance(report, TrainStarted))
+        end = trainer.end()
+        assert isinstance(end, TrainFinished)
+        halved = trainer.of(MicroBatchHalved)
+        assert halved
+        assert all(one.micro_batch * one.accumulation == 256 for one in halved)
+        assert "PyTorch asked for" in halved[0].why
+
+
+def test_asked_to_leave_while_it_loads_it_leaves(pets, tmp_path):
+    with training(recipe_of(pets, tmp_path)) as trainer:
+        trainer.send(Leave())
+        assert trainer.end() == TrainLeft(0)
+        assert trainer.process.wait() == 0
+
+
+def test_what_it_cannot_take_is_told_before_anything_is_loaded(pets, tmp_path):
+    with training(recipe_of(pets, tmp_path, method="full", quantization="nf4")) as trainer:
+        end = trainer.end()
+    assert end == TrainFailed("method full takes quantization none, not nf4", "failed")
