@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.generation.draft_policy import Acceptance, RowCosts, learn_both, rows_of
+from backends.generation.draft_policy import Acceptance, ModelRecord, ModelTrust, RowCosts, learn_both, rows_of
 from backends.generation.lookup import TextLookup
 from backends.generation.pace import Pace
 
@@ -137,3 +137,29 @@ def test_rows_that_once_took_long_are_tried_again() -> None:
             costs.refused(1)
 
     assert rows_of([[0.95]], costs, most=15) == [1]
+
+
+@pytest.mark.parametrize(("agreement", "least"), [(0.8, 2.1), (0.5, 1.25), (0.0, 0.95)])
+def test_a_model_drafts_as_long_as_what_it_says_comes_true_often_enough(agreement: float, least: float) -> None:
+    rng, pace, record, n_tokens, took_us = random.Random(5), Pace(), ModelRecord(), 0, 0.0
+    pace.learn_decode(1, PLAIN_US)
+    costs = RowCosts(pace, first_credit=64, most_credit=256)
+    for _ in range(10):
+        trust, n_left = ModelTrust(record), 120
+        while n_left:
+            chances = trust.chances(min(15, n_left - 1)) if costs.solvent else []
+            (n_drafted,) = rows_of([chances], costs, most=15, drafting=[0.05]) if chances else (0,)
+            if n_drafted:
+                trust.begin()
+            n_drafted = next((n for n in range(n_drafted) if not trust.goes_on(64.0)), n_drafted)
+            n_accepted = next((n for n in range(n_drafted) if rng.random() >= agreement), n_drafted)
+            step_us = PLAIN_US * (1 + 0.03 * n_drafted)
+            if n_drafted:
+                trust.learn(n_drafted, n_accepted)
+                costs.pay(1, 0.05 * n_drafted * PLAIN_US)
+                costs.learn(1, n_drafted, n_accepted, step_us)
+            took_us += step_us + 0.05 * n_drafted * PLAIN_US
+            n_left -= 1 + n_accepted
+            n_tokens += 1 + n_accepted
+
+    assert n_tokens * PLAIN_US / took_us > least
