@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.cli.client import client_for
 from server.cli.configuration import loaded_or_exit
-from server.cli.console import stdout, write_json
+from server.cli.console import duration, stdout, write_json
 from server.cli.greeting import told
 from server.settings.sizes import format_size
 
@@ -21,6 +21,8 @@ _TITLES = ("NAME", "STATE", "MEMORY", "CONTEXT", "BUSY", "TOK/S", "IDLE", "UNTIL
 _GIVE_WAY = ("TOK/S", "IDLE", "CONTEXT", "BUSY", "UNTIL", "MEMORY", "STATE")
 """What a narrow terminal does without, the first first."""
 _BAR_CELLS = 40
+_TRAINING = "\0training"
+"""No model has this name."""
 _MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -91,11 +93,13 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    told = (card_warnings, troubles, choices, kv_caches, drafts, speeds, facts)
+    told = (card_warnings, troubles, choices, kv_caches, drafts, speeds, facts, training)
     lines += [Text(line) for part in told for line in part(status)]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
         legend += "; ~ is the prefix cache"
+    if status.get("training"):
+        legend += "; % is the job that trains"
     lines.append(Text(legend, style="dim"))
     if lent := status["memory"].get("lent_bytes"):
         lines.append(Text(f"{format_size(lent)} of the budget are lent to other programs", style="dim"))
@@ -181,6 +185,18 @@ def facts(status: dict[str, Any]) -> list[str]:
     ]
 
 
+def training(status: dict[str, Any]) -> list[str]:
+    """A line for the fine-tuning job that runs."""
+    job = status.get("training")
+    if job is None:
+        return []
+    loss = "" if job["loss"] is None else f", loss {job['loss']:.3f}"
+    left = "" if job["seconds_left"] is None else f", {duration(job['seconds_left'])} left"
+    at = f"step {job['step']} of {job['steps']}{loss}{left}" if job["steps"] else "is being loaded"
+    still = ", stands still beside a request" if job["stands_still"] else ""
+    return [f"{job['id']} teaches {job['model']}: {at}{still}"]
+
+
 def marks_of(status: dict[str, Any]) -> dict[str, str]:
     """The letter of each model that holds memory, as the bar shows it."""
     holders = [m["name"] for m in status["models"] if held_bytes(m) or held_bytes(m.get("host"))]
@@ -231,15 +247,17 @@ def bars(status: dict[str, Any]) -> list[str]:
 
     A letter is a model's, `~` is what is reserved for cached prefixes, which yield to models.
     """
-    memory = status["memory"]
-    marks, models = marks_of(status), status["models"]
+    memory, job = status["memory"], status.get("training") or {}
+    marks, models = {**marks_of(status), _TRAINING: "%"}, status["models"]
+    on_host = {_TRAINING: job.get("host_bytes", 0)}
     if memory["device"] == "cpu":
-        held = {model["name"]: held_bytes(model) for model in models}
+        held = {**{model["name"]: held_bytes(model) for model in models}, **on_host}
         return [_bar(memory, held, marks, kept=_kept(memory), where="on cpu")]
     held = {model["name"]: held_bytes(model.get("device")) for model in models}
+    held[_TRAINING] = job.get("device_bytes", 0)
     told = [_bar(memory, held, marks, kept=0, where=f"on {memory['device']}")]
     if (host := memory.get("host")) is not None:
-        held = {model["name"]: held_bytes(model.get("host")) for model in models}
+        held = {**{model["name"]: held_bytes(model.get("host")) for model in models}, **on_host}
         told.append(_bar(host, held, marks, kept=_kept(memory), where="of host memory"))
     return told
 

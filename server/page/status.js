@@ -49,7 +49,14 @@ function figure(title, memory, models, side, total) {
   return make("figure", {}, make("figcaption", {}, caption), bar, make("ul", { class: "key" }, ...listed));
 }
 
-function showMemory({ memory, models }) {
+// A job that trains holds memory as a model does.
+function tenantOf({ id, device_bytes: device, host_bytes: host }, onCard) {
+  const side = (n) => ({ predicted_bytes: n, parts: { training: n } });
+  return { name: id, ...side(onCard ? device : host), host: side(host) };
+}
+
+function showMemory({ memory, models: loaded, training }) {
+  const models = training ? [...loaded, tenantOf(training, memory.device === "cuda")] : loaded;
   const main = (model) => model.predicted_bytes == null ? null : model;
   const onCard = memory.device === "cuda";
   const cache = memory.prefix_cache_reserved_bytes;
@@ -99,11 +106,17 @@ byId("models").addEventListener("click", async ({ target }) => {
   look();
 });
 
-const series = { "Tokens per second": [], "Time to first token": [], "Inter-token latency": [], "Requests waiting": [] };
+function trainingWords({ id, model, step, steps, seconds_left: left, stands_still: still }) {
+  const at = steps ? `step ${step} of ${steps}${left == null ? "" : `, ${seconds(left)} left`}` : "is being loaded";
+  return `${id} teaches ${model}: ${at}${still ? ", stands still beside a request" : ""}`;
+}
+
+const series = { "Tokens per second": [], "Time to first token": [], "Inter-token latency": [], "Requests waiting": [], "Loss of the training": [] };
 let last = null;
 
 function charts() {
-  const found = Object.entries(series).map(([name, values]) => {
+  const shown = Object.entries(series).filter(([name, values]) => !name.startsWith("Loss") || values.some((value) => value != null));
+  const found = shown.map(([name, values]) => {
     const most = Math.max(1e-9, ...values.map((value) => value ?? 0));
     let path = "";
     values.forEach((value, place) => {
@@ -116,7 +129,7 @@ function charts() {
     const line = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
     line.setAttribute("d", path || "M0 38");
     const now = values.findLast((value) => value != null);
-    const words = now == null ? "-" : name.startsWith("T") && name.includes("second") ? now.toFixed(1) : name.startsWith("R") ? now : seconds(now);
+    const words = now == null ? "-" : name.startsWith("T") && name.includes("second") ? now.toFixed(1) : name.startsWith("R") ? now : name.startsWith("L") ? now.toFixed(3) : seconds(now);
     return make("figure", {}, make("figcaption", {}, `${name}: `, make("strong", {}, words)), svg);
   });
   fill(byId("charts"), found);
@@ -158,6 +171,8 @@ export async function look() {
     fill(byId("models").tBodies[0], status.models.map(row));
     const waiting = status.queue.map(({ model, waiting: n }) => `${n} for ${model}`);
     write("queue", waiting.length ? `Queue: ${waiting.join(", ")}` : "Queue: empty");
+    write("training", status.training ? trainingWords(status.training) : "");
+    point("Loss of the training", status.training?.loss ?? null);
     point("Tokens per second", status.models.reduce((sum, model) => sum + (model.tokens_per_s ?? 0), 0));
     point("Requests waiting", status.queue.reduce((sum, entry) => sum + entry.waiting, 0));
     if (hasMetrics && turn++ % METRICS_EVERY === 0) {

@@ -8,14 +8,14 @@ from backends.backend import HeaderError
 from server.memory.capacity import Capacity, WishChange
 from server.memory.ledger import Tenant
 from server.pool.resident import NO_LONGER
-from server.pool.status import MemoryStatus, ModelInfo, QueueStatus, Status, memory_status
+from server.pool.status import MemoryStatus, ModelInfo, QueueStatus, Status, TrainingStatus, memory_status
 from server.pool.stream import Waiting
 from server.scheduling.budget import Refused
 from server.scheduling.decisions import ModelState
 from server.scheduling.eviction import Candidate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from server.pool.parts import PoolParts
     from server.pool.resident import Resident
@@ -31,6 +31,8 @@ class Overview:
     def __init__(self, parts: PoolParts, template_processes: Iterable[TemplateKeeper]) -> None:
         self._parts = parts
         self._template_processes = list(template_processes)
+        self.training: Callable[[], TrainingStatus | None] = lambda: None
+        """What is told of the fine-tuning job that runs; set by who runs it."""
         parts.metrics.on_render.append(self._publish)
 
     def info(self, name: str) -> ModelInfo:
@@ -66,7 +68,7 @@ class Overview:
             for name, resident in parts.residents.items()
         ]
         queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]
-        return Status(memory=self._memory(), models=models, queue=queue)
+        return Status(memory=self._memory(), models=models, queue=queue, training=self.training())
 
     def why_not_grow(self, name: str, context: int) -> str | None:
         """Why a model whose context grows cannot hold so many tokens, with the sums; None where it could."""

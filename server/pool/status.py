@@ -223,12 +223,31 @@ class QueueStatus(msgspec.Struct, frozen=True):
     waiting: int
 
 
+class TrainingStatus(msgspec.Struct, frozen=True):
+    """The fine-tuning job that runs."""
+
+    id: str
+    model: str
+    """The base that it teaches."""
+    stands_still: bool
+    """While a request is answered."""
+    step: int
+    """The last that was done; 0: it is still being loaded."""
+    steps: int
+    loss: float | None
+    seconds_left: float | None
+    device_bytes: int
+    host_bytes: int
+
+
 class Status(msgspec.Struct, frozen=True):
     """Everything at one moment."""
 
     memory: MemoryStatus
     models: list[ModelStatus]
     queue: list[QueueStatus]
+    training: TrainingStatus | None = None
+    """None while no job runs; those that wait are at `/v1/fine_tuning/jobs`."""
 
 
 @dataclass(frozen=True)

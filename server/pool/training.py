@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from server.pool.foreground import Foreground
     from server.pool.parts import PoolParts
     from server.pool.room import RoomMaker
+    from server.pool.status import TrainingStatus
 
 _PRIORITY: Final = -1000
 
@@ -38,6 +39,8 @@ class TrainingTenant:
         """It leaves for no model."""
         self.pid = 0
         """Of the process that trains; 0: none does."""
+        self.told: Callable[[], TrainingStatus | None] = lambda: None
+        """What is told of the job that runs; set by who runs it."""
 
     @property
     def held(self) -> Amount:

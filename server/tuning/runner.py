@@ -16,6 +16,7 @@ from backends.messages.training import TrainFailed, TrainFinished, TrainLeft
 from backends.plan import Amount, Footprint, Parts
 from server.errors import ApiError, place_of
 from server.pool.room import NoRoomError
+from server.pool.status import TrainingStatus
 from server.tuning.job import Job, JobError, JobRecord, State
 from server.tuning.preparing import Base, UnfitError, prepare
 from server.tuning.recipe import Machine
@@ -86,6 +87,7 @@ class TuningRunner:
         self._not_before: dict[str, float] = {}
         self._why_not: dict[str, str] = {}
         self._stopping = False
+        tenant.told = self._told
 
     async def start(self, *, at_once: bool) -> None:
         """Begin; `at_once` where an earlier run may have left something."""
@@ -137,6 +139,24 @@ class TuningRunner:
         if self._session is not None and self._session.job.id != job.id:
             return f"{self._session.job.id} runs"
         return self._why_not.get(job.id)
+
+    def _told(self) -> TrainingStatus | None:
+        """What the job that runs is at."""
+        session = self._session
+        if session is None:
+            return None
+        record, last, started = session.job.record, session.last, session.started
+        return TrainingStatus(
+            id=session.job.id,
+            model=record.model,
+            stands_still=session.held,
+            step=0 if last is None else last.step,
+            steps=0 if started is None else started.steps,
+            loss=None if last is None else last.loss,
+            seconds_left=None if last is None else round(last.seconds_left, 1),
+            device_bytes=record.device_bytes,
+            host_bytes=record.host_bytes,
+        )
 
     # The walk
 

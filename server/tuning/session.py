@@ -61,6 +61,7 @@ class Session:
         self.held = False
         """It is stopped where it is, and keeps its memory."""
         self.started: TrainStarted | None = None
+        self.last: TrainStep | None = None
         self._store, self._module, self._on_step = store, module, on_step
         self._said: asyncio.Queue[TrainReport | None] = asyncio.Queue()
         self._end: TrainFinished | TrainLeft | TrainFailed | None = None
@@ -130,6 +131,7 @@ class Session:
                 self.started = report
                 self._said.put_nowait(report)
             case TrainStep():
+                self.last = report
                 self._on_step(report)
                 self._said.put_nowait(report)
             case _:

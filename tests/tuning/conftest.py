@@ -91,6 +91,10 @@ class School:
     def home(self, job: FineTuningJob) -> Path:
         return self.folder / "onecard" / "fine_tuning" / job.id
 
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.server.get("/v1/status", headers={"x-api-key": "sk-boss"}).json()
+        return found
+
     def models(self) -> list[str]:
         return [model.id for model in self.client().models.list()]
 

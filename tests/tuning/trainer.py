@@ -65,7 +65,8 @@ class Line:
 
 
 def directions(recipe: Recipe) -> tuple[dict[str, int], str | None]:
-    first = json.loads(Path(recipe.training_file).read_text().splitlines()[0])["messages"][0]["content"]
+    line = json.loads(Path(recipe.training_file).read_text().splitlines()[0])
+    first = line["messages"][0]["content"] if recipe.form == "chat" else ""
     words, _, fails = first.partition("fail ")
     parts = words.split()
     numbers = {word: int(parts[n + 1]) for n, word in enumerate(parts[:-1]) if parts[n + 1].isdecimal()}
