@@ -106,6 +106,8 @@ class Kind(Generic[J]):
     limits: Limits = Limits()
     params: Mapping[str, str] = field(default_factory=dict)
     """The job's field names as requests have them, where these differ."""
+    tool: str = ""
+    """`module:name` of the tool of `/v1/responses` that runs it; empty: none."""
 
     @property
     def surface(self) -> str:

@@ -16,6 +16,10 @@ MAX_IMAGES: Final = 10
 """Of a request; OpenAI's limit."""
 MAX_STEPS: Final = 150
 MAX_SIDE: Final = 4096
+SMALLEST_SIDE: Final = 64
+"""Pixels."""
+TILE: Final = 512
+"""Pixels of a tile's side, where a plan decodes in tiles."""
 MULTIPLE: Final = 8
 """Pixels that both sides are multiples of."""
 MAX_PREVIEWS: Final = 3
@@ -99,14 +103,16 @@ class DrawFacts(Facts, tag="draw", frozen=True):
 
 
 class DrawPlan(LoadPlan, tag="draw", frozen=True):
-    """How many images are drawn at once."""
+    """How many images are drawn at once, and how they are decoded."""
 
     parallel: int
+    tiled: bool = False
+    """In tiles of `TILE` pixels that overlap, which takes less memory and changes large images a little."""
 
     @property
     def words(self) -> str:
         """For people."""
-        return f"parallel {self.parallel}"
+        return f"parallel {self.parallel}" + (", decoded in tiles" if self.tiled else "")
 
 
 def _one(_job: Draw, event: Event) -> float | None:
@@ -140,6 +146,7 @@ DRAW: Final = Kind(
     ),
     facts=DrawFacts,
     plan=DrawPlan,
+    tool="backends.diffusion.tool:TOOL",
     metrics=(
         Metric("images", "counter", "Images that were drawn", _one),
         Metric("image_steps", "counter", "Steps of denoising, each image's counted", _step),
@@ -175,8 +182,8 @@ def size_problem(width: int, height: int, largest_pixels: int) -> str | None:
     if width % MULTIPLE or height % MULTIPLE:
         near = f"{_rounded(width)}x{_rounded(height)}"
         return f"{told} has a side that is no multiple of {MULTIPLE}. hint: {near}"
-    if not (64 <= width <= MAX_SIDE and 64 <= height <= MAX_SIDE):
-        return f"{told} has a side outside of 64..{MAX_SIDE} pixels"
+    if not (SMALLEST_SIDE <= width <= MAX_SIDE and SMALLEST_SIDE <= height <= MAX_SIDE):
+        return f"{told} has a side outside of {SMALLEST_SIDE}..{MAX_SIDE} pixels"
     if width * height > largest_pixels:
         return (
             f"{told} has {width * height} pixels, and this model is loaded for {largest_pixels} at most. "
@@ -186,4 +193,4 @@ def size_problem(width: int, height: int, largest_pixels: int) -> str | None:
 
 
 def _rounded(side: int) -> int:
-    return max(64, round(side / MULTIPLE) * MULTIPLE)
+    return max(SMALLEST_SIDE, round(side / MULTIPLE) * MULTIPLE)

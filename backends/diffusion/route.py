@@ -286,7 +286,7 @@ async def _answered(
         model = await app.looked_at(_named(app, asked.model))
         check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
         model.refuse_other_kind(DRAW)
-        _refuse_large(model, asked)
+        refuse_large(model, asked)
         streams = [
             app.pool.submit(model.entry, job, priority=asked.priority or 0, keep_alive_s=asked.keep_alive)
             for job in jobs
@@ -308,14 +308,16 @@ async def _answered(
 
 def _named(app: Services, name: str | None) -> ModelFacts:
     """The model that is named; where none is, the only one that draws. Raises ApiError."""
-    if name is None:
-        drawing = [entry for entry in app.catalog.entries if entry.backend == DrawHeader.backend]
-        if len(drawing) == 1:
-            return app.facts(drawing[0])
-    return app.model(name)
+    drawing = drawing_models(app) if name is None else []
+    return drawing[0] if len(drawing) == 1 else app.model(name)
 
 
-def _refuse_large(model: ModelFacts, asked: ImageRequest) -> None:
+def drawing_models(app: Services) -> list[ModelFacts]:
+    """Those that draw, of those that the key of this request may use."""
+    return [model for model in app.all_models() if model.entry.backend == DrawHeader.backend]
+
+
+def refuse_large(model: ModelFacts, asked: ImageRequest) -> None:
     """What is known of the files, before any load. Raises ApiError 400."""
     width, height = asked.sides
     if width and isinstance(model.header, DrawHeader):

@@ -80,6 +80,15 @@ class FunctionCall(msgspec.Struct, kw_only=True):
     status: str = "in_progress"
 
 
+class HostedItem(msgspec.Struct, kw_only=True):
+    """A call of a tool that the server runs itself."""
+
+    id: str
+    type: str
+    status: str = "in_progress"
+    result: str | None = None
+
+
 class OutputText(msgspec.Struct, kw_only=True):
     """A part of a message."""
 

@@ -55,6 +55,14 @@ class ResponseAnswer:
         for _ in self._changes(event):
             pass
 
+    def closed(self) -> bytes:
+        """What closes the last item: the model has said all, and tools of the server's own are yet to run."""
+        return self._open() + self._events(self._items.finish(self._last_status))
+
+    def more(self, change: Change) -> bytes:
+        """The event of something that happens after the model's last word."""
+        return self._event(*change)
+
     def end(self, usage: Usage) -> bytes:
         """What closes the last item, and the whole response."""
         opening = self._open()

@@ -6,6 +6,7 @@ A route fills in an `AnswerPlan`; this file knows no field of any surface.
 from __future__ import annotations
 
 import logging
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -35,7 +36,7 @@ from server.schemas.fields import TokenChoice
 from server.settings.sampling import SamplingSource, sampling_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from starlette.requests import Request
 
@@ -96,6 +97,8 @@ class AnswerPlan:
     """Given the first job's stream."""
     words: Callable[[ApiError], ApiError] = _as_it_is
     """Says a problem with the job in the surface's own words."""
+    afterwards: Callable[[], AsyncGenerator[bytes]] | None = None
+    """What is done after the model's last word, and the events of it."""
 
     def check(self, ready: Ready) -> None:
         """Refuse what the model cannot do. Raises ApiError."""
@@ -209,7 +212,7 @@ async def _streamed(request: Request, app: Services, model: ModelFacts, plan: An
         return plan.new_stream(plan.head(ready), ready, first)
 
     headers = {**plan.headers, **run_headers(run, started)}
-    body = sse_bytes(run, make_encoder, plan.voice)
+    body = sse_bytes(run, make_encoder, plan.voice, afterwards=plan.afterwards)
     return StreamedAnswer(
         body,
         run,
@@ -226,6 +229,10 @@ async def _whole(request: Request, app: Services, model: ModelFacts, plan: Answe
         ready = _able(model, plan, run)
         whole = plan.new_whole(ready, started)
         usage = await collect(run, whole)
+        if plan.afterwards is not None:
+            async with aclosing(plan.afterwards()) as further:
+                async for _ in further:
+                    pass
         headers = {**plan.headers, **run_headers(run, started)}
         return Response(whole.body(plan.head(ready), usage), media_type="application/json", headers=headers)
 

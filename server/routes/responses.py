@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from backends.registry import KINDS, named
 from server.errors import ApiError, clip
 from server.history import Record
 from server.output.compaction import Compaction, latest_words
@@ -27,9 +29,10 @@ from server.routes.answering import AnswerPlan, answer, with_defaults
 from server.routes.chat import PARAMS
 from server.routes.dependencies import App, JsonBody, StrictQuery, Whole, Word, services
 from server.routes.described import Described, answers
-from server.routes.services import new_id, served_headers
+from server.routes.services import Services, new_id, served_headers
 from server.routes.tokens import count_tokens
 from server.schemas.body import off_loop, read_as
+from server.schemas.hosted import Wishes
 from server.schemas.items import wrapped
 from server.schemas.parts import as_sent
 from server.schemas.problems import problem
@@ -46,7 +49,7 @@ from server.schemas.responses import (
 from server.schemas.tools import skipped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from backends.messages import Ready, Started
     from server.schemas.surface import Surface
@@ -73,9 +76,27 @@ def _body(surface: Surface, parse: Callable[[dict[str, Any]], Draft]) -> JsonBod
         holders = {item_id: history.holder(item_id, domain, now) for item_id in draft.references}
         items = {item_id: _item(record, item_id) for item_id, record in holders.items() if record is not None}
         n_bytes = len(await request.body()) + len(before or b"")
-        return await off_loop(n_bytes, lambda: draft.complete(before=before, items=items))
+        hosted = _hosted(await services(request), draft.own.tools)
+        return await off_loop(n_bytes, lambda: draft.complete(before=before, items=items, hosted=hosted))
 
     return JsonBody(surface, read)
+
+
+def _hosted(app: Services, tools: list[Any] | None) -> Wishes:
+    """The tools that are wanted and that a model here can run. Raises ApiError 400 or 404."""
+    known = {kind.capability: kind.tool for kind in KINDS.values() if kind.tool}
+    found: Wishes = {}
+    for i, tool in enumerate(tools or []):
+        if not isinstance(tool, dict) or tool.get("type") not in known:
+            continue
+        try:
+            wish = named(known[tool["type"]]).wished(app, tool)
+        except ApiError as error:
+            error.param = f"tools[{i}].{error.param or 'model'}"  # a model that is not there is told without one
+            raise
+        if wish is not None:
+            found[wish.name] = wish
+    return found
 
 
 @router.post(SURFACE.path, responses=answers(ResponseObject, stream=ResponseEvent))
@@ -99,11 +120,18 @@ async def create_response(
         if asked.is_stored:
             app.history.put(_record(domain, response, asked), time.monotonic())
 
-    items = Items(new_id=new_id, envelope=wrapped if asked.wants_envelope else None)
+    items = Items(new_id=new_id, envelope=wrapped if asked.wants_envelope else None, hosted=asked.hosted)
     grown = ResponseAnswer(opening, items, now=time.time, on_done=keep)
 
     def begin(ready: Ready | None, started: Started | None) -> ResponseAnswer:
         return grown.begin(Sorter(splitters(chat.functions, ready, started, only=chat.constraint)()))
+
+    async def run_tools() -> AsyncGenerator[bytes]:
+        yield grown.closed()
+        for call in items.waiting:
+            async with aclosing(asked.hosted[call.name].run(call)) as changes:
+                async for change in changes:
+                    yield grown.more(change)
 
     plan = AnswerPlan(
         jobs=[chat.job(response_id)],
@@ -120,6 +148,7 @@ async def create_response(
         new_whole=begin,
         words=TO_RESPONSES.error,
         voice=grown,
+        afterwards=run_tools if asked.hosted else None,
     )
     return await answer(request, app, model, plan)
 

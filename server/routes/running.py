@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar, assert_never
 
@@ -18,7 +19,7 @@ from server.output.frame import Usage
 from server.output.line_limits import LineWatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 
     from starlette.requests import Request
 
@@ -236,9 +237,16 @@ async def started_in_time(request: Request, run: Run, *, patience_s: float) -> S
 
 
 async def sse_bytes(
-    run: Run, make_encoder: Callable[[Started | None], AnswerEncoder], voice: Voice
+    run: Run,
+    make_encoder: Callable[[Started | None], AnswerEncoder],
+    voice: Voice,
+    *,
+    afterwards: Callable[[], AsyncGenerator[bytes]] | None = None,
 ) -> AsyncIterator[bytes]:
-    """The body of a streamed answer: signs of life until the first event, then events, then the end or an error."""
+    """The body of a streamed answer: signs of life until the first event, then events, then the end or an error.
+
+    `afterwards` is what follows the model's last word, before the end.
+    """
     try:
         async for sign in _until_started(run, voice):
             yield sign
@@ -251,6 +259,10 @@ async def sse_bytes(
         for job, delta in late.endings():
             if chunk := encoder.delta(delta, run.choice(job, delta)):
                 yield chunk
+        if afterwards is not None:
+            async with aclosing(afterwards()) as further:
+                async for chunk in further:
+                    yield chunk
         yield encoder.end(usage)
     except ApiError as problem:
         yield voice.error(problem)

@@ -29,7 +29,7 @@ _INSTEAD = {
 """Items that change what a request means, and what does the same here."""
 _WITHOUT_CONTENT = frozenset({"ghost_snapshot", "mcp_list_tools", "web_search_call"})
 """Notes that clients repeat from earlier turns: a search without its results, a list of tools, a client's own state."""
-_TEXT_ONLY = frozenset({"input_audio", "input_file", "input_image", "input_video", "image_generation_call"})
+_TEXT_ONLY = frozenset({"input_audio", "input_file", "input_image", "input_video"})
 _HARMLESS = frozenset({"namespace", "caller", "name", "phase", "created_by"})
 
 
@@ -141,7 +141,7 @@ class CallItem(Strict):
             raise problem("missing_required_parameter", "Missing required parameter: '{param}'.", field=f".{name}")
         return self
 
-    def message(self) -> dict[str, Any] | None:
+    def message(self) -> dict[str, Any]:
         """The chat message."""
         function = {"name": self.name, "arguments": self._arguments()}
         call = {"id": self.call_id, "type": "function", "function": function}
@@ -157,6 +157,33 @@ class CallItem(Strict):
         said = {"arguments": self.arguments or "{}"} if self.type == "function_call" else {"input": self.input}
         status = {"status": "completed"} if self.type == "function_call" else {}
         return {"id": self.id, "type": self.type, "call_id": self.call_id, "name": self.name, **said, **status}
+
+
+class ImageCallItem(Strict):
+    """An image that was drawn in an earlier turn: the call and what the tool has answered."""
+
+    type: Literal["image_generation_call"]
+    id: str | None = None
+    status: str | None = None
+    result: str | None = None
+    revised_prompt: str | None = None
+
+    def message(self) -> list[dict[str, Any]]:
+        """The chat messages; the image itself is not shown to the model."""
+        call_id = self.id or "image"
+        call = CallItem(
+            type="function_call",
+            call_id=call_id,
+            name="image_generation",
+            arguments=msgspec.json.encode({"prompt": self.revised_prompt or "an image"}).decode(),
+        )
+        said = "The image was drawn, and the user sees it." if self.result else "No image was drawn."
+        return [call.message(), {"role": "tool", "tool_call_id": call_id, "content": said}]
+
+    def stored(self) -> dict[str, Any]:
+        """The form in which input items are listed."""
+        told = {"status": self.status or "completed", "result": self.result, "revised_prompt": self.revised_prompt}
+        return {"id": self.id, "type": self.type, **told}
 
 
 class OutputItem(Strict):
@@ -286,6 +313,7 @@ _TAGS = {
     "custom_tool_call": "<call>",
     "function_call_output": "<output>",
     "custom_tool_call_output": "<output>",
+    "image_generation_call": "<image>",
     "reasoning": "<reasoning>",
     "item_reference": "<reference>",
     "compaction": "<compaction>",
@@ -305,6 +333,7 @@ def _item_tag(value: Any) -> str:
 Item = Annotated[
     Annotated[MessageItem, Tag("<message>")]
     | Annotated[CallItem, Tag("<call>")]
+    | Annotated[ImageCallItem, Tag("<image>")]
     | Annotated[OutputItem, Tag("<output>")]
     | Annotated[ReasoningItem, Tag("<reasoning>")]
     | Annotated[ReferenceItem, Tag("<reference>")]
@@ -318,7 +347,8 @@ Items = Annotated[list[Item], Field(max_length=MAX_MESSAGES, fail_fast=True)]
 def messages_of(items: Iterable[Any]) -> list[dict[str, Any]]:
     """The chat messages of checked items, in order."""
     made = [item.message() for item in items if not isinstance(item, OtherItem | ReferenceItem)]
-    return [message for message in made if message is not None]
+    listed = [found if isinstance(found, list) else [found] for found in made if found is not None]
+    return [message for messages in listed for message in messages]
 
 
 def left_out(items: Iterable[Any]) -> list[str]:

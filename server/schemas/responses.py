@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +13,7 @@ from server.errors import ApiError, clip, missing_parameter
 from server.output.compaction import ASK
 from server.output.response_objects import ResponseObject, asdict
 from server.schemas.harmless import ResponseHarmless
+from server.schemas.hosted import Wishes, as_choice, as_function
 from server.schemas.items import Item, OtherItem, ReferenceItem, left_out, messages_of
 from server.schemas.problems import check
 from server.schemas.renames import TO_RESPONSES
@@ -43,20 +44,27 @@ class Draft:
         """Ids of the items that are meant, not sent."""
         return [item.id for item in self.own.input if isinstance(item, ReferenceItem)]
 
-    def complete(self, *, before: bytes | None, items: Mapping[str, dict[str, Any]]) -> AskedResponse:
-        """The request after the turns in `before` (JSON), with the items it refers to. Raises ApiError 400."""
+    def complete(
+        self, *, before: bytes | None, items: Mapping[str, dict[str, Any]], hosted: Wishes | None = None
+    ) -> AskedResponse:
+        """The request after the turns in `before` (JSON), with the items it refers to. Raises ApiError 400.
+
+        `hosted` are the tools that this server runs for it.
+        """
+        hosted = hosted or {}
         earlier: list[dict[str, Any]] = [] if before is None else msgspec.json.decode(before)
         turns = [*earlier, *messages_of(_resolved(self.own.input, items))]
-        chat = TO_RESPONSES.parse(_chat(self.data, self.own, turns))
+        chat = TO_RESPONSES.parse(_chat(self.data, self.own, turns, hosted))
         unknown = [name for name in self.data if name not in SURFACE.fields]
         ignored = [
             *self.unused,
             *unknown,
             *left_out(self.own.input),
             *_unserved(self.own),
+            *(f"tools[{kind}].{name}" for kind, wish in hosted.items() for name in wish.ignored),
             *TO_RESPONSES.names(chat.ignored),
         ]
-        return AskedResponse(self.own, chat, turns, ignored)
+        return AskedResponse(self.own, chat, turns, ignored, hosted)
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class AskedResponse:
     turns: list[dict[str, Any]]
     """The conversation so far as chat messages, without the instructions."""
     ignored: list[str]
+    hosted: Wishes = field(default_factory=dict)
+    """The tools that this server runs for it."""
 
     def check_results(self) -> None:
         """Every call is answered, and no other. Raises ApiError 400."""
@@ -112,7 +122,7 @@ class AskedResponse:
             frequency_penalty=chat.frequency_penalty or 0.0,
             text={"format": form, "verbosity": (own.text and own.text.verbosity) or "medium"},
             tool_choice=own.tool_choice or "auto",
-            tools=[_shown(tool) for tool in own.tools or [] if tool.get("type") == "function"],
+            tools=[_shown(tool) for tool in own.tools or [] if tool.get("type") in ("function", *self.hosted)],
             top_logprobs=chat.top_logprobs or 0,
             top_p=1.0 if chat.top_p is None else chat.top_p,
             metadata=own.metadata or {},
@@ -132,6 +142,7 @@ _PREFIXES = {
     "function_call_output": "fco_",
     "custom_tool_call": "ctc_",
     "custom_tool_call_output": "ctco_",
+    "image_generation_call": "ig_",
     "compaction": "cmp_",
     "compaction_summary": "cmp_",
 }
@@ -168,7 +179,7 @@ def _nothing_said() -> ApiError:
 def summing_up(asked: AskedResponse, *, max_tokens: int) -> ChatRequest:
     """The chat request that asks for the summary. Raises ApiError 400."""
     ask = {"role": "user", "content": ASK}
-    chat = _chat({"model": asked.chat.model}, asked.own, [*asked.turns, ask])
+    chat = _chat({"model": asked.chat.model}, asked.own, [*asked.turns, ask], {})
     limits = {"max_tokens": max_tokens, "chat_template_kwargs": {"enable_thinking": False}}
     wishes = {"priority": asked.chat.priority, "keep_alive": asked.chat.keep_alive}
     return TO_RESPONSES.parse(
@@ -178,12 +189,14 @@ def summing_up(asked: AskedResponse, *, max_tokens: int) -> ChatRequest:
 
 def turns_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The chat messages that items of our own making mean; a call that was cut can not be answered."""
-    kept = [item for item in items if (item["type"], item["status"]) != ("function_call", "incomplete")]
+    kept = [item for item in items if item["status"] != "incomplete" or not item["type"].endswith("_call")]
     return messages_of([_ITEM.validate_python(item) for item in kept])
 
 
 def _shown(tool: dict[str, Any]) -> dict[str, Any]:
     """A function as the response repeats it, with the fields that OpenAI always has."""
+    if tool["type"] != "function":
+        return tool
     return {
         "type": "function",
         "name": tool["name"],
@@ -237,7 +250,9 @@ def _unserved(own: ResponseRequest) -> list[str]:
     return [*(name for name, is_asked in asked if is_asked), *extra]
 
 
-def _chat(data: Mapping[str, Any], own: ResponseRequest, turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _chat(
+    data: Mapping[str, Any], own: ResponseRequest, turns: Sequence[dict[str, Any]], hosted: Wishes
+) -> dict[str, Any]:
     """The body of the chat completion that means the same."""
     system = [{"role": "system", "content": own.instructions}] if own.instructions else []
     chat: dict[str, Any] = {name: data[name] for name in SURFACE.shared if name in data}
@@ -245,8 +260,8 @@ def _chat(data: Mapping[str, Any], own: ResponseRequest, turns: Sequence[dict[st
     chat["messages"] = [*system, *(turns or [{"role": "user", "content": ""}])]
     chat["max_tokens"] = own.max_output_tokens
     if own.tools is not None:
-        chat["tools"] = [_tool(tool) for tool in own.tools]
-    chat["tool_choice"] = _choice(own.tool_choice)
+        chat["tools"] = [as_function(_tool(tool), hosted) for tool in own.tools]
+    chat["tool_choice"] = _choice(as_choice(own.tool_choice, hosted))
     if own.reasoning is not None:
         chat["reasoning_effort"] = own.reasoning.effort
     if own.text is not None:
