@@ -1,4 +1,5 @@
 // The chat: asks /v1/chat/completions, shows the answer as it comes, reasoning and calls apart. Kept in this page alone.
+// A model that draws is asked for an image.
 
 import { byId, call, events, make, seconds } from "./dom.js";
 import { look, onStatus } from "./status.js";
@@ -25,7 +26,7 @@ async function list() {
   models = (await (await call("v1/models")).json()).data;
   const select = byId("model");
   const before = select.value;
-  const chats = models.filter((model) => can(model, "chat") && !model.unusable);
+  const chats = models.filter((model) => (can(model, "chat") || can(model, "image_generation")) && !model.unusable);
   select.replaceChildren(...chats.map((model) => make("option", { value: model.id }, model.id)));
   if (chats.some((model) => model.id === before)) select.value = before;
   byId("send").disabled = !chats.length;
@@ -131,6 +132,47 @@ class Answer {
   }
 }
 
+function begun() {
+  running = new AbortController();
+  byId("stop").disabled = false;
+  byId("send").disabled = true;
+  say("waiting");
+}
+
+function ended(problem) {
+  if (problem) say(problem.name === "AbortError" ? "stopped" : problem.message, problem.name !== "AbortError");
+  running = null;
+  byId("stop").disabled = true;
+  byId("send").disabled = false;
+  look();
+}
+
+// An image, and what it looks like on its way.
+async function draw(prompt) {
+  begun();
+  const from = performance.now();
+  const { block, body: place } = turn("assistant", "");
+  const image = make("img", { alt: prompt, hidden: true });
+  place.append(image);
+  try {
+    const asked = { model: byId("model").value, prompt, stream: true, partial_images: 3 };
+    const stream = await call("v1/images/generations", { method: "POST", json: asked, signal: running.signal });
+    for await (const data of events(stream)) {
+      if (data === "[DONE]") continue;
+      const event = JSON.parse(data);
+      if (event.error) throw new Error(event.error.message);
+      image.src = `data:image/png;base64,${event.b64_json}`;
+      image.hidden = false;
+      log.scrollTop = log.scrollHeight;
+      if (event.seed !== undefined) say(`${event.size}, seed ${event.seed}, ${seconds((performance.now() - from) / 1000)}`);
+    }
+    ended();
+  } catch (problem) {
+    block.remove();
+    ended(problem);
+  }
+}
+
 async function answer() {
   let asked;
   try {
@@ -139,11 +181,8 @@ async function answer() {
     say(`Tools: ${problem.message}`, true);
     return;
   }
-  running = new AbortController();
-  byId("stop").disabled = false;
-  byId("send").disabled = true;
-  say("waiting");
-  const begun = performance.now();
+  begun();
+  const from = performance.now();
   const made = new Answer();
   let first = null;
   let usage = null;
@@ -161,16 +200,14 @@ async function answer() {
         reason = choice.finish_reason ?? reason;
       }
     }
-    const took = (performance.now() - (first ?? begun)) / 1000;
+    const took = (performance.now() - (first ?? from)) / 1000;
     const n = usage?.completion_tokens ?? 0;
-    say(`${n} tokens, first after ${seconds(((first ?? begun) - begun) / 1000)}${n > 1 && took >= LEAST_TIMED_S ? `, ${(n / took).toFixed(1)} tokens/s` : ""}${reason === "length" ? ", cut at the limit" : ""}`);
+    say(`${n} tokens, first after ${seconds(((first ?? from) - from) / 1000)}${n > 1 && took >= LEAST_TIMED_S ? `, ${(n / took).toFixed(1)} tokens/s` : ""}${reason === "length" ? ", cut at the limit" : ""}`);
+    ended();
   } catch (problem) {
-    say(problem.name === "AbortError" ? "stopped" : problem.message, problem.name !== "AbortError");
+    ended(problem);
   }
   made.draw();
-  running = null;
-  byId("stop").disabled = true;
-  byId("send").disabled = false;
   if (made.text || made.reasoning || made.calls.length) {
     if (!reason) made.calls = [];
     messages.push(made.message());
@@ -179,7 +216,6 @@ async function answer() {
     made.place.parentElement.remove();
     if (messages.at(-1)?.role === "user") messages.pop();
   }
-  look();
 }
 
 function send(event) {
@@ -189,6 +225,12 @@ function send(event) {
   const waits = messages.at(-1)?.tool_calls;
   if (waits) {
     say("The model waits for the results of its calls.", true);
+    return;
+  }
+  if (text && can(chosen(), "image_generation")) {
+    turn("user", text);
+    byId("say").value = "";
+    draw(text);
     return;
   }
   const parts = images.map((url) => ({ type: "image_url", image_url: { url } }));

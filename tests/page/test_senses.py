@@ -31,9 +31,12 @@ pytestmark = [pytest.mark.engine, in_browser]
 
 @pytest.fixture(scope="module")
 def sensing(whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model that sees, one that does not, and one that hears."""
-    models = {"seer": {"path": "demo-vision"}, "blind": {"path": "demo"}, "ear": {"path": str(whisper)}}
-    settings = {"models": models, "memory": {"device": "cpu", "budget": "2GiB"}}
+    """A model that sees, one that does not, one that hears, and one that draws."""
+    models = {"seer": "demo-vision", "blind": "demo", "ear": str(whisper), "artist": "demo-draw"}
+    settings = {
+        "models": {name: {"path": path} for name, path in models.items()},
+        "memory": {"device": "cpu", "budget": "2GiB"},
+    }
     running = Server(settings, tmp_path_factory.mktemp("senses") / "server.log", ONECARD_TEST_ENGINE="")
     yield running
     assert running.stop() == 0, running.log
@@ -121,3 +124,15 @@ def test_what_is_said_into_the_microphone_is_written(speaking: Tab, sensing: Ser
     assert speaking.text("#speak") == "Speak"
     assert speaking.evaluate("document.activeElement.id") == "say"
     assert speaking.said == []
+
+
+def test_a_model_that_draws_shows_its_image(speaking: Tab, sensing: Server) -> None:
+    """Given a model that draws, when it is asked, then its image is there, and its seed is told."""
+    opened(speaking, sensing)
+    speaking.evaluate("document.querySelector('#model').value = 'artist'")
+    speaking.evaluate("document.querySelector('#say').value = 'a red background'")
+    speaking.click("#send")
+    speaking.wait("document.querySelector('#spent').textContent.startsWith('64x64, seed ')")
+    assert speaking.evaluate("document.querySelector('.turn.assistant img').naturalWidth") == 64
+    assert speaking.evaluate("document.querySelector('.turn.user .text').textContent") == "a red background"
+    assert not speaking.evaluate("document.querySelector('#send').disabled")
