@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from backends.diffusion.kind import TILE
 from backends.plan import Amount, Footprint, Parts
 
 if TYPE_CHECKING:
@@ -22,20 +23,21 @@ RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(
     {"cpu": Amount(host=360 * 2**20), "cuda": Amount(device=600 * 2**20, host=1000 * 2**20)}
 )
 """Python with PyTorch, transformers and diffusers; on a card the driver's context, cuBLAS and cuDNN."""
-_DECODER_COPIES: Final = 4
-"""Of the widest feature map at full size: a block's input, its norm, its convolution's output and workspace."""
-_BLOCK_COPIES: Final = 5
-"""The same of a U-Net's block."""
-_FEED_FORWARD: Final = 14
-"""Feature maps that an attention block's feed-forward layer holds: two of four widths each, gated, and its ends."""
-IMAGE_BYTES: Final = 3 * (4 + 1 + 1)
+_FEED_FORWARD: Final = 21
+"""Maps of a level's width while a transformer's feed-forward layer multiplies: eight of the layer's output, four of its
+gate's activation, four of their product, and five that wait: what the block adds to, twice the stream, its norm and
+what attention gave. diffusers' `BasicTransformerBlock.forward` and `GEGLU.forward`."""
+_LAYOUTS: Final[Mapping[Device, float]] = MappingProxyType({"cpu": 1.25, "cuda": 1.0})
+"""What a decoder takes beside what lives: oneDNN copies a convolution's input into a layout of its own."""
+_COLOURS: Final = 3
+IMAGE_BYTES: Final = _COLOURS * (4 + 1 + 1)
 """Of a pixel: as numbers, as bytes, and as a file."""
 
 
 def predict(header: DrawHeader, plan: DrawPlan) -> Footprint:
     """What a plan takes of either memory."""
-    runtime, size = RUNTIME_BYTES[plan.device], value_bytes(plan.device)
-    weights, compute = weight_bytes(header, plan), compute_bytes(header, rows_at_once(plan), header.largest, size)
+    runtime = RUNTIME_BYTES[plan.device]
+    weights, compute = weight_bytes(header, plan), compute_bytes(header, plan, rows_at_once(plan), header.largest)
     images = plan.parallel * header.largest_pixels * IMAGE_BYTES
     if plan.device == "cpu":
         return Footprint(host=Parts(weights, compute=compute + images, runtime=runtime.host))
@@ -50,8 +52,9 @@ def value_bytes(device: Device) -> int:
 
 
 def weight_bytes(header: DrawHeader, plan: DrawPlan) -> int:
-    """Of all networks."""
-    return sum(tensor.n_elements for tensor in header.tensors) * value_bytes(plan.device)
+    """Of all networks, of which the autoencoder may be wider."""
+    sizes = {True: decoder_value_bytes(header, plan.device), False: value_bytes(plan.device)}
+    return sum(tensor.n_elements * sizes[tensor.name.startswith("vae.")] for tensor in header.tensors)
 
 
 def rows_at_once(plan: DrawPlan) -> int:
@@ -59,27 +62,48 @@ def rows_at_once(plan: DrawPlan) -> int:
     return 2 * plan.parallel if plan.device == "cuda" else 2
 
 
-def compute_bytes(header: DrawHeader, n_rows: int, size: tuple[int, int], value_size: int) -> int:
+def decoder_value_bytes(header: DrawHeader, device: Device) -> int:
+    """Some autoencoders give no numbers in 16 bits; their folders say so."""
+    return 4 if header.vae.get("force_upcast") is True else value_bytes(device)
+
+
+def compute_bytes(header: DrawHeader, plan: DrawPlan, n_rows: int, size: tuple[int, int]) -> int:
     """Of `n_rows` of one size in pixels: the larger of a step and of what follows the last one."""
-    return max(_unet_bytes(header, n_rows, size, value_size), _decoder_bytes(header, size, value_size))
+    step = unet_values(header, n_rows, size) * value_bytes(plan.device)
+    decoded = decoder_values(header, size, tiled=plan.tiled) * decoder_value_bytes(header, plan.device)
+    return max(step, int(decoded * _LAYOUTS[plan.device]))
 
 
-def _decoder_bytes(header: DrawHeader, size: tuple[int, int], value_size: int) -> int:
-    """One image is decoded at a time; the last block begins with the width of the one before it."""
+def decoder_values(header: DrawHeader, size: tuple[int, int], *, tiled: bool = False) -> int:
+    """Numbers that live at once while one image is decoded: in the last block, where the one before enters.
+
+    There live a block's input, its norm's output and its activation's, or the input and four narrow maps while the
+    shortcut is added: diffusers' `ResnetBlock2D.forward`. Of an image in tiles, those of one tile, and all tiles.
+    """
+    if tiled and max(size) > TILE:
+        waiting = _COLOURS * size[0] * size[1]
+        return waiting + decoder_values(header, (min(TILE, size[0]), min(TILE, size[1])))
     widths = header.vae["block_out_channels"]
-    return _DECODER_COPIES * size[0] * size[1] * int(max(widths[:2])) * value_size
+    narrow, wide = int(widths[0]), int(widths[min(1, len(widths) - 1)])
+    return size[0] * size[1] * max(3 * wide, wide + 4 * narrow)
 
 
-def _unet_bytes(header: DrawHeader, n_rows: int, size: tuple[int, int], value_size: int) -> int:
-    """What skips to the other side, and the block that takes most."""
-    widths = header.unet["block_out_channels"]
+def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int]) -> int:
+    """Numbers that live at once on the way up, in the level that takes most: there the skips of all levels above wait.
+
+    Beside them live what came from the level below, and of this level either a transformer's feed-forward
+    (`_FEED_FORWARD`) or a block's wide input, its norm's output and its activation's.
+    """
+    widths, n_layers = [int(width) for width in header.unet["block_out_channels"]], _layers(header)
     cells = (size[0] // header.scale) * (size[1] // header.scale)
-    skips = sum((_layers(header) + 1) * width * cells // 4**level for level, width in enumerate(widths))
-    blocks = [
-        (_FEED_FORWARD if _attends(header, level) else 0, width * cells // 4**level)
-        for level, width in enumerate(widths)
-    ]
-    return n_rows * int(skips + max(max(copies, _BLOCK_COPIES) * values for copies, values in blocks)) * value_size
+    most, skips = 0, widths[0] * cells
+    for level, width in enumerate(widths):
+        here, below = cells // 4**level, widths[min(level + 1, len(widths) - 1)]
+        skips += n_layers * width * here
+        block = _FEED_FORWARD * width if _attends(header, level) else 3 * (below + width)
+        most = max(most, skips + here * (below + block))
+        skips += width * here // 4
+    return n_rows * most
 
 
 def _layers(header: DrawHeader) -> int:

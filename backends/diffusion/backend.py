@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from backends.backend import Files
 from backends.diffusion import arithmetic
 from backends.diffusion.header import INDEX, DrawHeader, read
-from backends.diffusion.kind import DRAW, DrawPlan
+from backends.diffusion.kind import DRAW, TILE, DrawPlan
 from backends.files import model_files
 from backends.kinds import AnyKind
 from backends.messages import Figure
@@ -34,19 +34,20 @@ class DrawChoices:
 
     def figures(self, _header: DrawHeader, plan: DrawPlan) -> Mapping[str, Figure]:
         """For `/v1/capacity`."""
-        return {"parallel": plan.parallel}
+        return {"parallel": plan.parallel, "tiled": plan.tiled}
 
     def others(
         self,
-        _header: DrawHeader,
+        header: DrawHeader,
         plan: DrawPlan,
         room: Amount,
         footprint_of: Callable[[DrawPlan], Footprint],
         *,
         fits: bool,
     ) -> Sequence[DrawPlan]:
-        """Fewer images; one that fits `fits` as it is."""
+        """Fewer images, then in tiles; one that fits `fits` as it is."""
         found = [replace(plan, parallel=n) for n in _fewer(plan.parallel)]
+        found += [replace(plan, tiled=True)] if max(header.largest) > TILE and not plan.tiled else []
         return [] if fits else [other for other in found if footprint_of(other).amount.within(room)]
 
     def instead(self, plan: DrawPlan, room: Amount, footprint_of: Callable[[DrawPlan], Footprint]) -> Sequence[str]:
@@ -102,13 +103,13 @@ class Drawings:
         """model_index.json, the networks' configurations and the weights' headers."""
         return read(path, image_size=str(options.get("image_size", "auto")))
 
-    def plans(self, _header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
-        """As many images as were asked for; where nothing was, fewer where memory is short."""
-        if "parallel" not in wish.open:
-            yield DrawPlan(device=wish.device, parallel=wish.parallel)
-            return
-        for parallel in (_PARALLEL, *_fewer(_PARALLEL)):
+    def plans(self, header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
+        """As many images as were asked for, where nothing was, fewer where memory is short; last, decoded in tiles."""
+        several = (_PARALLEL, *_fewer(_PARALLEL)) if "parallel" in wish.open else (wish.parallel,)
+        for parallel in several:
             yield DrawPlan(device=wish.device, parallel=parallel)
+        if max(header.largest) > TILE:
+            yield DrawPlan(device=wish.device, parallel=several[-1], tiled=True)
 
     def longest_context(self, _header: DrawHeader, _context: int | None) -> int | None:
         """A prompt has as many tokens as its encoder reads."""

@@ -14,7 +14,7 @@ from backends.backend import HeaderError
 from backends.diffusion import arithmetic
 from backends.diffusion.engine import Defaults, DrawEngine
 from backends.diffusion.header import DrawHeader, read
-from backends.diffusion.kind import DrawFacts, DrawPlan
+from backends.diffusion.kind import SMALLEST_SIDE, TILE, DrawFacts, DrawPlan
 from backends.diffusion.library import (
     AutoencoderKL,
     CLIPTextModel,
@@ -28,7 +28,7 @@ from backends.engine import LoadError
 from backends.files import model_files
 from backends.machine import card
 from backends.machine.crash_reason import in_words
-from backends.machine.kernel import forget_peak, peak_bytes, resident_bytes
+from backends.machine.kernel import forget_peak, peak_bytes, resident_bytes, share_few_arenas
 from backends.messages import LoadModel, Ready
 from backends.pytorch import shortage
 from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, weight_bytes
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _UNUSED: Final = ("position_ids",)
 """Endings of tensors that folders leave out, because they are computed."""
+_ARENAS: Final = 2
+"""Of the C library's; large blocks then come from the system and go back to it, and the peak is what lives at once."""
 _TOY_BYTES: Final = 32 << 20
 _STEPS: Final = 25
 _GUIDANCE: Final = 7.0
@@ -49,6 +51,7 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise LoadError("this build of PyTorch sees no GPU. hint: install one with CUDA, or use device = 'cpu'")
     free_before = card.free_bytes() if plan.device == "cuda" else None
+    share_few_arenas(_ARENAS)
     be_quiet()
     try:
         header = read(path, image_size=str(spec.options.get("image_size", "auto")))
@@ -77,11 +80,19 @@ def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable
     half = torch.float16 if plan.device == "cuda" else torch.float32
     found = torch.nn.ModuleDict()
     for number, (name, kind) in enumerate(wanted.items()):
-        full = name == "vae" and header.vae.get("force_upcast") is True
+        full = name == "vae" and arithmetic.decoder_value_bytes(header, plan.device) == 4
         dtype = torch.float32 if full else half
         found[name] = _network(kind, path / name, is_half=name in header.halves, dtype=dtype, device=plan.device)
         progress((number + 1) / (len(wanted) + 2))
+    if plan.tiled:
+        decode_in_tiles(found["vae"], header.scale)
     return found
+
+
+def decode_in_tiles(vae: Any, scale: int) -> None:
+    """Of `TILE` pixels, a quarter of which overlaps; diffusers' own are as large as the model's images."""
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
 
 
 def _network(kind: Any, folder: Path, *, is_half: bool, dtype: torch.dtype, device: Device) -> Any:
@@ -139,12 +150,14 @@ def _tokenizer(path: Path, encoder: str, network: Any) -> Any:
 
 def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan) -> int:
     """A step of as many images as there may be, and the largest image decoded: what that takes. Raises LoadError."""
-    on_card, is_told = plan.device == "cuda", forget_peak()
-    if on_card:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if on_card else resident_bytes()
+    on_card = plan.device == "cuda"
     try:
-        _try(painter, header, arithmetic.rows_at_once(plan))
+        _try(painter, header, (SMALLEST_SIDE, SMALLEST_SIDE), 1)  # what libraries keep of their first image is theirs
+        is_told = forget_peak()
+        if on_card:
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if on_card else resident_bytes()
+        _try(painter, header, header.largest, arithmetic.rows_at_once(plan))
     except (RuntimeError, MemoryError, ValueError, TypeError, IndexError) as error:
         if shortage.is_shortage(error):
             told = f"no memory is left for an image: {shortage.told(error)}. hint: a smaller parallel or image_size"
@@ -157,8 +170,8 @@ def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan) -> int:
     return max(0, peak_bytes() - before)
 
 
-def _try(painter: Painter, header: DrawHeader, n_rows: int) -> None:
-    width, height = header.largest
+def _try(painter: Painter, header: DrawHeader, size: tuple[int, int], n_rows: int) -> None:
+    width, height = size
     told = painter.condition(painter.read("a picture", "prompt"))
     chance = torch.Generator().manual_seed(0)
     latents = painter.first_latents(height // header.scale, width // header.scale, chance)

@@ -14,6 +14,7 @@ from backends.backend import HeaderError
 from backends.diffusion.header import DrawHeader, read
 from backends.diffusion.kind import SCHEDULERS, DrawPlan
 from backends.diffusion.options import NamedScheduler
+from backends.plan import Wish
 from backends.registry import BACKENDS, estimate, recognised
 
 
@@ -44,12 +45,24 @@ def test_weights_are_exact_and_images_grow_with_their_pixels(folder: Path) -> No
         header = read(folder, image_size=size)
         parts = estimate(header, DrawPlan(parallel=2)).host
         assert parts.weights == 2 * stored  # the files have 16 bits, a processor computes in 32
-        assert estimate(header, DrawPlan(device="cuda", parallel=2)).device.weights == stored
+        wide = sum(tensor.n_bytes for tensor in header.tensors if tensor.name.startswith("vae."))
+        assert estimate(header, DrawPlan(device="cuda", parallel=2)).device.weights == stored + wide  # `force_upcast`
         by_size[size] = parts.compute
     assert by_size["512x512"] == pytest.approx(4 * by_size["256x256"], rel=0.01)
     header = read(folder, image_size="512x512")
     one, four = (estimate(header, DrawPlan(device="cuda", parallel=n)).device.compute for n in (1, 4))
     assert one <= four <= 4 * one
+
+
+def test_tiles_come_last(folder: Path) -> None:
+    """Given images of more than a tile, then a plan that decodes in tiles is there, behind those that do not."""
+    backend = BACKENDS["diffusion"]
+    wish = Wish(None, 4, "f16", None, "cpu", frozenset({"parallel"}))
+    plans = list(backend.plans(read(folder, image_size="1024x512"), wish))
+    assert [(plan.parallel, plan.tiled) for plan in plans] == [(4, False), (2, False), (1, False), (1, True)]
+    needs = [estimate(read(folder, image_size="1024x512"), plan).host.compute for plan in plans]
+    assert needs[-1] < needs[-2]
+    assert not any(plan.tiled for plan in backend.plans(read(folder, image_size="512x512"), wish))
 
 
 def _pickled(folder: Path) -> None:
