@@ -61,6 +61,7 @@ SERVER_MAY_USE = {
     "backends.files.sampling_defaults",
     "backends.messages.training",
     "backends.training.examples",
+    "backends.training.price",
 }
 MAY_IMPORT = {
     "server": {"server", *SERVER_MAY_USE},

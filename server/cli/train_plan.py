@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from server.memory.elsewhere import memory_to_plan_with
 from server.memory.memory import DeviceError
 from server.settings.sizes import format_size
 from server.tuning.bases import untaught
-from server.tuning.estimate import estimate
+from server.tuning.estimate import estimate_of
 from server.tuning.recipe import MARGIN, Machine, Material, NoFitError, recipe_of, reserved
 
 if TYPE_CHECKING:
@@ -37,11 +36,12 @@ def show_plan(model: str, wanted: Wanted, checked: Checked, *, validated: bool, 
     here = Path("/")
     material = Material(
         *(entry.path, here, here, here if validated else None, checked.form, checked.examples, checked.longest_bytes),
+        checked.text_bytes,
         header.n_ctx_train,
     )
     machine = Machine(memory.device, memory.ledger.budget)
     try:
-        recipe, footprint = recipe_of(wanted, 0, material, machine, partial(estimate, header, entry.size_bytes))
+        recipe, footprint = recipe_of(wanted, 0, material, machine, estimate_of(header))
     except NoFitError as problem:
         raise CliError(str(problem), ExitCode.DOES_NOT_FIT) from None
     for line in plan_lines(recipe, footprint, checked, machine):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from server.tuning.estimate import estimate
+from server.tuning.estimate import estimate_of
 from server.tuning.job import JobError
 from server.tuning.preparing import Base, UnfitError
 from server.tuning.recipe import Machine
@@ -34,7 +33,7 @@ class Bases:
             raise UnfitError(JobError("model_unusable", told, "model"))
         if (why := untaught(entry.path.is_dir(), info.header.gives)) is not None:
             raise UnfitError(JobError("model_not_trainable", f"The model '{name}' {why}", "model"))
-        return Base(entry.path, info.header.n_ctx_train, partial(estimate, info.header, entry.size_bytes))
+        return Base(entry.path, info.header.n_ctx_train, estimate_of(info.header))
 
     def machine(self) -> Machine:
         """Where it is trained, and what it may take there."""

@@ -1,44 +1,37 @@
-"""What a training takes, roughly, from the size of a model's files and what every header tells. Pure."""
+"""What a training takes, as the ledger has it: the sums of `backends.training.price` by memory and component. Pure."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from backends.plan import Footprint, Parts
+from backends.training.price import price
 
 if TYPE_CHECKING:
-    from backends.backend import Header
     from backends.messages.training import Recipe
 
-_STORED_BYTES: Final = 2
-"""Of a weight in the files."""
-_RUNTIME_BYTES: Final = 700 * 2**20
-"""A process with PyTorch and transformers."""
-_COMPUTED_BYTES: Final = {"cpu": 4, "cuda": 2}
-_HELD_BYTES: Final = {"nf4": 0.6, "8bit": 1.1}
-_OPTIMISER_BYTES: Final = 12
-"""Of a trained weight: its gradient, and two moments, in 32 bits."""
+Estimate = Callable[["Recipe", int], Footprint]
+"""Of a recipe, and the bytes of all its examples."""
 
 
-def estimate(header: Header, size_bytes: int, recipe: Recipe) -> Footprint:
-    """Of weights on disk of `size_bytes`."""
-    n_weights, width = size_bytes / _STORED_BYTES, _COMPUTED_BYTES[recipe.device]
-    n_layers = max(1, header.n_layers)
-    hidden = math.sqrt(n_weights / (12 * n_layers))
-    held = _HELD_BYTES.get(recipe.quantization, width)
-    trained = n_weights if recipe.method == "full" else 14 * n_layers * hidden * recipe.rank
-    tokens = recipe.micro_batch * recipe.max_length
-    kept_layers = 1 if recipe.gradient_checkpointing else n_layers
-    parts = {
-        "weights": n_weights * held,
-        "adapter": 0 if recipe.method == "full" else trained * 4,
-        "optimiser": trained * _OPTIMISER_BYTES,
-        "activations": tokens * (kept_layers * 34 + n_layers) * hidden * width,
-        "logits": tokens * header.n_vocab * 4 * 3,
-    }
-    whole = {name: math.ceil(n_bytes) for name, n_bytes in parts.items()}
-    runtime = {"runtime": _RUNTIME_BYTES}
-    if recipe.device == "cuda":
-        return Footprint(Parts(further={**whole, "runtime": _RUNTIME_BYTES // 2}), Parts(further=runtime))
-    return Footprint(host=Parts(further={**whole, **runtime}))
+def estimate_of(header: Any) -> Estimate:
+    """Of a base by its header, which is that of a folder."""
+
+    def estimate(recipe: Recipe, text_bytes: int) -> Footprint:
+        told = price(header, recipe, text_bytes=text_bytes)
+        computed = {
+            "weights": told.weights,
+            "adapters": told.adapters,
+            "gradients": told.gradients,
+            "optimiser": told.optimiser,
+            "activations": told.activations,
+            "logits": told.logits,
+            "runtime": told.runtime,
+        }
+        if told.on_card:
+            beside = {"data": told.data, "runtime": told.host_runtime}
+            return Footprint(Parts(further=computed), Parts(further=beside))
+        return Footprint(host=Parts(further={**computed, "data": told.data}))
+
+    return estimate

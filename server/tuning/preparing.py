@@ -19,12 +19,10 @@ from server.tuning.job import JobError
 from server.tuning.recipe import Machine, Material, NoFitError, recipe_of, reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from backends.messages.training import Recipe, TrainForm
-    from backends.plan import Footprint
     from backends.training.examples import Checked
     from server.files.store import FileStore
+    from server.tuning.estimate import Estimate
     from server.tuning.job import Job
     from server.tuning.store import TuningStore
 
@@ -37,7 +35,7 @@ class Base:
 
     path: Path
     n_ctx_train: int
-    price: Callable[[Recipe], Footprint]
+    estimate: Estimate
 
 
 class UnfitError(Exception):
@@ -69,10 +67,11 @@ def prepare(job: Job, base: Base, machine: Machine, *, files: FileStore, store: 
         _checked(validation, checked.form, "validation_file")
     material = Material(
         *(base.path, folder, training, validation, checked.form, checked.examples, checked.longest_bytes),
+        checked.text_bytes,
         base.n_ctx_train,
     )
     try:
-        recipe, footprint = recipe_of(record.wanted, record.seed, material, machine, base.price)
+        recipe, footprint = recipe_of(record.wanted, record.seed, material, machine, base.estimate)
     except NoFitError as problem:
         raise UnfitError(JobError("cannot_fit", str(problem))) from None
     amount = reserved(footprint)

@@ -14,11 +14,12 @@ from server.settings.sizes import format_size
 from server.tuning.job import LEARNING_RATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from backends.messages import Device
     from backends.plan import Footprint
+    from server.tuning.estimate import Estimate
     from server.tuning.job import Wanted
 
 _MOST_LENGTH: Final = 2048
@@ -51,6 +52,8 @@ class Material:
     form: TrainForm
     n_examples: int
     longest_bytes: int
+    text_bytes: int
+    """Of all examples."""
     n_ctx_train: int
     """Tokens that the base was made for; 0: not known."""
 
@@ -64,12 +67,12 @@ class Machine:
 
 
 def recipe_of(
-    wanted: Wanted, seed: int, material: Material, machine: Machine, price: Callable[[Recipe], Footprint]
+    wanted: Wanted, seed: int, material: Material, machine: Machine, estimate: Estimate
 ) -> tuple[Recipe, Footprint]:
     """The best way of those that were asked for that fits, and what it reserves. Raises NoFitError."""
     least: tuple[Recipe, Footprint] | None = None
     for recipe in _ways(wanted, seed, material, machine.device):
-        footprint = price(recipe)
+        footprint = estimate(recipe, material.text_bytes)
         if reserved(footprint).within(machine.budget):
             limit = reserved(footprint).device if machine.device == "cuda" else 0
             return msgspec.structs.replace(recipe, memory_bytes=limit), footprint
