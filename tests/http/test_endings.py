@@ -210,6 +210,10 @@ def test_a_slow_load_is_bridged_with_comments(own_server):
     assert b"text/event-stream" in data
     data += read_until(connection, b"[DONE]")
     assert re.search(rb": loading fake \d+% estimate_s=\d+\n\n", data)
+    told = re.search(r"load_progress model=fake percent=(\d+) left_s=([\d.]+)", server.log)
+    assert told is not None, server.log
+    assert int(told[1]) in range(10, 100, 10)  # tenths, as the load tells them
+    assert float(told[2]) >= 0
     assert b'" hello"' in data or b'"echo: hello"' in data
     connection.close()
 
