@@ -197,9 +197,11 @@ def _speculation(options: argparse.Namespace) -> dict[str, str]:
     if options.mtp is not None:
         path = predicting.path(options.mtp)
     if options.peer:
-        return speculation_peers.measure(
+        program = llama_server.find(None)
+        about = {"file": path.name, "llama-server": llama_server.version(program)}
+        return about | speculation_peers.measure(
             path,
-            llama_server.find(None),
+            program,
             draft=draft,
             mtp=options.mtp is not None,
             rounds=options.rounds,
