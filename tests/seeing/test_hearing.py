@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp
@@ -17,6 +18,7 @@ from backends.generation.sounds import samples_of
 from backends.gguf.backend import Gguf
 from backends.gguf.library_log import LibraryLog
 from backends.gguf.model import Model
+from backends.gguf.projector import projector_for
 from backends.messages import KvLayout
 from tests.gguf.driver import Outcome, run
 from tests.models import hearing
@@ -185,3 +187,21 @@ def test_a_projector_whose_rows_llama_cpp_miscounts_is_sent_no_sound(tmp_path: P
     with pytest.raises(JobError, match="reads text alone, and takes no sounds"):
         engine.prepare(look([A, LOW, B]))
     engine.close()
+
+
+def test_an_estimate_counts_the_longest_sound_that_is_read_at_once(tmp_path: Path) -> None:
+    """Whisper's encoders read 30 s of it, others all."""
+    path = hearing.build(tmp_path, "ultravox")
+    found = {}
+    for kind in ("ultravox", "lfm2a"):
+        for seconds in (30.0, 300.0):
+            one = projector_for(path, 64, {"max_audio_s": seconds})
+            assert one is not None
+            metadata = {**one.header.metadata, "clip.audio.projector_type": kind}
+            one = replace(one, header=replace(one.header, metadata=metadata))
+            found[kind, seconds] = (one.longest_read_s, one.encoder_bytes, one.kept_bytes(64) + one.way_bytes)
+    assert found["ultravox", 30.0][:2] == found["ultravox", 300.0][:2]
+    assert found["lfm2a", 300.0][0] == 300.0
+    assert found["lfm2a", 300.0][1] > 10 * (found["lfm2a", 30.0][1] - found["ultravox", 30.0][1])
+    assert found["lfm2a", 300.0][1] > found["ultravox", 300.0][1]
+    assert found["ultravox", 300.0][2] > found["ultravox", 30.0][2]
