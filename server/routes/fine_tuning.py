@@ -203,17 +203,17 @@ async def list_checkpoints(
 @router.delete("/v1/models/{id:path}", responses=answers(DeletedModel))
 async def delete_model(request: Request, app: App) -> Response:
     """Delete a model that a fine-tuning job has made, from the disk too."""
-    model = app.model(request.path_params["id"])
-    if not model.name.startswith(TUNED):
-        told = f"'{model.name}' was not made by a fine-tuning job. hint: take it out of the configuration"
+    name = request.path_params["id"]
+    job = await asyncio.to_thread(app.tuning_results.find, name) if name.startswith(TUNED) else None
+    if job is None:
+        told = f"'{app.model(name).name}' was not made by a fine-tuning job. hint: take it out of the configuration"
         raise ApiError(400, told, param="model", code="model_not_deletable")
-    job = await asyncio.to_thread(app.tuning_results.find, model.name)
-    if job is None or seen(request) not in (None, job.owner):
-        told = f"The model '{model.name}' was made with another key, and that key or an admin key may delete it."
+    if seen(request) not in (None, job.owner):
+        told = f"The model '{clip(name)}' was made with another key, and that key or an admin key may delete it."
         raise ApiError(403, told, param="model", code="not_yours")
-    await app.tuning_results.stop_serving(model.name)
+    await app.tuning_results.stop_serving(name)
     await asyncio.to_thread(app.tuning_results.discard, job)
-    gone: DeletedModel = {"id": model.name, "object": "model", "deleted": True}
+    gone: DeletedModel = {"id": name, "object": "model", "deleted": True}
     return _json(gone)
 
 

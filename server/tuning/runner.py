@@ -191,6 +191,8 @@ class TuningRunner:
                 trouble, wait_s = at, _TROUBLE_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait_s)
+            if trouble is not None:
+                self._news.set()  # what was not done is looked at again
 
     async def _once(self) -> float | None:
         """What is to be done now; for how long there is nothing more. Raises ApiError."""

@@ -74,6 +74,10 @@ def test_whatever_is_wrong_with_a_job_is_told_by_name(school: School):
     both = {"hyperparameters": {"batch_size": 3, "micro_batch": 2}}
     assert refused(**both).startswith("micro_batch: 'micro_batch' is 2, and a batch of 3")
     assert refused(hyperparameters={"n_epoch": 3}).startswith("hyperparameters.n_epoch: ")
+    with pytest.raises(openai.BadRequestError, match="was not made by a fine-tuning job"):
+        client.models.delete("fake")
+    with pytest.raises(openai.NotFoundError):
+        client.models.delete("ft:chat:none:0")
     batch = client.files.create(file=("x.jsonl", b"{}\n"), purpose="batch")
     assert "was uploaded for 'batch'" in refused(training_file=batch.id)
     with pytest.raises(openai.NotFoundError):
