@@ -20,6 +20,8 @@ CALLED_BY_OTHERS: Mapping[str, str] = {
     "_ping": "sse-starlette",
     "_get_arguments_from_pretrained": "transformers",
     "check_argument_for_proper_class": "transformers",
+    "check_health": "Ray Serve",
+    "record_autoscaling_stats": "Ray Serve",
 }
 """Names that a library looks up on what we give it, and which library."""
 DECORATORS = [
@@ -28,6 +30,7 @@ DECORATORS = [
     "@metrics_router.*",
     "@app.*",
     "@config_app.*",
+    "@cluster_app.*",
     "@model_validator",
     "@field_validator",
 ]

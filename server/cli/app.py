@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from server.cli.arguments import AnyModel, AsJson, ConfigFile, ServedModel, Url
 from server.cli.batch import batch
+from server.cli.cluster import cluster_app
 from server.cli.completing import model_names
 from server.cli.config_app import config_app
 from server.cli.connect.command import connect
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(service_app, name="service")
+app.add_typer(cluster_app, name="cluster")
 for command_of_its_own in (quantize, connect, doctor, logs, transcribe, draw, batch, train, lend, usage, serve):
     app.command()(command_of_its_own)
 

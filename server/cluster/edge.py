@@ -190,7 +190,7 @@ class Edge:
         tried: set[str] = set()
         fixed = self._fixed(request, asked)
         for node in fixed or ():
-            if self._router.is_up(node, time.monotonic()):
+            if self._router.is_reachable(node, time.monotonic()):
                 yield node, "owner"
         while fixed is None and len(tried) < MOST_TRIES:
             choice = self._router.choose(asked.ask, time.monotonic(), without=frozenset(tried))
@@ -209,7 +209,7 @@ class Edge:
         if request.path.startswith(_AT_HOME):
             return by_hash("home", self._urls)[:1]
         if request.method != "POST":
-            return by_hash("home", self._up())[:1]
+            return by_hash("home", self._up() or self._urls)[:1]
         return None
 
     def _wanted(self, request: Incoming) -> Wanted:

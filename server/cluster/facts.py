@@ -88,8 +88,10 @@ class Weights:
     """In which a model that left is asked for again, or it was right to let it go."""
     down_s: float = 2.0
     """For which a node gets nothing after a request could not reach it, unless it has begun another life."""
-    stale_s: float = 5.0
-    """After which a node that reports nothing gets nothing."""
+    stale_s: float = 15.0
+    """After which a node that reports nothing is silent."""
+    silent_s: float = 60.0
+    """What a silent node is charged with: it gets a request only where no other node is."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ import httpx2
 from server.cluster.facts import HeldModel, NodeReport
 
 _PARALLEL: Final = 2
-"""Requests at once of a model that was never loaded: as the configuration has it where it says nothing."""
+"""Requests at once of a model whose plan is not known yet: as the configuration has it where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Watch:
         self._asked[name] = self._asked.get(name, 0) + 1
         answer = await self.client.get(self.url + "/v1/capacity", params={"model": name})
         if answer.status_code == httpx2.codes.OK:
-            self._needs[name] = answer.json()["total_bytes"]
+            told = answer.json()
+            self._needs[name] = told["total_bytes"]
+            self._parallel[name] = told["plan"]["parallel"] or _PARALLEL
 
     def _held(self, model: Mapping[str, Any]) -> HeldModel:
         name = model["name"]

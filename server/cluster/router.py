@@ -94,6 +94,10 @@ class Router:
         """Whether it is heard of, and requests reach it."""
         return node in self._nodes and self._up(self._nodes[node], now)
 
+    def is_reachable(self, node: str, now: float) -> bool:
+        """Whether a request may be tried there, silent as the node may be."""
+        return node in self._nodes and self._nodes[node].down_until <= now
+
     # Requests
 
     def choose(self, ask: Ask, now: float, *, without: frozenset[str] = frozenset()) -> Choice | None:
@@ -102,10 +106,12 @@ class Router:
         best: tuple[float, int, Choice] | None = None
         for place, name in enumerate(self._candidates(ask, home)):
             state = self._nodes[name]
-            if name in without or not self._up(state, now):
+            if name in without or state.down_until > now:
                 continue
             wait_s, reason = self._wait(state, ask, now)
             away_s = 0.0 if home in (None, name) else self._weights.leave_s
+            if not self._up(state, now):
+                away_s += self._weights.silent_s
             found = Choice(name, wait_s, "head" if name == home and reason == "resident" else reason)
             if name != home:
                 away_s += ask.prompt_tokens / self._weights.tokens_per_s

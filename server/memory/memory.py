@@ -19,6 +19,7 @@ from backends.machine import host
 from backends.messages import Device
 from backends.plan import Amount
 from server.memory import gpu
+from server.memory.hours import by_hours
 from server.memory.ledger import Ledger, Tenant
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache
 from server.own_folder import user_folder
@@ -326,30 +327,32 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
         most = host_budget
     auto = _auto_on_host(0 if card is not None else settings.reserve, most)
     prefix_cache = _prefix_cache(settings, n_models)
+    fixed = None if settings.budget == "auto" else settings.budget
+    moves = fixed is None or bool(settings.hours)
     if card is None:
-        wanted = auto(available_bytes) if settings.budget == "auto" else settings.budget
+        allowed = by_hours(auto, settings.hours, fixed=fixed if fixed is None or most is None else min(fixed, most))
         return Memory(
             "cpu",
-            Amount(host=wanted if most is None else min(wanted, most)),
+            Amount(host=allowed(available_bytes)),
             total=Amount(host=total_bytes),
             warnings=warnings,
-            follow=Follow(host=auto if settings.budget == "auto" else None),
+            follow=Follow(host=allowed if moves else None),
             prefix_cache=prefix_cache,
         )
-    on_card = _auto_on_card(settings.reserve)
+    on_card = by_hours(_auto_on_card(settings.reserve), settings.hours, fixed=fixed)
     if settings.budget != "auto":
         _check("budget", settings.budget, card.total_bytes, card.name)
     return Memory(
         "cuda",
         Amount(
-            on_card(card.free_bytes) if settings.budget == "auto" else settings.budget,
+            on_card(card.free_bytes),
             auto(available_bytes) if most is None else most,
         ),
         total=Amount(card.total_bytes, total_bytes),
         device_free_bytes=card.free_bytes,
         device_name=card.name,
         warnings=warnings,
-        follow=Follow(on_card if settings.budget == "auto" else None, auto if most is None else None),
+        follow=Follow(on_card if moves else None, auto if most is None else None),
         prefix_cache=prefix_cache,
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from backends.options import NO_BOOL, StrList
+from server.settings.hours import Span
 from server.settings.sizes import Size
 from server.settings.values import Budget, Hosts, KeepAlive, Keys, Origins, PositiveSeconds, Seconds, Section
 
@@ -74,6 +75,9 @@ class MemorySection(Section):
     """Left free on the device for others."""
     on_pressure: Literal["unload", "keep"] = "unload"
     """What happens to idle models when other programs take the memory."""
+    hours: dict[Span, Size] = {}
+    """The most that models may take at some hours of the day, in local time: `{"09:00-18:00" = "6GiB"}`. Outside them
+    `budget` counts alone. Idle models leave when such a time begins."""
     prefix_cache: Literal["auto"] | Size = "auto"
     """The most host memory for cached prefixes, which come back after other requests and after a swap. They are part of
     the budget of host memory and yield to models."""

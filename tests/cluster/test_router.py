@@ -118,11 +118,12 @@ def test_a_node_that_failed_gets_nothing_for_a_while_or_until_its_next_life():
     assert made.choose(Ask("chat"), 2.2).node == "a"
 
 
-def test_a_node_that_is_silent_or_tried_already_gets_nothing():
-    made = router(node("a", at=0.0, chat=READY), node("b", at=4.0, free=11, chat=GONE))
-    assert made.choose(Ask("chat"), 5.1).node == "b"
-    assert made.choose(Ask("chat"), 5.1, without=frozenset("b")) is None
-    assert made.choose(Ask("chat"), 1.0, without=frozenset("a")).node == "b"
+def test_a_node_that_is_silent_is_the_last_resort_and_one_tried_already_gets_nothing():
+    made = router(node("a", at=0.0, chat=READY), node("b", at=14.0, free=11, chat=GONE))
+    assert made.choose(Ask("chat"), 15.1).node == "b"
+    assert made.choose(Ask("chat"), 15.1, without=frozenset("b")).node == "a"
+    assert made.choose(Ask("chat"), 15.1, without=frozenset("ab")) is None
+    assert made.choose(Ask("chat"), 14.0, without=frozenset("a")).node == "b"
 
 
 def test_a_node_that_left_is_forgotten_with_all_it_held():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import re
@@ -26,12 +27,13 @@ BOARD = json.loads((DEPLOY / "grafana/onecard.json").read_text())
 RULES = [rule for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 CLUSTER: list[dict[str, Any]] = [
     document
-    for file in ("onecard.yaml", "scaling.yaml")
+    for file in ("onecard.yaml", "scaling.yaml", "kuberay.yaml")
     for document in yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text())
 ]
 SCALER = next(document for document in CLUSTER if document["kind"] == "ScaledObject")["spec"]
 CRDS: dict[str, Any] = json.loads((ROOT / "tests/deploy/crds.json").read_text())
-"""Schemas of kedacore/keda at 8b4f083 and prometheus-operator at 6adcebc, strict, without their words and `status`."""
+"""Schemas of kedacore/keda at 8b4f083, prometheus-operator at 6adcebc and ray-project/kuberay at feeaf72, strict,
+without their words and `status`; of KubeRay without pod templates and what the manifest does not use."""
 _ASKED = re.compile(r"\b(onecard_\w+)(?:\{([^}]*)\})?")
 _LABEL = re.compile(r'(\w+)(=~?)"([^"]*)"')
 
@@ -116,6 +118,18 @@ def test_what_the_operators_read_is_of_their_schemas():
     wrong["spec"]["minReplicas"] = wrong["spec"].pop("minReplicaCount")
     wrong["spec"]["cooldownPeriod"] = "long"
     assert [fault.split(":")[0] for fault in faults(wrong)] == ["spec.cooldownPeriod", "spec"]
+
+
+def test_ray_starts_the_application_with_what_it_takes():
+    spec = next(document for document in CLUSTER if document["kind"] == "RayService")["spec"]
+    (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
+    module, _, name = application["import_path"].partition(":")
+    tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text())
+    build = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    taken = {node.value for node in ast.walk(build) if isinstance(node, ast.Constant)}
+    assert set(application["args"]) <= taken
+    group = spec["rayClusterConfig"]["workerGroupSpecs"][0]
+    assert (application["args"]["nodes"], application["args"]["most"]) == (group["minReplicas"], group["maxReplicas"])
 
 
 def test_the_cluster_runs_the_image_as_it_is_made():

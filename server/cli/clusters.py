@@ -1,0 +1,240 @@
+"""What `onecard cluster` does: Ray started or joined, the application run on it, and told of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from server.cli.client import Client, client_for
+from server.cli.configuration import loaded_or_exit, refuse_open_listener
+from server.cli.console import CliError, ExitCode, say, write
+from server.cluster.node_server import NodeOrder
+from server.memory.learned import data_folder
+
+if TYPE_CHECKING:
+    from server.cluster.on_ray import ClusterOrder
+    from server.settings.config import Settings
+
+OBJECT_STORE_BYTES: Final = 80 * 2**20
+"""Nothing of requests or answers lies in it."""
+_READY_WITHIN_S: Final = 180.0
+_DOWN_WITHIN_S: Final = 120.0
+_POLL_S: Final = 0.3
+_QUIET: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_worker_niceness": "0",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    nodes: int
+    most: int
+    host: str | None
+    port: int | None
+    address: str | None
+    cpus: float
+    gpus: float | None
+
+
+def bring_up(config: Path | None, wish: Wish) -> None:
+    """Returns after a signal where Ray is ours, and once all nodes are up where it was there before."""
+    if wish.most < wish.nodes:
+        raise CliError(f"--most {wish.most} is less than --nodes {wish.nodes}", ExitCode.USAGE)
+    settings = _settings(config, wish)
+    ray, serve = _ray()
+    own = wish.address is None
+    say("starting Ray on this machine" if own else f"joining Ray at {wish.address}")
+    _begin(ray, wish)
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own handlers there
+        signal.signal(number, lambda *_: told.set())
+    try:
+        url = _run(ray, serve, settings, config, wish, told)
+        _note(url)
+        if own and not told.is_set():
+            write(f"{wish.nodes} nodes serve {url}/v1\nCtrl-C or `onecard cluster down` ends them")
+            told.wait()
+            say("the nodes drain")
+        elif not own:
+            write(f"{wish.nodes} nodes serve {url}/v1\n`onecard cluster down --address {wish.address}` ends them")
+    finally:
+        if own:
+            _state().unlink(missing_ok=True)
+            serve.shutdown()
+        ray.shutdown()
+
+
+def read_status(url: str | None, config: Path | None) -> dict[str, Any]:
+    """What the edge tells. Raises CliError."""
+    client = client_for(url or _noted().get("url"), loaded_or_exit(config).settings)
+    answer = client.response("/v1/cluster")
+    if answer.status_code == 404:
+        raise CliError(f"{client.base} is a server, and no cluster. hint: onecard ps")
+    told: dict[str, Any] = client.answered(answer)
+    return told
+
+
+def show_status(told: dict[str, Any]) -> None:
+    """As a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in ("NODE", "UP", "REQUESTS", "FREE", "MODELS"):
+        table.add_column(name)
+    for node in told["nodes"]:
+        models = ", ".join(
+            f"{name} ({held['state']}" + (f", {held['waiting']} wait)" if held["waiting"] else ")")
+            for name, held in sorted(node["models"].items())
+        )
+        up = "yes" if node["up"] else f"silent for {node['silent_s']:.0f} s"
+        table.add_row(node["node"], up, str(node["in_flight"]), f"{node['free_bytes'] / 2**30:.1f} GiB", models or "-")
+    Console().print(table)
+
+
+def take_down(address: str | None) -> None:
+    """End what `up` began. Raises CliError."""
+    if address is not None:
+        ray, serve = _ray()
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        from server.cluster.on_ray import APPLICATION, end
+
+        serve.delete(APPLICATION)
+        end()
+        ray.shutdown()
+        write("the nodes have ended; Ray runs on")
+        return
+    pid = _noted().get("pid")
+    if pid is None or not _is_ours(pid):
+        raise CliError("no cluster of this user runs on this machine. hint: --address for one on a running Ray")
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _DOWN_WITHIN_S
+    while _is_ours(pid):
+        if time.monotonic() > deadline:
+            raise CliError(f"the cluster has not ended within {_DOWN_WITHIN_S:g} s. hint: kill {pid}")
+        time.sleep(_POLL_S)
+    write("the nodes have ended")
+
+
+def _settings(config: Path | None, wish: Wish) -> Settings:
+    settings = loaded_or_exit(config).settings
+    given = {name: value for name, value in (("host", wish.host), ("port", wish.port)) if value is not None}
+    settings = settings.model_copy(update={"server": settings.server.model_copy(update=given)})
+    refuse_open_listener(settings)
+    if wish.address is not None and not settings.every_key:
+        raise CliError(
+            "nodes on other machines listen beyond loopback, and there is no key. hint: [server] api_keys",
+            ExitCode.USAGE,
+        )
+    return settings
+
+
+def _ray() -> tuple[Any, Any]:
+    """Ray and Serve, told to be quiet. Raises CliError where they are not installed."""
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    try:
+        import ray
+        from ray import serve
+    except ImportError:
+        raise CliError("Ray is not installed. hint: .venv/bin/pip install -e '.[ray]' in the clone") from None
+    return ray, serve
+
+
+def _begin(ray: Any, wish: Wish) -> None:
+    """Raises CliError."""
+    try:
+        if wish.address is not None:
+            ray.init(address=wish.address, logging_level="ERROR", log_to_driver=False)
+            return
+        ray.init(
+            num_cpus=max(2, round(wish.most * wish.cpus) + 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+    except (ConnectionError, RuntimeError, ValueError) as problem:
+        raise CliError(f"Ray did not start: {str(problem).splitlines()[0]}") from None
+
+
+def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wish, told: threading.Event) -> str:
+    """Run the application and wait for its nodes; the address. Raises CliError."""
+    from server.cluster.on_ray import APPLICATION, application
+
+    order = _order(ray, settings, config, wish)
+    host = settings.server.host
+    listening = {"host": "127.0.0.1" if host == "localhost" else host, "port": settings.server.port}
+    serve.start(http_options=listening, proxy_location="HeadOnly" if wish.address is None else "EveryNode")
+    serve.run(application(order), name=APPLICATION, route_prefix="/")
+    reachable = "127.0.0.1" if listening["host"] in ("0.0.0.0", "::") else listening["host"]  # noqa: S104
+    url = f"http://{reachable}:{listening['port']}"
+    client = Client(url, key=settings.every_key[0] if settings.every_key else None)
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while not told.wait(_POLL_S):
+        with contextlib.suppress(CliError):
+            if sum(node["up"] for node in client.get("/v1/cluster")["nodes"]) >= wish.nodes:
+                break
+        if time.monotonic() > deadline:
+            raise CliError(
+                f"{wish.nodes} nodes were not up within {_READY_WITHIN_S:g} s. hint: logs are below /tmp/ray"
+            )
+    return url
+
+
+def _order(ray: Any, settings: Settings, config: Path | None, wish: Wish) -> ClusterOrder:
+    from server.cluster.on_ray import ClusterOrder, keys_of
+
+    has_cards = ray.cluster_resources().get("GPU", 0) > 0
+    return ClusterOrder(
+        settings,
+        NodeOrder(
+            None if config is None else config.resolve(),
+            "127.0.0.1" if wish.address is None else "",
+            keys=keys_of(settings),
+            drain_s=settings.server.drain_s,
+        ),
+        n_nodes=wish.nodes,
+        most_nodes=wish.most,
+        gpus_per_node=float(has_cards) if wish.gpus is None else wish.gpus,
+        cpus_per_node=wish.cpus,
+    )
+
+
+def _state() -> Path:
+    return data_folder() / "cluster.json"
+
+
+def _note(url: str) -> None:
+    path = _state()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+
+
+def _noted() -> dict[str, Any]:
+    try:
+        noted: dict[str, Any] = json.loads(_state().read_text())
+    except (OSError, ValueError):
+        return {}
+    return noted
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether the process is a `cluster up` and not another that has its number now."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return False
+    return "cluster" in words and "up" in words

@@ -1,0 +1,199 @@
+"""The application of Ray Serve: a deployment of nodes, each with a server of its own, and the edge as its ingress.
+
+The one file that knows Ray; only `onecard cluster` imports it. Nodes tell a directory, a named actor, of themselves,
+and edges ask it. Requests do not pass through Ray between edge and node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+from ray import serve
+
+from server.cluster.application import Application
+from server.cluster.node_server import LOOK_EVERY_S, NodeOrder, NodeServer
+from server.cluster.scaling import nodes_wanted
+from server.settings.config_source import load_settings
+
+if TYPE_CHECKING:
+    from server.cluster.notices import Notice
+    from server.settings.config import Settings
+
+APPLICATION: Final = "onecard"
+GONE_S: Final = 60.0
+"""A node that says nothing for so long is forgotten."""
+_MOST_FAILED_STARTS: Final = 6
+_WAITING: Final = "num_requests_waiting"
+_HEALTH_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class ClusterOrder:
+    """What a cluster is to be."""
+
+    settings: Settings
+    node: NodeOrder
+    n_nodes: int
+    most_nodes: int
+    gpus_per_node: float
+    cpus_per_node: float
+
+
+class Directory:
+    """What nodes have told of themselves; when it is lost, they tell the next one within a second."""
+
+    def __init__(self) -> None:
+        self._notices: dict[str, tuple[float, Notice]] = {}
+
+    def put(self, notice: Notice) -> None:
+        """A node as it is now."""
+        self._notices[notice.node] = (time.monotonic(), notice)
+
+    def drop(self, node: str) -> None:
+        """A node ends."""
+        self._notices.pop(node, None)
+
+    def all(self) -> list[Notice]:
+        """Every node, with the age of what it told."""
+        now = time.monotonic()
+        self._notices = {name: kept for name, kept in self._notices.items() if now - kept[0] < GONE_S}
+        return [replace(notice, age_s=now - at) for at, notice in self._notices.values()]
+
+
+def directory() -> Any:
+    """The actor, made where there is none."""
+    made = ray.remote(Directory).options(
+        name="directory",
+        namespace=APPLICATION,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=3,
+    )
+    return made.remote()
+
+
+def end() -> None:
+    """Nothing of the application is left but its deployments, which Serve ends."""
+    ray.kill(directory())
+
+
+class Node:
+    """A replica of Serve that keeps one server up and tells of it."""
+
+    def __init__(self, order: NodeOrder) -> None:
+        name = f"node-{serve.get_replica_context().replica_id.unique_id}"
+        host = order.host or ray.util.get_node_ip_address()
+        self._server = NodeServer(name, replace(order, host=host))
+        self._directory = directory()
+        self._running = asyncio.create_task(self._server.run())
+        self._telling = asyncio.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        while True:
+            if (notice := self._server.notice) is not None:
+                self._directory.put.remote(replace(notice, age_s=0.0))
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def check_health(self) -> None:
+        """Serve begins another replica, perhaps on another machine, where the server does not stay up."""
+        if self._server.n_failed >= _MOST_FAILED_STARTS or self._running.done():
+            raise RuntimeError(f"the server of {self._server.name} ended {self._server.n_failed} times in a row")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the number of nodes goes by."""
+        notice = self._server.notice
+        return {_WAITING: 0.0 if notice is None else float(sum(model.waiting for model in notice.models.values()))}
+
+    async def __del__(self) -> None:
+        self._telling.cancel()
+        self._directory.drop.remote(self._server.name)
+        self._running.cancel()
+        await asyncio.wait({self._running})
+
+
+class EdgeReplica:
+    """The ingress. Its application hears of nodes from the directory."""
+
+    def __init__(self, order: ClusterOrder, _nodes: Any) -> None:
+        self._order = order
+
+    def __serve_build_asgi_app__(self) -> Application:
+        told = directory()
+
+        async def all_nodes() -> Sequence[Notice]:
+            found: list[Notice] = await told.all.remote()
+            return found
+
+        keys = self._order.node.keys
+        return Application(self._order.settings, all_nodes, key=keys[0] if keys else None)
+
+
+def by_waiting(context: Any) -> tuple[int, dict[str, Any]]:
+    """Serve's autoscaling policy: from the queues of all nodes to their number."""
+    told = (context.aggregated_metrics or {}).get(_WAITING, {})
+    n_now = context.target_num_replicas
+    since = context.policy_state.get("idle_since")
+    wanted, idle_since = nodes_wanted(list(told.values()), n_now, idle_since=since, now=time.time())
+    least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
+    return min(max(wanted, least), most), {"idle_since": idle_since}
+
+
+def build(arguments: dict[str, Any]) -> Any:
+    """The application of a Serve configuration file: `config` (on every machine), `nodes`, `most`, `cpus`, `gpus`."""
+    config = Path(arguments["config"])
+    settings = load_settings(config, flags={}).settings
+    n_nodes = int(arguments.get("nodes", 1))
+    return application(
+        ClusterOrder(
+            settings,
+            NodeOrder(config, "", keys=keys_of(settings), drain_s=settings.server.drain_s),
+            n_nodes=n_nodes,
+            most_nodes=int(arguments.get("most", n_nodes)),
+            cpus_per_node=float(arguments.get("cpus", 1)),
+            gpus_per_node=float(arguments.get("gpus", 1)),
+        )
+    )
+
+
+def keys_of(settings: Settings) -> tuple[str, ...]:
+    """The admin keys of nodes, one for the cluster itself first; none where the configuration has none at all."""
+    return (secrets.token_urlsafe(32), *settings.server.admin_keys) if settings.every_key else ()
+
+
+def application(order: ClusterOrder) -> Any:
+    """What `serve.run` takes."""
+    scaled: dict[str, Any] = {"num_replicas": order.n_nodes}
+    if order.most_nodes > order.n_nodes:
+        policy = {"policy_function": by_waiting}
+        scaled = {
+            "autoscaling_config": {
+                "min_replicas": order.n_nodes, "max_replicas": order.most_nodes, "policy": policy,
+                "metrics_interval_s": 1.0, "look_back_period_s": 5.0, "upscale_delay_s": 5.0,
+            }
+        }  # fmt: skip
+    nodes = serve.deployment(
+        Node,
+        name="nodes",
+        ray_actor_options={"num_cpus": order.cpus_per_node, "num_gpus": order.gpus_per_node},
+        health_check_period_s=_HEALTH_S,
+        graceful_shutdown_timeout_s=order.node.drain_s + 10,
+        **scaled,
+    )
+    edge = serve.deployment(
+        serve.ingress()(EdgeReplica),
+        name="edge",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=100_000,
+        health_check_period_s=_HEALTH_S,
+    )
+    return edge.bind(order, nodes.bind(order.node))
