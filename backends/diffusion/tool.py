@@ -30,6 +30,9 @@ _FUNCTION: Final[Mapping[str, Any]] = {
     },
 }
 
+_OURS: Final = {"prompt": "-", "stream": True}
+"""Fields of a request that are not the tool's: the model says the first, and previews come as they do in a stream."""
+
 
 class Drawing(HostedTool):
     """See `server.schemas.hosted.HostedTool`."""
@@ -42,11 +45,12 @@ class Drawing(HostedTool):
         if not models:
             return None
         own = {name: value for name, value in tool.items() if name != "type"}
-        asked = parse({**own, "prompt": "-", "stream": True})
+        asked = parse({**own, **_OURS})
         model = models[0] if asked.model is None else app.model(asked.model)
         model.refuse_other_kind(DRAW)
         refuse_large(model, asked)
-        return Wish(self, tool, lambda call: _drawn(app, model, asked, call), asked.ignored)
+        unused = [*asked.ignored, *(name for name in _OURS if name in own)]
+        return Wish(self, tool, lambda call: _drawn(app, model, asked, call), unused)
 
 
 TOOL: Final = Drawing()

@@ -69,6 +69,15 @@ def test_a_call_that_is_cut_is_not_drawn(client: openai.OpenAI) -> None:
     assert "cut short" in item.error.message
 
 
+def test_what_of_the_tool_has_no_effect_is_named(server: Server) -> None:
+    """Given a prompt in the tool, which the model is to say, then the answer names it."""
+    fields = {"tools": [{**TOOL, "prompt": "a cat", "action": "edit"}], "tool_choice": "none", "max_output_tokens": 1}
+    answer = server.post("/v1/responses", {"model": "chat", "input": "Hello.", **fields}, timeout=300)
+    assert answer.status == 200, answer.body
+    named = {"tools[image_generation].action", "tools[image_generation].prompt"}
+    assert {*answer.headers["x-onecard-ignored"].replace(" ", "").split(",")} == named
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "sentence"),
     [

@@ -127,7 +127,9 @@ def test_what_is_said_into_the_microphone_is_written(speaking: Tab, sensing: Ser
 
 
 def test_a_model_that_draws_shows_its_image(speaking: Tab, sensing: Server) -> None:
-    """Given a model that draws, when it is asked, then its image is there, and its seed is told."""
+    """Given a model that draws and is loaded, when it is asked, then its image is there, and its seed is told."""
+    body = {"model": "artist", "prompt": "a red background"}
+    assert sensing.post("/v1/images/generations", body, timeout=300).status == 200
     opened(speaking, sensing)
     speaking.evaluate("document.querySelector('#model').value = 'artist'")
     speaking.evaluate("document.querySelector('#say').value = 'a red background'")
