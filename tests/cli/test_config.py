@@ -33,7 +33,7 @@ def test_check_in_json(onecard):
 def test_schema_is_json_schema_of_every_section(onecard):
     schema = json.loads(onecard("config", "schema").stdout)
     assert set(schema["properties"]) == {
-        *("server", "keys", "memory", "scheduler", "defaults", "models", "metrics", "logging", "traces")
+        *("server", "keys", "memory", "scheduler", "defaults", "models", "metrics", "logging", "traces", "training")
     }
     assert "name" not in schema["$defs"]["ModelConfig"]["properties"]
 

@@ -54,7 +54,8 @@ def test_every_command_is_tried():
     } == {
         *("config init", "pull", "search", "rm"),
         *("service install", "service uninstall", "logs"),
-        *("config reload", "transcribe", "draw", "batch", "lend"),
+        *("config reload", "transcribe", "draw", "batch", "lend", "train"),
+        *("cluster up", "cluster status", "cluster down"),
     }, "it writes a file alone, or needs a hub, systemd or a server: see the tests of its own room"
 
 

@@ -79,7 +79,7 @@ def test_what_is_piped_is_text(environment, server, tmp_path):
     done = subprocess.run(command, env=environment, cwd=tmp_path, input=b"caf\xe9", capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (
         2,
-        b"onecard: stdin is no text in UTF-8. hint: --image FILE sends an image\n",
+        b"onecard: stdin is no text in UTF-8. hint: --image FILE sends an image, --audio FILE a sound\n",
     )
 
 

@@ -397,7 +397,7 @@ done = [
     rules.test_a_package_imports_only_what_it_may("backends"),
     rules.test_a_package_imports_only_what_it_may("server"),
     rules.test_each_room_imports_only_rooms_below_it("backends", rules.BACKENDS_FOLDERS),
-    rules.test_no_file_imports_the_route_of_a_kind(),
+    rules.test_no_other_file_imports_the_route_of_a_kind(),
     rules.test_nothing_of_an_engine_is_imported_outside_its_folder(),
 ]
 app = create_app(Settings(models={"a": {"path": "/none/a.echo", "voices": 3, "backend": "echo"}}))

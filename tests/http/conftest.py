@@ -161,8 +161,8 @@ def settings(canary: Path, **server) -> dict:
 @pytest.fixture(scope="session")
 def server(canary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without keys."""
-    log = tmp_path_factory.mktemp("http") / "server.log"
-    running = Server(settings(canary_path), log)
+    folder = tmp_path_factory.mktemp("http")
+    running = Server(settings(canary_path), folder / "server.log", XDG_DATA_HOME=str(folder))
     yield running
     assert running.stop() == 0, running.log
 
@@ -179,7 +179,8 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="session")
 def keyed(canary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that needs a key, and an admin key for moving models."""
-    log = tmp_path_factory.mktemp("http") / "keyed.log"
-    running = Server(settings(canary_path, api_keys=[KEY, "sk-second-9876543210"], admin_keys=[ADMIN]), log)
+    folder = tmp_path_factory.mktemp("http")
+    chosen = settings(canary_path, api_keys=[KEY, "sk-second-9876543210"], admin_keys=[ADMIN])
+    running = Server(chosen, folder / "keyed.log", XDG_DATA_HOME=str(folder))
     yield running
     assert running.stop() == 0, running.log

@@ -54,6 +54,10 @@ NAMES = {
     "key_refused_requests",
     "key_tokens",
     "batch_requests",
+    "training_steps",
+    "training_ends",
+    "training_loss",
+    "training_seconds_left",
     "build_info",
 }
 

@@ -22,7 +22,7 @@ def small(canary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     slow.with_name("slow.gguf.fake").write_text("slow 3")
     chosen = settings(canary_path, sse_keepalive_s=0.2, stored_responses=2, stored_responses_bytes=4096)
     chosen["models"]["slow"] = {"path": str(slow), "context": 512, "parallel": 2}
-    running = Server(chosen, folder / "server.log")
+    running = Server(chosen, folder / "server.log", XDG_DATA_HOME=str(folder))
     yield running
     assert running.stop() == 0, running.log
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_summed_up_or_read_is_refused_by_name(client, server):
         ("POST", "/v1/responses/resp_1", 405, "DELETE, GET, HEAD"),
         ("POST", "/v1/responses/resp_1/input_items", 405, "GET, HEAD"),
         ("GET", "/v1/models/fake/load", 405, "POST"),
-        ("POST", "/v1/models/fake", 405, "GET, HEAD"),
+        ("POST", "/v1/models/fake", 405, "DELETE, GET, HEAD"),
         ("POST", "/v1/models", 405, "GET, HEAD"),
         ("GET", "/v1/messages", 405, "POST"),
         ("POST", "/v1/responses/resp_1/cancel", 404, None),

@@ -164,9 +164,12 @@ def wrong_with(document: dict, path: str, answer) -> list[str]:
     return [error.message for one in sent for error in judge.iter_errors(one)]
 
 
+JOBS_OWN: Final = ("", "/events", "/checkpoints")
 KEPT = ("/v1/batches", "/v1/memory/lease", "/v1/memory/lease/{id}")
 """What takes the id of something that is there, see `kept`, or more memory than the fake has."""
-OTHERS = [s for s in SURFACES if s.path in ("/v1/audio/speech", "/v1/images/generations", *KEPT)]
+OTHERS = [
+    s for s in SURFACES if s.path in ("/v1/audio/speech", "/v1/images/generations", "/v1/fine_tuning/jobs", *KEPT)
+]
 """What the fake does not answer; `tests/speech` asks a voice, `tests/draw` a model that draws."""
 ASKED: dict[tuple[str, str | None], dict[str, Any]] = {
     **{(path, None): body for path, body in BODIES.items()},
@@ -211,8 +214,8 @@ def kept(server) -> dict[str, str]:
     return {"responses": response["id"], "files": file.id, "batches": batch.id}
 
 
-READ_ELSEWHERE = ("/v1/events", "/v1/images/files/{id}")
-"""A stream without an end, and an image: `tests/draw` has one."""
+READ_ELSEWHERE = ("/v1/events", "/v1/images/files/{id}", *(f"/v1/fine_tuning/jobs/{{id}}{of}" for of in JOBS_OWN))
+"""A stream without an end; an image, which `tests/draw` has; a job, which `tests/tuning` has."""
 
 
 def test_what_is_read_is_what_is_described(server, document, kept):

@@ -59,6 +59,10 @@ NAMED_ONLY = {
         ResponseCustomToolCallParam.async ResponseFunctionToolCallParam.async
         ToolResultBlockParam.toolset_name ToolUseBlockParam.toolset_name""",
     "marks of what to cache": "ChatCompletionContentPartTextParam.prompt_cache_breakpoint",
+    "how an image of an earlier turn came about, which is not drawn again": """
+        ImageGenerationCall.action ImageGenerationCall.background ImageGenerationCall.error
+        ImageGenerationCall.output_format ImageGenerationCall.quality ImageGenerationCall.size
+        ImageGenerationCall.svg_usage""",
 }
 """Why it is enough that the header names what had no effect -> fields."""
 

@@ -28,6 +28,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/tokenize": {"content": "hi"},
     "/detokenize": {"tokens": [1]},
     "/v1/batches": {"input_file_id": "f", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
+    "/v1/fine_tuning/jobs": {"training_file": "f"},
     "/v1/audio/speech": {"input": "hi", "voice": "a"},
     "/v1/images/generations": {"prompt": "hi"},
     "/api/chat": {"messages": USER},

@@ -9,7 +9,7 @@ from openai.types.responses import ResponseInputItemParam
 
 SERVED = {
     "message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning",
-    "item_reference", "compaction",
+    "item_reference", "compaction", "image_generation_call",
 }  # fmt: skip
 NAMED = {"mcp_list_tools", "web_search_call"}
 
