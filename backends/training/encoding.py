@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.engine import JobError
 from backends.formats.thinking import Thinking
@@ -11,7 +12,7 @@ from backends.training.examples import Completion
 from backends.training.lines import ExampleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from backends.bnb.vocabulary import FolderVocabulary
     from backends.generation.tokenizer import Tokenizer
@@ -74,14 +75,29 @@ class Encoder:
                 prompt, thinking = self._pieces(example, i, answers=True)
                 whole, _ = self._pieces(example, i + 1, answers=False)
                 answer = _behind(prompt, whole)
+                if answer is None and (begun := self._without_block(prompt)) is not None:
+                    answer = _behind(begun, whole)
                 if answer is None:
                     answer = self._as_written(example, i, whole, thinking)
+                _check_whole(example.messages[i], i, answer)
                 yield self._answer(prompt, answer)
 
     def _pieces(self, example: Conversation, n_messages: int, *, answers: bool) -> tuple[Pieces, Thinking]:
         messages = example.messages[:n_messages]
         prompt = ChatPrompt(messages=messages, tools=example.tools, end="answer" if answers else "nothing")
         return self._tokenizer.chat_pieces(prompt)
+
+    def _without_block(self, prompt: Pieces) -> Pieces | None:
+        """A prompt without the empty reasoning block that it ends with, which some templates write into no turn.
+
+        None where it ends with none.
+        """
+        template = self._tokenizer.tool_template
+        if template is None or template.marks is None:
+            return None
+        opening, closing = (re.escape(mark.strip()) for mark in template.marks)
+        block = re.search(rf"{opening}\s*{closing}\s*\Z", "".join(text for text, _ in prompt))
+        return None if block is None else _begin(prompt, block.start())
 
     def _as_written(self, example: Conversation, i: int, whole: Pieces, thinking: Thinking) -> Pieces:
         """An answer in a conversation that the template does not begin with its own prompt. Raises ExampleError."""
@@ -124,6 +140,28 @@ def _behind(prompt: Pieces, whole: Pieces) -> Pieces | None:
         return None
     rest: Pieces = [] if text == begun else [(text[len(begun) :], False)]
     return [*rest, *whole[len(prompt) :]]
+
+
+def _begin(pieces: Pieces, n_chars: int) -> Pieces:
+    """The first so many characters."""
+    begun: Pieces = []
+    for text, is_control in pieces:
+        if n_chars <= 0:
+            break
+        begun.append((text[:n_chars], is_control))
+        n_chars -= len(text)
+    return begun
+
+
+def _check_whole(message: Mapping[str, Any], i: int, answer: Pieces) -> None:
+    """Raises ExampleError where the template leaves out a part of an answer, so that it would not be learnt."""
+    written = "".join(text for text, _ in answer)
+    for part in ("reasoning_content", "content"):
+        if (message.get(part) or "").strip() not in written:
+            raise ExampleError(
+                f"messages[{i}].{part}: the chat template leaves out some of it, so it cannot be learnt. "
+                "hint: leave it out, or form completion, with the texts as the template writes them"
+            )
 
 
 def _merged(rows: Iterator[Row]) -> list[Row]:
