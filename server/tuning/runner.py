@@ -123,11 +123,11 @@ class TuningRunner:
             self._session.hold()
 
     def withdraw(self, job: Job) -> None:
-        """A job was paused or cancelled: its process leaves."""
+        """A job was paused or cancelled: its process leaves. Or it was resumed."""
         if self._session is not None and self._session.job.id == job.id:
             if job.state == "paused":
                 self._have_leave(self._session, "pause")
-            else:
+            elif job.state == "cancelled":  # one that is resumed meanwhile saves, and is begun again
                 self._session.end("cancel")
         elif job.state == "cancelled":
             self._counts.count_training_end("cancelled")

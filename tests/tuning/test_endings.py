@@ -29,6 +29,18 @@ def test_a_paused_job_stays_and_goes_on_where_it_was(school: School):
     assert "is succeeded, so it cannot be cancelled" in str(told.value)
 
 
+def test_a_job_that_is_resumed_while_it_leaves_has_saved_what_it_did(school: School):
+    client = school.client()
+    job = school.begin("steps 8 ms 300 save 100")
+    school.at_step(job, 3)
+
+    client.fine_tuning.jobs.pause(job.id)
+    client.fine_tuning.jobs.resume(job.id)
+
+    assert school.ended(job)["status"] == "succeeded"
+    assert school.steps(job) == [*range(1, 9)]
+
+
 def test_a_cancelled_job_leaves_nothing_behind_and_the_next_one_runs(school: School):
     client = school.client()
     first, second = school.begin("steps 4000 ms 20"), school.begin("steps 3")
