@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_FAULTS: Final = 20
 """Told of one file; the rest is counted."""
+_SIGNS_BYTES: Final = 6
+"""Quotes, colon, comma and spaces around one part of JSON."""
 _KEYS: Final[Mapping[TrainForm, str]] = {"chat": "messages", "completion": "prompt", "text": "text"}
 
 
@@ -54,9 +56,9 @@ class Checked:
     form: TrainForm
     examples: int = 0
     text_bytes: int = 0
-    """Of all examples, about; a token has three or four."""
+    """Of all examples, about, as templates write them; a token has three or four."""
     longest_bytes: int = 0
-    """The text of the longest example, about."""
+    """The text of the longest example, about; it has no more tokens."""
     longest_line: int = 0
     faults: tuple[Fault, ...] = ()
     """The first of them."""
@@ -193,6 +195,18 @@ def _filled(value: Mapping[str, Any], key: str) -> str:
 
 
 def _text_bytes(example: Example) -> int:
+    """Of everything that a template may write of it; the names in a message stand for the marks of its turn."""
     if isinstance(example, Completion):
-        return len(example.prompt) + len(example.completion)
-    return sum(len(message["content"]) for message in example.messages)
+        return len(example.prompt.encode()) + len(example.completion.encode())
+    return _bytes_of(example.messages) + _bytes_of(example.tools)
+
+
+def _bytes_of(value: Any) -> int:
+    """Of a value in a template's hands: texts as they are, the rest as JSON."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "replace"))
+    if isinstance(value, dict):
+        return sum(_SIGNS_BYTES + len(key.encode("utf-8", "replace")) + _bytes_of(one) for key, one in value.items())
+    if isinstance(value, list):
+        return sum(_SIGNS_BYTES + _bytes_of(one) for one in value)
+    return len(str(value))

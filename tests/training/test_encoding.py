@@ -15,9 +15,10 @@ from backends.generation.tokenizer import Tokenizer
 from backends.messages import ChatPrompt
 from backends.training.conversation import conversation
 from backends.training.encoding import Encoder, Row
+from backends.training.examples import check
 from backends.training.lines import ExampleError
 from demo.evaluate import cases
-from demo.toolbox import call_text
+from demo.toolbox import ADD, GET_WEATHER, call_text
 
 pytestmark = pytest.mark.engine
 
@@ -26,6 +27,8 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arg
 CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "sunny"}
 ANSWER = {"role": "assistant", "content": "It is sunny in Paris."}
+TEMPLATE_TOKENS = 128
+"""As `server.tuning.recipe` has them."""
 CALL_TEXT = call_text("get_weather", {"city": "Paris"})
 
 
@@ -73,6 +76,24 @@ def test_every_case_of_the_demos_exam_can_be_taught(of_demo):
             said = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": call}]}
         example = {"messages": [*case.messages, said], "tools": case.tools}
         assert of_demo.learnt(of_demo.encoder.rows(conversation(example))[-1]) == f"{case.expected}<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"messages": [ASK, ANSWER], "tools": [GET_WEATHER, ADD] * 20},
+        {"messages": [ASK, ANSWER] * 40},
+        {"messages": [ASK, {"role": "assistant", "content": "\u5de8\u5927\u306a\u72ac" * 80}]},
+        {"messages": [ASK, *[CALLS, RESULT] * 30, ANSWER]},
+    ],
+    ids=["tools", "turns", "signs", "calls"],
+)
+def test_no_example_has_more_tokens_than_the_bytes_that_were_counted(of_demo, example, tmp_path):
+    """With those that are added for a template: a length that is left open fits every example."""
+    (tmp_path / "file.jsonl").write_text(json.dumps(example))
+    found = check(tmp_path / "file.jsonl")
+    longest = max(len(row.tokens) for row in of_demo.encoder.rows(conversation(example)))
+    assert longest <= found.longest_bytes + TEMPLATE_TOKENS
 
 
 def test_answers_of_a_template_that_writes_no_block_are_one_row():
