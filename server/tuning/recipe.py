@@ -93,7 +93,7 @@ def _ways(wanted: Wanted, seed: int, material: Material, device: Device) -> Iter
     methods: tuple[TrainMethod, ...] = ("lora", "qlora") if wanted.method == "auto" else (wanted.method,)
     if wanted.method == "auto" and wanted.quantization is not None:
         methods = ("qlora",)
-    batch = wanted.batch_size or max(1, min(_BATCH, material.n_examples // _BATCH))
+    batch = wanted.batch_size or _batch(wanted, material.n_examples)
     for method in methods:
         for micro_batch in _micro_batches(wanted, batch):
             for checkpointing in (
@@ -126,10 +126,16 @@ def _ways(wanted: Wanted, seed: int, material: Material, device: Device) -> Iter
                 )
 
 
+def _batch(wanted: Wanted, n_examples: int) -> int:
+    """One that a micro-batch which was asked for makes whole."""
+    micro = wanted.micro_batch or 1
+    return max(1, min(_BATCH, n_examples // _BATCH) // micro) * micro
+
+
 def _micro_batches(wanted: Wanted, batch: int) -> list[int]:
     """Those that make the batch, the largest first."""
     if wanted.micro_batch is not None:
-        return [wanted.micro_batch if batch % wanted.micro_batch == 0 else 1]
+        return [wanted.micro_batch]
     return [n for n in range(batch, 0, -1) if batch % n == 0]
 
 
