@@ -55,10 +55,17 @@ class Encoder:
 
     def _completion(self, example: Completion) -> Row:
         head = self._with_bos(self._tokenize(example.prompt))
-        tail = self._tokenize(example.completion)
+        tail = self._continued(example)
         if self._eos is not None and (not tail or tail[-1] not in self._ends):
             tail.append(self._eos)
         return _row(head, tail)
+
+    def _continued(self, example: Completion) -> list[int]:
+        """A completion as it goes on: some tokenizers put a space before whatever a text begins with."""
+        head, whole = self._tokenize(example.prompt), self._tokenize(example.prompt + example.completion)
+        if whole[: len(head)] == head:
+            return whole[len(head) :]
+        return self._tokenize(example.completion)  # a token reaches from one into the other
 
     def _tokenize(self, text: str) -> list[int]:
         """Literals of control tokens count: who writes texts writes the template too, as in `/v1/completions`."""

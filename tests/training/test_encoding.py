@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+import tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import demo
 from backends.bnb.vocabulary import FolderVocabulary
@@ -15,7 +16,7 @@ from backends.generation.tokenizer import Tokenizer
 from backends.messages import ChatPrompt
 from backends.training.conversation import conversation
 from backends.training.encoding import Encoder, Row
-from backends.training.examples import check
+from backends.training.examples import Completion, check
 from backends.training.lines import ExampleError
 from demo.evaluate import cases
 from demo.toolbox import ADD, GET_WEATHER, call_text
@@ -119,6 +120,23 @@ def test_calls_behind_a_prompt_that_no_turn_begins_with_are_refused():
     with pytest.raises(ExampleError, match=r"messages\[1\]: the chat template writes this answer otherwise"):
         begun.rows(ASK, CALLS, RESULT, ANSWER)
     assert begun.learnt(begun.rows(ASK, ANSWER)[0]) == f"{ANSWER['content']}<|im_end|>"
+
+
+def test_a_completion_gets_no_space_that_only_a_text_begins_with():
+    """As Llama 2 and Mistral tokenize."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((sign, -5.0) for sign in "\u2581abc")]
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, 0, byte_fallback=False))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = tokenizers.decoders.Metaspace(prepend_scheme="first")
+    backend.add_special_tokens([tokenizers.AddedToken("</s>", special=True)])
+    vocabulary = FolderVocabulary(
+        PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), n_vocab=6, ends={1}
+    )
+    encoder = Encoder(Tokenizer(vocabulary), vocabulary, eos=1)
+    for completion in ("c", " c"):
+        (row,) = encoder.rows(Completion("ab", completion))
+        assert row.tokens == [*vocabulary.tokenize(f"ab{completion}", parse_special=True), 1]
+        assert row.learnt == [False] * 3 + [True] * (len(row.tokens) - 3)
 
 
 def source() -> str:
