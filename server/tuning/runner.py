@@ -241,7 +241,9 @@ class TuningRunner:
             job = await asyncio.to_thread(self._store.change, job.id, "queued", edit)
             told = f"Files validated: {prepared.n_examples} examples. The job is queued"
             await asyncio.to_thread(self._store.tell, job, told)
-        self.wake()
+            self.wake()
+            return
+        await asyncio.to_thread(shutil.rmtree, self._store.folder(job.id), ignore_errors=True)  # it was cancelled
 
     async def _begin_next(self) -> None:
         self._why_not.clear()

@@ -55,6 +55,19 @@ def test_a_cancelled_job_leaves_nothing_behind_and_the_next_one_runs(school: Sch
     until(lambda: not school.home(first).exists(), 20)
 
 
+def test_a_job_that_is_cancelled_while_its_files_are_read_leaves_nothing_behind(school: School):
+    client = school.client()
+    long, short = school.upload("steps 1", 60_000), school.upload("steps 1")
+    job = client.fine_tuning.jobs.create(model="chat", training_file=long, validation_file=short)
+    until((school.home(job) / "training").exists, 20)
+
+    assert school.job(job)["status"] == "validating_files"
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+
+    assert school.ended(school.begin("steps 1"))["status"] == "succeeded"  # read after it
+    assert not school.home(job).exists()
+
+
 def test_a_process_that_crashes_is_begun_again_and_a_job_whose_every_one_does_has_failed(school: School):
     once, ever = school.begin("steps 12 save 5 abort-once 8"), school.begin("steps 12 save 5 abort-at 8")
 
