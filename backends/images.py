@@ -11,6 +11,8 @@ IMAGE_MAX_TOKENS: Final = 1024
 """Rows of one image where the operator does not say: of models that see in many sizes."""
 MAX_AUDIO_S: Final = 120.0
 """Seconds of one sound in a prompt where the operator does not say."""
+MOST_AUDIO_S: Final = 3600.0
+"""What the operator may say."""
 KEPT_IMAGES: Final = 8
 """So many of the largest are kept as rows, so that the same image or sound in the next turn is not encoded again."""
 MOST_KEPT_BYTES: Final = 128 << 20

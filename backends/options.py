@@ -56,6 +56,14 @@ class ImageOptions(Options):
     """Tokens that one image may take of models that see in many sizes."""
 
 
+class SoundOptions(Options):
+    """Of models that hear."""
+
+    max_audio_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), NO_BOOL] | None = None
+    """The longest sound that a request may send, in seconds; None: 14400 of a recording, 120 in a prompt, where 3600
+    are the most."""
+
+
 class AdapterOptions(Options):
     """Of models that take LoRA adapters."""
 

@@ -6,13 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from backends.images import MAX_AUDIO_S
-from backends.options import NO_BOOL, AdapterOptions, ImageOptions
+from backends.options import NO_BOOL, AdapterOptions, ImageOptions, SoundOptions
 
 HostLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 
 
-class GgufOptions(AdapterOptions, ImageOptions):
+class GgufOptions(AdapterOptions, ImageOptions, SoundOptions):
     """How llama.cpp loads a file."""
 
     expert_layers: HostLayers = "auto"
@@ -23,8 +22,6 @@ class GgufOptions(AdapterOptions, ImageOptions):
     projector: str = "auto"
     """The file with the model's eyes or ears (mmproj), relative to the model's own folder; auto: one beside it that
     fits; off: none."""
-    max_audio_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False), NO_BOOL] = MAX_AUDIO_S
-    """The longest sound in a prompt, in seconds, of models that hear."""
     load_mode: Literal["auto", "mmap", "direct", "lock"] = "auto"
     """How the file gets into memory: mapped (`mmap`), read past the page cache (`direct`), mapped and locked (`lock`);
     auto: mapped, but past the cache where the weights go to a card and the cache cannot hold them."""

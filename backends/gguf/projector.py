@@ -200,9 +200,9 @@ def candidates(path: Path) -> tuple[Path, ...]:
 
 
 def projector_for(path: Path, width: int, options: Mapping[str, object]) -> Projector | None:
-    """The projector of a model of this width: the operator's, or the one beside it. Raises HeaderError for his.
+    """The projector of a model of this width: the operator's, or the one beside it.
 
-    `projector = "off"` takes none. Blocks on the disk.
+    `projector = "off"` takes none. Blocks on the disk. Raises HeaderError for his, and for a `max_audio_s` too large.
     """
     asked = options.get("projector", "auto")
     if asked == "off":
@@ -216,8 +216,13 @@ def projector_for(path: Path, width: int, options: Mapping[str, object]) -> Proj
 
 
 def _bounded(projector: Projector, options: Mapping[str, object]) -> Projector:
-    bounds = images.image_max_tokens(options), images.max_audio_s(options)
-    return Projector(projector.path, projector.header, *bounds)
+    max_audio_s = images.max_audio_s(options)
+    if projector.has_ears and max_audio_s > images.MOST_AUDIO_S:
+        told = (
+            f"max_audio_s is {max_audio_s:g}, and {images.MOST_AUDIO_S:g} s are the most that a sound in a prompt has"
+        )
+        raise HeaderError(f"{told}. hint: longer recordings are for models that transcribe")
+    return Projector(projector.path, projector.header, images.image_max_tokens(options), max_audio_s)
 
 
 def _asked(path: Path, width: int) -> Projector:

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from backends.registry import BACKENDS
 from server.settings.config import ModelConfig, Settings
 from server.settings.listener import is_loopback, public_without_key
 
@@ -178,6 +179,21 @@ def test_an_origin_is_kept_as_browsers_send_it(written, sent):
 def test_what_no_browser_sends_is_no_origin(wrong):
     with pytest.raises(ValidationError, match=r"an origin looks like"):
         Settings.model_validate({"server": {"cors": [wrong]}})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_key_that_two_backends_have_takes_what_each_of_them_takes(backend):
+    """They are keys of one table, so the first backend's bounds would be those of all."""
+    own = BACKENDS[backend].options().model_fields
+    of_all = {key: ModelConfig.model_fields[key] for key in own}
+    assert {key: (field.annotation, field.metadata) for key, field in of_all.items()} == {
+        key: (field.annotation, field.metadata) for key, field in own.items()
+    }
+
+
+def test_a_recording_may_be_as_long_as_it_is_where_nothing_is_written():
+    model = ModelConfig.model_validate({"path": "whisper", "max_audio_s": 14400})
+    assert model.options_of("speech") == {"max_audio_s": 14400.0}
 
 
 def test_keys_are_not_in_the_repr():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from llama_cpp import mtmd_cpp as mtmd
 
+from backends.backend import HeaderError
 from backends.engine import JobError
 from backends.generation.sequence import PreparedGenerate
 from backends.generation.sounds import samples_of
@@ -187,6 +188,13 @@ def test_a_projector_whose_rows_llama_cpp_miscounts_is_sent_no_sound(tmp_path: P
     with pytest.raises(JobError, match="reads text alone, and takes no sounds"):
         engine.prepare(look([A, LOW, B]))
     engine.close()
+
+
+def test_more_seconds_than_a_prompt_may_hold_are_refused_with_the_model(tmp_path: Path) -> None:
+    """The key is that of models which transcribe, too, and theirs may be a day."""
+    path = hearing.build(tmp_path, "ultravox")
+    with pytest.raises(HeaderError, match=r"max_audio_s is 3601, and 3600 s are the most"):
+        Gguf().describe(path, {"max_audio_s": 3601.0})
 
 
 def test_an_estimate_counts_the_longest_sound_that_is_read_at_once(tmp_path: Path) -> None:
