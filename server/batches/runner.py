@@ -346,7 +346,7 @@ class BatchRunner:
     async def _ended(self, batch: Batch, state: State) -> None:
         try:
             await asyncio.to_thread(end_batch, self._store, self._files, batch, state)
-        except ApiError:
+        except (ApiError, OSError, MemoryError):  # of the machine: the answers stay, and it is tried again
             raise
         except Exception as problem:  # a fault of ours is this batch's alone
             await self._failed_by_us(batch, problem)

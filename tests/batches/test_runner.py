@@ -112,6 +112,24 @@ async def test_a_batch_at_which_the_server_fails_says_so_and_holds_up_no_other(d
     assert f"batch_failed id={first.id} error=ValueError" in caplog.text
 
 
+@pytest.mark.parametrize("fault", [MemoryError, OSError])
+async def test_answers_outlast_a_machine_that_is_short_of_something_as_their_batch_ends(
+    desk: Desk, monkeypatch, fault: type[Exception]
+):
+    monkeypatch.setattr(runner, "_TROUBLE_S", 0.01)
+    batch, faults = desk.begin(2), [fault(), fault()]
+
+    def faulty(lines: Any, batch_id: str, state: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return output_lines(lines, batch_id, state)
+
+    monkeypatch.setattr(ending, "output_lines", faulty)
+    await desk.runner.start(at_once=True)
+    done = await desk.ended(batch)
+    assert (done.state, desk.batches.counts(done), faults) == ("completed", (2, 2, 0), [])
+
+
 async def test_a_file_that_the_server_fails_to_read_fails_its_batch_alone(desk: Desk, monkeypatch):
     first, second = desk.begin(2), desk.begin(3)
     files = desk.files.content
