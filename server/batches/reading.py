@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -53,8 +54,13 @@ class _LineError(Exception):
 
 
 def cut_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file; what a line has beyond `MAX_LINE_BYTES` and one byte is passed over."""
+    """The lines of a file; what a line has beyond `MAX_LINE_BYTES` and one byte is passed over.
+
+    A mark of byte order, which editors on Windows write first, is no part of any.
+    """
     most = MAX_LINE_BYTES + 1
+    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        file.seek(0)
     while raw := file.readline(most):
         yield raw
         while len(raw) == most and not raw.endswith(b"\n"):

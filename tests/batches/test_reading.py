@@ -29,6 +29,11 @@ def test_requests_are_read_in_order_and_empty_lines_are_nothing():
     assert json.loads(lines[0].body)["messages"][0]["content"] == "hi"
 
 
+def test_a_mark_of_byte_order_before_the_first_request_is_nothing():
+    lines, problems = read(*cut_lines(io.BytesIO(b"\xef\xbb\xbf" + line("a") + line("b"))))
+    assert (problems, [one.custom_id for one in lines]) == ([], ["a", "b"])
+
+
 @pytest.mark.parametrize(
     ("raw", "code", "param"),
     [
