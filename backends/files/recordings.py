@@ -122,7 +122,8 @@ class Recording:
         return counted
 
     def _too_long(self, duration_s: float) -> RecordingError:
-        told = f"the recording has {duration_s:.0f} s, and {self._max_s:.0f} s are the most that this model takes"
+        whole_tenths = math.ceil(10 * duration_s) / 10  # never the bound itself, which it is more than
+        told = f"the recording has {whole_tenths:g} s, and {self._max_s:g} s are the most that this model takes"
         return RecordingError("invalid_value", f"{told}. hint: send it in parts, or set max_audio_s")
 
     def pieces(self) -> Iterator[NDArray[np.int16]]:

@@ -169,7 +169,7 @@ def test_what_is_no_sound_costs_its_own_request(tmp_path: Path) -> None:
     for data, code, told in (
         (junk, "unsupported_media", "cannot be heard: it is no recording"),
         (tone(300, seconds=0.05), "invalid_value", "is refused: .* 0.05 s, and 0.1 s is the shortest"),
-        (tone(300, seconds=2.5), "invalid_value", "has 2 s, and 2 s are the most .*set max_audio_s"),
+        (tone(300, seconds=2.5), "invalid_value", "has 2.5 s, and 2 s are the most .*set max_audio_s"),
     ):
         with pytest.raises(JobError, match=rf"audio 1 of the prompt \({len(data)} bytes\) .*{told}") as caught:
             engine.prepare(look([A, data, B]))
