@@ -77,7 +77,7 @@ class MemorySection(Section):
     """What happens to idle models when other programs take the memory."""
     hours: dict[Span, Size] = {}
     """The most that models may take at some hours of the day, in local time: `{"09:00-18:00" = "6GiB"}`. Outside them
-    `budget` counts alone. Idle models leave when such a time begins."""
+    `budget` counts alone. Idle models leave when such a time begins, unless `on_pressure` keeps them."""
     prefix_cache: Literal["auto"] | Size = "auto"
     """The most host memory for cached prefixes, which come back after other requests and after a swap. They are part of
     the budget of host memory and yield to models."""
