@@ -19,6 +19,7 @@ from server.cluster.facts import Ask
 from server.cluster.federation import federated
 from server.cluster.forwarding import ElsewhereError, Incoming, forward, pass_answer
 from server.cluster.router import Router, by_hash
+from server.cluster.stream import broken
 from server.error_bodies import dialect_of
 from server.errors import ApiError
 
@@ -181,9 +182,14 @@ class Edge:
                 return
             finally:
                 self._router.end(asked.ask, node, took_s=request.took_s)
-        if refusal is None:
-            raise self._no_node()
-        await pass_answer(refusal[0], request, send, node=refusal[1])
+        if refusal is not None:
+            await pass_answer(refusal[0], request, send, node=refusal[1])
+            return
+        problem = self._no_node()
+        if not request.started:
+            raise problem
+        last = broken(problem, path=request.path, dialect=request.dialect, request_id=request.id)
+        await send({"type": "http.response.body", "body": last})
 
     def _nodes_for(self, request: Incoming, asked: Wanted) -> Iterator[tuple[str, str]]:
         """Nodes one after the other, each for the case that those before gave no token, and why."""
