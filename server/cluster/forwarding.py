@@ -56,6 +56,10 @@ class Incoming:
     """What the node computed for it, without its queue and load; None where it failed."""
     _first: bytes = field(default=b"", repr=False)
 
+    def begin_anew(self) -> None:
+        """What another node has answered before is no part of this answer."""
+        self.answer_id, self.took_s, self._first = None, None, b""
+
     def look_for_id(self, data: bytes) -> None:
         """Find the answer's id in its first bytes."""
         if self.answer_id is None and len(self._first) < _FIRST_BYTES:
@@ -72,6 +76,7 @@ class Incoming:
 async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send: Send, *, node: str) -> None:
     """Have a node answer, and pass it on. Raises ElsewhereError as long as another node may answer instead."""
     began = time.monotonic()
+    request.begin_anew()
     try:
         async with client.stream(
             request.method, url + request.target, headers=request.passed_headers, content=request.body or None
@@ -122,7 +127,7 @@ async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send,
                 passing += held.release()
             await _send_some(response, passing, request, send, node=node)
     except httpx2.TransportError:
-        if not held.begun:
+        if not (held.begun and request.started):
             raise
         await send({"type": "http.response.body", "body": _lost(request, node)})
         return
