@@ -5,6 +5,7 @@ A conversation is named by what all its turns begin with: the model, the system 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -73,6 +74,8 @@ def _head(model: str, fields: dict[str, Any]) -> str | None:
     return _digest(model, [fields.get("system"), fields.get("instructions"), said])
 
 
-def _digest(model: str, said: object) -> str:
-    written = json.dumps([model, said], sort_keys=True, ensure_ascii=True).encode()
-    return hashlib.blake2b(written, digest_size=12).hexdigest()
+def _digest(model: str, said: object) -> str | None:
+    with contextlib.suppress(RecursionError):  # the reader goes a few levels deeper than the writer
+        written = json.dumps([model, said], sort_keys=True, ensure_ascii=True).encode()
+        return hashlib.blake2b(written, digest_size=12).hexdigest()
+    return None

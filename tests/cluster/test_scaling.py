@@ -83,6 +83,13 @@ def test_a_form_and_a_body_that_is_none_have_a_model():
     assert answer_id(b'{"id":"chatcmpl-1"}') is None
 
 
+def test_a_body_of_any_depth_is_read():
+    for opening, end in ((b"[", b"]"), (b'{"a":', b"}")):
+        for depth in range(900, 1100):
+            nested = opening * depth + b"1" + end * depth
+            assert wanted(b'{"model":"m","messages":%b}' % nested, default_model="m").ask.model == "m"
+
+
 def test_one_page_of_metrics_describes_each_family_once():
     page = '# HELP x_total What.\n# TYPE x_total counter\nx_total{model="m"} 1.0\n# TYPE y gauge\ny 2\n'
     told = federated({'a"b': page, "c": page})
