@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import httpx2
@@ -54,6 +54,10 @@ class NodeServer:
         self._order = order
         self._process: asyncio.subprocess.Process | None = None
         self._n_lives = 0
+
+    def told(self) -> Notice | None:
+        """What edges are told: the last look and its age, which grows while the server does not answer."""
+        return None if self.notice is None else replace(self.notice, age_s=time.monotonic() - self.heard_at)
 
     async def run(self) -> None:
         """Keep a server up; when cancelled, let it drain and end."""

@@ -54,7 +54,7 @@ class Directory:
 
     def put(self, notice: Notice) -> None:
         """A node as it is now."""
-        self._notices[notice.node] = (time.monotonic(), notice)
+        self._notices[notice.node] = (time.monotonic() - notice.age_s, notice)
 
     def drop(self, node: str) -> None:
         """A node ends."""
@@ -99,8 +99,8 @@ class Node:
 
     async def _tell(self) -> None:
         while True:
-            if (notice := self._server.notice) is not None:
-                self._directory.put.remote(replace(notice, age_s=0.0))
+            if (notice := self._server.told()) is not None:
+                self._directory.put.remote(notice)
             await asyncio.sleep(LOOK_EVERY_S)
 
     def check_health(self) -> None:
