@@ -37,8 +37,11 @@ MOST_ANSWERS: Final = 50_000
 """Whose node is remembered, for requests that go on from them."""
 METRICS_WITHIN_S: Final = 2.0
 _OF_ONE_NODE: Final = ("/v1/memory/lease", "/v1/config/reload")
-_AT_HOME: Final = ("/v1/files", "/v1/batches")
+_AT_HOME: Final = ("/v1/files", "/v1/batches", "/v1/fine_tuning")
 _ANSWERS: Final = "/v1/responses/"
+_READING: Final = frozenset(("GET", "HEAD"))
+_UNKNOWN: Final = ""
+"""In place of the name of a model that is none, of which clients may say any number."""
 
 
 class Edge:
@@ -51,6 +54,8 @@ class Edge:
         self._router = Router()
         self._urls: dict[str, str] = {}
         self._answers: OrderedDict[str, str] = OrderedDict()
+        self._keeper: str | None = None
+        """The node that has answered for files; several nodes of one machine have one folder for them."""
         self._n_sent: dict[tuple[str, str], int] = {}
         """(node, reason) -> requests."""
         self._n_repeats = 0
@@ -74,7 +79,7 @@ class Edge:
         path, method = scope["path"], scope["method"]
         if path.startswith(_OF_ONE_NODE):
             raise ApiError(400, f"{path} is of one server, and this is a cluster. hint: ask the node itself")
-        if method in ("GET", "HEAD") and (own := await self._own(path)) is not None:
+        if method in _READING and (own := await self._own(path)) is not None:
             kind, body = own
             headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -166,6 +171,7 @@ class Edge:
     async def _serve(self, request: Incoming, send: Send) -> None:
         asked = self._wanted(request)
         refusal: tuple[httpx2.Response, str] | None = None
+        at_home = _is_at_home(request)
         for n_before, (node, reason) in enumerate(self._nodes_for(request, asked)):
             self._n_repeats += n_before > 0 and request.method == "POST"
             self._n_sent[node, reason] = self._n_sent.get((node, reason), 0) + 1
@@ -177,7 +183,10 @@ class Edge:
                     self._router.failed(node, time.monotonic())
                 if why.refusal is not None:
                     refusal = why.refusal, node
+                if at_home and not _is_kept_elsewhere(why.refusal):
+                    break
             else:
+                self._keeper = node if at_home else self._keeper
                 self._remember(request.answer_id, node)
                 return
             finally:
@@ -212,11 +221,15 @@ class Edge:
             held = request.path.removeprefix(_ANSWERS).split("/")[0]
         if held is not None and held in self._answers:
             return [self._answers[held]]
-        if request.path.startswith(_AT_HOME):
-            return by_hash("home", self._urls)[:1]
-        if request.method != "POST":
-            return by_hash("home", self._up() or self._urls)[:1]
-        return None
+        if _is_at_home(request):
+            return self._home()
+        if request.method in _READING or asked.ask.model == _UNKNOWN:
+            return sorted(self._home(), key=lambda node: not self._router.is_up(node, time.monotonic()))[:MOST_TRIES]
+        return self._home()[:1] if request.method != "POST" else None
+
+    def _home(self) -> list[str]:
+        """The node that has files, then others by hash."""
+        return sorted(by_hash("home", self._urls), key=lambda node: node != self._keeper)
 
     def _wanted(self, request: Incoming) -> Wanted:
         asked = wanted(request.body, default_model=self._catalog.entries[0].name if self._catalog.entries else "")
@@ -224,9 +237,11 @@ class Edge:
         if request.path.startswith("/v1/models/"):
             name = request.path.removeprefix("/v1/models/").rpartition("/")[0]
         entry = self._catalog.resolve(name)
-        if entry is None or entry.name == asked.ask.model:
-            return asked
-        return Wanted(Ask(entry.name, asked.ask.head, asked.ask.prompt_tokens), asked.goes_on_from)
+        if entry is not None:
+            name = entry.name
+        elif not self._router.knows(name):
+            name = _UNKNOWN
+        return Wanted(Ask(name, asked.ask.head, asked.ask.prompt_tokens), asked.goes_on_from)
 
     def _remember(self, answer: str | None, node: str) -> None:
         if answer is None:
@@ -248,6 +263,17 @@ class Edge:
             code="no_node",
             headers={"retry-after": "2"},
         )
+
+
+def _is_at_home(request: Incoming) -> bool:
+    """Whether one node alone has what is asked for; a model that is deleted was made there."""
+    is_deleted = request.method == "DELETE" and request.path.startswith("/v1/models/")
+    return is_deleted or request.path.startswith(_AT_HOME)
+
+
+def _is_kept_elsewhere(refusal: httpx2.Response | None) -> bool:
+    """Another node of the same machine holds the folder of files."""
+    return refusal is not None and b'"files_elsewhere"' in refusal.content
 
 
 async def _live(receive: Receive, send: Send) -> None:

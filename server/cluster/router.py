@@ -98,18 +98,25 @@ class Router:
         """Whether a request may be tried there, silent as the node may be."""
         return node in self._nodes and self._nodes[node].down_until <= now
 
+    def knows(self, model: str) -> bool:
+        """Whether some node has told of the model."""
+        return any(model in state.report.models for state in self._nodes.values())
+
     # Requests
 
     def choose(self, ask: Ask, now: float, *, without: frozenset[str] = frozenset()) -> Choice | None:
         """The node whose answer is expected first, of those not in `without`; None where there is none."""
         home = self._heads.get(ask.head) if ask.head is not None else None
         best: tuple[float, int, Choice] | None = None
+        is_known = self.knows(ask.model)
         for place, name in enumerate(self._candidates(ask, home)):
             state = self._nodes[name]
             if name in without or state.down_until > now:
                 continue
             wait_s, reason = self._wait(state, ask, now)
             away_s = 0.0 if home in (None, name) else self._weights.leave_s
+            if ask.model not in state.report.models and is_known:
+                away_s += math.inf
             if not self._up(state, now):
                 away_s += self._weights.silent_s
             found = Choice(name, wait_s, "head" if name == home and reason == "resident" else reason)
@@ -124,7 +131,7 @@ class Router:
         state = self._nodes[node]
         state.in_flight[ask.model] = state.in_flight.get(ask.model, 0) + 1
         held = state.report.models.get(ask.model)
-        if held is None or not held.here:
+        if held is not None and not held.here:
             state.load_since.setdefault(ask.model, now)
             self._holders.setdefault(ask.model, set()).add(node)
         self._model(ask.model).arrived(now)

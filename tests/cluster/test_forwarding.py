@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from typing import Any
 
 import httpx2
 import pytest
@@ -39,8 +40,9 @@ def answer(kind: str, *pieces: bytes, whole: bool = False, status: int = 200) ->
 class Cluster:
     """An edge before nodes that give these answers one after the other, whichever is asked."""
 
-    def __init__(self, canary, *answers: httpx2.Response, n_nodes: int = 2) -> None:
-        self.answers, self.asked = list(answers), []
+    def __init__(self, canary, *answers: httpx2.Response | Callable[[str], httpx2.Response], n_nodes: int = 2) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.node))
         self.edge = Edge(Catalog(Settings.model_validate(settings(canary))), client, key=None)
         models = {"fake": HeldModel("ready"), "org/small:Q8": HeldModel("unloaded")}
@@ -48,11 +50,12 @@ class Cluster:
 
     def node(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(request.url.host)
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        return answer(request.url.host) if callable(answer) else answer
 
-    def ask(self, path: str, body: dict | None, method: str = "POST") -> list[dict]:
+    def ask(self, path: str, body: dict | None, method: str = "POST") -> list[MutableMapping[str, Any]]:
         """What the client is sent."""
-        sent: list[dict] = []
+        sent: list[MutableMapping[str, Any]] = []
         data = b"" if body is None else json.dumps(body).encode()
         headers = [(b"content-type", b"application/json"), (b"host", b"cluster:80")]
         scope = {"type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http",
@@ -67,7 +70,7 @@ class Cluster:
                 await asyncio.Event().wait()
                 raise AssertionError
 
-            async def send(message: dict) -> None:
+            async def send(message: MutableMapping[str, Any]) -> None:
                 assert (message["type"] == "http.response.start") == (not sent), "a status before the body, and once"
                 sent.append(message)
 
@@ -77,7 +80,7 @@ class Cluster:
         return sent
 
 
-def said(sent: list[dict]) -> bytes:
+def said(sent: list[MutableMapping[str, Any]]) -> bytes:
     assert sent[0]["status"] == 200
     return b"".join(message["body"] for message in sent[1:])
 
@@ -112,3 +115,40 @@ def test_an_answer_that_began_anew_is_known_by_its_last_id(canary_path):
     assert b"resp_second" in said(cluster.ask("/v1/responses", {"model": "fake", "input": "hello", "stream": True}))
     cluster.ask("/v1/responses/resp_second", None, "GET")
     assert cluster.asked[2] == cluster.asked[1] != cluster.asked[0]
+
+
+def test_reading_goes_on_at_another_node_where_one_is_gone(canary_path):
+    def gone(host: str) -> httpx2.Response:
+        raise httpx2.ConnectError(host)
+
+    cluster = Cluster(canary_path, gone, answer("application/json", b"{}", whole=True))
+    assert said(cluster.ask("/v1/models", None, "GET")) == b"{}"
+    assert len(set(cluster.asked)) == 2
+
+
+def test_files_are_asked_for_at_the_node_that_has_their_folder(canary_path):
+    """Given nodes of one machine, of which another holds the folder, then it is found, and asked first from then on."""
+    refusal = json.dumps({"error": {"code": "files_elsewhere", "message": "another server"}}).encode()
+    whole = [answer("application/json", b"{}", whole=True) for _ in range(3)]
+    cluster = Cluster(canary_path, answer("application/json", refusal, whole=True, status=503), *whole)
+    cluster.ask("/v1/files", None, "GET")
+    cluster.ask("/v1/fine_tuning/jobs", {"model": "fake", "training_file": "file-1"})
+    cluster.ask("/v1/models/ft:fake:x:1", None, "DELETE")
+    first, *rest = cluster.asked
+    assert len(set(rest)) == 1
+    assert first not in rest
+
+
+def test_files_are_not_taken_elsewhere_while_their_node_is_full(canary_path):
+    refusal = json.dumps({"error": {"code": "draining", "message": "ends"}}).encode()
+    cluster = Cluster(canary_path, answer("application/json", refusal, whole=True, status=503))
+    assert cluster.ask("/v1/batches", {})[0]["status"] == 503
+
+
+def test_names_of_models_that_are_none_are_not_kept(canary_path):
+    cluster = Cluster(canary_path, *(answer("application/json", b"{}", whole=True) for _ in range(20)))
+    for n in range(20):
+        cluster.ask("/v1/chat/completions", {**CHAT, "model": f"none{n}\ud800"})
+    assert len(set(cluster.asked)) == 1
+    router = cluster.edge._router
+    assert len(router._models) + len(router._holders) + len(router._ranks) < 10

@@ -57,6 +57,13 @@ def test_a_node_that_holds_the_model_goes_before_one_with_room_for_it():
     assert made.choose(Ask("chat"), 0.0).node == "b"
 
 
+def test_a_model_that_only_some_nodes_know_goes_to_those():
+    busy = HeldModel("ready", parallel=1, running=9, waiting=40)
+    made = router(node("a", free=11, other=READY), node("b", own=busy, other=READY))
+    assert made.choose(Ask("own"), 0.0).node == "b"
+    assert made.choose(Ask("own"), 0.0, without=frozenset("b")).node == "a"
+
+
 def test_a_long_queue_makes_another_node_load():
     made = router(node("a", free=11, chat=GONE), node("b", chat=READY))
     chosen = [sent(made, Ask("chat")).node for _ in range(12)]
