@@ -38,7 +38,7 @@ MOST_ANSWERS: Final = 50_000
 METRICS_WITHIN_S: Final = 2.0
 _OF_ONE_NODE: Final = ("/v1/memory/lease", "/v1/config/reload")
 _AT_HOME: Final = ("/v1/files", "/v1/batches", "/v1/fine_tuning")
-_ANSWERS: Final = "/v1/responses/"
+_HELD: Final = ("/v1/responses/", "/v1/images/files/")
 _READING: Final = frozenset(("GET", "HEAD"))
 _UNKNOWN: Final = ""
 """In place of the name of a model that is none, of which clients may say any number."""
@@ -187,7 +187,8 @@ class Edge:
                     break
             else:
                 self._keeper = node if at_home else self._keeper
-                self._remember(request.answer_id, node)
+                for name in (request.answer_id, *request.images):
+                    self._remember(name, node)
                 return
             finally:
                 self._router.end(asked.ask, node, took_s=request.took_s)
@@ -217,8 +218,9 @@ class Edge:
     def _fixed(self, request: Incoming, asked: Wanted) -> list[str] | None:
         """Nodes that alone can answer, because they hold what is asked for; None where any can."""
         held = asked.goes_on_from
-        if request.path.startswith(_ANSWERS):
-            held = request.path.removeprefix(_ANSWERS).split("/")[0]
+        for prefix in _HELD:
+            if request.path.startswith(prefix):
+                held = request.path.removeprefix(prefix).split("/")[0]
         if held is not None and held in self._answers:
             return [self._answers[held]]
         if _is_at_home(request):
@@ -296,7 +298,9 @@ async def _read(scope: Scope, receive: Receive) -> Incoming:
     target = scope.get("raw_path", scope["path"].encode()).decode("ascii") + (f"?{query.decode()}" if query else "")
     dialect = dialect_of(scope["path"], scope["headers"])
     body, request_id = b"".join(parts), scope["state"]["request_id"]
-    return Incoming(scope["method"], target, scope["path"], list(scope["headers"]), body, request_id, dialect)
+    return Incoming(
+        scope["method"], target, scope["path"], list(scope["headers"]), body, request_id, dialect, scope["scheme"]
+    )
 
 
 async def _until_gone(receive: Receive) -> None:

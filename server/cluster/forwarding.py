@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ _OF_ONE_HOP: Final = frozenset(
 )  # fmt: skip
 _STREAMS: Final = ("text/event-stream", "application/x-ndjson", "audio/")
 _FIRST_BYTES: Final = 4096
+_IMAGE: Final = re.compile(rb'"https?://[^"/\\]+/v1/images/files/([0-9A-Za-z_.]{1,100})"')
 
 
 class ElsewhereError(Exception):
@@ -48,12 +50,15 @@ class Incoming:
     body: bytes
     id: str
     dialect: Dialect
+    scheme: str = "http"
     started: bool = False
     """The client has its status and headers."""
     answer_id: str | None = None
     """Of the answer, where later requests may go on from it."""
     took_s: float | None = None
     """What the node computed for it, without its queue and load; None where it failed."""
+    images: list[str] = field(default_factory=list)
+    """Of the answer, those that are fetched by an address."""
     _first: bytes = field(default=b"", repr=False)
 
     def begin_anew(self) -> None:
@@ -65,6 +70,13 @@ class Incoming:
         if self.answer_id is None and len(self._first) < _FIRST_BYTES:
             self._first += data[:_FIRST_BYTES]
             self.answer_id = answer_id(self._first)
+
+    def with_own_addresses(self, body: bytes) -> bytes:
+        """The answer with images at the address that the client has asked, because a node's own may not be reached."""
+        self.images = [name.decode() for name in _IMAGE.findall(body)]
+        host = next((value for name, value in self.headers if name.lower() == b"host"), b"")
+        ours = b'"%b://%b/v1/images/files/' % (self.scheme.encode(), host)
+        return _IMAGE.sub(lambda found: ours + found[1] + b'"', body)
 
     @property
     def passed_headers(self) -> list[tuple[bytes, bytes]]:
@@ -100,12 +112,16 @@ async def _pass_whole(response: httpx2.Response, request: Incoming, send: Send, 
     if _may_go_elsewhere(response.status_code, body):
         raise ElsewhereError(response)
     request.look_for_id(body)
-    await pass_answer(response, request, send, node=node)
+    if request.path.startswith("/v1/images/"):
+        body = request.with_own_addresses(body)
+    await pass_answer(response, request, send, node=node, body=body)
 
 
-async def pass_answer(response: httpx2.Response, request: Incoming, send: Send, *, node: str) -> None:
+async def pass_answer(
+    response: httpx2.Response, request: Incoming, send: Send, *, node: str, body: bytes | None = None
+) -> None:
     """Send an answer that is here as a whole; behind signs of life an error is the end of the stream."""
-    body = response.content
+    body = response.content if body is None else body
     if request.started:
         problem = ApiError(response.status_code, _sentence(body), type="server_error", code="node_refused")
         last = broken(problem, path=request.path, dialect=request.dialect, request_id=request.id)

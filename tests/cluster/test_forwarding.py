@@ -152,3 +152,16 @@ def test_names_of_models_that_are_none_are_not_kept(canary_path):
     assert len(set(cluster.asked)) == 1
     router = cluster.edge._router
     assert len(router._models) + len(router._holders) + len(router._ranks) < 10
+
+
+def test_an_image_is_fetched_from_the_cluster_s_address_where_it_was_drawn(canary_path):
+    def drawn(host: str) -> httpx2.Response:
+        told = {"data": [{"url": f"http://{host}/v1/images/files/img_1a.png"}]}
+        return answer("application/json", json.dumps(told).encode(), whole=True)
+
+    cluster = Cluster(canary_path, drawn, answer("image/png", b"png", whole=True))
+    told = json.loads(said(cluster.ask("/v1/images/generations", {"model": "fake", "prompt": "a"})))
+    assert told == {"data": [{"url": "http://cluster:80/v1/images/files/img_1a.png"}]}
+    cluster.edge._keeper = ({"a", "b"} - {*cluster.asked}).pop()
+    assert said(cluster.ask("/v1/images/files/img_1a.png", None, "GET")) == b"png"
+    assert cluster.asked[1] == cluster.asked[0]

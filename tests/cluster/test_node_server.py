@@ -16,6 +16,7 @@ def test_a_server_that_hangs_grows_silent(tmp_path, monkeypatch):
     config = tmp_path / "onecard.toml"
     config.write_text('[memory]\ndevice = "cpu"\nbudget = "1GiB"\n[scheduler]\ntemplate_process = false\n')
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    running: asyncio.Task[None] | None = None
     node = NodeServer("a", NodeOrder(config, "127.0.0.1", drain_s=0))
 
     async def heard(age_s: float, *, older: bool) -> Notice:
@@ -41,5 +42,4 @@ def test_a_server_that_hangs_grows_silent(tmp_path, monkeypatch):
             running.cancel()
             await asyncio.wait({running})
 
-    running: asyncio.Task[None] | None = None
     asyncio.run(scenario())
