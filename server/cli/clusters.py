@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import threading
@@ -108,7 +109,7 @@ def take_down(address: str | None) -> None:
     """End what `up` began. Raises CliError."""
     if address is not None:
         ray, serve = _ray()
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        _join(ray, address)
         from server.cluster.on_ray import APPLICATION, end
 
         serve.delete(APPLICATION)
@@ -154,10 +155,10 @@ def _ray() -> tuple[Any, Any]:
 
 def _begin(ray: Any, wish: Wish) -> None:
     """Raises CliError."""
+    if wish.address is not None:
+        _join(ray, wish.address)
+        return
     try:
-        if wish.address is not None:
-            ray.init(address=wish.address, logging_level="ERROR", log_to_driver=False)
-            return
         ray.init(
             num_cpus=max(2, round(wish.most * wish.cpus) + 1),
             object_store_memory=OBJECT_STORE_BYTES,
@@ -168,6 +169,14 @@ def _begin(ray: Any, wish: Wish) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as problem:
         raise CliError(f"Ray did not start: {str(problem).splitlines()[0]}") from None
+
+
+def _join(ray: Any, address: str) -> None:
+    """Raises CliError."""
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as problem:
+        raise CliError(f"no Ray answers at {address}: {str(problem).splitlines()[0]}") from None
 
 
 def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wish, told: threading.Event) -> str:
@@ -195,9 +204,9 @@ def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wi
 
 
 def _order(ray: Any, settings: Settings, config: Path | None, wish: Wish) -> ClusterOrder:
+    gpus_per_node = _gpus_per_node(ray.cluster_resources().get("GPU", 0.0), wish)
     from server.cluster.on_ray import ClusterOrder, keys_of
 
-    has_cards = ray.cluster_resources().get("GPU", 0) > 0
     return ClusterOrder(
         settings,
         NodeOrder(
@@ -208,9 +217,21 @@ def _order(ray: Any, settings: Settings, config: Path | None, wish: Wish) -> Clu
         ),
         n_nodes=wish.nodes,
         most_nodes=wish.most,
-        gpus_per_node=float(has_cards) if wish.gpus is None else wish.gpus,
+        gpus_per_node=gpus_per_node,
         cpus_per_node=wish.cpus,
     )
+
+
+def _gpus_per_node(n_cards: float, wish: Wish) -> float:
+    """Cards of one node. Raises CliError where this machine has too few; a Ray that runs may get more machines."""
+    gpus = float(n_cards > 0) if wish.gpus is None else wish.gpus
+    if wish.address is None and gpus * wish.nodes > n_cards:
+        share = math.floor(100 / math.ceil(wish.nodes / n_cards)) / 100 if n_cards else 0
+        raise CliError(
+            f"{wish.nodes} nodes need {gpus * wish.nodes:g} cards, and this machine has {n_cards:g}. "
+            f"hint: --gpus {share:g}, and [memory] budget for each node's part"
+        )
+    return gpus
 
 
 def _state() -> Path:
