@@ -98,8 +98,9 @@ async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send:
                 await _pass_stream(response, request, send, node=node, events=kind.startswith("text/event-stream"))
             else:
                 await _pass_whole(response, request, send, node=node)
-            waited_ms = float(response.headers.get("x-onecard-queue-ms", 0))  # a load is part of it
-            request.took_s = max(0.0, time.monotonic() - began - waited_ms / 1000)
+            if response.status_code < 300:  # what is refused tells nothing of the model
+                waited_ms = float(response.headers.get("x-onecard-queue-ms", 0))  # a load is part of it
+                request.took_s = max(0.0, time.monotonic() - began - waited_ms / 1000)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         raise ElsewhereError(unreachable=True) from error
     except httpx2.TransportError as error:
@@ -139,7 +140,7 @@ async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send,
         async for data in response.aiter_raw():
             request.look_for_id(data)
             passing = held.take(data)
-            if not held.begun and time.monotonic() - since > HOLD_S:
+            if held.holds and time.monotonic() - since > HOLD_S:
                 passing += held.release()
             await _send_some(response, passing, request, send, node=node)
     except httpx2.TransportError:

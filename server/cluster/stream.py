@@ -32,6 +32,11 @@ class Held:
         self._rest = b""
         self._held: list[bytes] = []
 
+    @property
+    def holds(self) -> bool:
+        """Something waits for a token."""
+        return bool(self._held)
+
     def take(self, data: bytes) -> bytes:
         """What may pass now."""
         if self.begun:

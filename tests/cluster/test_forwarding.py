@@ -85,6 +85,7 @@ def said(sent: list[MutableMapping[str, Any]]) -> bytes:
     return b"".join(message["body"] for message in sent[1:])
 
 
+PATH = "/v1/chat/completions"
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "stream": True}
 
 
@@ -97,7 +98,7 @@ def test_a_stream_that_is_lost_before_its_first_byte_begins_anew(canary_path, pa
 
 def test_where_no_node_is_left_a_stream_that_showed_life_ends_with_an_error(canary_path):
     lost = [answer("text/event-stream", b": loading 40%\n\n") for _ in range(2)]
-    told = said(Cluster(canary_path, *lost).ask("/v1/chat/completions", CHAT))
+    told = said(Cluster(canary_path, *lost).ask(PATH, CHAT))
     assert told.startswith(b": loading 40%\n\n")
     assert b'"no_node"' in told
     assert b"[DONE]" not in told
@@ -148,7 +149,7 @@ def test_files_are_not_taken_elsewhere_while_their_node_is_full(canary_path):
 def test_names_of_models_that_are_none_are_not_kept(canary_path):
     cluster = Cluster(canary_path, *(answer("application/json", b"{}", whole=True) for _ in range(20)))
     for n in range(20):
-        cluster.ask("/v1/chat/completions", {**CHAT, "model": f"none{n}\ud800"})
+        cluster.ask(PATH, {**CHAT, "model": f"none{n}\ud800"})
     assert len(set(cluster.asked)) == 1
     router = cluster.edge._router
     assert len(router._models) + len(router._holders) + len(router._ranks) < 10
@@ -165,3 +166,19 @@ def test_an_image_is_fetched_from_the_cluster_s_address_where_it_was_drawn(canar
     cluster.edge._keeper = ({"a", "b"} - {*cluster.asked}).pop()
     assert said(cluster.ask("/v1/images/files/img_1a.png", None, "GET")) == b"png"
     assert cluster.asked[1] == cluster.asked[0]
+
+
+def test_signs_of_life_alone_never_begin_a_stream(canary_path, monkeypatch):
+    """Given a load of longer than anything is held back, when its node dies, then another one answers."""
+    monkeypatch.setattr("server.cluster.forwarding.HOLD_S", 0.0)
+    lost = answer("text/event-stream", b": loading 40%\n\n", b": loading 80%\n\n")
+    told = said(Cluster(canary_path, lost, answer("text/event-stream", SAYS, whole=True)).ask(PATH, CHAT))
+    assert told == b": loading 40%\n\n: loading 80%\n\n" + SAYS
+
+
+def test_what_is_refused_says_nothing_of_how_long_a_model_takes(canary_path):
+    cluster = Cluster(canary_path, *(answer("application/json", b"{}", whole=True, status=400) for _ in range(9)))
+    before = cluster.edge._router._model("fake").job_s
+    for _ in range(9):
+        cluster.ask(PATH, CHAT)
+    assert cluster.edge._router._model("fake").job_s == before
