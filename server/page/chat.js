@@ -227,7 +227,11 @@ function send(event) {
     say("The model waits for the results of its calls.", true);
     return;
   }
-  if (text && can(chosen(), "image_generation")) {
+  if (can(chosen(), "image_generation")) {
+    if (images.length) {
+      say(`${byId("model").value} draws from words alone. Remove the attached images.`, true);
+      return;
+    }
     turn("user", text);
     byId("say").value = "";
     draw(text);

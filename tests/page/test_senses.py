@@ -138,3 +138,16 @@ def test_a_model_that_draws_shows_its_image(speaking: Tab, sensing: Server) -> N
     assert speaking.evaluate("document.querySelector('.turn.assistant img').naturalWidth") == 64
     assert speaking.evaluate("document.querySelector('.turn.user .text').textContent") == "a red background"
     assert not speaking.evaluate("document.querySelector('#send').disabled")
+
+
+def test_a_model_that_draws_gets_no_attached_image(speaking: Tab, sensing: Server, looks: tuple[Path, Look]) -> None:
+    """Given an image for a model that sees, when one that draws is asked, then that is told, and none sent."""
+    opened(speaking, sensing)
+    speaking.wait("!document.querySelector('#see').hidden")
+    speaking.choose("#image", looks[0])
+    speaking.wait("document.querySelectorAll('#attached img').length === 1")
+    speaking.evaluate("document.querySelector('#model').value = 'artist'")
+    speaking.evaluate("document.querySelector('#say').value = 'a red background'")
+    speaking.click("#send")
+    speaking.wait("document.querySelector('#spent').textContent.includes('Remove the attached images')")
+    assert speaking.evaluate("document.querySelectorAll('#attached img').length") == 1
