@@ -39,6 +39,7 @@ class Edge(Server):
         self.uvicorn = uvicorn.Server(config)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
+        listener.listen(2048)  # who connects before the thread has begun waits
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.thread = threading.Thread(target=lambda: self.uvicorn.run([listener]))
