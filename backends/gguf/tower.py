@@ -22,11 +22,12 @@ from backends.files import pictures
 from backends.generation.images import KeptRows, digest_of, pixels_of, size_of
 from backends.generation.media import Encoded, MediaShape
 from backends.generation.row_layout import Embedding
-from backends.generation.sounds import samples_of
 from backends.gguf.library_log import explain, is_out_of_memory
 from backends.plan import BATCH_TOKENS
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
     from backends.gguf.model import Model
@@ -91,6 +92,7 @@ class Tower:
                         if chunk.text is None:
                             self._encoded(chunk)
             if "audio" in self.kinds:
+                _sounds()
                 n_samples = max(_LEAST_SAMPLES, round(self._projector.longest_read_s * self._rate))
                 with self._chunks(np.zeros(n_samples, dtype=np.float32)) as chunks:
                     self._encoded(max(chunks, key=lambda chunk: chunk.n_rows if chunk.text is None else -1))
@@ -129,7 +131,7 @@ class Tower:
         return Encoded(made, took_s)
 
     def _samples(self, medium: Medium) -> NDArray[np.float32]:
-        return samples_of(medium, rate=self._rate, max_s=self._projector.max_audio_s)
+        return _sounds().samples_of(medium, rate=self._rate, max_s=self._projector.max_audio_s)
 
     def _encoded(self, chunk: _Chunk) -> Embedding:
         pointer = self._pointer
@@ -178,6 +180,13 @@ class Tower:
             finally:
                 mtmd.mtmd_bitmap_free(bitmap)
                 mtmd.mtmd_input_chunks_free(chunks)
+
+
+def _sounds() -> ModuleType:
+    """The decoder: 15 MB of a process, which only a model that hears takes, at its load, so that they are measured."""
+    from backends.generation import sounds
+
+    return sounds
 
 
 def _open(projector: Projector, model: Model, on_card: bool, n_threads: int) -> int | None:
