@@ -131,7 +131,8 @@ class Tower:
         return Encoded(made, took_s)
 
     def _samples(self, medium: Medium) -> NDArray[np.float32]:
-        return _sounds().samples_of(medium, rate=self._rate, max_s=self._projector.max_audio_s)
+        heard: NDArray[np.float32] = _sounds().samples_of(medium, rate=self._rate, max_s=self._projector.max_audio_s)
+        return heard
 
     def _encoded(self, chunk: _Chunk) -> Embedding:
         pointer = self._pointer
