@@ -23,6 +23,7 @@ _KINDS = "lora, qlora, full, auto"
 
 
 def train(
+    ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines, CSV or text; or the id of a job.")],
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="NAME", help="The model to teach.", autocompletion=model_names)
@@ -60,13 +61,15 @@ def train(
     from server.cli.console import CliError, ExitCode
     from server.cli.finding import running_server, server_for
 
+    verbs = [verb for verb, is_asked in (("cancel", cancel), ("pause", pause), ("resume", resume)) if is_asked]
     if file.startswith(_ID):
+        _refuse_beside_id(ctx, verbs)
         client = running_server(url, loaded_or_exit(config).settings)
         if client is None:
             raise CliError("no server runs that could know of it. hint: onecard serve", ExitCode.UNREACHABLE)
-        _of_job(client, file, "cancel" if cancel else "pause" if pause else "resume" if resume else "")
+        _of_job(client, file, *verbs)
         return
-    if cancel or pause or resume:
+    if verbs:
         raise CliError("--cancel, --pause and --resume take the id of a job. hint: ftjob-...", ExitCode.USAGE)
     if not model:
         raise CliError("a model has to be named. hint: --model NAME", ExitCode.USAGE)
@@ -101,7 +104,24 @@ def train(
             _follow(found, job, own=own)
 
 
-def _of_job(client: Client, job_id: str, verb: str) -> None:
+def _refuse_beside_id(ctx: typer.Context, verbs: list[str]) -> None:
+    """Raises CliError for what a job that is there already cannot heed."""
+    from server.cli.console import CliError, ExitCode
+
+    if len(verbs) > 1:
+        raise CliError(f"--{verbs[0]} and --{verbs[1]} contradict each other. hint: give one", ExitCode.USAGE)
+    own = {"file", "cancel", "pause", "resume", "url", "config"}
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        source = ctx.get_parameter_source(name)
+        if name not in own and source is not None and source.name == "COMMANDLINE":
+            told = (
+                f"{parameter.opts[0]} is for a new job, and an id names one that is there. hint: give the file instead"
+            )
+            raise CliError(told, ExitCode.USAGE)
+
+
+def _of_job(client: Client, job_id: str, verb: str = "") -> None:
     """Another state for a job, or a look at it until its end."""
     if verb:
         job = client.post(f"{_JOBS}/{job_id}/{verb}", {})

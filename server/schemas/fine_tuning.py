@@ -114,6 +114,9 @@ class FineTuningRequest(BaseModel):
         }
         wanted = msgspec.convert(plain, Wanted)
         _check_together(wanted)
+        if wanted.evaluation_share and self.validation_file is not None:
+            told = "'evaluation_share' is of the training file, and a 'validation_file' is given. hint: leave one out"
+            raise ApiError(400, told, param="evaluation_share", code="invalid_value")
         return wanted
 
 
@@ -125,10 +128,14 @@ def _check_together(wanted: Wanted) -> None:
     if wanted.quantization is not None and wanted.method in ("lora", "full"):
         told = f"'quantization' is for the base beneath a 'qlora', and 'method' is '{wanted.method}'."
         raise ApiError(400, told, param="quantization", code="invalid_value")
-    if wanted.method == "full" and wanted.targets:
-        raise ApiError(
-            400, "'targets' are an adapter's, and 'method' is 'full'.", param="targets", code="invalid_value"
+    if wanted.method == "full":
+        given = (
+            ("targets", bool(wanted.targets)),
+            ("rank", wanted.rank != Wanted().rank),
+            ("alpha", bool(wanted.alpha)),
         )
+        for name in (name for name, is_given in given if is_given):
+            raise ApiError(400, f"'{name}' is an adapter's, and 'method' is 'full'.", param=name, code="invalid_value")
 
 
 SURFACE: Final = Surface(

@@ -61,3 +61,13 @@ def test_a_dry_run_needs_no_server_and_what_is_wrong_is_told_before_an_upload(sc
     assert "method      full" in plan.stdout
     nameless = onecard(school, tmp_path, "tale.txt")
     assert "a model has to be named" in nameless.stderr
+
+
+def test_what_a_job_that_is_there_cannot_heed_is_refused(school: School, tmp_path: Path):
+    for words, told in (
+        (("--epochs", "3"), "--epochs is for a new job"),
+        (("--dry-run",), "--dry-run is for a new job"),
+        (("--pause", "--resume"), "--pause and --resume contradict each other"),
+    ):
+        refused = onecard(school, tmp_path, "ftjob-1", *words)
+        assert (refused.returncode, told in refused.stderr) == (2, True), refused.stderr

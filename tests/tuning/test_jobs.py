@@ -73,6 +73,11 @@ def test_whatever_is_wrong_with_a_job_is_told_by_name(school: School):
     assert refused(integrations=[{"type": "wandb", "wandb": {"project": "x"}}]).startswith("integrations: ")
     both = {"hyperparameters": {"batch_size": 3, "micro_batch": 2}}
     assert refused(**both).startswith("micro_batch: 'micro_batch' is 2, and a batch of 3")
+    full = {"method": "full"}
+    assert refused(hyperparameters={**full, "rank": 4}).startswith("rank: 'rank' is an adapter's")
+    assert refused(hyperparameters={**full, "alpha": 8.0}).startswith("alpha: ")
+    share = {"hyperparameters": {"evaluation_share": 0.2}, "validation_file": file}
+    assert refused(**share).startswith("evaluation_share: ")
     assert refused(hyperparameters={"n_epoch": 3}).startswith("hyperparameters.n_epoch: ")
     with pytest.raises(openai.BadRequestError, match="was not made by a fine-tuning job"):
         client.models.delete("fake")
