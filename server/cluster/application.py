@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HEAR_EVERY_S: Final = 0.5
 _CONNECT_S: Final = 2.0
+_IDLE_S: Final = 2.0
+"""A connection is used again only within it: a node closes one after 5 s, and one request would meet that."""
 _LOG = logging.getLogger("onecard.cluster")
 
 
@@ -37,7 +39,7 @@ class Application:
     def __init__(
         self, settings: Settings, source: Callable[[], Awaitable[Sequence[Notice]]], *, key: str | None
     ) -> None:
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=_IDLE_S)
         timeout = httpx2.Timeout(None, connect=_CONNECT_S)
         client = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
         self._source = source

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,13 @@ def test_a_word_with_a_line_end_is_refused(word):
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 @pytest.mark.parametrize("config", [None, "a b", "50%", "$x"])
 def test_systemd_accepts_the_users_unit(config, tmp_path):
-    (tmp_path / "run").mkdir(mode=0o700)
     file = tmp_path / unit.NAME
     file.write_text(unit.text(None if config is None else tmp_path / config, {"HF_HOME": "/x y/$z%"}))
-    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path / "run")}
-    done = subprocess.run(
-        ["systemd-analyze", "--user", "verify", str(file)], capture_output=True, text=True, check=False, env=env
-    )
+    with tempfile.TemporaryDirectory() as run:  # the names of other programs' sockets in it have to stay short
+        env = {**os.environ, "XDG_RUNTIME_DIR": run}
+        done = subprocess.run(
+            ["systemd-analyze", "--user", "verify", str(file)], capture_output=True, text=True, check=False, env=env
+        )
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -13,7 +15,7 @@ import pytest
 import uvicorn
 
 from server.cluster.application import Application
-from server.cluster.notices import Watch
+from server.cluster.notices import Notice, Watch
 from server.door.http1 import StrictHttp
 from server.settings.config import Settings
 from tests.e2e.server import until
@@ -30,6 +32,7 @@ class Edge(Server):
         self.folder, self.canary, self.fields = folder, canary, server
         self.nodes: dict[str, Server] = {}
         self.watches: dict[str, Watch] = {}
+        self.told: dict[str, tuple[Notice, float]] = {}
         self.lives = 0
         key = KEY if server.get("api_keys") else None
         headers = {"authorization": f"Bearer {KEY}"} if key else {}
@@ -53,8 +56,14 @@ class Edge(Server):
         self.watches[name] = Watch(name, self.nodes[name].url, str(self.lives), self.http)
 
     async def look(self):
-        found = await asyncio.gather(*(w.look() for w in list(self.watches.values())), return_exceptions=True)
-        return [notice for notice in found if not isinstance(notice, BaseException)]
+        """What each node last told, as `NodeServer.told` gives it: one that is slow for once is not gone."""
+        watches = dict(self.watches)
+        found = await asyncio.gather(*(watch.look() for watch in watches.values()), return_exceptions=True)
+        for watch, notice in zip(watches.values(), found, strict=True):
+            if not isinstance(notice, BaseException):
+                self.told[watch.life] = notice, time.monotonic()
+        there = [self.told[watch.life] for watch in self.watches.values() if watch.life in self.told]
+        return [replace(notice, age_s=time.monotonic() - at_s) for notice, at_s in there]
 
     def kill(self, name: str) -> None:
         node = self.nodes.pop(name)
