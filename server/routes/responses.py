@@ -87,10 +87,11 @@ def _hosted(app: Services, tools: list[Any] | None) -> Wishes:
     known = {kind.capability: kind.tool for kind in KINDS.values() if kind.tool}
     found: Wishes = {}
     for i, tool in enumerate(tools or []):
-        if not isinstance(tool, dict) or tool.get("type") not in known:
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if not isinstance(kind, str) or kind not in known:
             continue
         try:
-            wish = named(known[tool["type"]]).wished(app, tool)
+            wish = named(known[kind]).wished(app, tool)
         except ApiError as error:
             error.param = f"tools[{i}].{error.param or 'model'}"  # a model that is not there is told without one
             raise

@@ -54,6 +54,7 @@ WRONG = [
         for kind in UNSERVED
     ),
     *(({"tools": [*function(), {"type": kind}]}, "tools[1].type") for kind in ("file_search", "mcp", "shell", "warp")),
+    *(({"tools": [*function(), {"type": kind}]}, "tools[1].type") for kind in ([], {}, 7, None)),
     ({"input": [*USER] * 5000}, "input"),
     ({"instructions": ["x"]}, "instructions"),
     ({"previous_response_id": "resp_x"}, "previous_response_id"),
