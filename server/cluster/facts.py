@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,13 @@ class NodeState:
     load_since: dict[str, float] = field(default_factory=dict)
     """Model -> when a request was sent that makes the node load it; until the node reports it."""
     down_until: float = 0.0
+
+    def answered(self, model: str) -> None:
+        """A request has ended well: the model is here, whatever an older report says, and its load is awaited no more."""
+        held = self.report.models.get(model)
+        if held is not None and held.state != "ready":
+            after = replace(held, state="ready", waiting=0, running=0)
+            self.report = replace(self.report, models={**self.report.models, model: after})
 
     @property
     def n_in_flight(self) -> int:

@@ -147,6 +147,8 @@ class Router:
             model = self._model(ask.model)
             model.job_s += _SMOOTHING * (took_s - model.job_s)
         if (state := self._nodes.get(node)) is not None and state.in_flight.get(ask.model):
+            if took_s is not None:
+                state.answered(ask.model)
             state.in_flight[ask.model] -= 1
             if not state.in_flight[ask.model]:  # a load that none waits for any more, or that failed
                 state.load_since.pop(ask.model, None)

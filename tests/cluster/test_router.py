@@ -41,6 +41,18 @@ def test_a_conversation_stays_with_the_node_that_holds_it():
         made.end(talk, choice.node, took_s=2.0)
 
 
+def test_a_turn_stays_although_the_last_report_is_older_than_the_answer_before():
+    loading = HeldModel("loading", waiting=1, needs_bytes=5 * GIB, load_s=3.0)
+    made = router(node("a", free=11, chat=GONE), node("b", free=11, chat=GONE))
+    talk = Ask("chat", "talk", 40)
+    home = sent(made, talk).node
+    other = "b" if home == "a" else "a"
+    made.report(node(home, free=6, chat=loading))
+    made.report(node(other, free=6, chat=READY))
+    made.end(talk, home, took_s=0.1)
+    assert made.choose(talk, 4.0).node == home
+
+
 def test_a_long_prompt_stays_longer_than_a_short_one():
     queue = HeldModel("ready", parallel=1, running=1, waiting=1)
     made = router(node("a", chat=queue), node("b", chat=HeldModel("ready")), weights=Weights(job_s=3.0))
