@@ -106,7 +106,7 @@ class NodeState:
     down_until: float = 0.0
 
     def answered(self, model: str) -> None:
-        """A request has ended well: the model is here, whatever an older report says, and its load is awaited no more."""
+        """A request has ended well: the model is here, whatever an older report says; its load is over."""
         held = self.report.models.get(model)
         if held is not None and held.state != "ready":
             after = replace(held, state="ready", waiting=0, running=0)
