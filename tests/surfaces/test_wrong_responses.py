@@ -22,6 +22,7 @@ def words(hint: object) -> set[str]:
 PUBLISHED = {word for item in get_args(ResponseInputItemParam) for word in words(get_type_hints(item)["type"])}
 UNSERVED = sorted({"input_file", "input_image", "input_audio", "warp", *PUBLISHED} - SERVED - NAMED)
 USER = [{"role": "user", "content": "hi"}]
+NO_KINDS: tuple[object, ...] = ([], {}, 7, None)
 
 
 def part(kind: str, **fields) -> list:
@@ -54,7 +55,7 @@ WRONG = [
         for kind in UNSERVED
     ),
     *(({"tools": [*function(), {"type": kind}]}, "tools[1].type") for kind in ("file_search", "mcp", "shell", "warp")),
-    *(({"tools": [*function(), {"type": kind}]}, "tools[1].type") for kind in ([], {}, 7, None)),
+    *(({"tools": [*function(), {"type": kind}]}, "tools[1].type") for kind in NO_KINDS),
     ({"input": [*USER] * 5000}, "input"),
     ({"instructions": ["x"]}, "instructions"),
     ({"previous_response_id": "resp_x"}, "previous_response_id"),
