@@ -26,6 +26,8 @@ _KEPT: Final = (
     "merges.txt",
     "chat_template.jinja",
     "generation_config.json",
+    "chat_template.json",
+    "preprocessor_config.json",
     "config.json",
 )
 """Of the base, byte for byte: they are what they were."""
