@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from backends.files.model_files import BESIDE_WEIGHTS
 from quantize import child
 from quantize.errors import QuantizeError
 from quantize.files import replacing
@@ -14,21 +15,6 @@ from quantize.hf.safetensors import FLOATS, Stored
 from quantize.hf.source import HfSource
 from quantize.hf.tensor import Dtype, Planned, chunks
 
-COPIED: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-    "chat_template.json",
-    "preprocessor_config.json",
-)
-"""Taken over byte for byte."""
 _ABSMAX_BYTES: Final = 4 / 64
 """4-bit: one float32 scale per 64 weights."""
 _KEPT: Final = (
@@ -65,7 +51,7 @@ def quantize(source: HfSource, target: Path, type_name: str, *, allow_nan: bool 
         temporary.mkdir()
         request = {"source": str(source.path.resolve()), "target": str(temporary), "type": type_name}
         child.run("quantize.bnb_main", request, lambda message: None)
-        for name in COPIED:
+        for name in BESIDE_WEIGHTS:
             if (source.path / name).is_file():
                 shutil.copyfile(source.path / name, temporary / name)
         if not (temporary / "config.json").is_file() or not any(temporary.glob("*.safetensors")):

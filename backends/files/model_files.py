@@ -19,6 +19,21 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+BESIDE_WEIGHTS: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+    "chat_template.json",
+    "preprocessor_config.json",
+)
+"""Of a Hugging Face folder: what another folder with other weights of the same model takes over byte for byte."""
 CONFIG_BYTES: Final = 4 * 2**20
 """Of a configuration; the largest that is known has 0.1 MiB."""
 TOKENIZER_CONFIG_BYTES: Final = 16 * 2**20

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from backends.files.model_files import BESIDE_WEIGHTS
 from backends.training.checkpoints import write_folder
 
 if TYPE_CHECKING:
@@ -15,22 +16,6 @@ if TYPE_CHECKING:
     from backends.training.base import Base
     from backends.training.learner import Learner
 
-_KEPT: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "config.json",
-)
-"""Of the base, byte for byte: they are what they were."""
 _DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -47,6 +32,6 @@ def _whole_model(folder: Path, base: Base, source: Path) -> None:
     types = {tensor.dtype for tensor in base.info.tensors if len(tensor.shape) >= 2}
     dtype = _DTYPES.get(next(iter(types)), torch.float32) if len(types) == 1 else torch.float32
     base.model.to(dtype).save_pretrained(folder)
-    for name in _KEPT:
+    for name in (*BESIDE_WEIGHTS, "config.json"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
