@@ -16,13 +16,14 @@ import msgspec
 
 from server.batches.reading import Line, Problem
 from server.errors import ApiError, clip
+from server.files.folder import rows_of_page
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
 
-    from server.files.folder import DataFolder
-    from server.files.store import Page, StoredFile
+    from server.files.folder import DataFolder, Page
+    from server.files.store import StoredFile
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS batches (
@@ -134,13 +135,10 @@ class BatchStore:
     def listed(self, owner: str | None, page: Page) -> tuple[list[Batch], bool]:
         """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
         with self._folder.transaction() as db:
-            before = 2**62 if page.after is None else self._get(db, page.after, owner).place
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM batches WHERE (? IS NULL OR owner = ?) AND place < ? "  # noqa: S608
-                "ORDER BY place DESC LIMIT ?",
-                (owner, owner, before, page.limit + 1),
-            ).fetchall()
-        return [_batch(row) for row in rows[: page.limit]], len(rows) > page.limit
+            after = None if page.after is None else self._get(db, page.after, owner).place
+            select = f"SELECT {_COLUMNS} FROM batches WHERE (? IS NULL OR owner = ?)"  # noqa: S608
+            rows, has_more = rows_of_page(db, select, (owner, owner), page, after)
+        return [_batch(row) for row in rows], has_more
 
     def cancel(self, batch_id: str, owner: str | None) -> Batch:
         """Begin no line more; idempotent. Raises ApiError 404, or 409 where it has ended otherwise."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +13,10 @@ from server.cli.arguments import ConfigFile, Url
 
 if TYPE_CHECKING:
     from server.cli.client import Client
+    from server.cli.following import PassingLine
 
 _ID = "batch_"
 _ENDED = ("completed", "failed", "cancelled", "expired")
-_LOOK_S = 0.5
 _SHOWN_PROBLEMS = 5
 
 
@@ -92,28 +91,32 @@ def _begin(client: Client, path: Path, endpoint: str, window: str) -> dict[str, 
 def _follow(client: Client, batch: dict[str, Any], answers: Path, *, own: bool) -> None:
     """Tell how far it is until it has ended, and write its files. Raises CliError where something has failed."""
     from server.cli.console import CliError, ExitCode, say
+    from server.cli.following import PassingLine, follow
 
-    began, progress = time.monotonic(), _Progress()
-    try:
-        while batch["status"] not in _ENDED:
-            progress.show(batch["request_counts"], time.monotonic() - began)
-            time.sleep(_LOOK_S)
-            batch = client.get(f"/v1/batches/{batch['id']}")
-    except KeyboardInterrupt:
-        progress.clear()
-        then = "the next server goes on with it" if own else "the server goes on with it"
-        say(f"{then}: `onecard batch {batch['id']}` follows it, --cancel ends it")
-        raise
-    progress.clear()
+    batch_id, line = batch["id"], PassingLine()
+    batch = follow(
+        batch,
+        look=lambda: client.get(f"/v1/batches/{batch_id}"),
+        rests=lambda batch: batch["status"] in _ENDED,
+        tell=_Progress(line).tell,
+        line=line,
+        command=f"onecard batch {batch_id}",
+        own=own,
+    )
     for name, target in (("output_file_id", answers), ("error_file_id", answers.with_suffix(".errors.jsonl"))):
         if batch[name] is not None:
             client.download(f"/v1/files/{batch[name]}/content", target)
             say(f"{'answers' if target is answers else 'what failed'}: {target}")
-    for problem in (batch["errors"] or {"data": []})["data"][:_SHOWN_PROBLEMS]:
-        say(f"line {problem['line']}: {problem['message']}" if problem["line"] else problem["message"])
+    for problem in _problems(batch):
+        say(problem)
     say(_told(batch))
     if batch["status"] != "completed" or batch["request_counts"]["failed"]:
         raise CliError(f"{batch['id']} has not answered everything", ExitCode.ERROR)
+
+
+def _problems(batch: dict[str, Any]) -> list[str]:
+    found = (batch["errors"] or {"data": []})["data"][:_SHOWN_PROBLEMS]
+    return [f"line {one['line']}: {one['message']}" if one["line"] else one["message"] for one in found]
 
 
 def _told(batch: dict[str, Any]) -> str:
@@ -123,18 +126,28 @@ def _told(batch: dict[str, Any]) -> str:
 
 
 class _Progress:
-    """One line on a terminal, which is gone at the end; nothing elsewhere."""
+    """How far a batch is, and what holds it up, once."""
 
-    def __init__(self) -> None:
-        self._tells = sys.stderr.isatty()
+    def __init__(self, line: PassingLine) -> None:
+        self._line, self._began_s = line, time.monotonic()
         self._first: tuple[int, float] | None = None
+        self._said: list[str] = []
 
-    def show(self, counts: dict[str, int], at_s: float) -> None:
-        if not self._tells:
+    def tell(self, batch: dict[str, Any]) -> None:
+        from server.cli.console import say
+
+        if batch["status"] in _ENDED:
             return
+        if (problems := _problems(batch)) != self._said:
+            self._line.clear()
+            for problem in problems:
+                say(problem)
+            self._said = problems
+        self._line.show(self._far(batch["request_counts"], time.monotonic() - self._began_s))
+
+    def _far(self, counts: dict[str, int], at_s: float) -> str:
         if not counts["total"]:
-            sys.stderr.write("\r\x1b[Kreading the requests")
-            return
+            return "reading the requests"
         done = counts["completed"] + counts["failed"]
         self._first = self._first or (done, at_s)
         told = f"{done} of {counts['total']}" + (f", {counts['failed']} failed" if counts["failed"] else "")
@@ -144,10 +157,4 @@ class _Progress:
 
             left_s = (counts["total"] - done) * since_s / n_since
             told += f", {n_since / since_s:.1f} a second, {duration(left_s)} left"
-        sys.stderr.write(f"\r\x1b[K{told}")
-        sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self._tells:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        return told

@@ -68,18 +68,13 @@ def draw(
 def _drawn(client: Client, asked: dict[str, Any]) -> dict[str, Any]:
     """The last event. Raises CliError."""
     from server.cli.console import CliError
+    from server.cli.following import PassingLine
 
-    tells, done = sys.stderr.isatty(), None
-
-    def tell(comment: str) -> None:
-        if tells and comment:
-            sys.stderr.write(f"\r\x1b[K{comment}")
-            sys.stderr.flush()
-
-    with client.stream(_PATH, asked, on_comment=tell) as documents:
+    line, done = PassingLine(), None
+    with client.stream(_PATH, asked, on_comment=lambda comment: line.show(comment) if comment else None) as documents:
         for document in documents:
             done = document
-    tell(" ")
+    line.clear()
     if done is None:
         raise CliError(f"{client.base} sent no image")
     return done

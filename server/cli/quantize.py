@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from server.cli.arguments import AsJson
 from server.cli.console import CliError, ExitCode, say, write, write_json
+from server.cli.following import PassingLine
 
 if TYPE_CHECKING:
     from backends.messages import Device
@@ -245,21 +245,19 @@ class _Console:
 
     def __init__(self) -> None:
         self._shown_at = 0.0
-        self._is_terminal = sys.stderr.isatty()
+        self._line = PassingLine()
 
     def line(self, text: str) -> None:
         """A line of its own."""
-        say(f"\r\x1b[K{text}" if self._is_terminal else text)
+        self._line.clear()
+        say(text)
 
     def progress(self, what: str, done: float, total: float, *, left_s: float | None = None) -> None:
         """At most ten times a second."""
         now = time.monotonic()
-        finished = done >= total
-        if not self._is_terminal or (now - self._shown_at < 0.1 and not finished):
-            return
-        self._shown_at = now
-        left = f", {left_s:.0f} s left" if left_s is not None and not finished else ""
-        sys.stderr.write(f"\r\x1b[K{what}  {done / max(total, 1):4.0%}{left}")
-        if finished:
-            sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+        if done >= total:
+            self._line.clear()
+        elif now - self._shown_at >= 0.1:
+            self._shown_at = now
+            left = f", {left_s:.0f} s left" if left_s is not None else ""
+            self._line.show(f"{what}  {done / max(total, 1):4.0%}{left}")

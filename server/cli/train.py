@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +12,11 @@ from server.cli.completing import model_names
 
 if TYPE_CHECKING:
     from server.cli.client import Client
+    from server.cli.following import PassingLine
 
 _ID = "ftjob-"
 _JOBS = "/v1/fine_tuning/jobs"
 _ENDED = ("succeeded", "failed", "cancelled")
-_LOOK_S = 0.5
 _KINDS = "lora, qlora, full, auto"
 
 
@@ -179,24 +177,21 @@ def _upload(client: Client, path: Path, column: str) -> str:
 def _follow(client: Client, job: dict[str, Any], *, own: bool) -> None:
     """Tell how far it is until it has ended. Raises CliError where it has not succeeded."""
     from server.cli.console import CliError, ExitCode, say
+    from server.cli.following import PassingLine, follow
 
-    said = _Events(client, job["id"])
-    try:
-        while job["status"] not in _ENDED:
-            said.tell(job)
-            if job["paused"]:
-                said.clear()
-                say(f"{_told(job)}: `onecard train {job['id']} --resume` has it go on")
-                return
-            time.sleep(_LOOK_S)
-            job = client.get(f"{_JOBS}/{job['id']}")
-    except KeyboardInterrupt:
-        said.clear()
-        then = "the next server goes on with it" if own else "the server goes on with it"
-        say(f"{then}: `onecard train {job['id']}` follows it, --cancel ends it")
-        raise
-    said.tell(job)
-    said.clear()
+    job_id, line = job["id"], PassingLine()
+    job = follow(
+        job,
+        look=lambda: client.get(f"{_JOBS}/{job_id}"),
+        rests=lambda job: job["status"] in _ENDED or job["paused"],
+        tell=_Events(client, job_id, line).tell,
+        line=line,
+        command=f"onecard train {job_id}",
+        own=own,
+    )
+    if job["paused"]:
+        say(f"{_told(job)}: `onecard train {job_id} --resume` has it go on")
+        return
     if job["status"] != "succeeded":
         raise CliError(_told(job), ExitCode.ERROR)
     say(_told(job))
@@ -213,11 +208,11 @@ def _told(job: dict[str, Any]) -> str:
 
 
 class _Events:
-    """What happens to a job, a line each; and on a terminal one that tells how far it is, gone at the end."""
+    """What happens to a job, a line each; and on a terminal one that tells how far it is."""
 
-    def __init__(self, client: Client, job_id: str) -> None:
+    def __init__(self, client: Client, job_id: str, line: PassingLine) -> None:
         self._client, self._path = client, f"{_JOBS}/{job_id}/events"
-        self._tells = sys.stderr.isatty()
+        self._line = line
         self._seen: set[str] = set()
 
     def tell(self, job: dict[str, Any]) -> None:
@@ -227,17 +222,10 @@ class _Events:
         for event in reversed(events):
             is_step = event["type"] == "metrics" and "learning_rate" in event["data"]
             if event["id"] not in self._seen and not is_step and event["level"] != "error":
-                self.clear()
+                self._line.clear()
                 say(event["message"])
         self._seen |= {event["id"] for event in events}
-        if self._tells:
-            sys.stderr.write(f"\r\x1b[K{_progress(job)}")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self._tells:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self._line.show(_progress(job))
 
 
 def _progress(job: dict[str, Any]) -> str:

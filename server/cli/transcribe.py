@@ -78,16 +78,17 @@ def _write(client: Client, file: Path, asked: dict[str, Any], *, translate: bool
 
 def _pieces(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
     """The text as it comes; how far it is stands on a terminal beside a file that it goes to."""
-    tells = sys.stderr.isatty() and not sys.stdout.isatty()
+    from server.cli.following import PassingLine
+
+    line = None if sys.stdout.isatty() else PassingLine()
     n_words = 0
     for document in documents:
         if document["type"] != "transcript.text.delta":
             continue
         yield (delta := str(document["delta"]))
         n_words += len(delta.split())
-        if tells:
+        if line is not None:
             times = _TIMES.findall(delta)
-            sys.stderr.write(f"\r\x1b[K{times[-1] if times else f'{n_words} words'}")
-            sys.stderr.flush()
-    if tells:
-        sys.stderr.write("\r\x1b[K")
+            line.show(times[-1] if times else f"{n_words} words")
+    if line is not None:
+        line.clear()

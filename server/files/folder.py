@@ -10,7 +10,8 @@ import fcntl
 import os
 import sqlite3
 import threading
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from server.errors import ApiError
 
@@ -22,6 +23,15 @@ _NAME: Final = "files.sqlite"
 _LOCK: Final = "files.lock"
 _CONTENTS: Final = "files"
 _VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which of a list are wanted."""
+
+    limit: int
+    after: str | None = None
+    newest_first: bool = True
 
 
 class DataFolder:
@@ -99,6 +109,26 @@ class DataFolder:
             raise
         self._lock, self._db = lock, db
         return db
+
+
+def rows_of_page(
+    db: sqlite3.Connection,
+    select: str,
+    values: Sequence[object],
+    page: Page,
+    after: int | None,
+    *,
+    place: str = "place",
+) -> tuple[list[tuple[Any, ...]], bool]:
+    """The rows of a page, and whether there are more behind it.
+
+    `select` ends with a condition, and `values` are its own. `place` is the column that tells the order, `after` what
+    the last row of the page before has there; None: it is the first page.
+    """
+    order, beyond = ("DESC", "<") if page.newest_first else ("ASC", ">")
+    behind, values = ("", values) if after is None else (f" AND {place} {beyond} ?", [*values, after])
+    rows = db.execute(f"{select}{behind} ORDER BY {place} {order} LIMIT ?", [*values, page.limit + 1]).fetchall()
+    return rows[: page.limit], len(rows) > page.limit
 
 
 def no_place(problem: OSError | sqlite3.Error) -> ApiError:

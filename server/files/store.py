@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from server.errors import ApiError, clip
-from server.files.folder import no_place
+from server.files.folder import no_place, rows_of_page
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable
 
-    from server.files.folder import DataFolder
+    from server.files.folder import DataFolder, Page
 
 TABLE: Final = """
 CREATE TABLE IF NOT EXISTS files (
@@ -46,15 +46,6 @@ class StoredFile:
     n_bytes: int
     created_at: int
     expires_at: int | None
-
-
-@dataclass(frozen=True)
-class Page:
-    """Which of a list are wanted."""
-
-    limit: int
-    after: str | None = None
-    newest_first: bool = True
 
 
 class FileStore:
@@ -127,22 +118,13 @@ class FileStore:
 
     def listed(self, owner: str | None, page: Page, *, purpose: str | None = None) -> tuple[list[StoredFile], bool]:
         """A page, and whether there are more behind it. Raises ApiError 404 for an unknown place in the list."""
-        now = self._clock()
-        order, beyond = ("DESC", "<") if page.newest_first else ("ASC", ">")
         asked = "(? IS NULL OR owner = ?) AND (? IS NULL OR purpose = ?) AND (expires_at IS NULL OR expires_at > ?)"
-        values: list[object] = [owner, owner, purpose, purpose, now]
+        select = f"SELECT {_COLUMNS} FROM files WHERE {asked}"  # noqa: S608
         with self._folder.transaction() as db:
-            if page.after is not None:
-                one = "SELECT place FROM files WHERE id = ? AND (? IS NULL OR owner = ?)"
-                row = db.execute(one, (page.after, owner, owner)).fetchone()
-                if row is None:
-                    raise no_such_file(page.after)
-                asked, values = f"{asked} AND place {beyond} ?", [*values, row[0]]
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM files WHERE {asked} ORDER BY place {order} LIMIT ?",  # noqa: S608
-                [*values, page.limit + 1],
-            ).fetchall()
-        return [StoredFile(*row) for row in rows[: page.limit]], len(rows) > page.limit
+            after = None if page.after is None else self._place(db, page.after, owner)
+            values = (owner, owner, purpose, purpose, self._clock())
+            rows, has_more = rows_of_page(db, select, values, page, after)
+        return [StoredFile(*row) for row in rows], has_more
 
     def delete(self, file_id: str, owner: str | None) -> None:
         """Raises ApiError 404."""
@@ -167,6 +149,15 @@ class FileStore:
                 with contextlib.suppress(FileNotFoundError):  # one that is just being deleted
                     if path.name not in known and self._clock() - path.stat().st_mtime > _UNBORN_S:
                         path.unlink()
+
+    @staticmethod
+    def _place(db: sqlite3.Connection, file_id: str, owner: str | None) -> int:
+        """In lists. Raises ApiError 404."""
+        one = "SELECT place FROM files WHERE id = ? AND (? IS NULL OR owner = ?)"
+        row = db.execute(one, (file_id, owner, owner)).fetchone()
+        if row is None:
+            raise no_such_file(file_id)
+        return int(row[0])
 
     def _described(
         self, file_id: str, path: Path, *, owner: str, name: str, purpose: str, lifetime_s: int | None

@@ -7,26 +7,22 @@ are seconds on the pool's clock.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from backends.plan import Amount
 from server.memory.claim import Claim
 from server.memory.ledger import Tenant
-from server.pool.room import idle_models
+from server.pool.room import WITHIN_S, idle_models, let_leave, to_leave
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from server.pool.parts import PoolParts
-
-_WITHIN_S: Final = 10.0
-"""For idle models to leave, and for a driver to have their bytes back."""
 
 
 class LeaseRefusedError(Exception):
@@ -74,7 +70,7 @@ class Leases:
         """Make room and reserve it; one after the other. Raises LeaseRefusedError."""
         async with self._turn:
             lease_id, memory = f"lease_{secrets.token_hex(8)}", self._parts.memory
-            leaving = self._to_leave(n_bytes - memory.account.free_bytes - self._side(memory.yields))
+            leaving = to_leave(self._parts, self._amount(n_bytes).missing_from(memory.free))
             if leaving is None:
                 raise self._refused(n_bytes)
             try:
@@ -117,14 +113,12 @@ class Leases:
         """Let these models leave, and cached prefixes, until the claim has all its bytes or nothing more comes."""
         memory = self._parts.memory
         missing = claim.missing_bytes
-        await memory.send_guest_away(Amount(missing) if memory.device == "cuda" else Amount(host=missing))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_WITHIN_S):
-                await asyncio.gather(*(self._leave(name) for name in leaving))
+        await memory.send_guest_away(self._amount(missing))
+        await let_leave(leaving, self._leave)
         if memory.device == "cpu":
             await memory.fill(claim)
-        needed = Amount(claim.n_bytes) if memory.device == "cuda" else Amount(host=claim.n_bytes)
-        if not claim.missing_bytes and not await memory.wait_for_free(needed, within_s=_WITHIN_S):
+        needed = self._amount(claim.n_bytes)
+        if not claim.missing_bytes and not await memory.wait_for_free(needed, within_s=WITHIN_S):
             raise LeaseRefusedError(
                 f"{format_size(claim.n_bytes)} cannot be lent: the budget has them, but the card has fewer free bytes; "
                 "another program holds them. hint: see nvidia-smi"
@@ -136,26 +130,14 @@ class Leases:
         self._parts.memory.share_out()
         self._parts.perform(self._parts.scheduler.on_tick(self._parts.clock()))
 
-    def _to_leave(self, missing: int) -> list[str] | None:
-        """Idle models that hold so much together, the longest idle first; None where all of them hold less."""
-        chosen: list[str] = []
-        for _, name, held in sorted(self._idle()):
-            if missing <= 0:
-                break
-            chosen.append(name)
-            missing -= held
-        return chosen if missing <= 0 else None
-
-    def _idle(self) -> list[tuple[float, str, int]]:
-        """Since when each idle model is, and what it holds."""
-        return [(since, name, self._side(held)) for since, name, held in idle_models(self._parts)]
-
-    def _side(self, amount: Amount) -> int:
-        return amount.device if self._parts.memory.device == "cuda" else amount.host
+    def _amount(self, n_bytes: int) -> Amount:
+        """Of the memory in which models compute."""
+        return Amount(n_bytes) if self._parts.memory.device == "cuda" else Amount(host=n_bytes)
 
     def _refused(self, n_bytes: int) -> LeaseRefusedError:
         account = self._parts.memory.account
-        idle = sum(held for _, _, held in self._idle())
+        held = sum((held for _, _, held in idle_models(self._parts)), Amount())
+        idle = held.device if self._parts.memory.device == "cuda" else held.host
         lent = sum(lease.n_bytes for lease in self._leases.values())
         busy = account.reserved_bytes - idle - lent
         sums = {"free": account.free_bytes, "held by idle models": idle}

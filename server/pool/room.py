@@ -9,15 +9,16 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from backends.plan import Amount
 from server.scheduling.decisions import ModelState
+from server.scheduling.eviction import helps
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
+    from backends.plan import Amount
     from server.pool.parts import PoolParts
 
-_WITHIN_S: Final = 10.0
+WITHIN_S: Final = 10.0
 """For idle models to leave, and for a driver to have their bytes back."""
 
 
@@ -39,27 +40,33 @@ class RoomMaker:
     async def make(self, needed: Amount) -> None:
         """Have so much unreserved, and free on the card. Raises NoRoomError; not `elsewhere`, nothing has left."""
         memory = self._parts.memory
-        leaving = self._to_leave(needed)
+        leaving = to_leave(self._parts, needed.missing_from(memory.ledger.free))
         if leaving is None:
             raise NoRoomError(elsewhere=False)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_WITHIN_S):
-                await asyncio.gather(*(self._leave(name) for name in leaving))
+        await let_leave(leaving, self._leave)
         await memory.make_room(needed)
-        if not await memory.wait_for_free(needed, within_s=_WITHIN_S):
+        if not await memory.wait_for_free(needed, within_s=WITHIN_S):
             raise NoRoomError(elsewhere=True)
 
-    def _to_leave(self, needed: Amount) -> list[str] | None:
-        """Idle models that hold so much together; None where all of them hold less."""
-        chosen: list[str] = []
-        missing = needed.missing_from(self._parts.memory.ledger.free).no_less_than_none()
-        for _, name, held in idle_models(self._parts):
-            if not missing:
-                break
-            if (missing.device and held.device) or (missing.host and held.host):
-                chosen.append(name)
-                missing = (missing - held).no_less_than_none()
-        return None if missing else chosen
+
+async def let_leave(models: Iterable[str], leave: Callable[[str], Awaitable[None]]) -> None:
+    """Have them leave; those that are still there after `WITHIN_S` leave later, or not."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(WITHIN_S):
+            await asyncio.gather(*(leave(name) for name in models))
+
+
+def to_leave(parts: PoolParts, missing: Amount) -> list[str] | None:
+    """Idle models that hold so much together, the longest idle first; None where all of them hold less."""
+    chosen: list[str] = []
+    missing = missing.no_less_than_none()
+    for _, name, held in idle_models(parts):
+        if not missing:
+            break
+        if helps(held, missing):
+            chosen.append(name)
+            missing = (missing - held).no_less_than_none()
+    return None if missing else chosen
 
 
 def idle_models(parts: PoolParts) -> list[tuple[float, str, Amount]]:

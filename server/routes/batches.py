@@ -14,7 +14,7 @@ from starlette.responses import Response
 from server.batches.answers import BatchObject, BatchPage, batch_object
 from server.batches.store import Batch, BatchRecord
 from server.errors import ApiError
-from server.files.store import Page
+from server.files.folder import Page
 from server.output.frame import to_json
 from server.routes.dependencies import App, StrictQuery, Whole, parsed
 from server.routes.described import Described, answers

@@ -17,7 +17,7 @@ from server.asker import ASKER
 from server.batches.answers import DeletedFile, FileObject, FilePage, file_object
 from server.door.forms import OVERHEAD_BYTES, Form, receive
 from server.errors import ApiError, missing_parameter, unsupported_parameter
-from server.files.store import Page
+from server.files.folder import Page
 from server.output.frame import to_json
 from server.routes.dependencies import App, StrictQuery, Whole, Word
 from server.routes.described import Described, answers

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.errors import ApiError, clip, draining
-from server.files.store import Page
+from server.files.folder import Page
 from server.output.frame import to_json
 from server.output.model_shapes import DeletedModel
 from server.routes.dependencies import App, StrictQuery, Whole, parsed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import msgspec
 
 from server.errors import ApiError, clip
+from server.files.folder import rows_of_page
 from server.tuning.job import FOLLOWS, OPEN, Job, JobRecord, State
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.messages.training import TrainEvaluated, TrainStep
-    from server.files.folder import DataFolder
-    from server.files.store import Page, StoredFile
+    from server.files.folder import DataFolder, Page
+    from server.files.store import StoredFile
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS tuning_jobs (
@@ -117,13 +118,10 @@ class TuningStore:
     def listed(self, owner: str | None, page: Page) -> tuple[list[Job], bool]:
         """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
         with self._folder.transaction() as db:
-            before = 2**62 if page.after is None else self._get(db, page.after, owner).place
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM tuning_jobs WHERE (? IS NULL OR owner = ?) AND place < ? "  # noqa: S608
-                "ORDER BY place DESC LIMIT ?",
-                (owner, owner, before, page.limit + 1),
-            ).fetchall()
-        return [_job(row) for row in rows[: page.limit]], len(rows) > page.limit
+            after = None if page.after is None else self._get(db, page.after, owner).place
+            select = f"SELECT {_COLUMNS} FROM tuning_jobs WHERE (? IS NULL OR owner = ?)"  # noqa: S608
+            rows, has_more = rows_of_page(db, select, (owner, owner), page, after)
+        return [_job(row) for row in rows], has_more
 
     def open_jobs(self) -> list[Job]:
         """Those that have not ended, the oldest first."""
@@ -180,21 +178,11 @@ class TuningStore:
     def events(self, job: Job, page: Page) -> tuple[list[JobEvent], bool]:
         """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
         with self._folder.transaction() as db:
-            before = 2**62
-            if page.after is not None:
-                row = db.execute(
-                    "SELECT place FROM tuning_events WHERE id = ? AND job = ?", (page.after, job.place)
-                ).fetchone()
-                if row is None:
-                    raise ApiError(404, f"No event has the id '{clip(page.after)}'.", param="after", code="not_found")
-                before = row[0]
-            rows = db.execute(
-                "SELECT id, created_at, level, type, message, data FROM tuning_events WHERE job = ? AND place < ? "
-                "ORDER BY place DESC LIMIT ?",
-                (job.place, before, page.limit + 1),
-            ).fetchall()
-        told = [_event(row) for row in rows[: page.limit]]
-        return told, len(rows) > page.limit
+            select = "SELECT id, created_at, level, type, message, data FROM tuning_events WHERE job = ?"
+            where = "SELECT place FROM tuning_events WHERE id = ? AND job = ?"
+            after = self._place(db, where, job, page.after, called="event")
+            rows, has_more = rows_of_page(db, select, (job.place,), page, after)
+        return [_event(row) for row in rows], has_more
 
     # What the training says
 
@@ -236,25 +224,27 @@ class TuningStore:
     def checkpoints(self, job: Job, page: Page) -> tuple[list[Checkpoint], bool]:
         """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
         with self._folder.transaction() as db:
-            before = 2**62
-            if page.after is not None:
-                row = db.execute(
-                    "SELECT step FROM tuning_checkpoints WHERE id = ? AND job = ?", (page.after, job.place)
-                ).fetchone()
-                if row is None:
-                    told = f"No checkpoint has the id '{clip(page.after)}'."
-                    raise ApiError(404, told, param="after", code="not_found")
-                before = row[0]
-            rows = db.execute(
+            select = (
                 "SELECT c.id, c.created_at, c.step, s.loss, e.loss, e.accuracy FROM tuning_checkpoints c "
                 "LEFT JOIN tuning_steps s ON s.job = c.job AND s.step = c.step "
-                "LEFT JOIN tuning_evaluations e ON e.job = c.job AND e.step = c.step "
-                "WHERE c.job = ? AND c.step < ? ORDER BY c.step DESC LIMIT ?",
-                (job.place, before, page.limit + 1),
-            ).fetchall()
-        return [Checkpoint(*row) for row in rows[: page.limit]], len(rows) > page.limit
+                "LEFT JOIN tuning_evaluations e ON e.job = c.job AND e.step = c.step WHERE c.job = ?"
+            )
+            where = "SELECT step FROM tuning_checkpoints WHERE id = ? AND job = ?"
+            after = self._place(db, where, job, page.after, called="checkpoint")
+            rows, has_more = rows_of_page(db, select, (job.place,), page, after, place="c.step")
+        return [Checkpoint(*row) for row in rows], has_more
 
     # How
+
+    @staticmethod
+    def _place(db: sqlite3.Connection, select: str, job: Job, after: str | None, *, called: str) -> int | None:
+        """Where in a list of a job's this id stands; None for none. Raises ApiError 404."""
+        if after is None:
+            return None
+        row = db.execute(select, (after, job.place)).fetchone()
+        if row is None:
+            raise ApiError(404, f"No {called} has the id '{clip(after)}'.", param="after", code="not_found")
+        return int(row[0])
 
     def _in_states(self, states: Sequence[State]) -> list[Job]:
         marks = ", ".join("?" * len(states))

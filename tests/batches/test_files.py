@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.errors import ApiError
-from server.files.folder import DataFolder
-from server.files.store import TABLE, FileStore, Page, StoredFile
+from server.files.folder import DataFolder, Page
+from server.files.store import TABLE, FileStore, StoredFile
 
 
 class Shelf:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from server.pool import leases
+from server.pool import leases, room
 from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, fleet, ok
 from tests.pool.conftest import read, running, until
 
@@ -62,7 +62,7 @@ async def test_nothing_is_kept_of_a_lease_that_did_not_come_about(
 ) -> None:
     made = await three(fleet)
     if not given_up:
-        monkeypatch.setattr(leases, "_WITHIN_S", 0.2)
+        monkeypatch.setattr(room, "WITHIN_S", 0.2)
     lending = asyncio.create_task(made.pool.leases.lend(700 * MIB, seconds=60, name="test"))
     await asyncio.sleep(0)  # it has chosen both, and one of them is at work before it is told to leave
     working = await running(made, "b")
