@@ -13,14 +13,14 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from server.batches.ending import end_batch
+from server.batches.ending import Ender
 from server.batches.reading import Problem, cut_lines, read_lines
 from server.errors import ApiError, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from server.batches.store import Batch, BatchStore, LeftLine, State
+    from server.batches.store import Batch, BatchStore, LeftLine
     from server.files.store import FileStore
 
 MOST_TRIES: Final = 4
@@ -97,6 +97,7 @@ class BatchRunner:
         self._store, self._files, self._machine, self._ask = store, files, machine, ask
         self._clock = clock
         self._count = count
+        self._ender = Ender(store, files, clock)
         self._running: dict[tuple[int, int], _Running] = {}
         self._news = asyncio.Event()
         self._not_before: dict[str, float] = {}
@@ -150,7 +151,7 @@ class BatchRunner:
         while True:
             self._news.clear()
             try:
-                has_more = await self._once()
+                look_s = await self._once()
             except ApiError as problem:
                 if trouble != problem.code:
                     _LOG.warning("batches_paused reason=%s", problem.code)
@@ -165,14 +166,14 @@ class BatchRunner:
                 await self._woken(_TROUBLE_S)
                 continue
             trouble = None
-            await self._woken(_LOOK_S if has_more else _SWEEP_EVERY_S)
+            await self._woken(look_s)
 
     async def _woken(self, within_s: float | None) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), within_s)
 
-    async def _once(self) -> bool:
-        """One model's turn, and what is to be done before and behind it; whether anything is left. Raises ApiError."""
+    async def _once(self) -> float:
+        """One model's turn, and what is to be done before and behind it; when to look again. Raises ApiError."""
         await self._sweep()
         for batch in await asyncio.to_thread(self._store.open_batches):
             if batch.state == "validating":
@@ -183,7 +184,11 @@ class BatchRunner:
             self._model = min(models, key=self._rank)
             await self._turn(self._model)
             await self._end_what_is_done()
-        return bool(models) or bool(await asyncio.to_thread(self._store.open_batches))
+        look_s = 0.0 if models else await asyncio.to_thread(self._ender.next_look_s)
+        return _SWEEP_EVERY_S if look_s is None else max(_LOOK_S, look_s)
+
+    async def _end_what_is_done(self) -> None:
+        await asyncio.to_thread(self._ender.end_what_is_done, {one.line.batch for one in self._running.values()})
 
     def _rank(self, model: str) -> tuple[bool, bool, bool]:
         """The lowest has its turn: not one that just failed, the one that has it already, one that is loaded."""
@@ -223,8 +228,7 @@ class BatchRunner:
         _LOG.info("batch_read id=%s", batch.id)
 
     async def _fail(self, batch: Batch, problem: Problem) -> None:
-        n_lines, _, _ = await asyncio.to_thread(self._store.counts, batch)
-        await asyncio.to_thread(self._store.fail, batch, [problem], n_lines=n_lines)
+        await asyncio.to_thread(self._store.fail, batch, [problem])
 
     async def _failed_by_us(self, batch: Batch, problem: Exception) -> None:
         error = type(problem).__name__
@@ -326,27 +330,3 @@ class BatchRunner:
             if one.asking:
                 one.asking = False
                 one.task.cancel()
-
-    # Ends
-
-    async def _end_what_is_done(self) -> None:
-        """Batches whose time is over, that were cancelled, or that have no line left get their files."""
-        now = self._clock()
-        for batch in await asyncio.to_thread(self._store.open_batches):
-            if batch.state == "validating" or any(one.line.batch == batch.place for one in self._running.values()):
-                continue
-            n_all, n_well, n_badly = await asyncio.to_thread(self._store.counts, batch)
-            if batch.state == "cancelling":
-                await self._ended(batch, "cancelled")
-            elif n_all == n_well + n_badly:
-                await self._ended(batch, "completed")
-            elif batch.state == "finalizing" or batch.expires_at <= now:
-                await self._ended(batch, "expired")
-
-    async def _ended(self, batch: Batch, state: State) -> None:
-        try:
-            await asyncio.to_thread(end_batch, self._store, self._files, batch, state)
-        except (ApiError, OSError, MemoryError):  # of the machine: the answers stay, and it is tried again
-            raise
-        except Exception as problem:  # a fault of ours is this batch's alone
-            await self._failed_by_us(batch, problem)

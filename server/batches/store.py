@@ -3,7 +3,7 @@
 A line is answered in one transaction, once. Owns the states and what may follow which. Blocks on the disk: for threads.
 
 validating -> failed | in_progress -> finalizing -> completed | expired; in_progress -> cancelling -> cancelled.
-Whatever is open becomes failed where the server itself fails at it.
+What the server itself fails to read becomes failed; what it fails to end stays as it is, and is tried again.
 """
 
 from __future__ import annotations
@@ -200,18 +200,27 @@ class BatchStore:
             if self._get(db, batch.id, None).state == "validating":
                 self._move(db, batch, "in_progress")
 
-    def fail(self, batch: Batch, problems: Sequence[Problem], *, n_lines: int) -> None:
-        """It cannot be run, or not be ended; its lines are gone. Nothing where it was cancelled before it was read."""
+    def fail(self, batch: Batch, problems: Sequence[Problem], *, n_lines: int | None = None) -> None:
+        """It cannot be run, or not be ended; its lines are gone. Nothing where it was cancelled before it was read.
+
+        `n_lines`: of its file; None: those that are kept of it.
+        """
         with self._folder.transaction() as db:
             now = self._get(db, batch.id, None)
+            n_kept = self._counts(db, batch.place)[0]
             self._forget_lines(db, batch)
             if batch.state == "validating" and now.state != "validating":
                 return
-            now.record.errors = [
-                {"code": one.code, "message": one.message, "line": one.line, "param": one.param} for one in problems
-            ]
-            now.record.counts = [n_lines, 0, 0]
+            now.record.errors = _told(problems)
+            now.record.counts = [n_kept if n_lines is None else n_lines, 0, 0]
             self._move(db, now, "failed")
+
+    def complain(self, batch: Batch, problem: Problem) -> None:
+        """Something holds its end up."""
+        with self._folder.transaction() as db:
+            now = self._get(db, batch.id, None)
+            now.record.errors = _told([problem])
+            self._write(db, now, now.state)
 
     def sweep(self) -> int:
         """Forget batches that have ended and whose window is over for `KEPT_S`: how many."""
@@ -297,8 +306,9 @@ class BatchStore:
         usage: dict[str, int],
         enter: Callable[[sqlite3.Connection, StoredFile], None],
     ) -> Batch:
-        """It has ended: its files are files, and its lines are gone."""
+        """It has ended: its files are files, and its lines are gone. What held it up is told no more."""
         record = batch.record
+        record.errors = []
         with self._folder.transaction() as db:
             for file in (output, errors):
                 if file is not None:
@@ -319,6 +329,10 @@ class BatchStore:
 
     def _move(self, db: sqlite3.Connection, batch: Batch, state: State) -> Batch:
         batch.record.times[f"{state}_at"] = int(self._clock())
+        return self._write(db, batch, state)
+
+    @staticmethod
+    def _write(db: sqlite3.Connection, batch: Batch, state: State) -> Batch:
         db.execute(
             "UPDATE batches SET state = ?, record = ? WHERE place = ?", (state, _ENCODE(batch.record), batch.place)
         )
@@ -336,6 +350,10 @@ class BatchStore:
             (place,),
         ).fetchone()
         return n_all, n_well, n_badly
+
+
+def _told(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    return [{"code": one.code, "message": one.message, "line": one.line, "param": one.param} for one in problems]
 
 
 def _parts(read: Iterator[Line | Problem]) -> Iterator[list[Line | Problem]]:

@@ -51,6 +51,10 @@ class Desk:
         self.folder = DataFolder(lambda: place, (TABLE, TABLES))
         self.files = FileStore(self.folder, lambda: self.now)
         self.batches = BatchStore(self.folder, lambda: self.now)
+        self.new_runner()
+
+    def new_runner(self) -> None:
+        """As a server that starts has one."""
         self.runner = BatchRunner(
             self.batches, self.files, Quiet(), self.ask, clock=lambda: self.now, count=lambda _: None
         )
@@ -92,24 +96,66 @@ async def desk(tmp_path: Path):
     made.folder.close()
 
 
-async def test_a_batch_at_which_the_server_fails_says_so_and_holds_up_no_other(desk: Desk, monkeypatch, caplog):
-    first, second = desk.begin(2), desk.begin(3)
+def fails_at(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[ValueError]:
+    """The server fails to write the files of this batch while there are faults in the list."""
+    faults = [ValueError("ours")]
 
     def faulty(lines: Any, batch_id: str, state: Any) -> Any:
-        if batch_id == first.id:
-            raise ValueError("ours")
+        if faults and batch_id == batch.id:
+            raise faults[0]
         return output_lines(lines, batch_id, state)
 
     monkeypatch.setattr(ending, "output_lines", faulty)
+    return faults
+
+
+async def test_a_batch_whose_files_the_server_fails_to_write_keeps_its_answers_and_holds_up_no_other(
+    desk: Desk, monkeypatch, caplog
+):
+    first, second = desk.begin(2), desk.begin(3)
+    faults = fails_at(first, monkeypatch)
+    monkeypatch.setattr(ending, "AGAIN_S", (0.02, 0.05))
 
     await desk.runner.start(at_once=True)
-    failed, done = await desk.ended(first), await desk.ended(second)
+    done = await desk.ended(second)
+    waiting = await desk.until(lambda: desk.batches.get(first.id, None), lambda now: now.record.errors)
 
-    assert (failed.state, done.state) == ("failed", "completed")
-    assert failed.record.errors[0]["code"] == "internal_error"
-    assert failed.record.counts == [2, 0, 0]
-    assert desk.batches.counts(done) == (3, 3, 0)
-    assert f"batch_failed id={first.id} error=ValueError" in caplog.text
+    assert (waiting.state, done.state) == ("finalizing", "completed")
+    assert waiting.record.errors[0]["code"] == "internal_error"
+    assert "Its answers are kept, and it tries again" in waiting.record.errors[0]["message"]
+    assert desk.batches.counts(waiting) == (2, 2, 0)
+    assert f"batch_end_failed id={first.id} error=ValueError" in caplog.text
+    faults.clear()
+    ended = await desk.ended(first)
+    assert (ended.state, ended.record.errors, desk.batches.counts(ended)) == ("completed", [], (2, 2, 0))
+    assert len(list(desk.folder.contents.iterdir())) == 4  # no half file is left
+
+
+async def test_what_the_server_failed_to_write_is_written_at_its_next_start(desk: Desk, monkeypatch):
+    batch = desk.begin(2)
+    faults = fails_at(batch, monkeypatch)
+    await desk.runner.start(at_once=True)
+    await desk.until(lambda: desk.batches.get(batch.id, None), lambda now: now.record.errors)
+    await desk.runner.close()
+
+    faults.clear()  # a version without the fault
+    desk.new_runner()
+    await desk.runner.start(at_once=True)
+
+    assert desk.batches.counts(await desk.ended(batch)) == (2, 2, 0)
+
+
+async def test_a_batch_that_is_never_written_is_given_up_when_its_time_to_be_kept_is_over(desk: Desk, monkeypatch):
+    monkeypatch.setattr(ending, "AGAIN_S", (0.02,))
+    batch = desk.begin(2)
+    fails_at(batch, monkeypatch)
+    await desk.runner.start(at_once=True)
+    await desk.until(lambda: desk.batches.get(batch.id, None), lambda now: now.record.errors)
+
+    desk.now += 86400 + KEPT_S
+    failed = await desk.ended(batch)
+
+    assert (failed.state, failed.record.counts) == ("failed", [2, 0, 0])
 
 
 @pytest.mark.parametrize("fault", [MemoryError, OSError])
