@@ -69,11 +69,18 @@ class Recording:
         self.decoded_s = 0.0
         self._bytes = io.BytesIO(data)
         self._container, self._stream = self._opened()
+        try:
+            self._refuse_longer()
+        except BaseException:
+            self.close()
+            raise
+
+    def _refuse_longer(self) -> None:
         duration_s = self._duration_s()
-        if duration_s is not None and duration_s > max_s:
+        if duration_s is None:
+            duration_s = self._counted_s()
+        if duration_s > self._max_s:
             raise self._too_long(duration_s)
-        if duration_s is None and (counted_s := self._counted_s()) > max_s:
-            raise self._too_long(counted_s)
 
     def _opened(self) -> tuple[Any, Any]:
         self._bytes.seek(0)

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from backends.engine import JobError
-from backends.messages import Failed, Finished, Started, Step
+from backends.messages import Finished, Step
 from backends.pytorch import shortage
 from backends.speech.audio import Recording
 from backends.speech.kind import FILE_BYTES, Heard, Segment, Segments, SpeechFacts, Transcribe
 from backends.speech.tokens import name_of
 from backends.speech.windows import Window, Windows
+from backends.stateless import StatelessEngine
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from backends.messages import ErrorCode, Event, Job, Ready
+    from backends.messages import Event, Job, Ready
     from backends.speech.listening import Asked, Listener
 
 _PIECES_PER_TURN: Final = 6
@@ -84,35 +85,21 @@ class Hearing:
         self.recording.close()
 
 
-class SpeechEngine:
+class SpeechEngine(StatelessEngine[Hearing, SpeechFacts]):
     """See `backends.engine.Engine`."""
 
     takes: Sequence[type[Job]] = (Transcribe,)
 
     def __init__(self, listener: Listener, ready: Ready[SpeechFacts]) -> None:
+        super().__init__(ready)
         self._listener = listener
-        self._ready = ready
-        self._hearings: list[Hearing] = []
         self._pass: Generator[None, None, list[Event]] | None = None
         self._taken: list[tuple[Hearing, Place]] = []
-
-    def ready(self) -> Ready[SpeechFacts]:
-        """The effective run-time figures."""
-        return self._ready
 
     @property
     def idle(self) -> bool:
         """True when no job waits for text."""
-        return not self._hearings and self._pass is None
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for hearing in self._hearings:
-            hearing.close()
-        self._hearings.clear()
-
-    def keep(self, max_bytes: int) -> None:
-        """Nothing is kept of recordings."""
+        return not self._running and self._pass is None
 
     def prepare(self, job: Transcribe) -> Hearing:
         """Check what is asked, open the recording, and read it up to its first window; from the preparer's thread."""
@@ -129,34 +116,14 @@ class SpeechEngine:
 
     def add(self, prepared: Hearing) -> list[Event]:
         """Take a job in; its first window is in the next pass."""
-        if len(self._hearings) >= self._ready.parallel:
-            prepared.close()
-            return [Failed(id=prepared.id, code="internal_error", message="the job was dispatched to a full engine")]
-        self._hearings.append(prepared)
-        return [Started(id=prepared.id, prompt_tokens=0)]
+        return self._admitted(prepared, prompt_tokens=0)
 
-    def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job; what a pass still computes of it is thrown away."""
-        found = next((one for one in self._hearings if one.id == job_id), None)
-        return [] if found is None else self._failed(found, "cancelled", "the request was cancelled")
-
-    def cut_short(self, job_id: str, reason: ErrorCode) -> list[Event]:
-        """Half of a recording is no answer."""
-        del reason
-        return self.cancel(job_id)
-
-    def preempt(self, job_id: str) -> list[Event]:
-        """No model that hears grows."""
-        del job_id
-        return []
-
-    def _failed(self, hearing: Hearing, code: ErrorCode, message: str, param: str | None = None) -> list[Event]:
-        hearing.close()
-        self._hearings.remove(hearing)
+    def _let_go(self, job: Hearing) -> None:
+        """What a pass still computes of it is thrown away."""
+        job.close()
         if self._pass is not None and all(one.is_over for one, _ in self._taken):
             self._pass.close()
             self._pass = None
-        return [Failed(id=hearing.id, code=code, message=message, param=param)]
 
     def step(self) -> Step:
         """A turn of the pass at hand, or the begin of the next."""
@@ -169,15 +136,16 @@ class SpeechEngine:
             if self._taken:
                 self._pass = self._computed(self._taken)
         if self._pass is not None:
+            at_hand, self._pass = self._pass, None  # a job that fails in it does not close it
             try:
-                next(self._pass)
+                next(at_hand)
+                self._pass = at_hand
             except StopIteration as ended:
-                self._pass, n_windows = None, len(self._taken)
+                n_windows = len(self._taken)
                 events += ended.value
             except (RuntimeError, MemoryError) as error:
                 if not shortage.is_shortage(error):
                     raise
-                self._pass = None
                 events += self._short(shortage.told(error))
         events += self._ends()
         duration_us = (time.perf_counter_ns() - begin) // 1000
@@ -186,17 +154,17 @@ class SpeechEngine:
     def _read(self) -> list[Event]:
         """Every job that has nothing to compute reads on in its recording."""
         events: list[Event] = []
-        for hearing in [*self._hearings]:
+        for hearing in [*self._running]:
             if hearing.is_read or (hearing.asked.code is None and hearing.places):
                 continue
             try:
                 while len(hearing.places) < self._ready.parallel and not hearing.is_read:
                     before = len(hearing.places)
                     hearing.read()
-                    if len(hearing.places) == before or len(self._hearings) > 1:
+                    if len(hearing.places) == before or len(self._running) > 1:
                         break
             except JobError as error:
-                events += self._failed(hearing, error.code, error.message, error.param)
+                events += self._failed(hearing, error.code, error.message, param=error.param)
         return events
 
     def _chosen(self) -> list[tuple[Hearing, Place]]:
@@ -206,15 +174,15 @@ class SpeechEngine:
             deque(place for place in hearing.places if not place.is_taken)
             if hearing.asked.code is not None
             else deque(place for place in [*hearing.places][:1] if not place.is_taken)
-            for hearing in self._hearings
+            for hearing in self._running
         ]
         while any(waiting) and len(taken) < self._ready.parallel:
-            for hearing, places in zip(self._hearings, waiting, strict=True):
+            for hearing, places in zip(self._running, waiting, strict=True):
                 if places and len(taken) < self._ready.parallel:
                     place = places.popleft()
                     place.is_taken = True
                     taken.append((hearing, place))
-        self._hearings.append(self._hearings.pop(0)) if self._hearings else None
+        self._running.rotate(-1)
         return taken
 
     def _computed(self, taken: list[tuple[Hearing, Place]]) -> Generator[None, None, list[Event]]:
@@ -252,7 +220,7 @@ class SpeechEngine:
     def _ends(self) -> list[Event]:
         """The jobs of which everything is told."""
         events: list[Event] = []
-        for hearing in [one for one in self._hearings if one.is_read and not one.places]:
+        for hearing in [one for one in self._running if one.is_read and not one.places]:
             audio_s = hearing.recording.decoded_s
             language = name_of(hearing.asked.code or "")
             if hearing.job.task == "translate":
@@ -262,7 +230,7 @@ class SpeechEngine:
             n_prompt = math.ceil(hearing.windows.speech_s / _TIME_S)
             events.append(Finished(hearing.id, prompt_tokens=n_prompt, completion_tokens=hearing.n_tokens))
             hearing.close()
-            self._hearings.remove(hearing)
+            self._running.remove(hearing)
         return events
 
     def _short(self, told: str) -> list[Event]:

@@ -162,3 +162,24 @@ def test_folders_that_are_not_sound_are_refused(tmp_path: Path) -> None:
     (folder / "vocab.json").unlink()
     with pytest.raises(HeaderError, match="has no vocab"):
         backend[0].describe(folder, {})
+
+
+@pytest.mark.engine
+def test_weights_that_are_no_numbers_fail_their_recording_alone(tmp_path: Path, speech: Path) -> None:
+    """Given a weight that is NaN, then a recording fails with that reason, and the engine takes the next one."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from backends.speech.loading import load
+
+    folder = made(tmp_path / "broken", "wav2vec2")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.bias"] = torch.full_like(tensors["lm_head.bias"], float("nan"))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    engine = load(
+        LoadModel("m", "speech", str(folder), SpeechPlan(device="cpu", parallel=1), threads=1), lambda _: None
+    )
+    for _ in range(2):
+        (failed,) = [event for event in heard(engine, speech) if isinstance(event, Failed)]
+        assert failed.code == "internal_error"
+        assert "not finite" in failed.message
