@@ -83,18 +83,6 @@ def test_a_batch_says_what_each_says_alone(quantization: str) -> None:
     assert texts(together) == texts(alone)
 
 
-@pytest.mark.parametrize("type_name", ["bnb-4bit", "bnb-8bit", "bnb-fp4"])
-def test_what_quantize_writes_is_served(tmp_path: Path, type_name: str) -> None:
-    (stored,) = make(Path(demo.HF_PATH), tmp_path, type_name, name="demo").written
-
-    engine = open_demo(stored, parallel=2)
-    question = ChatPrompt([{"role": "user", "content": "What is the capital of France?"}])
-    (outcome,) = run(engine, [Generate("q", question, GREEDY, max_tokens=20)])
-    engine.close()
-
-    assert "Paris" in outcome.text()
-
-
 @pytest.fixture
 def small_pool(canary_folder: Path) -> Iterator[Engine]:
     spec = spec_of(

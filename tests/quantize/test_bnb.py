@@ -8,8 +8,12 @@ import pytest
 import torch
 import transformers
 
+from backends.bnb.loading import load
+from backends.messages import ChatPrompt, Generate, Sampling
 from quantize.work import Done
+from tests.gguf.driver import run
 from tests.quantize.conftest import HF, make
+from tests.specs import spec_of
 
 pytestmark = pytest.mark.engine
 
@@ -42,6 +46,17 @@ def test_folder_loads_and_answers(made: Done, type_name: str) -> None:
     with torch.no_grad():
         tokens = model.generate(**prompt, max_new_tokens=20, do_sample=False)
     assert "Paris" in tokenizer.decode(tokens[0])
+
+
+@pytest.mark.parametrize("type_name", TYPES)
+def test_folder_is_served(made: Done, type_name: str) -> None:
+    folder = made.written[TYPES.index(type_name)]
+    engine = load(spec_of("demo", "bnb", str(folder), context=1024, parallel=2), lambda _: None)
+    question = ChatPrompt([{"role": "user", "content": "What is the capital of France?"}])
+    (outcome,) = run(engine, [Generate("q", question, Sampling(temperature=0.0), max_tokens=20)])
+    engine.close()
+
+    assert "Paris" in outcome.text()
 
 
 def test_an_old_folder_leaves_for_the_new_one(made: Done) -> None:
