@@ -24,6 +24,8 @@ ADMINS: Final = "admin_keys"
 RESERVED: Final = (ANONYMOUS, PLAIN, ADMINS, "admin")
 BYTES_PER_TOKEN: Final = 4
 """Of a prompt that was not read yet."""
+LIMIT_REACHED: Final = "Rate limit reached"
+"""How the sentence of every limit of a key begins, and no other 429."""
 Reason = Literal["requests", "tokens", "concurrent", "model"]
 REASONS: Final[tuple[Reason, ...]] = ("requests", "tokens", "concurrent", "model")
 
@@ -170,7 +172,7 @@ class Account:
             watcher.refused(self.name, reason)
         return ApiError(
             429,
-            f"Rate limit reached: {told} Please try again in {duration(wait_s)}.",
+            f"{LIMIT_REACHED}: {told} Please try again in {duration(wait_s)}.",
             type="tokens" if reason == "tokens" else "requests",
             code="rate_limit_exceeded",
             headers={"retry-after": str(max(1, math.ceil(wait_s))), "retry-after-ms": str(math.ceil(wait_s * 1000))},

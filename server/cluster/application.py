@@ -43,7 +43,7 @@ class Application:
         timeout = httpx2.Timeout(None, connect=_CONNECT_S)
         client = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
         self._source = source
-        self._edge = Edge(Catalog(settings), client, key=key)
+        self._edge = Edge(Catalog(settings), client, key=key, metrics=settings.metrics.enabled)
         rules = DoorRules(settings, Accounts((), time.monotonic))
         self._gate = Gate(self._edge, rules=rules, draining=lambda: False, uploads={FILES_PATH: UPLOAD_BYTES})
         self._hearing: asyncio.Task[None] | None = None

@@ -5,14 +5,16 @@ A conversation is named by what all its turns begin with: the model, the system 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from server.cluster.facts import Ask
+from server.errors import ApiError
+from server.schemas.body import parse_object
 
 BYTES_PER_TOKEN: Final = 4
 _FORM_MODEL: Final = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,300})\r\n')
@@ -36,8 +38,8 @@ def wanted(body: bytes, *, default_model: str) -> Wanted:
         form = _FORM_MODEL.search(body[:1_000_000])
         return Wanted(Ask(form[1].decode(errors="replace") if form else default_model))
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        fields = parse_object(body)
+    except ApiError:
         return Wanted(Ask(default_model))
     model = fields.get("model")
     name = model if isinstance(model, str) else default_model
@@ -74,8 +76,6 @@ def _head(model: str, fields: dict[str, Any]) -> str | None:
     return _digest(model, [fields.get("system"), fields.get("instructions"), said])
 
 
-def _digest(model: str, said: object) -> str | None:
-    with contextlib.suppress(RecursionError):  # the reader goes a few levels deeper than the writer
-        written = json.dumps([model, said], sort_keys=True, ensure_ascii=True).encode()
-        return hashlib.blake2b(written, digest_size=12).hexdigest()
-    return None
+def _digest(model: str, said: object) -> str:
+    written = msgspec.json.encode([model, said], order="sorted")
+    return hashlib.blake2b(written, digest_size=12).hexdigest()

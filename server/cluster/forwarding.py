@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import httpx2
 
+from server.accounts.account import LIMIT_REACHED
 from server.cluster.asks import answer_id
-from server.cluster.stream import HOLD_S, Held, broken
+from server.cluster.stream import SIGN, SIGN_EVERY_S, Held, broken
 from server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _OF_ONE_HOP: Final = frozenset(
 )  # fmt: skip
 _STREAMS: Final = ("text/event-stream", "application/x-ndjson", "audio/")
 _FIRST_BYTES: Final = 4096
+_JSON: Final = "application/json"
 _IMAGE: Final = re.compile(rb'"https?://[^"/\\]+/v1/images/files/([0-9A-Za-z_.]{1,100})"')
 
 
@@ -36,6 +38,7 @@ class ElsewhereError(Exception):
         super().__init__()
         self.refusal = refusal
         self.unreachable = unreachable
+        """It does not even know of the request."""
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Incoming:
     scheme: str = "http"
     started: bool = False
     """The client has its status and headers."""
+    begun: bool = False
+    """The client has a token, or all of the answer: nothing can begin anew."""
     answer_id: str | None = None
     """Of the answer, where later requests may go on from it."""
     took_s: float | None = None
@@ -95,10 +100,12 @@ async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send:
         ) as response:
             kind = response.headers.get("content-type", "")
             if response.status_code < 300 and kind.startswith(_STREAMS):
-                await _pass_stream(response, request, send, node=node, events=kind.startswith("text/event-stream"))
+                events = kind.startswith("text/event-stream")
+                is_whole = await _pass_stream(response, request, send, node=node, events=events)
             else:
                 await _pass_whole(response, request, send, node=node)
-            if response.status_code < 300:  # what is refused tells nothing of the model
+                is_whole = True
+            if response.status_code < 300 and is_whole:  # what is refused or lost tells nothing of the model
                 waited_ms = float(response.headers.get("x-onecard-queue-ms", 0))  # a load is part of it
                 request.took_s = max(0.0, time.monotonic() - began - waited_ms / 1000)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -115,6 +122,7 @@ async def _pass_whole(response: httpx2.Response, request: Incoming, send: Send, 
     request.look_for_id(body)
     if request.path.startswith("/v1/images/"):
         body = request.with_own_addresses(body)
+    request.begun = True
     await pass_answer(response, request, send, node=node, body=body)
 
 
@@ -128,28 +136,37 @@ async def pass_answer(
         last = broken(problem, path=request.path, dialect=request.dialect, request_id=request.id)
         await send({"type": "http.response.body", "body": last})
         return
-    await send(_start(response, node, length=len(body)))
+    is_head = request.method == "HEAD"  # its answer has the length of a body that does not follow
+    length = response.headers.get("content-length", "0") if is_head else str(len(body))
+    await send(_start(response, node, length=length))
     request.started = True
     await send({"type": "http.response.body", "body": body})
 
 
-async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send, *, node: str, events: bool) -> None:
-    held, since = Held(), time.monotonic()
+async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send, *, node: str, events: bool) -> bool:
+    """Whether it came to its end; raises ElsewhereError and TransportError before its first token."""
+    held, sign_at = Held(), time.monotonic()
     held.begun = not events
     try:
         async for data in response.aiter_raw():
             request.look_for_id(data)
             passing = held.take(data)
-            if held.holds and time.monotonic() - since > HOLD_S:
-                passing += held.release()
+            if held.refusal is not None:
+                raise ElsewhereError(httpx2.Response(503, content=held.refusal, headers={"content-type": _JSON}))
+            if held.holds and not passing and time.monotonic() - sign_at > SIGN_EVERY_S:
+                passing = SIGN
+            sign_at = time.monotonic() if passing else sign_at
+            request.begun = held.begun and bool(passing or request.started)
             await _send_some(response, passing, request, send, node=node)
     except httpx2.TransportError:
-        if not (held.begun and request.started):
+        if not request.begun:
             raise
         await send({"type": "http.response.body", "body": _lost(request, node)})
-        return
+        return False
+    request.begun = True
     await _send_some(response, held.finish(), request, send, node=node)
     await send({"type": "http.response.body", "body": b""})
+    return True
 
 
 async def _send_some(response: httpx2.Response, data: bytes, request: Incoming, send: Send, *, node: str) -> None:
@@ -161,17 +178,17 @@ async def _send_some(response: httpx2.Response, data: bytes, request: Incoming, 
     await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
-def _start(response: httpx2.Response, node: str, *, length: int | None = None) -> Message:
+def _start(response: httpx2.Response, node: str, *, length: str | None = None) -> Message:
     headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_ONE_HOP]
     headers.append((b"x-onecard-node", node.encode()))
     if length is not None:
-        headers.append((b"content-length", str(length).encode()))
+        headers.append((b"content-length", length.encode()))
     return {"type": "http.response.start", "status": response.status_code, "headers": headers}
 
 
 def _may_go_elsewhere(status: int, body: bytes) -> bool:
     """A node that is full, ends, or cannot load the model now; a key over its limits is so on every node."""
-    return status == 503 or (status == 429 and b'"queue_full"' in body)
+    return status == 503 or (status == 429 and LIMIT_REACHED.encode() not in body)
 
 
 def _sentence(body: bytes) -> str:

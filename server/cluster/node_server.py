@@ -54,6 +54,8 @@ class NodeServer:
         self._order = order
         self._process: asyncio.subprocess.Process | None = None
         self._n_lives = 0
+        self._watch: Watch | None = None
+        """What it has learned of models holds in the next life, too."""
 
     def told(self) -> Notice | None:
         """What edges are told: the last look and its age, which grows while the server does not answer."""
@@ -88,7 +90,9 @@ class NodeServer:
             await self._end()
             return
         self._n_lives += 1
-        watch = Watch(self.name, url, f"{os.getpid()}.{self._n_lives}", client)
+        life = f"{os.getpid()}.{self._n_lives}"
+        before = self._watch or Watch(self.name, url, life, client)
+        watch = self._watch = replace(before, url=url, life=life, client=client)
         ended = asyncio.create_task(process.wait())
         while not ended.done():
             with contextlib.suppress(httpx2.HTTPError):  # one that does not answer for long is silent to the edges

@@ -30,6 +30,8 @@ class _ModelState:
     """What the whole cluster has seen of a model."""
 
     job_s: float
+    load_s: float | None = None
+    """What some node's last load took."""
     heat: float = 0.0
     """Requests, older ones less."""
     heat_at: float = 0.0
@@ -50,10 +52,12 @@ class Router:
         self._weights = weights or Weights()
         self._nodes: dict[str, NodeState] = {}
         self._holders: dict[str, set[str]] = {}
+        self._knowers: dict[str, set[str]] = {}
+        """Model -> nodes that have told of it: of a tuned one, the node that made it."""
         self._models: dict[str, _ModelState] = {}
         self._heads: OrderedDict[str, str] = OrderedDict()
         self._ranks: dict[str, list[str]] = {}
-        """Model -> its nodes by hash; made anew when nodes come or go."""
+        """Model -> those that know it by hash, all where none does; made anew when one more or less does."""
 
     # What nodes tell
 
@@ -67,18 +71,21 @@ class Router:
             state.down_until, state.load_since = 0.0, {}
         before, state.report = state.report.models, report
         for name in before.keys() - report.models.keys():
-            self._holders.get(name, set()).discard(report.node)
+            self._no_longer(report.node, name)
         for name, model in report.models.items():
+            self._note_knower(report.node, name)
+            if model.load_s is not None:
+                self._model(name).load_s = model.load_s
             if model.here:
                 state.load_since.pop(name, None)
             self._note_holder(state, name, model)
 
     def forget(self, node: str) -> None:
         """The node is no more; conversations that it held go to others."""
-        if self._nodes.pop(node, None) is not None:
+        if (state := self._nodes.pop(node, None)) is not None:
             self._ranks.clear()
-            for holders in self._holders.values():
-                holders.discard(node)
+            for name in state.report.models:
+                self._no_longer(node, name)
 
     def failed(self, node: str, now: float) -> None:
         """A request could not reach the node, or it died on the way."""
@@ -94,13 +101,17 @@ class Router:
         """Whether it is heard of, and requests reach it."""
         return node in self._nodes and self._up(self._nodes[node], now)
 
+    def is_silent(self, node: str, now: float) -> bool:
+        """Whether it has reported nothing for so long that requests without a token are given to others."""
+        return node in self._nodes and now - self._nodes[node].report.at_s > self._weights.stale_s
+
     def is_reachable(self, node: str, now: float) -> bool:
         """Whether a request may be tried there, silent as the node may be."""
         return node in self._nodes and self._nodes[node].down_until <= now
 
     def knows(self, model: str) -> bool:
         """Whether some node has told of the model."""
-        return any(model in state.report.models for state in self._nodes.values())
+        return bool(self._knowers.get(model))
 
     # Requests
 
@@ -108,15 +119,12 @@ class Router:
         """The node whose answer is expected first, of those not in `without`; None where there is none."""
         home = self._heads.get(ask.head) if ask.head is not None else None
         best: tuple[float, int, Choice] | None = None
-        is_known = self.knows(ask.model)
         for place, name in enumerate(self._candidates(ask, home)):
             state = self._nodes[name]
             if name in without or state.down_until > now:
                 continue
             wait_s, reason = self._wait(state, ask, now)
             away_s = 0.0 if home in (None, name) else self._weights.leave_s
-            if ask.model not in state.report.models and is_known:
-                away_s += math.inf
             if not self._up(state, now):
                 away_s += self._weights.silent_s
             found = Choice(name, wait_s, "head" if name == home and reason == "resident" else reason)
@@ -160,10 +168,11 @@ class Router:
 
     def _candidates(self, ask: Ask, home: str | None) -> Iterable[str]:
         """The conversation's node, those that hold the model, and some that could load it; each once."""
+        know = self._knowers.get(ask.model) or self._nodes
         ranked = self._ranks.get(ask.model)
         if ranked is None:
-            ranked = self._ranks[ask.model] = by_hash(ask.model, self._nodes)
-        found = dict.fromkeys((home,) if home in self._nodes else ())
+            ranked = self._ranks[ask.model] = by_hash(ask.model, know)
+        found = dict.fromkeys(name for name in (home,) if name in know)
         found.update(dict.fromkeys(sorted(self._holders.get(ask.model, ()))))
         able = 0
         for name in ranked:
@@ -184,7 +193,7 @@ class Router:
         crowd_s = self._weights.crowd * job_s * others
         if held.state == "ready":
             return queue_s + crowd_s, "resident"
-        load_s = self._load_s(held)
+        load_s = self._load_s(ask.model, held)
         if held.here or ask.model in state.load_since:
             since = state.load_since.get(ask.model)
             left_s = load_s / 2 if since is None else max(0.0, load_s - (now - since))
@@ -202,11 +211,15 @@ class Router:
         told = state.report.models
         waiting = {name for name, since in state.load_since.items() if since < before}
         waiting |= {name for name, other in told.items() if other.waiting and not other.here}
-        loads_s = (self._load_s(told.get(name) or _UNLOADED) + self._model(name).job_s for name in waiting - {model})
+        loads_s = (self._load_s(name, told.get(name)) + self._model(name).job_s for name in waiting - {model})
         return self._weights.turns * sum(loads_s)
 
-    def _load_s(self, held: HeldModel) -> float:
-        return self._weights.load_s if held.load_s is None else held.load_s
+    def _load_s(self, name: str, held: HeldModel | None) -> float:
+        """Of the model on this node, else on the node that has told of its last load."""
+        if held is not None and held.load_s is not None:
+            return held.load_s
+        elsewhere_s = self._model(name).load_s
+        return self._weights.load_s if elsewhere_s is None else elsewhere_s
 
     def _room_s(self, state: NodeState, model: str, held: HeldModel, now: float) -> float:
         """What it costs that others leave for the model: jobs that have to end before, and loads that come of it.
@@ -235,7 +248,7 @@ class Router:
         drain_s = seen.job_s * math.ceil(n_jobs / held.parallel)
         elsewhere = len(self._holders.get(name, ())) or 1
         likely = 1 - math.exp(-seen.rate(now) * self._weights.horizon_s / elsewhere)
-        return drain_s, self._weights.eviction * self._load_s(held) * likely
+        return drain_s, self._weights.eviction * self._load_s(name, held) * likely
 
     def _note_holder(self, state: NodeState, name: str, held: HeldModel) -> None:
         holders = self._holders.setdefault(name, set())
@@ -243,6 +256,21 @@ class Router:
             holders.add(state.report.node)
         else:
             holders.discard(state.report.node)
+
+    def _note_knower(self, node: str, name: str) -> None:
+        know = self._knowers.setdefault(name, set())
+        if node not in know:
+            know.add(node)
+            self._ranks.pop(name, None)
+
+    def _no_longer(self, node: str, name: str) -> None:
+        """The node knows the model no more."""
+        self._holders.get(name, set()).discard(node)
+        self._ranks.pop(name, None)
+        know = self._knowers.get(name, set())
+        know.discard(node)
+        if not know:
+            self._knowers.pop(name, None)
 
     def _model(self, name: str) -> _ModelState:
         found = self._models.get(name)

@@ -12,15 +12,24 @@ from typing import Final
 
 from server.error_bodies import Dialect, anthropic_error
 from server.errors import ApiError
+from server.scheduling.job_ends import SHUTTING_DOWN
 
-HOLD_S: Final = 10.0
-"""Then what is held passes, because its client may wait for a sign of life."""
+SIGN_EVERY_S: Final = 10.0
+"""What is held back is no sign of life to its client; then this is."""
+SIGN: Final = b": waiting\n\n"
 _SIGNS: Final = re.compile(rb"\A(?::|event: ping\b)")
 _BEFORE_TOKENS: Final = re.compile(
     rb"\Aevent: (?:message_start|content_block_start|response\.(?:created|queued|in_progress|output_item\.added"
     rb"|content_part\.added))\n"
     rb'|\Adata: .*"delta":\{"role":"assistant","content":""\}'
 )
+_REFUSALS: Final = re.compile(
+    rb'\A(?:event: error\n)?data: (?=\{"error":|\{"type":"error").*"code":"'
+    rb'(?:draining|memory_busy|queue_timeout|load_failed|quarantined|out_of_memory)"'
+    rb"|\Aevent: response\.failed\n.*" + re.escape(SHUTTING_DOWN.encode()),
+    re.DOTALL,
+)
+"""What a server that answers 503 says once its stream has shown life."""
 
 
 class Held:
@@ -29,6 +38,8 @@ class Held:
     def __init__(self) -> None:
         self.begun = False
         """A token has passed, or something that may be one."""
+        self.refusal: bytes | None = None
+        """The error in place of the first token, as JSON, where another node may give one."""
         self._rest = b""
         self._held: list[bytes] = []
 
@@ -48,6 +59,9 @@ class Held:
                 passing.append(frame + b"\n\n")
             elif _BEFORE_TOKENS.match(frame):
                 self._held.append(frame + b"\n\n")
+            elif _REFUSALS.match(frame):
+                self.refusal = _error_of(frame)
+                break
             else:
                 rest = [one + b"\n\n" for one in frames[place:]]
                 return b"".join([*passing, self.release(), *rest]) + self._take_rest()
@@ -66,6 +80,12 @@ class Held:
     def _take_rest(self) -> bytes:
         rest, self._rest = self._rest, b""
         return rest
+
+
+def _error_of(frame: bytes) -> bytes:
+    told = json.loads(frame.partition(b"data: ")[2])
+    error = told["response"]["error"] if "response" in told else told["error"]
+    return json.dumps({"error": {"type": "server_error", "param": None, **error}}).encode()
 
 
 def broken(problem: ApiError, *, path: str, dialect: Dialect, request_id: str) -> bytes:

@@ -49,7 +49,7 @@ CLIENT_CLOSED = 499
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _EXPOSED = (
     b"x-request-id, x-onecard-model, x-onecard-queue-ms, x-onecard-load-ms, x-onecard-cached-tokens, "
-    b"x-onecard-gpu-layers, x-onecard-ignored, x-onecard-not-shown, retry-after, x-should-retry, "
+    b"x-onecard-gpu-layers, x-onecard-ignored, x-onecard-not-shown, x-onecard-node, retry-after, x-should-retry, "
     b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )

@@ -2,91 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, MutableMapping
-from typing import Any
 
 import httpx2
 import pytest
 
-from server.cluster.edge import Edge
-from server.cluster.facts import HeldModel
-from server.cluster.notices import Notice
-from server.settings.catalog import Catalog
-from server.settings.config import Settings
-from tests.http.conftest import settings
-
-SAYS = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n'
-
-
-class Broken(httpx2.AsyncByteStream):
-    """A body whose connection is lost behind its pieces, unless `whole`."""
-
-    def __init__(self, *pieces: bytes, whole: bool = False) -> None:
-        self.pieces, self.whole = pieces, whole
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self.pieces:
-            yield piece
-        if not self.whole:
-            raise httpx2.ReadError("lost")
-
-
-def answer(kind: str, *pieces: bytes, whole: bool = False, status: int = 200) -> httpx2.Response:
-    return httpx2.Response(status, headers={"content-type": kind}, stream=Broken(*pieces, whole=whole))
-
-
-class Cluster:
-    """An edge before nodes that give these answers one after the other, whichever is asked."""
-
-    def __init__(self, canary, *answers: httpx2.Response | Callable[[str], httpx2.Response], n_nodes: int = 2) -> None:
-        self.answers = list(answers)
-        self.asked: list[str] = []
-        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.node))
-        self.edge = Edge(Catalog(Settings.model_validate(settings(canary))), client, key=None)
-        models = {"fake": HeldModel("ready"), "org/small:Q8": HeldModel("unloaded")}
-        self.edge.heard(Notice(name, f"http://{name}", "1", 2**30, models) for name in "abcdef"[:n_nodes])
-
-    def node(self, request: httpx2.Request) -> httpx2.Response:
-        self.asked.append(request.url.host)
-        answer = self.answers.pop(0)
-        return answer(request.url.host) if callable(answer) else answer
-
-    def ask(self, path: str, body: dict | None, method: str = "POST") -> list[MutableMapping[str, Any]]:
-        """What the client is sent."""
-        sent: list[MutableMapping[str, Any]] = []
-        data = b"" if body is None else json.dumps(body).encode()
-        headers = [(b"content-type", b"application/json"), (b"host", b"cluster:80")]
-        scope = {"type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http",
-                 "headers": headers, "state": {"request_id": "req_1"}}  # fmt: skip
-
-        async def run() -> None:
-            messages = [{"type": "http.request", "body": data}]
-
-            async def receive() -> dict:
-                if messages:
-                    return messages.pop()
-                await asyncio.Event().wait()
-                raise AssertionError
-
-            async def send(message: MutableMapping[str, Any]) -> None:
-                assert (message["type"] == "http.response.start") == (not sent), "a status before the body, and once"
-                sent.append(message)
-
-            await self.edge(scope, receive, send)
-
-        asyncio.run(run())
-        return sent
-
-
-def said(sent: list[MutableMapping[str, Any]]) -> bytes:
-    assert sent[0]["status"] == 200
-    return b"".join(message["body"] for message in sent[1:])
-
-
-PATH = "/v1/chat/completions"
-CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+from tests.cluster.scripted import CHAT, PATH, SAYS, Cluster, answer, said
 
 
 @pytest.mark.parametrize(("path", "kind"), [("/api/chat", "application/x-ndjson"), ("/v1/audio/speech", "audio/wav")])
@@ -97,10 +18,10 @@ def test_a_stream_that_is_lost_before_its_first_byte_begins_anew(canary_path, pa
 
 
 def test_where_no_node_is_left_a_stream_that_showed_life_ends_with_an_error(canary_path):
-    lost = [answer("text/event-stream", b": loading 40%\n\n") for _ in range(2)]
+    lost = [answer("text/event-stream", b": loading 40%\n\n") for _ in range(3)]
     told = said(Cluster(canary_path, *lost).ask(PATH, CHAT))
     assert told.startswith(b": loading 40%\n\n")
-    assert b'"no_node"' in told
+    assert b'"nodes_lost"' in told
     assert b"[DONE]" not in told
 
 
@@ -170,7 +91,7 @@ def test_an_image_is_fetched_from_the_cluster_s_address_where_it_was_drawn(canar
 
 def test_signs_of_life_alone_never_begin_a_stream(canary_path, monkeypatch):
     """Given a load of longer than anything is held back, when its node dies, then another one answers."""
-    monkeypatch.setattr("server.cluster.forwarding.HOLD_S", 0.0)
+    monkeypatch.setattr("server.cluster.forwarding.SIGN_EVERY_S", 0.0)
     lost = answer("text/event-stream", b": loading 40%\n\n", b": loading 80%\n\n")
     told = said(Cluster(canary_path, lost, answer("text/event-stream", SAYS, whole=True)).ask(PATH, CHAT))
     assert told == b": loading 40%\n\n: loading 80%\n\n" + SAYS

@@ -73,7 +73,13 @@ def test_a_model_that_only_some_nodes_know_goes_to_those():
     busy = HeldModel("ready", parallel=1, running=9, waiting=40)
     made = router(node("a", free=11, other=READY), node("b", own=busy, other=READY))
     assert made.choose(Ask("own"), 0.0).node == "b"
-    assert made.choose(Ask("own"), 0.0, without=frozenset("b")).node == "a"
+    assert made.choose(Ask("own"), 0.0, without=frozenset("b")) is None
+    many = router(*(node(f"n{place}", free=11, other=READY) for place in range(60)))
+    for name in ("n3", "n41"):
+        many.report(node(name, free=11, other=READY, own=busy))
+        assert many.choose(Ask("own"), 0.0).node == name
+        many.report(node(name, free=11, other=READY))
+    assert not many.knows("own")
 
 
 def test_a_long_queue_makes_another_node_load():
