@@ -68,4 +68,5 @@ class AdapterOptions(Options):
     """Of models that take LoRA adapters."""
 
     adapters: Annotated[dict[AdapterName, AdapterPath], Field(max_length=64)] = {}
-    """LoRA adapters, served as `MODEL:ADAPTER`: peft's folders for a model folder, GGUF adapters for a GGUF file."""
+    """LoRA adapters, served as `MODEL:ADAPTER`: peft's folders for a model folder, GGUF adapters for a GGUF file,
+    safetensors for a model that draws."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from backends.files import model_files
 from backends.files.adapters import AdapterError
 from backends.pytorch.linear import PackedPair, can_pack
+from backends.pytorch.stored import read_floats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.files.lora_folder import LoraFolder, LoraPair
-    from backends.files.tensors import StoredTensor
 
 _STACKED_RANK: Final = 64
 """Columns of a stack: more would cost prompts of few adapters more than one product each."""
 _FEW_ROWS: Final = 0.5
 """Below this share of a pass the rows of a stack are taken out of it, which costs three more operations."""
-_DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass
@@ -76,7 +74,7 @@ class LoraAdapters:
         """Read an adapter's weights; its number. Raises AdapterError, and nothing of it stays."""
         pairs = []
         for pair in folder.pairs:
-            a, b = self._read(folder, pair.a), self._read(folder, pair.b)
+            a, b = (read_floats(folder.path, side).to(self._device) for side in (pair.a, pair.b))
             self._check_layer(pair)
             pairs.append((pair, a.to(self._dtype), (b * pair.scale).to(self._dtype)))
         self._folders.append(pairs)
@@ -159,21 +157,6 @@ class LoraAdapters:
         packs = self._device.type == "cpu" and can_pack(self._dtype)
         pair = PackedPair(down, up) if packs else _plain_pair(down, up)
         return _Part(pair, torch.tensor(owners, device=self._device), owners)
-
-    def _read(self, folder: LoraFolder, stored: StoredTensor) -> torch.Tensor:
-        try:
-            with model_files.opened(folder.path / stored.file) as file:
-                raw = bytearray(file.at(stored.start, stored.n_bytes))
-        except model_files.FileError as error:
-            raise AdapterError(str(error)) from None
-        if len(raw) != stored.n_bytes:
-            raise AdapterError(f"{stored.file} was cut while it was read. hint: load the model again")
-        values = torch.frombuffer(raw, dtype=_DTYPES[stored.dtype]).view(stored.shape).to(torch.float32)
-        if not bool(torch.isfinite(values).all()):
-            raise AdapterError(
-                f"{stored.name[:120]} holds numbers that are none (NaN or infinite). hint: its training has diverged"
-            )
-        return values.to(self._device)
 
     def _check_layer(self, pair: LoraPair) -> None:
         """What is loaded may be otherwise than what is stored. Raises AdapterError."""

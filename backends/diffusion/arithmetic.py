@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from backends.diffusion.kind import TILE
+from backends.files import adapters
 from backends.plan import Amount, Footprint, Parts
 
 if TYPE_CHECKING:
@@ -38,12 +39,19 @@ def predict(header: DrawHeader, plan: DrawPlan) -> Footprint:
     """What a plan takes of either memory."""
     runtime = RUNTIME_BYTES[plan.device]
     weights, compute = weight_bytes(header, plan), compute_bytes(header, plan, rows_at_once(plan), header.largest)
-    images = plan.parallel * header.largest_pixels * IMAGE_BYTES
+    images, further = plan.parallel * header.largest_pixels * IMAGE_BYTES, _adapter_bytes(header, plan)
     if plan.device == "cpu":
-        return Footprint(host=Parts(weights, compute=compute + images, runtime=runtime.host))
+        return Footprint(host=Parts(weights, compute=compute + images, runtime=runtime.host, further=further))
     return Footprint(
-        Parts(weights, compute=compute, runtime=runtime.device), Parts(compute=images, runtime=runtime.host)
+        Parts(weights, compute=compute, runtime=runtime.device, further=further),
+        Parts(compute=images, runtime=runtime.host),
     )
+
+
+def _adapter_bytes(header: DrawHeader, plan: DrawPlan) -> dict[str, int]:
+    """Of the adapters that are served, which all are where the model is."""
+    n_values = sum(adapter.n_values for adapter in adapters.served(header.adapters))
+    return {adapters.KEY: n_values * value_bytes(plan.device)} if n_values else {}
 
 
 def value_bytes(device: Device) -> int:
@@ -94,7 +102,7 @@ def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int]) -> int:
     Beside them live what came from the level below, and of this level either a transformer's feed-forward
     (`_FEED_FORWARD`) or a block's wide input, its norm's output and its activation's.
     """
-    widths, n_layers = [int(width) for width in header.unet["block_out_channels"]], _layers(header)
+    widths, n_layers = [int(width) for width in header.unet["block_out_channels"]], header.layers_per_block
     cells = (size[0] // header.scale) * (size[1] // header.scale)
     most, skips = 0, widths[0] * cells
     for level, width in enumerate(widths):
@@ -104,11 +112,6 @@ def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int]) -> int:
         most = max(most, skips + here * (below + block))
         skips += width * here // 4
     return n_rows * most
-
-
-def _layers(header: DrawHeader) -> int:
-    layers = header.unet["layers_per_block"]
-    return int(max(layers) if isinstance(layers, list) else layers)
 
 
 def _attends(header: DrawHeader, level: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,9 +12,10 @@ from msgspec.structs import replace
 
 from backends.backend import Files
 from backends.diffusion import arithmetic
+from backends.diffusion.adapter_files import described
 from backends.diffusion.header import INDEX, DrawHeader, read
 from backends.diffusion.kind import DRAW, TILE, DrawPlan
-from backends.files import model_files
+from backends.files import adapters, model_files
 from backends.kinds import AnyKind
 from backends.messages import Figure
 from backends.plan import Amount, Footprint, Wish
@@ -76,7 +78,7 @@ class Drawings:
         }
     )
     packages: Sequence[str] = ("diffusers", "transformers", "torch")
-    components: Sequence[str] = ()
+    components: Sequence[str] = (adapters.KEY,)
     media: Sequence[MediaKind] = ()
     choices: Choices[DrawHeader, DrawPlan] = DrawChoices()
     speeds: Speeds[DrawHeader, DrawPlan] | None = None
@@ -101,7 +103,9 @@ class Drawings:
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> DrawHeader:
         """model_index.json, the networks' configurations and the weights' headers."""
-        return read(path, image_size=str(options.get("image_size", "auto")))
+        header = read(path, image_size=str(options.get("image_size", "auto")))
+        taught = described(header.tensors, header.layers_per_block, options)
+        return dataclasses.replace(header, adapters=taught, remarks=tuple(adapters.remarks(taught)))
 
     def plans(self, header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
         """As many images as were asked for, where nothing was, fewer where memory is short; last, decoded in tiles."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -95,15 +95,16 @@ class Canvas:
             if self.source.open is not None:
                 open_pixels = torch.from_numpy(self.source.open.astype(np.float32))[None, None]
                 self._open = functional.max_pool2d(open_pixels, scale).to(noise.device)
-        self.told = [painter.condition(self.prompt)]
+        own: Any = {"adapter": self.job.adapter, "adapter_scale": self.job.adapter_scale}
+        self.told = [painter.condition(self.prompt, **own)]
         if self.negative is not None:
             empty = not self.job.negative_prompt
-            self.told.append(painter.condition(self.negative, is_empty_negative=empty))
+            self.told.append(painter.condition(self.negative, is_empty_negative=empty, **own))
 
     def rows(self) -> Iterator[Row]:
         """What the network is asked next: with the prompt, then, where there is guidance, without."""
         scaled, moment = self.denoising.scaled(self.latents, self.step), self.denoising.times[self.step]
-        return (Row(scaled, moment, one) for one in self.told)
+        return (Row(scaled, moment, one, self.job.adapter, self.job.adapter_scale) for one in self.told)
 
     def advance(self, noise: Tensor) -> Tensor:
         """One more step, given what is noise in it: the latents as they would be without any noise."""

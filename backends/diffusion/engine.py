@@ -2,14 +2,17 @@
 
 An image joins and leaves between steps. Sizes take turns. A card computes all of them in one forward pass; a processor
 gains nothing by that, and each image has its own, so that it is the same to the last bit whatever else is drawn.
+Images of one adapter share their passes with each other alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 
 from backends.diffusion.canvas import Canvas
@@ -57,6 +60,7 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
 
     def prepare(self, job: Draw) -> Canvas:
         """Check what is asked, and read the prompt and the files; from the preparer's thread. Raises JobError."""
+        job = self._adapted(job)
         source = read_source(job, self._defaults.largest_pixels)
         size = (job.width, job.height) if job.width else self._defaults.size
         if source is not None:
@@ -88,6 +92,12 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
             step=first,
         )
 
+    def _adapted(self, job: Draw) -> Draw:
+        """With an adapter only where that changes something. Raises JobError for one that is not served."""
+        if job.adapter and (why := self._ready.facts.adapters.get(job.adapter, "it is not loaded with the model")):
+            raise JobError("load_failed", f"adapter '{job.adapter}' is not served: {why}", param="model")
+        return job if job.adapter_scale else msgspec.structs.replace(job, adapter="")
+
     def _denoising(self, job: Draw) -> Denoising:
         steps = job.steps or min(MAX_STEPS, max(1, round(self._defaults.steps * job.effort)))
         name = job.scheduler or self._defaults.scheduler
@@ -109,7 +119,7 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
             return Step()
         begin = time.perf_counter_ns()
         size = self._running[0].size
-        drawn = [canvas for canvas in self._running if canvas.size == size]
+        drawn = sorted((one for one in self._running if one.size == size), key=lambda one: one.job.adapter)
         for canvas in drawn:
             self._running.remove(canvas)
             self._running.append(canvas)
@@ -138,8 +148,7 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
 
     def _noise(self, drawn: Sequence[Canvas]) -> Iterator[Tensor]:
         """What is noise in each image: with its prompt, then, where there is guidance, without."""
-        passes = [drawn] if self._painter.device == "cuda" else [[canvas] for canvas in drawn]
-        for images in passes:
+        for images in passes_of(drawn, together=self._painter.device == "cuda"):
             yield from self._painter.noise([row for canvas in images for row in canvas.rows()], drawn[0].size[::-1])
 
     def _stepped(self, canvas: Canvas, noise: Tensor) -> list[Event]:
@@ -161,6 +170,13 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
         took_s = time.perf_counter() - canvas.begun_s
         usage = Finished(canvas.id, prompt_tokens=canvas.n_tokens, completion_tokens=width * height // _TOKEN_PIXELS)
         return [Picture(canvas.id, data, width, height, took_s), usage]
+
+
+def passes_of(drawn: Sequence[Canvas], *, together: bool) -> list[list[Canvas]]:
+    """Images of one size, those of one adapter behind each other: which share a forward pass."""
+    if not together:
+        return [[canvas] for canvas in drawn]
+    return [list(same) for _, same in itertools.groupby(drawn, key=lambda canvas: canvas.job.adapter)]
 
 
 def _first_step(denoising: Denoising, strength: float) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from backends.files.adapters import Adapter
     from backends.files.tensors import StoredTensor
 
 INDEX: Final = "model_index.json"
@@ -63,6 +64,8 @@ class DrawHeader(Header):
     """Width and height of an image whose size is not asked for."""
     largest: tuple[int, int]
     """Of the largest image that memory is reserved for."""
+    adapters: tuple[Adapter, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def gives(self) -> str:
@@ -73,6 +76,12 @@ class DrawHeader(Header):
     def text_encoders(self) -> tuple[str, ...]:
         """Their folders."""
         return PIPELINES[self.pipeline]
+
+    @property
+    def layers_per_block(self) -> int:
+        """Of the U-Net; the most, where blocks differ."""
+        layers = self.unet["layers_per_block"]
+        return int(max(layers) if isinstance(layers, list) else layers)
 
     @property
     def scale(self) -> int:

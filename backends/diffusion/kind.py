@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from msgspec import field
+
 from backends.kinds import Kind, Limits, Metric
-from backends.messages import Event, Facts, Figure, Job, LoadPlan, Part, SpoolFile
+from backends.messages import Event, Facts, Figure, Job, LoadPlan, Part, SpoolFile, told_adapters
 from backends.weight import text_bytes
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -22,6 +24,8 @@ TILE: Final = 512
 """Pixels of a tile's side, where a plan decodes in tiles."""
 MULTIPLE: Final = 8
 """Pixels that both sides are multiples of."""
+MOST_SCALE: Final = 4.0
+"""How strong an adapter may be, either way, of what it was trained for."""
 MAX_PREVIEWS: Final = 3
 """Of an image on its way; OpenAI's limit."""
 FILE_BYTES: Final = 25 * 2**20
@@ -61,6 +65,10 @@ class Draw(Job, tag="draw", frozen=True):
     """All of the image may change, whatever of it is transparent."""
     strength: float = 1.0
     """0..1: how much of it is drawn anew."""
+    adapter: str = ""
+    """The name of the LoRA adapter that draws with the model; empty: the model alone."""
+    adapter_scale: float = 1.0
+    """How strongly, of what it was trained for; see `MOST_SCALE`."""
 
 
 class Progressed(Part, tag="progressed", frozen=True):
@@ -95,11 +103,19 @@ class DrawFacts(Facts, tag="draw", frozen=True):
     largest: str
     steps: int
     scheduler: str
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Every LoRA adapter that is configured, and why it is not served; empty text where it is."""
 
     @property
     def told(self) -> Mapping[str, Figure]:
-        """What requests get that say nothing, and the largest image."""
-        return {"size": self.size, "largest_image": self.largest, "steps": self.steps, "scheduler": self.scheduler}
+        """What requests get that say nothing, the largest image, and the adapters that are served."""
+        return {
+            "size": self.size,
+            "largest_image": self.largest,
+            "steps": self.steps,
+            "scheduler": self.scheduler,
+            **told_adapters(self.adapters),
+        }
 
 
 class DrawPlan(LoadPlan, tag="draw", frozen=True):

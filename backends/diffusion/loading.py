@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from backends.backend import HeaderError
-from backends.diffusion import arithmetic
+from backends.diffusion import adapter_files, arithmetic
+from backends.diffusion.adapted import ImageAdapters
 from backends.diffusion.engine import Defaults, DrawEngine
 from backends.diffusion.header import DrawHeader, read
 from backends.diffusion.kind import SMALLEST_SIDE, TILE, DrawFacts, DrawPlan
@@ -25,7 +26,9 @@ from backends.diffusion.library import (
 )
 from backends.diffusion.painter import Condition, Painter, Row
 from backends.engine import LoadError
-from backends.files import model_files
+from backends.files import foreign, model_files
+from backends.files.adapters import KEY, AdapterError, configured
+from backends.generation.adapters import NO_NUMBERS
 from backends.machine import card
 from backends.machine.crash_reason import in_words
 from backends.machine.kernel import forget_peak, peak_bytes, resident_bytes, share_few_arenas
@@ -57,13 +60,19 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
         header = read(path, image_size=str(spec.options.get("image_size", "auto")))
         torch.set_num_threads(spec.threads or _threads(arithmetic.weight_bytes(header, plan)))
         networks = _networks(header, path, plan, progress)
-        painter = _painter(header, path, networks, plan)
+        adapters = ImageAdapters(dict(networks.items()))
+        painter = _painter(header, path, networks, plan, adapters)
     except (HeaderError, model_files.FileError) as error:
         raise LoadError(str(error)) from None
-    compute = _tried(painter, header, plan)
+    adapted = _adapted(adapters, painter, header, spec)
+    compute = _tried(painter, header, plan, next((name for name, why in adapted.items() if not why), ""))
     progress(1.0)
     defaults = _defaults(header, spec)
-    ready = _ready(header, plan, defaults, networks, compute=compute, free_before=free_before)
+    facts = _facts(header, defaults, adapted)
+    bytes_of = {"weights": weight_bytes(networks), "compute": compute}
+    if adapters.n_bytes:
+        bytes_of[KEY] = adapters.n_bytes
+    ready = _ready(header, plan, facts, networks, bytes_of, free_before=free_before)
     return DrawEngine(painter, defaults, header.scale, ready)
 
 
@@ -120,7 +129,9 @@ def _network(kind: Any, folder: Path, *, is_half: bool, dtype: torch.dtype, devi
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _painter(header: DrawHeader, path: Path, networks: torch.nn.ModuleDict, plan: DrawPlan) -> Painter:
+def _painter(
+    header: DrawHeader, path: Path, networks: torch.nn.ModuleDict, plan: DrawPlan, adapters: ImageAdapters
+) -> Painter:
     """Raises LoadError or FileError."""
     index = model_files.read_object(path / "model_index.json")
     return Painter(
@@ -131,7 +142,32 @@ def _painter(header: DrawHeader, path: Path, networks: torch.nn.ModuleDict, plan
         scheduler_config=model_files.read_object(path / "scheduler" / "scheduler_config.json"),
         device=plan.device,
         empty_is_zero=index.get("force_zeros_for_empty_prompt", True) is True,
+        adapters=adapters,
     )
+
+
+def _adapted(
+    adapters: ImageAdapters, painter: Painter, header: DrawHeader, spec: LoadModel[DrawPlan]
+) -> dict[str, str]:
+    """Every adapter that `spec` names, and why it is not served; those that are can be drawn with. Raises LoadError."""
+    shapes, found = adapter_files.shapes_of(header.tensors), {}
+    for name, path in configured(spec.options).items():
+        try:
+            pairs = adapter_files.checked(path, shapes, header.layers_per_block)
+            adapters.add(name, adapter_files.file_of(path), pairs)
+            _try(painter, header, (SMALLEST_SIDE, SMALLEST_SIDE), 1, name)
+        except (AdapterError, ValueError) as problem:
+            adapters.drop(name)
+            told = str(problem) if isinstance(problem, AdapterError) else NO_NUMBERS
+            found[name] = foreign.plain([told])[0]
+        except (RuntimeError, MemoryError) as error:
+            if not shortage.is_shortage(error):
+                raise
+            told = f"no memory is left for its adapters: {shortage.told(error)}. hint: fewer adapters"
+            raise LoadError(told, out_of_memory=True) from error
+        else:
+            found[name] = ""
+    return found
 
 
 def _tokenizer(path: Path, encoder: str, network: Any) -> Any:
@@ -148,8 +184,8 @@ def _tokenizer(path: Path, encoder: str, network: Any) -> Any:
     return tokenizer
 
 
-def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan) -> int:
-    """A step of as many images as there may be, and the largest image decoded: what that takes. Raises LoadError."""
+def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan, adapter: str) -> int:
+    """A step of as many images as there may be, and the largest decoded: what that takes. Raises LoadError."""
     on_card = plan.device == "cuda"
     try:
         _try(painter, header, (SMALLEST_SIDE, SMALLEST_SIDE), 1)  # what libraries keep of their first image is theirs
@@ -157,7 +193,7 @@ def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan) -> int:
         if on_card:
             torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() if on_card else resident_bytes()
-        _try(painter, header, header.largest, arithmetic.rows_at_once(plan))
+        _try(painter, header, header.largest, arithmetic.rows_at_once(plan), adapter)
     except (RuntimeError, MemoryError, ValueError, TypeError, IndexError) as error:
         if shortage.is_shortage(error):
             told = f"no memory is left for an image: {shortage.told(error)}. hint: a smaller parallel or image_size"
@@ -170,12 +206,13 @@ def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan) -> int:
     return max(0, peak_bytes() - before)
 
 
-def _try(painter: Painter, header: DrawHeader, size: tuple[int, int], n_rows: int) -> None:
+def _try(painter: Painter, header: DrawHeader, size: tuple[int, int], n_rows: int, adapter: str = "") -> None:
+    """Raises ValueError where no numbers come out."""
     width, height = size
-    told = painter.condition(painter.read("a picture", "prompt"))
+    told = painter.condition(painter.read("a picture", "prompt"), adapter=adapter)
     chance = torch.Generator().manual_seed(0)
     latents = painter.first_latents(height // header.scale, width // header.scale, chance)
-    row = Row(latents, torch.tensor(500), Condition(told.context, told.pooled))
+    row = Row(latents, torch.tensor(500), Condition(told.context, told.pooled), adapter)
     noise = painter.noise([row] * n_rows, (height, width))[0]
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("the network gives no numbers")
@@ -193,25 +230,27 @@ def _defaults(header: DrawHeader, spec: LoadModel[DrawPlan]) -> Defaults:
     )
 
 
+def _facts(header: DrawHeader, defaults: Defaults, adapted: dict[str, str]) -> DrawFacts:
+    size, largest = ("x".join(map(str, sides)) for sides in (defaults.size, header.largest))
+    return DrawFacts(size, largest, defaults.steps, defaults.scheduler, adapted)
+
+
 def _ready(
     header: DrawHeader,
     plan: DrawPlan,
-    defaults: Defaults,
+    facts: DrawFacts,
     networks: torch.nn.ModuleDict,
+    parts: dict[str, int],
     *,
-    compute: int,
     free_before: int | None,
 ) -> Ready[DrawFacts]:
-    """With what this process takes when all its images are on their way."""
-    facts = DrawFacts(
-        "x".join(map(str, defaults.size)), "x".join(map(str, header.largest)), defaults.steps, defaults.scheduler
-    )
+    """With what this process takes when all its images are on their way; `parts` are bytes where it computes."""
     images = plan.parallel * header.largest_pixels * arithmetic.IMAGE_BYTES
-    parts = {"weights": weight_bytes(networks), "compute": compute}
     host: dict[str, int] = {}
     free_after = card.free_bytes() if plan.device == "cuda" else None
     if plan.device == "cpu":
-        parts = {**parts, "compute": compute + images, "runtime": runtime_bytes(networks, beside=0)}
+        beside = parts.get(KEY, 0)
+        parts = {**parts, "compute": parts["compute"] + images, "runtime": runtime_bytes(networks, beside=beside)}
     elif free_before is not None and free_after is not None:
         parts["runtime"] = max(0, free_before - free_after - sum(parts.values()))
         host = {**host_parts_beside_card(), "compute": images}

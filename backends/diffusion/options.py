@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from backends.diffusion.kind import MAX_STEPS
-from backends.options import NO_BOOL, Options
+from backends.options import NO_BOOL, AdapterOptions
 
 NamedScheduler = Literal["ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "heun", "lcm", "lms", "pndm", "unipc"]
 """The names of `backends.diffusion.kind.SCHEDULERS`."""
 
 
-class DrawOptions(Options):
+class DrawOptions(AdapterOptions):
     """How images are drawn where requests do not say."""
 
     image_size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")] = "auto"

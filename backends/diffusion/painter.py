@@ -18,6 +18,7 @@ from torch import Tensor
 from backends.engine import JobError
 
 if TYPE_CHECKING:
+    from backends.diffusion.adapted import ImageAdapters
     from backends.messages import Device
 
 TokenIds = tuple[tuple[int, ...], ...]
@@ -41,6 +42,9 @@ class Row:
     latents: Tensor
     time: Tensor
     condition: Condition
+    adapter: str = ""
+    """Which all rows of a pass share."""
+    adapter_scale: float = 1.0
 
 
 class Painter:
@@ -56,12 +60,14 @@ class Painter:
         scheduler_config: dict[str, Any],
         device: Device,
         empty_is_zero: bool,
+        adapters: ImageAdapters,
     ) -> None:
         self._unet, self._vae = unet, vae
         self._encoders, self._tokenizers = encoders, tokenizers
         self.scheduler_config = scheduler_config
         self.device = device
         self._empty_is_zero = empty_is_zero
+        self._adapters = adapters
         self.dtype: torch.dtype = unet.dtype
         self.channels = int(unet.config.in_channels)
 
@@ -86,8 +92,14 @@ class Painter:
         return len(self._tokenizers[0](text, truncation=False).input_ids) - 2
 
     @torch.inference_mode()
-    def condition(self, ids: TokenIds, *, is_empty_negative: bool = False) -> Condition:
+    def condition(
+        self, ids: TokenIds, *, is_empty_negative: bool = False, adapter: str = "", adapter_scale: float = 1.0
+    ) -> Condition:
         """What the U-Net is told of a prompt."""
+        with self._adapters.using(adapter, [adapter_scale]):
+            return self._condition(ids, is_empty_negative=is_empty_negative)
+
+    def _condition(self, ids: TokenIds, *, is_empty_negative: bool) -> Condition:
         rows = [torch.tensor([one], device=self.device) for one in ids]
         if len(self._encoders) == 1:
             return Condition(self._encoders[0](rows[0], attention_mask=self._mask(rows[0]))[0], None)
@@ -113,6 +125,10 @@ class Painter:
     @torch.inference_mode()
     def noise(self, rows: Sequence[Row], pixels: tuple[int, int]) -> list[Tensor]:
         """What is noise in each of the rows' latents, in one forward pass; `pixels` are height and width."""
+        with self._adapters.using(rows[0].adapter, [row.adapter_scale for row in rows]):
+            return self._noise(rows, pixels)
+
+    def _noise(self, rows: Sequence[Row], pixels: tuple[int, int]) -> list[Tensor]:
         added = {}
         if rows[0].condition.pooled is not None:
             height, width = pixels

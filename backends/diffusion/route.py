@@ -26,6 +26,7 @@ from backends.diffusion.kind import (
     MAX_PREVIEWS,
     MAX_SIDE,
     MAX_STEPS,
+    MOST_SCALE,
     Draw,
     ImageFormat,
     Picture,
@@ -100,6 +101,7 @@ class ImageRequest(BaseModel):
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] | None = None
     scheduler: NamedScheduler | None = None
+    adapter_scale: Annotated[float, Field(ge=-MOST_SCALE, le=MOST_SCALE, allow_inf_nan=False)] | None = None
     priority: Priority = None
     keep_alive: KeepAlive = None
 
@@ -119,8 +121,14 @@ class ImageRequest(BaseModel):
         """Of the files."""
         return self.output_format or "png"
 
-    def jobs(self, new_id: str, **source: Any) -> list[Draw]:
-        """One for each image; the seeds follow each other. `source` are the job's fields of an image to draw from."""
+    def jobs(self, new_id: str, adapter: str, **source: Any) -> list[Draw]:
+        """One for each image; the seeds follow each other. `source` are the job's fields of an image to draw from.
+
+        Raises ApiError 400 for what an adapter alone has.
+        """
+        if self.adapter_scale is not None and not adapter:
+            told = "Invalid 'adapter_scale': no adapter is named. hint: 'model': 'MODEL:ADAPTER'"
+            raise ApiError(400, told, param="adapter_scale", code="invalid_value")
         first = secrets.randbits(32) if self.seed is None else self.seed
         width, height = self.sides
         common = Draw(
@@ -137,6 +145,8 @@ class ImageRequest(BaseModel):
             format=self.form,
             quality=90 if self.output_compression is None else self.output_compression,
             previews=self.partial_images or 0,
+            adapter=adapter,
+            adapter_scale=1.0 if self.adapter_scale is None else self.adapter_scale,
             **source,
         )
         seeds = [(first + i) % (INT64_MAX + 1) for i in range(self.n or 1)]
@@ -223,7 +233,7 @@ async def generations(
     request: Request, app: App, asked: Annotated[ImageRequest, Depends(parsed(SURFACE, parse))]
 ) -> Response:
     """Draw images; with `stream` previews come on the way, and comments tell how far it is."""
-    return await _answered(request, app, asked, asked.jobs(new_id("image-")), AsyncExitStack())
+    return await _answered(request, app, asked, {}, AsyncExitStack())
 
 
 def _body(*fields: str) -> dict[str, Any]:
@@ -273,20 +283,22 @@ async def _from_form(request: Request, app: Services, *, is_edit: bool) -> Respo
         image = form.file("image[]" if "image[]" in form.files else "image")
         mask = form.files.get("mask")
         strength = asked.strength or ((1.0 if mask is not None else 0.75) if is_edit else 0.5)
-        jobs = asked.jobs(new_id("image-"), image=image, mask=mask, whole=not is_edit, strength=strength)
-        return await _answered(request, app, asked, jobs, upload.pop_all())
+        source = {"image": image, "mask": mask, "whole": not is_edit, "strength": strength}
+        return await _answered(request, app, asked, source, upload.pop_all())
 
 
 async def _answered(
-    request: Request, app: Services, asked: ImageRequest, jobs: list[Draw], upload: AsyncExitStack
+    request: Request, app: Services, asked: ImageRequest, source: dict[str, Any], upload: AsyncExitStack
 ) -> Response:
-    """The answer; what was uploaded is there until its end."""
+    """The answer; `source` is what it is drawn from, and what was uploaded is there until its end."""
     async with AsyncExitStack() as until_answered:
         await until_answered.enter_async_context(upload)
         model = await app.looked_at(_named(app, asked.model))
         check_wishes(request, priority=asked.priority, keep_alive_s=asked.keep_alive)
         model.refuse_other_kind(DRAW)
+        model.refuse_bad_adapter()
         refuse_large(model, asked)
+        jobs = asked.jobs(new_id("image-"), model.adapter, **source)
         streams = [
             app.pool.submit(model.entry, job, priority=asked.priority or 0, keep_alive_s=asked.keep_alive)
             for job in jobs
@@ -308,7 +320,7 @@ async def _answered(
 
 def _named(app: Services, name: str | None) -> ModelFacts:
     """The model that is named; where none is, the only one that draws. Raises ApiError."""
-    drawing = drawing_models(app) if name is None else []
+    drawing = [model for model in drawing_models(app) if not model.adapter] if name is None else []
     return drawing[0] if len(drawing) == 1 else app.model(name)
 
 

@@ -48,7 +48,9 @@ class Drawing(HostedTool):
         asked = parse({**own, **_OURS})
         model = models[0] if asked.model is None else app.model(asked.model)
         model.refuse_other_kind(DRAW)
+        model.refuse_bad_adapter()
         refuse_large(model, asked)
+        asked.jobs("", model.adapter)  # refuses what contradicts itself before the model speaks
         unused = [*asked.ignored, *(name for name in _OURS if name in own)]
         return Wish(self, tool, lambda call: _drawn(app, model, asked, call), unused)
 
@@ -61,7 +63,7 @@ async def _drawn(app: Services, model: ModelFacts, asked: ImageRequest, call: Ho
     yield call.event("generating")
     try:
         asked = asked.model_copy(update={"prompt": _prompt(call.arguments)})
-        job = asked.jobs(new_id("image-"))[0]
+        job = asked.jobs(new_id("image-"), model.adapter)[0]
         stream = app.pool.submit(model.entry, job, priority=asked.priority or 0, keep_alive_s=asked.keep_alive)
         picture: Picture | None = None
         try:

@@ -16,6 +16,7 @@ KEY: Final = "adapters"
 """The option: a JSON object of names and paths."""
 PEFT_CONFIG: Final = "adapter_config.json"
 PEFT_WEIGHTS: Final = "adapter_model.safetensors"
+DIFFUSERS_WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 MOST_RANK: Final = 1024
 """Of one matrix pair; peft's users take 4 to 256."""
 
@@ -60,7 +61,7 @@ def served(adapters: Iterable[Adapter]) -> list[Adapter]:
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """The files that decide what an adapter is."""
-    return (path, path / PEFT_CONFIG, path / PEFT_WEIGHTS)
+    return (path, path / PEFT_CONFIG, path / PEFT_WEIGHTS, path / DIFFUSERS_WEIGHTS)
 
 
 def statuses(options: Mapping[str, bool | int | float | str]) -> list[tuple[int, int, int]]:

@@ -41,7 +41,7 @@ _REFUSED: Final = {
     "monteclora_config": "draws its weights (MonteCLoRA)",
     "kasa_config": "changes its base's singular values (KaSA)",
 }
-_MERGE: Final = "hint: merge it into its base with peft's merge_and_unload, and serve the merged folder"
+MERGE: Final = "hint: merge it into its base with peft's merge_and_unload, and serve the merged folder"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def read(path: Path) -> LoraFolder:
     try:
         _check_kind(path)
         config = model_files.read_object(path / PEFT_CONFIG)
-        _check_config(config)
+        check_config(config)
+        if config.get("task_type") not in (None, "CAUSAL_LM"):
+            raise AdapterError(f"it is for the task {str(config['task_type'])[:40]}, and this model generates text")
         pairs = _pairs(tensors.of_file(path / PEFT_WEIGHTS)[0], config)
     except model_files.FileError as error:
         raise AdapterError(str(error)) from None
@@ -132,18 +134,16 @@ def _check_kind(path: Path) -> None:
     raise AdapterError(f"{path.name} has no {PEFT_WEIGHTS}. hint: was it downloaded completely?")
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
-    """Raises AdapterError for what is no plain LoRA."""
+def check_config(config: Mapping[str, Any], source: str = PEFT_CONFIG) -> None:
+    """Raises AdapterError for what is no plain LoRA; `source` is what says it."""
     if config.get("peft_type") != "LORA":
         kind = str(config.get("peft_type"))[:40]
-        raise AdapterError(f"{PEFT_CONFIG} says peft_type = {kind!r}, and only LORA is served. {_MERGE}")
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise AdapterError(f"it is for the task {str(config['task_type'])[:40]}, and this model generates text")
+        raise AdapterError(f"{source} says peft_type = {kind!r}, and only LORA is served. {MERGE}")
     for key, does in _REFUSED.items():
         if config.get(key):
-            raise AdapterError(f"it {does}, which is not served. {_MERGE}")
+            raise AdapterError(f"it {does}, which is not served. {MERGE}")
     if config.get("bias", "none") != "none":
-        raise AdapterError(f"it changes the base's biases (bias = {str(config['bias'])[:20]}). {_MERGE}")
+        raise AdapterError(f"it changes the base's biases (bias = {str(config['bias'])[:20]}). {MERGE}")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_BASE_CHANGED):
         raise AdapterError(
@@ -157,58 +157,66 @@ def _pairs(stored: list[StoredTensor], config: Mapping[str, Any]) -> tuple[LoraP
     for tensor in stored:
         match = _NAME.fullmatch(tensor.name)
         if match is None:
-            raise AdapterError(f"it holds {tensor.name[:120]!r}, which is no matrix of a LoRA pair. {_MERGE}")
-        if tensor.dtype not in _TYPES or len(tensor.shape) != 2:
-            shape = "x".join(map(str, tensor.shape))
-            raise AdapterError(f"{tensor.name[:120]} is {tensor.dtype} {shape}, and a pair has matrices of floats")
+            raise AdapterError(f"it holds {tensor.name[:120]!r}, which is no matrix of a LoRA pair. {MERGE}")
+        check_matrix(tensor, n_axes=(2,))
         sides.setdefault(match["layer"], {})[match["side"]] = tensor
     if not sides:
         raise AdapterError(f"{PEFT_WEIGHTS} is empty. hint: was it saved after training, with save_pretrained?")
-    return tuple(_pair(layer, found, config) for layer, found in sorted(sides.items()))
+    if (layer := next((layer for layer in sorted(sides) if ".experts." in layer), None)) is not None:
+        raise AdapterError(f"it changes {layer[:120]}, an expert that only some rows pass. {MERGE}")
+    return tuple(pair(layer, found, config) for layer, found in sorted(sides.items()))
 
 
-def _pair(layer: str, found: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> LoraPair:
+def check_matrix(tensor: StoredTensor, n_axes: tuple[int, ...]) -> None:
+    """Raises AdapterError for what is no half of a pair."""
+    if tensor.dtype not in _TYPES or len(tensor.shape) not in n_axes:
+        shape = "x".join(map(str, tensor.shape))
+        raise AdapterError(f"{tensor.name[:120]} is {tensor.dtype} {shape}, and a pair has matrices of floats")
+
+
+def pair(
+    layer: str, found: Mapping[str, StoredTensor], config: Mapping[str, Any], source: str = PEFT_CONFIG
+) -> LoraPair:
+    """Of the sides `A` and `B` of one layer, by what `source` says of ranks and scales. Raises AdapterError."""
     if len(found) != 2:
         raise AdapterError(f"{layer[:120]} has only one matrix of its pair. hint: was it saved completely?")
-    if ".experts." in layer:
-        raise AdapterError(f"it changes {layer[:120]}, an expert that only some rows pass. {_MERGE}")
     a, b = found["A"], found["B"]
-    rank = _count(config, "r", "rank_pattern", layer)
+    rank = _count(config, layer, source)
     if not a.shape[0] == b.shape[1] == rank or not 0 < rank <= MOST_RANK:
         raise AdapterError(
-            f"{layer[:120]} has matrices of rank {a.shape[0]} and {b.shape[1]}, {PEFT_CONFIG} says {rank}, and at most "
+            f"{layer[:120]} has matrices of rank {a.shape[0]} and {b.shape[1]}, {source} says {rank}, and at most "
             f"{MOST_RANK} are served. hint: are both files of one adapter?"
         )
-    alpha = _number(config, "lora_alpha", "alpha_pattern", layer)
+    alpha = _number(config, "lora_alpha", "alpha_pattern", layer, source)
     return LoraPair(layer, a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") is True else rank))
 
 
-def _count(config: Mapping[str, Any], key: str, patterns: str, layer: str) -> int:
-    value = _number(config, key, patterns, layer)
+def _count(config: Mapping[str, Any], layer: str, source: str) -> int:
+    value = _number(config, "r", "rank_pattern", layer, source)
     if value != int(value):
-        raise AdapterError(f"{PEFT_CONFIG} says {key} = {value}, which is no count")
+        raise AdapterError(f"{source} says r = {value}, which is no count")
     return int(value)
 
 
-def _number(config: Mapping[str, Any], key: str, patterns: str, layer: str) -> float:
+def _number(config: Mapping[str, Any], key: str, patterns: str, layer: str, source: str) -> float:
     """A figure of one layer: what a pattern says of it, else what holds for all."""
     value = config.get(key, 8)
     for pattern, special in (config.get(patterns) or {}).items() if isinstance(config.get(patterns), dict) else ():
-        if _names(pattern, layer):
+        if _names(pattern, layer, source):
             value = special
             break
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise AdapterError(f"{PEFT_CONFIG} says {key} = {str(value)[:40]!r}, which is no number")
+        raise AdapterError(f"{source} says {key} = {str(value)[:40]!r}, which is no number")
     return float(value)
 
 
-def _names(pattern: str, layer: str) -> bool:
+def _names(pattern: str, layer: str, source: str) -> bool:
     """Whether peft's pattern means a layer: its whole name, or the end of it behind a dot.
 
     Patterns come from strangers, and some regular expressions take for ever: only dots, words and `.*` are taken.
     """
     plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if re.fullmatch(r"[\w.*]+", plain) is None or plain.replace(".*", "").count("*") or plain.count("*") > 4:
-        raise AdapterError(f"{PEFT_CONFIG} has the pattern {pattern[:60]!r}. hint: write layers' names, and `.*`")
+        raise AdapterError(f"{source} has the pattern {pattern[:60]!r}. hint: write layers' names, and `.*`")
     written = ".*".join(map(re.escape, plain.split(".*")))
     return re.fullmatch(written if pattern.startswith("^") else rf"(.*\.)?({written})", layer) is not None

@@ -18,7 +18,8 @@ MAX_HEADER_BYTES: Final = 32 * 2**20
 """A third of the format's own limit: 300 000 tensors."""
 MAX_FILES: Final = 1000
 MAX_TENSORS: Final = 1_000_000
-_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_METADATA: Final = "__metadata__"
+PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _BITS: Final = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
     "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
@@ -100,7 +101,7 @@ def _check_other_weights(folder: Path) -> None:
 
 def _check_not_pickled(folder: Path, single: str) -> None:
     """Raises FileError where there are weights, but only such as can run code when they are read."""
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES) if folder.is_dir() else []
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES) if folder.is_dir() else []
     if pickles and not (folder / single).exists():
         raise FileError(
             f"the weights are pickled ({', '.join(pickles[:3])}), and a pickle can run code when it is read. "
@@ -114,6 +115,19 @@ def _all_text(values: Any) -> bool:
 
 def of_file(path: Path) -> tuple[list[StoredTensor], int]:
     """The tensors of one file, and its size. Raises FileError; blocks."""
+    table, data_start, size = _header(path)
+    data_bytes = size - data_start
+    return [_tensor(path.name, name, e, data_bytes, data_start) for name, e in table.items() if name != _METADATA], size
+
+
+def remarks_of(path: Path) -> dict[str, str]:
+    """What the writer of a file has noted in its header, as texts by name. Raises FileError; blocks."""
+    noted = _header(path)[0].get(_METADATA)
+    return {str(k): v for k, v in noted.items() if isinstance(v, str)} if isinstance(noted, dict) else {}
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The table of one file, where its data begins, and its size. Raises FileError."""
     with model_files.opened(path) as file:
         start, size = file.at(0, foreign.PROBE_BYTES), file.size
         length = int.from_bytes(start[:8], "little")
@@ -125,10 +139,7 @@ def of_file(path: Path) -> tuple[list[StoredTensor], int]:
         table = model_files.parsed(file.at(8, length), path.name)
     if not isinstance(table, dict):
         raise FileError(f"the header of {path.name} is not a JSON object")
-    data_bytes = size - 8 - length
-    return [
-        _tensor(path.name, name, e, data_bytes, 8 + length) for name, e in table.items() if name != "__metadata__"
-    ], size
+    return table, 8 + length, size
 
 
 def _tensor(file: str, name: str, entry: Any, data_bytes: int, data_start: int) -> StoredTensor:

@@ -34,7 +34,7 @@ from backends.messages.events import (
     Tokenized,
     TokenLogprob,
 )
-from backends.messages.facts import EncoderFacts, Facts, GeneratorFacts, TextFacts
+from backends.messages.facts import EncoderFacts, Facts, GeneratorFacts, TextFacts, told_adapters
 from backends.messages.jobs import (
     BACKGROUND_PRIORITY,
     ChatPrompt,
@@ -175,5 +175,6 @@ __all__ = [
     "Tokenized",
     "ToolCalls",
     "VectorJob",
+    "told_adapters",
     "whole_blocks",
 ]

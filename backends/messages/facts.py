@@ -18,6 +18,11 @@ class Facts(Plain, frozen=True):
         """What `/v1/status` and `ps` tell of a loaded model because it is of this sort, by name."""
         return {}
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Every LoRA adapter that is configured, and why it is not served; empty text where it is."""
+        return {}
+
 
 class TextFacts(Facts, frozen=True):
     """Of any model that reads text."""
@@ -50,9 +55,14 @@ class GeneratorFacts(TextFacts, tag="generator", frozen=True):
     @property
     def told(self) -> Mapping[str, Figure]:
         """The adapters that are served."""
-        served = [name for name, why in self.adapters.items() if not why]
-        return {"adapters": ", ".join(served)} if served else {}
+        return told_adapters(self.adapters)
 
 
 class EncoderFacts(TextFacts, tag="encoder", frozen=True):
     """Of an embedding model or a reranker."""
+
+
+def told_adapters(adapters: Mapping[str, str]) -> dict[str, Figure]:
+    """Those that are served, of `Facts.adapters`."""
+    served = [name for name, why in adapters.items() if not why]
+    return {"adapters": ", ".join(served)} if served else {}

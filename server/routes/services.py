@@ -75,9 +75,8 @@ class ModelFacts:
         """Why it cannot be served; None where nothing is known to speak against it."""
         if self.info.unusable is not None or not self.adapter:
             return self.info.unusable
-        generator = None if self.ready is None else self.ready.generator
-        if generator is not None:
-            return generator.adapters.get(self.adapter, "the model was loaded without it") or None
+        if self.ready is not None:
+            return self.ready.facts.adapters.get(self.adapter, "the model was loaded without it") or None
         known = () if self.header is None else self.header.adapters
         return next((adapter.problem for adapter in known if adapter.name == self.adapter), None)
 

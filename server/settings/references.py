@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from backends.backend import HeaderError
 from backends.files import foreign, model_files
+from backends.files.adapters import PEFT_CONFIG
 from backends.gguf.parts import HUB_TAG as HUB_TAG
 from backends.gguf.parts import PART
 from backends.registry import recognised
@@ -148,7 +149,7 @@ def _located(text: str) -> Located:
 
 
 def adapter_place(text: str) -> str:
-    """Where an adapter lies: a reference becomes its folder, or its one GGUF file, in the local cache where it is."""
+    """Where an adapter lies: a reference becomes its folder, or its one file, in the local cache where it is."""
     path = Path(text).expanduser()
     reference = None if model_files.is_there(path) else parse_hub_reference(text)
     if reference is None:
@@ -159,8 +160,10 @@ def adapter_place(text: str) -> str:
         folder = None
     if folder is None:
         return f"hf:{reference.repo}"
-    ggufs = sorted(folder.glob("*.gguf"))
-    return str(ggufs[0] if len(ggufs) == 1 else folder)
+    if (folder / PEFT_CONFIG).exists():
+        return str(folder)
+    found = sorted(folder.glob("*.gguf")) or sorted(folder.glob("*.safetensors"))
+    return str(found[0] if len(found) == 1 else folder)
 
 
 def hub_cache() -> Path:
@@ -213,7 +216,7 @@ def _other_folder(path: Path) -> str:
     ggufs = sorted(file.name for file in path.glob("*.gguf"))
     if ggufs:
         return f". hint: name the file: {', '.join(ggufs[:4])}"
-    if (path / "adapter_config.json").exists():
+    if (path / PEFT_CONFIG).exists():
         return ", a LoRA adapter, which changes another model. hint: name it in [models.NAME.adapters] of that model"
     if (path / "model_index.json").exists():
         return ", a pipeline that makes pictures. hint: onecard serves models of text"

@@ -9,6 +9,8 @@ import pytest
 
 from tests.http.conftest import Server
 
+Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -24,12 +26,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """See above."""
+    from tests.draw.lora import random_pairs, red_is_blue
+
     folder = tmp_path_factory.mktemp("draw")
+    blue = red_is_blue(folder / "blue.safetensors")
+    random_pairs(folder / "wrong.safetensors", {f"unet.{Q}": (40, 32)})
     settings = {
         "models": {
             "artist": {"path": str(made), "image_steps": 8, "image_guidance": 3.0, "image_size": "128x128"},
             "other": {"path": str(made), "image_steps": 4, "parallel": 1},
-            "toy": {"path": "demo-draw"},
+            "toy": {"path": "demo-draw", "adapters": {"blue": str(blue), "wrong": str(folder / "wrong.safetensors")}},
             "chat": {"path": "demo", "context": 4096, "parallel": 32},  # 128 MiB of KV cache
         },
         "server": {"drain_s": 1},
