@@ -31,10 +31,12 @@ _OWN_MODEL_SHARE: Final = 0.07
 """The same of a draft model's tokens: a text in which every second comes true goes on with drafts past six misses."""
 _LEAST_CHANCE: Final = 0.25
 """A draft ends where it is less likely to come so far."""
+_LEAST_MODEL_CHANCE: Final = 0.1
+"""The same of a draft model's, which is right as often as it was: on a card, and up to four rows, rows cost little."""
 _LIKELY: Final = 0.5
-_LENGTHS: Final = (1, 3, 7, 15)
-"""Drafted rows of a step: with a sequence's own one two, four, eight or sixteen, as kernels compute them. Few lengths
-are soon known."""
+_LENGTHS: Final = (1, 3, 5, 7, 15)
+"""Drafted rows of a step: with a sequence's own one two, four, eight or sixteen, as kernels compute them, or six. Few
+lengths are soon known."""
 _GAIN: Final = 1.04
 """So much faster a step has to be than one without drafts."""
 _FAIR: Final = 1.0
@@ -108,7 +110,7 @@ class ModelTrust:
 
     def chances(self, most: int) -> list[float]:
         """How likely a draft comes true up to and with each of its tokens; empty where that is too unlikely."""
-        found = [chance for n in range(1, most + 1) if (chance := self._chance**n) >= _LEAST_CHANCE]
+        found = [chance for n in range(1, most + 1) if (chance := self._chance**n) >= _LEAST_MODEL_CHANCE]
         self._n_idle = 0 if len(found) > 1 else self._n_idle + 1
         if self._n_idle >= self._patience:
             self._chance, self._n_idle = max(self._chance, _MODEL_AT_FIRST), 0
@@ -123,7 +125,7 @@ class ModelTrust:
         """Whether the next token, which leads by so much, is worth a row; the draft ends where it is not."""
         bucket = bisect.bisect(_MARGINS, margin)
         self._chain *= self._record.by_margin[bucket]
-        if self._chain < _LEAST_CHANCE:
+        if self._chain < _LEAST_MODEL_CHANCE:
             if not self._margins:
                 self._learn(hit=False)
             return False

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.generation.batching import (
+    ALONE_TOKENS,
+    ALONE_US,
     AUTO_ITL_STEPS,
     GRAIN,
     LEAST_TOKENS,
@@ -101,6 +103,16 @@ def test_a_short_prompt_that_holds_up_no_other_is_computed_at_once_however_slow_
 
     assert batcher.plan([Demand(0, 47, False)]) == [Share(0, 47)]
     assert batcher.plan([Demand(0, 1, True), Demand(1, 47, False)])[1].n_tokens < 47
+
+
+def test_a_prompt_beside_nothing_is_computed_in_long_steps_on_a_slow_machine() -> None:
+    batcher = Batcher(pace=learned(token_us=3_000))
+    prompt = Demand(0, 1000, False)
+
+    assert batcher.plan([prompt]) == [Share(0, ALONE_TOKENS)]
+    assert batcher.plan([prompt], brief=True)[0].n_tokens <= GRAIN
+    assert batcher.plan([prompt, Demand(1, 1000, False, slot=1)])[0].n_tokens <= ALONE_US / 3_000 + GRAIN / 2
+    assert Batcher(pace=learned(token_us=30_000)).plan([prompt]) == [Share(0, GRAIN)]
 
 
 def test_another_prompt_has_a_share_only_where_the_one_before_it_ends() -> None:
