@@ -1,20 +1,22 @@
 """What a training job takes of memory, computed from its base's header before anything is loaded. Pure and light.
 
-The peak of a step is when its backward pass begins: weights, the optimiser's moments, gradients of earlier passes, all
-activations that the pass keeps, and the logits. Activations are counted as transformers' layers keep them for autograd,
-in values per token and layer (Korthikanti et al., https://arxiv.org/abs/2205.05198, section 4, does it for GPT in 16
-bits): of a gated layer 8 of the hidden width (both norms' inputs and results, queries, keys, values, what attention
-gives), 4 of the feed-forward width (gate, its activation, up, their product), and an adapter's narrow results. Where
-the norms' weights learn, 2 more of the hidden width. GPT-2's activation function is written out in PyTorch and keeps 5
-of the feed-forward width. With gradient checkpointing a layer keeps its input, and one at a time all of the above.
+A step has two moments at which it may hold most: when the loss is computed, with all activations that its backward pass
+needs and the logits; and near the end of that pass, with the gradients and the activations of one layer. Beside either
+stand the weights, the optimiser's moments, and the gradients of earlier passes.
+
+Activations are counted as transformers' layers keep them for autograd, in values per token and layer (Korthikanti et
+al., https://arxiv.org/abs/2205.05198, section 4, does it for GPT in 16 bits): of a gated layer 8 of the hidden width
+(both norms' inputs and results, queries, keys, values, what attention gives), 4 of the feed-forward width (gate, its
+activation, up, their product), and an adapter's narrow results. Where the norms' weights learn, 2 more of the hidden
+width. GPT-2's activation function is written out in PyTorch and keeps 5 of the feed-forward width. Dropout on a CPU
+keeps its noise in 32 bits, and attention that drops some of its scores keeps them three times, and scaled queries and
+keys. With gradient checkpointing a layer keeps its input, and one at a time all of the above.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.bnb import arithmetic
 from backends.messages.training import ALL_LINEAR
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _FLOAT_BYTES: Final = 4
 _MOMENTS: Final = 2
+KEPT_CHECKPOINTS: Final = 3
+"""The two newest, and the best."""
 _RUNTIME_BYTES: Final = 300 * 2**20
 """Python with PyTorch, transformers and peft on a CPU, measured."""
 _SLICE_BYTES: Final = 16 * 2**20
@@ -33,7 +37,6 @@ _SLICE_BYTES: Final = 16 * 2**20
 _ROW_BYTES: Final = 5
 """A token of the data, and whether it is learnt."""
 _TOKEN_CHARS: Final = 3
-_GIB: Final = 2**30
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Price:
     host_runtime: int
     """Beside a card."""
     disk_bytes: int
-    """The checkpoints that stay, and the result."""
+    """The most that lies there: the checkpoints that stay, and one beside them that is being written. The result is
+    smaller than that one."""
     trainable: int
     """Numbers that learn."""
 
@@ -68,24 +72,6 @@ class Price:
         """Of host memory beside a card; 0 without one."""
         return self.data + self.host_runtime if self.on_card else 0
 
-    def lines(self) -> list[str]:
-        """The sum as a person reads it."""
-        parts = {
-            "weights": self.weights,
-            "adapters": self.adapters,
-            "gradients": self.gradients,
-            "optimiser": self.optimiser,
-            "activations": self.activations,
-            "logits": self.logits,
-            "runtime": self.runtime,
-            **({} if self.on_card else {"data": self.data}),
-        }
-        told = [f"{name:<12} {n_bytes / _GIB:8.3f} GiB" for name, n_bytes in parts.items() if n_bytes]
-        told.append(f"{'together':<12} {self.device_bytes / _GIB:8.3f} GiB")
-        if self.host_bytes:
-            told.append(f"{'host memory':<12} {self.host_bytes / _GIB:8.3f} GiB")
-        return [*told, f"{'on disk':<12} {self.disk_bytes / _GIB:8.3f} GiB"]
-
 
 def price(header: FolderInfo, recipe: Recipe, *, text_bytes: int = 0) -> Price:
     """Of one recipe; `text_bytes` is what `examples.check` has counted. Measured peaks: docs/benchmarks.md."""
@@ -95,43 +81,55 @@ def price(header: FolderInfo, recipe: Recipe, *, text_bytes: int = 0) -> Price:
     n_all = sum(tensor.n_elements for tensor in header.tensors)
     trainable = n_all if recipe.method == "full" else n_adapters
     tokens = recipe.micro_batch * recipe.max_length
-    activations = _Activations(header, recipe, tokens)
-    gradients = trainable * _FLOAT_BYTES
-    kept = activations.kept_bytes
-    if recipe.accumulation == 1:  # they come as the activations go
-        gradients, kept = _together(gradients, kept, header, recipe)
+    moment = _fullest(header, recipe, trainable, tokens)
     learnt = trainable * _FLOAT_BYTES
     runtime = arithmetic.RUNTIME_BYTES["cuda"]
     return Price(
         weights=sum(_weight_bytes(tensor, header, recipe) for tensor in header.tensors),
         adapters=n_adapters * _FLOAT_BYTES,
-        gradients=gradients,
+        gradients=moment.gradients,
         optimiser=learnt * _MOMENTS,
-        activations=kept,
-        logits=activations.logits_bytes,
+        activations=moment.activations,
+        logits=moment.logits,
         runtime=runtime.device if on_card else _RUNTIME_BYTES,
         data=text_bytes // _TOKEN_CHARS * _ROW_BYTES,
         on_card=on_card,
         host_runtime=runtime.host if on_card else 0,
-        disk_bytes=3 * (1 + _MOMENTS) * learnt + learnt,
+        disk_bytes=(KEPT_CHECKPOINTS + 1) * (1 + _MOMENTS) * learnt,
         trainable=trainable,
     )
 
 
-def fitting(header: FolderInfo, recipe: Recipe, budget_bytes: int, *, text_bytes: int = 0) -> Recipe | None:
-    """The recipe with the largest micro-batch that fits, of the same effective batch; None where not one line does."""
-    for lines in range(recipe.micro_batch, 0, -1):
-        if recipe.effective_batch % lines == 0:
-            smaller = msgspec.structs.replace(recipe, micro_batch=lines, accumulation=recipe.effective_batch // lines)
-            if price(header, smaller, text_bytes=text_bytes).device_bytes <= budget_bytes:
-                return smaller
-    return None
+class _Moment(NamedTuple):
+    """Bytes that a step holds at a time, beside weights and moments."""
+
+    gradients: int
+    activations: int
+    logits: int
 
 
-def _together(gradients: int, kept: int, header: FolderInfo, recipe: Recipe) -> tuple[int, int]:
-    """Of gradients that grow while activations shrink: what there is of both at the worse end, and the head's."""
-    head = header.n_vocab * header.number("hidden_size") * _FLOAT_BYTES if recipe.method == "full" else 0
-    return (head, kept) if kept + head >= gradients else (gradients, 0)
+def _fullest(header: FolderInfo, recipe: Recipe, trainable: int, tokens: int) -> _Moment:
+    """The moment of a step at which it holds most."""
+    kept = _Activations(header, recipe, tokens)
+    gradients = trainable * _FLOAT_BYTES
+    earlier = gradients if recipe.accumulation > 1 else 0
+    ends, inputs, layer = kept.ends_bytes, kept.inputs_bytes, kept.layer_bytes + kept.passing_bytes
+    is_tied = header.config.get("tie_word_embeddings") is True or not any("lm_head" in t.name for t in header.tensors)
+    table = header.n_vocab * kept.hidden * _FLOAT_BYTES if recipe.method == "full" else 0
+    """Of the gradient of an embedding, or of the head."""
+    first = (gradients - table) // max(kept.n_layers, 1) + (0 if is_tied else table)
+    """Of the gradient of the first layer, which comes last."""
+    all_layers = inputs if recipe.gradient_checkpointing else kept.n_layers * kept.layer_bytes
+    moments = [
+        _Moment(earlier, all_layers + ends, kept.logits_bytes(beside=table)),
+        _Moment(earlier or table, all_layers + ends + kept.passing_bytes, 0),
+        _Moment(earlier or gradients - first, layer + ends, 0),
+    ]
+    if recipe.gradient_checkpointing:
+        moments.append(_Moment(earlier or table, inputs + layer + ends, 0))
+    if is_tied:
+        moments.append(_Moment(gradients + table, ends, 0))
+    return max(moments, key=sum)
 
 
 def _adapter_values(header: FolderInfo, layers: list[StoredTensor], recipe: Recipe) -> int:
@@ -171,40 +169,46 @@ class _Activations:
     def __init__(self, header: FolderInfo, recipe: Recipe, tokens: int) -> None:
         self._header, self._recipe, self._tokens = header, recipe, tokens
         self._size = 2 if recipe.device == "cuda" else _FLOAT_BYTES
-        self._hidden = header.number("hidden_size") or header.number("n_embd")
+        self.hidden = header.number("hidden_size") or header.number("n_embd")
         heads = max(header.number("num_attention_heads") or header.number("n_head"), 1)
-        head_size = header.number("head_dim") or self._hidden // heads
+        head_size = header.number("head_dim") or self.hidden // heads
         self._queries = heads * head_size
         self._keys = (header.number("num_key_value_heads") or heads) * head_size
-        self._wide = header.number("intermediate_size") or header.number("n_inner") or 4 * self._hidden
+        self._wide = header.number("intermediate_size") or header.number("n_inner") or 4 * self.hidden
         self._heads = heads
-        self._n_layers = header.n_layers or header.number("n_layer")
+        self.n_layers = header.n_layers or header.number("n_layer")
 
-    @property
-    def logits_bytes(self) -> int:
-        """With a slice of them in float32; their gradient takes their own place."""
+    def logits_bytes(self, *, beside: int) -> int:
+        """With a slice of them in float32, or with `beside`; their gradient takes their own place."""
         n_bytes = self._tokens * self._header.n_vocab * self._size
-        return n_bytes + min(n_bytes * _FLOAT_BYTES // self._size, _SLICE_BYTES)
+        return n_bytes + max(beside, min(n_bytes * _FLOAT_BYTES // self._size, _SLICE_BYTES))
 
     @property
-    def kept_bytes(self) -> int:
-        """All of them, at the end of the forward pass, or with checkpointing while the first layer is computed anew."""
-        ends = self._tokens * self._hidden * (self._size + _FLOAT_BYTES)
-        if not self._recipe.gradient_checkpointing:
-            return self._n_layers * self._layer_bytes + ends
-        of_layer = max(0, self._layer_bytes + 3 * self._tokens * self._wide * self._size - self.logits_bytes)
-        return self._n_layers * self._tokens * self._hidden * self._size + of_layer + ends
+    def ends_bytes(self) -> int:
+        """What stands before the first layer and behind the last."""
+        noise = self.hidden * self._noise if self._drops("embd_pdrop") else 0
+        return self._tokens * (self.hidden * (self._size + _FLOAT_BYTES) + noise)
 
     @property
-    def _layer_bytes(self) -> int:
+    def inputs_bytes(self) -> int:
+        """All that is kept of all layers with gradient checkpointing."""
+        return self.n_layers * self._tokens * self.hidden * self._size
+
+    @property
+    def passing_bytes(self) -> int:
+        """Gradients of activations, while a layer is gone through backwards."""
+        return 2 * self._tokens * self._wide * self._size
+
+    @property
+    def layer_bytes(self) -> int:
+        """What one layer keeps."""
         learns_all = self._recipe.method == "full"
         narrow = 0 if learns_all else self._recipe.rank * self._n_targets
-        of_norms = (2 if learns_all else 0) * self._hidden
-        values = (
-            4 * self._hidden + 2 * self._queries + 2 * self._keys + of_norms + self._functions * self._wide + narrow
-        )
-        in_32_bits = 2 * self._hidden * _FLOAT_BYTES if self._recipe.device == "cuda" else 0
-        return self._tokens * (values * self._size + in_32_bits + self._scores_bytes)
+        of_norms = (2 if learns_all else 0) * self.hidden
+        values = 4 * self.hidden + 2 * self._queries + 2 * self._keys + of_norms + self._functions * self._wide + narrow
+        in_32_bits = 2 * self.hidden * _FLOAT_BYTES if self._recipe.device == "cuda" else 0
+        noise = 2 * self.hidden * self._noise if self._drops("resid_pdrop") else 0
+        return self._tokens * (values * self._size + in_32_bits + noise + self._scores_bytes)
 
     @property
     def _functions(self) -> int:
@@ -217,10 +221,20 @@ class _Activations:
     @property
     def _n_targets(self) -> int:
         found = {t.name for t in self._header.tensors if arithmetic.is_linear(t, {}) and _is_target(t, self._recipe)}
-        return round(len(found) / max(self._n_layers, 1))
+        return round(len(found) / max(self.n_layers, 1))
 
     @property
     def _scores_bytes(self) -> int:
-        """Per token: only attention that drops some of its scores keeps them, on a CPU."""
-        drops = any(self._header.config.get(key) for key in ("attention_dropout", "attn_pdrop"))
-        return self._heads * self._recipe.max_length * 9 if drops and self._recipe.device == "cpu" else 0
+        """Per token: only attention that drops some of its scores keeps them, on a CPU, and what they are made of."""
+        if self._recipe.device == "cuda" or not self._drops("attention_dropout", "attn_pdrop"):
+            return 0
+        scaled = self._queries + self._keys if self._recipe.micro_batch == 1 else 0  # of more lines, instead of them
+        return (3 * self._heads * self._recipe.max_length + scaled) * _FLOAT_BYTES
+
+    @property
+    def _noise(self) -> int:
+        """Bytes of what dropout keeps of a value."""
+        return 1 if self._recipe.device == "cuda" else _FLOAT_BYTES
+
+    def _drops(self, *keys: str) -> bool:
+        return any(self._header.config.get(key) for key in keys)

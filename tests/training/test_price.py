@@ -1,25 +1,21 @@
-"""What a job takes, from headers alone: figures that were measured, and how they move with a recipe."""
+"""What a job takes, from headers alone: how the sums move with a recipe."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import pytest
-
 import demo
 from backends.bnb.header import FolderInfo, read
 from backends.files.tensors import StoredTensor
 from backends.messages.training import Recipe
-from backends.training.price import fitting, price
+from backends.training.price import price
 
-MIB = 2**20
 WIDE, HIDDEN, VOCAB, LAYERS = 1408, 512, 8000, 4
 
 
 def llama() -> FolderInfo:
-    """A random Llama of 21 M parameters in float32, whose peaks were measured."""
+    """A random Llama of 21 M parameters in float32."""
     shapes = {"embed_tokens": (VOCAB, HIDDEN), "norm": (HIDDEN,)}
     for i in range(LAYERS):
         at = f"layers.{i}"
@@ -38,16 +34,6 @@ def recipe(**fields: Any) -> Recipe:
     return Recipe("base", "job", "data", "text", **told)
 
 
-@pytest.mark.parametrize(
-    ("fields", "measured_mib"),
-    [({"method": "lora"}, 616), ({"method": "full"}, 788)],
-)
-def test_a_price_is_within_a_tenth_of_what_was_measured(fields, measured_mib):
-    """On two cores, float32: peaks of anonymous memory and mapped weights, with glibc's large blocks given back."""
-    predicted = price(llama(), recipe(**fields))
-    assert predicted.device_bytes == pytest.approx(measured_mib * MIB, rel=0.1)
-
-
 def test_what_learns_is_counted_by_its_method():
     of = {method: price(llama(), recipe(method=method, rank=4)) for method in ("lora", "full")}
     n_all = sum(tensor.n_elements for tensor in llama().tensors)
@@ -59,8 +45,11 @@ def test_what_learns_is_counted_by_its_method():
 
 def test_gradients_of_earlier_passes_stay():
     once, twice = (price(llama(), recipe(method="full", accumulation=n)) for n in (1, 2))
-    assert once.gradients == 4 * VOCAB * HIDDEN
+    assert once.gradients == 0  # they come as the activations go
     assert twice.gradients == 4 * twice.trainable
+    saved = price(llama(), recipe(method="full", gradient_checkpointing=True, micro_batch=1, max_length=8))
+    assert 0 < saved.gradients < 4 * saved.trainable  # few activations, so it is fullest when those come to an end
+    assert saved.logits == 0
 
 
 def test_checkpointing_and_four_bits_take_less():
@@ -70,20 +59,8 @@ def test_checkpointing_and_four_bits_take_less():
     assert packed.weights < 0.55 * plain.weights
 
 
-def test_the_largest_micro_batch_that_fits_is_found():
-    asked = recipe(micro_batch=12)
-    budget = price(llama(), msgspec.structs.replace(asked, micro_batch=5)).device_bytes
-    found = fitting(llama(), asked, budget)
-    assert found is not None
-    assert (found.micro_batch, found.accumulation) == (4, 3)
-    assert fitting(llama(), asked, 100 * MIB) is None
-
-
-def test_a_card_has_host_memory_beside_it_and_the_sum_is_told():
+def test_a_card_has_host_memory_beside_it():
     demos = read(Path(demo.HF_PATH))
     on_card = price(demos, recipe(device="cuda"), text_bytes=3000)
     assert on_card.host_bytes == on_card.host_runtime + 5000
-    told = on_card.lines()
-    assert told[0].startswith("weights")
-    assert [line.split()[0] for line in told[-3:]] == ["together", "host", "on"]
     assert price(demos, recipe()).host_bytes == 0

@@ -41,10 +41,10 @@ SHAPES = {
 }
 
 
-def base_of(name: str, folder: Path) -> Path:
+def base_of(name: str, folder: Path, **sizes: Any) -> Path:
     """A random model of that architecture, with the demo's tokenizer."""
     torch.manual_seed(1)
-    config = getattr(transformers, f"{name}Config")(**SHAPES[name])
+    config = getattr(transformers, f"{name}Config")(**{**SHAPES[name], **sizes})
     kind = "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
     getattr(transformers, kind)(config).save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
