@@ -1,7 +1,9 @@
 """Checkpoints on the disk: written aside and renamed, so that one is there whole or not at all, whatever is killed.
 
-Each is a folder: the weights that learn, the optimiser's moments, and `state.json`, which names sizes of both. Weights
-of an adapter are as peft writes them. Safetensors only: a checkpoint is never unpickled.
+One of a step that has one already gets a name of its own (`step-00000040-1`), and the older one goes when it is there:
+a rename that replaces a folder would be two. Each is a folder: the weights that learn, the optimiser's moments, and
+`state.json`, which names sizes of both. Weights of an adapter are as peft writes them. Safetensors only: a checkpoint
+is never unpickled.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ import msgspec
 
 from backends.files import model_files
 from backends.training.errors import TrainError
+from backends.training.price import KEPT_CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 STATE: Final = "state.json"
-_NAME: Final = re.compile(r"step-(\d{8})")
+_NAME: Final = re.compile(r"step-(\d{8})(?:-(\d{1,6}))?")
 _ASIDE: Final = ".writing-"
 _GONE: Final = ".gone-"
-_KEPT: Final = 2
 _STATE_BYTES: Final = 2**20
 
 
@@ -63,17 +65,20 @@ class Checkpoints:
             shutil.rmtree(left)
 
     def all(self) -> list[Checkpoint]:
-        """Those that are whole, the oldest first."""
-        found = (self._read(path) for path in sorted(self.folder.iterdir()) if _NAME.fullmatch(path.name))
-        return [one for one in found if one is not None]
+        """Those that are whole, one of each step, the oldest first."""
+        found = {}
+        for (step, _), path in self._named():
+            if (one := self._read(path)) is not None:
+                found[step] = one
+        return list(found.values())
 
     def at(self, step: int) -> Checkpoint | None:
         """The one behind that step, if it is there and whole."""
-        return self._read(self.folder / f"step-{step:08d}")
+        return next((one for one in self.all() if one.state.step == step), None)
 
     def write(self, state: State, fill: Callable[[Path], None]) -> Checkpoint:
         """Make one; `fill` writes files into a folder. Raises TrainError where the disk is full or refuses."""
-        target = self.folder / f"step-{state.step:08d}"
+        target = self.folder / self._free_name(state.step)
 
         def whole(folder: Path) -> None:
             fill(folder)
@@ -88,13 +93,25 @@ class Checkpoints:
         self._tidy(keep={written.state.step, written.state.best_step})
         return written
 
+    def _named(self) -> list[tuple[tuple[int, int], Path]]:
+        """Step and number of each folder that is called like a checkpoint, and where it is; the oldest first."""
+        found = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return sorted(((int(name[1]), int(name[2] or 0)), path) for name, path in found if name is not None)
+
+    def _free_name(self, step: int) -> str:
+        last = max((number for (of_step, number), _ in self._named() if of_step == step), default=None)
+        return f"step-{step:08d}" if last is None else f"step-{step:08d}-{last + 1}"
+
     def _tidy(self, keep: Collection[int]) -> None:
         """Remove old ones, by a rename first: half of a folder is never taken for one."""
-        steps = [one.state.step for one in self.all()]
-        for step in set(steps) - {*steps[-_KEPT:], *keep}:
-            gone = self.folder / f"{_GONE}{step}"
-            (self.folder / f"step-{step:08d}").rename(gone)
-            shutil.rmtree(gone)
+        whole = self.all()
+        newest = {one.state.step for one in whole[1 - KEPT_CHECKPOINTS :]}
+        stay = {one.folder for one in whole if one.state.step in {*newest, *keep}}
+        for _, path in self._named():
+            if path not in stay:
+                gone = self.folder / f"{_GONE}{path.name}"
+                path.rename(gone)
+                shutil.rmtree(gone)
 
     @staticmethod
     def _read(folder: Path) -> Checkpoint | None:
@@ -108,38 +125,37 @@ class Checkpoints:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Write a folder aside, see it to the disk, and give it its name; what stood there is replaced.
+    """Write a folder aside, see it to the disk, and give it its name; what stood there goes first.
 
-    Raises TrainError where the disk is full or refuses.
+    Raises TrainError where the disk is full or refuses; then there is neither.
     """
     aside = target.parent / f"{_ASIDE}{target.name}"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in (aside, target):
+            if left.exists():
+                shutil.rmtree(left)
         aside.mkdir(parents=True)
         fill(aside)
         for file in aside.iterdir():
             _sync(file)
         _sync(aside)
-        if target.exists():
-            gone = target.parent / f"{_GONE}{target.name}"
-            shutil.rmtree(gone, ignore_errors=True)
-            target.rename(gone)
-            aside.rename(target)
-            shutil.rmtree(gone)
-        else:
-            aside.rename(target)
+        aside.rename(target)
         _sync(target.parent)
     except Exception as error:
-        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
+        written, free = _written_bytes(aside), shutil.disk_usage(target.parent).free
         shutil.rmtree(aside, ignore_errors=True)
         if not _is_of_disk(error):
             raise
         why = model_files.reason(error) if isinstance(error, OSError) else "no space left on device"
         raise TrainError(
             "disk",
-            f"{target.name} cannot be written: {why}, {free / 2**30:.1f} GiB are free. hint: make room and resume the "
-            "job; the checkpoints before it are whole",
+            f"{target.name} cannot be written: {why} behind {written / 2**20:.1f} MiB of it, with {free / 2**20:.1f} "
+            "MiB free. hint: make room on the disk of the data folder, and begin a new job",
         ) from error
+
+
+def _written_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _is_of_disk(error: Exception) -> bool:

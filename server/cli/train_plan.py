@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from server.cli.console import CliError, ExitCode, write
 from server.cli.fit import entries_of, facts_of
 from server.memory.elsewhere import memory_to_plan_with
+from server.memory.learned import data_folder
 from server.memory.memory import DeviceError
 from server.settings.sizes import format_size
 from server.tuning.bases import untaught
-from server.tuning.estimate import estimate_of
+from server.tuning.disk import free_bytes, short_of
+from server.tuning.estimate import disk_of, estimate_of
 from server.tuning.recipe import MARGIN, Machine, Material, NoFitError, recipe_of, reserved
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ def show_plan(model: str, wanted: Wanted, checked: Checked, *, validated: bool, 
         raise CliError(str(problem), ExitCode.DOES_NOT_FIT) from None
     for line in plan_lines(recipe, footprint, checked, machine):
         write(line)
+    disk_bytes, folder = disk_of(header)(recipe), data_folder()
+    free = format_size(free_bytes(folder))
+    write(f"disk        {format_size(disk_bytes)} of {free} free: checkpoints and the result")
+    if (short := short_of(folder / "-", disk_bytes)) is not None:
+        raise CliError(f"the training has no room: {short}", ExitCode.DOES_NOT_FIT)
 
 
 def plan_lines(recipe: Recipe, footprint: Footprint, checked: Checked, machine: Machine) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.tuning.estimate import estimate_of
+from server.tuning.estimate import disk_of, estimate_of
 from server.tuning.job import JobError
 from server.tuning.preparing import Base, UnfitError
 from server.tuning.recipe import Machine
@@ -33,7 +33,7 @@ class Bases:
             raise UnfitError(JobError("model_unusable", told, "model"))
         if (why := untaught(entry.path.is_dir(), info.header.gives)) is not None:
             raise UnfitError(JobError("model_not_trainable", f"The model '{name}' {why}", "model"))
-        return Base(entry.path, info.header.n_ctx_train, estimate_of(info.header))
+        return Base(entry.path, info.header.n_ctx_train, estimate_of(info.header), disk_of(info.header))
 
     def machine(self) -> Machine:
         """Where it is trained, and what it may take there."""

@@ -1,4 +1,4 @@
-"""What a training takes, as the ledger has it: the sums of `backends.training.price` by memory and component. Pure."""
+"""What a training takes of memory, as the ledger has it, and of the disk: sums of `backends.training.price`. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Estimate = Callable[["Recipe", int], Footprint]
 """Of a recipe, and the bytes of all its examples."""
+DiskBytes = Callable[["Recipe"], int]
+"""The most that a recipe writes: its checkpoints and its result."""
 
 
 def estimate_of(header: Any) -> Estimate:
@@ -35,3 +37,8 @@ def estimate_of(header: Any) -> Estimate:
         return Footprint(host=Parts(further={**computed, "data": told.data}))
 
     return estimate
+
+
+def disk_of(header: Any) -> DiskBytes:
+    """Of a base by its header."""
+    return lambda recipe: price(header, recipe).disk_bytes

@@ -93,6 +93,8 @@ class JobRecord(msgspec.Struct, kw_only=True):
     device_bytes: int = 0
     host_bytes: int = 0
     """The memory that the training takes, as it is estimated."""
+    disk_bytes: int = 0
+    """The most that it writes."""
     progress: JobProgress | None = None
     started_at: int | None = None
     finished_at: int | None = None

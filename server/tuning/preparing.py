@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from backends.training.examples import check
 from server.errors import ApiError
 from server.files.folder import no_place
+from server.tuning.disk import short_of
 from server.tuning.job import JobError
 from server.tuning.recipe import Machine, Material, NoFitError, recipe_of, reserved
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from backends.messages.training import Recipe, TrainForm
     from backends.training.examples import Checked
     from server.files.store import FileStore
-    from server.tuning.estimate import Estimate
+    from server.tuning.estimate import DiskBytes, Estimate
     from server.tuning.job import Job
     from server.tuning.store import TuningStore
 
@@ -36,6 +37,7 @@ class Base:
     path: Path
     n_ctx_train: int
     estimate: Estimate
+    disk_bytes: DiskBytes
 
 
 class UnfitError(Exception):
@@ -54,6 +56,7 @@ class Prepared:
     n_examples: int
     device_bytes: int
     host_bytes: int
+    disk_bytes: int
 
 
 def prepare(job: Job, base: Base, machine: Machine, *, files: FileStore, store: TuningStore) -> Prepared:
@@ -74,8 +77,10 @@ def prepare(job: Job, base: Base, machine: Machine, *, files: FileStore, store: 
         recipe, footprint = recipe_of(record.wanted, record.seed, material, machine, base.estimate)
     except NoFitError as problem:
         raise UnfitError(JobError("cannot_fit", str(problem))) from None
-    amount = reserved(footprint)
-    return Prepared(recipe, checked.examples, amount.device, amount.host)
+    amount, disk_bytes = reserved(footprint), base.disk_bytes(recipe)
+    if (short := short_of(folder, disk_bytes)) is not None:
+        raise UnfitError(JobError("disk_full", f"The training has no room: {short}"))
+    return Prepared(recipe, checked.examples, amount.device, amount.host, disk_bytes)
 
 
 def _checked(path: Path, form: TrainForm | None, param: str) -> Checked:

@@ -17,6 +17,7 @@ from backends.plan import Amount, Footprint, Parts
 from server.errors import ApiError, place_of
 from server.pool.room import NoRoomError
 from server.pool.status import TrainingStatus
+from server.tuning.disk import short_of
 from server.tuning.job import Job, JobError, JobRecord, State
 from server.tuning.preparing import Base, UnfitError, prepare
 from server.tuning.recipe import Machine
@@ -86,6 +87,7 @@ class TuningRunner:
         self._task: asyncio.Task[None] | None = None
         self._not_before: dict[str, float] = {}
         self._why_not: dict[str, str] = {}
+        self._no_disk: dict[str, str] = {}
         self._stopping = False
         tenant.told = self._told
 
@@ -236,6 +238,7 @@ class TuningRunner:
         def edit(record: JobRecord) -> None:
             record.recipe, record.n_examples = prepared.recipe, prepared.n_examples
             record.device_bytes, record.host_bytes = prepared.device_bytes, prepared.host_bytes
+            record.disk_bytes = prepared.disk_bytes
 
         with _already_ended():
             job = await asyncio.to_thread(self._store.change, job.id, "queued", edit)
@@ -261,7 +264,8 @@ class TuningRunner:
     def _why_not_now(self, job: Job) -> str | None:
         rules, quiet_s = self._rules(), self._tenant.quiet_s
         if self._now() < self._not_before.get(job.id, 0.0):
-            return "it failed a moment ago, and is begun again soon"
+            return self._no_disk.get(job.id, "it failed a moment ago, and is begun again soon")
+        self._no_disk.pop(job.id, None)
         if rules.policy == "idle-only" and quiet_s < _QUIET_S:
             return "requests are being answered"
         if self._tenant.fits_beside(_amount(job)) or rules.policy == "exclusive" or quiet_s >= rules.idle_after_s:
@@ -269,7 +273,12 @@ class TuningRunner:
         return f"models hold its memory that were in use within the last {rules.idle_after_s:g} s"
 
     async def _begin(self, job: Job) -> bool:
-        """Whether it has the memory and runs. Raises ApiError."""
+        """Whether it has the disk and the memory, and runs. Raises ApiError."""
+        short = await asyncio.to_thread(short_of, self._store.folder(job.id), job.record.disk_bytes)
+        if short is not None:
+            self._not_before[job.id] = self._now() + _TROUBLE_S
+            self._no_disk[job.id] = short
+            return False
         session = Session(job, self._store, self._module, self._counts.on_training_step)
         record = job.record
         device, host = (Parts(further={"training": n}) for n in (record.device_bytes, record.host_bytes))
