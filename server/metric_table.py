@@ -87,6 +87,9 @@ SERVER: Final[Mapping[str, Family]] = MappingProxyType(
         "memory_budget": Family("memory_budget_bytes", "gauge", "What all models may hold", ("device", "memory")),
         "memory_reserved": Family("memory_reserved_bytes", "gauge", "What the models hold", ("device", "memory")),
         "memory_other": Family("memory_other_bytes", "gauge", "What other programs hold", ("device", "memory")),
+        "memory_headroom": Family(
+            "memory_headroom_bytes", "gauge", "Left free on the card while another program's use of it grows"
+        ),
         "prefix_cache": Family("prefix_cache_bytes", "gauge", "Cached prefixes in host memory"),
         "prefix_cache_reserved": Family(
             "prefix_cache_reserved_bytes", "gauge", "What is reserved for them in the budget of host memory"

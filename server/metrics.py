@@ -147,6 +147,7 @@ class Metrics:
         self.memory_budget: Gauge = made["memory_budget"]
         self.memory_reserved: Gauge = made["memory_reserved"]
         self.memory_other: Gauge = made["memory_other"]
+        self.memory_headroom: Gauge = made["memory_headroom"]
         self.prefix_cache: Gauge = made["prefix_cache"]
         self.prefix_cache_reserved: Gauge = made["prefix_cache_reserved"]
         self.keys = KeyMetrics(made["key_requests"], made["key_refused"], made["key_tokens"])

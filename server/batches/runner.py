@@ -170,7 +170,8 @@ class BatchRunner:
 
     async def _woken(self, within_s: float | None) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), within_s)
+            async with asyncio.timeout(within_s):  # wait_for forgets a cancellation that comes with the news
+                await self._news.wait()
 
     async def _once(self) -> float:
         """One model's turn, and what is to be done before and behind it; when to look again. Raises ApiError."""

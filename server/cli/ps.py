@@ -93,8 +93,8 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    told = (card_warnings, troubles, choices, kv_caches, drafts, speeds, facts, training)
-    lines += [Text(line) for part in told for line in part(status)]
+    parts = (card_warnings, troubles, choices, kv_caches, drafts, speeds, facts, training)
+    lines += [Text(line) for part in parts for line in part(status)]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
         legend += "; ~ is the prefix cache"
@@ -103,6 +103,10 @@ def page(status: dict[str, Any], columns: int) -> Group:
     lines.append(Text(legend, style="dim"))
     if lent := status["memory"].get("lent_bytes"):
         lines.append(Text(f"{format_size(lent)} of the budget are lent to other programs", style="dim"))
+    if headroom := status["memory"].get("headroom_bytes"):
+        lines.append(
+            Text(f"{format_size(headroom)} are left free: another program's use of the card grows", style="dim")
+        )
     if others := status["memory"].get("other_bytes"):
         lines.append(Text(f"other programs hold {format_size(others)}", style="dim"))
     return Group(*lines)

@@ -167,7 +167,7 @@ class MemoryBudget:
             entry.name,
             facts.header,
             wish(entry.config, self.memory.device, context=context),
-            budget=self.memory.ledger.budget,
+            budget=self.memory.ledger.budget + Amount(device=self.memory.neighbours.held_back_bytes),
             free=usable,
             estimate=self.estimator.of(facts, within=usable),
             speed=self.speeds.of(facts),

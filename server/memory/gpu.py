@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -65,6 +65,16 @@ async def card() -> Card:
     return await answer(_card, within_s=ANSWER_WITHIN_S)
 
 
+async def held_by(pids: Sequence[int]) -> int | None:
+    """Bytes of the card that these processes hold; None where the driver does not tell of any, as in a container."""
+    try:
+        found = {holder.pid: holder.n_bytes for holder in (await card()).holders if holder.pid in pids}
+    except GpuError:
+        return None
+    known = [n_bytes for n_bytes in found.values() if n_bytes is not None]
+    return sum(known) if known else None
+
+
 async def answer(question: Callable[[], T], *, within_s: float) -> T:
     """Run a call that may never return, in a daemon thread that is left behind when it does not. Raises GpuError."""
     loop = asyncio.get_running_loop()
@@ -80,7 +90,8 @@ async def answer(question: Callable[[], T], *, within_s: float) -> T:
 
     threading.Thread(target=ask, name="gpu", daemon=True).start()
     try:
-        return await asyncio.wait_for(future, within_s)
+        async with asyncio.timeout(within_s):  # wait_for forgets a cancellation that comes with the answer
+            return await future
     except TimeoutError:
         raise GpuError(f"the NVIDIA driver did not answer in {within_s:g} s") from None
 

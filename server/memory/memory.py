@@ -21,6 +21,7 @@ from backends.plan import Amount
 from server.memory import gpu
 from server.memory.hours import by_hours
 from server.memory.ledger import Ledger, Tenant
+from server.memory.neighbours import EVERY_S, Neighbours
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache
 from server.own_folder import user_folder
 from server.settings.sizes import format_size
@@ -94,6 +95,7 @@ class Memory:
         warnings: Sequence[str] = (),
         follow: Follow = Follow(),
         prefix_cache: PrefixCache | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.device: Device = device
         self.ledger = Ledger(budget, has_card=device == "cuda")
@@ -105,6 +107,8 @@ class Memory:
         self.guest: Guest | None = None
         self.total = total
         """What the machine has."""
+        self.neighbours = neighbours or Neighbours(total.device, 0)
+        """What other programs take of the card."""
         self.device_name = device_name
         self.warnings = list(warnings)
         self._device_free_bytes = device_free_bytes
@@ -226,15 +230,19 @@ class Memory:
     def _reserve_prefix_cache(self) -> None:
         self.ledger.host.reserve_prefix_cache(self.prefix_cache.reserved_bytes)
 
-    async def keep_looking(self, *, every_s: float = LOOK_EVERY_S) -> None:
+    async def keep_looking(self) -> None:
         """Look every now and then, until cancelled; while a card does not answer, the last figure stands."""
         silent_until = 0.0
+        answers = True
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(EVERY_S if self.neighbours.uneasy else LOOK_EVERY_S)
             try:
                 await self.look()
-            except gpu.GpuError:
-                continue
+                answers = True
+            except gpu.GpuError as error:
+                if answers:
+                    _LOG.warning("card_unread reason=%r hint=%r", str(error), "its budget stays as it is")
+                answers = False
             except OSError as error:
                 if time.monotonic() >= silent_until:
                     silent_until = time.monotonic() + SAY_EVERY_S
@@ -253,16 +261,26 @@ class Memory:
             changed = self._resize(self.ledger.host, self._follow.host, on_host)
         try:
             if self.device == "cuda":
+                before = self.ledger.device.measured_bytes
                 self._device_free_bytes = (await gpu.memory()).free_bytes
                 measured = self.ledger.device.measured_bytes
-                if measured is not None:  # a load changes what is free from moment to moment
-                    usable = self._device_free_bytes + measured
-                    changed = self._resize(self.ledger.device, self._follow.device, self._with_lent(usable)) or changed
+                if measured is not None and measured == before:  # a load changes what is free from moment to moment
+                    usable = await self._usable_on_card(measured)
+                    changed = self._resize(self.ledger.device, self._follow.device, usable) or changed
         finally:
             if changed:
                 self.share_out()
                 for tell in self.on_budget_change:
                     tell()
+
+    async def _usable_on_card(self, measured_bytes: int) -> int:
+        """What models may have of the card, less what is left free for a program whose use of it grows."""
+        free_bytes = self._device_free_bytes
+        usable = self._with_lent(free_bytes + measured_bytes)
+        known = await gpu.held_by(self.pids()) if self.neighbours.uneasy else None
+        ours_beyond = max(0, (known or 0) - measured_bytes)  # what workers took since is no other program's
+        self.neighbours.look(time.monotonic(), self.total.device - usable - ours_beyond)
+        return usable - self.neighbours.held_back_bytes
 
     def lent(self, n_bytes: int) -> None:
         """So much of the memory in which models compute is lent to other programs, which may take it or not yet."""
@@ -329,6 +347,9 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
     prefix_cache = _prefix_cache(settings, n_models)
     fixed = None if settings.budget == "auto" else settings.budget
     moves = fixed is None or bool(settings.hours)
+    if settings.headroom not in ("auto", 0) and (card is None or fixed is not None):
+        why = "no card is used" if card is None else "budget is fixed, and follows no other program"
+        _LOG.warning("headroom_unused reason=%r", why)
     if card is None:
         allowed = by_hours(auto, settings.hours, fixed=fixed if fixed is None or most is None else min(fixed, most))
         return Memory(
@@ -354,7 +375,14 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
         warnings=warnings,
         follow=Follow(on_card if moves else None, auto if most is None else None),
         prefix_cache=prefix_cache,
+        neighbours=_neighbours(settings, card.total_bytes),
     )
+
+
+def _neighbours(settings: MemorySection, total_bytes: int) -> Neighbours:
+    """Nothing is held back for them from a budget that the operator wrote."""
+    headroom = 0 if settings.budget != "auto" else None if settings.headroom == "auto" else settings.headroom
+    return Neighbours(total_bytes, headroom, reserve_bytes=settings.reserve)
 
 
 def _prefix_cache(settings: MemorySection, n_models: int) -> PrefixCache:

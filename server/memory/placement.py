@@ -75,7 +75,7 @@ def place(
     assert nearest is not None
     need = f"{name} needs {sums(nearest)}"
     if nearest.footprint.amount.within(budget):
-        return Refused("memory_busy", f"{need}, {_free_words(nearest, free, budget)}: other models hold the rest")
+        return Refused("memory_busy", f"{need}, {_free_words(nearest, free, budget)}: others hold the rest")
     instead = backend.choices.instead(nearest.plan, budget, ask)[:_MOST_HINTS]
     hint = f" hint: {' or '.join(instead)} fits" if instead else ""
     return Refused("cannot_fit", f"{need}, {_usable_words(nearest, budget)}.{hint}")

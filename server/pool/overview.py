@@ -129,5 +129,6 @@ class Overview:
             if side is not None:
                 figures = {"budget": side.budget_bytes, "reserved": side.reserved_bytes, "other": side.other_bytes}
                 parts.metrics.publish_memory(told.device, memory, **figures)
+        parts.metrics.memory_headroom.set(told.headroom_bytes)
         if told.device:
             parts.metrics.publish_prefix_cache(used=told.prefix_cache_bytes, reserved=told.prefix_cache_reserved_bytes)

@@ -340,7 +340,8 @@ class Pool:
     def _budget_changed(self) -> None:
         memory = self._parts.memory
         account, host = memory.account, memory.ledger.host
-        beside = {"host_budget_bytes": host.budget_bytes, "host_over_bytes": host.over_bytes}
+        headroom = {"headroom_bytes": memory.neighbours.headroom_bytes, "other_bytes": memory.other.device}
+        beside = {"host_budget_bytes": host.budget_bytes, "host_over_bytes": host.over_bytes, **headroom}
         self._parts.tell(
             "budget",
             budget_bytes=account.budget_bytes,

@@ -96,6 +96,8 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     """Host memory; without a card the same budget once more."""
     lent_bytes: int = 0
     """Of what is reserved, what is lent to other programs."""
+    headroom_bytes: int = 0
+    """What is left free on the card while another program's use of it grows."""
 
 
 def memory_status(memory: Memory, *, template_process_bytes: int = 0) -> MemoryStatus:
@@ -124,6 +126,7 @@ def memory_status(memory: Memory, *, template_process_bytes: int = 0) -> MemoryS
         warnings=memory.warnings,
         host=beside,
         lent_bytes=memory.lent_bytes,
+        headroom_bytes=memory.neighbours.headroom_bytes,
     )
 
 

@@ -73,6 +73,10 @@ class MemorySection(Section):
     is the device, and the smaller of both budgets counts."""
     reserve: Size = 600 * 2**20
     """Left free on the device for others."""
+    headroom: Literal["auto"] | Size = "auto"
+    """What is left free on a card in place of `reserve` while another program's use of it grows, so that idle models
+    leave before that program finds the card full. auto: as much again as it has taken; 0: nothing. Of an automatic
+    `budget` alone."""
     on_pressure: Literal["unload", "keep"] = "unload"
     """What happens to idle models when other programs take the memory."""
     hours: dict[Span, Size] = {}

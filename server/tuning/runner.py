@@ -192,7 +192,8 @@ class TuningRunner:
                     _LOG.error("training_paused error=%s at=%s", type(problem).__name__, at)
                 trouble, wait_s = at, _TROUBLE_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
             if trouble is not None:
                 self._news.set()  # what was not done is looked at again
 

@@ -168,5 +168,5 @@ preload = true
     assert 8192 < most < TRAINED
     assert f"maximum context length is {most} tokens" in told.value.message
     assert "at context 6" in told.value.message
-    assert "other models hold the rest" in told.value.message
+    assert "others hold the rest" in told.value.message
     assert events(server, "growth_refused", "g")

@@ -69,7 +69,7 @@ class Rig:
         return "".join(event.text for event in events if isinstance(event, Delta)), events[-1]
 
 
-Start = Callable[[dict[str, ModelConfig]], Awaitable[Rig]]
+Start = Callable[..., Awaitable[Rig]]
 
 
 @pytest.fixture
@@ -78,13 +78,13 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     running: list[Pool] = []
 
-    async def _start(models: dict[str, ModelConfig]) -> Rig:
+    async def _start(models: dict[str, ModelConfig], **memory: object) -> Rig:
         while running:
             await running.pop().close(0)
         settings = Settings(
             models=models,
             scheduler=SchedulerSection(min_residency_s=0),
-            memory=MemorySection.model_validate({"device": DEVICE, "budget": BUDGET}),
+            memory=MemorySection.model_validate({"device": DEVICE, "budget": BUDGET, **memory}),
         )
         catalog = Catalog(settings)
         pool = Pool(settings, catalog, Metrics(list(models)))

@@ -85,3 +85,20 @@ async def test_a_card_that_others_fill_costs_a_smaller_plan_or_a_refusal_and_no_
             assert isinstance((await rig.ask("a", "hello"))[1], Finished)
     async with asyncio.timeout(60):
         assert isinstance((await rig.ask("demo", "hello"))[1], Finished)
+
+
+async def test_an_idle_model_leaves_ahead_of_a_program_that_takes_more_and_more(
+    start: Start, taken: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    rig = await start({"demo": model(GGUF_PATH, context=512, parallel=1)}, budget="auto")
+    await rig.loaded("demo")
+    await rig.pool._parts.memory.look()
+    with taken((await gpu.memory()).total_bytes * 3 // 10):
+        async with asyncio.timeout(30):
+            while rig.status("demo").state != "unloaded":  # noqa: ASYNC110 - it looks by its own clock
+                await asyncio.sleep(0.1)
+        assert rig.pool.status().memory.headroom_bytes > 0
+    async with asyncio.timeout(30):
+        while rig.pool.status().memory.headroom_bytes:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert isinstance((await rig.ask("demo", "hello"))[1], Finished)

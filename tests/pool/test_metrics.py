@@ -16,6 +16,7 @@ NAMES = {
     "memory_budget_bytes",
     "memory_reserved_bytes",
     "memory_other_bytes",
+    "memory_headroom_bytes",
     "prefix_cache_bytes",
     "prefix_cache_reserved_bytes",
     "model_memory_predicted_bytes",

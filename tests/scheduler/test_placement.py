@@ -271,7 +271,7 @@ def test_a_plan_needs_room_in_both_memories_and_the_refusal_names_the_one_that_i
     assert re.search(r"on the card and .* of host memory at context 2048.*GiB on the card usable", card.message)
     assert re.search(r"MiB of host memory usable", host.message)
     assert "on the card usable" not in host.message
-    assert re.search(r"of host memory are free: other models hold the rest", busy.message)
+    assert re.search(r"of host memory are free: others hold the rest", busy.message)
 
 
 def test_what_the_card_cannot_hold_needs_room_beside_it() -> None:
