@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 
 from backends.backend import HeaderError
-from backends.files import lora_folder, model_files
+from backends.files import lora_folder, lora_values
 from backends.files.adapters import PEFT_CONFIG, AdapterError
 from backends.gguf import adapters
 from backends.gguf.header import read
@@ -79,7 +79,11 @@ def _checked_target(order: Order) -> Path:
             f"{GGUF} is for adapters of peft, and {order.source.name} is none. hint: --to F16", usage=True
         )
     if order.types != (GGUF,):
-        raise QuantizeError(f"{order.source.name} is an adapter. hint: --to {GGUF} --base MODEL.gguf", usage=True)
+        raise QuantizeError(
+            f"{GGUF} is an adapter of a GGUF file, and the other types are of the merged model. hint: two runs, each "
+            "with its --base",
+            usage=True,
+        )
     if order.dry_run:
         raise QuantizeError(f"--dry-run has nothing to say of {GGUF}: the file is as large as the adapter", usage=True)
     if order.base is None:
@@ -88,7 +92,10 @@ def _checked_target(order: Order) -> Path:
             usage=True,
         )
     if not order.base.is_file():
-        raise QuantizeError(f"--base {order.base}: no GGUF file is there", usage=True)
+        raise QuantizeError(
+            f"--base {order.base}: no GGUF file is there. hint: --to hf, F16 or Q4_K_M merges into a model folder",
+            usage=True,
+        )
     return order.target(GGUF)
 
 
@@ -100,8 +107,8 @@ def _write(path: Path, folder: LoraFolder, base: HeaderInfo, family: Family) -> 
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", alpha)
-        for name, values in _tensors(folder, base, family, alpha=alpha):
-            writer.add_tensor(name, values)
+        for name, matrix in _tensors(folder, base, family, alpha=alpha):
+            writer.add_tensor(name, matrix)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -120,7 +127,7 @@ def _tensors(
         name = table.get_name(f"{pair.layer}.weight", try_suffixes=(".weight",))
         if name is None:
             raise QuantizeError(f"the adapter changes {pair.layer[:120]}, which llama.cpp has no name for", usage=True)
-        a, b = _read(folder, pair.a), _read(folder, pair.b)
+        a, b = values(folder, pair.a), values(folder, pair.b)
         factor = pair.scale * pair.rank / alpha
         yield f"{name}.lora_a", a
         yield f"{name}.lora_b", np.ascontiguousarray(_placed(pair, b, family, config) * np.float32(factor))
@@ -136,20 +143,9 @@ def _number_of(architecture: str) -> Any:
     return next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
 
 
-def _read(folder: LoraFolder, stored: StoredTensor) -> NDArray[np.float32]:
+def values(folder: LoraFolder, stored: StoredTensor) -> NDArray[np.float32]:
+    """The numbers of one matrix, `(rows, columns)`. Raises QuantizeError; a number that is none is told."""
     try:
-        with model_files.opened(folder.path / stored.file) as file:
-            raw = file.at(stored.start, stored.n_bytes)
-    except model_files.FileError as problem:
-        raise QuantizeError(str(problem)) from None
-    if len(raw) != stored.n_bytes:
-        raise QuantizeError(f"{stored.file} was cut while it was read")
-    if stored.dtype == "BF16":
-        values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        values = np.frombuffer(raw, "<f2" if stored.dtype == "F16" else "<f4").astype(np.float32)
-    if not np.isfinite(values).all():
-        raise QuantizeError(
-            f"{stored.name[:120]} holds numbers that are none (NaN or infinite). hint: its training has diverged"
-        )
-    return values.reshape(stored.shape)
+        return lora_values.read_floats(folder.path, stored)
+    except AdapterError as problem:
+        raise QuantizeError(f"{folder.path.name}: {problem}") from None

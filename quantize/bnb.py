@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Final
 
-from backends.files.model_files import BESIDE_WEIGHTS
 from quantize import child
 from quantize.errors import QuantizeError
-from quantize.files import replacing
+from quantize.files import copy_beside_weights, replacing
 from quantize.hf.safetensors import FLOATS, Stored
 from quantize.hf.source import HfSource
 from quantize.hf.tensor import Dtype, Planned, chunks
@@ -51,9 +49,7 @@ def quantize(source: HfSource, target: Path, type_name: str, *, allow_nan: bool 
         temporary.mkdir()
         request = {"source": str(source.path.resolve()), "target": str(temporary), "type": type_name}
         child.run("quantize.bnb_main", request, lambda message: None)
-        for name in BESIDE_WEIGHTS:
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, temporary / name)
+        copy_beside_weights(source.path, temporary)
         if not (temporary / "config.json").is_file() or not any(temporary.glob("*.safetensors")):
             raise QuantizeError(f"transformers wrote no weights for {type_name}")
 

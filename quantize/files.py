@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backends.files.model_files import BESIDE_WEIGHTS
 from quantize.errors import QuantizeError
 from quantize.scratch import scratch_folder
 from quantize.words import size
@@ -40,6 +41,13 @@ def check_space(folder: Path, n_bytes: int) -> None:
         raise QuantizeError(
             f"the outputs need {size(n_bytes)}, {size(free)} are free where {folder.name or folder} lies"
         )
+
+
+def copy_beside_weights(source: Path, target: Path) -> None:
+    """Tokenizer, template and what else another folder of the same model takes over; the source was checked before."""
+    for name in BESIDE_WEIGHTS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 @contextmanager

@@ -29,6 +29,16 @@ class Teller(Protocol):
         ...
 
 
+class Unheard:
+    """Progress that is told to no one."""
+
+    def line(self, text: str) -> None:
+        """Not told."""
+
+    def progress(self, what: str, done: float, total: float, *, left_s: float | None = None) -> None:
+        """Not told."""
+
+
 @dataclass(frozen=True)
 class Order:
     """One run of `onecard quantize`."""
@@ -38,7 +48,7 @@ class Order:
     """A folder, or the one output file."""
     types: tuple[str, ...]
     base: Path | None = None
-    """The GGUF model that an adapter is for."""
+    """The model that an adapter is for: a folder to merge it into, or a GGUF file."""
     name: str | None = None
     fit_bytes: int | None = None
     context: int = DEFAULT_CONTEXT

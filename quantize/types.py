@@ -60,7 +60,7 @@ BNB_TYPES: Final = ("bnb-4bit", "bnb-nf4", "bnb-fp4", "bnb-8bit")
 """`bnb-4bit` is NF4, the better of the two for weights that are spread normally."""
 
 HF: Final = "hf"
-"""The folder that a CTranslate2 folder was made from; nothing is quantised."""
+"""A model folder: what CTranslate2's was made from, or an adapter within its base; nothing is quantised."""
 
 GGUF: Final = "gguf"
 """An adapter of peft as llama.cpp reads it; nothing is quantised."""

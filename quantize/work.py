@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
-from quantize import adapter, bnb, converter, estimator, quantizer
-from quantize.calibrate import calibrate, check_text
+from quantize import adapter, bnb, converter, estimator, merge, quantizer
+from quantize.calibrate import calibrate
 from quantize.ct2 import whisper as ct2
 from quantize.errors import Interrupted, QuantizeError
 from quantize.estimator import Estimate
@@ -19,10 +19,11 @@ from quantize.files import check_space, check_target, replacing
 from quantize.hf.convert import ConversionPlan, make_plan, write_outline, write_plan
 from quantize.hf.source import HfSource, opened
 from quantize.hf.tensor import Dtype
-from quantize.order import Order, Teller
+from quantize.order import Order, Teller, Unheard
 from quantize.report import measure
 from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
+from quantize.request import check_request
 from quantize.scratch import scratch_folder
 from quantize.types import FLOATS, GGUF, HF, is_bnb
 from quantize.words import size
@@ -54,11 +55,13 @@ class _Source:
 
 def run(order: Order, tell: Teller) -> Done:
     """Do it. Raises QuantizeError: what was there before is as it was; Interrupted: what was finished is there."""
+    if GGUF in order.types:
+        return Done([], (), written=[adapter.convert(order, tell)])
+    if adapter.is_source(order.source):
+        return _merged(order, tell)
     if HF in order.types or ct2.is_source(order.source):
         return Done([], (), written=[_folder(order, tell)])
-    if GGUF in order.types or adapter.is_source(order.source):
-        return Done([], (), written=[adapter.convert(order, tell)])
-    _check_request(order)
+    check_request(order)
     with ExitStack() as stack:
         source = _read(order, stack, tell)
         if (order.report or order.also) and source.info is not None and source.info.architecture == "bert":
@@ -78,6 +81,36 @@ def run(order: Order, tell: Teller) -> Done:
         except KeyboardInterrupt:
             raise Interrupted([*done.written, *done.reports]) from None
         return done
+
+
+def _merged(order: Order, tell: Teller) -> Done:
+    """An adapter within its base, as a folder (`hf`) and in other types. Raises QuantizeError, Interrupted."""
+    if order.base is None:
+        raise QuantizeError(
+            "which model the adapter is for is not taken from its own files. hint: --base FOLDER names the one it was "
+            "trained on, to be merged; --to gguf --base MODEL.gguf makes an adapter for a GGUF file",
+            usage=True,
+        )
+    wanted = merge.checked(order.source, order.base)
+    others = tuple(name for name in order.types if name != HF)
+    plain = replace(order, source=order.base, base=None, types=others, name=order.model_name)
+    more = bool(others) or order.fit_bytes is not None or HF not in order.types
+    if order.dry_run or (more and order.converter is None):  # a merged model is as large as its base
+        foreseen = run(replace(plain, dry_run=True, report=False, also=()), tell if order.dry_run else Unheard())
+        if order.dry_run:
+            return foreseen
+    order.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        scratch = None if HF in order.types else stack.enter_context(scratch_folder(order.folder))
+        folder = order.target(HF) if scratch is None else scratch / order.model_name
+        tell.line(f"merging {order.source.name} into {order.base.name}" + ("" if scratch else f": writing {folder}"))
+        merge.write_merged(wanted, folder, tell, force=order.force)
+        kept = [] if scratch else [folder]
+        try:
+            done = run(replace(plain, source=folder), tell) if more else Done([], ())
+        except Interrupted as stop:
+            raise Interrupted([*kept, *stop.written]) from None
+        return replace(done, written=[*kept, *done.written])
 
 
 def _folder(order: Order, tell: Teller) -> Path:
@@ -108,53 +141,6 @@ def _write(order: Order, source: _Source, estimates: Sequence[Estimate], tell: T
         _make(order, source, base, estimates, tell, done)
         if order.report or order.also:
             _report(order, source, base, estimates, tell, done)
-
-
-def _check_request(order: Order) -> None:
-    if not order.source.exists():
-        raise QuantizeError(f"{order.source} does not exist", usage=True)
-    if order.source.is_file() and any(is_bnb(name) for name in order.types):
-        raise QuantizeError(
-            f"bitsandbytes quantises Hugging Face folders, and {order.source.name} is a file. "
-            "hint: name the model's folder",
-            usage=True,
-        )
-    if not order.types and order.fit_bytes is None and not order.also:
-        raise QuantizeError("nothing to make: --to names types, --fit a size", usage=True)
-    _check_choices(order)
-    if order.calibrate is not None:
-        check_text(order.calibrate)
-        if order.imatrix is not None and order.imatrix.exists() and not order.force:
-            raise QuantizeError(f"{order.imatrix.name} exists. hint: --force computes it again", usage=True)
-    elif order.imatrix is not None and not order.imatrix.is_file():
-        raise QuantizeError(f"{order.imatrix} does not exist. hint: --calibrate TEXT computes one", usage=True)
-    if order.text is not None:
-        check_text(order.text)
-    for path in order.also:
-        if not path.exists():
-            raise QuantizeError(f"{path} does not exist", usage=True)
-
-
-def _check_choices(order: Order) -> None:
-    """What is chosen for matrices of a GGUF file is obeyed by every output, or refused. Raises QuantizeError."""
-    whole = [name for name in order.types if is_bnb(name) or name in FLOATS]
-    chosen = {
-        "--tensor-type": order.overrides,
-        "--output-type": order.output_type,
-        "--embedding-type": order.embedding_type,
-        "--pure": order.pure,
-    }
-    if whole and (asked := [option for option, value in chosen.items() if value]):
-        raise QuantizeError(
-            f"{asked[0]} cannot be had with {whole[0]}, which has one type for all matrices. "
-            "hint: make it in a run of its own",
-            usage=True,
-        )
-    if order.types and len(whole) == len(order.types) and order.imatrix is not None and order.calibrate is None:
-        raise QuantizeError(
-            f"an importance matrix changes nothing in {', '.join(whole)}. hint: leave it out, or name a quantised type",
-            usage=True,
-        )
 
 
 def _read(order: Order, stack: ExitStack, tell: Teller) -> _Source:

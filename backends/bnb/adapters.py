@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Final
 
 from backends.backend import HeaderError
 from backends.bnb.sight import is_of_language
+from backends.bnb.stored import EMBEDDINGS
 from backends.files import foreign, lora_folder
 from backends.files.adapters import Adapter, AdapterError, configured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from backends.bnb.header import FolderInfo
+    from backends.files.tensors import StoredTensor
 
 _WEIGHT: Final = ".weight"
+_PREFIXES: Final = ("model", "transformer")
 
 
 def described(folder: FolderInfo, options: Mapping[str, bool | int | float | str]) -> tuple[Adapter, ...]:
@@ -29,13 +32,23 @@ def described(folder: FolderInfo, options: Mapping[str, bool | int | float | str
 def checked(path: Path, folder: FolderInfo) -> lora_folder.LoraFolder:
     """An adapter that fits the folder. Raises AdapterError; blocks."""
     found = lora_folder.read(path)
-    shapes = dict(_linear_layers(folder))
-    lengthened = {f"{prefix}.{name}": shape for prefix in ("model", "transformer") for name, shape in shapes.items()}
-    found.check_base({**lengthened, **shapes})
+    shapes = {name: tensor.shape for name, tensor in _linear_layers(folder).items()}
+    known = {layer: shapes.get(_stored_as(layer, shapes)) for layer in (pair.layer for pair in found.pairs)}
+    packed = folder.stored_quantised
+    found.check_base({layer: None if packed else shape for layer, shape in known.items() if shape is not None})
     seeing = (pair.layer for pair in found.pairs if folder.sight is not None and not is_of_language(pair.layer))
     if (layer := next(seeing, None)) is not None:
         raise AdapterError(f"it changes {layer[:120]}, which is no part of the language model and is not served")
     return found
+
+
+def stored_matrix(layer: str, folder: FolderInfo) -> StoredTensor:
+    """The matrix of a linear layer as the folder stores it; of a head that is tied, the embedding.
+
+    `layer` is one that `checked` has let pass.
+    """
+    layers = _linear_layers(folder)
+    return layers[_stored_as(layer, layers)]
 
 
 def _described(name: str, path: Path, folder: FolderInfo) -> Adapter:
@@ -48,12 +61,15 @@ def _described(name: str, path: Path, folder: FolderInfo) -> Adapter:
     return Adapter(name, path, found.rank, len(found.pairs), n_values, n_bytes)
 
 
-def _linear_layers(folder: FolderInfo) -> Iterator[tuple[str, tuple[int, ...] | None]]:
-    """Names and shapes `(out, in)` of the matrices; None where bitsandbytes has packed them."""
-    for tensor in folder.tensors:
-        if tensor.name.endswith(_WEIGHT) and len(tensor.shape) == 2:
-            yield tensor.name.removesuffix(_WEIGHT), None if folder.stored_quantised else tensor.shape
-    head = folder.config.get("tie_word_embeddings") is True
-    width = folder.number("hidden_size")
-    if head and width and folder.n_vocab:
-        yield "lm_head", (folder.n_vocab, width)
+def _stored_as(layer: str, known: Collection[str]) -> str:
+    """The name that a layer has in the files: older folders leave the model's own prefix out."""
+    shorter = (layer.removeprefix(f"{prefix}.") for prefix in _PREFIXES)
+    return next((name for name in (layer, *shorter) if name in known), layer)
+
+
+def _linear_layers(folder: FolderInfo) -> dict[str, StoredTensor]:
+    """The matrices by the names of their layers, and what a head without one of its own is computed with."""
+    matrices = [tensor for tensor in folder.tensors if tensor.name.endswith(_WEIGHT) and len(tensor.shape) == 2]
+    embeddings = [tensor for tensor in matrices if tensor.name.endswith(EMBEDDINGS)]
+    heads = {"lm_head": embeddings[0]} if len(embeddings) == 1 else {}
+    return {**heads, **{tensor.name.removesuffix(_WEIGHT): tensor for tensor in matrices}}

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from backends.files.adapters import AdapterError
+from backends.files.lora_values import read_floats
 from backends.pytorch.linear import PackedPair, can_pack
-from backends.pytorch.stored import read_floats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,7 +74,7 @@ class LoraAdapters:
         """Read an adapter's weights; its number. Raises AdapterError, and nothing of it stays."""
         pairs = []
         for pair in folder.pairs:
-            a, b = (read_floats(folder.path, side).to(self._device) for side in (pair.a, pair.b))
+            a, b = (torch.from_numpy(read_floats(folder.path, side)).to(self._device) for side in (pair.a, pair.b))
             self._check_layer(pair)
             pairs.append((pair, a.to(self._dtype), (b * pair.scale).to(self._dtype)))
         self._folders.append(pairs)

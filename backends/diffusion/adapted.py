@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from backends.diffusion.layer_names import plain
 from backends.files.adapters import AdapterError
-from backends.pytorch.stored import read_floats
+from backends.files.lora_values import read_floats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,8 +92,8 @@ class ImageAdapters:
         if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) or getattr(layer, "groups", 1) != 1:
             raise AdapterError(f"it changes {pair.layer[:120]}, which is neither linear nor a convolution when loaded")
         place = {"device": layer.weight.device, "dtype": self._dtypes[pair.layer.partition(".")[0]]}
-        down, up = read_floats(file.parent, pair.a), read_floats(file.parent, pair.b).flatten(1) * pair.scale
-        return _Pair(down.to(**place), up.to(**place).contiguous())
+        down, up = (torch.from_numpy(read_floats(file.parent, side)) for side in (pair.a, pair.b))
+        return _Pair(down.to(**place), (up.flatten(1) * pair.scale).to(**place).contiguous())
 
     def _hook(self, pairs: Mapping[str, _Pair]) -> Callable[..., None]:
         def add(layer: Any, inputs: tuple[Tensor, ...], out: Tensor) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from quantize.ct2 import archive
 from quantize.ct2.archive import Archive, Variable
 from quantize.errors import QuantizeError
 from quantize.files import check_space, check_target, replacing
+from quantize.hf.safetensors_writer import Written, write
 
 _PIECE_BYTES: Final = 4 * 2**20
 _MULTILINGUAL: Final = 51865
@@ -185,18 +186,15 @@ def _tensors(found: Archive) -> Iterator[Slice]:
 
 
 def _write_tensors(source: Path, tensors: list[Slice], target: Path) -> None:
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for one in tensors:
-        table[one.name] = {"dtype": one.variable.dtype, "shape": one.shape, "data_offsets": [end, end + one.n_bytes]}
-        end += one.n_bytes
-    header = json.dumps(table, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    with model_files.opened(source) as file, target.open("wb") as written:
-        written.write(struct.pack("<Q", len(header)) + header)
-        for one in tensors:
-            for offset in range(0, one.n_bytes, _PIECE_BYTES):
-                written.write(file.at(one.start + offset, min(_PIECE_BYTES, one.n_bytes - offset)))
+    with model_files.opened(source) as file:
+        write(
+            target, [Written(one.name, one.variable.dtype, one.shape, partial(_pieces, file, one)) for one in tensors]
+        )
+
+
+def _pieces(file: model_files.ModelFile, one: Slice) -> Iterator[bytes]:
+    for offset in range(0, one.n_bytes, _PIECE_BYTES):
+        yield file.at(one.start + offset, min(_PIECE_BYTES, one.n_bytes - offset))
 
 
 def _tokens(path: Path) -> dict[str, int]:

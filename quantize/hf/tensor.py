@@ -64,7 +64,7 @@ def chunks(planned: Planned, shard: Shard | None, *, allow_nan: bool) -> Iterato
     assert shard is not None
     for values in _pieces(planned, planned.source, shard):
         if planned.dtype is Dtype.BF16 and planned.source.dtype == "BF16" and not planned.add:
-            if not allow_nan and _has_special(values, 0x7F80):
+            if not allow_nan and has_special(values, 0x7F80):
                 _refuse(planned, widen(values, "BF16"))
             yield _bytes_of(values)
         else:
@@ -107,7 +107,7 @@ def _to_f16(values: npt.NDArray[Any], planned: Planned, *, allow_nan: bool) -> n
     """One look at the result finds what was no number and what became none."""
     with np.errstate(over="ignore", invalid="ignore"):
         result = values.astype(np.float16, copy=False)
-    if not _has_special(result.view(np.uint16), 0x7C00):
+    if not has_special(result.view(np.uint16), 0x7C00):
         return result
     finite = np.isfinite(values)
     if not allow_nan and not finite.all():
@@ -121,7 +121,7 @@ def _to_f16(values: npt.NDArray[Any], planned: Planned, *, allow_nan: bool) -> n
     return result
 
 
-def _has_special(bits: npt.NDArray[np.uint16], exponent: int) -> bool:
+def has_special(bits: npt.NDArray[np.uint16], exponent: int) -> bool:
     """Some number of a 16-bit type has all bits of its exponent set: NaN or infinite."""
     return bits.size > 0 and int(np.bitwise_and(bits, 0x7FFF).max()) >= exponent
 

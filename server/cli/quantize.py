@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import time
 from dataclasses import asdict
@@ -17,29 +18,33 @@ from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.cli.following import PassingLine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backends.messages import Device
     from quantize.order import Order
     from quantize.work import Done
+    from server.tuning.look import Made
 
 _MAKING = "How it is made"
 _JUDGING = "What it costs"
+_TUNED = "ft:"
 
 
 def quantize(
     source: Annotated[
-        str, typer.Argument(help="A Hugging Face model folder (or cached org/repo), a GGUF file or smollm2.")
+        str, typer.Argument(help="A model folder (or cached org/repo), a GGUF file, smollm2, an adapter or ft:...")
     ],
     to: Annotated[
         str,
         typer.Option(
-            "--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...; hf from CTranslate2; gguf of an adapter."
+            "--to", "-t", metavar="TYPES", help="Q4_K_M,Q8_0,F16,bnb-4bit,...; hf: a folder; gguf: an adapter's file."
         ),
     ] = "",
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="Folder, or the one .gguf file.")
     ] = Path(),
     base: Annotated[
-        Path | None, typer.Option(metavar="MODEL.gguf", help="The model that an adapter is for, with --to gguf.")
+        str | None, typer.Option(metavar="MODEL", help="Folder to merge an adapter into; the .gguf for --to gguf.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="How outputs are called (the source's name).")] = None,
     fit: Annotated[
@@ -108,12 +113,14 @@ def quantize(
     except ValueError as problem:
         raise CliError(f"--fit {fit}: {problem}", ExitCode.USAGE) from None
     try:
+        kinds = tuple(types.parse_types(to)) if to else ()
+        found = _tuned(source) if source.startswith(_TUNED) else None
         order = orders.Order(
-            source=_source(source),
+            source=_source(source) if found is None else Path(found.model.path),
             out=output,
-            types=tuple(types.parse_types(to)) if to else (),
-            base=base,
-            name=name,
+            types=kinds,
+            base=_source(base) if base is not None else _base_of(found, kinds),
+            name=name or _name_of(found),
             fit_bytes=fit_bytes,
             context=context,
             device=_device(device),
@@ -179,7 +186,7 @@ def _print(order: Order, done: Done) -> None:
         say(f"wrote {path}")
     gguf = next((path for path in done.written if path.suffix == ".gguf" and "imatrix" not in path.name), None)
     made = gguf or next((path for path in done.written if not done.estimates), None)
-    if order.base is not None and made is not None:
+    if order.base is not None and order.base.is_file() and made is not None:
         say(f'serve it: in the table of {order.base.name}, adapters = {{ {order.model_name} = "{made}" }}')
     elif made is not None and not order.dry_run:
         say(f"serve it: onecard serve --model {order.model_name}={made}")
@@ -231,6 +238,39 @@ def _source(text: str) -> Path:
         return Path(place) if is_there(Path(place := adapter_place(text)) / PEFT_CONFIG) else locate(text).path
     except LocateError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
+
+
+def _tuned(name: str) -> Made:
+    """What a fine-tuning job has made, by the name that is served."""
+    import sqlite3
+
+    import msgspec
+
+    from server.files.folder import TABLES
+    from server.memory.learned import data_folder
+    from server.tuning.look import made
+
+    try:
+        found = made(data_folder() / TABLES)
+    except (sqlite3.Error, msgspec.ValidationError) as problem:
+        raise CliError(f"the jobs in {data_folder()} cannot be read: {problem}") from None
+    if name not in found:
+        known = ", ".join([*found][-3:])
+        hint = f"the last ones are {known}" if known else "none is in " + str(data_folder())
+        raise CliError(f"no fine-tuning job has made {name[:120]}. hint: {hint}", ExitCode.USAGE)
+    return found[name]
+
+
+def _base_of(found: Made | None, kinds: Sequence[str]) -> Path | None:
+    """The folder that was taught, where the result is to be merged into it."""
+    from quantize.types import GGUF
+
+    return None if found is None or found.model.whole or GGUF in kinds else found.base
+
+
+def _name_of(found: Made | None) -> str | None:
+    """`chat-pirate` of `ft:chat:pirate:5f3a9c21`."""
+    return None if found is None else re.sub(r"[^\w.-]", "-", found.model.name.removeprefix(_TUNED).rpartition(":")[0])
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
-_NAME: Final = "files.sqlite"
+TABLES: Final = "files.sqlite"
+"""Name of the SQLite file."""
 _LOCK: Final = "files.lock"
 _CONTENTS: Final = "files"
 _VERSION: Final = 1
@@ -48,7 +49,7 @@ class DataFolder:
     @property
     def has_something(self) -> bool:
         """Whether an earlier run has left a file of tables."""
-        return (self._within() / _NAME).exists()
+        return (self._within() / TABLES).exists()
 
     @property
     def contents(self) -> Path:
@@ -94,13 +95,13 @@ class DataFolder:
                 headers={"x-should-retry": "false"},
             ) from None
         try:
-            db = sqlite3.connect(folder / _NAME, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(folder / TABLES, isolation_level=None, check_same_thread=False)
             # A commit outlives the process at once, and a power cut but for the last moments: those lines run again.
             for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
                 db.execute(f"PRAGMA {pragma}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
-                raise OSError(0, f"{folder / _NAME} was written by a newer onecard")
+                raise OSError(0, f"{folder / TABLES} was written by a newer onecard")
             for table in self._tables:
                 db.executescript(table)
             db.execute(f"PRAGMA user_version = {_VERSION}")

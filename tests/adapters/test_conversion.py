@@ -99,8 +99,8 @@ def test_another_models_adapter_and_wrong_orders_are_refused(tmp_path: Path) -> 
     assert is_source(folder)
     with pytest.raises(QuantizeError, match=r"hint: --base MODEL\.gguf"):
         converted(folder, tmp_path / "out", base=None)
-    with pytest.raises(QuantizeError, match="hint: --to gguf"):
-        converted(folder, tmp_path / "out", types=("Q4_K_M",))
+    with pytest.raises(QuantizeError, match="hint: two runs"):
+        converted(folder, tmp_path / "out", types=("gguf", "Q4_K_M"))
     with pytest.raises(QuantizeError, match=r"does not fit onecard-demo-f16\.gguf: it is made for 96 inputs"):
         converted(with_tensors(folder, resized("A", (8, 96))), tmp_path / "out")
 
