@@ -92,16 +92,26 @@ class Rates(msgspec.Struct, frozen=True):
         return _half_each_s(self.attention_batches, madds, cache)
 
     def scaled(
-        self, *, products: float, in_batches: float, memory: float, matrix_s: float, node_s: float, graph_s: float
+        self,
+        *,
+        products: float,
+        in_batches: float,
+        memory: float,
+        streamed: Mapping[str, float],
+        matrix_s: float,
+        node_s: float,
+        graph_s: float,
     ) -> Rates:
-        """Those of more threads: so many times as fast, with what threads cost that wait for each other."""
+        """Those of more threads: so many times as fast in the caches, out of memory as they were measured to be, with
+        what threads cost that wait for each other.
+        """
         return msgspec.structs.replace(
             self,
             weights={kind: n * products for kind, n in self.weights.items()},
             rows={kind: n / products for kind, n in self.rows.items()},
             batches={kind: n * in_batches for kind, n in self.batches.items()},
             memory=max(memory, self.memory),
-            streamed={kind: n * max(memory / self.memory, 1.0) for kind, n in self.streamed.items()},
+            streamed={kind: max(n, self.streamed.get(kind, 0.0)) for kind, n in streamed.items()},
             attention={kind: n * products for kind, n in self.attention.items()},
             attention_batches={kind: n * in_batches for kind, n in self.attention_batches.items()},
             matrix_s=matrix_s,

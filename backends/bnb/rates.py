@@ -151,7 +151,13 @@ def with_threads(alone: Rates, n_threads: int) -> tuple[Rates, bool]:
         matrix_s = alone.matrix_s
     memory = alone.memory * n_threads if rough else _memory_rate(cpu)
     rates = alone.scaled(
-        products=products, in_batches=in_batches, memory=memory, matrix_s=matrix_s, node_s=alone.node_s, graph_s=0.0
+        products=products,
+        in_batches=in_batches,
+        memory=memory,
+        streamed={},
+        matrix_s=matrix_s,
+        node_s=alone.node_s,
+        graph_s=0.0,
     )
     return rates, rough
 

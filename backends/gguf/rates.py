@@ -13,7 +13,7 @@ import json
 import os
 import time
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
@@ -42,10 +42,13 @@ from backends.gguf.ggml_calls import (
     tensors,
     weights_of,
 )
-from backends.gguf.tensor_types import TENSOR_TYPES
+from backends.gguf.streams import LIKE, matrix_bytes, stream_rate, streams
 from backends.gguf.threads import CROWDED, waited_ns
 from backends.machine.host import cache_bytes
 from backends.speed import GROUP, Machine, Rates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _TYPES: Final = (
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
@@ -56,13 +59,10 @@ _SHORT, _LONG = 256, 2048
 _FEW_ROWS, _MANY_ROWS = 64, 4096
 _BATCH: Final = 128
 _BATCH_ROWS: Final = 512
-_STREAMED_BYTES: Final = 128 << 20
-_STREAMED_TYPES: Final = ("F16", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K", "MXFP4")
-"""What files are mostly made of, each with a matrix of its own; `_STREAMED` stands for the rest."""
-_STREAMED_COLUMNS: Final = 1024
-"""As many rows of models have."""
 _RUNS: Final = 6
 _MANY_RUNS: Final = 25
+_SMALL_RUNS: Final = 200
+"""Of passes of microseconds: beside other processes few of them have all their threads on a core at once."""
 _HEADS, _KV_HEADS, _CELLS, _LAYERS = 16, 16 // GROUP, 256, 12
 """Layers have a cache each: one token's attention finds it nowhere nearer than the last cache. On an AMD EPYC it does
 5.3 thousand million multiply-adds a second in f16 there and 3.2 in q8_0, against 6.7 and 4.9 where one layer is asked
@@ -72,8 +72,6 @@ _HEAD_SIZES: Final = (32, 64, 128)
 _ATTENDING: Final = 64
 """Tokens of a batch whose attention is measured."""
 _LIKE_OTHERS: Final = "Q4_K"
-_STREAMED: Final = "Q8_0"
-"""Its products take the least arithmetic per byte, so what memory adds to them shows."""
 _PRODUCTS, _WIDTH, _BEHIND = 16, 1024, 4
 """Of the pass with which small operations are measured: products, each with a matrix of its own, their rows and
 columns, and operations behind each."""
@@ -108,7 +106,7 @@ def _nodes_s(processor: Processor, n: int) -> float:
 
     with tensors(processor, None, make) as (arena, made):
         fill(made[0], "F32")
-        return best_s(processor, arena, made[1:])
+        return best_s(processor, arena, made[1:], runs=_SMALL_RUNS)
 
 
 def _attention_rate(processor: Processor, kind: str, size: int, n_tokens: int, graph_s: float) -> float | None:
@@ -140,7 +138,7 @@ def _attention_rate(processor: Processor, kind: str, size: int, n_tokens: int, g
         return n_layers * n_tokens * _CELLS * _HEADS * 2 * size / max(_LEAST_S, seconds - graph_s)
 
 
-def measured(processor: Processor) -> Rates:
+def measured(processor: Processor, streamed: Mapping[str, float]) -> Rates:
     """The rates of one processor as it is: of a CPU with the threads that are set."""
     graph_s = _graph_s(processor)
     weights, rows, batches = {}, {}, {}
@@ -152,22 +150,23 @@ def measured(processor: Processor) -> Rates:
         weights,
         rows,
         batches,
-        memory=_memory_rate(processor, graph_s),
+        memory=streamed[LIKE],
         attention=_attention_rates(processor, 1, graph_s),
         attention_batches=_attention_rates(processor, _ATTENDING, graph_s),
         matrix_s=matrix_s,
         node_s=node_s,
         graph_s=graph_s,
-        like=_STREAMED,
-        streamed=_streamed_rates(processor, graph_s) if processor.kind == CPU else {},
+        like=LIKE,
+        streamed=dict(streamed),
         cache_bytes=cache_bytes() if processor.kind == CPU else 0,
     )
 
 
-def with_threads(cpu: Processor, alone: Rates, n_threads: int) -> tuple[Rates, bool]:
+def with_threads(cpu: Processor, alone: Rates, streamed: Mapping[str, float], n_threads: int) -> tuple[Rates, bool]:
     """The rates of so many threads, and whether they are rough: other processes held the cores all the time.
 
-    One type tells how all of them scale. Where threads had to wait for a core, they are taken to scale as cores do.
+    One type tells how all of them scale in the caches. Where threads had to wait for a core, they are taken to scale as
+    cores do.
     """
     if n_threads == 1:
         return alone, False
@@ -177,16 +176,18 @@ def with_threads(cpu: Processor, alone: Rates, n_threads: int) -> tuple[Rates, b
     rate, row_s = _decode_rate(cpu, _LIKE_OTHERS, graph_s, runs=_MANY_RUNS)
     node_s, matrix_s = _between(cpu, graph_s, rate, row_s)
     products, batches = rate / alone.weights[_LIKE_OTHERS], _batch_rate(cpu, _LIKE_OTHERS, graph_s, runs=_MANY_RUNS)
-    in_batches, memory = batches / alone.batches[_LIKE_OTHERS], _memory_rate(cpu, graph_s)
+    in_batches = batches / alone.batches[_LIKE_OTHERS]
     rough = waited_ns() - waited > CROWDED * (time.monotonic_ns() - began)
     if rough:
         products = in_batches = float(n_threads)
-        memory, matrix_s = alone.memory * n_threads, alone.matrix_s + 2 * _BARRIER_S
+        streamed = {kind: n_threads * rate for kind, rate in alone.streamed.items()}
+        matrix_s = alone.matrix_s + 2 * _BARRIER_S
         node_s, graph_s = alone.node_s + _BARRIER_S, alone.graph_s + _GATHER_S
     rates = alone.scaled(
         products=products,
         in_batches=in_batches,
-        memory=memory,
+        memory=streamed[LIKE],
+        streamed=streamed,
         matrix_s=matrix_s,
         node_s=node_s,
         graph_s=graph_s,
@@ -234,7 +235,7 @@ def _between(processor: Processor, graph_s: float, rate: float, row_s: float) ->
     """
     bare = _pass_s(processor, others=False)
     node_s = (_pass_s(processor, others=True) - bare) / (_PRODUCTS * _BEHIND)
-    product_s = _bytes(_LIKE_OTHERS, _WIDTH, _WIDTH) / rate + _WIDTH * row_s
+    product_s = matrix_bytes(_LIKE_OTHERS, _WIDTH, _WIDTH) / rate + _WIDTH * row_s
     return max(_LEAST_S, node_s), max(0.0, (bare - graph_s) / _PRODUCTS - product_s)
 
 
@@ -242,37 +243,15 @@ def _decode_rate(processor: Processor, kind: str, graph_s: float, *, runs: int =
     """Bytes per second of weights for one token, and what each row adds to them in seconds."""
     short, long = (_product_s(processor, kind, _MANY_ROWS, n, runs=runs) for n in (_SHORT, _LONG))
     few = _product_s(processor, kind, _FEW_ROWS, _SHORT, runs=runs)
-    rate = (_bytes(kind, _MANY_ROWS, _LONG) - _bytes(kind, _MANY_ROWS, _SHORT)) / max(_LEAST_S, long - short)
-    row_s = (short - few - _bytes(kind, _MANY_ROWS - _FEW_ROWS, _SHORT) / rate) / (_MANY_ROWS - _FEW_ROWS)
+    rate = matrix_bytes(kind, _MANY_ROWS, _LONG - _SHORT) / max(_LEAST_S, long - short)
+    row_s = (short - few - matrix_bytes(kind, _MANY_ROWS - _FEW_ROWS, _SHORT) / rate) / (_MANY_ROWS - _FEW_ROWS)
     return rate, max(0.0, row_s)
-
-
-def _bytes(kind: str, rows: int, columns: int) -> int:
-    block, block_bytes = TENSOR_TYPES[NUMBERS[kind]][1:]
-    return rows * columns // block * block_bytes
 
 
 def _batch_rate(processor: Processor, kind: str, graph_s: float, *, runs: int = 2) -> float:
     """Multiply-adds per second in a batch."""
     seconds = _product_s(processor, kind, _BATCH_ROWS, _LONG, _BATCH, runs=runs)
     return _BATCH_ROWS * _LONG * _BATCH / max(_LEAST_S, seconds - graph_s)
-
-
-def _memory_rate(processor: Processor, graph_s: float) -> float:
-    """Bytes per second of a matrix that no cache holds."""
-    return _streamed_rate(processor, _STREAMED, _STREAMED_BYTES, graph_s)
-
-
-def _streamed_rate(processor: Processor, kind: str, n_bytes: int, graph_s: float, *, runs: int = _RUNS) -> float:
-    rows = n_bytes // _bytes(kind, 1, _STREAMED_COLUMNS)
-    seconds = _product_s(processor, kind, rows, _STREAMED_COLUMNS, runs=runs)
-    return _bytes(kind, rows, _STREAMED_COLUMNS) / max(_LEAST_S, seconds - graph_s)
-
-
-def _streamed_rates(processor: Processor, graph_s: float) -> dict[str, float]:
-    """Of those types: of a matrix of twice the last cache, as far as that is not larger than what `memory` is of."""
-    n_bytes = min(_STREAMED_BYTES, max(2 * cache_bytes(), _STREAMED_BYTES // 2))
-    return {kind: _streamed_rate(processor, kind, n_bytes, graph_s, runs=2) for kind in _STREAMED_TYPES}
 
 
 def _link_rate(card: Processor) -> float:
@@ -292,10 +271,11 @@ def answer(n_threads: int) -> Machine:
     cpu, card = opened(CPU), opened(GPU)
     if cpu is None:
         raise MemoryError
+    by_one, by_all = streams(cpu, n_threads)
     set_threads(cpu.backend, 1)
-    alone = measured(replace(cpu, clock=time.thread_time))  # one thread's own time is no one else's
-    together, rough = with_threads(cpu, alone, n_threads)
-    device, link = (measured(card), _link_rate(card)) if card is not None else (None, 0.0)
+    alone = measured(replace(cpu, clock=time.thread_time), by_one)  # one thread's own time is no one else's
+    together, rough = with_threads(cpu, alone, by_all, n_threads)
+    device, link = (measured(card, {LIKE: stream_rate(card)}), _link_rate(card)) if card is not None else (None, 0.0)
     return Machine(together, alone, device, link, "rough" if rough else "measured")
 
 

@@ -34,7 +34,7 @@ SpeedSource = Literal["measured", "learned", "computed", "rough", "assumed"]
 Phase = Literal["decode", "prefill"]
 AGAIN_AFTER_S: Final = 3600.0
 """A rough measurement stands so long before a quieter moment is tried."""
-MEASURED_AS: Final = 3
+MEASURED_AS: Final = 4
 """Counts up when rates come to mean something else: those of before are worth nothing then."""
 _KEPT: Final = 9
 """Windows of which the median counts."""

@@ -87,6 +87,8 @@ def test_products_are_measured_with_blocks_whose_factors_differ(kind: str) -> No
         factors = np.ascontiguousarray(blocks.reshape(N_BLOCKS, -1)[:, place : place + 2]).view(np.uint16)
         lines = np.unique(factors // 16)  # of 64 bytes, an entry has 4
         assert lines.size > 60
+        spread = float(np.std(np.log(np.abs(factors.view(np.float16).astype(np.float32)))))
+        assert 0.15 < spread < 0.35, "as in SmolLM2's layers: 0.17 to 0.32 by the type"
 
 
 async def test_a_child_that_fails_leaves_speeds_unknown() -> None:

@@ -104,8 +104,10 @@ def test_a_type_that_was_measured_out_of_memory_waits_as_long_as_it_did_there() 
     assert rates.weight_s({"Q4_K": 10e9}, cached=False) == pytest.approx(1.0)  # as `memory` says
     impossible = msgspec.structs.replace(rates, streamed={"Q6_K": 99e9})
     assert impossible.weight_s({"Q6_K": 30e9}, cached=False) == pytest.approx(1.0)
-    two = rates.scaled(products=2.0, in_batches=2.0, memory=15e9, matrix_s=0, node_s=0, graph_s=0)
-    assert two.weight_s({"Q6_K": 36e9}, cached=False) == pytest.approx(1.0)  # memory does 1.5 of one thread's
+    two = rates.scaled(
+        products=2.0, in_batches=2.0, memory=15e9, streamed={"Q6_K": 36e9}, matrix_s=0, node_s=0, graph_s=0
+    )
+    assert two.weight_s({"Q6_K": 36e9}, cached=False) == pytest.approx(1.0)  # its own, whatever memory does
 
 
 def replace_memory(memory: float) -> Rates:
