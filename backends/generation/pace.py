@@ -140,3 +140,10 @@ class Pace:
             return
         told = min(duration_us, known * _MOST_SURPRISE)
         self._decode_us[n_decode] = known + _NEWEST_SHARE * (told - known)
+
+    def learn_at_most(self, n_decode: int, duration_us: float) -> None:
+        """Take in that a step with so many sequences, and more rows than theirs, took no longer."""
+        known = self._decode_us.get(n_decode, 0.0)
+        if duration_us < known:
+            share = 1.0 if duration_us < known / _MOST_SURPRISE else _NEWEST_SHARE
+            self._decode_us[n_decode] = known + share * (duration_us - known)

@@ -139,6 +139,18 @@ def test_rows_that_once_took_long_are_tried_again() -> None:
     assert rows_of([[0.95]], costs, most=15) == [1]
 
 
+def test_a_first_step_that_took_long_makes_no_rows_cheap() -> None:
+    pace, certain = Pace(), [0.99**place for place in range(1, 16)]
+    pace.learn_decode(1, 40 * PLAIN_US)  # while its weights came from the disk
+    costs = RowCosts(pace)
+    for _ in range(4):
+        for n_drafted in (1, 3, 5, 7, 15):
+            costs.learn(1, n_drafted, 0, PLAIN_US * (1 + 1.2 * n_drafted))
+
+    assert pace.decode_us(1) == pytest.approx(2.2 * PLAIN_US)
+    assert rows_of([certain], costs, most=15) == [0]
+
+
 @pytest.mark.parametrize(("agreement", "least"), [(0.8, 2.35), (0.5, 1.4), (0.0, 0.95)])
 def test_a_model_drafts_as_long_as_what_it_says_comes_true_often_enough(agreement: float, least: float) -> None:
     rng, pace, record, n_tokens, took_us = random.Random(5), Pace(), ModelRecord(), 0, 0.0
