@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from backends.diffusion.kind import TILE
 from backends.files import adapters
+from backends.images import ON_ITS_WAY_BYTES
 from backends.plan import Amount, Footprint, Parts
 
 if TYPE_CHECKING:
@@ -31,21 +32,26 @@ what attention gave. diffusers' `BasicTransformerBlock.forward` and `GEGLU.forwa
 _LAYOUTS: Final[Mapping[Device, float]] = MappingProxyType({"cpu": 1.25, "cuda": 1.0})
 """What a decoder takes beside what lives: oneDNN copies a convolution's input into a layout of its own."""
 _COLOURS: Final = 3
-IMAGE_BYTES: Final = _COLOURS * (4 + 1 + 1)
-"""Of a pixel: as numbers, as bytes, and as a file."""
+_PIXEL_BYTES: Final = _COLOURS * (4 + 1 + 1 + 1) + 2
+"""Of a pixel: as numbers, as bytes, as a file, and of a source as bytes, as what may change, and as latents."""
 
 
 def predict(header: DrawHeader, plan: DrawPlan) -> Footprint:
     """What a plan takes of either memory."""
     runtime = RUNTIME_BYTES[plan.device]
     weights, compute = weight_bytes(header, plan), compute_bytes(header, plan, rows_at_once(plan), header.largest)
-    images, further = plan.parallel * header.largest_pixels * IMAGE_BYTES, _adapter_bytes(header, plan)
+    images, further = image_bytes(header, plan), _adapter_bytes(header, plan)
     if plan.device == "cpu":
         return Footprint(host=Parts(weights, compute=compute + images, runtime=runtime.host, further=further))
     return Footprint(
         Parts(weights, compute=compute, runtime=runtime.device, further=further),
         Parts(compute=images, runtime=runtime.host),
     )
+
+
+def image_bytes(header: DrawHeader, plan: DrawPlan) -> int:
+    """Host memory of all images on their way, and of one upload while it is read."""
+    return plan.parallel * header.largest_pixels * _PIXEL_BYTES + ON_ITS_WAY_BYTES
 
 
 def _adapter_bytes(header: DrawHeader, plan: DrawPlan) -> dict[str, int]:

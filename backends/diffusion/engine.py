@@ -8,6 +8,7 @@ Images of one adapter share their passes with each other alone.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -57,11 +58,13 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
     def __init__(self, painter: Painter, defaults: Defaults, scale: int, ready: Ready[DrawFacts]) -> None:
         super().__init__(ready)
         self._painter, self._defaults, self._scale = painter, defaults, scale
+        self._reading = threading.Lock()  # memory is reserved for one image on its way at a time
 
     def prepare(self, job: Draw) -> Canvas:
         """Check what is asked, and read the prompt and the files; from the preparer's thread. Raises JobError."""
         job = self._adapted(job)
-        source = read_source(job, self._defaults.largest_pixels)
+        with self._reading:
+            source = read_source(job, self._defaults.largest_pixels)
         size = (job.width, job.height) if job.width else self._defaults.size
         if source is not None:
             size = source.pixels.shape[1], source.pixels.shape[0]

@@ -245,7 +245,7 @@ def _ready(
     free_before: int | None,
 ) -> Ready[DrawFacts]:
     """With what this process takes when all its images are on their way; `parts` are bytes where it computes."""
-    images = plan.parallel * header.largest_pixels * arithmetic.IMAGE_BYTES
+    images = arithmetic.image_bytes(header, plan)
     host: dict[str, int] = {}
     free_after = card.free_bytes() if plan.device == "cuda" else None
     if plan.device == "cpu":

@@ -38,10 +38,9 @@ def read(job: Draw, largest_pixels: int) -> Source | None:
     """The job's image and mask; None where it has none. Raises JobError for files that are no such thing."""
     if job.image is None:
         return None
-    data = _data(job.image, "image")
-    shown = _pixels(data, "image")
-    hole = None if job.whole else _asked_hole(job, data)
+    shown, hole = _image(job.image, with_hole=not job.whole and job.mask is None)
     if job.mask is not None:
+        hole = _hole(_data(job.mask, "mask"), "mask")
         if hole is None or not hole.any():
             raise JobError("invalid_value", _NO_HOLE, param="mask")
         if hole.shape != shown.shape[:2]:
@@ -72,16 +71,17 @@ def _data(file: SpoolFile, param: str) -> bytes:
         raise JobError("invalid_value", str(error), param=param) from None
 
 
+def _image(file: SpoolFile, *, with_hole: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """Its pixels, and where it is transparent; its bytes are let go of behind that."""
+    data = _data(file, "image")
+    return _pixels(data, "image"), _hole(data, "image") if with_hole else None
+
+
 def _pixels(data: bytes, param: str) -> NDArray[np.uint8]:
     try:
         return pictures.pixels(data)
     except pictures.PictureError as error:
         raise JobError("unsupported_media", f"the {param} {error}", param=param) from None
-
-
-def _asked_hole(job: Draw, image: bytes) -> NDArray[np.bool_] | None:
-    """Of the mask; without one, of the image itself."""
-    return _hole(image, "image") if job.mask is None else _hole(_data(job.mask, "mask"), "mask")
 
 
 def _hole(data: bytes, param: str) -> NDArray[np.bool_] | None:

@@ -147,11 +147,14 @@ def transparent(data: bytes) -> NDArray[np.bool_] | None:
     """`(height, width) bool` of `size`: where nothing of an image is seen; None: all is. Raises PictureError."""
     with _reading(data) as image:
         wanted = _kept(_upright(image), low=False)
-        if image.width * image.height > MOST_PIXELS:
-            raise PictureError(_too_many(image.width, image.height))
         if "A" not in image.getbands() and "transparency" not in image.info:
             return None
-        alpha = image.convert("RGBA").getchannel("A")
+        if image.width * image.height > MOST_PIXELS:
+            raise PictureError(_too_many(image.width, image.height))
+        alpha = (image if "A" in image.getbands() else image.convert("RGBA")).getchannel("A")
+        orientation = _orientation(image)
+        if orientation in _WAYS:
+            alpha = alpha.transpose(_WAYS[orientation])
         if alpha.size != tuple(wanted):
             alpha = alpha.resize(wanted, Image.Resampling.NEAREST)
         found: NDArray[np.bool_] = np.asarray(alpha) == 0

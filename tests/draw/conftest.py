@@ -39,7 +39,7 @@ def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
             "chat": {"path": "demo", "context": 4096, "parallel": 32},  # 128 MiB of KV cache
         },
         "server": {"drain_s": 1},
-        "memory": {"device": "cpu", "budget": "480MiB", "prefix_cache": "32MiB"},
+        "memory": {"device": "cpu", "budget": "700MiB", "prefix_cache": "32MiB"},
         "scheduler": {"min_residency_s": 0},
     }
     running = Server(settings, folder / "server.log", ONECARD_TEST_ENGINE="", XDG_CACHE_HOME=str(folder / "cache"))

@@ -117,6 +117,8 @@ REFUSED: dict[str, tuple[str, dict[str, str], dict[str, bytes], str, str]] = {
         "mask",
         "64 x 32 pixels and the image 64 x",
     ),
+    "no steps": (EDITS, {**RED, "steps": "0"}, {"image": png(PLAIN)}, "steps", ">= 1"),
+    "a million steps": (EDITS, {**RED, "steps": "1000000"}, {"image": png(PLAIN)}, "steps", "<= 150"),
     "no strength": (EDITS, {**RED, "strength": "0"}, {"image": png(PLAIN)}, "strength", "> 0"),
     "little strength": (EDITS, {**RED, "strength": "0.01"}, {"image": png(PLAIN)}, "strength", "none of 8 steps"),
     "fidelity": (EDITS, {**RED, "input_fidelity": "high"}, {"image": png(PLAIN)}, "input_fidelity", "'strength'"),
