@@ -10,6 +10,8 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from server import errors
 from server.accounts.account import ANONYMOUS
 from server.asker import ASKER, Asker
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from server.settings.catalog import Catalog
 
 _PASSING: Final = frozenset({429, 500, 502, 503})
+_BUSY: Final = 503
 _GIVEN_UP: Final = 499
 """A model was unloaded, or its load was: no client of a batch has hung up, so its line is asked again."""
 _LOG: Final = logging.getLogger("onecard.batches")
@@ -77,17 +80,36 @@ class Asking:
         status = int(sent[0]["status"])
         headers = {name.lower(): value for name, value in sent[0].get("headers", [])}
         body = b"".join(message.get("body", b"") for message in sent[1:])
-        return Answer(status, request_id, body, may_pass=_may_pass(status, headers.get(b"x-should-retry", b"")))
+        may_pass = _may_pass(status, headers.get(b"x-should-retry", b""))
+        return Answer(status, request_id, body, may_pass=may_pass, short_of=_short_of(status, body))
 
 
 def _may_pass(status: int, should_retry: bytes) -> bool:
     return status == _GIVEN_UP or (status in _PASSING and should_retry != b"false")
 
 
+class _Error(msgspec.Struct):
+    code: str | None = None
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error
+
+
+def _short_of(status: int, body: bytes) -> str | None:
+    """What is missing where others hold the memory that a line's model needs; None for any other answer."""
+    if status != _BUSY:
+        return None
+    error = msgspec.json.decode(body, type=_Refusal).error
+    return error.message if error.code == "memory_busy" else None
+
+
 def refused(problem: errors.ApiError, request_id: str) -> Answer:
     """An error as the answer of a line."""
     should_retry = problem.headers.get("x-should-retry", "").encode("ascii")
-    return Answer(problem.status, request_id, problem.body(), may_pass=_may_pass(problem.status, should_retry))
+    body, may_pass = problem.body(), _may_pass(problem.status, should_retry)
+    return Answer(problem.status, request_id, body, may_pass=may_pass, short_of=_short_of(problem.status, body))
 
 
 def _scope(line: LeftLine, request_id: str) -> Scope:

@@ -85,7 +85,7 @@ class Ender:
             return
         self._failed[batch.place] = (n_times, time.monotonic() + again_s)
         told += " Its answers are kept, and it tries again. hint: its log has more; a new version may mend it"
-        self._store.complain(batch, Problem("internal_error", told))
+        self._store.complain(batch.place, [Problem("internal_error", told)])
 
 
 def end_batch(store: BatchStore, files: FileStore, batch: Batch, state: State) -> None:

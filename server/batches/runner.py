@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from server.files.store import FileStore
 
 MOST_TRIES: Final = 4
+_ROOM_S: Final = 30.0
+"""Until a model is asked again whose memory others hold: a program's lease, or the hours of the day."""
 _AGAIN_S: Final = (1.0, 5.0, 20.0)
 """Until a line is asked again, by how often it was."""
 _LOOK_S: Final = 0.25
@@ -48,6 +50,8 @@ class Answer:
     body: bytes
     may_pass: bool
     """It is worth asking again later."""
+    short_of: str | None = None
+    """What is missing, where others hold the memory that its model needs: that says nothing about the line."""
 
 
 class Machine(Protocol):
@@ -102,6 +106,8 @@ class BatchRunner:
         self._news = asyncio.Event()
         self._not_before: dict[str, float] = {}
         """By the model that failed a line, when one is asked of it again."""
+        self._held_up: dict[int, str] = {}
+        """Batches that wait for memory which others hold, and what was told of it."""
         self._model = ""
         """Whose turn it is."""
         self._task: asyncio.Task[None] | None = None
@@ -315,6 +321,11 @@ class BatchRunner:
 
     async def _keep(self, line: LeftLine, answer: Answer) -> None:
         """Raises ApiError 503 where it cannot be written: the line is asked once more."""
+        if answer.short_of is not None:
+            self._not_before[line.model] = self._now() + _ROOM_S
+            self._count("given_back")
+            await self._complain(line, answer.short_of)
+            return
         if answer.may_pass and line.tries + 1 < MOST_TRIES:
             await asyncio.to_thread(self._store.tried, line)
             self._not_before[line.model] = self._now() + _AGAIN_S[min(line.tries, len(_AGAIN_S) - 1)]
@@ -325,6 +336,19 @@ class BatchRunner:
         )
         if kept:
             self._count("ok" if answer.status < 300 else "failed")
+        if line.batch in self._held_up:
+            await self._complain(line, None)
+
+    async def _complain(self, line: LeftLine, told: str | None) -> None:
+        """What holds its batch up, once for as long as it does; None: nothing any more."""
+        if self._held_up.get(line.batch) == told:
+            return
+        problems = [] if told is None else [Problem("memory_busy", f"{told.rstrip('.')}. Its lines wait.", line.n)]
+        await asyncio.to_thread(self._store.complain, line.batch, problems)
+        self._held_up.pop(line.batch, None)
+        if told is not None:
+            self._held_up[line.batch] = told
+            _LOG.info("batch_waits model=%s reason=%r", line.model, told)
 
     def _withdraw(self, running: list[_Running]) -> None:
         for one in running:

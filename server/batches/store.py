@@ -215,12 +215,14 @@ class BatchStore:
             now.record.counts = [n_kept if n_lines is None else n_lines, 0, 0]
             self._move(db, now, "failed")
 
-    def complain(self, batch: Batch, problem: Problem) -> None:
-        """Something holds its end up."""
+    def complain(self, place: int, problems: Sequence[Problem]) -> None:
+        """These hold it up; nothing where it has ended."""
         with self._folder.transaction() as db:
-            now = self._get(db, batch.id, None)
-            now.record.errors = _told([problem])
-            self._write(db, now, now.state)
+            row = db.execute(f"SELECT {_COLUMNS} FROM batches WHERE place = ?", (place,)).fetchone()  # noqa: S608
+            now = None if row is None else _batch(row)
+            if now is not None and now.state in OPEN:
+                now.record.errors = _told(problems)
+                self._write(db, now, now.state)
 
     def sweep(self) -> int:
         """Forget batches that have ended and whose window is over for `KEPT_S`: how many."""

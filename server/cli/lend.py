@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from server.cli.client import Client
 
+_PATH = "/v1/memory/lease"
 _HOLDS_S = 300.0
 """A lease whose holder is gone without a word ends after so long."""
 _RENEW_EVERY_S = 60.0
@@ -41,17 +42,46 @@ def lend(
         raise CliError(f"'{size}': {problem}", ExitCode.USAGE) from None
     client = client_for(url, loaded_or_exit(config).settings)
     asked = {"bytes": n_bytes, "seconds": _HOLDS_S, "name": Path(command[0]).name[:64]}
-    lease = client.post("/v1/memory/lease", asked)["id"]
-    say(f"{format_size(n_bytes)} are lent to {command[0]}")
-    with _held(client, lease):
-        code = _run(command)
+    program = _Program(command)
+    with program.answers_signals(), _held(_Lease(client, asked)):
+        say(f"{format_size(n_bytes)} are lent to {command[0]}")
+        code = program.run()
     say(f"{format_size(n_bytes)} are given back")
     raise typer.Exit(code)
 
 
+class _Lease:
+    """One of a server's, which is asked for it anew where it has been started anew."""
+
+    def __init__(self, client: Client, asked: dict[str, Any]) -> None:
+        self._client, self._asked = client, asked
+        self._id: str | None = None
+
+    def take(self) -> None:
+        """Raises CliError where there is no such room."""
+        self._id = self._client.post(_PATH, self._asked)["id"]
+
+    def renew(self) -> None:
+        """Raises CliError."""
+        from server.cli.console import CliError, say
+
+        try:
+            self._client.post(f"{_PATH}/{self._id}", {"seconds": _HOLDS_S})
+        except CliError:
+            if any(lease["id"] == self._id for lease in self._client.get(_PATH)["data"]):
+                raise
+            self.take()
+            say("the server had forgotten the lease, and has lent anew")
+
+    def give_back(self) -> None:
+        """Raises CliError."""
+        if self._id is not None:
+            self._client.delete(f"{_PATH}/{self._id}")
+
+
 @contextlib.contextmanager
-def _held(client: Client, lease: str) -> Generator[None, None, None]:
-    """Renewed again and again, and given back at the end."""
+def _held(lease: _Lease) -> Generator[None, None, None]:
+    """Taken, renewed again and again, and given back at the end. Raises CliError."""
     from server.cli.console import CliError, say
 
     done = threading.Event()
@@ -59,40 +89,66 @@ def _held(client: Client, lease: str) -> Generator[None, None, None]:
     def renew() -> None:
         while not done.wait(_RENEW_EVERY_S):
             try:
-                client.post(f"/v1/memory/lease/{lease}", {"seconds": _HOLDS_S})
+                lease.renew()
             except CliError as problem:
                 say(f"the lease could not be renewed: {problem.message}")
 
     renewing = threading.Thread(target=renew, daemon=True)
-    renewing.start()
     try:
+        lease.take()
+        renewing.start()
         yield
     finally:
         done.set()
-        renewing.join()
+        if renewing.is_alive():
+            renewing.join()
         try:
-            client.delete(f"/v1/memory/lease/{lease}")
+            lease.give_back()
         except CliError as problem:
             say(f"the lease could not be given back, and ends by itself: {problem.message}")
 
 
-def _run(command: list[str]) -> int:
-    """Signals that end us are the command's to answer. Raises CliError where it cannot be started."""
-    from server.cli.console import CliError, ExitCode
+class _Program:
+    """The command, and the signals that it gets in our place."""
 
-    try:
-        process = subprocess.Popen(command)
-    except OSError as problem:
-        told = (problem.strerror or "it cannot be started").lower()
-        raise CliError(f"{command[0]}: {told}", ExitCode.USAGE) from None
-    before = {
-        one: signal.signal(one, lambda number, _frame: process.send_signal(number))
-        for one in (signal.SIGTERM, signal.SIGHUP)
-    }
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells the command itself
-    try:
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] | None = None
+        """Signals that came while it was being started; None before."""
+
+    @contextlib.contextmanager
+    def answers_signals(self) -> Generator[None, None, None]:
+        """Those that end us are the command's to answer once it is there; before it they end us in good order."""
+        before = {one: signal.signal(one, self._on_signal) for one in (signal.SIGTERM, signal.SIGHUP)}
+        before |= {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGQUIT)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def run(self) -> int:
+        """Its exit code, as a shell has it. Raises CliError where it cannot be started."""
+        from server.cli.console import CliError, ExitCode
+
+        self._early = []
+        for one in (signal.SIGINT, signal.SIGQUIT):  # a terminal tells the command itself
+            signal.signal(one, lambda *_: None)  # which would go on ignoring what is ignored here
+        try:
+            self._process = process = subprocess.Popen(self._command)
+        except OSError as problem:
+            told = (problem.strerror or "it cannot be started").lower()
+            raise CliError(f"{self._command[0]}: {told}", ExitCode.USAGE) from None
+        for number in self._early:
+            process.send_signal(number)
         code = process.wait()
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-    return code if code >= 0 else 128 - code
+        return code if code >= 0 else 128 - code
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+        elif self._early is not None:
+            self._early.append(number)
+        else:
+            raise SystemExit(128 + number)

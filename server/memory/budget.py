@@ -5,6 +5,7 @@ The way of a number: `MemoryBudget.need` -> `placement.place` -> `Estimator.esti
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backends.backend import HeaderError
@@ -16,7 +17,7 @@ from server.memory.estimator import Estimator
 from server.memory.files import ModelFiles
 from server.memory.learned import Learned
 from server.memory.ledger import Tenant
-from server.memory.placement import Placed, longest_context, place
+from server.memory.placement import Placed, longest_context, memory_words, place
 from server.memory.speeds import SpeedEstimator
 from server.scheduling.budget import Refused
 
@@ -163,16 +164,21 @@ class MemoryBudget:
         facts = self.files.facts(entry.name)
         if facts is None or self.memory is None:
             return None
-        return place(
+        ledger = self.memory.ledger
+        placed = place(
             entry.name,
             facts.header,
             wish(entry.config, self.memory.device, context=context),
-            budget=self.memory.ledger.budget + Amount(device=self.memory.neighbours.held_back_bytes),
+            budget=ledger.budget + ledger.withheld,
             free=usable,
             estimate=self.estimator.of(facts, within=usable),
             speed=self.speeds.of(facts),
             smaller_by=smaller_by,
         )
+        if isinstance(placed, Refused) and placed.code == "memory_busy" and ledger.withheld:
+            size = memory_words(self.memory.device, ledger.withheld)
+            return replace(placed, message=f"{placed.message}; {size} are not lent to models at this hour or moment")
+        return placed
 
     async def capacity(self, entry: CatalogEntry, change: WishChange, residents: Sequence[Candidate]) -> Capacity:
         """What a load would come to with the wishes of the moment; loads nothing. Raises HeaderError."""

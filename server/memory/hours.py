@@ -27,18 +27,28 @@ def limit_at(hours: Mapping[str, int], minute: int) -> int | None:
     return min((n_bytes for span, n_bytes in hours.items() if holds(span)), default=None)
 
 
-def by_hours(
-    auto: Callable[[int], int],
-    hours: Mapping[str, int],
-    *,
-    fixed: int | None,
-    minute: Callable[[], int] = minute_of_day,
-) -> Callable[[int], int]:
+class HourlyBudget:
     """A budget of the bytes that models may have: `fixed` or by `auto`, and no more than the hour allows."""
 
-    def budget(usable_bytes: int) -> int:
-        n_bytes = auto(usable_bytes) if fixed is None else fixed
-        limit = limit_at(hours, minute()) if hours else None
-        return n_bytes if limit is None else min(n_bytes, limit)
+    def __init__(
+        self,
+        auto: Callable[[int], int],
+        hours: Mapping[str, int],
+        *,
+        fixed: int | None,
+        minute: Callable[[], int] = minute_of_day,
+    ) -> None:
+        self._auto, self._hours, self._fixed, self._minute = auto, hours, fixed, minute
 
-    return budget
+    def __call__(self, usable_bytes: int) -> int:
+        """The budget now."""
+        return self._whole(usable_bytes) - self.withheld(usable_bytes)
+
+    def withheld(self, usable_bytes: int) -> int:
+        """What it is smaller by, because of the hour."""
+        whole = self._whole(usable_bytes)
+        limit = limit_at(self._hours, self._minute()) if self._hours else None
+        return 0 if limit is None else max(0, whole - limit)
+
+    def _whole(self, usable_bytes: int) -> int:
+        return self._auto(usable_bytes) if self._fixed is None else self._fixed

@@ -101,6 +101,8 @@ class Account:
         self._on_change = on_change
         self._holdings: dict[Tenant, Holding] = {}
         self._prefix_cache_bytes = 0
+        self.withheld_bytes = 0
+        """What the budget is smaller by for a while: by the hour, or for a program that grows."""
 
     @property
     def budget_bytes(self) -> int:
@@ -224,6 +226,11 @@ class Ledger:
     def budget(self) -> Amount:
         """What all tenants together may hold."""
         return Amount(self.device.budget_bytes, self.host.budget_bytes)
+
+    @property
+    def withheld(self) -> Amount:
+        """What the budgets are smaller by for a while."""
+        return Amount(self.device.withheld_bytes, self.host.withheld_bytes)
 
     @property
     def free(self) -> Amount:

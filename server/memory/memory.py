@@ -19,7 +19,7 @@ from backends.machine import host
 from backends.messages import Device
 from backends.plan import Amount
 from server.memory import gpu
-from server.memory.hours import by_hours
+from server.memory.hours import HourlyBudget
 from server.memory.ledger import Ledger, Tenant
 from server.memory.neighbours import EVERY_S, Neighbours
 from server.memory.prefix_cache import PrefixCache, open_prefix_cache
@@ -60,8 +60,8 @@ class DeviceError(Exception):
 class Follow:
     """Automatic budgets: each makes one of the bytes that models may have; None where the operator wrote one."""
 
-    device: Callable[[int], int] | None = None
-    host: Callable[[int], int] | None = None
+    device: HourlyBudget | None = None
+    host: HourlyBudget | None = None
 
 
 class Guest(Protocol):
@@ -96,9 +96,12 @@ class Memory:
         follow: Follow = Follow(),
         prefix_cache: PrefixCache | None = None,
         neighbours: Neighbours | None = None,
+        withheld: Amount | None = None,
     ) -> None:
         self.device: Device = device
         self.ledger = Ledger(budget, has_card=device == "cuda")
+        if withheld is not None:
+            self.ledger.device.withheld_bytes, self.ledger.host.withheld_bytes = withheld.device, withheld.host
         self.prefix_cache = prefix_cache or PrefixCache(None, 0)
         self.on_budget_change: list[Callable[[], None]] = []
         """Called after a budget has changed."""
@@ -265,8 +268,8 @@ class Memory:
                 self._device_free_bytes = (await gpu.memory()).free_bytes
                 measured = self.ledger.device.measured_bytes
                 if measured is not None and measured == before:  # a load changes what is free from moment to moment
-                    usable = await self._usable_on_card(measured)
-                    changed = self._resize(self.ledger.device, self._follow.device, usable) or changed
+                    usable, kept = await self._usable_on_card(measured), self.neighbours.held_back_bytes
+                    changed = self._resize(self.ledger.device, self._follow.device, usable, kept=kept) or changed
         finally:
             if changed:
                 self.share_out()
@@ -274,13 +277,13 @@ class Memory:
                     tell()
 
     async def _usable_on_card(self, measured_bytes: int) -> int:
-        """What models may have of the card, less what is left free for a program whose use of it grows."""
+        """What models may have of the card; and a look at whether another program's use of it grows."""
         free_bytes = self._device_free_bytes
         usable = self._with_lent(free_bytes + measured_bytes)
         known = await gpu.held_by(self.pids()) if self.neighbours.uneasy else None
         ours_beyond = max(0, (known or 0) - measured_bytes)  # what workers took since is no other program's
         self.neighbours.look(time.monotonic(), self.total.device - usable - ours_beyond)
-        return usable - self.neighbours.held_back_bytes
+        return usable
 
     def lent(self, n_bytes: int) -> None:
         """So much of the memory in which models compute is lent to other programs, which may take it or not yet."""
@@ -294,11 +297,12 @@ class Memory:
             return usable_bytes
         return usable_bytes + min(max(0, self._usable_before - usable_bytes), self.lent_bytes)
 
-    def _resize(self, account: Account, auto: Callable[[int], int] | None, usable_bytes: int) -> bool:
-        """Let an automatic budget follow; what models hold is not free, and yet theirs."""
-        if auto is None:
+    def _resize(self, account: Account, allowed: HourlyBudget | None, usable_bytes: int, *, kept: int = 0) -> bool:
+        """Let a budget follow; what models hold is not free, and yet theirs. `kept` bytes are another program's."""
+        if allowed is None:
             return False
-        budget_bytes = auto(usable_bytes)
+        account.withheld_bytes = kept + allowed.withheld(usable_bytes - kept)
+        budget_bytes = allowed(usable_bytes - kept)
         if abs(budget_bytes - account.budget_bytes) < LEAST_CHANGE * account.budget_bytes:
             return False
         account.resize(budget_bytes)
@@ -351,16 +355,17 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
         why = "no card is used" if card is None else "budget is fixed, and follows no other program"
         _LOG.warning("headroom_unused reason=%r", why)
     if card is None:
-        allowed = by_hours(auto, settings.hours, fixed=fixed if fixed is None or most is None else min(fixed, most))
+        allowed = HourlyBudget(auto, settings.hours, fixed=fixed if fixed is None or most is None else min(fixed, most))
         return Memory(
             "cpu",
             Amount(host=allowed(available_bytes)),
             total=Amount(host=total_bytes),
             warnings=warnings,
             follow=Follow(host=allowed if moves else None),
+            withheld=Amount(host=allowed.withheld(available_bytes)),
             prefix_cache=prefix_cache,
         )
-    on_card = by_hours(_auto_on_card(settings.reserve), settings.hours, fixed=fixed)
+    on_card = HourlyBudget(_auto_on_card(settings.reserve), settings.hours, fixed=fixed)
     if settings.budget != "auto":
         _check("budget", settings.budget, card.total_bytes, card.name)
     return Memory(
@@ -373,8 +378,9 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
         device_free_bytes=card.free_bytes,
         device_name=card.name,
         warnings=warnings,
-        follow=Follow(on_card if moves else None, auto if most is None else None),
+        follow=Follow(on_card if moves else None, HourlyBudget(auto, {}, fixed=None) if most is None else None),
         prefix_cache=prefix_cache,
+        withheld=Amount(on_card.withheld(card.free_bytes)),
         neighbours=_neighbours(settings, card.total_bytes),
     )
 

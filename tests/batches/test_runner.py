@@ -48,6 +48,8 @@ class Desk:
         self.place = place
         self.answer = b'{"usage": {"prompt_tokens": 2, "completion_tokens": 3}}'
         self.statuses: list[int] = []
+        self.short_of: str | None = None
+        self.n_asked = 0
         self.folder = DataFolder(lambda: place, (TABLE, TABLES))
         self.files = FileStore(self.folder, lambda: self.now)
         self.batches = BatchStore(self.folder, lambda: self.now)
@@ -60,8 +62,9 @@ class Desk:
         )
 
     async def ask(self, line: Any) -> Answer:
+        self.n_asked += 1
         status = self.statuses.pop(0) if self.statuses else 200
-        return Answer(status, "req", self.answer, may_pass=status == 499)
+        return Answer(status, "req", self.answer, may_pass=status == 499, short_of=self.short_of)
 
     def upload(self, n_lines: int, lifetime_s: int | None = None) -> StoredFile:
         path = self.place / "upload"
@@ -215,6 +218,25 @@ async def test_a_line_whose_model_was_unloaded_is_asked_again_and_not_for_ever(d
     desk.runner.wake()
     assert desk.batches.counts(await desk.ended(always)) == (1, 0, 1)
     assert len(desk.statuses) == 9 - runner.MOST_TRIES
+
+
+async def test_lines_whose_model_has_no_room_for_now_wait_for_it_and_say_so(desk: Desk, monkeypatch):
+    monkeypatch.setattr(runner, "_ROOM_S", 0.02)
+    busy: Any = from_failed(Failed("job", "memory_busy", "m needs 8 GiB, 4 of 9 GiB are free"))
+    assert refused(busy, "req").short_of == "m needs 8 GiB, 4 of 9 GiB are free"
+    assert refused(from_failed(Failed("job", "queue_full", "full")), "req").short_of is None
+    desk.short_of = "m needs 8 GiB, 4 of 9 GiB are free"
+    batch = desk.begin(3)
+
+    await desk.runner.start(at_once=True)
+    waiting = await desk.until(lambda: desk.batches.get(batch.id, None), lambda now: now.record.errors)
+    assert "4 of 9 GiB are free. Its lines wait." in waiting.record.errors[0]["message"]
+    await desk.until(lambda: desk.n_asked, lambda n: n > 3 * runner.MOST_TRIES)
+    assert desk.batches.counts(waiting) == (3, 0, 0)
+
+    desk.short_of = None
+    done = await desk.ended(batch)
+    assert (desk.batches.counts(done), done.record.errors) == ((3, 3, 0), [])
 
 
 async def test_files_and_batches_that_have_had_their_time_leave_the_disk_without_a_request(desk: Desk, monkeypatch):

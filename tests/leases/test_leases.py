@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from server.cli.client import Client
+from server.cli.lend import _Lease
 from tests.e2e.server import until
 from tests.http.conftest import Answer, Server, settings
 from tests.many.conftest import BIG, MIB, write_model
@@ -98,7 +100,7 @@ def test_what_models_at_work_hold_is_not_lent_and_the_sums_are_told(server):
 
 
 def test_a_lease_ends_by_itself_unless_it_is_renewed(server):
-    short, long = lend(server, 10, seconds=0.2), lend(server, 10, seconds=0.2)
+    short, long = lend(server, 10, seconds=0.2), lend(server, 10, seconds=30)
     kept = server.post(f"{PATH}/{long.json()['id']}", {"seconds": 60}, headers=BOSS)
     assert kept.json()["seconds_left"] > 50
     until(lambda: [one["id"] for one in server.get(PATH, headers=BOSS).json()["data"]] == [long.json()["id"]], 5)
@@ -121,14 +123,50 @@ def test_who_may_lend_and_what_is_no_size(server):
     assert server.get(PATH, headers=BOSS).json()["data"] == []
 
 
-def test_a_command_runs_with_the_room_and_its_exit_code_is_told(server, tmp_path):
+BACK = "10 MiB are given back"
+ENDS: dict[str, tuple[str, int]] = {
+    "its exit code": ("raise SystemExit(3)", 3),
+    "ended by a signal of ours": ("os.kill(os.getppid(), signal.SIGTERM); signal.pause()", 128 + 15),
+    "that ignores it": (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); os.kill(os.getppid(), signal.SIGTERM); raise SystemExit(4)",
+        4,
+    ),
+    "with a quit of the terminal": ("os.kill(os.getppid(), signal.SIGQUIT); raise SystemExit(5)", 5),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9),
+    "that hears Ctrl-C": ("raise SystemExit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)", 0),
+}
+
+
+def test_a_command_runs_with_the_room_however_it_ends_and_leaves_no_lease(server, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path), "ONECARD_API_KEY": "sk-boss"}
-    command = [sys.executable, "-m", "server.cli", "lend", "10MiB", "--url", server.url, "--"]
-    inside = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
-    for program, code in (("raise SystemExit(3)", 3), (inside, 128 + 15)):
-        done = subprocess.run(
-            [*command, sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == code, done.stderr
-        assert "10 MiB are given back" in done.stderr
+    lend = [sys.executable, "-m", "server.cli", "lend", "--url", server.url]
+    cases = {
+        name: (["10MiB", "--", sys.executable, "-c", f"import os, signal; {program}"], code, BACK)
+        for name, (program, code) in ENDS.items()
+    }
+    cases["that is not there"] = (["10MiB", "--", "/no/such"], 2, "no such file")
+    cases["for which there is no room"] = (["9GiB", "--", "true"], 1, "cannot be lent")
+    started = {
+        name: subprocess.Popen([*lend, *arguments], env=env, stderr=subprocess.PIPE, text=True)
+        for name, (arguments, _, _) in cases.items()
+    }
+    for name, process in started.items():
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, cases[name][2] in said) == (cases[name][1], True), (name, said)
     assert server.get(PATH, headers=BOSS).json()["data"] == []
+
+
+def test_a_lease_that_the_server_has_forgotten_is_taken_anew(server, capsys):
+    lease = _Lease(Client(server.url, key="sk-boss"), {"bytes": 10 * MIB, "seconds": 60, "name": "test"})
+    lease.take()
+    (before,) = server.get(PATH, headers=BOSS).json()["data"]
+    assert server.call("DELETE", f"{PATH}/{before['id']}", headers=BOSS).status == 200
+
+    lease.renew()
+
+    (after,) = server.get(PATH, headers=BOSS).json()["data"]
+    assert (after["bytes"], after["id"] != before["id"]) == (10 * MIB, True)
+    assert "has lent anew" in capsys.readouterr().err
+    lease.renew()  # one that is there is renewed, and not taken twice
+    assert [one["id"] for one in server.get(PATH, headers=BOSS).json()["data"]] == [after["id"]]
+    lease.give_back()

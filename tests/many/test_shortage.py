@@ -134,3 +134,11 @@ async def test_models_that_take_a_fourth_more_than_predicted_correct_the_ledger_
     memory = rig.pool.status().memory
     assert memory.over_bytes == 0
     assert memory.reserved_bytes <= memory.budget_bytes
+
+
+async def test_what_fits_only_at_another_hour_is_refused_for_now_and_not_for_ever(fleet: FleetMaker) -> None:
+    hours = {"00:00-12:00": 100 * MIB, "12:00-00:00": 100 * MIB}
+    rig = await fleet({"a": BIG, "huge": 5000}, budget_mib=1000, sections={"memory": {"hours": hours}})
+    answers = await rig.ask_all(("a", "hello"), ("huge", "hello"))
+    assert [code(events) for events in answers] == ["memory_busy", "cannot_fit"]
+    assert "900 MiB are not lent to models at this hour" in str(getattr(answers[0][-1], "message", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from server.memory.hours import by_hours, limit_at
+from server.memory.hours import HourlyBudget, limit_at
 from server.memory.memory import open_memory
 from server.settings.sections import MemorySection
 
@@ -30,7 +30,7 @@ def test_the_smallest_limit_of_an_hour_holds_also_over_midnight():
 @pytest.mark.parametrize(("fixed", "evening"), [(None, 10 * GIB), (8 * GIB, 8 * GIB)])
 def test_a_limit_bounds_what_is_free_or_configured(fixed, evening):
     clock = ["10:00"]
-    budget = by_hours(lambda usable: usable, {"09:00-18:00": 6 * GIB}, fixed=fixed, minute=lambda: at(clock[0]))
+    budget = HourlyBudget(lambda usable: usable, {"09:00-18:00": 6 * GIB}, fixed=fixed, minute=lambda: at(clock[0]))
     assert budget(10 * GIB) == 6 * GIB
     assert budget(5 * GIB) == (5 * GIB if fixed is None else 6 * GIB)
     clock[0] = "20:00"
