@@ -111,7 +111,7 @@ class ModelTrust:
     def chances(self, most: int) -> list[float]:
         """How likely a draft comes true up to and with each of its tokens; empty where that is too unlikely."""
         found = [chance for n in range(1, most + 1) if (chance := self._chance**n) >= _LEAST_MODEL_CHANCE]
-        self._n_idle = 0 if len(found) > 1 else self._n_idle + 1
+        self._n_idle = 0 if self._chance >= _LIKELY and len(found) > 1 else self._n_idle + 1
         if self._n_idle >= self._patience:
             self._chance, self._n_idle = max(self._chance, _MODEL_AT_FIRST), 0
             self._patience = min(2 * self._patience, _MOST_IDLE_TOKENS)

@@ -139,6 +139,20 @@ def test_rows_that_once_took_long_are_tried_again() -> None:
     assert rows_of([[0.95]], costs, most=15) == [1]
 
 
+@pytest.mark.parametrize("chance", [0.2, 0.4])
+def test_a_model_that_did_not_pay_is_tried_again(chance: float) -> None:
+    trust = ModelTrust(ModelRecord())
+    trust.begin()
+    while trust.chances(15)[0] > chance:
+        trust.begin()
+        trust.goes_on(64.0)
+        trust.learn(1, 0)
+
+    found = [trust.chances(15)[:1] for _ in range(130)]
+
+    assert found[-1] >= [0.7]
+
+
 def test_a_first_step_that_took_long_makes_no_rows_cheap() -> None:
     pace, certain = Pace(), [0.99**place for place in range(1, 16)]
     pace.learn_decode(1, 40 * PLAIN_US)  # while its weights came from the disk
