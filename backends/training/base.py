@@ -5,6 +5,7 @@ Nothing is fetched, no code of the folder runs, no pickle is read.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from backends.bnb.vocabulary import FolderVocabulary
 from backends.bnb.weights import Kind, Order, load_model
 from backends.engine import LoadError
 from backends.files.adapters import MOST_RANK
+from backends.files.model_files import FileError, opened
 from backends.generation.tokenizer import Tokenizer
 from backends.messages import GeneratorPlan, LoadModel
 from backends.messages.training import ALL_LINEAR
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from backends.messages.training import Recipe
 
 _QUANTIZATIONS: Final = {"none": "none", "8bit": "bnb-8bit", "nf4": "bnb-4bit"}
+_SAMPLES: Final = 64
+_SAMPLE_BYTES: Final = 4096
 _KINDS: Final = {"lora": ("none", "8bit", "nf4"), "qlora": ("8bit", "nf4"), "full": ("none",)}
 
 
@@ -54,6 +58,8 @@ class Base:
     pad: int
     dtype: torch.dtype
     """What is computed in."""
+    fingerprint: str
+    """Of the folder's weights: see `fingerprint`."""
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Those that learn, by the names they are stored under: an adapter's are those that peft writes."""
@@ -75,7 +81,8 @@ def open_base(recipe: Recipe, progress: Callable[[float], None]) -> Base:
         config = folder.check(path, trust_remote_code=False)
         source = tokenizer_of(path, order)
         model = load_model(_spec(recipe), config, order, progress, _kind(info), dtype=_stored_in(recipe))
-    except HeaderError as error:
+        seen = fingerprint(path)
+    except (HeaderError, FileError) as error:
         raise TrainError("bad_model", f"{path.name}: {error}") from error
     except LoadError as error:
         code = "out_of_memory" if error.out_of_memory else "bad_model"
@@ -84,7 +91,18 @@ def open_base(recipe: Recipe, progress: Callable[[float], None]) -> Base:
     vocabulary = FolderVocabulary(source, n_vocab=int(model.config.vocab_size), ends=ends)
     encoder = Encoder(Tokenizer(vocabulary), vocabulary, eos=source.eos_token_id)
     model = _made_to_learn(model, recipe)
-    return Base(model, info, encoder, next(iter(sorted(ends)), 0), compute_dtype(recipe))
+    return Base(model, info, encoder, next(iter(sorted(ends)), 0), compute_dtype(recipe), seen)
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a folder's weights from others of the same shape: bytes from all over its files. Raises FileError."""
+    found = hashlib.sha256()
+    for place in sorted(path.glob("*.safetensors")):
+        with opened(place) as file:
+            found.update(f"{place.name} {file.size}".encode())
+            for n in range(_SAMPLES):
+                found.update(file.at(n * file.size // _SAMPLES, _SAMPLE_BYTES))
+    return found.hexdigest()
 
 
 def compute_dtype(recipe: Recipe) -> torch.dtype:

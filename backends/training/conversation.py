@@ -94,9 +94,13 @@ def _weight(at: str, role: str, weight: Any) -> int:
 
 
 def _content(at: str, message: Mapping[str, Any]) -> str:
-    content = message.get("content")
+    content, refusal = message.get("content"), message.get("refusal")
+    if content and refusal:
+        raise ExampleError(f"{at} has a content and a refusal, and learns one of them. hint: leave the other out")
+    if not content and refusal is not None:
+        return _string(f"{at}.refusal", refusal)
     if content is None:
-        return _string(f"{at}.refusal", message.get("refusal") or "")
+        return ""
     if not isinstance(content, list):
         return _string(f"{at}.content", content)
     texts = []

@@ -79,7 +79,7 @@ class Course:
         self._lengths = _widths(data.learn, self._lines)
         self._per_epoch = math.ceil(len(self._lines) / recipe.effective_batch)
         self._steps = self._per_epoch * recipe.n_epochs
-        self._state = State(identity=_identity(recipe, data))
+        self._state = State(identity=_identity(recipe, base, data))
         self._batches: list[list[int]] = []
         self._batches_of = 0
         self._saved_step = 0
@@ -108,8 +108,8 @@ class Course:
         if newest.state.identity != self._state.identity:
             raise TrainError(
                 "failed",
-                "the job's checkpoints are of another recipe or other data. hint: a new job, or the recipe and "
-                "the files that they were made with",
+                "the job's checkpoints are of another base, another recipe or other data. hint: a new job, or the "
+                "model and the files that they were made with",
             )
         self._state = newest.state
         self._learner.micro_batch = min(newest.state.micro_batch, self._recipe.micro_batch)
@@ -238,7 +238,8 @@ def _widths(rows: Rows, lines: list[Unit]) -> np.ndarray[tuple[int], np.dtype[np
     return np.array([sum(int(lengths[i]) for i in line) for line in lines], dtype=np.int64)
 
 
-def _identity(recipe: Recipe, data: Data) -> str:
+def _identity(recipe: Recipe, base: Base, data: Data) -> str:
     """Of everything that decides what a step learns."""
     told = [getattr(recipe, name) for name in _DECIDES]
-    return hashlib.sha256(msgspec.json.encode([*told, data.learn.digest, data.evaluate.digest])).hexdigest()
+    of_files = (base.fingerprint, data.learn.digest, data.evaluate.digest)
+    return hashlib.sha256(msgspec.json.encode([*told, *of_files])).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.engine import JobError
@@ -49,9 +50,20 @@ class Encoder:
         try:
             if isinstance(example, Completion):
                 return [self._completion(example)]
-            return _merged(self._answers(example))
+            return _merged(self._answers(self._told_apart(example)))
         except JobError as error:
             raise ExampleError(error.message) from None
+
+    def _told_apart(self, example: Conversation) -> Conversation:
+        """With reasoning that stands at the beginning of a content, between the template's marks, where it belongs.
+
+        As text it would be learnt in other tokens than the model writes. Raises ExampleError.
+        """
+        template = self._tokenizer.tool_template
+        if template is None or template.marks is None:
+            return example
+        marks = template.marks[0].strip(), template.marks[1].strip()
+        return replace(example, messages=[_reasoned(one, i, marks) for i, one in enumerate(example.messages)])
 
     def _completion(self, example: Completion) -> Row:
         head = self._with_bos(self._tokenize(example.prompt))
@@ -136,6 +148,21 @@ def _row(head: list[int], tail: list[int]) -> Row:
     learnt = [False] * len(head) + [True] * len(tail)
     learnt[:1] = [False] * len(learnt[:1])
     return Row(head + tail, learnt)
+
+
+def _reasoned(message: dict[str, Any], i: int, marks: tuple[str, str]) -> dict[str, Any]:
+    """Raises ExampleError."""
+    opening, closing = marks
+    content = (message["content"] or "").lstrip()
+    if message["role"] != "assistant" or message.get("reasoning_content") or not content.startswith(opening):
+        return message
+    reasoning, closed, answer = content.removeprefix(opening).partition(closing)
+    if not closed:
+        raise ExampleError(
+            f"messages[{i}].content begins with {opening} and has no {closing}. hint: close it, or reasoning_content"
+        )
+    told = {"reasoning_content": reasoning.strip()} if reasoning.strip() else {}
+    return {**message, **told, "content": answer.lstrip()}
 
 
 def _behind(prompt: Pieces, whole: Pieces) -> Pieces | None:

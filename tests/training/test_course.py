@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import demo
@@ -111,6 +112,26 @@ def test_checkpoints_of_another_recipe_are_not_resumed(pets, tmp_path):
     Run(recipe, leave_after=1)
     with pytest.raises(TrainError, match="another recipe or other data"):
         Run(msgspec.structs.replace(recipe, learning_rate=1e-4))
+
+
+def test_checkpoints_of_another_base_are_not_resumed(pets, tmp_path):
+    """Its weights have changed, and neither its name nor any shape."""
+    base = tmp_path / "base"
+    shutil.copytree(demo.HF_PATH, base)
+    recipe = msgspec.structs.replace(recipe_of(pets, tmp_path / "job"), base=str(base))
+    Run(recipe, leave_after=1)
+    file = next(base.glob("*.safetensors"))
+    weights = load_file(file)
+    save_file({name: value * 1.5 for name, value in weights.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(TrainError, match="are of another base"):
+        Run(recipe)
+
+
+def test_a_base_in_eight_bits_learns(pets, tmp_path):
+    run = Run(recipe_of(pets, tmp_path, method="qlora", quantization="8bit", n_epochs=4))
+    assert isinstance(run.end, TrainFinished)
+    evaluated = run.of(TrainEvaluated)
+    assert evaluated[-1].loss < 0.7 * evaluated[0].loss
 
 
 def test_only_the_newest_and_the_best_checkpoints_stay(pets, tmp_path):

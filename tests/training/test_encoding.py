@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import demo
 from backends.bnb.vocabulary import FolderVocabulary
 from backends.generation.tokenizer import Tokenizer
-from backends.messages import ChatPrompt
+from backends.messages import ChatPrompt, TextPrompt
 from backends.training.conversation import conversation
 from backends.training.encoding import Encoder, Row
 from backends.training.examples import Completion, check
@@ -107,12 +107,37 @@ def test_answers_of_a_template_that_writes_no_block_are_one_row():
     ("said", "part"),
     [
         ({**ANSWER, "reasoning_content": "It was told so."}, "reasoning_content"),
-        ({**ANSWER, "content": "<think>\nIt was told so.\n</think>\n\nSunny."}, "content"),
+        ({**ANSWER, "content": "<think>\nIt was told so.\n</think>\n\nSunny."}, "reasoning_content"),
     ],
 )
 def test_what_the_template_leaves_out_of_an_answer_is_told(of_demo, said, part):
     with pytest.raises(ExampleError, match=rf"messages\[1\]\.{part}: the chat template leaves out some of it"):
         of_demo.rows(ASK, said)
+
+
+REASONS = (
+    "{% for one in messages %}<|im_start|>{{ one.role }}\n{% if one.reasoning_content %}<think>\n"
+    "{{ one.reasoning_content }}\n</think>\n\n{% endif %}{{ one.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As Qwen3 writes answers."""
+
+
+def test_reasoning_within_a_content_is_learnt_as_the_model_writes_it():
+    reasons = Vocabulary(REASONS)
+    (apart,) = reasons.rows(ASK, {"role": "assistant", "content": "Sunny.", "reasoning_content": "It was told so."})
+    (within,) = reasons.rows(ASK, {"role": "assistant", "content": "<think>\nIt was told so.\n</think>\n\nSunny."})
+    assert within == apart
+    assert reasons.learnt(within) == "<think>\nIt was told so.\n</think>\n\nSunny.<|im_end|>"
+    for mark in ("<think>", "</think>"):
+        (token,) = reasons.tokenizer.encode(TextPrompt(mark)).tokens[-1:]
+        assert within.tokens.count(token) == 1
+    (empty,) = reasons.rows(ASK, {"role": "assistant", "content": "<think>\n\n</think>\n\nSunny."})
+    assert reasons.learnt(empty) == "Sunny.<|im_end|>"
+    (later,) = reasons.rows(ASK, {"role": "assistant", "content": "It writes <think> before it answers."})
+    assert reasons.learnt(later) == "It writes <think> before it answers.<|im_end|>"
+    with pytest.raises(ExampleError, match=r"messages\[1\].content begins with <think> and has no </think>. hint"):
+        reasons.rows(ASK, {"role": "assistant", "content": "<think>\nIt was"})
 
 
 def test_calls_behind_a_prompt_that_no_turn_begins_with_are_refused():

@@ -55,6 +55,7 @@ def test_empty_lines_and_a_byte_order_mark_say_nothing(tmp_path):
         ({"messages": [{"role": "bot", "content": "x"}, ANSWER]}, "messages[0].role is bot. hint: system"),
         ({"messages": [ASK, {"role": "assistant", "content": ""}]}, "messages[1] is empty. hint: an answer has words"),
         ({"messages": [ASK, {"role": "assistant"}]}, "messages[1] is empty"),
+        ({"messages": [ASK, {"role": "assistant", "content": "Y", "refusal": "No"}]}, "messages[1] has a content"),
         ({"messages": [ANSWER, ASK]}, "ends with the role user"),
         ({"messages": []}, "has no messages"),
         ({"mesages": [ASK, ANSWER]}, "mesages, which is not known"),
