@@ -12,19 +12,19 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Final, Protocol
 
-from backends.messages.training import TrainFailed, TrainFinished, TrainLeft
 from backends.plan import Amount, Footprint, Parts
 from server.errors import ApiError, place_of
 from server.pool.room import NoRoomError
 from server.pool.status import TrainingStatus
 from server.tuning.disk import short_of
-from server.tuning.job import Job, JobError, JobRecord, State
+from server.tuning.endings import Endings, already_ended
+from server.tuning.job import Job, JobRecord
 from server.tuning.preparing import Base, UnfitError, prepare
 from server.tuning.recipe import Machine
 from server.tuning.session import Crashed, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from backends.messages.training import TrainStep
     from server.files.store import FileStore
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from server.tuning.session import End
     from server.tuning.store import TuningStore
 
-MOST_CRASHES: Final = 3
-"""Without a checkpoint between them; then the job has failed."""
-_AGAIN_S: Final = (1.0, 5.0, 20.0)
-"""Until a job whose process crashed is begun again, by how often it did."""
 _LOOK_S: Final = 0.25
 """While jobs wait for a quiet moment."""
 _HOLD_S: Final = 1.0
@@ -80,6 +76,7 @@ class TuningRunner:
         self._store, self._results, self._files, self._tenant = store, results, files, tenant
         self._base_of, self._machine, self._rules = base_of, machine, rules
         self._module, self._clock, self._counts = module, clock, counts
+        self._endings = Endings(store, results, counts, clock)
         self._news = asyncio.Event()
         self._jobs: list[Job] = []
         self._session: Session | None = None
@@ -89,12 +86,18 @@ class TuningRunner:
         self._why_not: dict[str, str] = {}
         self._no_disk: dict[str, str] = {}
         self._stopping = False
+        self._left_over = False
+        """What an earlier run has left is yet to be taken up."""
         tenant.told = self._told
 
     async def start(self, *, at_once: bool) -> None:
         """Begin; `at_once` where an earlier run may have left something."""
         if at_once:
-            await self._take_up()
+            self._left_over = True
+            try:
+                await self._take_up()
+            except ApiError as problem:
+                _LOG.warning("training_jobs_unread reason=%r", problem.message)
             self._news.set()
         self._task = asyncio.create_task(self._run())
 
@@ -163,17 +166,24 @@ class TuningRunner:
     # The walk
 
     async def _take_up(self) -> None:
-        """What ran when an earlier server ended is queued again; what was made is served."""
-        try:
-            for job in await asyncio.to_thread(self._store.open_jobs):
-                if job.state == "running":
-                    job = await asyncio.to_thread(self._store.change, job.id, "queued")
-                    told = "The server ended meanwhile; the job goes on from its last checkpoint"
-                    await asyncio.to_thread(self._store.tell, job, told, level="warn")
-            for job in await asyncio.to_thread(self._store.succeeded):
+        """What was made is served, and what was cancelled is removed; each job for itself. Raises ApiError."""
+        for job in await asyncio.to_thread(self._store.succeeded):
+            try:
                 await self._results.serve(job)
-        except ApiError as problem:
-            _LOG.warning("training_jobs_unread reason=%r", problem.message)
+            except Exception as problem:  # one that cannot be served holds up no other
+                _LOG.warning(
+                    "tuned_model_unserved id=%s error=%s at=%s", job.id, type(problem).__name__, place_of(problem)
+                )
+        for folder in await asyncio.to_thread(self._store.leftovers):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        self._left_over = False
+
+    async def _requeue(self, job: Job) -> None:
+        """One that no process of ours runs: an earlier server has ended, or its end could not be written down."""
+        with already_ended():
+            job = await asyncio.to_thread(self._store.change, job.id, "queued")
+            told = "The training was broken off; the job goes on from its last checkpoint"
+            await asyncio.to_thread(self._store.tell, job, told, level="warn")
 
     async def _run(self) -> None:
         await self._news.wait()
@@ -199,12 +209,11 @@ class TuningRunner:
 
     async def _once(self) -> float | None:
         """What is to be done now; for how long there is nothing more. Raises ApiError."""
+        if self._left_over:
+            await self._take_up()
         if self._news.is_set():
             self._news.clear()
-            self._jobs = await asyncio.to_thread(self._store.open_jobs)
-            for job in self._jobs:
-                if job.state == "validating_files":
-                    await self._validate(job)
+            await self._look()
         self._tenant.exclusive = self._rules().policy == "exclusive"
         if self._session is not None:
             self._steer(self._session)
@@ -212,6 +221,17 @@ class TuningRunner:
             await self._begin_next()
         waits = self._session is not None or any(job.state == "queued" for job in self._jobs)
         return _LOOK_S if waits else None
+
+    async def _look(self) -> None:
+        """See which jobs there are, and ready those that are not. Raises ApiError."""
+        jobs = await asyncio.to_thread(self._store.open_jobs)
+        for job in jobs:
+            if job.state == "running" and self._session is None:
+                await self._requeue(job)
+                self.wake()
+            elif job.state == "validating_files":
+                await self._validate(job)
+        self._jobs = jobs
 
     def _steer(self, session: Session) -> None:
         """Have the running job go on where it stands still for no reason more, or leave where it has to."""
@@ -221,33 +241,40 @@ class TuningRunner:
             session.go_on()
 
     def _have_leave(self, session: Session | None, why: str) -> None:
-        if session is not None:
+        if session is not None and session.why_leaving is None:
+            step = 0 if session.last is None else session.last.step
+            _LOG.info("training_leaves id=%s for=%s step=%s", session.job.id, why, step)
             session.leave(why, self._rules().leave_within_s)
 
     # Before it runs
 
     async def _validate(self, job: Job) -> None:
+        """Raises ApiError."""
         try:
             base = await self._base_of(job.record.model)
             prepared: Prepared = await asyncio.to_thread(
                 prepare, job, base, self._machine(), files=self._files, store=self._store
             )
         except UnfitError as problem:
-            await self._fail(job, problem.error)
-            return
+            await self._endings.fail(job, problem.error)
+        else:
+            await self._queue(job, prepared)
+        finally:
+            await self._endings.sweep(job.id)  # it may have been cancelled meanwhile
+
+    async def _queue(self, job: Job, prepared: Prepared) -> None:
+        """Raises ApiError."""
 
         def edit(record: JobRecord) -> None:
             record.recipe, record.n_examples = prepared.recipe, prepared.n_examples
             record.device_bytes, record.host_bytes = prepared.device_bytes, prepared.host_bytes
             record.disk_bytes = prepared.disk_bytes
 
-        with _already_ended():
+        with already_ended():
             job = await asyncio.to_thread(self._store.change, job.id, "queued", edit)
             told = f"Files validated: {prepared.n_examples} examples. The job is queued"
             await asyncio.to_thread(self._store.tell, job, told)
             self.wake()
-            return
-        await asyncio.to_thread(shutil.rmtree, self._store.folder(job.id), ignore_errors=True)  # it was cancelled
 
     async def _begin_next(self) -> None:
         self._why_not.clear()
@@ -277,7 +304,7 @@ class TuningRunner:
         """Whether it has the disk and the memory, and runs. Raises ApiError."""
         short = await asyncio.to_thread(short_of, self._store.folder(job.id), job.record.disk_bytes)
         if short is not None:
-            self._not_before[job.id] = self._now() + _TROUBLE_S
+            self._not_before[job.id] = self._now() + _QUIET_S
             self._no_disk[job.id] = short
             return False
         session = Session(job, self._store, self._module, self._counts.on_training_step)
@@ -290,7 +317,7 @@ class TuningRunner:
             self._why_not[job.id] = "other programs hold its memory" if problem.elsewhere else "models hold its memory"
             return False
         try:
-            with _already_ended():
+            with already_ended():
                 session.job = await asyncio.to_thread(self._store.change, job.id, "running", self._begun)
                 self._session = session
                 self._live = asyncio.create_task(self._session_of(session))
@@ -317,99 +344,23 @@ class TuningRunner:
             end = Crashed("an error in onecard")
         self._tenant.go()
         self._counts.on_training_step(None)
+        again_s = _TROUBLE_S
         try:
-            await self._after(session, end)
+            again_s = await self._endings.after(session.job.id, end, session.why_leaving)
         except ApiError as problem:
             _LOG.warning("training_end_unwritten id=%s reason=%s", session.job.id, problem.code)
-            self._not_before[session.job.id] = self._now() + _TROUBLE_S
-            with contextlib.suppress(ApiError):
-                await asyncio.to_thread(self._store.change, session.job.id, "queued")
         finally:
+            self._not_before[session.job.id] = self._now() + again_s
             self._session = None
             self.wake()
 
     def _on_pid(self, pid: int) -> None:
         self._tenant.pid = pid
 
-    async def _after(self, session: Session, end: End) -> None:
-        """Keep what its end means. Raises ApiError."""
-        job = await asyncio.to_thread(self._store.get, session.job.id, None)
-        _LOG.info("training_ended id=%s end=%s leaving=%s", job.id, type(end).__name__, session.why_leaving)
-        if job.state == "cancelled":
-            self._counts.count_training_end("cancelled")
-            await asyncio.to_thread(shutil.rmtree, self._store.folder(job.id), ignore_errors=True)
-        elif isinstance(end, TrainFinished) and job.state == "running":
-            await self._succeed(job, end)
-        elif isinstance(end, TrainFailed):
-            param = "training_file" if end.code == "bad_data" else None
-            await self._fail(job, JobError(end.code, end.message, param))
-        elif isinstance(end, Crashed) and session.why_leaving is None:
-            await self._crashed(job, end)
-        elif job.state == "running":
-            await self._left(job, session, end)
-
-    async def _succeed(self, job: Job, end: TrainFinished) -> None:
-        job = await asyncio.to_thread(self._results.keep, job, end, int(self._clock()))
-        await self._results.serve(job)
-        for told in (f"New fine-tuned model created: {job.model_name}", "The job has successfully completed"):
-            await asyncio.to_thread(self._store.tell, job, told)
-        self._counts.count_training_end("succeeded")
-
-    async def _fail(self, job: Job, error: JobError) -> None:
-        def edit(record: JobRecord) -> None:
-            record.error, record.finished_at = error, int(self._clock())
-
-        with _already_ended():
-            job = await asyncio.to_thread(self._store.change, job.id, "failed", edit)
-            await asyncio.to_thread(self._store.tell, job, error.message, level="error")
-            await asyncio.to_thread(shutil.rmtree, self._store.folder(job.id), ignore_errors=True)
-            self._counts.count_training_end("failed")
-
-    async def _crashed(self, job: Job, end: Crashed) -> None:
-        crashes = job.record.crashes + 1
-        self._counts.count_training_end("crashed")
-        if crashes >= MOST_CRASHES:
-            told = f"The training's process ended {crashes} times without a checkpoint between, at last by {end.why}."
-            await self._fail(job, JobError("training_crashed", told))
-            return
-        again_s = _AGAIN_S[min(crashes, len(_AGAIN_S)) - 1]
-        self._not_before[job.id] = self._now() + again_s
-        to: State | None = "queued" if job.state == "running" else None
-        job = await asyncio.to_thread(
-            self._store.change, job.id, to, lambda record: setattr(record, "crashes", crashes)
-        )
-        told = f"The training's process ended by {end.why}; it goes on from the last checkpoint in {again_s:g} s"
-        await asyncio.to_thread(self._store.tell, job, told, level="warn")
-
-    async def _left(self, job: Job, session: Session, end: End) -> None:
-        why = _LEFT_FOR.get(session.why_leaving or "", "it was told to")
-        saved = f"saved at step {end.step}" if isinstance(end, TrainLeft) else "it goes on from its last checkpoint"
-        job = await asyncio.to_thread(self._store.change, job.id, "queued")
-        await asyncio.to_thread(self._store.tell, job, f"The job has left: {why} ({saved})")
-        self._counts.count_training_end(session.why_leaving or "left")
-
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
 
-_LEFT_FOR: Final = {
-    "room": "a model or a lease needs its memory",
-    "pressure": "other programs have taken memory",
-    "shutdown": "the server is shutting down",
-    "pause": "it was paused",
-}
-
-
 def _amount(job: Job) -> Amount:
     return Amount(job.record.device_bytes, job.record.host_bytes)
-
-
-@contextlib.contextmanager
-def _already_ended() -> Iterator[None]:
-    """A job that was cancelled or paused meanwhile is left as it is. Raises ApiError for anything else."""
-    try:
-        yield
-    except ApiError as problem:
-        if problem.status != 409:
-            raise

@@ -5,6 +5,7 @@ Blocks on the disk: for threads. What may follow which state is `server.tuning.j
 
 from __future__ import annotations
 
+import logging
 import secrets
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -48,6 +49,7 @@ CREATE TABLE IF NOT EXISTS tuning_checkpoints (
 """
 Level = Literal["info", "warn", "error"]
 _COLUMNS: Final = "place, id, owner, state, record"
+_LOG: Final = logging.getLogger("onecard.training")
 _ENCODE: Final = msgspec.json.encode
 _DECODE: Final = msgspec.json.Decoder(JobRecord).decode
 
@@ -121,7 +123,7 @@ class TuningStore:
             after = None if page.after is None else self._get(db, page.after, owner).place
             select = f"SELECT {_COLUMNS} FROM tuning_jobs WHERE (? IS NULL OR owner = ?)"  # noqa: S608
             rows, has_more = rows_of_page(db, select, (owner, owner), page, after)
-        return [_job(row) for row in rows], has_more
+        return _jobs(rows), has_more
 
     def open_jobs(self) -> list[Job]:
         """Those that have not ended, the oldest first."""
@@ -130,6 +132,12 @@ class TuningStore:
     def succeeded(self) -> list[Job]:
         """Those that have made a model, the oldest first."""
         return self._in_states(("succeeded",))
+
+    def leftovers(self) -> list[Path]:
+        """Folders of jobs that have ended and made nothing that is served: their server was killed meanwhile."""
+        ended = self._in_states(("failed", "cancelled", "succeeded"))
+        folders = (self.folder(job.id) for job in ended if job.record.result_folder is None)
+        return [folder for folder in folders if folder.is_dir()]
 
     def change(
         self,
@@ -253,14 +261,18 @@ class TuningStore:
                 f"SELECT {_COLUMNS} FROM tuning_jobs WHERE state IN ({marks}) ORDER BY place",  # noqa: S608
                 states,
             ).fetchall()
-        return [_job(row) for row in rows]
+        return _jobs(rows)
 
     def _get(self, db: sqlite3.Connection, job_id: str, owner: str | None) -> Job:
         row = db.execute(f"SELECT {_COLUMNS} FROM tuning_jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
         if row is None or owner not in (None, row[2]):
             told = f"Could not find fine tune: {clip(job_id)}"
             raise ApiError(404, told, param="fine_tuning_job_id", code="fine_tune_not_found")
-        return _job(row)
+        try:
+            return _job(row)
+        except msgspec.DecodeError:
+            told = f"What is kept of the job {clip(job_id)} cannot be read: another onecard may have written it."
+            raise ApiError(503, told, type="server_error", code="files_unavailable") from None
 
 
 def may_not_follow(job: Job, state: State) -> ApiError:
@@ -273,6 +285,17 @@ def may_not_follow(job: Job, state: State) -> ApiError:
 def _job(row: tuple[Any, ...]) -> Job:
     place, job_id, owner, state, record = row
     return Job(place, job_id, owner, state, _DECODE(record))
+
+
+def _jobs(rows: Sequence[tuple[Any, ...]]) -> list[Job]:
+    """Without those whose record cannot be read, which hold up no other."""
+    found = []
+    for row in rows:
+        try:
+            found.append(_job(row))
+        except msgspec.DecodeError as problem:
+            _LOG.warning("training_job_unread id=%s reason=%r", row[1], str(problem))
+    return found
 
 
 def _event(row: tuple[Any, ...]) -> JobEvent:

@@ -51,9 +51,10 @@ class School:
             _strict_response_validation=True,
         )
 
-    def upload(self, first: str, n_examples: int = 3, client: openai.OpenAI | None = None) -> str:
-        """A training file whose first message directs the stand-in."""
+    def upload(self, first: str, n_examples: int = 3, client: openai.OpenAI | None = None, *, last: str = "yes") -> str:
+        """A training file whose first message directs the stand-in, and whose last answer is `last`."""
         lines = [chat(first if n == 0 else f"question {n}") for n in range(n_examples)]
+        lines[-1]["messages"][-1]["content"] = last
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
         return (client or self.client()).files.create(file=("train.jsonl", data), purpose="fine-tune").id
 

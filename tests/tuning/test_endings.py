@@ -16,7 +16,7 @@ def test_a_paused_job_stays_and_goes_on_where_it_was(school: School):
 
     paused = client.fine_tuning.jobs.pause(job.id)
     assert paused.model_dump()["paused"]
-    until(lambda: "Checkpoint saved" in school.told(job)[-1], 20)
+    until(lambda: "The job has left: it was paused (saved at step" in school.told(job)[-1], 20)
     n_done = len(school.steps(job))
     assert client.fine_tuning.jobs.pause(job.id).status == "queued"
     assert client.fine_tuning.jobs.resume(job.id).model_dump()["paused"] is False
@@ -55,9 +55,10 @@ def test_a_cancelled_job_leaves_nothing_behind_and_the_next_one_runs(school: Sch
     until(lambda: not school.home(first).exists(), 20)
 
 
-def test_a_job_that_is_cancelled_while_its_files_are_read_leaves_nothing_behind(school: School):
+@pytest.mark.parametrize("last", ["yes", ""], ids=["right", "wrong"])
+def test_a_job_that_is_cancelled_while_its_files_are_read_leaves_nothing_behind(school: School, last: str):
     client = school.client()
-    long, short = school.upload("steps 1", 60_000), school.upload("steps 1")
+    long, short = school.upload("steps 1", 60_000, last=last), school.upload("steps 1")
     job = client.fine_tuning.jobs.create(model="chat", training_file=long, validation_file=short)
     until((school.home(job) / "training").exists, 20)
 
@@ -65,6 +66,7 @@ def test_a_job_that_is_cancelled_while_its_files_are_read_leaves_nothing_behind(
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
 
     assert school.ended(school.begin("steps 1"))["status"] == "succeeded"  # read after it
+    assert school.job(job)["status"] == "cancelled"
     assert not school.home(job).exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -26,17 +27,25 @@ def trainer_of(server_pid: int) -> int | None:
     return None
 
 
+def kill_of(school: School) -> None:
+    """Of the trainer: it is there, or begun again in a moment."""
+    until(lambda: trainer_of(school.server.process.pid), 60, what="no process trains")
+    trainer = trainer_of(school.server.process.pid)
+    if trainer is not None:
+        os.kill(trainer, signal.SIGKILL)
+
+
 def test_whatever_is_killed_the_job_ends_well(canary_path: Path, adapter: Path, tmp_path: Path, full_counts: bool):
     n_kills = 20 if full_counts else 2
     n_steps = 25 * (n_kills + 1)
+    rng = random.Random(7)
     school = School(config_of(canary_path), tmp_path, adapter)
     job = school.begin(f"steps {n_steps} ms 10 save {SAVE}")
     for kill in range(n_kills):
-        school.at_step(job, 25 * kill + 7, 60)
+        school.at_step(job, 25 * kill + rng.randint(1, 20), 60)
+        assert not [name for name in school.models() if name.startswith("ft:")]
         if kill % 2:
-            trainer = trainer_of(school.server.process.pid)
-            if trainer is not None:
-                os.kill(trainer, signal.SIGKILL)
+            kill_of(school)
             continue
         school.kill()
         n_done = len(school.steps(job))

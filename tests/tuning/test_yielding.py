@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,15 @@ def test_a_job_stands_still_while_a_request_is_answered(school: School):
 
 
 @pytest.fixture
-def narrow(canary_path: Path, adapter: Path, tmp_path: Path) -> Iterator[tuple[School, FineTuningJob]]:
+def narrow(
+    canary_path: Path, adapter: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[School, FineTuningJob]]:
     """A server in which a job and the model `big` have no room beside each other, and a paused job."""
     config = config_of(canary_path, idle_after_s=1)
     write_model(tmp_path / "big.gguf", BIG)
     config["models"]["big"] = {"path": str(tmp_path / "big.gguf"), "context": 64, "parallel": 2}
     school = School(config, tmp_path, adapter)
-    job = school.begin("steps 100000 ms 5 save 1000000")
+    job = school.begin(getattr(request, "param", "steps 100000 ms 5 save 1000000"))
     school.at_step(job, 1)
     school.client().fine_tuning.jobs.pause(job.id)
     takes: int = school.job(job)["memory"]["host_bytes"]
@@ -78,6 +82,55 @@ def test_a_job_leaves_for_a_model_and_comes_back_when_all_is_quiet(narrow: tuple
     steps = school.steps(job)
     assert steps == [*range(1, len(steps) + 1)]
     assert school.counted("onecard_training_ends_total")['{outcome="room"}'] == 1
+
+
+@pytest.mark.parametrize("narrow", ["steps 100000 ms 300 save 1000000"], indirect=True)
+def test_a_request_for_a_model_waits_for_one_step_and_no_more(narrow: tuple[School, FineTuningJob]):
+    """By the order of what happened: the step in which the job was told to leave is the last that it did."""
+    school, job = narrow
+    school.start()
+    school.client().fine_tuning.jobs.resume(job.id)
+    before = len(school.steps(job))
+    until(lambda: len(school.steps(job)) > before + 1, 30)
+
+    assert ask(school) == "echo: hi"
+
+    (asked,) = re.findall(r"training_leaves id=\S+ for=room step=(\d+)", school.server.log)
+    (saved,) = re.findall(r"needs its memory \(saved at step (\d+)\)", "\n".join(school.told(job)))
+    assert int(saved) - int(asked) in (0, 1)
+    assert max(school.steps(job)) == int(saved)
+
+
+@pytest.mark.parametrize("narrow", ["steps 100000 ms 5 save 5 deaf"], indirect=True)
+def test_a_job_beside_requests_leaves_for_a_lease_even_where_it_does_not_listen(narrow: tuple[School, FineTuningJob]):
+    school, job = narrow
+    school.config["training"] |= {"policy": "share", "leave_within_s": 1}
+    school.start()
+    school.client().fine_tuning.jobs.resume(job.id)
+    before = len(school.steps(job))
+    until(lambda: len(school.steps(job)) > before + 3, 30)
+
+    stream = school.client().chat.completions.create(
+        model="fake", messages=[{"role": "user", "content": "!slow 20 30"}], stream=True
+    )
+    next(iter(stream))
+    at_first = len(school.steps(job))
+    assert school.status()["training"]["stands_still"] is False
+    assert [*stream][-1].choices[0].finish_reason == "stop"
+    assert len(school.steps(job)) > at_first
+
+    boss = {"x-api-key": "sk-boss"}
+    wanted = {"bytes": school.job(job)["memory"]["host_bytes"], "seconds": 600, "name": "a game"}
+    lease = school.server.post("/v1/memory/lease", wanted, headers=boss).json()
+
+    assert any("needs its memory (it goes on from its last checkpoint)" in told for told in school.told(job))
+    assert school.status()["training"] is None
+    until(lambda: "memory" in (school.job(job)["waiting_for"] or ""), 20)
+    n_done = len(school.steps(job))
+    assert school.server.call("DELETE", f"/v1/memory/lease/{lease['id']}", headers=boss).status == 200
+    until(lambda: len(school.steps(job)) > n_done + 3, 30)
+    steps = school.steps(job)
+    assert all(after == before + 1 or 0 <= before - after < 5 for before, after in pairwise(steps))
 
 
 def test_a_job_that_has_the_memory_alone_leaves_for_none(narrow: tuple[School, FineTuningJob]):
