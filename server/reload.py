@@ -156,7 +156,7 @@ class Reloader:
             settings=applied,
             restart=restart,
             missing={entry.name: entry.missing for entry in self._catalog.entries if entry.missing is not None},
-            notes=reading.notes,
+            notes=[*reading.notes, *self._catalog.remarks],
         )
         lists = {name: getattr(told, name) for name in ("added", "changed", "removed", "settings", "restart")}
         figures = {name: ",".join(names) for name, names in lists.items() if names}

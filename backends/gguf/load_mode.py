@@ -94,7 +94,7 @@ class Loading:
 @contextlib.contextmanager
 def watched(path: Path, wanted: object, progress: Callable[[float], None], *, on_card: bool) -> Iterator[Loading]:
     """Choose how; within it the page cache tells how much of a cold file has been read. Raises LoadError."""
-    paths = _files(path)
+    paths = files_of(path)
     state = FileState(sum(part.stat().st_size for part in paths), cached_share(paths), host.available_bytes())
     mode = choose(wanted, state, on_card=on_card)
     if mode == "lock":
@@ -119,7 +119,8 @@ def watched(path: Path, wanted: object, progress: Callable[[float], None], *, on
         thread.join()
 
 
-def _files(path: Path) -> tuple[Path, ...]:
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of a model whose first one is `path`. Raises LoadError."""
     try:
         return split_parts(path)
     except HeaderError as error:

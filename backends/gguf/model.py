@@ -19,6 +19,7 @@ from backends.files import model_files
 from backends.gguf import fragments
 from backends.gguf.info import ENCODERS
 from backends.gguf.library_log import explain, is_out_of_memory
+from backends.gguf.load_mode import files_of
 from backends.prompts.control import Control, PlainText, looks_like_one
 from backends.prompts.fim import InfillMarks
 
@@ -70,7 +71,7 @@ class Model:
         """
         self.log = log
         self.path = path
-        self.identity = repr(model_files.statuses_of([path]))  # before it is read: a change meanwhile is another one
+        self.identity = repr(model_files.statuses_of(files_of(path)))  # before they are read
         try:
             model_files.check(path)
         except model_files.FileError as error:

@@ -50,5 +50,9 @@ class HourlyBudget:
         limit = limit_at(self._hours, self._minute()) if self._hours else None
         return 0 if limit is None else max(0, whole - limit)
 
+    def is_exact(self, usable_bytes: int) -> bool:
+        """Whether the operator wrote it; otherwise it is of what is free, which is never the same for long."""
+        return self._fixed is not None or self.withheld(usable_bytes) > 0
+
     def _whole(self, usable_bytes: int) -> int:
         return self._auto(usable_bytes) if self._fixed is None else self._fixed

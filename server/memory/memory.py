@@ -45,7 +45,9 @@ _CONFIRMED_WITHIN_S: Final = 10.0
 """For workers to let cached prefixes go: a step may be under way."""
 LOOK_EVERY_S: Final = 2.0
 LEAST_CHANGE: Final = 1 / 64
-"""An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing."""
+"""An automatic budget follows the device in steps of at least this share of itself, so that noise changes nothing. What
+the operator wrote holds to the byte.
+"""
 SAY_EVERY_S: Final = 60.0
 """That the figures cannot be read."""
 _POLL_S: Final = 0.1
@@ -303,7 +305,9 @@ class Memory:
             return False
         account.withheld_bytes = kept + allowed.withheld(usable_bytes - kept)
         budget_bytes = allowed(usable_bytes - kept)
-        if abs(budget_bytes - account.budget_bytes) < LEAST_CHANGE * account.budget_bytes:
+        moved = abs(budget_bytes - account.budget_bytes)
+        is_noise = moved < LEAST_CHANGE * account.budget_bytes and not allowed.is_exact(usable_bytes - kept)
+        if not moved or is_noise:
             return False
         account.resize(budget_bytes)
         return True

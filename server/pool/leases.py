@@ -135,19 +135,24 @@ class Leases:
         return Amount(n_bytes) if self._parts.memory.device == "cuda" else Amount(host=n_bytes)
 
     def _refused(self, n_bytes: int) -> LeaseRefusedError:
-        account = self._parts.memory.account
-        held = sum((held for _, _, held in idle_models(self._parts)), Amount())
-        idle = held.device if self._parts.memory.device == "cuda" else held.host
+        memory = self._parts.memory
+        account = memory.account
+        idle = self._side(sum((held for _, _, held in idle_models(self._parts)), Amount()))
+        trains = Amount() if memory.guest is None else memory.guest.stays + memory.guest.yields
         lent = sum(lease.n_bytes for lease in self._leases.values())
-        busy = account.reserved_bytes - idle - lent
+        busy = account.reserved_bytes - idle - lent - self._side(trains)
+        job = f"{format_size(self._side(trains))} by a fine-tuning job, " if self._side(trains) else ""
         sums = {"free": account.free_bytes, "held by idle models": idle}
         told = ", ".join(f"{format_size(n)} {what}" for what, n in sums.items())
         hint = "wait until the others are idle, or ask for less"
         return LeaseRefusedError(
             f"{format_size(n_bytes)} cannot be lent: of the budget of {format_size(account.budget_bytes)} there are "
-            f"{told}; {format_size(busy)} are held by models that work, load or are pinned, and {format_size(lent)} "
-            f"are lent. hint: {hint}"
+            f"{told}; {format_size(busy)} are held by models that work, load or are pinned, {job}and "
+            f"{format_size(lent)} are lent. hint: {hint}"
         )
+
+    def _side(self, amount: Amount) -> int:
+        return amount.device if self._parts.memory.device == "cuda" else amount.host
 
     def _until(self, lease_id: str, seconds: float) -> tuple[float, asyncio.TimerHandle]:
         timer = asyncio.get_running_loop().call_later(seconds, self._over, lease_id)

@@ -20,7 +20,7 @@ from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, options_of, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import TUNED, ModelConfig, adapter_name
-from server.settings.references import Located, LocateError, adapter_place, locate
+from server.settings.references import Located, LocateError, adapter_place, locate, parse_hub_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -168,17 +168,23 @@ class Catalog:
             raise CatalogError(
                 f"scheduler.preload names '{absent[0]}', which is no model. hint: the models are {known}"
             )
-        self._check_keys(settings.keys)
+        self._check_keys(settings.keys, from_folders=bool(settings.server.models_dirs))
 
-    def _check_keys(self, keys: Mapping[str, KeyConfig]) -> None:
-        """Raises CatalogError for a name that means nothing; a pattern or a tuned model may come later."""
+    def _check_keys(self, keys: Mapping[str, KeyConfig], *, from_folders: bool) -> None:
+        """Raises CatalogError for a name that means nothing. A pattern or a tuned model may come later, and one that
+        was found in a folder or fetched may have gone: that is a remark.
+        """
         for name, key in keys.items():
             for model in key.models:
-                if _PATTERN.isdisjoint(model) and not model.startswith(TUNED) and self.resolve(model) is None:
+                if not _PATTERN.isdisjoint(model) or model.startswith(TUNED) or self.resolve(model) is not None:
+                    continue
+                said = f"keys.{name}.models names '{model}', which is no model"
+                if not from_folders and parse_hub_reference(model) is None:
                     raise CatalogError(
-                        f"keys.{name}.models names '{model}', which is no model. hint: there are "
-                        f"{', '.join(self.names)}; a pattern such as '{model}*' is also for models that come later"
+                        f"{said}. hint: there are {', '.join(self.names)}; a pattern such as '{model}*' is also for "
+                        "models that come later"
                     )
+                self.remarks.append(f"{said} now; the key may use it once it is found or fetched")
 
     def become(self, other: Catalog) -> CatalogChange:
         """Have the other's models. Those that stay are the same objects, which tell what they are now."""

@@ -256,6 +256,16 @@ def test_a_key_that_names_no_model_is_refused(gguf, name):
         Catalog(settings)
 
 
+@pytest.mark.parametrize(
+    ("server", "name"), [({"models_dirs": ["/nowhere"]}, "qwen"), ({}, "hf:org/repo:Q4_K_M"), ({}, "org/repo:Q4_K_M")]
+)
+def test_a_key_may_name_a_model_that_has_gone_from_a_folder_or_was_fetched(gguf, server, name):
+    document = {"server": server, "models": {"a": {"path": str(gguf)}}}
+    settings = Settings.model_validate({**document, "keys": {"anna": {"key": "k", "models": [name]}}})
+    (remark,) = Catalog(settings).remarks
+    assert remark.startswith(f"keys.anna.models names '{name}', which is no model now; the key may use it once")
+
+
 def test_preload_names_a_model(gguf):
     settings = Settings.model_validate({"scheduler": {"preload": ["b"]}, "models": {"a": {"path": str(gguf)}}})
     with pytest.raises(CatalogError, match=r"scheduler.preload names 'b'"):

@@ -11,8 +11,11 @@ import pytest
 
 from backends.engine import LoadError
 from backends.gguf import load_mode
+from backends.gguf.library_log import LibraryLog
 from backends.gguf.load_mode import FileState, check_lock, choose, watched
+from backends.gguf.model import Model
 from backends.messages import FileLoad
+from tests.models import canary_p
 
 GIB = 2**30
 
@@ -99,3 +102,23 @@ def test_a_warm_load_is_as_far_as_the_library_says(file: Path) -> None:
 def test_what_is_told_of_a_load() -> None:
     assert FileLoad("mmap", GIB, 1.0).told(2.0) == {"load_mode": "mmap", "cached": 1.0}
     assert FileLoad("direct", GIB, 0.5).told(2.0) == {"load_mode": "direct", "cached": 0.5, "load_mib_per_s": 256}
+
+
+@pytest.mark.engine
+def test_every_part_of_a_split_model_counts_for_what_it_is(tmp_path: Path) -> None:
+    """Prefixes that another process kept are worth nothing where one of the parts has changed."""
+    canary_p.build(tmp_path / "s.gguf", part_tensors=10)
+    first, *others = sorted(tmp_path.glob("s-*.gguf"))
+
+    def identity() -> str:
+        model = Model(first, gpu_layers=0, log=LibraryLog(), dry=True)
+        model.close()
+        return model.identity
+
+    before = identity()
+    assert identity() == before
+    os.utime(others[-1], ns=(1, 1))
+    assert identity() != before
+    others[0].unlink()
+    with pytest.raises(LoadError, match=rf"{others[0].name} is missing: the model is split into {1 + len(others)}"):
+        identity()

@@ -111,11 +111,12 @@ def build(
     metadata: Mapping[str, Any] | None = None,
     skip_tensors: frozenset[str] = frozenset(),
     always: int | None = None,
+    part_tensors: int = 0,
 ) -> Path:
-    """Write the model to `path` (1.7 MB). `metadata` replaces values, or drops keys where None, for broken files.
-    `always`: a token that follows every other one instead.
+    """Write the model to `path` (1.7 MB), or to parts of so many tensors beside it. `metadata` replaces values, or
+    drops keys where None, for broken files. `always`: a token that follows every other one instead.
     """
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=part_tensors)
     _add_metadata(writer)
     add_tokenizer(writer)
     for key, value in (metadata or {}).items():

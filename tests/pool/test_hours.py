@@ -43,11 +43,13 @@ def test_what_is_no_span_is_refused(span):
         MemorySection.model_validate({"hours": {span: "6GiB"}})
 
 
-async def test_a_fixed_budget_follows_the_clock_while_the_server_runs():
-    hours = {"00:00-12:00": "300MiB", "12:00-00:00": "300MiB"}
+@pytest.mark.parametrize("limit_mib", [300, 399])
+async def test_a_fixed_budget_follows_the_clock_while_the_server_runs(limit_mib):
+    """To the byte: an automatic one moves in steps, a limit that lies within a step of it holds all the same."""
+    hours = {"00:00-12:00": f"{limit_mib}MiB", "12:00-00:00": f"{limit_mib}MiB"}
     memory = await open_memory(MemorySection.model_validate({"device": "cpu", "budget": "400MiB", "hours": hours}))
-    assert memory.ledger.host.budget_bytes == 300 << 20
+    assert memory.ledger.host.budget_bytes == limit_mib << 20
     memory.ledger.host.resize(400 << 20)
     await memory.look()
-    assert memory.ledger.host.budget_bytes == 300 << 20
+    assert memory.ledger.host.budget_bytes == limit_mib << 20
     memory.close()
