@@ -29,7 +29,7 @@ from server.memory.estimator import Estimator
 from server.memory.files import FileFacts, look
 from server.memory.learned import Learned
 from server.memory.ledger import LedgerError, Tenant
-from server.memory.memory import DeviceError
+from server.memory.opening import DeviceError
 from server.memory.placement import memory_words
 from server.memory.speeds import SpeedEstimator, SpeedStatus
 from server.scheduling.eviction import Candidate

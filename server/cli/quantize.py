@@ -213,7 +213,7 @@ def _as_json(order: Order, done: Done) -> dict[str, Any]:
 
 def _device(text: str) -> Device:
     """What is assumed; `auto` is what a server would take on this machine."""
-    from server.memory.memory import open_memory
+    from server.memory.opening import open_memory
     from server.settings.sections import MemorySection
 
     match text:

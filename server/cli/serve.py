@@ -49,7 +49,7 @@ def run_server(config: Path | None, *, flags: dict[str, Any], pull: bool, exit_w
     refuse_open_listener(settings)
     configure_logging(settings.logging)
     from server.app import create_app
-    from server.memory.memory import DeviceError
+    from server.memory.opening import DeviceError
 
     if pull:
         fetch_missing(settings, config)

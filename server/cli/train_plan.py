@@ -11,7 +11,7 @@ from server.cli.console import CliError, ExitCode, write
 from server.cli.fit import entries_of, facts_of
 from server.memory.elsewhere import memory_to_plan_with
 from server.memory.learned import data_folder
-from server.memory.memory import DeviceError
+from server.memory.opening import DeviceError
 from server.settings.sizes import format_size
 from server.tuning.bases import untaught
 from server.tuning.disk import free_bytes, short_of

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from backends.machine import host
 from backends.plan import Amount
 from server.memory import gpu
-from server.memory.memory import CPU_SHARE, DeviceError, Memory, open_memory
+from server.memory.memory import Memory
+from server.memory.opening import CPU_SHARE, DeviceError, open_memory
 
 if TYPE_CHECKING:
     from server.settings.sections import MemorySection

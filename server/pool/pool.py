@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from backends.border.worker import Exit, Timeouts, Worker
 from backends.registry import BACKENDS
 from server.memory.budget import MemoryBudget
-from server.memory.memory import open_memory
+from server.memory.opening import open_memory
 from server.memory.placement import memory_words
 from server.pool import limits
 from server.pool.changes import Changes

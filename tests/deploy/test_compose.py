@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.memory.memory import MOST_AUTO_PREFIX_CACHE
+from server.memory.opening import MOST_AUTO_PREFIX_CACHE
 from server.settings.config import Settings
 from tests.deploy.dockerfile import ROOT, stages
 from tests.present import present

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.memory.hours import HourlyBudget, limit_at
-from server.memory.memory import open_memory
+from server.memory.opening import open_memory
 from server.settings.sections import MemorySection
 
 GIB = 2**30

@@ -13,7 +13,8 @@ from backends.machine import host
 from backends.plan import Amount, Footprint, Parts
 from server.memory import gpu
 from server.memory.ledger import Measured, Tenant
-from server.memory.memory import LEAST_AUTO_BYTES, DeviceError, Memory, open_memory
+from server.memory.memory import Memory
+from server.memory.opening import LEAST_AUTO_BYTES, DeviceError, open_memory
 from server.settings.sections import MemorySection
 
 GIB = 2**30

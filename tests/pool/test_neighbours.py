@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from server.memory import gpu, memory, neighbours
-from server.memory.memory import Memory, open_memory
+from server.memory.memory import Memory
 from server.memory.neighbours import Neighbours
+from server.memory.opening import open_memory
 from server.settings.sections import MemorySection
 from tests.pool.conftest import until
 from tests.pool.test_memory import Card

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from backends.machine import host
 from server.cli.doctor.findings import Finding, told
 from server.memory import gpu
-from server.memory.memory import DeviceError, Memory, open_memory
+from server.memory.memory import Memory
+from server.memory.opening import DeviceError, open_memory
 from server.own_folder import user_folder
 from server.settings.references import hub_cache
 from server.settings.sizes import format_share, format_size
