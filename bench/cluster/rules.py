@@ -48,6 +48,36 @@ class Counting:
         self._n_sent[node] -= 1
 
 
+class Multiplexed:
+    """As Ray Serve chooses between replicas of a multiplexed deployment: two of those that hold the model, else two of
+    those that hold the fewest, and of the two the one with fewer requests. It knows what they hold from their reports.
+    """
+
+    def __init__(self, nodes: Sequence[str], chance: random.Random) -> None:
+        self._nodes = nodes
+        self._chance = chance
+        self._held: dict[str, frozenset[str]] = dict.fromkeys(nodes, frozenset())
+        self._n_sent = dict.fromkeys(nodes, 0)
+
+    def report(self, report: NodeReport) -> None:
+        """Which models the node holds."""
+        self._held[report.node] = frozenset(name for name, model in report.models.items() if model.here)
+
+    def choose(self, ask: Ask, now: float) -> str:
+        """By what is held, then by counts."""
+        among = [name for name in self._nodes if ask.model in self._held[name]]
+        if not among:
+            fewest = min(len(held) for held in self._held.values())
+            among = [name for name in self._nodes if len(self._held[name]) == fewest]
+        node = min(self._chance.sample(among, min(2, len(among))), key=lambda name: self._n_sent[name])
+        self._n_sent[node] += 1
+        return node
+
+    def ended(self, ask: Ask, node: str, took_s: float) -> None:
+        """One less there."""
+        self._n_sent[node] -= 1
+
+
 class Routed:
     """The router itself."""
 
@@ -87,6 +117,7 @@ def rules(nodes: Sequence[str], chance: random.Random, weights: Weights) -> dict
     return {
         "router": lambda: Routed(weights),
         "least_loaded": lambda: Counting(nodes, least),
+        "multiplexed": lambda: Multiplexed(nodes, chance),
         "two_choices": lambda: Counting(nodes, two_choices),
         "round_robin": lambda: Counting(nodes, next_one),
         "random": lambda: Counting(nodes, lambda names, _: chance.choice(names)),

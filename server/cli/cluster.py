@@ -19,6 +19,9 @@ def up(
     most: Annotated[
         int | None, typer.Option("--most", min=1, max=1000, metavar="N", help="Nodes at the most, by what waits.")
     ] = None,
+    idle: Annotated[
+        float, typer.Option("--idle", min=1, metavar="S", help="Seconds without a waiting request until a node leaves.")
+    ] = 600.0,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="Where the cluster listens.")] = None,
     port: Annotated[int | None, typer.Option(metavar="PORT", help="The same.")] = None,
     address: Annotated[
@@ -32,7 +35,7 @@ def up(
     """Bring nodes up behind one address; on this machine until Ctrl-C, on a running Ray until `down`."""
     from server.cli.clusters import Wish, bring_up
 
-    bring_up(config, Wish(nodes, most or nodes, host, port, address, cpus, gpus))
+    bring_up(config, Wish(nodes, most or nodes, idle, host, port, address, cpus, gpus))
 
 
 @cluster_app.command()

@@ -42,6 +42,7 @@ class Wish:
 
     nodes: int
     most: int
+    idle_s: float
     host: str | None
     port: int | None
     address: str | None
@@ -58,6 +59,8 @@ def bring_up(config: Path | None, wish: Wish) -> None:
     own = wish.address is None
     say("starting Ray on this machine" if own else f"joining Ray at {wish.address}")
     _begin(ray, wish)
+    from server.cluster.on_ray import begin_end
+
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own handlers there
         signal.signal(number, lambda *_: told.set())
@@ -73,6 +76,7 @@ def bring_up(config: Path | None, wish: Wish) -> None:
     finally:
         if own:
             _state().unlink(missing_ok=True)
+            begin_end()
             serve.shutdown()
         ray.shutdown()
 
@@ -110,8 +114,9 @@ def take_down(address: str | None) -> None:
     if address is not None:
         ray, serve = _ray()
         _join(ray, address)
-        from server.cluster.on_ray import APPLICATION, end
+        from server.cluster.on_ray import APPLICATION, begin_end, end
 
+        begin_end()
         serve.delete(APPLICATION)
         end()
         ray.shutdown()
@@ -219,6 +224,7 @@ def _order(ray: Any, settings: Settings, config: Path | None, wish: Wish) -> Clu
         most_nodes=wish.most,
         gpus_per_node=gpus_per_node,
         cpus_per_node=wish.cpus,
+        idle_s=wish.idle_s,
     )
 
 

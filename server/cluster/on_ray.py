@@ -30,8 +30,16 @@ APPLICATION: Final = "onecard"
 GONE_S: Final = 60.0
 """A node that says nothing for so long is forgotten."""
 _MOST_FAILED_STARTS: Final = 6
-_WAITING: Final = "num_requests_waiting"
+_UNUSED_LOOKS: Final = 4
+"""In a row, until a node that leaves is unused: edges hear of it twice a second."""
+_WAITING, _BUSY = "num_requests_waiting", "share_of_places_taken"
 _HEALTH_S: Final = 1.0
+MORE_AFTER_S: Final = 5.0
+"""Of full queues, until there is another node."""
+IDLE_S: Final = 600.0
+"""Without a waiting request, until there is one node less."""
+LEAVE_WITHIN_S: Final = 600.0
+"""A node that is one too many ends when its requests have ended, and then at the latest."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class ClusterOrder:
     most_nodes: int
     gpus_per_node: float
     cpus_per_node: float
+    idle_s: float = IDLE_S
 
 
 class Directory:
@@ -51,6 +60,7 @@ class Directory:
 
     def __init__(self) -> None:
         self._notices: dict[str, tuple[float, Notice]] = {}
+        self._ends = False
 
     def put(self, notice: Notice) -> None:
         """A node as it is now."""
@@ -59,6 +69,14 @@ class Directory:
     def drop(self, node: str) -> None:
         """A node ends."""
         self._notices.pop(node, None)
+
+    def end(self) -> None:
+        """The whole cluster ends: nodes that leave wait for no request."""
+        self._ends = True
+
+    def ends(self) -> bool:
+        """Whether it does."""
+        return self._ends
 
     def all(self) -> list[Notice]:
         """Every node, with the age of what it told."""
@@ -81,8 +99,13 @@ def directory() -> Any:
     return made.remote()
 
 
+def begin_end() -> None:
+    """Before Serve ends the deployments: from now on nodes drain at once."""
+    ray.get(directory().end.remote())
+
+
 def end() -> None:
-    """Nothing of the application is left but its deployments, which Serve ends."""
+    """After it: nothing of the application is left."""
     ray.kill(directory())
 
 
@@ -111,13 +134,26 @@ class Node:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the number of nodes goes by."""
         notice = self._server.notice
-        return {_WAITING: 0.0 if notice is None else float(sum(model.waiting for model in notice.models.values()))}
+        models = () if notice is None else tuple(notice.models.values())
+        taken = min(1.0, sum(model.running / model.parallel for model in models))
+        return {_WAITING: float(sum(model.waiting for model in models)), _BUSY: taken}
 
     async def __del__(self) -> None:
         self._telling.cancel()
         self._directory.drop.remote(self._server.name)
+        await self._until_unused()
         self._running.cancel()
         await asyncio.wait({self._running})
+
+    async def _until_unused(self) -> None:
+        """No request comes any more, once every edge has heard; those that run may end, unless the cluster ends."""
+        until = time.monotonic() + LEAVE_WITHIN_S
+        n_unused = 0
+        while n_unused < _UNUSED_LOOKS and time.monotonic() < until and not await self._directory.ends.remote():
+            notice = self._server.notice
+            used = notice is not None and any(model.running or model.waiting for model in notice.models.values())
+            n_unused = 0 if used else n_unused + 1
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 class EdgeReplica:
@@ -139,16 +175,15 @@ class EdgeReplica:
 
 def by_waiting(context: Any) -> tuple[int, dict[str, Any]]:
     """Serve's autoscaling policy: from the queues of all nodes to their number."""
-    told = (context.aggregated_metrics or {}).get(_WAITING, {})
-    n_now = context.target_num_replicas
-    since = context.policy_state.get("idle_since")
-    wanted, idle_since = nodes_wanted(list(told.values()), n_now, idle_since=since, now=time.time())
+    told = context.aggregated_metrics or {}
+    waiting, busy = (list(told.get(name, {}).values()) for name in (_WAITING, _BUSY))
+    wanted = nodes_wanted(waiting, busy, context.target_num_replicas)
     least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-    return min(max(wanted, least), most), {"idle_since": idle_since}
+    return min(max(wanted, least), most), {}
 
 
 def build(arguments: dict[str, Any]) -> Any:
-    """The application of a Serve configuration file: `config` (on every machine), `nodes`, `most`, `cpus`, `gpus`."""
+    """Of a Serve configuration file: `config` (on every machine), `nodes`, `most`, `idle` (seconds), `cpus`, `gpus`."""
     config = Path(arguments["config"])
     settings = load_settings(config, flags={}).settings
     n_nodes = int(arguments.get("nodes", 1))
@@ -160,6 +195,7 @@ def build(arguments: dict[str, Any]) -> Any:
             most_nodes=int(arguments.get("most", n_nodes)),
             cpus_per_node=float(arguments.get("cpus", 1)),
             gpus_per_node=float(arguments.get("gpus", 1)),
+            idle_s=float(arguments.get("idle", IDLE_S)),
         )
     )
 
@@ -177,7 +213,8 @@ def application(order: ClusterOrder) -> Any:
         scaled = {
             "autoscaling_config": {
                 "min_replicas": order.n_nodes, "max_replicas": order.most_nodes, "policy": policy,
-                "metrics_interval_s": 1.0, "look_back_period_s": 5.0, "upscale_delay_s": 5.0,
+                "metrics_interval_s": 1.0, "look_back_period_s": 5.0,
+                "upscale_delay_s": MORE_AFTER_S, "downscale_delay_s": order.idle_s,
             }
         }  # fmt: skip
     nodes = serve.deployment(
@@ -185,7 +222,7 @@ def application(order: ClusterOrder) -> Any:
         name="nodes",
         ray_actor_options={"num_cpus": order.cpus_per_node, "num_gpus": order.gpus_per_node},
         health_check_period_s=_HEALTH_S,
-        graceful_shutdown_timeout_s=order.node.drain_s + 10,
+        graceful_shutdown_timeout_s=LEAVE_WITHIN_S + order.node.drain_s + 10,
         **scaled,
     )
     edge = serve.deployment(

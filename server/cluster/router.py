@@ -8,6 +8,7 @@ model that leaves is charged with its next load, as likely as it is asked for. T
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ MOST_HEADS: Final = 100_000
 """Conversations whose node is remembered; the longest unused is forgotten first."""
 LOAD_CANDIDATES: Final = 16
 """Nodes that are asked whether they load a model, beside those that hold it: its first ones by hash."""
+HELD_CANDIDATES: Final = 32
+"""Of the nodes that hold it, beside the conversation's: a popular model is on hundreds of a thousand."""
 _SMOOTHING: Final = 0.1
 _UNLOADED: Final = HeldModel("unloaded")
 _HEAT_HALF_LIFE_S: Final = 300.0
@@ -64,6 +67,9 @@ class Router:
     def report(self, report: NodeReport) -> None:
         """A node says how it is."""
         state = self._nodes.get(report.node)
+        if state is not None and report.models is state.report.models and report.life == state.report.life:
+            state.report = report
+            return
         if state is None:
             state = self._nodes[report.node] = NodeState(report)
             self._ranks.clear()
@@ -160,6 +166,8 @@ class Router:
             state.in_flight[ask.model] -= 1
             if not state.in_flight[ask.model]:  # a load that none waits for any more, or that failed
                 state.load_since.pop(ask.model, None)
+                if (held := state.report.models.get(ask.model)) is not None:
+                    self._note_holder(state, ask.model, held)
 
     # How
 
@@ -173,7 +181,7 @@ class Router:
         if ranked is None:
             ranked = self._ranks[ask.model] = by_hash(ask.model, know)
         found = dict.fromkeys(name for name in (home,) if name in know)
-        found.update(dict.fromkeys(sorted(self._holders.get(ask.model, ()))))
+        found.update(dict.fromkeys(self._quietest(ask.model)))
         able = 0
         for name in ranked:
             if able >= LOAD_CANDIDATES:
@@ -181,6 +189,13 @@ class Router:
             able += name not in found
             found.setdefault(name)
         return [name for name in found if name is not None]
+
+    def _quietest(self, model: str) -> list[str]:
+        """Of the nodes that hold the model, those with the fewest of its requests."""
+        holders = sorted(self._holders.get(model, ()))
+        if len(holders) <= HELD_CANDIDATES:
+            return holders
+        return heapq.nsmallest(HELD_CANDIDATES, holders, key=lambda name: self._nodes[name].in_flight.get(model, 0))
 
     def _wait(self, state: NodeState, ask: Ask, now: float) -> tuple[float, str]:
         """Seconds until the node begins to compute, and whether it holds the model."""

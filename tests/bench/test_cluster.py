@@ -32,7 +32,7 @@ def test_limits_belong_to_the_standard_run_alone():
     figures = run("--nodes", 1, "--users", 2, "--models", 2, "--minutes", 1)
     assert not [name for name in figures if name.endswith("_limit")]
     assert {name.removesuffix("_requests") for name in figures if name.endswith("_requests")} == {
-        "router", "least_loaded", "two_choices", "round_robin", "random",
+        "router", "least_loaded", "multiplexed", "two_choices", "round_robin", "random",
     }  # fmt: skip
 
 

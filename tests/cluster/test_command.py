@@ -9,7 +9,7 @@ from server.cli.console import CliError
 
 
 def wish(nodes: int, *, gpus: float | None = None, address: str | None = None) -> Wish:
-    return Wish(nodes, nodes, None, None, address, 1.0, gpus)
+    return Wish(nodes, nodes, 600.0, None, None, address, 1.0, gpus)
 
 
 def test_nodes_without_a_card_of_their_own_are_refused_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -9,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -46,26 +49,43 @@ def server_at(url):
     return next(c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port)
 
 
-def test_a_cluster_comes_up_heals_and_goes(tmp_path):
+@contextlib.contextmanager
+def cluster(folder, *options):
+    """Brought up with these options: its address, its process, and what runs a command beside it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = tmp_path / "onecard.toml"
+    config = folder / "onecard.toml"
     config.write_text(
         f'[server]\nport = {port}\n[memory]\ndevice = "cpu"\nbudget = "2GiB"\n'
-        '[scheduler]\ntemplate_process = false\n[models.fake]\npath = "demo"\n'
+        '[scheduler]\ntemplate_process = false\n[models.fake]\npath = "demo"\nparallel = 8\n'
     )
-    env = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "ONECARD_TEST_ENGINE": "tests.fakes.engine:load"}
+    env = {**os.environ, "XDG_DATA_HOME": str(folder), "ONECARD_TEST_ENGINE": "tests.fakes.engine:load"}
     env["PYTHONPATH"] = str(Path.cwd())
     onecard = [sys.executable, "-m", "server.cli", "cluster"]
     url = f"http://127.0.0.1:{port}"
-    log = (tmp_path / "up.log").open("wb")
-    up = subprocess.Popen([*onecard, "up", "--config", config, "--nodes", "2"], env=env, stdout=log, stderr=log)
+
+    def run(*words):
+        return subprocess.run([*onecard, *words], env=env, capture_output=True, text=True, timeout=150)
+
+    log = folder / "up.log"
+    with log.open("wb") as out:
+        up = subprocess.Popen([*onecard, "up", "--config", config, *options], env=env, stdout=out, stderr=out)
     try:
-        until(lambda: up.poll() is not None or is_ready(url, 2), 180)
-        assert up.poll() is None, (tmp_path / "up.log").read_text()
+        until(lambda: up.poll() is not None or is_ready(url, 1), 180)
+        assert up.poll() is None, log.read_text()
+        yield url, up, run
+    finally:
+        if up.poll() is None:
+            up.terminate()
+            up.wait(60)
+
+
+def test_a_cluster_comes_up_heals_and_goes(tmp_path):
+    with cluster(tmp_path, "--nodes", "2") as (url, up, run):
+        until(lambda: is_ready(url, 2), 60)
         assert chat(url, "hello") == "echo: hello"
-        shown = subprocess.run([*onecard, "status"], env=env, capture_output=True, text=True, timeout=60)
+        shown = run("status")
         assert shown.stdout.count("node-") == 2, shown
         node = get(url + "/v1/cluster")["nodes"][0]
         os.kill(server_at(node["url"]), signal.SIGKILL)
@@ -77,14 +97,51 @@ def test_a_cluster_comes_up_heals_and_goes(tmp_path):
 
         until(healed, 60)
         servers = {server_at(n["url"]) for n in get(url + "/v1/cluster")["nodes"]}
-        down = subprocess.run([*onecard, "down"], env=env, capture_output=True, text=True, timeout=150)
+        down = run("down")
         assert (down.returncode, down.stdout) == (0, "the nodes have ended\n"), down
         assert up.wait(10) == 0
         until(lambda: not any(psutil.pid_exists(pid) for pid in servers), 20)
-        again = subprocess.run([*onecard, "down"], env=env, capture_output=True, text=True, timeout=60)
-        assert "no cluster of this user runs" in again.stderr
-    finally:
-        if up.poll() is None:
-            up.terminate()
-            up.wait(60)
-        log.close()
+        assert "no cluster of this user runs" in run("down").stderr
+
+
+class Streams(ThreadPoolExecutor):
+    """Streams that run, each read in a thread of its own."""
+
+    def __init__(self, url):
+        super().__init__(64)
+        self.url = url
+
+    def open(self, directive):
+        """The node that answers, once it has begun to, and all of the stream to come."""
+        body = {"model": "fake", "messages": [{"role": "user", "content": directive}], "stream": True}
+        request = urllib.request.Request(
+            self.url + "/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        answer = urllib.request.urlopen(request, timeout=120)
+        return answer.headers["x-onecard-node"], self.submit(answer.read)
+
+
+def test_nodes_follow_what_waits_and_one_that_leaves_ends_its_streams(tmp_path):
+    """Given full queues, then there is another node; given idle ones, then one leaves, and no stream is cut."""
+    enough = threading.Event()
+
+    def asks(streams, n):
+        while not enough.is_set():
+            streams.open(f"!slow 5 20 {n}")[1].result(120)
+
+    with cluster(tmp_path, "--nodes", "1", "--most", "2", "--idle", "4") as (url, _, _), Streams(url) as streams:
+        try:
+            crowd = [streams.submit(asks, streams, n) for n in range(32)]
+            until(lambda: is_ready(url, 2), 120)
+            until(lambda: all("fake" in node["models"] for node in get(url + "/v1/cluster")["nodes"]), 60)
+        finally:
+            enough.set()
+        for one in crowd:
+            one.result(120)
+        until(lambda: not any(node["models"]["fake"]["running"] for node in get(url + "/v1/cluster")["nodes"]), 20)
+        long = [streams.open(f"!slow 100 200 {n}") for n in range(2)]
+        assert len({node for node, _ in long}) == 2
+        until(lambda: len(get(url + "/v1/cluster")["nodes"]) == 1, 60)
+        assert not any(words.done() for _, words in long), "a node leaves while its streams run"
+        assert all(b"[DONE]" in words.result(120) for _, words in long)
+        assert chat(url, "hello") == "echo: hello"

@@ -6,7 +6,7 @@ import pytest
 
 from server.cluster.asks import answer_id, wanted
 from server.cluster.federation import federated
-from server.cluster.scaling import IDLE_S, nodes_wanted
+from server.cluster.scaling import nodes_wanted
 from server.cluster.stream import Held
 
 SAYS = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -15,18 +15,19 @@ ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}
 
 @pytest.mark.parametrize(
     ("waiting", "now", "wanted_now"),
-    [([3, 4], 2, 2), ([8, 9], 2, 3), ([40, 40], 2, 10), ([0, 1], 2, 2), ([], 1, 1)],
+    [([3, 4], 2, 2), ([8, 9], 2, 3), ([8, 9], 3, 3), ([40, 40], 2, 10), ([40, 40], 10, 10), ([0, 1], 2, 2), ([], 2, 2)],
 )
 def test_full_queues_ask_for_nodes(waiting, now, wanted_now):
-    assert nodes_wanted(waiting, now, idle_since=None, now=100.0)[0] == wanted_now
+    """While nodes start, the same queue asks for no more of them."""
+    assert nodes_wanted(waiting, [1.0] * len(waiting), now) == wanted_now
 
 
-def test_one_node_leaves_at_a_time_and_late():
-    n, since = nodes_wanted([0, 0], 3, idle_since=None, now=100.0)
-    assert (n, since) == (3, 100.0)
-    assert nodes_wanted([0, 0], 3, idle_since=since, now=99.0 + IDLE_S) == (3, 100.0)
-    assert nodes_wanted([0, 0], 3, idle_since=since, now=100.0 + IDLE_S) == (2, 100.0 + IDLE_S)
-    assert nodes_wanted([0, 1], 3, idle_since=since, now=100.0 + IDLE_S) == (3, None)
+@pytest.mark.parametrize(
+    ("busy", "wanted_now"), [([0, 0, 0], 2), ([0.5, 0.5, 0], 2), ([0.5, 0.5, 0.25], 3), ([1, 1, 1], 3)]
+)
+def test_a_node_leaves_where_the_others_have_room_for_its_work(busy, wanted_now):
+    assert nodes_wanted([0] * 3, busy, 3) == wanted_now
+    assert nodes_wanted([0, 0, 0.2], busy, 3) == 3
 
 
 def test_what_has_no_token_is_held_and_signs_of_life_pass():
