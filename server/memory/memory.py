@@ -277,6 +277,7 @@ class Memory:
         """So much of the memory in which models compute is lent to other programs, which may take it or not yet."""
         self._usable_before = None if not n_bytes else self._usable_before or self._usable_bytes
         self.lent_bytes = n_bytes
+        self.neighbours.begin_anew()
 
     def _with_lent(self, usable_bytes: int) -> int:
         """What leases take is in the ledger already: a budget does not shrink by it once more."""

@@ -18,7 +18,7 @@ _SETTLED_S: Final = 60.0
 _LEAST_GROWTH: Final = 1 / 64
 """Of the card; less is a browser's or a desktop's coming and going."""
 _MOST_AHEAD: Final = 1 / 2
-"""Of the card, is left free."""
+"""Of the card, is left free by `auto`."""
 EVERY_S: Final = 0.5
 """Between two looks while something grows, or seems to."""
 
@@ -69,6 +69,11 @@ class Neighbours:
         if now - self._more_since >= _LASTS_S:
             self._grow(now, least_bytes, other_bytes)
 
+    def begin_anew(self) -> None:
+        """What they hold is counted otherwise from now on: what was seen before says nothing about growth."""
+        self._looks.clear()
+        self._more_since = None
+
     @property
     def _step_bytes(self) -> float:
         return self._total_bytes * _LEAST_GROWTH
@@ -78,8 +83,9 @@ class Neighbours:
             self._before_bytes = least_bytes
         self._grew_at = now
         taken_bytes = other_bytes - self._before_bytes
-        wanted_bytes = taken_bytes if self._configured_bytes is None else self._configured_bytes
-        self.headroom_bytes = max(self.headroom_bytes, min(wanted_bytes, int(_MOST_AHEAD * self._total_bytes)))
+        as_much_again = min(taken_bytes, int(_MOST_AHEAD * self._total_bytes))
+        wanted_bytes = as_much_again if self._configured_bytes is None else self._configured_bytes
+        self.headroom_bytes = max(self.headroom_bytes, wanted_bytes)
 
     def _settle(self, now: float, other_bytes: int) -> None:
         """Give the room back once they have stopped growing for a while, or have given back what they took."""

@@ -71,8 +71,9 @@ async def open_memory(settings: MemorySection, *, n_models: int = 0) -> Memory:
             prefix_cache=prefix_cache,
         )
     on_card = HourlyBudget(_auto_on_card(settings.reserve), settings.hours, fixed=fixed)
-    if settings.budget != "auto":
-        _check("budget", settings.budget, card.total_bytes, card.name)
+    for key, n_bytes in (("budget", settings.budget), ("headroom", settings.headroom)):
+        if n_bytes != "auto":
+            _check(key, n_bytes, card.total_bytes, card.name)
     return Memory(
         "cuda",
         Amount(
@@ -121,8 +122,8 @@ def _auto_on_host(reserve_bytes: int, most_bytes: int | None) -> Callable[[int],
     return auto
 
 
-def _check(key: str, budget_bytes: int, total_bytes: int, name: str) -> None:
-    if budget_bytes > total_bytes:
+def _check(key: str, n_bytes: int, total_bytes: int, name: str) -> None:
+    if n_bytes > total_bytes:
         raise DeviceError(
-            f"{key} = {format_size(budget_bytes)}, but {name} has {format_size(total_bytes)}. hint: {key} = 'auto'"
+            f"{key} = {format_size(n_bytes)}, but {name} has {format_size(total_bytes)}. hint: {key} = 'auto'"
         )

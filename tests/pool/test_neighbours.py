@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from backends.plan import Footprint, Parts
 from server.memory import gpu, memory, neighbours
+from server.memory.ledger import Tenant
 from server.memory.memory import Memory
 from server.memory.neighbours import Neighbours
-from server.memory.opening import open_memory
+from server.memory.opening import DeviceError, open_memory
 from server.settings.sections import MemorySection
 from tests.pool.conftest import until
 from tests.pool.test_memory import Card
@@ -38,6 +40,7 @@ def test_growth_that_lasts_is_given_as_much_again_as_it_has_taken():
 def test_a_configured_headroom_is_as_large_as_it_says():
     neighbours = Neighbours(CARD, 4 * GIB, reserve_bytes=GIB)
     assert told(neighbours, [(0, 1), (2, 1.3), (3, 1.3), (4, 2)]) == [0, 0, 4, 4]
+    assert told(Neighbours(CARD, 9 * GIB), [(0, 1), (2, 1.3), (3, 1.3)])[-1] == 9
     assert neighbours.held_back_bytes == 3 * GIB
     assert told(Neighbours(CARD, 0), [(0, 1), (2, 2), (4, 3), (6, 4)]) == [0, 0, 0, 0]
 
@@ -96,6 +99,29 @@ async def test_only_an_automatic_budget_gives_way_and_only_where_it_is_to(
         await made.look()
     await made.look()
     assert made.account.budget_bytes == budget_gib * GIB
+
+
+async def test_a_program_that_takes_or_keeps_what_it_was_lent_does_not_grow(
+    card: Card,
+) -> None:
+    made = await open_memory(MemorySection(reserve=GIB))
+    lease = Tenant("lease_1", "lease")
+    made.ledger.reserve(lease, Footprint(device=Parts(further={"lease": 4 * GIB})))
+    made.lent(4 * GIB)
+    for taken in (0, 2, 4, 4):
+        card.free = (11 - taken) * GIB
+        await made.look()
+        assert made.neighbours.headroom_bytes == 0
+    made.ledger.release(lease)
+    made.lent(0)
+    for _ in range(3):
+        await made.look()
+    assert (made.neighbours.headroom_bytes, made.account.budget_bytes) == (0, 6 * GIB)
+
+
+async def test_a_headroom_beyond_the_card_is_refused(card: Card) -> None:
+    with pytest.raises(DeviceError, match="headroom = 13 GiB, but Fake 4070 has 12 GiB"):
+        await open_memory(MemorySection(headroom=13 * GIB))
 
 
 @pytest.mark.parametrize(("section", "n_told"), [({"device": "cpu", "headroom": GIB}, 1), ({"device": "cpu"}, 0)])
