@@ -1,7 +1,7 @@
 """What a folder that draws takes, computed from its headers: weights, and the largest activations of either network.
 
-Weights are exact: each value has the type that is computed in. Activations are those of one forward pass of the U-Net,
-each image with and without its prompt, or of the decoder for one image, whichever is more.
+Weights are exact: each value has the type that is computed in. Activations are those of one forward pass of the U-Net
+or the transformer, each image with and without its prompt, or of the decoder for one image, whichever is more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from backends.diffusion.joint import transformer_values
 from backends.diffusion.kind import TILE
 from backends.files import adapters
 from backends.images import ON_ITS_WAY_BYTES
@@ -61,7 +62,7 @@ def _adapter_bytes(header: DrawHeader, plan: DrawPlan) -> dict[str, int]:
 
 
 def value_bytes(device: Device) -> int:
-    """A processor computes in float32, a card in float16."""
+    """A processor computes in float32, a card in float16, or for transformers in bfloat16."""
     return 2 if device == "cuda" else 4
 
 
@@ -77,13 +78,18 @@ def rows_at_once(plan: DrawPlan) -> int:
 
 
 def decoder_value_bytes(header: DrawHeader, device: Device) -> int:
-    """Some autoencoders give no numbers in 16 bits; their folders say so."""
-    return 4 if header.vae.get("force_upcast") is True else value_bytes(device)
+    """Some autoencoders give no numbers in float16; their folders say so. bfloat16 has float32's range."""
+    upcast = header.vae.get("force_upcast") is True and not header.family.flow
+    return 4 if upcast else value_bytes(device)
 
 
 def compute_bytes(header: DrawHeader, plan: DrawPlan, n_rows: int, size: tuple[int, int]) -> int:
     """Of `n_rows` of one size in pixels: the larger of a step and of what follows the last one."""
-    step = unet_values(header, n_rows, size) * value_bytes(plan.device)
+    if header.family.denoiser == "transformer":
+        values = transformer_values(header, n_rows, size, is_half=plan.device == "cuda")
+    else:
+        values = unet_values(header, n_rows, size)
+    step = values * value_bytes(plan.device)
     decoded = decoder_values(header, size, tiled=plan.tiled) * decoder_value_bytes(header, plan.device)
     return max(step, int(decoded * _LAYOUTS[plan.device]))
 
@@ -108,7 +114,7 @@ def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int]) -> int:
     Beside them live what came from the level below, and of this level either a transformer's feed-forward
     (`_FEED_FORWARD`) or a block's wide input, its norm's output and its activation's.
     """
-    widths, n_layers = [int(width) for width in header.unet["block_out_channels"]], header.layers_per_block
+    widths, n_layers = [int(width) for width in header.denoiser["block_out_channels"]], header.layers_per_block
     cells = (size[0] // header.scale) * (size[1] // header.scale)
     most, skips = 0, widths[0] * cells
     for level, width in enumerate(widths):
@@ -121,5 +127,5 @@ def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int]) -> int:
 
 
 def _attends(header: DrawHeader, level: int) -> bool:
-    kinds = header.unet.get("down_block_types")
+    kinds = header.denoiser.get("down_block_types")
     return not isinstance(kinds, list) or level >= len(kinds) or "Attn" in str(kinds[level])

@@ -99,11 +99,11 @@ class Drawings:
     def claims(self, reference: str) -> bool:
         """Such as `stabilityai/stable-diffusion-xl-base-1.0`."""
         name = Path(reference).name.lower()
-        return any(word in name for word in ("stable-diffusion", "sdxl"))
+        return any(word in name for word in ("stable-diffusion", "sdxl", "flux.1"))
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> DrawHeader:
         """model_index.json, the networks' configurations and the weights' headers."""
-        header = read(path, image_size=str(options.get("image_size", "auto")))
+        header = read(path, options)
         taught = described(header.tensors, header.layers_per_block, options)
         return dataclasses.replace(header, adapters=taught, remarks=tuple(adapters.remarks(taught)))
 

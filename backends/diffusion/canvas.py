@@ -32,7 +32,7 @@ class Canvas:
     """Width and height."""
     prompt: TokenIds
     negative: TokenIds | None
-    """None where there is no guidance."""
+    """None where there is no guidance, or the network is told a number."""
     guidance: float
     denoising: Denoising
     chance: torch.Generator
@@ -104,7 +104,8 @@ class Canvas:
     def rows(self) -> Iterator[Row]:
         """What the network is asked next: with the prompt, then, where there is guidance, without."""
         scaled, moment = self.denoising.scaled(self.latents, self.step), self.denoising.times[self.step]
-        return (Row(scaled, moment, one, self.job.adapter, self.job.adapter_scale) for one in self.told)
+        own = (self.guidance, self.job.adapter, self.job.adapter_scale)
+        return (Row(scaled, moment, one, *own) for one in self.told)
 
     def advance(self, noise: Tensor) -> Tensor:
         """One more step, given what is noise in it: the latents as they would be without any noise."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from backends.diffusion.kind import SCHEDULERS
-from backends.diffusion.library import scheduler_class
+from backends.diffusion.library import of_diffusers
+
+if TYPE_CHECKING:
+    from backends.diffusion.header import DrawHeader
 
 _CONFIG_OF_ITS_OWN: Final = frozenset({"_class_name", "_diffusers_version"})
 
@@ -17,16 +20,13 @@ _CONFIG_OF_ITS_OWN: Final = frozenset({"_class_name", "_diffusers_version"})
 class Denoising:
     """A scheduler for one image: its times, and what it remembers of earlier steps."""
 
-    def __init__(self, config: dict[str, Any], name: str, steps: int) -> None:
-        """Raises ValueError for steps that the scheduler does not have."""
-        kind = scheduler_class(SCHEDULERS[name])
-        self._scheduler = kind.from_config({k: v for k, v in config.items() if k not in _CONFIG_OF_ITS_OWN})
-        self._scheduler.set_timesteps(steps)
-        self.times: Tensor = self._scheduler.timesteps
-        self.sigma = float(self._scheduler.init_noise_sigma)
+    def __init__(self, scheduler: Any, steps: int) -> None:
+        self._scheduler = scheduler
+        self.times: Tensor = scheduler.timesteps
+        self.sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
         """Of the noise that it begins with."""
         self._steps = steps
-        self._takes_chance = "generator" in inspect.signature(self._scheduler.step).parameters
+        self._takes_chance = "generator" in inspect.signature(scheduler.step).parameters
 
     def scaled(self, latents: Tensor, step: int) -> Tensor:
         """As the network expects them."""
@@ -56,3 +56,52 @@ class Denoising:
             return clean
         found: Tensor = self._scheduler.add_noise(clean, noise, self.times[step : step + 1])
         return found
+
+
+class Flowing(Denoising):
+    """The same by flow matching: latents are on a straight line from the image to the noise, and the network gives the
+    line's direction. https://arxiv.org/abs/2209.03003"""
+
+    def scaled(self, latents: Tensor, _step: int) -> Tensor:
+        """As they are."""
+        return latents
+
+    def after(self, noise: Tensor, latents: Tensor, step: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See `Denoising.after`; `noise` is the direction."""
+        clean = latents - self._scheduler.sigmas[step] * noise
+        return super().after(noise, latents, step, chance)[0], clean
+
+    def noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+        """On the line, at a time; the image itself behind the last."""
+        if step >= len(self.times):
+            return clean
+        sigma: Tensor = self._scheduler.sigmas[step]
+        return sigma * noise + (1 - sigma) * clean
+
+
+def begun(header: DrawHeader, config: dict[str, Any], name: str, steps: int, size: tuple[int, int]) -> Denoising:
+    """For an image of `size`, by the folder's configuration. Raises ValueError for steps that the scheduler lacks."""
+    kind = of_diffusers(header.family.schedulers[name])
+    scheduler = kind.from_config({k: v for k, v in config.items() if k not in _CONFIG_OF_ITS_OWN})
+    if not header.family.flow:
+        scheduler.set_timesteps(steps)
+        return Denoising(scheduler, steps)
+    given: dict[str, Any] = {}
+    if header.is_shifted:
+        given["mu"] = _shift(scheduler.config, _tokens(header, size))
+    if header.pipeline == "FluxPipeline" and not scheduler.config.get("use_flow_sigmas"):
+        given["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    scheduler.set_timesteps(steps, **given)
+    return Flowing(scheduler, steps)
+
+
+def _tokens(header: DrawHeader, size: tuple[int, int]) -> int:
+    side = header.scale * header.patch
+    return (size[0] // side) * (size[1] // side)
+
+
+def _shift(config: Any, n_tokens: int) -> float:
+    """Larger images begin with more noise: `calculate_shift` of diffusers' pipelines, with its defaults."""
+    few, many = float(config.get("base_image_seq_len", 256)), float(config.get("max_image_seq_len", 4096))
+    low, high = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
+    return low + (n_tokens - few) * (high - low) / (many - few)

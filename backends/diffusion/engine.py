@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
+from backends.diffusion import wishes
 from backends.diffusion.canvas import Canvas
-from backends.diffusion.denoising import Denoising
+from backends.diffusion.denoising import begun
 from backends.diffusion.kind import MAX_STEPS, Draw, Picture, Preview, Progressed, size_problem
 from backends.diffusion.sources import read as read_source
 from backends.engine import JobError
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from backends.diffusion.denoising import Denoising
+    from backends.diffusion.header import DrawHeader
     from backends.diffusion.kind import DrawFacts
     from backends.diffusion.painter import Painter
     from backends.messages import Event, Job, Ready
@@ -42,9 +45,6 @@ _TOKEN_PIXELS = 256
 class Defaults:
     """What the model is configured for, where a job does not say."""
 
-    size: tuple[int, int]
-    """Width and height."""
-    largest_pixels: int
     steps: int
     guidance: float
     scheduler: str
@@ -55,37 +55,34 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
 
     takes: Sequence[type[Job]] = (Draw,)
 
-    def __init__(self, painter: Painter, defaults: Defaults, scale: int, ready: Ready[DrawFacts]) -> None:
+    def __init__(self, painter: Painter, defaults: Defaults, header: DrawHeader, ready: Ready[DrawFacts]) -> None:
         super().__init__(ready)
-        self._painter, self._defaults, self._scale = painter, defaults, scale
+        self._painter, self._defaults, self._header = painter, defaults, header
         self._reading = threading.Lock()  # memory is reserved for one image on its way at a time
 
     def prepare(self, job: Draw) -> Canvas:
         """Check what is asked, and read the prompt and the files; from the preparer's thread. Raises JobError."""
-        job = self._adapted(job)
+        job, sides = self._adapted(job), self._header.sides
         with self._reading:
-            source = read_source(job, self._defaults.largest_pixels)
-        size = (job.width, job.height) if job.width else self._defaults.size
+            source = read_source(job, sides)
+        size = (job.width, job.height) if job.width else self._header.size
         if source is not None:
             size = source.pixels.shape[1], source.pixels.shape[0]
-        if (why := size_problem(*size, self._defaults.largest_pixels)) is not None:
-            raise JobError("invalid_value", why, param="size")
         guidance = self._defaults.guidance if job.guidance is None else job.guidance
-        prompt = self._painter.read(job.prompt, "prompt")
-        negative = self._painter.read(job.negative_prompt, "negative_prompt")
-        if job.negative_prompt and guidance <= 1:
-            told = (
-                f"a negative_prompt has no effect without guidance, and guidance_scale is {guidance:g}. "
-                "hint: more than 1, or leave negative_prompt out"
-            )
-            raise JobError("invalid_value", told, param="negative_prompt")
-        denoising = self._denoising(job)
+        _refuse("size", size_problem(*size, sides))
+        _refuse("guidance_scale", wishes.guidance_problem(self._header, job.guidance))
+        _refuse("negative_prompt", wishes.negative_problem(self._header, guidance) if job.negative_prompt else None)
+        _refuse("short_prompt", wishes.short_problem(self._header) if job.short_prompt else None)
+        is_free = self._header.guidance == "free" and guidance > 1
+        prompt = self._painter.read(job.prompt, "prompt", job.short_prompt)
+        negative = self._painter.read(job.negative_prompt, "negative_prompt") if is_free else None
+        denoising = self._denoising(job, size)
         first = 0 if source is None else _first_step(denoising, job.strength)
         return Canvas(
             job=job,
             size=size,
             prompt=prompt,
-            negative=negative if guidance > 1 else None,
+            negative=negative,
             guidance=guidance,
             denoising=denoising,
             chance=torch.Generator().manual_seed(job.seed),
@@ -101,11 +98,12 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
             raise JobError("load_failed", f"adapter '{job.adapter}' is not served: {why}", param="model")
         return job if job.adapter_scale else msgspec.structs.replace(job, adapter="")
 
-    def _denoising(self, job: Draw) -> Denoising:
+    def _denoising(self, job: Draw, size: tuple[int, int]) -> Denoising:
         steps = job.steps or min(MAX_STEPS, max(1, round(self._defaults.steps * job.effort)))
         name = job.scheduler or self._defaults.scheduler
+        _refuse("scheduler", wishes.scheduler_problem(self._header, name))
         try:
-            return Denoising(self._painter.scheduler_config, name, steps)
+            return begun(self._header, self._painter.scheduler_config, name, steps, size)
         except (ValueError, IndexError, ZeroDivisionError) as error:
             told = " ".join(str(error).split())[:200]
             raise JobError(
@@ -140,7 +138,7 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
     def _advance(self, drawn: Sequence[Canvas], events: list[Event]) -> None:
         """What has ended before memory runs out has told its end."""
         for canvas in drawn:
-            canvas.begin(self._painter, self._scale)
+            canvas.begin(self._painter, self._header.scale)
         noise = self._noise(drawn)
         for canvas in drawn:
             wanted = next(noise)
@@ -180,6 +178,12 @@ def passes_of(drawn: Sequence[Canvas], *, together: bool) -> list[list[Canvas]]:
     if not together:
         return [[canvas] for canvas in drawn]
     return [list(same) for _, same in itertools.groupby(drawn, key=lambda canvas: canvas.job.adapter)]
+
+
+def _refuse(param: str, why: str | None) -> None:
+    """Raises JobError where there is a reason to."""
+    if why is not None:
+        raise JobError("invalid_value", why, param=param)
 
 
 def _first_step(denoising: Denoising, strength: float) -> int:

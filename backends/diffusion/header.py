@@ -1,6 +1,6 @@
 """What a diffusers folder says about itself: its pipeline, the sizes of its networks, the bytes of their tensors.
 
-No class is taken from the folder by its name: only pipelines of `PIPELINES`, and schedulers of `kind.SCHEDULERS`.
+No class is taken from the folder by its name: only pipelines of `FAMILIES`, and their schedulers.
 """
 
 from __future__ import annotations
@@ -10,37 +10,28 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from backends.backend import Header, HeaderError
+from backends.backend import Header, HeaderError, Setting
 from backends.capabilities import counted
-from backends.diffusion.kind import DRAW, MAX_SIDE, SCHEDULERS, size_problem
+from backends.diffusion.families import ENCODER_CLASSES, FAMILIES, FLUX_GUIDANCE, GUIDANCE, SCHNELL_STEPS, STEPS, Family
+from backends.diffusion.kind import DRAW, MAX_SIDE, MULTIPLE, Sides, size_problem
+from backends.diffusion.networks import check_networks, config, own_size, patch, scale
+from backends.diffusion.wishes import AUTO, guidance_problem, scheduler_problem
 from backends.files import foreign, model_files, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from backends.diffusion.families import Encoder, Guidance
     from backends.files.adapters import Adapter
     from backends.files.tensors import StoredTensor
 
 INDEX: Final = "model_index.json"
 WEIGHTS: Final = "diffusion_pytorch_model"
 TEXT_WEIGHTS: Final = "model"
-PIPELINES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "StableDiffusionPipeline": ("text_encoder",),
-        "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
-    }
-)
-"""Those that are served, and their text encoders; a U-Net and an autoencoder have all of them."""
-_TEXT_CLASSES: Final = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection"})
-_MOST: Final = 1_000_000
-_UNET_SIZES: Final = ("in_channels", "out_channels", "sample_size", "layers_per_block")
-_VAE_SIZES: Final = ("in_channels", "out_channels", "latent_channels", "layers_per_block")
-_REFUSED: Final[Mapping[str, str]] = {
-    "time_cond_proj_dim": "a U-Net that is told the guidance (LCM)",
-    "class_embed_type": "a U-Net with classes",
-    "encoder_hid_dim": "a U-Net for image prompts",
-}
+NO_OPTIONS: Final[Mapping[str, Setting]] = MappingProxyType({})
+_TIED: Final = "encoder.embed_tokens.weight"
+"""T5's name for what some folders store a second time."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +41,14 @@ class DrawHeader(Header):
     backend: ClassVar[str] = "diffusion"
 
     pipeline: str
-    unet: Mapping[str, Any] = field(repr=False)
+    denoiser: Mapping[str, Any] = field(repr=False)
     """config.json of the network that denoises."""
     vae: Mapping[str, Any] = field(repr=False)
     """config.json of the autoencoder."""
     scheduler: str
     """The folder's own, by our name for it."""
+    is_shifted: bool
+    """Whether that shifts its times by an image's size."""
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     """Of everything that is loaded; the names begin with the part that they are of."""
     halves: frozenset[str]
@@ -73,20 +66,64 @@ class DrawHeader(Header):
         return DRAW.gives
 
     @property
-    def text_encoders(self) -> tuple[str, ...]:
-        """Their folders."""
-        return PIPELINES[self.pipeline]
+    def family(self) -> Family:
+        """What its pipeline is."""
+        return FAMILIES[self.pipeline]
+
+    @property
+    def text_encoders(self) -> Mapping[str, Encoder]:
+        """Their folders, and what each is."""
+        stored = {tensor.name.split(".", 1)[0] for tensor in self.tensors}
+        return {name: kind for name, kind in self.family.encoders.items() if name in stored}
 
     @property
     def layers_per_block(self) -> int:
-        """Of the U-Net; the most, where blocks differ."""
-        layers = self.unet["layers_per_block"]
+        """Of a U-Net; the most, where blocks differ."""
+        layers = self.denoiser.get("layers_per_block", 1)
         return int(max(layers) if isinstance(layers, list) else layers)
 
     @property
     def scale(self) -> int:
         """Pixels of a side for each cell of the latents."""
-        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+        return scale(self.vae)
+
+    @property
+    def patch(self) -> int:
+        """Latents of a side that are one token of a transformer."""
+        return patch(self.family, self.denoiser)
+
+    @property
+    def guidance(self) -> Guidance:
+        """How the network is told it."""
+        if self.pipeline != "FluxPipeline":
+            return "free"
+        return "embedded" if self.denoiser.get("guidance_embeds") is True else "none"
+
+    @property
+    def own_guidance(self) -> float:
+        """Where neither a request nor the table says another."""
+        return {"free": GUIDANCE, "embedded": FLUX_GUIDANCE, "none": 0.0}[self.guidance]
+
+    @property
+    def own_steps(self) -> int:
+        """The same of steps."""
+        return SCHNELL_STEPS if self.guidance == "none" else STEPS
+
+    @property
+    def schedulers(self) -> Sequence[str]:
+        """Those that fit, by our names: what shifts times by an image's size is the folder's own alone."""
+        is_alone = self.family.flow and (self.is_shifted or self.pipeline == "FluxPipeline")
+        return [self.scheduler] if is_alone else list(self.family.schedulers)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a prompt that T5 reads: a Flux without guidance was made for fewer."""
+        return self.family.most_tokens // (2 if self.guidance == "none" else 1)
+
+    @property
+    def sides(self) -> Sides:
+        """What its images may have, up to the largest."""
+        return _sides(self.family, self.denoiser, self.vae, self.largest_pixels)
 
     @property
     def largest_pixels(self) -> int:
@@ -110,26 +147,30 @@ class DrawHeader(Header):
         return ["image_generation"]
 
 
-def read(folder: Path, *, image_size: str = "auto") -> DrawHeader:
-    """Read and check. Raises HeaderError; blocks."""
+def read(folder: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeader:
+    """Read and check, with the options of the model's table. Raises HeaderError; blocks."""
     try:
         model_files.check_folder(folder)
         index = model_files.read_object(folder / INDEX)
         pipeline = _pipeline(index)
-        unet, vae = _config(folder, "unet", _UNET_SIZES), _config(folder, "vae", _VAE_SIZES)
-        _check_networks(unet, vae)
-        for part in PIPELINES[pipeline]:
-            _check_text(folder, part, index.get(part))
-        scheduler = _scheduler(folder)
-        stored, halves = _stored(folder, ("unet", "vae", *PIPELINES[pipeline]))
+        family = FAMILIES[pipeline]
+        denoiser, vae = config(folder, family.denoiser, pipeline), config(folder, "vae")
+        check_networks(family, denoiser, vae)
+        encoders = [part for part in family.encoders if part != family.optional or _is_there(index.get(part))]
+        for part in encoders:
+            _check_text(folder, part, index.get(part), family.encoders[part])
+        scheduler, is_shifted = _scheduler(folder, family)
+        stored, halves = _stored(folder, (family.denoiser, "vae", *encoders))
     except model_files.FileError as error:
         raise HeaderError(str(error)) from None
-    own = _own_size(unet, vae)
+    own, image_size = own_size(family, denoiser, vae), str(options.get("image_size", "auto"))
     largest = own if image_size == "auto" else _parsed(image_size)
-    if (why := size_problem(*largest, MAX_SIDE**2)) is not None:
+    if (why := size_problem(*largest, _sides(family, denoiser, vae, MAX_SIDE**2))) is not None:
         raise HeaderError(f"image_size: {why}")
     size = own if own[0] * own[1] <= largest[0] * largest[1] else largest
-    return DrawHeader(pipeline, unet, vae, scheduler, tuple(stored), halves, size, largest)
+    header = DrawHeader(pipeline, denoiser, vae, scheduler, is_shifted, tuple(stored), halves, size, largest)
+    _check_wishes(header, options)
+    return header
 
 
 def _parsed(size: str) -> tuple[int, int]:
@@ -137,74 +178,63 @@ def _parsed(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def _sides(family: Family, denoiser: Mapping[str, Any], vae: Mapping[str, Any], largest_pixels: int) -> Sides:
+    """A transformer that has learnt its positions has no more of them."""
+    multiple = scale(vae) * patch(family, denoiser)
+    positions = int(denoiser.get("pos_embed_max_size", MAX_SIDE))
+    return Sides(max(MULTIPLE, multiple), min(MAX_SIDE, positions * multiple), largest_pixels)
+
+
+def _check_wishes(header: DrawHeader, options: Mapping[str, Setting]) -> None:
+    """That the model's table asks for nothing that its family lacks. Raises HeaderError."""
+    if (why := scheduler_problem(header, str(options.get("image_scheduler", AUTO)))) is not None:
+        raise HeaderError(f"image_scheduler: {why}")
+    guidance = options.get("image_guidance", AUTO)
+    if guidance != AUTO and (why := guidance_problem(header, float(guidance))) is not None:
+        raise HeaderError(f"image_guidance: {why}")
+
+
 def _pipeline(index: Mapping[str, Any]) -> str:
     """Raises HeaderError for one that is not served."""
     name = index.get("_class_name")
-    if isinstance(name, str) and name in PIPELINES:
+    if isinstance(name, str) and name in FAMILIES:
         return name
     told = foreign.plain([str(name)[:60]])[0]
     raise HeaderError(
-        f"model_index.json says {told}, and onecard draws with {', '.join(PIPELINES)}. "
-        "hint: take a Stable Diffusion 1.x, 2.x or XL as diffusers has it"
+        f"model_index.json says {told}, and onecard draws with {', '.join(FAMILIES)}. "
+        "hint: take a Stable Diffusion 1.x, 2.x, XL or 3, or a Flux.1, as diffusers has it"
     )
 
 
-def _config(folder: Path, part: str, sizes: Sequence[str]) -> dict[str, Any]:
-    """Of a network, its sizes checked. Raises HeaderError or FileError."""
-    found = model_files.read_object(folder / part / "config.json")
-    for key in sizes:
-        value = found.get(key)
-        listed = value if isinstance(value, list) and key in ("layers_per_block", "sample_size") else [value]
-        if not listed or not all(map(_is_size, listed)):
-            raise HeaderError(f"{part}/config.json says no sound {key}. hint: take the folder as its publisher has it")
-    widths = found.get("block_out_channels")
-    if not isinstance(widths, list) or not 0 < len(widths) <= 8 or not all(map(_is_width, widths)):
-        raise HeaderError(f"{part}/config.json says no sound block_out_channels")
-    return found
+def _is_there(named: Any) -> bool:
+    """Of a part in model_index.json: a library and a class, or twice null."""
+    return isinstance(named, list) and any(one is not None for one in named)
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST
-
-
-def _is_width(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 65536
-
-
-def _check_networks(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    """That the two fit together, and that we know how to ask them. Raises HeaderError."""
-    for key, told in _REFUSED.items():
-        if unet.get(key) is not None:
-            raise HeaderError(f"the folder has {told}, which onecard does not ask. hint: take the plain model")
-    if unet["in_channels"] != vae["latent_channels"]:
-        raise HeaderError(
-            f"the U-Net takes {unet['in_channels']} channels and the autoencoder gives {vae['latent_channels']}: it is "
-            "made for inpainting or upscaling alone. hint: take the plain model"
-        )
-    if 2 ** (len(vae["block_out_channels"]) - 1) > 8:
-        raise HeaderError("the autoencoder makes sides more than 8 times smaller, and sides are multiples of 8 here")
-
-
-def _check_text(folder: Path, part: str, named: Any) -> None:
-    """That a text encoder is CLIP's, with its tokenizer beside it. Raises HeaderError or FileError."""
+def _check_text(folder: Path, part: str, named: Any, wanted: Encoder) -> None:
+    """That a text encoder is one that we ask, with its tokenizer beside it. Raises HeaderError or FileError."""
     name = named[1] if isinstance(named, list) and len(named) == 2 else None
-    if not isinstance(name, str) or name not in _TEXT_CLASSES:
-        told = foreign.plain([str(name)[:60]])[0]
-        raise HeaderError(f"the folder's {part} is {told}, and onecard reads prompts with CLIP's alone")
-    model_files.read_object(folder / part / "config.json")
+    known = [kind for kind in ENCODER_CLASSES if (kind == "t5") == (wanted == "t5")]
+    if not any(name == ENCODER_CLASSES[kind] for kind in known):
+        told, reads = foreign.plain([str(name)[:60]])[0], "T5's" if wanted == "t5" else "CLIP's alone"
+        raise HeaderError(f"the folder's {part} is {told}, and onecard reads prompts with {reads}")
+    if model_files.read_object(folder / part / "config.json").get("quantization_config") is not None:
+        raise HeaderError(f"{part} is stored quantised, which onecard does not read. hint: take the folder in 16 bits")
     tokenizer = folder / part.replace("text_encoder", "tokenizer")
-    if not any(model_files.is_there(tokenizer / file) for file in ("tokenizer.json", "vocab.json")):
-        raise HeaderError(f"the folder has no {tokenizer.name}/vocab.json. hint: was it downloaded completely?")
+    files = ("tokenizer.json",) if wanted == "t5" else ("tokenizer.json", "vocab.json")
+    if not any(model_files.is_there(tokenizer / file) for file in files):
+        raise HeaderError(f"the folder has no {tokenizer.name}/{files[-1]}. hint: was it downloaded completely?")
 
 
-def _scheduler(folder: Path) -> str:
-    """The folder's own, by our name. Raises HeaderError or FileError."""
-    named = model_files.read_object(folder / "scheduler" / "scheduler_config.json").get("_class_name")
-    found = next((name for name, its in SCHEDULERS.items() if its == named), None)
+def _scheduler(folder: Path, family: Family) -> tuple[str, bool]:
+    """The folder's own, by our name, and whether it shifts by size. Raises HeaderError or FileError."""
+    its_config = model_files.read_object(folder / "scheduler" / "scheduler_config.json")
+    named = its_config.get("_class_name")
+    found = next((name for name, its in family.schedulers.items() if its == named), None)
     if found is None:
         told = foreign.plain([str(named)[:60]])[0]
-        raise HeaderError(f"the folder's scheduler is {told}, and onecard has {', '.join(SCHEDULERS.values())}")
-    return found
+        raise HeaderError(f"the folder's scheduler is {told}, and onecard has {', '.join(family.schedulers.values())}")
+    return found, its_config.get("use_dynamic_shifting") is True
 
 
 def _stored(folder: Path, parts: Sequence[str]) -> tuple[list[StoredTensor], frozenset[str]]:
@@ -223,14 +253,7 @@ def _stored(folder: Path, parts: Sequence[str]) -> tuple[list[StoredTensor], fro
             stored, _ = tensors.read(folder / part, stem)
         except model_files.FileError as error:
             raise model_files.FileError(f"{part}: {error}") from None
-        found += [replace(tensor, name=f"{part}.{tensor.name}") for tensor in stored]
+        is_tied = any(tensor.name == "shared.weight" for tensor in stored)
+        kept = [tensor for tensor in stored if not (is_tied and tensor.name == _TIED)]
+        found += [replace(tensor, name=f"{part}.{tensor.name}") for tensor in kept]
     return found, frozenset(halves)
-
-
-def _own_size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
-    """What the model was made for, by its U-Net: width and height."""
-    sample = unet["sample_size"]
-    height, width = (sample[0], sample[-1]) if isinstance(sample, list) else (sample, sample)
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    sides = tuple(min(MAX_SIDE, max(64, side * scale // 8 * 8)) for side in (width, height))
-    return sides[0], sides[1]

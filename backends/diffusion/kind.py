@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from msgspec import field
 
@@ -23,7 +23,7 @@ SMALLEST_SIDE: Final = 64
 TILE: Final = 512
 """Pixels of a tile's side, where a plan decodes in tiles."""
 MULTIPLE: Final = 8
-"""Pixels that both sides are multiples of."""
+"""Pixels that both sides are multiples of; some models have more."""
 MOST_SCALE: Final = 4.0
 """How strong an adapter may be, either way, of what it was trained for."""
 MAX_PREVIEWS: Final = 3
@@ -43,6 +43,8 @@ class Draw(Job, tag="draw", frozen=True):
     """Pixels; 0 and 0: the model's own size."""
     seed: int
     """0 .. 2**63 - 1: the same image for the same job."""
+    short_prompt: str = ""
+    """What CLIP's encoders read in the prompt's place, where T5 reads more than they can."""
     negative_prompt: str = ""
     steps: int = 0
     """0: as the model is configured."""
@@ -157,6 +159,7 @@ DRAW: Final = Kind(
     forms=PATHS[1:],
     weight=lambda job: (
         text_bytes(job.prompt)
+        + text_bytes(job.short_prompt)
         + text_bytes(job.negative_prompt)
         + sum(file.n_bytes for file in (job.image, job.mask) if file is not None)
     ),
@@ -190,16 +193,33 @@ SCHEDULERS: Final[Mapping[str, str]] = {
     "unipc": "UniPCMultistepScheduler",
 }
 """By the names that requests say: diffusers' classes."""
+FLOW_SCHEDULERS: Final[Mapping[str, str]] = {
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "heun": "FlowMatchHeunDiscreteScheduler",
+}
+"""The same for models that denoise by flow matching."""
 
 
-def size_problem(width: int, height: int, largest_pixels: int) -> str | None:
+class Sides(NamedTuple):
+    """What sides a model's images may have, and how many pixels."""
+
+    multiple: int = MULTIPLE
+    longest: int = MAX_SIDE
+    largest_pixels: int = MAX_SIDE**2
+
+
+ANY_SIDES: Final = Sides()
+"""Of a model that is not known yet."""
+
+
+def size_problem(width: int, height: int, sides: Sides = ANY_SIDES) -> str | None:
     """Why an image cannot have this size, as a sentence; None where it can."""
-    told = f"the size {width}x{height}"
-    if width % MULTIPLE or height % MULTIPLE:
-        near = f"{_rounded(width)}x{_rounded(height)}"
-        return f"{told} has a side that is no multiple of {MULTIPLE}. hint: {near}"
-    if not (SMALLEST_SIDE <= width <= MAX_SIDE and SMALLEST_SIDE <= height <= MAX_SIDE):
-        return f"{told} has a side outside of {SMALLEST_SIDE}..{MAX_SIDE} pixels"
+    told, (multiple, longest, largest_pixels) = f"the size {width}x{height}", sides
+    if width % multiple or height % multiple:
+        near = f"{_rounded(width, multiple)}x{_rounded(height, multiple)}"
+        return f"{told} has a side that is no multiple of {multiple}. hint: {near}"
+    if not (SMALLEST_SIDE <= width <= longest and SMALLEST_SIDE <= height <= longest):
+        return f"{told} has a side outside of {SMALLEST_SIDE}..{longest} pixels"
     if width * height > largest_pixels:
         return (
             f"{told} has {width * height} pixels, and this model is loaded for {largest_pixels} at most. "
@@ -208,5 +228,5 @@ def size_problem(width: int, height: int, largest_pixels: int) -> str | None:
     return None
 
 
-def _rounded(side: int) -> int:
-    return max(SMALLEST_SIDE, round(side / MULTIPLE) * MULTIPLE)
+def _rounded(side: int, multiple: int) -> int:
+    return max(SMALLEST_SIDE, round(side / multiple) * multiple)

@@ -16,13 +16,12 @@ _modules: dict[str, Any] = sys.modules
 _modules.setdefault("bitsandbytes", None)
 
 import diffusers
+import transformers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["AutoencoderKL", "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer", "UNet2DConditionModel"]
+__all__ = ["AutoencoderKL"]
 
 
 def be_quiet() -> None:
@@ -32,6 +31,11 @@ def be_quiet() -> None:
         library.disable_progress_bar()
 
 
-def scheduler_class(name: str) -> Any:
-    """One of diffusers' own, by its class name."""
+def of_diffusers(name: str) -> Any:
+    """One of its own classes, imported when it is asked for."""
     return getattr(diffusers, name)
+
+
+def of_transformers(name: str) -> Any:
+    """The same of transformers."""
+    return getattr(transformers, name)

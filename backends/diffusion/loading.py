@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,17 +14,14 @@ from backends.backend import HeaderError
 from backends.diffusion import adapter_files, arithmetic
 from backends.diffusion.adapted import ImageAdapters
 from backends.diffusion.engine import Defaults, DrawEngine
-from backends.diffusion.header import DrawHeader, read
+from backends.diffusion.families import ENCODER_CLASSES
+from backends.diffusion.header import INDEX, DrawHeader, read
 from backends.diffusion.kind import SMALLEST_SIDE, TILE, DrawFacts, DrawPlan
-from backends.diffusion.library import (
-    AutoencoderKL,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    UNet2DConditionModel,
-    be_quiet,
-)
-from backends.diffusion.painter import Condition, Painter, Row
+from backends.diffusion.library import AutoencoderKL, be_quiet, of_diffusers, of_transformers
+from backends.diffusion.painter import Condition, Encoder, Painter, Row
+from backends.diffusion.transformers import FluxPainter, JointPainter
+from backends.diffusion.unet import UNetPainter
+from backends.diffusion.wishes import AUTO
 from backends.engine import LoadError
 from backends.files import foreign, model_files
 from backends.files.adapters import KEY, AdapterError, configured
@@ -44,8 +41,12 @@ _UNUSED: Final = ("position_ids",)
 _ARENAS: Final = 2
 """Of the C library's; large blocks then come from the system and go back to it, and the peak is what lives at once."""
 _TOY_BYTES: Final = 32 << 20
-_STEPS: Final = 25
-_GUIDANCE: Final = 7.0
+_PAINTERS: Final[Mapping[str, type[Painter]]] = {
+    "StableDiffusionPipeline": UNetPainter,
+    "StableDiffusionXLPipeline": UNetPainter,
+    "StableDiffusion3Pipeline": JointPainter,
+    "FluxPipeline": FluxPainter,
+}
 
 
 def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEngine:
@@ -57,7 +58,7 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     share_few_arenas(_ARENAS)
     be_quiet()
     try:
-        header = read(path, image_size=str(spec.options.get("image_size", "auto")))
+        header = read(path, spec.options)
         torch.set_num_threads(spec.threads or _threads(arithmetic.weight_bytes(header, plan)))
         networks = _networks(header, path, plan, progress)
         adapters = ImageAdapters(dict(networks.items()))
@@ -73,7 +74,7 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     if adapters.n_bytes:
         bytes_of[KEY] = adapters.n_bytes
     ready = _ready(header, plan, facts, networks, bytes_of, free_before=free_before)
-    return DrawEngine(painter, defaults, header.scale, ready)
+    return DrawEngine(painter, defaults, header, ready)
 
 
 def _threads(n_bytes: int) -> int:
@@ -83,10 +84,12 @@ def _threads(n_bytes: int) -> int:
 
 def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable[[float], None]) -> torch.nn.ModuleDict:
     """All networks by the names of their folders, evaluating, on their device. Raises LoadError."""
-    kinds: dict[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    wanted = {name: kinds[name] for name in header.text_encoders}
-    wanted |= {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-    half = torch.float16 if plan.device == "cuda" else torch.float32
+    family = header.family
+    wanted: dict[str, Any] = {
+        name: of_transformers(ENCODER_CLASSES[kind]) for name, kind in header.text_encoders.items()
+    }
+    wanted |= {family.denoiser: of_diffusers(family.denoiser_class), "vae": AutoencoderKL}
+    half = torch.float32 if plan.device == "cpu" else torch.bfloat16 if family.flow else torch.float16
     found = torch.nn.ModuleDict()
     for number, (name, kind) in enumerate(wanted.items()):
         full = name == "vae" and arithmetic.decoder_value_bytes(header, plan.device) == 4
@@ -133,12 +136,12 @@ def _painter(
     header: DrawHeader, path: Path, networks: torch.nn.ModuleDict, plan: DrawPlan, adapters: ImageAdapters
 ) -> Painter:
     """Raises LoadError or FileError."""
-    index = model_files.read_object(path / "model_index.json")
-    return Painter(
-        unet=networks["unet"],
-        vae=networks["vae"],
-        encoders=[networks[name] for name in header.text_encoders],
-        tokenizers=[_tokenizer(path, name, networks[name]) for name in header.text_encoders],
+    index = model_files.read_object(path / INDEX)
+    encoders = [_encoder(path, name, networks[name], header) for name in header.text_encoders]
+    return _PAINTERS[header.pipeline](
+        header=header,
+        networks=dict(networks.items()),
+        encoders=encoders,
         scheduler_config=model_files.read_object(path / "scheduler" / "scheduler_config.json"),
         device=plan.device,
         empty_is_zero=index.get("force_zeros_for_empty_prompt", True) is True,
@@ -170,18 +173,20 @@ def _adapted(
     return found
 
 
-def _tokenizer(path: Path, encoder: str, network: Any) -> Any:
-    """Raises LoadError: one without words is told nowhere else."""
-    folder = path / encoder.replace("text_encoder", "tokenizer")
+def _encoder(path: Path, name: str, network: Any, header: DrawHeader) -> Encoder:
+    """Raises LoadError: a tokenizer without words is told nowhere else."""
+    folder, is_t5 = path / name.replace("text_encoder", "tokenizer"), header.text_encoders[name] == "t5"
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        kind = of_transformers("T5TokenizerFast" if is_t5 else "CLIPTokenizer")
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
         ids = tokenizer("a picture").input_ids
     except Exception as error:  # the parser of strangers' files raises whatever it likes
         raise LoadError(f"{folder.name} cannot be read: {in_words(error)}") from None
-    inside = [one for one in ids[1:-1] if one not in tokenizer.all_special_ids]
+    inside = [one for one in ids if one not in tokenizer.all_special_ids]
     if not inside or max(ids) >= network.config.vocab_size:
-        raise LoadError(f"{folder.name} and {encoder} do not fit together. hint: was the folder downloaded completely?")
-    return tokenizer
+        raise LoadError(f"{folder.name} and {name} do not fit together. hint: was the folder downloaded completely?")
+    reads = header.most_tokens if is_t5 else network.config.max_position_embeddings
+    return Encoder(network, tokenizer, min(int(tokenizer.model_max_length), int(reads)), reads_all=is_t5)
 
 
 def _tried(painter: Painter, header: DrawHeader, plan: DrawPlan, adapter: str) -> int:
@@ -212,7 +217,7 @@ def _try(painter: Painter, header: DrawHeader, size: tuple[int, int], n_rows: in
     told = painter.condition(painter.read("a picture", "prompt"), adapter=adapter)
     chance = torch.Generator().manual_seed(0)
     latents = painter.first_latents(height // header.scale, width // header.scale, chance)
-    row = Row(latents, torch.tensor(500), Condition(told.context, told.pooled), adapter)
+    row = Row(latents, torch.tensor(500), Condition(told.context, told.pooled), adapter=adapter)
     noise = painter.noise([row] * n_rows, (height, width))[0]
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("the network gives no numbers")
@@ -220,18 +225,16 @@ def _try(painter: Painter, header: DrawHeader, size: tuple[int, int], n_rows: in
 
 
 def _defaults(header: DrawHeader, spec: LoadModel[DrawPlan]) -> Defaults:
-    scheduler = str(spec.options.get("image_scheduler", "auto"))
+    scheduler, steps, guidance = (spec.options.get(f"image_{key}", AUTO) for key in ("scheduler", "steps", "guidance"))
     return Defaults(
-        header.size,
-        header.largest_pixels,
-        steps=int(spec.options.get("image_steps", _STEPS)),
-        guidance=float(spec.options.get("image_guidance", _GUIDANCE)),
-        scheduler=header.scheduler if scheduler == "auto" else scheduler,
+        steps=header.own_steps if steps == AUTO else int(steps),
+        guidance=header.own_guidance if guidance == AUTO else float(guidance),
+        scheduler=header.scheduler if scheduler == AUTO else str(scheduler),
     )
 
 
 def _facts(header: DrawHeader, defaults: Defaults, adapted: dict[str, str]) -> DrawFacts:
-    size, largest = ("x".join(map(str, sides)) for sides in (defaults.size, header.largest))
+    size, largest = ("x".join(map(str, sides)) for sides in (header.size, header.largest))
     return DrawFacts(size, largest, defaults.steps, defaults.scheduler, adapted)
 
 

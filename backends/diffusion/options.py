@@ -18,9 +18,9 @@ class DrawOptions(AdapterOptions):
 
     image_size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")] = "auto"
     """The largest image, which memory is reserved for, such as "768x768"; auto: the size the model was made for."""
-    image_steps: Annotated[int, NO_BOOL, Field(ge=1, le=MAX_STEPS)] = 25
-    """Steps of denoising where a request does not say; distilled models want 1 to 8."""
-    image_guidance: Annotated[float, NO_BOOL, Field(ge=0, le=50)] = 7.0
-    """`guidance_scale` where a request does not say; distilled models want 0."""
+    image_steps: Annotated[int, NO_BOOL, Field(ge=1, le=MAX_STEPS)] | Literal["auto"] = "auto"
+    """Steps of denoising where a request does not say; distilled models want 1 to 8. auto: 25, for Flux schnell 4."""
+    image_guidance: Annotated[float, NO_BOOL, Field(ge=0, le=50)] | Literal["auto"] = "auto"
+    """`guidance_scale` where a request does not say; distilled models want 0. auto: 7, for Flux 3.5."""
     image_scheduler: NamedScheduler | Literal["auto"] = "auto"
     """Which scheduler denoises where a request does not say; auto: the folder's own."""

@@ -1,12 +1,12 @@
-"""The networks of one folder: a prompt to what the U-Net is told, latents to what is noise in them, latents to pixels.
+"""The networks of one folder: a prompt to what the denoiser is told, latents to what is noise in them, and to pixels.
 
 Rows are independent: each has a time of its own, so images at different steps share a forward pass.
-Classifier-free guidance: https://arxiv.org/abs/2207.12598; the conditions of XL: https://arxiv.org/abs/2307.01952
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from backends.engine import JobError
 
 if TYPE_CHECKING:
     from backends.diffusion.adapted import ImageAdapters
+    from backends.diffusion.header import DrawHeader
     from backends.messages import Device
 
 TokenIds = tuple[tuple[int, ...], ...]
@@ -27,12 +28,12 @@ TokenIds = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Condition:
-    """A prompt as the U-Net is told it."""
+    """A prompt as the denoiser is told it."""
 
     context: Tensor
     """`(1, n_tokens, width)`."""
     pooled: Tensor | None
-    """`(1, width)`, where the model has two encoders."""
+    """`(1, width)`, where the model has more than one encoder."""
 
 
 @dataclass(frozen=True)
@@ -42,85 +43,91 @@ class Row:
     latents: Tensor
     time: Tensor
     condition: Condition
+    guidance: float = 0.0
+    """What a network is told that has a place for it."""
     adapter: str = ""
     """Which all rows of a pass share."""
     adapter_scale: float = 1.0
 
 
-class Painter:
+@dataclass(frozen=True)
+class Encoder:
+    """A text encoder with its tokenizer."""
+
+    network: Any
+    tokenizer: Any
+    most: int
+    """Tokens that it reads, its start and its end among them."""
+    reads_all: bool
+    """Whether it reads the prompt even where there is a short one."""
+
+    def ids(self, text: str, param: str) -> tuple[int, ...]:
+        """Filled up. Raises JobError for more than it reads: nothing is cut."""
+        ids = self.tokenizer(text, truncation=False).input_ids
+        if len(ids) > self.most:
+            own = len(self.tokenizer("").input_ids)
+            told = f"the prompt has {len(ids) - own} tokens, and this model's text encoder reads {self.most - own}. "
+            hint = "hint: say it shorter; nothing of a prompt is cut off here"
+            raise JobError("invalid_value", told + hint, param=param)
+        return tuple(ids + [self.tokenizer.pad_token_id] * (self.most - len(ids)))
+
+    def n_tokens(self, text: str) -> int:
+        """Without its start and its end."""
+        return len(self.tokenizer(text, truncation=False).input_ids) - len(self.tokenizer("").input_ids)
+
+
+class Painter(ABC):
     """See above; not for two threads at once, but for `read`."""
 
     def __init__(
         self,
         *,
-        unet: Any,
-        vae: Any,
-        encoders: Sequence[Any],
-        tokenizers: Sequence[Any],
+        header: DrawHeader,
+        networks: Mapping[str, Any],
+        encoders: Sequence[Encoder],
         scheduler_config: dict[str, Any],
         device: Device,
         empty_is_zero: bool,
         adapters: ImageAdapters,
     ) -> None:
-        self._unet, self._vae = unet, vae
-        self._encoders, self._tokenizers = encoders, tokenizers
+        self._denoiser, self._vae = networks[header.family.denoiser], networks["vae"]
+        self._header, self._encoders = header, encoders
         self.scheduler_config = scheduler_config
         self.device = device
         self._empty_is_zero = empty_is_zero
         self._adapters = adapters
-        self.dtype: torch.dtype = unet.dtype
-        self.channels = int(unet.config.in_channels)
+        self.dtype: torch.dtype = self._denoiser.dtype
+        self.channels = int(header.vae["latent_channels"])
 
-    def read(self, text: str, param: str) -> TokenIds:
-        """The tokens of a prompt. Raises JobError where it has more than an encoder reads: none is cut."""
+    def read(self, text: str, param: str, short: str = "") -> TokenIds:
+        """The tokens of a prompt; CLIP reads `short` where there is one. Raises JobError as `Encoder.ids`."""
         found = []
-        for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):
-            most = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-            ids = tokenizer(text, truncation=False).input_ids
-            if len(ids) > most:
-                raise JobError(
-                    "invalid_value",
-                    f"the prompt has {len(ids) - 2} tokens, and this model's text encoder reads {most - 2}. "
-                    "hint: say it shorter; nothing of a prompt is cut off here",
-                    param=param,
-                )
-            found.append(tuple(ids + [tokenizer.pad_token_id] * (most - len(ids))))
+        for encoder in self._encoders:
+            is_short = bool(short) and not encoder.reads_all
+            try:
+                found.append(encoder.ids(short if is_short else text, "short_prompt" if is_short else param))
+            except JobError as error:
+                if not (self._encoders[-1].reads_all and param == "prompt" and not short) or encoder.reads_all:
+                    raise
+                more = f"{error}. Or: give CLIP a short_prompt, and T5 reads up to {self._encoders[-1].most - 1}"
+                raise JobError("invalid_value", more, param=param) from None
         return tuple(found)
 
     def n_tokens(self, text: str) -> int:
-        """Of a prompt, without its start and its end."""
-        return len(self._tokenizers[0](text, truncation=False).input_ids) - 2
+        """Of a prompt, without its start and its end, for the encoder that reads most."""
+        return self._encoders[-1].n_tokens(text)
 
     @torch.inference_mode()
     def condition(
         self, ids: TokenIds, *, is_empty_negative: bool = False, adapter: str = "", adapter_scale: float = 1.0
     ) -> Condition:
-        """What the U-Net is told of a prompt."""
+        """What the denoiser is told of a prompt."""
         with self._adapters.using(adapter, [adapter_scale]):
-            return self._condition(ids, is_empty_negative=is_empty_negative)
+            return self._condition(self._given(ids), is_empty_negative=is_empty_negative)
 
-    def _condition(self, ids: TokenIds, *, is_empty_negative: bool) -> Condition:
-        rows = [torch.tensor([one], device=self.device) for one in ids]
-        if len(self._encoders) == 1:
-            return Condition(self._encoders[0](rows[0], attention_mask=self._mask(rows[0]))[0], None)
-        told = [encoder(row, output_hidden_states=True) for encoder, row in zip(self._encoders, rows, strict=True)]
-        context = torch.cat([one.hidden_states[-2] for one in told], dim=-1)
-        pooled = told[-1].text_embeds
-        if is_empty_negative and self._empty_is_zero:
-            return Condition(torch.zeros_like(context), torch.zeros_like(pooled))
-        return Condition(context, pooled)
-
-    def _mask(self, ids: Tensor) -> Tensor | None:
-        """Some folders want the filling of a prompt left out."""
-        if not getattr(self._encoders[0].config, "use_attention_mask", False):
-            return None
-        mask: Tensor = (ids != self._tokenizers[0].pad_token_id).long()
-        return mask
-
-    def first_latents(self, height: int, width: int, chance: torch.Generator) -> Tensor:
-        """`(1, channels, height, width)` of noise; drawn on the processor, so that a card draws the same image."""
-        noise = torch.randn((1, self.channels, height, width), generator=chance, dtype=torch.float32)
-        return noise.to(self.device)
+    @abstractmethod
+    def _condition(self, rows: Sequence[Tensor], *, is_empty_negative: bool) -> Condition:
+        """`rows` are `(1, n)` token ids for each encoder."""
 
     @torch.inference_mode()
     def noise(self, rows: Sequence[Row], pixels: tuple[int, int]) -> list[Tensor]:
@@ -128,21 +135,17 @@ class Painter:
         with self._adapters.using(rows[0].adapter, [row.adapter_scale for row in rows]):
             return self._noise(rows, pixels)
 
+    @abstractmethod
     def _noise(self, rows: Sequence[Row], pixels: tuple[int, int]) -> list[Tensor]:
-        added = {}
-        if rows[0].condition.pooled is not None:
-            height, width = pixels
-            times = torch.tensor([[height, width, 0, 0, height, width]] * len(rows), device=self.device)
-            pooled = torch.cat([row.condition.pooled for row in rows if row.condition.pooled is not None])
-            added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": times.to(self.dtype)}}
-        found: Tensor = self._unet(
-            torch.cat([row.latents for row in rows]).to(self.dtype),
-            torch.stack([row.time.to(self.device) for row in rows]),
-            encoder_hidden_states=torch.cat([row.condition.context for row in rows]),
-            return_dict=False,
-            **added,
-        )[0]
-        return list(torch.split(found.float(), 1))
+        """See `noise`."""
+
+    def _given(self, ids: TokenIds) -> list[Tensor]:
+        return [torch.tensor([one], device=self.device) for one in ids]
+
+    def first_latents(self, height: int, width: int, chance: torch.Generator) -> Tensor:
+        """`(1, channels, height, width)` of noise; drawn on the processor, so that a card draws the same image."""
+        noise = torch.randn((1, self.channels, height, width), generator=chance, dtype=torch.float32)
+        return noise.to(self.device)
 
     @torch.inference_mode()
     def latents(self, shown: NDArray[np.uint8]) -> Tensor:

@@ -24,7 +24,6 @@ from backends.diffusion.kind import (
     MAX_CHARS,
     MAX_IMAGES,
     MAX_PREVIEWS,
-    MAX_SIDE,
     MAX_STEPS,
     MOST_SCALE,
     Draw,
@@ -76,7 +75,7 @@ def _size(value: str) -> str:
     found = _SIZE.fullmatch(value)
     if found is None:
         raise problem("invalid_value", "Invalid '{param}': expected 'auto' or a width and a height such as '512x512'.")
-    if (why := size_problem(int(found[1]), int(found[2]), MAX_SIDE**2)) is not None:
+    if (why := size_problem(int(found[1]), int(found[2]))) is not None:
         raise problem("invalid_value", "Invalid '{param}': {why}.", why=why)
     return value
 
@@ -98,6 +97,7 @@ class ImageRequest(BaseModel):
     partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] | None = None
     seed: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_CHARS)] | None = None
+    short_prompt: Annotated[str, Field(max_length=MAX_CHARS)] | None = None
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] | None = None
     scheduler: NamedScheduler | None = None
@@ -138,6 +138,7 @@ class ImageRequest(BaseModel):
             height=height,
             seed=first,
             negative_prompt=self.negative_prompt or "",
+            short_prompt=self.short_prompt or "",
             steps=self.steps or 0,
             effort=EFFORTS.get(self.quality or "auto", 1.0),
             guidance=self.guidance_scale,
@@ -333,7 +334,7 @@ def refuse_large(model: ModelFacts, asked: ImageRequest) -> None:
     """What is known of the files, before any load. Raises ApiError 400."""
     width, height = asked.sides
     if width and isinstance(model.header, DrawHeader):
-        why = size_problem(width, height, model.header.largest_pixels)
+        why = size_problem(width, height, model.header.sides)
         if why is not None:
             raise ApiError(400, f"Invalid 'size': {why}.", param="size", code="invalid_value")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backends.diffusion.kind import FILE_BYTES, MULTIPLE, size_problem
+from backends.diffusion.kind import FILE_BYTES, SMALLEST_SIDE, Sides, size_problem
 from backends.engine import JobError
 from backends.files import model_files, pictures
 
@@ -34,7 +34,7 @@ class Source:
     """`(height, width) bool`: what of it may change; None: all."""
 
 
-def read(job: Draw, largest_pixels: int) -> Source | None:
+def read(job: Draw, sides: Sides) -> Source | None:
     """The job's image and mask; None where it has none. Raises JobError for files that are no such thing."""
     if job.image is None:
         return None
@@ -50,17 +50,18 @@ def read(job: Draw, largest_pixels: int) -> Source | None:
             raise JobError("invalid_value", told, param="mask")
     if hole is not None and not hole.any():
         hole = None
-    width, height = (job.width, job.height) if job.width else _near(shown, largest_pixels)
-    if (why := size_problem(width, height, largest_pixels)) is not None:
+    width, height = (job.width, job.height) if job.width else _near(shown, sides)
+    if (why := size_problem(width, height, sides)) is not None:
         raise JobError("invalid_value", why, param="size")
     return Source(_resized(shown, width, height), None if hole is None else _resized_hole(hole, width, height))
 
 
-def _near(shown: NDArray[np.uint8], largest_pixels: int) -> tuple[int, int]:
+def _near(shown: NDArray[np.uint8], limits: Sides) -> tuple[int, int]:
     """Width and height of an answer whose size was not asked for: the image's own, no larger than there may be."""
     height, width = shown.shape[:2]
-    scale = min(1.0, (largest_pixels / (width * height)) ** 0.5)
-    sides = (max(64, int(side * scale) // MULTIPLE * MULTIPLE) for side in (width, height))
+    multiple, longest, largest_pixels = limits
+    scale = min(1.0, (largest_pixels / (width * height)) ** 0.5, longest / max(width, height))
+    sides = (max(SMALLEST_SIDE, int(side * scale) // multiple * multiple) for side in (width, height))
     return next(sides), next(sides)
 
 

@@ -1,4 +1,4 @@
-"""One server for all tests: random weights twice, the toy, a model of text; the budget holds one at a time."""
+"""One server for all tests: random weights, the toy, a model of text; the budget holds one at a time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def families(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Stable Diffusion 3 and Flux in tiny shapes; without T5, and as it was distilled to need no guidance."""
+    from tests.draw.families import flux, sd3
+
+    folder = tmp_path_factory.mktemp("families")
+    return {
+        "sd3": sd3(made, folder / "sd3"),
+        "sd3 without t5": sd3(made, folder / "bare", with_t5=False),
+        "flux": flux(made, folder / "flux"),
+        "schnell": flux(made, folder / "schnell", is_schnell=True),
+    }
+
+
 @pytest.fixture(scope="package")
-def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(made: Path, families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """See above."""
     from tests.draw.lora import random_pairs, red_is_blue
 
@@ -36,6 +50,8 @@ def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
             "artist": {"path": str(made), "image_steps": 8, "image_guidance": 3.0, "image_size": "128x128"},
             "other": {"path": str(made), "image_steps": 4, "parallel": 1},
             "toy": {"path": "demo-draw", "adapters": {"blue": str(blue), "wrong": str(folder / "wrong.safetensors")}},
+            "three": {"path": str(families["sd3"]), "image_steps": 4, "parallel": 2},
+            "flux": {"path": str(families["flux"]), "image_steps": 4, "image_size": "128x128", "parallel": 2},
             "chat": {"path": "demo", "context": 4096, "parallel": 32},  # 128 MiB of KV cache
         },
         "server": {"drain_s": 1},

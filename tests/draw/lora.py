@@ -22,10 +22,10 @@ PROMPTS = ("a {} background", "a {} circle on a green background", "a white squa
 
 def told(prompts: list[str]) -> torch.Tensor:
     """`(n * tokens, width)`: what the U-Net is told of prompts."""
-    from backends.diffusion.library import CLIPTextModel, CLIPTokenizer
+    from backends.diffusion.library import of_transformers
 
-    tokenizer = CLIPTokenizer.from_pretrained(PATH / "tokenizer")
-    encoder = CLIPTextModel.from_pretrained(PATH / "text_encoder", dtype=torch.float32)
+    tokenizer = of_transformers("CLIPTokenizer").from_pretrained(PATH / "tokenizer")
+    encoder = of_transformers("CLIPTextModel").from_pretrained(PATH / "text_encoder", dtype=torch.float32)
     ids = tokenizer(prompts, padding="max_length", max_length=32, return_tensors="pt").input_ids
     with torch.inference_mode():
         found: torch.Tensor = encoder(ids)[0]

@@ -162,14 +162,14 @@ def test_a_row_is_what_peft_computes(made: Path, tmp_path: Path) -> None:
         )
         latents, time = torch.randn(1, 4, 8, 8), torch.tensor(300)
         wanted = pipe.unet(latents, time, theirs).sample
-    row = Row(latents, time, told, "style")
+    row = Row(latents, time, told, adapter="style")
     assert float((painter.noise([row], (64, 64))[0] - wanted).abs().max()) < 1e-5
     for one in (painter, bare._painter):
         assert torch.equal(
             one.noise([Row(latents, time, told)], (64, 64))[0],
             bare._painter.noise([Row(latents, time, told)], (64, 64))[0],
         )
-    rows = [Row(latents, time, told, "style", scale) for scale in (1.0, -0.5, 0.0)]
+    rows = [Row(latents, time, told, adapter="style", adapter_scale=scale) for scale in (1.0, -0.5, 0.0)]
     together = painter.noise(rows, (64, 64))
     for each, found in zip(rows, together, strict=True):
         assert torch.allclose(found, painter.noise([each], (64, 64))[0], atol=1e-5)

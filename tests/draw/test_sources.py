@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.diffusion.kind import FILE_BYTES, Draw
+from backends.diffusion.kind import FILE_BYTES, Draw, Sides
 from backends.diffusion.sources import Source, read
 from backends.engine import JobError
 from backends.images import ON_ITS_WAY_BYTES
@@ -47,7 +47,7 @@ def source(folder: Path, image: bytes, mask: bytes | None = None, **fields: Any)
     job = Draw("a", "red", 0, 0, seed=0, image=spooled(folder, image), **fields)
     if mask is not None:
         job = Draw("a", "red", 0, 0, seed=0, image=job.image, mask=spooled(folder, mask), **fields)
-    found = read(job, LARGEST)
+    found = read(job, Sides(largest_pixels=LARGEST))
     assert found is not None
     return found
 
@@ -135,7 +135,7 @@ def test_memory_is_what_is_reserved_for_an_upload(tmp_path: Path) -> None:
     for image, mask in ((sent[0], None), (sent[1], None), (sent[2], sent[2])):
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         began = kib("VmRSS")
-        read(Draw("a", "red", 0, 0, seed=0, image=image, mask=mask), LARGEST)
+        read(Draw("a", "red", 0, 0, seed=0, image=image, mask=mask), Sides(largest_pixels=LARGEST))
         assert kib("VmHWM") - began < ON_ITS_WAY_BYTES >> 10
 
 
