@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import sqlite3
 from itertools import pairwise
 from pathlib import Path
+
+import openai
+import pytest
 
 from tests.e2e.server import until
 from tests.tuning.conftest import School, config_of
@@ -25,6 +30,40 @@ def trainer_of(server_pid: int) -> int | None:
         if b"tests.tuning.trainer" in words and parent == server_pid:
             return int(status.parent.name)
     return None
+
+
+SPOIL = """
+INSERT INTO tuning_jobs (id, owner, state, record) SELECT 'ftjob-unread-' || state, owner, state, '{"model": 7}'
+FROM tuning_jobs WHERE id = :id UNION SELECT 'ftjob-unread-running', owner, 'running', '{"model": 7}'
+FROM tuning_jobs WHERE id = :id;
+"""
+
+
+def test_what_cannot_be_read_or_served_holds_up_no_other_at_the_start(school: School):
+    """Two records of another version, a result that is gone, and the folder of a job whose server died meanwhile."""
+    good, lost, ended = school.begin("steps 2"), school.begin("steps 2"), school.begin("steps 2")
+    client = school.client()
+    client.fine_tuning.jobs.cancel(ended.id)
+    names = [school.ended(job)["fine_tuned_model"] for job in (good, lost)]
+    assert school.server.stop() == 0
+    with sqlite3.connect(school.folder / "onecard" / "files.sqlite") as tables:
+        tables.execute(SPOIL, {"id": good.id})
+    tables.close()
+    shutil.rmtree(school.home(lost) / "result")
+    school.home(ended).mkdir()
+
+    school.start()
+
+    assert [name for name in school.models() if name in names] == names[:1]
+    until(lambda: not school.home(ended).exists(), 20)
+    listed = [job.id for job in school.client().fine_tuning.jobs.list(limit=20)]
+    assert good.id in listed
+    assert not [one for one in listed if "unread" in one]
+    with pytest.raises(openai.InternalServerError, match="What is kept of the job ftjob-unread-running cannot be read"):
+        school.client().fine_tuning.jobs.retrieve("ftjob-unread-running")
+    assert school.ended(school.begin("steps 2"))["status"] == "succeeded"
+    assert "training_job_unread id=ftjob-unread-running" in school.server.log
+    assert f"tuned_model_lost name={names[1]}" in school.server.log
 
 
 def kill_of(school: School) -> None:
