@@ -94,7 +94,7 @@ def test_an_answer_is_the_same_to_the_last_bit_whatever_is_drafted(
 ) -> None:
     n_accepted = n_refused = n_done = 0
     sampling = fields.get("sampling", Sampling(temperature=0))
-    for number in range((600 if sampling.temperature == 0 else 100) if full_counts else 3):
+    for number in range((300 if sampling.temperature == 0 else 100) if full_counts else 3):
         n_at_once = 1 if "n" in fields else 1 + number % 3
         sizes = [20 + 31 * ((number + at) % 5) for at in range(n_at_once)]
         jobs = [greedy(f"{at}", prompt(600 * at + number, size), **fields) for at, size in enumerate(sizes)]
