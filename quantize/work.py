@@ -19,7 +19,7 @@ from quantize.files import check_space, check_target, replacing
 from quantize.hf.convert import ConversionPlan, make_plan, write_outline, write_plan
 from quantize.hf.source import HfSource, opened
 from quantize.hf.tensor import Dtype
-from quantize.order import Order, Teller, Unheard
+from quantize.order import Order, Teller, Unheard, model_name
 from quantize.report import measure
 from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
@@ -103,7 +103,8 @@ def _merged(order: Order, tell: Teller) -> Done:
     with ExitStack() as stack:
         scratch = None if HF in order.types else stack.enter_context(scratch_folder(order.folder))
         folder = order.target(HF) if scratch is None else scratch / order.model_name
-        tell.line(f"merging {order.source.name} into {order.base.name}" + ("" if scratch else f": writing {folder}"))
+        told = f"merging {order.model_name} into {model_name(order.base)}"
+        tell.line(told if scratch else f"{told}: writing {folder}")
         merge.write_merged(wanted, folder, tell, force=order.force)
         kept = [] if scratch else [folder]
         try:

@@ -89,7 +89,7 @@ def pass_bytes(folder: FolderInfo, plan: EncoderPlan) -> int:
     size = value_bytes(folder, plan.device)
     longest = input_limit(plan.context, folder.config)
     tokens = max(longest, pass_tokens(plan.device))
-    activations = tokens * (8 * folder.number("hidden_size") + 3 * folder.number("intermediate_size")) * size
+    activations = tokens * (8 * folder.number("hidden_size") + 3 * folder.n_ff) * size
     largest = max((t.n_elements for t in folder.tensors if is_linear(t, folder.quantization)), default=0)
     return activations + tokens * longest * size + (largest * size if folder.quantization else 0)
 
@@ -198,7 +198,7 @@ def ring_cells(window: int | None, cells: int, pass_tokens: int) -> int:
 def compute_bytes(folder: FolderInfo, plan: GeneratorPlan) -> int:
     """Activations of one batch, logits, the mask, and one matrix unpacked for a long prompt."""
     size = value_bytes(folder, plan.device)
-    embedding, ff = folder.number("hidden_size"), folder.number("intermediate_size")
+    embedding, ff = folder.number("hidden_size"), folder.n_ff
     activations = BATCH_TOKENS * (8 * embedding + 3 * ff) * size
     logits = (plan.parallel + SCORED_ROWS) * folder.n_vocab * _FLOAT_BYTES
     largest = max((t.n_elements for t in folder.tensors if is_linear(t, folder.quantization)), default=0)

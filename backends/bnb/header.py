@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 
 NO_DEFAULTS: Final = SamplingDefaults()
 NO_OPTIONS: Final[Mapping[str, object]] = MappingProxyType({})
+_CALLED_OTHERWISE: Final = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+"""As transformers' `attribute_map` of GPT-2 has it."""
 _HEAD_SAMPLE_BYTES: Final = 2**20
 """Read of a head at a look; a load compares all of it."""
 
@@ -98,8 +106,8 @@ class FolderInfo:
         return () if self.sight is None or self.gives != "text" else ("image",)
 
     def number(self, key: str, default: int = 0) -> int:
-        """A count of the configuration, never below 0."""
-        value = self.config.get(key)
+        """A count of the configuration, never below 0; GPT-2 and its kin call some otherwise."""
+        value = self.config.get(key, self.config.get(_CALLED_OTHERWISE.get(key, "")))
         return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else default
 
     def forbids(self, kv_type: str) -> str | None:
@@ -121,6 +129,11 @@ class FolderInfo:
     def n_layers(self) -> int:
         """Transformer blocks."""
         return self.number("num_hidden_layers")
+
+    @property
+    def n_ff(self) -> int:
+        """Width within a feed-forward network; GPT-2's is four times the model's where nothing is said."""
+        return self.number("intermediate_size") or 4 * self.number("hidden_size")
 
     @property
     def n_vocab(self) -> int:

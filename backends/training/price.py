@@ -169,14 +169,14 @@ class _Activations:
     def __init__(self, header: FolderInfo, recipe: Recipe, tokens: int) -> None:
         self._header, self._recipe, self._tokens = header, recipe, tokens
         self._size = 2 if recipe.device == "cuda" else _FLOAT_BYTES
-        self.hidden = header.number("hidden_size") or header.number("n_embd")
-        heads = max(header.number("num_attention_heads") or header.number("n_head"), 1)
+        self.hidden = header.number("hidden_size")
+        heads = max(header.number("num_attention_heads"), 1)
         head_size = header.number("head_dim") or self.hidden // heads
         self._queries = heads * head_size
         self._keys = (header.number("num_key_value_heads") or heads) * head_size
-        self._wide = header.number("intermediate_size") or header.number("n_inner") or 4 * self.hidden
+        self._wide = header.n_ff
         self._heads = heads
-        self.n_layers = header.n_layers or header.number("n_layer")
+        self.n_layers = header.n_layers
 
     def logits_bytes(self, *, beside: int) -> int:
         """With a slice of them in float32, or with `beside`; their gradient takes their own place."""

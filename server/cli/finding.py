@@ -16,6 +16,7 @@ from server.cli.configuration import with_folders
 from server.cli.console import CliError, ExitCode, say
 from server.cli.flags import name_for
 from server.cli.spawn import own_server
+from server.cli.tuned import TUNED, tuned_models
 from server.memory.files import identity_of
 from server.settings.builtin import BUILT_IN, built_in_path
 from server.settings.references import LocateError, locate, parse_hub_reference
@@ -170,9 +171,15 @@ def models_at(url: str | None, settings: Settings) -> list[str]:
 
 def is_known_here(model: str, settings: Settings) -> bool:
     """Whether a server of our own could serve it, as far as its name tells."""
-    if model in owners(settings) or model in BUILT_IN:
+    if model in owners(settings) or model in BUILT_IN or _is_tuned(model, settings):
         return True
     return Path(model).expanduser().exists() or parse_hub_reference(model) is not None
+
+
+def _is_tuned(model: str, settings: Settings) -> bool:
+    """Whether a fine-tuning job has made it, and its base, where it is one's adapter, is configured here."""
+    found = tuned_models().get(model) if model.startswith(TUNED) else None
+    return found is not None and (found.model.whole or found.model.base in settings.models)
 
 
 def _own_model(model: str, settings: Settings, asked: Asked) -> tuple[str, list[str]]:
@@ -180,6 +187,8 @@ def _own_model(model: str, settings: Settings, asked: Asked) -> tuple[str, list[
     known = owners(settings)
     if model in known:
         return known[model], []
+    if _is_tuned(model, settings):
+        return model, []
     if is_known_here(model, settings):
         name = name_for(model)
         return name, [f"{name}={model}"]

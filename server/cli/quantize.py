@@ -16,6 +16,7 @@ import typer
 from server.cli.arguments import AsJson
 from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.cli.following import PassingLine
+from server.cli.tuned import TUNED, tuned_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _MAKING = "How it is made"
 _JUDGING = "What it costs"
-_TUNED = "ft:"
 
 
 def quantize(
@@ -114,7 +114,7 @@ def quantize(
         raise CliError(f"--fit {fit}: {problem}", ExitCode.USAGE) from None
     try:
         kinds = tuple(types.parse_types(to)) if to else ()
-        found = _tuned(source) if source.startswith(_TUNED) else None
+        found = _tuned(source) if source.startswith(TUNED) else None
         order = orders.Order(
             source=_source(source) if found is None else Path(found.model.path),
             out=output,
@@ -241,22 +241,11 @@ def _source(text: str) -> Path:
 
 
 def _tuned(name: str) -> Made:
-    """What a fine-tuning job has made, by the name that is served."""
-    import sqlite3
-
-    import msgspec
-
-    from server.files.folder import TABLES
-    from server.memory.learned import data_folder
-    from server.tuning.look import made
-
-    try:
-        found = made(data_folder() / TABLES)
-    except (sqlite3.Error, msgspec.ValidationError) as problem:
-        raise CliError(f"the jobs in {data_folder()} cannot be read: {problem}") from None
+    """What a fine-tuning job has made, by the name that is served. Raises CliError."""
+    found = tuned_models()
     if name not in found:
         known = ", ".join([*found][-3:])
-        hint = f"the last ones are {known}" if known else "none is in " + str(data_folder())
+        hint = f"the last ones are {known}" if known else "`onecard train` makes one"
         raise CliError(f"no fine-tuning job has made {name[:120]}. hint: {hint}", ExitCode.USAGE)
     return found[name]
 
@@ -270,7 +259,7 @@ def _base_of(found: Made | None, kinds: Sequence[str]) -> Path | None:
 
 def _name_of(found: Made | None) -> str | None:
     """`chat-pirate` of `ft:chat:pirate:5f3a9c21`."""
-    return None if found is None else re.sub(r"[^\w.-]", "-", found.model.name.removeprefix(_TUNED).rpartition(":")[0])
+    return None if found is None else re.sub(r"[^\w.-]", "-", found.model.name.removeprefix(TUNED).rpartition(":")[0])
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -92,6 +92,20 @@ def test_cache_follows_the_configuration(folder: Path) -> None:
     assert estimate(read(folder), PLAN).host.kv == 2 * (2 * 2 * 16 * 2) * 1024 * 2
 
 
+def test_gpt2s_own_names_mean_what_others_call_otherwise(folder: Path) -> None:
+    """Served with as much context as it has positions, and its cache and activations are foreseen."""
+    own = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "n_inner": None}
+    named = {**CONFIG, "num_key_value_heads": 4, "intermediate_size": 256, "max_position_embeddings": 256}
+    estimates = []
+    for config in ({**own, "vocab_size": 100, "dtype": "bfloat16"}, named):
+        (folder / "config.json").write_text(json.dumps(config))
+        info = read(folder)
+        assert (info.n_ctx_train, info.n_layers) == (256, 2)
+        estimates.append(estimate(info, plan_of(256, 2, "f16", 0, "cpu")).host)
+    assert estimates[0].kv == estimates[1].kv > 0
+    assert estimates[0].total_bytes == estimates[1].total_bytes
+
+
 def test_windowed_layers_keep_their_window(folder: Path) -> None:
     windowed = {**CONFIG, "sliding_window": 256, "layer_types": ["sliding_attention", "full_attention"]}
     (folder / "config.json").write_text(json.dumps(windowed))
