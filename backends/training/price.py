@@ -55,6 +55,8 @@ class Price:
     on_card: bool
     host_runtime: int
     """Beside a card."""
+    host_saving: int
+    """Beside a card: the optimiser's moments on their way into a checkpoint."""
     disk_bytes: int
     """The most that lies there: the checkpoints that stay, and one beside them that is being written. The result is
     smaller than that one."""
@@ -70,7 +72,7 @@ class Price:
     @property
     def host_bytes(self) -> int:
         """Of host memory beside a card; 0 without one."""
-        return self.data + self.host_runtime if self.on_card else 0
+        return self.data + self.host_runtime + self.host_saving if self.on_card else 0
 
 
 def price(header: FolderInfo, recipe: Recipe, *, text_bytes: int = 0) -> Price:
@@ -95,6 +97,7 @@ def price(header: FolderInfo, recipe: Recipe, *, text_bytes: int = 0) -> Price:
         data=text_bytes // _TOKEN_CHARS * _ROW_BYTES,
         on_card=on_card,
         host_runtime=runtime.host if on_card else 0,
+        host_saving=learnt * _MOMENTS if on_card else 0,
         disk_bytes=(KEPT_CHECKPOINTS + 1) * (1 + _MOMENTS) * learnt,
         trainable=trainable,
     )

@@ -32,7 +32,7 @@ def estimate_of(header: Any) -> Estimate:
             "runtime": told.runtime,
         }
         if told.on_card:
-            beside = {"data": told.data, "runtime": told.host_runtime}
+            beside = {"data": told.data, "runtime": told.host_runtime, "saving": told.host_saving}
             return Footprint(Parts(further=computed), Parts(further=beside))
         return Footprint(host=Parts(further={**computed, "data": told.data}))
 

@@ -82,9 +82,9 @@ class TuningRunner:
         self._session: Session | None = None
         self._live: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._not_before: dict[str, float] = {}
         self._why_not: dict[str, str] = {}
-        self._no_disk: dict[str, str] = {}
+        self._put_off: dict[str, tuple[float, str]] = {}
+        """Until when a job is not begun, and why."""
         self._stopping = False
         self._left_over = False
         """What an earlier run has left is yet to be taken up."""
@@ -285,15 +285,14 @@ class TuningRunner:
                 return
             if why is not None:
                 self._why_not[job.id] = why
-            if self._not_before.get(job.id, 0.0) <= self._now():  # none overtakes but one whose time has not come
+            if not self._is_put_off(job):  # none overtakes any other one
                 self._why_not.update((other.id, f"{job.id} comes first") for other in queued[n + 1 :])
                 return
 
     def _why_not_now(self, job: Job) -> str | None:
         rules, quiet_s = self._rules(), self._tenant.quiet_s
-        if self._now() < self._not_before.get(job.id, 0.0):
-            return self._no_disk.get(job.id, "it failed a moment ago, and is begun again soon")
-        self._no_disk.pop(job.id, None)
+        if self._is_put_off(job):
+            return self._put_off[job.id][1]
         if rules.policy == "idle-only" and quiet_s < _QUIET_S:
             return "requests are being answered"
         if self._tenant.fits_beside(_amount(job)) or rules.policy == "exclusive" or quiet_s >= rules.idle_after_s:
@@ -304,8 +303,7 @@ class TuningRunner:
         """Whether it has the disk and the memory, and runs. Raises ApiError."""
         short = await asyncio.to_thread(short_of, self._store.folder(job.id), job.record.disk_bytes)
         if short is not None:
-            self._not_before[job.id] = self._now() + _QUIET_S
-            self._no_disk[job.id] = short
+            self._delay(job, _QUIET_S, short)
             return False
         session = Session(job, self._store, self._module, self._counts.on_training_step)
         record = job.record
@@ -313,13 +311,14 @@ class TuningRunner:
         try:
             await self._tenant.enter(job.id, Footprint(device, host), lambda: self._have_leave(session, "room"))
         except NoRoomError as problem:
-            self._not_before[job.id] = self._now() + _QUIET_S
-            self._why_not[job.id] = "other programs hold its memory" if problem.elsewhere else "models hold its memory"
+            why = "other programs hold its memory" if problem.elsewhere else "models or leases hold its memory"
+            self._delay(job, _QUIET_S, why)
             return False
         try:
             with already_ended():
                 session.job = await asyncio.to_thread(self._store.change, job.id, "running", self._begun)
                 self._session = session
+                self._put_off.pop(job.id, None)
                 self._live = asyncio.create_task(self._session_of(session))
                 return True
         finally:
@@ -327,6 +326,13 @@ class TuningRunner:
                 self._tenant.go()
         self.wake()
         return False
+
+    def _delay(self, job: Job, seconds: float, why: str) -> None:
+        self._put_off[job.id] = (self._now() + seconds, why)
+        self._why_not[job.id] = why
+
+    def _is_put_off(self, job: Job) -> bool:
+        return job.id in self._put_off and self._now() < self._put_off[job.id][0]
 
     def _begun(self, record: JobRecord) -> None:
         record.started_at = record.started_at or int(self._clock())
@@ -350,7 +356,8 @@ class TuningRunner:
         except ApiError as problem:
             _LOG.warning("training_end_unwritten id=%s reason=%s", session.job.id, problem.code)
         finally:
-            self._not_before[session.job.id] = self._now() + again_s
+            if again_s:
+                self._delay(session.job, again_s, "it failed a moment ago, and is begun again soon")
             self._session = None
             self.wake()
 

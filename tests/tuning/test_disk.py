@@ -29,6 +29,14 @@ print("ok")
 def told_of_the_disk(place: Path, canary: Path, adapter: Path) -> None:
     """What happens there."""
     school = School(config_of(canary), place, adapter)
+    try:
+        told_by(school, place)
+        assert school.server.stop() == 0
+    finally:
+        school.kill()
+
+
+def told_by(school: School, place: Path) -> None:
     client = school.client()
     large: Any = {"hyperparameters": {"rank": 64}}
     wide = school.begin("steps 3", **large)
@@ -51,7 +59,6 @@ def told_of_the_disk(place: Path, canary: Path, adapter: Path) -> None:
     assert school.ended(job)["status"] == "succeeded"
     assert n_done < 30
     assert school.steps(job) == [*range(1, 31)]
-    assert school.server.stop() == 0
 
 
 def test_a_job_that_the_disk_cannot_hold_is_refused_and_one_whose_room_went_waits(
@@ -61,7 +68,7 @@ def test_a_job_that_the_disk_cannot_hold_is_refused_and_one_whose_room_went_wait
     (tmp_path / "data").mkdir()
     command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", IN_A_SMALL_FOLDER]
     places = map(str, (tmp_path / "data", canary_path, adapter))
-    done = subprocess.run([*command, *places], capture_output=True, text=True, timeout=120, check=False, cwd=Path.cwd())
+    done = subprocess.run([*command, *places], capture_output=True, text=True, timeout=300, check=False, cwd=Path.cwd())
     if "unshare" in done.stderr and "not permitted" in done.stderr:
         pytest.skip("no name spaces for users here")
     assert done.stdout == "ok\n", done.stdout + done.stderr
