@@ -47,8 +47,9 @@ class _Pass:
 class ImageAdapters:
     """See the module's text. Owns the hooks on the networks' layers."""
 
-    def __init__(self, networks: Mapping[str, Any]) -> None:
-        """`networks` by the names of their folders."""
+    def __init__(self, networks: Mapping[str, Any], device: str) -> None:
+        """`networks` by the names of their folders; `device` is where they compute, wherever they wait."""
+        self._device = device
         self._layers = {
             plain(f"{part}.{name}"): layer
             for part, network in networks.items()
@@ -91,7 +92,7 @@ class ImageAdapters:
         layer = self._layers.get(pair.layer)
         if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) or getattr(layer, "groups", 1) != 1:
             raise AdapterError(f"it changes {pair.layer[:120]}, which is neither linear nor a convolution when loaded")
-        place = {"device": layer.weight.device, "dtype": self._dtypes[pair.layer.partition(".")[0]]}
+        place = {"device": self._device, "dtype": self._dtypes[pair.layer.partition(".")[0]]}
         down, up = (torch.from_numpy(read_floats(file.parent, side)) for side in (pair.a, pair.b))
         return _Pair(down.to(**place), (up.flatten(1) * pair.scale).to(**place).contiguous())
 

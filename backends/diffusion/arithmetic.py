@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from backends.diffusion.joint import transformer_values
+from backends.diffusion.joint import CLIP_TOKENS, transformer_values
 from backends.diffusion.kind import TILE
 from backends.files import adapters
 from backends.images import ON_ITS_WAY_BYTES
@@ -30,6 +30,10 @@ _FEED_FORWARD: Final = 21
 """Maps of a level's width while a transformer's feed-forward layer multiplies: eight of the layer's output, four of its
 gate's activation, four of their product, and five that wait: what the block adds to, twice the stream, its norm and
 what attention gave. diffusers' `BasicTransformerBlock.forward` and `GEGLU.forward`."""
+_SLICED: Final = 8
+"""The same where that layer computes in slices: five maps that wait, its output, an eighth of the sixteen others."""
+_TEXT_MAPS: Final = 8
+"""Maps of a text encoder's widest layer."""
 _LAYOUTS: Final[Mapping[Device, float]] = MappingProxyType({"cpu": 1.25, "cuda": 1.0})
 """What a decoder takes beside what lives: oneDNN copies a convolution's input into a layout of its own."""
 _COLOURS: Final = 3
@@ -40,13 +44,16 @@ _PIXEL_BYTES: Final = _COLOURS * (4 + 1 + 1 + 1) + 2
 def predict(header: DrawHeader, plan: DrawPlan) -> Footprint:
     """What a plan takes of either memory."""
     runtime = RUNTIME_BYTES[plan.device]
-    weights, compute = weight_bytes(header, plan), compute_bytes(header, plan, rows_at_once(plan), header.largest)
+    held, waiting = weight_bytes(header, plan), waiting_parts(header, plan)
+    waits = sum(held[part] for part in waiting)
+    weights, compute = sum(held.values()) - waits, compute_bytes(header, plan, rows_at_once(plan), header.largest)
     images, further = image_bytes(header, plan), _adapter_bytes(header, plan)
     if plan.device == "cpu":
+        weights += waits
         return Footprint(host=Parts(weights, compute=compute + images, runtime=runtime.host, further=further))
     return Footprint(
         Parts(weights, compute=compute, runtime=runtime.device, further=further),
-        Parts(compute=images, runtime=runtime.host),
+        Parts(waits, compute=images, runtime=runtime.host),
     )
 
 
@@ -66,10 +73,20 @@ def value_bytes(device: Device) -> int:
     return 2 if device == "cuda" else 4
 
 
-def weight_bytes(header: DrawHeader, plan: DrawPlan) -> int:
-    """Of all networks, of which the autoencoder may be wider."""
-    sizes = {True: decoder_value_bytes(header, plan.device), False: value_bytes(plan.device)}
-    return sum(tensor.n_elements * sizes[tensor.name.startswith("vae.")] for tensor in header.tensors)
+def weight_bytes(header: DrawHeader, plan: DrawPlan) -> dict[str, int]:
+    """Of each network, by its folder; the autoencoder may be wider than the others."""
+    found: dict[str, int] = {}
+    for tensor in header.tensors:
+        part = tensor.name.partition(".")[0]
+        size = decoder_value_bytes(header, plan.device) if part == "vae" else value_bytes(plan.device)
+        found[part] = found.get(part, 0) + tensor.n_elements * size
+    return found
+
+
+def waiting_parts(header: DrawHeader, plan: DrawPlan) -> list[str]:
+    """Folders of the networks that wait in host memory."""
+    text, parts = list(header.text_encoders), [*header.text_encoders, "vae"]
+    return {"none": [], "text": text, "parts": parts, "all": [*parts, header.family.denoiser]}[plan.offload]
 
 
 def rows_at_once(plan: DrawPlan) -> int:
@@ -84,14 +101,32 @@ def decoder_value_bytes(header: DrawHeader, device: Device) -> int:
 
 
 def compute_bytes(header: DrawHeader, plan: DrawPlan, n_rows: int, size: tuple[int, int]) -> int:
-    """Of `n_rows` of one size in pixels: the larger of a step and of what follows the last one."""
+    """Of `n_rows` of one size in pixels: the larger of a step and of what follows the last one.
+
+    Each with the weights that have come for it. Of text encoders that come, these and what they compute.
+    """
     if header.family.denoiser == "transformer":
         values = transformer_values(header, n_rows, size, is_half=plan.device == "cuda")
     else:
-        values = unet_values(header, n_rows, size)
+        values = unet_values(header, n_rows, size, sliced=plan.sliced)
+    waiting = waiting_parts(header, plan)
+    held = {part: n_bytes if part in waiting else 0 for part, n_bytes in weight_bytes(header, plan).items()}
     step = values * value_bytes(plan.device)
     decoded = decoder_values(header, size, tiled=plan.tiled) * decoder_value_bytes(header, plan.device)
-    return max(step, int(decoded * _LAYOUTS[plan.device]))
+    shown = held["vae"] + int(decoded * _LAYOUTS[plan.device])
+    read = [
+        held[part] + _text_values(header, part) * value_bytes(plan.device)
+        for part in header.text_encoders
+        if part in waiting
+    ]
+    return max(step + held[header.family.denoiser], shown, *read)
+
+
+def _text_values(header: DrawHeader, part: str) -> int:
+    """At most, of a prompt's tokens in the widest layer of a text encoder."""
+    layers = [one for one in header.tensors if one.name.startswith(f"{part}.") and len(one.shape) == 2]
+    inner = [one.shape[0] for one in layers if "embed" not in one.name and not one.name.endswith("shared.weight")]
+    return _TEXT_MAPS * max(inner, default=0) * max(header.most_tokens, CLIP_TOKENS)
 
 
 def decoder_values(header: DrawHeader, size: tuple[int, int], *, tiled: bool = False) -> int:
@@ -108,7 +143,7 @@ def decoder_values(header: DrawHeader, size: tuple[int, int], *, tiled: bool = F
     return size[0] * size[1] * max(3 * wide, wide + 4 * narrow)
 
 
-def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int]) -> int:
+def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int], *, sliced: bool = False) -> int:
     """Numbers that live at once on the way up, in the level that takes most: there the skips of all levels above wait.
 
     Beside them live what came from the level below, and of this level either a transformer's feed-forward
@@ -120,7 +155,9 @@ def unet_values(header: DrawHeader, n_rows: int, size: tuple[int, int]) -> int:
     for level, width in enumerate(widths):
         here, below = cells // 4**level, widths[min(level + 1, len(widths) - 1)]
         skips += n_layers * width * here
-        block = _FEED_FORWARD * width if _attends(header, level) else 3 * (below + width)
+        block = 3 * (below + width)
+        if _attends(header, level):
+            block = max(block, _SLICED * width) if sliced else _FEED_FORWARD * width
         most = max(most, skips + here * (below + block))
         skips += width * here // 4
     return n_rows * most

@@ -14,7 +14,8 @@ from backends.backend import Files
 from backends.diffusion import arithmetic
 from backends.diffusion.adapter_files import described
 from backends.diffusion.header import INDEX, DrawHeader, read
-from backends.diffusion.kind import DRAW, TILE, DrawPlan
+from backends.diffusion.kind import DRAW, WAITING, DrawPlan
+from backends.diffusion.plans import can_slice, can_tile, fewer, plans
 from backends.files import adapters, model_files
 from backends.kinds import AnyKind
 from backends.messages import Figure
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
     from backends.options import Options
     from backends.speed import Speeds
 
-_PARALLEL = 4
-"""Images at once where the operator says nothing."""
-
 
 class DrawChoices:
-    """See `backends.choices.Choices`: how many images at once."""
+    """See `backends.choices.Choices`: how many images at once, and how memory is spared."""
 
     def figures(self, _header: DrawHeader, plan: DrawPlan) -> Mapping[str, Figure]:
         """For `/v1/capacity`."""
-        return {"parallel": plan.parallel, "tiled": plan.tiled}
+        return {
+            "parallel": plan.parallel,
+            "image_sliced": plan.sliced,
+            "image_offload": plan.offload,
+            "image_tiled": plan.tiled,
+        }
 
     def others(
         self,
@@ -47,9 +50,11 @@ class DrawChoices:
         *,
         fits: bool,
     ) -> Sequence[DrawPlan]:
-        """Fewer images, then in tiles; one that fits `fits` as it is."""
-        found = [replace(plan, parallel=n) for n in _fewer(plan.parallel)]
-        found += [replace(plan, tiled=True)] if max(header.largest) > TILE and not plan.tiled else []
+        """In slices, from host memory, fewer images, then in tiles; one that fits `fits` as it is."""
+        found = [replace(plan, sliced=True)] if can_slice(header) and not plan.sliced else []
+        found += [replace(plan, offload=one) for one in WAITING if plan.device == "cuda" and one != plan.offload]
+        found += [replace(plan, parallel=n) for n in fewer(plan.parallel)]
+        found += [replace(plan, tiled=True)] if can_tile(header) and not plan.tiled else []
         return [] if fits else [other for other in found if footprint_of(other).amount.within(room)]
 
     def instead(self, plan: DrawPlan, room: Amount, footprint_of: Callable[[DrawPlan], Footprint]) -> Sequence[str]:
@@ -108,12 +113,8 @@ class Drawings:
         return dataclasses.replace(header, adapters=taught, remarks=tuple(adapters.remarks(taught)))
 
     def plans(self, header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
-        """As many images as were asked for, where nothing was, fewer where memory is short; last, decoded in tiles."""
-        several = (_PARALLEL, *_fewer(_PARALLEL)) if "parallel" in wish.open else (wish.parallel,)
-        for parallel in several:
-            yield DrawPlan(device=wish.device, parallel=parallel)
-        if max(header.largest) > TILE:
-            yield DrawPlan(device=wish.device, parallel=several[-1], tiled=True)
+        """As many images as were asked for, where nothing was, fewer where memory is short."""
+        return plans(header, wish)
 
     def longest_context(self, _header: DrawHeader, _context: int | None) -> int | None:
         """A prompt has as many tokens as its encoder reads."""
@@ -130,9 +131,3 @@ class Drawings:
     def runtime_bytes(self, _header: DrawHeader, plan: DrawPlan) -> Amount:
         """Python with PyTorch, transformers and diffusers."""
         return arithmetic.RUNTIME_BYTES[plan.device]
-
-
-def _fewer(parallel: int) -> Iterator[int]:
-    while parallel > 1:
-        parallel //= 2
-        yield parallel

@@ -15,6 +15,7 @@ from backends.capabilities import counted
 from backends.diffusion.families import ENCODER_CLASSES, FAMILIES, FLUX_GUIDANCE, GUIDANCE, SCHNELL_STEPS, STEPS, Family
 from backends.diffusion.kind import DRAW, MAX_SIDE, MULTIPLE, Sides, size_problem
 from backends.diffusion.networks import check_networks, config, own_size, patch, scale
+from backends.diffusion.plans import Ways, can_slice, chosen
 from backends.diffusion.wishes import AUTO, guidance_problem, scheduler_problem
 from backends.files import foreign, model_files, tensors
 
@@ -57,6 +58,8 @@ class DrawHeader(Header):
     """Width and height of an image whose size is not asked for."""
     largest: tuple[int, int]
     """Of the largest image that memory is reserved for."""
+    ways: Ways
+    """How memory is spared, as far as the operator has chosen."""
     adapters: tuple[Adapter, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -168,7 +171,9 @@ def read(folder: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeade
     if (why := size_problem(*largest, _sides(family, denoiser, vae, MAX_SIDE**2))) is not None:
         raise HeaderError(f"image_size: {why}")
     size = own if own[0] * own[1] <= largest[0] * largest[1] else largest
-    header = DrawHeader(pipeline, denoiser, vae, scheduler, is_shifted, tuple(stored), halves, size, largest)
+    header = DrawHeader(
+        pipeline, denoiser, vae, scheduler, is_shifted, tuple(stored), halves, size, largest, chosen(options)
+    )
     _check_wishes(header, options)
     return header
 
@@ -189,6 +194,8 @@ def _check_wishes(header: DrawHeader, options: Mapping[str, Setting]) -> None:
     """That the model's table asks for nothing that its family lacks. Raises HeaderError."""
     if (why := scheduler_problem(header, str(options.get("image_scheduler", AUTO)))) is not None:
         raise HeaderError(f"image_scheduler: {why}")
+    if header.ways.sliced is True and not can_slice(header):
+        raise HeaderError("image_sliced is for U-Nets, and this folder has a transformer. hint: image_offload = 'auto'")
     guidance = options.get("image_guidance", AUTO)
     if guidance != AUTO and (why := guidance_problem(header, float(guidance))) is not None:
         raise HeaderError(f"image_guidance: {why}")

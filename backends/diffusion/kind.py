@@ -120,17 +120,35 @@ class DrawFacts(Facts, tag="draw", frozen=True):
         }
 
 
+Offloaded = Literal["none", "text", "parts", "all"]
+"""Which networks wait in host memory beside a card and come for their own passes: none, text encoders, these and the
+autoencoder, or all, one at a time."""
+WAITING: Final[Mapping[Offloaded, str]] = {
+    "text": "text encoders",
+    "parts": "text encoders and autoencoder",
+    "all": "all networks",
+}
+SLICES: Final = 8
+"""Of an image's cells, where feed-forward layers compute in slices."""
+
+
 class DrawPlan(LoadPlan, tag="draw", frozen=True):
-    """How many images are drawn at once, and how they are decoded."""
+    """How many images are drawn at once, and how memory is spared."""
 
     parallel: int
     tiled: bool = False
     """In tiles of `TILE` pixels that overlap, which takes less memory and changes large images a little."""
+    sliced: bool = False
+    """Feed-forward layers in `SLICES` of an image's cells."""
+    offload: Offloaded = "none"
 
     @property
     def words(self) -> str:
         """For people."""
-        return f"parallel {self.parallel}" + (", decoded in tiles" if self.tiled else "")
+        told = [f"parallel {self.parallel}"]
+        told += ["feed-forward in slices"] if self.sliced else []
+        told += [f"{WAITING[self.offload]} in host memory"] if self.offload != "none" else []
+        return ", ".join([*told, "decoded in tiles"] if self.tiled else told)
 
 
 def _one(_job: Draw, event: Event) -> float | None:

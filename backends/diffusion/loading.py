@@ -18,7 +18,9 @@ from backends.diffusion.families import ENCODER_CLASSES
 from backends.diffusion.header import INDEX, DrawHeader, read
 from backends.diffusion.kind import SMALLEST_SIDE, TILE, DrawFacts, DrawPlan
 from backends.diffusion.library import AutoencoderKL, be_quiet, of_diffusers, of_transformers
+from backends.diffusion.offload import Offload
 from backends.diffusion.painter import Condition, Encoder, Painter, Row
+from backends.diffusion.slicing import in_slices
 from backends.diffusion.transformers import FluxPainter, JointPainter
 from backends.diffusion.unet import UNetPainter
 from backends.diffusion.wishes import AUTO
@@ -31,7 +33,7 @@ from backends.machine.crash_reason import in_words
 from backends.machine.kernel import forget_peak, peak_bytes, resident_bytes, share_few_arenas
 from backends.messages import LoadModel, Ready
 from backends.pytorch import shortage
-from backends.pytorch.measure import host_parts_beside_card, runtime_bytes, weight_bytes
+from backends.pytorch.measure import runtime_bytes, weight_bytes
 
 if TYPE_CHECKING:
     from backends.messages import Device
@@ -59,9 +61,11 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     be_quiet()
     try:
         header = read(path, spec.options)
-        torch.set_num_threads(spec.threads or _threads(arithmetic.weight_bytes(header, plan)))
+        torch.set_num_threads(spec.threads or _threads(sum(arithmetic.weight_bytes(header, plan).values())))
         networks = _networks(header, path, plan, progress)
-        adapters = ImageAdapters(dict(networks.items()))
+        waiting = arithmetic.waiting_parts(header, plan)
+        Offload(dict(networks.items()), waiting, header.family.denoiser, plan.device)
+        adapters = ImageAdapters(dict(networks.items()), plan.device)
         painter = _painter(header, path, networks, plan, adapters)
     except (HeaderError, model_files.FileError) as error:
         raise LoadError(str(error)) from None
@@ -70,9 +74,7 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     progress(1.0)
     defaults = _defaults(header, spec)
     facts = _facts(header, defaults, adapted)
-    bytes_of = {"weights": weight_bytes(networks), "compute": compute}
-    if adapters.n_bytes:
-        bytes_of[KEY] = adapters.n_bytes
+    bytes_of = {"compute": compute, **({KEY: adapters.n_bytes} if adapters.n_bytes else {})}
     ready = _ready(header, plan, facts, networks, bytes_of, free_before=free_before)
     return DrawEngine(painter, defaults, header, ready)
 
@@ -94,8 +96,11 @@ def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable
     for number, (name, kind) in enumerate(wanted.items()):
         full = name == "vae" and arithmetic.decoder_value_bytes(header, plan.device) == 4
         dtype = torch.float32 if full else half
-        found[name] = _network(kind, path / name, is_half=name in header.halves, dtype=dtype, device=plan.device)
+        place: Device = "cpu" if name in arithmetic.waiting_parts(header, plan) else plan.device
+        found[name] = _network(kind, path / name, is_half=name in header.halves, dtype=dtype, device=place)
         progress((number + 1) / (len(wanted) + 2))
+    if plan.sliced:
+        in_slices(found[family.denoiser])
     if plan.tiled:
         decode_in_tiles(found["vae"], header.scale)
     return found
@@ -248,15 +253,16 @@ def _ready(
     free_before: int | None,
 ) -> Ready[DrawFacts]:
     """With what this process takes when all its images are on their way; `parts` are bytes where it computes."""
-    images = arithmetic.image_bytes(header, plan)
-    host: dict[str, int] = {}
+    images, parts, host = arithmetic.image_bytes(header, plan), {"weights": weight_bytes(networks), **parts}, {}
     free_after = card.free_bytes() if plan.device == "cuda" else None
     if plan.device == "cpu":
         beside = parts.get(KEY, 0)
         parts = {**parts, "compute": parts["compute"] + images, "runtime": runtime_bytes(networks, beside=beside)}
     elif free_before is not None and free_after is not None:
+        waits = torch.nn.ModuleDict({name: networks[name] for name in arithmetic.waiting_parts(header, plan)})
+        parts["weights"] -= weight_bytes(waits)
         parts["runtime"] = max(0, free_before - free_after - sum(parts.values()))
-        host = {**host_parts_beside_card(), "compute": images}
+        host = {"runtime": runtime_bytes(waits, beside=0), "weights": weight_bytes(waits), "compute": images}
     return Ready(
         facts,
         plan.parallel,

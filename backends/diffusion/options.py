@@ -24,3 +24,10 @@ class DrawOptions(AdapterOptions):
     """`guidance_scale` where a request does not say; distilled models want 0. auto: 7, for Flux 3.5."""
     image_scheduler: NamedScheduler | Literal["auto"] = "auto"
     """Which scheduler denoises where a request does not say; auto: the folder's own."""
+    image_offload: Literal["auto", "none", "text", "parts", "all"] = "auto"
+    """Networks that wait in host memory beside a card and come for their passes: text encoders ("text"), these and the
+    autoencoder ("parts"), or all, one at a time. auto: as few as fit."""
+    image_sliced: bool | Literal["auto"] = "auto"
+    """Feed-forward layers of a U-Net in slices, which takes less memory and a little longer. auto: where it has to."""
+    image_tiled: bool | Literal["auto"] = "auto"
+    """Images are decoded in tiles of 512 pixels, which changes large ones a little. auto: where nothing else fits."""

@@ -51,7 +51,7 @@ def most_alive(work: Any, network: Any = None) -> int:
 def header(**networks: Any) -> DrawHeader:
     """The configurations of networks, as they come out of their files."""
     configs = {name: json.loads(json.dumps(dict(network.config))) for name, network in networks.items()}
-    return cast("DrawHeader", SimpleNamespace(scale=8, **configs))
+    return cast("DrawHeader", SimpleNamespace(scale=8, layers_per_block=2, **configs))
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,19 @@ def test_a_step_takes_what_is_predicted(unet: Any, n_rows: int) -> None:
         prompt = torch.randn(n_rows, 77, 64)
         alive = most_alive(lambda given=(latents, time, prompt): unet(*given, return_dict=False))
         assert unet_values(header(denoiser=unet), n_rows, (width, height)) == pytest.approx(alive, rel=0.08)
+
+
+def test_a_step_in_slices_takes_less_as_predicted(unet: Any) -> None:
+    """Given feed-forward layers in slices, then less lives than without, as much as is predicted."""
+    from backends.diffusion.slicing import in_slices
+
+    sliced = copy.deepcopy(unet)
+    in_slices(sliced)
+    given = torch.randn(2, 4, 16, 24), torch.full((2,), 500), torch.randn(2, 77, 64)
+    alive, whole = (most_alive(lambda net=net: net(*given, return_dict=False)) for net in (sliced, unet))
+    found = unet_values(header(denoiser=unet), 2, (192, 128), sliced=True)
+    assert found == pytest.approx(alive, rel=0.08)
+    assert alive < 0.95 * whole
 
 
 def test_a_decoded_image_takes_what_is_predicted(vae: Any) -> None:
