@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import signal
@@ -191,6 +192,8 @@ def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wi
     order = _order(ray, settings, config, wish)
     host = settings.server.host
     listening = {"host": "127.0.0.1" if host == "localhost" else host, "port": settings.server.port}
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells a person to worry about options that hold
+    say(f"{wish.nodes} nodes start")
     serve.start(http_options=listening, proxy_location="HeadOnly" if wish.address is None else "EveryNode")
     serve.run(application(order), name=APPLICATION, route_prefix="/")
     reachable = "127.0.0.1" if listening["host"] in ("0.0.0.0", "::") else listening["host"]  # noqa: S104

@@ -43,14 +43,19 @@ class Cluster:
     """An edge before nodes that give these answers one after the other, whichever is asked."""
 
     def __init__(
-        self, canary, *answers: httpx2.Response | Callable[[str], Scripted], n_nodes: int = 2, patience_s: float = 0.2
+        self,
+        canary,
+        *answers: httpx2.Response | Callable[[str], Scripted],
+        n_nodes: int = 2,
+        patience_s: float = 0.2,
+        metrics: bool = True,
     ) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.node))
         catalog = Catalog(Settings.model_validate(settings(canary)))
         self.names = "abcdef"[:n_nodes]
-        self.edge = Edge(catalog, client, key=None, patience_s=patience_s)
+        self.edge = Edge(catalog, client, key=None, patience_s=patience_s, metrics=metrics)
         self.hear()
 
     def hear(self, *, life: str = "1", silent: str = "") -> None:

@@ -153,3 +153,18 @@ def test_the_answer_to_head_has_its_length_and_no_body(canary_path):
     sent = Cluster(canary_path, head).ask("/v1/models", None, "HEAD")
     assert dict(sent[0]["headers"])[b"content-length"] == b"77"
     assert sent[1]["body"] == b""
+
+
+def test_a_page_of_metrics_that_is_off_is_a_node_s_to_refuse(canary_path):
+    off = answer("application/json", b"{}", whole=True, status=404)
+    cluster = Cluster(canary_path, off, metrics=False)
+    assert cluster.ask("/metrics", None, "GET")[0]["status"] == 404
+    assert len(cluster.asked) == 1
+
+
+def test_what_is_held_back_for_long_is_told_by_a_sign_of_life(canary_path, monkeypatch):
+    """Given a stream that says no token for long, then its client hears a comment, and it can still begin anew."""
+    monkeypatch.setattr("server.cluster.forwarding.SIGN_EVERY_S", 0.0)
+    lost = answer("text/event-stream", b'event: message_start\ndata: {"id":"lost"}\n\n')
+    told = said(Cluster(canary_path, lost, answer("text/event-stream", SAYS, whole=True)).ask(PATH, CHAT))
+    assert told == b": waiting\n\n" + SAYS
