@@ -173,7 +173,7 @@ def _begin(ray: Any, wish: Wish) -> None:
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
         )
-    except (ConnectionError, RuntimeError, ValueError) as problem:
+    except Exception as problem:  # its own is a bare one, where its processes did not start in time
         raise CliError(f"Ray did not start: {str(problem).splitlines()[0]}") from None
 
 
