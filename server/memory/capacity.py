@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from backends.backend import HeaderError
-from backends.messages import Figure, KvTypes
+from backends.messages import Figure, GeneratorPlan, KvTypes
 from backends.plan import Amount
 from backends.registry import BACKENDS, backend_of
 from server.memory.placement import Placed, longest_context, place
@@ -168,6 +168,15 @@ def capacity_of(
         told = speed(plan)
         return None if told is None else told.status
 
+    def as_loaded(other: LoadPlan) -> LoadPlan:
+        """What a load would take for its context, sequences and cache: whole layers leave the card last."""
+        if not isinstance(other, GeneratorPlan) or other.device == "cpu" or other.kv_tokens:
+            return other
+        asked = WishChange(context=other.context, parallel=other.parallel, kv_type=other.kv_type).over(wish)
+        asked = dataclasses.replace(asked, open=frozenset())
+        found = place(name, header, asked, budget=budget, free=usable, estimate=footprint_of, speed=speed_of)
+        return found.plan if isinstance(found, Placed) else other
+
     choices = backend_of(header).choices
     usable = (free + freed_by(residents)).at_most(budget)
     placed = place(name, header, wish, budget=budget, free=usable, estimate=footprint_of, speed=speed_of)
@@ -175,6 +184,8 @@ def capacity_of(
     plan = placed.plan if isinstance(placed, Placed) else _nearest(header, wish, usable, footprint_of)
     footprint = footprint_of(plan)
     leaving = choose(residents, footprint.amount - free) if fits else None
+    found = choices.others(header, plan, usable, footprint_of, fits=fits)[:MOST_ALTERNATIVES]
+    others = [other for other in dict.fromkeys(map(as_loaded, found)) if other != plan]
     device = _side(footprint.device, budget.device, free.device) if plan.device == "cuda" else None
     host = _side(footprint.host, budget.host, free.host)
     main = host if device is None else device
@@ -195,7 +206,7 @@ def capacity_of(
                 total_bytes=footprint_of(other).on(other.device).total_bytes,
                 speed=speed_told(other),
             )
-            for other in choices.others(header, plan, usable, footprint_of, fits=fits)[:MOST_ALTERNATIVES]
+            for other in others
         ],
         reason=placed.message if isinstance(placed, Refused) else None,
         gives=header.gives,

@@ -77,8 +77,8 @@ def place(
     if nearest.footprint.amount.within(budget):
         return Refused("memory_busy", f"{need}, {_free_words(nearest, free, budget)}: others hold the rest")
     instead = backend.choices.instead(nearest.plan, budget, ask)[:_MOST_HINTS]
-    hint = f" hint: {' or '.join(instead)} fits" if instead else ""
-    return Refused("cannot_fit", f"{need}, {_usable_words(nearest, budget)}.{hint}")
+    hint = f"{' or '.join(instead)} fits" if instead else "take a smaller model, or one of fewer bits per weight"
+    return Refused("cannot_fit", f"{need}, {_usable_words(nearest, budget)}. hint: {hint}")
 
 
 def _fastest(

@@ -13,6 +13,7 @@ from backends.registry import estimate
 from server.memory.capacity import Capacity, WishChange, capacity_of
 from server.memory.estimator import Estimate
 from server.scheduling.eviction import Candidate
+from tests.gguf.test_offload import GIB, ON_CARD, QWEN3_30B
 from tests.present import present
 from tests.scheduler.test_placement import HEADER, WISH
 from tests.specs import plan_of
@@ -91,3 +92,21 @@ def test_each_memory_is_told_by_itself_and_what_frees_the_short_one_would_leave(
     assert plain.device is None
     assert plain.host is not None
     assert plain.host.parts == plain.parts
+
+
+def test_an_alternative_on_a_card_is_what_a_load_of_it_would_take() -> None:
+    """Its experts leave the card, and not half of its layers, which would answer many times slower."""
+    room = Amount(int(11.2 * GIB), 24 * GIB)
+
+    def of_moe(plan: LoadPlan) -> Estimate:
+        return Estimate(estimate(QWEN3_30B, plan), "header")
+
+    answer = capacity_of("m", QWEN3_30B, ON_CARD, of_moe, budget=room, free=room)
+
+    assert present(answer.alternatives[0].context) > present(answer.plan.context)
+    for other in answer.alternatives:
+        asked = WishChange(context=other.context, parallel=other.parallel, kv_type=other.kv_type)  # type: ignore[arg-type]
+        loaded = capacity_of("m", QWEN3_30B, asked.over(ON_CARD), of_moe, budget=room, free=room)
+        assert loaded.fits
+        assert loaded.plan.gpu_layers == other.gpu_layers
+        assert (loaded.plan.further, loaded.total_bytes) == (other.further, other.total_bytes)
