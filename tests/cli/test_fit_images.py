@@ -1,0 +1,44 @@
+"""`onecard fit` of models that draw, for a card of 12 GiB that is not here, over files of which only headers exist."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.draw import sparse
+from tests.models import sparse as texts
+from tests.models.shapes import Shape
+
+pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
+CARD = ("--device", "cuda", "--budget", "12GiB", "--host-budget", "24GiB")
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """In the sizes that their publishers use, and a chat of 7B."""
+    folder = tmp_path_factory.mktemp("sparse")
+    shape = Shape("llama", 32, 4096, 32, 8, 128, 14_336, n_vocab=32_768)
+    return {
+        "sdxl": sparse.build(folder / "sdxl", "StableDiffusionXLPipeline", sparse.SDXL),
+        "sd3": sparse.build(folder / "sd3", "StableDiffusion3Pipeline", sparse.SD3_MEDIUM),
+        "flux": sparse.build(folder / "flux", "FluxPipeline", sparse.FLUX_DEV),
+        "chat": texts.build(folder / "chat.gguf", shape),
+    }
+
+
+def test_who_fits_into_12_gib(onecard, environment, models):
+    """Given real shapes, then weights are those of the published parameters, and the answer is the sums'."""
+    environment["ONECARD_SERVER__PORT"] = "1"  # no server answers
+    told = {}
+    for name in ("sdxl", "sd3", "flux"):
+        done = onecard("fit", str(models[name]), *CARD, "--json")
+        told[name] = json.loads(done.stdout)
+        assert (done.returncode, told[name]["fits"]) == ((0, True) if name == "sdxl" else (3, False))
+    weights = {name: one["device"]["parts"]["weights"] / GIB for name, one in told.items()}
+    assert weights == {"sdxl": pytest.approx(6.6, abs=0.1), "sd3": pytest.approx(14.4, abs=0.1),
+                       "flux": pytest.approx(31.4, abs=0.1)}  # fmt: skip
+    done = onecard("fit", str(models["sdxl"]), "--with", str(models["chat"]), *CARD, "--json")
+    assert json.loads(done.stdout)["would_evict"] == ["chat"]
