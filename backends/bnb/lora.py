@@ -1,7 +1,8 @@
 """Adapters in a loaded transformers model: each row of a flat batch gets what its own sequence's adapter adds.
 
 Small adapters are stacked: their pairs are two matrices for all of them, and a mask keeps each row to its own columns.
-So a step costs two small products per layer however many adapters it serves, and rows of the base stay as they are.
+So a step costs two small products however many adapters it serves, for a layer or for some that share their input, and
+rows of the base stay as they are.
 Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3; batching over adapters as in Punica,
 https://arxiv.org/abs/2310.18547, section 3.
 """
@@ -9,38 +10,76 @@ https://arxiv.org/abs/2310.18547, section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from backends.files.adapters import AdapterError
 from backends.files.lora_values import read_floats
-from backends.pytorch.linear import PackedPair, can_pack
+from backends.pytorch.linear import PackedFactor, PackedLinear, PlainFactor, can_pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from backends.files.lora_folder import LoraFolder, LoraPair
 
+    Factor = PackedFactor | PlainFactor
+
 _STACKED_RANK: Final = 64
 """Columns of a stack: more would cost prompts of few adapters more than one product each."""
+_ONE_INPUT: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Ends of the names of layers that models compute from one input."""
+_AT_ONCE: Final = 2**19
+"""Numbers of a matrix for all layers of one input; a larger one, half of it zeros, would cost more than it saves."""
 _FEW_ROWS: Final = 0.5
 """Below this share of a pass the rows of a stack are taken out of it, which costs three more operations."""
 
 
+class _Matrices(NamedTuple):
+    """Of one adapter and one layer."""
+
+    adapter: int
+    a: torch.Tensor
+    """`(rank, in)`."""
+    b: torch.Tensor
+    """`(out, rank)`, with the scale."""
+
+
 @dataclass
 class _Part:
-    """One layer's share of a stack."""
+    """The share that layers with one input have of a stack: one layer, or some that are computed at once."""
 
-    combine: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    """`(n, in)`, a mask `(n, columns)` and the layer's own `(n, out)` to their sum; scales are within."""
+    stack: int
+    down: Factor
+    """`(columns, in)`."""
     owners: torch.Tensor
     """`(columns,) int64`: the adapter that each column belongs to."""
     key: tuple[int, ...]
     """The same as Python's numbers: layers that are cut alike share their masks."""
+    columns: list[int]
+    """Of each layer."""
+    ups: list[Factor]
+    """`(out, columns)` of each layer, where it is computed by itself; scales are within."""
+    sizes: list[int]
+    """Outputs of each layer."""
+    at_once: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """`(n, columns)` to the outputs of all layers beside each other; None: each layer is computed by itself."""
+
+    def begin(self, x: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
+        """What `finish` takes of each layer, from `(n, in)` and `(n, columns)`."""
+        inner = self.down.times(x, mask)
+        if self.at_once is None:
+            return [part.contiguous() for part in torch.split(inner, self.columns, dim=1)]
+        return torch.split(self.at_once(inner), self.sizes, dim=1)
+
+    def finish(self, place: int, begun: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The sum of a layer's own `(n, out)` and what the adapters add."""
+        return self.ups[place].plus(begun, out) if self.at_once is None else out.add_(begun)
 
 
 @dataclass
@@ -53,6 +92,8 @@ class _Pass:
     """By stack, the rows that one of its adapters has; None: so many that all are computed, others with a mask of
     zeros. A stack without rows is not there."""
     masks: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+    begun: dict[int, tuple[_Part, torch.Tensor, Sequence[torch.Tensor]]] = field(default_factory=dict)
+    """By stack, the last input and what was made of it: the next layer may share it."""
 
 
 class LoraAdapters:
@@ -88,10 +129,11 @@ class LoraAdapters:
         for number, members in enumerate(stacks):
             for member in members:
                 self._stack_of[member] = number
-        parts: dict[str, list[tuple[int, _Part]]] = {}
+        parts: dict[str, list[tuple[_Part, int]]] = {}
         for number, members in enumerate(stacks):
-            for layer, made in self._parts(members).items():
-                parts.setdefault(layer, []).append((number, made))
+            for layers, part in self._parts(number, members):
+                for place, layer in enumerate(layers):
+                    parts.setdefault(layer, []).append((part, place))
         for layer, found in parts.items():
             self._layers[layer].register_forward_hook(self._hook(found, of_outputs=layer == self._head_name))
         self._folders.clear()  # what is computed with has an order of its own
@@ -112,51 +154,65 @@ class LoraAdapters:
             made.rows[stack] = torch.from_numpy(found).to(self._device) if few else None
         return made
 
-    def _hook(self, parts: Sequence[tuple[int, _Part]], *, of_outputs: bool) -> Callable[..., torch.Tensor | None]:
+    def _hook(self, parts: Sequence[tuple[_Part, int]], *, of_outputs: bool) -> Callable[..., torch.Tensor | None]:
         def add(_layer: Any, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor | None:
             now = self._of_outputs if of_outputs else self._now
             if now is None:
                 return None
-            x, flat = inputs[0].reshape(-1, inputs[0].shape[-1]), out.reshape(-1, out.shape[-1])
-            if x.shape[0] != now.adapters.shape[0]:
-                raise RuntimeError(f"a layer with an adapter gets {x.shape[0]} rows of {now.adapters.shape[0]}")
-            x, summed = x.to(self._dtype), flat.to(self._dtype)
-            for stack, part in parts:
-                if stack not in now.rows:
-                    continue
-                rows, mask = now.rows[stack], self._mask(now, stack, part)
-                if rows is None:
-                    summed = part.combine(x, mask, summed)
-                else:
-                    summed.index_copy_(0, rows, part.combine(x[rows], mask, summed[rows]))
+            x, summed = inputs[0], out.reshape(-1, out.shape[-1])
+            if summed.shape[0] != now.adapters.shape[0]:
+                raise RuntimeError(f"a layer with an adapter gets {summed.shape[0]} rows of {now.adapters.shape[0]}")
+            for part, place in parts:
+                if part.stack in now.rows:
+                    summed = self._with(now, part, place, x, summed.to(self._dtype))
             return summed.to(out.dtype).view(out.shape)
 
         return add
 
-    def _mask(self, now: _Pass, stack: int, part: _Part) -> torch.Tensor:
+    def _with(self, now: _Pass, part: _Part, place: int, x: torch.Tensor, summed: torch.Tensor) -> torch.Tensor:
+        """A layer's output with what the adapters of one stack add to it."""
+        rows, begun = now.rows[part.stack], now.begun.get(part.stack)
+        if begun is None or begun[0] is not part or begun[1] is not x:
+            flat = x.reshape(-1, x.shape[-1]).to(self._dtype)
+            made = part.begin(flat if rows is None else flat[rows], self._mask(now, part))
+            begun = now.begun[part.stack] = (part, x, made)
+        if rows is None:
+            return part.finish(place, begun[2][place], summed)
+        return summed.index_copy_(0, rows, part.finish(place, begun[2][place], summed[rows]))
+
+    def _mask(self, now: _Pass, part: _Part) -> torch.Tensor:
         """`(rows of the stack, columns)`: 1 where a column is of the row's adapter."""
-        key = (stack, *part.key)
+        key = (part.stack, *part.key)
         found = now.masks.get(key)
         if found is None:
-            rows = now.rows[stack]
+            rows = now.rows[part.stack]
             adapters = now.adapters if rows is None else now.adapters[rows]
             found = now.masks[key] = (adapters[:, None] == part.owners[None, :]).to(self._dtype)
         return found
 
-    def _parts(self, members: Sequence[int]) -> Mapping[str, _Part]:
-        by_layer: dict[str, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+    def _parts(self, stack: int, members: Sequence[int]) -> Iterator[tuple[Sequence[str], _Part]]:
+        """The names of layers that share an input, and what is computed of them."""
+        by_layer: dict[str, list[_Matrices]] = {}
         for member in members:
             for pair, a, b in self._folders[member]:
-                by_layer.setdefault(pair.layer, []).append((member, a, b))
-        return {layer: self._part(found) for layer, found in by_layer.items()}
+                by_layer.setdefault(pair.layer, []).append(_Matrices(member, a, b))
+        for layers in _sharing(by_layer):
+            yield layers, self._part(stack, [by_layer[layer] for layer in layers])
 
-    def _part(self, found: Iterable[tuple[int, torch.Tensor, torch.Tensor]]) -> _Part:
-        numbers, downs, ups = zip(*found, strict=True)
-        owners = tuple(number for number, a in zip(numbers, downs, strict=True) for _ in range(a.shape[0]))
-        down, up = torch.cat(downs), torch.cat(ups, dim=1).contiguous()
+    def _part(self, stack: int, layers: Sequence[Sequence[_Matrices]]) -> _Part:
         packs = self._device.type == "cpu" and can_pack(self._dtype)
-        pair = PackedPair(down, up) if packs else _plain_pair(down, up)
-        return _Part(pair, torch.tensor(owners, device=self._device), owners)
+        owners = tuple(one.adapter for found in layers for one in found for _ in range(one.a.shape[0]))
+        down = torch.cat([one.a for found in layers for one in found])
+        ups = [torch.cat([one.b for one in found], dim=1).contiguous() for found in layers]
+        sizes, columns = [up.shape[0] for up in ups], [up.shape[1] for up in ups]
+        factor = PackedFactor if packs else PlainFactor
+        part = _Part(stack, factor(down), torch.tensor(owners, device=self._device), owners, columns, [], sizes)
+        if len(layers) == 1 or sum(sizes) * sum(columns) > _AT_ONCE:
+            part.ups = [factor(up) for up in ups]
+        else:
+            whole: torch.Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+            part.at_once = PackedLinear(whole, None).forward if packs else partial(functional.linear, weight=whole)
+        return part
 
     def _check_layer(self, pair: LoraPair) -> None:
         """What is loaded may be otherwise than what is stored. Raises AdapterError."""
@@ -177,12 +233,14 @@ def _shape(layer: Any) -> tuple[int, int] | None:
     return (int(layer.nf), int(layer.nx)) if hasattr(layer, "nf") and hasattr(layer, "nx") else None
 
 
-def _plain_pair(
-    down: torch.Tensor, up: torch.Tensor
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The same as `PackedPair` computes, where rows need not be independent of each other."""
-    linear = torch.nn.functional.linear
-    return lambda x, mask, out: out + linear(linear(x, down) * mask, up)
+def _sharing(layers: Collection[str]) -> Iterator[Sequence[str]]:
+    """Layers in groups of those that models give the same input; whether they do is seen with every pass."""
+    groups: dict[tuple[str, Sequence[str]], list[str]] = {}
+    for layer in sorted(layers):
+        parent, _, end = layer.rpartition(".")
+        together = next((ends for ends in _ONE_INPUT if end in ends), (end,))
+        groups.setdefault((parent, together), []).append(layer)
+    yield from groups.values()
 
 
 def _stacks(ranks: Sequence[int]) -> list[list[int]]:

@@ -39,26 +39,44 @@ class PackedLinear(torch.nn.Module):
         return out[:n_rows].view(*x.shape[:-1], self.out_features)
 
 
-class PackedPair:
-    """Two matrices, one behind the other, as adapters have them: `out + ((x @ down.T) * mask) @ up.T`.
+class PackedFactor:
+    """A matrix of an adapter: oneDNN multiplies by a mask, or adds what was there, within the product.
 
-    oneDNN multiplies and adds within the products, so that it costs two operations, and a row whose mask is zero comes
-    out bit for bit as it was.
+    So that an adapter costs two operations, and a row whose mask is zero comes out bit for bit as it was.
     """
 
-    def __init__(self, down: torch.Tensor, up: torch.Tensor) -> None:
-        self._down = torch.ops.mkldnn._reorder_linear_weight(down.detach().contiguous(), None)  # noqa: SLF001
-        self._up = torch.ops.mkldnn._reorder_linear_weight(up.detach().contiguous(), None)  # noqa: SLF001
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)  # noqa: SLF001
 
-    def __call__(self, x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """`x: (n, in)`, `mask: (n, rank)`, `out: (n, out) -> (n, out)`, all of one type."""
+    def times(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(x @ weight.T) * mask`: `(n, in)`, `(n, out) -> (n, out)`, all of one type."""
+        return self._combined(x, mask, "mul")
+
+    def plus(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """`x @ weight.T + out`: `(n, in)`, `(n, out) -> (n, out)`, all of one type."""
+        return self._combined(x, out, "add")
+
+    def _combined(self, x: torch.Tensor, other: torch.Tensor, how: str) -> torch.Tensor:
         n_rows = x.shape[0]
         if n_rows == 1:
-            x, mask, out = (rows.expand(2, -1).contiguous() for rows in (x, mask, out))
-        combined = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
-        inner = combined(x, mask, self._down, None, "mul")
-        found: torch.Tensor = combined(inner, out, self._up, None, "add")
-        return found[:n_rows]
+            x, other = x.expand(2, -1).contiguous(), other.expand(2, -1).contiguous()
+        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, None, how)  # noqa: SLF001
+        return found[:n_rows] if n_rows == 1 else found
+
+
+class PlainFactor:
+    """The same as `PackedFactor`, where rows need not be independent of each other."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+
+    def times(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(x @ weight.T) * mask`."""
+        return torch.nn.functional.linear(x, self._weight) * mask
+
+    def plus(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """`x @ weight.T + out`."""
+        return out + torch.nn.functional.linear(x, self._weight)
 
 
 class IntegerLinear(torch.nn.Module):
