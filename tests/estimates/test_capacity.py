@@ -105,7 +105,7 @@ def test_an_alternative_on_a_card_is_what_a_load_of_it_would_take() -> None:
 
     assert present(answer.alternatives[0].context) > present(answer.plan.context)
     for other in answer.alternatives:
-        asked = WishChange(context=other.context, parallel=other.parallel, kv_type=other.kv_type)  # type: ignore[arg-type]
+        asked = WishChange(context=other.context, parallel=other.parallel, kv_type=other.kv_type)
         loaded = capacity_of("m", QWEN3_30B, asked.over(ON_CARD), of_moe, budget=room, free=room)
         assert loaded.fits
         assert loaded.plan.gpu_layers == other.gpu_layers
