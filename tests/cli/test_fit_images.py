@@ -36,9 +36,13 @@ def test_who_fits_into_12_gib(onecard, environment, models):
     for name in ("sdxl", "sd3", "flux"):
         done = onecard("fit", str(models[name]), *CARD, "--json")
         told[name] = json.loads(done.stdout)
-        assert (done.returncode, told[name]["fits"]) == ((0, True) if name == "sdxl" else (3, False))
-    weights = {name: one["device"]["parts"]["weights"] / GIB for name, one in told.items()}
+        assert (done.returncode, told[name]["fits"]) == ((3, False) if name == "flux" else (0, True))
+    weights = {
+        name: sum(one[side]["parts"]["weights"] for side in ("device", "host")) / GIB for name, one in told.items()
+    }
     assert weights == {"sdxl": pytest.approx(6.6, abs=0.1), "sd3": pytest.approx(14.4, abs=0.1),
                        "flux": pytest.approx(31.4, abs=0.1)}  # fmt: skip
+    assert told["sdxl"]["plan"]["further"]["image_offload"] == "none"
+    assert told["sd3"]["plan"]["further"]["image_offload"] == "all"
     done = onecard("fit", str(models["sdxl"]), "--with", str(models["chat"]), *CARD, "--json")
     assert json.loads(done.stdout)["would_evict"] == ["chat"]
