@@ -60,7 +60,8 @@ def test_tiles_come_last(folder: Path) -> None:
     backend = BACKENDS["diffusion"]
     wish = Wish(None, 4, "f16", None, "cpu", frozenset({"parallel"}))
     plans = list(backend.plans(read(folder, {"image_size": "1024x512"}), wish))
-    assert [(plan.parallel, plan.tiled) for plan in plans] == [(4, False), (2, False), (1, False), (1, True)]
+    ladder = dict.fromkeys((plan.parallel, plan.sliced, plan.tiled) for plan in plans)
+    assert [*ladder] == [*((n, sliced, False) for n in (4, 2, 1) for sliced in (False, True)), (1, True, True)]
     needs = [estimate(read(folder, {"image_size": "1024x512"}), plan).host.compute for plan in plans]
     assert needs[-1] < needs[-2]
     assert not any(plan.tiled for plan in backend.plans(read(folder, {"image_size": "512x512"}), wish))
