@@ -18,7 +18,7 @@ from server.batches.reading import Problem, cut_lines, read_lines
 from server.errors import ApiError, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from server.batches.store import Batch, BatchStore, LeftLine
     from server.files.store import FileStore
@@ -106,8 +106,8 @@ class BatchRunner:
         self._news = asyncio.Event()
         self._not_before: dict[str, float] = {}
         """By the model that failed a line, when one is asked of it again."""
-        self._held_up: dict[int, str] = {}
-        """Batches that wait for memory which others hold, and what was told of it."""
+        self._held_up: dict[int, dict[str, Problem]] = {}
+        """By batch and model, what its lines wait for: memory that others hold. Empty where nothing is told of it."""
         self._model = ""
         """Whose turn it is."""
         self._task: asyncio.Task[None] | None = None
@@ -182,7 +182,10 @@ class BatchRunner:
     async def _once(self) -> float:
         """One model's turn, and what is to be done before and behind it; when to look again. Raises ApiError."""
         await self._sweep()
-        for batch in await asyncio.to_thread(self._store.open_batches):
+        batches = await asyncio.to_thread(self._store.open_batches)
+        for place in self._held_up.keys() - {batch.place for batch in batches}:
+            del self._held_up[place]
+        for batch in batches:
             if batch.state == "validating":
                 await self._read(batch)
         await self._end_what_is_done()
@@ -336,18 +339,19 @@ class BatchRunner:
         )
         if kept:
             self._count("ok" if answer.status < 300 else "failed")
-        if line.batch in self._held_up:
-            await self._complain(line, None)
+        await self._complain(line, None)
 
     async def _complain(self, line: LeftLine, told: str | None) -> None:
-        """What holds its batch up, once for as long as it does; None: nothing any more."""
-        if self._held_up.get(line.batch) == told:
-            return
-        problems = [] if told is None else [Problem("memory_busy", f"{told.rstrip('.')}. Its lines wait.", line.n)]
-        await asyncio.to_thread(self._store.complain, line.batch, problems)
-        self._held_up.pop(line.batch, None)
+        """What holds its model's lines of its batch up, once for as long as it does; None: nothing any more."""
+        before = self._held_up.get(line.batch)  # None: an earlier run may have left something
+        problems = {model: one for model, one in (before or {}).items() if model != line.model}
         if told is not None:
-            self._held_up[line.batch] = told
+            problems[line.model] = Problem("memory_busy", f"{told.rstrip('.')}. Its lines wait.", line.n)
+        if _messages(problems) == (None if before is None else _messages(before)):
+            return
+        await asyncio.to_thread(self._store.complain, line.batch, list(problems.values()))
+        self._held_up[line.batch] = problems
+        if told is not None:
             _LOG.info("batch_waits model=%s reason=%r", line.model, told)
 
     def _withdraw(self, running: list[_Running]) -> None:
@@ -355,3 +359,8 @@ class BatchRunner:
             if one.asking:
                 one.asking = False
                 one.task.cancel()
+
+
+def _messages(problems: Mapping[str, Problem]) -> dict[str, str]:
+    """By model; which line met it first is no news."""
+    return {model: one.message for model, one in problems.items()}

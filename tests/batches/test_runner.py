@@ -14,8 +14,9 @@ from backends.messages import Failed
 from server.batches import ending, runner
 from server.batches.answers import output_lines
 from server.batches.asking import refused
+from server.batches.reading import Line
 from server.batches.runner import Answer, BatchRunner
-from server.batches.store import KEPT_S, TABLES, Batch, BatchRecord, BatchStore
+from server.batches.store import KEPT_S, TABLES, Batch, BatchRecord, BatchStore, LeftLine
 from server.errors import ApiError, from_failed
 from server.files.folder import DataFolder
 from server.files.store import TABLE, FileStore, StoredFile
@@ -237,6 +238,25 @@ async def test_lines_whose_model_has_no_room_for_now_wait_for_it_and_say_so(desk
     desk.short_of = None
     done = await desk.ended(batch)
     assert (desk.batches.counts(done), done.record.errors) == ((3, 3, 0), [])
+
+
+async def test_what_one_model_waits_for_is_told_while_lines_of_another_are_answered_and_not_after_it(desk: Desk):
+    told = "a needs 8 GiB, 4 of 9 GiB are free"
+    batch = desk.begin(2)
+    lines = [LeftLine(batch.place, n, "anna", CHAT, model, b"{}", 0) for n, model in enumerate("ab", 1)]
+    desk.batches.fill(batch, (Line(one.n, str(one.n), one.model, "", b"{}") for one in lines))
+    answered = Answer(200, "req", desk.answer, may_pass=False)
+
+    def errors() -> list[str]:
+        return [one["message"] for one in desk.batches.get(batch.id, None).record.errors]
+
+    await desk.runner._keep(lines[0], Answer(503, "req", b"", may_pass=True, short_of=told))
+    await desk.runner._keep(lines[1], answered)
+    assert errors() == [f"{told}. Its lines wait."]
+
+    desk.new_runner()  # the server was started anew, and there is room
+    await desk.runner._keep(lines[0], answered)
+    assert errors() == []
 
 
 async def test_files_and_batches_that_have_had_their_time_leave_the_disk_without_a_request(desk: Desk, monkeypatch):
