@@ -22,6 +22,8 @@ _PATH = "/v1/memory/lease"
 _HOLDS_S = 300.0
 """A lease whose holder is gone without a word ends after so long."""
 _RENEW_EVERY_S = 60.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_OF_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
 def lend(
@@ -108,6 +110,11 @@ def _held(lease: _Lease) -> Generator[None, None, None]:
             say(f"the lease could not be given back, and ends by itself: {problem.message}")
 
 
+def _heeded(signals: tuple[signal.Signals, ...]) -> list[signal.Signals]:
+    """Those that are not ignored: under `nohup` the command goes on ignoring them, and we do."""
+    return [one for one in signals if signal.getsignal(one) is not signal.SIG_IGN]
+
+
 class _Program:
     """The command, and the signals that it gets in our place."""
 
@@ -120,8 +127,9 @@ class _Program:
     @contextlib.contextmanager
     def answers_signals(self) -> Generator[None, None, None]:
         """Those that end us are the command's to answer once it is there; before it they end us in good order."""
-        before = {one: signal.signal(one, self._on_signal) for one in (signal.SIGTERM, signal.SIGHUP)}
-        before |= {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGQUIT)}
+        before = {one: signal.getsignal(one) for one in (*_ENDING, *_OF_TERMINAL)}
+        for one in _heeded(_ENDING):
+            signal.signal(one, self._on_signal)
         try:
             yield
         finally:
@@ -133,7 +141,7 @@ class _Program:
         from server.cli.console import CliError, ExitCode
 
         self._early = []
-        for one in (signal.SIGINT, signal.SIGQUIT):  # a terminal tells the command itself
+        for one in _heeded(_OF_TERMINAL):  # a terminal tells the command itself
             signal.signal(one, lambda *_: None)  # which would go on ignoring what is ignored here
         try:
             self._process = process = subprocess.Popen(self._command)

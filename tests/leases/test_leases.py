@@ -137,9 +137,14 @@ ENDS: dict[str, tuple[str, int]] = {
 }
 
 
+def command_of(server: Server, folder: Path) -> tuple[dict[str, str], list[str]]:
+    """The environment and the beginning of `onecard lend`."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder), "ONECARD_API_KEY": "sk-boss"}
+    return env, [sys.executable, "-m", "server.cli", "lend", "--url", server.url]
+
+
 def test_a_command_runs_with_the_room_however_it_ends_and_leaves_no_lease(server, tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path), "ONECARD_API_KEY": "sk-boss"}
-    lend = [sys.executable, "-m", "server.cli", "lend", "--url", server.url]
+    env, lend = command_of(server, tmp_path)
     cases = {
         name: (["10MiB", "--", sys.executable, "-c", f"import os, signal; {program}"], code, BACK)
         for name, (program, code) in ENDS.items()
@@ -154,6 +159,18 @@ def test_a_command_runs_with_the_room_however_it_ends_and_leaves_no_lease(server
         _, said = process.communicate(timeout=60)
         assert (process.returncode, cases[name][2] in said) == (cases[name][1], True), (name, said)
     assert server.get(PATH, headers=BOSS).json()["data"] == []
+
+
+def test_a_command_that_outlives_its_terminal_keeps_its_room(server, tmp_path):
+    env, lend = command_of(server, tmp_path)
+    hung_up = "import os, signal; [os.kill(one, signal.SIGHUP) for one in (os.getppid(), os.getpid())]"
+    program = [sys.executable, "-c", f"{hung_up}; raise SystemExit(6)"]
+
+    done = subprocess.run(
+        ["nohup", *lend, "10MiB", "--", *program], env=env, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, BACK in done.stderr) == (6, True), done.stderr
 
 
 def test_a_lease_that_the_server_has_forgotten_is_taken_anew(server, capsys):
