@@ -66,7 +66,7 @@ class MemoryBudget:
         self.estimator = Estimator(learned)
         self.speeds = SpeedEstimator(learned)
         self._entries = dict(entries)
-        self._needs: dict[tuple[str, int, int], tuple[tuple[Amount, int], Amount | Refused]] = {}
+        self._needs: dict[tuple[str, int, int], tuple[tuple[Amount, Amount, int], Amount | Refused]] = {}
         self._most: dict[str, tuple[tuple[Amount, int], int | None]] = {}
 
     def settle_on(self, memory: Memory) -> None:
@@ -105,7 +105,7 @@ class MemoryBudget:
         if self.memory is None:
             return Amount()
         usable = self.usable(model)
-        state = (usable, self.estimator.version + self.speeds.version)
+        state = (usable, self.memory.ledger.most, self.estimator.version + self.speeds.version)
         context = whole_blocks(context)  # so that no more is kept than there are plans
         known = self._needs.get((model, smaller_by, context))
         if known is not None and known[0] == state:
@@ -169,7 +169,7 @@ class MemoryBudget:
             entry.name,
             facts.header,
             wish(entry.config, self.memory.device, context=context),
-            budget=ledger.budget + ledger.withheld,
+            budget=ledger.most,
             free=usable,
             estimate=self.estimator.of(facts, within=usable),
             speed=self.speeds.of(facts),
@@ -190,6 +190,7 @@ class MemoryBudget:
             change.over(wish(entry.config, self.memory.device)),
             lambda plan: self.estimator.estimate(facts, plan),
             budget=self.memory.ledger.budget,
+            most=self.memory.ledger.most,
             free=self.memory.free + self.held(entry.name),
             residents=residents,
             speed=lambda plan: self.speeds.estimate(facts, plan),

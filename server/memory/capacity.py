@@ -149,12 +149,14 @@ def capacity_of(
     *,
     budget: Amount,
     free: Amount,
+    most: Amount | None = None,
     residents: Sequence[Candidate] = (),
     speed: Callable[[LoadPlan], SpeedEstimate | None] = lambda _plan: None,
 ) -> Capacity:
     """What a load of the model would come to; `residents` are the others that may leave, `free` what is free.
 
-    A model that is resident counts as free, because it would be loaded in its own place.
+    `most`: what the budget was at most, or is at another hour; None: no more than now. A model that is resident counts
+    as free, because it would be loaded in its own place.
     """
 
     def footprint_of(plan: LoadPlan) -> Footprint:
@@ -179,7 +181,7 @@ def capacity_of(
 
     choices = backend_of(header).choices
     usable = (free + freed_by(residents)).at_most(budget)
-    placed = place(name, header, wish, budget=budget, free=usable, estimate=footprint_of, speed=speed_of)
+    placed = place(name, header, wish, budget=most or budget, free=usable, estimate=footprint_of, speed=speed_of)
     fits = isinstance(placed, Placed)
     plan = placed.plan if isinstance(placed, Placed) else _nearest(header, wish, usable, footprint_of)
     footprint = footprint_of(plan)

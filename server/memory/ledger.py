@@ -103,11 +103,17 @@ class Account:
         self._prefix_cache_bytes = 0
         self.withheld_bytes = 0
         """What the budget is smaller by for a while: by the hour, or for a program that grows."""
+        self._most_bytes = budget_bytes
 
     @property
     def budget_bytes(self) -> int:
         """What all tenants together may hold."""
         return self._budget_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """What the budget was at most, or is at another hour: what it has not now others hold, and it may come back."""
+        return max(self._most_bytes, self._budget_bytes + self.withheld_bytes)
 
     @property
     def reserved_bytes(self) -> int:
@@ -154,6 +160,7 @@ class Account:
     def resize(self, budget_bytes: int) -> None:
         """Set the budget anew; reservations stay, even above it."""
         self._budget_bytes = max(0, budget_bytes)
+        self._most_bytes = max(self._most_bytes, self._budget_bytes)
         self._on_change()
 
     def refusal(self, tenant: Tenant, parts: Parts) -> str | None:
@@ -226,6 +233,11 @@ class Ledger:
     def budget(self) -> Amount:
         """What all tenants together may hold."""
         return Amount(self.device.budget_bytes, self.host.budget_bytes)
+
+    @property
+    def most(self) -> Amount:
+        """What the budgets were at most, or are at another hour."""
+        return Amount(self.device.most_bytes, self.host.most_bytes)
 
     @property
     def withheld(self) -> Amount:

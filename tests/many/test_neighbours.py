@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.memory import gpu, memory, neighbours
+from server.memory.capacity import WishChange
 from server.memory.ledger import Tenant
 from tests.many.conftest import Fleet, FleetMaker, code, fleet, ok
 from tests.pool.conftest import running, until
@@ -73,3 +74,19 @@ async def test_idle_models_leave_ahead_of_a_program_that_grows_and_come_back_aft
     told = made.pool.status().memory
     assert told.over_bytes == 0
     assert told.reserved_bytes <= told.budget_bytes
+
+
+async def test_what_a_program_has_taken_for_good_is_no_reason_to_refuse_a_model_for_ever(
+    fleet: FleetMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Shared(monkeypatch)
+    monkeypatch.setattr(neighbours, "_SETTLED_S", 0.02)
+    section = {"device": "cuda", "budget": "auto", "prefix_cache": 0}
+    made = await fleet({"a": 4096, "huge": 12 * 1024}, budget_mib=0, sections={"memory": section})
+    whole = made.pool.status().memory.budget_bytes
+    card.take(9 * GIB)
+    await until(lambda: whole - made.pool.status().memory.budget_bytes == 9 * GIB)  # it has stopped growing
+
+    assert code(await made.ask("a", "hi")) == "memory_busy"
+    assert "others hold the rest" in str((await made.pool.capacity("a", WishChange())).reason)
+    assert code(await made.ask("huge", "hi")) == "cannot_fit"
