@@ -49,10 +49,7 @@ def config(folder: Path, part: str, pipeline: str = "") -> dict[str, Any]:
         if not isinstance(widths, list) or not 0 < len(widths) <= 8 or not all(map(_is_width, widths)):
             raise HeaderError(f"{part}/config.json says no sound block_out_channels")
     if found.get("quantization_config") is not None:
-        raise HeaderError(
-            f"{part} is stored quantised, which onecard does not read. hint: take the folder in 16 bits; "
-            "quantization = 'bnb-4bit' loads it in 4"
-        )
+        raise HeaderError(f"{part} is stored quantised, which onecard does not read. hint: take the folder in 16 bits")
     return found
 
 
