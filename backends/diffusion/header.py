@@ -31,6 +31,7 @@ INDEX: Final = "model_index.json"
 WEIGHTS: Final = "diffusion_pytorch_model"
 TEXT_WEIGHTS: Final = "model"
 NO_OPTIONS: Final[Mapping[str, Setting]] = MappingProxyType({})
+_EULER: Final = "take the folder as its publisher has it, with FlowMatchEulerDiscreteScheduler"
 _TIED: Final = "encoder.embed_tokens.weight"
 """T5's name for what some folders store a second time."""
 
@@ -241,7 +242,10 @@ def _scheduler(folder: Path, family: Family) -> tuple[str, bool]:
     if found is None:
         told = foreign.plain([str(named)[:60]])[0]
         raise HeaderError(f"the folder's scheduler is {told}, and onecard has {', '.join(family.schedulers.values())}")
-    return found, its_config.get("use_dynamic_shifting") is True
+    is_shifted = its_config.get("use_dynamic_shifting") is True
+    if family.flow and found != "euler" and (is_shifted or family is FAMILIES["FluxPipeline"]):
+        raise HeaderError(f"the folder's scheduler is {named}, which takes no times of its model's own. hint: {_EULER}")
+    return found, is_shifted
 
 
 def _stored(folder: Path, parts: Sequence[str]) -> tuple[list[StoredTensor], frozenset[str]]:

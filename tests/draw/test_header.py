@@ -125,6 +125,8 @@ TRANSFORMERS: dict[str, tuple[str, Callable[[Path], object], str]] = {
                     "is CLIPTextModel, and onecard reads prompts with T5's"),
     "another scheduler": ("flux", lambda f: edited(f / "scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
                           "onecard has FlowMatchEulerDiscreteScheduler, FlowMatchHeun"),
+    "no times": ("flux", lambda f: edited(f / "scheduler/scheduler_config.json",
+                                          _class_name="FlowMatchHeunDiscreteScheduler"), "hint: .*FlowMatchEuler"),
     "quantised": ("flux", lambda f: edited(f / "transformer/config.json", quantization_config={"load_in_4bit": True}),
                   "transformer is stored quantised"),
 }  # fmt: skip
