@@ -65,12 +65,13 @@ def show_fit(
         except ValueError as problem:
             raise CliError(f"--kv-type: {problem}", ExitCode.USAGE) from None
     answer = None if others or flags else _of_server(model, asked, url, config)
+    beside: list[str] = []
     if answer is None:
-        answer = _computed([model, *others], asked, flags, config)
+        answer, beside = _computed([model, *others], asked, flags, config)
     if as_json:
         write_json(msgspec.to_builtins(answer))
     else:
-        _show(answer, others)
+        _show(answer, beside)
     if not answer.fits:
         raise CliError(answer.reason or f"{answer.model} does not fit", ExitCode.DOES_NOT_FIT)
 
@@ -95,16 +96,19 @@ def _of_server(model: str, asked: dict[str, Any], url: str | None, config: Path 
     return msgspec.convert(first.client.get(f"/v1/capacity?{urlencode(query)}"), Capacity)
 
 
-def _computed(names: list[str], asked: dict[str, Any], flags: dict[str, Any], config: Path | None) -> Capacity:
-    """The first one's plan beside the others. Raises CliError."""
+def _computed(
+    names: list[str], asked: dict[str, Any], flags: dict[str, Any], config: Path | None
+) -> tuple[Capacity, list[str]]:
+    """The first one's plan beside the others, and what these are called. Raises CliError."""
     settings, entries = entries_of(names, flags, config)
     backend = BACKENDS[entries[0].backend]
     if asked.get("kv_type") is not None and (why := backend.refuses.get("kv_type")):
         raise CliError(f"--kv-type: this is {backend.files}, {why}", ExitCode.USAGE)
     try:
-        return asyncio.run(_answer(settings, entries, WishChange(**asked)))
+        answer = asyncio.run(_answer(settings, entries, WishChange(**asked)))
     except (DeviceError, HeaderError) as problem:
         raise CliError(str(problem)) from None
+    return answer, [entry.name for entry in entries[1:]]
 
 
 def capacity_for(path: Path, config: Path | None, table: dict[str, Any]) -> tuple[Capacity, bool]:
@@ -229,8 +233,10 @@ def _show(answer: Capacity, others: list[str]) -> None:
     from rich.text import Text
 
     verdict = "fits" if answer.fits else "does not fit"
-    beside = f" beside {', '.join(others)}" if others else ""
-    write(f"{answer.model} {verdict}{beside}{plan_words(answer.plan, before=': ')}")
+    stay = [name for name in others if name not in answer.would_evict]
+    beside = f" beside {', '.join(stay)}" if stay else ""
+    instead = f" in place of {', '.join(answer.would_evict)}" if answer.fits and answer.would_evict and others else ""
+    write(f"{answer.model} {verdict}{beside}{instead}{plan_words(answer.plan, before=': ')}")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -46,3 +46,5 @@ def test_who_fits_into_12_gib(onecard, environment, models):
     assert told["sd3"]["plan"]["further"]["image_offload"] == "all"
     done = onecard("fit", str(models["sdxl"]), "--with", str(models["chat"]), *CARD, "--json")
     assert json.loads(done.stdout)["would_evict"] == ["chat"]
+    told_people = onecard("fit", str(models["sdxl"]), "--with", str(models["chat"]), *CARD).stdout
+    assert told_people.startswith("sdxl fits in place of chat: ")
