@@ -77,6 +77,9 @@ class Endings:
     async def _kept(self, job: Job, end: End, why: str | None) -> float:
         if isinstance(end, TrainFinished) and job.state == "running":
             await self._succeed(job, end)
+        elif isinstance(end, TrainFailed) and job.state == "paused":  # what it has saved stays: it may go on
+            await asyncio.to_thread(self._store.tell, job, end.message, level="warn")
+            await self._left(job, why, end)
         elif isinstance(end, TrainFailed):
             await self._fail(job, JobError(end.code, end.message, "training_file" if end.code == "bad_data" else None))
         elif isinstance(end, Crashed) and why is None:

@@ -41,6 +41,20 @@ def test_a_job_that_is_resumed_while_it_leaves_has_saved_what_it_did(school: Sch
     assert school.steps(job) == [*range(1, 9)]
 
 
+def test_a_paused_job_that_finds_the_disk_full_keeps_what_it_had_saved(school: School):
+    client = school.client()
+    job = school.begin("steps 30 ms 30 save 5 full")
+    school.at_step(job, 7)
+
+    client.fine_tuning.jobs.pause(job.id)
+    until(lambda: "The job has left: it was paused" in school.told(job)[-1], 20)
+    assert "no space left on device" in school.told(job)
+    client.fine_tuning.jobs.resume(job.id)
+
+    assert school.ended(job)["status"] == "succeeded"
+    assert school.steps(job).count(5) == 1, "it goes on from its checkpoint"
+
+
 def test_a_cancelled_job_leaves_nothing_behind_and_the_next_one_runs(school: School):
     client = school.client()
     first, second = school.begin("steps 4000 ms 20"), school.begin("steps 3")

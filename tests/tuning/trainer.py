@@ -9,6 +9,7 @@ The first message of the training file directs it, words in any order:
     halve-at N    -> MicroBatchHalved before step N
     fail TEXT...  -> TrainFailed with the rest of the line
     deaf          -> a `Leave` is not heard
+    full          -> a `Leave` finds the disk full
 The adapter in the folder ONECARD_TEST_ADAPTER is what it makes. Every step that was done is a line in `steps.log`.
 """
 
@@ -70,7 +71,7 @@ def directions(recipe: Recipe) -> tuple[dict[str, int], str | None]:
     words, _, fails = first.partition("fail ")
     parts = words.split()
     numbers = {word: int(parts[n + 1]) for n, word in enumerate(parts[:-1]) if parts[n + 1].isdecimal()}
-    return {**numbers, **dict.fromkeys({"deaf"} & {*parts}, 1)}, fails or None
+    return {**numbers, **dict.fromkeys({"deaf", "full"} & {*parts}, 1)}, fails or None
 
 
 class Course:
@@ -93,6 +94,9 @@ class Course:
             return
         for step in range(self.done + 1, self.n_steps + 1):
             if not self.wants.get("deaf") and self.line.is_told_to_leave():
+                if self.wants.get("full"):
+                    say(TrainFailed("no space left on device", "disk"))
+                    return
                 self.save(step - 1)
                 say(TrainLeft(step - 1))
                 return
