@@ -23,6 +23,7 @@ from quantize.files import check_space, check_target, replacing
 from quantize.hf.config import Config
 from quantize.hf.families import FAMILIES
 from quantize.hf.families.gpt2 import GPT2
+from quantize.request import check_plain
 from quantize.types import GGUF
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ def _checked_target(order: Order) -> Path:
             "with its --base",
             usage=True,
         )
-    if order.dry_run:
-        raise QuantizeError(f"--dry-run has nothing to say of {GGUF}: the file is as large as the adapter", usage=True)
+    check_plain(order)
     if order.base is None:
         raise QuantizeError(
             "which model the adapter is for is not taken from its own files. hint: --base MODEL.gguf names it",

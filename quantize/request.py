@@ -22,8 +22,7 @@ def check_request(order: Order) -> None:
             "hint: name the model's folder",
             usage=True,
         )
-    if order.base is not None:
-        raise QuantizeError(f"--base is for adapters, and {order.source.name} is none. hint: leave it out", usage=True)
+    check_no_base(order)
     if not order.types and order.fit_bytes is None and not order.also:
         raise QuantizeError("nothing to make: --to names types, --fit a size", usage=True)
     _check_choices(order)
@@ -38,6 +37,39 @@ def check_request(order: Order) -> None:
     for path in order.also:
         if not path.exists():
             raise QuantizeError(f"{path} does not exist", usage=True)
+
+
+def check_no_base(order: Order) -> None:
+    """Of what is no adapter. Raises QuantizeError."""
+    if order.base is not None:
+        raise QuantizeError(f"--base is for adapters, and {order.source.name} is none. hint: leave it out", usage=True)
+
+
+def check_plain(order: Order) -> None:
+    """Nothing is quantised or measured where a folder or an adapter is written as it is. Raises QuantizeError."""
+    chosen = {
+        "--dry-run": order.dry_run,
+        "--fit": order.fit_bytes,
+        "--imatrix": order.imatrix,
+        "--calibrate": order.calibrate,
+        "--tensor-type": order.overrides,
+        "--output-type": order.output_type,
+        "--embedding-type": order.embedding_type,
+        "--pure": order.pure,
+        "--requantize": order.requantize,
+        "--converter": order.converter,
+        "--pre-tokenizer": order.pre,
+        "--allow-nan": order.allow_nan,
+        "--report": order.report,
+        "--compare": order.also,
+        "--text": order.text,
+    }
+    if asked := [option for option, value in chosen.items() if value]:
+        raise QuantizeError(
+            f"{asked[0]} has nothing to say of {', '.join(order.types)}: what is written is as large as its source, "
+            "and nothing of it is quantised. hint: leave it out, or name a quantised type",
+            usage=True,
+        )
 
 
 def _check_choices(order: Order) -> None:

@@ -23,7 +23,7 @@ from quantize.order import Order, Teller, Unheard, model_name
 from quantize.report import measure
 from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
-from quantize.request import check_request
+from quantize.request import check_no_base, check_plain, check_request
 from quantize.scratch import scratch_folder
 from quantize.types import FLOATS, GGUF, HF, is_bnb
 from quantize.words import size
@@ -95,10 +95,17 @@ def _merged(order: Order, tell: Teller) -> Done:
     others = tuple(name for name in order.types if name != HF)
     plain = replace(order, source=order.base, base=None, types=others, name=order.model_name)
     more = bool(others) or order.fit_bytes is not None or HF not in order.types
-    if order.dry_run or (more and order.converter is None):  # a merged model is as large as its base
+    if not more:
+        check_plain(order)
+    made = [HF] if HF in order.types else []
+    if more and (order.dry_run or order.converter is None):  # a merged model is as large as its base
         foreseen = run(replace(plain, dry_run=True, report=False, also=()), tell if order.dry_run else Unheard())
         if order.dry_run:
             return foreseen
+        made += [one.type_name for one in foreseen.estimates]
+    for name in made:
+        for path in (order.source, order.base):
+            check_target(order.target(name), path, force=order.force)
     order.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         scratch = None if HF in order.types else stack.enter_context(scratch_folder(order.folder))
@@ -123,8 +130,8 @@ def _folder(order: Order, tell: Teller) -> Path:
     if order.types != (HF,):
         raise QuantizeError(f"{order.source.name} is CTranslate2's. hint: --to {HF}, and from there on", usage=True)
     target = order.target(HF)
-    if order.dry_run:
-        raise QuantizeError(f"--dry-run has nothing to say of {HF}: no number changes", usage=True)
+    check_no_base(order)
+    check_plain(order)
     tell.line(f"writing {target}")
     ct2.convert(order.source, target, force=order.force)
     return target

@@ -138,6 +138,10 @@ def test_what_cannot_be_merged_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "hint: --to hf" in refused("gguf", base=base)
     assert "no linear layer of this model" in refused(base=base_of("GPT2", tmp_path / "gpt2"))
     assert "has 128 and 128 there" in refused(base=resized(tmp_path / "wide"))
+    assert "--dry-run has nothing to say of hf" in refused(base=base, dry_run=True)
+    assert "--report has nothing to say of hf" in refused(base=base, report=True)
+    assert "--imatrix has nothing to say of hf" in refused(base=base, imatrix=tmp_path / "none")
+    assert "--pure has nothing to say of gguf" in refused("gguf", base=Path(demo.GGUF_PATH), pure=True)
     assert "nothing to make" in run_refused(Order(source, tmp_path / "out", (), base=base))
     config = json.loads((base / "config.json").read_text())
     packed = {**config, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
@@ -146,6 +150,22 @@ def test_what_cannot_be_merged_is_told_with_what_to_do(tmp_path: Path) -> None:
     lora.rewrite(source, use_dora=True)
     (base / "config.json").write_text(json.dumps(config))
     assert "DoRA" in refused(base=base)
+
+
+def test_no_output_takes_the_place_of_the_adapter_or_of_what_is_there(tmp_path: Path) -> None:
+    base = base_of("Llama", tmp_path / "base")
+    source = adapter_of(base, tmp_path / "pirate-hf", target_modules=["q_proj"])
+    there = tmp_path / "out" / "pirate-hf-Q8_0.gguf"
+    there.parent.mkdir()
+    there.write_bytes(b"mine")
+
+    itself = run_refused(Order(source, tmp_path, ("hf",), base=base, name="pirate", force=True))
+    taken = run_refused(Order(source, tmp_path / "out", ("hf", "Q8_0"), base=base))
+
+    assert itself == "the output pirate-hf is the source itself"
+    assert "pirate-hf-Q8_0.gguf exists. hint: --force" in taken
+    assert (source / "adapter_config.json").is_file()
+    assert list(there.parent.iterdir()) == [there], "nothing is merged before it is told"
 
 
 def resized(folder: Path) -> Path:
