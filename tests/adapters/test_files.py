@@ -130,8 +130,9 @@ def test_files_that_are_no_sound_adapter_of_the_base_are_told(folder: Path, name
     assert re.search(sentence, refused("bnb", folder))
 
 
-def test_a_sound_one_is_told_with_its_figures_and_its_base_is_not_looked_for(folder: Path) -> None:
-    lora.rewrite(folder, base_model_name_or_path="../../etc/passwd", revision="../..")
+@pytest.mark.parametrize("elsewhere", ["../../etc/passwd", "/etc/passwd", "hf://someone/model", "https://127.0.0.1/"])
+def test_a_sound_one_is_told_with_its_figures_and_its_base_is_not_looked_for(folder: Path, elsewhere: str) -> None:
+    lora.rewrite(folder, base_model_name_or_path=elsewhere, revision="../..")
     found = described("bnb", folder)
 
     assert (found.problem, found.rank, found.n_targets) == (None, 8, 8)

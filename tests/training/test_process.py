@@ -20,6 +20,8 @@ from backends.messages.training import (
     TrainStarted,
     TrainStep,
 )
+from backends.training.base import open_base
+from backends.training.errors import TrainError
 from backends.training.price import price
 from tests.training.conftest import recipe_of
 from tests.training.process import training
@@ -75,6 +77,15 @@ def test_asked_to_leave_while_it_loads_it_leaves(pets, tmp_path):
         trainer.send(Leave())
         assert trainer.end() == TrainLeft(0)
         assert trainer.process.wait() == 0
+
+
+def test_a_package_that_brings_code_from_elsewhere_is_refused(pets, tmp_path, monkeypatch):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(TrainError, match=r"the package 'kernels' is installed.*hint: pip uninstall kernels"):
+        open_base(recipe_of(pets, tmp_path), lambda _: None)
 
 
 def test_what_it_cannot_take_is_told_before_anything_is_loaded(pets, tmp_path):

@@ -57,6 +57,15 @@ def test_a_file_becomes_a_model_that_answers(school: School):
         client.chat.completions.create(model=name, messages=[{"role": "user", "content": "ahoy"}])
 
 
+def test_two_jobs_of_one_name_make_two_models(school: School):
+    first, second = [school.begin("steps 2", suffix="twin") for _ in range(2)]
+
+    names = {school.ended(job)["fine_tuned_model"] for job in (first, second)}
+
+    assert len(names) == 2
+    assert names <= {*school.models()}
+
+
 def test_whatever_is_wrong_with_a_job_is_told_by_name(school: School):
     client = school.client()
     file = school.upload("steps 1")
