@@ -117,7 +117,7 @@ class LoraAdapters:
         for pair in folder.pairs:
             a, b = (torch.from_numpy(read_floats(folder.path, side)).to(self._device) for side in (pair.a, pair.b))
             self._check_layer(pair)
-            pairs.append((pair, a.to(self._dtype), (b * pair.scale).to(self._dtype)))
+            pairs.append((pair, self._sound(pair, a), self._sound(pair, b * pair.scale)))
         self._folders.append(pairs)
         self.n_bytes += sum(a.nbytes + b.nbytes for _, a, b in pairs)
         return len(self._folders) - 1
@@ -213,6 +213,16 @@ class LoraAdapters:
             whole: torch.Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
             part.at_once = PackedLinear(whole, None).forward if packs else partial(functional.linear, weight=whole)
         return part
+
+    def _sound(self, pair: LoraPair, matrix: torch.Tensor) -> torch.Tensor:
+        """In the type computed with. A mask of zeros keeps off all but what is infinite. Raises AdapterError."""
+        largest = float(matrix.abs().max())
+        if largest > torch.finfo(self._dtype).max ** 0.5:
+            raise AdapterError(
+                f"it has numbers as large as {largest:.3g} for {pair.layer[:120]}, with which its base computes none. "
+                "hint: its training has diverged"
+            )
+        return matrix.to(self._dtype)
 
     def _check_layer(self, pair: LoraPair) -> None:
         """What is loaded may be otherwise than what is stored. Raises AdapterError."""

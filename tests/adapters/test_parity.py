@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import demo
 from backends.bnb.loading import load
 from tests.adapters.passes import options, prompts_of, together
+from tests.adapters.test_files import Q_PROJ, with_tensors
 from tests.models import lora
 from tests.specs import spec_of
 
@@ -47,6 +48,19 @@ def base() -> Iterator[Any]:
     made: Any = load(spec_of("demo", "bnb", demo.HF_PATH, parallel=8, threads=1), lambda _: None)
     yield made
     made.close()
+
+
+def test_one_whose_numbers_overflow_is_refused_and_harms_no_other(tmp_path: Path) -> None:
+    """Both would be in one stack, where a mask of zeros keeps apart all but what is infinite."""
+    folders = {name: lora.build_folder(tmp_path / name, 1, targets=("q_proj",)) for name in ("huge", "good")}
+    with_tensors(folders["huge"], lambda t: t.update({f"{Q_PROJ}.lora_A.weight": np.full((8, 192), 3e38, np.float32)}))
+    spec = spec_of("demo", "bnb", demo.HF_PATH, parallel=2, threads=1, options=options(folders))
+    made: Any = load(spec, lambda _: None)
+
+    found = together(made, prompts_of(2), ["good", ""])
+    made.close()
+
+    assert all(np.isfinite(logits).all() for logits in found)
 
 
 def by_peft(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
