@@ -51,7 +51,7 @@ def plans(header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
     slices = [False, True] if ways.sliced is None and can_slice(header) else [ways.sliced is True]
     offloads = _offloads(ways) if on_card else _NOWHERE
     whole = [(offloads[0], sliced) for sliced in slices] + [(one, slices[-1]) for one in offloads[1:]]
-    tiled = ways.tiled is True
+    tiled = ways.tiled is True and can_tile(header)
     for parallel, (offload, sliced) in product(several, whole):
         yield DrawPlan(device=wish.device, parallel=parallel, tiled=tiled, sliced=sliced, offload=offload)
     last = (*offloads, *_LAST) if on_card and ways.offload is None else offloads

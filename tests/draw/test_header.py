@@ -64,7 +64,9 @@ def test_tiles_come_last(folder: Path) -> None:
     assert [*ladder] == [*((n, sliced, False) for n in (4, 2, 1) for sliced in (False, True)), (1, True, True)]
     needs = [estimate(read(folder, {"image_size": "1024x512"}), plan).host.compute for plan in plans]
     assert needs[-1] < needs[-2]
-    assert not any(plan.tiled for plan in backend.plans(read(folder, {"image_size": "512x512"}), wish))
+    one_tile: dict[str, bool | int | float | str] = {"image_size": "512x512"}
+    for options in (one_tile, {**one_tile, "image_tiled": True}):
+        assert not any(plan.tiled for plan in backend.plans(read(folder, options), wish))
 
 
 def _pickled(folder: Path, part: str = "unet") -> None:

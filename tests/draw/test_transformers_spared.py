@@ -50,7 +50,7 @@ def saved(pipe: Any, kind: Any, path: Path) -> Path:
 @pytest.mark.parametrize("shape", list(PIPELINES))
 def test_adapters_draw_what_peft_draws(shape: str, families: dict[str, Path], tmp_path: Path) -> None:
     """Given adapters of a transformer and a text encoder, then images are peft's within rounding, the base's are as
-    without any, and none differs by a byte when networks come from host memory, whoever is drawn at once."""
+    without any, and none differs by a byte when networks come from host memory, whatever else is drawn at once."""
     from tests.draw.test_engine import by_diffusers
 
     kind = getattr(diffusers, PIPELINES[shape])
