@@ -1,13 +1,10 @@
 """What a Hugging Face folder takes, computed from its headers: weights as bitsandbytes packs them, and the KV cache.
 
-4-bit (Linear4bit): half a byte per value, one absmax per 64 of them (float32; with double quantisation one byte, and a
-float32 per 256 of those), 16 values of code. 8-bit (Linear8bitLt): one byte per value and a float32 per row.
 Embeddings, the output head and the norms stay as they are. Checkpoints that are stored quantised take what they store.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -18,6 +15,7 @@ from backends.files import adapters
 from backends.images import ON_ITS_WAY_BYTES
 from backends.messages import EncoderPlan, GeneratorPlan
 from backends.messages.plans import whole_blocks
+from backends.packed import int8_bytes, packed_bytes
 from backends.plan import BATCH_TOKENS, CONSTRAINT_BYTES, SCORED_ROWS, Amount, Footprint, Parts
 
 if TYPE_CHECKING:
@@ -32,12 +30,8 @@ RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(
 )
 """Python with PyTorch; on a card the driver's context and cuBLAS, as published, and what CUDA takes of host memory,
 which was never measured before the first load."""
-BLOCK: Final = 64
 GROWTH: Final = 64
 """Cells by which the rows of a shared pool grow."""
-NESTED_BLOCK: Final = 256
-_CODE_BYTES: Final = 16 * 4
-_NESTED_CODE_BYTES: Final = 256 * 4 + 4
 _FLOAT_BYTES: Final = 4
 _TYPES: Final[Mapping[str, KvType]] = MappingProxyType(
     {"bfloat16": "bf16", "BF16": "bf16", "float16": "f16", "F16": "f16"}
@@ -133,19 +127,10 @@ def tensor_bytes(tensor: StoredTensor, folder: FolderInfo, device: Device) -> in
         is_float = tensor.dtype in ("F64", "F32", "F16", "BF16")
         return tensor.n_elements * value_bytes(folder, device) if is_float else tensor.n_bytes
     if folder.quantization.get("load_in_8bit"):
-        return tensor.n_elements + tensor.shape[0] * _FLOAT_BYTES
+        return int8_bytes(tensor.n_elements, tensor.shape[0])
     if folder.quantization.get("load_in_4bit"):
         return packed_bytes(tensor.n_elements, double=bool(folder.quantization.get("bnb_4bit_use_double_quant")))
     return tensor.n_elements * value_bytes(folder, device)
-
-
-def packed_bytes(n_values: int, *, double: bool) -> int:
-    """A matrix of so many values in 4 bits."""
-    n_blocks = math.ceil(n_values / BLOCK)
-    absmax = n_blocks * _FLOAT_BYTES
-    if double:
-        absmax = n_blocks + math.ceil(n_blocks / NESTED_BLOCK) * _FLOAT_BYTES + _NESTED_CODE_BYTES
-    return math.ceil(n_values / 2) + absmax + _CODE_BYTES
 
 
 def is_linear(tensor: StoredTensor, quantization: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.bnb import arithmetic
 from backends.messages.training import ALL_LINEAR
+from backends.packed import packed_bytes
 
 if TYPE_CHECKING:
     from backends.bnb.header import FolderInfo
@@ -160,7 +161,7 @@ def _weight_bytes(tensor: StoredTensor, header: FolderInfo, recipe: Recipe) -> i
     if header.stored_quantised:
         return tensor.n_bytes
     if recipe.quantization == "nf4" and arithmetic.is_linear(tensor, {}):
-        return arithmetic.packed_bytes(tensor.n_elements, double=True)
+        return packed_bytes(tensor.n_elements, double=True)
     if recipe.quantization == "8bit" and arithmetic.is_linear(tensor, {}):
         return tensor.n_elements + tensor.shape[0] * _FLOAT_BYTES
     return tensor.n_elements * (2 if recipe.device == "cuda" and recipe.method != "full" else _FLOAT_BYTES)

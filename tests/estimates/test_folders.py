@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from backends.backend import HeaderError
-from backends.bnb.arithmetic import packed_bytes, tensor_bytes
+from backends.bnb.arithmetic import tensor_bytes
 from backends.bnb.header import read
 from backends.messages.plans import Device
+from backends.packed import packed_bytes
 from backends.plan import Wish
 from backends.registry import BACKENDS, estimate
 from demo import HF_PATH
