@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from backends.machine.kernel import anonymous_bytes, give_back_freed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def weight_bytes(model: Any) -> int:
@@ -43,16 +46,22 @@ def _tensors(model: Any) -> dict[int, int]:
     seen = {}
     for module in model.modules():
         for value in [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]:  # noqa: SLF001
+            if isinstance(value, torch.Tensor):
+                seen[_place(value)] = value.nbytes
+    return seen | {_place(tensor): tensor.nbytes for tensor in beside_weights(model)}
+
+
+def beside_weights(model: Any) -> Iterator[torch.Tensor]:
+    """What bitsandbytes keeps beside a model's packed weights, which is neither parameter nor buffer."""
+    for module in model.modules():
+        for value in [*vars(module).values(), *module._parameters.values()]:  # noqa: SLF001
             state = getattr(value, "quant_state", None)
-            for tensor in (
-                value,
-                getattr(state, "absmax", None),
-                getattr(value, "CB", None),
-                getattr(value, "SCB", None),
-            ):
+            nested = getattr(state, "state2", None)
+            of_4_bits = [getattr(state, name, None) for name in ("absmax", "code", "offset")]
+            of_4_bits += [getattr(nested, name, None) for name in ("absmax", "code")]
+            for tensor in (*of_4_bits, getattr(value, "CB", None), getattr(value, "SCB", None)):
                 if isinstance(tensor, torch.Tensor):
-                    seen[_place(tensor)] = tensor.nbytes
-    return seen
+                    yield tensor
 
 
 def _place(tensor: torch.Tensor) -> int:
