@@ -90,7 +90,8 @@ class ImageAdapters:
 
     def _read(self, file: Path, pair: LoraPair) -> _Pair:
         layer = self._layers.get(pair.layer)
-        if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) or getattr(layer, "groups", 1) != 1:
+        is_linear = hasattr(layer, "in_features")  # packed or not
+        if not (is_linear or isinstance(layer, torch.nn.Conv2d)) or getattr(layer, "groups", 1) != 1:
             raise AdapterError(f"it changes {pair.layer[:120]}, which is neither linear nor a convolution when loaded")
         place = {"device": self._device, "dtype": self._dtypes[pair.layer.partition(".")[0]]}
         down, up = (torch.from_numpy(read_floats(file.parent, side)) for side in (pair.a, pair.b))

@@ -1,7 +1,7 @@
 """What a folder that draws takes, computed from its headers: weights, and the largest activations of either network.
 
-Weights are exact: each value has the type that is computed in. Activations are those of one forward pass of the U-Net
-or the transformer, each image with and without its prompt, or of the decoder for one image, whichever is more.
+Weights are exact: each value has the type that is computed in, or is packed. Activations are those of one forward pass
+of the U-Net or transformer, each image with and without its prompt, or of the decoder for one image, whichever is more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from backends.diffusion.joint import CLIP_TOKENS, transformer_values
 from backends.diffusion.kind import TILE
+from backends.diffusion.precision import is_packed, loaded_bytes
 from backends.files import adapters
 from backends.images import ON_ITS_WAY_BYTES
 from backends.plan import Amount, Footprint, Parts
@@ -79,7 +80,7 @@ def weight_bytes(header: DrawHeader, plan: DrawPlan) -> dict[str, int]:
     for tensor in header.tensors:
         part = tensor.name.partition(".")[0]
         size = decoder_value_bytes(header, plan.device) if part == "vae" else value_bytes(plan.device)
-        found[part] = found.get(part, 0) + tensor.n_elements * size
+        found[part] = found.get(part, 0) + loaded_bytes(header, tensor, plan.quantization, size)
     return found
 
 
@@ -111,15 +112,23 @@ def compute_bytes(header: DrawHeader, plan: DrawPlan, n_rows: int, size: tuple[i
         values = unet_values(header, n_rows, size, sliced=plan.sliced)
     waiting = waiting_parts(header, plan)
     held = {part: n_bytes if part in waiting else 0 for part, n_bytes in weight_bytes(header, plan).items()}
-    step = values * value_bytes(plan.device)
+    step = (values + _unpacked_values(header, plan, header.family.denoiser)) * value_bytes(plan.device)
     decoded = decoder_values(header, size, tiled=plan.tiled) * decoder_value_bytes(header, plan.device)
     shown = held["vae"] + int(decoded * _LAYOUTS[plan.device])
     read = [
-        held[part] + _text_values(header, part) * value_bytes(plan.device)
+        held[part] + (_text_values(header, part) + _unpacked_values(header, plan, part)) * value_bytes(plan.device)
         for part in header.text_encoders
         if part in waiting
     ]
     return max(step + held[header.family.denoiser], shown, *read)
+
+
+def _unpacked_values(header: DrawHeader, plan: DrawPlan, part: str) -> int:
+    """Of the largest packed matrix of a network, which is unpacked for its product."""
+    if plan.quantization == "none":
+        return 0
+    packed = (one.n_elements for one in header.tensors if one.name.startswith(f"{part}.") and is_packed(header, one))
+    return max(packed, default=0)
 
 
 def _text_values(header: DrawHeader, part: str) -> int:

@@ -24,9 +24,15 @@ from backends.plan import Amount, Footprint, Wish
 if TYPE_CHECKING:
     from backends.backend import Setting
     from backends.choices import Choices
+    from backends.diffusion.kind import Quantization
     from backends.messages import MediaKind
     from backends.options import Options
     from backends.speed import Speeds
+
+
+_SMALLER: Mapping[Quantization, Sequence[Quantization]] = MappingProxyType(
+    {"none": ("bnb-8bit", "bnb-4bit"), "bnb-8bit": ("bnb-4bit",), "bnb-4bit": ()}
+)
 
 
 class DrawChoices:
@@ -39,6 +45,7 @@ class DrawChoices:
             "image_sliced": plan.sliced,
             "image_offload": plan.offload,
             "image_tiled": plan.tiled,
+            "precision": plan.precision,
         }
 
     def others(
@@ -59,7 +66,11 @@ class DrawChoices:
 
     def instead(self, plan: DrawPlan, room: Amount, footprint_of: Callable[[DrawPlan], Footprint]) -> Sequence[str]:
         """What to configure."""
-        return ["parallel 1"] if footprint_of(replace(plan, parallel=1)).amount.within(room) else []
+        if footprint_of(replace(plan, parallel=1)).amount.within(room):
+            return ["parallel 1"]
+        smaller = (replace(plan, quantization=one) for one in _SMALLER[plan.quantization])
+        found = next((one for one in smaller if footprint_of(one).amount.within(room)), None)
+        return [f"quantization {found.quantization}"] if found else []
 
 
 class Drawings:
@@ -82,7 +93,7 @@ class Drawings:
             "sampling": "whose requests say how they are drawn",
         }
     )
-    packages: Sequence[str] = ("diffusers", "transformers", "torch")
+    packages: Sequence[str] = ("diffusers", "transformers", "bitsandbytes", "torch")
     components: Sequence[str] = (adapters.KEY,)
     media: Sequence[MediaKind] = ()
     choices: Choices[DrawHeader, DrawPlan] = DrawChoices()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from backends.backend import Header, HeaderError, Setting
+from backends.backend import Header, HeaderError, Setting, version_of_package
 from backends.capabilities import counted
 from backends.diffusion.families import ENCODER_CLASSES, FAMILIES, FLUX_GUIDANCE, GUIDANCE, SCHNELL_STEPS, STEPS, Family
 from backends.diffusion.kind import DRAW, MAX_SIDE, MULTIPLE, Sides, size_problem
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.diffusion.families import Encoder, Guidance
+    from backends.diffusion.kind import Quantization
     from backends.files.adapters import Adapter
     from backends.files.tensors import StoredTensor
 
@@ -61,6 +62,8 @@ class DrawHeader(Header):
     """Of the largest image that memory is reserved for."""
     ways: Ways
     """How memory is spared, as far as the operator has chosen."""
+    quantization: Quantization = "none"
+    """How linear layers are loaded: of the network that denoises, and of T5."""
     adapters: tuple[Adapter, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -172,8 +175,9 @@ def read(folder: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeade
     if (why := size_problem(*largest, _sides(family, denoiser, vae, MAX_SIDE**2))) is not None:
         raise HeaderError(f"image_size: {why}")
     size = own if own[0] * own[1] <= largest[0] * largest[1] else largest
+    ways, quantization = chosen(options), cast("Quantization", options.get("quantization", "none"))
     header = DrawHeader(
-        pipeline, denoiser, vae, scheduler, is_shifted, tuple(stored), halves, size, largest, chosen(options)
+        pipeline, denoiser, vae, scheduler, is_shifted, tuple(stored), halves, size, largest, ways, quantization
     )
     _check_wishes(header, options)
     return header
@@ -195,6 +199,8 @@ def _check_wishes(header: DrawHeader, options: Mapping[str, Setting]) -> None:
     """That the model's table asks for nothing that its family lacks. Raises HeaderError."""
     if (why := scheduler_problem(header, str(options.get("image_scheduler", AUTO)))) is not None:
         raise HeaderError(f"image_scheduler: {why}")
+    if header.quantization != "none" and version_of_package("bitsandbytes").endswith("-none"):
+        raise HeaderError("quantization wants bitsandbytes, which is not installed. hint: pip install 'onecard[bnb]'")
     if header.ways.sliced is True and not can_slice(header):
         raise HeaderError("image_sliced is for U-Nets, and this folder has a transformer. hint: image_offload = 'auto'")
     guidance = options.get("image_guidance", AUTO)

@@ -105,6 +105,8 @@ class DrawFacts(Facts, tag="draw", frozen=True):
     largest: str
     steps: int
     scheduler: str
+    precision: str
+    """What is computed in, and what is packed."""
     adapters: dict[str, str] = field(default_factory=dict)
     """Every LoRA adapter that is configured, and why it is not served; empty text where it is."""
 
@@ -116,6 +118,7 @@ class DrawFacts(Facts, tag="draw", frozen=True):
             "largest_image": self.largest,
             "steps": self.steps,
             "scheduler": self.scheduler,
+            "precision": self.precision,
             **told_adapters(self.adapters),
         }
 
@@ -127,6 +130,13 @@ WAITING: Final[Mapping[Offloaded, str]] = {
     "text": "text encoders",
     "parts": "text encoders and autoencoder",
     "all": "all networks",
+}
+Quantization = Literal["bnb-4bit", "bnb-8bit", "none"]
+"""How linear layers are loaded: of the network that denoises, and of T5."""
+PACKED: Final[Mapping[Quantization, str]] = {
+    "none": "",
+    "bnb-8bit": "linear layers in 8 bits",
+    "bnb-4bit": "linear layers in 4 bits (nf4)",
 }
 SLICES: Final = 8
 """Of an image's cells, where feed-forward layers compute in slices."""
@@ -141,6 +151,14 @@ class DrawPlan(LoadPlan, tag="draw", frozen=True):
     sliced: bool = False
     """Feed-forward layers in `SLICES` of an image's cells."""
     offload: Offloaded = "none"
+    quantization: Quantization = "none"
+    computed_in: str = ""
+    """PyTorch's name of the type; for people."""
+
+    @property
+    def precision(self) -> str:
+        """What is computed in, and what is packed; for people."""
+        return ", ".join(word for word in (self.computed_in, PACKED[self.quantization]) if word)
 
     @property
     def words(self) -> str:
@@ -148,7 +166,8 @@ class DrawPlan(LoadPlan, tag="draw", frozen=True):
         told = [f"parallel {self.parallel}"]
         told += ["feed-forward in slices"] if self.sliced else []
         told += [f"{WAITING[self.offload]} in host memory"] if self.offload != "none" else []
-        return ", ".join([*told, "decoded in tiles"] if self.tiled else told)
+        told += ["decoded in tiles"] if self.tiled else []
+        return ", ".join([*told, self.precision] if self.precision else told)
 
 
 def _one(_job: Draw, event: Event) -> float | None:

@@ -24,6 +24,12 @@ from transformers.utils import logging as transformers_logging
 __all__ = ["AutoencoderKL"]
 
 
+def allow_bitsandbytes() -> None:
+    """For a model that is quantised: the next import finds it again."""
+    if _modules.get("bitsandbytes", _modules) is None:
+        del _modules["bitsandbytes"]
+
+
 def be_quiet() -> None:
     """No progress bars and no advice on stderr."""
     for library in (diffusers_logging, transformers_logging):

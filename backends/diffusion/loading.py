@@ -19,7 +19,9 @@ from backends.diffusion.header import INDEX, DrawHeader, read
 from backends.diffusion.kind import SMALLEST_SIDE, TILE, DrawFacts, DrawPlan
 from backends.diffusion.library import AutoencoderKL, be_quiet, of_diffusers, of_transformers
 from backends.diffusion.offload import Offload
+from backends.diffusion.packing import pack
 from backends.diffusion.painter import Condition, Encoder, Painter, Row
+from backends.diffusion.precision import computed_in, packed_parts
 from backends.diffusion.slicing import in_slices
 from backends.diffusion.transformers import FluxPainter, JointPainter
 from backends.diffusion.unet import UNetPainter
@@ -36,6 +38,7 @@ from backends.pytorch import shortage
 from backends.pytorch.measure import runtime_bytes, weight_bytes
 
 if TYPE_CHECKING:
+    from backends.diffusion.kind import Quantization
     from backends.messages import Device
 
 _UNUSED: Final = ("position_ids",)
@@ -73,7 +76,7 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     compute = _tried(painter, header, plan, next((name for name, why in adapted.items() if not why), ""))
     progress(1.0)
     defaults = _defaults(header, spec)
-    facts = _facts(header, defaults, adapted)
+    facts = _facts(header, plan, defaults, adapted)
     bytes_of = {"compute": compute, **({KEY: adapters.n_bytes} if adapters.n_bytes else {})}
     ready = _ready(header, plan, facts, networks, bytes_of, free_before=free_before)
     return DrawEngine(painter, defaults, header, ready)
@@ -91,13 +94,15 @@ def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable
         name: of_transformers(ENCODER_CLASSES[kind]) for name, kind in header.text_encoders.items()
     }
     wanted |= {family.denoiser: of_diffusers(family.denoiser_class), "vae": AutoencoderKL}
-    half = torch.float32 if plan.device == "cpu" else torch.bfloat16 if family.flow else torch.float16
+    computed: torch.dtype = getattr(torch, computed_in(header, plan.device))
     found = torch.nn.ModuleDict()
     for number, (name, kind) in enumerate(wanted.items()):
         full = name == "vae" and arithmetic.decoder_value_bytes(header, plan.device) == 4
-        dtype = torch.float32 if full else half
+        dtype = torch.float32 if full else computed
         place: Device = "cpu" if name in arithmetic.waiting_parts(header, plan) else plan.device
-        found[name] = _network(kind, path / name, is_half=name in header.halves, dtype=dtype, device=place)
+        network = _network(kind, path / name, is_half=name in header.halves, dtype=dtype)
+        packed: Quantization = plan.quantization if name in packed_parts(header) else "none"
+        found[name] = _placed(network, packed, place, plan.device, name)
         progress((number + 1) / (len(wanted) + 2))
     if plan.sliced:
         in_slices(found[family.denoiser])
@@ -112,8 +117,24 @@ def decode_in_tiles(vae: Any, scale: int) -> None:
     vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
 
 
-def _network(kind: Any, folder: Path, *, is_half: bool, dtype: torch.dtype, device: Device) -> Any:
-    """Raises LoadError."""
+def _placed(network: Any, quantization: Quantization, place: Device, device: Device, name: str) -> Any:
+    """A network in its place, packed where that is asked for, to compute on `device`. Raises LoadError."""
+    try:
+        if quantization != "none":
+            pack(network, quantization, place, device)
+        return network.to(place)
+    except Exception as error:  # whatever a folder makes the library raise is a failed load
+        raise _failed(error, name) from error
+
+
+def _failed(error: Exception, name: str) -> LoadError:
+    if shortage.is_shortage(error):
+        return LoadError(f"no memory is left for {name}: {shortage.told(error)}", out_of_memory=True)
+    return LoadError(f"{name} cannot be loaded: {in_words(error)}")
+
+
+def _network(kind: Any, folder: Path, *, is_half: bool, dtype: torch.dtype) -> Any:
+    """In host memory, evaluating. Raises LoadError."""
     try:
         model, told = kind.from_pretrained(
             str(folder),
@@ -123,12 +144,8 @@ def _network(kind: Any, folder: Path, *, is_half: bool, dtype: torch.dtype, devi
             variant="fp16" if is_half else None,
             dtype=dtype,
         )
-        model = model.to(device)
     except Exception as error:  # whatever a folder makes the library raise is a failed load
-        if shortage.is_shortage(error):
-            told = f"no memory is left for {folder.name}: {shortage.told(error)}"
-            raise LoadError(told, out_of_memory=True) from error
-        raise LoadError(f"{folder.name} cannot be loaded: {in_words(error)}") from error
+        raise _failed(error, folder.name) from error
     missing = sorted(name for name in told["missing_keys"] if not name.endswith(_UNUSED))
     if missing:
         raise LoadError(
@@ -238,9 +255,9 @@ def _defaults(header: DrawHeader, spec: LoadModel[DrawPlan]) -> Defaults:
     )
 
 
-def _facts(header: DrawHeader, defaults: Defaults, adapted: dict[str, str]) -> DrawFacts:
+def _facts(header: DrawHeader, plan: DrawPlan, defaults: Defaults, adapted: dict[str, str]) -> DrawFacts:
     size, largest = ("x".join(map(str, sides)) for sides in (header.size, header.largest))
-    return DrawFacts(size, largest, defaults.steps, defaults.scheduler, adapted)
+    return DrawFacts(size, largest, defaults.steps, defaults.scheduler, plan.precision, adapted)
 
 
 def _ready(

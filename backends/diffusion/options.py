@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from backends.diffusion.kind import MAX_STEPS
+from backends.diffusion.kind import MAX_STEPS, Quantization
 from backends.options import NO_BOOL, AdapterOptions
 
 NamedScheduler = Literal["ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "heun", "lcm", "lms", "pndm", "unipc"]
@@ -16,6 +16,8 @@ NamedScheduler = Literal["ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "h
 class DrawOptions(AdapterOptions):
     """How images are drawn where requests do not say."""
 
+    quantization: Quantization = "none"
+    """How linear layers are loaded: of the network that denoises, and of T5."""
     image_size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")] = "auto"
     """The largest image, which memory is reserved for, such as "768x768"; auto: the size the model was made for."""
     image_steps: Annotated[int, NO_BOOL, Field(ge=1, le=MAX_STEPS)] | Literal["auto"] = "auto"

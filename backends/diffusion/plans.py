@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from backends.diffusion.kind import TILE, DrawPlan
+from backends.diffusion.precision import computed_in
 from backends.diffusion.wishes import AUTO
 
 if TYPE_CHECKING:
@@ -48,15 +51,18 @@ def plans(header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
     """All that are worth a try. On a processor no network has another memory to wait in."""
     several = (PARALLEL, *fewer(PARALLEL)) if "parallel" in wish.open else (wish.parallel,)
     ways, on_card = header.ways, wish.device == "cuda"
+    base = DrawPlan(
+        1, device=wish.device, quantization=header.quantization, computed_in=computed_in(header, wish.device)
+    )
     slices = [False, True] if ways.sliced is None and can_slice(header) else [ways.sliced is True]
     offloads = _offloads(ways) if on_card else _NOWHERE
     whole = [(offloads[0], sliced) for sliced in slices] + [(one, slices[-1]) for one in offloads[1:]]
     tiled = ways.tiled is True and can_tile(header)
     for parallel, (offload, sliced) in product(several, whole):
-        yield DrawPlan(device=wish.device, parallel=parallel, tiled=tiled, sliced=sliced, offload=offload)
+        yield replace(base, parallel=parallel, tiled=tiled, sliced=sliced, offload=offload)
     last = (*offloads, *_LAST) if on_card and ways.offload is None else offloads
     for tiles, offload in product([tiled] if ways.tiled is not None or not can_tile(header) else [False, True], last):
-        yield DrawPlan(device=wish.device, parallel=several[-1], tiled=tiles, sliced=slices[-1], offload=offload)
+        yield replace(base, parallel=several[-1], tiled=tiles, sliced=slices[-1], offload=offload)
 
 
 def _offloads(ways: Ways) -> tuple[Offloaded, ...]:

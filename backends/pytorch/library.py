@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Linear4bit", "Linear8bitLt"]
+__all__ = ["Int8Params", "Linear4bit", "Linear8bitLt", "Params4bit"]
 
 
 @contextmanager
@@ -33,4 +33,4 @@ def _as_it_is(function: Any = None, **_options: object) -> Any:
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a package that we do without
 with _nothing_is_compiled():
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit

@@ -125,7 +125,7 @@ def make_rows_independent(model: Any, within: Callable[[str], bool] | None = Non
         if isinstance(module, Linear4bit):
             _mend_packing(module)
         elif isinstance(module, Linear8bitLt):
-            made = _integer(module)
+            made = integer(module)
         elif _is_plain(module) and isinstance(module, Conv1D):
             made = _packed(module.weight.t(), module.bias)
         elif _is_plain(module) and type(module) is torch.nn.Linear:
@@ -150,8 +150,8 @@ def can_pack(dtype: torch.dtype) -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def _integer(module: Any) -> torch.nn.Module | None:
-    """None where outliers are computed apart, or the processor has no integer products that are worth it."""
+def integer(module: Any) -> torch.nn.Module | None:
+    """Of a `Linear8bitLt`; None where outliers are computed apart, or integer products are not worth it here."""
     if module.state.threshold > 0.0 or not _has_integer_products():
         return None
     codes = module.weight.CB if module.weight.CB is not None else module.weight.data

@@ -14,6 +14,8 @@ from tests.models.shapes import Shape
 pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
 CARD = ("--device", "cuda", "--budget", "12GiB", "--host-budget", "24GiB")
 GIB = 2**30
+FLUX_IN_4_BITS_GIB = ((11.9e9 + 3.6e9) * 0.516 + (1.14e9 + 0.21e9) * 2) / GIB
+"""Of the transformer and of T5 without its `wo` and embedding in 4 bits; these, CLIP and the autoencoder in 16."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "flux": sparse.build(folder / "flux", "FluxPipeline", sparse.FLUX_DEV),
         "chat": texts.build(folder / "chat.gguf", shape),
     }
+
+
+def told_packed(onecard, folder):
+    """What is said of a folder in 4 bits, and of a number of bits that there is not."""
+    config = folder.parent / "onecard.toml"
+    config.write_text(f'[models.packed]\npath = "{folder}"\nquantization = "bnb-3bit"\n')
+    refused = onecard("fit", "packed", "--config", str(config), *CARD, "--json")
+    assert refused.returncode != 0
+    assert "quantization" in refused.stderr
+    assert "'bnb-4bit', 'bnb-8bit' or 'none'" in refused.stderr
+    config.write_text(config.read_text().replace("3bit", "4bit"))
+    return json.loads(onecard("fit", "packed", "--config", str(config), *CARD, "--json").stdout)
 
 
 def test_who_fits_into_12_gib(onecard, environment, models):
@@ -44,6 +58,12 @@ def test_who_fits_into_12_gib(onecard, environment, models):
                        "flux": pytest.approx(31.4, abs=0.1)}  # fmt: skip
     assert told["sdxl"]["plan"]["further"]["image_offload"] == "none"
     assert told["sd3"]["plan"]["further"]["image_offload"] == "all"
+    packed = told_packed(onecard, models["flux"])
+    assert packed["plan"]["further"]["precision"] == "bfloat16, linear layers in 4 bits (nf4)"
+    assert told["sd3"]["plan"]["further"]["precision"] == "bfloat16"
+    in_bytes = sum(packed[side]["parts"]["weights"] for side in ("device", "host"))
+    assert in_bytes / GIB == pytest.approx(FLUX_IN_4_BITS_GIB, abs=0.1)
+    assert (packed["fits"], packed["plan"]["further"]["image_offload"]) == (True, "text")
     done = onecard("fit", str(models["sdxl"]), "--with", str(models["chat"]), *CARD, "--json")
     assert json.loads(done.stdout)["would_evict"] == ["chat"]
     told_people = onecard("fit", str(models["sdxl"]), "--with", str(models["chat"]), *CARD).stdout

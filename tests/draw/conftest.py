@@ -52,6 +52,7 @@ def server(made: Path, families: dict[str, Path], tmp_path_factory: pytest.TempP
             "toy": {"path": "demo-draw", "adapters": {"blue": str(blue), "wrong": str(folder / "wrong.safetensors")}},
             "three": {"path": str(families["sd3"]), "image_steps": 4, "parallel": 2},
             "flux": {"path": str(families["flux"]), "image_steps": 4, "image_size": "128x128", "parallel": 2},
+            "packed": {"path": str(families["flux"]), "image_steps": 2, "parallel": 1, "quantization": "bnb-4bit"},
             "chat": {"path": "demo", "context": 4096, "parallel": 32},  # 128 MiB of KV cache
         },
         "server": {"drain_s": 1},

@@ -172,7 +172,7 @@ def test_it_is_a_tenant_like_the_others(server: Server) -> None:
     files(draw(server, n=2))
     listed = {one["id"]: one for one in server.get("/v1/models").json()["data"]}
     assert listed["artist"]["capabilities"] == ["image_generation"]
-    facts = {"size": "64x64", "largest_image": "128x128", "steps": 8, "scheduler": "ddim"}
+    facts = {"size": "64x64", "largest_image": "128x128", "steps": 8, "scheduler": "ddim", "precision": "float32"}
     assert (server.model("artist")["state"], server.model("artist")["facts"]) == ("ready", facts)
     capacity = server.get("/v1/capacity?model=artist").json()
     assert (capacity["gives"], capacity["fits"], capacity["plan"]["parallel"]) == ("images", True, 4)
