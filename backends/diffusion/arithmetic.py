@@ -13,7 +13,6 @@ from backends.diffusion.joint import CLIP_TOKENS, transformer_values
 from backends.diffusion.kind import TILE
 from backends.diffusion.precision import is_packed, loaded_bytes
 from backends.files import adapters
-from backends.images import ON_ITS_WAY_BYTES
 from backends.plan import Amount, Footprint, Parts
 
 if TYPE_CHECKING:
@@ -27,6 +26,9 @@ RUNTIME_BYTES: Final[Mapping[Device, Amount]] = MappingProxyType(
     {"cpu": Amount(host=360 * 2**20), "cuda": Amount(device=600 * 2**20, host=1000 * 2**20)}
 )
 """Python with PyTorch, transformers and diffusers; on a card the driver's context, cuBLAS and cuDNN."""
+UPLOAD_BYTES: Final = 208 << 20
+"""One upload while it is read: a file of 50 MiB, 4096 x 4096 pixels of it, and the same decoded once more with what is
+transparent. 201 MiB live at once (`tests/draw/upload_memory.py`)."""
 _FEED_FORWARD: Final = 21
 """Maps of a level's width while a transformer's feed-forward layer multiplies: eight of the layer's output, four of its
 gate's activation, four of their product, and five that wait: what the block adds to, twice the stream, its norm and
@@ -60,7 +62,7 @@ def predict(header: DrawHeader, plan: DrawPlan) -> Footprint:
 
 def image_bytes(header: DrawHeader, plan: DrawPlan) -> int:
     """Host memory of all images on their way, and of one upload while it is read."""
-    return plan.parallel * header.largest_pixels * _PIXEL_BYTES + ON_ITS_WAY_BYTES
+    return plan.parallel * header.largest_pixels * _PIXEL_BYTES + UPLOAD_BYTES
 
 
 def _adapter_bytes(header: DrawHeader, plan: DrawPlan) -> dict[str, int]:
