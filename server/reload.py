@@ -15,10 +15,11 @@ import msgspec
 from backends.backend import HeaderError
 from backends.files.model_files import reason
 from server.memory.files import FileReader
-from server.settings.catalog import Catalog, CatalogError, TunedAdapter, entry_of
+from server.settings.catalog import Catalog, TunedAdapter, entry_of
 from server.settings.changes import taken_over
 from server.settings.config_source import ConfigError
 from server.settings.listener import open_listener
+from server.settings.named_models import CatalogError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -107,6 +107,7 @@ class ModelTrust:
         self._margins: list[int] = []
         """Buckets of the tokens of a draft."""
         self._n_idle, self._patience = 0, _IDLE_TOKENS
+        """Looks in a row that found no draft of two tokens that is likely to come true, and how many are borne."""
 
     def chances(self, most: int) -> list[float]:
         """How likely a draft comes true up to and with each of its tokens; empty where that is too unlikely."""

@@ -10,11 +10,12 @@ from server.cli.checkup import broken, without_engine
 from server.cli.client import client_for
 from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.reload import Reading
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog
 from server.settings.config import Settings
 from server.settings.config_source import ConfigError, Loaded, default_config_file, load_settings
 from server.settings.discovery import discover, with_discovered
 from server.settings.listener import open_listener
+from server.settings.named_models import CatalogError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,7 @@ def check(config: Path | None, *, as_json: bool) -> None:
             write_json({"file": None, "models": [], "warnings": [], "errors": problem.message.splitlines()})
         raise
     warnings = [f"model '{name}': {why}" for name, why in without_engine(catalog.entries).items()]
+    warnings += catalog.unknown_names
     if as_json:
         models = [entry.name for entry in catalog.entries]
         file = str(loaded.file) if loaded.file else None
@@ -83,10 +85,12 @@ def _checked(config: Path | None) -> tuple[Loaded, Catalog]:
     loaded = loaded_or_exit(config)
     refuse_open_listener(loaded.settings)
     try:
-        catalog = Catalog(loaded.settings)
+        catalog = Catalog(with_folders(loaded.settings).settings)
     except CatalogError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
-    if found := broken(catalog.entries):
+    elsewhere = loaded.settings.server.models_dirs  # what others keep there is no fault of the configuration
+    written = [entry for entry in catalog.entries if not elsewhere or entry.name in loaded.settings.models]
+    if found := broken(written):
         raise CliError("\n".join(f"model '{name}': {why}" for name, why in found.items()), ExitCode.USAGE)
     return loaded, catalog
 

@@ -34,8 +34,9 @@ from server.memory.placement import memory_words
 from server.memory.speeds import SpeedEstimator, SpeedStatus
 from server.scheduling.eviction import Candidate
 from server.settings.builtin import BUILT_IN
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog
 from server.settings.config_source import ConfigError
+from server.settings.named_models import CatalogError
 from server.settings.sizes import format_size
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from server.cli.console import CliError, ExitCode, harmless, say, stdout, write_
 from server.cli.finding import running_server
 from server.memory.files import identity_of
 from server.settings.builtin import BUILT_IN, built_in_path
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog
 from server.settings.discovery import discover, usual_places
+from server.settings.named_models import CatalogError
 from server.settings.references import LocateError, first_parts, hub_cache, locate
 from server.settings.sizes import format_size
 

@@ -93,7 +93,7 @@ def page(status: dict[str, Any], columns: int) -> Group:
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))
-    parts = (card_warnings, troubles, choices, kv_caches, drafts, speeds, facts, training)
+    parts = (card_warnings, unknown_names, troubles, choices, kv_caches, drafts, speeds, facts, training)
     lines += [Text(line) for part in parts for line in part(status)]
     legend = "MEMORY is what was predicted / what was measured"
     if status["memory"].get("prefix_cache_reserved_bytes"):
@@ -115,6 +115,11 @@ def page(status: dict[str, Any], columns: int) -> Group:
 def card_warnings(status: dict[str, Any]) -> list[str]:
     """A line for every way in which a graphics card is there and unused."""
     return [f"warning: {text}" for text in status["memory"].get("warnings") or []]
+
+
+def unknown_names(status: dict[str, Any]) -> list[str]:
+    """A line for every name of the configuration that is no model now."""
+    return [f"warning: {text}" for text in status.get("unknown_names") or []]
 
 
 def troubles(status: dict[str, Any]) -> list[str]:

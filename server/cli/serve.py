@@ -19,8 +19,8 @@ from server.cli.lifecycle import raise_file_limit, serve_until_told
 from server.cli.logs import configure_logging
 from server.cli.pull import fetch_missing
 from server.cli.watching import Watched, looked_at
-from server.settings.catalog import CatalogError
 from server.settings.config_source import default_config_file, load_settings
+from server.settings.named_models import CatalogError
 from server.traces import TracesError
 
 if TYPE_CHECKING:
@@ -132,6 +132,10 @@ def _few_files(limit: int | None) -> str | None:
 
 def _refuse_missing(loaded: Loaded, entries: list[CatalogEntry]) -> None:
     """Exit code 2 for a missing model that was named by a flag just now; one of a file is a warning."""
+    names = {name for entry in entries for name in entry.config.called(entry.name)}
+    unknown = [name for name in loaded.settings.scheduler.preload if name not in names]
+    if unknown and loaded.origin("scheduler", "preload") == "flag":
+        raise CliError(f"--preload {unknown[0]}: there is no such model", ExitCode.USAGE)
     for entry in entries:
         if (
             entry.missing is not None

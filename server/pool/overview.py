@@ -33,6 +33,8 @@ class Overview:
         self._template_processes = list(template_processes)
         self.training: Callable[[], TrainingStatus | None] = lambda: None
         """What is told of the fine-tuning job that runs; set by who runs it."""
+        self.unknown_names: Callable[[], list[str]] = list
+        """What is told of names of the configuration that are no model now; set by who has it."""
         parts.metrics.on_render.append(self._publish)
 
     def info(self, name: str) -> ModelInfo:
@@ -68,7 +70,7 @@ class Overview:
             for name, resident in parts.residents.items()
         ]
         queue = [QueueStatus(model=m.name, waiting=m.waiting) for m in models if m.waiting]
-        return Status(memory=self._memory(), models=models, queue=queue, training=self.training())
+        return Status(self._memory(), models, queue, self.training(), unknown_names=self.unknown_names())
 
     def why_not_grow(self, name: str, context: int) -> str | None:
         """Why a model whose context grows cannot hold so many tokens, with the sums; None where it could."""

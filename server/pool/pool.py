@@ -109,6 +109,7 @@ class Pool:
         room = RoomMaker(self._parts, lambda name: self.unload(name, reason="training"))
         self.training = TrainingTenant(self._parts, room, self.foreground)
         self._overview.training = lambda: self.training.told()
+        self._overview.unknown_names = lambda: catalog.unknown_names
         self._timer: asyncio.TimerHandle | None = None
         self._beside: list[asyncio.Task[None]] = []
         self._closed = False

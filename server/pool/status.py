@@ -251,6 +251,8 @@ class Status(msgspec.Struct, frozen=True):
     queue: list[QueueStatus]
     training: TrainingStatus | None = None
     """None while no job runs; those that wait are at `/v1/fine_tuning/jobs`."""
+    unknown_names: list[str] = []
+    """A sentence for each name of the configuration that is no model now: one to preload, of a key, to draft."""
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,17 @@ from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, options_of, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import TUNED, ModelConfig, adapter_name
-from server.settings.references import Located, LocateError, adapter_place, locate, parse_hub_reference
+from server.settings.named_models import CatalogError, may_come, remarks_on
+from server.settings.references import Located, LocateError, adapter_place, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from backends.backend import AnyBackend, Setting
     from server.settings.config import Settings
-    from server.settings.named_keys import KeyConfig
 
 
 _FOUND_WITHIN_S = 5.0
-_PATTERN = frozenset("*?[")
-
-
-class CatalogError(Exception):
-    """A configuration whose models contradict it; the text is a sentence for the operator."""
 
 
 @dataclass
@@ -154,8 +149,10 @@ class Catalog:
         `tuned` adapters are served with those of their bases that are there.
         """
         built_in = [] if settings.models else [name for name in SERVED if built_in_path(name) is not None]
-        self.remarks = [why_missing(name) for name in SERVED if built_in and name not in built_in]
-        """What an operator should know of the models that are served because none is configured."""
+        self._built_in_missing = [why_missing(name) for name in SERVED if built_in and name not in built_in]
+        self._undrafted: dict[str, str] = {}
+        """By model, why none drafts for it, although the configuration names one."""
+        self._settings = settings
         models = settings.models or _with_defaults(settings, {name: name for name in built_in or SERVED})
         taken = {alias for name, model in models.items() for alias in (name, *model.aliases)}
         models = {**models, **_with_defaults(settings, {n: p for n, p in (beside or {}).items() if n not in taken})}
@@ -163,28 +160,18 @@ class Catalog:
         for adapter in tuned:
             self.add_adapter(adapter)
         self._link_drafts()
-        if absent := [name for name in settings.scheduler.preload if name not in self._by_name]:
-            known = ", ".join(self._entries)
-            raise CatalogError(
-                f"scheduler.preload names '{absent[0]}', which is no model. hint: the models are {known}"
-            )
-        self._check_keys(settings.keys, from_folders=bool(settings.server.models_dirs))
+        listed = ", ".join(self.names)
+        self._unknown = remarks_on(settings, lambda name: self.resolve(name) is not None, listed=listed)
 
-    def _check_keys(self, keys: Mapping[str, KeyConfig], *, from_folders: bool) -> None:
-        """Raises CatalogError for a name that means nothing. A pattern or a tuned model may come later, and one that
-        was found in a folder or fetched may have gone: that is a remark.
-        """
-        for name, key in keys.items():
-            for model in key.models:
-                if not _PATTERN.isdisjoint(model) or model.startswith(TUNED) or self.resolve(model) is not None:
-                    continue
-                said = f"keys.{name}.models names '{model}', which is no model"
-                if not from_folders and parse_hub_reference(model) is None:
-                    raise CatalogError(
-                        f"{said}. hint: there are {', '.join(self.names)}; a pattern such as '{model}*' is also for "
-                        "models that come later"
-                    )
-                self.remarks.append(f"{said} now; the key may use it once it is found or fetched")
+    @property
+    def unknown_names(self) -> list[str]:
+        """A sentence for each of the names of the configuration that are no model now."""
+        return [*self._unknown, *self._undrafted.values()]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What an operator should know at start: these, and built-in models that are not there."""
+        return [*self._built_in_missing, *self.unknown_names]
 
     def become(self, other: Catalog) -> CatalogChange:
         """Have the other's models. Those that stay are the same objects, which tell what they are now."""
@@ -206,8 +193,8 @@ class Catalog:
                 if elsewhere or drafted or not AT_ONCE.issuperset(keys):
                     change.reloads.add(name)
         self._hold(held)
+        self._settings, self._unknown, self._built_in_missing = other._settings, other._unknown, other._built_in_missing
         self._link_drafts()
-        self.remarks = other.remarks
         return change
 
     def add(self, entry: CatalogEntry) -> CatalogChange:
@@ -251,12 +238,16 @@ class Catalog:
 
     def _link_drafts(self) -> None:
         """Let every model know the one that drafts for it. Raises CatalogError."""
+        self._undrafted.clear()
         for entry in self._entries.values():
             entry.draft = None if entry.config.draft_name is None else self._draft_of(entry, entry.config.draft_name)
 
     def _draft_of(self, entry: CatalogEntry, name: str) -> CatalogEntry | None:
         """What `[defaults]` say is for the models it can be for. Raises CatalogError."""
         draft, said = self._by_name.get(name), f"model '{entry.name}': speculation = 'model:{name}'"
+        if draft is None and may_come(name, self._settings):
+            self._undrafted[entry.name] = f"{said} names no model now; it drafts once it is found or fetched"
+            return None
         if draft is None:
             raise CatalogError(f"{said} names no model. hint: the models are {', '.join(self._entries)}")
         alike = entry.backend == draft.backend or entry.missing or draft.missing

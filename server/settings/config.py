@@ -275,7 +275,7 @@ class Settings(Section):
             inherited: dict[str, Any] = {**dict(defaults), "keep_alive_s": scheduler.keep_alive_s}
             update = {key: value for key, value in inherited.items() if key not in model.model_fields_set}
             update["sampling"] = _over(defaults.sampling, model.sampling)
-            preload = model.preload or name in scheduler.preload
+            preload = model.preload or not set(scheduler.preload).isdisjoint(model.called(name))
             folded[name] = model.model_copy(update={**update, "name": name, "preload": preload})
             written = model.model_fields_set | defaults.model_fields_set
             folded[name]._open = frozenset(key for key in _SHRINKABLE if key not in written)  # noqa: SLF001 - a copy

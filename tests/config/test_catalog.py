@@ -7,8 +7,9 @@ import pytest
 
 from demo import GGUF_PATH, HF_PATH
 from server.settings.builtin import BUILT_IN, built_in_path, why_missing
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog
 from server.settings.config import Settings
+from server.settings.named_models import CatalogError
 from server.settings.sampling import sampling_of
 from tests.present import present
 
@@ -320,3 +321,17 @@ def test_a_built_in_model_has_the_sampling_of_its_makers_unless_configured():
     found = sampling_of(settings.models["a"], None)
 
     assert found == {"temperature": (0.2, "model"), "top_p": (0.5, "config")}
+
+
+@pytest.mark.parametrize("name", ["a", "gpt", "a:pirate"])
+def test_a_model_may_be_preloaded_by_each_of_its_names(gguf, name):
+    models = {"a": {"path": str(gguf), "aliases": ["gpt"], "adapters": {"pirate": "gone"}}, "b": {"path": str(gguf)}}
+    made = Catalog(Settings.model_validate({"scheduler": {"preload": [name]}, "models": models}))
+    assert {entry.name: entry.config.preload for entry in made.entries} == {"a": True, "b": False}
+    assert made.unknown_names == []
+
+
+def test_a_model_to_preload_that_was_fetched_and_has_gone_is_no_mistake(gguf):
+    document = {"scheduler": {"preload": ["org/repo:Q4_K_M"]}, "models": {"a": {"path": str(gguf)}}}
+    (told,) = Catalog(Settings.model_validate(document)).unknown_names
+    assert told.startswith("scheduler.preload names 'org/repo:Q4_K_M', which is no model now; it is loaded once")

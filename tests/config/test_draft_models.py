@@ -10,8 +10,9 @@ from backends.messages import GeneratorPlan
 from backends.registry import BACKENDS
 from demo import GGUF_PATH, HF_PATH
 from server.memory.files import look
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog
 from server.settings.config import Settings
+from server.settings.named_models import CatalogError
 from tests.models import canary_mtp
 
 

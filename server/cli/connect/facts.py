@@ -11,8 +11,9 @@ from server.cli.client import Client, client_for, server_url
 from server.cli.console import CliError, ExitCode
 from server.cli.finding import nearest
 from server.memory.files import look
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog
 from server.settings.discovery import discover, with_discovered
+from server.settings.named_models import CatalogError
 from server.settings.values import check_name
 
 if TYPE_CHECKING:

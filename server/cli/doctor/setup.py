@@ -17,11 +17,12 @@ from server.cli.client import client_for
 from server.cli.console import CliError
 from server.cli.doctor.findings import Finding, told
 from server.memory.files import look
-from server.settings.catalog import Catalog, CatalogError
+from server.settings.catalog import Catalog
 from server.settings.config import Settings
 from server.settings.config_source import ConfigError, default_config_file, load_settings
 from server.settings.discovery import discover, with_discovered
 from server.settings.listener import foreign_host_without_key, is_loopback, public_without_key
+from server.settings.named_models import CatalogError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,11 +57,12 @@ def models(settings: Settings) -> list[Finding]:
     """Whether the files of each model are there and sound, those of `models_dirs` too. Reads headers only."""
     elsewhere = discover(settings.server.models_dirs)
     try:
-        entries = Catalog(with_discovered(settings, elsewhere)).entries
+        catalog = Catalog(with_discovered(settings, elsewhere))
     except CatalogError as problem:
         return [told("models", "problem", line) for line in str(problem).splitlines()]
+    entries = catalog.entries
     wrong = without_engine(entries)
-    found = [told("models", "warning", text) for text in elsewhere.problems]
+    found = [told("models", "warning", text) for text in (*elsewhere.problems, *catalog.unknown_names)]
     found += [Finding("models", "problem", f"{name}: {why}") for name, why in wrong.items()]
     for entry in entries:
         if entry.name in wrong:
