@@ -6,6 +6,8 @@ Imported by the server only: workers get plain values (`LoadModel.options`).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -47,6 +49,8 @@ class Options(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
     )
+    of_a_card: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Keys that have no effect on a machine without a card, and what is so there in any case."""
 
 
 class ImageOptions(Options):

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.diffusion.families import STEPS
 from backends.diffusion.library import of_diffusers
+from backends.machine.crash_reason import in_words
 
 if TYPE_CHECKING:
     from backends.diffusion.header import DrawHeader
@@ -93,6 +95,22 @@ def begun(header: DrawHeader, config: dict[str, Any], name: str, steps: int, siz
         given["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     scheduler.set_timesteps(steps, **given)
     return Flowing(scheduler, steps)
+
+
+def failing(header: DrawHeader, config: dict[str, Any]) -> dict[str, str]:
+    """The schedulers that a folder's configuration is nothing for, by our names, and what each says to it.
+
+    Tried with steps that all have, whatever the model's own number is.
+    """
+    found = {}
+    for name in header.schedulers:
+        chance, latents = torch.Generator().manual_seed(0), torch.zeros(1, 1, 1, 1)
+        try:
+            denoising = begun(header, config, name, STEPS, header.size)
+            denoising.after(denoising.scaled(latents, 0), latents, 0, chance)
+        except Exception as error:  # what a stranger's configuration makes the library raise
+            found[name] = in_words(error)
+    return found
 
 
 def _tokens(header: DrawHeader, size: tuple[int, int]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,7 +27,7 @@ from backends.pytorch import shortage
 from backends.stateless import StatelessEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -48,6 +48,8 @@ class Defaults:
     steps: int
     guidance: float
     scheduler: str
+    failing: Mapping[str, str] = field(default_factory=dict)
+    """Schedulers that the folder's configuration is nothing for, and why."""
 
 
 class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
@@ -102,6 +104,7 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
         steps = job.steps or min(MAX_STEPS, max(1, round(self._defaults.steps * job.effort)))
         name = job.scheduler or self._defaults.scheduler
         _refuse("scheduler", wishes.scheduler_problem(self._header, name))
+        _refuse("scheduler", wishes.failing_problem(self._defaults.failing, name))
         try:
             return begun(self._header, self._painter.scheduler_config, name, steps, size)
         except (ValueError, IndexError, ZeroDivisionError) as error:

@@ -13,6 +13,7 @@ import torch
 from backends.backend import HeaderError
 from backends.diffusion import adapter_files, arithmetic
 from backends.diffusion.adapted import ImageAdapters
+from backends.diffusion.denoising import failing
 from backends.diffusion.engine import Defaults, DrawEngine
 from backends.diffusion.families import ENCODER_CLASSES
 from backends.diffusion.header import INDEX, DrawHeader, read
@@ -25,7 +26,7 @@ from backends.diffusion.precision import computed_in, packed_parts
 from backends.diffusion.slicing import in_slices
 from backends.diffusion.transformers import FluxPainter, JointPainter
 from backends.diffusion.unet import UNetPainter
-from backends.diffusion.wishes import AUTO
+from backends.diffusion.wishes import AUTO, failing_problem
 from backends.engine import LoadError
 from backends.files import foreign, model_files
 from backends.files.adapters import KEY, AdapterError, configured
@@ -75,7 +76,7 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     adapted = _adapted(adapters, painter, header, spec)
     compute = _tried(painter, header, plan, next((name for name, why in adapted.items() if not why), ""))
     progress(1.0)
-    defaults = _defaults(header, spec)
+    defaults = _defaults(header, spec, painter.scheduler_config)
     facts = _facts(header, plan, defaults, adapted)
     bytes_of = {"compute": compute, **({KEY: adapters.n_bytes} if adapters.n_bytes else {})}
     ready = _ready(header, plan, facts, networks, bytes_of, free_before=free_before)
@@ -246,13 +247,16 @@ def _try(painter: Painter, header: DrawHeader, size: tuple[int, int], n_rows: in
     painter.pixels(latents)
 
 
-def _defaults(header: DrawHeader, spec: LoadModel[DrawPlan]) -> Defaults:
+def _defaults(header: DrawHeader, spec: LoadModel[DrawPlan], scheduler_config: dict[str, Any]) -> Defaults:
+    """Raises LoadError where the scheduler that requests get cannot compute."""
     scheduler, steps, guidance = (spec.options.get(f"image_{key}", AUTO) for key in ("scheduler", "steps", "guidance"))
-    return Defaults(
-        steps=header.own_steps if steps == AUTO else int(steps),
-        guidance=header.own_guidance if guidance == AUTO else float(guidance),
-        scheduler=header.scheduler if scheduler == AUTO else str(scheduler),
-    )
+    own_steps = header.own_steps if steps == AUTO else int(steps)
+    name = header.scheduler if scheduler == AUTO else str(scheduler)
+    found = failing(header, scheduler_config)
+    if (why := failing_problem(found, name)) is not None:
+        raise LoadError(f"the scheduler {why}")
+    own_guidance = header.own_guidance if guidance == AUTO else float(guidance)
+    return Defaults(own_steps, own_guidance, name, found)
 
 
 def _facts(header: DrawHeader, plan: DrawPlan, defaults: Defaults, adapted: dict[str, str]) -> DrawFacts:

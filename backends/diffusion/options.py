@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -15,6 +17,8 @@ NamedScheduler = Literal["ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "h
 
 class DrawOptions(AdapterOptions):
     """How images are drawn where requests do not say."""
+
+    of_a_card: ClassVar[Mapping[str, str]] = MappingProxyType({"image_offload": "all networks are in host memory"})
 
     quantization: Quantization = "none"
     """How linear layers are loaded: of the network that denoises, and of T5."""

@@ -48,7 +48,11 @@ def chosen(options: Mapping[str, Setting]) -> Ways:
 
 
 def plans(header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
-    """All that are worth a try. On a processor no network has another memory to wait in."""
+    """All that are worth a try, each once. On a processor no network has another memory to wait in."""
+    yield from dict.fromkeys(_ladder(header, wish))
+
+
+def _ladder(header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
     several = (PARALLEL, *fewer(PARALLEL)) if "parallel" in wish.open else (wish.parallel,)
     ways, on_card = header.ways, wish.device == "cuda"
     base = DrawPlan(

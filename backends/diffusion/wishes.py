@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backends.diffusion.header import DrawHeader
 
 AUTO: Final = "auto"
@@ -17,6 +19,13 @@ def scheduler_problem(header: DrawHeader, name: str) -> str | None:
         return None
     known = " or ".join(header.schedulers)
     return f"{name} is for other models; this one denoises by flow matching. hint: {known}, or leave it out"
+
+
+def failing_problem(failing: Mapping[str, str], name: str) -> str | None:
+    """Why a scheduler cannot be taken that was tried when the model was loaded."""
+    if (why := failing.get(name)) is None:
+        return None
+    return f"{name} cannot compute with this folder's scheduler_config.json: {why[:200]}. hint: another one"
 
 
 def guidance_problem(header: DrawHeader, guidance: float | None) -> str | None:

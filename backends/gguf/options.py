@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +15,10 @@ HostLayers = Literal["auto"] | Annotated[int, Field(ge=0, le=10_000), NO_BOOL]
 
 class GgufOptions(AdapterOptions, ImageOptions, SoundOptions):
     """How llama.cpp loads a file."""
+
+    of_a_card: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(("expert_layers", "ffn_layers"), "all layers are in host memory")
+    )
 
     expert_layers: HostLayers = "auto"
     """Layers of a mixture of experts whose experts lie in host memory beside a card; auto: as many as have to."""

@@ -59,7 +59,7 @@ class Checkup:
     gives: dict[str, str] = field(default_factory=dict)
     """`text`, `vectors` or `scores`, of those whose files could be read."""
     remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What the files say otherwise than they are served."""
+    """What the files say otherwise than they are served, and what the table asks for in vain."""
 
 
 def without_engines(entries: Iterable[CatalogEntry]) -> Checkup:
@@ -77,8 +77,9 @@ async def look_over(pool: Pool, entries: Iterable[CatalogEntry], found: Checkup)
         else:
             found.gives[entry.name] = plan.gives
             await pool.look(entry.name)
-            if (header := pool.info(entry.name).header) is not None and header.remarks:
-                found.remarks[entry.name] = header.remarks
+            header = pool.info(entry.name).header
+            if remarks := (*(() if header is None else header.remarks), *plan.notes):
+                found.remarks[entry.name] = remarks
             if not plan.fits:
                 found.unusable[entry.name] = plan.reason or "it does not fit into the budget"
     return found

@@ -32,6 +32,9 @@ def draw(
     guidance: Annotated[float | None, typer.Option(min=0, help="How closely the prompt is followed.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="ddim, euler, dpm++ ...; else the model's own.")] = None,
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What is not to be seen.")] = None,
+    short_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What CLIP reads where T5 reads the prompt.")
+    ] = None,
     url: Url = None,
     config: ConfigFile = None,
 ) -> None:
@@ -54,6 +57,7 @@ def draw(
         "guidance_scale": guidance,
         "scheduler": scheduler,
         "negative_prompt": negative,
+        "short_prompt": short_prompt,
     }
     with server_for(model, url=url, config=config, settings=loaded_or_exit(config).settings) as (client, name):
         done = _drawn(client, {"model": name, "stream": True, **{k: v for k, v in asked.items() if v is not None}})

@@ -27,6 +27,7 @@ from server.memory.capacity import Capacity, PlanStatus, WishChange, capacity_of
 from server.memory.elsewhere import memory_to_plan_with
 from server.memory.estimator import Estimator
 from server.memory.files import FileFacts, look
+from server.memory.idle_keys import idle_keys
 from server.memory.learned import Learned
 from server.memory.ledger import LedgerError, Tenant
 from server.memory.opening import DeviceError
@@ -201,6 +202,7 @@ async def _answer(settings: Settings, entries: list[CatalogEntry], change: WishC
         free=memory.ledger.free,
         residents=residents,
         speed=lambda plan: speeds.estimate(facts[0], plan),
+        notes=idle_keys(entries[0].config, entries[0].backend, memory.device),
     )
 
 
@@ -252,6 +254,8 @@ def _show(answer: Capacity, others: list[str]) -> None:
         table.add_row("total", f"{format_size(side.total_bytes)} of {format_size(side.budget_bytes)}")
         table.add_row("free", format_size(side.free_bytes))
     stdout().print(table)
+    for note in answer.notes:
+        write(f"note: {note}")
     write(f"estimate: {_SOURCES[answer.source]}")
     if answer.speed is not None:
         write(f"speed: {speed_words(answer.speed)}, {SPEED_SOURCES[answer.speed.source]}")

@@ -15,6 +15,7 @@ from backends.registry import backend_of
 from server.memory.capacity import capacity_of
 from server.memory.estimator import Estimator
 from server.memory.files import ModelFiles
+from server.memory.idle_keys import idle_keys
 from server.memory.learned import Learned
 from server.memory.ledger import Tenant
 from server.memory.placement import Placed, longest_context, memory_words, place
@@ -194,6 +195,7 @@ class MemoryBudget:
             free=self.memory.free + self.held(entry.name),
             residents=residents,
             speed=lambda plan: self.speeds.estimate(facts, plan),
+            notes=idle_keys(entry.config, entry.backend, self.memory.device),
         )
 
     async def measure_speeds(self) -> list[str]:

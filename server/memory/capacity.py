@@ -139,6 +139,8 @@ class Capacity(msgspec.Struct, frozen=True):
     """Host memory."""
     speed: SpeedStatus | None = None
     """What one request alone would get; None where it is not foretold."""
+    notes: list[str] = []
+    """What the model's table asks for in vain on this machine."""
 
 
 def capacity_of(
@@ -152,6 +154,7 @@ def capacity_of(
     most: Amount | None = None,
     residents: Sequence[Candidate] = (),
     speed: Callable[[LoadPlan], SpeedEstimate | None] = lambda _plan: None,
+    notes: Sequence[str] = (),
 ) -> Capacity:
     """What a load of the model would come to; `residents` are the others that may leave, `free` what is free.
 
@@ -217,6 +220,7 @@ def capacity_of(
         device=device,
         host=host,
         speed=speed_told(plan),
+        notes=list(notes),
     )
 
 

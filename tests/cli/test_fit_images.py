@@ -43,6 +43,22 @@ def told_packed(onecard, folder):
     return json.loads(onecard("fit", "packed", "--config", str(config), *CARD, "--json").stdout)
 
 
+def test_what_is_configured_in_vain_is_told(onecard, environment, models):
+    """Given keys that only a card makes something of, and a machine without one, then `fit` says so; of a card not."""
+    environment["ONECARD_SERVER__PORT"] = "1"  # no server answers
+    config = models["sdxl"].parent / "vain.toml"
+    tables = {"artist": ("sdxl", 'image_offload = "text"'), "talker": ("chat", 'kv_offload = "host"')}
+    config.write_text(
+        "".join(f'[models.{name}]\npath = "{models[path]}"\n{key}\n' for name, (path, key) in tables.items())
+    )
+    memory = ("--config", str(config), "--budget", "64GiB")
+    for name, (_, key) in tables.items():
+        told = json.loads(onecard("fit", name, *memory, "--device", "cpu", "--json").stdout)["notes"]
+        assert [note.partition(":")[0] for note in told] == [f"{key} has no effect without a card"]
+        assert json.loads(onecard("fit", name, *memory, "--device", "cuda", "--json").stdout)["notes"] == []
+    assert 'note: image_offload = "text"' in onecard("fit", "artist", *memory, "--device", "cpu").stdout
+
+
 def test_who_fits_into_12_gib(onecard, environment, models):
     """Given real shapes, then weights are those of the published parameters, and the answer is the sums'."""
     environment["ONECARD_SERVER__PORT"] = "1"  # no server answers

@@ -16,9 +16,9 @@ import tomlkit
 from msgspec.structs import replace
 
 from backends.diffusion.kind import DrawPlan
-from backends.messages import LoadModel
 from backends.registry import BACKENDS
 from tests.draw.conftest import Q
+from tests.draw.loading import loaded
 from tests.draw.test_demo_draw import background
 from tests.e2e.server import serving, until
 from tests.http.conftest import Server
@@ -116,16 +116,6 @@ def test_it_comes_and_goes_while_the_server_runs(tmp_path: Path) -> None:
         with pytest.raises(openai.NotFoundError):
             draw(client, "toy:blue")
         assert background(draw(client, "toy")) == "red"
-
-
-def loaded(folder: Path, **adapters: Path) -> Any:
-    from backends.diffusion.loading import load
-
-    options: dict[str, Any] = {"adapters": json.dumps({name: str(path) for name, path in adapters.items()})}
-    spec = LoadModel(
-        name="a", backend="diffusion", path=str(folder), plan=DrawPlan(parallel=3), threads=1, options=options
-    )
-    return load(spec, lambda _share: None)
 
 
 def test_a_row_is_what_peft_computes(made: Path, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.diffusion.kind import Draw, DrawPlan, Picture, Progressed
+from backends.diffusion.kind import Draw, Picture, Progressed
 from backends.engine import JobError, LoadError
-from backends.messages import Event, Failed, Finished, LoadModel
+from backends.messages import Event, Failed, Finished
+from tests.draw.loading import loaded
 
 pytestmark = pytest.mark.engine
 diffusers = pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
@@ -55,16 +56,6 @@ def xl(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("xl") / "model"
     pipe.save_pretrained(folder)
     return folder
-
-
-def loaded(folder: Path, *, parallel: int = 3) -> Any:
-    from backends.diffusion.loading import load
-
-    plan = DrawPlan(parallel=parallel)
-    spec = LoadModel(
-        name="a", backend="diffusion", path=str(folder), plan=plan, threads=1, options={"image_size": "96x96"}
-    )
-    return load(spec, lambda _share: None)
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -187,3 +178,17 @@ def test_what_does_not_load_says_why(xl: Path, tmp_path: Path) -> None:
         loaded(empty)
     with pytest.raises(JobError, match="has no 120 steps"):
         loaded(xl).prepare(Draw("a", PROMPT, 64, 64, seed=0, steps=120, scheduler="lcm"))
+
+
+def test_a_scheduler_that_cannot_compute_is_refused_by_name(xl: Path, tmp_path: Path) -> None:
+    """Given a folder whose scheduler's configuration some schedulers take and fail with in their first step, then each
+    is found while the model loads: requests for it are refused, the others draw, and it is no default."""
+    folder = shutil.copytree(xl, tmp_path / "odd")
+    file = folder / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "variance_type": "learned"}))
+    engine = loaded(folder)
+    with pytest.raises(JobError, match=r"ddpm cannot compute with this folder's scheduler_config\.json: .+ hint"):
+        engine.prepare(Draw("a", PROMPT, 64, 64, seed=0, steps=2, scheduler="ddpm"))
+    assert len(drawn(engine, Draw("a", PROMPT, 64, 64, seed=0, steps=2, scheduler="ddim"))) == 1
+    with pytest.raises(LoadError, match="the scheduler ddpm cannot compute"):
+        loaded(folder, options={"image_scheduler": "ddpm"})

@@ -13,24 +13,17 @@ from msgspec.structs import replace
 from backends.diffusion import arithmetic
 from backends.diffusion.header import DrawHeader
 from backends.diffusion.kind import Draw, DrawPlan, Offloaded
-from backends.messages import LoadModel
 from backends.plan import Amount, Footprint, Wish
 from backends.registry import BACKENDS
 from server.memory.placement import place
 from server.scheduling.budget import Refused
+from tests.draw.loading import loaded
 from tests.draw.test_bytes import most_alive
 from tests.draw.test_engine import drawn
 
 torch = pytest.importorskip("torch", reason="the extra `images` brings torch")
 GIB = 2**30
 JOBS = [Draw(str(i), "a red background", 64, 64, seed=i, steps=3, guidance=3.0) for i in range(2)]
-
-
-def loaded(folder: Path, **plan: Any) -> Any:
-    from backends.diffusion.loading import load
-
-    spec = LoadModel(name="a", backend="diffusion", path=str(folder), plan=DrawPlan(parallel=2, **plan), threads=1)
-    return load(spec, lambda _share: None)
 
 
 def described(folder: Path, **options: Any) -> DrawHeader:
@@ -43,10 +36,11 @@ def described(folder: Path, **options: Any) -> DrawHeader:
 def test_networks_that_wait_draw_the_same_bytes(offload: Offloaded, made: Path) -> None:
     """Given networks that come for their passes, when images are drawn, then no byte differs, all numbers are back in
     their place, and what lived beside them is what is predicted."""
-    sparing, found = loaded(made, offload=offload), list[np.ndarray]()
+    sparing, found = loaded(made, DrawPlan(parallel=2, offload=offload)), list[np.ndarray]()
     stored = torch.nn.ModuleDict(networks(sparing))
     alive = most_alive(lambda: found.extend(drawn(sparing, *JOBS)), stored)
-    assert all((ours == theirs).all() for ours, theirs in zip(found, drawn(loaded(made), *JOBS), strict=True))
+    whole = drawn(loaded(made, DrawPlan(parallel=2)), *JOBS)
+    assert all((ours == theirs).all() for ours, theirs in zip(found, whole, strict=True))
     header, plan = described(made), DrawPlan(parallel=2, offload=offload)
     predicted = arithmetic.compute_bytes(header, plan, arithmetic.rows_at_once(plan), (64, 64))
     bare = arithmetic.compute_bytes(header, DrawPlan(parallel=2), 2, (64, 64))
@@ -63,7 +57,7 @@ def networks(engine: Any) -> dict[str, Any]:
 
 
 def test_slices_draw_the_same_within_rounding(made: Path) -> None:
-    plain, sliced = drawn(loaded(made), *JOBS), drawn(loaded(made, sliced=True), *JOBS)
+    plain, sliced = (drawn(loaded(made, DrawPlan(parallel=2, sliced=one)), *JOBS) for one in (False, True))
     assert max(np.abs(a - b).max() for a, b in zip(plain, sliced, strict=True)) <= 1
 
 
@@ -133,6 +127,7 @@ def test_what_the_operator_says_is_done(large: DrawHeader, made: Path) -> None:
     assert all(plan.tiled for plan in BACKENDS["diffusion"].plans(tiled, WISH))
     on_cpu = list(BACKENDS["diffusion"].plans(header, dataclasses.replace(WISH, device="cpu")))
     assert {plan.offload for plan in on_cpu} == {"none"}
+    assert [len(found) for found in (plans, on_cpu)] == [len(set(plans)), len(set(on_cpu))]
     assert BACKENDS["diffusion"].choices.figures(header, plans[0])["image_offload"] == "parts"
     whole = replace(plans[0], offload="none")
     room = Amount(64 * GIB, 64 * GIB)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from backends.diffusion.route import SURFACE
 from backends.engine import JobError
 from backends.messages import Event
 from tests.draw.families import LONG, PROMPT
+from tests.draw.loading import loaded
 from tests.draw.test_edits import HOLE, PLAIN, png, shown
-from tests.draw.test_engine import by_diffusers, drawn, loaded
+from tests.draw.test_engine import by_diffusers, drawn
 from tests.http.conftest import Server
 
 pytestmark = pytest.mark.engine
@@ -119,9 +122,9 @@ def test_other_schedulers_and_what_a_folder_is_made_for(engines: dict[str, Any])
 
 
 @pytest.mark.parametrize("model", ["three", "flux"])
-def test_over_http(server: Server, model: str) -> None:
-    """Given one of each over HTTP, then a seed is its bytes, previews come, a client that leaves ends its image, and
-    edits keep what a mask does not open."""
+def test_over_http(server: Server, model: str, tmp_path: Path) -> None:
+    """Given one of each over HTTP, then a seed is its bytes, previews come, edits keep what a mask does not open, and
+    `onecard draw` takes a prompt that only T5 reads where it is told what CLIP reads."""
     asked = {"model": model, "prompt": PROMPT, "size": "128x64", "seed": 5}
     answers = [server.post(SURFACE.path, fields, timeout=300) for fields in (asked, asked, {**asked, "seed": 6})]
     first, again, other = (answer.json()["data"][0]["b64_json"] for answer in answers)
@@ -141,6 +144,11 @@ def test_over_http(server: Server, model: str) -> None:
         assert (made[open_pixels] != PLAIN[open_pixels]).any(axis=-1).mean() > 0.5
         varied: Any = client.images.create_variation(model=model, image=png(PLAIN))
         assert shown(varied.data[0].b64_json).shape == PLAIN.shape
+    command = [sys.executable, "-m", "server.cli", "draw", model, LONG, "--url", server.url, "-o", f"{tmp_path}/a.png"]
+    long = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (long.returncode, "short_prompt" in long.stderr) == (1, True), long.stderr
+    short = subprocess.run([*command, "--short-prompt", PROMPT], capture_output=True, text=True, check=False)
+    assert short.returncode == 0, short.stderr
     refused = server.post(SURFACE.path, {**asked, "size": "72x64"}, timeout=300)
     assert (refused.status, refused.json()["error"]["param"]) == (400, "size")
     assert "no multiple of 16" in refused.json()["error"]["message"]

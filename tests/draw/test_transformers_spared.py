@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.diffusion.kind import Draw, DrawPlan
-from backends.messages import LoadModel
 from tests.draw.families import PROMPT
+from tests.draw.loading import loaded
 from tests.draw.test_engine import drawn
 
 pytestmark = pytest.mark.engine
@@ -18,14 +17,6 @@ torch = pytest.importorskip("torch", reason="the extra `images` brings torch")
 diffusers = pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
 PIPELINES = {"sd3": "StableDiffusion3Pipeline", "flux": "FluxPipeline"}
 LAYERS = ["to_q", "add_k_proj", "to_out.0", "ff.net.2", "proj_mlp", "norm1.linear", "x_embedder", "context_embedder"]
-
-
-def loaded(folder: Path, plan: DrawPlan, **adapters: Path) -> Any:
-    from backends.diffusion.loading import load
-
-    options: dict[str, Any] = {"adapters": json.dumps({name: str(path) for name, path in adapters.items()})}
-    spec = LoadModel(name="a", backend="diffusion", path=str(folder), plan=plan, threads=1, options=options)
-    return load(spec, lambda _share: None)
 
 
 def saved(pipe: Any, kind: Any, path: Path) -> Path:
