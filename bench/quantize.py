@@ -28,7 +28,7 @@ from pathlib import Path
 from quantize.hf.convert import make_plan, write_plan
 from quantize.hf.source import opened
 from quantize.hf.tensor import Dtype
-from quantize.files import sync
+from backends.files.whole import sync
 with opened(Path(sys.argv[1])) as source:
     plan = make_plan(source, Dtype[sys.argv[3]])
     began = time.perf_counter()

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from backends.files.scratch import scratch_folder
 from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
 from quantize import adapter, bnb, converter, estimator, merge, quantizer
@@ -24,7 +25,6 @@ from quantize.report import measure
 from quantize.report.card import Card, contexts_for
 from quantize.report.measure import Subject
 from quantize.request import check_no_base, check_plain, check_request
-from quantize.scratch import scratch_folder
 from quantize.types import FLOATS, GGUF, HF, is_bnb
 from quantize.words import size
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from backends.backend import HeaderError
+from backends.bnb.joined import zeros_beside
 from backends.bnb.sight import is_of_language
 from backends.bnb.stored import EMBEDDINGS
 from backends.files import foreign, lora_folder
@@ -56,7 +57,7 @@ def _described(name: str, path: Path, folder: FolderInfo) -> Adapter:
         found = checked(path, folder)
     except AdapterError as problem:
         return Adapter(name, path, problem=foreign.plain([str(problem)])[0])
-    n_values = sum(pair.n_values for pair in found.pairs)
+    n_values = sum(pair.n_values for pair in found.pairs) + zeros_beside(found.pairs)
     n_bytes = sum(pair.a.n_bytes + pair.b.n_bytes for pair in found.pairs)
     return Adapter(name, path, found.rank, len(found.pairs), n_values, n_bytes)
 

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from backends.bnb.joined import AT_ONCE, sharing
 from backends.files.adapters import AdapterError
 from backends.files.lora_values import read_floats
 from backends.pytorch.linear import PackedFactor, PackedLinear, PlainFactor, can_pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
 _STACKED_RANK: Final = 64
 """Columns of a stack: more would cost prompts of few adapters more than one product each."""
-_ONE_INPUT: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Ends of the names of layers that models compute from one input."""
-_AT_ONCE: Final = 2**19
-"""Numbers of a matrix for all layers of one input; a larger one, half of it zeros, would cost more than it saves."""
 _FEW_ROWS: Final = 0.5
 """Below this share of a pass the rows of a stack are taken out of it, which costs three more operations."""
 
@@ -196,7 +193,7 @@ class LoraAdapters:
         for member in members:
             for pair, a, b in self._folders[member]:
                 by_layer.setdefault(pair.layer, []).append(_Matrices(member, a, b))
-        for layers in _sharing(by_layer):
+        for layers in sharing(by_layer):
             yield layers, self._part(stack, [by_layer[layer] for layer in layers])
 
     def _part(self, stack: int, layers: Sequence[Sequence[_Matrices]]) -> _Part:
@@ -207,7 +204,7 @@ class LoraAdapters:
         sizes, columns = [up.shape[0] for up in ups], [up.shape[1] for up in ups]
         factor = PackedFactor if packs else PlainFactor
         part = _Part(stack, factor(down), torch.tensor(owners, device=self._device), owners, columns, [], sizes)
-        if len(layers) == 1 or sum(sizes) * sum(columns) > _AT_ONCE:
+        if len(layers) == 1 or sum(sizes) * sum(columns) > AT_ONCE:
             part.ups = [factor(up) for up in ups]
         else:
             whole: torch.Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
@@ -241,16 +238,6 @@ def _shape(layer: Any) -> tuple[int, int] | None:
     if hasattr(layer, "out_features") and hasattr(layer, "in_features"):
         return int(layer.out_features), int(layer.in_features)
     return (int(layer.nf), int(layer.nx)) if hasattr(layer, "nf") and hasattr(layer, "nx") else None
-
-
-def _sharing(layers: Collection[str]) -> Iterator[Sequence[str]]:
-    """Layers in groups of those that models give the same input; whether they do is seen with every pass."""
-    groups: dict[tuple[str, Sequence[str]], list[str]] = {}
-    for layer in sorted(layers):
-        parent, _, end = layer.rpartition(".")
-        together = next((ends for ends in _ONE_INPUT if end in ends), (end,))
-        groups.setdefault((parent, together), []).append(layer)
-    yield from groups.values()
 
 
 def _stacks(ranks: Sequence[int]) -> list[list[int]]:

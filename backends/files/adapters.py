@@ -36,7 +36,7 @@ class Adapter:
     n_targets: int = 0
     """Matrices of the base that it changes."""
     n_values: int = 0
-    """Numbers of all its matrices."""
+    """Numbers of all its matrices as they are computed with."""
     n_bytes: int = 0
     """What they take as they are stored."""
     problem: str | None = None

@@ -149,6 +149,8 @@ class TrainFinished(Plain, tag="train_finished", frozen=True):
     folder: str
     trained_tokens: int
     steps: int
+    lost_best_step: int = 0
+    """A step that was better than the last, whose checkpoint could not be read; 0: none, the result is the best."""
 
 
 class TrainLeft(Plain, tag="train_left", frozen=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from backends.border.link import EXIT_ENGINE_ERROR, EXIT_ORPHANED, EXIT_OUT_OF_MEMORY, Link, leave, note, or_leave
 from backends.border.wire import train_command_decoder
+from backends.engine import LoadError
 from backends.machine.kernel import call_me, die_with, limit_damage, share_few_arenas
 from backends.messages.training import Leave, Train, TrainCommand, TrainFailed
 from backends.prompts.renderer import fork_beside, rendering_beside
@@ -59,6 +60,9 @@ def _train(recipe: Recipe, link: Link[TrainCommand], wanted: threading.Event) ->
         end = job.run(recipe, link.send, leaving=wanted.is_set)
     except TrainError as error:
         link.send(TrainFailed(error.message, error.code))
+        leave(0)
+    except LoadError as error:  # a library that is not to be imported
+        link.send(TrainFailed(error.message))
         leave(0)
     except ModuleNotFoundError as error:
         link.send(TrainFailed(f"the package {error.name} is missing. hint: pip install 'onecard[training]'"))

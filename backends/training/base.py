@@ -6,7 +6,6 @@ Nothing is fetched, no code of the folder runs, no pickle is read.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,12 +117,6 @@ def _stored_in(recipe: Recipe) -> torch.dtype:
 
 def _check_recipe(recipe: Recipe) -> None:
     """Raises TrainError."""
-    if importlib.util.find_spec("kernels") is not None:
-        raise TrainError(
-            "failed",
-            "the package 'kernels' is installed, with which bitsandbytes fetches code from the network while it runs. "
-            "hint: pip uninstall kernels",
-        )
     if recipe.quantization not in _KINDS[recipe.method]:
         allowed = " or ".join(_KINDS[recipe.method])
         raise TrainError("failed", f"method {recipe.method} takes quantization {allowed}, not {recipe.quantization}")

@@ -8,7 +8,6 @@ is never unpickled.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from backends.files import model_files
+from backends.files import model_files, whole
 from backends.training.errors import TrainError
 from backends.training.price import KEPT_CHECKPOINTS
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 STATE: Final = "state.json"
 _NAME: Final = re.compile(r"step-(\d{8})(?:-(\d{1,6}))?")
-_ASIDE: Final = ".writing-"
 _GONE: Final = ".gone-"
 _STATE_BYTES: Final = 2**20
 
@@ -61,7 +59,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for left in (*folder.glob(f"{_ASIDE}*"), *folder.glob(f"{_GONE}*")):
+        for left in folder.glob(".*"):
             shutil.rmtree(left)
 
     def all(self) -> list[Checkpoint]:
@@ -125,28 +123,24 @@ class Checkpoints:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Write a folder aside, see it to the disk, and give it its name; what stood there goes first.
+    """Have a folder written aside, and give it its name; what stood there goes first.
 
     Raises TrainError where the disk is full or refuses; then there is neither.
     """
-    aside = target.parent / f"{_ASIDE}{target.name}"
+    whole.remove(target)
+    written = 0
     try:
-        for left in (aside, target):
-            if left.exists():
-                shutil.rmtree(left)
-        aside.mkdir(parents=True)
-        fill(aside)
-        for file in aside.iterdir():
-            _sync(file)
-        _sync(aside)
-        aside.rename(target)
-        _sync(target.parent)
+        with whole.replacing(target) as aside:
+            aside.mkdir()
+            try:
+                fill(aside)
+            finally:
+                written = _written_bytes(aside)
     except Exception as error:
-        written, free = _written_bytes(aside), shutil.disk_usage(target.parent).free
-        shutil.rmtree(aside, ignore_errors=True)
         if not _is_of_disk(error):
             raise
         why = model_files.reason(error) if isinstance(error, OSError) else "no space left on device"
+        free = shutil.disk_usage(target.parent).free
         raise TrainError(
             "disk",
             f"{target.name} cannot be written: {why} behind {written / 2**20:.1f} MiB of it, with {free / 2**20:.1f} "
@@ -155,17 +149,9 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _written_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _is_of_disk(error: Exception) -> bool:
     """safetensors tells of a full disk in an error of its own."""
     return isinstance(error, OSError) or "I/O error" in str(error)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

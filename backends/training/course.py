@@ -214,11 +214,13 @@ class Course:
         self._tell(CheckpointSaved(step=written.state.step, folder=str(written.folder)))
 
     def _finish(self) -> TrainFinished:
-        best = self._checkpoints.at(self._state.best_step) if self._state.best_step != self._state.step else None
+        wanted = self._state.best_step if self._state.best_step != self._state.step else 0
+        best = self._checkpoints.at(wanted) if wanted else None
         if best is not None:
             self._learner.restore_weights(best.folder)
         folder = result.write(Path(self._recipe.folder) / "result", self._base, self._learner, self._recipe)
-        return TrainFinished(folder=str(folder), trained_tokens=self._state.tokens, steps=self._state.step)
+        lost = wanted if best is None else 0
+        return TrainFinished(str(folder), self._state.tokens, self._state.step, lost_best_step=lost)
 
     def _halved(self, report: MicroBatchHalved) -> None:
         self._tell(report)

@@ -27,6 +27,7 @@ MOST_CRASHES: Final = 3
 """Without a checkpoint between them; then the job has failed."""
 _AGAIN_S: Final = (1.0, 5.0, 20.0)
 """Until a job whose process crashed is begun again, by how often it did."""
+_CONFLICT: Final = 409
 _LOG: Final = logging.getLogger("onecard.training")
 _LEFT_FOR: Final = {
     "room": "a model or a lease needs its memory",
@@ -91,20 +92,31 @@ class Endings:
     async def _succeed(self, job: Job, end: TrainFinished) -> None:
         job = await asyncio.to_thread(self._results.keep, job, end, int(self._clock()))
         await self._results.serve(job)
+        if end.lost_best_step:
+            told = f"The checkpoint of step {end.lost_best_step}, the best, cannot be read: the last step is the result"
+            await asyncio.to_thread(self._store.tell, job, told, level="warn")
         for told in (f"New fine-tuned model created: {job.model_name}", "The job has successfully completed"):
             await asyncio.to_thread(self._store.tell, job, told)
         self._counts.count_training_end("succeeded")
 
     async def _fail(self, job: Job, error: JobError) -> None:
-        def edit(record: JobRecord) -> None:
-            record.error, record.finished_at = error, int(self._clock())
-
-        if error.code == "disk":  # else there may be no room for the word of it
-            await self._forget(job)
-        job = await asyncio.to_thread(self._store.change, job.id, "failed", edit)
+        """The word of it comes first: a server that is killed behind it sweeps the folder at its next start."""
+        try:
+            job = await self._failed(job, error)
+        except ApiError as problem:
+            if error.code != "disk" or problem.status == _CONFLICT:
+                raise
+            await self._forget(job)  # there is no room for the word before
+            job = await self._failed(job, error)
         await asyncio.to_thread(self._store.tell, job, error.message, level="error")
         await self._forget(job)
         self._counts.count_training_end("failed")
+
+    async def _failed(self, job: Job, error: JobError) -> Job:
+        def edit(record: JobRecord) -> None:
+            record.error, record.finished_at = error, int(self._clock())
+
+        return await asyncio.to_thread(self._store.change, job.id, "failed", edit)
 
     async def _crashed(self, job: Job, end: Crashed) -> float:
         crashes = job.record.crashes + 1
@@ -141,5 +153,5 @@ def already_ended() -> Iterator[None]:
     try:
         yield
     except ApiError as problem:
-        if problem.status != 409:
+        if problem.status != _CONFLICT:
             raise

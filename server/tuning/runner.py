@@ -87,13 +87,15 @@ class TuningRunner:
         """Until when a job is not begun, and why."""
         self._stopping = False
         self._left_over = False
-        """What an earlier run has left is yet to be taken up."""
+        """What an earlier run has made is yet to be served."""
+        self._ended_since = False
+        """What jobs have left that ended without a result is yet to be removed."""
         tenant.told = self._told
 
     async def start(self, *, at_once: bool) -> None:
         """Begin; `at_once` where an earlier run may have left something."""
         if at_once:
-            self._left_over = True
+            self._left_over = self._ended_since = True
             try:
                 await self._take_up()
             except ApiError as problem:
@@ -136,7 +138,7 @@ class TuningRunner:
                 self._session.end("cancel")
         elif job.state == "cancelled":
             self._counts.count_training_end("cancelled")
-            shutil.rmtree(self._store.folder(job.id), ignore_errors=True)
+            self._ended_since = True
         self.wake()
 
     def waiting_for(self, job: Job) -> str | None:
@@ -166,7 +168,7 @@ class TuningRunner:
     # The walk
 
     async def _take_up(self) -> None:
-        """What was made is served, and what was cancelled is removed; each job for itself. Raises ApiError."""
+        """Serve what was made; each job for itself. Raises ApiError."""
         for job in await asyncio.to_thread(self._store.succeeded):
             try:
                 await self._results.serve(job)
@@ -174,9 +176,17 @@ class TuningRunner:
                 _LOG.warning(
                     "tuned_model_unserved id=%s error=%s at=%s", job.id, type(problem).__name__, place_of(problem)
                 )
-        for folder in await asyncio.to_thread(self._store.leftovers):
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         self._left_over = False
+
+    async def _sweep(self) -> None:
+        """Raises ApiError."""
+        self._ended_since = False
+        try:
+            for folder in await asyncio.to_thread(self._store.leftovers):
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        except BaseException:
+            self._ended_since = True
+            raise
 
     async def _requeue(self, job: Job) -> None:
         """One that no process of ours runs: an earlier server has ended, or its end could not be written down."""
@@ -211,6 +221,8 @@ class TuningRunner:
         """What is to be done now; for how long there is nothing more. Raises ApiError."""
         if self._left_over:
             await self._take_up()
+        if self._ended_since:
+            await self._sweep()
         if self._news.is_set():
             self._news.clear()
             await self._look()

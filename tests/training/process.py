@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from backends.border.child import environment
 from backends.border.wire import FrameEncoder, receive, train_report_decoder
@@ -17,10 +17,19 @@ from backends.messages.training import TRAIN_ENDS, Leave, Recipe, Train, TrainRe
 R = TypeVar("R")
 
 
-class Trainer:
+class Ends(Protocol):
+    """A process whose end can be waited for."""
+
+    def wait(self) -> int: ...
+
+
+P = TypeVar("P", bound=Ends)
+
+
+class Trainer(Generic[P]):
     """One process and our end of its socket."""
 
-    def __init__(self, process: subprocess.Popen[str], ours: socket.socket) -> None:
+    def __init__(self, process: P, ours: socket.socket) -> None:
         self.process = process
         self._socket = ours
         self._decoder = train_report_decoder()
@@ -54,11 +63,11 @@ class Trainer:
 
 
 @contextmanager
-def training(recipe: Recipe) -> Iterator[Trainer]:
+def training(recipe: Recipe, **variables: str) -> Iterator[Trainer[subprocess.Popen[str]]]:
     ours, theirs = socket.socketpair()
     fd = theirs.fileno()
     command = [sys.executable, "-m", "backends.training", "--fd", str(fd), "--parent", str(os.getpid())]
-    env = {**environment(os.environ), "OMP_NUM_THREADS": "1"}
+    env = {**environment(os.environ), "OMP_NUM_THREADS": "1", **variables}
     with ours, subprocess.Popen(command, pass_fds=(fd,), env=env, text=True) as process:
         theirs.close()
         trainer = Trainer(process, ours)
@@ -69,7 +78,7 @@ def training(recipe: Recipe) -> Iterator[Trainer]:
             process.kill()
 
 
-def trained(recipe: Recipe) -> Trainer:
+def trained(recipe: Recipe) -> Trainer[subprocess.Popen[str]]:
     """To its end."""
     with training(recipe) as trainer:
         trainer.end()

@@ -143,6 +143,20 @@ def test_only_the_newest_and_the_best_checkpoints_stay(pets, tmp_path):
     assert set(left) == {9, 10, best}
 
 
+def test_a_best_checkpoint_that_cannot_be_read_is_told(pets, tmp_path):
+    recipe = recipe_of(pets, tmp_path)
+    Run(recipe, leave_after=3)
+    state = tmp_path / "checkpoints" / "step-00000003" / "state.json"
+    told = {**json.loads(state.read_text()), "best_step": 2, "best_loss": 0.0}
+    state.write_text(json.dumps(told))
+    (tmp_path / "checkpoints" / "step-00000002" / "optimiser.safetensors").write_bytes(b"half")
+
+    end = Run(recipe).end
+
+    assert isinstance(end, TrainFinished)
+    assert (end.steps, end.lost_best_step) == (4, 2)
+
+
 def test_over_long_rows_are_told_and_cut_only_when_asked(pets, tmp_path):
     with pytest.raises(TrainError, match=r"line 1: it has \d+ tokens, and max_length is 30. hint") as told:
         Run(recipe_of(pets, tmp_path, max_length=30))

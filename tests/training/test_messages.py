@@ -29,7 +29,7 @@ REPORTS = [
     TrainEvaluated(epoch=1, step=3, loss=1.0, perplexity=2.72, token_accuracy=0.5, best=True),
     CheckpointSaved(step=3, folder="/jobs/1/checkpoints/3"),
     MicroBatchHalved(micro_batch=1, accumulation=6, why="CUDA out of memory"),
-    TrainFinished(folder="/jobs/1/result", trained_tokens=21, steps=9),
+    TrainFinished(folder="/jobs/1/result", trained_tokens=21, steps=9, lost_best_step=3),
     TrainLeft(step=4),
     TrainFailed(message="line 3: no answer", code="bad_data"),
 ]
