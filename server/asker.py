@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from server.accounts.account import Account
+    from server.accounts.account import Account, Admission
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Asker:
     traceparent: str = ""
     """As W3C's trace context has it; empty where the client has begun none."""
     account: Account | None = None
-    """Whose limits count and whose usage it is; None for what the server does by itself."""
-
+    """Whose models and usage they are; None for what the server does by itself."""
+    admission: Admission | None = None
+    """By which its jobs reserve tokens of the account; None for what no limit holds up."""
     background: bool = False
     """It has time: it is computed while nothing else is, and waits as long as that takes."""
 

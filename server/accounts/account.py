@@ -93,7 +93,7 @@ class Account:
 
     # Requests
 
-    def admit(self, now: float) -> None:
+    def admit(self, now: float) -> Admission:
         """Let a request in, which `leave` follows. Raises ApiError 429 where a limit is reached."""
         most = self.limits.max_concurrent
         if most is not None and self.running >= most:
@@ -103,16 +103,13 @@ class Account:
         if self._requests is not None and (wait_s := self._requests.wait_s(now)) > 0:
             told = f"the key '{self.name}' has a limit of {self._requests.per_minute} requests per minute (RPM)."
             raise self._over("requests", told, wait_s, now)
-        if self._tokens is not None and (wait_s := self._tokens.wait_s(now)) > 0:
-            used = self._tokens.per_minute - math.floor(self._tokens.left(now))
-            most = self._tokens.per_minute
-            told = f"the key '{self.name}' has a limit of {most} tokens per minute (TPM), and has used {used}."
-            raise self._over("tokens", told, wait_s, now)
+        self.refuse_without_tokens(now)
         if self._requests is not None:
             self._requests.take(1, now)
         self.running += 1
         for watcher in self._watchers:
             watcher.request(self.name)
+        return Admission(self)
 
     def leave(self) -> None:
         """A request that was let in has ended."""
@@ -129,6 +126,14 @@ class Account:
             watcher.refused(self.name, "model")
 
     # Tokens
+
+    def refuse_without_tokens(self, now: float) -> None:
+        """Raises ApiError 429 where none is left of this minute's."""
+        if self._tokens is None or (wait_s := self._tokens.wait_s(now)) <= 0:
+            return
+        used, most = self._tokens.per_minute - math.floor(self._tokens.left(now)), self._tokens.per_minute
+        told = f"the key '{self.name}' has a limit of {most} tokens per minute (TPM), and has used {used}."
+        raise self._over("tokens", told, wait_s, now)
 
     def reserve(self, prompt_bytes: int, max_tokens: int, now: float) -> int:
         """Tokens that a job is taken to cost until it ends, at most a whole minute's; 0 where nothing is limited."""
@@ -177,6 +182,21 @@ class Account:
             code="rate_limit_exceeded",
             headers={"retry-after": str(max(1, math.ceil(wait_s))), "retry-after-ms": str(math.ceil(wait_s * 1000))},
         )
+
+
+class Admission:
+    """A request that was let in. Its body may take long to come, and others may take the tokens meanwhile."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._begun = False
+
+    def reserve(self, prompt_bytes: int, max_tokens: int, now: float) -> int:
+        """As the account does, for each of its jobs. Raises ApiError 429 at the first one where no token is left."""
+        if not self._begun:
+            self._account.refuse_without_tokens(now)
+        self._begun = True
+        return self._account.reserve(prompt_bytes, max_tokens, now)
 
 
 def _bucket(before: Bucket | None, per_minute: int | None, now: float) -> Bucket | None:

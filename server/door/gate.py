@@ -139,12 +139,13 @@ class Gate:
     async def _let_in(self, scope: Scope, exchange: _Exchange, receive: Receive, send: Send) -> None:
         """To the routes, on its key's account; what asks for work counts against its limits. Raises ApiError."""
         account = self._rules.account(scope["headers"])
-        ASKER.set(replace(ASKER.get(), account=account))
+        asker = replace(ASKER.get(), account=account)
+        ASKER.set(asker)
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         exchange.account = account
-        account.admit(time.monotonic())
+        ASKER.set(replace(asker, admission=account.admit(time.monotonic())))
         try:
             await self._app(scope, receive, send)
         finally:

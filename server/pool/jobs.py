@@ -53,7 +53,7 @@ class Jobs:
         self.none_left.set()
 
     def submit(self, resident: Resident, job: Job, *, priority: int, keep_alive_s: float | None) -> Stream:
-        """Take a job; whatever is wrong with it comes as its `Failed` event."""
+        """Take a job; whatever is wrong with it comes as its `Failed` event. Raises ApiError 429 for its key's limit."""
         now, name = self._parts.clock(), resident.name
         stream = Stream(
             name,
@@ -67,8 +67,8 @@ class Jobs:
             return stream
         asker = ASKER.get()
         live = Live(job, name, stream, RequestMeter(resident.metrics, job, now, not asker.background), now, asker)
-        self._live[job.id] = live
         priority = BACKGROUND_PRIORITY if asker.background else priority + _reserve(live, now)
+        self._live[job.id] = live
         self.none_left.clear()
         self._look_again_before_refusing(resident)
         actions = self._parts.scheduler.submit(
@@ -299,14 +299,12 @@ class Jobs:
 
 
 def _reserve(live: Live, now: float) -> int:
-    """Have the job's key pay what it seems to cost. What the key adds to the job's priority."""
-    account, job = live.asker.account, live.job
-    if account is None:
-        return 0
-    if job.sequences:
+    """Have its key pay what a job seems to cost. What the key adds to its priority. Raises ApiError 429."""
+    account, admission, job = live.asker.account, live.asker.admission, live.job
+    if admission is not None and job.sequences:
         most = (job.max_tokens or 0) * job.n if isinstance(job, Generate) else 0
-        live.reserved_tokens = account.reserve(_bytes(job), most, now)
-    return account.limits.priority
+        live.reserved_tokens = admission.reserve(_bytes(job), most, now)
+    return 0 if account is None else account.limits.priority
 
 
 def _settle(live: Live, event: Finished | Failed, now: float) -> None:

@@ -192,7 +192,10 @@ class Pool:
     # What the HTTP side asks; `info`, `status` and `capacity` are the overview's
 
     def submit(self, entry: CatalogEntry, job: Job, *, priority: int = 0, keep_alive_s: float | None = None) -> Stream:
-        """Take a job; whatever is wrong with it comes as its `Failed` event. `keep_alive_s` lasts to the next job."""
+        """Take a job; whatever is wrong with it comes as its `Failed` event. `keep_alive_s` lasts to the next job.
+
+        Raises ApiError 429 where its key has no token left.
+        """
         if entry.name not in self._residents:
             return self._jobs.refuse(entry.name, job)
         self._moves.pardon_if_repaired(self._residents[entry.name])

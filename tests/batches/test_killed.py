@@ -2,43 +2,81 @@
 
 from __future__ import annotations
 
+import random
+import re
 import sqlite3
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tests.batches.conftest import Night, config_of
+import pytest
+from openai.types import Batch
+
+from tests.batches.conftest import ENDED, Night, config_of
 from tests.e2e.server import until
 from tests.http.conftest import settings
-from tests.many.conftest import BIG, write_model
+from tests.many.conftest import BIG, MIB, write_model
 
-MIB = 2**20
+MODELS = "abcde"
 
 
-def test_whatever_kills_the_server_every_line_is_answered_once(canary_path: Path, tmp_path: Path, full_counts: bool):
-    n_kills, n_lines = (10, 400) if full_counts else (1, 40)
-    night = Night(config_of(canary_path), tmp_path)
-    begun = night.begin([("fake", f"!slow 5 {n % 7 + 3}") for n in range(n_lines)])
-    for kill in range(n_kills):
-        least = (kill + 1) * n_lines // (n_kills + 2)
-        client = night.client()
-        until(lambda: client.batches.retrieve(begun.id).request_counts.completed >= least, 60)  # type: ignore[union-attr] # noqa: B023
-        night.kill()
-        night.start()
+@pytest.fixture
+def five(tmp_path: Path) -> Iterator[Night]:
+    """Five models, and room for two."""
+    config: dict[str, Any] = {**settings(tmp_path), "models": {}}
+    config["memory"] = {"device": "cpu", "budget": f"{700 * MIB}"}
+    for name in MODELS:
+        write_model(tmp_path / f"{name}.gguf", BIG)
+        config["models"][name] = {"path": str(tmp_path / f"{name}.gguf"), "context": 64, "parallel": 4}
+    made = Night(config, tmp_path)
+    yield made
+    assert made.server.stop() == 0, made.server.log
 
-    done = night.ended(begun, 120)
 
-    answered = Counter(one["custom_id"] for one in night.lines(done.output_file_id))
+def loads(log: str) -> list[str]:
+    """Models whose loads were begun, in order."""
+    return re.findall(r"\bloading model=(\w)", log)
+
+
+def test_lines_for_many_models_cost_a_load_of_each_and_one_for_each_death_of_the_server(five: Night, full_counts: bool):
+    n_lines, n_kills = (5000, 10) if full_counts else (100, 1)
+    begun = five.begin([(MODELS[n % 5], f"line {n}") for n in range(n_lines)])
+    logs = []
+    for least in sorted(random.Random(23).sample(range(n_lines), n_kills)):
+        client = five.client()
+        until(lambda: _answered(client.batches.retrieve(begun.id)) >= least, 60)  # noqa: B023
+        assert client.batches.retrieve(begun.id).status not in ENDED
+        five.kill()
+        logs.append(five.server.log)
+        five.start()
+
+    done = five.ended(begun, 200)
+
+    answered = Counter(one["custom_id"] for one in five.lines(done.output_file_id))
     assert answered == Counter(f"id-{n}" for n in range(n_lines))
     assert done.error_file_id is None
-    with sqlite3.connect(tmp_path / "onecard" / "files.sqlite") as db:
+    lives = [loads(log) for log in (*logs, five.server.log)]
+    assert all(len(set(life)) == len(life) for life in lives), lives
+    assert sum(map(len, lives)) <= len(MODELS) + n_kills, lives
+    with sqlite3.connect(five.folder / "onecard" / "files.sqlite") as db:
         assert db.execute("SELECT COUNT(*) FROM lines").fetchone() == (0,)
-    assert len(list((tmp_path / "onecard" / "files").iterdir())) == 2  # input and output
+    assert len(list((five.folder / "onecard" / "files").iterdir())) == 2  # input and output
 
-    # A server that drains waits for no line, and an end of its window ends a batch with what there is.
+
+def _answered(batch: Batch) -> int:
+    assert batch.request_counts is not None
+    return batch.request_counts.completed
+
+
+def test_a_server_that_drains_waits_for_no_line_and_the_end_of_its_window_ends_a_batch(
+    canary_path: Path, tmp_path: Path
+):
+    night = Night(config_of(canary_path), tmp_path)
     late = night.begin([("fake", " quick"), ("fake", "!slow 100 1000")])
     client = night.client()
-    until(lambda: client.batches.retrieve(late.id).request_counts.completed == 1, 20)  # type: ignore[union-attr]
+    until(lambda: _answered(client.batches.retrieve(late.id)) == 1, 20)
     stopped = threading.Thread(target=night.server.stop)
     stopped.start()
     stopped.join(4)  # drain_s is 5
@@ -49,22 +87,4 @@ def test_whatever_kills_the_server_every_line_is_answered_once(canary_path: Path
     ended = night.ended(late)
     assert (ended.status, len(night.lines(ended.output_file_id))) == ("expired", 1)
     assert [one["error"]["code"] for one in night.lines(ended.error_file_id)] == ["batch_expired"]
-    assert night.server.stop() == 0
-
-
-def test_lines_for_many_models_cost_a_load_of_each(tmp_path: Path, full_counts: bool):
-    n_lines = 5000 if full_counts else 100
-    config = {**settings(tmp_path), "models": {}, "memory": {"device": "cpu", "budget": f"{700 * MIB}"}}
-    for name in "abcde":
-        write_model(tmp_path / f"{name}.gguf", BIG)
-        config["models"][name] = {"path": str(tmp_path / f"{name}.gguf"), "context": 64, "parallel": 4}
-    night = Night(config, tmp_path)
-    begun = night.begin([("abcde"[n % 5], f"line {n}") for n in range(n_lines)])
-
-    done = night.ended(begun, 300)
-
-    assert done.request_counts is not None
-    assert done.request_counts.completed == n_lines
-    loads = sum(n for name, n in night.counted("onecard_model_loads_total").items() if 'outcome="ok"' in name)
-    assert loads == 5
     assert night.server.stop() == 0
