@@ -53,7 +53,7 @@ class Jobs:
         self.none_left.set()
 
     def submit(self, resident: Resident, job: Job, *, priority: int, keep_alive_s: float | None) -> Stream:
-        """Take a job; whatever is wrong with it comes as its `Failed` event. Raises ApiError 429 for its key's limit."""
+        """Take a job; what is wrong with it comes as its `Failed` event. Raises ApiError 429 for its key's limit."""
         now, name = self._parts.clock(), resident.name
         stream = Stream(
             name,
