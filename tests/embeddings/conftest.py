@@ -11,6 +11,7 @@ import pytest
 from backends import registry
 from backends.engine import Engine
 from tests.embeddings import models
+from tests.once import once
 from tests.specs import spec_of
 
 
@@ -27,7 +28,10 @@ class Models:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    out = tmp_path_factory.mktemp("embeddings")
+    return once(tmp_path_factory, "embeddings", make)
+
+
+def make(out: Path) -> Models:
     folders = {
         "minilm": models.minilm(),
         "last": models.decoder(out / "last", "lasttoken"),
