@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import threading
@@ -42,13 +43,14 @@ def lend(
         n_bytes = parse_size(size)
     except ValueError as problem:
         raise CliError(f"'{size}': {problem}", ExitCode.USAGE) from None
+    if shutil.which(command[0]) is None:  # no model leaves for a slip of the pen
+        raise CliError(f"{command[0]}: there is no such program", ExitCode.USAGE)
     client = client_for(url, loaded_or_exit(config).settings)
     asked = {"bytes": n_bytes, "seconds": _HOLDS_S, "name": Path(command[0]).name[:64]}
     program = _Program(command)
     with program.answers_signals(), _held(_Lease(client, asked)):
         say(f"{format_size(n_bytes)} are lent to {command[0]}")
         code = program.run()
-    say(f"{format_size(n_bytes)} are given back")
     raise typer.Exit(code)
 
 
@@ -70,30 +72,52 @@ class _Lease:
         try:
             self._client.post(f"{_PATH}/{self._id}", {"seconds": _HOLDS_S})
         except CliError:
-            if any(lease["id"] == self._id for lease in self._client.get(_PATH)["data"]):
+            if self._holds():
                 raise
             self.take()
             say("the server had forgotten the lease, and has lent anew")
 
     def give_back(self) -> None:
-        """Raises CliError."""
-        if self._id is not None:
-            self._client.delete(f"{_PATH}/{self._id}")
+        """And say so. One that the server has forgotten is given back already."""
+        from server.cli.console import CliError, say
+        from server.settings.sizes import format_size
+
+        if self._id is None:
+            return
+        try:
+            try:
+                self._client.delete(f"{_PATH}/{self._id}")
+            except CliError:
+                if self._holds():
+                    raise
+        except CliError as problem:
+            told = f"Unless the server has ended, it holds for {_HOLDS_S / 60:g} minutes at most"
+            say(f"the lease could not be given back: {problem.message}. {told}")
+        else:
+            say(f"{format_size(self._asked['bytes'])} are given back")
+
+    def _holds(self) -> bool:
+        """Whether the server knows it. Raises CliError."""
+        return any(lease["id"] == self._id for lease in self._client.get(_PATH)["data"])
 
 
 @contextlib.contextmanager
 def _held(lease: _Lease) -> Generator[None, None, None]:
-    """Taken, renewed again and again, and given back at the end. Raises CliError."""
+    """Taken, renewed again and again, and given back at the end. Raises CliError where there is no such room."""
     from server.cli.console import CliError, say
 
     done = threading.Event()
 
     def renew() -> None:
+        told = ""
         while not done.wait(_RENEW_EVERY_S):
             try:
                 lease.renew()
+                told = ""
             except CliError as problem:
-                say(f"the lease could not be renewed: {problem.message}")
+                if problem.message != told:
+                    say(f"the lease could not be renewed, and is asked for again every minute: {problem.message}")
+                told = problem.message
 
     renewing = threading.Thread(target=renew, daemon=True)
     try:
@@ -104,10 +128,7 @@ def _held(lease: _Lease) -> Generator[None, None, None]:
         done.set()
         if renewing.is_alive():
             renewing.join()
-        try:
-            lease.give_back()
-        except CliError as problem:
-            say(f"the lease could not be given back, and ends by itself: {problem.message}")
+        lease.give_back()
 
 
 def _heeded(signals: tuple[signal.Signals, ...]) -> list[signal.Signals]:

@@ -136,20 +136,47 @@ class Leases:
 
     def _refused(self, n_bytes: int) -> LeaseRefusedError:
         memory = self._parts.memory
-        account = memory.account
-        idle = self._side(sum((held for _, _, held in idle_models(self._parts)), Amount()))
-        trains = Amount() if memory.guest is None else memory.guest.stays + memory.guest.yields
+        account, idle = memory.account, self._side(sum((held for _, _, held in idle_models(self._parts)), Amount()))
+        trains = self._side(Amount() if memory.guest is None else memory.guest.stays + memory.guest.yields)
         lent = sum(lease.n_bytes for lease in self._leases.values())
-        busy = account.reserved_bytes - idle - lent - self._side(trains)
-        job = f"{format_size(self._side(trains))} by a fine-tuning job, " if self._side(trains) else ""
-        sums = {"free": account.free_bytes, "held by idle models": idle}
-        told = ", ".join(f"{format_size(n)} {what}" for what, n in sums.items())
-        hint = "wait until the others are idle, or ask for less"
-        return LeaseRefusedError(
-            f"{format_size(n_bytes)} cannot be lent: of the budget of {format_size(account.budget_bytes)} there are "
-            f"{told}; {format_size(busy)} are held by models that work, load or are pinned, {job}and "
-            f"{format_size(lent)} are lent. hint: {hint}"
+        taken = {
+            "held by models that work, load or are pinned": account.reserved_bytes - idle - lent - trains,
+            "held by a fine-tuning job": trains,
+            "lent": lent,
+        }
+        told = "".join(f"; {format_size(n)} are {what}" for what, n in taken.items() if n)
+        there = f"{format_size(account.free_bytes)} free" + (
+            f", {format_size(idle)} held by idle models" if idle else ""
         )
+        return LeaseRefusedError(
+            f"{format_size(n_bytes)} cannot be lent: of the budget of {format_size(account.budget_bytes)}"
+            f"{self._smaller()} there are {there}{told}. hint: {self._hint(n_bytes, idle)}"
+        )
+
+    def _smaller(self) -> str:
+        """Why the budget is less than at other times."""
+        memory = self._parts.memory
+        grows = memory.neighbours.held_back_bytes if memory.device == "cuda" else 0
+        by_hour = memory.account.withheld_bytes - grows
+        told = f" at this hour ({format_size(by_hour)} less than at others)" if by_hour > 0 else ""
+        return told + (
+            f" beside another program that grows ({format_size(grows)} are left free for it)" if grows else ""
+        )
+
+    def _hint(self, n_bytes: int, idle_bytes: int) -> str:
+        memory = self._parts.memory
+        most = max(0, memory.account.budget_bytes - (memory.account.reserved_bytes - idle_bytes - self._yields))
+        less = [f"ask for {format_size(most)} at most"] if most else []
+        if n_bytes <= memory.account.budget_bytes:
+            return ", or ".join(["wait until the others are idle", *less])
+        if n_bytes <= memory.account.budget_bytes + memory.account.withheld_bytes:
+            return ", or ".join(["wait until the budget is larger again", *less])
+        return less[0] if less else "no lease can be larger than the budget"
+
+    @property
+    def _yields(self) -> int:
+        """What a fine-tuning job gives back for a lease."""
+        return self._side(self._parts.memory.yields)
 
     def _side(self, amount: Amount) -> int:
         return amount.device if self._parts.memory.device == "cuda" else amount.host

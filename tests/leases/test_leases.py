@@ -90,7 +90,8 @@ def test_what_models_at_work_hold_is_not_lent_and_the_sums_are_told(server):
 
     assert (refused.status, refused.error["code"]) == (409, "cannot_lend")
     assert "600 MiB cannot be lent: of the budget of 700 MiB there are" in refused.error["message"]
-    assert "held by models that work, load or are pinned" in refused.error["message"]
+    assert "; 300 MiB are held by models that work, load or are pinned" in refused.error["message"]
+    assert "wait until the others are idle, or ask for 400 MiB at most" in refused.error["message"]
     assert "a" in loaded(server)
     held.close()
     until(lambda: lend(server, 600).status == 200, 10)
@@ -119,7 +120,9 @@ def test_who_may_lend_and_what_is_no_size(server):
         {"bytes": 1, "x": 1},
     ):
         assert server.post(PATH, wrong, headers=BOSS).status == 400, wrong
-    assert lend(server, 10_000).status == 409
+    refused = lend(server, 10_000)
+    assert refused.status == 409
+    assert refused.error["message"].endswith("there are 700 MiB free. hint: ask for 700 MiB at most")
     assert server.get(PATH, headers=BOSS).json()["data"] == []
 
 
@@ -149,7 +152,7 @@ def test_a_command_runs_with_the_room_however_it_ends_and_leaves_no_lease(server
         name: (["10MiB", "--", sys.executable, "-c", f"import os, signal; {program}"], code, BACK)
         for name, (program, code) in ENDS.items()
     }
-    cases["that is not there"] = (["10MiB", "--", "/no/such"], 2, "no such file")
+    cases["that is not there"] = (["10MiB", "--", "/no/such"], 2, "there is no such program")
     cases["for which there is no room"] = (["9GiB", "--", "true"], 1, "cannot be lent")
     started = {
         name: subprocess.Popen([*lend, *arguments], env=env, stderr=subprocess.PIPE, text=True)
@@ -186,4 +189,17 @@ def test_a_lease_that_the_server_has_forgotten_is_taken_anew(server, capsys):
     assert "has lent anew" in capsys.readouterr().err
     lease.renew()  # one that is there is renewed, and not taken twice
     assert [one["id"] for one in server.get(PATH, headers=BOSS).json()["data"]] == [after["id"]]
+    assert server.call("DELETE", f"{PATH}/{after['id']}", headers=BOSS).status == 200
     lease.give_back()
+    assert capsys.readouterr().err == "10 MiB are given back\n"  # although the server knew nothing of it
+
+
+def test_a_lease_of_a_server_that_does_not_answer_is_not_told_to_be_given_back(server, capsys):
+    client = Client(server.url, key="sk-boss")
+    lease = _Lease(client, {"bytes": 10 * MIB, "seconds": 0.2, "name": "test"})
+    lease.take()
+    client.base = "http://127.0.0.1:1"
+    lease.give_back()
+    told = capsys.readouterr().err
+    assert "could not be given back: http://127.0.0.1:1 does not answer" in told
+    assert told.endswith("Unless the server has ended, it holds for 5 minutes at most\n")

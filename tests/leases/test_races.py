@@ -77,3 +77,14 @@ async def test_nothing_is_kept_of_a_lease_that_did_not_come_about(
     assert made.pool.leases.all == []
     assert ok(await made.ask("c", "hi"))
     working.cancel()
+
+
+async def test_a_refusal_tells_of_the_hour(fleet: FleetMaker) -> None:
+    memory = {"prefix_cache": 0, "hours": dict.fromkeys(("00:00-12:00", "12:00-00:00"), str(400 * MIB))}
+    made = await fleet({"a": BIG}, budget_mib=700, sections={"memory": memory})
+    with pytest.raises(leases.LeaseRefusedError) as refused:
+        await made.pool.leases.lend(500 * MIB, seconds=60, name="test")
+    assert str(refused.value) == (
+        "500 MiB cannot be lent: of the budget of 400 MiB at this hour (300 MiB less than at others) there are 400 MiB "
+        "free. hint: wait until the budget is larger again, or ask for 400 MiB at most"
+    )
