@@ -5,40 +5,29 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from backends.files.scratch import scratch_folder
 from backends.gguf.info import HeaderInfo
 from backends.gguf.servable import unservable
-from quantize import adapter, bnb, converter, estimator, merge, quantizer
+from quantize import adapter, bnb, converter, estimator, merged, quantizer
 from quantize.calibrate import calibrate
 from quantize.ct2 import whisper as ct2
+from quantize.done import Done
 from quantize.errors import Interrupted, QuantizeError
 from quantize.estimator import Estimate
 from quantize.files import check_space, check_target, replacing
 from quantize.hf.convert import ConversionPlan, make_plan, write_outline, write_plan
 from quantize.hf.source import HfSource, opened
 from quantize.hf.tensor import Dtype
-from quantize.order import Order, Teller, Unheard, model_name
+from quantize.order import Order, Teller
 from quantize.report import measure
-from quantize.report.card import Card, contexts_for
+from quantize.report.card import contexts_for
 from quantize.report.measure import Subject
 from quantize.request import check_no_base, check_plain, check_request
 from quantize.types import FLOATS, GGUF, HF, is_bnb
 from quantize.words import size
-
-
-@dataclass
-class Done:
-    """What a run made."""
-
-    estimates: list[Estimate]
-    contexts: tuple[int, ...]
-    """Tokens of context that memory is predicted for."""
-    written: list[Path] = field(default_factory=list)
-    card: Card | None = None
-    reports: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ def run(order: Order, tell: Teller) -> Done:
     if GGUF in order.types:
         return Done([], (), written=[adapter.convert(order, tell)])
     if adapter.is_source(order.source):
-        return _merged(order, tell)
+        return merged.make(order, tell, run)
     if HF in order.types or ct2.is_source(order.source):
         return Done([], (), written=[_folder(order, tell)])
     check_request(order)
@@ -74,6 +63,7 @@ def run(order: Order, tell: Teller) -> Done:
         for one in estimates:
             for remark in one.remarks:
                 tell.line(f"note: {remark}")
+        done.needed_bytes = _bytes_needed(source, estimates)
         if order.dry_run:
             return done
         try:
@@ -81,44 +71,6 @@ def run(order: Order, tell: Teller) -> Done:
         except KeyboardInterrupt:
             raise Interrupted([*done.written, *done.reports]) from None
         return done
-
-
-def _merged(order: Order, tell: Teller) -> Done:
-    """An adapter within its base, as a folder (`hf`) and in other types. Raises QuantizeError, Interrupted."""
-    if order.base is None:
-        raise QuantizeError(
-            "which model the adapter is for is not taken from its own files. hint: --base FOLDER names the one it was "
-            "trained on, to be merged; --to gguf --base MODEL.gguf makes an adapter for a GGUF file",
-            usage=True,
-        )
-    wanted = merge.checked(order.source, order.base)
-    others = tuple(name for name in order.types if name != HF)
-    plain = replace(order, source=order.base, base=None, types=others, name=order.model_name)
-    more = bool(others) or order.fit_bytes is not None or HF not in order.types
-    if not more:
-        check_plain(order)
-    made = [HF] if HF in order.types else []
-    if more and (order.dry_run or order.converter is None):  # a merged model is as large as its base
-        foreseen = run(replace(plain, dry_run=True, report=False, also=()), tell if order.dry_run else Unheard())
-        if order.dry_run:
-            return foreseen
-        made += [one.type_name for one in foreseen.estimates]
-    for name in made:
-        for path in (order.source, order.base):
-            check_target(order.target(name), path, force=order.force)
-    order.folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        scratch = None if HF in order.types else stack.enter_context(scratch_folder(order.folder))
-        folder = order.target(HF) if scratch is None else scratch / order.model_name
-        told = f"merging {order.model_name} into {model_name(order.base)}"
-        tell.line(told if scratch else f"{told}: writing {folder}")
-        merge.write_merged(wanted, folder, tell, force=order.force)
-        kept = [] if scratch else [folder]
-        try:
-            done = run(replace(plain, source=folder), tell) if more else Done([], ())
-        except Interrupted as stop:
-            raise Interrupted([*kept, *stop.written]) from None
-        return replace(done, written=[*kept, *done.written])
 
 
 def _folder(order: Order, tell: Teller) -> Path:
@@ -141,7 +93,7 @@ def _write(order: Order, source: _Source, estimates: Sequence[Estimate], tell: T
     for one in estimates:
         check_target(order.target(one.type_name), order.source, force=order.force)
     order.folder.mkdir(parents=True, exist_ok=True)
-    check_space(order.folder, _bytes_needed(source, estimates))
+    check_space(order.folder, done.needed_bytes)
     if estimates:
         outputs = "one output" if len(estimates) == 1 else f"{len(estimates)} outputs"
         tell.line(f"writing {outputs}, {size(sum(one.n_bytes for one in estimates))}, to {order.folder}")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backends.messages import Device
+    from quantize.done import Done
     from quantize.order import Order
-    from quantize.work import Done
     from server.tuning.look import Made
 
 _MAKING = "How it is made"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 import demo
+from quantize.done import Done
 from quantize.errors import QuantizeError
+from quantize.merged import make
 from quantize.order import Order
-from quantize.work import Done, run
+from quantize.work import run
 from tests.models import lora
 from tests.quantize.conftest import Silent
 from tests.training.test_shapes import SHAPES, base_of
@@ -166,6 +169,22 @@ def test_no_output_takes_the_place_of_the_adapter_or_of_what_is_there(tmp_path: 
     assert "pirate-hf-Q8_0.gguf exists. hint: --force" in taken
     assert (source / "adapter_config.json").is_file()
     assert list(there.parent.iterdir()) == [there], "nothing is merged before it is told"
+
+
+def test_the_disk_is_asked_for_all_outputs_before_anything_is_merged(tmp_path: Path) -> None:
+    base = base_of("Llama", tmp_path / "base")
+    order = Order(adapter_of(base, tmp_path / "pirate"), tmp_path / "out", ("hf", "Q8_0"), base=base, threads=1)
+    foreseen = run(replace(order, dry_run=True), Silent())
+    made = run(replace(order, out=tmp_path / "made"), Silent())
+    assert foreseen.needed_bytes == made.needed_bytes > sum(one.n_bytes for one in made.estimates)
+
+    def in_want_of_room(asked: Order, tell: Any) -> Done:
+        return replace(run(asked, tell), needed_bytes=2**52)
+
+    with pytest.raises(QuantizeError, match=r"the outputs need .* are free where out lies"):
+        make(order, Silent(), in_want_of_room)
+
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def resized(folder: Path) -> Path:

@@ -8,8 +8,9 @@ import pytest
 
 import demo
 from demo import corpus
+from quantize.done import Done
 from quantize.order import Order
-from quantize.work import Done, run
+from quantize.work import run
 from tests.quantize.zoo import build
 
 

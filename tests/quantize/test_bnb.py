@@ -10,7 +10,7 @@ import transformers
 
 from backends.bnb.loading import load
 from backends.messages import ChatPrompt, Generate, Sampling
-from quantize.work import Done
+from quantize.done import Done
 from tests.gguf.driver import run
 from tests.quantize.conftest import HF, make
 from tests.specs import spec_of

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from backends.gguf import header
+from quantize.done import Done
 from quantize.errors import QuantizeError
-from quantize.work import Done
 from tests.models import odd_files
 from tests.models.shapes import LLAMA, build
 from tests.quantize.conftest import HF, make

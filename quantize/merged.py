@@ -1,0 +1,59 @@
+"""An adapter within its base, as a folder and in the types that are made of it: checks, disk, order of work."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from quantize import merge
+from quantize.done import Done
+from quantize.errors import Interrupted, QuantizeError
+from quantize.files import check_space, check_target
+from quantize.order import Order, Teller, Unheard, model_name
+from quantize.request import check_plain
+from quantize.scratch import scratch_folder
+from quantize.types import HF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def make(order: Order, tell: Teller, run: Callable[[Order, Teller], Done]) -> Done:
+    """The folder (`hf`) and other types, which `run` makes of it. Raises QuantizeError, Interrupted."""
+    if order.base is None:
+        raise QuantizeError(
+            "which model the adapter is for is not taken from its own files. hint: --base FOLDER names the one it was "
+            "trained on, to be merged; --to gguf --base MODEL.gguf makes an adapter for a GGUF file",
+            usage=True,
+        )
+    wanted = merge.checked(order.source, order.base)
+    others = tuple(name for name in order.types if name != HF)
+    plain = replace(order, source=order.base, base=None, types=others, name=order.model_name)
+    more = bool(others) or order.fit_bytes is not None or HF not in order.types
+    if not more:
+        check_plain(order)
+    made, further_bytes = [HF] if HF in order.types else [], 0
+    if more and (order.dry_run or order.converter is None):  # a merged model is as large as its base
+        foreseen = run(replace(plain, dry_run=True, report=False, also=()), tell if order.dry_run else Unheard())
+        if order.dry_run:
+            return foreseen
+        made += [one.type_name for one in foreseen.estimates]
+        further_bytes = foreseen.needed_bytes
+    for name in made:
+        for path in (order.source, order.base):
+            check_target(order.target(name), path, force=order.force)
+    order.folder.mkdir(parents=True, exist_ok=True)
+    check_space(order.folder, merge.n_bytes(wanted) + further_bytes)
+    with ExitStack() as stack:
+        scratch = None if HF in order.types else stack.enter_context(scratch_folder(order.folder))
+        folder = order.target(HF) if scratch is None else scratch / order.model_name
+        told = f"merging {order.model_name} into {model_name(order.base)}"
+        tell.line(told if scratch else f"{told}: writing {folder}")
+        merge.write_merged(wanted, folder, tell, force=order.force)
+        kept = [] if scratch else [folder]
+        try:
+            done = run(replace(plain, source=folder), tell) if more else Done([], ())
+        except Interrupted as stop:
+            raise Interrupted([*kept, *stop.written]) from None
+        return replace(done, written=[*kept, *done.written])
