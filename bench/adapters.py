@@ -1,4 +1,6 @@
-"""Adapters: 8 streams of a model and four LoRA adapters of it, against 8 of the model alone, on one engine in turn.
+"""Adapters: 8 streams of a model and four LoRA adapters of it, against 8 of the model alone, in turn.
+
+Alone it is measured on an engine without adapters, and on the one that has them.
 
 The adapters are random, of rank 8 on all linear layers (`all`) or on query and value (`qv`): what peft's users take.
 """
@@ -44,18 +46,21 @@ def measure(rounds: int, backends: Sequence[str] = ("bnb", "gguf")) -> dict[str,
         base = folder.path(shape) if backend == "bnb" else model.path()
         for kind in TARGETS:
             made = {f"a{n}": _adapter(backend, shape, kind, n) for n in range(N_ADAPTERS)}
-            engine = _open(backend, base, made)
-            alone, mixed = [], []
+            plain, engine = _open(backend, base, {}), _open(backend, base, made)
+            turns = [(plain, [""]), (engine, [""]), (engine, ["", *made])]
+            rates: list[list[float]] = [[] for _ in turns]
             for turn in range(rounds + 1):
-                found = [_rate(engine, names, 2 * turn + n) for n, names in enumerate(([""], ["", *made]))]
-                if turn:  # the first is to warm up
-                    alone.append(found[0])
-                    mixed.append(found[1])
+                for n, (one, names) in enumerate(turns):
+                    rate = _rate(one, names, 3 * turn + n)
+                    if turn:  # the first is to warm up
+                        rates[n].append(rate)
+            plain.close()
             engine.close()
             name = f"{backend}, {kind}"
-            figures[f"{name}: base alone, tokens/s"] = median(alone)
-            figures[f"{name}: base and {N_ADAPTERS} adapters, tokens/s"] = median(mixed)
-            figures[f"{name}: ratio"] = median([m / a for m, a in zip(mixed, alone, strict=True)])
+            for n, what in enumerate(("without adapters", "base alone", f"base and {N_ADAPTERS} adapters")):
+                figures[f"{name}: {what}, tokens/s"] = median(rates[n])
+            for n, what in enumerate(("without adapters", "base alone")):
+                figures[f"{name}: ratio to {what}"] = median([m / a for m, a in zip(rates[2], rates[n], strict=True)])
     return figures
 
 

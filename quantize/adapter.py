@@ -55,6 +55,12 @@ def convert(order: Order, tell: Teller) -> Path:
         raise QuantizeError(f"{order.base.name}: {problem}", usage=True) from None
     except AdapterError as problem:
         raise QuantizeError(f"{order.source.name}: {problem}", usage=True) from None
+    if (copy := next(iter(folder.copies), None)) is not None:
+        raise QuantizeError(
+            f"{order.source.name} carries its base's whole layer {copy[:120]}, which is not held against a GGUF file. "
+            f"{lora_folder.WITHOUT_COPIES}; or merge it: --to Q4_K_M --base FOLDER",
+            usage=True,
+        )
     family = next((one for one in FAMILIES if one.gguf_name == base.architecture), None)
     if family is None:
         raise QuantizeError(

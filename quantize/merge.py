@@ -17,6 +17,7 @@ import numpy as np
 from backends.backend import HeaderError
 from backends.bnb import adapters, header
 from backends.bnb.stored import EMBEDDINGS
+from backends.files import lora_copies
 from backends.files.adapters import AdapterError
 from quantize.adapter import values
 from quantize.errors import QuantizeError
@@ -72,6 +73,7 @@ def checked(source: Path, base: Path) -> Merge:
         info = header.read(base)
         _check_numbers(info, base)
         found = adapters.checked(source, info)
+        lora_copies.check(found, base, adapters.stored_copies(found, info))
     except HeaderError as problem:
         raise QuantizeError(f"{base.name}: {problem}", usage=True) from None
     except AdapterError as problem:

@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backends.files.scratch import scratch_folder
 from quantize import merge
 from quantize.done import Done
 from quantize.errors import Interrupted, QuantizeError
 from quantize.files import check_space, check_target
 from quantize.order import Order, Teller, Unheard, model_name
 from quantize.request import check_plain
-from quantize.scratch import scratch_folder
 from quantize.types import HF
 
 if TYPE_CHECKING:

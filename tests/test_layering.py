@@ -76,6 +76,7 @@ MAY_IMPORT = {
         "backends.files.adapters",
         "backends.files.foreign",
         "backends.files.lora_folder",
+        "backends.files.lora_copies",
         "backends.files.lora_values",
         "backends.files.tensors",
         "backends.gguf.adapters",

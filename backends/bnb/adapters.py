@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from backends.backend import HeaderError
-from backends.bnb.joined import zeros_beside
+from backends.bnb import lora_groups
 from backends.bnb.sight import is_of_language
 from backends.bnb.stored import EMBEDDINGS
 from backends.files import foreign, lora_folder
@@ -40,7 +40,16 @@ def checked(path: Path, folder: FolderInfo) -> lora_folder.LoraFolder:
     seeing = (pair.layer for pair in found.pairs if folder.sight is not None and not is_of_language(pair.layer))
     if (layer := next(seeing, None)) is not None:
         raise AdapterError(f"it changes {layer[:120]}, which is no part of the language model and is not served")
+    found.check_copies(stored_copies(found, folder))
     return found
+
+
+def stored_copies(found: lora_folder.LoraFolder, folder: FolderInfo) -> dict[str, StoredTensor]:
+    """The base's own of the layers that an adapter carries copies of, by the adapter's names; what it has not is left
+    out.
+    """
+    layers = _linear_layers(folder)
+    return {layer: own for layer in found.copies if (own := layers.get(_stored_as(layer, layers))) is not None}
 
 
 def stored_matrix(layer: str, folder: FolderInfo) -> StoredTensor:
@@ -57,9 +66,19 @@ def _described(name: str, path: Path, folder: FolderInfo) -> Adapter:
         found = checked(path, folder)
     except AdapterError as problem:
         return Adapter(name, path, problem=foreign.plain([str(problem)])[0])
-    n_values = sum(pair.n_values for pair in found.pairs) + zeros_beside(found.pairs)
     n_bytes = sum(pair.a.n_bytes + pair.b.n_bytes for pair in found.pairs)
+    shapes = {layer: stored.shape for layer, stored in _linear_layers(folder).items()}
+    n_values = sum(_n_computed(pair, shapes) for pair in found.pairs)
     return Adapter(name, path, found.rank, len(found.pairs), n_values, n_bytes)
+
+
+def _n_computed(pair: lora_folder.LoraPair, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Of one pair, its `B` with zeros for the outputs of all layers of its input, where those may be one product."""
+    stored = [_stored_as(layer, shapes) for layer in lora_groups.siblings(pair.layer)]
+    n_outputs = max(pair.b.shape[0], sum(shapes[layer][0] for layer in stored if layer in shapes))
+    n_inputs = pair.a.shape[1]
+    together = lora_groups.may_join(pair.rank, n_inputs) or pair.rank * n_outputs <= lora_groups.AT_ONCE
+    return pair.rank * (n_inputs + n_outputs) if together else pair.n_values
 
 
 def _stored_as(layer: str, known: Collection[str]) -> str:

@@ -147,7 +147,7 @@ def _parts(
     info: FolderInfo,
     cache: KvCache,
     free_before: int | None,
-    adapter_bytes: int,
+    adapters: adapted.AdapterBytes,
 ) -> dict[str, int] | None:
     """What this process takes once all its buffers are in use, by component.
 
@@ -156,21 +156,22 @@ def _parts(
     """
     compute = arithmetic.compute_bytes(info, spec.plan)
     of_eyes, (_, on_way) = eyes.weight_bytes(model, info), arithmetic.eyes_bytes(info, spec.plan.device)
-    parts = {"weights": weight_bytes(model) - of_eyes, "kv": cache.n_bytes, "compute": compute}
+    parts = {"weights": weight_bytes(model) - of_eyes - adapters.within, "kv": cache.n_bytes, "compute": compute}
     if info.sight is not None:
         encoder = arithmetic.encoder_bytes(info, spec.plan.device)
         parts["projector"] = of_eyes + (encoder + on_way if spec.plan.device == "cpu" else 0)
-    if adapter_bytes:
-        parts[KEY] = adapter_bytes
+    if adapters.total:
+        parts[KEY] = adapters.total
     if spec.plan.device == "cuda":
         free_after = card.free_bytes()
         if free_before is None or free_after is None:
             return None
         taken = free_before - free_after
-        held = parts["weights"] + of_eyes + parts["kv"] + adapter_bytes
+        held = parts["weights"] + of_eyes + parts["kv"] + adapters.total
         parts["compute"] = max(0, torch.cuda.max_memory_reserved() - held)
         return {**parts, "runtime": max(0, taken - sum(parts.values()))}
-    return {**parts, "runtime": runtime_bytes(model, beside=parts["kv"] if cache.fixed else 0)}
+    beside = adapters.total - adapters.within + (parts["kv"] if cache.fixed else 0)
+    return {**parts, "runtime": runtime_bytes(model, beside=beside)}
 
 
 def _host_parts(info: FolderInfo) -> dict[str, int]:

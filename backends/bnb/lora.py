@@ -2,7 +2,7 @@
 
 Small adapters are stacked: their pairs are two matrices for all of them, and a mask keeps each row to its own columns.
 So a step costs two small products however many adapters it serves, for a layer or for some that share their input, and
-rows of the base stay as they are.
+rows of the base stay as they are. On a processor the second product is one with the layers' own (`pytorch.joined`).
 Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3; batching over adapters as in Punica,
 https://arxiv.org/abs/2310.18547, section 3.
 """
@@ -17,22 +17,23 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from backends.bnb.joined import AT_ONCE, sharing
+from backends.bnb import lora_groups
+from backends.bnb.lora_pass import Columns, Current, JoinedLinear, LoraPass
 from backends.files.adapters import AdapterError
 from backends.files.lora_values import read_floats
+from backends.pytorch.joined import JoinedLayers
 from backends.pytorch.linear import PackedFactor, PackedLinear, PlainFactor, can_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch.utils.hooks import RemovableHandle
 
     from backends.files.lora_folder import LoraFolder, LoraPair
 
     Factor = PackedFactor | PlainFactor
 
-_STACKED_RANK: Final = 64
-"""Columns of a stack: more would cost prompts of few adapters more than one product each."""
 _FEW_ROWS: Final = 0.5
 """Below this share of a pass the rows of a stack are taken out of it, which costs three more operations."""
 
@@ -51,15 +52,11 @@ class _Matrices(NamedTuple):
 class _Part:
     """The share that layers with one input have of a stack: one layer, or some that are computed at once."""
 
-    stack: int
+    columns: Columns
     down: Factor
     """`(columns, in)`."""
-    owners: torch.Tensor
-    """`(columns,) int64`: the adapter that each column belongs to."""
-    key: tuple[int, ...]
-    """The same as Python's numbers: layers that are cut alike share their masks."""
-    columns: list[int]
-    """Of each layer."""
+    widths: list[int]
+    """Columns of each layer."""
     ups: list[Factor]
     """`(out, columns)` of each layer, where it is computed by itself; scales are within."""
     sizes: list[int]
@@ -71,7 +68,7 @@ class _Part:
         """What `finish` takes of each layer, from `(n, in)` and `(n, columns)`."""
         inner = self.down.times(x, mask)
         if self.at_once is None:
-            return [part.contiguous() for part in torch.split(inner, self.columns, dim=1)]
+            return [part.contiguous() for part in torch.split(inner, self.widths, dim=1)]
         return torch.split(self.at_once(inner), self.sizes, dim=1)
 
     def finish(self, place: int, begun: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -80,33 +77,32 @@ class _Part:
 
 
 @dataclass
-class _Pass:
-    """Which rows of one pass have an adapter; made anew for each."""
+class _Begun:
+    """By stack, the pass and input that was last, and what was made of it: the next layer may share it."""
 
-    adapters: torch.Tensor
-    """`(n,) int64`; -1: the base alone."""
-    rows: dict[int, torch.Tensor | None] = field(default_factory=dict)
-    """By stack, the rows that one of its adapters has; None: so many that all are computed, others with a mask of
-    zeros. A stack without rows is not there."""
-    masks: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
-    begun: dict[int, tuple[_Part, torch.Tensor, Sequence[torch.Tensor]]] = field(default_factory=dict)
-    """By stack, the last input and what was made of it: the next layer may share it."""
+    of: dict[int, tuple[LoraPass, _Part, torch.Tensor, Sequence[torch.Tensor]]] = field(default_factory=dict)
 
 
 class LoraAdapters:
-    """See the module's text. Owns the hooks on the model's layers; raises AdapterError for one that cannot be read."""
+    """See the module's text. Owns what it changes of a model; raises AdapterError for one that cannot be read."""
 
     def __init__(self, model: Any, *, device: torch.device, dtype: torch.dtype) -> None:
-        self._layers = dict(model.named_modules())
+        self._model = model
         head = model.get_output_embeddings()
         self._device, self._dtype = device, dtype
+        self._packs = device.type == "cpu" and can_pack(dtype)
         self._folders: list[list[tuple[LoraPair, torch.Tensor, torch.Tensor]]] = []
         self._stack_of: list[int] = []
-        self._now: _Pass | None = None
-        self._of_outputs: _Pass | None = None
+        self._current, self._begun = Current(), _Begun()
+        self._columns: dict[tuple[int, tuple[int, ...]], Columns] = {}
+        self._layers = dict(model.named_modules())
         self._head_name = next((name for name, layer in self._layers.items() if layer is head), None)
+        self._joined: list[tuple[Sequence[str], JoinedLayers]] = []
+        self._hooks: list[RemovableHandle] = []
         self.n_bytes = 0
-        """Of all matrices."""
+        """Of all matrices that are computed with, zeros among them."""
+        self.bytes_within = 0
+        """Of those, what lies within the model's own layers."""
 
     def add(self, folder: LoraFolder) -> int:
         """Read an adapter's weights; its number. Raises AdapterError, and nothing of it stays."""
@@ -116,34 +112,57 @@ class LoraAdapters:
             self._check_layer(pair)
             pairs.append((pair, self._sound(pair, a), self._sound(pair, b * pair.scale)))
         self._folders.append(pairs)
-        self.n_bytes += sum(a.nbytes + b.nbytes for _, a, b in pairs)
         return len(self._folders) - 1
 
     def attach(self) -> None:
-        """Put the hooks on; nothing is added behind it."""
-        stacks = _stacks([max(pair.rank for pair, _, _ in pairs) for pairs in self._folders])
+        """Compute with what was added."""
+        stacks = lora_groups.stacks([max((pair.rank for pair, _, _ in pairs), default=0) for pairs in self._folders])
         self._stack_of = [0] * len(self._folders)
         for number, members in enumerate(stacks):
             for member in members:
                 self._stack_of[member] = number
-        parts: dict[str, list[tuple[_Part, int]]] = {}
+        hooked: dict[str, list[tuple[_Part, int]]] = {}
         for number, members in enumerate(stacks):
-            for layers, part in self._parts(number, members):
-                for place, layer in enumerate(layers):
-                    parts.setdefault(layer, []).append((part, place))
-        for layer, found in parts.items():
-            self._layers[layer].register_forward_hook(self._hook(found, of_outputs=layer == self._head_name))
-        self._folders.clear()  # what is computed with has an order of its own
+            for layers, found in self._groups(members):
+                if not self._join(number, layers, found):
+                    part = self._part(number, found)
+                    for place, layer in enumerate(layers):
+                        hooked.setdefault(layer, []).append((part, place))
+        for layer, parts in hooked.items():
+            hook = self._hook(parts, of_outputs=layer == self._head_name)
+            self._hooks.append(self._layers[layer].register_forward_hook(hook))
+
+    def detach(self) -> None:
+        """The model as it was, so that `attach` may begin anew."""
+        for hook in self._hooks:
+            hook.remove()
+        for names, joined in self._joined:
+            for name, layer in zip(names, joined.apart(), strict=True):
+                self._put(name, layer)
+        self._hooks.clear()
+        self._joined.clear()
+        self._columns.clear()
+        self._stack_of, self.n_bytes, self.bytes_within = [], 0, 0
+        self._current.choose(None, None)
+        self._begun.of.clear()
+
+    def drop(self, number: int) -> None:
+        """An adapter that the next `attach` leaves out; the others keep their numbers."""
+        self._folders[number] = []
+
+    def settle(self) -> None:
+        """Nothing is changed any more: free what `attach` began with, for what is computed with has its own order."""
+        self._folders.clear()
 
     def choose(self, adapters: NDArray[np.int64], outputs: NDArray[np.intp]) -> None:
         """Which adapter each row of the next pass has, -1 for none; `outputs` are the rows that reach the head."""
-        self._now = self._pass(adapters)
-        self._of_outputs = self._pass(adapters[outputs])
+        self._begun.of.clear()
+        self._current.choose(self._pass(adapters), self._pass(adapters[outputs]))
 
-    def _pass(self, adapters: NDArray[np.int64]) -> _Pass | None:
+    def _pass(self, adapters: NDArray[np.int64]) -> LoraPass | None:
         if not self._stack_of or (adapters < 0).all():
             return None
-        made = _Pass(torch.from_numpy(adapters).to(self._device))
+        made = LoraPass(torch.from_numpy(adapters).to(self._device))
         stacks = np.where(adapters < 0, -1, np.take(self._stack_of, np.maximum(adapters, 0)))
         for stack in np.unique(stacks[stacks >= 0]).tolist():
             found = np.flatnonzero(stacks == stack)
@@ -153,63 +172,87 @@ class LoraAdapters:
 
     def _hook(self, parts: Sequence[tuple[_Part, int]], *, of_outputs: bool) -> Callable[..., torch.Tensor | None]:
         def add(_layer: Any, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor | None:
-            now = self._of_outputs if of_outputs else self._now
+            now = self._current.of_outputs if of_outputs else self._current.of_rows
             if now is None:
                 return None
             x, summed = inputs[0], out.reshape(-1, out.shape[-1])
-            if summed.shape[0] != now.adapters.shape[0]:
-                raise RuntimeError(f"a layer with an adapter gets {summed.shape[0]} rows of {now.adapters.shape[0]}")
+            now.check(summed.shape[0])
             for part, place in parts:
-                if part.stack in now.rows:
+                if part.columns.stack in now.rows:
                     summed = self._with(now, part, place, x, summed.to(self._dtype))
             return summed.to(out.dtype).view(out.shape)
 
         return add
 
-    def _with(self, now: _Pass, part: _Part, place: int, x: torch.Tensor, summed: torch.Tensor) -> torch.Tensor:
+    def _with(self, now: LoraPass, part: _Part, place: int, x: torch.Tensor, summed: torch.Tensor) -> torch.Tensor:
         """A layer's output with what the adapters of one stack add to it."""
-        rows, begun = now.rows[part.stack], now.begun.get(part.stack)
-        if begun is None or begun[0] is not part or begun[1] is not x:
+        stack = part.columns.stack
+        rows, begun = now.rows[stack], self._begun.of.get(stack)
+        if begun is None or begun[0] is not now or begun[1] is not part or begun[2] is not x:
             flat = x.reshape(-1, x.shape[-1]).to(self._dtype)
-            made = part.begin(flat if rows is None else flat[rows], self._mask(now, part))
-            begun = now.begun[part.stack] = (part, x, made)
+            made = part.begin(flat if rows is None else flat[rows], now.mask(part.columns, self._dtype))
+            begun = self._begun.of[stack] = (now, part, x, made)
         if rows is None:
-            return part.finish(place, begun[2][place], summed)
-        return summed.index_copy_(0, rows, part.finish(place, begun[2][place], summed[rows]))
+            return part.finish(place, begun[3][place], summed)
+        return summed.index_copy_(0, rows, part.finish(place, begun[3][place], summed[rows]))
 
-    def _mask(self, now: _Pass, part: _Part) -> torch.Tensor:
-        """`(rows of the stack, columns)`: 1 where a column is of the row's adapter."""
-        key = (part.stack, *part.key)
-        found = now.masks.get(key)
-        if found is None:
-            rows = now.rows[part.stack]
-            adapters = now.adapters if rows is None else now.adapters[rows]
-            found = now.masks[key] = (adapters[:, None] == part.owners[None, :]).to(self._dtype)
-        return found
-
-    def _parts(self, stack: int, members: Sequence[int]) -> Iterator[tuple[Sequence[str], _Part]]:
-        """The names of layers that share an input, and what is computed of them."""
+    def _groups(self, members: Sequence[int]) -> Iterator[tuple[Sequence[str], list[list[_Matrices]]]]:
+        """The names of layers that share an input, and the matrices of each."""
         by_layer: dict[str, list[_Matrices]] = {}
         for member in members:
             for pair, a, b in self._folders[member]:
                 by_layer.setdefault(pair.layer, []).append(_Matrices(member, a, b))
-        for layers in sharing(by_layer):
-            yield layers, self._part(stack, [by_layer[layer] for layer in layers])
+        for layers in lora_groups.sharing(by_layer):
+            yield layers, [by_layer[layer] for layer in layers]
+
+    def _join(self, stack: int, layers: Sequence[str], found: Sequence[Sequence[_Matrices]]) -> bool:
+        """Put a product of all layers of one input in their place; False where hooks have to do."""
+        whole = [name for name in lora_groups.siblings(layers[0]) if name in self._layers]
+        own = [self._layers[name] for name in whole]
+        packed = [one for one in own if isinstance(one, PackedLinear) and one.dtype == self._dtype]
+        n_columns = sum(one.a.shape[0] for matrices in found for one in matrices)
+        if len(packed) != len(own) or self._head_name in whole or len({layer.has_bias for layer in packed}) > 1:
+            return False
+        if not lora_groups.may_join(n_columns, packed[0].in_features):
+            return False
+        by_layer = dict(zip(layers, found, strict=True))
+        ups = [_up(by_layer.get(name, ()), layer) for name, layer in zip(whole, packed, strict=True)]
+        up: torch.Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+        ordered = [by_layer[name] for name in whole if name in by_layer]
+        joined = JoinedLayers(packed, torch.cat([one.a for matrices in ordered for one in matrices]), up)
+        columns = self._columns_of(stack, ordered)
+        for place, name in enumerate(whole):
+            self._put(name, JoinedLinear(joined, columns, place, self._current))
+        self._joined.append((whole, joined))
+        self.n_bytes += joined.n_bytes
+        self.bytes_within += joined.n_bytes_of_up
+        return True
+
+    def _put(self, name: str, layer: torch.nn.Module) -> None:
+        self._layers[name] = layer.eval()
+        self._model.set_submodule(name, layer)
 
     def _part(self, stack: int, layers: Sequence[Sequence[_Matrices]]) -> _Part:
-        packs = self._device.type == "cpu" and can_pack(self._dtype)
-        owners = tuple(one.adapter for found in layers for one in found for _ in range(one.a.shape[0]))
         down = torch.cat([one.a for found in layers for one in found])
         ups = [torch.cat([one.b for one in found], dim=1).contiguous() for found in layers]
-        sizes, columns = [up.shape[0] for up in ups], [up.shape[1] for up in ups]
-        factor = PackedFactor if packs else PlainFactor
-        part = _Part(stack, factor(down), torch.tensor(owners, device=self._device), owners, columns, [], sizes)
-        if len(layers) == 1 or sum(sizes) * sum(columns) > AT_ONCE:
+        sizes, widths = [up.shape[0] for up in ups], [up.shape[1] for up in ups]
+        factor = PackedFactor if self._packs else PlainFactor
+        part = _Part(self._columns_of(stack, layers), factor(down), widths, [], sizes)
+        if len(layers) == 1 or sum(sizes) * sum(widths) > lora_groups.AT_ONCE:
             part.ups = [factor(up) for up in ups]
+            self.n_bytes += down.nbytes + sum(up.nbytes for up in ups)
         else:
             whole: torch.Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
-            part.at_once = PackedLinear(whole, None).forward if packs else partial(functional.linear, weight=whole)
+            part.at_once = (
+                PackedLinear(whole, None).forward if self._packs else partial(functional.linear, weight=whole)
+            )
+            self.n_bytes += down.nbytes + whole.nbytes
         return part
+
+    def _columns_of(self, stack: int, layers: Sequence[Sequence[_Matrices]]) -> Columns:
+        owners = tuple(one.adapter for found in layers for one in found for _ in range(one.a.shape[0]))
+        made = Columns(stack, torch.tensor(owners, device=self._device))
+        return self._columns.setdefault((stack, owners), made)
 
     def _sound(self, pair: LoraPair, matrix: torch.Tensor) -> torch.Tensor:
         """In the type computed with. A mask of zeros keeps off all but what is infinite. Raises AdapterError."""
@@ -233,21 +276,15 @@ class LoraAdapters:
             )
 
 
+def _up(matrices: Sequence[_Matrices], layer: PackedLinear) -> torch.Tensor:
+    """`(out, columns)` of one layer; no columns where no adapter changes it."""
+    if not matrices:
+        return torch.zeros(layer.out_features, 0, dtype=layer.dtype)
+    return torch.cat([one.b for one in matrices], dim=1)
+
+
 def _shape(layer: Any) -> tuple[int, int] | None:
     """`(out, in)` of a linear layer; of transformers' Conv1D they are called otherwise."""
     if hasattr(layer, "out_features") and hasattr(layer, "in_features"):
         return int(layer.out_features), int(layer.in_features)
     return (int(layer.nf), int(layer.nx)) if hasattr(layer, "nf") and hasattr(layer, "nx") else None
-
-
-def _stacks(ranks: Sequence[int]) -> list[list[int]]:
-    """Adapters that are computed together, in order, by their ranks."""
-    stacks: list[list[int]] = []
-    room = 0
-    for number, rank in enumerate(ranks):
-        if not stacks or rank > room:
-            stacks.append([])
-            room = _STACKED_RANK
-        stacks[-1].append(number)
-        room -= rank
-    return stacks

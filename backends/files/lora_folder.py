@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.files import model_files, tensors
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from backends.files.tensors import StoredTensor
 
 _NAME: Final = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
-_TYPES: Final = ("F32", "F16", "BF16")
+_COPY: Final = re.compile(r"base_model\.model\.(?P<layer>.+?)(?:\.base_layer)?\.weight")
+FLOATS: Final = ("F32", "F16", "BF16")
 _PICKLES: Final = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 _BASE_CHANGED: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of `init_lora_weights` with which training began from other base weights than the published ones."""
@@ -41,6 +43,7 @@ _REFUSED: Final = {
     "monteclora_config": "draws its weights (MonteCLoRA)",
     "kasa_config": "changes its base's singular values (KaSA)",
 }
+WITHOUT_COPIES: Final = "hint: save it with peft's save_pretrained(..., save_embedding_layers=False)"
 MERGE: Final = "hint: merge it into its base with peft's merge_and_unload, and serve the merged folder"
 
 
@@ -73,6 +76,8 @@ class LoraFolder:
 
     path: Path
     pairs: tuple[LoraPair, ...]
+    copies: Mapping[str, StoredTensor] = field(default_factory=lambda: MappingProxyType({}))
+    """Whole layers by their names, which have to be the base's own (`lora_copies`): peft saves them with a head."""
 
     @property
     def rank(self) -> int:
@@ -97,6 +102,17 @@ class LoraFolder:
                     f"{shape[1]} and {shape[0]} there. hint: is it an adapter of this very base?"
                 )
 
+    def check_copies(self, own: Mapping[str, StoredTensor]) -> None:
+        """Hold the copies' shapes against the base's layers of the same names. Raises AdapterError."""
+        for layer, copy in self.copies.items():
+            its = own.get(layer)
+            if its is None or its.shape != copy.shape or copy.dtype not in FLOATS:
+                had = "has not" if its is None else f"has as {_shape(its)}"
+                raise AdapterError(
+                    f"it carries a layer, {copy.name[:120]} ({_shape(copy)}), which this model {had}. hint: is it an "
+                    "adapter of this very base?"
+                )
+
 
 def read(path: Path) -> LoraFolder:
     """Read and check an adapter's folder; no weights are read. Raises AdapterError; blocks on the disk."""
@@ -106,10 +122,17 @@ def read(path: Path) -> LoraFolder:
         check_config(config)
         if config.get("task_type") not in (None, "CAUSAL_LM"):
             raise AdapterError(f"it is for the task {str(config['task_type'])[:40]}, and this model generates text")
-        pairs = _pairs(tensors.of_file(path / PEFT_WEIGHTS)[0], config)
+        stored = tensors.of_file(path / PEFT_WEIGHTS)[0]
+        copies = {match["layer"]: one for one in stored if (match := _copy(one)) is not None}
+        pairs = _pairs([one for one in stored if _copy(one) is None], config)
     except model_files.FileError as error:
         raise AdapterError(str(error)) from None
-    return LoraFolder(path, pairs)
+    return LoraFolder(path, pairs, copies)
+
+
+def _copy(stored: StoredTensor) -> re.Match[str] | None:
+    """Of a matrix that is a layer of the base's, and no half of a pair."""
+    return None if ".lora_" in stored.name or len(stored.shape) != 2 else _COPY.fullmatch(stored.name)
 
 
 def _check_kind(path: Path) -> None:
@@ -167,11 +190,14 @@ def _pairs(stored: list[StoredTensor], config: Mapping[str, Any]) -> tuple[LoraP
     return tuple(pair(layer, found, config) for layer, found in sorted(sides.items()))
 
 
+def _shape(tensor: StoredTensor) -> str:
+    return f"{tensor.dtype} {'x'.join(map(str, tensor.shape))}"
+
+
 def check_matrix(tensor: StoredTensor, n_axes: tuple[int, ...]) -> None:
     """Raises AdapterError for what is no half of a pair."""
-    if tensor.dtype not in _TYPES or len(tensor.shape) not in n_axes:
-        shape = "x".join(map(str, tensor.shape))
-        raise AdapterError(f"{tensor.name[:120]} is {tensor.dtype} {shape}, and a pair has matrices of floats")
+    if tensor.dtype not in FLOATS or len(tensor.shape) not in n_axes:
+        raise AdapterError(f"{tensor.name[:120]} is {_shape(tensor)}, and a pair has matrices of floats")
 
 
 def pair(

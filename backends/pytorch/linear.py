@@ -29,6 +29,21 @@ class PackedLinear(torch.nn.Module):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)  # noqa: SLF001
         self._bias = None if bias is None else bias.detach()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        found: torch.dtype = self._packed.dtype
+        return found
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether it adds one."""
+        return self._bias is not None
+
+    def unpacked(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The weights `(out, in)`, in the common order again, and the biases."""
+        return self._packed.to_dense(), self._bias
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(..., in) -> (..., out)`."""
         rows = x.reshape(-1, self.in_features)

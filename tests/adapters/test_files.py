@@ -137,7 +137,7 @@ def test_a_sound_one_is_told_with_its_figures_and_its_base_is_not_looked_for(fol
 
     assert (found.problem, found.rank, found.n_targets) == (None, 8, 8)
     n_values = 4 * (8 * 192 + 8 * 192 + 8 * 192 + 8 * 64)
-    joined_zeros = 4 * 8 * (192 + 64)  # both layers are computed from one matrix, and half of it is zeros
+    joined_zeros = 4 * 8 * ((64 + 64) + (192 + 64))  # query, key and value are one product, each has columns of its own
     assert (found.n_values, found.n_bytes) == (n_values + joined_zeros, 4 * n_values)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import demo
 from backends.bnb.loading import load
+from backends.registry import BACKENDS
 from tests.adapters.passes import options, prompts_of, together
 from tests.adapters.test_files import Q_PROJ, with_tensors
 from tests.models import lora
@@ -50,17 +51,42 @@ def base() -> Iterator[Any]:
     made.close()
 
 
-def test_one_whose_numbers_overflow_is_refused_and_harms_no_other(tmp_path: Path) -> None:
-    """Both would be in one stack, where a mask of zeros keeps apart all but what is infinite."""
-    folders = {name: lora.build_folder(tmp_path / name, 1, targets=("q_proj",)) for name in ("huge", "good")}
-    with_tensors(folders["huge"], lambda t: t.update({f"{Q_PROJ}.lora_A.weight": np.full((8, 192), 3e38, np.float32)}))
-    spec = spec_of("demo", "bnb", demo.HF_PATH, parallel=2, threads=1, options=options(folders))
-    made: Any = load(spec, lambda _: None)
+def overflowing(folder: Path, largest: float) -> Path:
+    tensors = {f"{Q_PROJ}.lora_A.weight": (8, 192), f"{Q_PROJ}.lora_B.weight": (192, 8)}
+    return with_tensors(
+        folder, lambda t: t.update({name: np.full(shape, largest, np.float32) for name, shape in tensors.items()})
+    )
 
-    found = together(made, prompts_of(2), ["good", ""])
-    made.close()
 
-    assert all(np.isfinite(logits).all() for logits in found)
+def test_one_whose_numbers_overflow_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """All would be in one stack, where a mask of zeros keeps apart all but what is infinite."""
+    folders = {name: lora.build_folder(tmp_path / name, 1, targets=("q_proj",)) for name in ("huge", "large", "good")}
+    overflowing(folders["huge"], 3e38)
+    overflowing(folders["large"], 5e18)  # only what they make of each other is infinite, and a first pass shows it
+    engines: dict[str, Any] = {}
+    for name, chosen in {"all": folders, "good": {"good": folders["good"]}, "none": {}}.items():
+        spec = spec_of("demo", "bnb", demo.HF_PATH, parallel=2, threads=1, options=options(chosen) if chosen else {})
+        engines[name] = load(spec, lambda _: None)
+
+    found = {name: together(engine, prompts_of(2), ["", ""]) for name, engine in engines.items()}
+    adapted = {name: together(engines[name], prompts_of(2), ["good", ""]) for name in ("all", "good")}
+    facts = {name: engine.ready() for name, engine in engines.items()}
+    for engine in engines.values():
+        engine.close()
+
+    told = facts["all"].generator.adapters
+    assert "with which its base computes none" in told["huge"]
+    assert "no numbers (NaN or infinite)" in told["large"]
+    assert told["good"] == ""
+    for one in (*found["all"], *adapted["all"]):
+        assert np.isfinite(one).all()
+    for place in range(2):
+        assert np.array_equal(found["all"][place], found["none"][place])
+        assert np.array_equal(adapted["all"][place], adapted["good"][place])
+    parts = {name: facts[name].parts for name in facts}
+    (known,) = BACKENDS["bnb"].describe(demo.HF_PATH, options({"good": folders["good"]})).adapters
+    assert parts["all"]["adapters"] == parts["good"]["adapters"] == 4 * known.n_values, "what is refused is not kept"
+    assert parts["all"]["weights"] == parts["none"]["weights"]
 
 
 def by_peft(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
