@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from backends.prefix.entry_files import EntryFile, EntryFolder, Label, size_of
 from backends.prefix.eviction_score import HALF_LIFE_S, cost_of, file_name
 from backends.prefix.store import PrefixStore
+from tests.small_disk import run_in_name_space
 
 N_STATE = 30_000
 ONE = size_of(64, N_STATE)
@@ -305,20 +306,9 @@ print("ok")
 
 
 def test_a_file_system_without_room_ends_nothing(tmp_path: Path) -> None:
-    """In a name space of its own, where anybody may mount a file system of 256 KiB."""
-    command = [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--mount",
-        sys.executable,
-        "-c",
-        IN_A_SMALL_FOLDER,
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd())
-    if "unshare" in done.stderr and "not permitted" in done.stderr:
-        pytest.skip("no name spaces for users here")
+    """On a file system of 256 KiB."""
+    done = run_in_name_space(IN_A_SMALL_FOLDER, tmp_path)
+
     assert done.stdout == "ok\n", done.stderr
 
 

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from backends.training.checkpoints import Checkpoints, State
+from tests.small_disk import run_in_name_space
 
 OLD, NEW = b"old", b"newer"
 
@@ -107,11 +106,8 @@ assert [path.name for path in folder.iterdir()] == ["step-00000001"]
 
 
 def test_a_full_disk_is_told_with_its_numbers_and_nothing_half_written_stays(tmp_path):
-    """In a name space of its own, where anybody may mount a file system of 256 KiB."""
-    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", FULL, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd())
-    if "unshare" in done.stderr and "not permitted" in done.stderr:
-        pytest.skip("no name spaces for users here")
+    """On a file system of 256 KiB."""
+    done = run_in_name_space(FULL, tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("disk step-00000002 cannot be written: no space left on device behind 0.2 MiB of it")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.e2e.server import until
+from tests.small_disk import run_in_name_space
 from tests.tuning.conftest import School, config_of
 
 MIB = 2**20
@@ -64,11 +61,8 @@ def told_by(school: School, place: Path) -> None:
 def test_a_job_that_the_disk_cannot_hold_is_refused_and_one_whose_room_went_waits(
     canary_path: Path, adapter: Path, tmp_path: Path
 ):
-    """In a name space of its own, where anybody may mount a small file system."""
+    """On a small file system of its own."""
     (tmp_path / "data").mkdir()
-    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", IN_A_SMALL_FOLDER]
-    places = map(str, (tmp_path / "data", canary_path, adapter))
-    done = subprocess.run([*command, *places], capture_output=True, text=True, timeout=300, check=False, cwd=Path.cwd())
-    if "unshare" in done.stderr and "not permitted" in done.stderr:
-        pytest.skip("no name spaces for users here")
+    done = run_in_name_space(IN_A_SMALL_FOLDER, tmp_path / "data", canary_path, adapter, timeout_s=300)
+
     assert done.stdout == "ok\n", done.stdout + done.stderr
