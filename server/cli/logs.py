@@ -27,6 +27,8 @@ def configure_logging(section: LoggingSection) -> None:
     level = section.level.upper()
     for name in ("onecard", "server", "backends"):
         logging.getLogger(name).setLevel(level)
+    # What a client sends wrongly is its answer's matter, and the parser's words are no event of ours.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     # `server.door.http1` says the same with the reason.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Invalid HTTP request received.")
 

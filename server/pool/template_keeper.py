@@ -7,6 +7,7 @@ from the models' budget. For the event loop's thread only.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
 
@@ -92,7 +93,8 @@ class TemplateKeeper:
             async with asyncio.timeout(self._rules.copy_within_s):
                 return await running.copy(socket_fd=socket_fd, stderr_fd=stderr_fd)
         except (TemplateProcessError, TimeoutError) as error:
-            _LOG.warning("template_process_failed pid=%s reason=%s", running.pid, error or "it does not answer")
+            reason = json.dumps(str(error) or "it does not answer")
+            _LOG.warning("template_process_failed pid=%s reason=%s", running.pid, reason)
             running.kill()
             return None
 
@@ -126,7 +128,7 @@ class TemplateKeeper:
                 _LOG.warning("template_process_ended status=%d deaths=%d", status, self._n_deaths)
         except OSError as error:  # the next load itself will tell
             self._n_deaths += 1
-            _LOG.warning("template_process_refused reason=%s", error.strerror)
+            _LOG.warning("template_process_refused reason=%s", json.dumps(error.strerror))
         finally:
             self._running = self._resident_bytes = self._keeper = None
             self._settled.set()
@@ -140,9 +142,8 @@ class TemplateKeeper:
                 self._resident_bytes = await running.warmed()
         except (TemplateProcessError, TimeoutError) as error:
             if not self._closed:
-                _LOG.warning(
-                    "template_process_unfit backend=%s reason=%s", self._backend, error or "its imports take too long"
-                )
+                reason = json.dumps(str(error) or f"its imports took more than {self._rules.warm_within_s:g} s")
+                _LOG.warning("template_process_unfit backend=%s reason=%s", self._backend, reason)
             self._closed = self._closed or isinstance(error, UnfitError)
             running.kill()
         else:

@@ -272,6 +272,7 @@ def test_broken_forms_are_refused_and_leave_nothing(server: Server, cache: Path,
     answer = post(server, form(*parts, **how))
     assert (answer.status, answer.error["code"]) == (status, code), answer.body
     assert spooled(cache) == []
+    assert "python_multipart" not in server.log
 
 
 @pytest.mark.parametrize(

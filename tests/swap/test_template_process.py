@@ -165,14 +165,27 @@ async def test_a_load_waits_for_a_template_process_that_does_its_imports(new: Ne
     await worker.stop()
 
 
-async def test_a_stuck_template_process_is_replaced_and_the_load_goes_on_without_it(new: New, tmp_path: Path) -> None:
+async def test_a_stuck_template_process_is_replaced_and_the_load_goes_on_without_it(
+    new: New, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     template = await new(rules=TemplateRules(back_off_s=0.2, copy_within_s=0.3))
     assert template.pid is not None
     stuck = template.pid
     os.kill(stuck, signal.SIGSTOP)
     worker, _ = await loaded(template, tmp_path)
     assert not is_copy(worker)
+    assert f'template_process_failed pid={stuck} reason="it does not answer"' in caplog.text
     await until(lambda: template.warm and template.pid != stuck)
+    await worker.stop()
+
+
+async def test_imports_that_take_too_long_are_told_with_their_limit(
+    new: New, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = await new(warm=False, rules=TemplateRules(warm_within_s=0.0))
+    worker, _ = await loaded(template, tmp_path)
+    assert not is_copy(worker)
+    assert 'template_process_unfit backend=gguf reason="its imports took more than 0 s"' in caplog.text
     await worker.stop()
 
 
