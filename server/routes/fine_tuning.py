@@ -122,7 +122,10 @@ async def _refuse_other_file(request: Request, app: Services, file_id: str, para
 async def list_jobs(request: Request, app: App, query: Jobs) -> Response:
     """Your jobs, the newest first."""
     jobs, has_more = await asyncio.to_thread(app.tuning.listed, seen(request), Page(query.limit, query.after))
-    found: JobPage = {"object": "list", "data": [_object(app, job) for job in jobs], "has_more": has_more}
+    after = jobs[-1].id if has_more else None
+    found: JobPage = {
+        "object": "list", "data": [_object(app, job) for job in jobs], "has_more": has_more, "after": after
+    }  # fmt: skip
     return _json(found)
 
 

@@ -109,6 +109,8 @@ class JobPage(TypedDict):
     object: Literal["list"]
     data: list[JobObject]
     has_more: bool
+    after: str | None
+    """Where the next page begins, as openai-python's README reads it; None behind the last one."""
 
 
 class JobEventObject(TypedDict):
