@@ -26,17 +26,17 @@ def measure(*, rounds: int = 20, template: bool = True, pause_s: float = 0.0) ->
     """Swap a -> b -> a ..., back to back or with a pause between."""
     budget = _budget_for_one()
     with running(_config(budget=budget, template=template)) as server:
-        _first_token_ms(server.url, NAMES[1])
+        first_token_ms(server.url, NAMES[1])
         cold, warm, engine = [], [], []
         for index in range(rounds):
             name = NAMES[index % 2]
             time.sleep(pause_s)
             began_loads = _loads(server.url)
-            cold.append(_first_token_ms(server.url, name))
+            cold.append(first_token_ms(server.url, name))
             engine.append(1000 * _engine_s(server.url, name))
             if _loads(server.url) == began_loads:
                 raise RuntimeError("the model was still there: nothing was swapped")
-            warm.append(_first_token_ms(server.url, name))
+            warm.append(first_token_ms(server.url, name))
     ttft, resident, load = statistics.median(cold), statistics.median(warm), statistics.median(engine)
     return {
         "ttft_ms": ttft,
@@ -56,12 +56,12 @@ def _config(*, budget: str, template: bool) -> str:
 def _budget_for_one() -> str:
     """A budget that holds one of the models and not two, from what the server itself says one takes."""
     with running(_config(budget="2GiB", template=False)) as server:
-        _first_token_ms(server.url, NAMES[0])
-        booked = _model(server.url, NAMES[0])
+        first_token_ms(server.url, NAMES[0])
+        booked = model_status(server.url, NAMES[0])
     return str(int(1.6 * max(booked["predicted_bytes"], booked["measured_bytes"])))
 
 
-def _first_token_ms(url: str, model: str) -> float:
+def first_token_ms(url: str, model: str) -> float:
     """From the request to the first piece of text of its stream. Raises RuntimeError."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 2}
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
@@ -81,7 +81,7 @@ def _first_token_ms(url: str, model: str) -> float:
     raise RuntimeError("the stream held no text")
 
 
-def _model(url: str, name: str) -> dict[str, Any]:
+def model_status(url: str, name: str) -> dict[str, Any]:
     with urllib.request.urlopen(url + "/v1/status", timeout=10) as response:
         models = json.load(response)["models"]
     found: dict[str, Any] = next(model for model in models if model["name"] == name)
@@ -90,7 +90,7 @@ def _model(url: str, name: str) -> dict[str, Any]:
 
 def _engine_s(url: str, name: str) -> float:
     """What the engine itself says the last load took."""
-    return float(_model(url, name)["load_s"])
+    return float(model_status(url, name)["load_s"])
 
 
 def _loads(url: str) -> float:

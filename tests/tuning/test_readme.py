@@ -21,7 +21,7 @@ PAGE = 20
 
 def examples() -> list[str]:
     """The package brings its README as its description."""
-    blocks = re.findall(r"```python\n(.*?)```", str(metadata("openai").get_payload()), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", metadata("openai").get_payload(), re.DOTALL)
     return [block for block in blocks if "fine_tuning" in block or '"fine-tune"' in block]
 
 
