@@ -21,7 +21,7 @@ PAGE = 20
 
 def examples() -> list[str]:
     """The package brings its README as its description."""
-    blocks = re.findall(r"```python\n(.*?)```", metadata("openai").get_payload(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", str(metadata("openai").json["description"]), re.DOTALL)
     return [block for block in blocks if "fine_tuning" in block or '"fine-tune"' in block]
 
 
@@ -43,7 +43,7 @@ def the(*words: str) -> str:
 @pytest.fixture(scope="module")
 def jobs(school: School) -> list[str]:
     """Ids of a page of jobs and one more, the newest first."""
-    client, file = school.client(), school.upload("steps 1")
+    client, file = school.client(), school.upload("steps 4000 ms 20")
     made = [client.fine_tuning.jobs.create(model="chat", training_file=file).id for _ in range(PAGE + 1)]
     for job in made:
         client.fine_tuning.jobs.cancel(job)
