@@ -57,7 +57,8 @@ class Card:
 
     memory: GpuMemory
     driver: str
-    holders: tuple[Holder, ...]
+    holders: tuple[Holder, ...] | None
+    """None where the driver tells of no process."""
 
 
 async def card() -> Card:
@@ -68,7 +69,7 @@ async def card() -> Card:
 async def held_by(pids: Sequence[int]) -> int | None:
     """Bytes of the card that these processes hold; None where the driver does not tell of any, as in a container."""
     try:
-        found = {holder.pid: holder.n_bytes for holder in (await card()).holders if holder.pid in pids}
+        found = {holder.pid: holder.n_bytes for holder in (await card()).holders or () if holder.pid in pids}
     except GpuError:
         return None
     known = [n_bytes for n_bytes in found.values() if n_bytes is not None]
@@ -134,13 +135,14 @@ def _card() -> Card:
     pynvml.nvmlInit()
     try:
         handle = _handle(pynvml, os.environ)
-        listed = [
-            *pynvml.nvmlDeviceGetComputeRunningProcesses(handle),
-            *pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
-        ]
-        found = {int(one.pid): one.usedGpuMemory for one in listed}
+        found: dict[int, int | None] = {}
+        told = False
+        for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses):
+            with contextlib.suppress(pynvml.NVMLError):  # under WSL and in a part of a card no process is told
+                found |= {int(one.pid): one.usedGpuMemory for one in ask(handle)}
+                told = True
         holders = [Holder(pid, _process_name(pid), None if n is None else int(n)) for pid, n in found.items()]
-        return Card(memory, str(pynvml.nvmlSystemGetDriverVersion()), tuple(holders))
+        return Card(memory, str(pynvml.nvmlSystemGetDriverVersion()), tuple(holders) if told else None)
     finally:
         pynvml.nvmlShutdown()
 

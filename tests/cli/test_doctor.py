@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from demo import GGUF_PATH
@@ -256,7 +257,10 @@ def test_what_is_wrong_is_a_problem_and_the_rest_is_looked_at(config, subject, p
 class Library:
     """NVIDIA's library as it would answer on a machine with a card, in its own names."""
 
-    def __init__(self, processes: list[tuple[int, int | None]]) -> None:
+    NVMLError = pynvml.NVMLError
+
+    def __init__(self, processes: list[tuple[int, int | None]], *, tells_graphics: bool = True) -> None:
+        self.tells_graphics = tells_graphics
         self.processes = [SimpleNamespace(pid=pid, usedGpuMemory=n_bytes) for pid, n_bytes in processes]
         self.open = 0
 
@@ -279,24 +283,31 @@ class Library:
         return self.processes
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, _handle: int) -> list[SimpleNamespace]:  # noqa: N802
-        return self.processes[:1]
+        return self.processes[:1] if self.tells_graphics else self.refuse(_handle)
+
+    def refuse(self, _handle: int) -> list[SimpleNamespace]:
+        raise self.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
     def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
         return "575.51"
 
 
-def test_what_the_driver_tells(monkeypatch):
-    import pynvml
-
-    library = Library([(os.getpid(), 5), (2**22 + 1, None)])
+@pytest.mark.parametrize("tells_graphics", [True, False], ids=["all", "no graphics, as under WSL"])
+def test_what_the_driver_tells(monkeypatch, tells_graphics):
+    library = Library([(os.getpid(), 5), (2**22 + 1, None)], tells_graphics=tells_graphics)
     assert all(hasattr(pynvml, name) for name in dir(library) if name.startswith("nvml")), "names of the real one"
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     card = asyncio.run(gpu.card())
     assert (card.driver, card.memory) == ("575.51", GpuMemory("RTX", 12 * GIB, 11 * GIB))
-    mine, gone = card.holders
+    mine, gone = card.holders or ()
     assert (mine.pid, mine.n_bytes, mine.name) == (os.getpid(), 5, Path("/proc/self/comm").read_text().strip())
     assert (gone.n_bytes, gone.name) == (None, "?")
+    library.processes = []
+    assert asyncio.run(gpu.card()).holders == ()
+    monkeypatch.setattr(library, "nvmlDeviceGetGraphicsRunningProcesses", library.refuse)
+    monkeypatch.setattr(library, "nvmlDeviceGetComputeRunningProcesses", library.refuse)
+    assert asyncio.run(gpu.card()).holders is None
     assert library.open == 0
 
 

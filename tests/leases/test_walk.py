@@ -94,7 +94,7 @@ class Walk:
         self.begin(self._answer(self.chance.choice(list(SIZES)), within_s=None))
         ASKER.reset(token)
 
-    async def _answer(self, model: str, *, within_s: float | None = 30) -> None:
+    async def _answer(self, model: str, *, within_s: float | None = 120) -> None:
         """Jobs that have time wait as long as the memory is lent."""
         text = self.chance.choice(("hi", "!slow 5 10", "!slow 10 30"))
         async with asyncio.timeout(within_s):
@@ -162,7 +162,7 @@ class Walk:
         """Everything ends, and what is lent comes back."""
         self.minute = 20 * 60
         await self.made.pool._parts.memory.look()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while self.tasks or self.made.pool.leases.all:
                 await self.give_back()
                 await asyncio.sleep(0.01)

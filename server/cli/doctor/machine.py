@@ -94,6 +94,8 @@ def holders(seen: Device) -> list[Finding]:
     """Who else holds memory of the card."""
     if seen.card is None:
         return []
+    if seen.card.holders is None:
+        return [Finding("card", "note", "the driver does not tell which programs hold memory of the card")]
     others = [one for one in seen.card.holders if one.pid not in seen.own_pids]
     named = [
         f"{one.name} (pid {one.pid}{'' if one.n_bytes is None else f', {format_size(one.n_bytes)}'})"
