@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from server.cluster.facts import Ask
 
 REPORT_EVERY_S: Final = 0.5
 """As real nodes do."""
+_LOOKS_WITHOUT_NEWS: Final = 20
+"""A node that reports the same again tells a rule only that it is still there, so it does so more rarely."""
 
 
 @dataclass
@@ -54,7 +57,13 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = 0
         self._rule = rule
-        self._nodes = {name: Node(name, by_name, self._after, random.Random(chance.random())) for name in nodes}
+        self._nodes = {
+            name: Node(name, by_name, self._after, random.Random(chance.random()), happened=self._report_soon)
+            for name in nodes
+        }
+        self._first_report_s = {name: REPORT_EVERY_S * place / len(nodes) for place, name in enumerate(nodes)}
+        self._next_report = dict.fromkeys(nodes, 0)
+        """Of each node, in `REPORT_EVERY_S`."""
         self._users = users
         self._chance = chance
         self._outcome = Outcome()
@@ -63,9 +72,9 @@ class Simulation:
 
     def run(self, seconds: float) -> Outcome:
         """So much simulated time, or until no user has anything to ask."""
-        for place, node in enumerate(self._nodes.values()):
+        for node in self._nodes.values() if self._rule.hears else ():
             self._rule.report(node.report(0.0))
-            self._after(REPORT_EVERY_S * place / len(self._nodes), partial(self._report, node))
+            self._report_at(node, 0)
         for user in self._users:
             self._next(user, self._chance.uniform(0, 30))
         while self._events and self._events[0][0] <= seconds and self._n_asking:
@@ -78,9 +87,21 @@ class Simulation:
         self._order += 1
         heapq.heappush(self._events, (self._now + seconds, self._order, happen))
 
-    def _report(self, node: Node, now: float) -> None:
-        self._rule.report(node.report(now))
-        self._after(REPORT_EVERY_S, partial(self._report, node))
+    def _report_soon(self, node: Node, now: float) -> None:
+        if self._rule.hears:
+            number = 1 + math.floor((now - self._first_report_s[node.name]) / REPORT_EVERY_S)
+            if number < self._next_report[node.name]:
+                self._report_at(node, number)
+
+    def _report_at(self, node: Node, number: int) -> None:
+        self._next_report[node.name] = number
+        at_s = self._first_report_s[node.name] + REPORT_EVERY_S * number
+        self._after(at_s - self._now, partial(self._report, node, number))
+
+    def _report(self, node: Node, number: int, now: float) -> None:
+        if number == self._next_report[node.name]:
+            self._rule.report(node.report(now))
+            self._report_at(node, number + _LOOKS_WITHOUT_NEWS)
 
     def _next(self, user: Iterator[Turn], later_s: float = 0.0) -> None:
         turn = next(user, None)

@@ -101,6 +101,8 @@ class NodeState:
     report: NodeReport
     in_flight: dict[str, int] = field(default_factory=dict)
     """Model -> requests sent to it that have not ended."""
+    n_in_flight: int = 0
+    """Of all models."""
     load_since: dict[str, float] = field(default_factory=dict)
     """Model -> when a request was sent that makes the node load it; until the node reports it."""
     down_until: float = 0.0
@@ -112,7 +114,8 @@ class NodeState:
             after = replace(held, state="ready", waiting=0, running=0)
             self.report = replace(self.report, models={**self.report.models, model: after})
 
-    @property
-    def n_in_flight(self) -> int:
-        """Requests of all models."""
-        return sum(self.in_flight.values())
+    def sent(self, model: str, change: int) -> int:
+        """One request more or one less; how many of the model there are now."""
+        n_now = self.in_flight[model] = self.in_flight.get(model, 0) + change
+        self.n_in_flight += change
+        return n_now

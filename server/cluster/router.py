@@ -8,14 +8,15 @@ model that leaves is charged with its next load, as likely as it is asked for. T
 from __future__ import annotations
 
 import hashlib
-import heapq
+import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from server.cluster.facts import Ask, Choice, HeldModel, NodeReport, NodeState, Weights
+from server.cluster.holders import Holders
 
 MOST_HEADS: Final = 100_000
 """Conversations whose node is remembered; the longest unused is forgotten first."""
@@ -54,7 +55,7 @@ class Router:
     def __init__(self, weights: Weights | None = None) -> None:
         self._weights = weights or Weights()
         self._nodes: dict[str, NodeState] = {}
-        self._holders: dict[str, set[str]] = {}
+        self._holders = Holders()
         self._knowers: dict[str, set[str]] = {}
         """Model -> nodes that have told of it: of a tuned one, the node that made it."""
         self._models: dict[str, _ModelState] = {}
@@ -75,13 +76,16 @@ class Router:
             self._ranks.clear()
         elif state.report.life != report.life:
             state.down_until, state.load_since = 0.0, {}
-        before, state.report = state.report.models, report
-        for name in before.keys() - report.models.keys():
+        before, state.report = state.report, report
+        for name in before.models.keys() - report.models.keys():
             self._no_longer(report.node, name)
+        is_new = before is report or before.life != report.life
         for name, model in report.models.items():
-            self._note_knower(report.node, name)
             if model.load_s is not None:
                 self._model(name).load_s = model.load_s
+            if not is_new and model is before.models.get(name):
+                continue
+            self._note_knower(report.node, name)
             if model.here:
                 state.load_since.pop(name, None)
             self._note_holder(state, name, model)
@@ -124,30 +128,40 @@ class Router:
     def choose(self, ask: Ask, now: float, *, without: frozenset[str] = frozenset()) -> Choice | None:
         """The node whose answer is expected first, of those not in `without`; None where there is none."""
         home = self._heads.get(ask.head) if ask.head is not None else None
-        best: tuple[float, int, Choice] | None = None
-        for place, name in enumerate(self._candidates(ask, home)):
+        leave_s, prompt_s = (
+            0.0 if home is None else self._weights.leave_s,
+            ask.prompt_tokens / self._weights.tokens_per_s,
+        )
+        best_s, best = math.inf, None
+        for name in self._candidates(ask, home):
             state = self._nodes[name]
             if name in without or state.down_until > now:
                 continue
-            wait_s, reason = self._wait(state, ask, now)
-            away_s = 0.0 if home in (None, name) else self._weights.leave_s
+            away_s = 0.0 if name == home else leave_s
             if not self._up(state, now):
                 away_s += self._weights.silent_s
-            found = Choice(name, wait_s, "head" if name == home and reason == "resident" else reason)
             if name != home:
-                away_s += ask.prompt_tokens / self._weights.tokens_per_s
-            if best is None or wait_s + away_s < best[0]:
-                best = (wait_s + away_s, place, found)
-        return None if best is None else best[2]
+                away_s += prompt_s
+            if best is not None and away_s + self._least_s(state, ask.model) >= best_s:
+                if leave_s + prompt_s >= best_s:
+                    break  # so it is for all that follow
+                continue
+            wait_s, reason = self._wait(state, ask, now)
+            if best is None or wait_s + away_s < best_s:
+                best_s = wait_s + away_s
+                best = Choice(name, wait_s, "head" if name == home and reason == "resident" else reason)
+        return best
 
     def begin(self, ask: Ask, node: str, now: float) -> None:
         """The request is on its way to the node, which holds its conversation from now on."""
         state = self._nodes[node]
-        state.in_flight[ask.model] = state.in_flight.get(ask.model, 0) + 1
+        n_now = state.sent(ask.model, 1)
         held = state.report.models.get(ask.model)
         if held is not None and not held.here:
             state.load_since.setdefault(ask.model, now)
-            self._holders.setdefault(ask.model, set()).add(node)
+            self._holders.note(ask.model, node, n_now)
+        else:
+            self._holders.moved(ask.model, node, n_now)
         self._model(ask.model).arrived(now)
         if ask.head is not None:
             self._heads[ask.head] = node
@@ -163,8 +177,9 @@ class Router:
         if (state := self._nodes.get(node)) is not None and state.in_flight.get(ask.model):
             if took_s is not None:
                 state.answered(ask.model)
-            state.in_flight[ask.model] -= 1
-            if not state.in_flight[ask.model]:  # a load that none waits for any more, or that failed
+            n_now = state.sent(ask.model, -1)
+            self._holders.moved(ask.model, node, n_now)
+            if not n_now:  # a load that none waits for any more, or that failed
                 state.load_since.pop(ask.model, None)
                 if (held := state.report.models.get(ask.model)) is not None:
                     self._note_holder(state, ask.model, held)
@@ -174,28 +189,29 @@ class Router:
     def _up(self, state: NodeState, now: float) -> bool:
         return state.down_until <= now and now - state.report.at_s <= self._weights.stale_s
 
-    def _candidates(self, ask: Ask, home: str | None) -> Iterable[str]:
+    def _candidates(self, ask: Ask, home: str | None) -> Iterator[str]:
         """The conversation's node, those that hold the model, and some that could load it; each once."""
         know = self._knowers.get(ask.model) or self._nodes
+        if home is not None and home in know:
+            yield home
+        holders = self._holders.quietest(ask.model, HELD_CANDIDATES)
+        yield from (name for name in holders if name != home)
         ranked = self._ranks.get(ask.model)
         if ranked is None:
             ranked = self._ranks[ask.model] = by_hash(ask.model, know)
-        found = dict.fromkeys(name for name in (home,) if name in know)
-        found.update(dict.fromkeys(self._quietest(ask.model)))
-        able = 0
-        for name in ranked:
-            if able >= LOAD_CANDIDATES:
-                break
-            able += name not in found
-            found.setdefault(name)
-        return [name for name in found if name is not None]
+        found = {home, *holders}
+        yield from itertools.islice((name for name in ranked if name not in found), LOAD_CANDIDATES)
 
-    def _quietest(self, model: str) -> list[str]:
-        """Of the nodes that hold the model, those with the fewest of its requests."""
-        holders = sorted(self._holders.get(model, ()))
-        if len(holders) <= HELD_CANDIDATES:
-            return holders
-        return heapq.nsmallest(HELD_CANDIDATES, holders, key=lambda name: self._nodes[name].in_flight.get(model, 0))
+    def _least_s(self, state: NodeState, model: str) -> float:
+        """What the wait comes to at the least: the load, where there has to be one."""
+        held = state.report.models.get(model) or _UNLOADED
+        if held.here or model in state.load_since:
+            return 0.0
+        return self._new_load_s(model, held)
+
+    def _new_load_s(self, model: str, held: HeldModel) -> float:
+        """Of a node that does not hold it."""
+        return self._load_s(model, held) * (self._weights.copy if self._holders.count(model) else 1.0)
 
     def _wait(self, state: NodeState, ask: Ask, now: float) -> tuple[float, str]:
         """Seconds until the node begins to compute, and whether it holds the model."""
@@ -208,16 +224,15 @@ class Router:
         crowd_s = self._weights.crowd * job_s * others
         if held.state == "ready":
             return queue_s + crowd_s, "resident"
-        load_s = self._load_s(ask.model, held)
         if held.here or ask.model in state.load_since:
             since = state.load_since.get(ask.model)
+            load_s = self._load_s(ask.model, held)
             left_s = load_s / 2 if since is None else max(0.0, load_s - (now - since))
             if not held.here:
                 left_s += self._turns_s(state, ask.model, now)
             return left_s + queue_s + crowd_s, "load"
         room_s = self._room_s(state, ask.model, held, now)
-        if self._holders.get(ask.model):
-            load_s *= self._weights.copy
+        load_s = self._new_load_s(ask.model, held)
         return load_s + self._turns_s(state, ask.model, now) + room_s + queue_s + crowd_s, "load"
 
     def _turns_s(self, state: NodeState, model: str, now: float) -> float:
@@ -261,16 +276,15 @@ class Router:
         seen = self._model(name)
         n_jobs = max(state.in_flight.get(name, 0), held.running + held.waiting)
         drain_s = seen.job_s * math.ceil(n_jobs / held.parallel)
-        elsewhere = len(self._holders.get(name, ())) or 1
+        elsewhere = self._holders.count(name) or 1
         likely = 1 - math.exp(-seen.rate(now) * self._weights.horizon_s / elsewhere)
         return drain_s, self._weights.eviction * self._load_s(name, held) * likely
 
     def _note_holder(self, state: NodeState, name: str, held: HeldModel) -> None:
-        holders = self._holders.setdefault(name, set())
         if held.here or name in state.load_since:
-            holders.add(state.report.node)
+            self._holders.note(name, state.report.node, state.in_flight.get(name, 0))
         else:
-            holders.discard(state.report.node)
+            self._holders.discard(name, state.report.node)
 
     def _note_knower(self, node: str, name: str) -> None:
         know = self._knowers.setdefault(name, set())
@@ -280,7 +294,7 @@ class Router:
 
     def _no_longer(self, node: str, name: str) -> None:
         """The node knows the model no more."""
-        self._holders.get(name, set()).discard(node)
+        self._holders.discard(name, node)
         self._ranks.pop(name, None)
         know = self._knowers.get(name, set())
         know.discard(node)
