@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from server.cli.client import Client, client_for
+from server.cli.cluster_end import ClusterNote, end_cluster, signals, until_drained
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, say, write
 from server.cluster.node_server import NodeOrder
-from server.memory.learned import data_folder
 
 if TYPE_CHECKING:
+    import threading
+
     from server.cluster.on_ray import ClusterOrder
     from server.settings.config import Settings
 
 OBJECT_STORE_BYTES: Final = 80 * 2**20
 """Nothing of requests or answers lies in it."""
 _READY_WITHIN_S: Final = 180.0
-_DOWN_WITHIN_S: Final = 120.0
+_DOWN_WITHIN_S: Final = 60.0
+"""Beyond what the nodes may drain."""
 _POLL_S: Final = 0.3
 _QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,31 +61,35 @@ def bring_up(config: Path | None, wish: Wish) -> None:
     own = wish.address is None
     say("starting Ray on this machine" if own else f"joining Ray at {wish.address}")
     _begin(ray, wish)
-    from server.cluster.on_ray import begin_end
+    from server.cluster.on_ray import APPLICATION, begin_end, nodes_left
 
-    told = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own handlers there
-        signal.signal(number, lambda *_: told.set())
+    told, hurried = signals()
+    has_drained = False
     try:
         url = _run(ray, serve, settings, config, wish, told)
-        _note(url)
+        note = ClusterNote(os.getpid(), url, settings.server.drain_s)
+        note.save()
         if own and not told.is_set():
             write(f"{wish.nodes} nodes serve {url}/v1\nCtrl-C or `onecard cluster down` ends them")
             told.wait()
-            say("the nodes drain")
+            begin_end()
+            has_drained = end_cluster(serve, APPLICATION, nodes_left, note, hurried)
         elif not own:
             write(f"{wish.nodes} nodes serve {url}/v1\n`onecard cluster down --address {wish.address}` ends them")
     finally:
+        if own and not has_drained:
+            with contextlib.suppress(ray.exceptions.RayError):
+                begin_end()
+                serve.shutdown()
         if own:
-            _state().unlink(missing_ok=True)
-            begin_end()
-            serve.shutdown()
+            ClusterNote.remove()
         ray.shutdown()
 
 
 def read_status(url: str | None, config: Path | None) -> dict[str, Any]:
     """What the edge tells. Raises CliError."""
-    client = client_for(url or _noted().get("url"), loaded_or_exit(config).settings)
+    note = ClusterNote.read()
+    client = client_for(url or (note.url if note else None), loaded_or_exit(config).settings)
     answer = client.response("/v1/cluster")
     if answer.status_code == 404:
         raise CliError(f"{client.base} is a server, and no cluster. hint: onecard ps")
@@ -115,22 +120,27 @@ def take_down(address: str | None) -> None:
     if address is not None:
         ray, serve = _ray()
         _join(ray, address)
-        from server.cluster.on_ray import APPLICATION, begin_end, end
+        from server.cluster.on_ray import APPLICATION, LEAVE_WITHIN_S, begin_end, end, nodes_left
 
         begin_end()
+        until_drained(nodes_left, drain_s=LEAVE_WITHIN_S, hurried=signals()[0], tell=say)
         serve.delete(APPLICATION)
         end()
         ray.shutdown()
         write("the nodes have ended; Ray runs on")
         return
-    pid = _noted().get("pid")
-    if pid is None or not _is_ours(pid):
+    note = ClusterNote.read()
+    if note is None or not _is_ours(note.pid):
         raise CliError("no cluster of this user runs on this machine. hint: --address for one on a running Ray")
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _DOWN_WITHIN_S
-    while _is_ours(pid):
+    os.kill(note.pid, signal.SIGTERM)
+    within_s = note.drain_s + _DOWN_WITHIN_S
+    deadline, before = time.monotonic() + within_s, note.waits_for
+    while _is_ours(note.pid):
         if time.monotonic() > deadline:
-            raise CliError(f"the cluster has not ended within {_DOWN_WITHIN_S:g} s. hint: kill {pid}")
+            raise CliError(f"the cluster has not ended within {within_s:g} s. hint: kill {note.pid}")
+        if (now := ClusterNote.read()) is not None and now.waits_for != before:
+            before = now.waits_for
+            say(before)
         time.sleep(_POLL_S)
     write("the nodes have ended")
 
@@ -241,24 +251,6 @@ def _gpus_per_node(n_cards: float, wish: Wish) -> float:
             f"hint: --gpus {share:g}, and [memory] budget for each node's part"
         )
     return gpus
-
-
-def _state() -> Path:
-    return data_folder() / "cluster.json"
-
-
-def _note(url: str) -> None:
-    path = _state()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"pid": os.getpid(), "url": url}))
-
-
-def _noted() -> dict[str, Any]:
-    try:
-        noted: dict[str, Any] = json.loads(_state().read_text())
-    except (OSError, ValueError):
-        return {}
-    return noted
 
 
 def _is_ours(pid: int) -> bool:

@@ -37,7 +37,12 @@ class Application:
     """ASGI. `source` tells of all nodes; it is asked from the first request on, as long as the event loop lives."""
 
     def __init__(
-        self, settings: Settings, source: Callable[[], Awaitable[Sequence[Notice]]], *, key: str | None
+        self,
+        settings: Settings,
+        source: Callable[[], Awaitable[Sequence[Notice]]],
+        *,
+        key: str | None,
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=_IDLE_S)
         timeout = httpx2.Timeout(None, connect=_CONNECT_S)
@@ -45,7 +50,7 @@ class Application:
         self._source = source
         self._edge = Edge(Catalog(settings), client, key=key, metrics=settings.metrics.enabled)
         rules = DoorRules(settings, Accounts((), time.monotonic))
-        self._gate = Gate(self._edge, rules=rules, draining=lambda: False, uploads={FILES_PATH: UPLOAD_BYTES})
+        self._gate = Gate(self._edge, rules=rules, draining=draining, uploads={FILES_PATH: UPLOAD_BYTES})
         self._hearing: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
 

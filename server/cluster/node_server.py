@@ -51,6 +51,7 @@ class NodeServer:
         self.heard_at = 0.0
         self.n_failed = 0
         """Starts in a row whose server did not last."""
+        self._leaves = asyncio.Event()
         self._order = order
         self._process: asyncio.subprocess.Process | None = None
         self._n_lives = 0
@@ -61,17 +62,25 @@ class NodeServer:
         """What edges are told: the last look and its age, which grows while the server does not answer."""
         return None if self.notice is None else replace(self.notice, age_s=time.monotonic() - self.heard_at)
 
+    def leave(self) -> None:
+        """Start no further server: `run` returns when the one there is has drained, and tells of it until then."""
+        self._leaves.set()
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
     async def run(self) -> None:
-        """Keep a server up; when cancelled, let it drain and end."""
+        """Keep a server up, until `leave`; when cancelled, let it drain and end, or end at once where it leaves."""
         headers = {"authorization": f"Bearer {self._order.keys[0]}"} if self._order.keys else {}
         async with httpx2.AsyncClient(headers=headers, trust_env=False, timeout=LOOK_WITHIN_S) as client:
             try:
-                while True:
+                while not self._leaves.is_set():
                     began = time.monotonic()
                     await self._live(client)
                     self.notice = None
                     self.n_failed = 0 if time.monotonic() - began > LASTED_S else self.n_failed + 1
-                    await asyncio.sleep(min(2 ** (self.n_failed - 1) - 1, LONGEST_PAUSE_S))
+                    with contextlib.suppress(TimeoutError):
+                        pause_s = max(0.0, min(2 ** (self.n_failed - 1) - 1, LONGEST_PAUSE_S))
+                        await asyncio.wait_for(self._leaves.wait(), pause_s)
             finally:
                 self.notice = None
                 await self._end()
@@ -85,6 +94,8 @@ class NodeServer:
             env=self._environment(),
             start_new_session=True,
         )
+        if self._leaves.is_set():
+            process.terminate()
         url = await self._served_at(process)
         if url is None:
             await self._end()
@@ -116,7 +127,8 @@ class NodeServer:
             return
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), self._order.drain_s + LOOK_WITHIN_S)
+            within_s = 0.0 if self._leaves.is_set() else self._order.drain_s + LOOK_WITHIN_S
+            await asyncio.wait_for(process.wait(), within_s)
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -7,6 +7,7 @@ and edges ask it. Requests do not pass through Ray between edge and node.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -18,11 +19,13 @@ import ray
 from ray import serve
 
 from server.cluster.application import Application
-from server.cluster.node_server import LOOK_EVERY_S, NodeOrder, NodeServer
+from server.cluster.node_server import LOOK_EVERY_S, LOOK_WITHIN_S, NodeOrder, NodeServer
 from server.cluster.scaling import nodes_wanted
 from server.settings.config_source import load_settings
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
     from server.cluster.notices import Notice
     from server.settings.config import Settings
 
@@ -34,6 +37,10 @@ _UNUSED_LOOKS: Final = 4
 """In a row, until a node that leaves is unused: edges hear of it twice a second."""
 _WAITING, _BUSY = "num_requests_waiting", "share_of_places_taken"
 _HEALTH_S: Final = 1.0
+_LOOK_AT_REQUESTS_EVERY_S: Final = 0.2
+"""Of a replica that is to end."""
+_ANSWER_WITHIN_S: Final = 10.0
+_SERVES_OWN: Final = frozenset((b"x-request-id", b"server"))
 MORE_AFTER_S: Final = 5.0
 """Of full queues, until there is another node."""
 IDLE_S: Final = 600.0
@@ -71,7 +78,7 @@ class Directory:
         self._notices.pop(node, None)
 
     def end(self) -> None:
-        """The whole cluster ends: nodes that leave wait for no request."""
+        """The whole cluster ends: edges take no request any more, and nodes drain."""
         self._ends = True
 
     def ends(self) -> bool:
@@ -100,8 +107,14 @@ def directory() -> Any:
 
 
 def begin_end() -> None:
-    """Before Serve ends the deployments: from now on nodes drain at once."""
-    ray.get(directory().end.remote())
+    """Before Serve ends the deployments: from now on nodes drain."""
+    ray.get(directory().end.remote(), timeout=_ANSWER_WITHIN_S)
+
+
+def nodes_left() -> list[Notice]:
+    """Those whose server has not ended yet, with what they told last."""
+    found: list[Notice] = ray.get(directory().all.remote(), timeout=_ANSWER_WITHIN_S)
+    return found
 
 
 def end() -> None:
@@ -116,18 +129,39 @@ class Node:
         name = f"node-{serve.get_replica_context().replica_id.unique_id}"
         host = order.host or ray.util.get_node_ip_address()
         self._server = NodeServer(name, replace(order, host=host))
+        self._leave_within_s = order.drain_s + LOOK_WITHIN_S
+        self._ends = False
         self._directory = directory()
         self._running = asyncio.create_task(self._server.run())
         self._telling = asyncio.create_task(self._tell())
 
     async def _tell(self) -> None:
-        while True:
+        leaving_until = math.inf
+        while not self._running.done() and time.monotonic() < leaving_until:
             if (notice := self._server.told()) is not None:
                 self._directory.put.remote(notice)
-            await asyncio.sleep(LOOK_EVERY_S)
+            if not self._ends and await self._cluster_ends():
+                self._ends = True
+                self._server.leave()
+                leaving_until = time.monotonic() + self._leave_within_s
+            await asyncio.wait({self._running}, timeout=LOOK_EVERY_S)
+        await self._end()
+
+    async def _cluster_ends(self) -> bool:
+        try:
+            return bool(await self._directory.ends.remote())
+        except ray.exceptions.RayError:  # it is lost, and another one begins
+            return False
+
+    async def _end(self) -> None:
+        self._running.cancel()
+        await asyncio.wait({self._running})
+        self._directory.drop.remote(self._server.name)
 
     def check_health(self) -> None:
         """Serve begins another replica, perhaps on another machine, where the server does not stay up."""
+        if self._ends:
+            return
         if self._server.n_failed >= _MOST_FAILED_STARTS or self._running.done():
             raise RuntimeError(f"the server of {self._server.name} ended {self._server.n_failed} times in a row")
 
@@ -142,14 +176,13 @@ class Node:
         self._telling.cancel()
         self._directory.drop.remote(self._server.name)
         await self._until_unused()
-        self._running.cancel()
-        await asyncio.wait({self._running})
+        await self._end()
 
     async def _until_unused(self) -> None:
         """No request comes any more, once every edge has heard; those that run may end, unless the cluster ends."""
         until = time.monotonic() + LEAVE_WITHIN_S
         n_unused = 0
-        while n_unused < _UNUSED_LOOKS and time.monotonic() < until and not await self._directory.ends.remote():
+        while n_unused < _UNUSED_LOOKS and time.monotonic() < until and not await self._cluster_ends():
             notice = self._server.notice
             used = notice is not None and any(model.running or model.waiting for model in notice.models.values())
             n_unused = 0 if used else n_unused + 1
@@ -162,15 +195,34 @@ class EdgeReplica:
     def __init__(self, order: ClusterOrder, _nodes: Any) -> None:
         self._order = order
 
-    def __serve_build_asgi_app__(self) -> Application:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         told = directory()
 
+        ends = False
+
         async def all_nodes() -> Sequence[Notice]:
+            nonlocal ends
+            ends = await told.ends.remote()
             found: list[Notice] = await told.all.remote()
             return found
 
-        keys = self._order.node.keys
-        return Application(self._order.settings, all_nodes, key=keys[0] if keys else None)
+        key = self._order.node.keys[0] if self._order.node.keys else None
+        return labelled_by_serve(Application(self._order.settings, all_nodes, key=key, draining=lambda: ends))
+
+
+def labelled_by_serve(application: ASGIApp) -> ASGIApp:
+    """Without what Serve's proxy puts on every answer: a server's name and the request's id, which is ours, too."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def pass_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [(name, value) for name, value in message["headers"] if name.lower() not in _SERVES_OWN]
+                message = {**message, "headers": kept}
+            await send(message)
+
+        await application(scope, receive, pass_on)
+
+    return answer
 
 
 def by_waiting(context: Any) -> tuple[int, dict[str, Any]]:
@@ -222,6 +274,7 @@ def application(order: ClusterOrder) -> Any:
         name="nodes",
         ray_actor_options={"num_cpus": order.cpus_per_node, "num_gpus": order.gpus_per_node},
         health_check_period_s=_HEALTH_S,
+        graceful_shutdown_wait_loop_s=_LOOK_AT_REQUESTS_EVERY_S,
         graceful_shutdown_timeout_s=LEAVE_WITHIN_S + order.node.drain_s + 10,
         **scaled,
     )
@@ -231,6 +284,7 @@ def application(order: ClusterOrder) -> Any:
         num_replicas=1,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=100_000,
+        graceful_shutdown_wait_loop_s=_LOOK_AT_REQUESTS_EVERY_S,
         health_check_period_s=_HEALTH_S,
     )
     return edge.bind(order, nodes.bind(order.node))

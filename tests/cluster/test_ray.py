@@ -81,29 +81,6 @@ def cluster(folder, *options):
             up.wait(60)
 
 
-def test_a_cluster_comes_up_heals_and_goes(tmp_path):
-    with cluster(tmp_path, "--nodes", "2") as (url, up, run):
-        until(lambda: is_ready(url, 2), 60)
-        assert chat(url, "hello") == "echo: hello"
-        shown = run("status")
-        assert shown.stdout.count("node-") == 2, shown
-        node = get(url + "/v1/cluster")["nodes"][0]
-        os.kill(server_at(node["url"]), signal.SIGKILL)
-        assert chat(url, "still there") == "echo: still there"
-
-        def healed():
-            found = {n["node"]: n for n in get(url + "/v1/cluster")["nodes"]}[node["node"]]
-            return found["up"] and found["url"] != node["url"]
-
-        until(healed, 60)
-        servers = {server_at(n["url"]) for n in get(url + "/v1/cluster")["nodes"]}
-        down = run("down")
-        assert (down.returncode, down.stdout) == (0, "the nodes have ended\n"), down
-        assert up.wait(10) == 0
-        until(lambda: not any(psutil.pid_exists(pid) for pid in servers), 20)
-        assert "no cluster of this user runs" in run("down").stderr
-
-
 class Streams(ThreadPoolExecutor):
     """Streams that run, each read in a thread of its own."""
 
@@ -119,6 +96,36 @@ class Streams(ThreadPoolExecutor):
         )
         answer = urllib.request.urlopen(request, timeout=120)
         return answer.headers["x-onecard-node"], self.submit(answer.read)
+
+
+def test_a_cluster_comes_up_heals_and_goes(tmp_path):
+    with cluster(tmp_path, "--nodes", "2") as (url, up, run):
+        until(lambda: is_ready(url, 2), 60)
+        assert chat(url, "hello") == "echo: hello"
+        shown = run("status")
+        assert shown.stdout.count("node-") == 2, shown
+        node = get(url + "/v1/cluster")["nodes"][0]
+        os.kill(server_at(node["url"]), signal.SIGKILL)
+        assert chat(url, "still there") == "echo: still there"
+
+        def healed():
+            found = {n["node"]: n for n in get(url + "/v1/cluster")["nodes"]}[node["node"]]
+            return found["up"] and found["url"] != node["url"]
+
+        until(healed, 60)
+        with urllib.request.urlopen(url + "/health", timeout=5) as answer:
+            names = [name.lower() for name in answer.headers]
+        assert len(names) == len(set(names)), "Serve's proxy and the gate both label an answer"
+        servers = {server_at(n["url"]) for n in get(url + "/v1/cluster")["nodes"]}
+        with Streams(url) as streams:
+            words = streams.open("!slow 100 120")[1]
+            down = run("down")
+            assert b"[DONE]" in words.result(30), "a stream that ends within [server] drain_s was cut"
+        assert (down.returncode, down.stdout) == (0, "the nodes have ended\n"), down
+        assert "2 nodes left: 1 request may end within 30 s" in down.stderr
+        assert up.wait(10) == 0
+        until(lambda: not any(psutil.pid_exists(pid) for pid in servers), 20)
+        assert "no cluster of this user runs" in run("down").stderr
 
 
 def test_nodes_follow_what_waits_and_one_that_leaves_ends_its_streams(tmp_path):
