@@ -379,6 +379,7 @@ OPENS = {
 }
 OPENS_OTHERS: Mapping[str, str] = {
     "server/cli/clusters.py": "its own state file, and the kernel's word on a process",
+    "server/cli/cluster_end.py": "a note of our own",
     "backends/bnb/encoding.py": "safetensors' own reader, behind a check of the file",
     "backends/bnb/body.py": "transformers' reader, behind a check of the folder",
     "backends/bnb/processor.py": "transformers' reader, behind a check of the folder",
