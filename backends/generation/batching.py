@@ -73,30 +73,38 @@ class Batcher:
     """What is known about costs; the engine tells it."""
 
     def plan(
-        self, demands: Sequence[Demand], *, room: int | None = None, brief: bool = False, n_beside: int = 0
+        self,
+        demands: Sequence[Demand],
+        *,
+        room: int | None = None,
+        brief: bool = False,
+        n_beside: int = 0,
+        n_prompts_beside: int = 0,
     ) -> list[Share]:
         """Shares for one step, in order of slots: every decoding sequence one token, then prompts.
 
         The sum exceeds neither `max_tokens` nor `room` (None: every sequence has cells of its own), and no share is
         empty. With `brief` no step takes longer than beside decoding sequences: one in a hurry may come in the middle
         of it. Cells of their own are computed as one batch where the slots ascend, otherwise at half the speed.
-        `n_beside`: decoding sequences that have no share in this step and wait for it.
+        `n_beside`: decoding sequences that have no share in this step and wait for it; `n_prompts_beside`: such prompts.
         """
         most = self.max_tokens if room is None else min(self.max_tokens, room)
         shares = [Share(d.sequence, 1) for d in demands if d.decoding][:most]
         n_decode = len(shares)
         if n_decode < len(demands):  # the usual step is kept short
-            shares += self._prompts(demands, n_decode=n_decode + n_beside, left=most - n_decode, brief=brief)
+            lone = len(demands) == 1 and not n_beside and not n_prompts_beside and not brief
+            n_decode_beside = n_decode + n_beside
+            shares += self._prompts(demands, n_decode=n_decode_beside, left=most - n_decode, brief=brief, lone=lone)
         by_sequence = {demand.sequence: demand for demand in demands}
         shares.sort(key=lambda share: by_sequence[share.sequence].slot)
         return shares if room is not None or len(shares) == n_decode else self._in_tiles(shares, by_sequence)
 
-    def _prompts(self, demands: Sequence[Demand], *, n_decode: int, left: int, brief: bool) -> list[Share]:
+    def _prompts(self, demands: Sequence[Demand], *, n_decode: int, left: int, brief: bool, lone: bool) -> list[Share]:
         """What prompts get, the most urgent first."""
         shares: list[Share] = []
         waiting = sorted((d for d in demands if not d.decoding), key=self._urgency)
         left_us = self.itl_us(1) if brief and not n_decode else self._prefill_us(n_decode)
-        if len(waiting) == 1 and not n_decode and not brief:
+        if lone:
             left_us = max(left_us, min(self.pace.prefill_us(waiting[0].depth, ALONE_TOKENS), MOST_ALONE_US))
         for demand in waiting:
             chunk = self._chunk(demand, left_us, n_decode=n_decode, first=not shares)

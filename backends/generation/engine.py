@@ -27,7 +27,7 @@ from backends.generation.roster import Roster
 from backends.generation.sequence import GenerationRequest, Phase, PreparedGenerate, Sequence
 from backends.generation.speculation import Speculation
 from backends.generation.step_rows import StepRows, demands_of, filled, foreground_first, is_mixed, learn
-from backends.generation.turns import AdapterTurns, are_apart
+from backends.generation.turns import AdapterTurns, Turn, are_apart
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 
 if TYPE_CHECKING:
@@ -280,10 +280,12 @@ class GeneratingEngine:
             demands, alone = demands_of(self._roster.sequences, now_us), True
             if self._roster.with_background:
                 demands, alone = foreground_first(demands, self._roster.sequences)
-            own = (demands, 0) if self._turns is None else self._turns.own(demands, self._roster.sequences, now_us)
-            demands, n_beside = own
+            turn = Turn(demands) if self._turns is None else self._turns.own(demands, self._roster.sequences, now_us)
+            demands, n_beside, n_prompts_beside = turn
             room = self._residency.room if self._residency.pooled else None
-            shares = self._batcher.plan(demands, room=room, brief=not alone, n_beside=n_beside)
+            shares = self._batcher.plan(
+                demands, room=room, brief=not alone, n_beside=n_beside, n_prompts_beside=n_prompts_beside
+            )
             n_decoding = sum(demand.decoding for demand in demands)
             short = len(shares) < n_decoding or not shares
             victim = self._residency.victim(self._roster.sequences) if short else None

@@ -6,7 +6,7 @@ waits comes next, the longest away first: with k adapters running none waits lon
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.generation.sequence import Phase
 
@@ -27,6 +27,16 @@ def are_apart(sequences: Iterable[Sequence]) -> bool:
     return len({s.request.job.adapter for s in sequences if s.phase is not Phase.WAITING}) > 1
 
 
+class Turn(NamedTuple):
+    """Who may have a share in the next step, and how many others wait for it."""
+
+    own: list[Demand]
+    n_decoding: int = 0
+    """Others that decode."""
+    n_prompts: int = 0
+    """Others whose prompts are not computed yet."""
+
+
 class AdapterTurns:
     """Of one engine; time is an argument."""
 
@@ -37,14 +47,16 @@ class AdapterTurns:
         self._n_turns = 0
         self._last_turn: dict[str, int] = {}
 
-    def own(self, demands: list[Demand], sequences: list[Sequence], now_us: float) -> tuple[list[Demand], int]:
-        """What those want whose turn the next step is, and how many others decode and wait for theirs."""
+    def own(self, demands: list[Demand], sequences: list[Sequence], now_us: float) -> Turn:
+        """What those want whose turn the next step is, and who waits for theirs."""
         adapters = {demand.sequence: sequences[demand.sequence].request.job.adapter for demand in demands}
         if not adapters:
-            return demands, 0
+            return Turn(demands)
         adapter = self.next(set(adapters.values()), now_us)
+        others = [demand for demand in demands if adapters[demand.sequence] != adapter]
+        n_decoding = sum(demand.decoding for demand in others)
         own = [demand for demand in demands if adapters[demand.sequence] == adapter]
-        return own, sum(demand.decoding for demand in demands) - sum(demand.decoding for demand in own)
+        return Turn(own, n_decoding, len(others) - n_decoding)
 
     def next(self, wanting: Collection[str], now_us: float) -> str:
         """The adapter (empty: none) that the next step computes with, of those that want one."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.generation.batching import Demand
-from backends.generation.turns import LEAST_STEPS, TURN_US, AdapterTurns
+from backends.generation.turns import LEAST_STEPS, TURN_US, AdapterTurns, Turn
 
 
 def test_one_that_is_alone_goes_on_and_others_wait_for_the_end_of_its_turn() -> None:
@@ -25,12 +25,12 @@ def test_one_that_is_alone_goes_on_and_others_wait_for_the_end_of_its_turn() -> 
 
 def test_a_step_is_of_one_adapter_and_counts_who_waits_for_it() -> None:
     sequences: list[Any] = [SimpleNamespace(request=SimpleNamespace(job=SimpleNamespace(adapter=a))) for a in "abab"]
-    demands = [Demand(0, 1, True), Demand(1, 1, True), Demand(2, 60, False), Demand(3, 1, True)]
+    demands = [Demand(0, 1, True), Demand(1, 1, True), Demand(2, 60, False), Demand(3, 90, False)]
 
-    own, n_beside = AdapterTurns().own(demands, sequences, 0.0)
+    turn = AdapterTurns().own(demands, sequences, 0.0)
 
-    assert (own, n_beside) == ([demands[0], demands[2]], 2)
-    assert AdapterTurns().own([], sequences, 0.0) == ([], 0)
+    assert turn == Turn([demands[0], demands[2]], n_decoding=1, n_prompts=1)
+    assert AdapterTurns().own([], sequences, 0.0) == Turn([])
 
 
 @given(

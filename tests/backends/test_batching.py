@@ -111,6 +111,7 @@ def test_a_prompt_beside_nothing_is_computed_in_long_steps_on_a_slow_machine() -
 
     assert batcher.plan([prompt]) == [Share(0, ALONE_TOKENS)]
     assert batcher.plan([prompt], brief=True)[0].n_tokens <= GRAIN
+    assert batcher.plan([prompt], n_prompts_beside=1)[0].n_tokens <= ALONE_US / 3_000 + GRAIN / 2
     assert batcher.plan([prompt, Demand(1, 1000, False, slot=1)])[0].n_tokens <= ALONE_US / 3_000 + GRAIN / 2
     assert Batcher(pace=learned(token_us=30_000)).plan([prompt]) == [Share(0, GRAIN)]
 
