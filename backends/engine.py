@@ -2,8 +2,7 @@
 
 An engine runs the kinds of jobs that it takes, `Engine[Generate | Tokenize | Detokenize]`, and is asked no others.
 
-An engine lives on the worker's main thread; only `prepare` is called from another thread,
-always the same one.
+An engine lives on the worker's main thread; only `prepare` and `interrupt` are called from others.
 """
 
 from __future__ import annotations
@@ -97,6 +96,10 @@ class Engine(Protocol[J]):
 
     def preempt(self, job_id: str) -> list[Event]:
         """Stop a job that another engine of the model can resume, and tell with what; nothing for one that goes on."""
+        ...
+
+    def interrupt(self, job_id: str) -> None:
+        """A job is about to be ended: a step that serves it alone may end early. Thread-safe against all else."""
         ...
 
     def step(self) -> Step:

@@ -62,6 +62,9 @@ class StatelessEngine(Generic[R, F]):
         del reason
         return self.cancel(job_id)
 
+    def interrupt(self, job_id: str) -> None:
+        """Its step goes on to its end."""
+
     def preempt(self, job_id: str) -> list[Event]:
         """No such model grows, and its answers come soon."""
         del job_id

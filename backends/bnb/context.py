@@ -81,6 +81,7 @@ class BnbContext:
         """Batch rows to rows of the logits."""
         self.shortage = FULL
         self.embeddings: EmbeddingPass | None = joined
+        self.stop_flag: NDArray[np.uint8] | None = None
         self._joined = joined
         self._images = NO_IMAGES
         self._adapter_numbers: dict[str, int] = {}

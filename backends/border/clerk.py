@@ -113,6 +113,8 @@ class Clerk:
                     waiting = self._unprepared.pop(job_id, None)
                     if waiting is None:
                         self.inbox.put(command)
+                        if self._engine is not None and not isinstance(command, Preempt):
+                            self._engine.interrupt(job_id)
                 if waiting is not None:
                     resume = _resume(waiting) if isinstance(command, Preempt) else None
                     told = "the request was cancelled"

@@ -86,7 +86,7 @@ class Batcher:
         The sum exceeds neither `max_tokens` nor `room` (None: every sequence has cells of its own), and no share is
         empty. With `brief` no step takes longer than beside decoding sequences: one in a hurry may come in the middle
         of it. Cells of their own are computed as one batch where the slots ascend, otherwise at half the speed.
-        `n_beside`: decoding sequences that have no share in this step and wait for it; `n_prompts_beside`: such prompts.
+        `n_beside`: decoding sequences without a share in this step, which wait for it; `n_prompts_beside`: prompts.
         """
         most = self.max_tokens if room is None else min(self.max_tokens, room)
         shares = [Share(d.sequence, 1) for d in demands if d.decoding][:most]

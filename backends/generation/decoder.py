@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from backends.prompts.control import Control
     from backends.prompts.fim import InfillMarks
 
+INTERRUPTED: Final = 2
+"""The status of a pass that `DecoderContext.stop_flag` has ended: some of its rows may be computed."""
 FULL: Final = "the model's KV pool is full; retry in a moment"
 
 
@@ -135,11 +137,15 @@ class DecoderContext(Protocol):
     """Why the last batch had no room, for its jobs."""
     one_adapter: bool
     """A batch is computed with one adapter, or none, for all its rows; otherwise each row has its slot's."""
+    stop_flag: NDArray[np.uint8] | None
+    """`(1 or more,)`: a pass ends soon, as `INTERRUPTED`, once another thread sets the first byte to 1. It is
+    0 again before the next one. None where a pass cannot be ended, or leaves no state that could be cut back.
+    """
     embeddings: EmbeddingPass | None
     """What computes rows of media; None where the model reads text alone."""
 
     def decode(self, n_tokens: int, *, decoding: bool = False) -> int:
-        """Compute the first rows of the batch: 0, or 1 where the cells have no room for it; it is done on return.
+        """Compute the first rows of the batch: 0, 1 where the cells have no room, or INTERRUPTED; done on return.
 
         `decoding`: none is of a prompt, so that each is to come out as if it were the only one of its sequence.
         """

@@ -20,7 +20,9 @@ from backends.generation.adapters import NO_ADAPTERS, LoadedAdapters
 from backends.generation.answers import Answers
 from backends.generation.bookmark import preempted, resumable
 from backends.generation.choosing import Chooser
+from backends.generation.decoder import INTERRUPTED
 from backends.generation.embedding_step import compute
+from backends.generation.lone_prompt import LonePrompt
 from backends.generation.preparing import Preparer
 from backends.generation.residency import Residency, Verdict
 from backends.generation.roster import Roster
@@ -68,6 +70,7 @@ class GeneratingEngine:
         self._batcher = batcher
         mode = speculation if context.cuts_back else "off"
         self._speculation = Speculation(batcher.pace, mode=mode, model=draft_model)
+        self._lone = LonePrompt(context.stop_flag)
         self._turns = AdapterTurns() if context.one_adapter and adapters.identities else None
         self._residency = Residency(context, store=store, pace=batcher.pace)
         self._roster = Roster(context, self._residency, self._speculation, n_slots=ready.parallel)
@@ -169,6 +172,10 @@ class GeneratingEngine:
         """End a job whose time is over, or for whose next token there is no memory: see `backends.engine.Engine`."""
         return self._answers.cut_short(job_id, reason)
 
+    def interrupt(self, job_id: str) -> None:
+        """See `backends.engine.Engine`: a step that computes the job's prompt alone ends."""
+        self._lone.interrupt(job_id)
+
     def keep(self, max_bytes: int) -> None:
         """See `backends.engine.Engine`."""
         self._residency.keep(max_bytes)
@@ -198,7 +205,11 @@ class GeneratingEngine:
         if rows.embedded:
             status = compute(rows, sequences, self._context, self._residency.cells)
         else:
-            status = self._context.decode(rows.n_tokens, decoding=not rows.n_prefill)
+            with self._lone.computed(rows, sequences):
+                status = self._context.decode(rows.n_tokens, decoding=not rows.n_prefill)
+        if status == INTERRUPTED:
+            self._residency.take_back(sequences[rows.shares[0].sequence])
+            return self._report(begin, events)
         if status == _NO_ROOM and rows.n_drafted:
             self._speculation.give_way(sequences)
             return Step(events=events)

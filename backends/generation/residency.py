@@ -312,6 +312,10 @@ class Residency:
         """Take back the last rows of a sequence: what was drafted there did not come true. Raises RuntimeError."""
         sequence.n_past -= n_rows
         self.cells.grow(sequence, -n_rows)
+        self.take_back(sequence)
+
+    def take_back(self, sequence: Sequence) -> None:
+        """Take back what an interrupted pass has computed. Raises RuntimeError."""
         if not self._context.trim(sequence.slot, self._length(sequence, sequence.n_past)):
             raise RuntimeError(f"slot {sequence.slot} cannot be cut back to {sequence.n_past} of its rows")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import llama_cpp
 import numpy as np
@@ -94,6 +94,8 @@ class Context:
         """By slot, of those that have one."""
         self._adapter = ""
         """The one that the next pass computes with."""
+        self.stop_flag = None if self.forgets else np.zeros(2, np.uint8)
+        """The second byte stays 0."""
         self._lazy: set[int] = set()
         """Slots whose cells llama.cpp fills only with the next decode: until then their state is not theirs."""
         params = self.params = context_params(
@@ -112,6 +114,8 @@ class Context:
         if not pointer:
             raise LoadError(explain(log), out_of_memory=is_out_of_memory(log))
         self.pointer: int = pointer
+        if self.stop_flag is not None:
+            llama_cpp.llama_set_abort_callback(pointer, _is_set(), self.stop_flag.ctypes.data)
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._max_outputs = parallel + SCORED_ROWS
         self._logits_address = 0
@@ -161,7 +165,7 @@ class Context:
         return took_s
 
     def decode(self, n_tokens: int, *, decoding: bool = False) -> int:
-        """Compute the first `n_tokens` rows of the batch; llama.cpp's status (0 ok, 1 no room, < 0 fatal).
+        """Compute the first `n_tokens` rows of the batch; llama.cpp's status (0 ok, 1 no room, 2 stopped, < 0 fatal).
 
         It is done on return, so that its duration means something on a GPU too.
         """
@@ -329,6 +333,15 @@ class Context:
             self.clear(slot)
             return False
         return True
+
+
+def _is_set() -> Any:
+    """Whether the first of two bytes is set, the second being 0: their length as a string.
+
+    llama.cpp asks it between any two operations, so it is C: a function of Python's would wait for the interpreter.
+    """
+    address = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+    return llama_cpp.ggml_abort_callback(address)
 
 
 def _flags(partial: bool) -> int:

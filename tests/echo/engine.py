@@ -69,6 +69,9 @@ class EchoEngine:
         self._said[prepared.id] = 0
         return [Started(prepared.id, prompt_tokens=0)]
 
+    def interrupt(self, job_id: str) -> None:
+        """Its steps are short."""
+
     def cancel(self, job_id: str) -> list[Event]:
         if self._running.pop(job_id, None) is None:
             return []

@@ -196,6 +196,9 @@ class FakeEngine:
         self._running[prepared.id] = running
         return []
 
+    def interrupt(self, job_id: str) -> None:
+        """Its steps are short."""
+
     def cancel(self, job_id: str) -> list[Event]:
         if self._running.pop(job_id, None) is None:
             return []
