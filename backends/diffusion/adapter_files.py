@@ -1,7 +1,7 @@
 """LoRA adapters of models that draw: the headers of their files, held against the base's own tensors. All distrusted.
 
-Three ways of writing one: diffusers' (`unet.LAYER.lora_A.weight`), peft's folder of one network, and kohya's
-(`lora_unet_LAYER.lora_down.weight`), see `layer_names`.
+Four ways of writing one: diffusers' (`unet.LAYER.lora_A.weight`), peft's folder of one network, kohya's
+(`lora_unet_LAYER.lora_down.weight`) and ComfyUI's (`diffusion_model.LAYER.lora_A.weight`), see `layer_names`.
 Formats: `diffusers.loaders.lora_base`, `diffusers.loaders.lora_conversion_utils`.
 """
 
@@ -12,12 +12,12 @@ import re
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from backends.diffusion.layer_names import flat_names, plain
+from backends.diffusion.layer_names import foreign_names, plain
 from backends.files import foreign, lora_folder, model_files, tensors
 from backends.files.adapters import DIFFUSERS_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS, Adapter, AdapterError, configured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from backends.files.lora_folder import LoraPair
@@ -45,6 +45,7 @@ _OTHERS: Final = {
     "clip_l": "teaches new words (textual inversion)",
 }
 """What names of tensors tell of files that are no plain LoRA."""
+_TURNED: Final = ("final_layer_adaLN_modulation_1", "final_layer.adaLN_modulation.1")
 _PROCESSOR: Final = re.compile(r"\.processor\.(to_(?:q|k|v|out))_lora\.")
 """Of diffusers before 0.22."""
 _FLOATS: Final = {"F32": "<f", "F16": "<e", "BF16": "<f", "F64": "<d"}
@@ -71,7 +72,8 @@ def _described(name: str, path: Path, shapes: Mapping[str, tuple[int, ...]], lay
         pairs = checked(path, shapes, layers_per_block)
     except AdapterError as problem:
         return Adapter(name, path, problem=foreign.plain([str(problem)])[0])
-    n_values, n_bytes = sum(pair.n_values for pair in pairs), sum(pair.a.n_bytes + pair.b.n_bytes for pair in pairs)
+    n_values = sum(pair.n_values for pair in pairs)
+    n_bytes = sum(side.n_bytes for side in {side for pair in pairs for side in (pair.a, pair.b)})  # some share one
     return Adapter(name, path, max(pair.rank for pair in pairs), len(pairs), n_values, n_bytes)
 
 
@@ -79,7 +81,7 @@ def checked(path: Path, shapes: Mapping[str, tuple[int, ...]], layers_per_block:
     """The pairs of an adapter that fits its base, by the base's names. Raises AdapterError; blocks."""
     try:
         network = "unet" if any(name.startswith("unet.") for name in shapes) else "transformer"
-        pairs = _pairs(file_of(path), flat_names(shapes, layers_per_block), network)
+        pairs = _pairs(file_of(path), shapes, foreign_names(shapes, layers_per_block), network)
     except model_files.FileError as error:
         raise AdapterError(str(error)) from None
     for pair in pairs:
@@ -115,22 +117,46 @@ def _pickled(name: str) -> str:
     )
 
 
-def _pairs(file: Path, flat: Mapping[str, str], network: str) -> tuple[LoraPair, ...]:
+def _pairs(
+    file: Path, shapes: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[str, ...]], network: str
+) -> tuple[LoraPair, ...]:
     """All of a file; `network` is the part that peft's folders are for. Raises AdapterError or FileError."""
-    found: dict[str, dict[str, StoredTensor]] = {}
+    found: dict[tuple[str, ...], dict[str, StoredTensor]] = {}
     for tensor in tensors.of_file(file)[0]:
-        layer, side = _place(tensor.name, flat, network)
+        layers, side = _place(tensor.name, theirs, network)
         if side != _ALPHA:
             lora_folder.check_matrix(tensor, n_axes=(2, 4))
-        found.setdefault(layer, {})[side] = tensor
+        found.setdefault(layers, {})[side] = tensor
     if not found:
         raise AdapterError(f"{file.name} holds no matrices. hint: was it saved after training?")
     noted = _noted(file)
-    return tuple(_pair(file, layer, sides, noted) for layer, sides in sorted(found.items()))
+    pairs: list[LoraPair] = []
+    for layers, sides in sorted(found.items()):
+        pairs += _in_rows(_pair(file, layers[0], sides, noted), layers, shapes)
+    return tuple(pairs)
 
 
-def _place(name: str, flat: Mapping[str, str], network: str) -> tuple[str, str]:
-    """The layer a tensor is for, by the base's name, and what it is of its pair. Raises AdapterError."""
+def _in_rows(pair: LoraPair, layers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[LoraPair]:
+    """A pair for each of the layers that are one matrix to the trainer. Raises AdapterError."""
+    if len(layers) == 1:
+        yield pair
+        return
+    up, n_rows = pair.b, [shapes[layer][0] for layer in layers]
+    if up.shape[0] != sum(n_rows):
+        raise AdapterError(
+            f"its matrix for {', '.join(layers)[:120]} has {up.shape[0]} rows, and this model has {sum(n_rows)} there. "
+            f"{_WHOSE}"
+        )
+    row_bytes, first = up.n_bytes // up.shape[0], 0
+    for layer, n in zip(layers, n_rows, strict=True):
+        start = up.start + first * row_bytes
+        rows = dataclasses.replace(up, shape=(n, *up.shape[1:]), n_bytes=n * row_bytes, start=start)
+        yield dataclasses.replace(pair, layer=layer, b=rows)
+        first += n
+
+
+def _place(name: str, theirs: Mapping[str, tuple[str, ...]], network: str) -> tuple[tuple[str, ...], str]:
+    """The layers a tensor is for, by the base's names, and what it is of its pair. Raises AdapterError."""
     match = _ENDING.fullmatch(_PROCESSOR.sub(r".\1.lora.", name).replace(".to_out.lora.", ".to_out.0.lora."))
     if match is None:
         does = next((does for mark, does in _OTHERS.items() if mark in name), None)
@@ -138,12 +164,14 @@ def _place(name: str, flat: Mapping[str, str], network: str) -> tuple[str, str]:
         raise AdapterError(f"{told}. {_MERGE}")
     layer, side = match["layer"], match["peft"] or _SIDES.get(match["old"] or "", _ALPHA)
     if layer.startswith(_OF_PEFT):
-        return f"{network}.{layer.removeprefix(_OF_PEFT)}", side
+        return (f"{network}.{layer.removeprefix(_OF_PEFT)}",), side
     if layer.startswith(_PARTS):
-        return plain(layer), side
-    if layer not in flat:
+        return (plain(layer),), side
+    if layer.endswith(_TURNED):
+        raise AdapterError(f"it changes {layer[:120]}, whose halves diffusers has the other way round. {_MERGE}")
+    if layer not in theirs:
         raise AdapterError(f"it changes {layer[:120]}, which is no layer of this model. {_WHOSE}")
-    return flat[layer], side
+    return theirs[layer], side
 
 
 def _noted(file: Path) -> dict[str, dict[str, Any]]:

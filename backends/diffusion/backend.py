@@ -16,6 +16,7 @@ from backends.diffusion.adapter_files import described
 from backends.diffusion.header import INDEX, DrawHeader, read
 from backends.diffusion.kind import DRAW, WAITING, DrawPlan
 from backends.diffusion.plans import can_slice, can_tile, fewer, plans
+from backends.diffusion.single_file import is_single
 from backends.files import adapters, model_files
 from backends.kinds import AnyKind
 from backends.messages import Figure
@@ -106,7 +107,9 @@ class Drawings:
         return DrawOptions
 
     def recognise(self, path: Path) -> Files | None:
-        """A folder with model_index.json, whatever pipeline that names."""
+        """A folder with model_index.json, whatever pipeline that names; a file with all of a model, or its denoiser."""
+        if path.is_file():
+            return Files((path,)) if is_single(path) else None
         index = path / INDEX
         if not path.is_dir() or model_files.why_not_file(index) is not None or not index.is_file():
             return None
@@ -118,7 +121,7 @@ class Drawings:
         return any(word in name for word in ("stable-diffusion", "sdxl", "flux.1"))
 
     def describe(self, path: Path, options: Mapping[str, Setting]) -> DrawHeader:
-        """model_index.json, the networks' configurations and the weights' headers."""
+        """model_index.json, the networks' configurations and the weights' headers; see `single_file` for a file."""
         header = read(path, options)
         taught = described(header.tensors, header.layers_per_block, options)
         return dataclasses.replace(header, adapters=taught, remarks=tuple(adapters.remarks(taught)))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from backends.backend import Header, HeaderError, Setting, version_of_package
 from backends.capabilities import counted
-from backends.diffusion.families import ENCODER_CLASSES, FAMILIES, FLUX_GUIDANCE, GUIDANCE, SCHNELL_STEPS, STEPS, Family
+from backends.diffusion import single_file
+from backends.diffusion.families import FAMILIES, FLUX_GUIDANCE, GUIDANCE, SCHNELL_STEPS, STEPS, Family
 from backends.diffusion.kind import DRAW, MAX_SIDE, MULTIPLE, Sides, size_problem
-from backends.diffusion.networks import check_networks, config, own_size, patch, scale
+from backends.diffusion.networks import check_networks, config, own_size, patch, scale, text_config
 from backends.diffusion.plans import Ways, can_slice, chosen
 from backends.diffusion.wishes import AUTO, guidance_problem, scheduler_problem
 from backends.files import foreign, model_files, tensors
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from backends.diffusion.families import Encoder, Guidance
     from backends.diffusion.kind import Quantization
+    from backends.diffusion.single_file import Places
     from backends.files.adapters import Adapter
     from backends.files.tensors import StoredTensor
 
@@ -54,6 +56,8 @@ class DrawHeader(Header):
     """Whether that shifts its times by an image's size."""
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     """Of everything that is loaded; the names begin with the part that they are of."""
+    in_file: frozenset[str]
+    """The parts that come out of the model's one file; none of a folder."""
     halves: frozenset[str]
     """The parts whose files' names say `.fp16.`; a folder may mix them with plain ones."""
     size: tuple[int, int]
@@ -154,9 +158,11 @@ class DrawHeader(Header):
         return ["image_generation"]
 
 
-def read(folder: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeader:
-    """Read and check, with the options of the model's table. Raises HeaderError; blocks."""
+def read(path: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeader:
+    """Read and check a folder, or one file with its folder. Raises HeaderError; blocks."""
     try:
+        places = single_file.places(path, options)
+        folder = places.folder
         model_files.check_folder(folder)
         index = model_files.read_object(folder / INDEX)
         pipeline = _pipeline(index)
@@ -164,10 +170,11 @@ def read(folder: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeade
         denoiser, vae = config(folder, family.denoiser, pipeline), config(folder, "vae")
         check_networks(family, denoiser, vae)
         encoders = [part for part in family.encoders if part != family.optional or _is_there(index.get(part))]
+        configs = {family.denoiser: denoiser, "vae": vae}
         for part in encoders:
-            _check_text(folder, part, index.get(part), family.encoders[part])
+            configs[part] = text_config(folder, part, index.get(part), family.encoders[part])
         scheduler, is_shifted = _scheduler(folder, family)
-        stored, halves = _stored(folder, (family.denoiser, "vae", *encoders))
+        stored, in_file, halves = _weights(places, configs, pipeline)
     except model_files.FileError as error:
         raise HeaderError(str(error)) from None
     own, image_size = own_size(family, denoiser, vae), str(options.get("image_size", "auto"))
@@ -177,10 +184,39 @@ def read(folder: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeade
     size = own if own[0] * own[1] <= largest[0] * largest[1] else largest
     ways, quantization = chosen(options), cast("Quantization", options.get("quantization", "none"))
     header = DrawHeader(
-        pipeline, denoiser, vae, scheduler, is_shifted, tuple(stored), halves, size, largest, ways, quantization
+        pipeline,
+        denoiser,
+        vae,
+        scheduler,
+        is_shifted,
+        tuple(stored),
+        in_file,
+        halves,
+        size,
+        largest,
+        ways,
+        quantization,
     )
     _check_wishes(header, options)
     return header
+
+
+def _weights(
+    places: Places, configs: Mapping[str, Mapping[str, Any]], pipeline: str
+) -> tuple[list[StoredTensor], frozenset[str], frozenset[str]]:
+    """All tensors; the parts that are in the model's one file; those of the others whose files say fp16.
+
+    Raises HeaderError or FileError.
+    """
+    if places.file is None:
+        found, halves = _stored(places.folder, tuple(configs))
+        return found, frozenset(), halves
+    of_file, optional = single_file.stored(places.file, configs, pipeline), FAMILIES[pipeline].optional
+    held = single_file.parts_of(of_file)
+    is_nowhere = optional not in held and not any((places.folder / optional).glob("*.safetensors*"))
+    rest = [part for part in configs if part not in held and not (part == optional and is_nowhere)]
+    stored, halves = _stored(places.folder, rest)
+    return [*of_file, *stored], held, halves
 
 
 def _parsed(size: str) -> tuple[int, int]:
@@ -223,21 +259,6 @@ def _pipeline(index: Mapping[str, Any]) -> str:
 def _is_there(named: Any) -> bool:
     """Of a part in model_index.json: a library and a class, or twice null."""
     return isinstance(named, list) and any(one is not None for one in named)
-
-
-def _check_text(folder: Path, part: str, named: Any, wanted: Encoder) -> None:
-    """That a text encoder is one that we ask, with its tokenizer beside it. Raises HeaderError or FileError."""
-    name = named[1] if isinstance(named, list) and len(named) == 2 else None
-    known = [kind for kind in ENCODER_CLASSES if (kind == "t5") == (wanted == "t5")]
-    if not any(name == ENCODER_CLASSES[kind] for kind in known):
-        told, reads = foreign.plain([str(name)[:60]])[0], "T5's" if wanted == "t5" else "CLIP's alone"
-        raise HeaderError(f"the folder's {part} is {told}, and onecard reads prompts with {reads}")
-    if model_files.read_object(folder / part / "config.json").get("quantization_config") is not None:
-        raise HeaderError(f"{part} is stored quantised, which onecard does not read. hint: take the folder in 16 bits")
-    tokenizer = folder / part.replace("text_encoder", "tokenizer")
-    files = ("tokenizer.json",) if wanted == "t5" else ("tokenizer.json", "vocab.json")
-    if not any(model_files.is_there(tokenizer / file) for file in files):
-        raise HeaderError(f"the folder has no {tokenizer.name}/{files[-1]}. hint: was it downloaded completely?")
 
 
 def _scheduler(folder: Path, family: Family) -> tuple[str, bool]:

@@ -1,7 +1,8 @@
 """What trainers call the layers of models that draw, and what diffusers calls them. Pure.
 
-kohya's scripts write underscores for dots. They train XL as its first publisher wrote it, with other names
-(`input_blocks.4.1`), which follow from diffusers' (`down_blocks.1.attentions.0`) by counting.
+kohya's scripts write underscores for dots. They train XL, Stable Diffusion 3 and Flux as their first publishers wrote
+them, with other names: those of XL (`input_blocks.4.1`) follow from diffusers' (`down_blocks.1.attentions.0`) by
+counting, those of the others are in `original_names`.
 """
 
 from __future__ import annotations
@@ -9,29 +10,27 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from backends.diffusion.original_names import originals
+from backends.diffusion.unet_names import ENDS, IN_RESNETS
 
-_PREFIXES: Final = {"unet": ("lora_unet",), "text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_PREFIXES: Final = {
+    "unet": ("lora_unet",),
+    "transformer": ("lora_transformer",),
+    "text_encoder": ("lora_te", "lora_te1"),
+    "text_encoder_2": ("lora_te2",),
+}
+_OF_T5: Final = ("lora_te3",)
+"""Whichever encoder of its model it is."""
+_OF_ORIGINALS: Final = "lora_unet"
+"""Of transformers, too."""
+_WITH_DOTS: Final = "diffusion_model."
+"""Before a publisher's names, as ComfyUI writes them."""
+_TRANSFORMER: Final = "transformer."
 _TEXT_MODEL: Final = "text_model."
 """Behind the name of a text encoder, in some versions of transformers."""
-_ENDS: Final = {
-    "conv_in": "input_blocks.0.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.resnets.1": "middle_block.2",
-}
-_IN_RESNETS: Final = {
-    "conv1": "in_layers.2",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
 _BLOCK: Final = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 
 
@@ -41,25 +40,34 @@ def plain(layer: str) -> str:
     return f"{part}.{inner.removeprefix(_TEXT_MODEL)}" if part.startswith("text_encoder") else layer
 
 
-def flat_names(layers: Iterable[str], layers_per_block: int) -> dict[str, str]:
-    """What kohya's scripts call layers, and what the base does; `layers` begin with their part."""
-    found = {}
+def foreign_names(layers: Collection[str], layers_per_block: int) -> dict[str, tuple[str, ...]]:
+    """What trainers call layers, and what the base does; `layers` begin with their part.
+
+    Several layers of the base are one to a trainer where the first publisher has them in one matrix, in the order of
+    its rows.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    t5 = {layer.partition(".")[0] for layer in layers if ".SelfAttention." in layer}
     for layer in layers:
         part, _, inner = layer.partition(".")
         names = [inner, _TEXT_MODEL + inner] if part.startswith("text_encoder") else [inner]
-        if part == "unet" and (first := _first_name(inner, layers_per_block)) is not None:
+        if part == "unet" and (first := first_name(inner, layers_per_block)) is not None:
             names.append(first)
-        for prefix in _PREFIXES.get(part, ()):
-            found.update({f"{prefix}_{name}".replace(".", "_"): layer for name in names})
+        for prefix in _OF_T5 if part in t5 else _PREFIXES.get(part, ()):
+            found.update({f"{prefix}_{name}".replace(".", "_"): (layer,) for name in names})
+    inside = {layer.partition(".")[2] for layer in layers if layer.startswith(_TRANSFORMER)}
+    for name, ours in originals(inside).items() if inside else ():
+        layers_of_it = tuple(_TRANSFORMER + one for one in ours)
+        found[f"{_OF_ORIGINALS}_{name}".replace(".", "_")] = found[_WITH_DOTS + name] = layers_of_it
     return found
 
 
-def _first_name(layer: str, layers_per_block: int) -> str | None:
+def first_name(layer: str, layers_per_block: int) -> str | None:
     """What the first publisher of XL calls a layer of the U-Net; None where that has no such layer."""
-    for ours, theirs in _ENDS.items():
+    for ours, theirs in ENDS.items():
         if layer == ours or layer.startswith(f"{ours}."):
             inner = layer.removeprefix(ours).removeprefix(".")
-            return f"{theirs}.{_IN_RESNETS.get(inner, inner)}".rstrip(".")
+            return f"{theirs}.{IN_RESNETS.get(inner, inner)}".rstrip(".")
     match = _BLOCK.fullmatch(layer)
     if match is None:
         return None
@@ -74,4 +82,4 @@ def _first_name(layer: str, layers_per_block: int) -> str | None:
         if way == "down"
         else f"output_blocks.{block * per_block + number}"
     )
-    return f"{place}.0.{_IN_RESNETS.get(inner, inner)}" if sort == "resnets" else f"{place}.1.{inner}"
+    return f"{place}.0.{IN_RESNETS.get(inner, inner)}" if sort == "resnets" else f"{place}.1.{inner}"

@@ -23,6 +23,8 @@ from backends.diffusion.offload import Offload
 from backends.diffusion.packing import pack
 from backends.diffusion.painter import Condition, Encoder, Painter, Row
 from backends.diffusion.precision import computed_in, packed_parts
+from backends.diffusion.reading import failed_load, read_network
+from backends.diffusion.single_file import Places, places
 from backends.diffusion.slicing import in_slices
 from backends.diffusion.transformers import FluxPainter, JointPainter
 from backends.diffusion.unet import UNetPainter
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from backends.diffusion.kind import Quantization
     from backends.messages import Device
 
-_UNUSED: Final = ("position_ids",)
-"""Endings of tensors that folders leave out, because they are computed."""
 _ARENAS: Final = 2
 """Of the C library's; large blocks then come from the system and go back to it, and the peak is what lives at once."""
 _TOY_BYTES: Final = 32 << 20
@@ -64,13 +64,13 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     share_few_arenas(_ARENAS)
     be_quiet()
     try:
-        header = read(path, spec.options)
+        header, where = read(path, spec.options), places(path, spec.options)
         torch.set_num_threads(spec.threads or _threads(sum(arithmetic.weight_bytes(header, plan).values())))
-        networks = _networks(header, path, plan, progress)
+        networks = _networks(header, where, plan, progress)
         waiting = arithmetic.waiting_parts(header, plan)
         Offload(dict(networks.items()), waiting, header.family.denoiser, plan.device)
         adapters = ImageAdapters(dict(networks.items()), plan.device)
-        painter = _painter(header, path, networks, plan, adapters)
+        painter = _painter(header, where.folder, networks, plan, adapters)
     except (HeaderError, model_files.FileError) as error:
         raise LoadError(str(error)) from None
     adapted = _adapted(adapters, painter, header, spec)
@@ -88,7 +88,9 @@ def _threads(n_bytes: int) -> int:
     return 1 if n_bytes < _TOY_BYTES else len(os.sched_getaffinity(0))
 
 
-def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable[[float], None]) -> torch.nn.ModuleDict:
+def _networks(
+    header: DrawHeader, where: Places, plan: DrawPlan, progress: Callable[[float], None]
+) -> torch.nn.ModuleDict:
     """All networks by the names of their folders, evaluating, on their device. Raises LoadError."""
     family = header.family
     wanted: dict[str, Any] = {
@@ -101,7 +103,7 @@ def _networks(header: DrawHeader, path: Path, plan: DrawPlan, progress: Callable
         full = name == "vae" and arithmetic.decoder_value_bytes(header, plan.device) == 4
         dtype = torch.float32 if full else computed
         place: Device = "cpu" if name in arithmetic.waiting_parts(header, plan) else plan.device
-        network = _network(kind, path / name, is_half=name in header.halves, dtype=dtype)
+        network = read_network(kind, name, where, header, dtype)
         packed: Quantization = plan.quantization if name in packed_parts(header) else "none"
         found[name] = _placed(network, packed, place, plan.device, name)
         progress((number + 1) / (len(wanted) + 2))
@@ -125,34 +127,7 @@ def _placed(network: Any, quantization: Quantization, place: Device, device: Dev
             pack(network, quantization, place, device)
         return network.to(place)
     except Exception as error:  # whatever a folder makes the library raise is a failed load
-        raise _failed(error, name) from error
-
-
-def _failed(error: Exception, name: str) -> LoadError:
-    if shortage.is_shortage(error):
-        return LoadError(f"no memory is left for {name}: {shortage.told(error)}", out_of_memory=True)
-    return LoadError(f"{name} cannot be loaded: {in_words(error)}")
-
-
-def _network(kind: Any, folder: Path, *, is_half: bool, dtype: torch.dtype) -> Any:
-    """In host memory, evaluating. Raises LoadError."""
-    try:
-        model, told = kind.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            variant="fp16" if is_half else None,
-            dtype=dtype,
-        )
-    except Exception as error:  # whatever a folder makes the library raise is a failed load
-        raise _failed(error, folder.name) from error
-    missing = sorted(name for name in told["missing_keys"] if not name.endswith(_UNUSED))
-    if missing:
-        raise LoadError(
-            f"{folder.name} lacks {len(missing)} tensors, {missing[0]} among them. hint: was it downloaded completely?"
-        )
-    return model.eval().requires_grad_(requires_grad=False)
+        raise failed_load(error, name) from error
 
 
 def _painter(

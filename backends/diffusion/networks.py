@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.backend import HeaderError
+from backends.diffusion.families import ENCODER_CLASSES
 from backends.diffusion.kind import MAX_SIDE, SMALLEST_SIDE
-from backends.files import model_files
+from backends.files import foreign, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from backends.diffusion.families import Family
+    from backends.diffusion.families import Encoder, Family
 
 _MOST: Final = 1_000_000
 _SIZES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -50,6 +51,23 @@ def config(folder: Path, part: str, pipeline: str = "") -> dict[str, Any]:
             raise HeaderError(f"{part}/config.json says no sound block_out_channels")
     if found.get("quantization_config") is not None:
         raise HeaderError(f"{part} is stored quantised, which onecard does not read. hint: take the folder in 16 bits")
+    return found
+
+
+def text_config(folder: Path, part: str, named: Any, wanted: Encoder) -> dict[str, Any]:
+    """Of a text encoder that is one that we ask, with its tokenizer beside it. Raises HeaderError or FileError."""
+    name = named[1] if isinstance(named, list) and len(named) == 2 else None
+    known = [kind for kind in ENCODER_CLASSES if (kind == "t5") == (wanted == "t5")]
+    if not any(name == ENCODER_CLASSES[kind] for kind in known):
+        told, reads = foreign.plain([str(name)[:60]])[0], "T5's" if wanted == "t5" else "CLIP's alone"
+        raise HeaderError(f"the folder's {part} is {told}, and onecard reads prompts with {reads}")
+    found = model_files.read_object(folder / part / "config.json")
+    if found.get("quantization_config") is not None:
+        raise HeaderError(f"{part} is stored quantised, which onecard does not read. hint: take the folder in 16 bits")
+    tokenizer = folder / part.replace("text_encoder", "tokenizer")
+    files = ("tokenizer.json",) if wanted == "t5" else ("tokenizer.json", "vocab.json")
+    if not any(model_files.is_there(tokenizer / file) for file in files):
+        raise HeaderError(f"the folder has no {tokenizer.name}/{files[-1]}. hint: was it downloaded completely?")
     return found
 
 

@@ -20,6 +20,9 @@ class DrawOptions(AdapterOptions):
 
     of_a_card: ClassVar[Mapping[str, str]] = MappingProxyType({"image_offload": "all networks are in host memory"})
 
+    image_config: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """Of a model in one file: the folder with its configurations, tokenizers and scheduler as diffusers has them,
+    relative to the file's own folder. Without it, the one beside the file that has its name."""
     quantization: Quantization = "none"
     """How linear layers are loaded: of the network that denoises, and of T5."""
     image_size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")] = "auto"

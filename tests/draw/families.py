@@ -32,7 +32,7 @@ def t5(width: int) -> Any:
     return T5EncoderModel(T5Config(vocab_size=64, feed_forward_proj="gated-gelu", **sizes)).eval()
 
 
-def clip(tokenizer: Any, kind: Any, width: int = 32) -> Any:
+def clip(tokenizer: Any, kind: Any, width: int = 32, *, projects_to: int = 24) -> Any:
     """Of three layers."""
     from transformers import CLIPTextConfig
 
@@ -40,7 +40,7 @@ def clip(tokenizer: Any, kind: Any, width: int = 32) -> Any:
     sizes = {"hidden_size": width, "intermediate_size": 37, "num_hidden_layers": 3, "num_attention_heads": 4}
     return kind(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), projection_dim=24, max_position_embeddings=CLIP_TOKENS, **sizes, **ids
+            vocab_size=len(tokenizer), projection_dim=projects_to, max_position_embeddings=CLIP_TOKENS, **sizes, **ids
         )
     ).eval()
 
@@ -57,6 +57,35 @@ def autoencoder() -> Any:
     )  # fmt: skip
 
 
+def xl(made: Path, folder: Path, *, widths: tuple[int, int] = (32, 32)) -> Path:
+    """Its shape, with the other's tokenizer and autoencoder; `widths` of the two text encoders."""
+    import diffusers
+    import torch
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    torch.manual_seed(3)
+    tokenizer = CLIPTokenizer.from_pretrained(made / "tokenizer")
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=diffusers.AutoencoderKL.from_pretrained(made / "vae"),
+        text_encoder=clip(tokenizer, CLIPTextModel, widths[0]),
+        text_encoder_2=clip(tokenizer, CLIPTextModelWithProjection, widths[1]),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=diffusers.UNet2DConditionModel(
+            block_out_channels=(32, 64), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(2, 4),
+            use_linear_projection=True, addition_embed_type="text_time", norm_num_groups=8,
+            addition_time_embed_dim=8, transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=72,
+            cross_attention_dim=sum(widths),
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
+        add_watermarker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return folder
+
+
 def sd3(made: Path, folder: Path, *, with_t5: bool = True) -> Path:
     """Its shape, with a second attention in its first block as 3.5 has it."""
     import diffusers
@@ -65,16 +94,18 @@ def sd3(made: Path, folder: Path, *, with_t5: bool = True) -> Path:
 
     torch.manual_seed(3)
     tokenizer = CLIPTokenizer.from_pretrained(made / "tokenizer")
+    first = clip(tokenizer, CLIPTextModelWithProjection, projects_to=32)
+    torch.nn.init.eye_(first.text_projection.weight)  # as its publisher has it, who does not project
     pipe = diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
             sample_size=16, patch_size=2, in_channels=CHANNELS, num_layers=2, attention_head_dim=8,
-            num_attention_heads=4, joint_attention_dim=72, caption_projection_dim=32, pooled_projection_dim=48,
+            num_attention_heads=4, joint_attention_dim=72, caption_projection_dim=32, pooled_projection_dim=56,
             out_channels=CHANNELS, pos_embed_max_size=24, dual_attention_layers=(0,), qk_norm="rms_norm",
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(),
-        text_encoder=clip(tokenizer, CLIPTextModelWithProjection),
-        text_encoder_2=clip(tokenizer, CLIPTextModelWithProjection),
+        text_encoder=first,
+        text_encoder_2=clip(tokenizer, CLIPTextModelWithProjection, 40),
         text_encoder_3=t5(72) if with_t5 else None,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,20 @@ def written(folder: Path, network: Any, stem: str) -> None:
     """Its configuration, and the header of its weights in 16 bits."""
     folder.mkdir(parents=True)
     network.config.save_pretrained(folder) if stem == "model" else network.save_config(folder)
+    header_of(folder / f"{stem}.safetensors", network.state_dict())
+
+
+def header_of(file: Path, tensors: Mapping[str, Any]) -> Path:
+    """A file of these tensors in 16 bits, of which only the header is written."""
     header, start = {}, 0
-    for name, tensor in network.state_dict().items():
+    for name, tensor in tensors.items():
         end = start + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
     raw = json.dumps(header).encode()
-    file = folder / f"{stem}.safetensors"
     file.write_bytes(len(raw).to_bytes(8, "little") + raw)
     os.truncate(file, 8 + len(raw) + start)
+    return file
 
 
 def build(folder: Path, pipeline: str, denoiser: dict[str, Any]) -> Path:

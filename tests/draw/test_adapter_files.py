@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from backends.diffusion.layer_names import flat_names
+from backends.diffusion.layer_names import foreign_names
 from backends.files.adapters import Adapter, statuses
 from backends.registry import BACKENDS
 from server.settings.references import adapter_place
@@ -72,7 +72,7 @@ def test_the_first_names_of_xl_are_those_that_diffusers_converts(tmp_path: Path)
     layers = [
         f"unet.{name}" for name, layer in unet.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
     ]
-    first = {flat: layer for flat, layer in flat_names(layers, 2).items() if flat.startswith(FIRST)}
+    first = {flat: layer for flat, (layer,) in foreign_names(layers, 2).items() if flat.startswith(FIRST)}
     assert set(first.values()) == set(layers)
     state = {f"{flat}.lora_{side}.weight": torch.ones(1) for flat in first for side in ("down", "up")}
     state = theirs._maybe_map_sgm_blocks_to_diffusers(state, unet.config)

@@ -26,36 +26,9 @@ PROMPT = "a yellow square on a purple background"
 @pytest.fixture(scope="module")
 def xl(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in the shape of Stable Diffusion XL, with the other's tokenizer and autoencoder."""
-    import torch
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from tests.draw.families import xl as built
 
-    torch.manual_seed(3)
-    tokenizer = CLIPTokenizer.from_pretrained(made / "tokenizer")
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
-        projection_dim=24, **ids,
-    )  # fmt: skip
-    unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time", norm_num_groups=8,
-        addition_time_embed_dim=8, transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=72,
-        cross_attention_dim=64,
-    )  # fmt: skip
-    pipe = diffusers.StableDiffusionXLPipeline(
-        vae=diffusers.AutoencoderKL.from_pretrained(made / "vae"),
-        text_encoder=CLIPTextModel(text),
-        text_encoder_2=CLIPTextModelWithProjection(text),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
-        add_watermarker=False,
-    )
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    pipe.save_pretrained(folder)
-    return folder
+    return built(made, tmp_path_factory.mktemp("xl") / "model")
 
 
 def pixels(data: bytes) -> np.ndarray:

@@ -1,0 +1,179 @@
+"""Models that draw in one file, with a folder of configurations: the same bytes, the same images, no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.backend import HeaderError
+from backends.diffusion.header import DrawHeader, read
+from backends.diffusion.kind import Draw, DrawPlan, Picture
+from backends.registry import BACKENDS, estimate, recognised
+from server.settings.references import LocateError, locate
+from tests.draw import families as shapes
+from tests.draw import sparse
+from tests.draw.loading import loaded
+from tests.draw.lora import random_pairs
+
+torch = pytest.importorskip("torch", reason="the extra `images` brings torch")
+diffusers = pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
+from safetensors.torch import load_file, save_file  # noqa: E402 - behind what is skipped
+
+from tests.draw import single  # noqa: E402
+
+JOB = Draw("a", "a red background", 64, 64, seed=1, steps=2)
+WRITERS: dict[str, Callable[[Path, Path], Path]] = {"sd": single.sd, "xl": single.xl, "sd3": single.sd3}
+
+
+@pytest.fixture(scope="module")
+def folders(made: Path, families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One of each shape."""
+    wide = shapes.xl(made, tmp_path_factory.mktemp("xl") / "model", widths=(32, 40))
+    return {"sd": made, "xl": wide, "sd3": families["sd3"]}
+
+
+@pytest.fixture(scope="module")
+def files(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same in one file each, with a folder of its name that has all but weights."""
+    place = tmp_path_factory.mktemp("single")
+    made = {}
+    for name, folder in folders.items():
+        shutil.copytree(folder, place / name, ignore=shutil.ignore_patterns("*.safetensors"))
+        made[name] = WRITERS[name](folder, place / f"{name}.safetensors")
+    return made
+
+
+def image(engine: Any) -> bytes:
+    events = [*engine.add(engine.prepare(JOB))]
+    while not engine.idle:
+        events += engine.step().events
+    (picture,) = [event for event in events if isinstance(event, Picture)]
+    return picture.data
+
+
+def told(header: DrawHeader) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and numbers of the tensors; attention of autoencoders is stored as convolutions."""
+    named = ((tensor.name.replace("text_model.", ""), tensor.n_elements) for tensor in header.tensors)
+    return sorted((name, (n,)) for name, n in named)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_its_header_is_that_of_the_folder(name: str, folders: dict[str, Path], files: dict[str, Path]) -> None:
+    """Given one file, then it is recognised, and names, numbers and bytes are those of the folder that it was."""
+    found = recognised(files[name])
+    assert found is not None
+    assert (found[0].name, found[1].weights) == ("diffusion", (files[name],))
+    header, folder = read(files[name]), read(folders[name])
+    assert told(header) == told(folder)
+    assert header.in_file == {"vae", header.family.denoiser, *header.text_encoders}
+    plan = DrawPlan(parallel=1)
+    assert estimate(header, plan).host == estimate(folder, plan).host
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", WRITERS)
+def test_it_draws_what_the_folder_draws(name: str, folders: dict[str, Path], files: dict[str, Path]) -> None:
+    """Given one file, then its image is the folder's to the last byte."""
+    assert image(loaded(files[name])) == image(loaded(folders[name]))
+
+
+@pytest.mark.engine
+def test_what_the_file_lacks_comes_from_the_folder(
+    folders: dict[str, Path], files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Given a file with a U-Net alone, as fine-tunes come, and a folder with the rest, then the two draw together; an
+    adapter is held against the file's layers, and the plan counts both."""
+    unet = {name: one for name, one in load_file(files["sd"]).items() if name.startswith(single.DENOISER)}
+    save_file({name: one * 1.01 for name, one in unet.items()}, tmp_path / "tuned.safetensors")
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    style = random_pairs(tmp_path / "style.safetensors", {f"unet.{layer}": (32, 32)})
+    options = {"image_config": str(folders["sd"]), "adapters": json.dumps({"style": str(style)})}
+    header = BACKENDS["diffusion"].describe(tmp_path / "tuned.safetensors", options)
+    assert isinstance(header, DrawHeader)
+    assert (header.in_file, header.adapters[0].problem) == ({"unet"}, None)
+    assert told(header) == told(read(folders["sd"]))
+    assert image(loaded(tmp_path / "tuned.safetensors", options=options)) != image(loaded(folders["sd"]))
+
+
+@pytest.mark.engine
+def test_no_network_is_asked(folders: dict[str, Path], files: dict[str, Path]) -> None:
+    """Given a process that counts what it asks of a network, when it loads one file and draws, then it asks nothing."""
+    command = [sys.executable, "-m", "tests.draw.no_network", str(files["xl"]), str(files["xl"].parent / "xl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    alone = loaded(folders["xl"], options={})
+    assert json.loads(done.stdout) == {"attempts": [], "image": hashlib.sha256(image(alone)).hexdigest()}
+
+
+def test_names_of_flux_are_those_that_diffusers_converts(tmp_path: Path) -> None:
+    """Given Flux in its publisher's size, of which only the header exists, then diffusers' own converter makes of it
+    the names and sizes that the header tells."""
+    from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+
+    folder = sparse.build(
+        tmp_path / "flux", "FluxPipeline", {**sparse.FLUX_DEV, "num_layers": 2, "num_single_layers": 2}
+    )
+    ours = {
+        tensor.name.removeprefix("transformer."): torch.empty(tensor.shape, device="meta", dtype=torch.float16)
+        for tensor in read(folder).tensors
+        if tensor.name.startswith("transformer.")
+    }
+    for prefix in (single.DENOISER, ""):
+        theirs = single.joint(ours, prefix)
+        file = sparse.header_of(tmp_path / "flux.safetensors", theirs)
+        converted = convert_flux_transformer_checkpoint_to_diffusers(dict(theirs))
+        header = read(file, {"image_config": "flux"})
+        found = {one.name: one.shape for one in header.tensors if one.name.startswith("transformer.")}
+        assert found == {f"transformer.{name}": tuple(tensor.shape) for name, tensor in converted.items()}
+        assert header.in_file == {"transformer"}
+        packed = DrawPlan(parallel=1, device="cuda", quantization="bnb-4bit")
+        assert estimate(header, packed).device.weights == estimate(read(folder), packed).device.weights
+
+
+def test_what_cannot_be_served_is_refused_by_name(files: dict[str, Path], tmp_path: Path) -> None:
+    """Given a file without a folder, with another model's, for inpainting, in 8 bits, with a network that is nowhere,
+    or a folder with a key that is for files, then a sentence says which and what to do."""
+    alone = shutil.copy(files["sd"], tmp_path / "alone.safetensors")
+    tensors = load_file(alone)
+    save_file(
+        {**tensors, f"{single.DENOISER}input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)},
+        tmp_path / "paint.safetensors",
+    )
+    quarter = {name: one.to(torch.float8_e4m3fn) for name, one in tensors.items() if one.dtype.is_floating_point}
+    save_file(quarter, tmp_path / "fp8.safetensors")
+    save_file(
+        {name: one for name, one in tensors.items() if not name.startswith("first_")}, tmp_path / "half.safetensors"
+    )
+    config = {"image_config": str(files["sd"].with_suffix(""))}
+    cases: tuple[tuple[Path, dict[str, Any], str], ...] = (
+        (
+            tmp_path / "alone.safetensors",
+            {},
+            "a model in one file, which says nothing of .* hint: image_config = a folder",
+        ),
+        (tmp_path / "alone.safetensors", {"image_config": "not/there"}, "there is no folder .*not/there"),
+        (
+            tmp_path / "alone.safetensors",
+            {"image_config": str(files["xl"].with_suffix(""))},
+            "of a StableDiffusionXLPipeline",
+        ),
+        (tmp_path / "paint.safetensors", config, "takes 9 channels and its folder's 4"),
+        (tmp_path / "fp8.safetensors", config, "stored as F8_E4M3.*quantization = 'bnb-8bit'"),
+        (tmp_path / "half.safetensors", config, "vae: .*no weights"),
+        (files["sd"].with_suffix(""), {"image_config": "a"}, "image_config is for a model in one file"),
+    )
+    for path, options, sentence in cases:
+        with pytest.raises(HeaderError, match=sentence):
+            read(path, options)
+    pickled = tmp_path / "pickled.ckpt"
+    torch.save({"state_dict": {}}, pickled)
+    with pytest.raises(LocateError, match="can run code when"):
+        locate(str(pickled))
