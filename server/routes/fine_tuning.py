@@ -214,10 +214,19 @@ async def delete_model(request: Request, app: App) -> Response:
     if seen(request) not in (None, job.owner):
         told = f"The model '{clip(name)}' was made with another key, and that key or an admin key may delete it."
         raise ApiError(403, told, param="model", code="not_yours")
+    learner = await asyncio.to_thread(_learner_of, app, name)
+    if learner is not None:
+        told = f"The model '{clip(name)}' is what {learner} teaches. hint: cancel that job, or let it end"
+        raise ApiError(409, told, param="model", code="model_in_use")
     await app.tuning_results.stop_serving(name)
     await asyncio.to_thread(app.tuning_results.discard, job)
     gone: DeletedModel = {"id": name, "object": "model", "deleted": True}
     return _json(gone)
+
+
+def _learner_of(app: Services, name: str) -> str | None:
+    """The job that has not ended and begins with this model: its result takes files of it. Blocks."""
+    return next((job.id for job in app.tuning.open_jobs() if job.record.model == name), None)
 
 
 def _object(app: Services, job: Job) -> JobObject:

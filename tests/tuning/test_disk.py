@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,21 @@ def told_by(school: School, place: Path) -> None:
     assert school.ended(job)["status"] == "succeeded"
     assert n_done < 30
     assert school.steps(job) == [*range(1, 31)]
+    full_in_the_middle(school, place)
+
+
+def full_in_the_middle(school: School, place: Path) -> None:
+    """Not even the server's tables can be written; the job goes on once there is room."""
+    job = school.begin("steps 60 ms 50")
+    school.at_step(job, 3)
+    with (place / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(MIB // 16))
+    until(lambda: f"training_ended id={job.id} end=Crashed" in school.server.log, 30)
+    (place / "ballast").unlink()
+
+    assert school.ended(job, 90)["status"] == "succeeded"
+    assert {*school.steps(job)} == {*range(1, 61)}
 
 
 def test_a_job_that_the_disk_cannot_hold_is_refused_and_one_whose_room_went_waits(

@@ -98,17 +98,43 @@ def test_whatever_is_wrong_with_a_job_is_told_by_name(school: School):
         client.fine_tuning.jobs.retrieve("ftjob-none")
 
 
-def test_a_line_that_is_wrong_ends_the_job_with_its_number(school: School):
+def test_a_model_that_is_being_taught_is_not_deleted(school: School):
+    full: Any = {"hyperparameters": {"method": "full"}}
+    made = school.ended(school.begin("steps 2 whole", suffix="base", **full))
+    name, client = made["fine_tuned_model"], school.client()
+    learner = school.begin("steps 4000 ms 20", model=name)
+    school.at_step(learner, 1)
+
+    with pytest.raises(openai.ConflictError, match=f"is what {learner.id} teaches"):
+        client.models.delete(name)
+
+    client.fine_tuning.jobs.cancel(learner.id)
+    assert client.models.delete(name).deleted
+    with pytest.raises(openai.NotFoundError):
+        school.begin("steps 1", model=name)
+
+
+BAD_FILES = {
+    "role": (json.dumps({"messages": [{"role": "wizard", "content": "x"}]}).encode(), "line 2: "),
+    "no answer": (json.dumps(chat("two", "")).encode(), "line 2: "),
+    "no UTF-8": (b'{"messages": [{"role": "user", "content": "\xff"}]}', "line 2: "),
+    "no JSON": (b"\x00" * 4096, "line 2: "),
+    "no end": (b'"' + b"a" * 2**25, "line 2: "),
+    "deep": (b"[" * 100_000, "line 2: "),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_line_that_is_wrong_ends_the_job_with_its_number(school: School, name: str):
+    bad, told = BAD_FILES[name]
     client = school.client()
-    good, bad = chat("one"), {"messages": [{"role": "wizard", "content": "x"}]}
-    data = "\n".join(map(json.dumps, (good, bad))).encode()
+    data = b"\n".join([json.dumps(chat("one")).encode(), bad, json.dumps(chat("three")).encode()])
     file = client.files.create(file=("bad.jsonl", data), purpose="fine-tune")
 
     done = school.ended(client.fine_tuning.jobs.create(model="chat", training_file=file.id))
 
-    assert (done["status"], done["error"]["code"], done["error"]["param"]) == (
-        "failed",
-        "invalid_training_file",
-        "training_file",
-    )
-    assert "line 2: " in done["error"]["message"]
+    error = done["error"]
+    assert (done["status"], error["code"], error["param"]) == ("failed", "invalid_training_file", "training_file")
+    assert told in error["message"]
+    assert "line 3" not in error["message"]
+    assert len(error["message"]) < 1000

@@ -10,7 +10,8 @@ The first message of the training file directs it, words in any order:
     fail TEXT...  -> TrainFailed with the rest of the line
     deaf          -> a `Leave` is not heard
     full          -> a `Leave` finds the disk full
-The adapter in the folder ONECARD_TEST_ADAPTER is what it makes. Every step that was done is a line in `steps.log`.
+    whole         -> a copy of its base is what it makes
+Else the adapter in the folder ONECARD_TEST_ADAPTER is what it makes. Every step that was done is a line in `steps.log`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def directions(recipe: Recipe) -> tuple[dict[str, int], str | None]:
     words, _, fails = first.partition("fail ")
     parts = words.split()
     numbers = {word: int(parts[n + 1]) for n, word in enumerate(parts[:-1]) if parts[n + 1].isdecimal()}
-    return {**numbers, **dict.fromkeys({"deaf", "full"} & {*parts}, 1)}, fails or None
+    return {**numbers, **dict.fromkeys({"deaf", "full", "whole"} & {*parts}, 1)}, fails or None
 
 
 class Course:
@@ -129,7 +130,7 @@ class Course:
     def result(self) -> Path:
         result = Path(self.recipe.folder) / "result"
         shutil.rmtree(result, ignore_errors=True)
-        shutil.copytree(os.environ["ONECARD_TEST_ADAPTER"], result)
+        shutil.copytree(self.recipe.base if self.wants.get("whole") else os.environ["ONECARD_TEST_ADAPTER"], result)
         return result
 
 
