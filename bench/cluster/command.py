@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from bench.cluster import users
 from bench.cluster.picture import as_svg
-from bench.cluster.rules import rules
+from bench.cluster.rules import Rule, rules
 from bench.cluster.simulation import Simulation
 from server.cluster.facts import Weights
 
@@ -20,6 +23,9 @@ STANDARD: Final = (8, 200, 20)
 SWAPS_LIMIT: Final = 0.5
 P99_LIMIT: Final = 0.6
 MOST_NODES: Final = 1000
+MOST_MINUTES: Final = 20.0
+NODE_MINUTES: Final = 5000
+"""Of all nodes together, where nothing is said: more of them take less time each."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, default=STANDARD[0], help="1 to 1000, each with 11.2 GiB (default 8)")
     parser.add_argument("--users", type=int, help="who talk all the time (default 25 for each node)")
     parser.add_argument("--models", type=int, default=STANDARD[2], help="of 1.4 to 9.2 GiB (default 20)")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of simulated time (default 20)")
+    parser.add_argument("--minutes", type=float, help=f"of simulated time (default 20; {NODE_MINUTES} over all nodes)")
     parser.add_argument("--seed", type=int, default=1, help="another one for other users (default 1)")
     parser.add_argument("--trace", type=Path, help="users from a file: a JSON object per request")
     parser.add_argument("--rules", help="which, with commas (default all)")
@@ -41,19 +47,36 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         raise SystemExit(f"--nodes is 1 to {MOST_NODES}")
     n_users = options.users or 25 * options.nodes
     found: dict[str, dict[str, float]] = {}
-    names = [f"node{place}" for place in range(options.nodes)]
-    makers = rules(names, random.Random(options.seed), Weights())
-    for name in options.rules.split(",") if options.rules else makers:
-        if name not in makers:
-            raise SystemExit(f"--rules: there is no '{name}'. hint: {', '.join(makers)}")
-        models = users.models(options.models)
-        run = Simulation(names, models, makers[name](), _users(options, n_users), options.seed)
-        found[name] = run.run(60 * options.minutes).figures()
-        print(f"{name}: {found[name]['requests']:.0f} requests", file=sys.stderr)
+    known = list(_makers(options))
+    chosen = options.rules.split(",") if options.rules else known
+    for name in chosen:
+        if name not in known:
+            raise SystemExit(f"--rules: there is no '{name}'. hint: {', '.join(known)}")
+    n_processes = min(len(chosen), len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(n_processes) as processes:
+        for name, figures in zip(chosen, processes.map(partial(_run, options, n_users), chosen), strict=True):
+            found[name] = figures
+            print(f"{name}: {figures['requests']:.0f} requests", file=sys.stderr)
     if options.svg is not None:
         options.svg.write_text(as_svg(f"{n_users} users, {options.models} models, {options.nodes} nodes", found))
     figures = {f"{name}_{key}": value for name, one in found.items() for key, value in one.items()}
     return figures | _against_least_loaded(found, standard=_is_standard(options, n_users))
+
+
+def _run(options: argparse.Namespace, n_users: int, name: str) -> dict[str, float]:
+    """One rule, in a process of its own."""
+    maker, models = _makers(options)[name], users.models(options.models)
+    minutes = options.minutes or min(MOST_MINUTES, NODE_MINUTES / options.nodes)
+    simulation = Simulation(_names(options), models, maker(), _users(options, n_users), options.seed)
+    return simulation.run(60 * minutes).figures()
+
+
+def _makers(options: argparse.Namespace) -> dict[str, Callable[[], Rule]]:
+    return rules(_names(options), random.Random(options.seed), Weights())
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    return [f"node{place}" for place in range(options.nodes)]
 
 
 def _users(options: argparse.Namespace, count: int) -> list[Iterator[users.Turn]]:

@@ -142,7 +142,7 @@ class Router:
                 away_s += self._weights.silent_s
             if name != home:
                 away_s += prompt_s
-            if best is not None and away_s + self._least_s(state, ask.model) >= best_s:
+            if best is not None and away_s + self._least_s(state, ask) >= best_s:
                 if leave_s + prompt_s >= best_s:
                     break  # so it is for all that follow
                 continue
@@ -202,12 +202,13 @@ class Router:
         found = {home, *holders}
         yield from itertools.islice((name for name in ranked if name not in found), LOAD_CANDIDATES)
 
-    def _least_s(self, state: NodeState, model: str) -> float:
-        """What the wait comes to at the least: the load, where there has to be one."""
-        held = state.report.models.get(model) or _UNLOADED
-        if held.here or model in state.load_since:
-            return 0.0
-        return self._new_load_s(model, held)
+    def _least_s(self, state: NodeState, ask: Ask) -> float:
+        """What the wait comes to at the least: the queue, and the load where there has to be one."""
+        held = state.report.models.get(ask.model) or _UNLOADED
+        queue_s, crowd_s = self._queue_s(state, ask, held)
+        if held.here or ask.model in state.load_since:
+            return queue_s + crowd_s
+        return self._new_load_s(ask.model, held) + queue_s + crowd_s
 
     def _new_load_s(self, model: str, held: HeldModel) -> float:
         """Of a node that does not hold it."""
@@ -216,12 +217,7 @@ class Router:
     def _wait(self, state: NodeState, ask: Ask, now: float) -> tuple[float, str]:
         """Seconds until the node begins to compute, and whether it holds the model."""
         held = state.report.models.get(ask.model) or _UNLOADED
-        job_s = self._model(ask.model).job_s
-        own = state.in_flight.get(ask.model, 0)
-        n_ahead = max(own, held.running + held.waiting)
-        queue_s = job_s * max(0, n_ahead + 1 - held.parallel) / held.parallel
-        others = max(0, state.n_in_flight - min(own, n_ahead)) + min(n_ahead, held.parallel)
-        crowd_s = self._weights.crowd * job_s * others
+        queue_s, crowd_s = self._queue_s(state, ask, held)
         if held.state == "ready":
             return queue_s + crowd_s, "resident"
         if held.here or ask.model in state.load_since:
@@ -234,6 +230,15 @@ class Router:
         room_s = self._room_s(state, ask.model, held, now)
         load_s = self._new_load_s(ask.model, held)
         return load_s + self._turns_s(state, ask.model, now) + room_s + queue_s + crowd_s, "load"
+
+    def _queue_s(self, state: NodeState, ask: Ask, held: HeldModel) -> tuple[float, float]:
+        """Seconds until a place of the model is free, and what else that runs there costs."""
+        job_s = self._model(ask.model).job_s
+        own = state.in_flight.get(ask.model, 0)
+        n_ahead = max(own, held.running + held.waiting)
+        n_others = max(0, state.n_in_flight - min(own, n_ahead)) + min(n_ahead, held.parallel)
+        queue_s = job_s * max(0, n_ahead + 1 - held.parallel) / held.parallel
+        return queue_s, self._weights.crowd * job_s * n_others
 
     def _turns_s(self, state: NodeState, model: str, now: float) -> float:
         """Loads that the node has to do before, for other models that wait: one at a time, each with its turn."""
