@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import openai
@@ -15,6 +17,8 @@ pytestmark = pytest.mark.engine
 
 NAMES = ("demo", "demo:pirate", "demo:clerk")
 QUESTION = "What is the capital of France?"
+WHO = f"{QUESTION} And 0?"
+STAYING, COMING = ("demo", "demo:pirate"), "demo:clerk"
 LONG = "Please repeat after me, one by one and in this order, " + "the words that I am going to tell you now. " * 6
 
 
@@ -108,3 +112,43 @@ def test_a_base_whose_only_adapter_is_refused_answers_as_ever(live: Live) -> Non
     live.reload()
     assert text_of(live.ask("demo", QUESTION)) == alone
     assert "Paris" in alone
+
+
+def asked_until(live: Live, over: Event, name: str, wanted: str) -> tuple[int, int]:
+    """How many answers were right, and how many refused. Raises AssertionError for one that is another's."""
+    right = refused = 0
+    while not over.is_set():
+        try:
+            answer = text_of(live.ask(name, WHO))
+        except openai.NotFoundError as error:
+            if name != COMING or COMING not in error.message:
+                raise
+            refused += 1
+        else:
+            assert answer == wanted, name
+            right += 1
+    return right, refused
+
+
+def test_answers_stay_exact_while_adapters_come_and_go(live: Live, full_counts: bool) -> None:
+    live.configure("pirate", "clerk")
+    live.reload()
+    wanted: Mapping[str, str] = {name: text_of(live.ask(name, WHO)) for name in (*STAYING, COMING)}
+    assert len(set(wanted.values())) == 3
+    over, names = Event(), [*STAYING, COMING] * 2
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        counts = [threads.submit(asked_until, live, over, name, wanted[name]) for name in names]
+        try:
+            for _ in range(10 if full_counts else 1):
+                for there in (("pirate",), ("pirate", "clerk")):
+                    live.configure(*there)
+                    assert live.reload()["changed"] == {"demo": ["adapters"]}
+                    assert text_of(live.ask("demo:pirate", WHO)) == wanted["demo:pirate"]
+        finally:
+            over.set()
+    found = [count.result() for count in counts]
+
+    assert all(right for right, _ in found)
+    assert any(refused for _, refused in found), "it was asked for while it was not there"
+    assert {name: text_of(live.ask(name, WHO)) for name in wanted} == wanted
