@@ -136,7 +136,13 @@ def _tensors(
         a, b = values(folder, pair.a), values(folder, pair.b)
         factor = pair.scale * pair.rank / alpha
         yield f"{name}.lora_a", a
-        yield f"{name}.lora_b", np.ascontiguousarray(_placed(pair, b, family, config) * np.float32(factor))
+        with np.errstate(over="ignore"):
+            scaled = np.ascontiguousarray(_placed(pair, b, family, config) * np.float32(factor))
+        if not np.isfinite(scaled).all():
+            raise QuantizeError(
+                f"{pair.layer[:120]} comes to numbers that F32 cannot hold. hint: its scale is {factor:.3g}"
+            )
+        yield f"{name}.lora_b", scaled
 
 
 def _placed(pair: LoraPair, b: NDArray[np.float32], family: Family, config: Config) -> NDArray[Any]:

@@ -257,7 +257,7 @@ class LoraAdapters:
     def _sound(self, pair: LoraPair, matrix: torch.Tensor) -> torch.Tensor:
         """In the type computed with. A mask of zeros keeps off all but what is infinite. Raises AdapterError."""
         largest = float(matrix.abs().max())
-        if largest > torch.finfo(self._dtype).max ** 0.5:
+        if not largest <= torch.finfo(self._dtype).max ** 0.5:
             raise AdapterError(
                 f"it has numbers as large as {largest:.3g} for {pair.layer[:120]}, with which its base computes none. "
                 "hint: its training has diverged"

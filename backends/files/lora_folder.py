@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, Final
 
-from backends.files import model_files, tensors
+from backends.files import lora_patterns, model_files, tensors
 from backends.files.adapters import MOST_RANK, PEFT_CONFIG, PEFT_WEIGHTS, AdapterError
 
 if TYPE_CHECKING:
@@ -123,11 +123,20 @@ def read(path: Path) -> LoraFolder:
         if config.get("task_type") not in (None, "CAUSAL_LM"):
             raise AdapterError(f"it is for the task {str(config['task_type'])[:40]}, and this model generates text")
         stored = tensors.of_file(path / PEFT_WEIGHTS)[0]
-        copies = {match["layer"]: one for one in stored if (match := _copy(one)) is not None}
+        copies = _copies(stored)
         pairs = _pairs([one for one in stored if _copy(one) is None], config)
     except model_files.FileError as error:
         raise AdapterError(str(error)) from None
     return LoraFolder(path, pairs, copies)
+
+
+def _copies(stored: list[StoredTensor]) -> dict[str, StoredTensor]:
+    found: dict[str, StoredTensor] = {}
+    for tensor in stored:
+        match = _copy(tensor)
+        if match is not None and found.setdefault(match["layer"], tensor) is not tensor:
+            raise AdapterError(f"it carries {match['layer'][:120]} twice. hint: was it saved by peft?")
+    return found
 
 
 def _copy(stored: StoredTensor) -> re.Match[str] | None:
@@ -165,6 +174,9 @@ def check_config(config: Mapping[str, Any], source: str = PEFT_CONFIG) -> None:
     for key, does in _REFUSED.items():
         if config.get(key):
             raise AdapterError(f"it {does}, which is not served. {MERGE}")
+    if not isinstance(config.get("use_rslora", False), (bool, NoneType)):
+        raise AdapterError(f"{source} says use_rslora = {str(config['use_rslora'])[:20]!r}, and true or false is meant")
+    lora_patterns.check(config, source)
     if config.get("bias", "none") != "none":
         raise AdapterError(f"it changes the base's biases (bias = {str(config['bias'])[:20]}). {MERGE}")
     start = config.get("init_lora_weights")
@@ -210,39 +222,15 @@ def pair(
     rank = _count(config, layer, source)
     if not a.shape[0] == b.shape[1] == rank or not 0 < rank <= MOST_RANK:
         raise AdapterError(
-            f"{layer[:120]} has matrices of rank {a.shape[0]} and {b.shape[1]}, {source} says {rank}, and at most "
+            f"{layer[:120]} has matrices of rank {a.shape[0]} and {b.shape[1]}, {source} says {rank:.6g}, and at most "
             f"{MOST_RANK} are served. hint: are both files of one adapter?"
         )
-    alpha = _number(config, "lora_alpha", "alpha_pattern", layer, source)
+    alpha = lora_patterns.number(config, "lora_alpha", "alpha_pattern", layer, source)
     return LoraPair(layer, a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") is True else rank))
 
 
 def _count(config: Mapping[str, Any], layer: str, source: str) -> int:
-    value = _number(config, "r", "rank_pattern", layer, source)
+    value = lora_patterns.number(config, "r", "rank_pattern", layer, source)
     if value != int(value):
         raise AdapterError(f"{source} says r = {value}, which is no count")
     return int(value)
-
-
-def _number(config: Mapping[str, Any], key: str, patterns: str, layer: str, source: str) -> float:
-    """A figure of one layer: what a pattern says of it, else what holds for all."""
-    value = config.get(key, 8)
-    for pattern, special in (config.get(patterns) or {}).items() if isinstance(config.get(patterns), dict) else ():
-        if _names(pattern, layer, source):
-            value = special
-            break
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise AdapterError(f"{source} says {key} = {str(value)[:40]!r}, which is no number")
-    return float(value)
-
-
-def _names(pattern: str, layer: str, source: str) -> bool:
-    """Whether peft's pattern means a layer: its whole name, or the end of it behind a dot.
-
-    Patterns come from strangers, and some regular expressions take for ever: only dots, words and `.*` are taken.
-    """
-    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    if re.fullmatch(r"[\w.*]+", plain) is None or plain.replace(".*", "").count("*") or plain.count("*") > 4:
-        raise AdapterError(f"{source} has the pattern {pattern[:60]!r}. hint: write layers' names, and `.*`")
-    written = ".*".join(map(re.escape, plain.split(".*")))
-    return re.fullmatch(written if pattern.startswith("^") else rf"(.*\.)?({written})", layer) is not None

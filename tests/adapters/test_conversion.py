@@ -92,6 +92,15 @@ def test_what_is_no_plain_lora_is_refused_and_nothing_is_left(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+def test_a_scale_that_no_number_can_hold_is_told(tmp_path: Path) -> None:
+    folder = lora.build_folder(tmp_path / "a", 1, strength=100, alpha_pattern={"v_proj": 3e38})
+
+    with pytest.raises(QuantizeError, match=r"v_proj comes to numbers that F32 cannot hold"):
+        converted(folder, tmp_path / "out")
+
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_another_models_adapter_and_wrong_orders_are_refused(tmp_path: Path) -> None:
     folder = lora.build_folder(tmp_path / "a", 1, targets=("q_proj",))
     from tests.adapters.test_files import resized, with_tensors

@@ -66,6 +66,15 @@ def renamed(old: str, new: str) -> Callable[[Path], object]:
     return lambda f: with_tensors(f, lambda t: t.update({new: t.pop(old)}))
 
 
+def of_rank(rank: int) -> Callable[[Path], object]:
+    def resize(folder: Path) -> None:
+        matrices = {"A": np.zeros((rank, 192), np.float32), "B": np.zeros((192, rank), np.float32)}
+        save_file({f"{Q_PROJ}.lora_{side}.weight": matrix for side, matrix in matrices.items()}, folder / WEIGHTS)
+        lora.rewrite(folder, r=rank)
+
+    return resize
+
+
 CONFIGS: MappingProxyType[str, tuple[dict[str, Any], str]] = MappingProxyType(
     {
         "another kind": ({"peft_type": "IA3"}, r"peft_type = 'IA3'.*hint: merge"),
@@ -78,6 +87,16 @@ CONFIGS: MappingProxyType[str, tuple[dict[str, Any], str]] = MappingProxyType(
         "no number": ({"lora_alpha": "much"}, r"lora_alpha = 'much', which is no number"),
         "not finite": ({"lora_alpha": float("nan")}, "no number"),
         "another rank": ({"r": 16}, r"rank 8 and 8, adapter_config.json says 16"),
+        "no number of 32 bits": (
+            {"lora_alpha": 10**400},
+            "lora_alpha = a number of too many digits, which is no number",
+        ),
+        "a rank without end": ({"r": 1e308}, r"r = 1e\+308, which is no number"),
+        "no rank": ({"r": 0}, "rank 8 and 8, adapter_config.json says 0"),
+        "half a rank": ({"r": 8.5}, "r = 8.5, which is no count"),
+        "a scale by a word": ({"use_rslora": "yes"}, "use_rslora = 'yes', and true or false is meant"),
+        "patterns that are none": ({"rank_pattern": ["q_proj"]}, "rank_pattern = .* is no table"),
+        "a flood of patterns": ({"alpha_pattern": {f"l{n}": 8 for n in range(10**5)}}, "100000 patterns.*2048 are the"),
         "a costly pattern": ({"alpha_pattern": {"(a+)+$": 4}}, r"pattern '\(a\+\)\+\$'"),
     }
 )
@@ -106,6 +125,18 @@ FOLDERS: MappingProxyType[str, tuple[Callable[[Path], object], str]] = MappingPr
         "an embedding": (
             renamed(f"{Q_PROJ}.lora_A.weight", "base_model.model.model.embed_tokens.lora_embedding_A"),
             "lora_embedding_A.*no matrix of a LoRA pair",
+        ),
+        "no columns": (of_rank(0), "rank 0 and 0, adapter_config.json says 0, and at most 1024"),
+        "too many columns": (of_rank(2000), "rank 2000 and 2000, adapter_config.json says 2000, and at most 1024"),
+        "a layer twice": (
+            lambda f: with_tensors(
+                f,
+                lambda t: [
+                    t.update({f"base_model.model.lm_head{inner}.weight": np.zeros((1200, 192), np.float16)})
+                    for inner in ("", ".base_layer")
+                ],
+            ),
+            "carries lm_head twice",
         ),
         "nothing": (lambda f: save_file({}, f / WEIGHTS), "is empty"),
     }
