@@ -86,26 +86,29 @@ def xl(made: Path, folder: Path, *, widths: tuple[int, int] = (32, 32)) -> Path:
     return folder
 
 
-def sd3(made: Path, folder: Path, *, with_t5: bool = True) -> Path:
-    """Its shape, with a second attention in its first block as 3.5 has it."""
+def sd3(made: Path, folder: Path, *, with_t5: bool = True, as_published: bool = False) -> Path:
+    """Its shape, with a second attention in its first block as 3.5 has it; `as_published` with text encoders of two
+    widths, of which the first does not project."""
     import diffusers
     import torch
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
     torch.manual_seed(3)
     tokenizer = CLIPTokenizer.from_pretrained(made / "tokenizer")
-    first = clip(tokenizer, CLIPTextModelWithProjection, projects_to=32)
-    torch.nn.init.eye_(first.text_projection.weight)  # as its publisher has it, who does not project
+    pooled = 56 if as_published else 48
+    first = clip(tokenizer, CLIPTextModelWithProjection, projects_to=32 if as_published else 24)
+    if as_published:
+        torch.nn.init.eye_(first.text_projection.weight)
     pipe = diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
             sample_size=16, patch_size=2, in_channels=CHANNELS, num_layers=2, attention_head_dim=8,
-            num_attention_heads=4, joint_attention_dim=72, caption_projection_dim=32, pooled_projection_dim=56,
+            num_attention_heads=4, joint_attention_dim=72, caption_projection_dim=32, pooled_projection_dim=pooled,
             out_channels=CHANNELS, pos_embed_max_size=24, dual_attention_layers=(0,), qk_norm="rms_norm",
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(),
         text_encoder=first,
-        text_encoder_2=clip(tokenizer, CLIPTextModelWithProjection, 40),
+        text_encoder_2=clip(tokenizer, CLIPTextModelWithProjection, 40 if as_published else 32),
         text_encoder_3=t5(72) if with_t5 else None,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,

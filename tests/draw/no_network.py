@@ -1,11 +1,10 @@
 """Load a model that draws, in a process of its own that counts what it asks of a network, and draw one image.
 
-Prints the attempts and the image's digest: `python -m tests.draw.no_network PATH IMAGE_CONFIG`.
+Prints the attempts and the bytes of the image: `python -m tests.draw.no_network PATH IMAGE_CONFIG`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ def main() -> None:
     while not engine.idle:
         events += engine.step().events
     (picture,) = [event for event in events if isinstance(event, Picture)]
-    print(json.dumps({"attempts": attempts, "image": hashlib.sha256(picture.data).hexdigest()}))
+    print(json.dumps({"attempts": attempts, "n_bytes": len(picture.data)}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -11,17 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backends.backend import HeaderError
 from backends.diffusion.header import DrawHeader, read
-from backends.diffusion.kind import Draw, DrawPlan, Picture
+from backends.diffusion.kind import Draw, DrawPlan
 from backends.registry import BACKENDS, estimate, recognised
 from server.settings.references import LocateError, locate
 from tests.draw import families as shapes
 from tests.draw import sparse
 from tests.draw.loading import loaded
 from tests.draw.lora import random_pairs
+from tests.draw.test_engine import drawn
 
 torch = pytest.importorskip("torch", reason="the extra `images` brings torch")
 diffusers = pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
@@ -34,10 +35,11 @@ WRITERS: dict[str, Callable[[Path, Path], Path]] = {"sd": single.sd, "xl": singl
 
 
 @pytest.fixture(scope="module")
-def folders(made: Path, families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One of each shape."""
-    wide = shapes.xl(made, tmp_path_factory.mktemp("xl") / "model", widths=(32, 40))
-    return {"sd": made, "xl": wide, "sd3": families["sd3"]}
+def folders(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One of each shape; their text encoders are told apart by their widths."""
+    place = tmp_path_factory.mktemp("folders")
+    third = shapes.sd3(made, place / "sd3", as_published=True)
+    return {"sd": made, "xl": shapes.xl(made, place / "xl", widths=(32, 40)), "sd3": third}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +53,9 @@ def files(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return made
 
 
-def image(engine: Any) -> bytes:
-    events = [*engine.add(engine.prepare(JOB))]
-    while not engine.idle:
-        events += engine.step().events
-    (picture,) = [event for event in events if isinstance(event, Picture)]
-    return picture.data
+def networks(engine: Any) -> list[Any]:
+    painter = engine._painter
+    return [painter._denoiser, painter._vae, *(one.network for one in painter._encoders)]
 
 
 def told(header: DrawHeader) -> list[tuple[str, tuple[int, ...]]]:
@@ -81,8 +80,14 @@ def test_its_header_is_that_of_the_folder(name: str, folders: dict[str, Path], f
 @pytest.mark.engine
 @pytest.mark.parametrize("name", WRITERS)
 def test_it_draws_what_the_folder_draws(name: str, folders: dict[str, Path], files: dict[str, Path]) -> None:
-    """Given one file, then its image is the folder's to the last byte."""
-    assert image(loaded(files[name])) == image(loaded(folders[name]))
+    """Given one file, then its weights are the folder's to the last bit, and its image is the folder's but for what
+    rounding owes to their places in memory."""
+    ours, theirs = loaded(files[name]), loaded(folders[name])
+    for one, other in zip(networks(ours), networks(theirs), strict=True):
+        wanted = other.state_dict()
+        assert one.state_dict().keys() == wanted.keys()
+        assert all(torch.equal(tensor, wanted[key]) for key, tensor in one.state_dict().items())
+    assert np.abs(drawn(ours, JOB)[0] - drawn(theirs, JOB)[0]).max() <= 1
 
 
 @pytest.mark.engine
@@ -100,17 +105,18 @@ def test_what_the_file_lacks_comes_from_the_folder(
     assert isinstance(header, DrawHeader)
     assert (header.in_file, header.adapters[0].problem) == ({"unet"}, None)
     assert told(header) == told(read(folders["sd"]))
-    assert image(loaded(tmp_path / "tuned.safetensors", options=options)) != image(loaded(folders["sd"]))
+    tuned = drawn(loaded(tmp_path / "tuned.safetensors", options=options), JOB)[0]
+    assert np.abs(tuned - drawn(loaded(folders["sd"]), JOB)[0]).max() > 1
 
 
 @pytest.mark.engine
-def test_no_network_is_asked(folders: dict[str, Path], files: dict[str, Path]) -> None:
+def test_no_network_is_asked(files: dict[str, Path]) -> None:
     """Given a process that counts what it asks of a network, when it loads one file and draws, then it asks nothing."""
     command = [sys.executable, "-m", "tests.draw.no_network", str(files["xl"]), str(files["xl"].parent / "xl")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    alone = loaded(folders["xl"], options={})
-    assert json.loads(done.stdout) == {"attempts": [], "image": hashlib.sha256(image(alone)).hexdigest()}
+    told = json.loads(done.stdout)
+    assert (told["attempts"], told["n_bytes"] > 100) == ([], True)
 
 
 def test_names_of_flux_are_those_that_diffusers_converts(tmp_path: Path) -> None:
