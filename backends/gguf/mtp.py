@@ -220,7 +220,10 @@ class Mtp:
         return found, took_us
 
     def _first_rows(self, slot: int, sequence: Sequence) -> tuple[int, int, NDArray[np.int32], NDArray[np.float32]]:
-        """The row from which a draft begins, behind the few that wait: one pass takes less than two."""
+        """The row from which a draft begins, behind the few that wait: one pass takes less than two.
+
+        No more than `speculation.MOST_ROWS` sequences draft at once, so that these rows fit into a batch.
+        """
         past = sequence.n_past
         waiting = self._cut(slot, past)
         own = _Rows(past, np.array([sequence.token], np.int32), self._of(slot, past - 1))

@@ -48,6 +48,15 @@ def turning(rng: random.Random, prompt: list[int]) -> list[int]:
     return [*copied(rng, prompt)[:200], *luring(rng, prompt)[:200]]
 
 
+def alternating(rng: random.Random, prompt: list[int]) -> list[int]:
+    """Twenty tokens that are copied, and as many that lure."""
+    text: list[int] = []
+    while len(text) < 400:
+        begin = rng.randrange(len(prompt) - 20)
+        text += [*prompt[begin : begin + 20], *luring(rng, prompt)[:20]]
+    return text[:400]
+
+
 def speed(text: list[int], prompt: list[int], cost: Callable[[int], float], *, noise: random.Random) -> float:
     """How many times as fast a text comes with drafts, in a machine whose steps take what they take and some more."""
     pace = Pace()
@@ -77,7 +86,7 @@ def speed(text: list[int], prompt: list[int], cost: Callable[[int], float], *, n
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("text", [copied, edited, free, luring, turning])
+@pytest.mark.parametrize("text", [copied, edited, free, luring, turning, alternating])
 def test_no_text_comes_slower_on_any_library(library: str, text: Callable[..., list[int]]) -> None:
     ratios = []
     for seed in range(5):

@@ -7,7 +7,17 @@ import hashlib
 import pytest
 
 from backends.border.clerk import SHORT_BYTES
-from backends.messages import ChatPrompt, MediaKind, MediaSegment, Medium, SegmentPrompt, TextSegment
+from backends.messages import (
+    ChatPrompt,
+    Generate,
+    MediaKind,
+    MediaSegment,
+    Medium,
+    SegmentPrompt,
+    TextPrompt,
+    TextSegment,
+)
+from backends.registry import kind_of
 from backends.weight import MEDIUM_BYTES, media_bytes, prompt_bytes
 
 
@@ -26,3 +36,9 @@ def test_a_medium_of_few_bytes_waits_with_long_prompts(kind: MediaKind) -> None:
 def test_a_large_medium_counts_as_what_it_is() -> None:
     large = Medium("image", bytes(3 * MEDIUM_BYTES), "0" * 64)
     assert media_bytes(ChatPrompt([], media=[large])) == 3 * MEDIUM_BYTES
+
+
+def test_a_long_prediction_waits_with_long_prompts() -> None:
+    job = Generate("a", TextPrompt("Go on."), max_tokens=8, prediction="word " * SHORT_BYTES)
+
+    assert kind_of(job).weight(job) > SHORT_BYTES
