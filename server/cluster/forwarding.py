@@ -106,12 +106,17 @@ async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send:
                 await _pass_whole(response, request, send, node=node)
                 is_whole = True
             if response.status_code < 300 and is_whole:  # what is refused or lost tells nothing of the model
-                waited_ms = float(response.headers.get("x-onecard-queue-ms", 0))  # a load is part of it
-                request.took_s = max(0.0, time.monotonic() - began - waited_ms / 1000)
+                request.took_s = max(0.0, time.monotonic() - began - _waited_s(response))
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         raise ElsewhereError(unreachable=True) from error
-    except httpx2.TransportError as error:
+    except (httpx2.TransportError, httpx2.DecodingError) as error:
         raise ElsewhereError from error
+
+
+def _waited_s(response: httpx2.Response) -> float:
+    """Its queue, of which a load is part; nothing where the node tells none, such as another program at its port."""
+    told = response.headers.get("x-onecard-queue-ms", "")
+    return int(told) / 1000 if told.isdecimal() and told.isascii() else 0.0
 
 
 async def _pass_whole(response: httpx2.Response, request: Incoming, send: Send, *, node: str) -> None:

@@ -83,9 +83,12 @@ class Held:
 
 
 def _error_of(frame: bytes) -> bytes:
-    told = json.loads(frame.partition(b"data: ")[2])
-    error = told["response"]["error"] if "response" in told else told["error"]
-    return json.dumps({"error": {"type": "server_error", "param": None, **error}}).encode()
+    try:
+        told = json.loads(frame.partition(b"data: ")[2])
+        error = told["response"]["error"] if "response" in told else told["error"]
+        return json.dumps({"error": {"type": "server_error", "param": None, **error}}).encode()
+    except (ValueError, KeyError, TypeError):  # it looked like one
+        return b'{"error":{"type":"server_error","param":null,"code":"draining","message":"the node ends"}}'
 
 
 def broken(problem: ApiError, *, path: str, dialect: Dialect, request_id: str) -> bytes:

@@ -7,7 +7,7 @@ import json
 import httpx2
 import pytest
 
-from tests.cluster.scripted import CHAT, PATH, SAYS, Cluster, answer, said
+from tests.cluster.scripted import CHAT, PATH, SAYS, Broken, Cluster, answer, said
 
 
 @pytest.mark.parametrize(("path", "kind"), [("/api/chat", "application/x-ndjson"), ("/v1/audio/speech", "audio/wav")])
@@ -103,3 +103,29 @@ def test_what_is_refused_says_nothing_of_how_long_a_model_takes(canary_path):
     for _ in range(9):
         cluster.ask(PATH, CHAT)
     assert cluster.edge._router._model("fake").job_s == before
+
+
+def test_another_program_at_a_node_s_port_is_no_answer(canary_path):
+    """Given a node whose answer cannot be unpacked, then another one is asked."""
+    packed = httpx2.Response(200, headers={"content-type": "application/json", "content-encoding": "gzip"},
+                             stream=Broken(b"not packed at all", whole=True))  # fmt: skip
+    cluster = Cluster(canary_path, packed, answer("application/json", b"{}", whole=True))
+    assert said(cluster.ask(PATH, {**CHAT, "stream": False})) == b"{}"
+    assert len(set(cluster.asked)) == 2
+
+
+@pytest.mark.parametrize("told", ["soon", "-5", "nan", "1e400", "²"])
+def test_a_wait_that_is_no_number_is_none(canary_path, told):
+    """Given a label that no server of ours writes, then the answer passes as it is, whole or as a stream."""
+    odd = {"x-onecard-queue-ms": told.encode()}
+    whole = httpx2.Response(200, headers={"content-type": "application/json", **odd}, stream=Broken(b"{}", whole=True))
+    stream = httpx2.Response(200, headers={"content-type": "text/event-stream", **odd}, stream=Broken(SAYS, whole=True))
+    assert said(Cluster(canary_path, whole).ask(PATH, CHAT)) == b"{}"
+    assert said(Cluster(canary_path, stream).ask(PATH, CHAT)) == SAYS
+
+
+def test_a_refusal_that_is_none_goes_elsewhere(canary_path):
+    """Given an event that looks like an error and cannot be read, then another node answers."""
+    garbled = b'data: {"error": "code":"draining"\n\n'
+    cluster = Cluster(canary_path, answer("text/event-stream", garbled), answer("text/event-stream", SAYS, whole=True))
+    assert said(cluster.ask(PATH, CHAT)) == SAYS
