@@ -157,25 +157,21 @@ def test_a_second_signal_ends_the_server_now(own_server: Server) -> None:
     until(lambda: not any(psutil.pid_exists(w.pid) for w in workers), within_s=5, what="the workers to go")
 
 
-def test_a_killed_server_leaves_no_worker_behind(own_server: Server) -> None:
-    answer(own_server.client())
-    workers = own_server.workers()
-    assert workers
-
-    own_server.process.send_signal(signal.SIGKILL)
-
-    until(lambda: not any(psutil.pid_exists(w.pid) for w in workers), within_s=5, what="the workers to go")
-
-
-def test_a_worker_sees_no_secret(tmp_path: Path, canary_model: Path) -> None:
+def test_a_worker_sees_no_secret_and_does_not_outlive_a_killed_server(tmp_path: Path, canary_model: Path) -> None:
     secret = "canary-key-0123456789"
     env = {"ONECARD_SERVER__API_KEYS": secret, "HF_TOKEN": secret, "OPENAI_API_KEY": secret}
     with serving(tmp_path, models={"canary": canary_model}, env=env) as server:
         client = server.client().with_options(api_key=secret)
         assert answer(client) == GOLDEN
-        for worker in server.workers():
+        workers = server.workers()
+        assert workers
+        for worker in workers:
             assert secret not in Path(f"/proc/{worker.pid}/environ").read_text()
             assert secret not in " ".join(worker.cmdline())
+
+        server.process.send_signal(signal.SIGKILL)
+
+        until(lambda: not any(psutil.pid_exists(w.pid) for w in workers), within_s=5, what="the workers to go")
         assert secret not in server.log.read_text()
 
 

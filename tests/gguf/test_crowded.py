@@ -20,7 +20,7 @@ from pathlib import Path
 from backends import alone
 from backends.workload import Workload
 
-work = Workload(streams=2, n_prompt=8, n_generate=12, context=256, threads=2)
+work = Workload(streams=2, n_prompt=8, n_generate=6, context=256, threads=2)
 engine = alone.open_engine(Path(sys.argv[1]), work)
 alone.start(engine, alone.jobs(work, alone.vocabulary_size(engine)))
 engine.step()
