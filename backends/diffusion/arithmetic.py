@@ -35,6 +35,8 @@ gate's activation, four of their product, and five that wait: what the block add
 what attention gave. diffusers' `BasicTransformerBlock.forward` and `GEGLU.forward`."""
 _SLICED: Final = 8
 """The same where that layer computes in slices: five maps that wait, its output, an eighth of the sixteen others."""
+_BIASES: Final = "relative_attention_bias.weight"
+"""`(buckets, heads)`."""
 _TEXT_MAPS: Final = 8
 """Maps of a text encoder's widest layer."""
 _LAYOUTS: Final[Mapping[Device, float]] = MappingProxyType({"cpu": 1.25, "cuda": 1.0})
@@ -104,9 +106,9 @@ def decoder_value_bytes(header: DrawHeader, device: Device) -> int:
 
 
 def compute_bytes(header: DrawHeader, plan: DrawPlan, n_rows: int, size: tuple[int, int]) -> int:
-    """Of `n_rows` of one size in pixels: the larger of a step and of what follows the last one.
+    """Of `n_rows` of one size in pixels: the largest of a prompt that is read, a step and what follows the last one.
 
-    Each with the weights that have come for it. Of text encoders that come, these and what they compute.
+    Each with the weights that have come for it.
     """
     if header.family.denoiser == "transformer":
         values = transformer_values(header, n_rows, size, is_half=plan.device == "cuda")
@@ -118,9 +120,8 @@ def compute_bytes(header: DrawHeader, plan: DrawPlan, n_rows: int, size: tuple[i
     decoded = decoder_values(header, size, tiled=plan.tiled) * decoder_value_bytes(header, plan.device)
     shown = held["vae"] + int(decoded * _LAYOUTS[plan.device])
     read = [
-        held[part] + (_text_values(header, part) + _unpacked_values(header, plan, part)) * value_bytes(plan.device)
+        held[part] + (text_values(header, part) + _unpacked_values(header, plan, part)) * value_bytes(plan.device)
         for part in header.text_encoders
-        if part in waiting
     ]
     return max(step + held[header.family.denoiser], shown, *read)
 
@@ -133,11 +134,13 @@ def _unpacked_values(header: DrawHeader, plan: DrawPlan, part: str) -> int:
     return max(packed, default=0)
 
 
-def _text_values(header: DrawHeader, part: str) -> int:
-    """At most, of a prompt's tokens in the widest layer of a text encoder."""
+def text_values(header: DrawHeader, part: str) -> int:
+    """At most, of a prompt's tokens in the widest layer of a text encoder, and of T5's biases for each pair of them."""
     layers = [one for one in header.tensors if one.name.startswith(f"{part}.") and len(one.shape) == 2]
     inner = [one.shape[0] for one in layers if "embed" not in one.name and not one.name.endswith("shared.weight")]
-    return _TEXT_MAPS * max(inner, default=0) * max(header.most_tokens, CLIP_TOKENS)
+    n_heads = max((one.shape[1] for one in layers if one.name.endswith(_BIASES)), default=0)
+    n_tokens = max(header.most_tokens, CLIP_TOKENS)
+    return _TEXT_MAPS * max(inner, default=0) * n_tokens + n_heads * n_tokens**2
 
 
 def decoder_values(header: DrawHeader, size: tuple[int, int], *, tiled: bool = False) -> int:

@@ -7,9 +7,12 @@ from typing import Any, cast
 
 import pytest
 
+from backends.diffusion.arithmetic import text_values
 from backends.diffusion.families import FAMILIES
 from backends.diffusion.header import DrawHeader
 from backends.diffusion.joint import prompt_tokens, transformer_values
+from backends.files.tensors import StoredTensor
+from tests.draw import sparse
 from tests.draw.test_bytes import most_alive
 
 torch = pytest.importorskip("torch", reason="the extra `images` brings torch")
@@ -54,6 +57,21 @@ def given(pipeline: str, network: Any, n_rows: int, size: tuple[int, int], told:
     places = {"img_ids": torch.zeros(n_tokens, 3), "txt_ids": torch.zeros(told, 3)}
     guidance = torch.full((n_rows,), 3.5)
     return {"hidden_states": torch.randn(n_rows, n_tokens, 64, dtype=dtype), "guidance": guidance, **places, **common}
+
+
+@pytest.mark.parametrize("most_tokens", [256, 512])
+def test_a_prompt_that_is_read_takes_no_more_than_is_predicted(most_tokens: int) -> None:
+    """Given T5 as wide as its publisher has it, of which no number exists, then what lives while it reads is within the
+    prediction, and more than a third of it."""
+    from transformers import T5Config, T5EncoderModel
+
+    with torch.device("meta"):
+        network = T5EncoderModel(T5Config(feed_forward_proj="gated-gelu", **{**sparse.T5_XXL, "num_layers": 2})).eval()
+        ids = torch.zeros(1, most_tokens, dtype=torch.long)
+        alive = most_alive(lambda: network(ids), network)
+    tensors = [StoredTensor(f"t5.{name}", tuple(one.shape), "F16", 0) for name, one in network.state_dict().items()]
+    described = cast("DrawHeader", SimpleNamespace(tensors=tensors, most_tokens=most_tokens))
+    assert alive <= text_values(described, "t5") < 3 * alive
 
 
 CASES: dict[str, tuple[str, Any]] = {
