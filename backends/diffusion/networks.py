@@ -64,6 +64,8 @@ def text_config(folder: Path, part: str, named: Any, wanted: Encoder) -> dict[st
     found = model_files.read_object(folder / part / "config.json")
     if found.get("quantization_config") is not None:
         raise HeaderError(f"{part} is stored quantised, which onecard does not read. hint: take the folder in 16 bits")
+    if wanted != "t5":
+        _check_sizes(part, found, ("num_hidden_layers",))
     tokenizer = folder / part.replace("text_encoder", "tokenizer")
     files = ("tokenizer.json",) if wanted == "t5" else ("tokenizer.json", "vocab.json")
     if not any(model_files.is_there(tokenizer / file) for file in files):

@@ -251,8 +251,13 @@ def _in_rows(
     if len(names) < 2:
         yield from (dataclasses.replace(tensor, name=f"{part}.{name}") for name in names)
         return
-    n_rows = _rows(tensor.shape[0], len(names), configs[part])
-    row_bytes, first = tensor.n_bytes // max(1, tensor.shape[0]), 0
+    n_rows = _rows(tensor.shape[0] if tensor.shape else 0, len(names), configs[part])
+    if min(n_rows) < 1:
+        raise HeaderError(
+            f"{tensor.name[:120]} has {tensor.shape[0] if tensor.shape else 0} rows, too few for {len(names)} layers "
+            f"of its folder's sizes. hint: {KEY} = the folder of the file's own model"
+        )
+    row_bytes, first = tensor.n_bytes // tensor.shape[0], 0
     for name, n in zip(names, n_rows, strict=True):
         yield dataclasses.replace(
             tensor,

@@ -219,7 +219,7 @@ def _other_folder(path: Path) -> str:
     if (path / PEFT_CONFIG).exists():
         return ", a LoRA adapter, which changes another model. hint: name it in [models.NAME.adapters] of that model"
     if (path / "model_index.json").exists():
-        return ", a pipeline that makes pictures. hint: onecard serves models of text"
+        return ", and its model_index.json is no plain file. hint: was the folder downloaded completely?"
     if (path / "params.json").exists():
         return ", in the format of the model's own makers. hint: take the model's folder for transformers"
     if found := next((file for file in sorted(path.iterdir()) if foreign.is_unfinished(file.name)), None):

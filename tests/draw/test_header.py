@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backends.backend import HeaderError
-from backends.diffusion.arithmetic import UPLOAD_BYTES
+from backends.diffusion.arithmetic import LAYOUT_BYTES, UPLOAD_BYTES
 from backends.diffusion.header import DrawHeader, read
 from backends.diffusion.kind import SCHEDULERS, DrawPlan
 from backends.diffusion.options import NamedScheduler
@@ -48,7 +48,7 @@ def test_weights_are_exact_and_images_grow_with_their_pixels(folder: Path) -> No
         assert parts.weights == 2 * stored  # the files have 16 bits, a processor computes in 32
         wide = sum(tensor.n_bytes for tensor in header.tensors if tensor.name.startswith("vae."))
         assert estimate(header, DrawPlan(device="cuda", parallel=2)).device.weights == stored + wide  # `force_upcast`
-        by_size[size] = parts.compute - UPLOAD_BYTES
+        by_size[size] = parts.compute - UPLOAD_BYTES - LAYOUT_BYTES["cpu"]
     assert by_size["512x512"] == pytest.approx(4 * by_size["256x256"], rel=0.01)
     header = read(folder, {"image_size": "512x512"})
     one, four = (estimate(header, DrawPlan(device="cuda", parallel=n)).device.compute for n in (1, 4))

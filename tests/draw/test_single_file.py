@@ -159,6 +159,10 @@ def test_what_cannot_be_served_is_refused_by_name(files: dict[str, Path], tmp_pa
         {name: one for name, one in tensors.items() if not name.startswith("first_")}, tmp_path / "half.safetensors"
     )
     config = {"image_config": str(files["sd"].with_suffix(""))}
+    fused = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
+    save_file({**load_file(files["xl"]), fused: torch.ones(())}, tmp_path / "rows.safetensors")
+    odd = shutil.copytree(files["sd"].with_suffix(""), tmp_path / "odd")
+    (odd / "text_encoder/config.json").write_text('{"num_hidden_layers": "three"}')
     cases: tuple[tuple[Path, dict[str, Any], str], ...] = (
         (
             tmp_path / "alone.safetensors",
@@ -172,6 +176,12 @@ def test_what_cannot_be_served_is_refused_by_name(files: dict[str, Path], tmp_pa
             "of a StableDiffusionXLPipeline",
         ),
         (tmp_path / "paint.safetensors", config, "takes 9 channels and its folder's 4"),
+        (
+            tmp_path / "rows.safetensors",
+            {"image_config": str(files["xl"].with_suffix(""))},
+            "has 0 rows, too few for 3",
+        ),
+        (tmp_path / "alone.safetensors", {"image_config": str(odd)}, "says no sound num_hidden_layers"),
         (tmp_path / "fp8.safetensors", config, "stored as F8_E4M3.*quantization = 'bnb-8bit'"),
         (tmp_path / "half.safetensors", config, "vae: .*no weights"),
         (files["sd"].with_suffix(""), {"image_config": "a"}, "image_config is for a model in one file"),
