@@ -14,6 +14,7 @@ from quantize.files import check_space, check_target
 from quantize.order import Order, Teller, Unheard, model_name
 from quantize.request import check_plain
 from quantize.types import HF
+from quantize.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,8 @@ def make(order: Order, tell: Teller, run: Callable[[Order, Teller], Done]) -> Do
     if more and (order.dry_run or order.converter is None):  # a merged model is as large as its base
         foreseen = run(replace(plain, dry_run=True, report=False, also=()), tell if order.dry_run else Unheard())
         if order.dry_run:
+            for name in made:
+                tell.line(f"{name}: {size(merge.n_bytes(wanted))} as {order.target(name).name}, the merged folder")
             return foreseen
         made += [one.type_name for one in foreseen.estimates]
         further_bytes = foreseen.needed_bytes

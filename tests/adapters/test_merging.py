@@ -174,7 +174,9 @@ def test_no_output_takes_the_place_of_the_adapter_or_of_what_is_there(tmp_path: 
 def test_the_disk_is_asked_for_all_outputs_before_anything_is_merged(tmp_path: Path) -> None:
     base = base_of("Llama", tmp_path / "base")
     order = Order(adapter_of(base, tmp_path / "pirate"), tmp_path / "out", ("hf", "Q8_0"), base=base, threads=1)
-    foreseen = run(replace(order, dry_run=True), Silent())
+    heard = Silent()
+    foreseen = run(replace(order, dry_run=True), heard)
+    assert any("hf: " in line and "as pirate-hf, the merged folder" in line for line in heard.lines)
     made = run(replace(order, out=tmp_path / "made"), Silent())
     assert foreseen.needed_bytes == made.needed_bytes > sum(one.n_bytes for one in made.estimates)
 
