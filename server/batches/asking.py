@@ -15,7 +15,7 @@ import msgspec
 from server import errors
 from server.accounts.account import ANONYMOUS
 from server.asker import ASKER, Asker
-from server.batches.runner import Answer
+from server.batches.under_way import Answer
 from server.scheduling.decisions import ModelState
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from backends.messages import Failed
-from server.batches import ending, runner
+from server.batches import ending, runner, under_way
 from server.batches.answers import output_lines
 from server.batches.asking import refused
 from server.batches.reading import Line
-from server.batches.runner import Answer, BatchRunner
+from server.batches.runner import BatchRunner
 from server.batches.store import KEPT_S, TABLES, Batch, BatchRecord, BatchStore, LeftLine
+from server.batches.under_way import Answer
 from server.errors import ApiError, from_failed
 from server.files.folder import DataFolder
 from server.files.store import TABLE, FileStore, StoredFile
@@ -205,7 +206,7 @@ async def test_an_answer_whose_usage_cannot_be_read_costs_the_figures_and_not_th
 
 
 async def test_a_line_whose_model_was_unloaded_is_asked_again_and_not_for_ever(desk: Desk, monkeypatch):
-    monkeypatch.setattr(runner, "_AGAIN_S", (0.0,))
+    monkeypatch.setattr(under_way, "_AGAIN_S", (0.0,))
     given_up: Any = from_failed(Failed("job", "cancelled", "the load was given up"))
     assert isinstance(given_up, ApiError)
     assert (given_up.status, refused(given_up, "req").may_pass) == (499, True)
@@ -218,11 +219,11 @@ async def test_a_line_whose_model_was_unloaded_is_asked_again_and_not_for_ever(d
     always = desk.begin(1)
     desk.runner.wake()
     assert desk.batches.counts(await desk.ended(always)) == (1, 0, 1)
-    assert len(desk.statuses) == 9 - runner.MOST_TRIES
+    assert len(desk.statuses) == 9 - under_way.MOST_TRIES
 
 
 async def test_lines_whose_model_has_no_room_for_now_wait_for_it_and_say_so(desk: Desk, monkeypatch):
-    monkeypatch.setattr(runner, "_ROOM_S", 0.02)
+    monkeypatch.setattr(under_way, "_ROOM_S", 0.02)
     busy: Any = from_failed(Failed("job", "memory_busy", "m needs 8 GiB, 4 of 9 GiB are free"))
     assert refused(busy, "req").short_of == "m needs 8 GiB, 4 of 9 GiB are free"
     assert refused(from_failed(Failed("job", "queue_full", "full")), "req").short_of is None
@@ -232,7 +233,7 @@ async def test_lines_whose_model_has_no_room_for_now_wait_for_it_and_say_so(desk
     await desk.runner.start(at_once=True)
     waiting = await desk.until(lambda: desk.batches.get(batch.id, None), lambda now: now.record.errors)
     assert "4 of 9 GiB are free. Its lines wait." in waiting.record.errors[0]["message"]
-    await desk.until(lambda: desk.n_asked, lambda n: n > 3 * runner.MOST_TRIES)
+    await desk.until(lambda: desk.n_asked, lambda n: n > 3 * under_way.MOST_TRIES)
     assert desk.batches.counts(waiting) == (3, 0, 0)
 
     desk.short_of = None
@@ -250,12 +251,12 @@ async def test_what_one_model_waits_for_is_told_while_lines_of_another_are_answe
     def errors() -> list[str]:
         return [one["message"] for one in desk.batches.get(batch.id, None).record.errors]
 
-    await desk.runner._keep(lines[0], Answer(503, "req", b"", may_pass=True, short_of=told))
-    await desk.runner._keep(lines[1], answered)
+    await desk.runner._under_way._keep(lines[0], Answer(503, "req", b"", may_pass=True, short_of=told))
+    await desk.runner._under_way._keep(lines[1], answered)
     assert errors() == [f"{told}. Its lines wait."]
 
     desk.new_runner()  # the server was started anew, and there is room
-    await desk.runner._keep(lines[0], answered)
+    await desk.runner._under_way._keep(lines[0], answered)
     assert errors() == []
 
 
