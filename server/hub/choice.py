@@ -181,7 +181,10 @@ def _what_else(by_name: dict[str, RemoteFile]) -> str:
             "table of that model serves it"
         )
     if "model_index.json" in by_name:
-        return "is a pipeline that makes pictures. hint: onecard serves models of text"
+        return (
+            "is a pipeline of diffusers, which makes images. hint: `hf download` fetches it, and its folder is served "
+            "as `path` of a model"
+        )
     if any(is_projector(PurePosixPath(name).name) for name in by_name):
         return "holds image projectors only. hint: pull the model they belong to"
     return "is no model that onecard serves: it has neither a GGUF file nor config.json with safetensors"

@@ -45,6 +45,11 @@ def test_a_folder_is_what_onecard_reads():
     assert one.first == "config.json"
 
 
+def test_a_pipeline_that_makes_images_is_told_how_it_is_served():
+    with pytest.raises(ChoiceError, match=r"makes images\. hint: `hf download` fetches it, and its folder is served"):
+        folder(files("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"), "o/n")
+
+
 @pytest.mark.parametrize(
     "name", ["../a.gguf", "a/../../b", "/etc/passwd", "a\\..\\b", "~/a", "", "a/./b", "\x1b[2J", "a\u202eb", "x" * 2000]
 )
