@@ -98,7 +98,7 @@ def begun(header: DrawHeader, config: dict[str, Any], name: str, steps: int, siz
 
 
 def failing(header: DrawHeader, config: dict[str, Any]) -> dict[str, str]:
-    """The schedulers that a folder's configuration is nothing for, by our names, and what each says to it.
+    """The schedulers that cannot be taken, by our names, and why: what follows the name in a sentence.
 
     Tried with steps that all have, whatever the model's own number is.
     """
@@ -108,8 +108,11 @@ def failing(header: DrawHeader, config: dict[str, Any]) -> dict[str, str]:
         try:
             denoising = begun(header, config, name, STEPS, header.size)
             denoising.after(denoising.scaled(latents, 0), latents, 0, chance)
+        except ImportError:
+            found[name] = "needs SciPy, which is not installed. hint: `pip install scipy`, or another one"
         except Exception as error:  # what a stranger's configuration makes the library raise
-            found[name] = in_words(error)
+            why = in_words(error)[:200]
+            found[name] = f"cannot compute with this folder's scheduler_config.json: {why}. hint: another one"
     return found
 
 

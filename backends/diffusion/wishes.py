@@ -23,9 +23,8 @@ def scheduler_problem(header: DrawHeader, name: str) -> str | None:
 
 def failing_problem(failing: Mapping[str, str], name: str) -> str | None:
     """Why a scheduler cannot be taken that was tried when the model was loaded."""
-    if (why := failing.get(name)) is None:
-        return None
-    return f"{name} cannot compute with this folder's scheduler_config.json: {why[:200]}. hint: another one"
+    why = failing.get(name)
+    return None if why is None else f"{name} {why}"
 
 
 def guidance_problem(header: DrawHeader, guidance: float | None) -> str | None:

@@ -29,7 +29,7 @@ def test_list_shows_the_catalogue_and_the_cache(onecard, tmp_path):
 def test_ps_shows_models_and_the_budget(onecard, server):
     onecard("run", "--url", server.url, "demo", "hello")
     status = json.loads(onecard("ps", "--url", server.url, "--json").stdout)
-    assert set(status) == {"memory", "models", "queue", "training"}
+    assert set(status) == {"memory", "models", "queue", "training", "unknown_names"}
     assert {"device", "budget_bytes", "reserved_bytes", "other_bytes"} <= set(status["memory"])
     (model,) = status["models"]
     assert (model["name"], model["state"]) == ("demo", "ready")

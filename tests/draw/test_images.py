@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import json
 import re
@@ -79,7 +80,7 @@ def test_a_seed_draws_the_same_bytes_alone_and_in_company(server: Server) -> Non
 
 
 def test_every_scheduler_and_format(server: Server) -> None:
-    for scheduler in ("ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "heun", "lcm", "lms", "pndm", "unipc"):
+    for scheduler in ("ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "heun", "lcm", "pndm", "unipc"):
         image = files(draw(server, prompt="a green background", scheduler=scheduler, steps=12, guidance_scale=3))[0]
         assert image.startswith(b"\x89PNG"), scheduler
         assert shown(image).shape == (64, 64, 3)
@@ -89,6 +90,16 @@ def test_every_scheduler_and_format(server: Server) -> None:
         assert (answer.json()["output_format"], answer.json()["size"]) == (form, "64x64")
     small, large = (len(files(draw(server, output_format="jpeg", output_compression=q, seed=1))[0]) for q in (5, 95))
     assert small < large
+
+
+def test_a_scheduler_whose_package_is_missing_says_which(server: Server) -> None:
+    answer = draw(server, scheduler="lms", steps=2)
+
+    if importlib.util.find_spec("scipy"):
+        assert answer.status == 200
+    else:
+        assert answer.status == 400
+        assert "lms needs SciPy, which is not installed. hint: `pip install scipy`" in answer.body.decode()
 
 
 def test_addresses(server: Server) -> None:
