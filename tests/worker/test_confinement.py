@@ -79,10 +79,16 @@ def test_environment_holds_no_secrets() -> None:
             "LD_PRELOAD": "/evil.so",
         }
     )
-    ours = {"PYTHONPATH", "OPENBLAS_NUM_THREADS", "GOMP_SPINCOUNT", "GGML_NO_BACKTRACE"}
+    ours = {"PYTHONPATH", "OPENBLAS_NUM_THREADS", "GOMP_SPINCOUNT", "GGML_NO_BACKTRACE", "CUDA_DEVICE_ORDER"}
     assert set(kept) == {"PATH", "CUDA_VISIBLE_DEVICES", "ONECARD_TEST_ENGINE", "LC_ALL", *ours}
     assert kept["PYTHONPATH"].split(":")[0] == "/absolute"
     assert "relative" not in kept["PYTHONPATH"].split(":")
+
+
+def test_cards_are_counted_as_the_driver_counts_them_unless_the_operator_says_otherwise() -> None:
+    """Their memory is read through NVML, which goes by bus; CUDA would begin with the fastest."""
+    assert environment({})["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert environment({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
 @pytest.mark.parametrize("told", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
