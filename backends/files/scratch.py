@@ -31,9 +31,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     try:
         with _uninterrupted():
             _sweep(parent)
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder, lock = _made(parent)
         yield folder
     finally:
         with _uninterrupted():
@@ -41,6 +39,17 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
             if lock is not None:
                 os.close(lock)
+
+
+def _made(parent: Path) -> tuple[Path, int]:
+    """A folder and its lock, which is held. Another process that sweeps before it is held takes the folder away."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / _LOCK).exists():
+            return folder, lock
+        os.close(lock)
 
 
 def _sweep(parent: Path) -> None:
