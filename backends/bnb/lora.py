@@ -136,14 +136,15 @@ class LoraAdapters:
         """The model as it was, so that `attach` may begin anew."""
         for hook in self._hooks:
             hook.remove()
-        for names, joined in self._joined:
+        self._current.choose(None, None)
+        while self._joined:  # one after the other, or all layers would be there twice
+            names, joined = self._joined.pop()
             for name, layer in zip(names, joined.apart(), strict=True):
                 self._put(name, layer)
+            del joined
         self._hooks.clear()
-        self._joined.clear()
         self._columns.clear()
         self._stack_of, self.n_bytes, self.bytes_within = [], 0, 0
-        self._current.choose(None, None)
         self._begun.of.clear()
 
     def drop(self, number: int) -> None:
