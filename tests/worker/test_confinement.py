@@ -91,6 +91,14 @@ def test_cards_are_counted_as_the_driver_counts_them_unless_the_operator_says_ot
     assert environment({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
+@pytest.mark.parametrize(
+    ("told", "seen"), [(None, "0"), ("1", "1"), (" 2,0", "2"), ("GPU-a,GPU-b", "GPU-a"), ("", ""), ("-1", "-1")]
+)
+def test_a_worker_sees_the_card_alone_whose_memory_is_in_the_ledger(told: str | None, seen: str) -> None:
+    inherited = {} if told is None else {"CUDA_VISIBLE_DEVICES": told}
+    assert environment(inherited)["CUDA_VISIBLE_DEVICES"] == seen
+
+
 @pytest.mark.parametrize("told", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
 def test_how_long_threads_wait_awake_is_the_operators_to_say(told: dict[str, str]) -> None:
     kept = environment(told)
