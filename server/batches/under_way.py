@@ -113,6 +113,13 @@ class LinesUnderWay:
         """Ask it."""
         running = self._running[(line.batch, line.n)] = _Running(line)
         running.task = asyncio.create_task(self._line(running))
+        running.task.add_done_callback(lambda _: self._ended(running))
+
+    def _ended(self, running: _Running) -> None:
+        """Here and not in the task: of one that is given back before its first step nothing runs."""
+        del self._running[(running.line.batch, running.line.n)]
+        if running.task.cancelled():
+            self._count("given_back")
 
     async def _line(self, running: _Running) -> None:
         line = running.line
@@ -120,14 +127,9 @@ class LinesUnderWay:
             answer = await self._ask(line)
             running.asking = False
             await self._keep(line, answer)
-        except asyncio.CancelledError:
-            self._count("given_back")
-            raise
         except ApiError as problem:
             self._not_before[line.model] = _now() + UNWRITTEN_S
             _LOG.warning("batch_line_unwritten reason=%s", problem.code)
-        finally:
-            del self._running[(line.batch, line.n)]
 
     async def _keep(self, line: LeftLine, answer: Answer) -> None:
         """Raises ApiError 503 where it cannot be written: the line is asked once more."""

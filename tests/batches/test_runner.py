@@ -241,6 +241,24 @@ async def test_lines_whose_model_has_no_room_for_now_wait_for_it_and_say_so(desk
     assert (desk.batches.counts(done), done.record.errors) == ((3, 3, 0), [])
 
 
+async def test_a_line_that_is_given_back_before_it_is_asked_is_asked_later(desk: Desk):
+    batch = desk.begin(2)
+    for line in desk.runner._under_way.company(await _left(desk, batch)):
+        desk.runner._under_way.begin(line)
+    desk.runner.make_way("another", waits=False)  # nothing has run since
+    await asyncio.gather(*desk.runner._under_way.tasks, return_exceptions=True)
+    assert (desk.runner._under_way.lines, desk.n_asked) == ([], 0)
+
+    await desk.runner.start(at_once=True)
+    assert desk.batches.counts(await desk.ended(batch)) == (2, 2, 0)
+
+
+async def _left(desk: Desk, batch: Batch) -> list[LeftLine]:
+    """Its lines, read from its file."""
+    await desk.runner._read(batch)
+    return desk.batches.left("m", 4, but=[])
+
+
 async def test_what_one_model_waits_for_is_told_while_lines_of_another_are_answered_and_not_after_it(desk: Desk):
     told = "a needs 8 GiB, 4 of 9 GiB are free"
     batch = desk.begin(2)
