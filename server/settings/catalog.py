@@ -20,7 +20,7 @@ from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, options_of, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import TUNED, ModelConfig, adapter_name
-from server.settings.named_models import CatalogError, may_come, remarks_on
+from server.settings.named_models import CatalogError, may_come, refuse_misspelled, remarks_on
 from server.settings.references import Located, LocateError, adapter_place, locate
 
 if TYPE_CHECKING:
@@ -160,13 +160,12 @@ class Catalog:
         for adapter in tuned:
             self.add_adapter(adapter)
         self._link_drafts()
-        listed = ", ".join(self.names)
-        self._unknown = remarks_on(settings, lambda name: self.resolve(name) is not None, listed=listed)
+        refuse_misspelled(settings, self._knows, listed=", ".join(self.names))
 
     @property
     def unknown_names(self) -> list[str]:
         """A sentence for each of the names of the configuration that are no model now."""
-        return [*self._unknown, *self._undrafted.values()]
+        return [*remarks_on(self._settings, self._knows), *self._undrafted.values()]
 
     @property
     def remarks(self) -> list[str]:
@@ -193,7 +192,7 @@ class Catalog:
                 if elsewhere or drafted or not AT_ONCE.issuperset(keys):
                     change.reloads.add(name)
         self._hold(held)
-        self._settings, self._unknown, self._built_in_missing = other._settings, other._unknown, other._built_in_missing
+        self._settings, self._built_in_missing = other._settings, other._built_in_missing
         self._link_drafts()
         return change
 
@@ -275,6 +274,9 @@ class Catalog:
     def resolve(self, name: str) -> CatalogEntry | None:
         """The model a client means by a name or alias, of an adapter's its base; None when there is none."""
         return self.find(name)[0]
+
+    def _knows(self, name: str) -> bool:
+        return self.resolve(name) is not None
 
     def find(self, name: str) -> tuple[CatalogEntry | None, str]:
         """The model behind a name or alias, and the adapter that `MODEL:ADAPTER` names; no model where none is meant.

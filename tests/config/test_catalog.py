@@ -7,7 +7,7 @@ import pytest
 
 from demo import GGUF_PATH, HF_PATH
 from server.settings.builtin import BUILT_IN, built_in_path, why_missing
-from server.settings.catalog import Catalog
+from server.settings.catalog import Catalog, entry_of
 from server.settings.config import Settings
 from server.settings.named_models import CatalogError
 from server.settings.sampling import sampling_of
@@ -335,3 +335,15 @@ def test_a_model_to_preload_that_was_fetched_and_has_gone_is_no_mistake(gguf):
     document = {"scheduler": {"preload": ["org/repo:Q4_K_M"]}, "models": {"a": {"path": str(gguf)}}}
     (told,) = Catalog(Settings.model_validate(document)).unknown_names
     assert told.startswith("scheduler.preload names 'org/repo:Q4_K_M', which is no model now; it is loaded once")
+
+
+def test_a_name_that_is_a_model_again_is_told_of_no_more(gguf):
+    name = "org/repo:Q4_K_M"
+    document = {"scheduler": {"preload": [name]}, "models": {"a": {"path": str(gguf)}}}
+    settings = Settings.model_validate({**document, "keys": {"anna": {"key": "k", "models": [name]}}})
+    made = Catalog(settings)
+    assert len(made.unknown_names) == 2
+    made.add(entry_of(settings, name, str(gguf)))
+    assert made.unknown_names == []
+    made.remove(name)
+    assert len(made.unknown_names) == 2
