@@ -223,7 +223,8 @@ class Catalog:
         entry = self._entries.get(base)
         if entry is None or (adapters := change(entry.config.adapters)) == entry.config.adapters:
             return CatalogChange()
-        entry.config = entry.config.with_keys(adapters=adapters)
+        preload = entry.config.preload or not set(adapters).isdisjoint(self._settings.scheduler.preload)
+        entry.config = entry.config.with_keys(adapters=adapters, preload=preload)
         self._hold(self._entries)
         return CatalogChange(changed=[entry], keys={base: ["adapters"]}, reloads={base})
 

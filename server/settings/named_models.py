@@ -34,7 +34,8 @@ class _Unknown(NamedTuple):
 
 def may_come(name: str, settings: Settings) -> bool:
     """Whether a model of that name may be there later: it is no misspelled one of those that are listed."""
-    return bool(settings.server.models_dirs) or parse_hub_reference(name) is not None
+    from_elsewhere = bool(settings.server.models_dirs) or parse_hub_reference(name) is not None
+    return from_elsewhere or name.startswith(TUNED)
 
 
 def remarks_on(settings: Settings, is_known: Callable[[str], bool]) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from demo import GGUF_PATH, HF_PATH
 from server.settings.builtin import BUILT_IN, built_in_path, why_missing
-from server.settings.catalog import Catalog, entry_of
+from server.settings.catalog import Catalog, TunedAdapter, entry_of
 from server.settings.config import Settings
 from server.settings.named_models import CatalogError
 from server.settings.sampling import sampling_of
@@ -347,3 +347,13 @@ def test_a_name_that_is_a_model_again_is_told_of_no_more(gguf):
     assert made.unknown_names == []
     made.remove(name)
     assert len(made.unknown_names) == 2
+
+
+def test_a_model_that_is_taught_may_be_preloaded_once_it_is_there(gguf):
+    """Given a tuned adapter to preload, then a start before it is served is no mistake, and its base is loaded then."""
+    name = "ft:a:anna::x"
+    document = {"scheduler": {"preload": [name]}, "models": {"a": {"path": str(gguf)}}}
+    made = Catalog(Settings.model_validate(document))
+    assert made.unknown_names[0].startswith(f"scheduler.preload names '{name}', which is no model now")
+    made.add_adapter(TunedAdapter(name, "a", str(gguf)))
+    assert (made.unknown_names, present(made.resolve("a")).config.preload) == ([], True)
