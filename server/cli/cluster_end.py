@@ -66,12 +66,20 @@ def signals() -> tuple[threading.Event, threading.Event]:
 
 
 def until_drained(
-    left: Callable[[], Sequence[Notice]], *, drain_s: float, hurried: threading.Event, tell: Callable[[str], None]
+    left: Callable[[], Sequence[Notice]],
+    *,
+    within_s: float,
+    how: str,
+    hurried: threading.Event,
+    tell: Callable[[str], None],
 ) -> bool:
-    """Wait until no node is left; whether that is so. What is waited for is told whenever it is otherwise."""
-    until, before = time.monotonic() + drain_s + LEAVE_MARGIN_S, ""
+    """Wait until no node is left; whether that is so. What is waited for is told whenever it is otherwise.
+
+    `how` is what is told of requests that run: until when, and what ends them.
+    """
+    until, before = time.monotonic() + within_s, ""
     while (nodes := left()) and time.monotonic() < until and not hurried.is_set():
-        now = what_runs(nodes, drain_s=drain_s)
+        now = what_runs(nodes, how=how)
         if now != before:
             tell(now)
             before = now
@@ -79,13 +87,13 @@ def until_drained(
     return not nodes
 
 
-def what_runs(nodes: Sequence[Notice], *, drain_s: float) -> str:
+def what_runs(nodes: Sequence[Notice], *, how: str) -> str:
     """One line on the nodes that are left."""
     n_running = sum(model.running for notice in nodes for model in notice.models.values())
     what = f"{_count(len(nodes), 'node')} left"
     if not n_running:
         return what
-    return f"{what}: {_count(n_running, 'request')} may end within {drain_s:g} s. hint: another Ctrl-C ends them now"
+    return f"{what}: {_count(n_running, 'request')} {how}"
 
 
 def end_cluster(
@@ -97,7 +105,8 @@ def end_cluster(
         say(text)
         ClusterNote(note.pid, note.url, note.drain_s, text).save()
 
-    if not until_drained(left, drain_s=note.drain_s, hurried=hurried, tell=tell):
+    how = f"may end within {note.drain_s:g} s. hint: another Ctrl-C or `onecard cluster down` ends them now"
+    if not until_drained(left, within_s=note.drain_s + LEAVE_MARGIN_S, how=how, hurried=hurried, tell=tell):
         return False
     tell("all nodes have ended; Ray ends")
     with contextlib.suppress(TimeoutError):

@@ -123,7 +123,8 @@ def take_down(address: str | None) -> None:
         from server.cluster.on_ray import APPLICATION, LEAVE_WITHIN_S, begin_end, end, nodes_left
 
         begin_end()
-        until_drained(nodes_left, drain_s=LEAVE_WITHIN_S, hurried=signals()[0], tell=say)
+        how = "may end within [server] drain_s. hint: Ctrl-C ends them now"
+        until_drained(nodes_left, within_s=LEAVE_WITHIN_S, how=how, hurried=signals()[0], tell=say)
         serve.delete(APPLICATION)
         end()
         ray.shutdown()
