@@ -13,7 +13,7 @@ import llama_cpp
 import numpy as np
 
 from backends.engine import LoadError
-from backends.generation.decoder import FULL
+from backends.generation.decoder import FULL, INTERRUPTED
 from backends.gguf import threads
 from backends.gguf.context_params import PASSES, context_params
 from backends.gguf.library_log import explain, is_out_of_memory
@@ -177,7 +177,7 @@ class Context:
         self._use(self._choice.next(n_tokens))
         began = time.perf_counter_ns()
         status = self._decode()
-        self._choice.learn(n_tokens, (time.perf_counter_ns() - began) / 1000)
+        self._choice.learn(n_tokens, (time.perf_counter_ns() - began) / 1000, whole=status == 0)
         if self._choice.asks:
             waited_ns = threads.waited_ns()
             self._choice.crowded((waited_ns - self._waited_ns) / 1000)
@@ -222,10 +222,10 @@ class Context:
 
     def _decode(self) -> int:
         status: int = llama_cpp.llama_decode(self.pointer, self._batch)
-        if status == 0:
+        if status in (0, INTERRUPTED):
             self.finish()
-            if self.follower is not None:
-                self.follower.follow(self._batch.n_tokens)
+        if status == 0 and self.follower is not None:
+            self.follower.follow(self._batch.n_tokens)
         return status
 
     def finish(self) -> None:

@@ -100,11 +100,11 @@ class ThreadChoice:
             self._trial, self._tried = self._candidate(), []
         return self._n if self._trial is None else self._trial
 
-    def learn(self, n_rows: int, duration_us: float) -> None:
-        """Take in the step that `next` was asked about."""
+    def learn(self, n_rows: int, duration_us: float, *, whole: bool = True) -> None:
+        """Take in the step that `next` was asked about; one that ended early is compared with none."""
         self._n_steps += 1
         self._us += duration_us
-        if n_rows != self._rows:
+        if n_rows != self._rows or not whole:
             return
         if self._trial is None:
             self._recent.append(duration_us)

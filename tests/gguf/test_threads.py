@@ -65,6 +65,19 @@ def test_where_fewer_are_no_faster_trials_become_rare() -> None:
     assert 0 < used.count(1) <= 100
 
 
+def test_a_step_that_ended_early_proves_nothing() -> None:
+    """Every other step with one thread finds no room and is over at once; whole ones are slower than with two."""
+    choice, used = ThreadChoice(2), []
+    for number in range(3000):
+        n = choice.next(1)
+        used.append(n)
+        early = n == 1 and number % 2 == 0
+        choice.learn(1, 20 if early else 2 * QUIET(n), whole=not early)
+        if choice.asks:
+            choice.crowded(8 * QUIET(n))
+    assert 0 < used.count(1) <= 200
+
+
 def test_long_steps_take_all_and_disturb_no_comparison() -> None:
     choice = ThreadChoice(2)
     for _ in range(300):
