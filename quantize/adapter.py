@@ -106,8 +106,7 @@ def _checked_target(order: Order) -> Path:
 
 
 def _write(path: Path, folder: LoraFolder, base: HeaderInfo, family: Family) -> None:
-    first = folder.pairs[0]
-    alpha = first.scale * first.rank
+    alpha = _common_alpha(folder)
     writer = gguf.GGUFWriter(path, base.architecture)
     try:
         writer.add_type("adapter")
@@ -120,6 +119,13 @@ def _write(path: Path, folder: LoraFolder, base: HeaderInfo, family: Family) -> 
         writer.write_tensors_to_file()
     finally:
         writer.close()
+
+
+def _common_alpha(folder: LoraFolder) -> float:
+    """The first pair's, or 1 where 32 bits do not hold it: llama.cpp takes 0 for a file that says none."""
+    alpha = folder.pairs[0].scale * folder.pairs[0].rank
+    held = np.finfo(np.float32)
+    return alpha if float(held.tiny) <= abs(alpha) <= float(held.max) else 1.0
 
 
 def _tensors(
@@ -136,7 +142,7 @@ def _tensors(
         a, b = values(folder, pair.a), values(folder, pair.b)
         factor = pair.scale * pair.rank / alpha
         yield f"{name}.lora_a", a
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             scaled = np.ascontiguousarray(_placed(pair, b, family, config) * np.float32(factor))
         if not np.isfinite(scaled).all():
             raise QuantizeError(

@@ -92,10 +92,26 @@ def test_what_is_no_plain_lora_is_refused_and_nothing_is_left(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_a_scale_that_no_number_can_hold_is_told(tmp_path: Path) -> None:
-    folder = lora.build_folder(tmp_path / "a", 1, strength=100, alpha_pattern={"v_proj": 3e38})
+@pytest.mark.parametrize("config", [{"lora_alpha": 0}, {"alpha_pattern": {"down_proj": 0}}, {"lora_alpha": 1e-60}])
+def test_a_scale_of_nothing_changes_nothing_and_the_others_keep_theirs(tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = lora.build_folder(tmp_path / "a", 1, **config)
 
-    with pytest.raises(QuantizeError, match=r"v_proj comes to numbers that F32 cannot hold"):
+    made = converted(folder, tmp_path / "out")
+
+    alpha = gguf.GGUFReader(made).fields["adapter.lora.alpha"].contents()
+    stored, found = load_file(folder / "adapter_model.safetensors"), tensors_of(made)
+    assert alpha, "llama.cpp takes 0 for none, and a scale of 1"
+    for layer, name in (("mlp.down_proj", "ffn_down"), ("self_attn.o_proj", "attn_output")):
+        own = config.get("lora_alpha", 0 if layer.endswith("down_proj") else 16)
+        b = stored[f"base_model.model.model.layers.2.{layer}.lora_B.weight"]
+        assert np.allclose(found[f"blk.2.{name}.weight.lora_b"] * alpha, b * own, rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", [{"alpha_pattern": {"v_proj": 3e38}}, {"use_rslora": True, "lora_alpha": 3e38}])
+def test_a_scale_that_no_number_can_hold_is_told(tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = lora.build_folder(tmp_path / "a", 1, strength=100, **config)
+
+    with pytest.raises(QuantizeError, match=r"_proj comes to numbers that F32 cannot hold"):
         converted(folder, tmp_path / "out")
 
     assert list((tmp_path / "out").iterdir()) == []
