@@ -108,9 +108,9 @@ class Endings:
                 raise
             await self._forget(job)  # there is no room for the word before
             job = await self._failed(job, error)
-        await asyncio.to_thread(self._store.tell, job, error.message, level="error")
-        await self._forget(job)
         self._counts.count_training_end("failed")
+        await self._forget(job)  # before the event, for which there may be no room yet
+        await asyncio.to_thread(self._store.tell, job, error.message, level="error")
 
     async def _failed(self, job: Job, error: JobError) -> Job:
         def edit(record: JobRecord) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import openai
 import pytest
 
+from server.errors import ApiError
+from server.tuning.endings import Endings
+from server.tuning.job import JobError
 from tests.e2e.server import until
 from tests.tuning.conftest import School
 
@@ -106,3 +114,30 @@ def test_what_a_process_says_of_its_end_and_of_its_memory_is_told(school: School
     assert failed["error"]["message"] == "line 7: it is too long"
     outcomes = school.counted("onecard_training_ends_total")
     assert {'{outcome="succeeded"}', '{outcome="failed"}'} <= {*outcomes}
+
+
+def test_a_failed_jobs_folder_goes_also_where_there_is_no_room_for_the_event(tmp_path: Path):
+    home, counted = tmp_path / "job", list[str]()
+    home.mkdir()
+    job: Any = SimpleNamespace(id="ftjob-1", state="running")
+
+    class Full:
+        """Tables on a full disk, in which a row may change and none may come."""
+
+        def change(self, *_: object) -> Any:
+            return job
+
+        def folder(self, _: str) -> Path:
+            return home
+
+        def tell(self, *_: object, **__: object) -> None:
+            if home.exists():
+                raise ApiError(503, "the disk is full", code="files_unavailable")
+
+    store: Any = Full()
+    nothing: Any = None
+    counts: Any = SimpleNamespace(count_training_end=counted.append)
+    asyncio.run(Endings(store, nothing, counts, lambda: 0.0).fail(job, JobError("disk", "no space left")))
+
+    assert not home.exists()
+    assert counted == ["failed"]
