@@ -60,7 +60,7 @@ class Checkpoints:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*"):
-            shutil.rmtree(left)
+            whole.remove(left)
 
     def all(self) -> list[Checkpoint]:
         """Those that are whole, one of each step, the oldest first."""

@@ -80,6 +80,15 @@ def test_the_newest_of_a_step_counts_and_the_older_goes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003-2"]
 
 
+def test_what_others_hide_beside_checkpoints_stops_no_job(tmp_path):
+    write(tmp_path, 3, OLD)
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / ".gone-step-00000002").mkdir()
+
+    assert kept(tmp_path) == {3: OLD}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
 def test_one_whose_files_are_not_those_that_were_written_is_not_taken(tmp_path):
     write(tmp_path, 3, OLD)
     write(tmp_path, 4, OLD)
