@@ -42,8 +42,9 @@ def test_killed_at_random_points_it_goes_on_from_its_last_whole_checkpoint(pets,
                 while trainer.hear() is not None:
                     pass
                 assert trainer.process.wait() == -signal.SIGKILL
-                assert trainer.of(TrainStarted)[0].resumed_step >= saved
-                saved = max([saved, *(report.step for report in trainer.of(CheckpointSaved))])
+                resumed = trainer.of(TrainStarted)[0].resumed_step
+                assert resumed >= saved
+                saved = max([resumed, *(report.step for report in trainer.of(CheckpointSaved))])
                 assert max((report.step for report in trainer.of(TrainStep)), default=0) <= saved + 1
         with forked(line, recipe) as trainer:
             assert isinstance(trainer.end(), TrainFinished)
