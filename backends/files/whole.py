@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from backends.files.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 
 
 @contextmanager
@@ -50,9 +54,15 @@ def remove(path: Path) -> None:
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    """Rename; a folder cannot replace a folder in one step, so the old one steps aside and comes back on error."""
+    """Rename; two folders change places in one step, so that a process that dies here leaves the old or the new one.
+
+    Where the file system cannot do that, the old folder steps aside and comes back on error.
+    """
     if not target.is_dir():
         temporary.replace(target)
+        return
+    if _exchange(temporary, target):
+        remove(temporary)
         return
     aside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.old")
     target.rename(aside)
@@ -62,3 +72,11 @@ def _swap(temporary: Path, target: Path) -> None:
         aside.rename(target)
         raise
     remove(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """renameat2(2) with RENAME_EXCHANGE; False where the C library, the kernel or the file system lacks it."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
