@@ -31,7 +31,9 @@ _WITH_DOTS: Final = "diffusion_model."
 _TRANSFORMER: Final = "transformer."
 _TEXT_MODEL: Final = "text_model."
 """Behind the name of a text encoder, in some versions of transformers."""
-_BLOCK: Final = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+_BLOCK: Final = re.compile(
+    r"(down|up)_blocks\.(\d{1,3})\.(resnets|attentions|downsamplers|upsamplers)\.(\d{1,3})\.(.+)"
+)
 
 
 def plain(layer: str) -> str:

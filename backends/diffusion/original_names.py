@@ -93,7 +93,8 @@ SD3: Final[Mapping[str, Names]] = {
     "x_embedder.proj": ("pos_embed.proj",),
 }
 """The same."""
-_NUMBER: Final = re.compile(r"\.(\d+)\.")
+_NUMBER: Final = re.compile(r"\.(\d{1,3})\.")
+"""Of a block; a stranger's longer one is none."""
 _ONLY_OF_SD3: Final = "pos_embed.proj"
 
 
@@ -112,14 +113,13 @@ def originals(layers: Collection[str]) -> dict[str, Names]:
     Not among them is what diffusers has the other way round.
     """
     table, have = SD3 if _ONLY_OF_SD3 in layers else FLUX, set(layers)
-    numbers = [int(match[1]) for layer in layers if (match := _NUMBER.search(layer))]
-    n_blocks = 1 + max(numbers, default=-1)
+    numbers = {int(match[1]) for layer in layers if (match := _NUMBER.search(layer))}
     found: dict[str, Names] = {}
     for pattern, names in table.items():
-        for number in range(n_blocks if "{}" in pattern else 1):
+        for number in numbers if "{}" in pattern else (0,):
             ours = tuple(one.format(number) for one in names)
             if pattern != TURNED and have.issuperset(ours):
                 found[pattern.format(number)] = ours
     if table is SD3:
-        found.pop(f"joint_blocks.{n_blocks - 1}.context_block.adaLN_modulation.1", None)  # turned, too
+        found.pop(f"joint_blocks.{max(numbers, default=0)}.context_block.adaLN_modulation.1", None)  # turned, too
     return found

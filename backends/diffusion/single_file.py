@@ -60,14 +60,14 @@ _VAE: Final = tuple(
         (r"(encoder|decoder)\.mid\.attn_1\.(q|k|v)\.(.+)", r"\1.mid_block.attentions.0.to_\2.\3"),
         (r"(encoder|decoder)\.mid\.attn_1\.proj_out\.(.+)", r"\1.mid_block.attentions.0.to_out.0.\2"),
         (r"(encoder|decoder)\.norm_out\.(.+)", r"\1.conv_norm_out.\2"),
-        (r"encoder\.down\.(\d+)\.block\.(\d+)\.(.+)", r"encoder.down_blocks.\1.resnets.\2.\3"),
-        (r"encoder\.down\.(\d+)\.downsample\.(.+)", r"encoder.down_blocks.\1.downsamplers.0.\2"),
-        (r"decoder\.up\.(\d+)\.block\.(\d+)\.(.+)", r"decoder.up_blocks.\1.resnets.\2.\3"),
-        (r"decoder\.up\.(\d+)\.upsample\.(.+)", r"decoder.up_blocks.\1.upsamplers.0.\2"),
+        (r"encoder\.down\.(\d{1,3})\.block\.(\d{1,3})\.(.+)", r"encoder.down_blocks.\1.resnets.\2.\3"),
+        (r"encoder\.down\.(\d{1,3})\.downsample\.(.+)", r"encoder.down_blocks.\1.downsamplers.0.\2"),
+        (r"decoder\.up\.(\d{1,3})\.block\.(\d{1,3})\.(.+)", r"decoder.up_blocks.\1.resnets.\2.\3"),
+        (r"decoder\.up\.(\d{1,3})\.upsample\.(.+)", r"decoder.up_blocks.\1.upsamplers.0.\2"),
         (r"((?:encoder|decoder)\.conv_(?:in|out)\..+|(?:post_)?quant_conv\..+)", r"\1"),
     )
 )
-_UP: Final = re.compile(r"(decoder\.up_blocks\.)(\d+)(\..+)")
+_UP: Final = re.compile(r"(decoder\.up_blocks\.)(\d{1,3})(\..+)")
 _OPEN_CLIP: Final[Mapping[str, str]] = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -82,8 +82,8 @@ _OPEN_CLIP_ENDS: Final[Mapping[str, str]] = {
     "ln_final.bias": "final_layer_norm.bias",
 }
 _PROJECTION: Final = "text_projection"
-_RESBLOCK: Final = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)")
-_IN_PROJ: Final = re.compile(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)")
+_RESBLOCK: Final = re.compile(r"transformer\.resblocks\.(\d{1,3})\.(.+)\.(weight|bias)")
+_IN_PROJ: Final = re.compile(r"transformer\.resblocks\.(\d{1,3})\.attn\.in_proj_(weight|bias)")
 _MODEL: Final = "text_model."
 
 Named = tuple[str, ...]

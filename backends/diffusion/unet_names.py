@@ -33,7 +33,7 @@ IN_RESNETS: Final[Mapping[str, str]] = {
 """The same of what is inside a residual block."""
 _THEIRS: Final = {theirs: ours for ours, theirs in ENDS.items()}
 _INSIDE: Final = {theirs: ours for ours, theirs in IN_RESNETS.items()}
-_COUNTED: Final = re.compile(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)\.(weight|bias)")
+_COUNTED: Final = re.compile(r"(input|output)_blocks\.(\d{1,3})\.(\d)\.(.+)\.(weight|bias)")
 _KIND: Final = re.compile(r"(.+)\.(weight|bias)")
 
 

@@ -16,6 +16,7 @@ import pytest
 from backends.backend import HeaderError
 from backends.diffusion.header import DrawHeader, read
 from backends.diffusion.kind import Draw, DrawPlan
+from backends.diffusion.layer_names import foreign_names
 from backends.registry import BACKENDS, estimate, recognised
 from server.settings.references import LocateError, locate
 from tests.draw import families as shapes
@@ -193,3 +194,14 @@ def test_what_cannot_be_served_is_refused_by_name(files: dict[str, Path], tmp_pa
     torch.save({"state_dict": {}}, pickled)
     with pytest.raises(LocateError, match="can run code when"):
         locate(str(pickled))
+
+
+def test_numbers_of_a_hostile_header_cost_nothing(files: dict[str, Path], tmp_path: Path) -> None:
+    """Given blocks with a number of 5000 digits or of a milliard, then they are no layers, and are not counted to."""
+    many = "9" * 5000
+    odd = (f"first_stage_model.decoder.up.{many}.block.0.x", f"{single.DENOISER}input_blocks.{many}.0.op.weight")
+    save_file({**load_file(files["sd"]), **{name: torch.ones(1) for name in odd}}, tmp_path / "odd.safetensors")
+    config = {"image_config": str(files["sd"].with_suffix(""))}
+    assert told(read(tmp_path / "odd.safetensors", config)) == told(read(files["sd"]))
+    for name in (f"transformer.transformer_blocks.{'9' * 9}.norm1.linear", f"unet.down_blocks.{many}.resnets.0.conv1"):
+        assert list(foreign_names({name}, 1).values()) == [(name,)]
