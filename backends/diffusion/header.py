@@ -213,7 +213,7 @@ def _weights(
         return found, frozenset(), halves
     of_file, optional = single_file.stored(places.file, configs, pipeline), FAMILIES[pipeline].optional
     held = single_file.parts_of(of_file)
-    is_nowhere = optional not in held and not any((places.folder / optional).glob("*.safetensors*"))
+    is_nowhere = optional not in held and not any((places.folder / optional).glob("*.safetensors"))
     rest = [part for part in configs if part not in held and not (part == optional and is_nowhere)]
     stored, halves = _stored(places.folder, rest)
     return [*of_file, *stored], held, halves
