@@ -82,6 +82,8 @@ _OPEN_CLIP_ENDS: Final[Mapping[str, str]] = {
     "ln_final.bias": "final_layer_norm.bias",
 }
 _PROJECTION: Final = "text_projection"
+_POSITIONS: Final = "text_encoder.text_model.embeddings.position_embedding.weight"
+_FIRST_PROJECTION: Final = "text_encoder.text_projection.weight"
 _RESBLOCK: Final = re.compile(r"transformer\.resblocks\.(\d{1,3})\.(.+)\.(weight|bias)")
 _IN_PROJ: Final = re.compile(r"transformer\.resblocks\.(\d{1,3})\.attn\.in_proj_(weight|bias)")
 _MODEL: Final = "text_model."
@@ -156,7 +158,16 @@ def stored(file: Path, configs: Mapping[str, Mapping[str, Any]], pipeline: str) 
         for one in _in_rows(tensor, part, names_of(tensor.name.removeprefix(prefix)), configs)
     ]
     _check(made, configs)
-    return made
+    return [*made, *_identity(made, pipeline)]
+
+
+def _identity(made: Sequence[StoredTensor], pipeline: str) -> list[StoredTensor]:
+    """Stable Diffusion 3's first CLIP does not project: its files lack that matrix, and diffusers makes it."""
+    positions = next((one for one in made if one.name == _POSITIONS and len(one.shape) == 2), None)
+    is_stored = any(one.name == _FIRST_PROJECTION for one in made)
+    if pipeline != "StableDiffusion3Pipeline" or positions is None or is_stored:
+        return []
+    return [dataclasses.replace(positions, name=_FIRST_PROJECTION, shape=(positions.shape[1],) * 2, n_bytes=0)]
 
 
 def _check(made: Sequence[StoredTensor], configs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -125,9 +125,10 @@ def xl(folder: Path, file: Path) -> Path:
 
 
 def sd3(folder: Path, file: Path) -> Path:
-    """Stable Diffusion 3 with all of its encoders."""
+    """Stable Diffusion 3 with all of its encoders, of which the first has no projection, as it was published."""
     parts = {**joint(weights(folder, "transformer")), **vae(weights(folder, "vae"))}
-    parts |= text(weights(folder, "text_encoder"), "text_encoders.clip_l.transformer.")
+    first = {name: one for name, one in weights(folder, "text_encoder").items() if name != "text_projection.weight"}
+    parts |= text(first, "text_encoders.clip_l.transformer.")
     parts |= text(weights(folder, "text_encoder_2"), "text_encoders.clip_g.transformer.")
     t5 = weights(folder, "text_encoder_3")
     return saved(file, {**parts, **{f"text_encoders.t5xxl.transformer.{name}": one for name, one in t5.items()}})
