@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from backends.diffusion.layer_names import plain
 from backends.diffusion.library import create_clip, create_t5
+from backends.diffusion.single_file import KEY
 from backends.engine import LoadError
 from backends.machine.crash_reason import in_words
 from backends.pytorch import shortage
@@ -33,7 +34,7 @@ def read_network(kind: Any, part: str, where: Places, header: DrawHeader, dtype:
     try:
         if part in header.in_file:
             network = _of_file(kind, part, where, header, dtype)
-            missing = _missing(network, part, header)
+            missing, spare = _missing(network, part, header), _spare(network, part, header)
         else:
             network, told = kind.from_pretrained(
                 str(where.folder / part),
@@ -43,7 +44,7 @@ def read_network(kind: Any, part: str, where: Places, header: DrawHeader, dtype:
                 variant="fp16" if part in header.halves else None,
                 dtype=dtype,
             )
-            missing = told["missing_keys"]
+            missing, spare = told["missing_keys"], ()
     except Exception as error:  # whatever a stranger's files make the library raise is a failed load
         raise failed_load(error, part) from error
     lacking = sorted(name for name in missing if not name.endswith(_UNUSED))
@@ -51,7 +52,24 @@ def read_network(kind: Any, part: str, where: Places, header: DrawHeader, dtype:
         raise LoadError(
             f"{part} lacks {len(lacking)} tensors, {lacking[0]} among them. hint: was it downloaded completely?"
         )
+    if spare:
+        raise LoadError(
+            f"the file has {len(spare)} tensors of {part} that its folder has no place for, {spare[0][:120]!r} among "
+            f"them. hint: {KEY} = the folder of the file's own model"
+        )
     return network.eval().requires_grad_(requires_grad=False)
+
+
+def _spare(network: Any, part: str, header: DrawHeader) -> Sequence[str]:
+    """The other way round. Of text encoders a folder may leave out the last layers."""
+    if part in header.text_encoders:
+        return ()
+    have = network.state_dict()
+    return sorted(
+        name
+        for name in (one.name.removeprefix(f"{part}.") for one in header.tensors if one.name.startswith(f"{part}."))
+        if name not in have
+    )
 
 
 def failed_load(error: Exception, part: str) -> LoadError:

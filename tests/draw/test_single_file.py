@@ -17,6 +17,7 @@ from backends.backend import HeaderError
 from backends.diffusion.header import DrawHeader, read
 from backends.diffusion.kind import Draw, DrawPlan
 from backends.diffusion.layer_names import foreign_names
+from backends.engine import LoadError
 from backends.registry import BACKENDS, estimate, recognised
 from server.settings.references import LocateError, locate
 from tests.draw import families as shapes
@@ -205,3 +206,14 @@ def test_numbers_of_a_hostile_header_cost_nothing(files: dict[str, Path], tmp_pa
     assert told(read(tmp_path / "odd.safetensors", config)) == told(read(files["sd"]))
     for name in (f"transformer.transformer_blocks.{'9' * 9}.norm1.linear", f"unet.down_blocks.{many}.resnets.0.conv1"):
         assert list(foreign_names({name}, 1).values()) == [(name,)]
+
+
+@pytest.mark.engine
+def test_a_file_with_more_than_its_folder_s_network_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    """Given the folder of a smaller network of the same widths, then the file is not drawn with but for its last
+    blocks."""
+    names = {f"{single.DENOISER}input_blocks.{one}.weight": torch.ones(4) for one in ("98.0.in_layers.0", "99.0.op")}
+    save_file({**load_file(files["sd"]), **names}, tmp_path / "more.safetensors")
+    options = {"image_config": str(files["sd"].with_suffix(""))}
+    with pytest.raises(LoadError, match="has 2 tensors of unet that its folder has no place for"):
+        loaded(tmp_path / "more.safetensors", options=options)
