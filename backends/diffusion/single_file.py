@@ -252,6 +252,8 @@ def _joint_names(name: str, table: Mapping[str, Named]) -> Named:
     if name == "pos_embed":
         return ("pos_embed.pos_embed",)
     layer, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias", "scale"):
+        return ()  # files in 8 bits have numbers beside each matrix
     return tuple(f"{one}.{'weight' if kind == 'scale' else kind}" for one in diffusers_names(layer, table))
 
 

@@ -161,6 +161,12 @@ def test_what_cannot_be_served_is_refused_by_name(files: dict[str, Path], tmp_pa
         {name: one for name, one in tensors.items() if not name.startswith("first_")}, tmp_path / "half.safetensors"
     )
     config = {"image_config": str(files["sd"].with_suffix(""))}
+    eight = {name: one.to(torch.float8_e4m3fn) if name.endswith("qkv.weight") else one
+             for name, one in load_file(files["sd3"]).items()}  # fmt: skip
+    save_file(
+        {f"{single.DENOISER}joint_blocks.0.x_block.attn.qkv.scale_weight": torch.ones(()), **eight},
+        tmp_path / "scaled.safetensors",
+    )
     fused = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
     save_file({**load_file(files["xl"]), fused: torch.ones(())}, tmp_path / "rows.safetensors")
     odd = shutil.copytree(files["sd"].with_suffix(""), tmp_path / "odd")
@@ -184,6 +190,11 @@ def test_what_cannot_be_served_is_refused_by_name(files: dict[str, Path], tmp_pa
             "has 0 rows, too few for 3",
         ),
         (tmp_path / "alone.safetensors", {"image_config": str(odd)}, "says no sound num_hidden_layers"),
+        (
+            tmp_path / "scaled.safetensors",
+            {"image_config": str(files["sd3"].with_suffix(""))},
+            "transformer_blocks.0.attn.* is stored as F8_E4M3",
+        ),
         (tmp_path / "fp8.safetensors", config, "stored as F8_E4M3.*quantization = 'bnb-8bit'"),
         (tmp_path / "half.safetensors", config, "vae: .*no weights"),
         (files["sd"].with_suffix(""), {"image_config": "a"}, "image_config is for a model in one file"),
