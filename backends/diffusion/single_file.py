@@ -109,8 +109,12 @@ def places(path: Path, options: Mapping[str, Setting]) -> Places:
         if asked:
             raise HeaderError(f"{KEY} is for a model in one file, and this is a folder. hint: leave it out")
         return Places(path)
-    folder = path.parent / Path(asked).expanduser() if asked else path.with_suffix("")
-    if not folder.is_dir():
+    try:
+        folder = path.parent / Path(asked).expanduser() if asked else path.with_suffix("")
+        is_there = folder.is_dir()
+    except (RuntimeError, OSError) as error:  # no such user's home, a name that is too long
+        raise HeaderError(f"{KEY} = {asked[:200]!r} cannot be looked at: {error}"[:400]) from None
+    if not is_there:
         told = "it is a model in one file, which says nothing of its networks' sizes, its tokenizers and its scheduler"
         if asked:
             told = f"{KEY}: there is no folder {folder}"

@@ -178,6 +178,8 @@ def test_what_cannot_be_served_is_refused_by_name(files: dict[str, Path], tmp_pa
             "a model in one file, which says nothing of .* hint: image_config = a folder",
         ),
         (tmp_path / "alone.safetensors", {"image_config": "not/there"}, "there is no folder .*not/there"),
+        (tmp_path / "alone.safetensors", {"image_config": "~no-such-user/a"}, "cannot be looked at: Could not"),
+        (tmp_path / "alone.safetensors", {"image_config": "a" * 300}, "cannot be looked at: .*too long"),
         (
             tmp_path / "alone.safetensors",
             {"image_config": str(files["xl"].with_suffix(""))},
