@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GENERATED = {"api.md", "configuration.md", "map.md", "metrics.md"}
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "demo/README.md")]
 DOCUMENTS += sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in GENERATED)
-OUTSIDE = {"config.yaml", "extra-openai-models.yaml", "onecard.toml", "org/repo"}
+OUTSIDE = {"config.yaml", "extra-openai-models.yaml", "onecard.toml", "org/repo", "table.py"}
 """Files of users and of other programs."""
 
 
