@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from server.cli.client import Client, client_for
 from server.cli.cluster_end import ClusterNote, end_cluster, signals, until_drained
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, say, write
+from server.cli.doctor.setup import look_at_port
 from server.cluster.node_server import NodeOrder
 
 if TYPE_CHECKING:
@@ -57,8 +59,10 @@ def bring_up(config: Path | None, wish: Wish) -> None:
     if wish.most < wish.nodes:
         raise CliError(f"--most {wish.most} is less than --nodes {wish.nodes}", ExitCode.USAGE)
     settings = _settings(config, wish)
-    ray, serve = _ray()
     own = wish.address is None
+    if own:
+        _refuse_second(settings)
+    ray, serve = _ray()
     say("starting Ray on this machine" if own else f"joining Ray at {wish.address}")
     _begin(ray, wish)
     from server.cluster.on_ray import APPLICATION, begin_end, nodes_left
@@ -68,7 +72,8 @@ def bring_up(config: Path | None, wish: Wish) -> None:
     try:
         url = _run(ray, serve, settings, config, wish, told)
         note = ClusterNote(os.getpid(), url, settings.server.drain_s)
-        note.save()
+        if own or _running() is None:
+            note.save()
         if own and not told.is_set():
             write(f"{wish.nodes} nodes serve {url}/v1\nCtrl-C or `onecard cluster down` ends them")
             told.wait()
@@ -130,8 +135,8 @@ def take_down(address: str | None) -> None:
         ray.shutdown()
         write("the nodes have ended; Ray runs on")
         return
-    note = ClusterNote.read()
-    if note is None or not _is_ours(note.pid):
+    note = _running()
+    if note is None:
         raise CliError("no cluster of this user runs on this machine. hint: --address for one on a running Ray")
     os.kill(note.pid, signal.SIGTERM)
     within_s = note.drain_s + _DOWN_WITHIN_S
@@ -144,6 +149,21 @@ def take_down(address: str | None) -> None:
             say(before)
         time.sleep(_POLL_S)
     write("the nodes have ended")
+
+
+def _running() -> ClusterNote | None:
+    """The cluster of this user on this machine."""
+    note = ClusterNote.read()
+    return note if note is not None and _is_ours(note.pid) else None
+
+
+def _refuse_second(settings: Settings) -> None:
+    """Ray's proxies share a port with whatever listens there, and each would get some of the requests."""
+    if (note := _running()) is not None:
+        raise CliError(f"a cluster runs at {note.url}. hint: `onecard cluster down` ends it")
+    seen = look_at_port(settings)
+    if seen.taken:
+        raise CliError(f"{seen.url} is taken. hint: end what listens there, or --port", ExitCode.USAGE)
 
 
 def _settings(config: Path | None, wish: Wish) -> Settings:
@@ -217,7 +237,8 @@ def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wi
                 break
         if time.monotonic() > deadline:
             raise CliError(
-                f"{wish.nodes} nodes were not up within {_READY_WITHIN_S:g} s. hint: logs are below /tmp/ray"
+                f"{wish.nodes} nodes were not up within {_READY_WITHIN_S:g} s. hint: logs are below "
+                f"{tempfile.gettempdir()}/ray"
             )
     return url
 

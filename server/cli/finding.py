@@ -24,6 +24,8 @@ from server.settings.references import LocateError, locate, parse_hub_reference
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from httpx2 import Response
+
     from server.settings.config import Settings
 
 
@@ -84,7 +86,7 @@ def ask_first(model: str, *, url: str | None, settings: Settings) -> Asked:
         if url is not None:
             raise
         return Asked(client, None, why_not=f"no server answers at {client.base}")
-    if response.headers.get("server") != "onecard":
+    if not _is_ours(response):
         return Asked(client, None, why_not=f"what answers at {client.base} is no onecard")
     if response.status_code == 200:
         return Asked(client, model)
@@ -100,6 +102,11 @@ def ask_first(model: str, *, url: str | None, settings: Settings) -> Asked:
     return Asked(client, None, names, f"the server at {client.base} does not serve {model}")
 
 
+def _is_ours(response: Response) -> bool:
+    """Whether a onecard answered; a cluster's nodes do so behind Ray's proxy, which signs with its own name."""
+    return response.headers.get("server") == "onecard" or "x-onecard-node" in response.headers
+
+
 def running_server(url: str | None, settings: Settings) -> Client | None:
     """The server at `--url` or the configured address; None where no onecard answers there. Raises CliError."""
     client = client_for(url, settings)
@@ -109,7 +116,7 @@ def running_server(url: str | None, settings: Settings) -> Client | None:
         if url is not None:
             raise
         return None
-    if url is None and response.headers.get("server") != "onecard":
+    if url is None and not _is_ours(response):
         return None
     if url is None and response.status_code != 200:
         say(f"note: the server at {client.base} refuses the key (ONECARD_API_KEY), so it is not asked")

@@ -92,7 +92,10 @@ class Edge:
             return
         path, method = scope["path"], scope["method"]
         if path.startswith(_OF_ONE_NODE):
-            raise ApiError(400, f"{path} is of one server, and this is a cluster. hint: ask the node itself")
+            raise ApiError(
+                400,
+                f"{path} is of one server, and this is a cluster. hint: ask the node itself (its `url`: /v1/cluster)",
+            )
         if method in _READING and (own := await self._overview.answer(path)) is not None:
             kind, body = own
             headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]

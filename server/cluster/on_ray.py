@@ -19,12 +19,13 @@ import ray
 from ray import serve
 
 from server.cluster.application import Application
+from server.cluster.labels import labelled_by_serve
 from server.cluster.node_server import LOOK_EVERY_S, LOOK_WITHIN_S, NodeOrder, NodeServer
 from server.cluster.scaling import nodes_wanted
 from server.settings.config_source import load_settings
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from server.cluster.notices import Notice
     from server.settings.config import Settings
@@ -40,7 +41,6 @@ _HEALTH_S: Final = 1.0
 _LOOK_AT_REQUESTS_EVERY_S: Final = 0.2
 """Of a replica that is to end."""
 _ANSWER_WITHIN_S: Final = 10.0
-_SERVES_OWN: Final = frozenset((b"x-request-id", b"server"))
 MORE_AFTER_S: Final = 5.0
 """Of full queues, until there is another node."""
 IDLE_S: Final = 600.0
@@ -208,21 +208,6 @@ class EdgeReplica:
 
         key = self._order.node.keys[0] if self._order.node.keys else None
         return labelled_by_serve(Application(self._order.settings, all_nodes, key=key, draining=lambda: ends))
-
-
-def labelled_by_serve(application: ASGIApp) -> ASGIApp:
-    """Without what Serve's proxy puts on every answer: a server's name and the request's id, which is ours, too."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        async def pass_on(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                kept = [(name, value) for name, value in message["headers"] if name.lower() not in _SERVES_OWN]
-                message = {**message, "headers": kept}
-            await send(message)
-
-        await application(scope, receive, pass_on)
-
-    return answer
 
 
 def by_waiting(context: Any) -> tuple[int, dict[str, Any]]:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 import uvicorn
 
 from server.cluster.application import Application
+from server.cluster.labels import labelled_by_serve
 from server.cluster.notices import Notice, Watch
 from server.door.http1 import StrictHttp
 from server.settings.config import Settings
@@ -28,7 +30,8 @@ KEY = "key-of-the-cluster-0123456789"
 class Edge(Server):
     """The edge in a thread of this process, and its nodes; it is asked like any server."""
 
-    def __init__(self, folder: Path, canary: Path, **server) -> None:
+    def __init__(self, folder: Path, canary: Path, *, behind_proxy: bool = False, **server) -> None:
+        """`behind_proxy`: the labels of its answers are those that Ray's proxy leaves and adds."""
         self.folder, self.canary, self.fields = folder, canary, server
         self.nodes: dict[str, Server] = {}
         self.watches: dict[str, Watch] = {}
@@ -37,8 +40,9 @@ class Edge(Server):
         key = KEY if server.get("api_keys") else None
         headers = {"authorization": f"Bearer {KEY}"} if key else {}
         self.http = httpx2.AsyncClient(headers=headers, trust_env=False, timeout=5)
-        application = Application(Settings.model_validate(settings(canary, **server)), self.look, key=key)
-        config = uvicorn.Config(application, http=StrictHttp, log_config=None, lifespan="off", server_header=False)
+        application: Any = Application(Settings.model_validate(settings(canary, **server)), self.look, key=key)
+        http, application = ("h11", labelled_by_serve(application)) if behind_proxy else (StrictHttp, application)
+        config = uvicorn.Config(application, http=http, log_config=None, lifespan="off", server_header=behind_proxy)
         self.uvicorn = uvicorn.Server(config)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))

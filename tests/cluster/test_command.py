@@ -1,11 +1,23 @@
-"""`onecard cluster up` counts the cards before it waits for nodes."""
+"""`onecard cluster up` looks at cards, ports and other clusters before it starts Ray; commands find a cluster."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 import pytest
 
-from server.cli.clusters import Wish, _gpus_per_node
+from server.cli.cluster_end import ClusterNote
+from server.cli.clusters import Wish, _gpus_per_node, bring_up
 from server.cli.console import CliError
+from server.cli.finding import ask_first, running_server
+from server.settings.config import Settings
+from tests.cluster.conftest import Edge
+from tests.e2e.server import until
+from tests.present import present
 
 
 def wish(nodes: int, *, gpus: float | None = None, address: str | None = None) -> Wish:
@@ -21,3 +33,55 @@ def test_nodes_without_a_card_of_their_own_are_refused_at_once() -> None:
     assert _gpus_per_node(0.0, wish(2)) == 0
     assert _gpus_per_node(2.0, wish(2)) == 1
     assert _gpus_per_node(1.0, wish(4, address="10.0.0.5:6379")) == 1
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a user with a folder of his own."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (tmp_path / "onecard.toml").write_text("[models.demo]\npath = 'demo'\n")
+    return tmp_path / "onecard.toml"
+
+
+def test_a_second_cluster_is_refused_and_the_first_stays_known(config: Path) -> None:
+    command = [sys.executable, "-c", "print(input('there\\n'))", "cluster", "up"]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert present(other.stdout).readline() == b"there\n"
+        ClusterNote(other.pid, "http://127.0.0.1:1").save()
+
+        with pytest.raises(CliError, match=r"a cluster runs at http://127\.0\.0\.1:1\. hint: `onecard cluster down`"):
+            bring_up(config, wish(2))
+
+        assert ClusterNote.read() == ClusterNote(other.pid, "http://127.0.0.1:1")
+    finally:
+        other.communicate(b"\n")
+
+
+def test_a_port_that_something_else_has_is_refused(config: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as taken:
+        threading.Thread(target=taken.serve_forever).start()
+        port = taken.server_port
+        config.write_text(f"[server]\nport = {port}\n" + config.read_text())
+
+        with pytest.raises(CliError, match=rf"http://127\.0\.0\.1:{port} is taken\. hint: end what listens there"):
+            bring_up(config, wish(2))
+        taken.shutdown()
+
+
+def test_commands_know_a_cluster_behind_a_proxy_that_signs_with_its_own_name(canary_path: Path, tmp_path: Path) -> None:
+    edge = Edge(tmp_path, canary_path, behind_proxy=True)
+    try:
+        edge.start("a")
+        until(lambda: edge.up() == {"a"}, 20)
+        settings = Settings.model_validate({"server": {"port": edge.port}})
+        assert edge.get("/v1/models").headers["server"] == "uvicorn"
+
+        asked = ask_first("fake", url=None, settings=settings)
+        unknown = ask_first("other", url=None, settings=settings)
+
+        assert asked.name == "fake"
+        assert "does not serve other" in unknown.why_not
+        assert running_server(None, settings) is not None
+    finally:
+        edge.close()
