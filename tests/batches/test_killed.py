@@ -44,7 +44,7 @@ def test_lines_for_many_models_cost_a_load_of_each_and_one_for_each_death_of_the
     n_lines, n_kills = (5000, 10) if full_counts else (100, 1)
     begun = five.begin([(MODELS[n % 5], f"line {n}") for n in range(n_lines)])
     logs = []
-    for least in sorted(random.Random(23).sample(range(n_lines), n_kills)):
+    for least in sorted(random.Random(23).sample(range(n_lines * 3 // 5), n_kills)):  # there are lines left to answer
         client = five.client()
         until(lambda: _answered(client.batches.retrieve(begun.id)) >= least, 60)  # noqa: B023
         assert client.batches.retrieve(begun.id).status not in ENDED
