@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Final
 from backends.backend import HeaderError
 from backends.bnb import lora_groups
 from backends.bnb.sight import is_of_language
-from backends.bnb.stored import EMBEDDINGS
+from backends.bnb.stored import EMBEDDINGS, HEADS
 from backends.files import foreign, lora_folder
-from backends.files.adapters import Adapter, AdapterError, configured
+from backends.files.adapters import Adapter, AdapterError, Change, configured
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from backends.bnb.header import FolderInfo
     from backends.files.tensors import StoredTensor
 
 _WEIGHT: Final = ".weight"
+_HEADS: Final = tuple(name.removesuffix(_WEIGHT) for name in HEADS)
 _PREFIXES: Final = ("model", "transformer")
 
 
@@ -67,18 +68,36 @@ def _described(name: str, path: Path, folder: FolderInfo) -> Adapter:
     except AdapterError as problem:
         return Adapter(name, path, problem=foreign.plain([str(problem)])[0])
     n_bytes = sum(pair.a.n_bytes + pair.b.n_bytes for pair in found.pairs)
-    shapes = {layer: stored.shape for layer, stored in _linear_layers(folder).items()}
-    n_values = sum(_n_computed(pair, shapes) for pair in found.pairs)
-    return Adapter(name, path, found.rank, len(found.pairs), n_values, n_bytes)
+    n_values = sum(pair.n_values for pair in found.pairs)
+    changes = tuple(Change(pair.layer, pair.rank, pair.a.shape[1], pair.b.shape[0]) for pair in found.pairs)
+    return Adapter(name, path, found.rank, len(found.pairs), n_values, n_bytes, changes)
 
 
-def _n_computed(pair: lora_folder.LoraPair, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Of one pair, its `B` with zeros for the outputs of all layers of its input, where those may be one product."""
-    stored = [_stored_as(layer, shapes) for layer in lora_groups.siblings(pair.layer)]
-    n_outputs = max(pair.b.shape[0], sum(shapes[layer][0] for layer in stored if layer in shapes))
-    n_inputs = pair.a.shape[1]
-    together = lora_groups.may_join(pair.rank, n_inputs) or pair.rank * n_outputs <= lora_groups.AT_ONCE
-    return pair.rank * (n_inputs + n_outputs) if together else pair.n_values
+def held_bytes(
+    adapters: Sequence[Adapter], folder: FolderInfo, value_bytes: int, *, joins: Callable[[StoredTensor], bool] | None
+) -> int:
+    """What adapters take that are computed together, where their model computes.
+
+    Args:
+        adapters: Those that are served.
+        folder: Their base.
+        value_bytes: Of a number that is computed with.
+        joins: Whether a layer is packed for a processor by itself; None: there is no processor that packs.
+    """
+    stored, names = _linear_layers(folder), {tensor.name for tensor in folder.tensors}
+    known: dict[str, lora_groups.Layer] = {}
+    for change in (one for adapter in adapters for one in adapter.changes):
+        for layer in lora_groups.siblings(change.layer):
+            own = stored.get(name := _stored_as(layer, stored))
+            if own is not None and (layer == change.layer or layer not in known):
+                n_outputs, n_inputs = own.shape
+                if layer == change.layer:  # whatever the order in which they are stored
+                    n_outputs, n_inputs = change.n_outputs, change.n_inputs
+                packed = joins is not None and not layer.endswith(_HEADS) and joins(own)
+                known[layer] = lora_groups.Layer(n_inputs, n_outputs, packed, f"{name}.bias" in names)
+    ranks = [{change.layer: change.rank for change in adapter.changes} for adapter in adapters]
+    made = lora_groups.groups(ranks, known)
+    return sum(group.n_bytes(known, value_bytes, packed=joins is not None) for group in made)
 
 
 def _stored_as(layer: str, known: Collection[str]) -> str:

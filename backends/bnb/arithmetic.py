@@ -6,9 +6,11 @@ Embeddings, the output head and the norms stay as they are. Checkpoints that are
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
+from backends.bnb.adapters import held_bytes
 from backends.bnb.layout import input_limit
 from backends.bnb.sight import is_of_language
 from backends.files import adapters
@@ -36,6 +38,7 @@ _FLOAT_BYTES: Final = 4
 _TYPES: Final[Mapping[str, KvType]] = MappingProxyType(
     {"bfloat16": "bf16", "BF16": "bf16", "float16": "f16", "F16": "f16"}
 )
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _SKIPPED: Final = ("embed", "lm_head", "output.weight", "norm", "wte", "wpe")
 
 
@@ -57,9 +60,9 @@ def predict(folder: FolderInfo, plan: TextPlan) -> Footprint:
     if folder.draft is not None and isinstance(plan, GeneratorPlan):
         parts = replace(parts, further={"draft": _draft_bytes(folder.draft, plan)})
     if served := adapters.served(folder.adapters):
-        n_values = sum(adapter.n_values for adapter in served)
-        taught = {adapters.KEY: n_values * value_bytes(folder, plan.device)}
-        parts = replace(parts, further={**parts.further, **taught})
+        joins = partial(_is_plain, folder) if plan.device == "cpu" else None
+        n_bytes = held_bytes(served, folder, value_bytes(folder, plan.device), joins=joins)
+        parts = replace(parts, further={**parts.further, adapters.KEY: n_bytes})
     if plan.device == "cpu":
         return Footprint(host=replace(parts, runtime=runtime.host + constraints, projector=parts.projector + on_way))
     return Footprint(
@@ -124,8 +127,7 @@ def tensor_bytes(tensor: StoredTensor, folder: FolderInfo, device: Device) -> in
         return tensor.n_bytes
     stays = is_of_eyes(tensor, folder) and folder.sight is not None and not folder.sight.quantised
     if stays or not is_linear(tensor, folder.quantization):
-        is_float = tensor.dtype in ("F64", "F32", "F16", "BF16")
-        return tensor.n_elements * value_bytes(folder, device) if is_float else tensor.n_bytes
+        return tensor.n_elements * value_bytes(folder, device) if tensor.dtype in _FLOATS else tensor.n_bytes
     if folder.quantization.get("load_in_8bit"):
         return int8_bytes(tensor.n_elements, tensor.shape[0])
     if folder.quantization.get("load_in_4bit"):
@@ -139,6 +141,12 @@ def is_linear(tensor: StoredTensor, quantization: Mapping[str, Any]) -> bool:
     named = tuple(s for s in skipped if isinstance(s, str)) if isinstance(skipped, list) else ()
     name = tensor.name
     return len(tensor.shape) == 2 and name.endswith(".weight") and not any(part in name for part in (*_SKIPPED, *named))
+
+
+def _is_plain(folder: FolderInfo, tensor: StoredTensor) -> bool:
+    """Whether a linear layer is computed as it is, unquantised."""
+    quantised = not folder.stored_quantised and folder.quantization and is_linear(tensor, folder.quantization)
+    return tensor.dtype in _FLOATS and not quantised
 
 
 def computed_type(folder: FolderInfo, device: Device) -> KvType:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.hooks import RemovableHandle
 
+    from backends.bnb.lora_groups import Group
     from backends.files.lora_folder import LoraFolder, LoraPair
 
     Factor = PackedFactor | PlainFactor
@@ -100,9 +101,9 @@ class LoraAdapters:
         self._joined: list[tuple[Sequence[str], JoinedLayers]] = []
         self._hooks: list[RemovableHandle] = []
         self.n_bytes = 0
-        """Of all matrices that are computed with, zeros among them."""
+        """Of all matrices that are computed with, zeros among them, as they lie in memory."""
         self.bytes_within = 0
-        """Of those, what lies within the model's own layers."""
+        """Of those, what lies within the model's own layers, without the zeros that fill oneDNN's blocks up."""
 
     def add(self, folder: LoraFolder) -> int:
         """Read an adapter's weights; its number. Raises AdapterError, and nothing of it stays."""
@@ -116,18 +117,19 @@ class LoraAdapters:
 
     def attach(self) -> None:
         """Compute with what was added."""
-        stacks = lora_groups.stacks([max((pair.rank for pair, _, _ in pairs), default=0) for pairs in self._folders])
-        self._stack_of = [0] * len(self._folders)
-        for number, members in enumerate(stacks):
-            for member in members:
-                self._stack_of[member] = number
+        ranks = [{pair.layer: pair.rank for pair, _, _ in pairs} for pairs in self._folders]
         hooked: dict[str, list[tuple[_Part, int]]] = {}
-        for number, members in enumerate(stacks):
-            for layers, found in self._groups(members):
-                if not self._join(number, layers, found):
-                    part = self._part(number, found)
-                    for place, layer in enumerate(layers):
-                        hooked.setdefault(layer, []).append((part, place))
+        self._stack_of = [0] * len(self._folders)
+        for group in lora_groups.groups(ranks, self._known()):
+            for member in group.members:
+                self._stack_of[member] = group.stack
+            found = list(self._matrices(group))
+            if group.whole:
+                self._join(group, found)
+                continue
+            part = self._part(group, found)
+            for place, layer in enumerate(group.layers):
+                hooked.setdefault(layer, []).append((part, place))
         for layer, parts in hooked.items():
             hook = self._hook(parts, of_outputs=layer == self._head_name)
             self._hooks.append(self._layers[layer].register_forward_hook(hook))
@@ -136,7 +138,6 @@ class LoraAdapters:
         """The model as it was, so that `attach` may begin anew."""
         for hook in self._hooks:
             hook.remove()
-        self._current.choose(None, None)
         while self._joined:  # one after the other, or all layers would be there twice
             names, joined = self._joined.pop()
             for name, layer in zip(names, joined.apart(), strict=True):
@@ -145,7 +146,6 @@ class LoraAdapters:
         self._hooks.clear()
         self._columns.clear()
         self._stack_of, self.n_bytes, self.bytes_within = [], 0, 0
-        self._begun.of.clear()
 
     def drop(self, number: int) -> None:
         """An adapter that the next `attach` leaves out; the others keep their numbers."""
@@ -157,8 +157,12 @@ class LoraAdapters:
 
     def choose(self, adapters: NDArray[np.int64], outputs: NDArray[np.intp]) -> None:
         """Which adapter each row of the next pass has, -1 for none; `outputs` are the rows that reach the head."""
-        self._begun.of.clear()
         self._current.choose(self._pass(adapters), self._pass(adapters[outputs]))
+
+    def rest(self) -> None:
+        """The pass is over: nothing that it computed is kept until the next one."""
+        self._begun.of.clear()
+        self._current.choose(None, None)
 
     def _pass(self, adapters: NDArray[np.int64]) -> LoraPass | None:
         if not self._stack_of or (adapters < 0).all():
@@ -197,57 +201,58 @@ class LoraAdapters:
             return part.finish(place, begun[3][place], summed)
         return summed.index_copy_(0, rows, part.finish(place, begun[3][place], summed[rows]))
 
-    def _groups(self, members: Sequence[int]) -> Iterator[tuple[Sequence[str], list[list[_Matrices]]]]:
-        """The names of layers that share an input, and the matrices of each."""
+    def _known(self) -> dict[str, lora_groups.Layer]:
+        """The model's linear layers. A head is not joined: it has other rows."""
+        found = {}
+        for name, layer in self._layers.items():
+            if (shape := _shape(layer)) is not None:
+                packed = layer if isinstance(layer, PackedLinear) and layer.dtype == self._dtype else None
+                joins, biased = packed is not None and name != self._head_name, packed is not None and packed.has_bias
+                found[name] = lora_groups.Layer(shape[1], shape[0], joins, biased)
+        return found
+
+    def _matrices(self, group: Group) -> Iterator[list[_Matrices]]:
+        """Of each layer of a group."""
         by_layer: dict[str, list[_Matrices]] = {}
-        for member in members:
+        for member in group.members:
             for pair, a, b in self._folders[member]:
                 by_layer.setdefault(pair.layer, []).append(_Matrices(member, a, b))
-        for layers in lora_groups.sharing(by_layer):
-            yield layers, [by_layer[layer] for layer in layers]
+        yield from (by_layer[layer] for layer in group.layers)
 
-    def _join(self, stack: int, layers: Sequence[str], found: Sequence[Sequence[_Matrices]]) -> bool:
-        """Put a product of all layers of one input in their place; False where hooks have to do."""
-        whole = [name for name in lora_groups.siblings(layers[0]) if name in self._layers]
-        own = [self._layers[name] for name in whole]
-        packed = [one for one in own if isinstance(one, PackedLinear) and one.dtype == self._dtype]
-        n_columns = sum(one.a.shape[0] for matrices in found for one in matrices)
-        if len(packed) != len(own) or self._head_name in whole or len({layer.has_bias for layer in packed}) > 1:
-            return False
-        if not lora_groups.may_join(n_columns, packed[0].in_features):
-            return False
-        by_layer = dict(zip(layers, found, strict=True))
-        ups = [_up(by_layer.get(name, ()), layer) for name, layer in zip(whole, packed, strict=True)]
+    def _join(self, group: Group, found: Sequence[Sequence[_Matrices]]) -> None:
+        """Put a product of all layers of one input in their place."""
+        own = [self._layers[name] for name in group.whole]
+        by_layer = dict(zip(group.layers, found, strict=True))
+        ups = [_up(by_layer.get(name, ()), layer) for name, layer in zip(group.whole, own, strict=True)]
         up: torch.Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
-        ordered = [by_layer[name] for name in whole if name in by_layer]
-        joined = JoinedLayers(packed, torch.cat([one.a for matrices in ordered for one in matrices]), up)
-        columns = self._columns_of(stack, ordered)
-        for place, name in enumerate(whole):
+        ordered = [by_layer[name] for name in group.whole if name in by_layer]
+        joined = JoinedLayers(own, torch.cat([one.a for matrices in ordered for one in matrices]), up)
+        columns = self._columns_of(group.stack, ordered)
+        for place, name in enumerate(group.whole):
             self._put(name, JoinedLinear(joined, columns, place, self._current))
-        self._joined.append((whole, joined))
+        self._joined.append((group.whole, joined))
         self.n_bytes += joined.n_bytes
         self.bytes_within += joined.n_bytes_of_up
-        return True
 
     def _put(self, name: str, layer: torch.nn.Module) -> None:
         self._layers[name] = layer.eval()
         self._model.set_submodule(name, layer)
 
-    def _part(self, stack: int, layers: Sequence[Sequence[_Matrices]]) -> _Part:
-        down = torch.cat([one.a for found in layers for one in found])
+    def _part(self, group: Group, layers: Sequence[Sequence[_Matrices]]) -> _Part:
         ups = [torch.cat([one.b for one in found], dim=1).contiguous() for found in layers]
-        sizes, widths = [up.shape[0] for up in ups], [up.shape[1] for up in ups]
+        sizes = [up.shape[0] for up in ups]
         factor = PackedFactor if self._packs else PlainFactor
-        part = _Part(self._columns_of(stack, layers), factor(down), widths, [], sizes)
-        if len(layers) == 1 or sum(sizes) * sum(widths) > lora_groups.AT_ONCE:
-            part.ups = [factor(up) for up in ups]
-            self.n_bytes += down.nbytes + sum(up.nbytes for up in ups)
-        else:
+        down = factor(torch.cat([one.a for found in layers for one in found]))
+        part = _Part(self._columns_of(group.stack, layers), down, list(group.columns), [], sizes)
+        self.n_bytes += down.n_bytes
+        if group.at_once:
             whole: torch.Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
-            part.at_once = (
-                PackedLinear(whole, None).forward if self._packs else partial(functional.linear, weight=whole)
-            )
-            self.n_bytes += down.nbytes + whole.nbytes
+            packed = PackedLinear(whole, None) if self._packs else None
+            part.at_once = partial(functional.linear, weight=whole) if packed is None else packed.forward
+            self.n_bytes += whole.nbytes if packed is None else packed.n_bytes
+        else:
+            part.ups = [factor(up) for up in ups]
+            self.n_bytes += sum(up.n_bytes for up in part.ups)
         return part
 
     def _columns_of(self, stack: int, layers: Sequence[Sequence[_Matrices]]) -> Columns:

@@ -49,6 +49,17 @@ class LoraPass:
         return found
 
 
+@dataclass
+class _Made:
+    """What one group of joined layers has made of an input; it is let go with the last of them."""
+
+    joined: JoinedLayers
+    x: torch.Tensor
+    outputs: Sequence[torch.Tensor]
+    n_left: int
+    """Layers that have not taken theirs."""
+
+
 class Current:
     """All layers with adapters look here. Holds what one group of joined layers has made: the next may share it."""
 
@@ -56,25 +67,28 @@ class Current:
         self.of_rows: LoraPass | None = None
         self.of_outputs: LoraPass | None = None
         """The same of those rows that reach the head."""
-        self._made: tuple[JoinedLayers, torch.Tensor, Sequence[torch.Tensor]] | None = None
+        self._made: _Made | None = None
 
     def choose(self, of_rows: LoraPass | None, of_outputs: LoraPass | None) -> None:
-        """Another pass begins."""
+        """Another pass begins, or none: nothing of the last one is kept."""
         self.of_rows, self.of_outputs, self._made = of_rows, of_outputs, None
 
-    def outputs(self, joined: JoinedLayers, columns: Columns, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Of each of the layers, `(..., out)` each. Raises RuntimeError."""
-        made, now = self._made, self.of_rows
-        if made is not None and made[0] is joined and made[1] is x:
-            return made[2]
-        mask = None
-        if now is not None:
-            now.check(x.numel() // x.shape[-1])
-            if columns.stack in now.rows:
-                mask = now.mask(columns, x.dtype, of_all=True)
-        outputs = joined.outputs(x, mask)
-        self._made = (joined, x, outputs)
-        return outputs
+    def output(self, joined: JoinedLayers, columns: Columns, place: int, x: torch.Tensor) -> torch.Tensor:
+        """Of one of the layers, `(..., out)`. Raises RuntimeError."""
+        made = self._made
+        if made is None or made.joined is not joined or made.x is not x:
+            made = _Made(joined, x, joined.outputs(x, self._mask(columns, x)), len(joined.sizes))
+        made.n_left -= 1
+        self._made = made if made.n_left else None
+        return made.outputs[place]
+
+    def _mask(self, columns: Columns, x: torch.Tensor) -> torch.Tensor | None:
+        """`(rows, columns)`; None where no row has one of these adapters. Raises RuntimeError."""
+        now = self.of_rows
+        if now is None:
+            return None
+        now.check(x.numel() // x.shape[-1])
+        return now.mask(columns, x.dtype, of_all=True) if columns.stack in now.rows else None
 
 
 class JoinedLinear(torch.nn.Module):
@@ -88,4 +102,4 @@ class JoinedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(..., in) -> (..., out)`."""
-        return self._current.outputs(self.joined, self._columns, x)[self.place]
+        return self._current.output(self.joined, self._columns, self.place, x)

@@ -40,8 +40,22 @@ class Runner:
         `positions` is `(n,)`, or `(n_sections, n)` for M-RoPE; `images` are places of the pass and the rows there;
         `adapters` is `(n,)`, each row's by number, -1 for none, and None where the model has none.
         """
-        if self.adapters is not None and adapters is not None:
-            self.adapters.choose(adapters, outputs if self._picks_rows else np.arange(tokens.size))
+        if self.adapters is None or adapters is None:
+            return self._logits(tokens, positions, outputs, work, images)
+        self.adapters.choose(adapters, outputs if self._picks_rows else np.arange(tokens.size))
+        try:
+            return self._logits(tokens, positions, outputs, work, images)
+        finally:
+            self.adapters.rest()
+
+    def _logits(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        outputs: NDArray[np.intp],
+        work: Pass | Survey,
+        images: tuple[NDArray[np.intp], NDArray[np.float32]] | None,
+    ) -> NDArray[np.float32]:
         ids = torch.from_numpy(tokens).to(self.device, torch.int64)[None]
         places = torch.from_numpy(positions).to(self.device, torch.int64)
         places = places[None] if places.ndim == 1 else places[:, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backends.files.model_files import statuses_of
 
@@ -25,6 +25,15 @@ class AdapterError(Exception):
     """An adapter that cannot be served with its base; the message is a sentence without the adapter's name."""
 
 
+class Change(NamedTuple):
+    """What an adapter does to one linear layer of its base: the sizes of its pair."""
+
+    layer: str
+    rank: int
+    n_inputs: int
+    n_outputs: int
+
+
 @dataclass(frozen=True)
 class Adapter:
     """What an adapter's files say, once they were held against the base; they are not read again by the server."""
@@ -36,9 +45,11 @@ class Adapter:
     n_targets: int = 0
     """Matrices of the base that it changes."""
     n_values: int = 0
-    """Numbers of all its matrices as they are computed with."""
+    """Numbers of all its matrices."""
     n_bytes: int = 0
     """What they take as they are stored."""
+    changes: tuple[Change, ...] = ()
+    """All that it does, where what it takes depends on the other adapters of its base."""
     problem: str | None = None
     """Why it is not served; None where it is."""
 

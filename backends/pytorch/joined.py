@@ -26,15 +26,16 @@ class JoinedLayers(torch.nn.Module):
         self.sizes = [layer.out_features for layer in layers]
         self._down = PackedFactor(down)
         self._whole = PackedLinear(torch.cat([_beside(layers), up], dim=1), _biases(layers))
+        self._own_bytes = sum(layer.n_bytes for layer in layers)
 
     @property
     def n_bytes(self) -> int:
-        """Of all matrices but the layers' own."""
-        return self.n_bytes_of_up + self.n_columns * self.in_features * self._whole.dtype.itemsize
+        """As they lie in memory, of all matrices but the layers' own."""
+        return self._down.n_bytes + self._whole.n_bytes - self._own_bytes
 
     @property
     def n_bytes_of_up(self) -> int:
-        """Of those that are one with the layers' own."""
+        """Of the numbers that are one with the layers' own."""
         return self.n_columns * self._whole.out_features * self._whole.dtype.itemsize
 
     def outputs(self, x: torch.Tensor, mask: torch.Tensor | None) -> Sequence[torch.Tensor]:

