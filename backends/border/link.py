@@ -9,10 +9,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, NoReturn
 
+import msgspec
 from typing_extensions import TypeVar
 
 from backends.border.wire import Decoder, FrameEncoder, WireError, receive
-from backends.messages import Command
+from backends.messages import Command, Step
 
 if TYPE_CHECKING:
     import socket
@@ -45,6 +46,20 @@ class Link(Generic[C]):
                 self._sock.sendall(frame)
             except OSError:
                 os._exit(EXIT_ORPHANED)
+
+    def send_step(self, step: Step) -> None:
+        """Send what a step has made; where that is more than a frame holds, as large images are, each event alone.
+
+        Raises WireError where a single event is more.
+        """
+        try:
+            self.send(step)
+        except WireError:
+            if len(step.events) < 2:
+                raise
+            for event in step.events[:-1]:
+                self.send(Step(events=[event]))
+            self.send(msgspec.structs.replace(step, events=step.events[-1:]))
 
     def receive(self) -> list[C]:
         """Block for the next commands; end-of-file or nonsense ends this process."""

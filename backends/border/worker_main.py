@@ -65,14 +65,14 @@ def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
     while True:
         arrived = _drain(clerk.inbox, wait=idle) if idle or not clerk.inbox.empty() else []
         if arrived and (told := outbox.flush()) is not None:  # what arrived may make the next step a long one
-            link.send(told)
+            link.send_step(told)
         clerk.step_started = time.monotonic()
         events: list[Event] = []
         for item in arrived:
             match item:
                 case Shutdown():
                     if events:
-                        link.send(Step(events=events))
+                        link.send_step(Step(events=events))
                     return
                 case Keep(max_bytes=max_bytes):
                     engine.keep(max_bytes)
@@ -93,7 +93,7 @@ def run(engine: AnyEngine, link: Link, clerk: Clerk) -> None:
         if report.events or report.n_decode or report.n_prefill or report.n_inputs or report.kv_total:
             told = outbox.put(report, time.monotonic(), idle=idle)
             if told is not None:
-                link.send(told)
+                link.send_step(told)
         steps_since_collect += 1
         if idle or steps_since_collect >= _STEPS_PER_COLLECT:
             gc.collect(1)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import struct
 import subprocess
 import sys
+import threading
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.border.link import Link
 from backends.border.wire import MAX_FRAME_BYTES, FrameEncoder, WireError, command_decoder, report_decoder
+from backends.diffusion.kind import Picture
 from backends.messages import (
     ChatPrompt,
     Delta,
@@ -43,6 +47,24 @@ JOB = Generate(
     prompt=ChatPrompt(messages=[{"role": "user", "content": "hi", "tool_calls": [{"deep": {"er": [1, None, 2.5]}}]}]),
     sampling=Sampling(logit_bias={5: -100.0}, seed=-(2**63)),
 )
+
+
+def test_images_that_are_more_than_a_frame_come_one_by_one() -> None:
+    """Given a step whose images are larger together than a frame may be, then all of its events come, in order."""
+    server, worker = socket.socketpair()
+    size = MAX_FRAME_BYTES // 3 + 1
+    pictures = [Picture(str(i), bytes([i]) * size, 8, 8, 0.5) for i in range(3)]
+    step: Step[Event] = Step(events=[event for one in pictures for event in (one, Finished(one.id))], n_inputs=3)
+    server.settimeout(20)
+    with server, worker:
+        sending = threading.Thread(target=Link(worker, command_decoder()).send_step, args=(step,))
+        sending.start()
+        decoder, got = report_decoder(), list[Step[Event]]()
+        while sum(len(one.events) for one in got) < len(step.events):
+            got += [report for report in decoder.feed(server.recv(1 << 20)) if isinstance(report, Step)]
+        sending.join()
+    assert [event for one in got for event in one.events] == step.events
+    assert sum(one.n_inputs for one in got) == 3
 
 
 def test_commands_and_reports_survive_the_wire() -> None:
