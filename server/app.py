@@ -22,7 +22,7 @@ from server.batches.asking import Asking, PoolMachine
 from server.batches.runner import BatchRunner
 from server.batches.store import TABLES as BATCH_TABLES
 from server.batches.store import BatchStore
-from server.door.gate import Gate
+from server.door.gate import REFUSAL, Gate
 from server.door.rules import DoorRules
 from server.door.spool import Spool, spool_folder
 from server.error_bodies import dialect_of, error_body
@@ -236,6 +236,7 @@ class _WrongMethod:
 
 async def _api_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, ApiError)
+    request.scope["state"][REFUSAL] = problem
     dialect = dialect_of(request.scope["path"], request.scope["headers"])
     body = error_body(problem, dialect=dialect, request_id=request.state.request_id)
     return Response(body, status_code=problem.status, media_type="application/json", headers=problem.headers)

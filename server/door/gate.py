@@ -9,6 +9,7 @@ by their secret addresses open.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -54,6 +55,9 @@ _EXPOSED = (
     b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _MAX_LOGGED_CHARS = 200
+REFUSAL: Final = "refusal"
+"""Where a request's state has the `ApiError` that answered it."""
+_PLAIN: Final = re.compile(r"[\w.\[\]-]{1,80}", re.ASCII)
 _SWALLOW_FACTOR = 4
 """A declared body up to this many times the limit is read and thrown away, so that the client sees its 413."""
 
@@ -129,6 +133,7 @@ class Gate:
                 self._check(scope, exchange)
                 await self._let_in(scope, exchange, guarded_receive, guarded_send)
         except errors.ApiError as problem:
+            scope["state"][REFUSAL] = problem
             await _answer(problem, exchange, guarded_send)
         except Exception as problem:
             await self._last_catch(problem, exchange, guarded_send)
@@ -347,6 +352,11 @@ def _log(scope: Scope, exchange: _Exchange) -> None:
         path = f"{_IMAGES}..."
     status = CLIENT_CLOSED if exchange.gone or exchange.status is None else exchange.status
     milliseconds = (time.monotonic() - exchange.started) * 1000
-    access_log.info(
-        "request id=%s method=%s path=%s status=%d ms=%.1f", exchange.id, scope["method"], path, status, milliseconds
-    )
+    told = f"request id={exchange.id} method={scope['method']} path={path} status={status} ms={milliseconds:.1f}"
+    access_log.info("%s%s", told, _reason(scope["state"].get(REFUSAL)))
+
+
+def _reason(problem: errors.ApiError | None) -> str:
+    """What was wrong with a request, by the names that the client is told; a message may hold what it sent."""
+    named = {} if problem is None else {"code": problem.code, "param": problem.param}
+    return "".join(f" {name}={value}" for name, value in named.items() if value and _PLAIN.fullmatch(value))

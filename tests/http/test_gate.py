@@ -13,6 +13,7 @@ from starlette.types import Message
 from server.accounts.book import Accounts
 from server.door.gate import Gate
 from server.door.rules import DoorRules
+from server.errors import ApiError
 from server.settings.config import Settings
 
 SCOPE = {
@@ -81,6 +82,19 @@ async def test_websockets_are_refused():
         raise AssertionError("unreachable")
 
     assert await run(app, {"type": "websocket"}) == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize(
+    ("param", "told"), [("size", " code=invalid_value param=size\n"), ("my secret", " code=invalid_value\n")]
+)
+async def test_the_log_names_what_was_refused_and_not_what_was_sent(caplog, param, told):
+    async def app(scope, receive, send):
+        raise ApiError(400, "Invalid 'size': my words.", param=param, code="invalid_value")
+
+    with caplog.at_level(logging.INFO, "onecard.access"):
+        start, _ = await run(app)
+    assert (start["status"], caplog.text.endswith(told)) == (400, True), caplog.text
+    assert "words" not in caplog.text
 
 
 async def test_paths_are_logged_without_their_query(caplog):
