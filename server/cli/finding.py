@@ -201,7 +201,7 @@ def _own_model(model: str, settings: Settings, asked: Asked) -> tuple[str, list[
         return name, [f"{name}={model}"]
     names = [*dict.fromkeys([*settings.models, *BUILT_IN, *asked.names])]
     hint = nearest(model, [*names, *sorted(known)]) or "give the path of a .gguf"
-    raise CliError(f"'{model}' is neither a model ({', '.join(names)}) nor a file. hint: {hint}")
+    raise CliError(f"'{model}' is neither a model ({', '.join(names)}) nor a file. hint: {hint}", ExitCode.USAGE)
 
 
 def nearest(model: str, names: Iterable[str]) -> str | None:

@@ -20,7 +20,7 @@ from backends.registry import BACKENDS
 from server.cli.client import server_url
 from server.cli.configuration import loaded_or_exit, with_folders
 from server.cli.console import CliError, ExitCode, say, stdout, write, write_json
-from server.cli.finding import ask_first, is_known_here
+from server.cli.finding import ask_first, is_known_here, nearest, owners
 from server.cli.flags import name_for
 from server.memory.budget import likely_plans, wish
 from server.memory.capacity import Capacity, PlanStatus, WishChange, capacity_of
@@ -152,9 +152,12 @@ def _missing(given: str, entry: CatalogEntry, settings: Settings, *, configured:
     """Why there is nothing to look at; a plain name may be one that a running server was told."""
     if configured or given in BUILT_IN or "/" in given or given.endswith(".gguf") or Path(given).expanduser().exists():
         return f"model '{entry.name}': {entry.missing}"
+    near = nearest(given, {*owners(settings), *BUILT_IN} - {entry.name, given})
+    hint = f"{near} A" if near else "a"
     url = f"{server_url(os.environ.get('ONECARD_URL'), settings)}/v1/capacity?model={quote(given)}"
     return (
-        f"no model '{given}' is configured here, and no file is called so. hint: a running server knows its own: {url}"
+        f"no model '{given}' is configured here, and no file is called so. "
+        f"hint: {hint} running server knows its own: {url}"
     )
 
 

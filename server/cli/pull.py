@@ -57,7 +57,10 @@ def pull(
     except ChoiceError as problem:
         raise CliError(str(problem), ExitCode.USAGE) from None
     except HubError as problem:
-        raise CliError(problem.message, ExitCode.UNREACHABLE if problem.unreachable else ExitCode.ERROR) from None
+        if not problem.unreachable:
+            raise CliError(problem.message) from None
+        again = "what has come is kept, and `onecard pull` goes on there"
+        raise CliError(f"{problem.message}; {again}", ExitCode.UNREACHABLE) from None
     path = first.parent if chosen.label == "folder" else first
     name = _written(repository, chosen, path)
     if quiet:

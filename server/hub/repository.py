@@ -149,7 +149,7 @@ def speaking_of(repo: str, revision: str) -> Generator[None, None, None]:
         ) from None
 
 
-_AGAIN: Final = "check the network or HF_ENDPOINT; what has come is kept, and `onecard pull` goes on there"
+_AGAIN: Final = "check the network or HF_ENDPOINT"
 
 
 def _status(status: int, repo: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from server.own_folder import user_folder
 from server.settings.config import Settings
 from server.settings.config_problems import nearest, owner, sentences
 from server.settings.key_file import KeyFileError, read_keys
@@ -92,8 +93,7 @@ def _origin(sources: list[Source], keys: tuple[str, ...]) -> str | None:
 
 def default_config_file() -> Path:
     """Where the configuration lies when no `--config` says otherwise."""
-    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "onecard" / "config.toml"
+    return user_folder("XDG_CONFIG_HOME", "~/.config") / "config.toml"
 
 
 def load_settings(config: Path | None = None, *, flags: dict[str, Any] | None = None) -> Loaded:
@@ -123,8 +123,9 @@ def load_settings(config: Path | None = None, *, flags: dict[str, Any] | None = 
 
 def _config_file(config: Path | None) -> Path | None:
     if config is None:
-        default = default_config_file()
-        return default if default.is_file() else None
+        config = default_config_file()
+        if not os.path.lexists(config):
+            return None
     config = config.expanduser()
     if config.is_dir():
         raise ConfigError(f"{config}: this is a folder. hint: name the file in it, such as {config / 'onecard.toml'}")

@@ -129,7 +129,8 @@ def test_a_model_without_files_is_told_by_what_is_wrong_with_it(onecard, tmp_pat
     assert "notes.md is no .gguf file" in onecard("fit", "notes.md").stderr
     nope = onecard("fit", "nope", env={"ONECARD_URL": "http://far.example:99/v1"})
     assert nope.returncode == 2
-    assert "http://far.example:99/v1/capacity?model=nope" in nope.stderr
+    assert "hint: a running server knows its own: http://far.example:99/v1/capacity?model=nope" in nope.stderr
+    assert "hint: did you mean demo? A running server" in onecard("fit", "dmeo").stderr
 
 
 @pytest.mark.engine

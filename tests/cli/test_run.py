@@ -132,7 +132,7 @@ def test_errors_have_their_exit_codes(onecard, server):
     assert refused.returncode == 1
     assert "too odd" in refused.stderr
     neither = onecard("run", "nonsense", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
-    assert neither.returncode == 1
+    assert neither.returncode == 2
     assert f"is neither a model ({', '.join(BUILT_IN)}) nor a file" in neither.stderr
     typo = onecard("run", "dmeo", "hi", env={"ONECARD_SERVER__PORT": _closed_port()})
     assert typo.stderr.endswith("hint: did you mean demo?\n")

@@ -55,6 +55,22 @@ def test_the_default_file_is_read_when_there_is_one(tmp_path, monkeypatch):
     assert load_settings().settings.server.port == 77
 
 
+def test_a_folder_in_the_place_of_the_default_file_is_told(tmp_path, monkeypatch):
+    (tmp_path / "onecard" / "config.toml").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"config\.toml: this is a folder"):
+        load_settings()
+
+
+def test_a_relative_folder_of_configurations_counts_as_none(tmp_path, monkeypatch):
+    (tmp_path / "here" / "onecard").mkdir(parents=True)
+    (tmp_path / "here" / "onecard" / "config.toml").write_text("[server]\nport = 77")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", "here")
+    assert load_settings().file is None
+
+
 def test_paths_start_at_the_folder_they_were_written_in(write, tmp_path, monkeypatch):
     (tmp_path / "conf").mkdir()
     file = write(

@@ -101,6 +101,9 @@ def test_without_a_network_it_says_so(onecard):
         assert (offline.returncode, f"{name} is set" in offline.stderr) == (4, True)
     absent = onecard("pull", "org/chat", env={"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert (absent.returncode, "127.0.0.1:9 does not answer" in absent.stderr) == (4, True)
+    assert "what has come is kept" in absent.stderr
+    absent = onecard("search", "chat", env={"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert (absent.returncode, absent.stderr.endswith("hint: check the network or HF_ENDPOINT\n")) == (4, True)
 
 
 def test_what_does_not_fit_is_told_before_and_does_not_come(pulled, tmp_path):

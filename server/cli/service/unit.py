@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from server.cli.console import CliError, ExitCode
 from server.cli.doctor.findings import Finding
 from server.cli.service import systemd
+from server.own_folder import user_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +28,7 @@ _PASSED_ON: Final = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME",
 
 def place() -> Path:
     """Where the user's units lie."""
-    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "systemd" / "user" / NAME
+    return user_folder("XDG_CONFIG_HOME", "~/.config").parent / "systemd" / "user" / NAME
 
 
 def ours() -> bool:
