@@ -6,18 +6,23 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backends.bnb.arithmetic import is_of_eyes
+from backends.bnb.stored import HEADS
 from backends.files.scratch import scratch_folder
-from quantize import merge
+from quantize import converter, merge
 from quantize.done import Done
 from quantize.errors import Interrupted, QuantizeError
 from quantize.files import check_space, check_target
 from quantize.order import Order, Teller, Unheard, model_name
-from quantize.request import check_plain
-from quantize.types import HF
+from quantize.request import check_plain, check_request
+from quantize.types import HF, least_bytes
 from quantize.words import size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from backends.bnb.header import FolderInfo
+    from backends.files.tensors import StoredTensor
 
 
 def make(order: Order, tell: Teller, run: Callable[[Order, Teller], Done]) -> Done:
@@ -35,14 +40,14 @@ def make(order: Order, tell: Teller, run: Callable[[Order, Teller], Done]) -> Do
     if not more:
         check_plain(order)
     made, further_bytes = [HF] if HF in order.types else [], 0
-    if more and (order.dry_run or order.converter is None):  # a merged model is as large as its base
-        foreseen = run(replace(plain, dry_run=True, report=False, also=()), tell if order.dry_run else Unheard())
-        if order.dry_run:
-            for name in made:
-                tell.line(f"{name}: {size(merge.n_bytes(wanted))} as {order.target(name).name}, the merged folder")
-            return foreseen
-        made += [one.type_name for one in foreseen.estimates]
-        further_bytes = foreseen.needed_bytes
+    if order.dry_run:
+        foreseen = run(replace(plain, report=False, also=()), tell)
+        for name in made:
+            tell.line(f"{name}: {size(merge.n_bytes(wanted))} as {order.target(name).name}, the merged folder")
+        return foreseen
+    if more:
+        names, further_bytes = _foreseen(plain, wanted, run)
+        made += names
     for name in made:
         for path in (order.source, order.base):
             check_target(order.target(name), path, force=order.force)
@@ -60,3 +65,25 @@ def make(order: Order, tell: Teller, run: Callable[[Order, Teller], Done]) -> Do
         except Interrupted as stop:
             raise Interrupted([*kept, *stop.written]) from None
         return replace(done, written=[*kept, *done.written])
+
+
+def _foreseen(order: Order, wanted: merge.Merge, run: Callable[[Order, Teller], Done]) -> tuple[Sequence[str], int]:
+    """The types that will be made of the merged folder, and bytes that they need beside it. `order` is of the base.
+
+    A merged model is as large as its base. Of what another converter makes that is a least, and what `--fit` chooses
+    of it is not known before. Raises QuantizeError.
+    """
+    if order.converter is None:
+        found = run(replace(order, dry_run=True, report=False, also=()), Unheard())
+        return [one.type_name for one in found.estimates], found.needed_bytes
+    check_request(order)
+    converter.find(order.converter)
+    n_weights = sum(one.n_elements for one in wanted.info.tensors if not _may_be_left_out(one, wanted.info))
+    chosen = order.overrides or order.output_type or order.embedding_type  # with which outputs may be smaller
+    outputs = 0 if chosen else sum(least_bytes(name, n_weights) for name in order.types)
+    return order.types, least_bytes("F16", n_weights) + outputs
+
+
+def _may_be_left_out(tensor: StoredTensor, info: FolderInfo) -> bool:
+    """What a GGUF file of the folder may lack: eyes, and a head that is the embedding."""
+    return is_of_eyes(tensor, info) or tensor.name.endswith(HEADS)

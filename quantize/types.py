@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from backends.gguf.tensor_types import TENSOR_TYPES
 from quantize.errors import QuantizeError
 from quantize.words import nearest, shown
 
@@ -119,10 +120,17 @@ def is_bnb(name: str) -> bool:
     return name in BNB_TYPES
 
 
+def least_bytes(name: str, n_weights: int) -> int:
+    """What an output of this type takes at least, where all its tensors have the smallest type of its name."""
+    if is_bnb(name):
+        return n_weights if name == "bnb-8bit" else n_weights // 2
+    stem = name.partition("_")[0]
+    kinds = [kind for kind in TENSOR_TYPES.values() if kind[0].partition("_")[0] == stem]
+    return min(n_weights * n_bytes // n_values for _, n_values, n_bytes in kinds)
+
+
 def tensor_type(name: str) -> int:
     """ggml's number of a tensor type, for overrides. Raises QuantizeError."""
-    from backends.gguf.tensor_types import TENSOR_TYPES
-
     by_name = {entry[0]: number for number, entry in TENSOR_TYPES.items()}
     if name.upper() not in by_name:
         near = nearest(name, by_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 import demo
 from quantize.done import Done
 from quantize.errors import QuantizeError
+from quantize.files import SPARE_BYTES
 from quantize.merged import make
 from quantize.order import Order
 from quantize.work import run
@@ -187,6 +189,36 @@ def test_the_disk_is_asked_for_all_outputs_before_anything_is_merged(tmp_path: P
         make(order, Silent(), in_want_of_room)
 
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_another_converters_outputs_are_foreseen_too(tmp_path: Path) -> None:
+    """It would run behind the merging: names and room are asked for before."""
+    base = base_of("Llama", tmp_path / "base")
+    source = adapter_of(base, tmp_path / "pirate", target_modules=["q_proj"])
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    taken = tmp_path / "out" / "pirate-Q8_0.gguf"
+    taken.parent.mkdir()
+    taken.write_bytes(b"mine")
+    order = Order(source, taken.parent, ("hf", "Q8_0"), base=base, converter=script)
+    n_weights = sum(matrix.numel() for name, matrix in load_file(base / WEIGHTS).items() if name != "lm_head.weight")
+
+    assert "pirate-Q8_0.gguf exists. hint: --force" in run_refused(order)
+    assert "holds no convert_hf_to_gguf.py" in run_refused(
+        replace(order, types=("hf", "Q4_0"), converter=tmp_path / "x")
+    )
+    disk = shutil.disk_usage(tmp_path)
+    least = sum(size for size in (load_bytes(base), n_weights * 2, n_weights * 18 // 32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=least + SPARE_BYTES - 1))
+        assert "are free where out lies" in run_refused(replace(order, types=("hf", "Q4_0")))
+
+    assert not (tmp_path / "ran").exists()
+    assert list(taken.parent.iterdir()) == [taken]
+
+
+def load_bytes(folder: Path) -> int:
+    return sum(matrix.nbytes for matrix in load_file(folder / WEIGHTS).values())
 
 
 def resized(folder: Path) -> Path:
