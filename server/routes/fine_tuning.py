@@ -36,7 +36,7 @@ from server.tuning.objects import (
 
 if TYPE_CHECKING:
     from server.routes.services import ModelFacts
-    from server.tuning.job import State
+    from server.tuning.store import Asked
 
 router = APIRouter(route_class=Described, tags=["fine-tuning"])
 _ONE: Final = f"{SURFACE.path}/{{id}}"
@@ -161,19 +161,12 @@ async def resume_job(app: App, job: PathJob) -> Response:
     return await _moved(app, job, "queued", "The job was resumed")
 
 
-async def _moved(app: Services, job: Job, state: State, told: str) -> Response:
+async def _moved(app: Services, job: Job, state: Asked, told: str) -> Response:
     """One that is in this state already stays there. Raises ApiError 409."""
-    if job.state == state:
-        return _told(app, job)
-    if state == "queued" and job.state == "running":
-        return _told(app, job)
-
-    def edit(record: JobRecord) -> None:
-        record.finished_at = int(time.time()) if state == "cancelled" else None
-
-    job = await asyncio.to_thread(app.tuning.change, job.id, state, edit)
-    await asyncio.to_thread(app.tuning.tell, job, told)
-    app.tuning_runner.withdraw(job)
+    job, changed = await asyncio.to_thread(app.tuning.move, job.id, state, int(time.time()))
+    if changed:
+        await asyncio.to_thread(app.tuning.tell, job, told)
+        app.tuning_runner.withdraw(job)
     return _told(app, job)
 
 
@@ -214,19 +207,9 @@ async def delete_model(request: Request, app: App) -> Response:
     if seen(request) not in (None, job.owner):
         told = f"The model '{clip(name)}' was made with another key, and that key or an admin key may delete it."
         raise ApiError(403, told, param="model", code="not_yours")
-    learner = await asyncio.to_thread(_learner_of, app, name)
-    if learner is not None:
-        told = f"The model '{clip(name)}' is what {learner} teaches. hint: cancel that job, or let it end"
-        raise ApiError(409, told, param="model", code="model_in_use")
-    await app.tuning_results.stop_serving(name)
-    await asyncio.to_thread(app.tuning_results.discard, job)
+    await app.tuning_results.delete(job, name)
     gone: DeletedModel = {"id": name, "object": "model", "deleted": True}
     return _json(gone)
-
-
-def _learner_of(app: Services, name: str) -> str | None:
-    """The job that has not ended and begins with this model: its result takes files of it. Blocks."""
-    return next((job.id for job in app.tuning.open_jobs() if job.record.model == name), None)
 
 
 def _object(app: Services, job: Job) -> JobObject:

@@ -70,9 +70,12 @@ class Results:
             return
         await self._serve(model)
 
-    async def stop_serving(self, name: str) -> None:
-        """Let no one ask for it any more."""
+    async def delete(self, job: Job, name: str) -> None:
+        """Its model is to be no more, here and on the disk. Raises ApiError 404, 409 and 503."""
+        await asyncio.to_thread(self._store.delete_result, job, name)
         await self._stop_serving(name)
+        await asyncio.to_thread(self._store.tell, job, "The model was deleted")
+        await asyncio.to_thread(shutil.rmtree, self._store.folder(job.id), ignore_errors=True)
 
     def find(self, name: str) -> Job | None:
         """The job that has made a model. Blocks."""
@@ -81,12 +84,6 @@ class Results:
             if model is not None and model.name == name:
                 return job
         return None
-
-    def discard(self, job: Job) -> None:
-        """Its model is to be no more. Blocks. Raises ApiError 503."""
-        self._store.change(job.id, edit=lambda record: setattr(record, "result_folder", None))
-        self._store.tell(job, "The model was deleted")
-        shutil.rmtree(self._store.folder(job.id), ignore_errors=True)
 
     def _write(self, job: Job, lines: Iterable[bytes], name: str) -> list[StoredFile]:
         file = self._files.write(lines, owner=job.owner, name=f"{job.id}_{name}", purpose=RESULTS, lifetime_s=None)

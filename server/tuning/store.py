@@ -13,6 +13,7 @@ import msgspec
 
 from server.errors import ApiError, clip
 from server.files.folder import rows_of_page
+from server.settings.config import TUNED
 from server.tuning.job import FOLLOWS, OPEN, Job, JobRecord, State
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ CREATE TABLE IF NOT EXISTS tuning_checkpoints (
 );
 """
 Level = Literal["info", "warn", "error"]
+Asked = Literal["cancelled", "paused", "queued"]
+"""States that clients put a job into."""
 _COLUMNS: Final = "place, id, owner, state, record"
 _LOG: Final = logging.getLogger("onecard.training")
 _ENCODE: Final = msgspec.json.encode
@@ -103,9 +106,13 @@ class TuningStore:
     # Jobs
 
     def create(self, record: JobRecord, *, owner: str) -> Job:
-        """A new one, whose files are still to be read. Raises ApiError 503."""
+        """A new one, whose files are still to be read. Raises ApiError 503, and 404 where its model was deleted."""
         job_id = f"ftjob-{secrets.token_hex(12)}"
         with self._folder.transaction() as db:
+            if record.model.startswith(TUNED):
+                made = (job.record for job in self._of_states(db, ("succeeded",)))
+                if any(one.fine_tuned_model == record.model and one.result_folder is None for one in made):
+                    raise _deleted(record.model)
             cursor = db.execute(
                 "INSERT INTO tuning_jobs (id, owner, state, record) VALUES (?, ?, 'validating_files', ?)",
                 (job_id, owner, _ENCODE(record)),
@@ -161,10 +168,40 @@ class TuningStore:
             if files is not None:
                 for file in files[0]:
                     files[1](db, file)
-            state = state or job.state
-            values = (state, _ENCODE(job.record), job.place)
-            db.execute("UPDATE tuning_jobs SET state = ?, record = ? WHERE place = ?", values)
-            return Job(job.place, job.id, job.owner, state, job.record)
+            return self._written(db, job, state or job.state)
+
+    def move(self, job_id: str, state: Asked, finished_at: int) -> tuple[Job, bool]:
+        """Another state, as a client asks for it, and whether it is another: who asks twice, or at once with others,
+        finds the job there.
+
+        Raises ApiError 404, and 409 where the state may not follow. `queued` is resumed, and follows `paused` alone.
+        """
+        with self._folder.transaction() as db:
+            job = self._get(db, job_id, None)
+            if job.state == state or (state == "queued" and job.state == "running"):
+                return job, False
+            if state not in FOLLOWS[job.state] or (state == "queued" and job.state != "paused"):
+                raise may_not_follow(job, state)
+            job.record.finished_at = finished_at if state == "cancelled" else None
+            return self._written(db, job, state), True
+
+    def delete_result(self, job: Job, name: str) -> None:
+        """What a job has made is to be no more. Looked at and written in one, so that no job begins with it meanwhile.
+
+        Raises ApiError 404 where it is gone, and 409 where a job that has not ended teaches it: its result takes files
+        of it.
+        """
+        with self._folder.transaction() as db:
+            kept = self._get(db, job.id, None)
+            if kept.record.result_folder is None:
+                raise _deleted(name)
+            if (
+                learner := next((one for one in self._of_states(db, OPEN) if one.record.model == name), None)
+            ) is not None:
+                told = f"The model '{clip(name)}' is what {learner.id} teaches. hint: cancel that job, or let it end"
+                raise ApiError(409, told, param="model", code="model_in_use")
+            kept.record.result_folder = None
+            self._written(db, kept, kept.state)
 
     # Events
 
@@ -245,6 +282,13 @@ class TuningStore:
     # How
 
     @staticmethod
+    def _written(db: sqlite3.Connection, job: Job, state: State) -> Job:
+        """Its record as it is now, and its state."""
+        values = (state, _ENCODE(job.record), job.place)
+        db.execute("UPDATE tuning_jobs SET state = ?, record = ? WHERE place = ?", values)
+        return Job(job.place, job.id, job.owner, state, job.record)
+
+    @staticmethod
     def _place(db: sqlite3.Connection, select: str, job: Job, after: str | None, *, called: str) -> int | None:
         """Where in a list of a job's this id stands; None for none. Raises ApiError 404."""
         if after is None:
@@ -255,13 +299,14 @@ class TuningStore:
         return int(row[0])
 
     def _in_states(self, states: Sequence[State]) -> list[Job]:
-        marks = ", ".join("?" * len(states))
         with self._folder.transaction() as db:
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM tuning_jobs WHERE state IN ({marks}) ORDER BY place",  # noqa: S608
-                states,
-            ).fetchall()
-        return _jobs(rows)
+            return self._of_states(db, states)
+
+    @staticmethod
+    def _of_states(db: sqlite3.Connection, states: Sequence[State]) -> list[Job]:
+        marks = ", ".join("?" * len(states))
+        select = f"SELECT {_COLUMNS} FROM tuning_jobs WHERE state IN ({marks}) ORDER BY place"  # noqa: S608
+        return _jobs(db.execute(select, states).fetchall())
 
     def _get(self, db: sqlite3.Connection, job_id: str, owner: str | None) -> Job:
         row = db.execute(f"SELECT {_COLUMNS} FROM tuning_jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
@@ -280,6 +325,10 @@ def may_not_follow(job: Job, state: State) -> ApiError:
     verbs: dict[State, str] = {"cancelled": "cancelled", "paused": "paused", "queued": "resumed"}
     told = f"The job is {job.state}, so it cannot be {verbs.get(state, state)}."
     return ApiError(409, told, code="fine_tune_state", headers={"x-should-retry": "false"})
+
+
+def _deleted(model: str) -> ApiError:
+    return ApiError(404, f"The model '{clip(model)}' was deleted.", param="model", code="model_not_found")
 
 
 def _job(row: tuple[Any, ...]) -> Job:
