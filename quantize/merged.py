@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backends.bnb.arithmetic import is_of_eyes
 from backends.bnb.stored import HEADS
 from backends.files.scratch import scratch_folder
 from quantize import converter, merge
@@ -20,9 +19,6 @@ from quantize.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from backends.bnb.header import FolderInfo
-    from backends.files.tensors import StoredTensor
 
 
 def make(order: Order, tell: Teller, run: Callable[[Order, Teller], Done]) -> Done:
@@ -78,12 +74,9 @@ def _foreseen(order: Order, wanted: merge.Merge, run: Callable[[Order, Teller], 
         return [one.type_name for one in found.estimates], found.needed_bytes
     check_request(order)
     converter.find(order.converter)
-    n_weights = sum(one.n_elements for one in wanted.info.tensors if not _may_be_left_out(one, wanted.info))
+    if wanted.info.sight is not None:  # which a GGUF file of its text lacks
+        return order.types, 0
+    n_weights = sum(one.n_elements for one in wanted.info.tensors if not one.name.endswith(HEADS))
     chosen = order.overrides or order.output_type or order.embedding_type  # with which outputs may be smaller
     outputs = 0 if chosen else sum(least_bytes(name, n_weights) for name in order.types)
     return order.types, least_bytes("F16", n_weights) + outputs
-
-
-def _may_be_left_out(tensor: StoredTensor, info: FolderInfo) -> bool:
-    """What a GGUF file of the folder may lack: eyes, and a head that is the embedding."""
-    return is_of_eyes(tensor, info) or tensor.name.endswith(HEADS)

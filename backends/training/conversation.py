@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import jiter
 
 from backends.training.lines import ExampleError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 MAX_MESSAGES: Final = 4096
 _ROLES: Final[Mapping[str, str]] = {
@@ -21,13 +20,13 @@ _ROLES: Final[Mapping[str, str]] = {
     "tool": "tool",
 }
 _OF_EXAMPLE: Final = frozenset({"messages", "tools", "parallel_tool_calls"})
+_OF_PLAIN: Final = frozenset({"role", "content"})
 _OF_MESSAGE: Final = frozenset(
     {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "reasoning_content", "refusal"}
 )
 
 
-@dataclass(frozen=True)
-class Conversation:
+class Conversation(NamedTuple):
     """Messages as `backends.messages.ChatPrompt` holds them."""
 
     messages: list[dict[str, Any]]
@@ -38,7 +37,8 @@ class Conversation:
 
 def conversation(value: Mapping[str, Any]) -> Conversation:
     """Check one example. Raises ExampleError."""
-    if unknown := sorted(value.keys() - _OF_EXAMPLE):
+    if not value.keys() <= _OF_EXAMPLE:
+        unknown = sorted(value.keys() - _OF_EXAMPLE)
         hint = "use tools" if "functions" in unknown else "a chat example has messages and tools"
         raise ExampleError(f"it has {shown(unknown)}, which is not known. hint: {hint}")
     messages = value.get("messages")
@@ -48,9 +48,13 @@ def conversation(value: Mapping[str, Any]) -> Conversation:
         raise ExampleError(f"it has {len(messages)} messages, and may have {MAX_MESSAGES}")
     plain: list[dict[str, Any]] = []
     learnt: list[bool] = []
+    asked: set[str] = set()
     for i, message in enumerate(messages):
-        turn, learns = _message(f"messages[{i}]", message)
-        _check_order(f"messages[{i}]", turn, plain)
+        at = f"messages[{i}]"
+        turn, learns = _plain(message) or _message(at, message)
+        _check_order(at, turn, plain[-1]["role"] if plain else None, asked)
+        if "tool_calls" in turn:
+            asked.update(call["id"] for call in turn["tool_calls"])
         plain.append(turn)
         learnt.append(learns)
     if plain[-1]["role"] != "assistant":
@@ -58,6 +62,17 @@ def conversation(value: Mapping[str, Any]) -> Conversation:
     if not any(learnt):
         raise ExampleError("every answer has the weight 0, so nothing is learnt of it. hint: leave the line out")
     return Conversation(plain, tuple(learnt), _tools(value.get("tools")))
+
+
+def _plain(message: Any) -> tuple[dict[str, Any], bool] | None:
+    """The same as `_message`, of one that has a role and words alone, as most have; None: it is looked at closely."""
+    if not isinstance(message, dict) or message.keys() != _OF_PLAIN:
+        return None
+    given, content = message["role"], message["content"]
+    role = _ROLES.get(given) if isinstance(given, str) else None
+    if role is None or not content or not isinstance(content, str):
+        return None
+    return {"role": role, "content": content}, role == "assistant"
 
 
 def _message(at: str, message: Any) -> tuple[dict[str, Any], bool]:
@@ -143,15 +158,16 @@ def _call(at: str, call: Any) -> dict[str, Any]:
     return {"id": identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def _check_order(at: str, turn: Mapping[str, Any], before: list[dict[str, Any]]) -> None:
-    """Only what a server would render as it stands. Raises ExampleError."""
+def _check_order(at: str, turn: Mapping[str, Any], last: str | None, asked: Collection[str]) -> None:
+    """Only what a server would render as it stands. Raises ExampleError.
+
+    `last` is the role of the message before, `asked` the ids of all calls before.
+    """
     role = turn["role"]
-    last = before[-1]["role"] if before else None
     if role == "system" and last is not None:
         raise ExampleError(f"{at} is a system message behind others. hint: one, and the first")
     if role == last and role in ("user", "assistant"):
         raise ExampleError(f"{at} is a second message of the {role} in a row. hint: join them")
-    asked = [call["id"] for one in before for call in one.get("tool_calls", ())]
     if role == "tool" and turn.get("tool_call_id") not in asked:
         raise ExampleError(f"{at}.tool_call_id is that of no call before it")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.engine import JobError
@@ -63,7 +62,7 @@ class Encoder:
         if template is None or template.marks is None:
             return example
         marks = template.marks[0].strip(), template.marks[1].strip()
-        return replace(example, messages=[_reasoned(one, i, marks) for i, one in enumerate(example.messages)])
+        return example._replace(messages=[_reasoned(one, i, marks) for i, one in enumerate(example.messages)])
 
     def _completion(self, example: Completion) -> Row:
         head = self._with_bos(self._tokenize(example.prompt))

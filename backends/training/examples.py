@@ -37,8 +37,7 @@ class Fault(NamedTuple):
         return f"line {self.line}: {self.message}" if self.line else self.message
 
 
-@dataclass(frozen=True)
-class Completion:
+class Completion(NamedTuple):
     """A beginning, and how it goes on."""
 
     prompt: str
@@ -197,16 +196,23 @@ def _filled(value: Mapping[str, Any], key: str) -> str:
 def _text_bytes(example: Example) -> int:
     """Of everything that a template may write of it; the names in a message stand for the marks of its turn."""
     if isinstance(example, Completion):
-        return len(example.prompt.encode()) + len(example.completion.encode())
+        return _bytes_of(example.prompt) + _bytes_of(example.completion)
     return _bytes_of(example.messages) + _bytes_of(example.tools)
 
 
 def _bytes_of(value: Any) -> int:
     """Of a value in a template's hands: texts as they are, the rest as JSON."""
     if isinstance(value, str):
-        return len(value.encode("utf-8", "replace"))
+        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
     if isinstance(value, dict):
-        return sum(_SIGNS_BYTES + len(key.encode("utf-8", "replace")) + _bytes_of(one) for key, one in value.items())
+        n_bytes = _SIGNS_BYTES * len(value)
+        for key, one in value.items():
+            n_bytes += len(key) if key.isascii() else _bytes_of(key)
+            n_bytes += len(one) if type(one) is str and one.isascii() else _bytes_of(one)
+        return n_bytes
     if isinstance(value, list):
-        return sum(_SIGNS_BYTES + _bytes_of(one) for one in value)
+        n_bytes = _SIGNS_BYTES * len(value)
+        for one in value:
+            n_bytes += _bytes_of(one)
+        return n_bytes
     return len(str(value))

@@ -148,7 +148,8 @@ def _text(raw: bytes) -> str:
 
 def _object(raw: bytes) -> dict[str, Any] | ExampleError:
     try:
-        _text(raw)
+        if not raw.isascii():
+            _text(raw)
         value = jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ExampleError as fault:
         return fault
