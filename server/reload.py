@@ -113,10 +113,11 @@ class Reloader:
                 return
             try:
                 entry = await self._reader.read("model", lambda: entry_of(self.settings, name, path))
+                change = self._catalog.add(entry)
             except (CatalogError, HeaderError, ValueError) as problem:
                 del self._beside[name]
                 raise ReloadError(str(problem)) from None
-            self._pool.change(self._catalog.add(entry), self.settings)
+            self._pool.change(change, self.settings)
 
     async def serve_adapter(self, adapter: TunedAdapter) -> None:
         """Serve an adapter that was trained here, from now on and whatever the configuration becomes."""
@@ -129,8 +130,9 @@ class Reloader:
         async with self._turn:
             if (adapter := self._tuned.pop(name, None)) is not None:
                 self._pool.change(self._catalog.remove_adapter(adapter), self.settings)
-            elif self._beside.pop(name, None) is not None:
+            elif name in self._beside:
                 self._pool.change(self._catalog.remove(name), self.settings)
+                del self._beside[name]
 
     def _wanted(self) -> tuple[Reading, Catalog]:
         """On a thread: the configuration and the models it names."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
+import select
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +18,14 @@ from server.memory.learned import data_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import FrameType
 
     from server.cluster.notices import Notice
 
 LEAVE_MARGIN_S: Final = 15.0
 """Beyond the servers' own time for draining, until nodes are ended as they are."""
+EDGE_WITHIN_S: Final = 20.0
+"""Behind the nodes' end, for clients to read what they were answered."""
 _POLL_S: Final = 0.3
 
 
@@ -57,12 +62,40 @@ def _path() -> Path:
     return data_folder() / "cluster.json"
 
 
-def signals() -> tuple[threading.Event, threading.Event]:
-    """Set by the first signal to end, and by a second one."""
-    told, hurried = threading.Event(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own handlers there
-        signal.signal(number, lambda *_: (hurried if told.is_set() else told).set())
-    return told, hurried
+class Signals:
+    """How often this process was told to end, from now on. For the main thread.
+
+    A handler writes a byte and takes no lock: it runs in the middle of whatever the main thread does, which may be
+    the one that holds it.
+    """
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._reads, self._writes = os.pipe()
+        os.set_blocking(self._writes, False)
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own handlers there
+            signal.signal(number, self._count)
+
+    def _count(self, _number: int, _frame: FrameType | None) -> None:
+        self._n += 1
+        with contextlib.suppress(BlockingIOError):  # it is full of signals that nothing has waited for
+            os.write(self._writes, b".")
+
+    def told(self, *, times: int = 1, within_s: float | None = 0.0) -> bool:
+        """Whether it was told so often, by then; None waits for it."""
+        until = math.inf if within_s is None else time.monotonic() + within_s
+        while self._n < times and (left_s := until - time.monotonic()) > 0:
+            if select.select([self._reads], [], [], None if within_s is None else left_s)[0]:
+                os.read(self._reads, 4096)
+        return self._n >= times
+
+    def once(self, within_s: float) -> bool:
+        """Whether it was told, by then."""
+        return self.told(within_s=within_s)
+
+    def twice(self, within_s: float) -> bool:
+        """Whether it was told once more: the first one asked for the end, this one for a quick one."""
+        return self.told(times=2, within_s=within_s)
 
 
 def until_drained(
@@ -70,20 +103,21 @@ def until_drained(
     *,
     within_s: float,
     how: str,
-    hurried: threading.Event,
+    hurried: Callable[[float], bool],
     tell: Callable[[str], None],
 ) -> bool:
     """Wait until no node is left; whether that is so. What is waited for is told whenever it is otherwise.
 
-    `how` is what is told of requests that run: until when, and what ends them.
+    `how` is what is told of requests that run: until when, and what ends them. `hurried` waits so many seconds for a
+    word that all is to end now.
     """
     until, before = time.monotonic() + within_s, ""
-    while (nodes := left()) and time.monotonic() < until and not hurried.is_set():
+    while (nodes := left()) and time.monotonic() < until and not hurried(0.0):
         now = what_runs(nodes, how=how)
         if now != before:
             tell(now)
             before = now
-        hurried.wait(_POLL_S)
+        hurried(_POLL_S)
     return not nodes
 
 
@@ -97,7 +131,11 @@ def what_runs(nodes: Sequence[Notice], *, how: str) -> str:
 
 
 def end_cluster(
-    serve: Any, application: str, left: Callable[[], Sequence[Notice]], note: ClusterNote, hurried: threading.Event
+    serve: Any,
+    application: str,
+    left: Callable[[], Sequence[Notice]],
+    note: ClusterNote,
+    hurried: Callable[[float], bool],
 ) -> bool:
     """Wait for the nodes, then let the edge answer what it has left; whether both came to their end."""
 
@@ -109,10 +147,19 @@ def end_cluster(
     if not until_drained(left, within_s=note.drain_s + LEAVE_MARGIN_S, how=how, hurried=hurried, tell=tell):
         return False
     tell("all nodes have ended; Ray ends")
-    with contextlib.suppress(TimeoutError):
-        serve.delete(application)
-        return True
-    return False
+    return until_deleted(serve, application, hurried)
+
+
+def until_deleted(serve: Any, application: str, hurried: Callable[[float], bool]) -> bool:
+    """Have Serve end the application, whose nodes have ended; whether its edge has, too.
+
+    It may have clients that do not read what they were answered.
+    """
+    serve.delete(application, _blocking=False)
+    until = time.monotonic() + EDGE_WITHIN_S
+    while (there := application in serve.status().applications) and time.monotonic() < until and not hurried(_POLL_S):
+        pass
+    return not there
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from server.cli.client import Client, client_for
-from server.cli.cluster_end import ClusterNote, end_cluster, signals, until_drained
+from server.cli.cluster_end import ClusterNote, Signals, end_cluster, until_deleted, until_drained
 from server.cli.configuration import loaded_or_exit, refuse_open_listener
 from server.cli.console import CliError, ExitCode, say, write
 from server.cli.doctor.setup import look_at_port
 from server.cluster.node_server import NodeOrder
 
 if TYPE_CHECKING:
-    import threading
-
     from server.cluster.on_ray import ClusterOrder
     from server.settings.config import Settings
 
@@ -65,30 +63,37 @@ def bring_up(config: Path | None, wish: Wish) -> None:
     ray, serve = _ray()
     say("starting Ray on this machine" if own else f"joining Ray at {wish.address}")
     _begin(ray, wish)
-    from server.cluster.on_ray import APPLICATION, begin_end, nodes_left
+    from server.cluster.on_ray import APPLICATION, Ending
 
-    told, hurried = signals()
+    signals = Signals()
     has_drained = False
     try:
-        url = _run(ray, serve, settings, config, wish, told)
+        url = _run(ray, serve, settings, config, wish, signals)
         note = ClusterNote(os.getpid(), url, settings.server.drain_s)
         if own or _running() is None:
             note.save()
-        if own and not told.is_set():
+        if wish.address is not None:
+            _tell_joined(wish.address, f"{wish.nodes} nodes serve {url}/v1", was_told=signals.told())
+        elif not signals.told():
             write(f"{wish.nodes} nodes serve {url}/v1\nCtrl-C or `onecard cluster down` ends them")
-            told.wait()
-            begin_end()
-            has_drained = end_cluster(serve, APPLICATION, nodes_left, note, hurried)
-        elif not own:
-            write(f"{wish.nodes} nodes serve {url}/v1\n`onecard cluster down --address {wish.address}` ends them")
+            signals.told(within_s=None)
+            has_drained = end_cluster(serve, APPLICATION, Ending().nodes_left, note, signals.twice)
     finally:
         if own and not has_drained:
             with contextlib.suppress(ray.exceptions.RayError):
-                begin_end()
+                Ending()
                 serve.shutdown()
         if own:
             ClusterNote.remove()
         ray.shutdown()
+
+
+def _tell_joined(address: str, served: str, *, was_told: bool) -> None:
+    """Of nodes on a Ray that runs on. Raises CliError where a signal has ended the wait for them."""
+    down = f"`onecard cluster down --address {address}` ends them"
+    if was_told:
+        raise CliError(f"the nodes go on starting, and were not waited for. hint: {down}", ExitCode.INTERRUPTED)
+    write(f"{served}\n{down}")
 
 
 def read_status(url: str | None, config: Path | None) -> dict[str, Any]:
@@ -125,15 +130,16 @@ def take_down(address: str | None) -> None:
     if address is not None:
         ray, serve = _ray()
         _join(ray, address)
-        from server.cluster.on_ray import APPLICATION, LEAVE_WITHIN_S, begin_end, end, nodes_left
+        from server.cluster.on_ray import APPLICATION, LEAVE_WITHIN_S, Ending, end
 
-        begin_end()
+        signals = Signals()
         how = "may end within [server] drain_s. hint: Ctrl-C ends them now"
-        until_drained(nodes_left, within_s=LEAVE_WITHIN_S, how=how, hurried=signals()[0], tell=say)
-        serve.delete(APPLICATION)
+        until_drained(Ending().nodes_left, within_s=LEAVE_WITHIN_S, how=how, hurried=signals.once, tell=say)
+        has_ended = until_deleted(serve, APPLICATION, signals.once)
         end()
         ray.shutdown()
-        write("the nodes have ended; Ray runs on")
+        left = "" if has_ended else "; the edge ends once its clients have read their answers"
+        write(f"the nodes have ended{left}; Ray runs on")
         return
     note = _running()
     if note is None:
@@ -216,9 +222,9 @@ def _join(ray: Any, address: str) -> None:
         raise CliError(f"no Ray answers at {address}: {str(problem).splitlines()[0]}") from None
 
 
-def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wish, told: threading.Event) -> str:
+def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wish, signals: Signals) -> str:
     """Run the application and wait for its nodes; the address. Raises CliError."""
-    from server.cluster.on_ray import APPLICATION, application
+    from server.cluster.on_ray import APPLICATION, application, begin
 
     order = _order(ray, settings, config, wish)
     host = settings.server.host
@@ -226,12 +232,13 @@ def _run(ray: Any, serve: Any, settings: Settings, config: Path | None, wish: Wi
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells a person to worry about options that hold
     say(f"{wish.nodes} nodes start")
     serve.start(http_options=listening, proxy_location="HeadOnly" if wish.address is None else "EveryNode")
+    begin()
     serve.run(application(order), name=APPLICATION, route_prefix="/")
     reachable = "127.0.0.1" if listening["host"] in ("0.0.0.0", "::") else listening["host"]  # noqa: S104
     url = f"http://{reachable}:{listening['port']}"
     client = Client(url, key=settings.every_key[0] if settings.every_key else None)
     deadline = time.monotonic() + _READY_WITHIN_S
-    while not told.wait(_POLL_S):
+    while not signals.told(within_s=_POLL_S):
         with contextlib.suppress(CliError):
             if sum(node["up"] for node in client.get("/v1/cluster")["nodes"]) >= wish.nodes:
                 break

@@ -80,6 +80,7 @@ class Edge:
             self._router.report(notice.report(now))
         for gone in self._urls.keys() - present:
             self._router.forget(gone)
+            self._overview.forget(gone)
             del self._urls[gone]
         self._give_up_on_silent(now)
         self._news.set()

@@ -44,6 +44,8 @@ class Holders:
         if before is not None:
             in_order = self._in_order[model]
             del in_order[bisect.bisect_left(in_order, (before, node))]
+            if not in_order:
+                del self._in_order[model], self._counts[model]
 
     def quietest(self, model: str, most: int) -> list[str]:
         """All that hold it by name; of more than `most` so many with the fewest of its requests."""

@@ -7,6 +7,7 @@ and edges ask it. Requests do not pass through Ray between edge and node.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import secrets
 import time
@@ -19,6 +20,7 @@ import ray
 from ray import serve
 
 from server.cluster.application import Application
+from server.cluster.directory import Directory, Heard
 from server.cluster.labels import labelled_by_serve
 from server.cluster.node_server import LOOK_EVERY_S, LOOK_WITHIN_S, NodeOrder, NodeServer
 from server.cluster.scaling import nodes_wanted
@@ -27,12 +29,11 @@ from server.settings.config_source import load_settings
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from server.cluster.directory import Told
     from server.cluster.notices import Notice
     from server.settings.config import Settings
 
 APPLICATION: Final = "onecard"
-GONE_S: Final = 60.0
-"""A node that says nothing for so long is forgotten."""
 _MOST_FAILED_STARTS: Final = 6
 _UNUSED_LOOKS: Final = 4
 """In a row, until a node that leaves is unused: edges hear of it twice a second."""
@@ -62,36 +63,6 @@ class ClusterOrder:
     idle_s: float = IDLE_S
 
 
-class Directory:
-    """What nodes have told of themselves; when it is lost, they tell the next one within a second."""
-
-    def __init__(self) -> None:
-        self._notices: dict[str, tuple[float, Notice]] = {}
-        self._ends = False
-
-    def put(self, notice: Notice) -> None:
-        """A node as it is now."""
-        self._notices[notice.node] = (time.monotonic() - notice.age_s, notice)
-
-    def drop(self, node: str) -> None:
-        """A node ends."""
-        self._notices.pop(node, None)
-
-    def end(self) -> None:
-        """The whole cluster ends: edges take no request any more, and nodes drain."""
-        self._ends = True
-
-    def ends(self) -> bool:
-        """Whether it does."""
-        return self._ends
-
-    def all(self) -> list[Notice]:
-        """Every node, with the age of what it told."""
-        now = time.monotonic()
-        self._notices = {name: kept for name, kept in self._notices.items() if now - kept[0] < GONE_S}
-        return [replace(notice, age_s=now - at) for at, notice in self._notices.values()]
-
-
 def directory() -> Any:
     """The actor, made where there is none."""
     made = ray.remote(Directory).options(
@@ -106,15 +77,30 @@ def directory() -> Any:
     return made.remote()
 
 
-def begin_end() -> None:
-    """Before Serve ends the deployments: from now on nodes drain."""
-    ray.get(directory().end.remote(), timeout=_ANSWER_WITHIN_S)
+def begin() -> None:
+    """Before the application runs."""
+    ray.get(directory().begin.remote(), timeout=_ANSWER_WITHIN_S)
 
 
-def nodes_left() -> list[Notice]:
-    """Those whose server has not ended yet, with what they told last."""
-    found: list[Notice] = ray.get(directory().all.remote(), timeout=_ANSWER_WITHIN_S)
-    return found
+class Ending:
+    """Nodes drain from now on, and edges take no request: said again at each look, for a directory that was lost."""
+
+    def __init__(self) -> None:
+        self._heard = Heard()
+        self._look()
+
+    def nodes_left(self) -> list[Notice]:
+        """Those whose server has not ended yet, with what they told last."""
+        with contextlib.suppress(ray.exceptions.RayError):  # it is lost, and another one begins
+            while not self._look():
+                time.sleep(LOOK_EVERY_S)
+        return self._left
+
+    def _look(self) -> bool:
+        """Whether there are nodes, or surely none. Raises RayError."""
+        told: Told = ray.get(directory().end.remote(), timeout=_ANSWER_WITHIN_S)
+        self._left = self._heard.take(told)
+        return bool(self._left) or told.settled
 
 
 def end() -> None:
@@ -140,18 +126,16 @@ class Node:
         while not self._running.done() and time.monotonic() < leaving_until:
             if (notice := self._server.told()) is not None:
                 self._directory.put.remote(notice)
-            if not self._ends and await self._cluster_ends():
-                self._ends = True
+            if leaving_until == math.inf and await self._cluster_ends():
                 self._server.leave()
                 leaving_until = time.monotonic() + self._leave_within_s
             await asyncio.wait({self._running}, timeout=LOOK_EVERY_S)
         await self._end()
 
     async def _cluster_ends(self) -> bool:
-        try:
-            return bool(await self._directory.ends.remote())
-        except ray.exceptions.RayError:  # it is lost, and another one begins
-            return False
+        with contextlib.suppress(ray.exceptions.RayError):  # it is lost, and another one begins
+            self._ends = self._ends or bool(await self._directory.ends.remote())
+        return self._ends
 
     async def _end(self) -> None:
         self._running.cancel()
@@ -196,18 +180,13 @@ class EdgeReplica:
         self._order = order
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        told = directory()
-
-        ends = False
+        told, heard = directory(), Heard()
 
         async def all_nodes() -> Sequence[Notice]:
-            nonlocal ends
-            ends = await told.ends.remote()
-            found: list[Notice] = await told.all.remote()
-            return found
+            return heard.take(await told.told.remote())
 
         key = self._order.node.keys[0] if self._order.node.keys else None
-        return labelled_by_serve(Application(self._order.settings, all_nodes, key=key, draining=lambda: ends))
+        return labelled_by_serve(Application(self._order.settings, all_nodes, key=key, draining=lambda: heard.ends))
 
 
 def by_waiting(context: Any) -> tuple[int, dict[str, Any]]:
@@ -254,13 +233,14 @@ def application(order: ClusterOrder) -> Any:
                 "upscale_delay_s": MORE_AFTER_S, "downscale_delay_s": order.idle_s,
             }
         }  # fmt: skip
+    grace_s = LEAVE_WITHIN_S + order.node.drain_s + 10  # an edge lives as long as streams of its nodes may
     nodes = serve.deployment(
         Node,
         name="nodes",
         ray_actor_options={"num_cpus": order.cpus_per_node, "num_gpus": order.gpus_per_node},
         health_check_period_s=_HEALTH_S,
         graceful_shutdown_wait_loop_s=_LOOK_AT_REQUESTS_EVERY_S,
-        graceful_shutdown_timeout_s=LEAVE_WITHIN_S + order.node.drain_s + 10,
+        graceful_shutdown_timeout_s=grace_s,
         **scaled,
     )
     edge = serve.deployment(
@@ -270,6 +250,7 @@ def application(order: ClusterOrder) -> Any:
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=100_000,
         graceful_shutdown_wait_loop_s=_LOOK_AT_REQUESTS_EVERY_S,
+        graceful_shutdown_timeout_s=grace_s,
         health_check_period_s=_HEALTH_S,
     )
     return edge.bind(order, nodes.bind(order.node))

@@ -43,6 +43,10 @@ class Overview:
         self._n_sent[node, reason] = self._n_sent.get((node, reason), 0) + 1
         self._n_repeats += again
 
+    def forget(self, node: str) -> None:
+        """The node is no more: its counts leave the page, as its own metrics do."""
+        self._n_sent = {of: count for of, count in self._n_sent.items() if of[0] != node}
+
     async def answer(self, path: str) -> tuple[bytes, bytes] | None:
         """Content type and body; None where a node has to answer. Raises ApiError 503."""
         match path:

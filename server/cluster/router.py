@@ -55,6 +55,8 @@ class Router:
     def __init__(self, weights: Weights | None = None) -> None:
         self._weights = weights or Weights()
         self._nodes: dict[str, NodeState] = {}
+        self._forgotten: dict[str, NodeState] = {}
+        """Of nodes that are no more, as long as requests have not ended there: one that was silent may come back."""
         self._holders = Holders()
         self._knowers: dict[str, set[str]] = {}
         """Model -> nodes that have told of it: of a tuned one, the node that made it."""
@@ -72,13 +74,17 @@ class Router:
             state.report = report
             return
         if state is None:
-            state = self._nodes[report.node] = NodeState(report)
+            before_it_went = self._forgotten.pop(report.node, None)
+            state = self._nodes[report.node] = before_it_went or NodeState(report)
+            state.report, state.down_until, state.load_since = report, 0.0, {}
             self._ranks.clear()
         elif state.report.life != report.life:
             state.down_until, state.load_since = 0.0, {}
         before, state.report = state.report, report
         for name in before.models.keys() - report.models.keys():
             self._no_longer(report.node, name)
+            if not self.knows(name):
+                self._models.pop(name, None)
         is_new = before is report or before.life != report.life
         for name, model in report.models.items():
             if model.load_s is not None:
@@ -96,6 +102,8 @@ class Router:
             self._ranks.clear()
             for name in state.report.models:
                 self._no_longer(node, name)
+            if state.n_in_flight:
+                self._forgotten[node] = state
 
     def failed(self, node: str, now: float) -> None:
         """A request could not reach the node, or it died on the way."""
@@ -171,10 +179,13 @@ class Router:
 
     def end(self, ask: Ask, node: str, *, took_s: float | None) -> None:
         """It has ended; `took_s` without its wait and its model's load, None where it failed."""
-        if took_s is not None:
-            model = self._model(ask.model)
+        if took_s is not None and (model := self._models.get(ask.model)) is not None:
             model.job_s += _SMOOTHING * (took_s - model.job_s)
-        if (state := self._nodes.get(node)) is not None and state.in_flight.get(ask.model):
+        if (gone := self._forgotten.get(node)) is not None:
+            gone.sent(ask.model, -1)
+            if not gone.n_in_flight:
+                del self._forgotten[node]
+        elif (state := self._nodes.get(node)) is not None and state.in_flight.get(ask.model):
             if took_s is not None:
                 state.answered(ask.model)
             n_now = state.sent(ask.model, -1)

@@ -64,6 +64,11 @@ class Holding:
         """What the tenant took although the budget had no room for it."""
         return max(0, (self.measured_bytes or 0) - self.reserved_bytes)
 
+    @property
+    def taken_bytes(self) -> int:
+        """What comes free when the tenant leaves."""
+        return self.reserved_bytes + self.unreserved_bytes
+
 
 @dataclass(frozen=True)
 class Reservation:
@@ -81,6 +86,11 @@ class Reservation:
     def reserved(self) -> Amount:
         """What is counted against the budgets."""
         return Amount(self.device.reserved_bytes, self.host.reserved_bytes)
+
+    @property
+    def taken(self) -> Amount:
+        """What comes free when the tenant leaves."""
+        return Amount(self.device.taken_bytes, self.host.taken_bytes)
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,11 @@ class Account:
         return sum(holding.reserved_bytes for holding in self._holdings.values())
 
     @property
+    def taken_bytes(self) -> int:
+        """What tenants have reserved, and what they took although the budget had no room for it."""
+        return sum(holding.taken_bytes for holding in self._holdings.values())
+
+    @property
     def measured_bytes(self) -> int | None:
         """What all tenants but leases take, which are other programs'; None while one of them is not measured."""
         ours = [holding for tenant, holding in self._holdings.items() if tenant.kind != "lease"]
@@ -150,8 +165,7 @@ class Account:
 
     @property
     def _left_by_tenants(self) -> int:
-        unreserved = sum(holding.unreserved_bytes for holding in self._holdings.values())
-        return self._budget_bytes - self.reserved_bytes - unreserved
+        return self._budget_bytes - self.taken_bytes
 
     def holding(self, tenant: Tenant) -> Holding | None:
         """What a tenant holds; None when it has no reservation."""

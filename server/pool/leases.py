@@ -70,7 +70,7 @@ class Leases:
         """Make room and reserve it; one after the other. Raises LeaseRefusedError."""
         async with self._turn:
             lease_id, memory = f"lease_{secrets.token_hex(8)}", self._parts.memory
-            leaving = to_leave(self._parts, self._amount(n_bytes).missing_from(memory.free))
+            leaving = to_leave(self._parts, self._amount(n_bytes))
             if leaving is None:
                 raise self._refused(n_bytes)
             try:
@@ -140,11 +140,12 @@ class Leases:
         trains = self._side(Amount() if memory.guest is None else memory.guest.stays + memory.guest.yields)
         lent = sum(lease.n_bytes for lease in self._leases.values())
         taken = {
-            "held by models that work, load or are pinned": account.reserved_bytes - idle - lent - trains,
+            "held by models that work, load or are pinned": account.taken_bytes - idle - lent - trains,
             "held by a fine-tuning job": trains,
             "lent": lent,
         }
         told = "".join(f"; {format_size(n)} are {what}" for what, n in taken.items() if n)
+        told += f"; that is {format_size(account.over_bytes)} more than the budget" if account.over_bytes else ""
         there = f"{format_size(account.free_bytes)} free" + (
             f", {format_size(idle)} held by idle models" if idle else ""
         )
@@ -165,7 +166,7 @@ class Leases:
 
     def _hint(self, n_bytes: int, idle_bytes: int) -> str:
         memory = self._parts.memory
-        most = max(0, memory.account.budget_bytes - (memory.account.reserved_bytes - idle_bytes - self._yields))
+        most = max(0, memory.account.budget_bytes - (memory.account.taken_bytes - idle_bytes - self._yields))
         less = [f"ask for {format_size(most)} at most"] if most else []
         if n_bytes <= memory.account.budget_bytes:
             return ", or ".join(["wait until the others are idle", *less])

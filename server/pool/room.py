@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from backends.plan import Amount
+from server.memory.ledger import Tenant
 from server.scheduling.decisions import ModelState
 from server.scheduling.eviction import helps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from backends.plan import Amount
     from server.pool.parts import PoolParts
 
 WITHIN_S: Final = 10.0
@@ -40,7 +41,7 @@ class RoomMaker:
     async def make(self, needed: Amount) -> None:
         """Have so much unreserved, and free on the card. Raises NoRoomError; not `elsewhere`, nothing has left."""
         memory = self._parts.memory
-        leaving = to_leave(self._parts, needed.missing_from(memory.ledger.free))
+        leaving = to_leave(self._parts, needed)
         if leaving is None:
             raise NoRoomError(elsewhere=False)
         await let_leave(leaving, self._leave)
@@ -56,10 +57,11 @@ async def let_leave(models: Iterable[str], leave: Callable[[str], Awaitable[None
             await asyncio.gather(*(leave(name) for name in models))
 
 
-def to_leave(parts: PoolParts, missing: Amount) -> list[str] | None:
-    """Idle models that hold so much together, the longest idle first; None where all of them hold less."""
+def to_leave(parts: PoolParts, needed: Amount) -> list[str] | None:
+    """Idle models that make room for so much, the longest idle first; None where all of them hold less."""
     chosen: list[str] = []
-    missing = missing.no_less_than_none()
+    ledger = parts.memory.ledger
+    missing = needed.missing_from(ledger.free - ledger.over).no_less_than_none()
     for _, name, held in idle_models(parts):
         if not missing:
             break
@@ -76,5 +78,6 @@ def idle_models(parts: PoolParts) -> list[tuple[float, str, Amount]]:
         view = parts.scheduler.view(name, now)
         is_idle = view.state is ModelState.READY and not view.running and not view.waiting
         if is_idle and not resident.entry.config.pinned:
-            found.append((view.idle_since or 0.0, name, parts.budget.held(name)))
+            reservation = parts.memory.ledger.reservation(Tenant(name))
+            found.append((view.idle_since or 0.0, name, Amount() if reservation is None else reservation.taken))
     return sorted(found, key=lambda one: one[:2])

@@ -20,7 +20,8 @@ from backends.registry import BACKENDS
 from server.settings.builtin import SERVED, built_in_path, options_of, why_missing
 from server.settings.changes import AT_ONCE, differing_keys
 from server.settings.config import TUNED, ModelConfig, adapter_name
-from server.settings.named_models import CatalogError, may_come, refuse_misspelled, remarks_on
+from server.settings.drafts import drafts_among
+from server.settings.named_models import CatalogError, refuse_misspelled, remarks_on
 from server.settings.references import Located, LocateError, adapter_place, locate
 
 if TYPE_CHECKING:
@@ -150,16 +151,12 @@ class Catalog:
         """
         built_in = [] if settings.models else [name for name in SERVED if built_in_path(name) is not None]
         self._built_in_missing = [why_missing(name) for name in SERVED if built_in and name not in built_in]
-        self._undrafted: dict[str, str] = {}
-        """By model, why none drafts for it, although the configuration names one."""
-        self._settings = settings
         models = settings.models or _with_defaults(settings, {name: name for name in built_in or SERVED})
         taken = {alias for name, model in models.items() for alias in (name, *model.aliases)}
         models = {**models, **_with_defaults(settings, {n: p for n, p in (beside or {}).items() if n not in taken})}
-        self._hold({name: _entry(model) for name, model in models.items()})
+        self._hold({name: _entry(model) for name, model in models.items()}, settings)
         for adapter in tuned:
             self.add_adapter(adapter)
-        self._link_drafts()
         refuse_misspelled(settings, self._knows, listed=", ".join(self.names))
 
     @property
@@ -191,22 +188,19 @@ class Catalog:
                 change.keys[name] = keys or ["path" if elsewhere else "speculation"]
                 if elsewhere or drafted or not AT_ONCE.issuperset(keys):
                     change.reloads.add(name)
-        self._hold(held)
-        self._settings, self._built_in_missing = other._settings, other._built_in_missing
-        self._link_drafts()
+        self._hold(held, other._settings)
+        self._built_in_missing = other._built_in_missing
         return change
 
     def add(self, entry: CatalogEntry) -> CatalogChange:
-        """Have one model more."""
-        self._hold({**self._entries, entry.name: entry})
-        self._link_drafts()
+        """Have one model more. Raises CatalogError, and nothing has changed."""
+        self._hold({**self._entries, entry.name: entry}, self._settings)
         return CatalogChange(added=[entry])
 
     def remove(self, name: str) -> CatalogChange:
-        """Have one model less."""
+        """Have one model less. Raises CatalogError, and nothing has changed."""
         entry = self._entries[name]
-        self._hold({other: held for other, held in self._entries.items() if other != name})
-        self._link_drafts()
+        self._hold({other: held for other, held in self._entries.items() if other != name}, self._settings)
         return CatalogChange(removed=[entry])
 
     def add_adapter(self, adapter: TunedAdapter) -> CatalogChange:
@@ -225,42 +219,20 @@ class Catalog:
             return CatalogChange()
         preload = entry.config.preload or not set(adapters).isdisjoint(self._settings.scheduler.preload)
         entry.config = entry.config.with_keys(adapters=adapters, preload=preload)
-        self._hold(self._entries)
+        self._hold(self._entries, self._settings)
         return CatalogChange(changed=[entry], keys={base: ["adapters"]}, reloads={base})
 
-    def _hold(self, entries: dict[str, CatalogEntry]) -> None:
-        self._entries = entries
+    def _hold(self, entries: dict[str, CatalogEntry], settings: Settings) -> None:
+        """Have these, each with the model that drafts for it. Raises CatalogError before anything has changed."""
         aliases = {alias: entry for entry in entries.values() for alias in entry.aliases}
-        self._by_name = {**aliases, **entries}
+        by_name = {**aliases, **entries}
+        drafts, self._undrafted = drafts_among(entries, by_name, settings)
+        self._entries, self._by_name, self._settings = entries, by_name, settings
         self._tuned = {
             name: entry for entry in entries.values() for name in entry.config.adapters if name.startswith(TUNED)
         }
-
-    def _link_drafts(self) -> None:
-        """Let every model know the one that drafts for it. Raises CatalogError."""
-        self._undrafted.clear()
-        for entry in self._entries.values():
-            entry.draft = None if entry.config.draft_name is None else self._draft_of(entry, entry.config.draft_name)
-
-    def _draft_of(self, entry: CatalogEntry, name: str) -> CatalogEntry | None:
-        """What `[defaults]` say is for the models it can be for. Raises CatalogError."""
-        draft, said = self._by_name.get(name), f"model '{entry.name}': speculation = 'model:{name}'"
-        if draft is None and may_come(name, self._settings):
-            self._undrafted[entry.name] = f"{said} names no model now; it drafts once it is found or fetched"
-            return None
-        if draft is None:
-            raise CatalogError(f"{said} names no model. hint: the models are {', '.join(self._entries)}")
-        alike = entry.backend == draft.backend or entry.missing or draft.missing
-        if draft is not entry and alike:
-            return draft
-        if not entry.config.is_own("speculation"):
-            return None
-        if draft is entry:
-            raise CatalogError(f"{said} is the model itself. hint: name a smaller one of its family")
-        raise CatalogError(
-            f"{said} is {BACKENDS[draft.backend].files}, and {entry.path} is {BACKENDS[entry.backend].files}: one "
-            "process computes with one library. hint: name a model of the same kind"
-        )
+        for entry in entries.values():
+            entry.draft = drafts.get(entry.name)
 
     @property
     def entries(self) -> list[CatalogEntry]:

@@ -174,3 +174,34 @@ def test_edges_agree_where_a_model_is_loaded_and_a_node_that_leaves_moves_no_oth
     assert len(set(whole.values())) > 20
     less = first_choices([name for name in names if name != "n7"])
     assert {model for model in models if less[model] != whole[model]} == {m for m in models if whole[m] == "n7"}
+
+
+def test_a_node_that_comes_back_still_has_the_requests_that_it_had():
+    """Given a node that was silent for long, when it tells again, then what runs there is counted, and once."""
+    talk = Ask("chat", "talk")
+    made = router(node("a", chat=READY), node("b", chat=READY))
+    for _ in range(3):
+        made.begin(talk, "a", 0.0)
+    made.forget("a")
+    made.end(talk, "a", took_s=None)
+
+    made.report(node("a", at=90.0, chat=READY))
+    made.begin(talk, "a", 90.0)
+    made.end(talk, "a", took_s=None)
+
+    assert made.nodes["a"].n_in_flight == 2
+    made.forget("a")
+    for _ in range(2):
+        made.end(talk, "a", took_s=1.0)
+    assert "a" not in made.nodes
+    assert made._forgotten == {}
+
+
+def test_models_that_no_node_holds_any_more_take_no_memory():
+    made = router(node("a", chat=READY))
+    for n in range(50):
+        made.report(node("a", at=float(n), chat=READY, **{f"ft{n}": READY}))
+    made.report(node("a", at=99.0, chat=READY))
+    holders = made._holders
+    assert (list(holders._counts), list(holders._in_order)) == (["chat"], ["chat"])
+    assert set(made._models) == {"chat"}

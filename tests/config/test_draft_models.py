@@ -10,7 +10,7 @@ from backends.messages import GeneratorPlan
 from backends.registry import BACKENDS
 from demo import GGUF_PATH, HF_PATH
 from server.memory.files import look
-from server.settings.catalog import Catalog
+from server.settings.catalog import Catalog, entry_of
 from server.settings.config import Settings
 from server.settings.named_models import CatalogError
 from tests.models import canary_mtp
@@ -84,6 +84,31 @@ def test_another_draft_model_means_another_load(tmp_path):
     assert change.keys["big"] == ["speculation"]
     assert before.resolve("big").draft is draft
     assert draft.path == other
+
+
+def test_a_model_that_cannot_draft_for_the_one_that_waits_for_it_changes_nothing():
+    """Given a model that is to draft once it is fetched, when files of another kind come, then all stays as it was."""
+    fetched = "org/repo:Q4_K_M"
+    models = catalog_of(big={"path": str(GGUF_PATH), "speculation": f"model:{fetched}"})
+    settings = Settings.model_validate({"models": {"big": {"path": str(GGUF_PATH)}}})
+
+    with pytest.raises(CatalogError, match="one process computes with one library"):
+        models.add(entry_of(settings, fetched, str(HF_PATH)))
+
+    assert models.names == ["big"]
+    assert models.resolve(fetched) is None
+    assert len(models.unknown_names) == 1
+
+
+def test_a_model_that_drafts_for_another_one_stays_where_it_would_be_missed():
+    models = catalog_of(big={"path": str(GGUF_PATH), "speculation": "model:small"}, small={"path": str(GGUF_PATH)})
+    small = models.resolve("small")
+
+    with pytest.raises(CatalogError, match="names no model"):
+        models.remove("small")
+
+    assert models.resolve("small") is small
+    assert models.resolve("big").draft is small
 
 
 def test_a_draft_model_that_is_not_there_is_told_when_its_model_is_looked_at():

@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
+from server.memory.ledger import Measured, Tenant
 from server.pool import leases, room
 from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, fleet, ok
 from tests.pool.conftest import read, running, until
+from tests.present import present
 
 __all__ = ["fleet"]
 
@@ -88,3 +90,26 @@ async def test_a_refusal_tells_of_the_hour(fleet: FleetMaker) -> None:
         "500 MiB cannot be lent: of the budget of 400 MiB at this hour (300 MiB less than at others) there are 400 MiB "
         "free. hint: wait until the budget is larger again, or ask for 400 MiB at most"
     )
+
+
+async def test_what_a_model_took_beyond_its_reservation_is_in_the_sums(fleet: FleetMaker) -> None:
+    """Given an idle model and one at work, which took more than the budget had, then what is told adds up."""
+    made = await three(fleet)
+    account = made.pool._parts.memory.ledger.host
+    working = await running(made, "a")
+    for name, more in (("a", 110 * MIB), ("b", 30 * MIB)):
+        reserved_bytes = present(account.holding(Tenant(name))).reserved_bytes
+        account.settle(Tenant(name), Measured(reserved_bytes + more))
+    assert account.over_bytes == 40 * MIB
+
+    with pytest.raises(leases.LeaseRefusedError) as refused:
+        await made.pool.leases.lend(400 * MIB, seconds=60, name="test")
+
+    assert str(refused.value) == (
+        "400 MiB cannot be lent: of the budget of 700 MiB there are 0 B free, 330 MiB held by idle models; 410 MiB are "
+        "held by models that work, load or are pinned; that is 40 MiB more than the budget. hint: wait until the "
+        "others are idle, or ask for 290 MiB at most"
+    )
+    lease = await made.pool.leases.lend(290 * MIB, seconds=60, name="test")
+    made.pool.leases.end(lease.id)
+    working.cancel()
