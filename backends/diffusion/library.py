@@ -17,13 +17,12 @@ _modules.setdefault("bitsandbytes", None)
 
 import diffusers
 import transformers
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm as create_clip
-from diffusers.loaders.single_file_utils import create_diffusers_t5_model_from_checkpoint as create_t5
+from accelerate import init_empty_weights as empty_weights
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["AutoencoderKL", "create_clip", "create_t5"]
+__all__ = ["AutoencoderKL", "empty_weights"]
 
 
 def allow_bitsandbytes() -> None:

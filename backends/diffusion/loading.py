@@ -20,10 +20,9 @@ from backends.diffusion.header import INDEX, DrawHeader, read
 from backends.diffusion.kind import SMALLEST_SIDE, TILE, DrawFacts, DrawPlan
 from backends.diffusion.library import AutoencoderKL, be_quiet, of_diffusers, of_transformers
 from backends.diffusion.offload import Offload
-from backends.diffusion.packing import pack
 from backends.diffusion.painter import Condition, Encoder, Painter, Row
 from backends.diffusion.precision import computed_in, packed_parts
-from backends.diffusion.reading import failed_load, read_network
+from backends.diffusion.reading import Target, read_network
 from backends.diffusion.single_file import Places, places
 from backends.diffusion.slicing import in_slices
 from backends.diffusion.transformers import FluxPainter, JointPainter
@@ -103,9 +102,8 @@ def _networks(
         full = name == "vae" and arithmetic.decoder_value_bytes(header, plan.device) == 4
         dtype = torch.float32 if full else computed
         place: Device = "cpu" if name in arithmetic.waiting_parts(header, plan) else plan.device
-        network = read_network(kind, name, where, header, dtype)
         packed: Quantization = plan.quantization if name in packed_parts(header) else "none"
-        found[name] = _placed(network, packed, place, plan.device, name)
+        found[name] = read_network(kind, name, where, header, Target(dtype, packed, place, plan.device))
         progress((number + 1) / (len(wanted) + 2))
     if plan.sliced:
         in_slices(found[family.denoiser])
@@ -118,16 +116,6 @@ def decode_in_tiles(vae: Any, scale: int) -> None:
     """Of `TILE` pixels, a quarter of which overlaps; diffusers' own are as large as the model's images."""
     vae.enable_tiling()
     vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
-
-
-def _placed(network: Any, quantization: Quantization, place: Device, device: Device, name: str) -> Any:
-    """A network in its place, packed where that is asked for, to compute on `device`. Raises LoadError."""
-    try:
-        if quantization != "none":
-            pack(network, quantization, place, device)
-        return network.to(place)
-    except Exception as error:  # whatever a folder makes the library raise is a failed load
-        raise failed_load(error, name) from error
 
 
 def _painter(

@@ -20,11 +20,27 @@ if TYPE_CHECKING:
 def pack(network: Any, quantization: Quantization, place: Device, device: Device) -> None:
     """Replace the linear layers of a network in host memory by packed ones in `place`, which compute on `device`."""
     allow_bitsandbytes()
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is torch.nn.Linear and name not in KEPT:
-                packed = _in_8_bits if quantization == "bnb-8bit" else _in_4_bits
-                setattr(parent, name, packed(layer, place, device).eval())
+    for _, parent in parents(network):
+        for name in [name for name, _ in parent.named_children()]:
+            layer = parent.get_submodule(name)
+            if takes(name, layer):
+                setattr(parent, name, packed(layer, quantization, place, device))
+
+
+def parents(network: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """The modules that hold others, by name: a list of all would keep each layer that is replaced."""
+    return [(name, module) for name, module in network.named_modules() if next(module.children(), None) is not None]
+
+
+def takes(name: str, layer: torch.nn.Module) -> bool:
+    """Whether a layer, by its name in its parent, is packed where the model is quantised."""
+    return type(layer) is torch.nn.Linear and name not in KEPT
+
+
+def packed(layer: Any, quantization: Quantization, place: Device, device: Device) -> Any:
+    """A linear layer in host memory, packed in `place`, to compute on `device`; `allow_bitsandbytes` comes first."""
+    made = _in_8_bits if quantization == "bnb-8bit" else _in_4_bits
+    return made(layer, place, device).eval()
 
 
 def _in_8_bits(layer: torch.nn.Linear, place: Device, device: Device) -> Any:

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.backend import HeaderError
 from backends.diffusion.families import FAMILIES
+from backends.diffusion.file_tensors import FileTensor, checked
+from backends.diffusion.layer_names import plain
 from backends.diffusion.original_names import FLUX, SD3, diffusers_names
+from backends.diffusion.part_names import PROJECTION, Named, of_open_clip, of_transformers, vae_name
 from backends.diffusion.unet_names import unet_name
 from backends.files import model_files, tensors
 
@@ -37,8 +40,6 @@ _MARKS: Final[Mapping[str, str]] = {
 """Tensors of the network that denoises, behind its prefix; the first that is there tells whose file it is."""
 _BARE: Final = ("joint_blocks.", "double_blocks.")
 """Transformers come without the prefix, too."""
-_FLOATS: Final = ("F32", "F16", "BF16")
-_IGNORED: Final = ("position_ids", "logit_scale", "embed_tokens.weight")
 _CLIP: Final[Mapping[str, str]] = {
     "cond_stage_model.transformer.": "text_encoder",
     "conditioner.embedders.0.transformer.": "text_encoder",
@@ -51,45 +52,12 @@ _IN_OPEN_CLIP: Final[Mapping[str, str]] = {
     "conditioner.embedders.1.model.": "text_encoder_2",
 }
 """The same, where they go on as OpenCLIP does."""
-_VAE: Final = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"(encoder|decoder)\.mid\.block_1\.(.+)", r"\1.mid_block.resnets.0.\2"),
-        (r"(encoder|decoder)\.mid\.block_2\.(.+)", r"\1.mid_block.resnets.1.\2"),
-        (r"(encoder|decoder)\.mid\.attn_1\.norm\.(.+)", r"\1.mid_block.attentions.0.group_norm.\2"),
-        (r"(encoder|decoder)\.mid\.attn_1\.(q|k|v)\.(.+)", r"\1.mid_block.attentions.0.to_\2.\3"),
-        (r"(encoder|decoder)\.mid\.attn_1\.proj_out\.(.+)", r"\1.mid_block.attentions.0.to_out.0.\2"),
-        (r"(encoder|decoder)\.norm_out\.(.+)", r"\1.conv_norm_out.\2"),
-        (r"encoder\.down\.(\d{1,3})\.block\.(\d{1,3})\.(.+)", r"encoder.down_blocks.\1.resnets.\2.\3"),
-        (r"encoder\.down\.(\d{1,3})\.downsample\.(.+)", r"encoder.down_blocks.\1.downsamplers.0.\2"),
-        (r"decoder\.up\.(\d{1,3})\.block\.(\d{1,3})\.(.+)", r"decoder.up_blocks.\1.resnets.\2.\3"),
-        (r"decoder\.up\.(\d{1,3})\.upsample\.(.+)", r"decoder.up_blocks.\1.upsamplers.0.\2"),
-        (r"((?:encoder|decoder)\.conv_(?:in|out)\..+|(?:post_)?quant_conv\..+)", r"\1"),
-    )
-)
-_UP: Final = re.compile(r"(decoder\.up_blocks\.)(\d{1,3})(\..+)")
-_OPEN_CLIP: Final[Mapping[str, str]] = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_OPEN_CLIP_ENDS: Final[Mapping[str, str]] = {
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "token_embedding.weight": "embeddings.token_embedding.weight",
-    "ln_final.weight": "final_layer_norm.weight",
-    "ln_final.bias": "final_layer_norm.bias",
-}
-_PROJECTION: Final = "text_projection"
 _POSITIONS: Final = "text_encoder.text_model.embeddings.position_embedding.weight"
 _FIRST_PROJECTION: Final = "text_encoder.text_projection.weight"
-_RESBLOCK: Final = re.compile(r"transformer\.resblocks\.(\d{1,3})\.(.+)\.(weight|bias)")
-_IN_PROJ: Final = re.compile(r"transformer\.resblocks\.(\d{1,3})\.attn\.in_proj_(weight|bias)")
-_MODEL: Final = "text_model."
-
-Named = tuple[str, ...]
-"""diffusers' names of the tensors that lie behind each other in the rows of one; none where it is not loaded."""
+_FIRST: Final = frozenset({"unet.conv_in.weight", "transformer.x_embedder.weight", "transformer.pos_embed.proj.weight"})
+"""What takes the latents: its second side are their channels."""
+_SQUARE: Final = re.compile(r"vae\.(?:encoder|decoder)\.mid_block\.attentions\.0\.to_\w+(?:\.0)?\.weight")
+"""Stored as convolutions of 1 x 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,51 +110,69 @@ def _pipeline(names: set[str]) -> str | None:
     return None
 
 
-def stored(file: Path, configs: Mapping[str, Mapping[str, Any]], pipeline: str) -> list[StoredTensor]:
+def stored(file: Path, configs: Mapping[str, Mapping[str, Any]], pipeline: str) -> list[FileTensor]:
     """What of a file is loaded, its part before its name, as diffusers calls it.
 
     `configs` are those of the folder's networks, by their parts. Raises HeaderError or FileError.
     """
-    held = tensors.of_file(file)[0]
-    if (found := _pipeline({tensor.name for tensor in held})) != pipeline:
+    held = {tensor.name: tensor for tensor in tensors.of_file(file)[0]}
+    if (found := _pipeline(set(held))) != pipeline:
         raise HeaderError(
             f"the file holds a {found}, and its folder of configurations is of a {pipeline}. hint: {KEY} = the folder "
             "of the file's own model"
         )
-    converters = _converters(configs, pipeline)
-    made = [
-        one
-        for tensor in held
-        for prefix, part, names_of in converters
-        if tensor.name.startswith(prefix)
-        for one in _in_rows(tensor, part, names_of(tensor.name.removeprefix(prefix)), configs)
-    ]
-    _check(made, configs)
-    return [*made, *_identity(made, pipeline)]
+    kinds: dict[str, list[str]] = {}
+    for layer, _, kind in (name.rpartition(".") for name in held):
+        kinds.setdefault(layer, []).append(kind)
+    made: list[FileTensor] = []
+    for prefix, part, names_of in _converters(configs, pipeline):
+        for tensor in held.values():
+            if not tensor.name.startswith(prefix) or not (names := names_of(tensor.name.removeprefix(prefix))):
+                continue
+            scale = checked(tensor, held, kinds[tensor.name.rpartition(".")[0]])
+            made += _in_rows(tensor, scale, [f"{part}.{name}" for name in names], configs[part])
+    _check_channels(made, configs)
+    return _with_identity([_changed(one, configs) for one in made], pipeline)
 
 
-def _identity(made: Sequence[StoredTensor], pipeline: str) -> list[StoredTensor]:
-    """Stable Diffusion 3's first CLIP does not project: its files lack that matrix, and diffusers makes it."""
-    positions = next((one for one in made if one.name == _POSITIONS and len(one.shape) == 2), None)
-    is_stored = any(one.name == _FIRST_PROJECTION for one in made)
-    if pipeline != "StableDiffusion3Pipeline" or positions is None or is_stored:
-        return []
-    return [dataclasses.replace(positions, name=_FIRST_PROJECTION, shape=(positions.shape[1],) * 2, n_bytes=0)]
+def _check_channels(made: Sequence[FileTensor], configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises HeaderError where the network that denoises takes another number of them than its folder's."""
+    for one in made:
+        config = configs[one.name.partition(".")[0]]
+        if one.name in _FIRST and len(one.shape) > 1 and one.shape[1] != config["in_channels"]:
+            raise HeaderError(
+                f"{one.source[:120]} takes {one.shape[1]} channels and its folder's network {config['in_channels']}: "
+                "one is made for inpainting or for control by an image alone. hint: take the plain model"
+            )
 
 
-def _check(made: Sequence[StoredTensor], configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises HeaderError."""
-    if (odd := next((one for one in made if one.dtype not in _FLOATS), None)) is not None:
-        raise HeaderError(
-            f"{odd.name[:120]} is stored as {odd.dtype}, which onecard does not read. hint: take the file in 16 bits, "
-            "and quantization = 'bnb-8bit' or 'bnb-4bit'"
-        )
-    first = next((one for one in made if one.name == "unet.conv_in.weight" and len(one.shape) == 4), None)
-    if first is not None and first.shape[1] != configs["unet"]["in_channels"]:
-        raise HeaderError(
-            f"the file's U-Net takes {first.shape[1]} channels and its folder's {configs['unet']['in_channels']}: one "
-            "is made for inpainting alone. hint: take the plain model"
-        )
+def _changed(one: FileTensor, configs: Mapping[str, Mapping[str, Any]]) -> FileTensor:
+    """With what becomes of its numbers on their way to diffusers."""
+    layer = one.name.rpartition(".")[0]
+    if layer in ("transformer.norm_out.linear", _last_context(configs)):
+        return dataclasses.replace(one, change="halves")
+    if one.source.endswith(f".{PROJECTION}") and len(one.shape) == 2:
+        return dataclasses.replace(one, change="transposed", shape=one.shape[::-1])
+    if _SQUARE.fullmatch(one.name) is not None and one.shape[2:] == (1, 1):
+        return dataclasses.replace(one, shape=one.shape[:2])
+    return one
+
+
+def _last_context(configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of a Stable Diffusion 3 the layer whose rows are a shift and a scale alone; of others no layer's name."""
+    config = configs.get("transformer", {})
+    number = int(config["num_layers"]) - 1 if "sample_size" in config else -1
+    return f"transformer.transformer_blocks.{number}.norm1_context.linear"
+
+
+def _with_identity(made: Sequence[FileTensor], pipeline: str) -> list[FileTensor]:
+    """Stable Diffusion 3's first CLIP does not project: diffusers makes it the identity, whatever its file says."""
+    positions = next((one for one in made if plain(one.name) == plain(_POSITIONS) and len(one.shape) == 2), None)
+    if pipeline != "StableDiffusion3Pipeline" or positions is None:
+        return list(made)
+    sides = (positions.shape[1],) * 2
+    identity = dataclasses.replace(positions, name=_FIRST_PROJECTION, shape=sides, n_bytes=0, change="identity")
+    return [*(one for one in made if one.name != _FIRST_PROJECTION), identity]
 
 
 Converter = tuple[str, str, Callable[[str], Named]]
@@ -195,9 +181,7 @@ Converter = tuple[str, str, Callable[[str], Named]]
 
 def _converters(configs: Mapping[str, Mapping[str, Any]], pipeline: str) -> Sequence[Converter]:
     n_up, encoders = len(configs["vae"]["block_out_channels"]), FAMILIES[pipeline].encoders
-    found: list[Converter] = [
-        (one, "vae", lambda name: _vae_name(name, n_up)) for one in ("first_stage_model.", "vae.")
-    ]
+    found: list[Converter] = [(one, "vae", lambda name: vae_name(name, n_up)) for one in ("first_stage_model.", "vae.")]
     if "unet" in configs:
         layers = configs["unet"]["layers_per_block"]
         per_block = max(layers) if isinstance(layers, list) else layers
@@ -207,49 +191,13 @@ def _converters(configs: Mapping[str, Mapping[str, Any]], pipeline: str) -> Sequ
         found += [(prefix, "transformer", lambda name: _joint_names(name, table)) for prefix in (_DENOISER, "")]
     t5 = next((part for part, kind in encoders.items() if kind == "t5"), "")
     for prefix, part in {**_CLIP, "text_encoders.t5xxl.transformer.": t5}.items():
-        if part in configs:
-            found.append((prefix, part, _as_it_is(projects=encoders[part] == "clip_projected")))
+        if part in configs and (part == t5) == ("t5xxl" in prefix):
+            found.append((prefix, part, of_transformers(projects=encoders[part] == "clip_projected")))
     for prefix, part in _IN_OPEN_CLIP.items():
         if part in configs and part != t5:
             n_layers = int(configs[part]["num_hidden_layers"])
-            found.append((prefix, part, _of_open_clip(n_layers, projects=encoders[part] == "clip_projected")))
+            found.append((prefix, part, of_open_clip(n_layers, projects=encoders[part] == "clip_projected")))
     return found
-
-
-def _as_it_is(*, projects: bool) -> Callable[[str], Named]:
-    """In transformers' names; what is computed, or stored twice, is left out."""
-
-    def names_of(name: str) -> Named:
-        unused = name.endswith(_IGNORED) or (name.startswith(_PROJECTION) and not projects)
-        return () if unused else (name,)
-
-    return names_of
-
-
-def _of_open_clip(n_layers: int, *, projects: bool) -> Callable[[str], Named]:
-    """Of the first `n_layers`: the folder's configuration may leave out the last."""
-
-    def names_of(name: str) -> Named:
-        if name == _PROJECTION:
-            return (f"{_PROJECTION}.weight",) if projects else ()
-        if name in _OPEN_CLIP_ENDS:
-            return (_MODEL + _OPEN_CLIP_ENDS[name],)
-        if (match := _IN_PROJ.fullmatch(name)) is not None and int(match[1]) < n_layers:
-            return tuple(f"{_MODEL}encoder.layers.{match[1]}.self_attn.{one}_proj.{match[2]}" for one in "qkv")
-        match = _RESBLOCK.fullmatch(name)
-        if match is None or int(match[1]) >= n_layers or match[2] not in _OPEN_CLIP:
-            return ()
-        return (f"{_MODEL}encoder.layers.{match[1]}.{_OPEN_CLIP[match[2]]}.{match[3]}",)
-
-    return names_of
-
-
-def _vae_name(name: str, n_up: int) -> Named:
-    for pattern, ours in _VAE:
-        if pattern.fullmatch(name) is not None:
-            found = pattern.sub(ours, name).replace("nin_shortcut", "conv_shortcut")
-            return (_UP.sub(lambda up: f"{up[1]}{n_up - 1 - int(up[2])}{up[3]}", found),)
-    return ()
 
 
 def _joint_names(name: str, table: Mapping[str, Named]) -> Named:
@@ -262,28 +210,21 @@ def _joint_names(name: str, table: Mapping[str, Named]) -> Named:
 
 
 def _in_rows(
-    tensor: StoredTensor, part: str, names: Named, configs: Mapping[str, Mapping[str, Any]]
-) -> Iterator[StoredTensor]:
-    """The tensors that one of the file is to diffusers. Raises HeaderError."""
-    if len(names) < 2:
-        yield from (dataclasses.replace(tensor, name=f"{part}.{name}") for name in names)
-        return
-    n_rows = _rows(tensor.shape[0] if tensor.shape else 0, len(names), configs[part])
-    if min(n_rows) < 1:
+    tensor: StoredTensor, scale: StoredTensor | None, names: Sequence[str], config: Mapping[str, Any]
+) -> Iterator[FileTensor]:
+    """The tensors of a network that one of the file is. Raises HeaderError."""
+    n_rows, whole = tensor.shape[0] if tensor.shape else 0, tensor.n_bytes
+    rows = [n_rows] if len(names) == 1 else _rows(n_rows, len(names), config)
+    if len(names) > 1 and min(rows) < 1:
         raise HeaderError(
-            f"{tensor.name[:120]} has {tensor.shape[0] if tensor.shape else 0} rows, too few for {len(names)} layers "
-            f"of its folder's sizes. hint: {KEY} = the folder of the file's own model"
+            f"{tensor.name[:120]} has {n_rows} rows, too few for {len(names)} layers of its folder's sizes. hint: "
+            f"{KEY} = the folder of the file's own model"
         )
-    row_bytes, first = tensor.n_bytes // tensor.shape[0], 0
-    for name, n in zip(names, n_rows, strict=True):
-        yield dataclasses.replace(
-            tensor,
-            name=f"{part}.{name}",
-            shape=(n, *tensor.shape[1:]),
-            n_bytes=n * row_bytes,
-            start=tensor.start + first * row_bytes,
-        )
-        first += n
+    row_bytes, start = whole // max(n_rows, 1), tensor.start
+    for name, n in zip(names, rows, strict=True):
+        n_bytes, shape = (whole, tensor.shape) if len(names) == 1 else (n * row_bytes, (n, *tensor.shape[1:]))
+        yield FileTensor(name, shape, tensor.dtype, n_bytes, tensor.file, start, tensor.name, scale=scale)
+        start += n_bytes
 
 
 def _rows(n_rows: int, n_names: int, config: Mapping[str, Any]) -> list[int]:

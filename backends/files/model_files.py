@@ -45,6 +45,7 @@ MOST_ENTRIES: Final = 10_000
 """Of a folder."""
 _MOST_DEPTH: Final = 2
 _CHUNK_BYTES: Final = 2**20
+_FILLED_BYTES: Final = 2**26
 _VOCABULARIES: Final = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})
 _TEXTS: Final = frozenset({"vocab.txt", "merges.txt"})
 _MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -106,6 +107,18 @@ class ModelFile:
             parts.append(part)
             done += len(part)
         return b"".join(parts)
+
+    def fill(self, buffer: memoryview, offset: int) -> None:
+        """All of a buffer of bytes with what is there, without a copy. Raises FileError where the file ends before."""
+        done = 0
+        while done < len(buffer):
+            try:
+                n = os.preadv(self.fd, [buffer[done : done + _FILLED_BYTES]], offset + done)
+            except (OSError, OverflowError) as error:
+                raise FileError(f"{shown(self.name)} cannot be read: {reason(error)}") from None
+            if n == 0:
+                raise FileError(f"{shown(self.name)} was cut while it was read. hint: try it again")
+            done += n
 
     def _pread(self, n_bytes: int, offset: int) -> bytes:
         try:

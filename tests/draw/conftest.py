@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,29 @@ def families(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "flux": flux(made, folder / "flux"),
         "schnell": flux(made, folder / "schnell", is_schnell=True),
     }
+
+
+@pytest.fixture(scope="session")
+def folders(made: Path, families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One of each shape; their text encoders are told apart by their widths."""
+    from tests.draw.families import sd3, xl
+
+    place = tmp_path_factory.mktemp("folders")
+    third = sd3(made, place / "sd3", as_published=True)
+    return {"sd": made, "xl": xl(made, place / "xl", widths=(32, 40)), "sd3": third, "flux": families["flux"]}
+
+
+@pytest.fixture(scope="session")
+def files(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same in one file each, with a folder of its name that has all but weights."""
+    from tests.draw.single import WRITERS
+
+    place = tmp_path_factory.mktemp("single")
+    found = {}
+    for name, folder in folders.items():
+        shutil.copytree(folder, place / name, ignore=shutil.ignore_patterns("*.safetensors"))
+        found[name] = WRITERS[name](folder, place / f"{name}.safetensors")
+    return found
 
 
 @pytest.fixture(scope="package")

@@ -118,18 +118,20 @@ def sd3(made: Path, folder: Path, *, with_t5: bool = True, as_published: bool = 
     return folder
 
 
-def flux(made: Path, folder: Path, *, is_schnell: bool = False) -> Path:
-    """Its shape; schnell has no place for the guidance, and does not shift its times."""
+def flux(made: Path, folder: Path, *, is_schnell: bool = False, wide: bool = False) -> Path:
+    """Its shape; schnell has no place for the guidance, and does not shift its times. `wide`: of 9 million numbers."""
     import diffusers
     import torch
     from transformers import CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(5)
     tokenizer = CLIPTokenizer.from_pretrained(made / "tokenizer")
+    n_joint, n_single, n_heads = (2, 4, 16) if wide else (1, 2, 2)
     pipe = diffusers.FluxPipeline(
         transformer=diffusers.FluxTransformer2DModel(
-            patch_size=1, in_channels=4 * CHANNELS, num_layers=1, num_single_layers=2, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=40, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+            patch_size=1, in_channels=4 * CHANNELS, num_layers=n_joint, num_single_layers=n_single,
+            attention_head_dim=16, num_attention_heads=n_heads, joint_attention_dim=40,
+            pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
             guidance_embeds=not is_schnell,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(

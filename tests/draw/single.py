@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,17 @@ def sd3(folder: Path, file: Path) -> Path:
     parts |= text(weights(folder, "text_encoder_2"), "text_encoders.clip_g.transformer.")
     t5 = weights(folder, "text_encoder_3")
     return saved(file, {**parts, **{f"text_encoders.t5xxl.transformer.{name}": one for name, one in t5.items()}})
+
+
+def flux(folder: Path, file: Path) -> Path:
+    """Flux with all of its networks, as ComfyUI's own publishers pack it."""
+    parts = {**joint(weights(folder, "transformer")), **vae(weights(folder, "vae"), "vae.")}
+    parts |= text(weights(folder, "text_encoder"), "text_encoders.clip_l.transformer.")
+    t5 = weights(folder, "text_encoder_2")
+    return saved(file, {**parts, **{f"text_encoders.t5xxl.transformer.{name}": one for name, one in t5.items()}})
+
+
+WRITERS: dict[str, Callable[[Path, Path], Path]] = {"sd": sd, "xl": xl, "sd3": sd3, "flux": flux}
 
 
 def saved(file: Path, tensors: Mapping[str, Any]) -> Path:
