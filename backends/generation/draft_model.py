@@ -6,6 +6,7 @@ microseconds, so that `draft_policy` can weigh it.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -51,6 +52,19 @@ def common_tokens(target: DecoderModel, draft: DecoderModel) -> int:
                 "hint: a draft model is a smaller one of the same family"
             )
     return n_common
+
+
+def likeliest(logits: NDArray[np.float32]) -> tuple[int, float]:
+    """The token with the best of `(n_vocab,)` logits, and by how much it leads the next one's; overwrites the best.
+
+    Raises RuntimeError where they are no numbers, as those of damaged weights.
+    """
+    token = int(logits.argmax())
+    best, logits[token] = float(logits[token]), -np.inf
+    margin = best - float(logits.max())
+    if math.isnan(margin):
+        raise RuntimeError("its logits are no numbers. hint: fetch its file again")
+    return token, margin
 
 
 def _shown(literal: bytes) -> str:
@@ -251,10 +265,8 @@ class DraftModel:
     ) -> bool:
         """Put the likeliest token behind a slot's draft; whether another one is to follow."""
         sequence, most = left[slot]
-        token = int(logits.argmax())
-        best = float(logits[token])
-        logits[token] = -np.inf
-        if token >= self._n_vocab or not goes_on(sequence, token, best - float(logits.max())):
+        token, margin = likeliest(logits)
+        if token >= self._n_vocab or not goes_on(sequence, token, margin):
             return False
         found[slot].append(token)
         return len(found[slot]) < most

@@ -18,6 +18,7 @@ import numpy as np
 from llama_cpp import llama_cpp_ext
 
 from backends.engine import LoadError
+from backends.generation.draft_model import likeliest
 from backends.generation.row_layout import TEXT_ALONE
 from backends.gguf.library_log import explain, is_out_of_memory
 
@@ -205,9 +206,8 @@ class Mtp:
             going = []
             for at, (slot, first, tokens, _) in enumerate(rows):
                 sequence, most = asked[slot]
-                token = int(logits[at].argmax())
-                best, logits[at, token] = float(logits[at, token]), -np.inf
-                if not goes_on(sequence, token, best - float(logits[at].max())):
+                token, margin = likeliest(logits[at])
+                if not goes_on(sequence, token, margin):
                     continue
                 found[slot].append(token)
                 if len(found[slot]) < most:

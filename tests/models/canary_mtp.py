@@ -19,10 +19,10 @@ from tests.models.shapes import finish
 N_HEAD, N_HEAD_KV, HEAD_SIZE, N_EXPERTS, N_FF_EXPERT = 4, 2, 32, 2, 32
 
 
-def build(path: Path, *, wrong: int = 0, always: int | None = None) -> Path:
+def build(path: Path, *, wrong: int = 0, always: int | None = None, said: float = 1.0) -> Path:
     """Write the model. Every `wrong`-th token is followed by another one in what the layer predicts; 0: none.
 
-    `always`: the one token that the layer predicts, whatever came.
+    `always`: the one token that the layer predicts, whatever came. `said`: how strongly; it may be no number.
     """
     n_layers, n_ff = 2, 64
     writer = gguf.GGUFWriter(path, "glm4moe")
@@ -45,13 +45,15 @@ def build(path: Path, *, wrong: int = 0, always: int | None = None) -> Path:
     writer.add_leading_dense_block_count(n_layers)
     writer.add_nextn_predict_layers(1)
     canary_p.add_tokenizer(writer)
-    for name, tensor in _tensors(n_layers, n_ff, wrong, always).items():
+    for name, tensor in _tensors(n_layers, n_ff, wrong, always, said).items():
         writer.add_tensor(name, tensor)
     finish(writer)
     return path
 
 
-def _tensors(n_layers: int, n_ff: int, wrong: int, always: int | None) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+def _tensors(
+    n_layers: int, n_ff: int, wrong: int, always: int | None, strength: float
+) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     def zeros(*shape: int) -> np.ndarray[Any, np.dtype[Any]]:
         return np.zeros(shape, np.float16)
 
@@ -82,7 +84,7 @@ def _tensors(n_layers: int, n_ff: int, wrong: int, always: int | None) -> dict[s
     matrix = zeros(N_VOCAB, 2 * N_VOCAB)
     for token in range(N_VOCAB):  # of the token and what was computed before it, the token
         said = token if always is None else SUCCESSOR.index(always)
-        matrix[(token + 1) % N_VOCAB if wrong and token % wrong == 0 else said, token] = 1
+        matrix[(token + 1) % N_VOCAB if wrong and token % wrong == 0 else said, token] = strength
     return found | _predicting(n_layers, matrix, N_EXPERTS, N_FF_EXPERT)
 
 
