@@ -2,7 +2,7 @@
 
 An engine runs the kinds of jobs that it takes, `Engine[Generate | Tokenize | Detokenize]`, and is asked no others.
 
-An engine lives on the worker's main thread; only `prepare` and `interrupt` are called from others.
+An engine lives on the worker's main thread; only `prepare`, `interrupt` and `make_way` are called from others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from backends.messages import Failed, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backends.messages import ErrorCode, Event, Ready, Step
 
@@ -100,6 +100,14 @@ class Engine(Protocol[J]):
 
     def interrupt(self, job_id: str) -> None:
         """A job is about to be ended: a step that serves it alone may end early. Thread-safe against all else."""
+        ...
+
+    def attend(self, waits: Callable[[], bool]) -> None:
+        """Before the first step: `waits` tells whether something waits for a step's end; `make_way` is called then."""
+        ...
+
+    def make_way(self) -> None:
+        """Something waits for the step's end: one that is long and serves one job may end. Thread-safe as well."""
         ...
 
     def step(self) -> Step:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from backends.messages import Facts, Failed, Started
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backends.messages import ErrorCode, Event, Ready
 
 
@@ -64,6 +66,12 @@ class StatelessEngine(Generic[R, F]):
 
     def interrupt(self, job_id: str) -> None:
         """Its step goes on to its end."""
+
+    def attend(self, waits: Callable[[], bool]) -> None:
+        """The same."""
+
+    def make_way(self) -> None:
+        """The same."""
 
     def preempt(self, job_id: str) -> list[Event]:
         """No such model grows, and its answers come soon."""

@@ -14,6 +14,7 @@ from backends.border.wire import WireError
 from backends.engine import AnyEngine, JobError
 from backends.kinds import refusal
 from backends.messages import (
+    BACKGROUND_PRIORITY,
     Cancel,
     Command,
     CutShort,
@@ -90,6 +91,7 @@ class Clerk:
 
     def serve(self, engine: AnyEngine) -> None:
         """Accept jobs from now on."""
+        engine.attend(lambda: not self.inbox.empty())
         self._engine = engine
         for name, take in (("preparer", self._short.get), ("long-preparer", lambda: self._long.get()[2])):
             work = functools.partial(self._prepare_all, take)
@@ -113,7 +115,9 @@ class Clerk:
                     waiting = self._unprepared.pop(job_id, None)
                     if waiting is None:
                         self.inbox.put(command)
-                        if self._engine is not None and not isinstance(command, Preempt):
+                        if isinstance(command, Preempt):
+                            self._make_way()
+                        elif self._engine is not None:
                             self._engine.interrupt(job_id)
                 if waiting is not None:
                     resume = _resume(waiting) if isinstance(command, Preempt) else None
@@ -121,6 +125,7 @@ class Clerk:
                     self._answer([Failed(id=job_id, code="cancelled", message=told, resume=resume)])
             case Shutdown() | Keep():
                 self.inbox.put(command)
+                self._make_way()
             case LoadModel():
                 pass
             case _:
@@ -160,8 +165,14 @@ class Clerk:
                 del self._unprepared[job.id]
             if wanted and not isinstance(result, list):
                 self.inbox.put(result)  # under the lock, so that a later Cancel stands behind it
+                if not isinstance(job, Generate) or job.priority > BACKGROUND_PRIORITY:
+                    self._make_way()
         if wanted and isinstance(result, list):
             self._answer(result)
+
+    def _make_way(self) -> None:
+        if self._engine is not None:
+            self._engine.make_way()
 
     def _answer(self, events: list[Event]) -> None:
         try:

@@ -19,16 +19,26 @@ MOST_AUTO_ITL_US: Final = 160_000.0
 """A longer one is, and wins hardly any throughput."""
 ALONE_US: Final = 250_000.0
 """A step without decoding sequences: only a job that comes in the middle of it waits for it."""
-ALONE_TOKENS: Final = 256
-"""One prompt that nothing waits beside has so many tokens in a step: in passes of 64 it takes 7 % more."""
-MOST_ALONE_US: Final = 1_000_000.0
-"""As long as they take no longer than this."""
 GRAIN: Final = TILE
 """Prompts go in multiples of this, and no slower."""
 LEAST_TOKENS: Final = 8
 """Of a prompt's short rest, however long it takes."""
 _AGEING: Final = 1.0
 """Microseconds of remaining work that each microsecond of waiting makes up for."""
+
+
+class LongStep(NamedTuple):
+    """The most that a step computes of one prompt that nothing waits beside."""
+
+    n_tokens: int
+    most_us: float
+    """Fewer tokens where so many would take longer."""
+
+
+LONG_STEP: Final = LongStep(256, 1_000_000.0)
+"""In passes of 64 tokens a prompt takes 7 % more."""
+LONGER_STEP: Final = LongStep(512, 2_000_000.0)
+"""Where a step can be ended, which half of it is not waited for: see `lone_prompt`."""
 
 
 class Demand(NamedTuple):
@@ -48,6 +58,8 @@ class Demand(NamedTuple):
     """All of it in one step or nothing: rows that see each other."""
     apart: bool = False
     """Rows of a medium: a pass of their own, in which decoding neighbours have no token."""
+    hurried: bool = False
+    """A long step of its was ended for another's sake, and lost."""
 
 
 class Share(NamedTuple):
@@ -69,6 +81,8 @@ class Batcher:
     """Of one step."""
     max_itl_us: float = 0.0
     """The longest step wished for while others decode; 0: `AUTO_ITL_STEPS` times one that only decodes."""
+    ends_steps: bool = False
+    """A step that computes one prompt alone can be ended."""
     pace: Pace = field(default_factory=Pace)
     """What is known about costs; the engine tells it."""
 
@@ -105,7 +119,8 @@ class Batcher:
         waiting = sorted((d for d in demands if not d.decoding), key=self._urgency)
         left_us = self.itl_us(1) if brief and not n_decode else self._prefill_us(n_decode)
         if lone:
-            left_us = max(left_us, min(self.pace.prefill_us(waiting[0].depth, ALONE_TOKENS), MOST_ALONE_US))
+            longest = LONGER_STEP if self.ends_steps and not waiting[0].hurried else LONG_STEP
+            left_us = max(left_us, min(self.pace.prefill_us(waiting[0].depth, longest.n_tokens), longest.most_us))
         for demand in waiting:
             chunk = self._chunk(demand, left_us, n_decode=n_decode, first=not shares)
             n_tokens = min(demand.n_tokens, left, chunk)

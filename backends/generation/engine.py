@@ -33,6 +33,8 @@ from backends.generation.turns import AdapterTurns, Turn, are_apart
 from backends.messages import ChatPrompt, Delta, Detokenize, Failed, Finished, Generate, Ready, Started, Step, Tokenize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backends.generation.batching import Batcher, Share
     from backends.generation.bookmark import Bookmark
     from backends.generation.decoder import DecoderContext, DecoderModel
@@ -176,6 +178,14 @@ class GeneratingEngine:
         """See `backends.engine.Engine`: a step that computes the job's prompt alone ends."""
         self._lone.interrupt(job_id)
 
+    def attend(self, waits: Callable[[], bool]) -> None:
+        """See `backends.engine.Engine`."""
+        self._lone.waits = waits
+
+    def make_way(self) -> None:
+        """See `backends.engine.Engine`: a long step that computes one prompt ends, unless half of it is done."""
+        self._lone.make_way(time.perf_counter_ns() / 1000)
+
     def keep(self, max_bytes: int) -> None:
         """See `backends.engine.Engine`."""
         self._residency.keep(max_bytes)
@@ -205,10 +215,12 @@ class GeneratingEngine:
         if rows.embedded:
             status = compute(rows, sequences, self._context, self._residency.cells)
         else:
-            with self._lone.computed(rows, sequences):
+            with self._lone.computed(rows, sequences, self._batcher.pace):
                 status = self._context.decode(rows.n_tokens, decoding=not rows.n_prefill)
         if status == INTERRUPTED:
-            self._residency.take_back(sequences[rows.shares[0].sequence])
+            hurried = sequences[rows.shares[0].sequence]
+            self._residency.take_back(hurried)
+            hurried.hurried = True
             return self._report(begin, events)
         if status == _NO_ROOM and rows.n_drafted:
             self._speculation.give_way(sequences)

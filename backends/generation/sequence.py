@@ -148,6 +148,8 @@ class Sequence:
     since_us: float
     """When it came, on the engine's clock."""
     phase: Phase = Phase.WAITING
+    hurried: bool = False
+    """A step of its prompt was ended before its time: none is again so long that it might be."""
     n_past: int = 0
     """Rows computed, each with a cell; the next one's position is `n_saved` less once the prompt is there."""
     pause_at: int = 0

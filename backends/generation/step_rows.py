@@ -54,7 +54,8 @@ def demands_of(sequences: Iterable[Sequence], now_us: float) -> list[Demand]:
             if n_tokens:
                 slot, fixed = sequence.slot, sequence.request.scoring
                 apart, whole = is_embedded(sequence), is_whole(sequence)
-                demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed, whole, apart))
+                hurried = sequence.hurried
+                demands.append(Demand(index, n_tokens, False, past, waited_us, slot, fixed, whole, apart, hurried))
     return demands
 
 

@@ -124,7 +124,8 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         media=() if model.tower is None else model.tower.kinds,
         adapters=served.told,
     )
-    batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000)
+    ends_steps = context.stop_flag is not None
+    batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000, ends_steps=ends_steps)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
     ready = replace(ready, file=file.told)
     store, ready = open_store(spec.store, ready, identity=identity(spec, model, context, plan.kv_type, seen))

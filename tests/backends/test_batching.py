@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.generation.batching import (
-    ALONE_TOKENS,
     ALONE_US,
     AUTO_ITL_STEPS,
     GRAIN,
     LEAST_TOKENS,
+    LONG_STEP,
+    LONGER_STEP,
     MOST_AUTO_ITL_US,
     Batcher,
     Demand,
@@ -109,11 +110,21 @@ def test_a_prompt_beside_nothing_is_computed_in_long_steps_on_a_slow_machine() -
     batcher = Batcher(pace=learned(token_us=3_000))
     prompt = Demand(0, 1000, False)
 
-    assert batcher.plan([prompt]) == [Share(0, ALONE_TOKENS)]
+    assert batcher.plan([prompt]) == [Share(0, LONG_STEP.n_tokens)]
     assert batcher.plan([prompt], brief=True)[0].n_tokens <= GRAIN
     assert batcher.plan([prompt], n_prompts_beside=1)[0].n_tokens <= ALONE_US / 3_000 + GRAIN / 2
     assert batcher.plan([prompt, Demand(1, 1000, False, slot=1)])[0].n_tokens <= ALONE_US / 3_000 + GRAIN / 2
     assert Batcher(pace=learned(token_us=30_000)).plan([prompt]) == [Share(0, GRAIN)]
+
+
+def test_a_step_that_can_be_ended_is_longer_until_one_was_ended() -> None:
+    batcher = Batcher(ends_steps=True, pace=learned(token_us=3_000))
+    prompt, slow = Demand(0, 1000, False), Batcher(ends_steps=True, pace=learned(token_us=5_000))
+
+    assert batcher.plan([prompt]) == [Share(0, LONGER_STEP.n_tokens)]
+    assert batcher.plan([prompt._replace(hurried=True)]) == [Share(0, LONG_STEP.n_tokens)]
+    assert slow.plan([prompt])[0].n_tokens <= LONGER_STEP.most_us / 5_000 + GRAIN / 2
+    assert batcher.plan([prompt], brief=True)[0].n_tokens <= GRAIN
 
 
 def test_another_prompt_has_a_share_only_where_the_one_before_it_ends() -> None:

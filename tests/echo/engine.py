@@ -72,6 +72,12 @@ class EchoEngine:
     def interrupt(self, job_id: str) -> None:
         """Its steps are short."""
 
+    def attend(self, waits: Callable[[], bool]) -> None:
+        """The same."""
+
+    def make_way(self) -> None:
+        """The same."""
+
     def cancel(self, job_id: str) -> list[Event]:
         if self._running.pop(job_id, None) is None:
             return []

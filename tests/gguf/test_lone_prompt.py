@@ -1,4 +1,4 @@
-"""A step that computes one prompt ends early with its job, and leaves the cells as they were before it."""
+"""A step that computes one prompt ends early, with its job or for another, and leaves the cells as they were."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from backends import registry
 from backends.engine import Engine
 from backends.generation.lone_prompt import LonePrompt
+from backends.generation.pace import Chunk, Pace
 from backends.generation.sequence import Phase
 from backends.messages import Generate, KvLayout, Sampling, TokenPrompt
 from tests.gguf.driver import Outcome, run, step_until_idle
@@ -44,6 +45,11 @@ def asked(name: str, tokens: list[int]) -> Generate:
 def interrupted(engine: Engine, name: str, over: threading.Event) -> None:
     while not over.is_set():
         engine.interrupt(name)
+
+
+def making_way(engine: Engine, over: threading.Event) -> None:
+    while not over.is_set():
+        engine.make_way()
 
 
 def test_a_pass_that_was_stopped_is_computed_again_to_the_last_bit(engine: Any) -> None:
@@ -80,16 +86,91 @@ def test_a_job_that_is_cancelled_in_the_middle_of_its_prompt_leaves_nothing_behi
     assert n_stopped > 0
 
 
-def test_only_the_prompt_that_is_computed_alone_is_interrupted() -> None:
-    flag = np.zeros(2, np.uint8)
-    lone, rows = LonePrompt(flag), SimpleNamespace(shares=[SimpleNamespace(sequence=0)])
-    sequences: list[Any] = [
-        SimpleNamespace(phase=phase, request=SimpleNamespace(job=SimpleNamespace(id=name)))
-        for phase, name in [(Phase.PREFILL, "a"), (Phase.DECODE, "b")]
+def believes_it_is_slow(engine: Any) -> None:
+    for _ in range(30):  # it believes no more than twice as much at once
+        engine._batcher.pace.learn(n_decode=0, chunks=[Chunk(0, 512)], duration_us=512 * 20_000)
+
+
+def slow(us_a_token: float) -> Pace:
+    pace = Pace()
+    pace.learn(n_decode=1, chunks=(), duration_us=1_000)
+    pace.learn(n_decode=0, chunks=[Chunk(0, 512)], duration_us=512 * us_a_token)
+    return pace
+
+
+def shares(*numbers: int, n_tokens: int = 512) -> Any:
+    return SimpleNamespace(shares=[SimpleNamespace(sequence=number) for number in numbers], n_tokens=n_tokens)
+
+
+def sequences_of(*phases: tuple[Phase, str]) -> list[Any]:
+    return [
+        SimpleNamespace(phase=phase, n_past=0, hurried=False, request=SimpleNamespace(job=SimpleNamespace(id=name)))
+        for phase, name in phases
     ]
 
+
+def test_what_comes_ends_a_step_that_serves_one_prompt_for_long_and_not_a_second_one(engine: Any) -> None:
+    (plain,) = run(engine, [asked("plain", prompt(7, N_PROMPT))])
+    believes_it_is_slow(engine)
+    outcome = Outcome(engine.add(engine.prepare(asked("a", prompt(7, N_PROMPT)))))
+    came = [True, True]
+    engine.attend(lambda: bool(came) and came.pop())
+
+    steps = [engine.step() for _ in range(2)]
+    outcome.events += [event for step in steps for event in step.events]
+    step_until_idle(engine, {"a": outcome})
+
+    assert steps[0].n_prefill == 0, "what came before the step began was planned without"
+    assert steps[1].n_prefill > 0, "it goes on, whatever else comes"
+    assert outcome.logprobs() == plain.logprobs()
+
+
+def test_a_job_that_comes_meanwhile_ends_the_step_in_time(engine: Any) -> None:
+    believes_it_is_slow(engine)
+    outcome = Outcome(engine.add(engine.prepare(asked("a", prompt(9, N_PROMPT)))))
+    over = threading.Event()
+    other = threading.Thread(target=making_way, args=(engine, over))
+    other.start()
+    n_first = engine.step().n_prefill
+    over.set()
+    other.join()
+    step_until_idle(engine, {"a": outcome})
+
+    assert n_first == 0
+    assert outcome.finished.prompt_tokens == N_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("us_a_token", "now_us", "hurried", "ends"),
+    [
+        pytest.param(2_000, 0.0, False, 1, id="long, and just begun"),
+        pytest.param(2_000, float("inf"), False, 0, id="half of it is done"),
+        pytest.param(200, 0.0, False, 0, id="a tenth of a second"),
+        pytest.param(2_000, 0.0, True, 0, id="one before it was ended"),
+    ],
+)
+def test_what_comes_ends_a_long_step_in_its_first_half(
+    us_a_token: float, now_us: float, hurried: bool, ends: int
+) -> None:
+    flag, (sequence,) = np.zeros(2, np.uint8), sequences_of((Phase.PREFILL, "a"))
+    sequence.hurried = hurried
+    lone = LonePrompt(flag)
+
+    with lone.computed(shares(0), [sequence], slow(us_a_token)):
+        lone.make_way(now_us)
+        told = int(flag[0])
+    lone.make_way(now_us)
+
+    assert (told, int(flag[0])) == (ends, 0)
+
+
+def test_only_the_prompt_that_is_computed_alone_is_interrupted() -> None:
+    flag = np.zeros(2, np.uint8)
+    lone, rows = LonePrompt(flag), shares(0)
+    sequences = sequences_of((Phase.PREFILL, "a"), (Phase.DECODE, "b"))
+
     def told(rows: Any, name: str) -> int:
-        with lone.computed(rows, sequences):
+        with lone.computed(rows, sequences, slow(100)):
             lone.interrupt(name)
             found = int(flag[0])
         lone.interrupt(name)
@@ -97,5 +178,5 @@ def test_only_the_prompt_that_is_computed_alone_is_interrupted() -> None:
 
     assert told(rows, "a") == 1
     assert told(rows, "b") == 0
-    assert told(SimpleNamespace(shares=[SimpleNamespace(sequence=1)]), "b") == 0, "it decodes: its step is short"
-    assert told(SimpleNamespace(shares=[*rows.shares, SimpleNamespace(sequence=1)]), "a") == 0, "others are in it"
+    assert told(shares(1), "b") == 0, "it decodes: its step is short"
+    assert told(shares(0, 1), "a") == 0, "others are in it"
