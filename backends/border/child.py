@@ -250,7 +250,7 @@ def environment(inherited: Mapping[str, str], *, spins: int | None = _SPINS) -> 
         kept["GOMP_SPINCOUNT"] = str(spins)
     visible = kept.get("CUDA_VISIBLE_DEVICES", "0")
     kept["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0].strip()  # llama.cpp would spread a model over all of them
-    kept.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts cards; CUDA's own begins with the fastest
+    kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts cards; CUDA's own, which it cannot tell, by speed
     kept["GGML_NO_BACKTRACE"] = "1"  # it starts a debugger, whose lines hide the sentence that says why
     kept["OPENBLAS_NUM_THREADS"] = "1"  # nothing here multiplies matrices with numpy, and each thread takes memory
     if search:

@@ -20,6 +20,7 @@ from server.cluster.forwarding import ElsewhereError, Incoming, forward, pass_an
 from server.cluster.overview import Overview
 from server.cluster.router import Router, by_hash
 from server.cluster.stream import broken
+from server.door.http1 import ARRIVAL_BYTES, ARRIVAL_S, too_slow
 from server.error_bodies import dialect_of
 from server.errors import ApiError
 from server.schemas.body import off_loop
@@ -254,13 +255,20 @@ async def _live(receive: Receive, send: Send) -> None:
 
 async def _read(scope: Scope, receive: Receive) -> Incoming:
     parts: list[bytes] = []
-    more = True
+    more, n_new, until = True, 0, time.monotonic() + ARRIVAL_S
     while more:
-        message = await receive()
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise too_slow() from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
+        n_new += len(parts[-1])
+        if n_new >= ARRIVAL_BYTES:
+            n_new, until = 0, time.monotonic() + ARRIVAL_S
     query = scope["query_string"]
     target = scope.get("raw_path", scope["path"].encode()).decode("ascii") + (f"?{query.decode()}" if query else "")
     dialect = dialect_of(scope["path"], scope["headers"])

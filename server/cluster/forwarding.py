@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import httpx2
+import jiter
 
 from server.accounts.account import LIMIT_REACHED
 from server.cluster.asks import answer_id
@@ -25,8 +25,12 @@ _OF_ONE_HOP: Final = frozenset(
     (b"connection", b"content-length", b"date", b"host", b"keep-alive", b"server", b"te", b"trailer",
      b"transfer-encoding", b"upgrade", b"x-request-id", b"request-id", b"accept-encoding")
 )  # fmt: skip
-_STREAMS: Final = ("text/event-stream", "application/x-ndjson", "audio/")
+_OF_EVENTS: Final = ("text/event-stream", "application/x-ndjson")
+_STREAMS: Final = (*_OF_EVENTS, "audio/")
 _FIRST_BYTES: Final = 4096
+_MOST_DIGITS: Final = 15
+_LARGE_BYTES: Final = 2**20
+"""From here on what is read, such as a file, passes as it comes."""
 _JSON: Final = "application/json"
 _IMAGE: Final = re.compile(rb'"https?://[^"/\\]+/v1/images/files/([0-9A-Za-z_.]{1,100})"')
 
@@ -39,6 +43,10 @@ class ElsewhereError(Exception):
         self.refusal = refusal
         self.unreachable = unreachable
         """It does not even know of the request."""
+
+
+class CutOffError(Exception):
+    """The client has a part of an answer whose rest is lost: its connection has to end as a broken one."""
 
 
 @dataclass
@@ -99,9 +107,8 @@ async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send:
             request.method, url + request.target, headers=request.passed_headers, content=request.body or None
         ) as response:
             kind = response.headers.get("content-type", "")
-            if response.status_code < 300 and kind.startswith(_STREAMS):
-                events = kind.startswith("text/event-stream")
-                is_whole = await _pass_stream(response, request, send, node=node, events=events)
+            if response.status_code < 300 and (kind.startswith(_STREAMS) or _is_large(response, request)):
+                is_whole = await _pass_stream(response, request, send, node=node, kind=kind)
             else:
                 await _pass_whole(response, request, send, node=node)
                 is_whole = True
@@ -116,7 +123,7 @@ async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send:
 def _waited_s(response: httpx2.Response) -> float:
     """Its queue, of which a load is part; nothing where the node tells none, such as another program at its port."""
     told = response.headers.get("x-onecard-queue-ms", "")
-    return int(told) / 1000 if told.isdecimal() and told.isascii() else 0.0
+    return int(told) / 1000 if told.isdecimal() and told.isascii() and len(told) <= _MOST_DIGITS else 0.0
 
 
 async def _pass_whole(response: httpx2.Response, request: Incoming, send: Send, *, node: str) -> None:
@@ -148,10 +155,25 @@ async def pass_answer(
     await send({"type": "http.response.body", "body": body})
 
 
-async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send, *, node: str, events: bool) -> bool:
-    """Whether it came to its end; raises ElsewhereError and TransportError before its first token."""
-    held, sign_at = Held(), time.monotonic()
-    held.begun = not events
+def _is_large(response: httpx2.Response, request: Incoming) -> bool:
+    """Whether it is too much to hold until it is whole, and is what no other node would answer otherwise."""
+    length = response.headers.get("content-length", "")
+    known = length.isascii() and length.isdecimal() and len(length) <= _MOST_DIGITS
+    return request.method == "GET" and known and int(length) >= _LARGE_BYTES
+
+
+def _held(kind: str) -> Held:
+    if kind.startswith("text/event-stream"):
+        return Held()
+    return Held(ends=b"\n" if kind.startswith("application/x-ndjson") else b"", begun=True)
+
+
+async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send, *, node: str, kind: str) -> bool:
+    """Whether it came to its end; raises ElsewhereError and TransportError before its first token.
+
+    Raises CutOffError where it is made of no events, so that nothing can tell its end.
+    """
+    held, sign_at = _held(kind), time.monotonic()
     try:
         async for data in response.aiter_raw():
             request.look_for_id(data)
@@ -166,7 +188,9 @@ async def _pass_stream(response: httpx2.Response, request: Incoming, send: Send,
     except httpx2.TransportError:
         if not request.begun:
             raise
-        await send({"type": "http.response.body", "body": _lost(request, node)})
+        if not kind.startswith(_OF_EVENTS):
+            raise CutOffError from None
+        await send({"type": "http.response.body", "body": b"\n\n" * held.torn + _lost(request, node)})
         return False
     request.begun = True
     await _send_some(response, held.finish(), request, send, node=node)
@@ -178,7 +202,8 @@ async def _send_some(response: httpx2.Response, data: bytes, request: Incoming, 
     if not data:
         return
     if not request.started:
-        await send(_start(response, node))
+        length = response.headers["content-length"] if _is_large(response, request) else None
+        await send(_start(response, node, length=length))
         request.started = True
     await send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -198,7 +223,7 @@ def _may_go_elsewhere(status: int, body: bytes) -> bool:
 
 def _sentence(body: bytes) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(body)["error"]["message"])
+        return str(jiter.from_json(body)["error"]["message"])
     return "the node refused the request"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx2
+import jiter
 
 from server.cluster.facts import HeldModel, NodeReport
 
@@ -47,9 +48,15 @@ class Watch:
 
     async def look(self) -> Notice:
         """Its state now; on the way the needs of one unloaded model are asked for. Raises httpx2.HTTPError."""
+        try:
+            return await self._look()
+        except (ValueError, LookupError, TypeError, AttributeError) as problem:
+            raise httpx2.DecodingError(f"{self.url} is no server of ours: {type(problem).__name__}") from None
+
+    async def _look(self) -> Notice:
         answer = await self.client.get(self.url + "/v1/status")
         answer.raise_for_status()
-        status = answer.json()
+        status = jiter.from_json(answer.content)
         memory = status["memory"]
         free_bytes = max(0, memory["budget_bytes"] - memory["reserved_bytes"])
         await self._ask_needs([model["name"] for model in status["models"] if model["state"] == "unloaded"])
@@ -65,7 +72,7 @@ class Watch:
         self._asked[name] = self._asked.get(name, 0) + 1
         answer = await self.client.get(self.url + "/v1/capacity", params={"model": name})
         if answer.status_code == httpx2.codes.OK:
-            told = answer.json()
+            told = jiter.from_json(answer.content)
             self._needs[name] = told["total_bytes"]
             self._parallel[name] = told["plan"]["parallel"] or _PARALLEL
 

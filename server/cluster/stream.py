@@ -10,12 +10,16 @@ import json
 import re
 from typing import Final
 
+import jiter
+
 from server.error_bodies import Dialect, anthropic_error
 from server.errors import ApiError
 from server.scheduling.job_ends import SHUTTING_DOWN
 
 SIGN_EVERY_S: Final = 10.0
 """What is held back is no sign of life to its client; then this is."""
+MOST_HELD_BYTES: Final = 2**20
+"""Of an event that is not whole yet."""
 SIGN: Final = b": waiting\n\n"
 _SIGNS: Final = re.compile(rb"\A(?::|event: ping\b)")
 _BEFORE_TOKENS: Final = re.compile(
@@ -33,11 +37,15 @@ _REFUSALS: Final = re.compile(
 
 
 class Held:
-    """The start of one stream."""
+    """The end of one stream that has not passed yet: all before its first token, then what is no whole event."""
 
-    def __init__(self) -> None:
-        self.begun = False
+    def __init__(self, *, ends: bytes = b"\n\n", begun: bool = False) -> None:
+        """`ends` is what ends an event; nothing where the stream is made of none. `begun`: the first is a token."""
+        self.begun = begun
         """A token has passed, or something that may be one."""
+        self.torn = False
+        """The client has a part of an event."""
+        self._ends = ends
         self.refusal: bytes | None = None
         """The error in place of the first token, as JSON, where another node may give one."""
         self._rest = b""
@@ -51,7 +59,7 @@ class Held:
     def take(self, data: bytes) -> bytes:
         """What may pass now."""
         if self.begun:
-            return data
+            return self._whole(data)
         *frames, self._rest = (self._rest + data).split(b"\n\n")
         passing: list[bytes] = []
         for place, frame in enumerate(frames):
@@ -64,8 +72,24 @@ class Held:
                 break
             else:
                 rest = [one + b"\n\n" for one in frames[place:]]
-                return b"".join([*passing, self.release(), *rest]) + self._take_rest()
+                return b"".join([*passing, self.release(), *rest])
         return b"".join(passing)
+
+    def _whole(self, data: bytes) -> bytes:
+        """Events that have come whole: where their node is lost, the last one is, too. A very long one is not held."""
+        if not self._ends:
+            return data
+        self._rest += data
+        end = self._rest.rfind(self._ends)
+        if end >= 0:
+            end += len(self._ends)
+        elif self.torn or len(self._rest) > MOST_HELD_BYTES:
+            end = max(0, len(self._rest) - len(self._ends) + 1)
+        else:
+            return b""
+        passing, self._rest = self._rest[:end], self._rest[end:]
+        self.torn = not passing.endswith(self._ends)
+        return passing
 
     def release(self) -> bytes:
         """All that is held back; from now on everything passes, and nothing can begin anew."""
@@ -75,16 +99,14 @@ class Held:
 
     def finish(self) -> bytes:
         """The stream has ended as it should."""
-        return b"" if self.begun else self.release() + self._take_rest()
-
-    def _take_rest(self) -> bytes:
+        held = b"" if self.begun else self.release()
         rest, self._rest = self._rest, b""
-        return rest
+        return held + rest
 
 
 def _error_of(frame: bytes) -> bytes:
     try:
-        told = json.loads(frame.partition(b"data: ")[2])
+        told = jiter.from_json(frame.partition(b"data: ")[2])
         error = told["response"]["error"] if "response" in told else told["error"]
         return json.dumps({"error": {"type": "server_error", "param": None, **error}}).encode()
     except (ValueError, KeyError, TypeError):  # it looked like one

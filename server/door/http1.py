@@ -39,6 +39,17 @@ _LENGTH = b"content-length:"
 _FOLDS = (b" ", b"\t")
 
 
+def too_slow() -> ApiError:
+    """Of a body whose next part is not there in time."""
+    return ApiError(
+        408,
+        f"Less than {ARRIVAL_BYTES >> 10} KiB of the request's body arrived within {ARRIVAL_S:g} s. "
+        "hint: send the body at once after the head",
+        code="request_too_slow",
+        headers={"connection": "close"},
+    )
+
+
 class StrictBuffer(ReceiveBuffer):
     """Received bytes whose heads must end every line with CR LF and fold none."""
 
@@ -152,14 +163,7 @@ class StrictHttp(H11Protocol):
             if in_body or self.conn.trailing_data[0]:  # not who has only connected
                 log.warning("request_too_slow peer=%s", self._peer())
             if in_body and self.conn.our_state is h11.SEND_RESPONSE:
-                self._refuse(
-                    ApiError(
-                        408,
-                        f"Less than {ARRIVAL_BYTES >> 10} KiB of the request's body arrived within {ARRIVAL_S:g} s. "
-                        "hint: send the body at once after the head",
-                        code="request_too_slow",
-                    )
-                )
+                self._refuse(too_slow())
                 self.cycle.disconnected = True  # the application has nothing more to say
                 self.cycle.message_event.set()
             self.transport.close()

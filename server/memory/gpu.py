@@ -183,13 +183,23 @@ class Probes:
     """The same of PyTorch."""
     driver_error: str | None = None
     """Why the driver told no memory; None where it did or was not asked."""
+    order: str = ""
+    """What CUDA_DEVICE_ORDER says."""
 
 
 def unused_warnings(said: Probes) -> list[str]:
-    """A sentence for each way in which a card is there and unused. The operator's own choice is none."""
+    """A sentence for each way in which a card is there and unused, or another one than is meant.
+
+    The operator's own choice not to use it is none.
+    """
     if said.asked == "cpu" or said.hidden:
         return []
     found = []
+    if said.device == "cuda" and said.order not in ("", "PCI_BUS_ID"):
+        found.append(
+            f"CUDA_DEVICE_ORDER={said.order} has no effect: cards are counted as nvidia-smi counts them, by bus. "
+            "hint: name the card by its UUID in CUDA_VISIBLE_DEVICES (`nvidia-smi -L`)"
+        )
     if said.device == "cpu":
         if said.llama and said.driver_error is not None:
             found.append(
@@ -225,6 +235,7 @@ def probe(asked: str, device: str, *, driver_error: str | None) -> Probes:
         llama=engine_has_cuda(),
         torch=torch_has_cuda(),
         driver_error=driver_error,
+        order=os.environ.get("CUDA_DEVICE_ORDER", ""),
     )
 
 

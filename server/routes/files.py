@@ -30,6 +30,7 @@ PATH: Final = "/v1/files"
 FILE_BYTES: Final = 512 * 2**20
 UPLOAD_BYTES: Final = FILE_BYTES + OVERHEAD_BYTES
 _LIMITS: Final = Limits(files=("file",), file_bytes=FILE_BYTES)
+_MOST_DIGITS: Final = 15
 _NESTED: Final = re.compile(r"expires_after\[(\w+)\]")
 
 
@@ -117,7 +118,7 @@ def _asked(form: Form) -> tuple[str, int | None]:
         return asked.purpose, DEFAULT_LIFETIME_S if purpose == "batch" else None
     fields: dict[str, Any] = {name: form.text(whole) for name, whole in nested.items()}
     seconds = str(fields.get("seconds", ""))
-    if not (seconds.isascii() and seconds.isdecimal()):
+    if not (seconds.isascii() and seconds.isdecimal() and len(seconds) <= _MOST_DIGITS):
         raise ApiError(
             400, "Invalid 'expires_after': seconds are expected.", param="expires_after", code="invalid_value"
         )

@@ -95,6 +95,8 @@ def _keep_alive(value: Any) -> Any:
             raise problem("invalid_value", f"Invalid '{{param}}': expected {FORMS}.") from None
     elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise wrong_type("a number of seconds or a duration such as '5m'", value)
+    if isinstance(value, int):
+        value = min(value, 2**64)  # more than is allowed, and still a float
     return value if value is None else -1.0 if value < 0 else float(value)
 
 

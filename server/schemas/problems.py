@@ -103,16 +103,16 @@ def _describe(error: ErrorDetails, param: str) -> tuple[str, str]:
         return context["code"], context["template"].format(param=param, **details)
     if kind == "missing":
         return "missing_required_parameter", f"Missing required parameter: '{param}'."
+    if kind == "finite_number" or (kind == "float_type" and type(value) is int):  # an integer that no float can hold
+        side, short, long = ("above", "max", "maximum") if value > 0 else ("below", "min", "minimum")
+        sentence = f"Invalid '{param}': decimal {side} {long} value. Expected a finite number."
+        return f"decimal_{side}_{short}_value", sentence
     if kind in _EXPECTED:
         return "invalid_type", (
             f"Invalid type for '{param}': expected {_EXPECTED[kind]}, but got {json_kind(value)} instead."
         )
     if kind in _BOUNDS:
         return _out_of_bounds(kind, value, context, param)
-    if kind == "finite_number":
-        side, short, long = ("above", "max", "maximum") if float(value) > 0 else ("below", "min", "minimum")
-        sentence = f"Invalid '{param}': decimal {side} {long} value. Expected a finite number."
-        return f"decimal_{side}_{short}_value", sentence
     if kind == "literal_error" and not isinstance(value, str):
         expected = f"one of {context['expected']}"
         return "invalid_type", f"Invalid type for '{param}': expected {expected}, but got {json_kind(value)} instead."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,6 +145,10 @@ def _toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: this is no UTF-8 text (at byte {problem.start})") from None
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{file}: this is no TOML: {problem}") from None
+    except ValueError:  # of `int`
+        raise ConfigError(f"{file}: it has a number of more than {sys.get_int_max_str_digits()} digits") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: its arrays or tables are too deep") from None
     except OSError as problem:
         raise ConfigError(f"{file}: cannot be read: {problem.strerror}") from None
 

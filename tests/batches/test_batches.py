@@ -147,7 +147,8 @@ def test_files_are_listed_page_by_page_read_and_deleted(night: Night):
         file=("s", b"s"), purpose="user_data", expires_after={"anchor": "created_at", "seconds": 3600}
     )
     assert short.expires_at == short.created_at + 3600
-    for wrong in ({"purpose": "other"}, {"purpose": "batch", "extra_body": {"color": "red"}}):
+    endless = {"purpose": "user_data", "expires_after": {"anchor": "created_at", "seconds": "9" * 5000}}
+    for wrong in ({"purpose": "other"}, {"purpose": "batch", "extra_body": {"color": "red"}}, endless):
         with pytest.raises(openai.BadRequestError):
             client.files.create(file=("s", b"s"), **wrong)
 

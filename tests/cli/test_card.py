@@ -39,6 +39,8 @@ GIB = 2**30
         ({"card": True, "llama": True, "device": "cuda", "torch": True}, []),
         ({"card": True, "llama": True, "device": "cuda", "torch": None}, []),
         ({"llama": True, "device": "cuda"}, ["PyTorch is built for the CPU"]),
+        ({"llama": True, "device": "cuda", "torch": True, "order": "FASTEST_FIRST"}, ["has no effect: cards"]),
+        ({"llama": True, "device": "cuda", "torch": True, "order": "PCI_BUS_ID"}, []),
     ],
 )
 def test_what_is_said_follows_from_what_each_probe_said(change, told):

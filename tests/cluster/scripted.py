@@ -72,16 +72,24 @@ class Cluster:
         given = answer(request.url.host)
         return given if isinstance(given, httpx2.Response) else await given
 
-    def ask(self, path: str, body: dict | None, method: str = "POST") -> list[MutableMapping[str, Any]]:
-        """What the client is sent."""
-        sent: list[MutableMapping[str, Any]] = []
+    def ask(
+        self,
+        path: str,
+        body: dict | None,
+        method: str = "POST",
+        sent: list[MutableMapping[str, Any]] | None = None,
+        *,
+        more_to_come: bool = False,
+    ) -> list[MutableMapping[str, Any]]:
+        """What the client is sent, also in `sent`. `more_to_come`: the rest of its body never arrives."""
+        sent = [] if sent is None else sent
         data = b"" if body is None else json.dumps(body).encode()
         headers = [(b"content-type", b"application/json"), (b"host", b"cluster:80")]
         scope = {"type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http",
                  "headers": headers, "state": {"request_id": "req_1"}}  # fmt: skip
 
         async def run() -> None:
-            messages = [{"type": "http.request", "body": data}]
+            messages = [{"type": "http.request", "body": data, "more_body": more_to_come}]
 
             async def receive() -> dict:
                 if messages:

@@ -114,7 +114,7 @@ def test_another_program_at_a_node_s_port_is_no_answer(canary_path):
     assert len(set(cluster.asked)) == 2
 
 
-@pytest.mark.parametrize("told", ["soon", "-5", "nan", "1e400", "²"])
+@pytest.mark.parametrize("told", ["soon", "-5", "nan", "1e400", "²", "9" * 5000])
 def test_a_wait_that_is_no_number_is_none(canary_path, told):
     """Given a label that no server of ours writes, then the answer passes as it is, whole or as a stream."""
     odd = {"x-onecard-queue-ms": told.encode()}
@@ -124,8 +124,10 @@ def test_a_wait_that_is_no_number_is_none(canary_path, told):
     assert said(Cluster(canary_path, stream).ask(PATH, CHAT)) == SAYS
 
 
-def test_a_refusal_that_is_none_goes_elsewhere(canary_path):
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_a_refusal_that_is_none_goes_elsewhere(canary_path, is_deep):
     """Given an event that looks like an error and cannot be read, then another node answers."""
-    garbled = b'data: {"error": "code":"draining"\n\n'
+    deep = b'"a":' + b"[" * 100_000
+    garbled = b'data: {"error": ' + (deep if is_deep else b"") + b'"code":"draining"\n\n'
     cluster = Cluster(canary_path, answer("text/event-stream", garbled), answer("text/event-stream", SAYS, whole=True))
     assert said(cluster.ask(PATH, CHAT)) == SAYS

@@ -106,6 +106,8 @@ def test_references_are_no_paths(write, reference):
         ("[server]\nport = 'http'", "server.port = 'http': should be a whole number"),
         ("[server]\nport = true", "server.port = true: expected a number, not true or false"),
         ("[server", "onecard.toml: this is no TOML"),
+        ("a = " + "9" * 5000, "onecard.toml: it has a number of more than 4300 digits"),
+        ("a = " + "[" * 5000, "onecard.toml: its arrays or tables are too deep"),
         ("server = 3", "onecard.toml: server = 3: should be a table, [server]"),
         ("[models.a]\npath = ''", "models.a.path is empty"),
         ("[server]\napi_keys = ['']", "server.api_keys: a key is one or more"),

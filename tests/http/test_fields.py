@@ -151,7 +151,7 @@ def test_fields_that_change_nothing_are_accepted_and_not_named(name, value):
     [(None, None), (0, 0.0), (-1, -1.0), (90, 90.0), ("5m", 300.0), ("500ms", 0.5), ("1.5h", 5400.0), ("-1m", -1.0),
         ("1h30m", 5400.0), ("1h0m0.5s", 3600.5), ("1d", 86400.0), ("1d12h", 129600.0), ("2m30s", 150.0), ("+30s", 30.0),
         ("250us", 0.00025), ("250µs", 0.00025), ("1000000000ns", 1.0), (".5m", 30.0), ("5.s", 5.0), ("300", 300.0),
-        ("-1h30m", -1.0), ("-1", -1.0), ("0", 0.0), ("0s", 0.0), ("87600h", 315360000.0),
+        ("-1h30m", -1.0), ("-1", -1.0), (-(10**310), -1.0), ("0", 0.0), ("0s", 0.0), ("87600h", 315360000.0),
     ],
 )  # fmt: skip
 def test_keep_alive_is_seconds_or_a_duration(given, seconds):
@@ -179,11 +179,14 @@ def test_keep_alive_is_seconds_or_a_duration(given, seconds):
         "٣s",
         "1H",
         1e99,
+        10**310,
+        10**4000,
         float("nan"),
         "9" * 400,
     ],
 )
 def test_keep_alive_that_is_no_time_is_refused(given):
+    """An integer may be larger than any float."""
     with pytest.raises(ApiError) as refused:
         chat.parse_chat(chat_body(keep_alive=given))
     assert refused.value.param == "keep_alive"
@@ -349,3 +352,10 @@ def test_unsupported_completion_fields_are_refused_by_name(name):
     with pytest.raises(ApiError) as caught:
         completions.parse_completion({"model": "m", "prompt": "x", name: value})
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(("given", "side"), [(10**310, "above"), (-(10**310), "below")])
+def test_an_integer_that_no_float_can_hold_is_out_of_bounds_and_no_wrong_type(given, side):
+    with pytest.raises(ApiError, match=f"Invalid 'temperature': decimal {side} ") as refused:
+        chat.parse_chat(chat_body(temperature=given))
+    assert refused.value.code == f"decimal_{side}_{'max' if side == 'above' else 'min'}_value"
