@@ -19,6 +19,8 @@ _ONE_INPUT: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _NARROW: Final = 128
 """Columns beside a layer's inputs that cost no more than the call that computes them."""
 _SHARE_OF_INPUTS: Final = 8
+_ONE_SUM: Final = 1024
+"""Inputs that oneDNN adds up in one block; of more it adds blocks up, in which the last bits of a sum are others."""
 _BLOCK_ROWS: Final = 64
 _BLOCK_ROW_BYTES: Final = 64
 """oneDNN packs a matrix in blocks of 64 outputs and 64 bytes of inputs, and fills the last ones up with zeros."""
@@ -131,8 +133,11 @@ def _whole(layer: str, n_columns: int, known: Mapping[str, Layer], joined: Colle
 
 
 def _may_join(n_columns: int, n_inputs: int) -> bool:
-    """Whether so many columns of adapters beside a layer's inputs are no burden to passes that have none."""
-    return n_columns <= max(_NARROW, n_inputs // _SHARE_OF_INPUTS)
+    """Whether so many columns of adapters beside a layer's inputs are no burden to passes that have none, and leave
+    every bit of their sums.
+    """
+    as_before = not n_inputs <= _ONE_SUM < n_inputs + n_columns
+    return as_before and n_columns <= max(_NARROW, n_inputs // _SHARE_OF_INPUTS)
 
 
 def _ends(end: str) -> Sequence[str]:

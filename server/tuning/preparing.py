@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from server.tuning.store import TuningStore
 
 _GONE: Final = 404
+_PAUSE_S: Final = 1e-4
+"""In a check of seconds. Without pauses the event loop waits 5 ms for the interpreter's lock, and dozens of times for
+one request.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def prepare(job: Job, base: Base, machine: Machine, *, files: FileStore, store: 
 
 
 def _checked(path: Path, form: TrainForm | None, param: str) -> Checked:
-    checked = check(path, form)
+    checked = check(path, form, pause=partial(time.sleep, _PAUSE_S))
     if checked.n_faults:
         raise UnfitError(JobError(f"invalid_{param}", f"The {param} cannot be used. {checked.told}", param))
     return checked

@@ -181,3 +181,12 @@ def test_a_large_file_takes_no_more_memory_than_a_line(tmp_path):
         preexec_fn=lambda: resource.setrlimit(*limits),
     )
     assert "examples=16384" in done.stdout, done.stderr
+
+
+def test_a_check_pauses_every_few_examples(tmp_path):
+    """Else the event loop, which waits for the interpreter's lock, has its turn 5 ms later each time."""
+    path, pauses = tmp_path / "x.jsonl", []
+    path.write_text('{"text": "Arr"}\n' * 1000)
+
+    assert check(path, pause=lambda: pauses.append(1)).examples == 1000
+    assert len(pauses) == 16
