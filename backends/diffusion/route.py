@@ -51,7 +51,7 @@ from server.output.frame import DONE, Comments, to_json
 from server.routes.answering import run_headers
 from server.routes.dependencies import App, check_wishes, parsed
 from server.routes.described import Described, answers
-from server.routes.running import Run, started_in_time, while_connected
+from server.routes.running import Run, started_in_time, until_started, while_connected
 from server.routes.services import ModelFacts, Services, new_id, served_headers
 from server.routes.sse import StreamedAnswer
 from server.schemas.fields import INT64_MAX, KeepAlive, Priority
@@ -400,6 +400,8 @@ async def _events(run: Run, job: Draw, asked: ImageRequest) -> AsyncIterator[byt
         "output_format": asked.form,
     }
     try:
+        async for sign in until_started(run, Comments()):
+            yield sign
         async for event in run.streams[0]:
             match event:
                 case Progressed():

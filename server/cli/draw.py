@@ -72,13 +72,21 @@ def draw(
 def _drawn(client: Client, asked: dict[str, Any]) -> dict[str, Any]:
     """The last event. Raises CliError."""
     from server.cli.console import CliError
-    from server.cli.following import PassingLine
+    from server.cli.following import PassingLine, waiting_in_words
 
     line, done = PassingLine(), None
-    with client.stream(_PATH, asked, on_comment=lambda comment: line.show(comment) if comment else None) as documents:
-        for document in documents:
-            done = document
-    line.clear()
+
+    def tell(comment: str) -> None:
+        words = comment if comment.startswith("step ") else waiting_in_words(asked["model"], comment)
+        if words is not None:
+            line.show(words)
+
+    try:
+        with client.stream(_PATH, asked, on_comment=tell) as documents:
+            for document in documents:
+                done = document
+    finally:
+        line.clear()
     if done is None:
         raise CliError(f"{client.base} sent no image")
     return done

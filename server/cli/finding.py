@@ -200,7 +200,7 @@ def _own_model(model: str, settings: Settings, asked: Asked) -> tuple[str, list[
         name = name_for(model)
         return name, [f"{name}={model}"]
     names = [*dict.fromkeys([*settings.models, *BUILT_IN, *asked.names])]
-    hint = nearest(model, [*names, *sorted(known)]) or "give the path of a .gguf"
+    hint = nearest(model, [*names, *sorted(known)]) or "give the path of a .gguf or of a model's folder"
     raise CliError(f"'{model}' is neither a model ({', '.join(names)}) nor a file. hint: {hint}", ExitCode.USAGE)
 
 

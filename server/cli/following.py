@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOOK_S: Final = 0.5
+_COMMENT: Final = re.compile(r"(?:loading .* (?P<loaded>\d+%)|queued position=(?P<position>\d+))(?: estimate_s=(\d+))?")
+"""What the server says to a client whose job has not begun."""
 
 
 class PassingLine:
@@ -29,6 +32,16 @@ class PassingLine:
     def clear(self) -> None:
         """What is written next stands at the line's beginning."""
         self.show("")
+
+
+def waiting_in_words(model: str, comment: str) -> str | None:
+    """A comment of the server to a client whose job has not begun; None for any other."""
+    match = _COMMENT.match(comment)
+    if match is None:
+        return None
+    if match["loaded"]:
+        return f"loading {model}, {match['loaded']}"
+    return f"waiting for {model}, place {match['position']} in the queue"
 
 
 def follow(

@@ -248,7 +248,7 @@ async def sse_bytes(
     `afterwards` is what follows the model's last word, before the end.
     """
     try:
-        async for sign in _until_started(run, voice):
+        async for sign in until_started(run, voice):
             yield sign
         encoder = make_encoder(await run.started())
         usage, late = Usage(), Late(run)
@@ -270,7 +270,7 @@ async def sse_bytes(
         run.cancel()
 
 
-async def _until_started(run: Run, voice: Voice) -> AsyncIterator[bytes]:
+async def until_started(run: Run, voice: Voice) -> AsyncIterator[bytes]:
     """A sign of life at once and every few seconds while nothing has happened yet."""
     first = asyncio.ensure_future(run.streams[0].first())
     try:

@@ -79,7 +79,7 @@ def server(made: Path, families: dict[str, Path], tmp_path_factory: pytest.TempP
             "packed": {"path": str(families["flux"]), "image_steps": 2, "parallel": 1, "quantization": "bnb-4bit"},
             "chat": {"path": "demo", "context": 4096, "parallel": 32},  # 128 MiB of KV cache
         },
-        "server": {"drain_s": 1},
+        "server": {"drain_s": 1, "sse_keepalive_s": 1},
         "memory": {"device": "cpu", "budget": "700MiB", "prefix_cache": "32MiB"},
         "scheduler": {"min_residency_s": 0},
     }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import io
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ from openai.types import image_generate_params
 from PIL import Image
 
 from backends.diffusion.route import SURFACE
+from tests.cli.terminal import CTRL_C, Terminal
 from tests.e2e.server import until
 from tests.http.conftest import Answer, Server
 
@@ -157,16 +161,31 @@ def test_every_published_field_is_known() -> None:
     assert {*get_type_hints(image_generate_params.ImageGenerateParamsBase)} <= {*SURFACE.fields}
 
 
+@contextlib.contextmanager
+def posted(server: Server, body: dict[str, Any]) -> Iterator[socket.socket]:
+    """A connection on which an image was asked for; its client hangs up at the end."""
+    data = json.dumps(body).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with server.connect() as connection:
+        connection.sendall(head.encode() + f"content-length: {len(data)}\r\n\r\n".encode() + data)
+        yield connection
+
+
+def received(connection: socket.socket, *until_: bytes) -> bytes:
+    """What comes, up to all of these."""
+    came = b""
+    while not all(mark in came for mark in until_):
+        part = connection.recv(4096)
+        assert part, came
+        came += part
+    return came
+
+
 def test_hanging_up_ends_the_work_within_a_step(server: Server) -> None:
     """Given an image of many steps, when its client is gone, then the engine is idle before these could be done."""
-    body = json.dumps({"model": "artist", "prompt": PROMPT, "steps": 150, "size": "128x128", "stream": True}).encode()
-    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     before = counted(server, "image_steps_total")
-    with server.connect() as connection:
-        connection.sendall(head.encode() + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-        received = b""
-        while b": step 3/150" not in received:
-            received += connection.recv(4096)
+    with posted(server, {"model": "artist", "prompt": PROMPT, "steps": 150, "size": "128x128", "stream": True}) as sent:
+        received(sent, b": step 3/150")
     server.wait_idle(20)
     assert counted(server, "image_steps_total") - before < 150
     assert 'finished_reason="abort"' in server.get("/metrics").body.decode()
@@ -193,6 +212,25 @@ def test_it_is_a_tenant_like_the_others(server: Server) -> None:
     assert "draws no images" in draw(server, model="chat").error["message"]
     files(draw(server, model="other"))
     until(lambda: server.model("artist")["state"] == "unloaded", 20)
+
+
+def test_a_stream_says_that_its_image_waits(server: Server) -> None:
+    """Given a model that draws one image after the other, when it is busy, then the next stream tells its place."""
+    asked = {"model": "other", "prompt": PROMPT, "size": "64x64", "steps": 150}
+    with posted(server, {**asked, "n": 10}), posted(server, {**asked, "stream": True, "steps": 1}) as waits:
+        received(waits, b"200 OK", b": queued position=")
+    server.wait_idle(20)
+
+
+def test_an_interrupted_command_leaves_its_line_and_no_file(server: Server, tmp_path: Path) -> None:
+    arguments = ["draw", "artist", PROMPT, "-o", "out.png", "--steps", "150", "--size", "128x128", "--url", server.url]
+    with Terminal(arguments, os.environ, tmp_path) as terminal:
+        terminal.expect("step 2/150")
+        terminal.type(CTRL_C)
+        terminal.shows()
+        assert terminal.ends() == 130
+    assert list(tmp_path.iterdir()) == []
+    server.wait_idle(20)
 
 
 def test_the_command_writes_a_file(server: Server, tmp_path: Path) -> None:

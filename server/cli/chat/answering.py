@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from server.cli.chat.screen import waiting
 from server.cli.console import CliError
+from server.cli.following import waiting_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from server.cli.chat.screen import Screen, Waiting
     from server.cli.client import Client
-
-_COMMENT: Final = re.compile(r"(?:loading .* (?P<loaded>\d+%)|queued position=(?P<position>\d+))(?: estimate_s=(\d+))?")
-"""What the server says to a client whose job has not begun."""
 
 
 @dataclass
@@ -96,7 +93,7 @@ def answered(client: Client, body: dict[str, Any], screen: Screen) -> Answer:
 
 def _read(client: Client, body: dict[str, Any], answer: Answer, screen: Screen, wait: Waiting) -> None:
     def _on_comment(comment: str) -> None:
-        if told := _told(str(body["model"]), comment):
+        if told := waiting_in_words(str(body["model"]), comment):
             wait.tell(told)
 
     with client.stream("/v1/chat/completions", body, on_comment=_on_comment) as documents:
@@ -121,16 +118,6 @@ def _show(delta: dict[str, Any], answer: Answer, screen: Screen, wait: Waiting) 
         wait.end()
         answer.text += content
         screen.content(content)
-
-
-def _told(model: str, comment: str) -> str | None:
-    """A comment of the server in words; None where it says nothing new."""
-    match = _COMMENT.match(comment)
-    if match is None:
-        return None
-    if match["loaded"]:
-        return f"loading {model}, {match['loaded']}"
-    return f"waiting for {model}, place {match['position']} in the queue"
 
 
 def _within(usage: dict[str, Any], side: str, name: str) -> int:
