@@ -16,6 +16,7 @@ from backends.machine.crash_reason import in_words
 if TYPE_CHECKING:
     from backends.diffusion.header import DrawHeader
 
+_ZERO_SNR: Final = "rescale_betas_zero_snr"
 _CONFIG_OF_ITS_OWN: Final = frozenset({"_class_name", "_diffusers_version"})
 
 
@@ -105,6 +106,9 @@ def failing(header: DrawHeader, config: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name in header.schedulers:
         chance, latents = torch.Generator().manual_seed(0), torch.zeros(1, 1, 1, 1)
+        if (why := _unable(header, config, name)) is not None:
+            found[name] = why
+            continue
         try:
             denoising = begun(header, config, name, STEPS, header.size)
             denoising.after(denoising.scaled(latents, 0), latents, 0, chance)
@@ -114,6 +118,14 @@ def failing(header: DrawHeader, config: dict[str, Any]) -> dict[str, str]:
             why = in_words(error)[:200]
             found[name] = f"cannot compute with this folder's scheduler_config.json: {why}. hint: another one"
     return found
+
+
+def _unable(header: DrawHeader, config: dict[str, Any], name: str) -> str | None:
+    """Why a scheduler would draw otherwise than the network was trained; None where it would not."""
+    known = inspect.signature(of_diffusers(header.family.schedulers[name]).__init__).parameters
+    if config.get(_ZERO_SNR) is True and _ZERO_SNR not in known:
+        return "begins with less noise than this model was trained with (zero terminal SNR). hint: ddim or euler"
+    return None
 
 
 def _tokens(header: DrawHeader, size: tuple[int, int]) -> int:

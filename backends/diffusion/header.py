@@ -35,6 +35,7 @@ WEIGHTS: Final = "diffusion_pytorch_model"
 TEXT_WEIGHTS: Final = "model"
 NO_OPTIONS: Final[Mapping[str, Setting]] = MappingProxyType({})
 _EULER: Final = "take the folder as its publisher has it, with FlowMatchEulerDiscreteScheduler"
+_PREDICTS: Final = "prediction_type"
 _TIED: Final = "encoder.embed_tokens.weight"
 """T5's name for what some folders store a second time."""
 
@@ -66,6 +67,8 @@ class DrawHeader(Header):
     """Of the largest image that memory is reserved for."""
     ways: Ways
     """How memory is spared, as far as the operator has chosen."""
+    trained: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What a model's one file says of its training, before its folder's scheduler_config.json."""
     quantization: Quantization = "none"
     """How linear layers are loaded: of the network that denoises, and of T5."""
     adapters: tuple[Adapter, ...] = ()
@@ -150,6 +153,7 @@ class DrawHeader(Header):
             "size": "x".join(map(str, self.size)),
             "largest image": "x".join(map(str, self.largest)),
             "scheduler": self.scheduler,
+            **({"predicts": str(self.trained[_PREDICTS])} if _PREDICTS in self.trained else {}),
         }
 
     @property
@@ -175,6 +179,7 @@ def read(path: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeader:
             configs[part] = text_config(folder, part, index.get(part), family.encoders[part])
         scheduler, is_shifted = _scheduler(folder, family)
         stored, in_file, halves = _weights(places, configs, pipeline)
+        trained = single_file.trained(places.file) if places.file is not None and not family.flow else {}
     except model_files.FileError as error:
         raise HeaderError(str(error)) from None
     own, image_size = own_size(family, denoiser, vae), str(options.get("image_size", "auto"))
@@ -195,6 +200,7 @@ def read(path: Path, options: Mapping[str, Setting] = NO_OPTIONS) -> DrawHeader:
         size,
         largest,
         ways,
+        trained,
         quantization,
     )
     _check_wishes(header, options)

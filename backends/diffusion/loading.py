@@ -128,7 +128,7 @@ def _painter(
         header=header,
         networks=dict(networks.items()),
         encoders=encoders,
-        scheduler_config=model_files.read_object(path / "scheduler" / "scheduler_config.json"),
+        scheduler_config=model_files.read_object(path / "scheduler" / "scheduler_config.json") | dict(header.trained),
         device=plan.device,
         empty_is_zero=index.get("force_zeros_for_empty_prompt", True) is True,
         adapters=adapters,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from backends.diffusion.file_fit import KEY
 from backends.diffusion.library import empty_weights
 from backends.diffusion.packing import pack
-from backends.diffusion.single_file import KEY
 from backends.diffusion.streaming import Filler
 from backends.engine import LoadError
 from backends.files import model_files

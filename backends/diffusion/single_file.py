@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.backend import HeaderError
 from backends.diffusion.families import FAMILIES
+from backends.diffusion.file_fit import KEY, fitting
 from backends.diffusion.file_tensors import FileTensor, checked
 from backends.diffusion.layer_names import plain
 from backends.diffusion.original_names import FLUX, SD3, diffusers_names
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from backends.backend import Setting
     from backends.files.tensors import StoredTensor
 
-KEY: Final = "image_config"
 ENDING: Final = ".safetensors"
 _DENOISER: Final = "model.diffusion_model."
 _MARKS: Final[Mapping[str, str]] = {
@@ -54,6 +54,10 @@ _IN_OPEN_CLIP: Final[Mapping[str, str]] = {
 """The same, where they go on as OpenCLIP does."""
 _POSITIONS: Final = "text_encoder.text_model.embeddings.position_embedding.weight"
 _FIRST_PROJECTION: Final = "text_encoder.text_projection.weight"
+_V: Final = "v_pred"
+_ZERO_SNR: Final = "ztsnr"
+_OTHER_NOISE: Final = frozenset({"edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
+_PREDICTIONS: Final[Mapping[str, str]] = {"v": "v_prediction", "epsilon": "epsilon"}
 _FIRST: Final = frozenset({"unet.conv_in.weight", "transformer.x_embedder.weight", "transformer.pos_embed.proj.weight"})
 """What takes the latents: its second side are their channels."""
 _SQUARE: Final = re.compile(r"vae\.(?:encoder|decoder)\.mid_block\.attentions\.0\.to_\w+(?:\.0)?\.weight")
@@ -132,7 +136,27 @@ def stored(file: Path, configs: Mapping[str, Mapping[str, Any]], pipeline: str) 
             scale = checked(tensor, held, kinds[tensor.name.rpartition(".")[0]])
             made += _in_rows(tensor, scale, [f"{part}.{name}" for name in names], configs[part])
     _check_channels(made, configs)
-    return _with_identity([_changed(one, configs) for one in made], pipeline)
+    whole = _with_identity([_changed(one, configs) for one in made], pipeline)
+    return fitting(whole, configs, FAMILIES[pipeline].encoders)
+
+
+def trained(file: Path) -> dict[str, Any]:
+    """What a file says of how its network was trained, as a scheduler's configuration has it; without a word nothing.
+
+    Tensors of no use but their names, as ComfyUI writes and knows them (`comfy.supported_models.SDXL.model_type`), and
+    what the ModelSpec notes. Raises HeaderError for schedules that no scheduler here has, or FileError.
+    """
+    names = {tensor.name for tensor in tensors.of_file(file)[0]}
+    if odd := sorted(names & _OTHER_NOISE):
+        raise HeaderError(
+            f"the file holds {odd[0]}: it was trained with noise of another kind (EDM), which onecard does not draw "
+            "with. hint: take the plain model"
+        )
+    predicts = _PREDICTIONS.get(tensors.remarks_of(file).get("modelspec.predict_key", ""))
+    found: dict[str, Any] = {"prediction_type": "v_prediction" if _V in names else predicts}
+    if _ZERO_SNR in names:
+        found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _check_channels(made: Sequence[FileTensor], configs: Mapping[str, Mapping[str, Any]]) -> None:
