@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import MutableMapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +17,13 @@ from server.cli.cluster_end import ClusterNote
 from server.cli.clusters import Wish, _gpus_per_node, bring_up
 from server.cli.console import CliError
 from server.cli.finding import ask_first, running_server
+from server.cluster.application import Application
+from server.cluster.labels import labelled_by_serve
+from server.cluster.notices import Notice
 from server.settings.config import Settings
 from tests.cluster.conftest import Edge
 from tests.e2e.server import until
+from tests.http.conftest import settings
 from tests.present import present
 
 
@@ -85,3 +92,34 @@ def test_commands_know_a_cluster_behind_a_proxy_that_signs_with_its_own_name(can
         assert running_server(None, settings) is not None
     finally:
         edge.close()
+
+
+def test_a_body_that_is_too_large_is_read_to_its_end_behind_a_proxy(canary_path: Path) -> None:
+    """The proxy cuts off what nothing reads, and the client that still sends would see a reset in place of its 413."""
+    n_parts = 5
+    left = [{"type": "http.request", "body": b"x" * 2**21, "more_body": n < n_parts - 1} for n in range(n_parts)]
+    unread_at_answer: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return left.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            assert message["status"] == 413
+            unread_at_answer.append(len(left))
+
+    async def no_nodes() -> list[Notice]:
+        return []
+
+    async def ask(n_bytes: int) -> None:
+        application = Application(Settings.model_validate(settings(canary_path)), no_nodes, key=None)
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"",
+                 "headers": [*headers, (b"content-length", str(n_bytes).encode())]}  # fmt: skip
+        await labelled_by_serve(application)(scope, receive, send)
+
+    asyncio.run(ask(n_parts * 2**21))
+    assert unread_at_answer == [0]
+    left.append({"type": "http.request", "body": b"", "more_body": True})
+    asyncio.run(ask(2**40))
+    assert unread_at_answer == [0, 1], "a body of any size is not read"

@@ -81,6 +81,16 @@ def cluster(folder, *options):
             up.wait(60)
 
 
+def lose_directory():
+    """Kill the actor that nodes tell of themselves; Ray starts another one, which knows nothing."""
+    child = (
+        "import ray\n"
+        "ray.init(address='auto', logging_level='ERROR', log_to_driver=False)\n"
+        "ray.kill(ray.get_actor('directory', namespace='onecard'), no_restart=False)\n"
+    )
+    subprocess.run([sys.executable, "-c", child], check=True, capture_output=True, timeout=120)
+
+
 class Streams(ThreadPoolExecutor):
     """Streams that run, each read in a thread of its own."""
 
@@ -113,6 +123,9 @@ def test_a_cluster_comes_up_heals_and_goes(tmp_path):
             return found["up"] and found["url"] != node["url"]
 
         until(healed, 60)
+        lose_directory()
+        for n in range(20):
+            assert chat(url, f"directory lost {n}") == f"echo: directory lost {n}"
         with urllib.request.urlopen(url + "/health", timeout=5) as answer:
             names = [name.lower() for name in answer.headers]
         assert len(names) == len(set(names)), "Serve's proxy and the gate both label an answer"
