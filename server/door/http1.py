@@ -144,6 +144,10 @@ class StrictHttp(H11Protocol):
         elif self._arrival is None or (in_body and (self.conn.n_heads > n_heads or self._n_arrived >= ARRIVAL_BYTES)):
             self._expect()
 
+    def _should_upgrade(self) -> bool:
+        """Never: the request is answered as HTTP. uvicorn's own would tell the log twice to install a library."""
+        return False
+
     def _expect(self) -> None:
         self._expect_nothing()
         self._arrival = self.loop.call_later(ARRIVAL_S, self._not_arrived)

@@ -254,6 +254,12 @@ def test_what_two_readers_could_take_differently_is_refused_and_closed(server, d
     assert server.chat().status == 200
 
 
+def test_a_wish_for_a_websocket_is_answered_as_http_and_tells_the_log_nothing_to_install(server):
+    wish = request("/health", "connection: close, upgrade", "upgrade: websocket", "sec-websocket-version: 13")
+    assert server.raw(wish).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert "uvicorn" not in server.log
+
+
 def test_a_refusal_of_the_parser_has_a_reason_and_a_log_line_without_what_was_sent(server):
     for data, reason in (
         (b"GET /health HTTP/1.1\nhost: localhost\n\n", "a line of the head does not end in CR LF"),
