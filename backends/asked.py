@@ -5,11 +5,11 @@ The server's side is `backends.border.rates` and `backends.border.dry`, which st
 
 from __future__ import annotations
 
-import argparse
 import socket
 from typing import TYPE_CHECKING
 
 from backends.machine.kernel import die_with, limit_damage
+from backends.machine.started import arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +22,7 @@ def answer_lines(program: str, answer: Callable[[str], str]) -> None:
         program: The name in an error about the arguments.
         answer: Makes one line, without its end, of one line.
     """
-    parser = argparse.ArgumentParser(prog=program)
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    args = parser.parse_args()
+    args = arguments(program)
     die_with(args.parent)
     limit_damage()
     with socket.socket(fileno=args.fd).makefile("rw", encoding="utf-8") as lines:

@@ -41,6 +41,7 @@ SERVER_MAY_USE = {
     "backends.formats.splitter",
     "backends.registry",
     "backends.border.child",
+    "backends.machine.card",
     "backends.machine.kernel",
     "backends.border.template_process",
     "backends.border.worker",

@@ -6,7 +6,6 @@ of that before it offers copies. Each copy is made by a child that ends at once,
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
@@ -22,6 +21,7 @@ from backends.border.template_process import MOST_BYTES, Copied, Unfit, Warm
 from backends.border.worker_main import serve
 from backends.engine import LoadError
 from backends.machine.kernel import anonymous_bytes, call_me, die_with, holds_a_card, limit_damage, n_threads
+from backends.machine.started import arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,13 +77,9 @@ def _become_worker(socket_fd: int, stderr_fd: int, server_pid: int) -> NoReturn:
     serve(socket_fd, server_pid)
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
+def main() -> NoReturn:
     """Run a template process on the socket `--fd` until the server is gone."""
-    parser = argparse.ArgumentParser(prog="onecard-template")
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--backend", required=True)
-    args = parser.parse_args(argv)
+    args = arguments("onecard-template", "backend")
     die_with(args.parent, status=EXIT_ORPHANED)
     limit_damage()
     call_me(b"onecard-template")

@@ -7,7 +7,6 @@ death ends it at once.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import socket
@@ -33,6 +32,7 @@ from backends.border.wire import command_decoder
 from backends.engine import AnyEngine, JobError, LoadError
 from backends.machine.crash_reason import LOAD_HINT, in_words
 from backends.machine.kernel import call_me, die_with, limit_damage
+from backends.machine.started import arguments
 from backends.messages import (
     Cancel,
     CutShort,
@@ -50,7 +50,6 @@ from backends.prompts.renderer import Renderer, fork_beside, rendering_beside
 
 if TYPE_CHECKING:
     import queue
-    from collections.abc import Sequence
 
     from backends.engine import Prepared
 
@@ -176,12 +175,9 @@ def serve(fd: int, server_pid: int) -> NoReturn:
     leave(0)
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
+def main() -> NoReturn:
     """Run a worker on the socket `--fd`."""
-    parser = argparse.ArgumentParser(prog="onecard-worker")
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    args = parser.parse_args(argv)
+    args = arguments("onecard-worker")
     serve(args.fd, args.parent)
 
 

@@ -6,7 +6,6 @@ parent's death ends it at once: what is lost is in the data of the last checkpoi
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import threading
@@ -16,13 +15,12 @@ from backends.border.link import EXIT_ENGINE_ERROR, EXIT_ORPHANED, EXIT_OUT_OF_M
 from backends.border.wire import train_command_decoder
 from backends.engine import LoadError
 from backends.machine.kernel import call_me, die_with, limit_damage, share_few_arenas
+from backends.machine.started import arguments
 from backends.messages.training import Leave, Train, TrainCommand, TrainFailed
 from backends.prompts.renderer import fork_beside, rendering_beside
 from backends.training.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from backends.messages.training import Recipe
 
 
@@ -74,12 +72,9 @@ def _train(recipe: Recipe, link: Link[TrainCommand], wanted: threading.Event) ->
     leave(0)
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
+def main() -> NoReturn:
     """Run one job on the socket `--fd`."""
-    parser = argparse.ArgumentParser(prog="onecard-trainer")
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    args = parser.parse_args(argv)
+    args = arguments("onecard-trainer")
     serve(args.fd, args.parent)
 
 

@@ -10,10 +10,12 @@ import contextlib
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
+
+from backends.machine.card import HiddenError, first
 
 ANSWER_WITHIN_S: Final = 5.0
 
@@ -84,6 +86,8 @@ async def answer(question: Callable[[], T], *, within_s: float) -> T:
     def ask() -> None:
         try:
             result = question()
+        except HiddenError as error:
+            _tell(loop, future, error=GpuError(str(error)))
         except Exception as error:
             _tell(loop, future, error=GpuError(f"the NVIDIA driver cannot be asked ({type(error).__name__})"))
         else:
@@ -121,7 +125,7 @@ def _query() -> GpuMemory:
 
     pynvml.nvmlInit()
     try:
-        handle = _handle(pynvml, os.environ)
+        handle = first(pynvml, os.environ)
         info = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return GpuMemory(str(pynvml.nvmlDeviceGetName(handle)), int(info.total), int(info.free))
     finally:
@@ -134,7 +138,7 @@ def _card() -> Card:
     memory = _query()
     pynvml.nvmlInit()
     try:
-        handle = _handle(pynvml, os.environ)
+        handle = first(pynvml, os.environ)
         found: dict[int, int | None] = {}
         told = False
         for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses):
@@ -153,16 +157,6 @@ def _process_name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip() or "?"
     except OSError:
         return "?"
-
-
-def _handle(pynvml: object, environ: Mapping[str, str]) -> object:
-    """The first card that CUDA will show to the workers."""
-    visible = environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    if visible.isdecimal():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(visible))  # type: ignore[attr-defined]
-    if not visible.startswith(("GPU-", "MIG-")):
-        raise GpuError("CUDA_VISIBLE_DEVICES hides every card")
-    return pynvml.nvmlDeviceGetHandleByUUID(visible)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

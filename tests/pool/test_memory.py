@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.machine import host
+from backends.machine import card, host
 from backends.plan import Amount, Footprint, Parts
 from server.memory import gpu
 from server.memory.ledger import Measured, Tenant
@@ -193,6 +193,12 @@ async def test_driver_that_fails_is_a_gpu_error() -> None:
     with pytest.raises(gpu.GpuError, match="OSError") as failed:
         await gpu.answer(fail, within_s=5.0)
     assert "/usr/lib" not in str(failed.value)
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "none,0"])
+async def test_a_card_that_is_hidden_is_told_as_that(visible):
+    with pytest.raises(gpu.GpuError, match=f"^CUDA_VISIBLE_DEVICES={visible.split(',')[0]} hides every card$"):
+        await gpu.answer(lambda: card.first(None, {"CUDA_VISIBLE_DEVICES": visible}), within_s=60)
 
 
 async def test_automatic_budget_follows_what_the_kernel_says_is_free(
