@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.arguments import AsJson
+from server.cli.arguments import AsJson, ConfigFile
 from server.cli.console import CliError, ExitCode, say, write, write_json
 from server.cli.following import PassingLine
 from server.cli.tuned import TUNED, tuned_models
@@ -32,7 +32,8 @@ _JUDGING = "What it costs"
 
 def quantize(
     source: Annotated[
-        str, typer.Argument(help="A model folder (or cached org/repo), a GGUF file, smollm2, an adapter or ft:...")
+        str,
+        typer.Argument(help="A configured model, a folder (or cached org/repo), GGUF, smollm2, adapter or ft:..."),
     ],
     to: Annotated[
         str,
@@ -59,6 +60,7 @@ def quantize(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that are there.")] = False,
     as_json: AsJson = False,
+    config: ConfigFile = None,
     imatrix: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Importance matrix to use, or to write.", rich_help_panel=_MAKING),
@@ -116,14 +118,14 @@ def quantize(
         kinds = tuple(types.parse_types(to)) if to else ()
         found = _tuned(source) if source.startswith(TUNED) else None
         order = orders.Order(
-            source=_source(source) if found is None else Path(found.model.path),
+            source=_source(source, config) if found is None else Path(found.model.path),
             out=output,
             types=kinds,
-            base=_source(base) if base is not None else _base_of(found, kinds),
+            base=_source(base, config) if base is not None else _base_of(found, kinds),
             name=name or _name_of(found),
             fit_bytes=fit_bytes,
             context=context,
-            device=_device(device),
+            device=_device(device, config),
             imatrix=imatrix,
             calibrate=calibrate,
             converter=converter,
@@ -211,26 +213,34 @@ def _as_json(order: Order, done: Done) -> dict[str, Any]:
     }
 
 
-def _device(text: str) -> Device:
-    """What is assumed; `auto` is what a server would take on this machine."""
-    from server.memory.opening import open_memory
-    from server.settings.sections import MemorySection
+def _device(text: str, config: Path | None) -> Device:
+    """What is assumed; `auto` is what a server of this configuration would take on this machine."""
+    from server.cli.configuration import loaded_or_exit
+    from server.memory.opening import DeviceError, open_memory
 
     match text:
         case "cuda" | "cpu":
             return text
         case "auto":
-            return asyncio.run(open_memory(MemorySection())).device
+            try:
+                return asyncio.run(open_memory(loaded_or_exit(config).settings.memory)).device
+            except DeviceError as problem:
+                raise CliError(str(problem)) from None
     raise CliError(f"--device {text!r}: auto, cuda or cpu", ExitCode.USAGE)
 
 
-def _source(text: str) -> Path:
-    """A path, a built-in model, or one of the local Hugging Face cache."""
+def _source(text: str, config: Path | None) -> Path:
+    """A configured model's files, a path, a built-in model, or one of the local Hugging Face cache. Raises CliError."""
     from backends.files.adapters import PEFT_CONFIG
     from backends.files.model_files import is_there
+    from server.cli.configuration import loaded_or_exit, with_folders
+    from server.cli.finding import owners
     from server.settings.builtin import BUILT_IN
     from server.settings.references import LocateError, adapter_place, locate
 
+    settings = with_folders(loaded_or_exit(config).settings).settings
+    if (named := owners(settings).get(text)) is not None:
+        text = settings.models[named].path
     path = Path(text).expanduser()
     if text not in BUILT_IN and path.exists():
         return path

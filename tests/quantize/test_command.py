@@ -21,7 +21,7 @@ CANARY = "canary-e2f9c1"
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "ONECARD_SECRET": CANARY, "NO_COLOR": "1"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "CANARY_SECRET": CANARY, "NO_COLOR": "1"}
 
 
 def command(*arguments: object) -> list[str]:
@@ -51,6 +51,16 @@ def test_dry_run_is_json_when_asked(tmp_path: Path) -> None:
     assert answer["outputs"][0]["memory_bytes"]["32768"] is None
     assert answer["written"] == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_configured_model_is_a_source_by_its_names(tmp_path: Path) -> None:
+    (tmp_path / "o.toml").write_text(f"[models.chat]\npath = {str(GGUF)!r}\naliases = ['gpt-4o']")
+    done = onecard("gpt-4o", "--to", "Q6_K", "--dry-run", "--json", "--config", tmp_path / "o.toml", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["outputs"][0]["type"] == "Q6_K"
+    (tmp_path / "o.toml").write_text("[memory]\nvram = 1")
+    wrong = onecard(GGUF, "--to", "Q6_K", "--dry-run", "--config", tmp_path / "o.toml")
+    assert (wrong.returncode, "memory.vram is an unknown key" in wrong.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,7 @@ def test_memory_is_of_the_device_that_is_named_and_that_serve_would_take() -> No
     assert memory["cuda"] - memory["cpu"] > 300 * 2**20
     assert memory["auto"] == memory[answers["auto"]["device"]]
     fit = [sys.executable, "-m", "server.cli", "fit", "demo", "--context", "4096", "--parallel", "1", "--device", "cpu"]
-    known = {name: value for name, value in environment().items() if name != "ONECARD_SECRET"}
+    known = {name: value for name, value in environment().items() if name != "CANARY_SECRET"}
     estimated = subprocess.run([*fit, "--json"], capture_output=True, text=True, env=known, check=True)
     assert memory["cpu"] == pytest.approx(json.loads(estimated.stdout)["total_bytes"], rel=0.1)
     table = onecard(HF, "--to", "F16", "--dry-run", "--device", "cuda").stdout
