@@ -16,6 +16,7 @@ CALLED_BY_OTHERS: Mapping[str, str] = {
     "load_history_strings": "prompt_toolkit",
     "store_string": "prompt_toolkit",
     "send_400_response": "uvicorn",
+    "_should_upgrade": "uvicorn",
     "_send_with_timeout": "sse-starlette",
     "_ping": "sse-starlette",
     "_get_arguments_from_pretrained": "transformers",
