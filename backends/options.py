@@ -6,7 +6,8 @@ Imported by the server only: workers get plain values (`LoadModel.options`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
@@ -51,6 +52,14 @@ class Options(BaseModel):
     )
     of_a_card: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Keys that have no effect on a machine without a card, and what is so there in any case."""
+
+    @staticmethod
+    def folders(path: Path, options: Mapping[str, bool | int | float | str]) -> Sequence[Path]:
+        """Folders below or beside a model's path whose files are the model's too, whether they are there or not.
+
+        `options` are those that are written down. Blocks on the disk.
+        """
+        return ()
 
 
 class ImageOptions(Options):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints
 
+from backends.backend import HeaderError, Setting
+from backends.diffusion import single_file
 from backends.diffusion.kind import MAX_STEPS, Quantization
 from backends.options import NO_BOOL, AdapterOptions
 
 NamedScheduler = Literal["ddim", "ddpm", "deis", "dpm++", "euler", "euler_a", "heun", "lcm", "lms", "pndm", "unipc"]
 """The names of `backends.diffusion.kind.SCHEDULERS`."""
+
+
+_PARTS: Final = (
+    "unet", "transformer", "vae", "scheduler",
+    "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3",
+)  # fmt: skip
+"""Of a folder of diffusers."""
 
 
 class DrawOptions(AdapterOptions):
@@ -40,3 +50,12 @@ class DrawOptions(AdapterOptions):
     """Feed-forward layers of a U-Net in slices, which takes less memory and a little longer. auto: where it has to."""
     image_tiled: bool | Literal["auto"] = "auto"
     """Images are decoded in tiles of 512 pixels, which changes large ones a little. auto: where nothing else fits."""
+
+    @staticmethod
+    def folders(path: Path, options: Mapping[str, Setting]) -> Sequence[Path]:
+        """Of each network, and of one file the folder with its configurations."""
+        try:
+            folder = single_file.places(path, options).folder
+        except HeaderError:  # told where the model is described
+            return ()
+        return [folder, *(folder / part for part in _PARTS)]

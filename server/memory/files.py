@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from backends.backend import Header, HeaderError
 from backends.files.adapters import statuses
-from backends.files.model_files import FileError, reason
+from backends.files.model_files import FileError, reason, statuses_of
 from backends.registry import BACKENDS
 
 if TYPE_CHECKING:
@@ -140,15 +140,17 @@ def look(entry: CatalogEntry, before: FileFacts | None = None) -> FileFacts:
 
 
 def _told_of_options(entry: CatalogEntry) -> list[object]:
-    """The options that were written down, and the state of the adapters among them."""
+    """The options that were written down, and the state of the adapters and folders among them."""
     options = entry.options
-    return [*sorted(options.items()), *statuses(options)]
+    folders = BACKENDS[entry.backend].options().folders(entry.path, options)
+    inside = [status for folder in folders if folder.is_dir() for status in statuses_of(sorted(folder.iterdir()))]
+    return [*sorted(options.items()), *statuses(options), *inside]
 
 
 def key_of(entry: CatalogEntry) -> FileKey:
     """What tells one state of a model's files, as they are to be loaded, from another. Raises OSError.
 
-    One system call for a file, and one for each file of a folder.
+    One system call for a file, and one for each file of a folder and of those that belong to it.
     """
     status = os.stat(entry.path)  # noqa: PTH116 - the three figures are of one call
     if not stat.S_ISDIR(status.st_mode):

@@ -14,6 +14,9 @@ import pytest
 from backends.backend import HeaderError
 from backends.diffusion.header import read
 from backends.diffusion.kind import Draw
+from server.memory.files import key_of
+from server.settings.catalog import Catalog
+from server.settings.config import Settings
 from tests.draw.loading import loaded
 from tests.draw.test_engine import drawn
 
@@ -121,3 +124,27 @@ def test_a_file_says_what_its_network_predicts(files: dict[str, Path], tmp_path:
     file = changed(files["xl"], tmp_path / "a.safetensors", lambda t: t.update({"edm_mean": torch.ones(4)}))
     with pytest.raises(HeaderError, match="holds edm_mean: it was trained with noise of another kind"):
         read(file)
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_what_changes_beside_a_model_is_another_model(
+    as_folder: bool,
+    folders: dict[str, Path],
+    files: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    """Given a folder, or a file with its folder, when a file in a network's own folder changes or leaves, then the
+    model is another one; without a change it is the same."""
+    folder = shutil.copytree(folders["sd"], tmp_path / "a")
+    path = folder if as_folder else Path(shutil.copy(files["sd"], tmp_path / "b.safetensors"))
+    own = {} if as_folder else {"image_config": "a"}
+    (entry,) = Catalog(Settings.model_validate({"models": {"artist": {"path": str(path), **own}}})).entries
+    before = key_of(entry)
+    assert key_of(entry) == before
+    for name in ("scheduler/scheduler_config.json", "unet/config.json"):
+        config = folder / name
+        config.write_text(config.read_text() + " ")
+        assert key_of(entry) != before, name
+        before = key_of(entry)
+    (folder / "tokenizer/tokenizer_config.json").unlink()
+    assert key_of(entry) != before
