@@ -31,7 +31,7 @@ USES = 2
 NO_WORDS = re.compile(
     r"\b[A-Z]\w*(Error|Exception|Interrupt)\b|SIG[A-Z]+\b(?! \()|Traceback|could not be prepared|/tmp/|0x[0-9a-f]{6}"
 )
-SHORT = {"gguf": 24, "folder": 14}
+SHORT = {"gguf": 16, "folder": 8}
 
 
 @dataclass

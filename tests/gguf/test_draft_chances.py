@@ -30,7 +30,8 @@ SHARES = {CYCLE[0]: 0.7, CYCLE[2]: 0.15, CYCLE[4]: 0.1, CYCLE[6]: 0.05}
 LIKELY = {token: 80 + math.log(share) for token, share in SHARES.items()}
 MOST_CHI_SQUARE = 32.9
 """Of twelve degrees of freedom, at p = 0.001."""
-N_DRAWS = 200_000
+N_DRAWS, FEW_DRAWS = 200_000, 1600
+"""Of the few, four are expected of the least frequent pair of tokens."""
 
 
 def opened(path: Path, backend: str = "gguf", **fields: Any) -> Engine:
@@ -41,7 +42,7 @@ def opened(path: Path, backend: str = "gguf", **fields: Any) -> Engine:
 
 def test_drafts_from_the_text_itself(backend: str, canary_model: Path, full_counts: bool) -> None:
     engine = opened(canary_model, backend)
-    n_draws = N_DRAWS if full_counts and backend == "gguf" else 3200
+    n_draws = N_DRAWS if full_counts and backend == "gguf" else FEW_DRAWS
 
     assert check(engine, n_draws)["ngram"] > 0.1 * n_draws
 
@@ -49,21 +50,21 @@ def test_drafts_from_the_text_itself(backend: str, canary_model: Path, full_coun
 def test_drafts_of_a_model(canary_path: Path, tmp_path: Path, full_counts: bool) -> None:
     likeliest = canary_p.build(tmp_path / "draft.gguf", always=CYCLE[0])
     engine = opened(canary_path, draft=DraftFiles("draft", str(likeliest)))
-    n_draws = N_DRAWS if full_counts else 3200
+    n_draws = N_DRAWS if full_counts else FEW_DRAWS
 
     assert check(engine, n_draws)["model"] > 0.1 * n_draws
 
 
 def test_drafts_of_a_layer_that_predicts(tmp_path: Path, full_counts: bool) -> None:
     engine = opened(canary_mtp.build(tmp_path / "mtp.gguf", always=CYCLE[0]), mtp=True)
-    n_draws = N_DRAWS if full_counts else 3200
+    n_draws = N_DRAWS if full_counts else FEW_DRAWS
 
     assert check(engine, n_draws)["mtp"] > 0.1 * n_draws
 
 
 def test_drafts_from_cached_texts(canary_path: Path, tmp_path: Path, full_counts: bool) -> None:
     engine = opened(canary_path, store=Store(str(tmp_path / "store"), 4 << 20))
-    n_draws = N_DRAWS if full_counts else 1600
+    n_draws = N_DRAWS if full_counts else FEW_DRAWS
 
     assert check(engine, n_draws, n_tokens=40)["cache"] > 0.02 * n_draws
 
@@ -71,7 +72,7 @@ def test_drafts_from_cached_texts(canary_path: Path, tmp_path: Path, full_counts
 def test_tokens_between_which_a_grammar_leaves_no_choice(canary_path: Path, full_counts: bool) -> None:
     letters = "".join(re.escape(canary_p.PIECES[token].decode()) for token in SHARES)
     engine = opened(canary_path)
-    n_draws = N_DRAWS if full_counts else 1600
+    n_draws = N_DRAWS if full_counts else FEW_DRAWS
 
     found = check(engine, n_draws, n_tokens=800, each=2, constraint=Pattern(f"([{letters}]-)*"))
 

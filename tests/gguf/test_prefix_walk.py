@@ -29,7 +29,8 @@ pytestmark = pytest.mark.engine
 PARALLEL = 4
 N_TOKENS = 40
 Where = Kind | Literal["mtp", "folder"]
-_FEW_WALKS: dict[Where, int] = {"mtp": 16, "folder": 6}
+_N_WALKS: dict[Where, int] = {"mtp": 10, "folder": 4}
+_OTHERS, _TIMES_WHEN_FULL = 16, 12
 Act = tuple[Literal["join", "cancel", "steps", "keep", "swap"], int, int, int]
 ACTS: st.SearchStrategy[list[Act]] = st.lists(
     st.tuples(
@@ -143,7 +144,7 @@ def predicted(gold: Gold, tokens: list[int]) -> tuple[int, ...]:
 
 
 def test_any_order_of_coming_and_going_leaves_every_answer_as_it_is(setting: Setting, full_counts: bool) -> None:
-    n_walks = _FEW_WALKS.get(setting.kind, 40) * (5 if full_counts else 1)
+    n_walks = _N_WALKS.get(setting.kind, _OTHERS) * (_TIMES_WHEN_FULL if full_counts else 1)
 
     @settings(max_examples=n_walks, deadline=None, derandomize=True)
     @given(
