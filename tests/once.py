@@ -17,10 +17,12 @@ T = TypeVar("T")
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
     """What `make` says of what it has written into the folder it is given; a make that failed is tried again.
 
-    Only for files that no test changes: every process of the run reads them.
+    Only for files that no test changes: every process of the run reads them. A maker that is killed has told nothing
+    and holds no lock, so the next one makes it. A run inside a test inherits the name of a process that it is not, and
+    beside its folder lies what former runs made.
     """
     base = factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shared = base.parent if base.name == f"popen-{os.environ.get('PYTEST_XDIST_WORKER')}" else base
     with (shared / f"{name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         told = shared / f"{name}.told"
