@@ -93,6 +93,7 @@ def test_the_page_of_metrics_has_every_node_s_series_once(edge):
 
 
 def test_what_is_of_one_server_is_refused_and_the_edge_tells_of_its_nodes(edge):
+    ask(edge, "hello")
     refused = edge.post("/v1/memory/lease", {"bytes": "1MiB", "seconds": 5})
     assert refused.status == 400
     assert "ask the node itself" in refused.error["message"]
