@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from server.settings.builtin import SERVED, built_in_path
+from tests import warm
 from tests.e2e.server import Server, serving
 
 INSTALLED = [name for name in SERVED if built_in_path(name) is not None]
@@ -43,17 +43,7 @@ def onecard(environment: dict[str, str], tmp_path: Path) -> Onecard:
     """Run one command to its end."""
 
     def _run(*arguments: str, stdin: str | None = None, env: dict[str, str] | None = None):
-        given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-        return subprocess.run(
-            [sys.executable, "-m", "server.cli", *arguments],
-            env={**environment, **(env or {})},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            **given,
-        )
+        return warm.run("server.cli", arguments, input=stdin, env={**environment, **(env or {})}, cwd=tmp_path)
 
     return _run
 

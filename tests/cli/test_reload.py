@@ -17,6 +17,7 @@ import httpx2
 import openai
 import pytest
 
+from tests import warm
 from tests.cli.conftest import FAKE, clean_environment
 from tests.e2e.server import Server, serving, until
 from tests.models import broken
@@ -50,15 +51,9 @@ class Live:
         fresh.replace(self.file)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "server.cli", *arguments, "--url", self.server.url],
-            env=clean_environment(self.file.parent),
-            cwd=self.file.parent,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        arguments += ("--url", self.server.url)
+        folder = self.file.parent
+        return warm.run("server.cli", arguments, env=clean_environment(folder), cwd=folder)
 
     def reload(self) -> dict[str, Any]:
         kind: Any = object

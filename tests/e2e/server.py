@@ -9,7 +9,6 @@ import re
 import selectors
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ import openai
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import warm
 from tests.cpu import cpu_s
 
 KEY = "test-key"
@@ -30,7 +30,7 @@ KEY = "test-key"
 class Server:
     """One running server. `url` has no path."""
 
-    process: subprocess.Popen[str]
+    process: warm.Process
     url: str
     log: Path
 
@@ -90,10 +90,10 @@ def serving(
     """`onecard serve` with these models on a free port; killed at the end if it still runs."""
     named = [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
     log = folder / f"serve-{time.monotonic_ns()}.log"
-    command = [sys.executable, "-m", "server.cli", "serve", "--port", "0", *named, *flags]
+    given = {**os.environ, **(env or {})}
     with log.open("w") as stderr:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **(env or {})}
+        process = warm.popen(
+            "server.cli", ["serve", "--port", "0", *named, *flags], stdout=subprocess.PIPE, stderr=stderr, env=given
         )
     try:
         yield Server(process, _url(process, log), log)
@@ -105,7 +105,7 @@ def serving(
         process.stdout.close()
 
 
-def _url(process: subprocess.Popen[str], log: Path) -> str:
+def _url(process: warm.Process, log: Path) -> str:
     """The address in the first line of the server, which comes when it is ready."""
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:

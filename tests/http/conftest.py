@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests import warm
 from tests.e2e.server import until
 from tests.present import present
 
@@ -50,15 +50,15 @@ class Server:
 
     def __init__(self, settings: dict, log: Path, **env: str) -> None:
         self.log_path = log
-        command = [sys.executable, "-m", "tests.http.launcher", json.dumps(settings)]
+        given = {**os.environ, "ONECARD_TEST_ENGINE": "tests.fakes.engine:load", **env}
         with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command,
+            self.process = warm.popen(
+                "tests.http.launcher",
+                [json.dumps(settings)],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                text=True,
-                env={**os.environ, "ONECARD_TEST_ENGINE": "tests.fakes.engine:load", **env},
+                env=given,
             )
         line = present(self.process.stdout).readline()
         assert line, log.read_text()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.e2e.server import Server, serving
 
 pytestmark = pytest.mark.engine
@@ -21,8 +20,7 @@ QUESTION = "What is the capital of France?"
 
 
 def onecard(server: Server, *arguments: str) -> str:
-    command = [sys.executable, "-m", "server.cli", *arguments, "--url", server.url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = warm.run("server.cli", [*arguments, "--url", server.url])
     assert done.returncode == 0, done.stderr
     return done.stdout
 

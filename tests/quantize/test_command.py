@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.e2e.server import until
 from tests.quantize.conftest import GGUF, HF
 from tests.quantize.zoo import build
@@ -29,9 +30,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def onecard(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=environment(), check=False, timeout=300
-    )
+    return warm.run("server.cli", ["quantize", *map(str, arguments)], env=environment(), timeout=300)
 
 
 def test_outputs_are_written_and_told_how_to_serve(tmp_path: Path) -> None:

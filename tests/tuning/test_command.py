@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import demo
+from tests import warm
 from tests.tuning.conftest import School, chat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,9 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def onecard(school: School, folder: Path, *arguments: str, server: bool = True) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder), "ONECARD_API_KEY": "sk-plain"}
-    command = [sys.executable, "-m", "server.cli", "train", *arguments]
-    command += ["--url", school.server.url] if server else []
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    url = ["--url", school.server.url] if server else []
+    return warm.run("server.cli", ["train", *arguments, *url], cwd=folder, env=env)
 
 
 def test_a_table_teaches_a_model_whose_name_is_printed(school: School, tmp_path: Path):
