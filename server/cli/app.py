@@ -65,7 +65,7 @@ def run(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model of the server, a path, an hf: reference, smollm2 or demo; without it you pick one.",
+            help="A model of the server, a path, an hf: reference, or one that is built in; without it you pick one.",
             autocompletion=model_names,
         ),
     ] = None,

@@ -13,7 +13,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE
 AnyModel = Annotated[
     str,
     typer.Argument(
-        help="A configured model, one of the server, a path, an hf: reference, smollm2 or demo.",
+        help="A configured model, one of the server, a path, an hf: reference, or one that is built in.",
         autocompletion=model_names,
     ),
 ]

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from typer import Context
 
 from server.own_folder import user_folder
+from server.settings.builtin import BUILT_IN
 
 _WITHIN_S: Final = 0.3
 _BREAKS: Final = (":", "=")
@@ -57,7 +58,7 @@ def model_names(context: Context, incomplete: str) -> list[str]:
     """Names and aliases that begin so; none where nothing can be read. Raises nothing."""
     config = _configuration(context.params.get("config"))
     url = context.params.get("url") or os.environ.get("ONECARD_URL")
-    names = dict.fromkeys([*_configured(config), *_served(config, url), "smollm2", "demo"])
+    names = dict.fromkeys([*_configured(config), *_served(config, url), *BUILT_IN])
     if os.environ.get("_ONECARD_COMPLETE") != "complete_bash":
         return [name for name in names if name.startswith(incomplete)]
     before = os.environ.get(_BEFORE, "")

@@ -34,11 +34,11 @@ def complete(environment: dict[str, str]):
     [
         (CONFIG, "c", ["chat", "cheap", "coder"]),
         (CONFIG, "gpt", ["gpt-4o"]),
-        (CONFIG, "de", ["demo"]),
-        ("broken [", "d", ["demo"]),
-        ("models = 3", "d", ["demo"]),
+        (CONFIG, "de", ["demo", "demo-draw", "demo-vision"]),
+        ("broken [", "d", ["demo", "demo-draw", "demo-vision"]),
+        ("models = 3", "d", ["demo", "demo-draw", "demo-vision"]),
         ("[models]\na = 1\n[server]\nport = 'x'\napi_keys = 7\n", "a", ["a"]),
-        (None, "d", ["demo"]),
+        (None, "d", ["demo", "demo-draw", "demo-vision"]),
     ],
 )
 def test_names_of_the_configuration(text, begun, names, tmp_path, monkeypatch):
