@@ -24,6 +24,9 @@ __all__ = ["fleet"]
 
 SIZES = {"a": 300, "b": 250, "c": 120, "d": 60, "pin": 40}
 BUDGET, BY_DAY = 700 * MIB, 420 * MIB
+STALLED_S = 60
+"""Without any job that ends and any model that comes or goes."""
+GOES_ON = ("loading", "loaded", "unloaded")
 PASSING = ("cancelled", "memory_busy", "queue_timeout", "queue_full")
 """How a job may end that was not answered: its client went, or others held the memory for too long."""
 
@@ -91,14 +94,13 @@ class Walk:
 
     async def ask_in_the_background(self) -> None:
         token = ASKER.set(Asker("line", background=True))
-        self.begin(self._answer(self.chance.choice(list(SIZES)), within_s=None))
+        self.begin(self._answer(self.chance.choice(list(SIZES))))
         ASKER.reset(token)
 
-    async def _answer(self, model: str, *, within_s: float | None = 120) -> None:
-        """Jobs that have time wait as long as the memory is lent."""
+    async def _answer(self, model: str) -> None:
+        """Jobs that have time wait as long as the memory is lent; one that waits for ever shows when all rest."""
         text = self.chance.choice(("hi", "!slow 5 10", "!slow 10 30"))
-        async with asyncio.timeout(within_s):
-            (last,) = [event async for event in self.made.submit(model, text)][-1:]
+        (last,) = [event async for event in self.made.submit(model, text)][-1:]
         assert not isinstance(last, Failed) or last.code in PASSING, last
         self.answered += not isinstance(last, Failed)
 
@@ -159,16 +161,21 @@ class Walk:
         self.begin(self.made.pool.unload(self.chance.choice(list(SIZES))))
 
     async def rest(self) -> None:
-        """Everything ends, and what is lent comes back."""
+        """Everything ends, and what is lent comes back, as long as that takes: jobs wait for loads, one at a time."""
         self.minute = 20 * 60
         await self.made.pool._parts.memory.look()
-        async with asyncio.timeout(120):
+        before = None
+        async with asyncio.timeout(STALLED_S) as stalled:
             while self.tasks or self.made.pool.leases.all:
                 await self.give_back()
                 await asyncio.sleep(0.01)
                 for task in [task for task in self.tasks if task.done()]:
                     self.tasks.discard(task)
                     task.result()
+                now = len(self.tasks), sum(name in GOES_ON for name, _ in self.made.happened)
+                if now != before:
+                    before = now
+                    stalled.reschedule(asyncio.get_running_loop().time() + STALLED_S)
         if self.made.pool.training.held:
             self.made.pool.training.go()
 
