@@ -46,6 +46,8 @@ _OTHERS: Final = {
 }
 """What names of tensors tell of files that are no plain LoRA."""
 _TURNED: Final = ("final_layer_adaLN_modulation_1", "final_layer.adaLN_modulation.1")
+_CONTEXT: Final = re.compile(r".+joint_blocks[._](\d{1,3})[._]context_block[._]adaLN_modulation[._]1")
+_OF_BLOCK: Final = "diffusion_model.joint_blocks.{}.x_block.adaLN_modulation.1"
 _PROCESSOR: Final = re.compile(r"\.processor\.(to_(?:q|k|v|out))_lora\.")
 """Of diffusers before 0.22."""
 _FLOATS: Final = {"F32": "<f", "F16": "<e", "BF16": "<f", "F64": "<d"}
@@ -126,14 +128,35 @@ def _pairs(
         layers, side = _place(tensor.name, theirs, network)
         if side != _ALPHA:
             lora_folder.check_matrix(tensor, n_axes=(2, 4))
-        found.setdefault(layers, {})[side] = tensor
+        sides = found.setdefault(layers, {})
+        if side in sides:
+            raise AdapterError(_twice(layers[0], sides[side].name, tensor.name))
+        sides[side] = tensor
     if not found:
         raise AdapterError(f"{file.name} holds no matrices. hint: was it saved after training?")
+    _check_once(found)
     noted = _noted(file)
     pairs: list[LoraPair] = []
     for layers, sides in sorted(found.items()):
         pairs += _in_rows(_pair(file, layers[0], sides, noted), layers, shapes)
     return tuple(pairs)
+
+
+def _check_once(found: Mapping[tuple[str, ...], Mapping[str, StoredTensor]]) -> None:
+    """Raises AdapterError where a layer is changed alone, and among others that are one matrix to the trainer."""
+    names: dict[str, str] = {}
+    for layers, sides in found.items():
+        name = next(iter(sides.values())).name
+        if layer := next((one for one in layers if one in names), None):
+            raise AdapterError(_twice(layer, names[layer], name))
+        names.update(dict.fromkeys(layers, name))
+
+
+def _twice(layer: str, one: str, other: str) -> str:
+    return (
+        f"it changes {layer[:120]} twice, by {one[:120]} and by {other[:120]}. hint: was it merged by a script? "
+        "take its trainer's own file"
+    )
 
 
 def _in_rows(pair: LoraPair, layers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[LoraPair]:
@@ -167,11 +190,17 @@ def _place(name: str, theirs: Mapping[str, tuple[str, ...]], network: str) -> tu
         return (f"{network}.{layer.removeprefix(_OF_PEFT)}",), side
     if layer.startswith(_PARTS):
         return (plain(layer),), side
-    if layer.endswith(_TURNED):
+    if layer.endswith(_TURNED) or _is_last_context(layer, theirs):
         raise AdapterError(f"it changes {layer[:120]}, whose halves diffusers has the other way round. {_MERGE}")
     if layer not in theirs:
         raise AdapterError(f"it changes {layer[:120]}, which is no layer of this model. {_WHOSE}")
     return theirs[layer], side
+
+
+def _is_last_context(layer: str, theirs: Mapping[str, tuple[str, ...]]) -> bool:
+    """Of Stable Diffusion 3 the last block's alone is turned; its number is the model's."""
+    match = _CONTEXT.fullmatch(layer)
+    return match is not None and layer not in theirs and _OF_BLOCK.format(match[1]) in theirs
 
 
 def _noted(file: Path) -> dict[str, dict[str, Any]]:

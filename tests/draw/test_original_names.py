@@ -115,6 +115,34 @@ def test_an_image_is_that_of_the_same_adapter_in_diffusers_names(
     assert not np.array_equal(alone, images[0])
 
 
+def test_the_last_block_of_3_is_turned(families: dict[str, Path], tmp_path: Path) -> None:
+    """Given what kohya trains of a Stable Diffusion 3's last block, then it is told as what diffusers has the other way
+    round; of a block that is not there, as no layer."""
+    shapes = shapes_of(read(families["sd3"]).tensors)
+    for number, sentence in ((1, "halves diffusers has the other way round"), (7, "which is no layer of this model")):
+        name = f"lora_unet_joint_blocks_{number}_context_block_adaLN_modulation_1"
+        path = random_pairs(tmp_path / "a.safetensors", {name: (64, 32)}, down="lora_down", up="lora_up")
+        with pytest.raises(AdapterError, match=sentence):
+            checked(path, shapes, 0)
+
+
+def test_a_layer_that_is_changed_twice_is_told(flux_shapes: dict[str, Any], tmp_path: Path) -> None:
+    """Given a matrix and one of its layers, or one layer by two trainers' names, then both names are told."""
+    qkv, q = "lora_unet_double_blocks_0_img_attn_qkv", "transformer.transformer_blocks.0.attn.to_q"
+    proj = ("lora_unet_double_blocks_0_img_attn_proj", "diffusion_model.double_blocks.0.img_attn.proj")
+    for names, layer in (((qkv, q), "attn.to_q"), (proj, "attn.to_out.0")):
+        tensors: dict[str, Any] = {}
+        for name in names:
+            down, up = (".lora_down", ".lora_up") if name.startswith("lora_") else (".lora_A", ".lora_B")
+            tensors[f"{name}{down}.weight"] = torch.ones(4, 3072)
+            tensors[f"{name}{up}.weight"] = torch.ones(9216 if name == qkv else 3072, 4)
+        save_file(tensors, tmp_path / "a.safetensors")
+        with pytest.raises(
+            AdapterError, match=f"{layer} twice, by {names[0]}.* and by {names[1]}|{names[1]}.*{names[0]}"
+        ):
+            checked(tmp_path / "a.safetensors", flux_shapes, 0)
+
+
 def test_what_does_not_fit_is_told(flux_shapes: dict[str, Any], tmp_path: Path) -> None:
     """Given rows that are another model's, or a layer that diffusers turns round, then a sentence says which."""
     cases = {
