@@ -14,7 +14,7 @@ import msgspec
 from server.errors import ApiError, clip
 from server.files.folder import rows_of_page
 from server.settings.config import TUNED
-from server.tuning.job import FOLLOWS, OPEN, Job, JobRecord, State
+from server.tuning.job import FOLLOWS, OPEN, Job, JobRecord, State, tuned_model
 
 if TYPE_CHECKING:
     import sqlite3
@@ -188,18 +188,15 @@ class TuningStore:
     def delete_result(self, job: Job, name: str) -> None:
         """What a job has made is to be no more. Looked at and written in one, so that no job begins with it meanwhile.
 
-        Raises ApiError 404 where it is gone, and 409 where a job that has not ended teaches it: its result takes files
-        of it.
+        Raises ApiError 404 where it is gone, and 409 where it is the base of an adapter, or of a job that has not ended
+        and whose result takes files of it.
         """
         with self._folder.transaction() as db:
             kept = self._get(db, job.id, None)
             if kept.record.result_folder is None:
                 raise _deleted(name)
-            if (
-                learner := next((one for one in self._of_states(db, OPEN) if one.record.model == name), None)
-            ) is not None:
-                told = f"The model '{clip(name)}' is what {learner.id} teaches. hint: cancel that job, or let it end"
-                raise ApiError(409, told, param="model", code="model_in_use")
+            if (why := self._still_needs(db, name)) is not None:
+                raise ApiError(409, f"The model '{clip(name)}' is {why}", param="model", code="model_in_use")
             kept.record.result_folder = None
             self._written(db, kept, kept.state)
 
@@ -280,6 +277,15 @@ class TuningStore:
         return [Checkpoint(*row) for row in rows], has_more
 
     # How
+
+    def _still_needs(self, db: sqlite3.Connection, name: str) -> str | None:
+        """Who needs a result, as the end of a sentence; None: no one."""
+        learner = next((one for one in self._of_states(db, OPEN) if one.record.model == name), None)
+        if learner is not None:
+            return f"what {learner.id} teaches. hint: cancel that job, or let it end"
+        made = map(tuned_model, self._of_states(db, ("succeeded",)))
+        adapter = next((one for one in made if one is not None and one.base == name and not one.whole), None)
+        return None if adapter is None else f"the base of '{adapter.name}', an adapter. hint: delete that one first"
 
     @staticmethod
     def _written(db: sqlite3.Connection, job: Job, state: State) -> Job:

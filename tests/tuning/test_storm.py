@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
+from backends.messages.training import Recipe
 from server.errors import ApiError
 from server.files.folder import DataFolder
 from server.tuning.job import JobRecord, State, Wanted
@@ -30,6 +31,7 @@ RECORD: Any = {
     "wanted": Wanted(),
 }
 STATES: tuple[State, ...] = ("queued", "paused", "queued", "running")
+SUCCEEDS: tuple[State, ...] = ("queued", "running", "succeeded")
 Ask = tuple[str, str, dict[str, Any]]
 
 
@@ -132,13 +134,22 @@ def test_a_job_that_comes_behind_the_deletion_of_its_base_is_not_begun(store: Tu
     def edit(record: JobRecord) -> None:
         record.fine_tuned_model, record.result_folder = name, "/made"
 
-    for state in ("queued", "running", "succeeded"):
+    for state in SUCCEEDS:
         store.change(made.id, state, edit)
     learner = store.create(JobRecord(**{**RECORD, "model": name}), owner="anna")
 
     with pytest.raises(ApiError, match=f"is what {learner.id} teaches"):
         store.delete_result(made, name)
-    store.change(learner.id, "cancelled")
+
+    def adapt(record: JobRecord) -> None:
+        record.fine_tuned_model, record.result_folder = "ft:pirate", "/adapter"
+        record.recipe = Recipe("/made", "/job", "/file", "text", method="lora")
+
+    for state in SUCCEEDS:
+        store.change(learner.id, state, adapt)
+    with pytest.raises(ApiError, match=r"is the base of 'ft:pirate', an adapter. hint: delete that one first"):
+        store.delete_result(made, name)
+    store.delete_result(learner, "ft:pirate")
     store.delete_result(made, name)
 
     for again in (lambda: store.delete_result(made, name), lambda: store.create(learner.record, owner="anna")):
