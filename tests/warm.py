@@ -1,9 +1,9 @@
 """A Python that has imported what `onecard` imports: commands and servers of tests are copies of it.
 
 To import takes most commands 0.8 s of a processor, which a copy does not take again. Whatever else a process has is its
-own: arguments, environment, folder, standard files, signals, and the way it ends. `tests/cli/test_serve.py`,
-`test_serve_ends.py` and `test_outputs.py` start Python itself, and so does whatever is asked here in another locale or
-with options of Python's.
+own: arguments, environment, folder, standard files, signals, and the way it ends. `tests/cli/test_serve.py`
+and `test_serve_ends.py` start Python itself, those of `test_outputs.py` too that close standard files, and whatever is
+asked here in another locale or with options of Python's.
 """
 
 from __future__ import annotations

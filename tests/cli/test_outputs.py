@@ -14,7 +14,9 @@ from demo import GGUF_PATH
 from server.cli.app import command
 from server.cli.console import EXIT_CODES, ExitCode
 from server.cli.ps import columns_for
+from tests import warm
 from tests.cli.conftest import Onecard
+from tests.present import present
 
 FULL = Path("/dev/full")
 WRITES_STDOUT = {
@@ -61,22 +63,23 @@ def test_every_command_is_tried():
 
 @pytest.mark.parametrize("arguments", WRITES_STDOUT.values(), ids=WRITES_STDOUT.keys())
 def test_a_full_disk_behind_stdout_is_a_sentence(arguments, environment, server, tmp_path):
+    words = [server.url if word == "URL" else word for word in arguments]
     with FULL.open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "server.cli", *(server.url if word == "URL" else word for word in arguments)],
+        child = warm.popen(
+            "server.cli",
+            words,
             env=environment,
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
         )
-    assert done.returncode == ExitCode.ERROR
-    assert done.stderr.splitlines()[-1] == "onecard: standard output cannot be written: the disk is full"
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    with present(child.stderr) as pipe:
+        told = pipe.read()
+    assert child.wait(60) == ExitCode.ERROR
+    assert told.splitlines()[-1] == "onecard: standard output cannot be written: the disk is full"
+    assert "Traceback" not in told
+    assert "Exception ignored" not in told
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
