@@ -124,7 +124,7 @@ def load(spec: LoadModel, progress: Callable[[float], None]) -> AnyEngine:
         media=() if model.tower is None else model.tower.kinds,
         adapters=served.told,
     )
-    ends_steps = context.stop_flag is not None
+    ends_steps = context.stop_flag is not None and plan.device != "cuda"  # a card computes its part to the end
     batcher = Batcher(max_tokens=context.max_batch, max_itl_us=spec.max_itl_ms * 1000, ends_steps=ends_steps)
     batcher.pace.learn(n_decode=1, chunks=(), duration_us=1e6 * context.warm_up(1))
     ready = replace(ready, file=file.told)
