@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from server.batches.store import AnsweredLine, Batch, State
+    from server.batches.records import AnsweredLine, Batch, State
     from server.files.store import StoredFile
 
 _UNASKED: Final = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
 
     from server.accounts.account import Account
-    from server.batches.store import LeftLine
+    from server.batches.records import LeftLine
     from server.pool.pool import Pool
     from server.settings.catalog import Catalog
 

@@ -20,7 +20,8 @@ from server.errors import ApiError, place_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from server.batches.store import Batch, BatchStore, State
+    from server.batches.records import Batch, State
+    from server.batches.store import BatchStore
     from server.files.store import FileStore, StoredFile
 
 AGAIN_S: Final = (10.0, 60.0, 600.0)

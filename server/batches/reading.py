@@ -18,6 +18,8 @@ MAX_LINES: Final = 50_000
 MAX_LINE_BYTES: Final = 16 * 2**20
 MAX_PROBLEMS: Final = 100
 """Told of one file; the rest is alike."""
+_PART_LINES: Final = 500
+_PART_BYTES: Final = 4 * 2**20
 _SORT_CHARS: Final = 1024
 _PROMPT_FIELDS: Final = ("tools", "instructions", "system", "messages", "prompt", "input", "query", "documents")
 """In the order in which templates write them."""
@@ -132,3 +134,17 @@ def _encoded(body: dict[str, Any]) -> bytes:
 def _beginning(body: dict[str, Any]) -> str:
     parts = [json.dumps(body[name], ensure_ascii=True)[:_SORT_CHARS] for name in _PROMPT_FIELDS if body.get(name)]
     return "".join(parts)[:_SORT_CHARS]
+
+
+def in_parts(read: Iterator[Line | Problem]) -> Iterator[list[Line | Problem]]:
+    """What is written at once: bounded in number and, but for the last line, in bytes."""
+    part: list[Line | Problem] = []
+    n_bytes = 0
+    for one in read:
+        part.append(one)
+        n_bytes += len(one.body) if isinstance(one, Line) else 0
+        if len(part) >= _PART_LINES or n_bytes >= _PART_BYTES:
+            yield part
+            part, n_bytes = [], 0
+    if part:
+        yield part

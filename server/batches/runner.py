@@ -20,7 +20,8 @@ from server.errors import ApiError, place_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from server.batches.store import Batch, BatchStore, LeftLine
+    from server.batches.records import Batch, LeftLine
+    from server.batches.store import BatchStore
     from server.files.store import FileStore
 
 _LOOK_S: Final = 0.25

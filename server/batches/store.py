@@ -9,12 +9,12 @@ What the server itself fails to read becomes failed; what it fails to end stays 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from server.batches.reading import Line, Problem
+from server.batches.reading import Line, Problem, in_parts
+from server.batches.records import COLUMNS, OPEN, AnsweredLine, Batch, BatchRecord, LeftLine, batch_of, record_of
 from server.errors import ApiError, clip
 from server.files.folder import rows_of_page
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
 
+    from server.batches.records import State
     from server.files.folder import DataFolder, Page
     from server.files.store import StoredFile
 
@@ -38,74 +39,10 @@ CREATE TABLE IF NOT EXISTS lines (
 CREATE INDEX IF NOT EXISTS left_lines ON lines (model, tries, beginning, batch, n) WHERE status IS NULL;
 CREATE INDEX IF NOT EXISTS line_states ON lines (batch, status);
 """
-_PART_LINES: Final = 500
-_PART_BYTES: Final = 4 * 2**20
 KEPT_S: Final = 90 * 24 * 3600
 """A batch that has ended can be asked for so long behind the end of its window."""
-State = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
-OPEN: Final = ("validating", "in_progress", "finalizing", "cancelling")
-"""States in which there is something left to do."""
-
-
-class BatchRecord(msgspec.Struct, kw_only=True):
-    """What is kept of a batch beside its state, its owner and its lines. Times are seconds since 1970."""
-
-    endpoint: str
-    input_file_id: str
-    completion_window: str
-    created_at: int
-    metadata: dict[str, str] | None = None
-    output_lifetime_s: int | None = None
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-    errors: list[dict[str, Any]] = []
-    times: dict[str, int] = {}
-    """When it came into which state, by the field that tells it: `in_progress_at`."""
-    counts: list[int] = []
-    """Of its lines, once it has ended: all, those that went well, and those that did not."""
-    usage: dict[str, int] = {}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch as it is now."""
-
-    place: int
-    id: str
-    owner: str
-    state: State
-    expires_at: int
-    record: BatchRecord
-
-
-@dataclass(frozen=True)
-class LeftLine:
-    """A line that is not answered."""
-
-    batch: int
-    n: int
-    owner: str
-    endpoint: str
-    model: str
-    body: bytes
-    tries: int
-
-
-@dataclass(frozen=True)
-class AnsweredLine:
-    """A line with its answer; `status` is 0 where it was never asked."""
-
-    n: int
-    custom_id: str
-    status: int
-    request_id: str
-    answer: bytes
-
-
-_COLUMNS: Final = "place, id, owner, state, expires_at, record"
 _RUNNING: Final = "SELECT place FROM batches WHERE state = 'in_progress'"
 _ENCODE: Final = msgspec.json.encode
-_DECODE: Final = msgspec.json.Decoder(BatchRecord).decode
 
 
 class BatchStore:
@@ -136,9 +73,9 @@ class BatchStore:
         """A page, the newest first, and whether there are more behind it. Raises ApiError 404."""
         with self._folder.transaction() as db:
             after = None if page.after is None else self._get(db, page.after, owner).place
-            select = f"SELECT {_COLUMNS} FROM batches WHERE (? IS NULL OR owner = ?)"  # noqa: S608
+            select = f"SELECT {COLUMNS} FROM batches WHERE (? IS NULL OR owner = ?)"  # noqa: S608
             rows, has_more = rows_of_page(db, select, (owner, owner), page, after)
-        return [_batch(row) for row in rows], has_more
+        return [batch_of(row) for row in rows], has_more
 
     def cancel(self, batch_id: str, owner: str | None) -> Batch:
         """Begin no line more; idempotent. Raises ApiError 404, or 409 where it has ended otherwise."""
@@ -166,10 +103,10 @@ class BatchStore:
         with self._folder.transaction() as db:
             marks = ", ".join("?" * len(OPEN))
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM batches WHERE state IN ({marks}) ORDER BY place",  # noqa: S608
+                f"SELECT {COLUMNS} FROM batches WHERE state IN ({marks}) ORDER BY place",  # noqa: S608
                 OPEN,
             ).fetchall()
-        return [_batch(row) for row in rows]
+        return [batch_of(row) for row in rows]
 
     def fill(self, batch: Batch, read: Iterator[Line | Problem]) -> None:
         """Take its file in: its lines may run, or it has failed. Nothing where it was cancelled meanwhile.
@@ -181,7 +118,7 @@ class BatchStore:
             self._forget_lines(db, batch)
         problems: list[Problem] = []
         n_lines = 0
-        for part in _parts(read):
+        for part in in_parts(read):
             lines = [one for one in part if not isinstance(one, Problem)]
             problems += [one for one in part if isinstance(one, Problem)]
             n_lines += len(lines)
@@ -218,8 +155,8 @@ class BatchStore:
     def complain(self, place: int, problems: Sequence[Problem]) -> None:
         """These hold it up; nothing where it has ended."""
         with self._folder.transaction() as db:
-            row = db.execute(f"SELECT {_COLUMNS} FROM batches WHERE place = ?", (place,)).fetchone()  # noqa: S608
-            now = None if row is None else _batch(row)
+            row = db.execute(f"SELECT {COLUMNS} FROM batches WHERE place = ?", (place,)).fetchone()  # noqa: S608
+            now = None if row is None else batch_of(row)
             if now is not None and now.state in OPEN:
                 now.record.errors = _told(problems)
                 self._write(db, now, now.state)
@@ -256,7 +193,7 @@ class BatchStore:
                 (model, most + len(running)),
             ).fetchall()
         found = [
-            LeftLine(batch, n, owner, _DECODE(record).endpoint, name, body, tries)
+            LeftLine(batch, n, owner, record_of(record).endpoint, name, body, tries)
             for batch, n, owner, record, name, body, tries in rows
             if (batch, n) not in running
         ]
@@ -324,10 +261,10 @@ class BatchStore:
     # How
 
     def _get(self, db: sqlite3.Connection, batch_id: str, owner: str | None) -> Batch:
-        row = db.execute(f"SELECT {_COLUMNS} FROM batches WHERE id = ?", (batch_id,)).fetchone()  # noqa: S608
+        row = db.execute(f"SELECT {COLUMNS} FROM batches WHERE id = ?", (batch_id,)).fetchone()  # noqa: S608
         if row is None or owner not in (None, row[2]):
             raise ApiError(404, f"No batch found with id '{clip(batch_id)}'.", param="id", code="batch_not_found")
-        return _batch(row)
+        return batch_of(row)
 
     def _move(self, db: sqlite3.Connection, batch: Batch, state: State) -> Batch:
         batch.record.times[f"{state}_at"] = int(self._clock())
@@ -356,22 +293,3 @@ class BatchStore:
 
 def _told(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return [{"code": one.code, "message": one.message, "line": one.line, "param": one.param} for one in problems]
-
-
-def _parts(read: Iterator[Line | Problem]) -> Iterator[list[Line | Problem]]:
-    """What is written at once: bounded in number and, but for the last line, in bytes."""
-    part: list[Line | Problem] = []
-    n_bytes = 0
-    for one in read:
-        part.append(one)
-        n_bytes += len(one.body) if isinstance(one, Line) else 0
-        if len(part) >= _PART_LINES or n_bytes >= _PART_BYTES:
-            yield part
-            part, n_bytes = [], 0
-    if part:
-        yield part
-
-
-def _batch(row: tuple[Any, ...]) -> Batch:
-    place, batch_id, owner, state, expires_at, record = row
-    return Batch(place, batch_id, owner, state, expires_at, _DECODE(record))

@@ -17,7 +17,8 @@ from server.errors import ApiError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
-    from server.batches.store import BatchStore, LeftLine
+    from server.batches.records import LeftLine
+    from server.batches.store import BatchStore
 
 MOST_TRIES: Final = 4
 _ROOM_S: Final = 30.0

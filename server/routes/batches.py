@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.batches.answers import BatchObject, BatchPage, batch_object
-from server.batches.store import Batch, BatchRecord
+from server.batches.records import Batch, BatchRecord
 from server.errors import ApiError
 from server.files.folder import Page
 from server.output.frame import to_json

@@ -15,8 +15,9 @@ from server.batches import ending, runner, under_way
 from server.batches.answers import output_lines
 from server.batches.asking import refused
 from server.batches.reading import Line
+from server.batches.records import Batch, BatchRecord, LeftLine
 from server.batches.runner import BatchRunner
-from server.batches.store import KEPT_S, TABLES, Batch, BatchRecord, BatchStore, LeftLine
+from server.batches.store import KEPT_S, TABLES, BatchStore
 from server.batches.under_way import Answer
 from server.errors import ApiError, from_failed
 from server.files.folder import DataFolder
