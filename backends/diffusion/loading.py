@@ -63,9 +63,12 @@ def load(spec: LoadModel[DrawPlan], progress: Callable[[float], None]) -> DrawEn
     share_few_arenas(_ARENAS)
     be_quiet()
     try:
-        header, where = read(path, spec.options), places(path, spec.options)
+        where, before = places(path, spec.options), model_files.statuses_of([path])
+        header = read(path, spec.options)
         torch.set_num_threads(spec.threads or _threads(sum(arithmetic.weight_bytes(header, plan).values())))
         networks = _networks(header, where, plan, progress)
+        if where.file is not None and model_files.statuses_of([path]) != before:
+            raise LoadError(f"{path.name} was changed while it was loaded. hint: try it again when it is whole")
         waiting = arithmetic.waiting_parts(header, plan)
         Offload(dict(networks.items()), waiting, header.family.denoiser, plan.device)
         adapters = ImageAdapters(dict(networks.items()), plan.device)

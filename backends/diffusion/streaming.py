@@ -57,8 +57,6 @@ class Filler:
                     self._fill(layer, f"{part}.{inner}", file, found, "cpu" if is_packed else self._place)
                     if is_packed:
                         setattr(parent, name, packed(layer, self._quantization, self._place, self._device))
-            if model_files.statuses_of([path]) != [_status(file)]:
-                raise LoadError(f"{path.name} was changed while it was loaded. hint: try it again when it is whole")
 
     def _fill(
         self, layer: torch.nn.Module, name: str, file: ModelFile, found: Mapping[str, FileTensor], place: Device
@@ -78,10 +76,6 @@ class Filler:
                 layer._parameters[key] = torch.nn.Parameter(numbers, requires_grad=False)  # noqa: SLF001
             else:
                 layer._buffers[key] = numbers  # noqa: SLF001
-
-
-def _status(file: ModelFile) -> tuple[int, int, int]:
-    return file.status.st_size, file.status.st_mtime_ns, file.status.st_ino
 
 
 def _slots(layer: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,29 @@ def test_a_load_takes_one_tensor_more_than_it_keeps(made: Path, files: dict[str,
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["weights"] < 12 * 2**20
     assert told["most"] < told["kept"] + 10 * 2**20
+
+
+@pytest.mark.engine
+def test_a_file_that_changes_while_it_is_loaded_is_told(files: dict[str, Path], tmp_path: Path) -> None:
+    """Given a file that another one replaces, or that is cut, once the first network is read, then the load says so."""
+    from backends.diffusion.loading import load
+    from backends.messages import LoadModel
+
+    def replaced(file: Path) -> None:
+        shutil.copy(file, f"{file}.2")
+        Path(f"{file}.2").replace(file)
+
+    def cut(file: Path) -> None:
+        os.truncate(file, 99)
+
+    options: dict[str, Any] = {"image_config": str(files["flux"].with_suffix("")), "image_size": "96x96"}
+    for change, sentence in ((replaced, "was changed while it was loaded"), (cut, "was cut while it was read")):
+        file = Path(shutil.copy(files["flux"], tmp_path / "a.safetensors"))
+        plan = DrawPlan(parallel=1)
+        spec = LoadModel(name="a", backend="diffusion", path=str(file), plan=plan, threads=1, options=options)
+
+        def after(_share: float, change: Callable[[Path], None] = change, file: Path = file) -> None:
+            change(file)
+
+        with pytest.raises(LoadError, match=sentence):
+            load(spec, after)
