@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server.cluster.node_server import NodeOrder
+from server.settings.config import Settings
 from tests.e2e.server import until
 
 pytestmark = pytest.mark.skipif(
@@ -139,6 +141,16 @@ def test_a_cluster_comes_up_heals_and_goes(tmp_path):
         assert up.wait(10) == 0
         until(lambda: not any(psutil.pid_exists(pid) for pid in servers), 20)
         assert "no cluster of this user runs" in run("down").stderr
+
+
+def test_an_edge_that_serve_ends_lives_as_long_as_streams_of_its_nodes_may():
+    from server.cluster import on_ray
+
+    order = on_ray.ClusterOrder(Settings(), NodeOrder(None, "", drain_s=120), 1, 1, 0.0, 1.0)
+    edge = on_ray.application(order)
+    nodes = edge._bound_deployment.init_args[1]
+    edge_s, nodes_s = (one._bound_deployment._deployment_config.graceful_shutdown_timeout_s for one in (edge, nodes))
+    assert edge_s >= nodes_s > on_ray.LEAVE_WITHIN_S + order.node.drain_s
 
 
 def test_nodes_follow_what_waits_and_one_that_leaves_ends_its_streams(tmp_path):
