@@ -104,7 +104,8 @@ def _describe(error: ErrorDetails, param: str) -> tuple[str, str]:
     if kind == "missing":
         return "missing_required_parameter", f"Missing required parameter: '{param}'."
     if kind == "finite_number" or (kind == "float_type" and type(value) is int):  # an integer that no float can hold
-        side, short, long = ("above", "max", "maximum") if value > 0 else ("below", "min", "minimum")
+        number = float(value) if isinstance(value, str) else value  # a form's fields are text
+        side, short, long = ("above", "max", "maximum") if number > 0 else ("below", "min", "minimum")
         sentence = f"Invalid '{param}': decimal {side} {long} value. Expected a finite number."
         return f"decimal_{side}_{short}_value", sentence
     if kind in _EXPECTED:
