@@ -45,6 +45,13 @@ class JobError(Exception):
         )
 
 
+def not_served(adapter: str, why: str | None) -> JobError:
+    """Of a job for an adapter that the load has refused (`why`), or that left the configuration meanwhile (None)."""
+    if why is None:
+        return JobError("model_not_found", f"the adapter '{adapter}' is no longer configured", param="model")
+    return JobError("load_failed", f"adapter '{adapter}' is not served: {why}", param="model")
+
+
 class LoadError(Exception):
     """A model that cannot be loaded. `out_of_memory` tells the scheduler that less might fit."""
 

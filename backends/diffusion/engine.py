@@ -21,7 +21,7 @@ from backends.diffusion.canvas import Canvas
 from backends.diffusion.denoising import begun
 from backends.diffusion.kind import MAX_STEPS, Draw, Picture, Preview, Progressed, size_problem
 from backends.diffusion.sources import read as read_source
-from backends.engine import JobError
+from backends.engine import JobError, not_served
 from backends.messages import Finished, Step
 from backends.pytorch import shortage
 from backends.stateless import StatelessEngine
@@ -96,8 +96,8 @@ class DrawEngine(StatelessEngine[Canvas, "DrawFacts"]):
 
     def _adapted(self, job: Draw) -> Draw:
         """With an adapter only where that changes something. Raises JobError for one that is not served."""
-        if job.adapter and (why := self._ready.facts.adapters.get(job.adapter, "it is not loaded with the model")):
-            raise JobError("load_failed", f"adapter '{job.adapter}' is not served: {why}", param="model")
+        if job.adapter and (why := self._ready.facts.adapters.get(job.adapter)) != "":
+            raise not_served(job.adapter, why)
         return job if job.adapter_scale else msgspec.structs.replace(job, adapter="")
 
     def _denoising(self, job: Draw, size: tuple[int, int]) -> Denoising:

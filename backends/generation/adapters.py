@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from backends.engine import JobError
+from backends.engine import not_served
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +36,7 @@ class LoadedAdapters:
         if not job.adapter:
             return job
         if job.adapter not in self.identities:
-            why = self.refused.get(job.adapter, "it is not loaded with the model")
-            raise JobError("load_failed", f"adapter '{job.adapter}' is not served: {why}", param="model")
+            raise not_served(job.adapter, self.refused.get(job.adapter))
         domain = f"{job.cache_domain}\0{job.adapter}\0{self.identities[job.adapter]}"
         return msgspec.structs.replace(job, cache_domain=domain)
 

@@ -94,25 +94,36 @@ def test_it_is_told(client: openai.OpenAI, server: Server, tmp_path: Path) -> No
 
 def test_it_comes_and_goes_while_the_server_runs(tmp_path: Path) -> None:
     """Given a server that draws, when an adapter is written into its configuration and taken out again, then its name
-    is there and gone, and images that were under way are drawn to their end."""
+    is there and gone, images that were under way are drawn to their end, and one that waited for it is told."""
     file, blue = tmp_path / "onecard.toml", red_is_blue(tmp_path / "blue.safetensors")
 
     def configured(**adapters: str) -> dict[str, Any]:
-        models = {"toy": {"path": "demo-draw", "adapters": adapters}}
+        models = {"toy": {"path": "demo-draw", "parallel": 1, "adapters": adapters}}
         file.write_text(tomlkit.dumps({"memory": {"device": "cpu"}, "models": models}))
         return models
 
     configured()
-    with serving(tmp_path, models={}, flags=("--config", str(file))) as running, ThreadPoolExecutor(1) as pool:
-        client, kind = running.client(), cast("Any", object)
+    with serving(tmp_path, models={}, flags=("--config", str(file))) as running, ThreadPoolExecutor(2) as pool:
+        client, kind = running.client(timeout=300), cast("Any", object)
+
+        def toy() -> dict[str, Any]:
+            return running.get("/v1/status")["models"][0]
+
         under_way = pool.submit(draw, client, "toy", steps=60)
-        until(lambda: running.get("/v1/status")["models"][0]["busy"] == 1, 60)
+        until(lambda: toy()["busy"] == 1, 60)
         configured(blue=str(blue))
         client.post("/config/reload", body={}, cast_to=kind)
         assert background(under_way.result()) == "red"
         assert background(draw(client, "toy:blue")) == "blue"
+        under_way = pool.submit(draw, client, "toy", steps=150)
+        until(lambda: toy()["busy"] == 1, 60)
+        waits = pool.submit(draw, client, "toy:blue")
+        until(lambda: toy()["waiting"] == 1, 60)
         configured()
         client.post("/config/reload", body={}, cast_to=kind)
+        assert background(under_way.result()) == "red"
+        with pytest.raises(openai.NotFoundError, match="the adapter 'blue' is no longer configured"):
+            waits.result()
         with pytest.raises(openai.NotFoundError):
             draw(client, "toy:blue")
         assert background(draw(client, "toy")) == "red"
