@@ -36,9 +36,9 @@ def test_what_has_no_token_is_held_and_signs_of_life_pass():
     assert held.take(ROLE[20:]) == b""
     assert not held.begun
     assert held.take(b": keep-alive\n\n") == b": keep-alive\n\n"
-    assert held.take(SAYS + b"data: [D") == ROLE + SAYS + b"data: [D"
+    assert held.take(SAYS + b"data: [D") == ROLE + SAYS
     assert held.begun
-    assert held.take(b"ONE]\n\n") == b"ONE]\n\n"
+    assert held.take(b"ONE]\n\n") == b"data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize(
