@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Group
+    from rich.table import Table
 
 _TITLES = ("NAME", "STATE", "MEMORY", "CONTEXT", "BUSY", "TOK/S", "IDLE", "UNTIL")
 _GIVE_WAY = ("TOK/S", "IDLE", "CONTEXT", "BUSY", "UNTIL", "MEMORY", "STATE")
 """What a narrow terminal does without, the first first."""
+_BETWEEN = 2
+"""Cells between two columns."""
 _BAR_CELLS = 40
 _TRAINING = "\0training"
 """No model has this name."""
@@ -61,15 +64,14 @@ def columns_for(rows: list[list[str]], columns: int) -> list[str]:
 
     wide = {title: max(len(title), *(cell_len(row[at]) for row in rows)) for at, title in enumerate(_TITLES)}
     for title in _GIVE_WAY:
-        if sum(wide.values()) + len(wide) - 1 <= columns:
+        if sum(wide.values()) + _BETWEEN * (len(wide) - 1) <= columns:
             break
         del wide[title]
     return list(wide)
 
 
-def page(status: dict[str, Any], columns: int) -> Group:
-    """Table, bar and queue for so many columns."""
-    from rich.console import Group
+def table_of(status: dict[str, Any], columns: int) -> Table:
+    """A line for each model, in so many columns of a terminal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -89,7 +91,16 @@ def page(status: dict[str, Any], columns: int) -> Group:
         table.add_column(title, justify="left" if left else "right", no_wrap=title != "NAME", overflow="fold")
     for cells in rows:
         table.add_row(*(Text(cell) for title, cell in zip(_TITLES, cells, strict=True) if title in shown))
-    lines: list[Any] = [table, *(Text(line, no_wrap=True, overflow="ignore") for line in bars(status))]
+    return table
+
+
+def page(status: dict[str, Any], columns: int) -> Group:
+    """Table, bar and queue for so many columns."""
+    from rich.console import Group
+    from rich.text import Text
+
+    lines: list[Any] = [table_of(status, columns)]
+    lines += [Text(line, no_wrap=True, overflow="ignore") for line in bars(status)]
     if status["queue"]:
         waiting = ", ".join(f"{item['waiting']} for {item['model']}" for item in status["queue"])
         lines.append(Text("waiting: " + waiting))

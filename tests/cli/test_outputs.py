@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from demo import GGUF_PATH
 from server.cli.app import command
 from server.cli.console import EXIT_CODES, ExitCode
-from server.cli.ps import columns_for
+from server.cli.ps import columns_for, row, table_of
 from tests import warm
 from tests.cli.conftest import Onecard
 from tests.present import present
@@ -153,8 +155,18 @@ def test_columns_give_way_to_names(columns):
     shown = columns_for(rows, columns)
     assert shown[0] == "NAME"
     widths = [max(len(title), len(cell)) for title, cell in zip(columns_for(rows, 999), rows[0], strict=True)]
-    assert len(shown) == 8 or sum(widths) + 7 > columns, "nothing goes that has room"
+    assert len(shown) == 8 or sum(widths) + 14 > columns, "nothing goes that has room"
     assert "STATE" in shown or columns < 20
+
+
+@pytest.mark.parametrize("columns", range(20, 90))
+def test_no_cell_of_a_table_is_cut_that_has_a_column(columns):
+    model = {"name": "A chat", "state": "ready", "predicted_bytes": 6 << 30, "measured_bytes": 6 << 30, "parallel": 2}
+    text = io.StringIO()
+    Console(file=text, width=columns).print(table_of({"models": [model], "memory": {"device": "cpu"}}, columns))
+    titles, cells = text.getvalue().splitlines()
+    assert titles.split() == columns_for([["A A chat", *row(model, on_card=False)[1:]]], columns)
+    assert cells.startswith("A A chat")
 
 
 def test_every_exit_code_is_in_the_help(onecard: Onecard):
