@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from tests.cli.conftest import FAKE
+from tests.e2e.server import serving
+
 CONFIG = "[models.chat]\npath = 'demo'\naliases = ['gpt-4o', 'cheap']\n[models.coder]\npath = 'demo'\n"
 
 
@@ -82,8 +85,9 @@ def test_bash_parts_words_at_colons_and_is_given_what_it_replaces(complete, word
     assert complete(*words.split(" "), cwd=str(tmp_path)) == found
 
 
-def test_a_shell_gets_them_from_the_server_that_runs(complete, server):
-    assert complete("onecard", "load", "dem", ONECARD_URL=server.url) == ["demo"]
+def test_a_shell_gets_them_from_the_server_that_runs(complete, tmp_path):
+    with serving(tmp_path, models={"demonstration": "demo"}, env=FAKE) as server:
+        assert complete("onecard", "load", "demon", ONECARD_URL=server.url) == ["demonstration"]
 
 
 def test_a_shell_gets_clients(complete):

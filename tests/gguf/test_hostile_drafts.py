@@ -142,7 +142,7 @@ def test_sequences_of_a_full_pool_are_preempted_and_draft_on(target: Path, small
     told, drafted = run(engine, jobs)
     engine.close()
 
-    same(told, [run(plain, [job])[0][0] for job in jobs], within=1e-3)
+    same(told, [run(plain, [job])[0][0] for job in jobs], within=1e-2)
     assert sum(outcome.finished.preemptions for outcome in told) > 0
     assert drafted["accepted"] > 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import sys
@@ -52,7 +53,8 @@ def no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held() -> tuple[int, set[int]]:
-    """Files that are open, and children: those of other tests are there before."""
+    """Files that are open, and children: those of other tests are there before, but for what nobody holds any more."""
+    gc.collect()
     return sum(1 for _ in Path("/proc/self/fd").iterdir()), {child.pid for child in psutil.Process().children()}
 
 
