@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import weakref
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +18,15 @@ torch = pytest.importorskip("torch", reason="the extra `images` brings torch")
 diffusers = pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
 SIZES = [(128, 128), (128, 192), (192, 128), (192, 192), (256, 128)]
 """Widths and heights."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Beside other tests, threads that wait for each other at every barrier take four times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def most_alive(work: Any, network: Any = None) -> int:
