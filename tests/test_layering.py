@@ -80,6 +80,7 @@ MAY_IMPORT = {
         "backends.files.lora_copies",
         "backends.files.lora_values",
         "backends.files.tensors",
+        "backends.files.tensor_table",
         "backends.gguf.adapters",
         "backends.gguf.header",
         "backends.gguf.info",

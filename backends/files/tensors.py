@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from backends.files import foreign, model_files
+from backends.files import foreign, model_files, tensor_table
 from backends.files.model_files import FileError
 
 MAX_HEADER_BYTES: Final = 32 * 2**20
@@ -116,8 +116,10 @@ def _all_text(values: Any) -> bool:
 def of_file(path: Path) -> tuple[list[StoredTensor], int]:
     """The tensors of one file, and its size. Raises FileError; blocks."""
     table, data_start, size = _header(path)
-    data_bytes = size - data_start
-    return [_tensor(path.name, name, e, data_bytes, data_start) for name, e in table.items() if name != _METADATA], size
+    found = [_tensor(path.name, name, entry, data_start) for name, entry in table.items() if name != _METADATA]
+    spans = (tensor_table.Span(one.start - data_start, one.start - data_start + one.n_bytes, one.name) for one in found)
+    tensor_table.check_layout(spans, size - data_start, path.name)
+    return found, size
 
 
 def remarks_of(path: Path) -> dict[str, str]:
@@ -136,22 +138,20 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
                 f"{path.name} announces a header of {length} bytes, more than it can hold: "
                 f"{foreign.no_safetensors(start, size)}"
             )
-        table = model_files.parsed(file.at(8, length), path.name)
-    if not isinstance(table, dict):
-        raise FileError(f"the header of {path.name} is not a JSON object")
+        table = tensor_table.parsed(file.at(8, length), path.name)
     return table, 8 + length, size
 
 
-def _tensor(file: str, name: str, entry: Any, data_bytes: int, data_start: int) -> StoredTensor:
+def _tensor(file: str, name: str, entry: Any, data_start: int) -> StoredTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         bits = _BITS[dtype]
         counts = (*shape, begin, end)
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or len(shape) > 16:
+        if not all(type(n) is int and n >= 0 for n in counts) or len(shape) > 16:
             raise ValueError
         wanted = math.prod(shape) * bits
     except (KeyError, TypeError, ValueError):
         raise FileError(f"{file} describes tensor {name[:80]!r} in a way that is not understood") from None
-    if end > data_bytes or wanted != (end - begin) * 8:
+    if wanted != (end - begin) * 8:
         raise FileError(f"tensor {name[:80]!r} does not fit into {file}: it is cut or wrong")
     return StoredTensor(name, tuple(shape), dtype, end - begin, file, data_start + begin)

@@ -6,8 +6,6 @@ mapped file that shrinks while it is read kills the process. Format: https://git
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from backends.files import foreign, model_files
+from backends.files import foreign, model_files, tensor_table
 from quantize.errors import QuantizeError
 from quantize.words import shown
 
@@ -124,37 +122,26 @@ def _read_header(fd: int, path: Path) -> dict[str, Stored]:
             f"{path.name} announces a header of {length} bytes in a file of {status.st_size}: "
             f"{foreign.no_safetensors(start, status.st_size)}"
         )
-    raw = os.pread(fd, length, 8)
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise QuantizeError(f"the header of {path.name} is not JSON") from None
-    except _DuplicateError as duplicate:
-        raise QuantizeError(f"the header of {path.name} names {shown(str(duplicate))} twice") from None
-    if not isinstance(header, dict):
-        raise QuantizeError(f"the header of {path.name} is not a table of tensors")
+        header = tensor_table.parsed(os.pread(fd, length, 8), path.name)
+    except model_files.FileError as error:
+        raise QuantizeError(str(error)) from None
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise QuantizeError(f"{path.name} holds {len(header)} tensors, more than {MAX_TENSORS}")
     data_start = 8 + length
     tensors = {name: _entry(name, entry, path, data_start) for name, entry in header.items()}
-    _check_layout(tensors, data_start, status.st_size, path)
+    spans = [tensor_table.Span(*_span(stored, data_start), stored.name) for stored in tensors.values()]
+    try:
+        tensor_table.check_layout(spans, status.st_size - data_start, path.name)
+    except model_files.FileError as error:
+        raise QuantizeError(str(error)) from None
     return tensors
 
 
-class _DuplicateError(Exception):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _DuplicateError(key)
-            seen.add(key)
-    return table
+def _span(stored: Stored, data_start: int) -> tuple[int, int]:
+    start = stored.start - data_start
+    return start, start + stored.n_bytes
 
 
 def _entry(name: str, entry: Any, path: Path, data_start: int) -> Stored:
@@ -176,19 +163,3 @@ def _entry(name: str, entry: Any, path: Path, data_start: int) -> Stored:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _check_layout(tensors: dict[str, Stored], data_start: int, file_bytes: int, path: Path) -> None:
-    ordered = sorted(tensors.values(), key=lambda entry: (entry.start, entry.n_bytes))
-    for entry in ordered:
-        if entry.start + entry.n_bytes > file_bytes:
-            raise QuantizeError(
-                f"tensor {shown(entry.name)} ends at byte {entry.start + entry.n_bytes}, "
-                f"{path.name} at {file_bytes}: it is cut"
-            )
-    for one, other in itertools.pairwise(ordered):
-        if one.start + one.n_bytes != other.start:
-            what = "overlap" if one.start + one.n_bytes > other.start else "leave a gap"
-            raise QuantizeError(f"tensors {shown(one.name)} and {shown(other.name)} {what} in {path.name}")
-    if ordered and (ordered[0].start != data_start or ordered[-1].start + ordered[-1].n_bytes != file_bytes):
-        raise QuantizeError(f"the tensors of {path.name} do not fill it: it is cut or wrong")

@@ -133,7 +133,7 @@ def test_checkpoint_stored_in_4_bits_takes_what_it_stores(folder: Path) -> None:
     [
         (b"", "announces a header"),
         ((2**40).to_bytes(8, "little"), "announces a header"),
-        ((2).to_bytes(8, "little") + b"[]", "not a JSON object"),
+        ((2).to_bytes(8, "little") + b"[]", "not a table of tensors"),
         ((2).to_bytes(8, "little") + b"\xff\xff", "not JSON"),
         (safetensors(MATRIX)[:-1], "cut or wrong"),
         (safetensors({"w": ("BF16", [2**40, 2**40], 4)}), "cut or wrong"),

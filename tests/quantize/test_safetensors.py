@@ -44,7 +44,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "header longer than the file": (GOOD, {"length": 10**4}, "it is cut or no safetensors"),
     "no JSON": (b"{'a'}", {}, "is not JSON"),
     "not UTF-8": (b"\xff\xfe", {}, "is not JSON"),
-    "deep JSON": (b"[" * 100_000, {}, "is not"),
+    "deep JSON": (b"[" * 100_000, {}, "is nested deeper"),
     "a list": (b"[]", {}, "not a table"),
     "same key twice": (b'{"a": {}, "a": {}}', {}, "names 'a' twice"),
     "too many tensors": ({f"t{i}": {} for i in range(70_000)}, {}, "holds 70000 tensors"),
