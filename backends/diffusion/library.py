@@ -13,7 +13,8 @@ from typing import Any
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})  # read when the libraries are imported
 _modules: dict[str, Any] = sys.modules
-_modules.setdefault("bitsandbytes", None)
+if "diffusers" not in _modules:  # else it believes what it saw when it was imported
+    _modules.setdefault("bitsandbytes", None)
 
 import diffusers
 import transformers
