@@ -144,7 +144,8 @@ def problem_of(document: Any, fallback: str) -> CliError:
         return CliError(fallback)
     code = ExitCode.DOES_NOT_FIT if error.get("code") == "cannot_fit" else ExitCode.ERROR
     hint = " hint: set ONECARD_API_KEY to the server's key" if error.get("code") == "invalid_api_key" else ""
-    return CliError(str(error.get("message") or fallback) + hint, code)
+    param = error.get("param")
+    return CliError(str(error.get("message") or fallback) + hint, code, param=param if isinstance(param, str) else None)
 
 
 def _documents(lines: Iterator[str], on_comment: Callable[[str], None]) -> Iterator[dict[str, Any]]:

@@ -61,12 +61,16 @@ EXIT_CODES: Final = "Exit codes: " + "; ".join(f"{code.value} {code.meaning}" fo
 
 
 class CliError(Exception):
-    """A command that cannot do its work: the sentence the user sees and the exit code."""
+    """A command that cannot do its work: the sentence the user sees and the exit code.
 
-    def __init__(self, message: str, code: ExitCode = ExitCode.ERROR) -> None:
+    `param` is the field of the request that a server refused, None where it is none's.
+    """
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.ERROR, *, param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
+        self.param = param
 
 
 def stdout() -> Console:

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 _PATH = "/v1/images/generations"
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_OPTIONS = {
+    "prompt": "PROMPT",
+    "size": "--size",
+    "seed": "--seed",
+    "steps": "--steps",
+    "guidance_scale": "--guidance",
+    "scheduler": "--scheduler",
+    "negative_prompt": "--negative",
+    "short_prompt": "--short-prompt",
+}
+"""What a person calls the fields of the request."""
 
 
 def draw(
@@ -71,7 +82,7 @@ def draw(
 
 def _drawn(client: Client, asked: dict[str, Any]) -> dict[str, Any]:
     """The last event. Raises CliError."""
-    from server.cli.console import CliError
+    from server.cli.console import CliError, ExitCode
     from server.cli.following import PassingLine, waiting_in_words
 
     line, done = PassingLine(), None
@@ -85,6 +96,10 @@ def _drawn(client: Client, asked: dict[str, Any]) -> dict[str, Any]:
         with client.stream(_PATH, asked, on_comment=tell) as documents:
             for document in documents:
                 done = document
+    except CliError as error:
+        if (option := _OPTIONS.get(error.param or "")) is None:
+            raise
+        raise CliError(f"{option}: {error.message}", ExitCode.USAGE) from None
     finally:
         line.clear()
     if done is None:

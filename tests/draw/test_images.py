@@ -258,5 +258,10 @@ def test_the_command_writes_a_file(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [out.read_bytes()] == files(draw(server, seed=5))
     assert done.stderr == f"{out}: 64x64, seed 5, {out.stat().st_size} bytes\n"
+    magic = [*command, "-o", str(tmp_path / "none.png"), "--scheduler", "magic"]
+    refused = subprocess.run(magic, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("onecard: --scheduler: ")
+    assert "'magic'" in refused.stderr
     wrong = subprocess.run([*command, "-o", "out.gif"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, "names no format" in wrong.stderr) == (2, True)
