@@ -141,6 +141,8 @@ class Backend(Protocol[HeaderT, PlanT]):
     """The kinds of jobs that its models run."""
     engine: str
     """`module:function` that loads a model; imported in a worker only."""
+    extra: str
+    """The extra of onecard that brings its libraries; empty where it needs none."""
     routes: Sequence[str]
     """Modules that hold a `router` for its kinds; imported in the server only. Empty: the server has theirs."""
     dry: str | None

@@ -117,5 +117,6 @@ def engine_of(name: str) -> Load:
         load: Load = named(target)
     except ImportError as error:
         missing = error.name or target.partition(":")[0]
-        raise LoadError(f"the '{name}' backend is not installed (module {missing} is missing)") from error
+        hint = f". hint: pip install 'onecard[{backend.extra}]'" if backend is not None and backend.extra else ""
+        raise LoadError(f"the '{name}' backend is not installed (module {missing} is missing){hint}") from error
     return load

@@ -36,6 +36,7 @@ class Folders:
     files = "a model folder"
     kinds: Sequence[AnyKind] = OF_TEXT
     engine = "backends.bnb.loading:load"
+    extra = "bnb"
     routes: Sequence[str] = ()
     dry: str | None = None
     baseline: str | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from backends.backend import Files
+from backends.backend import Files, version_of_package
 from backends.diffusion import arithmetic
 from backends.diffusion.adapter_files import described
 from backends.diffusion.header import INDEX, DrawHeader, read
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _SMALLER: Mapping[Quantization, Sequence[Quantization]] = MappingProxyType(
     {"none": ("bnb-8bit", "bnb-4bit"), "bnb-8bit": ("bnb-4bit",), "bnb-4bit": ()}
 )
+
+
+_NEEDED = ("diffusers", "torch")
 
 
 class DrawChoices:
@@ -81,6 +84,7 @@ class Drawings:
     files = "a diffusers folder of a model that draws"
     kinds: Sequence[AnyKind] = (DRAW,)
     engine = "backends.diffusion.loading:load"
+    extra = "images"
     routes: Sequence[str] = ("backends.diffusion.route",)
     dry: str | None = None
     baseline: str | None = None
@@ -124,7 +128,7 @@ class Drawings:
         """model_index.json, the networks' configurations and the weights' headers; see `single_file` for a file."""
         header = read(path, options)
         taught = described(header.tensors, header.layers_per_block, options)
-        return dataclasses.replace(header, adapters=taught, remarks=tuple(adapters.remarks(taught)))
+        return dataclasses.replace(header, adapters=taught, remarks=(*_lacking(), *adapters.remarks(taught)))
 
     def plans(self, header: DrawHeader, wish: Wish) -> Iterator[DrawPlan]:
         """As many images as were asked for, where nothing was, fewer where memory is short."""
@@ -145,3 +149,11 @@ class Drawings:
     def runtime_bytes(self, _header: DrawHeader, plan: DrawPlan) -> Amount:
         """Python with PyTorch, transformers and diffusers."""
         return arithmetic.RUNTIME_BYTES[plan.device]
+
+
+def _lacking() -> Sequence[str]:
+    """What is told of a model that no worker here can load."""
+    lacks = [package for package in _NEEDED if version_of_package(package).endswith("-none")]
+    if not lacks:
+        return ()
+    return (f"it cannot be loaded: {' and '.join(lacks)} missing. hint: pip install 'onecard[{Drawings.extra}]'",)

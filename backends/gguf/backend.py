@@ -88,6 +88,7 @@ class Gguf:
     files = "a GGUF file"
     kinds: Sequence[AnyKind] = OF_TEXT
     engine = "backends.gguf.loading:load"
+    extra = "gguf"
     routes: Sequence[str] = ()
     dry: str | None = "backends.gguf.dryrun"
     baseline: str | None = "backends.gguf.bare"

@@ -64,6 +64,7 @@ class Speech:
     files = "a folder of a model that hears"
     kinds: Sequence[AnyKind] = (TRANSCRIBE,)
     engine = "backends.speech.loading:load"
+    extra = "speech"
     routes: Sequence[str] = ("backends.speech.route",)
     dry: str | None = None
     baseline: str | None = None

@@ -62,6 +62,7 @@ class Voices:
     files = "a voice of hibari"
     kinds: Sequence[AnyKind] = (SPEAK,)
     engine = "backends.voice.loading:load"
+    extra = "voice"
     routes: Sequence[str] = ("backends.voice.route",)
     dry: str | None = None
     baseline: str | None = None

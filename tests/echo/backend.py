@@ -69,6 +69,7 @@ class Echoes:
     files = "a file that echoes"
     kinds: Sequence[AnyKind] = (ECHO,)
     engine = "tests.echo.engine:load"
+    extra = ""
     routes: Sequence[str] = ("tests.echo.route",)
     dry: str | None = None
     baseline: str | None = None
