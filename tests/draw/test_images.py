@@ -198,7 +198,7 @@ def received(connection: socket.socket, *until_: bytes) -> bytes:
     return came
 
 
-def test_hanging_up_ends_the_work_within_a_step(server: Server) -> None:
+def test_hanging_up_ends_the_work_long_before_its_steps_are_done(server: Server) -> None:
     """Given an image of many steps, when its client is gone, then the engine is idle before these could be done."""
     before = counted(server, "image_steps_total")
     with posted(server, {"model": "artist", "prompt": PROMPT, "steps": 150, "size": "128x128", "stream": True}) as sent:
