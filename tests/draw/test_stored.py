@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from server.stored_images import StoredImages
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from backends.diffusion import route
+from server.errors import ApiError
+from server.stored_images import MAX_BYTES, TTL_S, StoredImages
 
 
 def test_images_leave_when_their_time_is_over() -> None:
@@ -38,3 +47,51 @@ def test_the_images_of_one_answer_stay_together() -> None:
     kept.put({"new": bytes(60)}, "image/png", now=2)
     assert [name for name in "abc" if kept.get(name, now=2) is not None] == []
     assert kept.n_bytes == 60
+
+
+class Clock:
+    """What the route asks for the time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_addresses_of_answers_turn_over_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given images behind addresses as a server keeps them, when 64 MiB more are drawn or an hour is over, then their
+    addresses are told to be gone, and those of the newest are there."""
+    clock, app = Clock(), SimpleNamespace(images=StoredImages())
+    monkeypatch.setattr(route, "time", clock)
+    asked = route.ImageRequest.model_validate({"prompt": "a", "response_format": "url"})
+    services: Any = app
+
+    def request(name: str = "") -> Request:
+        scope = {"type": "http", "scheme": "http", "server": ("here", 80), "path": "/", "query_string": b""}
+        return Request({**scope, "headers": [], "path_params": {"id": name}})
+
+    def kept(image: bytes) -> str:
+        (data,) = route._data(request(), services, asked, [(1, image)])
+        assert data.url is not None
+        return data.url.removeprefix(f"http://here{route.FILES}")
+
+    def fetched(name: str) -> bytes:
+        return bytes(asyncio.run(route.stored_image(request(name), services)).body)
+
+    def is_gone(name: str) -> bool:
+        with pytest.raises(ApiError) as told:
+            fetched(name)
+        return (told.value.status, told.value.code) == (404, "image_not_found")
+
+    mib = 2**20
+    names = [kept(bytes([i]) * mib) for i in range(MAX_BYTES // mib)]
+    assert fetched(names[0]) == bytes([0]) * mib
+    newest = kept(b"n")
+    assert is_gone(names[0])
+    assert fetched(names[1]) == bytes([1]) * mib
+    clock.now = TTL_S - 1
+    assert fetched(newest) == b"n"
+    clock.now = TTL_S
+    assert is_gone(newest)
+    assert app.images.n_bytes == 0
