@@ -6,9 +6,13 @@ diffusers' `UNet2DConditionModel` and `AutoencoderKL`, of the blocks that `netwo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from backends.backend import HeaderError
 from backends.diffusion.network_shapes import Shapes, Sizes, linear, norm
+
+_MOST_BLOCKS: Final = 10_000
+"""Of transformers in a U-Net, of which XL has 70: a table of a stranger's million would fill the server's memory."""
 
 
 def unet(config: Mapping[str, Any]) -> Shapes:
@@ -24,6 +28,11 @@ def unet(config: Mapping[str, Any]) -> Shapes:
         found |= linear("add_embedding.linear_1", time, size("projection_class_embeddings_input_dim", 2816))
         found |= linear("add_embedding.linear_2", time, time)
     attention = _Attention(config, size("cross_attention_dim", 1280))
+    if (n_blocks := (2 * n_layers + 1) * sum(attention.depths)) > _MOST_BLOCKS:
+        raise HeaderError(
+            f"unet/config.json says up to {n_blocks} transformer blocks, more than any model has. hint: take it as its "
+            "publisher has it"
+        )
     for i in levels:
         block, is_attending = f"down_blocks.{i}", "CrossAttn" in str(config["down_block_types"][i])
         for j in range(n_layers):
@@ -68,7 +77,7 @@ class _Attention:
 
     def __init__(self, config: Mapping[str, Any], context: int) -> None:
         depths = config.get("transformer_layers_per_block", 1)
-        self._depths = depths if isinstance(depths, list) else [depths] * len(config["block_out_channels"])
+        self.depths = depths if isinstance(depths, list) else [depths] * len(config["block_out_channels"])
         self._context, self._is_linear = context, config.get("use_linear_projection") is True
 
     def __call__(self, name: str, width: int, level: int) -> Shapes:
@@ -76,7 +85,7 @@ class _Attention:
         found = norm(f"{name}.norm", width)
         for end in ("proj_in", "proj_out"):
             found |= linear(f"{name}.{end}", width, width, *sides)
-        for i in range(int(self._depths[level])):
+        for i in range(int(self.depths[level])):
             block = f"{name}.transformer_blocks.{i}"
             for one in ("norm1", "norm2", "norm3"):
                 found |= norm(f"{block}.{one}", width)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backends.backend import HeaderError
 from backends.diffusion import network_shapes, unet_shapes
 from backends.diffusion.layer_names import plain
 from tests.draw import sparse
@@ -32,6 +33,15 @@ def test_of_a_u_net(config: dict[str, Any]) -> None:
     wanted, said = built("UNet2DConditionModel", {"sample_size": 64, **config})
     assert network_shapes.is_known(said)
     assert unet_shapes.unet(said) == wanted
+
+
+def test_a_u_net_of_endless_blocks_is_refused_before_they_are_counted_out() -> None:
+    """Given a stranger's configuration whose sizes are sound each and of millions of blocks together, then so."""
+    _, said = built("UNet2DConditionModel", {"sample_size": 64, **sparse.SDXL})
+    endless = {**said, "layers_per_block": 1000, "transformer_layers_per_block": [1000] * len(said["down_block_types"])}
+    assert network_shapes.is_known(endless)
+    with pytest.raises(HeaderError, match="says up to 6003000 transformer blocks, more than any model has"):
+        unet_shapes.unet(endless)
 
 
 @pytest.mark.parametrize("guidance", [True, False])
