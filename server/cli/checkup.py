@@ -78,8 +78,8 @@ async def look_over(pool: Pool, entries: Iterable[CatalogEntry], found: Checkup)
             found.gives[entry.name] = plan.gives
             await pool.look(entry.name)
             header = pool.info(entry.name).header
-            if remarks := (*(() if header is None else header.remarks), *plan.notes):
-                found.remarks[entry.name] = remarks
+            if remarks := dict.fromkeys((*(() if header is None else header.remarks), *plan.notes)):
+                found.remarks[entry.name] = tuple(remarks)
             if not plan.fits:
                 found.unusable[entry.name] = plan.reason or "it does not fit into the budget"
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from backends.backend import HeaderError
+from backends.files import adapters, foreign
 from backends.messages import Figure, GeneratorPlan, KvTypes
 from backends.plan import Amount
 from backends.registry import BACKENDS, backend_of
@@ -140,7 +141,7 @@ class Capacity(msgspec.Struct, frozen=True):
     speed: SpeedStatus | None = None
     """What one request alone would get; None where it is not foretold."""
     notes: list[str] = []
-    """What the model's table asks for in vain on this machine."""
+    """Adapters of the model's table that are not served, and what else it asks for in vain on this machine."""
 
 
 def capacity_of(
@@ -159,7 +160,7 @@ def capacity_of(
     """What a load of the model would come to; `residents` are the others that may leave, `free` what is free.
 
     `most`: what the budget was at most, or is at another hour; None: no more than now. A model that is resident counts
-    as free, because it would be loaded in its own place.
+    as free, because it would be loaded in its own place. `notes` are told behind those on adapters.
     """
 
     def footprint_of(plan: LoadPlan) -> Footprint:
@@ -220,7 +221,7 @@ def capacity_of(
         device=device,
         host=host,
         speed=speed_told(plan),
-        notes=list(notes),
+        notes=[*foreign.plain(adapters.remarks(header.adapters)), *notes],
     )
 
 

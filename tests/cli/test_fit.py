@@ -58,6 +58,17 @@ def test_a_budget_without_its_unit_is_no_budget(onecard, budget):
     assert (done.returncode, f"a size with its unit, such as {like}" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("path", [HF_PATH, "demo"])
+def test_adapters_that_are_not_served_are_told_and_take_nothing(onecard, tmp_path, path):
+    config = tmp_path / "onecard.toml"
+    config.write_text(f'[models.chat]\npath = "{path}"\n[models.chat.adapters]\nlegal = "gone"\n')
+    done, answer = fit(onecard, "chat", "--config", str(config))
+    (note,) = answer["notes"]
+    assert note.startswith("adapter 'legal' is not served: there is no file or folder")
+    assert (done.returncode, answer["fits"], answer["parts"].get("adapters", 0)) == (0, True, 0)
+    assert f"note: {note}" in " ".join(onecard("fit", "chat", "--config", str(config)).stdout.split())
+
+
 def test_without_a_card_the_smaller_of_both_budgets_counts(onecard):
     flags = ("--device", "cpu", "--budget", "300MiB", "--host-budget", "200MiB", "--json")
     told = json.loads(onecard("fit", "demo", *flags).stdout)
