@@ -74,7 +74,7 @@ def server_for(
     if table and name in known.models and name not in settings.models:
         table["path"] = known.models[name].path
     with own_server(flags, config, tables={name: table} if table else {}) as own:
-        yield Client(own, key=next(iter(settings.every_key), None)), name
+        yield Client(own, key=next(iter(settings.every_key), None)), model if is_adapter(model, known) else name
 
 
 def ask_first(model: str, *, url: str | None, settings: Settings) -> Asked:
@@ -126,7 +126,9 @@ def running_server(url: str | None, settings: Settings) -> Client | None:
 
 
 def _of_file(client: Client, model: str, settings: Settings) -> str | None:
-    """The running server's name for a model of ours, by its file."""
+    """The running server's name for a model of ours, by its file; an adapter's base is another model."""
+    if is_adapter(model, settings):
+        return None
     configured = settings.models.get(owners(settings).get(model, ""))
     try:
         wanted = identity_of(locate(configured.path if configured is not None else model).path)
@@ -150,6 +152,12 @@ def refuse_without_text(client: Client, name: str) -> None:
 def owners(settings: Settings) -> dict[str, str]:
     """The model that each configured name or alias means."""
     return {alias: name for name, config in settings.models.items() for alias in config.called(name)}
+
+
+def is_adapter(model: str, settings: Settings) -> bool:
+    """Whether a configured name means an adapter, and not the model alone."""
+    owner = owners(settings).get(model)
+    return owner is not None and model not in (owner, *settings.models[owner].aliases)
 
 
 def chat_models(client: Client) -> list[dict[str, Any]]:

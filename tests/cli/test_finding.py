@@ -68,12 +68,30 @@ def test_why_a_server_of_its_own_is_started_is_said(onecard, folders, tmp_path):
 def test_fit_asks_the_server_for_a_name_that_only_it_knows(onecard, server):
     told = onecard("fit", "demo", "--context", "256", "--json", env=at(server))
     assert told.stderr == f"as the server at {server.url} has it now\n"
-    assert json.loads(told.stdout) == server.get("/v1/capacity?model=demo&context=256")
+    here, there = json.loads(told.stdout), server.get("/v1/capacity?model=demo&context=256")
+    assert {here.pop("model"), there.pop("model")} == {"demo"}
+    follow_the_machine = {"budget_bytes", "free_bytes", "context_max", "host"}
+    assert {key: here[key] for key in here if key not in follow_the_machine} == {
+        key: there[key] for key in there if key not in follow_the_machine
+    }
+    assert here["host"]["parts"] == there["host"]["parts"]
     unknown = onecard("fit", "dmo", "--url", server.url)
     assert (unknown.returncode, unknown.stderr) == (
         1,
         f"onecard: {server.url} has no model 'dmo'. hint: did you mean demo?\n",
     )
+
+
+@pytest.mark.parametrize("name", ["chat:pirate", "gpt-4o:pirate"])
+def test_an_adapter_is_asked_and_never_its_base_alone(onecard, folders, tmp_path, name):
+    """By a server of our own, also where one runs that has the base's file and not the adapter."""
+    (tmp_path / "o.toml").write_text(
+        f"[models.chat]\npath = '{GGUF_PATH}'\naliases = ['gpt-4o']\n[models.chat.adapters]\npirate = 'gone'\n"
+    )
+    env = {**at(folders), "ONECARD_API_KEY": "sesame", "ONECARD_SCHEDULER__TEMPLATE_PROCESS": "false"}
+    done = onecard("run", name, "hello", "--config", "o.toml", env=env)
+    assert (done.returncode, done.stdout.strip()) == (1, "")
+    assert "adapter 'pirate' is not served" in done.stderr
 
 
 def test_models_of_a_folder_are_known_by_name_without_a_server(onecard, tmp_path):
