@@ -60,7 +60,7 @@ def run_bench(
             rows = measure(target, streams, n_prompt=n_prompt, n_generate=n_generate, rounds=rounds, say=say)
         except (RuntimeError, TimeoutError, OSError) as problem:
             raise CliError(f"{client.base}: {problem}") from None
-    work = Workload(n_prompt=n_prompt, n_generate=n_generate, context=target.context, **_plan(status, name, settings))
+    work = Workload(n_prompt=n_prompt, n_generate=n_generate, context=target.context, **_plan(status, settings))
     files = _files(model, settings) if is_loopback(urlsplit(target.url).hostname or "") else None
     baseline = _baseline(files, work, streams, rounds) if bare else Baseline("none", missing="not asked for")
     report = Report(
@@ -100,7 +100,8 @@ def _target(client: Client, name: str) -> tuple[Target, dict[str, Any]]:
         raise CliError(f"{client.base}: bench speaks plain http only", ExitCode.USAGE)
     tokens = client.post("/tokenize", {"model": name, "content": TEXT})["tokens"]
     lines = {line["name"]: line for line in client.get("/v1/status")["models"]}
-    status = lines[client.get(f"/v1/models/{name}")["id"]]
+    told = client.get(f"/v1/models/{name}")
+    status = lines[told.get("parent") or told["id"]]  # an adapter is loaded with its base
     if not status["context"] or not tokens:
         raise CliError(f"{client.base} did not load {name}")
     return Target(client.base, client.key, name, status["context"], status["parallel"], tokens), status
@@ -119,9 +120,9 @@ def _that_fit(asked: tuple[int, ...] | None, target: Target, *, needed: int) -> 
     return fitting
 
 
-def _plan(status: dict[str, Any], name: str, settings: Settings) -> dict[str, Any]:
+def _plan(status: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """How the server has loaded the model, for the baseline to do the same."""
-    config = settings.models.get(name)
+    config = settings.models.get(status["name"])
     layers, all_layers = status["gpu_layers"] or 0, status["n_layers"] or 0
     return {
         "gpu_layers": -1 if layers and layers >= all_layers else layers,

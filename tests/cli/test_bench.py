@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import msgspec
@@ -16,6 +18,7 @@ from server.bench.load import completion, run
 from server.bench.measure import Row, Spread
 from server.bench.picture import as_svg
 from server.bench.report import Report, with_baseline
+from server.cli import bench
 from tests.e2e.server import serving
 from tests.embeddings import models
 from tests.present import present
@@ -32,6 +35,18 @@ def row(parallel: int, **given) -> Row:
 def report(rows: list[Row], **given) -> Report:
     fields = {"baseline": "bare loop", "baseline_missing": None, **given}
     return Report("a<b", "gguf", 2048, 9, 0, 64, 128, rows=rows, **fields)
+
+
+def test_an_adapter_is_measured_on_the_model_that_it_is_loaded_with():
+    line = {"name": "chat", "context": 2048, "parallel": 4}
+    told = {
+        "/tokenize": {"tokens": [1]},
+        "/v1/status": {"models": [line]},
+        "/v1/models/chat:pirate": {"id": "chat:pirate", "parent": "chat"},
+    }
+    client: Any = SimpleNamespace(base="http://a", key=None, get=told.get, post=lambda path, _: told[path])
+    target, status = bench._target(client, "chat:pirate")
+    assert (target.model, target.context, status) == ("chat:pirate", 2048, line)
 
 
 @pytest.mark.engine
