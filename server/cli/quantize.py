@@ -230,7 +230,10 @@ def _device(text: str, config: Path | None) -> Device:
 
 
 def _source(text: str, config: Path | None) -> Path:
-    """A configured model's files, a path, a built-in model, or one of the local Hugging Face cache. Raises CliError."""
+    """Files of a configured model or of its adapter, a path, a built-in model, or one of the local Hugging Face cache.
+
+    Raises CliError.
+    """
     from backends.files.adapters import PEFT_CONFIG
     from backends.files.model_files import is_there
     from server.cli.configuration import loaded_or_exit, with_folders
@@ -240,7 +243,7 @@ def _source(text: str, config: Path | None) -> Path:
 
     settings = with_folders(loaded_or_exit(config).settings).settings
     if (named := owners(settings).get(text)) is not None:
-        text = settings.models[named].path
+        text = settings.models[named].path_of(named, text)
     path = Path(text).expanduser()
     if text not in BUILT_IN and path.exists():
         return path

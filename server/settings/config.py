@@ -219,6 +219,14 @@ class ModelConfig(_BackendOptions, Section):
             full for own in (name, *self.aliases) for full in (own, *(adapter_name(own, one) for one in self.adapters))
         ]
 
+    def path_of(self, name: str, called: str) -> str:
+        """What one of the names that `called` gives means: an adapter's path, else the model's."""
+        taught = ((full, path) for one, path in self.adapters.items() for full in self._adapter_names(name, one))
+        return next((path for full, path in taught if full == called), self.path)
+
+    def _adapter_names(self, name: str, adapter: str) -> list[str]:
+        return [adapter_name(own, adapter) for own in (name, *self.aliases)]
+
     @property
     def open(self) -> frozenset[Literal["parallel", "kv_type"]]:
         """What was not written down, so that a small budget may make it smaller; set by `Settings`."""

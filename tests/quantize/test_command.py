@@ -57,6 +57,14 @@ def test_a_configured_model_is_a_source_by_its_names(tmp_path: Path) -> None:
     done = onecard("gpt-4o", "--to", "Q6_K", "--dry-run", "--json", "--config", tmp_path / "o.toml", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outputs"][0]["type"] == "Q6_K"
+    (tmp_path / "o.toml").write_text(
+        f"[models.chat]\npath = {str(GGUF)!r}\naliases = ['gpt-4o']\n[models.chat.adapters]\npirate = './pirate'"
+    )
+    taught = onecard("gpt-4o:pirate", "--to", "Q6_K", "--dry-run", "--config", tmp_path / "o.toml")
+    assert (taught.returncode, f"no file or folder {tmp_path / 'pirate'}" in " ".join(taught.stderr.split())) == (
+        2,
+        True,
+    )
     (tmp_path / "o.toml").write_text("[memory]\nvram = 1")
     wrong = onecard(GGUF, "--to", "Q6_K", "--dry-run", "--config", tmp_path / "o.toml")
     assert (wrong.returncode, "memory.vram is an unknown key" in wrong.stderr) == (2, True)
