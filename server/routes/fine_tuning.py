@@ -165,8 +165,10 @@ async def _moved(app: Services, job: Job, state: Asked, told: str) -> Response:
     """One that is in this state already stays there. Raises ApiError 409."""
     job, changed = await asyncio.to_thread(app.tuning.move, job.id, state, int(time.time()))
     if changed:
-        await asyncio.to_thread(app.tuning.tell, job, told)
-        app.tuning_runner.withdraw(job)
+        try:
+            await asyncio.to_thread(app.tuning.tell, job, told)
+        finally:  # on a full disk too
+            app.tuning_runner.withdraw(job)
     return _told(app, job)
 
 

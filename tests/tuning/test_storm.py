@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from openai.types.fine_tuning import FineTuningJob
 from backends.messages.training import Recipe
 from server.errors import ApiError
 from server.files.folder import DataFolder
-from server.tuning.job import JobRecord, State, Wanted
+from server.routes import fine_tuning
+from server.tuning.job import Job, JobRecord, State, Wanted
 from server.tuning.store import TABLES, TuningStore
 from tests.e2e.server import until
 from tests.tuning.conftest import ENDED, School
@@ -107,6 +110,22 @@ def test_jobs_that_many_change_at_once_end_and_leave_nothing(school: School, ful
         assert events.count("The job was cancelled") == int(ends[job.id] == "cancelled"), events
         if ends[job.id] == "succeeded":
             assert client.models.delete(school.job(job)["fine_tuned_model"]).deleted
+
+
+def test_a_job_that_is_cancelled_on_a_full_disk_is_withdrawn_all_the_same():
+    """Its state was written; there is no room for the event."""
+    job = Job(1, "ftjob-1", "anna", "cancelled", JobRecord(**RECORD))
+    withdrawn: list[Job] = []
+
+    def full(*_: object) -> None:
+        raise ApiError(503, "the disk is full")
+
+    tuning = SimpleNamespace(move=lambda *_: (job, True), tell=full)
+    app: Any = SimpleNamespace(tuning=tuning, tuning_runner=SimpleNamespace(withdraw=withdrawn.append))
+    with pytest.raises(ApiError, match="the disk is full"):
+        asyncio.run(fine_tuning._moved(app, job, "cancelled", "The job was cancelled"))
+
+    assert withdrawn == [job]
 
 
 @pytest.fixture
