@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,12 +107,15 @@ class CatalogEntry:
                 self.files = located
         return None
 
+    def configured_as(self, other: CatalogEntry) -> CatalogEntry:
+        """What this one is as the other one. Files that were there and are not found any more stay what they were."""
+        is_lost = other.missing is not None and self.missing is None and self.config.path == other.config.path
+        return replace(other, files=self.files, missing=None) if is_lost else other
+
     def become(self, other: CatalogEntry) -> None:
-        """Be configured as the other one. Files that were there and are not found any more stay what they were."""
+        """Be what the other one is."""
         with self._changing:
-            if other.missing is None or self.missing is not None or self.config.path != other.config.path:
-                self.files, self.missing = other.files, other.missing
-            self.config = other.config
+            self.config, self.files, self.missing = other.config, other.files, other.missing
 
 
 @dataclass(frozen=True)
@@ -170,25 +173,34 @@ class Catalog:
         return [*self._built_in_missing, *self.unknown_names]
 
     def become(self, other: Catalog) -> CatalogChange:
-        """Have the other's models. Those that stay are the same objects, which tell what they are now."""
-        change, before = CatalogChange(), self._entries
-        change.removed = [entry for name, entry in before.items() if name not in other._entries]
-        held: dict[str, CatalogEntry] = {}
-        for name, after in other._entries.items():
-            entry = held[name] = before.get(name, after)
-            if entry is after:
-                change.added.append(entry)
+        """Have the other's models. Those that stay are the same objects, which tell what they are now.
+
+        Raises CatalogError, and nothing has changed.
+        """
+        before, change = self._entries, CatalogChange()
+        wanted = {
+            name: before[name].configured_as(entry) if name in before else entry
+            for name, entry in other._entries.items()
+        }
+        drafts, _ = drafts_among(wanted, _by_name(wanted), other._settings)
+        change.removed = [entry for name, entry in before.items() if name not in wanted]
+        for name, after in wanted.items():
+            entry = before.get(name)
+            if entry is None:
+                change.added.append(after)
                 continue
             keys = differing_keys(entry.config, after.config)
             elsewhere = after.missing is None and after.path != entry.path
-            drafted = _draft_path(after) != _draft_path(entry)
-            entry.become(after)
+            drafted = _path(drafts.get(name)) != _path(entry.draft)
             if keys or elsewhere or drafted:
                 change.changed.append(entry)
                 change.keys[name] = keys or ["path" if elsewhere else "speculation"]
                 if elsewhere or drafted or not AT_ONCE.issuperset(keys):
                     change.reloads.add(name)
-        self._hold(held, other._settings)
+        for name, after in wanted.items():  # only now: a model's draft is told by what it was before
+            if name in before:
+                before[name].become(after)
+        self._hold({name: before.get(name, after) for name, after in wanted.items()}, other._settings)
         self._built_in_missing = other._built_in_missing
         return change
 
@@ -224,8 +236,7 @@ class Catalog:
 
     def _hold(self, entries: dict[str, CatalogEntry], settings: Settings) -> None:
         """Have these, each with the model that drafts for it. Raises CatalogError before anything has changed."""
-        aliases = {alias: entry for entry in entries.values() for alias in entry.aliases}
-        by_name = {**aliases, **entries}
+        by_name = _by_name(entries)
         drafts, self._undrafted = drafts_among(entries, by_name, settings)
         self._entries, self._by_name, self._settings = entries, by_name, settings
         self._tuned = {
@@ -270,8 +281,13 @@ class Catalog:
         return [name for e in self.entries for name in (e.name, *(adapter_name(e.name, a) for a in e.config.adapters))]
 
 
-def _draft_path(entry: CatalogEntry) -> Path | None:
-    return None if entry.draft is None else entry.draft.path
+def _by_name(entries: Mapping[str, CatalogEntry]) -> dict[str, CatalogEntry]:
+    """With those by their aliases."""
+    return {**{alias: entry for entry in entries.values() for alias in entry.aliases}, **entries}
+
+
+def _path(entry: CatalogEntry | None) -> Path | None:
+    return None if entry is None else entry.path
 
 
 def entry_of(settings: Settings, name: str, path: str) -> CatalogEntry:

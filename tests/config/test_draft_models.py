@@ -70,10 +70,12 @@ def test_a_way_to_draft_that_is_none_is_refused(word):
         catalog_of(big={"path": str(GGUF_PATH), "speculation": word})
 
 
-def test_another_draft_model_means_another_load(tmp_path):
+@pytest.mark.parametrize("order", [("big", "a"), ("a", "big")])
+def test_another_draft_model_means_another_load(tmp_path, order):
     other = Path(shutil.copy(GGUF_PATH, tmp_path / "a.gguf"))
+    big = {"path": str(GGUF_PATH), "speculation": "model:a"}
     before, after = (
-        catalog_of(big={"path": str(GGUF_PATH), "speculation": "model:a"}, a={"path": str(path)})
+        catalog_of(**{name: {"big": big, "a": {"path": str(path)}}[name] for name in order})
         for path in (GGUF_PATH, other)
     )
     draft = before.resolve("a")
@@ -109,6 +111,20 @@ def test_a_model_that_drafts_for_another_one_stays_where_it_would_be_missed():
 
     assert models.resolve("small") is small
     assert models.resolve("big").draft is small
+
+
+def test_a_draft_model_whose_files_stay_and_are_of_another_kind_changes_nothing(tmp_path):
+    """Given a folder that is gone while its model serves on, when a file's model is to draft with it, all stays."""
+    folder = Path(shutil.copytree(HF_PATH, tmp_path / "folder"))
+    served = catalog_of(big={"path": str(GGUF_PATH)}, small={"path": str(folder)})
+    shutil.rmtree(folder)
+    wanted = catalog_of(big={"path": str(GGUF_PATH), "speculation": "model:small"}, small={"path": str(folder)})
+
+    with pytest.raises(CatalogError, match="one process computes with one library"):
+        served.become(wanted)
+
+    assert served.resolve("big").config.draft_name is None
+    assert served.resolve("big").draft is None
 
 
 def test_a_draft_model_that_is_not_there_is_told_when_its_model_is_looked_at():
