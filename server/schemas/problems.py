@@ -103,6 +103,8 @@ def _describe(error: ErrorDetails, param: str) -> tuple[str, str]:
         return context["code"], context["template"].format(param=param, **details)
     if kind == "missing":
         return "missing_required_parameter", f"Missing required parameter: '{param}'."
+    if kind == "extra_forbidden":
+        return "unknown_parameter", f"Unknown parameter: '{param}'."
     if kind == "finite_number" or (kind == "float_type" and type(value) is int):  # an integer that no float can hold
         number = float(value) if isinstance(value, str) else value  # a form's fields are text
         side, short, long = ("above", "max", "maximum") if number > 0 else ("below", "min", "minimum")

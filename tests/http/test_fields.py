@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.errors import ApiError
-from server.schemas import chat, completions, tokens
+from server.schemas import chat, completions, leases, tokens
 from server.schemas.fields import ignored_header
 from server.schemas.surface import Use
 
@@ -359,3 +359,9 @@ def test_an_integer_that_no_float_can_hold_is_out_of_bounds_and_no_wrong_type(gi
     with pytest.raises(ApiError, match=f"Invalid 'temperature': decimal {side} ") as refused:
         chat.parse_chat(chat_body(temperature=given))
     assert refused.value.code == f"decimal_{side}_{'max' if side == 'above' else 'min'}_value"
+
+
+def test_a_field_that_a_body_may_not_have_is_called_unknown_and_its_value_is_not_blamed():
+    with pytest.raises(ApiError, match=r"^Unknown parameter: 'minutes'\.$") as refused:
+        leases.parse_lease({"bytes": "1GiB", "minutes": 5})
+    assert (refused.value.status, refused.value.param, refused.value.code) == (400, "minutes", "unknown_parameter")
