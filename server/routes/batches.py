@@ -16,7 +16,7 @@ from server.batches.records import Batch, BatchRecord
 from server.errors import ApiError
 from server.files.folder import Page
 from server.output.frame import to_json
-from server.routes.dependencies import App, StrictQuery, Whole, parsed
+from server.routes.dependencies import App, StrictQuery, Whole, no_fields, parsed
 from server.routes.described import Described, answers
 from server.routes.files import owner, seen
 from server.routes.services import Services
@@ -74,7 +74,7 @@ async def get_batch(request: Request, app: App) -> Response:
     return await _told(app, await asyncio.to_thread(app.batches.get, request.path_params["id"], seen(request)))
 
 
-@router.post(f"{SURFACE.path}/{{id}}/cancel", responses=answers(BatchObject))
+@router.post(f"{SURFACE.path}/{{id}}/cancel", dependencies=[Depends(no_fields)], responses=answers(BatchObject))
 async def cancel_batch(request: Request, app: App) -> Response:
     """Begin no line more; those that were answered are in its files, which are there in a moment."""
     batch = await asyncio.to_thread(app.batches.cancel, request.path_params["id"], seen(request))

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from server.errors import ApiError
 from server.output.frame import to_json
 from server.reload import Reloaded, ReloadError
-from server.routes.dependencies import App, require_operator
+from server.routes.dependencies import App, no_fields, require_operator
 from server.routes.described import Described, answers
 
 router = APIRouter(route_class=Described, tags=["server"])
@@ -19,7 +19,7 @@ async def _may_reload(request: Request, app: App) -> None:
     require_operator(request, app, "Reloading the configuration", "Reloading the configuration")
 
 
-@router.post("/v1/config/reload", dependencies=[Depends(_may_reload)], responses=answers(Reloaded))
+@router.post("/v1/config/reload", dependencies=[Depends(_may_reload), Depends(no_fields)], responses=answers(Reloaded))
 async def reload_config(app: App) -> Response:
     """Read the configuration again and take it over: models are added, changed and removed while streams go on.
 

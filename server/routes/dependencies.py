@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 from starlette.requests import Request
 
 from server.asker import ASKER
 from server.errors import ApiError, unsupported_parameter
 from server.routes.services import Services
-from server.schemas.body import read_as
+from server.schemas.body import off_loop, parse_object, read_as
 from server.schemas.problems import check, problem
 from server.schemas.surface import Surface
 from server.settings.listener import is_loopback
@@ -52,6 +52,18 @@ class JsonBody(Generic[T]):
 def parsed(surface: Surface, parse: Callable[[dict[str, Any]], T]) -> JsonBody[T]:
     """A body that says everything itself: what `parse` makes of the one JSON object in it."""
     return JsonBody(surface, lambda request: read_as(request, parse))
+
+
+class _Nothing(BaseModel):
+    """A body in which no field says anything."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+async def no_fields(request: Request) -> None:
+    """Of routes whose address says everything: no body, or an empty object. Raises ApiError 400."""
+    if body := await request.body():
+        await off_loop(len(body), lambda: check(_Nothing, parse_object(body)))
 
 
 class StrictQuery(Generic[Q]):

@@ -16,7 +16,7 @@ from server.output.anthropic_objects import ModelInfo, ModelPage
 from server.output.frame import to_json
 from server.output.model_shapes import ModelList, ModelObject
 from server.pool.pool import PoolError
-from server.routes.dependencies import App, StrictQuery, Whole, require_operator
+from server.routes.dependencies import App, StrictQuery, Whole, no_fields, require_operator
 from server.routes.described import Described, answers
 from server.routes.running import while_connected
 from server.routes.services import ModelFacts
@@ -77,14 +77,18 @@ async def _movable(request: Request, app: App) -> None:
     require_operator(request, app, f"{what} a model by hand", "Loading and unloading by hand")
 
 
-@router.post("/v1/models/{id:path}/load", dependencies=[Depends(_movable)], responses=answers(ModelObject))
+@router.post(
+    "/v1/models/{id:path}/load", dependencies=[Depends(_movable), Depends(no_fields)], responses=answers(ModelObject)
+)
 async def load_model(request: Request, app: App, model: PathModel) -> Response:
     """Load a model by hand and wait until it is ready."""
     await while_connected(request, performed(app.pool.load(model.entry.name)))
     return _json(_item(app.facts(model.entry, adapter=model.adapter), app.started_unix))
 
 
-@router.post("/v1/models/{id:path}/unload", dependencies=[Depends(_movable)], responses=answers(ModelObject))
+@router.post(
+    "/v1/models/{id:path}/unload", dependencies=[Depends(_movable), Depends(no_fields)], responses=answers(ModelObject)
+)
 async def unload_model(request: Request, app: App, model: PathModel) -> Response:
     """Unload a model by hand, once it has finished what it runs."""
     await while_connected(request, performed(app.pool.unload(model.entry.name)))
@@ -96,13 +100,17 @@ async def _may_pin(request: Request, app: App) -> None:
     require_operator(request, app, "Pinning a model", "Pinning models")
 
 
-@router.post("/v1/models/{id:path}/pin", dependencies=[Depends(_may_pin)], responses=answers(ModelObject))
+@router.post(
+    "/v1/models/{id:path}/pin", dependencies=[Depends(_may_pin), Depends(no_fields)], responses=answers(ModelObject)
+)
 async def pin_model(app: App, model: PathModel) -> Response:
     """Have a model stay once it is loaded, until it is unpinned or the configuration is read again."""
     return _pinned(app, model, pinned=True)
 
 
-@router.post("/v1/models/{id:path}/unpin", dependencies=[Depends(_may_pin)], responses=answers(ModelObject))
+@router.post(
+    "/v1/models/{id:path}/unpin", dependencies=[Depends(_may_pin), Depends(no_fields)], responses=answers(ModelObject)
+)
 async def unpin_model(app: App, model: PathModel) -> Response:
     """Let a model leave when it is idle, or for others."""
     return _pinned(app, model, pinned=False)

@@ -30,6 +30,15 @@ def test_with_keys_set_only_an_admin_key_moves_models(keyed, verb):
         assert keyed.post(path, {}, headers=headers).status == 200
 
 
+@pytest.mark.parametrize("path", ["models/fake/load", "models/fake/unload", "models/fake/pin", "models/fake/unpin",
+    "config/reload", "batches/any/cancel"])  # fmt: skip
+def test_a_wish_that_a_route_cannot_keep_is_refused_by_name(keyed, path):
+    """Who asks for a context that the model does not get has to hear of it."""
+    for body, code in (({"context": 10**4000}, "unknown_parameter"), ([], "invalid_json"), (b"{", "invalid_json")):
+        answer = keyed.post(f"/v1/{path}", body, headers={"x-api-key": ADMIN})
+        assert (answer.status, answer.error["code"]) == (400, code)
+
+
 GENERATING = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
     "/v1/completions": {"prompt": "hi"},
