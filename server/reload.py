@@ -131,8 +131,15 @@ class Reloader:
             if (adapter := self._tuned.pop(name, None)) is not None:
                 self._pool.change(self._catalog.remove_adapter(adapter), self.settings)
             elif name in self._beside:
-                self._pool.change(self._catalog.remove(name), self.settings)
+                if self._is_beside(name):
+                    self._pool.change(self._catalog.remove(name), self.settings)
                 del self._beside[name]
+
+    def _is_beside(self, name: str) -> bool:
+        """Whether this is the model that was added, and none that the configuration calls so."""
+        entry = self._catalog.resolve(name)
+        is_same = entry is not None and (entry.name, entry.config.path) == (name, self._beside[name])
+        return is_same and name not in self.settings.models
 
     def _wanted(self) -> tuple[Reading, Catalog]:
         """On a thread: the configuration and the models it names."""
