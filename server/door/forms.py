@@ -36,6 +36,7 @@ OVERHEAD_BYTES: Final = FIELDS_BYTES + 64 * 1024
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _PLAIN: Final = (b"binary", b"8bit", b"7bit")
 _NAME_CHARS: Final = 200
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -200,9 +201,13 @@ class _Reader:
         if said and limits.media and not any(fnmatch.fnmatchcase(media, pattern) for pattern in limits.media):
             told = f"Invalid '{part.name}': {clip(media)} is none of {', '.join(limits.media)}."
             raise ApiError(400, told, param=part.name, code="unsupported_media")
+        name = file_name.decode("utf-8", "replace")
+        if _CONTROL.search(name):  # lists of files are read in terminals, too
+            told = f"Invalid '{part.name}': the name of the file has a control character."
+            raise ApiError(400, told, param=part.name, code="invalid_value")
         self._file_names.add(part.name)
         part.media_type = media if said else ""
-        part.file_name = file_name.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2][:_NAME_CHARS]
+        part.file_name = name.replace("\\", "/").rpartition("/")[2][:_NAME_CHARS]
         part.writer = self._spool.begin()
         self.writers.append(part.writer)
 

@@ -249,6 +249,8 @@ BROKEN: dict[str, tuple[list[tuple[str, bytes, str]], dict[str, Any], int, str]]
     "two files": ([MODEL, FILE, FILE], {}, 400, "invalid_value"),
     "a file in another field": ([MODEL, FILE, file(b"x", name="mask")], {}, 400, "unsupported_parameter"),
     "an empty file": ([MODEL, file(b"")], {}, 400, "invalid_value"),
+    "a file that is called NUL": ([MODEL, ('name="file"; filename="\0"', TEXT, "")], {}, 400, "invalid_value"),
+    "a name for a terminal": ([MODEL, ('name="file"; filename="a\x1b[2Jb"', TEXT, "")], {}, 400, "invalid_value"),
     "two models": ([MODEL, MODEL, FILE], {}, 400, "invalid_value"),
     "another sort of file": ([MODEL, file(b"x", "Content-Type: audio/wav\r\n")], {}, 400, "unsupported_media"),
     "what the engine cannot read": ([MODEL, file(b"\xff")], {}, 400, "unsupported_media"),
