@@ -70,7 +70,7 @@ class Leases:
         """Make room and reserve it; one after the other. Raises LeaseRefusedError."""
         async with self._turn:
             lease_id, memory = f"lease_{secrets.token_hex(8)}", self._parts.memory
-            leaving = to_leave(self._parts, self._amount(n_bytes))
+            leaving = to_leave(self._parts, self._amount(n_bytes) - memory.yields)
             if leaving is None:
                 raise self._refused(n_bytes)
             try:

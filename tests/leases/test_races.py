@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from backends.plan import Footprint, Parts
 from server.memory.ledger import Measured, Tenant
 from server.pool import leases, room
 from tests.many.conftest import BIG, MIB, Fleet, FleetMaker, fleet, ok
@@ -113,3 +114,22 @@ async def test_what_a_model_took_beyond_its_reservation_is_in_the_sums(fleet: Fl
     lease = await made.pool.leases.lend(290 * MIB, seconds=60, name="test")
     made.pool.leases.end(lease.id)
     working.cancel()
+
+
+@pytest.mark.parametrize("working", [True, False])
+async def test_a_training_job_leaves_for_a_lease_before_any_model_does(fleet: FleetMaker, working: bool) -> None:
+    """Given a job beside a model, when what is free and what the job gives back are enough, then the model stays."""
+    made = await fleet({"a": BIG}, budget_mib=700)
+    stream = await running(made, "a")
+    if not working:
+        stream.cancel()
+        await until(lambda: not made.pool.status().models[0].busy)
+    training = made.pool.training
+    await training.enter("job", Footprint(host=Parts(weights=250 * MIB)), training.go)
+
+    lease = await made.pool.leases.lend(350 * MIB, seconds=60, name="test")
+
+    assert not training.held
+    assert made.state("a") == "ready"
+    made.pool.leases.end(lease.id)
+    stream.cancel()
