@@ -14,6 +14,7 @@ from server.accounts.book import Accounts
 from server.cluster.edge import Edge
 from server.door.gate import Gate
 from server.door.rules import DoorRules
+from server.door.spool import Spool, spool_folder
 from server.routes.files import PATH as FILES_PATH
 from server.routes.files import UPLOAD_BYTES
 from server.settings.catalog import Catalog
@@ -48,7 +49,8 @@ class Application:
         timeout = httpx2.Timeout(None, connect=_CONNECT_S)
         client = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
         self._source = source
-        self._edge = Edge(Catalog(settings), client, key=key, metrics=settings.metrics.enabled)
+        spool = Spool(settings.server.max_upload_bytes, spool_folder)
+        self._edge = Edge(Catalog(settings), client, spool=spool, key=key, metrics=settings.metrics.enabled)
         rules = DoorRules(settings, Accounts((), time.monotonic))
         self._gate = Gate(self._edge, rules=rules, draining=draining, uploads={FILES_PATH: UPLOAD_BYTES})
         self._hearing: asyncio.Task[None] | None = None

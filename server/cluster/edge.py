@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect
 
 from server.cluster.asks import Wanted, wanted
 from server.cluster.attempts import Attempts
+from server.cluster.bodies import received
 from server.cluster.facts import Ask
 from server.cluster.forwarding import ElsewhereError, Incoming, forward, pass_answer
 from server.cluster.overview import Overview
 from server.cluster.router import Router, by_hash
 from server.cluster.stream import broken
-from server.door.http1 import ARRIVAL_BYTES, ARRIVAL_S, too_slow
 from server.error_bodies import dialect_of
 from server.errors import ApiError
 from server.schemas.body import off_loop
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     import httpx2
     from starlette.types import Receive, Scope, Send
 
+    from server.cluster.bodies import Body
     from server.cluster.notices import Notice
+    from server.door.spool import Spool
     from server.settings.catalog import Catalog
 
 PATIENCE_S: Final = 15.0
@@ -47,19 +49,24 @@ _UNKNOWN: Final = ""
 
 
 class Edge:
-    """One per edge process. `key` is the cluster's own on its nodes; None where they need none."""
+    """One per edge process. `key` is the cluster's own on its nodes; None where they need none.
+
+    `spool` holds what is long of forms.
+    """
 
     def __init__(
         self,
         catalog: Catalog,
         client: httpx2.AsyncClient,
         *,
+        spool: Spool,
         key: str | None,
         metrics: bool = True,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._catalog = catalog
         self._client = client
+        self._spool = spool
         self._router = Router()
         self._urls: dict[str, str] = {}
         self._overview = Overview(self._router, self._urls, client, key=key, metrics=metrics)
@@ -91,6 +98,7 @@ class Edge:
         """Answer a request. Raises ApiError before its answer has begun, and ClientDisconnect."""
         if scope["type"] == "lifespan":
             await _live(receive, send)
+            self._spool.close()
             return
         path, method = scope["path"], scope["method"]
         if path.startswith(_OF_ONE_NODE):
@@ -104,7 +112,13 @@ class Edge:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
             return
-        request = await _read(scope, receive)
+        async with received(scope, receive, self._spool) as sent:
+            await self._answer(_incoming(scope, sent), receive, send)
+
+    # What nodes answer
+
+    async def _answer(self, request: Incoming, receive: Receive, send: Send) -> None:
+        """As long as its client is there. Raises ApiError before its answer has begun, and ClientDisconnect."""
         work = asyncio.create_task(self._serve(request, send))
         leaving = asyncio.create_task(_until_gone(receive))
         try:
@@ -117,8 +131,6 @@ class Edge:
         if work.cancelled():
             raise ClientDisconnect
         work.result()
-
-    # What nodes answer
 
     async def _serve(self, request: Incoming, send: Send) -> None:
         attempts = await self._attempts(request)
@@ -220,7 +232,7 @@ class Edge:
         return sorted(by_hash("home", self._urls), key=lambda node: node != self._keeper)
 
     async def _wanted(self, request: Incoming) -> Wanted:
-        body, first = request.body, self._catalog.entries[0].name if self._catalog.entries else ""
+        body, first = request.body.beginning, self._catalog.entries[0].name if self._catalog.entries else ""
         asked = await off_loop(len(body), lambda: wanted(body, default_model=first))
         name = asked.ask.model
         if request.path.startswith("/v1/models/"):
@@ -253,26 +265,10 @@ async def _live(receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _read(scope: Scope, receive: Receive) -> Incoming:
-    parts: list[bytes] = []
-    more, n_new, until = True, 0, time.monotonic() + ARRIVAL_S
-    while more:
-        try:
-            async with asyncio.timeout(until - time.monotonic()):
-                message = await receive()
-        except TimeoutError:
-            raise too_slow() from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-        n_new += len(parts[-1])
-        if n_new >= ARRIVAL_BYTES:
-            n_new, until = 0, time.monotonic() + ARRIVAL_S
+def _incoming(scope: Scope, body: Body) -> Incoming:
     query = scope["query_string"]
     target = scope.get("raw_path", scope["path"].encode()).decode("ascii") + (f"?{query.decode()}" if query else "")
-    dialect = dialect_of(scope["path"], scope["headers"])
-    body, request_id = b"".join(parts), scope["state"]["request_id"]
+    dialect, request_id = dialect_of(scope["path"], scope["headers"]), scope["state"]["request_id"]
     return Incoming(
         scope["method"], target, scope["path"], list(scope["headers"]), body, request_id, dialect, scope["scheme"]
     )

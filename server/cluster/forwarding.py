@@ -19,6 +19,7 @@ from server.errors import ApiError
 if TYPE_CHECKING:
     from starlette.types import Message, Send
 
+    from server.cluster.bodies import Body
     from server.error_bodies import Dialect
 
 _OF_ONE_HOP: Final = frozenset(
@@ -58,7 +59,7 @@ class Incoming:
     """Path and query."""
     path: str
     headers: list[tuple[bytes, bytes]]
-    body: bytes
+    body: Body
     id: str
     dialect: Dialect
     scheme: str = "http"
@@ -95,7 +96,8 @@ class Incoming:
     def passed_headers(self) -> list[tuple[bytes, bytes]]:
         """For the node: the client's own, its key among them, which names its accounts and its cache domain."""
         kept = [(name, value) for name, value in self.headers if name.lower() not in _OF_ONE_HOP]
-        return [*kept, (b"x-request-id", self.id.encode("ascii"))]
+        length = [(b"content-length", b"%d" % self.body.n_bytes)] if self.body.n_bytes else []
+        return [*kept, *length, (b"x-request-id", self.id.encode("ascii"))]
 
 
 async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send: Send, *, node: str) -> None:
@@ -104,7 +106,7 @@ async def forward(client: httpx2.AsyncClient, url: str, request: Incoming, send:
     request.begin_anew()
     try:
         async with client.stream(
-            request.method, url + request.target, headers=request.passed_headers, content=request.body or None
+            request.method, url + request.target, headers=request.passed_headers, content=request.body.content()
         ) as response:
             kind = response.headers.get("content-type", "")
             if response.status_code < 300 and (kind.startswith(_STREAMS) or _is_large(response, request)):

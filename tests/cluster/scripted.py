@@ -12,6 +12,7 @@ import httpx2
 from server.cluster.edge import Edge
 from server.cluster.facts import HeldModel
 from server.cluster.notices import Notice
+from server.door.spool import Spool
 from server.settings.catalog import Catalog
 from server.settings.config import Settings
 from tests.http.conftest import settings
@@ -55,7 +56,8 @@ class Cluster:
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.node))
         catalog = Catalog(Settings.model_validate(settings(canary)))
         self.names = "abcdef"[:n_nodes]
-        self.edge = Edge(catalog, client, key=None, patience_s=patience_s, metrics=metrics)
+        self.spool = Spool(2**30, lambda: canary.with_name("uploads"))
+        self.edge = Edge(catalog, client, spool=self.spool, key=None, patience_s=patience_s, metrics=metrics)
         self.hear()
 
     def hear(self, *, life: str = "1", silent: str = "") -> None:

@@ -98,7 +98,7 @@ def test_a_large_file_passes_as_it_comes_with_its_length(canary_path, is_whole):
 
 def test_a_body_that_comes_too_slowly_is_refused(canary_path, monkeypatch):
     """Behind Ray's proxy nothing else ends it."""
-    monkeypatch.setattr("server.cluster.edge.ARRIVAL_S", 0.05)
+    monkeypatch.setattr("server.cluster.bodies.ARRIVAL_S", 0.05)
     with pytest.raises(ApiError, match=r"Less than 16 KiB of the request's body arrived") as refused:
         Cluster(canary_path).ask(PATH, CHAT, more_to_come=True)
     assert (refused.value.status, refused.value.code) == (408, "request_too_slow")
