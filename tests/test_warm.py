@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import warm
 from tests.e2e.server import until
+from tests.present import present
 
 ENV = {**os.environ, "PYTHONPATH": str(warm.ROOT), "COLUMNS": "70", "OF_ITS_OWN": "é"}
 
@@ -54,6 +56,19 @@ def test_signals_reach_it_and_its_end_is_told() -> None:
 
     assert child.wait(10) == child.poll() == -signal.SIGTERM
     child.kill()  # of what has ended nothing is killed
+
+
+def test_a_ctrl_c_ends_the_copy_and_not_who_tells_of_its_end() -> None:
+    child = warm.popen("tests.telling", ["waits"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENV)
+    assert present(child.stdout).readline()
+    teller = psutil.Process(child.pid).parents()[0]
+
+    for one in (teller.ppid(), teller.pid, child.pid):
+        os.kill(one, signal.SIGINT)
+
+    assert child.wait(10) == -signal.SIGINT
+    assert warm.run("server.cli", ["--version"], env=ENV).returncode == 0
+    present(child.stdout).close()
 
 
 def test_what_takes_too_long_is_ended() -> None:

@@ -178,7 +178,11 @@ def run(module: str, arguments: Sequence[str], **options: Any) -> subprocess.Com
 
 
 def _next_copy(asked: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Make copies until those who ask have ended; returns in each copy."""
+    """Make copies until those who ask have ended; returns in each copy.
+
+    A Ctrl-C goes to the whole group: it is for the copies and for who asked, who is to be told how they ended.
+    """
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         request, fds, _, _ = socket.recv_fds(asked, _LARGEST, 4)
@@ -189,6 +193,7 @@ def _next_copy(asked: socket.socket) -> tuple[dict[str, Any], list[int]]:
             asked.close()
             told = socket.socket(fileno=fds.pop())
             if (pid := os.fork()) == 0:
+                signal.signal(signal.SIGINT, interrupt)
                 told.close()
                 return json.loads(request), fds
             for fd in fds:
