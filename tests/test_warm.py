@@ -87,6 +87,13 @@ def test_what_only_a_start_heeds_starts_a_python() -> None:
     assert child.communicate()[0]
 
 
+def test_what_a_test_has_changed_since_the_run_began_starts_a_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_CTYPE", "C")
+
+    assert not warm.heeds(os.environ)
+    assert warm.heeds(ENV)
+
+
 def test_a_copy_outlives_who_made_it_and_its_makers_end_is_told() -> None:
     maker = warm.Warm()
     request = {"module": "tests.telling", "arguments": ["waits"], "env": ENV, "cwd": str(warm.ROOT)}

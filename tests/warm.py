@@ -32,6 +32,8 @@ from tests.present import present
 ROOT = Path(__file__).resolve().parents[1]
 _AT_START = ("PYTHON", "LC_", "LANG", "TZ", "MALLOC_", "LD_", "ONECARD_BACKENDS")
 """What only a Python that starts heeds, or one that imports the backends."""
+_OURS = dict(os.environ)
+"""With which the process starts that makes copies, whatever a test has changed meanwhile."""
 _LARGEST = 1 << 20
 
 
@@ -88,7 +90,9 @@ class Warm:
         self._asked, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._asked.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST)
         command = [sys.executable, "-m", "tests.warm", str(theirs.fileno())]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=_OURS, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+        )
         theirs.close()
         self._lock = threading.Lock()
 
@@ -112,7 +116,7 @@ def heeds(env: Mapping[str, str]) -> bool:
     def heeded(given: Mapping[str, str]) -> dict[str, str]:
         return {name: value for name, value in given.items() if name.startswith(_AT_START) and value != str(ROOT)}
 
-    return heeded(env) == heeded(os.environ)
+    return heeded(env) == heeded(_OURS)
 
 
 def popen(module: str, arguments: Sequence[str], **options: Any) -> Process:
