@@ -33,6 +33,11 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "waits":
             signal.pause()
+        case "leaves" if os.fork() == 0:
+            signal.alarm(6)
+            signal.pause()
+        case "leaves":
+            os._exit(0)
         case "raises":
             raise ValueError("on purpose")
         case code:

@@ -78,6 +78,11 @@ def test_what_takes_too_long_is_ended() -> None:
     assert caught.value.timeout == 2
 
 
+def test_an_output_that_a_child_of_it_holds_open_is_waited_for_no_longer() -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        warm.run("tests.telling", ["leaves"], env=ENV, timeout=2)
+
+
 def test_what_only_a_start_heeds_starts_a_python() -> None:
     child = warm.popen(
         "tests.telling", ["0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={**ENV, "PYTHONUTF8": "0"}

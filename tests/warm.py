@@ -169,15 +169,18 @@ def run(module: str, arguments: Sequence[str], **options: Any) -> subprocess.Com
     ends_at = time.monotonic() + timeout_s
     for reader in readers:
         reader.join(max(0.0, ends_at - time.monotonic()))
+    if any(reader.is_alive() for reader in readers):
+        child.kill()
+        child.wait(10)
+        raise subprocess.TimeoutExpired(command, timeout_s)
+    for name in ("stdout", "stderr"):
+        getattr(child, name).close()
     try:
         ended = child.wait(max(0.0, ends_at - time.monotonic()))
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait(10)
         raise subprocess.TimeoutExpired(command, timeout_s) from None
-    for reader, name in zip(readers, ("stdout", "stderr"), strict=True):
-        reader.join()
-        getattr(child, name).close()
     return subprocess.CompletedProcess(command, ended, heard["stdout"], heard["stderr"])
 
 
