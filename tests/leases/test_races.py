@@ -133,3 +133,20 @@ async def test_a_training_job_leaves_for_a_lease_before_any_model_does(fleet: Fl
     assert made.state("a") == "ready"
     made.pool.leases.end(lease.id)
     stream.cancel()
+
+
+async def test_so_many_models_leave_that_what_was_taken_beyond_the_budget_is_made_good(fleet: FleetMaker) -> None:
+    """Given one at work that took more than the budget had, when the bytes of one idle model would do but for that."""
+    made = await fleet(dict.fromkeys("abc", 200), budget_mib=700)
+    for name in "bc":
+        assert ok(await made.ask(name, "hi"))
+    working = await running(made, "a")
+    account = made.pool._parts.memory.ledger.host
+    account.settle(Tenant("a"), Measured(380 * MIB))
+    assert account.over_bytes == 80 * MIB
+
+    lease = await made.pool.leases.lend(150 * MIB, seconds=60, name="test")
+
+    assert [made.state(name) for name in "abc"] == ["ready", "unloaded", "unloaded"]
+    made.pool.leases.end(lease.id)
+    working.cancel()
