@@ -30,7 +30,7 @@ PARALLEL = 4
 N_TOKENS = 40
 Where = Kind | Literal["mtp", "folder"]
 _N_WALKS: dict[Where, int] = {"mtp": 10, "folder": 4}
-_OTHERS, _TIMES_WHEN_FULL = 16, 12
+_OTHERS, _TIMES_WHEN_FULL = 16, 13
 Act = tuple[Literal["join", "cancel", "steps", "keep", "swap"], int, int, int]
 ACTS: st.SearchStrategy[list[Act]] = st.lists(
     st.tuples(
