@@ -27,6 +27,8 @@ BUDGET, BY_DAY = 700 * MIB, 420 * MIB
 STALLED_S = 60
 """Without any job that ends and any model that comes or goes."""
 GOES_ON = ("loading", "loaded", "unloaded")
+MOST_MOVES = 20
+"""Of models, for each job and model that there is when all rest: more are models that drive each other out for ever."""
 PASSING = ("cancelled", "memory_busy", "queue_timeout", "queue_full")
 """How a job may end that was not answered: its client went, or others held the memory for too long."""
 
@@ -160,11 +162,14 @@ class Walk:
     async def unload(self) -> None:
         self.begin(self.made.pool.unload(self.chance.choice(list(SIZES))))
 
+    def _n_moves(self) -> int:
+        return sum(name in GOES_ON for name, _ in self.made.happened)
+
     async def rest(self) -> None:
         """Everything ends, and what is lent comes back, as long as that takes: jobs wait for loads, one at a time."""
         self.minute = 20 * 60
         await self.made.pool._parts.memory.look()
-        before = None
+        before, most = None, self._n_moves() + MOST_MOVES * (len(self.tasks) + len(SIZES))
         async with asyncio.timeout(STALLED_S) as stalled:
             while self.tasks or self.made.pool.leases.all:
                 await self.give_back()
@@ -172,7 +177,8 @@ class Walk:
                 for task in [task for task in self.tasks if task.done()]:
                     self.tasks.discard(task)
                     task.result()
-                now = len(self.tasks), sum(name in GOES_ON for name, _ in self.made.happened)
+                now = len(self.tasks), self._n_moves()
+                assert now[1] <= most, f"{len(self.tasks)} are left"
                 if now != before:
                     before = now
                     stalled.reschedule(asyncio.get_running_loop().time() + STALLED_S)
