@@ -99,6 +99,11 @@ def test_what_a_test_has_changed_since_the_run_began_starts_a_python(monkeypatch
     assert warm.heeds(ENV)
 
 
+def test_an_option_that_a_copy_would_not_heed_is_refused() -> None:
+    with pytest.raises(TypeError, match="a copy heeds no start_new_session"):
+        warm.popen("tests.telling", ["0"], start_new_session=True)
+
+
 def test_a_copy_outlives_who_made_it_and_its_makers_end_is_told() -> None:
     maker = warm.Warm()
     request = {"module": "tests.telling", "arguments": ["waits"], "env": ENV, "cwd": str(warm.ROOT)}

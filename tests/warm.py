@@ -34,6 +34,7 @@ _AT_START = ("PYTHON", "LC_", "LANG", "TZ", "MALLOC_", "LD_", "ONECARD_BACKENDS"
 """What only a Python that starts heeds, or one that imports the backends."""
 _OURS = dict(os.environ)
 """With which the process starts that makes copies, whatever a test has changed meanwhile."""
+_OPTIONS = {"stdin", "stdout", "stderr", "env", "cwd"}
 _LARGEST = 1 << 20
 
 
@@ -120,7 +121,9 @@ def heeds(env: Mapping[str, str]) -> bool:
 
 
 def popen(module: str, arguments: Sequence[str], **options: Any) -> Process:
-    """`subprocess.Popen` of `python -m module`, in text, of these options: stdin, stdout, stderr, env, cwd."""
+    """`subprocess.Popen` of `python -m module`, in text, with `_OPTIONS`. Raises TypeError: a copy heeds no others."""
+    if others := options.keys() - _OPTIONS:
+        raise TypeError(f"a copy heeds no {', '.join(sorted(others))}")
     env, cwd = options.get("env") or os.environ, os.fspath(options.get("cwd") or Path.cwd())
     if not heeds(env):
         return subprocess.Popen([sys.executable, "-m", module, *arguments], text=True, **options)
