@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from server.cli import cluster_end
 from server.cli.cluster_end import ClusterNote, Signals, end_cluster, until_deleted, until_drained
 from server.cli.clusters import _tell_joined
 from server.cli.console import CliError, ExitCode
@@ -96,6 +97,11 @@ def test_an_edge_whose_clients_do_not_read_holds_nothing_up_for_long(looks, hurr
     serve = Serve(looks)
     assert until_deleted(serve, "onecard", lambda _: hurried) is ends
     assert serve.blocked == [False], "Ray's own wait heeds no signal"
+
+
+def test_an_edge_that_does_not_end_is_waited_for_no_longer_than_its_time(monkeypatch):
+    monkeypatch.setattr(cluster_end, "EDGE_WITHIN_S", 0.0)
+    assert until_deleted(Serve(looks=10_000), "onecard", lambda _: False) is False
 
 
 def test_a_signal_while_nodes_start_on_a_ray_that_runs_on_is_told_as_one(capsys):
