@@ -140,7 +140,9 @@ def test_plans_say_what_is_packed(families: dict[str, Path]) -> None:
 def test_it_is_served_and_says_so(server: Server) -> None:
     """Given a packed Flux in the configuration, then it draws through HTTP, and its status says what is packed."""
     body = {"model": "packed", "prompt": "a red circle", "size": "64x64", "seed": 7}
-    one, two = (server.post("/v1/images/generations", body).json()["data"][0]["b64_json"] for _ in range(2))
+    one, two = (
+        server.post("/v1/images/generations", body, timeout=300).json()["data"][0]["b64_json"] for _ in range(2)
+    )
     assert one == two
     assert server.model("packed")["facts"]["precision"] == "float32, linear layers in 4 bits (nf4)"
     capacity = server.get("/v1/capacity?model=packed").json()
