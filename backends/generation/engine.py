@@ -72,7 +72,7 @@ class GeneratingEngine:
         self._batcher = batcher
         mode = speculation if context.cuts_back else "off"
         self._speculation = Speculation(batcher.pace, mode=mode, model=draft_model)
-        self._lone = LonePrompt(context.stop_flag)
+        self._lone = LonePrompt(context.stop_flag, yields=batcher.ends_steps)
         self._turns = AdapterTurns() if context.one_adapter and adapters.identities else None
         self._residency = Residency(context, store=store, pace=batcher.pace)
         self._roster = Roster(context, self._residency, self._speculation, n_slots=ready.parallel)

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 class LonePrompt:
     """Of one engine."""
 
-    def __init__(self, flag: NDArray[uint8] | None) -> None:
-        """`flag` is `DecoderContext.stop_flag`."""
+    def __init__(self, flag: NDArray[uint8] | None, *, yields: bool) -> None:
+        """`flag` is `DecoderContext.stop_flag`; `yields` is `Batcher.ends_steps`: a card's part is computed to its end."""
         self._flag = flag
+        self._yields = yields
         self._lock = threading.Lock()
         self._job_id = ""
         self.waits: Callable[[], bool] = lambda: False
@@ -46,7 +47,7 @@ class LonePrompt:
             return
         sequence = sequences[rows.shares[0].sequence]
         takes_us = pace.prefill_us(sequence.n_past, rows.n_tokens)
-        yields = takes_us > ALONE_US and not sequence.hurried
+        yields = self._yields and takes_us > ALONE_US and not sequence.hurried
         with self._lock:
             self._job_id = sequence.request.job.id
             self._yields_until_us = time.perf_counter_ns() / 1000 + takes_us / 2 if yields else 0.0

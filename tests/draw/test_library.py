@@ -11,7 +11,7 @@ pytest.importorskip("diffusers", reason="the extra `images` brings diffusers")
 
 
 @pytest.mark.parametrize("first", ["diffusers", "backends.diffusion.library"])
-def test_networks_are_found_whoever_imports_diffusers_first(first: str) -> None:
+def test_networks_are_found_also_where_diffusers_was_imported_before(first: str) -> None:
     """Given a process that has imported diffusers, or has not, then networks of it are found, and what computes packed
     layers is too, once it is allowed."""
     lines = [

@@ -154,7 +154,7 @@ def test_what_comes_ends_a_long_step_in_its_first_half(
 ) -> None:
     flag, (sequence,) = np.zeros(2, np.uint8), sequences_of((Phase.PREFILL, "a"))
     sequence.hurried = hurried
-    lone = LonePrompt(flag)
+    lone = LonePrompt(flag, yields=True)
 
     with lone.computed(shares(0), [sequence], slow(us_a_token)):
         lone.make_way(now_us)
@@ -164,9 +164,21 @@ def test_what_comes_ends_a_long_step_in_its_first_half(
     assert (told, int(flag[0])) == (ends, 0)
 
 
+def test_a_step_that_could_not_be_ended_loses_nothing() -> None:
+    flag, (sequence,) = np.zeros(2, np.uint8), sequences_of((Phase.PREFILL, "a"))
+    lone = LonePrompt(flag, yields=False)
+    lone.waits = lambda: True
+
+    with lone.computed(shares(0), [sequence], slow(10_000)):
+        lone.make_way(0)
+        assert not flag.any()
+        lone.interrupt("a")
+        assert flag.any()
+
+
 def test_only_the_prompt_that_is_computed_alone_is_interrupted() -> None:
     flag = np.zeros(2, np.uint8)
-    lone, rows = LonePrompt(flag), shares(0)
+    lone, rows = LonePrompt(flag, yields=True), shares(0)
     sequences = sequences_of((Phase.PREFILL, "a"), (Phase.DECODE, "b"))
 
     def told(rows: Any, name: str) -> int:
