@@ -29,7 +29,7 @@ class LonePrompt:
     """Of one engine."""
 
     def __init__(self, flag: NDArray[uint8] | None, *, yields: bool) -> None:
-        """`flag` is `DecoderContext.stop_flag`; `yields` is `Batcher.ends_steps`: a card's part is computed to its end."""
+        """`flag` is `DecoderContext.stop_flag`; `yields` `Batcher.ends_steps`: a card computes to the end."""
         self._flag = flag
         self._yields = yields
         self._lock = threading.Lock()

@@ -53,7 +53,7 @@ def no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held() -> tuple[int, set[int]]:
-    """Files that are open, and children: those of other tests are there before, but for what nobody holds any more."""
+    """Files that are open, and children: those of other tests are there before, but for garbage."""
     gc.collect()
     return sum(1 for _ in Path("/proc/self/fd").iterdir()), {child.pid for child in psutil.Process().children()}
 
