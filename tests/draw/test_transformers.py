@@ -146,7 +146,7 @@ def test_over_http(server: Server, model: str, tmp_path: Path) -> None:
         assert shown(varied.data[0].b64_json).shape == PLAIN.shape
     command = [sys.executable, "-m", "server.cli", "draw", model, LONG, "--url", server.url, "-o", f"{tmp_path}/a.png"]
     long = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (long.returncode, "short_prompt" in long.stderr) == (1, True), long.stderr
+    assert (long.returncode, "short_prompt" in long.stderr) == (2, True), long.stderr
     short = subprocess.run([*command, "--short-prompt", PROMPT], capture_output=True, text=True, check=False)
     assert short.returncode == 0, short.stderr
     refused = server.post(SURFACE.path, {**asked, "size": "72x64"}, timeout=300)
