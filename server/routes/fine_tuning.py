@@ -16,7 +16,7 @@ from server.errors import ApiError, clip, draining
 from server.files.folder import Page
 from server.output.frame import to_json
 from server.output.model_shapes import DeletedModel
-from server.routes.dependencies import App, StrictQuery, Whole, parsed
+from server.routes.dependencies import App, StrictQuery, Whole, no_fields, parsed
 from server.routes.described import Described, answers
 from server.routes.files import owner, seen
 from server.routes.services import Services
@@ -143,19 +143,19 @@ async def get_job(app: App, job: PathJob) -> Response:
     return _told(app, job)
 
 
-@router.post(f"{_ONE}/cancel", responses=answers(JobObject))
+@router.post(f"{_ONE}/cancel", dependencies=[Depends(no_fields)], responses=answers(JobObject))
 async def cancel_job(app: App, job: PathJob) -> Response:
     """End a job; nothing of it is kept."""
     return await _moved(app, job, "cancelled", "The job was cancelled")
 
 
-@router.post(f"{_ONE}/pause", responses=answers(JobObject))
+@router.post(f"{_ONE}/pause", dependencies=[Depends(no_fields)], responses=answers(JobObject))
 async def pause_job(app: App, job: PathJob) -> Response:
     """Have a job save where it is, and stay there until it is resumed."""
     return await _moved(app, job, "paused", "The job was paused")
 
 
-@router.post(f"{_ONE}/resume", responses=answers(JobObject))
+@router.post(f"{_ONE}/resume", dependencies=[Depends(no_fields)], responses=answers(JobObject))
 async def resume_job(app: App, job: PathJob) -> Response:
     """Have a paused job go on."""
     return await _moved(app, job, "queued", "The job was resumed")

@@ -30,8 +30,15 @@ def test_with_keys_set_only_an_admin_key_moves_models(keyed, verb):
         assert keyed.post(path, {}, headers=headers).status == 200
 
 
-@pytest.mark.parametrize("path", ["models/fake/load", "models/fake/unload", "models/fake/pin", "models/fake/unpin",
-    "config/reload", "batches/any/cancel"])  # fmt: skip
+MOVES = [
+    *(f"models/fake/{verb}" for verb in ("load", "unload", "pin", "unpin")),
+    *(f"fine_tuning/jobs/any/{verb}" for verb in ("cancel", "pause", "resume")),
+    "config/reload",
+    "batches/any/cancel",
+]
+
+
+@pytest.mark.parametrize("path", MOVES)
 def test_a_wish_that_a_route_cannot_keep_is_refused_by_name(keyed, path):
     """Who asks for a context that the model does not get has to hear of it."""
     for body, code in (({"context": 10**4000}, "unknown_parameter"), ([], "invalid_json"), (b"{", "invalid_json")):
