@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from server.schemas.problems import check, problem
 from server.schemas.surface import Surface
@@ -23,6 +23,12 @@ def _size(value: object) -> int:
     return n_bytes
 
 
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise problem("invalid_value", "Invalid '{param}': it has a control character.")
+    return name
+
+
 class LeaseRequest(BaseModel):
     """The body of `/v1/memory/lease`."""
 
@@ -34,7 +40,7 @@ class LeaseRequest(BaseModel):
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "examples": ["6GiB"]}]}),
     ]
     seconds: Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)] = 300
-    name: Annotated[str, Field(min_length=1, max_length=64)] = "lease"
+    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)] = "lease"
 
 
 class RenewRequest(BaseModel):

@@ -117,6 +117,7 @@ def test_who_may_lend_and_what_is_no_size(server):
         {"bytes": "much"},
         {"bytes": True},
         {"bytes": 1, "seconds": 0},
+        {"bytes": 1, "name": "a\nb"},
         {"bytes": 1, "x": 1},
     ):
         assert server.post(PATH, wrong, headers=BOSS).status == 400, wrong
